@@ -1,0 +1,1 @@
+# Targets for people and for CI. `make` alone lists them.

