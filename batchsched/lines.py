@@ -7,7 +7,7 @@ disk or a socket: callers hand in the bytes of one line.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -186,19 +186,32 @@ class Checker:
             self.errors.append(error)
 
 
-def iter_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, int, bytes]]:
-    """`(start offset, end offset, line without its newline)` of each non-blank line in a stream of blocks of any size."""
-    offset, rest = 0, b""
+class Line(NamedTuple):
+    """One non-blank line of a file: its 1-based number as an editor shows it, its span in bytes (newline included), its bytes."""
+
+    number: int
+    start: int
+    end: int
+    data: bytes
+
+
+def iter_lines(blocks: Iterable[bytes]) -> Iterator[Line]:
+    """The non-blank lines in a stream of blocks of any size; a line's bytes come without the newline."""
+    offset, number, rest = 0, 0, b""
     for block in blocks:
         pieces = (rest + block).split(b"\n")
         rest = pieces.pop()
         for piece in pieces:
+            number += 1
             end = offset + len(piece) + 1
             if piece.strip():
-                yield offset, end, piece
+                yield Line(number, offset, end, piece)
             offset = end
+        if len(rest) > 4 * MAX_LINE_BYTES:  # somebody's endless line: hand it over once, to be refused, and keep memory bounded
+            yield Line(number + 1, offset, offset + len(rest), rest)
+            return
     if rest.strip():
-        yield offset, offset + len(rest), rest
+        yield Line(number + 1, offset, offset + len(rest), rest)
 
 
 class OutputLine(msgspec.Struct):

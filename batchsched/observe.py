@@ -1,0 +1,229 @@
+"""From rows to the planner's eyes: what is open, how fast, how clean, and what is left to do.
+
+The only place that turns the queue's rows, the forecasts and the profiles into one assignment problem.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batchsched.errors import ForecastUnavailable
+from batchsched.fleet import Fleet
+from batchsched.forecasts import IntensityForecast, Provider
+from batchsched.planner import Job, PoolState, Problem, make_slots, open_share
+from batchsched.planner.latest_start import OpenPool
+from batchsched.profiles.lengths import estimate, refine
+from batchsched.profiles.measured import Observation, update
+from batchsched.profiles.prior import prior
+from batchsched.profiles.profile import Profile
+from batchsched.queue import batches, chunks, ledger, workers
+from batchsched.queue.database import Database
+from batchsched.settings import Settings
+from batchsched.windows import openings
+
+LOOK_BACK = timedelta(days=30)
+Span = tuple[float, float]
+
+
+class View(msgspec.Struct, frozen=True):
+    """One look at everything, at one instant. Seconds count from `now`."""
+
+    now: datetime
+    problem: Problem
+    pools: list[OpenPool]
+    forecasts: dict[str, IntensityForecast]
+    leased: dict[tuple[str, str], float]
+    """Requests that a pool's workers hold already, by (batch, pool)."""
+    batches: dict[str, Mapping[str, Any]]
+    connected: frozenset[str]
+    """Pools with a live worker."""
+    notes: list[str]
+
+
+class Observer:
+    """Looks at the queue, the forecasts and the clock."""
+
+    def __init__(self, database: Database, settings: Settings, provider: Provider) -> None:
+        self._database = database
+        self._settings = settings
+        self._provider = provider
+        self.fleet: Fleet = settings.fleet()
+
+    def look(self, now: datetime, newcomer: Mapping[str, Any] | None = None) -> View:
+        """Everything open now; `newcomer`: a batch that is not in progress yet, looked at as if it were."""
+        with self._database.read() as connection:
+            rows = batches.in_state(connection, ["in_progress"])
+            shares = chunks.summary(connection)
+            observed = ledger.recent(connection)
+            alive = workers.active(connection, now - timedelta(seconds=self._settings.server.lease_s))
+        everything: list[Mapping[str, Any]] = [*rows, *([newcomer] if newcomer else [])]
+        profiles = self.profiles(_observations(observed))
+        jobs = [self._job(row, shares, profiles, now) for row in everything]
+        horizon_s = self._horizon_s(jobs)
+        loaded = {name: [m for w in alive if w["pool"] == name for m in w["ready_models"]] for name in self.fleet.pools}
+        replicas = self._replicas([worker["pool"] for worker in alive])
+        forecasts, notes = self._forecasts(now, horizon_s)
+        problem, pools = self._assemble(now, horizon_s, jobs, replicas, loaded, forecasts)
+        leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for s in shares if s["state"] == "leased"}
+        connected = frozenset(worker["pool"] for worker in alive)
+        return View(now, problem, pools, forecasts, leased, {row["id"]: row for row in everything}, connected, notes)
+
+    def profiles(self, observations: Sequence[Observation]) -> dict[tuple[str, str], Profile]:
+        """The profile of each model on each pool that may serve it."""
+        found: dict[tuple[str, str], Profile] = {}
+        for model, served in self.fleet.models.items():
+            size_b = served.parameters_b or size_of(served.path)
+            priors = {
+                name: prior(model, name, pool.gpu, size_b, vcpus=os.cpu_count() or 1, power_w=pool.power_w)
+                for name, pool in self.fleet.pools.items()
+                if pool.serves(model)
+            }
+            for name, before in priors.items():
+                found[model, name] = update(before, observations, priors)
+        return found
+
+    def current_profiles(self) -> dict[tuple[str, str], Profile]:
+        """The profiles as the ledger has them now."""
+        with self._database.read() as connection:
+            return self.profiles(_observations(ledger.recent(connection)))
+
+    def _job(
+        self, row: Mapping[str, Any], shares: Sequence[Mapping[str, Any]], profiles: dict[tuple[str, str], Profile], now: datetime
+    ) -> Job:
+        mine = [share for share in shares if share["batch_id"] == row["id"]]
+        left = sum(int(share["requests"]) for share in mine) if mine else row["total"] - row["completed"] - row["failed"]
+        blind = estimate(row["input_bytes"], row["total"], row["max_tokens_total"])
+        lengths = refine(blind, row["total"], row["completed"], row["input_tokens"], row["output_tokens"])
+        options = row["options"]
+        pools = self.fleet.pools_for(row["model"], options.get("sites"))
+        known = {name: profiles[row["model"], name] for name in pools if (row["model"], name) in profiles}
+        return Job(
+            batch_id=row["id"],
+            model=row["model"],
+            remaining_requests=left,
+            seconds_on={name: p.seconds(lengths.input_tokens, lengths.output_tokens) for name, p in known.items()},
+            power_w_on={name: p.power_w for name, p in known.items()},
+            startup_s_on={name: p.startup_s for name, p in known.items()},
+            deadline_s=(row["deadline_at"] - now).total_seconds(),
+            sigma=max((p.sigma for p in known.values()), default=0.0),
+            sigma_own=lengths.sigma,
+            confidence=options.get("confidence") or self._settings.planner.confidence,
+            weight=1.0,
+            finish_late=options.get("on_deadline") == "finish",
+            max_replicas=sum(int(share["chunks"]) for share in mine) or None,
+        )
+
+    def _horizon_s(self, jobs: list[Job]) -> float:
+        """As far as any deadline, within the configured horizon; late work still gets a day."""
+        limits = self._settings.planner
+        needed = max((job.deadline_s for job in jobs), default=0.0)
+        if any(job.finish_late and job.deadline_s < limits.slot_s for job in jobs):
+            needed = max(needed, limits.fine_h * 3600)
+        return min(limits.horizon_h * 3600, max(needed, limits.slot_s))
+
+    def _replicas(self, alive: list[str]) -> dict[str, int]:
+        """Replicas in service. Before any worker has come, the declared ones: they are expected."""
+        if not alive:
+            return {name: pool.count for name, pool in self.fleet.pools.items()}
+        return {name: min(pool.count, alive.count(name)) for name, pool in self.fleet.pools.items()}
+
+    def _forecasts(self, now: datetime, horizon_s: float) -> tuple[dict[str, IntensityForecast], list[str]]:
+        found: dict[str, IntensityForecast] = {}
+        notes: list[str] = []
+        for zone in sorted({site.zone for site in self.fleet.sites.values()}):
+            try:
+                found[zone] = self._provider.forecast(zone, now, now + timedelta(seconds=horizon_s))
+            except ForecastUnavailable as problem:
+                notes.append(f"Zone {zone}: {problem.message} Its intensity counts as unknown, and is never preferred.")
+        return found, notes
+
+    def _assemble(
+        self,
+        now: datetime,
+        horizon_s: float,
+        jobs: list[Job],
+        replicas: dict[str, int],
+        loaded: dict[str, list[str]],
+        forecasts: dict[str, IntensityForecast],
+    ) -> tuple[Problem, list[OpenPool]]:
+        spans = {name: self.open_spans(name, now, horizon_s) for name in self.fleet.pools}
+        limits = self._settings.planner
+        edges = [(slot.start - now).total_seconds() for f in forecasts.values() for slot in f.slots if limits.slot_s > 60]
+        slots = make_slots(
+            horizon_s,
+            slot_s=limits.slot_s,
+            long_slot_s=limits.long_slot_s,
+            fine_s=limits.fine_h * 3600,
+            offset_s=limits.slot_s - now.timestamp() % limits.slot_s,
+            cuts=[at for inner in spans.values() for span in inner for at in span] + _near(edges, limits.fine_h * 3600),
+        )
+        pools: list[PoolState] = []
+        for name, pool in self.fleet.pools.items():
+            site = self.fleet.site_of(name)
+            forecast = forecasts.get(site.zone)
+            instants = [(now + timedelta(seconds=s.start_s), now + timedelta(seconds=s.end_s)) for s in slots]
+            pools.append(
+                PoolState(
+                    name=name,
+                    site=pool.site,
+                    zone=site.zone,
+                    replicas=replicas[name],
+                    capacity=open_share(slots, spans[name], replicas[name]),
+                    pue=site.pue,
+                    intensity_g_per_kwh=[forecast.mean_over(a, b) if forecast else None for a, b in instants],
+                    loaded=loaded[name],
+                    simulated=site.simulated,
+                    home=pool.site == self.fleet.home_site,
+                    newness=pool.newness,
+                )
+            )
+        open_pools = [OpenPool(name, replicas[name], self.open_spans(name, now, horizon_s, back=LOOK_BACK)) for name in spans]
+        return Problem(slots, pools, jobs), open_pools
+
+    def open_spans(self, pool: str, now: datetime, horizon_s: float, back: timedelta = timedelta()) -> list[Span]:
+        """When a pool is open, in seconds from now."""
+        window = self.fleet.pools[pool].window
+        if window is None:
+            return [(-back.total_seconds(), horizon_s)]
+        found = openings(window, now - back, now + timedelta(seconds=horizon_s))
+        return [((a - now).total_seconds(), (b - now).total_seconds()) for a, b in found]
+
+
+def _near(edges: list[float], fine_s: float) -> list[float]:
+    """Forecast steps that fall inside the fine part: an hourly forecast on a quarter-hour grid adds none."""
+    return [edge for edge in edges if 0 < edge < fine_s]
+
+
+def _observations(rows: Sequence[Mapping[str, Any]]) -> list[Observation]:
+    """Ledger entries, a chunk's stay on a pool as one observation: single entries are too short to say much."""
+    grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault((row["chunk_id"], row["pool"]), []).append(row)
+    return [
+        Observation(
+            model=group[0]["model"],
+            pool=pool,
+            at=group[-1]["ended_at"],
+            busy_s=sum(row["busy_s"] for row in group),
+            input_tokens=sum(row["input_tokens"] for row in group),
+            output_tokens=sum(row["output_tokens"] for row in group),
+            energy_j=sum(row["energy_j"] for row in group)
+            if group[0]["energy_source"] not in {"modelled", "unmeasured"}
+            else None,
+        )
+        for (_, pool), group in grouped.items()
+    ]
+
+
+@lru_cache(maxsize=64)
+def size_of(path: str) -> float | None:
+    """Billions of parameters of a model folder, by the bytes of its 16-bit weights; None where there is no such folder here."""
+    weights = list(Path(path).glob("*.safetensors")) if path else []
+    return sum(file.stat().st_size for file in weights) / 2e9 or None

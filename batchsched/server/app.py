@@ -1,0 +1,86 @@
+"""The FastAPI application: routes, errors in OpenAI's shape, the key check."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+import batchsched
+from batchsched.errors import BatchschedError, InvalidRequest, NotFound
+from batchsched.server import batches, extensions, files, models, workers
+from batchsched.server.auth import KeyCheck
+from batchsched.server.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+
+def create_app(runtime: Runtime) -> FastAPI:
+    """The application over a runtime, which it starts and stops."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        runtime.start()
+        yield
+        runtime.stop()
+
+    app = FastAPI(
+        title="batchsched",
+        version=batchsched.__version__,
+        lifespan=lifespan,
+        dependencies=[Depends(KeyCheck(runtime.settings.server.api_key))],
+    )
+    for module in (files, batches, models, extensions, workers):
+        app.include_router(module.router(runtime))
+    app.add_exception_handler(BatchschedError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+    return app
+
+
+def error_body(error: BatchschedError) -> dict[str, Any]:
+    """An error in OpenAI's shape, with our hint beside it."""
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.type,
+            "param": error.param,
+            "code": error.code,
+            "hint": error.hint,
+        }
+    }
+
+
+async def _ours(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, BatchschedError)
+    if error.http_status >= 500:
+        log.error("%s", error.message)
+    headers = {"retry-after": "5"} if error.http_status in {503, 507} else None
+    return JSONResponse(error_body(error), error.http_status, headers)
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"][1:]]
+    return JSONResponse(error_body(InvalidRequest(f"{first['msg']}.", param=".".join(where) or None)), 400)
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return JSONResponse(error_body(NotFound(f"Unknown request URL: {request.method} {request.scope['path']}.")), 404)
+    body = error_body(InvalidRequest(str(error.detail)))
+    return JSONResponse(body, error.status_code, error.headers)
+
+
+async def _unexpected(_: Request, __: Exception) -> JSONResponse:
+    # The traceback goes to the log (the server's own error middleware raises on); a caller learns nothing of our insides.
+    return JSONResponse(error_body(BatchschedError()), 500)

@@ -1,0 +1,104 @@
+"""Routes of OpenAI's Batch API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
+
+from batchsched.errors import Conflict, InvalidRequest, NotFound
+from batchsched.queue import batches, files
+from batchsched.server.objects import batch_object, list_object
+from batchsched.server.options import NewBatch, parse_new_batch
+from batchsched.server.runtime import Runtime
+
+
+def router(runtime: Runtime) -> APIRouter:
+    """The routes, bound to a server."""
+    routes = APIRouter(tags=["Batches"])
+    database = runtime.database
+
+    def shown(row: Mapping[str, Any]) -> dict[str, Any]:
+        return batch_object(row, runtime.reports.additions(row))
+
+    @routes.post("/v1/batches")
+    async def create_batch(request: Request) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Accept a batch. It is validated right after; errors of its lines appear on the batch."""
+        try:
+            body: Any = msgspec.json.decode(await request.body())
+        except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+            raise InvalidRequest(f"The request body is not valid JSON: {problem}.") from None
+        new = parse_new_batch(body, runtime.clock.now())
+        return await run_in_threadpool(lambda: shown(_accept(runtime, new)))
+
+    @routes.get("/v1/batches")
+    def list_batches(limit: int = Query(20, ge=1, le=100), after: str | None = None) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Batches, newest first."""
+        with database.read() as connection:
+            rows = batches.page(connection, limit=limit + 1, after=after)
+        return list_object(rows, limit, shown)
+
+    @routes.get("/v1/batches/{batch_id}")
+    def retrieve_batch(batch_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """One batch."""
+        with database.read() as connection:
+            row = batches.get(connection, batch_id)
+        return shown(row)
+
+    @routes.post("/v1/batches/{batch_id}/cancel")
+    def cancel_batch(batch_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Stop a batch; requests in flight may finish, and what is done is kept."""
+        with database.write() as connection:
+            row = batches.get(connection, batch_id)
+            if row["state"] not in {"cancelling", "cancelled"}:
+                if row["state"] not in {"validating", "in_progress"}:
+                    raise Conflict(f"Cannot cancel a batch with status '{row['state']}'.")
+                batches.move(connection, batch_id, "cancelling", runtime.clock.now())
+                row = batches.get(connection, batch_id)
+        runtime.lifecycle.poke()
+        return shown(row)
+
+    return routes
+
+
+def _accept(runtime: Runtime, new: NewBatch) -> Mapping[str, Any]:
+    now, batch_id = runtime.clock.now(), runtime.ids.new("batch")
+    with runtime.database.write() as connection:
+        problem = None
+        try:
+            if files.get(connection, new.input_file_id)["purpose"] != "batch":
+                problem = f"File {new.input_file_id} does not have the purpose 'batch'."
+        except NotFound:
+            problem = f"Cannot find file {new.input_file_id}."
+        _refuse_unknown_sites(runtime, new)
+        batches.add(
+            connection,
+            id=batch_id,
+            endpoint=new.endpoint,
+            input_file_id=new.input_file_id,
+            completion_window=new.completion_window,
+            state="failed" if problem else "validating",
+            created_at=now,
+            deadline_at=new.deadline_at,
+            failed_at=now if problem else None,
+            errors=[{"code": "invalid_request", "message": problem, "param": "file_id", "line": None}] if problem else None,
+            meta=new.metadata,
+            options=new.stored_options(),
+        )
+        row = batches.get(connection, batch_id)
+    runtime.lifecycle.poke()
+    return row
+
+
+def _refuse_unknown_sites(runtime: Runtime, new: NewBatch) -> None:
+    for site in new.options.sites or []:
+        if site not in runtime.fleet.sites:
+            known = ", ".join(runtime.fleet.sites)
+            raise InvalidRequest(f"There is no site '{site}'; known: {known}.", param="batchsched.sites")
+    for model in new.options.models or []:
+        if model not in runtime.scheduler.served_models():
+            known = ", ".join(runtime.scheduler.served_models()) or "none"
+            raise InvalidRequest(f"The model '{model}' is not served here; served: {known}.", param="batchsched.models")

@@ -1,0 +1,97 @@
+"""Routes beyond OpenAI's: explanations, reports, pictures, the plan; health and metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+import batchsched
+from batchsched.queue import batches, ledger
+from batchsched.server.runtime import Runtime
+from batchsched.wire import PREFIX
+
+_MEDIA = {"png": "image/png", "svg": "image/svg+xml"}
+
+
+def router(runtime: Runtime) -> APIRouter:
+    """The routes, bound to a server."""
+    routes = APIRouter(tags=["batchsched"])
+
+    @routes.get(f"{PREFIX}/batches/{{batch_id}}/explain")
+    def explain_batch(batch_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Why a batch runs when and where it does, in sentences."""
+        return {"batch_id": batch_id, "sentences": runtime.reports.explanation(batch_id)}
+
+    @routes.get(f"{PREFIX}/batches/{{batch_id}}/report")
+    def report_batch(batch_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Energy, grams and savings of a batch, with the source of every factor."""
+        return runtime.reports.report(batch_id)
+
+    @routes.get(f"{PREFIX}/batches/{{batch_id}}/plot")
+    def plot_batch(batch_id: str, format: str = "svg") -> Response:  # noqa: A002 - the parameter's public name  # pyright: ignore[reportUnusedFunction]
+        """A picture of intensity, forecast band, and when the batch ran."""
+        return Response(runtime.reports.plot(batch_id, format), media_type=_MEDIA.get(format))
+
+    @routes.get(f"{PREFIX}/report")
+    def report_all() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """The report over all batches."""
+        return runtime.reports.total()
+
+    @routes.get(f"{PREFIX}/plan")
+    def plan() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """The plan in force."""
+        return runtime.reports.plan()
+
+    @routes.get("/livez")
+    def livez() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
+        """The process lives."""
+        return {"status": "ok"}
+
+    @routes.get("/readyz")
+    def readyz() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
+        """The database answers."""
+        with runtime.database.read() as connection:
+            batches.page(connection, limit=1)
+        return {"status": "ok"}
+
+    @routes.get("/version")
+    def version() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
+        """Our version."""
+        return {"version": batchsched.__version__}
+
+    @routes.get("/metrics")
+    def metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Prometheus metrics."""
+        from prometheus_client import CONTENT_TYPE_LATEST
+
+        return Response(_exposition(runtime), media_type=CONTENT_TYPE_LATEST)
+
+    return routes
+
+
+def _exposition(runtime: Runtime) -> bytes:
+    """Everything is read from the database when asked: a restart loses no count."""
+    from prometheus_client import CollectorRegistry, Gauge, generate_latest
+    from prometheus_client.core import CounterMetricFamily
+
+    registry = CollectorRegistry()
+    with runtime.database.read() as connection:
+        by_state = batches.counted(connection)
+        counters = ledger.counted(connection)
+    gauge = Gauge("batchsched_batches", "Batches by state.", ["state"], registry=registry)
+    for state, count in by_state.items():
+        gauge.labels(state=state).set(count)
+    Gauge("batchsched_build_info", "Version.", ["version"], registry=registry).labels(version=batchsched.__version__).set(1)
+    families = [
+        CounterMetricFamily(f"batchsched_{name.removesuffix('_total')}", name.replace("_", " "), value=value)
+        for name, value in counters.items()
+    ]
+
+    class Counters:
+        def collect(self) -> list[CounterMetricFamily]:
+            return families
+
+    registry.register(Counters())
+    return bytes(generate_latest(registry))

@@ -1,0 +1,118 @@
+"""Routes of OpenAI's Files API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import anyio.from_thread
+from fastapi import APIRouter, Query, Request
+from starlette.responses import StreamingResponse
+
+from batchsched.errors import Conflict, InvalidRequest, MissingParameter
+from batchsched.queue import batches, files
+from batchsched.queue.database import translated
+from batchsched.server.objects import file_object, list_object
+from batchsched.server.options import expires_after_s
+from batchsched.server.runtime import Runtime
+from batchsched.server.uploads import Form, purpose_of, receive
+
+BATCH_FILE_LIFE = timedelta(days=30)
+
+
+def router(runtime: Runtime) -> APIRouter:
+    """The routes, bound to a server."""
+    routes = APIRouter(tags=["Files"])
+    database, store = runtime.database, runtime.store
+
+    @routes.post("/v1/files")
+    def create_file(request: Request) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Upload a file. It is there whole, and synced to the disk, when this answers."""
+        form = Form(request.headers.get("content-type", ""), _body(request))
+        file_id = runtime.ids.new("file").replace("_", "-")
+        with translated(), store.create(file_id) as handle:
+            received = receive(form.file_blocks(), handle, runtime.settings.server.max_file_bytes)
+            if form.filename is None:
+                raise MissingParameter("Missing required parameter: 'file'.", param="file")
+            purpose = purpose_of(form.fields)
+            expires = _expiry(form.fields, purpose)
+        now = runtime.clock.now()
+        try:
+            with database.write() as connection:
+                files.add(
+                    connection,
+                    id=file_id,
+                    purpose=purpose,
+                    filename=form.filename[:255],
+                    bytes=received.size,
+                    sha256=received.sha256,
+                    status="processed",
+                    status_details=received.problem if purpose == "batch" else None,
+                    created_at=now,
+                    expires_at=now + expires if expires else None,
+                )
+                return file_object(files.get(connection, file_id))
+        except BaseException:
+            store.remove(file_id)
+            raise
+
+    @routes.get("/v1/files")
+    def list_files(  # pyright: ignore[reportUnusedFunction]
+        purpose: str | None = None, limit: int = Query(10_000, ge=1, le=10_000), order: str = "desc", after: str | None = None
+    ) -> dict[str, Any]:
+        """Files, newest first unless asked otherwise."""
+        if order not in {"asc", "desc"}:
+            raise InvalidRequest("'order' must be 'asc' or 'desc'.", param="order")
+        with database.read() as connection:
+            rows = files.page(connection, limit=limit + 1, newest_first=order == "desc", after=after, purpose=purpose)
+        return list_object(rows, limit, file_object)
+
+    @routes.get("/v1/files/{file_id}")
+    def retrieve_file(file_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """One file."""
+        with database.read() as connection:
+            return file_object(files.get(connection, file_id))
+
+    @routes.delete("/v1/files/{file_id}")
+    def delete_file(file_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Delete a file that no open batch needs."""
+        with database.write() as connection:
+            files.get(connection, file_id)
+            if batches.uses_file(connection, file_id):
+                raise Conflict(f"File {file_id} is the input of a batch that is not finished.", hint="Cancel the batch first.")
+            files.remove(connection, file_id)
+        store.remove(file_id)
+        return {"id": file_id, "object": "file", "deleted": True}
+
+    @routes.get("/v1/files/{file_id}/content")
+    def file_content(file_id: str) -> StreamingResponse:  # pyright: ignore[reportUnusedFunction]
+        """A file's bytes."""
+        with database.read() as connection:
+            row = files.get(connection, file_id)
+        headers = {
+            "content-length": str(row["bytes"]),
+            "content-disposition": f'attachment; filename="{file_id}.jsonl"',
+            "x-content-type-options": "nosniff",
+        }
+        return StreamingResponse(store.blocks(file_id), media_type="application/octet-stream", headers=headers)
+
+    return routes
+
+
+def _body(request: Request) -> Iterator[bytes]:
+    """The request's body, block by block, pulled from a worker thread."""
+    stream = request.stream().__aiter__()
+
+    async def pull() -> bytes | None:
+        return await anext(stream, None)
+
+    while (block := anyio.from_thread.run(pull)) is not None:
+        yield block
+
+
+def _expiry(fields: dict[str, str], purpose: str) -> timedelta | None:
+    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+    if anchor is not None or seconds is not None:
+        return timedelta(seconds=expires_after_s({"anchor": anchor, "seconds": seconds}, "expires_after"))
+    return BATCH_FILE_LIFE if purpose == "batch" else None

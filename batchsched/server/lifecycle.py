@@ -1,0 +1,192 @@
+"""Moves batches along: validation, the end of leases, deadlines, cancelling, merging. One thread, and every step can be repeated.
+
+Nothing is remembered between two rounds: what has to be done is read from the database each time, so a crash loses nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+
+import msgspec
+
+from batchsched.clock import Clock, IdSource
+from batchsched.errors import BatchschedError, Conflict, DeadlineInfeasible, StorageFull
+from batchsched.lines import LineError
+from batchsched.queue import batches, chunks, files, ledger
+from batchsched.queue.cutting import Cutter
+from batchsched.queue.database import Database
+from batchsched.queue.merging import merge
+from batchsched.queue.results import Recorder
+from batchsched.queue.rows import Row
+from batchsched.queue.store import Store
+from batchsched.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+ROUND_S = 1.0
+CANCEL_GRACE = timedelta(seconds=30)
+CHECKPOINT_ROUNDS = 20
+
+
+class Lifecycle:
+    """The housekeeping thread."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: Store,
+        recorder: Recorder,
+        cutter: Cutter,
+        scheduler: Scheduler,
+        ids: IdSource,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._recorder = recorder
+        self._cutter = cutter
+        self._scheduler = scheduler
+        self._ids = ids
+        self._clock = clock
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="lifecycle", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the step in hand."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=30)
+
+    def poke(self) -> None:
+        """Something changed: look again now."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        rounds = 0
+        while not self._stopping:
+            self._wake.clear()
+            self.round()
+            rounds += 1
+            if rounds % CHECKPOINT_ROUNDS == 0:
+                self._guarded(self._database.checkpoint)
+            self._wake.wait(ROUND_S)
+
+    def round(self) -> None:
+        """Do all that is due now, once."""
+        self._guarded(self._rescue)
+        with self._database.read() as connection:
+            found = batches.in_state(connection, ["validating", "in_progress", "finalizing", "cancelling"])
+        steps: dict[str, Callable[[Row], None]] = {
+            "validating": self._validate,
+            "in_progress": self._watch,
+            "finalizing": self._complete,
+            "cancelling": self._cancel,
+        }
+        for batch in found:
+            if self._stopping:
+                return
+            self._guarded(partial(steps[batch["state"]], batch))
+        self._guarded(self._expire_files)
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Conflict:
+            pass  # somebody else moved the batch meanwhile: the next round sees where it is
+        except StorageFull as problem:
+            log.error("%s The batch waits and goes on by itself.", problem.message)
+        except BatchschedError as problem:
+            log.error("%s", problem.message)
+        except Exception:
+            log.exception("A housekeeping step failed; it is tried again.")
+
+    def _rescue(self) -> None:
+        with self._database.write() as connection:
+            lost = chunks.rescue(connection, self._clock.now())
+            if lost:
+                ledger.bump(connection, "lease_expired_total", len(lost))
+        if lost:
+            log.warning("%d lease(s) ran out without a heartbeat; the chunks are pending again.", len(lost))
+            self._scheduler.poke()
+
+    def _validate(self, batch: Row) -> None:
+        models = self._scheduler.served_models()
+        try:
+            cut = self._cutter.cut(batch["id"], batch["input_file_id"], batch["endpoint"], models)
+            errors = cut.errors
+        except FileNotFoundError:
+            missing = f"Cannot find file {batch['input_file_id']}."
+            self._fail(batch, [LineError("invalid_request", missing, None, "file_id")])
+            return
+        if errors:
+            self._fail(batch, errors)
+            return
+        now = self._clock.now()
+        facts = {
+            "model": cut.model,
+            "total": cut.total,
+            "input_bytes": cut.input_bytes,
+            "max_tokens_total": cut.max_tokens_total,
+        }
+        verdict = self._scheduler.verdict({**batch, **facts})
+        if batch["options"].get("require_feasible") and not verdict["feasible"]:
+            text = f"{DeadlineInfeasible.__doc__} {verdict['reason']}"
+            self._fail(batch, [LineError(DeadlineInfeasible.code, text, None, "batchsched.deadline")])
+            return
+        with self._database.write() as connection:
+            chunks.add(connection, cut.chunks)
+            batches.move(connection, batch["id"], "in_progress", now, verdict=verdict, **facts)
+        self._scheduler.poke()
+
+    def _fail(self, batch: Row, errors: list[LineError]) -> None:
+        with self._database.write() as connection:
+            batches.move(connection, batch["id"], "failed", self._clock.now(), errors=msgspec.to_builtins(errors))
+
+    def _watch(self, batch: Row) -> None:
+        now = self._clock.now()
+        with self._database.read() as connection:
+            left = chunks.unfinished(connection, batch["id"])
+        if left == 0:
+            with self._database.write() as connection:
+                batches.move(connection, batch["id"], "finalizing", now)
+                done = batches.get(connection, batch["id"])
+            self._complete(done)
+        elif now >= batch["deadline_at"] and batch["options"].get("on_deadline") != "finish":
+            with self._database.write() as connection:
+                chunks.close(connection, batch["id"], leased_too=True)
+            self._merge(batch, "expired")
+
+    def _complete(self, batch: Row) -> None:
+        self._merge(batch, "completed")
+
+    def _cancel(self, batch: Row) -> None:
+        now = self._clock.now()
+        with self._database.write() as connection:
+            patience_over = now >= batch["cancelling_at"] + CANCEL_GRACE
+            chunks.close(connection, batch["id"], leased_too=patience_over)
+            left = chunks.unfinished(connection, batch["id"])
+        if left == 0:
+            self._merge(batch, "cancelled")
+
+    def _merge(self, batch: Row, target: str) -> None:
+        merge(self._database, self._store, self._ids, batch, target, self._clock.now())
+        self._scheduler.poke()
+
+    def _expire_files(self) -> None:
+        with self._database.write() as connection:
+            gone = [
+                file_id for file_id in files.expired(connection, self._clock.now()) if not batches.uses_file(connection, file_id)
+            ]
+            for file_id in gone:
+                files.remove(connection, file_id)
+        for file_id in gone:
+            self._store.remove(file_id)

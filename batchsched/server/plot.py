@@ -1,0 +1,108 @@
+"""The picture of a batch: the grid's intensity, what was forecast at submission with its band, and when the batch ran."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from batchsched.carbon.report import Report, Row
+from batchsched.errors import BatchschedError, InvalidValue
+from batchsched.forecasts import QUANTILES, IntensityForecast, Provider
+
+_FORECAST, _TRUE, _RAN, _NOW = "#3b6fb6", "#222222", "#2e9e5b", "#c0504d"
+
+
+class Picture(msgspec.Struct, frozen=True):
+    """What to draw."""
+
+    title: str
+    zones: list[str]
+    start: datetime
+    end: datetime
+    deadline: datetime
+    rows: list[Row]
+    forecasts: dict[str, IntensityForecast]
+    notes: list[str]
+
+    @classmethod
+    def of(
+        cls, batch: Mapping[str, Any], report: Report, zones: list[str], end: datetime, plan: Mapping[str, Any] | None
+    ) -> Picture:
+        """From a batch's row and report, and the plan that held when it was submitted."""
+        archived = (plan or {}).get("forecasts", {})
+        forecasts = {zone: IntensityForecast.from_rows(archived[zone]) for zone in zones if zone in archived}
+        signal = f", {report.signal}" if report.signal else ""
+        title = f"{batch['id']}: gCO2e/kWh{signal}"
+        notes = [note for note in report.notes if "simulated" in note.lower()]
+        return cls(title, zones, batch["created_at"], end, batch["deadline_at"], report.rows, forecasts, notes)
+
+
+def draw(picture: Picture, provider: Provider, now: datetime, kind: str) -> bytes:
+    """The picture as PNG or SVG. Raises InvalidValue for any other kind."""
+    if kind not in {"png", "svg"}:
+        raise InvalidValue(f"'{kind}' is not a picture format; use png or svg.", param="format")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 2.6 * len(picture.zones) + 0.8), layout="constrained")
+    canvas = FigureCanvasSVG(figure) if kind == "svg" else FigureCanvasAgg(figure)
+    axes = figure.subplots(len(picture.zones), 1, squeeze=False, sharex=True)[:, 0]
+    for axis, zone in zip(axes, picture.zones, strict=True):
+        _zone(axis, picture, zone, provider, now)
+    axes[0].set_title(picture.title, loc="left", fontsize=10)
+    axes[0].legend(loc="upper right", fontsize=8, frameon=False, ncols=4)
+    axes[-1].set_xlabel("; ".join(["time (UTC)", *picture.notes]), fontsize=8)
+    out = io.BytesIO()
+    canvas.print_figure(out, format=kind)
+    return out.getvalue()
+
+
+def _zone(axis: Any, picture: Picture, zone: str, provider: Provider, now: datetime) -> None:
+    forecast = picture.forecasts.get(zone)
+    if forecast:
+        _forecast(axis, forecast, picture)
+    _realised(axis, picture, zone, provider, now)
+    labelled = False
+    for row in picture.rows:
+        if row.zone == zone:
+            axis.axvspan(row.started_at, row.ended_at, color=_RAN, alpha=0.35, label=None if labelled else "ran", lw=0)
+            labelled = True
+    axis.axvline(picture.start, color=_NOW, lw=1, ls=":", label="submitted")
+    axis.axvline(picture.deadline, color=_NOW, lw=1, ls="--", label="deadline")
+    axis.set_ylabel(zone, fontsize=9)
+    axis.set_ylim(bottom=0)
+    axis.set_xlim(picture.start - 0.03 * (picture.end - picture.start), picture.end + 0.03 * (picture.end - picture.start))
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _forecast(axis: Any, forecast: IntensityForecast, picture: Picture) -> None:
+    slots = [slot for slot in forecast.slots if slot.mean_g_per_kwh is not None and slot.start < picture.end]
+    if not slots:
+        return
+    edges = [slot.start for slot in slots] + [slots[-1].end]
+    means = [slot.mean_g_per_kwh for slot in slots]
+    axis.step(edges, [*means, means[-1]], where="post", color=_FORECAST, lw=1.2, label=f"forecast ({forecast.provider})")
+    if all(slot.quantiles for slot in slots):
+        low = [slot.quantiles[0] for slot in slots if slot.quantiles]
+        high = [slot.quantiles[-1] for slot in slots if slot.quantiles]
+        share = QUANTILES[-1] - QUANTILES[0]
+        axis.fill_between(
+            edges, [*low, low[-1]], [*high, high[-1]], step="post", color=_FORECAST, alpha=0.15, lw=0, label=f"{share:.0%} band"
+        )
+
+
+def _realised(axis: Any, picture: Picture, zone: str, provider: Provider, now: datetime) -> None:
+    try:
+        values = provider.realised(zone, picture.start, min(now, picture.end), now)
+    except BatchschedError:
+        return
+    if values:
+        edges = [value.start for value in values] + [values[-1].end]
+        heights = [value.intensity_g_per_kwh for value in values]
+        axis.step(edges, [*heights, heights[-1]], where="post", color=_TRUE, lw=1.2, label="came true")

@@ -1,0 +1,92 @@
+"""How far a batch is, and what it waits for: in words, with an instant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from batchsched.clock import Clock
+from batchsched.queue.states import TERMINAL
+from batchsched.scheduler import Published, Scheduler
+from batchsched.units import iso
+
+SPEED_OVER = timedelta(seconds=30)
+_OTHERWISE = {
+    "validating": "validation",
+    "finalizing": "its results to be merged",
+    "cancelling": "the requests in flight",
+}
+Waiting = tuple[str | None, datetime | None]
+
+
+class Progress:
+    """Reads the plan in force; changes nothing."""
+
+    def __init__(self, scheduler: Scheduler, clock: Clock) -> None:
+        self._scheduler = scheduler
+        self._clock = clock
+
+    def of(self, row: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], running_on: list[str]) -> dict[str, Any]:
+        """A batch's progress as JSON. `entries`: its ledger; `running_on`: pools that hold leases of it."""
+        terminal = row["state"] in TERMINAL
+        waiting_for, waiting_until = (None, None) if running_on or terminal else self.waiting(row)
+        published = self._scheduler.published
+        latest = published.latest_start_at.get(row["id"]) if published and not terminal else None
+        return {
+            "requests_done": row["completed"] + row["failed"],
+            "requests_total": row["total"],
+            "input_tokens": row["input_tokens"],
+            "output_tokens": row["output_tokens"],
+            "tokens_per_s": self._speed(entries, terminal),
+            "state": "done" if terminal else "running" if running_on else "waiting",
+            "waiting_for": waiting_for,
+            "waiting_until": iso(waiting_until) if waiting_until else None,
+            "running_on": running_on,
+            "latest_safe_start_at": iso(latest) if latest else None,
+        }
+
+    def _speed(self, entries: Sequence[Mapping[str, Any]], terminal: bool) -> float | None:
+        """Output tokens a second: of the last half minute while it runs, over all busy time once it is done."""
+        since = self._clock.now() - SPEED_OVER
+        recent = [entry for entry in entries if terminal or entry["ended_at"] >= since]
+        if not recent:
+            return None
+        tokens = sum(entry["output_tokens"] for entry in recent)
+        span_s = (max(e["ended_at"] for e in recent) - min(e["started_at"] for e in recent)).total_seconds()
+        length_s = sum(entry["busy_s"] for entry in recent) if terminal else span_s
+        return round(tokens / length_s, 1) if length_s > 0 else None
+
+    def waiting(self, row: Mapping[str, Any]) -> Waiting:
+        """What a batch waits for, and until when."""
+        if row["state"] != "in_progress":
+            return _OTHERWISE.get(row["state"]), None
+        published = self._scheduler.published
+        if published is None or row["id"] not in published.view.batches:
+            return "the next plan", None
+        pools = next(job.seconds_on for job in published.view.problem.jobs if job.batch_id == row["id"])
+        if not any(pool in published.view.connected for pool in pools):
+            return f"a worker of pool {' or '.join(pools)}" if pools else "a pool that serves its model", None
+        return self._planned(published, row["id"])
+
+    def _planned(self, published: Published, batch_id: str) -> Waiting:
+        now = self._clock.now()
+        ahead = [a for a in published.plan.of(batch_id) if published.at(a.end_s) > now]
+        if not ahead:
+            return "the next plan", None
+        first, start = ahead[0], published.at(ahead[0].start_s)
+        if start <= now:
+            return f"an engine in pool {first.pool}", None
+        return _cause(published, first.pool, start, published.at(first.end_s)), start
+
+
+def _cause(published: Published, pool: str, start: datetime, end: datetime) -> str:
+    state = published.view.problem.pool(pool)
+    if state.capacity and state.capacity[0] <= 0:
+        return f"the window of pool {pool}"
+    forecast = published.view.forecasts.get(state.zone)
+    now_g = state.intensity_g_per_kwh[0] if state.intensity_g_per_kwh else None
+    then_g = forecast.mean_over(start, end) if forecast else None
+    if now_g is not None and then_g is not None and then_g < now_g:
+        return f"cleaner power in zone {state.zone}: {now_g:.0f} g/kWh now, {then_g:.0f} then"
+    return f"its turn in pool {pool}"

@@ -1,0 +1,208 @@
+"""What is told about a batch beyond its row: progress, what it waits for, energy and grams, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from batchsched.carbon.ledger import account, total
+from batchsched.carbon.report import Baseline, Entry, Intensity, Report
+from batchsched.clock import Clock
+from batchsched.errors import ForecastUnavailable, NotFound
+from batchsched.forecasts import Provider
+from batchsched.forecasts.truth import best_known
+from batchsched.planner.explain import Facts, explain
+from batchsched.queue import batches, chunks, ledger, plans
+from batchsched.queue.database import Database
+from batchsched.scheduler import Published, Scheduler
+from batchsched.server.progress import Progress
+from batchsched.settings import Carbon
+from batchsched.units import iso
+
+
+class Reports:
+    """Reads rows, the plan in force and the forecasts; changes nothing."""
+
+    def __init__(self, database: Database, scheduler: Scheduler, provider: Provider, clock: Clock, carbon: Carbon) -> None:
+        self._database = database
+        self._scheduler = scheduler
+        self._provider = provider
+        self._clock = clock
+        self._carbon = carbon
+        self._progress = Progress(scheduler, clock)
+
+    def additions(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """`progress` and `carbon` of a batch."""
+        with self._database.read() as connection:
+            entries = ledger.of_batch(connection, row["id"])
+            running_on = chunks.leased_pools(connection, row["id"])
+        return {"progress": self._progress.of(row, entries, running_on), "carbon": self._grams(row, entries)}
+
+    def report(self, batch_id: str) -> dict[str, Any]:
+        """The whole report of a batch, as JSON. Raises NotFound."""
+        with self._database.read() as connection:
+            row = batches.get(connection, batch_id)
+            entries = ledger.of_batch(connection, batch_id)
+        return {"batch_id": batch_id, **self._account(row, entries).to_plain()}
+
+    def total(self) -> dict[str, Any]:
+        """One report over every batch that ran. Raises NotFound where none did."""
+        with self._database.read() as connection:
+            rows = batches.page(connection, limit=100_000)
+            pairs = [(row, ledger.of_batch(connection, row["id"])) for row in rows]
+        reports = [self._account(row, entries) for row, entries in pairs if entries]
+        if not reports:
+            raise NotFound("No batch has run yet, so there is nothing to report.")
+        return {"batch_id": None, **total(reports).to_plain()}
+
+    def explanation(self, batch_id: str) -> list[str]:
+        """Why a batch runs when and where it does. Raises NotFound."""
+        with self._database.read() as connection:
+            row = batches.get(connection, batch_id)
+            entries = ledger.of_batch(connection, batch_id)
+        return explain(self._facts(row, entries))
+
+    def plan(self) -> dict[str, Any]:
+        """The plan in force, with instants instead of seconds."""
+        published = self._scheduler.published
+        if published is None:
+            raise NotFound("There is no plan yet; the server has just started.")
+        return {
+            "made_at": iso(published.view.now),
+            "solver": published.plan.solver,
+            "status": published.plan.status,
+            "slots": [iso(published.at(slot.start_s)) for slot in published.plan.slots],
+            "allotments": [
+                {
+                    "batch_id": a.batch_id,
+                    "pool": a.pool,
+                    "start_at": iso(published.at(a.start_s)),
+                    "end_at": iso(published.at(a.end_s)),
+                    "requests": a.requests,
+                }
+                for a in published.plan.allotments
+            ],
+            "pools": self._pools(published),
+            "latest_safe_start_at": {k: iso(at) if at else None for k, at in published.latest_start_at.items()},
+            "late": published.plan.late,
+            "grams_expected": published.plan.grams_expected,
+            "notes": [*published.view.notes, *published.plan.notes],
+        }
+
+    def _pools(self, published: Published) -> list[dict[str, Any]]:
+        fleet = self._scheduler.fleet
+        return [
+            {
+                "name": state.name,
+                "site": state.site,
+                "zone": state.zone,
+                "simulated": state.simulated,
+                "gpu": fleet.pools[state.name].gpu,
+                "connected": state.name in published.view.connected,
+                "open": bool(state.capacity and state.capacity[0] > 0),
+                "intensity_g_per_kwh": state.intensity_g_per_kwh,
+            }
+            for state in published.view.problem.pools
+        ]
+
+    def _facts(self, row: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> Facts:
+        raise NotImplementedError
+
+    # -- grams --
+
+    def _grams(self, row: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+        if not entries:
+            return None
+        report = self._account(row, entries)
+        return {
+            "energy_j": report.energy_j,
+            "energy_sources": report.energy_by_source,
+            "grams": report.operational_g,
+            "grams_run_now": report.baseline_g,
+            "embodied_g": report.to_plain()["embodied_g"],
+            "simulated": report.simulated,
+        }
+
+    def _account(self, row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Report:
+        fleet = self._scheduler.fleet
+        entries = [
+            Entry(
+                chunk_id=entry["chunk_id"],
+                pool=entry["pool"],
+                site=fleet.pools[entry["pool"]].site,
+                zone=fleet.zone_of(entry["pool"]),
+                simulated=fleet.site_of(entry["pool"]).simulated,
+                gpu=fleet.pools[entry["pool"]].gpu,
+                started_at=entry["started_at"],
+                ended_at=entry["ended_at"],
+                busy_s=entry["busy_s"],
+                energy_j=entry["energy_j"],
+                energy_source=entry["energy_source"],
+                requests=entry["requests"],
+                input_tokens=entry["input_tokens"],
+                output_tokens=entry["output_tokens"],
+                pue=fleet.site_of(entry["pool"]).pue,
+            )
+            for entry in rows
+            if entry["pool"] in fleet.pools
+        ]
+        baseline = self._baseline(row, entries)
+        return account(entries, self._truth, baseline, self._carbon.embodied_policy, self._carbon.lifetime_years)
+
+    def _truth(self, zone: str, start: datetime, end: datetime) -> Intensity:
+        try:
+            known = best_known(self._provider, zone, start, end, self._clock.now())
+        except ForecastUnavailable as problem:
+            return Intensity(None, problem.message, "unknown")
+        return Intensity(known.mean_g_per_kwh, known.source, str(known.signal))
+
+    def _baseline(self, row: Mapping[str, Any], entries: Sequence[Entry]) -> Baseline | None:
+        """The same work at once at submission, on the newest pool of the home site (or of all, where that has none)."""
+        fleet = self._scheduler.fleet
+        able = fleet.pools_for(row["model"]) if row["model"] else []
+        at_home = [name for name in able if fleet.pools[name].site == fleet.home_site]
+        if not entries or not able:
+            return None
+        name = max(at_home or able, key=lambda pool: fleet.pools[pool].newness)
+        site = fleet.site_of(name)
+        busy_s, energy_j, source = 0.0, 0.0, entries[0].energy_source
+        profiles = self._scheduler.observer.current_profiles() if any(e.pool != name for e in entries) else {}
+        for entry in entries:
+            if entry.pool == name:
+                busy_s, energy_j = busy_s + entry.busy_s, energy_j + entry.energy_j
+                continue
+            there = profiles[row["model"], name]
+            busy_s += there.seconds(entry.input_tokens, entry.output_tokens)
+            energy_j += there.energy_j(entry.input_tokens, entry.output_tokens)
+            source = "modelled"
+        return Baseline(
+            pool=name,
+            site=fleet.pools[name].site,
+            zone=site.zone,
+            gpu=fleet.pools[name].gpu,
+            pue=site.pue,
+            start=row["created_at"],
+            energy_j=energy_j,
+            energy_source=source,
+            busy_s=busy_s,
+            simulated=site.simulated,
+            duration_s=busy_s / fleet.pools[name].count,
+        )
+
+    # -- the picture --
+
+    def plot(self, batch_id: str, kind: str) -> bytes:
+        """Intensity, forecast band, and when the batch ran; `kind`: png or svg. Raises NotFound."""
+        from batchsched.server.plot import Picture, draw
+
+        with self._database.read() as connection:
+            row = batches.get(connection, batch_id)
+            entries = ledger.of_batch(connection, batch_id)
+            seen_at = (row["in_progress_at"] or row["created_at"]) + timedelta(seconds=5)
+            archived = plans.latest(connection, by=seen_at)
+        report = self._account(row, entries)
+        zones = sorted({item.zone for item in report.rows}) or [self._scheduler.fleet.sites[self._scheduler.fleet.home_site].zone]
+        end = max([row["deadline_at"], *(item.ended_at for item in report.rows)])
+        picture = Picture.of(row, report, zones, end, archived["body"] if archived else None)
+        return draw(picture, self._provider, self._clock.now(), kind)

@@ -1,0 +1,62 @@
+"""Everything that one server process holds, put together once: the composition root of the server side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from batchsched.clock import Clock, IdSource, RandomIds, SystemClock
+from batchsched.forecasts import open_provider
+from batchsched.queue import chunks
+from batchsched.queue.cutting import Cutter
+from batchsched.queue.database import Database
+from batchsched.queue.results import Recorder
+from batchsched.queue.store import Store
+from batchsched.scheduler import Scheduler
+from batchsched.server.lifecycle import Lifecycle
+from batchsched.server.reports import Reports
+from batchsched.settings import Loaded
+
+
+class Runtime:
+    """The parts of a running server. Raises DataFolderInUse, InvalidConfiguration, StorageFull while it is made."""
+
+    def __init__(self, loaded: Loaded, *, clock: Clock | None = None, ids: IdSource | None = None) -> None:
+        self.settings = loaded.settings
+        self.fleet = loaded.settings.fleet()
+        self.clock: Clock = clock or SystemClock()
+        self.ids: IdSource = ids or RandomIds()
+        self.started_at = self.clock.now()
+        root = Path(loaded.settings.server.data_dir)
+        self.database = Database(root / "batchsched.db")
+        try:
+            self.store = Store(root)
+            provider = open_provider(loaded.settings.forecast, loaded.path.parent if loaded.path else Path())
+            self.recorder = Recorder(self.store, self.ids)
+            self.scheduler = Scheduler(self.database, loaded.settings, provider, self.clock)
+            self.reports = Reports(self.database, self.scheduler, provider, self.clock, loaded.settings.carbon)
+            self.lifecycle = Lifecycle(
+                self.database, self.store, self.recorder, self._cutter(), self.scheduler, self.ids, self.clock
+            )
+        except BaseException:
+            self.database.close()
+            raise
+
+    def start(self) -> None:
+        """Begin to work: leases get their full time again, then plans are made and batches move."""
+        with self.database.write() as connection:
+            chunks.forgive(connection, self.clock.now(), self.settings.server.lease_s)
+        self.scheduler.start()
+        self.lifecycle.start()
+
+    def stop(self) -> None:
+        """End every thread and close the database."""
+        self.lifecycle.stop()
+        self.scheduler.stop()
+        self.database.checkpoint()
+        self.database.close()
+
+    def _cutter(self) -> Cutter:
+        limits = self.settings.server
+        return Cutter(
+            self.store, self.ids, chunk_lines=limits.chunk_lines, chunk_bytes=limits.chunk_bytes, max_lines=limits.max_lines
+        )

@@ -1,0 +1,140 @@
+"""Uploads: a multipart body that streams from the socket to the disk, each line checked for its form on the way.
+
+Runs in a worker thread and pulls the body block by block; memory stays at a few blocks whatever the size of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+import msgspec
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from batchsched.errors import InvalidRequest, MissingParameter, PayloadTooLarge
+from batchsched.lines import Checker, iter_lines
+
+MAX_FIELD_BYTES = 65_536
+
+
+class Form:
+    """Reads one multipart body; `file_blocks()` gives the bytes of the part named `file`, everything else lands in `fields`."""
+
+    def __init__(self, content_type: str, body: Iterable[bytes]) -> None:
+        kind, parameters = parse_options_header(content_type)
+        if kind != b"multipart/form-data" or b"boundary" not in parameters:
+            raise InvalidRequest("Send the file as multipart/form-data with the parts 'file' and 'purpose'.")
+        self.fields: dict[str, str] = {}
+        self.filename: str | None = None
+        self._body = iter(body)
+        self._ready: list[bytes] = []
+        self._header = bytearray()
+        self._headers: dict[bytes, bytes] = {}
+        self._value = bytearray()
+        self._name = ""
+        self._in_file = False
+        self._ended = False
+        self._parser = MultipartParser(parameters[b"boundary"], self._callbacks())
+
+    def file_blocks(self) -> Iterator[bytes]:
+        """The file's bytes as they arrive; the whole body has been read when it ends. Raises InvalidRequest for a broken body."""
+        for block in self._body:
+            try:
+                self._parser.write(block)
+            except FormParserError as problem:
+                raise InvalidRequest(f"The multipart body is broken: {problem}.") from None
+            yield from self._ready
+            self._ready.clear()
+        if not self._ended:
+            raise InvalidRequest("The upload ended too early; nothing was kept. Send it again.")
+
+    def _callbacks(self) -> Any:
+        return {
+            "on_part_begin": self._on_part_begin,
+            "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_end": self._on_header_end,
+            "on_headers_finished": self._on_headers_finished,
+            "on_part_data": self._on_part_data,
+            "on_part_end": self._on_part_end,
+            "on_end": self._on_end,
+        }
+
+    def _on_part_begin(self) -> None:
+        self._headers.clear()
+        self._value.clear()
+
+    def _on_header_end(self) -> None:
+        self._headers[bytes(self._header).lower()] = bytes(self._value)
+        self._header.clear()
+        self._value.clear()
+
+    def _on_headers_finished(self) -> None:
+        _, parameters = parse_options_header(self._headers.get(b"content-disposition", b""))
+        self._name = parameters.get(b"name", b"").decode("utf-8", "replace")
+        self._in_file = self._name == "file"
+        if self._in_file:
+            self.filename = parameters.get(b"filename", b"upload.jsonl").decode("utf-8", "replace")
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._in_file:
+            self._ready.append(data[start:end])
+        elif len(self._value) + end - start > MAX_FIELD_BYTES:
+            raise InvalidRequest(f"The form field '{self._name}' is too long.", param=self._name)
+        else:
+            self._value.extend(data[start:end])
+
+    def _on_part_end(self) -> None:
+        if not self._in_file:
+            self.fields[self._name] = self._value.decode("utf-8", "replace")
+
+    def _on_end(self) -> None:
+        self._ended = True
+
+
+class Received(msgspec.Struct, frozen=True):
+    """A file that arrived whole."""
+
+    size: int
+    sha256: str
+    lines: int
+    problem: str | None
+    """What is wrong with the form of its lines, in a sentence; None where all are sound."""
+
+
+def receive(blocks: Iterable[bytes], handle: BinaryIO, max_bytes: int) -> Received:
+    """Write a file's blocks to `handle`, checking each line's form. Raises PayloadTooLarge."""
+    digest, size = hashlib.sha256(), 0
+
+    def through() -> Iterator[bytes]:
+        nonlocal size
+        for block in blocks:
+            size += len(block)
+            if size > max_bytes:
+                raise PayloadTooLarge(f"The file is larger than {max_bytes} bytes.", param="file")
+            digest.update(block)
+            handle.write(block)
+            yield block
+
+    checker, stream = Checker(None), through()
+    for line in iter_lines(stream):
+        checker.feed(line.data, line.number)
+    for _ in stream:  # what follows a line that was too long to check
+        pass
+    problem = None
+    if checker.errors:
+        first = checker.errors[0]
+        problem = f"{checker.error_count} line(s) are not valid; line {first.line}: {first.message}"
+    return Received(size, digest.hexdigest(), checker.lines, problem)
+
+
+def purpose_of(fields: dict[str, str]) -> str:
+    """The form's purpose. Raises MissingParameter, InvalidRequest."""
+    allowed = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
+    if "purpose" not in fields:
+        raise MissingParameter("Missing required parameter: 'purpose'.", param="purpose")
+    if fields["purpose"] not in allowed:
+        raise InvalidRequest(f"'purpose' must be one of {', '.join(allowed)}.", param="purpose")
+    return fields["purpose"]

@@ -1,0 +1,283 @@
+"""Routes of the workers' protocol (wire.py)."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import msgspec
+from fastapi import APIRouter, Request
+from sqlalchemy import Connection
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response, StreamingResponse
+
+from batchsched.errors import InvalidRequest, NotFound, StaleLease
+from batchsched.queue import batches, chunks, ledger, workers
+from batchsched.queue.rows import Row
+from batchsched.server.runtime import Runtime
+from batchsched.wire import (
+    PREFIX,
+    PROTOCOL,
+    Acknowledged,
+    Claim,
+    Claimed,
+    Fail,
+    Finish,
+    Heartbeat,
+    HeartbeatAnswer,
+    Lease,
+    Meter,
+    Register,
+    Registered,
+    Release,
+    Result,
+    Results,
+)
+
+Message = TypeVar("Message", bound=msgspec.Struct)
+RETRY_PAUSE_S = 2.0
+
+
+async def _read(request: Request, kind: type[Message]) -> Message:
+    try:
+        return msgspec.json.decode(await request.body(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        raise InvalidRequest(f"This is not a {kind.__name__} message: {problem}.") from None
+
+
+def _answer(message: msgspec.Struct | None = None) -> Response:
+    content = msgspec.json.encode(message) if message is not None else b"{}"
+    return Response(content, media_type="application/json")
+
+
+def router(runtime: Runtime) -> APIRouter:
+    """The routes, bound to a server."""
+    routes = APIRouter(prefix=PREFIX, tags=["Workers"])
+    desk = LeaseDesk(runtime)
+
+    @routes.post("/workers")
+    async def register(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """A worker presents itself and gets its pool's settings."""
+        return _answer(await run_in_threadpool(desk.register, await _read(request, Register)))
+
+    @routes.post("/workers/{worker_id}/heartbeat")
+    async def heartbeat(worker_id: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """A sign of life that extends the worker's leases."""
+        return _answer(await run_in_threadpool(desk.heartbeat, worker_id, await _read(request, Heartbeat)))
+
+    @routes.post("/workers/{worker_id}/bye")
+    def bye(worker_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """A worker stops."""
+        with runtime.database.write() as connection:
+            workers.bye(connection, worker_id, runtime.clock.now())
+        return _answer()
+
+    @routes.post("/leases")
+    async def claim(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Ask for work."""
+        return _answer(await run_in_threadpool(desk.claim, await _read(request, Claim)))
+
+    @routes.get("/chunks/{chunk_id}/input")
+    def chunk_input(chunk_id: str, token: int) -> StreamingResponse:  # pyright: ignore[reportUnusedFunction]
+        """The lines of a leased chunk, as they were uploaded."""
+        with runtime.database.read() as connection:
+            chunk = chunks.held(connection, chunk_id, token)
+            file_id = batches.get(connection, chunk["batch_id"])["input_file_id"]
+        blocks = runtime.store.blocks(file_id, chunk["byte_start"], chunk["byte_end"])
+        return StreamingResponse(blocks, media_type="application/octet-stream")
+
+    @routes.post("/leases/{chunk_id}/results")
+    async def results(chunk_id: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Record finished requests; answered once they are safe."""
+        return _answer(await run_in_threadpool(desk.record, chunk_id, await _read(request, Results)))
+
+    @routes.post("/leases/{chunk_id}/finish")
+    async def finish(chunk_id: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Every line is recorded."""
+        await run_in_threadpool(desk.finish, chunk_id, await _read(request, Finish))
+        return _answer()
+
+    @routes.post("/leases/{chunk_id}/release")
+    async def release(chunk_id: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Give the rest back; no attempt is spent."""
+        await run_in_threadpool(desk.release, chunk_id, await _read(request, Release))
+        return _answer()
+
+    @routes.post("/leases/{chunk_id}/fail")
+    async def fail(chunk_id: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """The engine failed under the chunk; an attempt is spent."""
+        await run_in_threadpool(desk.fail, chunk_id, await _read(request, Fail))
+        return _answer()
+
+    return routes
+
+
+class LeaseDesk:
+    """What the routes do, each in one write transaction. A stale token is counted and changes nothing."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._database = runtime.database
+        self._limits = runtime.settings.server
+
+    def register(self, message: Register) -> Registered:
+        """Raises NotFound for an unknown pool, InvalidRequest for a protocol that we do not speak."""
+        if message.protocol != PROTOCOL:
+            raise InvalidRequest(f"This server speaks protocol {PROTOCOL}, the worker {message.protocol}; upgrade the older one.")
+        fleet = self._runtime.fleet
+        if message.pool not in fleet.pools:
+            raise NotFound(f"There is no pool '{message.pool}'; declared: {', '.join(fleet.pools) or 'none'}.", param="pool")
+        worker_id = self._runtime.ids.new("worker")
+        with self._database.write() as connection:
+            workers.add(
+                connection, id=worker_id, pool=message.pool, host=message.host, pid=message.pid, now=self._runtime.clock.now()
+            )
+        self._runtime.scheduler.poke()
+        pool = fleet.pools[message.pool]
+        models = {name: fleet.models[name] for name in fleet.models if pool.serves(name)}
+        beat_s = min(5.0, self._limits.lease_s / 4)
+        return Registered(worker_id, message.pool, pool, models, self._limits.lease_s, beat_s)
+
+    def heartbeat(self, worker_id: str, message: Heartbeat) -> HeartbeatAnswer:
+        """Extend what is still the worker's; name what is not, and what should stop."""
+        now = self._runtime.clock.now()
+        with self._database.write() as connection:
+            workers.seen(connection, worker_id, now)
+            held = [(lease.chunk_id, lease.token) for lease in message.leases]
+            stale = chunks.extend(connection, held, now, self._limits.lease_s)
+            rows = [chunks.get(connection, chunk_id) for chunk_id, _ in held if chunk_id not in stale]
+            states = {row["batch_id"]: batches.get(connection, row["batch_id"])["state"] for row in rows}
+        answer = HeartbeatAnswer(stale, {})
+        for row in rows:
+            if states[row["batch_id"]] != "in_progress":
+                answer.stop[row["id"]] = "cancelled"
+            elif not self._runtime.scheduler.may_go_on(row["batch_id"], row["pool"], now):
+                answer.stop[row["id"]] = "window_closed"
+        return answer
+
+    def claim(self, message: Claim) -> Claimed:
+        """Lease what the plan opens on the worker's pool now."""
+        now = self._runtime.clock.now()
+        with self._database.write() as connection:
+            worker = workers.get(connection, message.worker_id)
+            workers.seen(connection, message.worker_id, now, ready_models=message.ready_models)
+            offer = self._runtime.scheduler.offer(worker["pool"], now)
+            leases: list[Lease] = []
+            prepare: str | None = None
+            for wanted in offer.work:
+                if len(leases) >= message.max_chunks:
+                    break
+                if wanted.model not in message.ready_models:
+                    # Work that is due first decides which model is to be ready, unless something else can start at once.
+                    prepare = prepare or wanted.model
+                    continue
+                leases += self._lease(connection, worker, wanted.batch_id, wanted.requests, message.max_chunks - len(leases))
+        prepare = None if leases else prepare or offer.prepare
+        return Claimed(leases, prepare, offer.next_at, self._poll_s(offer.next_at))
+
+    def _lease(self, connection: Connection, worker: Row, batch_id: str, requests: float, most: int) -> list[Lease]:
+        batch = batches.get(connection, batch_id)
+        pool, now = worker["pool"], self._runtime.clock.now()
+        if batch["options"].get("uniform") and any(used != pool for used in chunks.pools_used(connection, batch_id)):
+            return []
+        leases: list[Lease] = []
+        while len(leases) < most and requests > 0:
+            got = chunks.claim(
+                connection, batch_id, worker_id=worker["id"], pool=pool, limit=1, now=now, lease_s=self._limits.lease_s
+            )
+            if not got:
+                break
+            chunk = got[0]
+            left = chunk["lines"] - chunk["completed"] - chunk["failed"]
+            requests -= left
+            self._runtime.scheduler.leased(batch_id, pool, left)
+            leases.append(self._as_lease(chunk, batch))
+        return leases
+
+    def _as_lease(self, chunk: Row, batch: Row) -> Lease:
+        return Lease(
+            chunk_id=chunk["id"],
+            batch_id=batch["id"],
+            token=chunk["token"],
+            endpoint=batch["endpoint"],
+            model=batch["model"],
+            first_line=chunk["first_line"],
+            lines=chunk["lines"],
+            done=sorted(self._runtime.recorder.done(chunk)),
+            suspects=chunk["suspects"],
+            attempt=chunk["attempts"] + 1,
+        )
+
+    def _poll_s(self, next_at: datetime | None) -> float:
+        if next_at is None:
+            return 1.0
+        return min(5.0, max(0.2, (next_at - self._runtime.clock.now()).total_seconds()))
+
+    def record(self, chunk_id: str, message: Results) -> Acknowledged:
+        """Raises StaleLease, StorageFull."""
+        with _Fence(self._database), self._database.write() as connection:
+            chunk = chunks.held(connection, chunk_id, message.token)
+            recorded = self._runtime.recorder.record(connection, chunk_id, message.token, message.results)
+            self._charge(connection, chunk, message.meter, message.results)
+            if recorded.duplicates:
+                ledger.bump(connection, "duplicate_results_total", recorded.duplicates)
+        if recorded.chunk_done:
+            self._runtime.lifecycle.poke()
+        return Acknowledged(recorded.new, recorded.duplicates)
+
+    def finish(self, chunk_id: str, message: Finish) -> None:
+        """The last word about a chunk; repeating it does no harm. Raises StaleLease, InvalidRequest where lines are missing."""
+        with _Fence(self._database), self._database.write() as connection:
+            chunk = chunks.get(connection, chunk_id)
+            if chunk["token"] != message.token or chunk["state"] not in {"leased", "done"}:
+                raise StaleLease
+            if chunk["state"] == "leased":
+                missing = chunk["lines"] - chunk["completed"] - chunk["failed"]
+                raise InvalidRequest(f"Chunk {chunk_id} is not finished: {missing} line(s) have no result.")
+            self._charge(connection, chunk, message.meter, [])
+        self._runtime.lifecycle.poke()
+
+    def release(self, chunk_id: str, message: Release) -> None:
+        """Raises StaleLease."""
+        with _Fence(self._database), self._database.write() as connection:
+            chunk = chunks.held(connection, chunk_id, message.token)
+            self._charge(connection, chunk, message.meter, [])
+            chunks.release(connection, chunk_id, message.token)
+            ledger.bump(connection, f"released_{message.reason}_total")
+        self._runtime.scheduler.poke()
+        self._runtime.lifecycle.poke()
+
+    def fail(self, chunk_id: str, message: Fail) -> None:
+        """Spend an attempt; after the last one the unfinished lines become error lines. Raises StaleLease."""
+        now = self._runtime.clock.now()
+        with _Fence(self._database), self._database.write() as connection:
+            chunk = chunks.held(connection, chunk_id, message.token)
+            self._charge(connection, chunk, message.meter, [])
+            ledger.bump(connection, "chunk_failures_total")
+            if chunk["attempts"] + 1 >= self._limits.max_attempts:
+                text = f"The engine failed {chunk['attempts'] + 1} times while it ran this request: {message.message}"
+                self._runtime.recorder.give_up(connection, chunk, "engine_failed", text)
+            else:
+                pause = timedelta(seconds=RETRY_PAUSE_S * 2 ** chunk["attempts"])
+                chunks.fail(connection, chunk_id, message.token, suspects=message.suspects, not_before=now + pause)
+        self._runtime.scheduler.poke()
+        self._runtime.lifecycle.poke()
+
+    def _charge(self, connection: Connection, chunk: Row, meter: Meter | None, results: list[Result]) -> None:
+        model = batches.get(connection, chunk["batch_id"])["model"]
+        self._runtime.recorder.charge(connection, chunk, model, meter, results)
+
+
+class _Fence:
+    """Counts refused stale writes; in a transaction of its own, since the refused one is rolled back."""
+
+    def __init__(self, database: Any) -> None:
+        self._database = database
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, StaleLease):
+            with self._database.write() as connection:
+                ledger.bump(connection, "stale_completions_total")

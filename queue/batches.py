@@ -1,0 +1,98 @@
+"""Rows of batches. Every change of state is a compare-and-set update by the transition table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, insert, or_, select, update
+
+from batchsched.errors import Conflict, NotFound
+from batchsched.queue.rows import Row, every, first
+from batchsched.queue.states import BATCH_TRANSITIONS, OPEN, sources
+from batchsched.queue.tables import batches
+
+
+def add(connection: Connection, **values: Any) -> None:
+    """Accept a batch."""
+    connection.execute(insert(batches).values(**values))
+
+
+def get(connection: Connection, batch_id: str) -> Row:
+    """One batch. Raises NotFound."""
+    row = first(connection, select(batches).where(batches.c.id == batch_id))
+    if row is None:
+        raise NotFound(f"No batch found with id '{batch_id}'.", param="batch_id")
+    return row
+
+
+def page(connection: Connection, *, limit: int, after: str | None = None) -> list[Row]:
+    """Up to `limit` batches, newest first, from the one after `after`. Raises NotFound for an unknown `after`."""
+    query = select(batches)
+    if after:
+        mark = get(connection, after)
+        same = batches.c.created_at == mark["created_at"]
+        query = query.where(or_(batches.c.created_at < mark["created_at"], and_(same, batches.c.id < mark["id"])))
+    return every(connection, query.order_by(batches.c.created_at.desc(), batches.c.id.desc()).limit(limit))
+
+
+def in_state(connection: Connection, states: Sequence[str]) -> list[Row]:
+    """Every batch in one of these states, the earliest deadline first."""
+    query = select(batches).where(batches.c.state.in_(states)).order_by(batches.c.deadline_at, batches.c.id)
+    return every(connection, query)
+
+
+def move(connection: Connection, batch_id: str, target: str, now: datetime, **values: Any) -> None:
+    """Enter `target` from a state that may lead there, stamping `<target>_at`. Raises NotFound, or Conflict naming the state."""
+    if target != "validating":
+        values.setdefault(f"{target}_at", now)
+    statement = (
+        update(batches)
+        .where(batches.c.id == batch_id, batches.c.state.in_(sources(BATCH_TRANSITIONS, target)))
+        .values(state=target, **values)
+    )
+    if connection.execute(statement).rowcount != 1:
+        state = get(connection, batch_id)["state"]
+        raise Conflict(f"A batch with status '{state}' cannot become '{target}'.")
+
+
+def note(connection: Connection, batch_id: str, **values: Any) -> None:
+    """Set fields that are no state, such as the verdict."""
+    connection.execute(update(batches).where(batches.c.id == batch_id).values(**values))
+
+
+def count(
+    connection: Connection,
+    batch_id: str,
+    *,
+    completed: int,
+    failed: int,
+    input_tokens: int,
+    cached_tokens: int,
+    output_tokens: int,
+) -> None:
+    """Add newly recorded requests and their tokens to a batch's counts."""
+    connection.execute(
+        update(batches)
+        .where(batches.c.id == batch_id)
+        .values(
+            completed=batches.c.completed + completed,
+            failed=batches.c.failed + failed,
+            input_tokens=batches.c.input_tokens + input_tokens,
+            cached_tokens=batches.c.cached_tokens + cached_tokens,
+            output_tokens=batches.c.output_tokens + output_tokens,
+        )
+    )
+
+
+def uses_file(connection: Connection, file_id: str) -> bool:
+    """Does an open batch still need this file as its input?"""
+    query = select(func.count()).where(batches.c.input_file_id == file_id, batches.c.state.in_(sorted(OPEN)))
+    return bool(connection.scalar(query))
+
+
+def counted(connection: Connection) -> dict[str, int]:
+    """How many batches are in each state."""
+    query = select(batches.c.state, func.count().label("n")).group_by(batches.c.state)
+    return {row["state"]: row["n"] for row in every(connection, query)}

@@ -1,0 +1,197 @@
+"""Chunks and their leases: the only place where a chunk changes state.
+
+A lease is (chunk, token). The token grows with each lease and never goes back, and every write names it; one with any other token
+raises StaleLease and changes nothing. Callers hold a `Database.write()` block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, update
+
+from batchsched.errors import NotFound, StaleLease
+from batchsched.queue.rows import Row, every, first
+from batchsched.queue.tables import batches, chunks
+
+_IDLE: dict[str, Any] = {"worker_id": None, "lease_until": None}
+
+_CLAIMABLE = (
+    select(chunks)
+    .join(batches, batches.c.id == chunks.c.batch_id)
+    .where(
+        chunks.c.batch_id == bindparam("batch"),
+        chunks.c.state == "pending",
+        batches.c.state == "in_progress",
+        or_(chunks.c.not_before.is_(None), chunks.c.not_before <= bindparam("now")),
+    )
+    .order_by(chunks.c.position)
+    .limit(bindparam("limit"))
+)
+_TAKE = (
+    update(chunks)
+    .where(chunks.c.id == bindparam("chunk"), chunks.c.state == "pending")
+    .values(
+        state="leased",
+        token=chunks.c.token + 1,
+        worker_id=bindparam("worker"),
+        pool=bindparam("on_pool"),
+        lease_until=bindparam("until"),
+        not_before=None,
+    )
+)
+
+
+def add(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Store a batch's chunks, all pending."""
+    if rows:
+        connection.execute(insert(chunks), list(rows))
+
+
+def of_batch(connection: Connection, batch_id: str) -> list[Row]:
+    """A batch's chunks in the order of its file."""
+    return every(connection, select(chunks).where(chunks.c.batch_id == batch_id).order_by(chunks.c.position))
+
+
+def get(connection: Connection, chunk_id: str) -> Row:
+    """One chunk. Raises NotFound."""
+    row = first(connection, select(chunks).where(chunks.c.id == chunk_id))
+    if row is None:
+        raise NotFound(f"There is no chunk '{chunk_id}'.")
+    return row
+
+
+def claim(
+    connection: Connection, batch_id: str, *, worker_id: str, pool: str, limit: int, now: datetime, lease_s: float
+) -> list[Row]:
+    """Lease up to `limit` of a batch's pending chunks, in file order."""
+    found = every(connection, _CLAIMABLE, {"batch": batch_id, "now": now, "limit": limit})
+    until = now + timedelta(seconds=lease_s)
+    for row in found:
+        connection.execute(_TAKE, {"chunk": row["id"], "worker": worker_id, "on_pool": pool, "until": until})
+    return [get(connection, row["id"]) for row in found]
+
+
+def held(connection: Connection, chunk_id: str, token: int) -> Row:
+    """The chunk, if this token holds it now. Raises StaleLease, NotFound."""
+    row = get(connection, chunk_id)
+    if row["state"] != "leased" or row["token"] != token:
+        raise StaleLease(f"The lease {token} of chunk {chunk_id} is over; its results belong to somebody else now.")
+    return row
+
+
+def extend(connection: Connection, leases: Iterable[tuple[str, int]], now: datetime, lease_s: float) -> list[str]:
+    """Keep these leases alive; the ids of those that are stale."""
+    stale: list[str] = []
+    for chunk_id, token in leases:
+        extended = connection.execute(
+            update(chunks)
+            .where(chunks.c.id == chunk_id, chunks.c.token == token, chunks.c.state == "leased")
+            .values(lease_until=now + timedelta(seconds=lease_s))
+        )
+        if extended.rowcount != 1:
+            stale.append(chunk_id)
+    return stale
+
+
+def record(connection: Connection, chunk_id: str, token: int, *, completed: int, failed: int, result_bytes: int) -> bool:
+    """Count results that were just written, and finish the chunk with its last one; True where it is done. Raises StaleLease."""
+    row = held(connection, chunk_id, token)
+    done: bool = row["completed"] + row["failed"] + completed + failed == row["lines"]
+    values: dict[str, Any] = {
+        "completed": row["completed"] + completed,
+        "failed": row["failed"] + failed,
+        "result_bytes": result_bytes,
+    }
+    if done:
+        values |= {"state": "done", "lease_until": None, "suspects": []}
+    _set(connection, chunk_id, token, values)
+    return done
+
+
+def release(connection: Connection, chunk_id: str, token: int) -> None:
+    """Give a chunk back without spending an attempt. Raises StaleLease."""
+    held(connection, chunk_id, token)
+    _set(connection, chunk_id, token, {"state": "pending", **_IDLE})
+
+
+def fail(connection: Connection, chunk_id: str, token: int, *, suspects: list[int], not_before: datetime) -> int:
+    """Give a chunk back after a failure; the attempts spent so far, this one among them. Raises StaleLease."""
+    row = held(connection, chunk_id, token)
+    attempts: int = row["attempts"] + 1
+    spent = {"state": "pending", "attempts": attempts, "suspects": suspects, "not_before": not_before}
+    _set(connection, chunk_id, token, {**spent, **_IDLE})
+    return attempts
+
+
+def _set(connection: Connection, chunk_id: str, token: int, values: dict[str, Any]) -> None:
+    statement = update(chunks).where(chunks.c.id == chunk_id, chunks.c.token == token, chunks.c.state == "leased")
+    if connection.execute(statement.values(**values)).rowcount != 1:
+        raise StaleLease
+
+
+def rescue(connection: Connection, now: datetime) -> list[Row]:
+    """Take back every lease whose time is over; the chunks concerned. No attempt is spent: the chunk did nothing wrong."""
+    lost = every(connection, select(chunks).where(chunks.c.state == "leased", chunks.c.lease_until <= now))
+    for row in lost:
+        _set(connection, row["id"], row["token"], {"state": "pending", **_IDLE})
+    return list(lost)
+
+
+def forgive(connection: Connection, now: datetime, lease_s: float) -> None:
+    """Give every lease its full time again: at the server's start, for nobody could send a heartbeat while it was down."""
+    connection.execute(update(chunks).where(chunks.c.state == "leased").values(lease_until=now + timedelta(seconds=lease_s)))
+
+
+def of_worker(connection: Connection, worker_id: str) -> list[Row]:
+    """What a worker holds."""
+    query = select(chunks).where(chunks.c.state == "leased", chunks.c.worker_id == worker_id)
+    return every(connection, query)
+
+
+def close(connection: Connection, batch_id: str, *, leased_too: bool) -> None:
+    """End a batch's unfinished chunks; with `leased_too`, also those that a worker holds, whose tokens are stale from now on."""
+    states = ["pending", "leased"] if leased_too else ["pending"]
+    connection.execute(
+        update(chunks).where(chunks.c.batch_id == batch_id, chunks.c.state.in_(states)).values(state="closed", **_IDLE)
+    )
+
+
+def unfinished(connection: Connection, batch_id: str) -> int:
+    """How many of a batch's chunks are neither done nor closed."""
+    query = select(func.count()).where(chunks.c.batch_id == batch_id, chunks.c.state.in_(["pending", "leased"]))
+    return connection.scalar(query) or 0
+
+
+def summary(connection: Connection) -> list[Row]:
+    """Of each batch in progress: pending and leased requests, and the pools that hold leases, for the planner's eyes.
+
+    Columns: batch_id, pool (None for pending), state, chunks, requests (not yet recorded), input_bytes.
+    """
+    query = (
+        select(
+            chunks.c.batch_id,
+            chunks.c.state,
+            chunks.c.pool,
+            func.count().label("chunks"),
+            func.sum(chunks.c.lines - chunks.c.completed - chunks.c.failed).label("requests"),
+        )
+        .join(batches, batches.c.id == chunks.c.batch_id)
+        .where(and_(batches.c.state == "in_progress", chunks.c.state.in_(["pending", "leased"])))
+        .group_by(chunks.c.batch_id, chunks.c.state, chunks.c.pool)
+    )
+    return every(connection, query)
+
+
+def pools_used(connection: Connection, batch_id: str) -> list[str]:
+    """Pools on which some chunk of a batch has run or runs."""
+    query = select(chunks.c.pool).distinct().where(chunks.c.batch_id == batch_id, chunks.c.pool.is_not(None))
+    return sorted(name for name in connection.scalars(query) if name)
+
+
+def leased_pools(connection: Connection, batch_id: str) -> list[str]:
+    """Pools that hold a lease of a batch now."""
+    query = select(chunks.c.pool).distinct().where(chunks.c.batch_id == batch_id, chunks.c.state == "leased")
+    return sorted(name for name in connection.scalars(query) if name)

@@ -1,0 +1,55 @@
+"""Rows of files. Their bytes are the store's business."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, insert, or_, select
+
+from batchsched.errors import NotFound
+from batchsched.queue.rows import Row, every, first
+from batchsched.queue.tables import files
+
+
+def add(connection: Connection, **values: Any) -> None:
+    """Record a file whose bytes are safely stored."""
+    connection.execute(insert(files).values(**values))
+
+
+def get(connection: Connection, file_id: str) -> Row:
+    """One file. Raises NotFound."""
+    row = first(connection, select(files).where(files.c.id == file_id))
+    if row is None:
+        raise NotFound(f"No such File object: {file_id}", param="file_id")
+    return row
+
+
+def page(
+    connection: Connection, *, limit: int, newest_first: bool = True, after: str | None = None, purpose: str | None = None
+) -> list[Row]:
+    """Up to `limit` files by age, from the one after the file `after`. Raises NotFound for an unknown `after`."""
+    query = select(files)
+    if purpose:
+        query = query.where(files.c.purpose == purpose)
+    if after:
+        query = query.where(_beyond(get(connection, after), newest_first))
+    order = (files.c.created_at.desc(), files.c.id.desc()) if newest_first else (files.c.created_at, files.c.id)
+    return every(connection, query.order_by(*order).limit(limit))
+
+
+def _beyond(mark: Row, newest_first: bool) -> Any:
+    at, same = files.c.created_at, files.c.created_at == mark["created_at"]
+    if newest_first:
+        return or_(at < mark["created_at"], and_(same, files.c.id < mark["id"]))
+    return or_(at > mark["created_at"], and_(same, files.c.id > mark["id"]))
+
+
+def remove(connection: Connection, file_id: str) -> None:
+    """Forget a file."""
+    connection.execute(delete(files).where(files.c.id == file_id))
+
+
+def expired(connection: Connection, now: datetime) -> list[str]:
+    """Files whose time is over."""
+    return list(connection.scalars(select(files.c.id).where(files.c.expires_at <= now).limit(100)))

@@ -1,0 +1,43 @@
+"""Rows of workers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from batchsched.errors import NotFound
+from batchsched.queue.rows import Row, every, first
+from batchsched.queue.tables import workers
+
+
+def add(connection: Connection, *, id: str, pool: str, host: str, pid: int, now: datetime) -> None:  # noqa: A002 - the column
+    """A worker presents itself."""
+    connection.execute(insert(workers).values(id=id, pool=pool, host=host, pid=pid, state="active", registered_at=now,
+                                              seen_at=now, ready_models=[]))  # fmt: skip
+
+
+def get(connection: Connection, worker_id: str) -> Row:
+    """One worker. Raises NotFound."""
+    row = first(connection, select(workers).where(workers.c.id == worker_id))
+    if row is None:
+        raise NotFound(f"There is no worker '{worker_id}'; register again.", param="worker_id")
+    return row
+
+
+def seen(connection: Connection, worker_id: str, now: datetime, **values: Any) -> None:
+    """A worker gave a sign of life. Raises NotFound."""
+    statement = update(workers).where(workers.c.id == worker_id).values(seen_at=now, state="active", **values)
+    if connection.execute(statement).rowcount != 1:
+        raise NotFound(f"There is no worker '{worker_id}'; register again.", param="worker_id")
+
+
+def bye(connection: Connection, worker_id: str, now: datetime) -> None:
+    """A worker stopped."""
+    connection.execute(update(workers).where(workers.c.id == worker_id).values(seen_at=now, state="gone"))
+
+
+def active(connection: Connection, since: datetime) -> list[Row]:
+    """Workers that gave a sign of life since then."""
+    return every(connection, select(workers).where(workers.c.state == "active", workers.c.seen_at >= since))
