@@ -1,1 +1,62 @@
 # Targets for people and for CI. `make` alone lists them.
+
+# Any Python of 3.11 or newer that can make environments; 3.11 first, because most CPU wheels of PyTorch that lie about are built for it.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$p -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+MAKE_ENV = $(or $(PYTHON),$(error Python 3.11 or newer with its venv module was not found; name one: make PYTHON=/path/to/python)) tools/make_env.py
+PY := .venv/bin/python
+ENV := .venv/.ready
+ENGINE := .venv-engine/.ready
+QUICK := not slow and not engine and not long
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(ENV) $(ENGINE) ## make .venv and .venv-engine; costs nothing when they stand
+
+engine-env: $(ENGINE) ## make .venv-engine alone: vLLM for this machine's GPU, or for its CPU
+
+model: .models/tiny/config.json ## make the tiny model that the demo and the tests run
+
+demo: env ## the whole thing in a few minutes: a batch waits for the clean hours, runs on vLLM, shows its grams
+	@$(PY) -m batchsched.cli demo
+
+check: $(ENV) ## format, lint, types by two checkers, import arrows, quick tests
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@$(PY) -m basedpyright
+	@.venv/bin/lint-imports
+	@$(PY) -m pytest -q -m "$(QUICK)"
+
+test: env ## the whole suite, real vLLM included
+	@$(PY) -m pytest -m "not long"
+
+test-full: env test-pythons ## the suite and what is long, after the quick tests on every other Python
+	@$(PY) -m pytest
+
+test-pythons: $(ENV) ## the quick tests on every other supported Python found here
+	@$(PY) tools/make_env.py pythons -m "$(QUICK)"
+
+bench-executor: env model ## our worker against vLLM's own run_batch, as requests per second (ARGS=--quick for a glance)
+	@$(PY) benchmarks/executor.py $(ARGS)
+
+docs: $(ENV) ## write docs/cli.md, configuration.md, errors.md and states.md from the code
+	@$(PY) tools/make_docs.py
+
+lock: $(ENV) ## resolve the lock files for pyproject.toml (ARGS=--upgrade takes the newest of everything)
+	@$(PY) tools/make_env.py lock $(ARGS)
+
+clean: ## remove everything that was made here, the environments included
+	rm -rf .venv .venv-engine .models .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+
+$(ENV): locks/dev.txt pyproject.toml tools/make_env.py
+	@$(MAKE_ENV) dev
+
+$(ENGINE): locks/engine-cpu.txt locks/engine-model.txt tools/make_env.py | $(ENV)
+	@$(PY) tools/make_env.py engine
+
+.models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
+	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
+
+.PHONY: help env engine-env model demo check test test-full test-pythons bench-executor docs lock clean

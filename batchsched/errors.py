@@ -200,6 +200,12 @@ class SignalMismatch(BatchschedError):
     code = "signal_mismatch"
 
 
+class ChildFailed(BatchschedError):
+    """A part of this run ended and could not be started again."""
+
+    code = "child_failed"
+
+
 class ServerError(BatchschedError):
     """The server answered with an error."""
 

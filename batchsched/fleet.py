@@ -73,10 +73,7 @@ class Pool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     count: Annotated[int, Meta(ge=1, le=100_000, description="How many replicas (workers) the pool runs at once")] = 1
     models: Annotated[list[str], Meta(description="Models it may serve; empty: every declared model")] = []
     max_in_flight: Annotated[int, Meta(ge=1, le=100_000, description="Requests in flight at one engine")] = 256
-    power_w: Annotated[
-        float | None,
-        Meta(gt=0, description="Watts of one busy replica, where no meter can measure and you know better"),
-    ] = None
+    power_w: Annotated[float, Meta(gt=0, description="Watts of one busy replica, where no meter can measure it")] | None = None
     window: Annotated[Window | None, Meta(description="When it is open; always where absent")] = None
     engine_args: Annotated[list[str], Meta(description="Further vLLM flags for every model of this pool")] = []
 
@@ -95,11 +92,10 @@ class ServedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model that batches may name."""
 
     path: Annotated[str, Meta(description="Folder or hub name that vLLM loads; empty: the model's own name")] = ""
-    parameters_b: Annotated[
-        float | None,
-        Meta(gt=0, description="Parameters in billions, for the speed prior; read from the folder where absent"),
-    ] = None
-    max_model_len: Annotated[int | None, Meta(ge=16, description="Longest prompt plus answer, in tokens")] = None
+    parameters_b: Annotated[float, Meta(gt=0, description="Billions of parameters; read from the folder where absent")] | None = (
+        None
+    )
+    max_model_len: Annotated[int, Meta(ge=16, description="Longest prompt plus answer, in tokens")] | None = None
     engine_args: Annotated[list[str], Meta(description="Further vLLM flags for this model")] = []
 
 

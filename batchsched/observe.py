@@ -177,7 +177,7 @@ class Observer:
                     replicas=replicas[name],
                     capacity=open_share(slots, spans[name], replicas[name]),
                     pue=site.pue,
-                    intensity_g_per_kwh=[forecast.mean_over(a, b) if forecast else None for a, b in instants],
+                    intensity_g_per_kwh=[_rounded(forecast.mean_over(a, b)) if forecast else None for a, b in instants],
                     loaded=loaded[name],
                     simulated=site.simulated,
                     home=pool.site == self.fleet.home_site,
@@ -194,6 +194,11 @@ class Observer:
             return [(-back.total_seconds(), horizon_s)]
         found = openings(window, now - back, now + timedelta(seconds=horizon_s))
         return [((a - now).total_seconds(), (b - now).total_seconds()) for a, b in found]
+
+
+def _rounded(intensity: float | None) -> float | None:
+    """To a thousandth of a gram: the noise of floating point must not look like a cleaner hour."""
+    return None if intensity is None else round(intensity, 3)
 
 
 def _near(edges: list[float], fine_s: float) -> list[float]:

@@ -21,7 +21,7 @@ from batchsched.forecasts import Provider, one_signal
 from batchsched.observe import Observer, View
 from batchsched.planner import Plan, make_plan
 from batchsched.planner.latest_start import latest_safe_starts
-from batchsched.planner.verdict import judge
+from batchsched.planner.verdict import verdict as judge
 from batchsched.queue import plans
 from batchsched.queue.database import Database
 from batchsched.settings import Settings

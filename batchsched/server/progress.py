@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from batchsched.clock import Clock
+from batchsched.planner.explain import waiting_for
 from batchsched.queue.states import TERMINAL
 from batchsched.scheduler import Published, Scheduler
 from batchsched.units import iso
@@ -70,23 +71,10 @@ class Progress:
         return self._planned(published, row["id"])
 
     def _planned(self, published: Published, batch_id: str) -> Waiting:
-        now = self._clock.now()
-        ahead = [a for a in published.plan.of(batch_id) if published.at(a.end_s) > now]
+        ahead = [a for a in published.plan.of(batch_id) if published.at(a.end_s) > self._clock.now()]
         if not ahead:
             return "the next plan", None
-        first, start = ahead[0], published.at(ahead[0].start_s)
-        if start <= now:
-            return f"an engine in pool {first.pool}", None
-        return _cause(published, first.pool, start, published.at(first.end_s)), start
-
-
-def _cause(published: Published, pool: str, start: datetime, end: datetime) -> str:
-    state = published.view.problem.pool(pool)
-    if state.capacity and state.capacity[0] <= 0:
-        return f"the window of pool {pool}"
-    forecast = published.view.forecasts.get(state.zone)
-    now_g = state.intensity_g_per_kwh[0] if state.intensity_g_per_kwh else None
-    then_g = forecast.mean_over(start, end) if forecast else None
-    if now_g is not None and then_g is not None and then_g < now_g:
-        return f"cleaner power in zone {state.zone}: {now_g:.0f} g/kWh now, {then_g:.0f} then"
-    return f"its turn in pool {pool}"
+        waiting = waiting_for(published.view.problem, published.plan, batch_id)
+        if waiting is None or published.at(waiting[1]) <= self._clock.now():
+            return f"an engine in pool {ahead[0].pool}", None
+        return waiting[0], published.at(waiting[1])

@@ -12,13 +12,14 @@ from batchsched.clock import Clock
 from batchsched.errors import ForecastUnavailable, NotFound
 from batchsched.forecasts import Provider
 from batchsched.forecasts.truth import best_known
-from batchsched.planner.explain import Facts, explain
+from batchsched.planner.explain import explain
 from batchsched.queue import batches, chunks, ledger, plans
 from batchsched.queue.database import Database
+from batchsched.queue.states import TERMINAL
 from batchsched.scheduler import Published, Scheduler
 from batchsched.server.progress import Progress
 from batchsched.settings import Carbon
-from batchsched.units import iso
+from batchsched.units import format_grams, iso
 
 
 class Reports:
@@ -61,7 +62,18 @@ class Reports:
         with self._database.read() as connection:
             row = batches.get(connection, batch_id)
             entries = ledger.of_batch(connection, batch_id)
-        return explain(self._facts(row, entries))
+        report = self._account(row, entries) if entries else None
+        return [*_judged(row), *self._planned(row), *_ran(report)] or [
+            f"The batch is {row['state']}; there is nothing to explain yet."
+        ]
+
+    def _planned(self, row: Mapping[str, Any]) -> list[str]:
+        published = self._scheduler.published
+        if row["state"] in TERMINAL or published is None or row["id"] not in published.view.batches:
+            return []
+        latest = published.latest_start_at.get(row["id"])
+        latest_s = (latest - published.view.now).total_seconds() if latest else None
+        return explain(published.view.problem, published.plan, row["id"], origin_at=published.view.now, latest_start_s=latest_s)
 
     def plan(self) -> dict[str, Any]:
         """The plan in force, with instants instead of seconds."""
@@ -105,9 +117,6 @@ class Reports:
             }
             for state in published.view.problem.pools
         ]
-
-    def _facts(self, row: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> Facts:
-        raise NotImplementedError
 
     # -- grams --
 
@@ -206,3 +215,29 @@ class Reports:
         end = max([row["deadline_at"], *(item.ended_at for item in report.rows)])
         picture = Picture.of(row, report, zones, end, archived["body"] if archived else None)
         return draw(picture, self._provider, self._clock.now(), kind)
+
+
+def _judged(row: Mapping[str, Any]) -> list[str]:
+    verdict = row["verdict"]
+    if not verdict:
+        return []
+    word = "feasible" if verdict["feasible"] else "not feasible"
+    return [f"At submission the deadline was judged {word} (probability {verdict['probability']:.0%}). {verdict['reason']}"]
+
+
+def _ran(report: Report | None) -> list[str]:
+    """What happened, from the ledger."""
+    if report is None:
+        return []
+    out: list[str] = []
+    for row in report.rows:
+        known = row.intensity.mean_g_per_kwh
+        grid = "at an unknown intensity" if known is None else f"at {known:.0f} gCO2e/kWh"
+        span = f"{row.started_at:%d %b %H:%M:%S} to {row.ended_at:%H:%M:%S UTC}"
+        out.append(f"It ran on pool {row.pool} in {row.zone} from {span}, {grid} ({row.intensity.source}).")
+    if report.operational_g is not None and report.baseline_g is not None:
+        out.append(
+            f"So far it cost {format_grams(report.operational_g)} CO2e; the same work run at once at submission would have cost "
+            f"{format_grams(report.baseline_g)}."
+        )
+    return out

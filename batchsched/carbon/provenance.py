@@ -1,0 +1,120 @@
+"""Where each number of a report comes from, and what its reader must know, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from batchsched.carbon.embodied import Policy, in_decisions
+from batchsched.carbon.hardware import HOST_SHARE, Embodied, gpu_embodied
+from batchsched.carbon.report import Entry, Factor, Row, RunNow
+from batchsched.units import format_duration
+from batchsched.wire import EnergySource
+
+METERS: dict[EnergySource, str] = {
+    "nvml_counter": "measured by the GPU's energy counter (NVML)",
+    "nvml_power": "measured as GPU power, sampled and integrated (NVML)",
+    "rapl": "measured by the host's energy counters (RAPL)",
+    "modelled": "modelled from published power figures, not measured",
+    "unmeasured": "not measured",
+}
+_T = TypeVar("_T")
+
+
+def factors(
+    entries: Sequence[Entry], rows: Sequence[Row], run_now: RunNow | None, policy: Policy, lifetime_years: float
+) -> list[Factor]:
+    """Every number that entered the result, once each."""
+    pues = {(entry.site, entry.pue) for entry in entries}
+    gpus = {entry.gpu for entry in entries}
+    if run_now:
+        pues.add((run_now.terms.site, run_now.terms.pue))
+        gpus.add(run_now.terms.gpu)
+    return [
+        *(Factor(f"energy, {source}", joules, "J", METERS[source]) for source, joules in _energy(rows).items()),
+        *(Factor(f"PUE of site {site}", pue, "", "configuration") for site, pue in sorted(pues)),
+        *_intensities(rows),
+        *_baseline(run_now),
+        *(_embodied(f"embodied carbon of one {gpu}", gpu_embodied(gpu)) for gpu in sorted(gpus - {"cpu"})),
+        _embodied("embodied carbon of the host's share", HOST_SHARE),
+        Factor("service life", lifetime_years, "years", "configuration"),
+        Factor("embodied policy", policy, "", f"configuration; {'weighed' if in_decisions(policy) else 'kept out of'} decisions"),
+    ]
+
+
+def remarks(entries: Sequence[Entry], rows: Sequence[Row], run_now: RunNow | None, policy: Policy) -> list[str]:
+    """What a reader must know before quoting the report."""
+    notes = [
+        f"The place is simulated: work of site {site} (zone {zone}) really ran elsewhere."
+        for site, zone in sorted({(entry.site, entry.zone) for entry in entries if entry.simulated})
+    ]
+    if run_now and run_now.terms.simulated:
+        notes.append(f"The baseline's place, site {run_now.terms.site}, is simulated.")
+    if any(row.energy_source == "modelled" for row in rows):
+        notes.append("Energy is modelled, not measured, where no meter was found.")
+    if run_now and run_now.terms.energy_source == "modelled":
+        notes.append("The baseline's energy is modelled: that run was not made.")
+    if unmeasured_s := sum(row.busy_s for row in rows if row.energy_source == "unmeasured"):
+        notes.append(f"{format_duration(unmeasured_s)} of work was not measured; its energy and its grams are missing here.")
+    if unknown := sorted({row.zone for row in rows if row.intensity.mean_g_per_kwh is None}):
+        notes.append(
+            f"The carbon intensity of {', '.join(unknown)} is unknown for part of the time; those grams are missing here."
+        )
+    if expected := sorted({row.zone for row in rows if _is_expected(row)}):
+        notes.append(f"Grams of {', '.join(expected)} rest on expected, not on measured intensities, for part of the time.")
+    if unpublished := sorted({entry.gpu for entry in entries if gpu_embodied(entry.gpu).kg is None}):
+        notes.append(f"No embodied carbon is published for {', '.join(unpublished)}; it is missing here, the host's share too.")
+    if policy in {"remaining", "cut_off"}:
+        notes.append(f"No pool declares a second life, so {policy} charges what whole_life does.")
+    return notes
+
+
+def unique(items: Iterable[_T]) -> list[_T]:
+    """Each item once, in the order of its first mention."""
+    kept: list[_T] = []
+    for item in items:
+        if item not in kept:
+            kept.append(item)
+    return kept
+
+
+def _is_expected(row: Row) -> bool:
+    return row.intensity.mean_g_per_kwh is not None and not row.intensity.source.startswith("realised")
+
+
+def _energy(rows: Iterable[Row]) -> dict[EnergySource, float]:
+    sums: dict[EnergySource, float] = {}
+    for row in rows:
+        sums[row.energy_source] = sums.get(row.energy_source, 0.0) + row.energy_j
+    return sums
+
+
+def _intensities(rows: Iterable[Row]) -> list[Factor]:
+    """The energy-weighted mean of each zone, by source."""
+    sums: dict[tuple[str, str, str], tuple[float, float]] = {}
+    for row in rows:
+        mean = row.intensity.mean_g_per_kwh
+        if mean is not None and row.energy_source != "unmeasured":
+            key = (row.zone, row.intensity.source, row.intensity.signal)
+            grams, joules = sums.get(key, (0.0, 0.0))
+            sums[key] = (grams + mean * row.energy_j, joules + row.energy_j)
+    return [
+        Factor(f"intensity of {zone}", grams / joules, "g/kWh", f"{source}; {signal}")
+        for (zone, source, signal), (grams, joules) in sums.items()
+        if joules
+    ]
+
+
+def _baseline(run_now: RunNow | None) -> list[Factor]:
+    if not run_now:
+        return []
+    terms, grid = run_now.terms, run_now.intensity
+    return [
+        Factor("energy of the baseline", terms.energy_j, "J", METERS[terms.energy_source]),
+        Factor(f"intensity of {terms.zone}, baseline", grid.mean_g_per_kwh, "g/kWh", f"{grid.source}; {grid.signal}"),
+    ]
+
+
+def _embodied(factor: str, embodied: Embodied) -> Factor:
+    kg = embodied.kg
+    return Factor(factor, f"{kg.low:g} / {kg.mid:g} / {kg.high:g}" if kg else None, "kgCO2e", embodied.source)

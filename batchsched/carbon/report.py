@@ -1,0 +1,135 @@
+"""What the ledger is given and what it gives back: plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from batchsched.carbon.embodied import Policy
+from batchsched.carbon.hardware import Range
+from batchsched.wire import EnergySource
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """What one chunk took on one pool for a while. `busy_s`: seconds of one replica reserved for it; `energy_j`: IT energy."""
+
+    chunk_id: str
+    pool: str
+    site: str
+    zone: str
+    simulated: bool
+    gpu: str
+    started_at: datetime
+    ended_at: datetime
+    busy_s: float
+    energy_j: float
+    energy_source: EnergySource
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    pue: float
+
+
+class Intensity(msgspec.Struct, frozen=True):
+    """The grid over a span: grams per kWh, None where unknown; who says so ("realised, provider X"); which signal it is."""
+
+    mean_g_per_kwh: float | None
+    source: str
+    signal: str
+
+
+Truth = Callable[[str, datetime, datetime], Intensity]
+"""What is known by now of a zone between two instants."""
+
+
+class Baseline(msgspec.Struct, frozen=True):
+    """The run that was not made: everything at `start` (submission) on the newest GPUs of the home region.
+
+    `busy_s`: replica seconds; `duration_s`: how long it lasts by the clock, `busy_s` where absent (one replica).
+    """
+
+    pool: str
+    site: str
+    zone: str
+    gpu: str
+    pue: float
+    start: datetime
+    energy_j: float
+    energy_source: EnergySource
+    busy_s: float
+    simulated: bool = False
+    duration_s: float | None = None
+
+
+class Row(msgspec.Struct, frozen=True):
+    """Neighbouring work of one pool at one intensity: a line of the report, a bar of the plot."""
+
+    pool: str
+    site: str
+    zone: str
+    started_at: datetime
+    ended_at: datetime
+    busy_s: float
+    requests: int
+    energy_j: float
+    energy_source: EnergySource
+    intensity: Intensity
+    operational_g: float | None
+
+
+class RunNow(msgspec.Struct, frozen=True):
+    """The baseline and what it would have cost; `description` names its terms."""
+
+    terms: Baseline
+    ends_at: datetime
+    intensity: Intensity
+    operational_g: float | None
+    embodied_g: Range | None
+    description: str
+
+
+class Factor(msgspec.Struct, frozen=True):
+    """A number that entered the result, and who says so."""
+
+    factor: str
+    value: float | str | None
+    unit: str
+    source: str
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a batch, or several, cost. Grams are of what is known: `unknown_energy_j`, `unmeasured_s` and `embodied_unknown_s`
+    say how much is missing from them; None means that nothing is known."""
+
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    busy_s: float
+    energy_j: float
+    energy_by_source: dict[str, float]
+    operational_g: float | None
+    unknown_energy_j: float
+    unmeasured_s: float
+    embodied_g: Range | None
+    embodied_unknown_s: float
+    policy: Policy
+    lifetime_years: float
+    signal: str | None
+    simulated: bool
+    baseline: RunNow | None
+    """None in a total over several batches."""
+    baseline_g: float | None
+    saved_g: float | None
+    """Operational grams of the baseline less those of the batch; None unless both are known whole."""
+    saved_fraction: float | None
+    rows: list[Row]
+    provenance: list[Factor]
+    notes: list[str]
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain JSON-able data."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain

@@ -1,0 +1,138 @@
+"""The commands about one batch or all: list, show, wait, results, cancel, explain."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batchsched.cli import exits
+from batchsched.cli.common import (
+    Connect,
+    json_option,
+    plain,
+    print_facts,
+    print_json,
+    print_table,
+    say,
+    server_options,
+    summary,
+    when,
+)
+
+
+def _about_one(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.argument("batch_id", metavar="ID")(json_option(server_options(command)))
+
+
+@click.command("list")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Show at most this many.")
+@json_option
+@server_options
+def list_(limit: int, as_json: bool, connect: Connect) -> None:
+    """List batches, newest first. With --json: one object a line."""
+    with connect() as client:
+        batches = list(itertools.islice(client.batches.list(), limit))
+    if as_json:
+        for batch in batches:
+            print_json(batch)
+        return
+    rows = [
+        (
+            batch.id,
+            batch.status,
+            batch.model or "",
+            f"{batch.progress.requests_done}/{batch.request_counts.total}",
+            str(batch.request_counts.failed),
+            when(batch.deadline_at) or "",
+            when(batch.created) or "",
+        )
+        for batch in batches
+    ]
+    print_table(("id", "status", "model", "done", "failed", "deadline", "submitted"), rows)
+
+
+@click.command()
+@_about_one
+def show(batch_id: str, as_json: bool, connect: Connect) -> None:
+    """Show one batch: status, progress, verdict, carbon."""
+    with connect() as client:
+        batch = client.batches.retrieve(batch_id)
+    if as_json:
+        print_json(batch)
+    else:
+        print_facts(summary(batch))
+
+
+@click.command()
+@_about_one
+def wait(batch_id: str, as_json: bool, connect: Connect) -> int:
+    """Wait until a batch is done.
+
+    Exits 0 when it completed, 5 where lines failed, 6 where it expired or was cancelled, 1 where its input was not valid.
+    """
+    from batchsched.cli.progress import watch
+
+    with connect() as client:
+        batch = watch(client, batch_id)
+    if as_json:
+        print_json(batch)
+    else:
+        print_facts(summary(batch))
+    return exits.for_batch(batch)
+
+
+@click.command()
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Write output.jsonl and errors.jsonl into this folder."
+)
+@_about_one
+def results(batch_id: str, out: Path | None, as_json: bool, connect: Connect) -> None:
+    """Fetch a batch's results: into a folder, else as JSON lines on stdout, the answers first, then the errors."""
+    with connect() as client:
+        batch = client.batches.retrieve(batch_id)
+        files = {"output.jsonl": batch.output_file_id, "errors.jsonl": batch.error_file_id}
+        if out is None:
+            if not any(files.values()):
+                say(f"There are no results yet: the batch is {batch.status}.")
+            for line in client.batches.results(batch_id):
+                click.echo(json.dumps(plain(line), ensure_ascii=False))
+            return
+        out.mkdir(parents=True, exist_ok=True)
+        written = [str(client.files.download(file_id, out / name)) for name, file_id in files.items() if file_id]
+    if as_json:
+        print_json({"batch_id": batch.id, "status": batch.status, "files": written})
+        return
+    for path in written:
+        click.echo(path)
+    if not written:
+        say(f"There are no results yet: the batch is {batch.status}.")
+
+
+@click.command()
+@_about_one
+def cancel(batch_id: str, as_json: bool, connect: Connect) -> None:
+    """Cancel a batch. Requests in flight may finish; what is done is kept."""
+    with connect() as client:
+        batch = client.batches.cancel(batch_id)
+    if as_json:
+        print_json(batch)
+    else:
+        print_facts(summary(batch))
+
+
+@click.command()
+@_about_one
+def explain(batch_id: str, as_json: bool, connect: Connect) -> None:
+    """Say in words why a batch runs when and where it does."""
+    with connect() as client:
+        explanation = client.batches.explain(batch_id)
+    if as_json:
+        print_json(explanation)
+        return
+    for sentence in explanation.sentences:
+        click.echo(sentence)

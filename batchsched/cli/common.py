@@ -1,0 +1,186 @@
+"""What the commands share: options, the client, missing extras, and how things are printed."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchsched.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from batchsched.client import Batch, Client
+    from batchsched.settings import Loaded
+
+Connect = Callable[[], "Client"]
+
+# One package of each extra that nothing else brings.
+EXTRAS = {
+    "server": ("fastapi", "uvicorn", "sqlmodel", "alembic", "ortools", "apscheduler", "pandas"),
+    "worker": ("aiohttp", "psutil"),
+}
+
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path, dir_okay=False), help="Configuration file [default: ./batchsched.toml, if any]."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, and nothing else.")
+
+
+def _checked_deadline(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    from datetime import UTC
+
+    from batchsched.errors import InvalidValue
+    from batchsched.units import parse_deadline
+
+    try:
+        if value is not None:
+            parse_deadline(value, datetime.now(UTC))
+    except InvalidValue as problem:
+        raise click.BadParameter(problem.message) from None
+    return value
+
+
+deadline_option = click.option(
+    "--deadline",
+    required=True,
+    callback=_checked_deadline,
+    help="A duration from now such as 6h, or an instant such as 2026-05-01T06:00:00Z.",
+)
+
+
+def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--server`, `--api-key` and `--config`: the command gets them as `connect`, which opens a client when it is called."""
+
+    @functools.wraps(command)
+    def connected(*args: Any, config: Path | None, server: str | None, api_key: str | None, **rest: Any) -> Any:
+        return command(*args, connect=lambda: open_client(config, server, api_key), **rest)
+
+    for option in (
+        config_option,
+        click.option("--api-key", help="Key of the server [default: from the configuration]."),
+        click.option("--server", metavar="URL", help="The server [default: from the configuration]."),
+    ):
+        connected = option(connected)
+    return connected
+
+
+def need(*extras: str) -> None:
+    """Say which extra to install, where a part is missing."""
+    lacking = [extra for extra in extras if any(find_spec(name) is None for name in EXTRAS[extra])]
+    if lacking:
+        raise MissingExtra(
+            f"This command needs batchsched's {' and '.join(lacking)} part, which is not installed.",
+            hint=f"pip install 'batchsched[{','.join(lacking)}]'",
+        )
+
+
+def load(config: Path | None = None, **flags: Any) -> Loaded:
+    """The configuration; flags by dotted key with `__` for the dot."""
+    from batchsched import settings
+
+    return settings.load(config, flags={key.replace("__", ".", 1): value for key, value in flags.items()})
+
+
+def open_client(config: Path | None, server: str | None, api_key: str | None) -> Client:
+    """A client for the server that the flags or the configuration name."""
+    from batchsched.client import Client
+
+    known = load(config, worker__server_url=server, server__api_key=api_key).settings
+    return Client(known.worker.server_url, known.server.api_key)
+
+
+def plain(thing: Any) -> Any:
+    """JSON-able builtins of one of our structures; the server's own answer where it was kept."""
+    import msgspec
+
+    return getattr(thing, "everything", None) or msgspec.to_builtins(thing)
+
+
+def print_json(thing: Any) -> None:
+    """One JSON object on one line."""
+    click.echo(json.dumps(plain(thing), ensure_ascii=False))
+
+
+def say(text: str) -> None:
+    """A word for people, on stderr, out of the way of what is piped."""
+    click.echo(text, err=True)
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table: drawn on a terminal, tab-separated otherwise."""
+    if not sys.stdout.isatty():
+        for row in (headings, *rows):
+            click.echo("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*headings, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table, markup=False)
+
+
+def print_facts(facts: Iterable[tuple[str, str | None]]) -> None:
+    """Names and values in two columns; what is None is left out."""
+    known = [(name, value) for name, value in facts if value is not None]
+    width = max((len(name) for name, _ in known), default=0)
+    for name, value in known:
+        click.echo(f"{name:<{width}}  {value}")
+
+
+def when(at: datetime | None) -> str | None:
+    """An instant for people: in the machine's time zone, which is named."""
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z") if at else None
+
+
+def grams(value: float | None) -> str:
+    """A mass for people; `unknown` where it is not known."""
+    from batchsched.units import format_grams
+
+    return "unknown" if value is None else format_grams(value)
+
+
+def summary(batch: Batch) -> list[tuple[str, str | None]]:
+    """A batch for people."""
+    counts, progress, carbon, verdict = batch.request_counts, batch.progress, batch.carbon, batch.verdict
+    failed = f", {counts.failed} failed" if counts.failed else ""
+    return [
+        ("batch", batch.id),
+        ("status", batch.status),
+        ("model", batch.model),
+        ("endpoint", batch.endpoint),
+        ("requests", f"{progress.requests_done or counts.completed + counts.failed} of {counts.total} done{failed}"),
+        ("deadline", when(batch.deadline_at)),
+        ("waiting for", waiting(batch)),
+        ("running on", ", ".join(progress.running_on) or None),
+        (
+            "verdict",
+            verdict.reason or ("feasible" if verdict.feasible else "not feasible") if verdict and not batch.done else None,
+        ),
+        ("expected finish", when(verdict.expected_finish_at) if verdict and not batch.done else None),
+        ("carbon", f"{grams(carbon.grams)} (run at once: {grams(carbon.grams_run_now)})" if carbon else None),
+        *(("error", error_line(error)) for error in (batch.errors.data[:20] if batch.errors else ())),
+    ]
+
+
+def waiting(batch: Batch) -> str | None:
+    """What a batch waits for and until when, in words; None where it does not wait."""
+    progress = batch.progress
+    if batch.done or not progress.waiting_for:
+        return None
+    until = f", until {when(progress.waiting_until)}" if progress.waiting_until else ""
+    return f"{progress.waiting_for}{until}"
+
+
+def error_line(error: Any) -> str:
+    """One validation error for people."""
+    where = f"line {error.line}: " if error.line else ""
+    return f"{where}{error.message} [{error.code}]"

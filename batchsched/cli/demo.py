@@ -1,0 +1,242 @@
+"""`batchsched demo`: in a few minutes, batches wait for clean hours, run on a real vLLM and show what that saved."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from batchsched.cli.common import grams, need
+from batchsched.errors import BatchschedError, MissingExtra, ServerError
+
+if TYPE_CHECKING:
+    from batchsched.cli.embedded import Child
+    from batchsched.client import Batch, Report
+
+MODEL = "tiny"
+MODEL_FOLDER = Path(".models/tiny")
+DEADLINE = "5m"
+PATIENCE_S = 330.0
+EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
+
+T = TypeVar("T")
+
+
+@click.command()
+@click.option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=EXAMPLES / "requests.jsonl",
+    help="Chat requests to send [default: the repository's examples/requests.jsonl].",
+)
+@click.option(
+    "--dir", "folder", type=click.Path(file_okay=False, path_type=Path), default=".demo", show_default=True, help="Where to work."
+)
+@click.pass_context
+def demo(ctx: click.Context, file: Path, folder: Path) -> None:
+    """Show a batch move to cleaner hours, in minutes, on a tiny model.
+
+    The engine and the durations are real. The forecast is an example with slots of 20 seconds, so that a shift can be seen while
+    you watch. The last line on stdout is JSON.
+    """
+    need("server", "worker")
+    try:
+        with ExitStack() as stack:
+            result = Demo(file, folder, stack).play()
+    except (BatchschedError, OSError, subprocess.SubprocessError) as problem:
+        step(f"That went wrong: {problem}")
+        if hint := getattr(problem, "hint", None):
+            step(f"Hint: {hint}")
+        result = {"demo": "failed", "reason": str(problem)}
+    click.echo(json.dumps(result))
+    ctx.exit(0 if result["demo"] == "ok" else 1)
+
+
+def step(text: str) -> None:
+    """One line that says what is going on."""
+    click.echo(text)
+
+
+class Demo:
+    """One performance. Everything that it starts ends with `stack`."""
+
+    def __init__(self, file: Path, folder: Path, stack: ExitStack) -> None:
+        from batchsched.cli import stage
+
+        self.file, self.folder, self.stack = file, stage.clean_folder(folder), stack
+        self.requests = stage.read_requests(file)
+        self.gpu = "cpu"
+        self.house: list[Child] = []
+        self.tell = Teller()
+
+    def play(self) -> dict[str, Any]:
+        """All of it; what goes on the last line."""
+        from batchsched.cli import stage
+
+        engine_url = self.start_engine()
+        config = stage.write_set(self.folder, MODEL, MODEL_FOLDER, self.gpu)
+        step(f"Forecast: {stage.PROVIDER}, dirty now, clean in about {stage.clean_in_s():.0f} s, in slots of {stage.SLOT_S} s.")
+        server_url = self.start_server(config, engine_url)
+        runner = self.start_run(config, engine_url)
+        ours, text = self.send_by_openai(server_url)
+        check = stage.Check(self.requests, stage.tokens_by(engine_url, MODEL))
+        done = check.lines(text)
+        step(f"openai client: {done} answers, each held against the prompt of its custom_id.")
+        theirs = self.finish_run(runner)
+        done_too = check.lines((self.folder / "run" / "output.jsonl").read_text("utf-8"))
+        step(f"batchsched run: {done_too} answers, each held against the prompt of its custom_id.")
+        return self.reckon(done + done_too, [ours, theirs])
+
+    def start_engine(self) -> str:
+        """The tiny model behind a real vLLM of our own; its URL."""
+        from batchsched.cli.local import gpu_here
+        from batchsched.executors.engine import VllmEngine
+        from batchsched.executors.engine_home import find_engine
+        from batchsched.fleet import Pool, ServedModel
+        from batchsched.settings import Worker
+
+        home = find_engine()
+        self.gpu = "cpu" if home.device == "cpu" else gpu_here([])
+        step(f"Engine: {home.describe()}.")
+        if not (MODEL_FOLDER / "config.json").is_file():
+            step("Making a tiny model with random weights; its answers are gibberish, serving it is real work ...")
+            maker = Path(sys.modules[find_engine.__module__].__file__ or "").with_name("tiny_model.py")
+            subprocess.run([home.python, maker, MODEL_FOLDER], check=True, capture_output=True)
+        engine = VllmEngine(home, Pool(), Worker(state_dir=str(self.folder / "engine")))
+        self.stack.callback(lambda: asyncio.run(engine.stop()))
+        step("Starting the engine; this takes a quarter of a minute ...")
+        asyncio.run(engine.start(ServedModel(path=str(MODEL_FOLDER), max_model_len=2048), MODEL))
+        step(f"The engine answers after {engine.startup_s:.0f} s, at {engine.url}.")
+        return engine.url
+
+    def start_server(self, config: Path, engine_url: str) -> str:
+        """`batchsched serve` with a worker for each site; the server's URL."""
+        from batchsched.cli import stage
+
+        server = self.child("server", "serve", "--port", "0", config=config)
+        url = server.wait_for_url()
+        worker = ("worker", "--server", url, "--engine-url", engine_url)
+        self.house = [server, *(self.child(f"worker-{pool}", *worker, "--pool", pool, config=config) for pool in stage.POOLS)]
+        step(f"Server and workers run: {url}.")
+        return url
+
+    def look(self, batch: Batch) -> None:
+        """Say how the batch is; give up where a part of the house has ended. Raises ChildFailed."""
+        self.tell(batch)
+        for child in self.house:
+            if not child.alive():
+                raise child.failure()
+
+    def start_run(self, config: Path, engine_url: str) -> Child:
+        """The same file by the one command that needs no server; it works beside the rest."""
+        command = ["run", str(self.file), "--model", MODEL, "--deadline", DEADLINE, "--engine-url", engine_url]
+        step(f"$ batchsched {' '.join(command)}")
+        return self.child("run", *command, "--out", str(self.folder / "run"), config=config)
+
+    def child(self, name: str, *args: str, config: Path) -> Child:
+        """A batchsched command of its own, ended with the stack."""
+        from batchsched.cli.embedded import Child
+
+        child = Child(name, [*args, "--config", str(config)], self.folder / f"{name}.log", dict(os.environ))
+        self.stack.callback(child.kill)
+        self.stack.callback(child.wait, 60.0)
+        self.stack.callback(child.ask_to_stop)
+        child.start()
+        return child
+
+    def send_by_openai(self, server_url: str) -> tuple[Report, str]:
+        """The file through the stock openai client; its report and its output file."""
+        try:
+            from openai import OpenAI
+        except ModuleNotFoundError:
+            raise MissingExtra("The demo needs the `openai` package.", hint="pip install openai") from None
+        from batchsched.cli.report import show_report
+        from batchsched.client import Client
+
+        with OpenAI(base_url=f"{server_url}/v1", api_key="none") as openai, Client(server_url) as client:
+            uploaded = openai.files.create(file=self.file, purpose="batch")
+            batch = openai.batches.create(
+                input_file_id=uploaded.id,
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+                extra_body={"batchsched": {"deadline": DEADLINE}},
+            )
+            step(f"openai client: {len(self.requests)} requests sent as {batch.id}, to be done within {DEADLINE}.")
+            client.batches.wait(batch.id, on_progress=self.look, poll_s=1.0, patience_s=PATIENCE_S)
+            batch = openai.batches.retrieve(batch.id)
+            if batch.status != "completed" or not batch.output_file_id:
+                raise ServerError(f"The batch ended as {batch.status}: {batch.errors or batch.request_counts}.")
+            text = openai.files.content(batch.output_file_id).text
+            step("Why then and there:")
+            for sentence in client.batches.explain(batch.id).sentences:
+                step(f"  {sentence}")
+            report = self.settled(lambda: client.batches.report(batch.id))
+            show_report(report)
+            for suffix in ("svg", "png"):
+                (self.folder / f"report.{suffix}").write_bytes(client.batches.plot(batch.id, suffix))
+            step(f"Picture: {self.folder / 'report.svg'}")
+        return report, text
+
+    def settled(self, read: Callable[[], T]) -> T:
+        """Read again once the slot that the batch ran in is over: what came true is known only then."""
+        from batchsched.cli import stage
+
+        time.sleep(stage.left_of_slot_s() + 1.0)
+        return read()
+
+    def finish_run(self, runner: Child) -> Report:
+        """Wait for `batchsched run`; its report."""
+        from batchsched.client.calls import read_report
+
+        runner.wait(PATIENCE_S)
+        report = self.folder / "run" / "report.json"
+        if not report.is_file():
+            raise runner.failure()
+        return read_report(report.read_bytes())
+
+    def reckon(self, completed: int, reports: list[Report]) -> dict[str, Any]:
+        """The sum over everything that was sent. Raises where a figure is unknown or nothing was saved."""
+        figures = {
+            "energy_j": [report.energy_j for report in reports],
+            "grams": [report.operational_g for report in reports],
+            "grams_run_now": [report.grams_run_now for report in reports],
+        }
+        sums = {name: sum(value for value in values if value is not None) for name, values in figures.items()}
+        if any(value is None for values in figures.values() for value in values):
+            raise ServerError(f"A figure of the report is unknown: {figures}.")
+        requests = 2 * len(self.requests)
+        if completed != requests or not sums["energy_j"] > 0 or not sums["grams"] < sums["grams_run_now"]:
+            raise ServerError(f"{completed} of {requests} requests; nothing was saved: {sums}.")
+        saved = 1 - sums["grams"] / sums["grams_run_now"]
+        now = grams(sums["grams_run_now"])
+        step(f"Both batches: {grams(sums['grams'])} CO2e; run at once: {now}. Saved {saved:.0%}, by an example forecast.")
+        return {"demo": "ok", "requests": requests, "completed": completed, **sums}
+
+
+class Teller:
+    """Says how a batch is, in a line whenever something other than a count has changed."""
+
+    def __init__(self) -> None:
+        self._phase: object = None
+        self._verdict_told = False
+
+    def __call__(self, batch: Batch) -> None:
+        """Look at the batch."""
+        from batchsched.cli.progress import describe
+
+        if batch.verdict and not self._verdict_told:
+            self._verdict_told = True
+            step(f"  verdict: {batch.verdict.reason}")
+        phase = (batch.status, batch.progress.state, batch.progress.waiting_for)
+        if phase != self._phase:
+            step(f"  {describe(batch)}")
+        self._phase = phase

@@ -1,0 +1,200 @@
+"""`batchsched doctor`: is this machine and its set-up sound?"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from batchsched.cli import exits
+from batchsched.cli.common import EXTRAS, config_option, json_option, load, print_json, print_table
+from batchsched.errors import BatchschedError, ServerUnreachable
+
+if TYPE_CHECKING:
+    from batchsched.settings import Loaded
+
+Level = Literal["ok", "warning", "broken"]
+SLOW_FSYNC_MS = 20.0
+CLOCK_BEARABLE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    level: Level
+    text: str
+
+
+@click.command()
+@click.option("--server", metavar="URL", help="The server to look for [default: from the configuration].")
+@config_option
+@json_option
+def doctor(*, server: str | None, config: Path | None, as_json: bool) -> int:
+    """Check this machine and its set-up. Exits 1 where something is broken; warnings do not count."""
+    findings = [_python()]
+    try:
+        loaded = load(config, worker__server_url=server)
+    except BatchschedError as problem:
+        findings.append(Finding("configuration", "broken", problem.message))
+    else:
+        findings.append(Finding("configuration", "ok", str(loaded.path or "no file; defaults and the environment")))
+        for check in (_sqlite, _extras, _engine, _forecast, _clock, _data_folder, _bind, _server):
+            findings += _guarded(check, loaded)
+    broken = any(finding.level == "broken" for finding in findings)
+    if as_json:
+        print_json({"ok": not broken, "checks": [asdict(finding) for finding in findings]})
+    else:
+        print_table(("check", "", "finding"), [(f.check, f.level, f.text) for f in findings])
+    return exits.FAILURE if broken else exits.OK
+
+
+def _guarded(check: Callable[[Loaded], Iterator[Finding]], loaded: Loaded) -> list[Finding]:
+    """A check that fails in a way of its own is a finding, not the end of the examination."""
+    try:
+        return list(check(loaded))
+    except (BatchschedError, ImportError, OSError) as problem:
+        return [Finding(check.__name__.strip("_").replace("_", " "), "broken", str(problem))]
+
+
+def _python() -> Finding:
+    version = sys.version.split()[0]
+    return Finding("python", "ok" if sys.version_info >= (3, 11) else "broken", f"{version} in {sys.prefix}")
+
+
+def _sqlite(_: Loaded) -> Iterator[Finding]:
+    """Between 3.7.0 and 3.51.2 two concurrent checkpoints of a WAL can corrupt the database."""
+    version = sqlite3.sqlite_version
+    if (3, 7, 0) <= sqlite3.sqlite_version_info <= (3, 51, 2):
+        text = (
+            f"{version} has the WAL-reset bug; met by letting only the one writer checkpoint. Let nothing else open the database."
+        )
+        yield Finding("SQLite", "warning", text)
+    else:
+        yield Finding("SQLite", "ok", version)
+
+
+def _extras(_: Loaded) -> Iterator[Finding]:
+    for extra, packages in EXTRAS.items():
+        lacking = [name for name in packages if find_spec(name) is None]
+        text = f"lacks {', '.join(lacking)}: pip install 'batchsched[{extra}]'" if lacking else "installed"
+        yield Finding(f"extra {extra}", "warning" if lacking else "ok", text)
+
+
+def _engine(loaded: Loaded) -> Iterator[Finding]:
+    if url := loaded.settings.worker.engine_url:
+        from batchsched.transport import Transport
+
+        with Transport(url.rstrip("/").removesuffix("/v1"), timeout_s=5.0, max_retries=0) as engine:
+            engine.request("GET", "/health")
+        yield Finding("engine", "ok", f"running at {url}")
+        return
+    from batchsched.errors import EngineMissing
+    from batchsched.executors.engine_home import find_engine
+
+    try:
+        yield Finding("engine", "ok", find_engine(loaded.settings.worker.engine_python).describe())
+    except EngineMissing as problem:
+        chosen = bool(loaded.settings.worker.engine_python)
+        yield Finding("engine", "broken" if chosen else "warning", f"{problem.message} {problem.hint or ''}".strip())
+
+
+def _forecast(loaded: Loaded) -> Iterator[Finding]:
+    """Does the source know each declared zone, and for how long from now?"""
+    from datetime import timedelta
+
+    from batchsched.forecasts import open_provider
+
+    settings = loaded.settings
+    provider = open_provider(settings.forecast, loaded.path.parent if loaded.path else Path.cwd())
+    now = datetime.now(UTC)
+    zones = sorted({site.zone for site in settings.sites.values()})
+    for zone in zones:
+        try:
+            found = provider.forecast(zone, now, now + timedelta(hours=settings.planner.horizon_h))
+        except BatchschedError as problem:
+            yield Finding(f"forecast {zone}", "broken", problem.message)
+            continue
+        text = f"{found.provider}, {found.signal}, issued {found.issued_at:%Y-%m-%d %H:%M} UTC"
+        if found.continued_by and found.continued_from:
+            text += f"; from {found.continued_from:%Y-%m-%d %H:%M} UTC on continued by {found.continued_by}"
+        yield Finding(f"forecast {zone}", "ok", text)
+    if not zones:
+        yield Finding("forecast", "ok", f"{provider.name}; no site is declared")
+
+
+def _clock(_: Loaded) -> Iterator[Finding]:
+    now = datetime.now().astimezone()
+    plausible = now.year >= 2026
+    yield Finding("clock", "ok" if plausible else "broken", f"{now:%Y-%m-%d %H:%M:%S %Z (UTC%z)}")
+
+
+def _data_folder(loaded: Loaded) -> Iterator[Finding]:
+    """Writable, and how long it takes until a write is on the disk: each acknowledgement waits for one."""
+    folder = Path(loaded.settings.server.data_dir).absolute()
+    present = next(path for path in (folder, *folder.parents) if path.is_dir())
+    if not os.access(present, os.W_OK):
+        yield Finding("data folder", "broken", f"{present} cannot be written to")
+        return
+    took_ms = sorted(_fsync_ms(present) for _ in range(5))[2]
+    free_gb = os.statvfs(present).f_bavail * os.statvfs(present).f_frsize / 1e9
+    slow = took_ms > SLOW_FSYNC_MS
+    text = f"{folder}: fsync takes {took_ms:.1f} ms{', which is slow' if slow else ''}; {free_gb:.0f} GB free"
+    yield Finding("data folder", "warning" if slow or free_gb < 1 else "ok", text)
+
+
+def _fsync_ms(folder: Path) -> float:
+    import tempfile
+
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"x" * 4096)
+        file.flush()
+        began = time.perf_counter()
+        os.fsync(file.fileno())
+        return (time.perf_counter() - began) * 1000
+
+
+def _bind(loaded: Loaded) -> Iterator[Finding]:
+    server = loaded.settings.server
+    local = server.host == "localhost"
+    if not local:
+        try:
+            local = ipaddress.ip_address(server.host).is_loopback
+        except ValueError:
+            local = False
+    if local:
+        yield Finding("bind", "ok", f"{server.host}: this machine only")
+    elif server.api_key:
+        yield Finding("bind", "warning", f"{server.host}: open to other machines, behind an API key; put TLS in front of it")
+    else:
+        yield Finding("bind", "broken", f"{server.host} without an API key: the server will refuse to start")
+
+
+def _server(loaded: Loaded) -> Iterator[Finding]:
+    from email.utils import parsedate_to_datetime
+
+    from batchsched.transport import Transport
+
+    url = loaded.settings.worker.server_url
+    try:
+        with Transport(url, loaded.settings.server.api_key, timeout_s=5.0, max_retries=0) as server:
+            answer = server.request("GET", "/readyz")
+    except ServerUnreachable:
+        yield Finding("server", "warning", f"none answers at {url} (`batchsched run` needs none)")
+        return
+    yield Finding("server", "ok", f"ready at {url}")
+    if date := answer.headers.get("date"):
+        apart_s = abs((datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds())
+        level: Level = "ok" if apart_s < CLOCK_BEARABLE_S else "warning"
+        yield Finding("server clock", level, f"within {apart_s + 1:.0f} s of this machine's")

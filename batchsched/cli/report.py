@@ -1,0 +1,95 @@
+"""`batchsched report`: energy, grams and savings for people."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from batchsched.cli.common import Connect, grams, json_option, print_facts, print_json, print_table, server_options
+
+if TYPE_CHECKING:
+    from batchsched.client import Report
+    from batchsched.client.results import Row
+
+
+@click.command()
+@click.argument("batch_id", metavar="[ID]", required=False)
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Also write an image (.png or .svg) of one batch.")
+@json_option
+@server_options
+def report(
+    batch_id: str | None,
+    plot: Path | None,
+    as_json: bool,
+    connect: Connect,
+) -> None:
+    """Energy, grams and savings of one batch, or of all where no ID is given."""
+    if plot and (not batch_id or plot.suffix not in {".png", ".svg"}):
+        raise click.UsageError("--plot needs a batch ID and a name that ends in .png or .svg.")
+    with connect() as client:
+        found = client.batches.report(batch_id) if batch_id else client.report()
+        if plot and batch_id:
+            plot.write_bytes(client.batches.plot(batch_id, "svg" if plot.suffix == ".svg" else "png"))
+    if as_json:
+        print_json(found)
+    else:
+        show_report(found)
+
+
+def show_report(report: Report) -> None:
+    """Print a report: the sums, where and when the work ran, where each factor comes from, what to bear in mind."""
+    print_facts(_sums(report))
+    if report.rows:
+        click.echo()
+        print_table(("pool", "zone", "from", "to", "energy", "how known", "g/kWh", "CO2e"), [_cells(row) for row in report.rows])
+    if report.provenance:
+        click.echo("\nWhere the figures come from:")
+        for factor in report.provenance:
+            value = f"{factor.value:.6g}" if isinstance(factor.value, float) else str(factor.value)
+            click.echo(f"- {factor.factor}: {value} {factor.unit}".rstrip() + f" ({factor.source})")
+    for note in report.notes:
+        click.echo(f"Note: {note}")
+
+
+def _sums(report: Report) -> list[tuple[str, str | None]]:
+    sources = ", ".join(f"{name} {_energy(joules)}" for name, joules in report.energy_by_source.items())
+    saved = grams(report.saved_g)
+    if report.saved_fraction is not None:
+        saved += f" ({report.saved_fraction:.0%})"
+    embodied = report.embodied_g
+    band = " / ".join(grams(value) for value in (embodied.low, embodied.mid, embodied.high)) if embodied else None
+    now = f"{grams(report.grams_run_now)} CO2e"
+    return [
+        ("energy", _energy(report.energy_j) + (f" ({sources})" if sources else "")),
+        ("operational", f"{grams(report.operational_g)} CO2e"),
+        ("run at once", f"{now}: {report.baseline.description}" if report.baseline and report.baseline.description else now),
+        ("saved", saved),
+        ("embodied", f"{band} CO2e (low / mid / high; {report.policy or 'no policy named'})" if band else None),
+    ]
+
+
+def _energy(joules: float | None) -> str:
+    if joules is None:
+        return "unknown"
+    return f"{joules:.3g} J" if joules < 3600 else f"{joules / 3600:.4g} Wh" if joules < 3.6e6 else f"{joules / 3.6e6:.4g} kWh"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    intensity = row.intensity.mean_g_per_kwh
+    return (
+        row.pool,
+        row.zone,
+        _clock(row.started_at),
+        _clock(row.ended_at),
+        _energy(row.energy_j),
+        row.energy_source,
+        "unknown" if intensity is None else f"{intensity:.0f}",
+        grams(row.operational_g),
+    )
+
+
+def _clock(at: datetime) -> str:
+    return at.astimezone().strftime("%m-%d %H:%M:%S")

@@ -1,0 +1,261 @@
+"""`batchsched run`: one file from start to end, and on from where it stopped."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from batchsched import __version__
+from batchsched.cli import exits
+from batchsched.cli.common import (
+    config_option,
+    deadline_option,
+    error_line,
+    json_option,
+    load,
+    need,
+    plain,
+    print_facts,
+    print_json,
+    say,
+    summary,
+    when,
+)
+from batchsched.cli.infile import check, fingerprint
+from batchsched.lines import ENDPOINTS
+
+if TYPE_CHECKING:
+    from batchsched.cli.embedded import Embedded
+    from batchsched.cli.progress import ProgressLine
+    from batchsched.cli.runstate import Folder, Run
+    from batchsched.client import Batch, Client
+    from batchsched.settings import Loaded, Settings
+
+RUN_KEY = "batchsched_run"
+POLL_S = 0.5
+LINE_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What the command line asked for."""
+
+    file: Path
+    model: str
+    deadline: str
+    out: Path | None
+    engine_url: str | None
+    zone: str | None
+    config: Path | None
+    confidence: float | None
+    endpoint: str | None
+    served_model_name: str | None
+    as_json: bool
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--model", required=True, help="A folder, a hub name, or a model that the configuration declares.")
+@deadline_option
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Output folder [default: FILE's name with .batchsched]."
+)
+@click.option("--engine-url", metavar="URL", help="Use this running vLLM server instead of starting one.")
+@click.option("--zone", help="Grid zone of this machine, such as DE [default: guessed from the time zone].")
+@click.option("--confidence", type=click.FloatRange(0.5, 1, max_open=True), help="Asked probability of keeping the deadline.")
+@click.option("--endpoint", type=click.Choice(ENDPOINTS), help="The requests' endpoint [default: the first line's url].")
+@click.option("--served-model-name", metavar="NAME", help="The model's name in FILE [default: the folder's name].")
+@config_option
+@json_option
+def run(**options: object) -> int:
+    """Run every request in FILE by the deadline, at the cleanest time, on this machine.
+
+    Needs no set-up: starts a server, a worker and the engine, and stops them at the end. Results, the report and all state are
+    in the output folder. The same command again continues where it stopped; nothing that was done is done again.
+
+    Exits 0 when all is done, 5 where some lines failed, 6 at the deadline, 130 when stopped by Ctrl-C.
+    """
+    from batchsched.cli.runstate import Folder
+
+    ask = Ask(**options)  # type: ignore[arg-type]
+    need("server", "worker")
+    folder = Folder(ask.out or ask.file.with_name(f"{ask.file.stem}.batchsched"))
+    signal.signal(signal.SIGTERM, _interrupt)
+    with folder.held():
+        try:
+            return _run(ask, folder)
+        except KeyboardInterrupt:
+            say(f"Stopped; nothing that was done is lost. To continue: {shlex.join(['batchsched', *sys.argv[1:]])}")
+            return exits.INTERRUPTED
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _run(ask: Ask, folder: Folder) -> int:
+    from batchsched.cli.local import served_name
+    from batchsched.cli.runstate import refuse_change
+
+    loaded = load(ask.config, worker__engine_url=ask.engine_url, planner__confidence=ask.confidence)
+    served = served_name(ask.model, ask.served_model_name, loaded.settings)
+    state = folder.load()
+    if state:
+        refuse_change(state, fingerprint(ask.file), served, ask.endpoint, folder.root)
+        if state.result and folder.complete(state):
+            return _show(ask, folder, state.result)
+        say(f"Continuing in {folder.root}; the deadline is {when(state.deadline_at)}.")
+    elif (state := _begin(ask, served)) is None:
+        return exits.USAGE
+    settings = _arrange(ask, loaded, served)
+    folder.save(state)
+    state.result = _carry_out(settings, state, folder)
+    folder.save(state)
+    return _show(ask, folder, state.result)
+
+
+def _carry_out(settings: Settings, state: Run, folder: Folder) -> Batch:
+    """Start everything, see the batch to its end, fetch its results, stop everything."""
+    from batchsched.cli.embedded import Embedded
+    from batchsched.cli.progress import ProgressLine
+
+    with ProgressLine(LINE_EVERY_S) as line, Embedded(settings, folder.state) as house:
+        line.note("starting the server")
+        client = house.start_server()
+        batch = _submit(client, state, folder)
+        if not batch.done:
+            house.start_workers([name for name, pool in settings.pools.items() if pool.serves(state.model)])
+            batch = _follow(house, client, batch, line)
+        _collect(client, batch, folder)
+        line.note("stopping")
+    return batch
+
+
+def _begin(ask: Ask, served: str) -> Run | None:
+    """A new run; None where the file is not valid, after saying why."""
+    from batchsched.cli.runstate import Run
+    from batchsched.clock import RandomIds
+    from batchsched.units import parse_deadline
+
+    now = datetime.now(UTC)
+    deadline_at = parse_deadline(ask.deadline, now)
+    found = check(ask.file, ask.endpoint, [served])
+    if found.errors:
+        for error in found.errors[:20]:
+            say(error_line(error))
+        say(f"Error: {ask.file} is not a valid batch file (errors: {found.error_count}); nothing was started.")
+        say(f"Hint: `batchsched validate {ask.file}` shows all; requests must name the model '{served}'.")
+        return None
+    return Run(
+        run_id=RandomIds().new("run"),
+        file=str(ask.file.resolve()),
+        size=found.size,
+        sha256=found.sha256,
+        model=served,
+        endpoint=found.endpoint or "",
+        requests=found.requests,
+        deadline=ask.deadline,
+        deadline_at=deadline_at,
+        started_at=now,
+        versions={"batchsched": __version__, "python": sys.version.split()[0]},
+    )
+
+
+def _arrange(ask: Ask, loaded: Loaded, served: str) -> Settings:
+    """Settings for the server and the worker; looks for the engine, so that a missing one is told before anything starts."""
+    from batchsched.cli.local import arrange, check_engine
+
+    if engine_url := loaded.settings.worker.engine_url:
+        check_engine(engine_url, served)
+        device, found = "gpu", f"the running one at {engine_url}"
+    else:
+        from batchsched.executors.engine_home import find_engine
+
+        home = find_engine(loaded.settings.worker.engine_python)
+        device, found = home.device, home.describe()
+    settings, notes = arrange(loaded, ask.model, served, zone=ask.zone, own_fleet=ask.config is not None, device=device)
+    for note in (f"Engine: {found}.", *notes):
+        say(note)
+    return settings
+
+
+def _submit(client: Client, state: Run, folder: Folder) -> Batch:
+    """The run's batch: the one that it made before, even if it was cut off before it could note the id; else a new one."""
+    if state.batch_id is None:
+        made = next((b for b in client.batches.list() if (b.metadata or {}).get(RUN_KEY) == state.run_id), None)
+        made = made or client.batches.create(
+            file=state.file,
+            endpoint=state.endpoint,
+            deadline=state.deadline_at,
+            completion_window=state.deadline,
+            metadata={RUN_KEY: state.run_id},
+        )
+        state.batch_id = made.id
+        folder.save(state)
+        return made
+    return client.batches.retrieve(state.batch_id)
+
+
+def _follow(house: Embedded, client: Client, batch: Batch, line: ProgressLine) -> Batch:
+    """Wait for the batch's end; keep the server and the workers up meanwhile."""
+    from batchsched.errors import ServerUnreachable
+
+    told = False
+    while not batch.done:
+        time.sleep(POLL_S)
+        for name in house.keep_alive():
+            say(f"The {name} ended and was started again.")
+        try:
+            batch = client.batches.retrieve(batch.id)
+        except ServerUnreachable:
+            continue
+        if batch.verdict and not told:
+            told = True
+            _tell_verdict(batch)
+        line(batch)
+    return batch
+
+
+def _tell_verdict(batch: Batch) -> None:
+    verdict = batch.verdict
+    if verdict is None:
+        return
+    answer = "feasible" if verdict.feasible else "NOT feasible"
+    say(f"Deadline {when(batch.deadline_at)}: {answer}. {verdict.reason}".strip())
+
+
+def _collect(client: Client, batch: Batch, folder: Folder) -> None:
+    """Results first, then what is said about them."""
+    import msgspec
+
+    from batchsched.cli.runstate import write_durably
+
+    for file_id, path in ((batch.output_file_id, folder.output), (batch.error_file_id, folder.errors)):
+        if file_id:
+            client.files.download(file_id, path)
+    report = plain(client.batches.report(batch.id))
+    write_durably(folder.report, msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    write_durably(folder.plot, client.batches.plot(batch.id, "svg"))
+
+
+def _show(ask: Ask, folder: Folder, batch: Batch) -> int:
+    """Print how it ended, from the output folder alone; the exit code."""
+    from batchsched.cli.report import show_report
+    from batchsched.client.calls import read_report
+
+    report = read_report(folder.report.read_bytes())
+    if ask.as_json:
+        print_json({"batch": plain(batch), "out": str(folder.root), "report": plain(report)})
+    else:
+        print_facts([*summary(batch), ("results", str(folder.root))])
+        click.echo()
+        show_report(report)
+    return exits.for_batch(batch)

@@ -1,0 +1,44 @@
+"""`batchsched submit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batchsched.cli import exits
+from batchsched.cli.common import Connect, deadline_option, json_option, print_facts, print_json, say, server_options, summary
+from batchsched.cli.infile import first_endpoint
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@deadline_option
+@click.option("--endpoint", help="The batch's endpoint [default: the first line's url].")
+@click.option("--confidence", type=click.FloatRange(0.5, 1, max_open=True), help="Asked probability of keeping the deadline.")
+@click.option("--model", "models", multiple=True, help="A further served model that will do (repeatable).")
+@click.option("--site", "sites", multiple=True, help="A site where it may run (repeatable) [default: all].")
+@click.option("--on-deadline", type=click.Choice(["expire", "finish"]), help="What to do at the deadline [default: expire].")
+@click.option("--require-feasible", is_flag=True, help="Refuse the batch if its deadline cannot be kept.")
+@click.option("--priority", type=int, help="Higher goes first among batches.")
+@click.option("--wait", "then_wait", is_flag=True, help="Wait until it is done; exit as `wait` does.")
+@json_option
+@server_options
+def submit(*, file: Path, endpoint: str | None, then_wait: bool, as_json: bool, connect: Connect, **options: Any) -> int:
+    """Upload FILE and submit it as a batch."""
+    from batchsched.cli.progress import watch
+
+    asked: Any = {name: value or None for name, value in options.items()}
+    with connect() as client:
+        batch = client.batches.create(file=file, endpoint=endpoint or first_endpoint(file), **asked)
+        if then_wait:
+            say(f"Submitted as {batch.id}.")
+            batch = watch(client, batch.id)
+    if as_json:
+        print_json(batch)
+    else:
+        print_facts(summary(batch))
+    if not then_wait and not as_json:
+        say(f"`batchsched wait {batch.id}` waits for it.")
+    return exits.for_batch(batch) if then_wait else exits.OK

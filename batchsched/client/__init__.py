@@ -1,0 +1,37 @@
+"""The Python SDK: `Client` and its asynchronous twin `AsyncClient`, with typed, frozen results."""
+
+from __future__ import annotations
+
+from batchsched.client.asynchronous import AsyncClient
+from batchsched.client.blocking import Client
+from batchsched.client.results import (
+    Batch,
+    BatchError,
+    Carbon,
+    Explanation,
+    File,
+    Model,
+    OutputLine,
+    Plan,
+    Progress,
+    Report,
+    Scheduling,
+    Verdict,
+)
+
+__all__ = [
+    "AsyncClient",
+    "Batch",
+    "BatchError",
+    "Carbon",
+    "Client",
+    "Explanation",
+    "File",
+    "Model",
+    "OutputLine",
+    "Plan",
+    "Progress",
+    "Report",
+    "Scheduling",
+    "Verdict",
+]

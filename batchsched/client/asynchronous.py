@@ -1,0 +1,206 @@
+"""The asynchronous client: `Client`, with await."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TypeVar, Unpack
+
+from batchsched.client import calls
+from batchsched.client.calls import BatchOptions, Call, PlotFormat
+from batchsched.client.results import Batch, Explanation, File, Model, OutputLine, Plan, Report
+from batchsched.errors import ServerUnreachable
+from batchsched.transport import AsyncTransport
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Speaks to one batchsched server. Use as a context manager, or close().
+
+    `server` and `api_key` come from the environment and the configuration file where they are not given. Any failure is one of
+    `batchsched.errors`; failures that may pass are tried again (transport.py).
+    """
+
+    def __init__(
+        self,
+        server: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 600.0,
+        max_retries: int = 2,
+        transport: AsyncTransport | None = None,
+    ) -> None:
+        if transport is None:
+            transport = AsyncTransport(*calls.connection(server, api_key), timeout_s, max_retries)
+        self._transport = transport
+        self.files = AsyncFiles(self)
+        self.batches = AsyncBatches(self)
+        self.models = AsyncModels(self)
+
+    async def plan(self) -> Plan:
+        """The plan in force."""
+        return await self.send(calls.plan())
+
+    async def report(self) -> Report:
+        """The report over all batches."""
+        return await self.send(calls.report(None))
+
+    async def send(self, call: Call[T]) -> T:
+        """Send one request and read its answer."""
+        return call.decode((await self._transport.request(call.method, call.path, **call.options)).content)
+
+    async def blocks(self, path: str) -> AsyncIterator[bytes]:
+        """The content behind a path, as it arrives."""
+        async with self._transport.stream("GET", path) as response:
+            async for block in response.aiter_bytes():
+                yield block
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self._transport.base_url!r})"
+
+
+class AsyncFiles:
+    """`client.files`."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def create(self, file: str | Path, *, purpose: str = "batch") -> File:
+        """Upload a file from disk; it is streamed, never read whole."""
+        path = Path(file)
+        with path.open("rb") as stream:  # noqa: ASYNC230 - httpx reads it block by block
+            return await self._client.send(calls.create_file(path, stream, purpose))
+
+    async def retrieve(self, file_id: str) -> File:
+        """One file's description."""
+        return await self._client.send(calls.retrieve_file(file_id))
+
+    async def list(self, *, purpose: str | None = None) -> AsyncIterator[File]:
+        """All files, newest first, fetched page by page."""
+        after, more = None, True
+        while more:
+            page = await self._client.send(calls.list_page("files", after, purpose=purpose))
+            for item in calls.items(page, File):
+                yield item
+            after, more = page.last_id, page.has_more
+
+    async def delete(self, file_id: str) -> None:
+        """Delete a file."""
+        await self._client.send(calls.delete_file(file_id))
+
+    async def content(self, file_id: str) -> bytes:
+        """A file's content, whole in memory."""
+        return b"".join([block async for block in self._client.blocks(calls.content_path(file_id))])
+
+    async def download(self, file_id: str, to: str | Path) -> Path:
+        """Stream a file's content to disk; `to` appears only once it is complete."""
+        path = Path(to)
+        part = path.with_name(path.name + ".part")
+        with part.open("wb") as out:
+            async for block in self._client.blocks(calls.content_path(file_id)):
+                out.write(block)
+        return part.replace(path)
+
+
+class AsyncBatches:
+    """`client.batches`."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def create(
+        self, input_file_id: str | None = None, *, file: str | Path | None = None, **options: Unpack[BatchOptions]
+    ) -> Batch:
+        """Submit a batch of an uploaded file, or of a `file` on disk, which is uploaded first."""
+        calls.one_input(input_file_id, file)
+        file_id = input_file_id or (await self._client.files.create(file or "")).id
+        return await self._client.send(calls.create_batch(file_id, options))
+
+    async def retrieve(self, batch_id: str) -> Batch:
+        """One batch as it stands."""
+        return await self._client.send(calls.retrieve_batch(batch_id))
+
+    async def list(self) -> AsyncIterator[Batch]:
+        """All batches, newest first, fetched page by page."""
+        after, more = None, True
+        while more:
+            page = await self._client.send(calls.list_page("batches", after))
+            for item in calls.items(page, Batch):
+                yield item
+            after, more = page.last_id, page.has_more
+
+    async def cancel(self, batch_id: str) -> Batch:
+        """Ask for its end; what is done is kept."""
+        return await self._client.send(calls.cancel_batch(batch_id))
+
+    async def wait(
+        self,
+        batch_id: str,
+        *,
+        on_progress: Callable[[Batch], None] | None = None,
+        poll_s: float = 5.0,
+        patience_s: float = 60.0,
+    ) -> Batch:
+        """Wait until the batch is done, however it ends.
+
+        `on_progress` sees every look at it; looks are at most `poll_s` apart. A server that is away for up to about
+        `patience_s` is waited for; then ServerUnreachable.
+        """
+        pauses = calls.Pauses(poll_s, patience_s)
+        while True:
+            try:
+                batch = await self.retrieve(batch_id)
+            except ServerUnreachable as problem:
+                pause_s = pauses.after_silence(problem)
+            else:
+                if on_progress:
+                    on_progress(batch)
+                if batch.done:
+                    return batch
+                pause_s = pauses.after_answer()
+            await asyncio.sleep(pause_s)
+
+    async def results(self, batch_id: str) -> AsyncIterator[OutputLine]:
+        """Every result that is there: the answers, then the errors. Callers match them by custom_id."""
+        for file_id in calls.result_files(await self.retrieve(batch_id)):
+            lines = calls.Lines()
+            async for block in self._client.blocks(calls.content_path(file_id)):
+                for line in lines.feed(block):
+                    yield calls.output_line(line)
+            for line in lines.end():
+                yield calls.output_line(line)
+
+    async def explain(self, batch_id: str) -> Explanation:
+        """Why it runs when and where it does."""
+        return await self._client.send(calls.explain_batch(batch_id))
+
+    async def report(self, batch_id: str) -> Report:
+        """Its energy, grams and savings."""
+        return await self._client.send(calls.report(batch_id))
+
+    async def plot(self, batch_id: str, image_format: PlotFormat = "png") -> bytes:
+        """An image: intensity, forecast band, and when the batch ran."""
+        return await self._client.send(calls.plot(batch_id, image_format))
+
+
+class AsyncModels:
+    """`client.models`."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def list(self) -> tuple[Model, ...]:
+        """The models that batches may name."""
+        return await self._client.send(calls.models())

@@ -1,0 +1,201 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar, Unpack
+
+from batchsched.client import calls
+from batchsched.client.calls import BatchOptions, Call, PlotFormat
+from batchsched.client.results import Batch, Explanation, File, Model, OutputLine, Plan, Report
+from batchsched.errors import ServerUnreachable
+from batchsched.transport import Transport
+
+T = TypeVar("T")
+
+
+class Client:
+    """Speaks to one batchsched server. Use as a context manager, or close().
+
+    `server` and `api_key` come from the environment and the configuration file where they are not given. Any failure is one of
+    `batchsched.errors`; failures that may pass are tried again (transport.py).
+    """
+
+    def __init__(
+        self,
+        server: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 600.0,
+        max_retries: int = 2,
+        transport: Transport | None = None,
+    ) -> None:
+        if transport is None:
+            transport = Transport(*calls.connection(server, api_key), timeout_s, max_retries)
+        self._transport = transport
+        self.files = Files(self)
+        self.batches = Batches(self)
+        self.models = Models(self)
+
+    def plan(self) -> Plan:
+        """The plan in force."""
+        return self.send(calls.plan())
+
+    def report(self) -> Report:
+        """The report over all batches."""
+        return self.send(calls.report(None))
+
+    def send(self, call: Call[T]) -> T:
+        """Send one request and read its answer."""
+        return call.decode(self._transport.request(call.method, call.path, **call.options).content)
+
+    def blocks(self, path: str) -> Iterator[bytes]:
+        """The content behind a path, as it arrives."""
+        with self._transport.stream("GET", path) as response:
+            yield from response.iter_bytes()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self._transport.base_url!r})"
+
+
+class Files:
+    """`client.files`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def create(self, file: str | Path, *, purpose: str = "batch") -> File:
+        """Upload a file from disk; it is streamed, never read whole."""
+        path = Path(file)
+        with path.open("rb") as stream:
+            return self._client.send(calls.create_file(path, stream, purpose))
+
+    def retrieve(self, file_id: str) -> File:
+        """One file's description."""
+        return self._client.send(calls.retrieve_file(file_id))
+
+    def list(self, *, purpose: str | None = None) -> Iterator[File]:
+        """All files, newest first, fetched page by page."""
+        after, more = None, True
+        while more:
+            page = self._client.send(calls.list_page("files", after, purpose=purpose))
+            yield from calls.items(page, File)
+            after, more = page.last_id, page.has_more
+
+    def delete(self, file_id: str) -> None:
+        """Delete a file."""
+        self._client.send(calls.delete_file(file_id))
+
+    def content(self, file_id: str) -> bytes:
+        """A file's content, whole in memory."""
+        return b"".join(self._client.blocks(calls.content_path(file_id)))
+
+    def download(self, file_id: str, to: str | Path) -> Path:
+        """Stream a file's content to disk; `to` appears only once it is complete."""
+        path = Path(to)
+        part = path.with_name(path.name + ".part")
+        with part.open("wb") as out:
+            for block in self._client.blocks(calls.content_path(file_id)):
+                out.write(block)
+        return part.replace(path)
+
+
+class Batches:
+    """`client.batches`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def create(
+        self, input_file_id: str | None = None, *, file: str | Path | None = None, **options: Unpack[BatchOptions]
+    ) -> Batch:
+        """Submit a batch of an uploaded file, or of a `file` on disk, which is uploaded first."""
+        calls.one_input(input_file_id, file)
+        file_id = input_file_id or self._client.files.create(file or "").id
+        return self._client.send(calls.create_batch(file_id, options))
+
+    def retrieve(self, batch_id: str) -> Batch:
+        """One batch as it stands."""
+        return self._client.send(calls.retrieve_batch(batch_id))
+
+    def list(self) -> Iterator[Batch]:
+        """All batches, newest first, fetched page by page."""
+        after, more = None, True
+        while more:
+            page = self._client.send(calls.list_page("batches", after))
+            yield from calls.items(page, Batch)
+            after, more = page.last_id, page.has_more
+
+    def cancel(self, batch_id: str) -> Batch:
+        """Ask for its end; what is done is kept."""
+        return self._client.send(calls.cancel_batch(batch_id))
+
+    def wait(
+        self,
+        batch_id: str,
+        *,
+        on_progress: Callable[[Batch], None] | None = None,
+        poll_s: float = 5.0,
+        patience_s: float = 60.0,
+    ) -> Batch:
+        """Wait until the batch is done, however it ends.
+
+        `on_progress` sees every look at it; looks are at most `poll_s` apart. A server that is away for up to about
+        `patience_s` is waited for; then ServerUnreachable.
+        """
+        pauses = calls.Pauses(poll_s, patience_s)
+        while True:
+            try:
+                batch = self.retrieve(batch_id)
+            except ServerUnreachable as problem:
+                pause_s = pauses.after_silence(problem)
+            else:
+                if on_progress:
+                    on_progress(batch)
+                if batch.done:
+                    return batch
+                pause_s = pauses.after_answer()
+            time.sleep(pause_s)
+
+    def results(self, batch_id: str) -> Iterator[OutputLine]:
+        """Every result that is there: the answers, then the errors. Callers match them by custom_id."""
+        for file_id in calls.result_files(self.retrieve(batch_id)):
+            lines = calls.Lines()
+            for block in self._client.blocks(calls.content_path(file_id)):
+                yield from map(calls.output_line, lines.feed(block))
+            yield from map(calls.output_line, lines.end())
+
+    def explain(self, batch_id: str) -> Explanation:
+        """Why it runs when and where it does."""
+        return self._client.send(calls.explain_batch(batch_id))
+
+    def report(self, batch_id: str) -> Report:
+        """Its energy, grams and savings."""
+        return self._client.send(calls.report(batch_id))
+
+    def plot(self, batch_id: str, image_format: PlotFormat = "png") -> bytes:
+        """An image: intensity, forecast band, and when the batch ran."""
+        return self._client.send(calls.plot(batch_id, image_format))
+
+
+class Models:
+    """`client.models`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(self) -> tuple[Model, ...]:
+        """The models that batches may name."""
+        return self._client.send(calls.models())

@@ -1,0 +1,219 @@
+"""The requests that both clients send and how they read the answers: pure functions, so that the twins share all but waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Generic, Literal, TypedDict, TypeVar
+
+import msgspec
+
+from batchsched.client.results import Batch, Explanation, File, Model, OutputLine, Page, Plan, Report
+from batchsched.errors import InvalidRequest, ServerError
+from batchsched.units import iso
+from batchsched.wire import PREFIX
+
+T = TypeVar("T")
+PlotFormat = Literal["png", "svg"]
+PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request, and how its answer is read. `options` are transport.request's."""
+
+    method: str
+    path: str
+    decode: Callable[[bytes], T]
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def connection(server: str | None, api_key: str | None) -> tuple[str, str]:
+    """Server URL and API key: as given, else from the environment and the configuration file."""
+    if server is not None and api_key is not None:
+        return server, api_key
+    from batchsched import settings
+
+    known = settings.load().settings
+    return server or known.worker.server_url, known.server.api_key if api_key is None else api_key
+
+
+def _typed(kind: type[T]) -> Callable[[bytes], T]:
+    def decode(content: bytes) -> T:
+        try:
+            return msgspec.json.decode(content, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
+            raise ServerError(
+                f"The server's answer cannot be read as a {kind.__name__}: {problem}.", hint="Is this a batchsched server?"
+            ) from problem
+
+    return decode
+
+
+def _whole(kind: type[T]) -> Callable[[bytes], T]:
+    """Decode, and keep the answer as it came in `everything`."""
+
+    def decode(content: bytes) -> T:
+        tree = _typed(dict)(content)
+        return _typed(kind)(msgspec.json.encode({**tree, "everything": tree}))
+
+    return decode
+
+
+output_line = _typed(OutputLine)
+read_report = _whole(Report)
+
+
+def _nothing(_: bytes) -> None:
+    return None
+
+
+def create_file(path: Path, stream: Any, purpose: str) -> Call[File]:
+    """`stream`: the open file, read in blocks while it is sent."""
+    files = {"file": (path.name, stream, "application/jsonl")}
+    return Call("POST", "/v1/files", _typed(File), {"data": {"purpose": purpose}, "files": files})
+
+
+def retrieve_file(file_id: str) -> Call[File]:
+    return Call("GET", f"/v1/files/{file_id}", _typed(File))
+
+
+def delete_file(file_id: str) -> Call[None]:
+    return Call("DELETE", f"/v1/files/{file_id}", _nothing)
+
+
+def list_page(kind: str, after: str | None, **filters: str | None) -> Call[Page]:
+    """One page of `files` or `batches`, newest first."""
+    asked = {"limit": str(PAGE), "after": after, **filters}
+    return Call("GET", f"/v1/{kind}", _typed(Page), {"params": {key: value for key, value in asked.items() if value}})
+
+
+def items(page: Page, kind: type[T]) -> list[T]:
+    """The objects of a page."""
+    decode = _typed(kind)
+    return [decode(bytes(raw)) for raw in page.data]
+
+
+def content_path(file_id: str) -> str:
+    """Where a file's content is."""
+    return f"/v1/files/{file_id}/content"
+
+
+class BatchOptions(TypedDict, total=False):
+    """What may be said about a batch beside its input; all of it optional.
+
+    `deadline`: a duration such as `6h`, or an instant; wins over `completion_window` (OpenAI's field, 24h unless given).
+    `confidence`: asked probability of keeping the deadline. `models`: further served models that will do. `sites`: where it may
+    run. `on_deadline`: `expire` stops there and keeps what is done, `finish` goes on. `require_feasible`: refuse the batch
+    where the deadline cannot be kept. `uniform`: one model and GPU type for all requests. `priority`: higher goes first.
+    """
+
+    endpoint: str
+    deadline: str | datetime | None
+    completion_window: str
+    metadata: dict[str, str] | None
+    confidence: float | None
+    models: Sequence[str] | None
+    sites: Sequence[str] | None
+    on_deadline: Literal["expire", "finish"] | None
+    require_feasible: bool | None
+    uniform: bool | None
+    priority: int | None
+
+
+def create_batch(input_file_id: str, options: BatchOptions) -> Call[Batch]:
+    """OpenAI's fields at the top, ours under one key; what was not asked is left to the server's defaults."""
+    extras: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    if isinstance(at := extras.get("deadline"), datetime):
+        extras["deadline"] = iso(at)
+    body: dict[str, Any] = {
+        "input_file_id": input_file_id,
+        "endpoint": extras.pop("endpoint", "/v1/chat/completions"),
+        "completion_window": extras.pop("completion_window", "24h"),
+        "metadata": extras.pop("metadata", {}),
+    }
+    if extras:
+        body["batchsched"] = msgspec.to_builtins(extras)
+    return Call("POST", "/v1/batches", _typed(Batch), {"json": body})
+
+
+def one_input(input_file_id: str | None, file: object) -> None:
+    """Exactly one of the two ways to name the input."""
+    if (input_file_id is None) == (file is None):
+        raise InvalidRequest("Give either input_file_id or file.")
+
+
+def retrieve_batch(batch_id: str) -> Call[Batch]:
+    return Call("GET", f"/v1/batches/{batch_id}", _typed(Batch))
+
+
+def cancel_batch(batch_id: str) -> Call[Batch]:
+    return Call("POST", f"/v1/batches/{batch_id}/cancel", _typed(Batch))
+
+
+def explain_batch(batch_id: str) -> Call[Explanation]:
+    return Call("GET", f"{PREFIX}/batches/{batch_id}/explain", _typed(Explanation))
+
+
+def report(batch_id: str | None) -> Call[Report]:
+    """Of one batch, or of all."""
+    return Call("GET", f"{PREFIX}/batches/{batch_id}/report" if batch_id else f"{PREFIX}/report", read_report)
+
+
+def plot(batch_id: str, image_format: PlotFormat) -> Call[bytes]:
+    return Call("GET", f"{PREFIX}/batches/{batch_id}/plot", bytes, {"params": {"format": image_format}})
+
+
+def plan() -> Call[Plan]:
+    return Call("GET", f"{PREFIX}/plan", _whole(Plan))
+
+
+def models() -> Call[tuple[Model, ...]]:
+    return Call("GET", "/v1/models", lambda content: tuple(items(_typed(Page)(content), Model)))
+
+
+def result_files(batch: Batch) -> Sequence[str]:
+    """The files that hold a batch's results: the answers, then the errors."""
+    return [file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id]
+
+
+class Lines:
+    """Cuts blocks of bytes into lines. (httpx would cut at U+2028 as well, which may stand inside a JSON string.)"""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, block: bytes) -> list[bytes]:
+        """The lines that this block completes."""
+        *whole, self._rest = (self._rest + block).split(b"\n")
+        return [line for line in whole if line.strip()]
+
+    def end(self) -> list[bytes]:
+        """A last line without its newline."""
+        return [self._rest] if self._rest.strip() else []
+
+
+class Pauses:
+    """How long to wait between two looks at a batch: short at first, then `longest_s`; and for how long no answer is borne."""
+
+    def __init__(self, longest_s: float, patience_s: float) -> None:
+        self._next_s = 0.25
+        self._longest_s = longest_s
+        self._patience_s = patience_s
+        self._silent_s = 0.0
+
+    def after_answer(self) -> float:
+        """Seconds to wait after the server answered."""
+        self._silent_s = 0.0
+        pause_s = min(self._next_s, self._longest_s)
+        self._next_s *= 1.5
+        return pause_s
+
+    def after_silence(self, problem: Exception) -> float:
+        """Seconds to wait after the server did not answer; raises `problem` when that has lasted too long."""
+        if self._silent_s >= self._patience_s:
+            raise problem
+        self._silent_s += 2.0
+        return 2.0

@@ -1,0 +1,302 @@
+"""What the server answers, as frozen types. Fields that a newer server adds are ignored; times are aware UTC.
+
+Grams and joules are None where they are not known: unknown is never zero.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
+TERMINAL: frozenset[str] = frozenset({"failed", "completed", "expired", "cancelled"})
+
+
+class File(msgspec.Struct, frozen=True):
+    """A file on the server. `status`: uploaded, processed or error (then `status_details` says why)."""
+
+    id: str
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    status: str = "processed"
+    expires_at: int | None = None
+    status_details: str | None = None
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A model that batches may name."""
+
+    id: str
+
+
+class BatchError(msgspec.Struct, frozen=True):
+    """What was wrong with the input; `line` is 1-based, None where the whole file is meant."""
+
+    code: str
+    message: str
+    param: str | None = None
+    line: int | None = None
+
+
+class BatchErrors(msgspec.Struct, frozen=True):
+    """The errors of a batch that failed its validation."""
+
+    data: tuple[BatchError, ...] = ()
+
+
+class RequestCounts(msgspec.Struct, frozen=True):
+    """Lines of a batch: all, answered, failed."""
+
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """The answer at submission: can the deadline be kept, and at what carbon."""
+
+    feasible: bool
+    probability: float | None = None
+    expected_finish_at: datetime | None = None
+    expected_grams: float | None = None
+    expected_grams_run_now: float | None = None
+    reason: str = ""
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a batch is, and what it waits for."""
+
+    requests_done: int = 0
+    requests_total: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    tokens_per_s: float | None = None
+    state: str = "waiting"
+    waiting_for: str | None = None
+    waiting_until: datetime | None = None
+    running_on: tuple[str, ...] = ()
+    latest_safe_start_at: datetime | None = None
+
+
+class Band(msgspec.Struct, frozen=True):
+    """Low, middle and high of a figure on which sources differ, in grams."""
+
+    low: float | None = None
+    mid: float | None = None
+    high: float | None = None
+
+
+class Carbon(msgspec.Struct, frozen=True):
+    """Energy and grams of CO2e so far. `grams`: operational, paid at the intensity that came true where it is known."""
+
+    energy_j: float | None = None
+    energy_sources: dict[str, float] = {}
+    grams: float | None = None
+    grams_run_now: float | None = None
+    embodied_g: Band | None = None
+    simulated: bool = False
+
+
+class Scheduling(msgspec.Struct, frozen=True):
+    """What batchsched adds to OpenAI's batch object, under the key `batchsched`."""
+
+    deadline_at: datetime | None = None
+    confidence: float | None = None
+    models: tuple[str, ...] | None = None
+    sites: tuple[str, ...] | None = None
+    on_deadline: str = "expire"
+    require_feasible: bool = False
+    uniform: bool = False
+    priority: int = 0
+    verdict: Verdict | None = None
+    progress: Progress = Progress()
+    carbon: Carbon | None = None
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A batch: OpenAI's fields (times in unix seconds) and, under `batchsched`, ours."""
+
+    id: str
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    status: Status
+    created_at: int
+    model: str | None = None
+    errors: BatchErrors | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    in_progress_at: int | None = None
+    expires_at: int | None = None
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    request_counts: RequestCounts = RequestCounts()
+    usage: dict[str, Any] | None = None
+    metadata: dict[str, str] | None = None
+    batchsched: Scheduling = Scheduling()
+
+    @property
+    def done(self) -> bool:
+        """Has it reached a status that it never leaves?"""
+        return self.status in TERMINAL
+
+    @property
+    def created(self) -> datetime:
+        """When it was submitted."""
+        return datetime.fromtimestamp(self.created_at, UTC)
+
+    @property
+    def deadline_at(self) -> datetime | None:
+        """When it must be finished."""
+        return self.batchsched.deadline_at
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The answer at submission; None until it is given."""
+        return self.batchsched.verdict
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is."""
+        return self.batchsched.progress
+
+    @property
+    def carbon(self) -> Carbon | None:
+        """Energy and grams so far; None before anything ran."""
+        return self.batchsched.carbon
+
+
+class OutputLine(msgspec.Struct, frozen=True):
+    """One request's result. `response` has status_code, request_id and body; `error` is for what never had an answer."""
+
+    id: str
+    custom_id: str
+    response: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Was the request answered as asked?"""
+        return self.error is None and self.response is not None and self.response.get("status_code") == 200
+
+    @property
+    def body(self) -> dict[str, Any] | None:
+        """The engine's answer, an error body included."""
+        return self.response.get("body") if self.response else None
+
+    @property
+    def text(self) -> str | None:
+        """The first choice's text, of a chat or plain completion; None for anything else."""
+        choices: list[dict[str, Any]] = (self.body or {}).get("choices") or []
+        if not self.ok or not choices:
+            return None
+        text: str | None = choices[0]["message"].get("content") if "message" in choices[0] else choices[0].get("text")
+        return text
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Why a batch runs when and where it does, in sentences."""
+
+    batch_id: str
+    sentences: tuple[str, ...]
+
+
+class Intensity(msgspec.Struct, frozen=True):
+    """The grid over a span: grams per kWh, None where unknown; who says so; which signal it is."""
+
+    mean_g_per_kwh: float | None = None
+    source: str = ""
+    signal: str = ""
+
+
+class Row(msgspec.Struct, frozen=True):
+    """Work of one pool at one intensity. `energy_source`: measured how, or modelled."""
+
+    pool: str
+    site: str
+    zone: str
+    started_at: datetime
+    ended_at: datetime
+    energy_j: float | None = None
+    energy_source: str = ""
+    requests: int = 0
+    intensity: Intensity = Intensity()
+    operational_g: float | None = None
+
+
+class RunNow(msgspec.Struct, frozen=True):
+    """The baseline: everything at once at submission. `description` names its terms."""
+
+    description: str = ""
+    operational_g: float | None = None
+    intensity: Intensity = Intensity()
+    ends_at: datetime | None = None
+
+
+class Factor(msgspec.Struct, frozen=True):
+    """A number that entered the report, and who says so."""
+
+    factor: str
+    value: float | str | None = None
+    unit: str = ""
+    source: str = ""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Energy, grams and savings with their provenance. `unknown_energy_j`: energy that no grams could be given for.
+
+    `saved_g`: the baseline's operational grams less these; None unless both are known whole.
+    """
+
+    requests: int = 0
+    energy_j: float | None = None
+    energy_by_source: dict[str, float] = {}
+    operational_g: float | None = None
+    unknown_energy_j: float = 0.0
+    unmeasured_s: float = 0.0
+    embodied_g: Band | None = None
+    policy: str = ""
+    simulated: bool = False
+    baseline: RunNow | None = None
+    baseline_g: float | None = None
+    saved_g: float | None = None
+    saved_fraction: float | None = None
+    rows: tuple[Row, ...] = ()
+    provenance: tuple[Factor, ...] = ()
+    notes: tuple[str, ...] = ()
+    everything: dict[str, Any] = {}
+    """The server's answer as it came, fields of newer servers included."""
+
+    @property
+    def grams_run_now(self) -> float | None:
+        """Operational grams of the baseline."""
+        return self.baseline_g
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The plan in force: what each pool should run when."""
+
+    made_at: datetime | None = None
+    solver: str | None = None
+    status: str | None = None
+    allotments: tuple[dict[str, Any], ...] = ()
+    pools: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+    everything: dict[str, Any] = {}
+    """The server's answer as it came."""
+
+
+class Page(msgspec.Struct, frozen=True):
+    """One page of a listing; `data` is decoded by whoever asked."""
+
+    data: tuple[msgspec.Raw, ...]
+    has_more: bool = False
+    last_id: str | None = None

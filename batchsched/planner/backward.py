@@ -1,0 +1,116 @@
+"""Filling a fleet backwards from the deadlines: how late can things be?
+
+Going back in time, the job with the latest deadline takes replicas first, which is earliest-deadline-first seen forwards: when
+work starts at the instants found here and the earliest deadline always goes first, everything fits.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+_EPS = 1e-9
+
+
+class Need(msgspec.Struct, frozen=True):
+    """Work that must fit before a deadline."""
+
+    batch_id: str
+    deadline_s: float
+    work_on: dict[str, float]
+    """Replica-seconds on each pool, were all of it done there."""
+    width: int
+    startup_s: float = 0.0
+    """Seconds for which its replicas are taken before the work begins."""
+
+
+class Span(msgspec.Struct, frozen=True):
+    """A stretch of time with the replicas open in each pool."""
+
+    start_s: float
+    end_s: float
+    replicas: dict[str, float]
+
+
+class Filled(msgspec.Struct, frozen=True):
+    """`starts`: the latest start of each need, -inf where no time is enough. `full`: stretches and the pools without room."""
+
+    starts: dict[str, float]
+    full: list[tuple[float, float, frozenset[str]]]
+
+    def busy_since(self, at: float, pools: set[str]) -> float:
+        """Going back from `at`, the first instant before which one of the pools had room."""
+        for start, _, taken in self.full:
+            if start < at - _EPS:
+                if not pools <= taken:
+                    break
+                at = start
+        return at
+
+
+class _Open(msgspec.Struct):
+    """A need while it is being placed: the share of its work and the seconds of start-up that are left."""
+
+    need: Need
+    work: float
+    startup_s: float
+
+    def longest(self, rate: float) -> float:
+        """Seconds until its present phase ends."""
+        if rate <= 0:
+            return math.inf
+        return self.work / rate if self.work > _EPS else self.startup_s
+
+    def pass_by(self, seconds: float, rate: float) -> None:
+        """Time in which it had replicas that do `rate` of it a second."""
+        if rate > 0 and self.work > _EPS:
+            self.work -= seconds * rate
+        elif rate > 0:
+            self.startup_s -= seconds
+
+    @property
+    def placed(self) -> bool:
+        """Is all of it placed?"""
+        return self.work <= _EPS and self.startup_s <= _EPS
+
+
+def fill_backward(needs: list[Need], spans: list[Span]) -> Filled:
+    """Place every need as late as it can be. `spans`: in order of time, without overlap; what lies outside is closed."""
+    starts = {need.batch_id: -math.inf for need in needs}
+    full: list[tuple[float, float, frozenset[str]]] = []
+    waiting = sorted(needs, key=lambda n: (n.deadline_s, n.batch_id))
+    held: list[_Open] = []
+    for span in reversed(spans):
+        t = span.end_s
+        while t > span.start_s + _EPS:
+            while waiting and waiting[-1].deadline_s >= t - _EPS:
+                need = waiting.pop()
+                held.append(_Open(need, 1.0, need.startup_s))
+            floor = max(span.start_s, waiting[-1].deadline_s) if waiting else span.start_s
+            rates, taken = _allot([state.need for state in held], span.replicas)
+            step = min([t - floor, *(state.longest(rate) for state, rate in zip(held, rates, strict=True))])
+            step = max(step, _EPS)
+            full.append((t - step, t, taken))
+            t -= step
+            for state, rate in zip(held, rates, strict=True):
+                state.pass_by(step, rate)
+            starts.update({state.need.batch_id: t for state in held if state.placed})
+            held = [state for state in held if not state.placed]
+    return Filled(starts, full)
+
+
+def _allot(held: list[Need], replicas: dict[str, float]) -> tuple[list[float], frozenset[str]]:
+    """Share of its work that each need does in a second, served in order, fastest pool first; and the pools without room."""
+    left = dict(replicas)
+    rates: list[float] = []
+    for need in held:
+        width, rate = float(need.width), 0.0
+        for pool in sorted(need.work_on, key=lambda p: (need.work_on[p], p)):
+            take = min(width, left.get(pool, 0.0))
+            if take > _EPS:
+                left[pool] -= take
+                width -= take
+                rate += take / max(need.work_on[pool], _EPS)
+        rates.append(rate)
+    return rates, frozenset(pool for pool, room in left.items() if room <= _EPS)

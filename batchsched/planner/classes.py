@@ -1,0 +1,105 @@
+"""Jobs that differ only in size and deadline, taken together: what the solver sees.
+
+A class is one model at one set of relative speeds on its pools. How its share of the fleet is divided among its jobs is decided
+afterwards, by earliest deadline (disaggregate.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+
+import msgspec
+
+from batchsched.planner.price import RISK_SHARE, late_marks, work_s
+from batchsched.planner.problem import Job, Problem
+
+_STEPS_PER_E = 20
+"""Relative speeds within 5 % count as equal."""
+_EPS_S = 1e-6
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """By the end of the first `slots` slots `work_s` of a class should be done; each second missing costs `share` of a loss.
+
+    `lost`: what is missing here is given up for good, and no later mark asks for it again; that can be at most `own_s`, the work
+    that falls due just here.
+    """
+
+    slots: int
+    share: float
+    lost: bool
+    work_s: float
+    own_s: float
+
+
+class WorkClass(msgspec.Struct, frozen=True):
+    """Work is counted in seconds on the fastest pool; `ratio` says how many seconds the other pools take for one of these."""
+
+    model: str
+    jobs: list[Job]
+    ratio: dict[str, float]
+    power_w: dict[str, float]
+    startup_s: dict[str, float]
+    weight: float
+    marks: list[Mark]
+    width: int
+
+    @property
+    def work_s(self) -> float:
+        """All of its work."""
+        return sum(work_s(job) for job in self.jobs)
+
+
+def classes(problem: Problem, due: dict[str, float]) -> list[WorkClass]:
+    """The classes of a problem's runnable jobs, in a fixed order."""
+    known = {pool.name for pool in problem.pools}
+    groups: dict[tuple[object, ...], list[Job]] = defaultdict(list)
+    for job in problem.jobs:
+        if job.remaining_requests > 0 and work_s(job) > 0 and known.issuperset(job.seconds_on):
+            least = work_s(job)
+            speeds = tuple((p, round(_STEPS_PER_E * math.log(s / least))) for p, s in sorted(job.seconds_on.items()))
+            groups[job.model, speeds, job.weight, job.finish_late].append(job)
+    return [_class(problem, due, jobs) for _, jobs in sorted(groups.items(), key=lambda item: repr(item[0]))]
+
+
+def _class(problem: Problem, due: dict[str, float], jobs: list[Job]) -> WorkClass:
+    pools = list(jobs[0].seconds_on)
+    total = sum(work_s(job) for job in jobs)
+    return WorkClass(
+        jobs[0].model,
+        jobs,
+        {p: max(job.seconds_on[p] / work_s(job) for job in jobs) for p in pools},
+        {p: sum(job.power_w_on[p] * work_s(job) for job in jobs) / total for p in pools},
+        {p: max(job.startup_s_on[p] for job in jobs) for p in pools},
+        jobs[0].weight,
+        _marks(problem, due, jobs),
+        sum(job.width for job in jobs),
+    )
+
+
+def _marks(problem: Problem, due: dict[str, float], jobs: list[Job]) -> list[Mark]:
+    """Prefix rows: by each due time and deadline, the work of all jobs that are due by then."""
+    ends = [slot.end_s for slot in problem.slots]
+    asked: dict[tuple[int, float, bool], set[str]] = defaultdict(set)
+    for job in jobs:
+        if job.deadline_s > problem.end_s:
+            asked[len(ends), RISK_SHARE, not job.finish_late].add(job.batch_id)
+            continue
+        asked[_slots_by(ends, due[job.batch_id]), RISK_SHARE, False].add(job.batch_id)
+        for at in (job.deadline_s, *late_marks(problem, job)):
+            asked[_slots_by(ends, at), 1.0, not job.finish_late].add(job.batch_id)
+    work = {job.batch_id: work_s(job) for job in jobs}
+    owed: dict[tuple[float, bool], set[str]] = defaultdict(set)
+    marks: list[Mark] = []
+    for (slots, share, lost), names in sorted(asked.items()):
+        kind = owed[0.0 if lost else share, lost]
+        kind |= names
+        marks.append(Mark(slots, share, lost, sum(work[n] for n in sorted(kind)), sum(work[n] for n in sorted(names))))
+    return marks
+
+
+def _slots_by(ends: Iterable[float], at: float) -> int:
+    """How many slots end by an instant."""
+    return sum(1 for end in ends if end <= at + _EPS_S)

@@ -1,0 +1,63 @@
+"""What a set of allotments amounts to: grams, lateness, one figure to compare plans by. Shared by all solvers."""
+
+from __future__ import annotations
+
+from batchsched.planner.plan import Allotment, Load, Plan
+from batchsched.planner.price import RISK_SHARE, Prices, late_marks, work_s
+from batchsched.planner.problem import Job, Problem
+
+_EPS_S = 1e-6
+_NONE_LEFT = 1e-6
+"""A share of a job smaller than this is rounding."""
+
+
+def assess(problem: Problem, prices: Prices, due: dict[str, float], allotments: list[Allotment], loads: list[Load]) -> Plan:
+    """The plan that these allotments make."""
+    jobs = {job.batch_id: job for job in problem.jobs}
+    mine: dict[str, list[Allotment]] = {job.batch_id: [] for job in problem.jobs}
+    for allotment in allotments:
+        mine[allotment.batch_id].append(allotment)
+    grams: dict[str, float | None] = {}
+    objective = 0.0
+    uses: list[Allotment | Load] = [*allotments, *loads]
+    for use in uses:
+        g = prices.second_g(jobs[use.batch_id], use.pool, use.slot_index) * use.seconds
+        objective += g + prices.wait_g_per_s[use.slot_index] * use.seconds
+        known = problem.pool(use.pool).intensity_g_per_kwh[use.slot_index] is not None
+        so_far = grams.get(use.batch_id, 0.0)
+        grams[use.batch_id] = so_far + g if known and so_far is not None else None
+    late: dict[str, float] = {}
+    later: dict[str, float] = {}
+    for job in problem.jobs:
+        missing, penalty = _shortfall(problem, prices, job, due[job.batch_id], mine[job.batch_id])
+        objective += penalty
+        if missing > _NONE_LEFT and job.remaining_requests > 0:
+            (late if job.deadline_s <= problem.end_s else later)[job.batch_id] = missing * job.remaining_requests
+    return Plan(
+        problem.slots,
+        sorted(allotments, key=lambda a: (a.slot_index, a.pool, a.batch_id)),
+        sorted(loads, key=lambda a: (a.slot_index, a.pool, a.batch_id)),
+        late,
+        later,
+        {key: at for key, at in due.items() if at > float("-inf")},
+        grams,
+        objective,
+    )
+
+
+def _shortfall(problem: Problem, prices: Prices, job: Job, due_s: float, mine: list[Allotment]) -> tuple[float, float]:
+    """Share of a job that is not done by its deadline (or by the horizon's end), and what all its lateness costs in grams."""
+    price = prices.loss_g_per_s * job.weight * work_s(job)
+
+    def undone(at: float) -> float:
+        done = sum(a.seconds / job.seconds_on[a.pool] for a in mine if problem.slots[a.slot_index].end_s <= at + _EPS_S)
+        return max(0.0, 1.0 - done)
+
+    if not job.seconds_on or work_s(job) <= 0:
+        return (1.0 if not mine else 0.0), 0.0
+    if job.deadline_s > problem.end_s:
+        missing = undone(problem.end_s)
+        return missing, RISK_SHARE * price * missing
+    missing = undone(job.deadline_s)
+    late = missing + sum(undone(at) for at in late_marks(problem, job))
+    return missing, price * (late + RISK_SHARE * undone(due_s))

@@ -1,0 +1,295 @@
+"""The class model of the assignment problem, solved by CP-SAT.
+
+Variables, for class c, model m, pool p, slot t, all integers:
+  x[c,p,t]  work units (a small number of replica-seconds) of the class done there
+  l[m,p,t]  replicas that begin to load the model in the slot; y[m,p,t] replicas that hold it when the slot ends
+  missing work at each mark of a class (classes.Mark)
+Rows: capacity of each pool and slot in units, start-up time included (a start longer than a slot goes on in the next); work of a
+model only on replicas that hold it; at most the pool's replicas hold something; at each mark, work done plus work missing covers
+what is due. Cost: grams of work and of loading, a trace for waiting, lateness. Two models may share a replica's slot in time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from batchsched.planner.classes import WorkClass, classes
+from batchsched.planner.disaggregate import disaggregate
+from batchsched.planner.hint import PoolHint, walk_pool
+from batchsched.planner.plan import Plan
+from batchsched.planner.price import Prices, price, work_s
+from batchsched.planner.problem import PoolState, Problem
+from batchsched.units import JOULES_PER_KWH
+
+MOST_VARIABLES = 60_000
+"""Above this the greedy plan is kept: CP-SAT alone no longer finds a good one in seconds."""
+UNITS_PER_SLOT = 100
+SPEED_STEPS = 1000
+"""Speeds relative to a class's fastest pool are rounded down to this many steps."""
+COST_STEPS = 10**6
+"""The dearest unit of work costs this many integer steps, or fewer where sums would grow too large."""
+LARGEST_SUM = 2**52
+GAP = 1e-3
+"""Close enough to the bound to stop."""
+
+STEADY_SHARE = 0.2
+"""Of the time limit, in CP-SAT's deterministic seconds: on a calm machine it ends the search first, repeatably."""
+
+Key = tuple[int, str, int]
+"""Class or model number, pool, slot."""
+
+
+def improve(problem: Problem, due: dict[str, float], start: Plan, *, time_limit_s: float = 2.0, seed: int = 0) -> Plan:
+    """The better of `start` and what CP-SAT finds from it. `problem`: with slots cut at the due times, as `start` has them."""
+    groups = classes(problem, due)
+    slots = len(problem.slots)
+    pools = sum(len(group.ratio) for group in groups)
+    if not groups:
+        return start
+    if 3 * pools * slots > MOST_VARIABLES:
+        return _kept(start, f"{3 * pools * slots} variables are more than CP-SAT is asked for ({MOST_VARIABLES}): greedy plan")
+    model = ClassModel(problem, groups, price(problem))
+    model.hint(start)
+    status, work, starts, bound = model.solve(time_limit_s, seed)
+    if status not in {"OPTIMAL", "FEASIBLE"}:
+        return _kept(start, f"CP-SAT found no plan in {time_limit_s:g} s ({status}): greedy plan")
+    found = disaggregate(problem, due, groups, work, starts)
+    if found.objective > start.objective:
+        return msgspec.structs.replace(
+            start, bound=bound, notes=[*start.notes, "CP-SAT found nothing better than the greedy plan"]
+        )
+    return msgspec.structs.replace(found, bound=bound, solver="cp-sat", status=status.lower())
+
+
+def _kept(plan: Plan, note: str) -> Plan:
+    return msgspec.structs.replace(plan, notes=[*plan.notes, note])
+
+
+class ClassModel:
+    """The model while it is built, hinted and solved."""
+
+    def __init__(self, problem: Problem, groups: list[WorkClass], prices: Prices) -> None:
+        from ortools.sat.python import cp_model
+
+        self.problem = problem
+        self.groups = groups
+        self.prices = prices
+        self.model: Any = cp_model.CpModel()
+        self.unit_s = _unit_s(problem, groups)
+        self._pools = {pool.name: pool for pool in problem.pools}
+        self._models = sorted({group.model for group in groups})
+        self._named = list(enumerate(self._models))
+        self._gram: dict[Key, float] = {}
+        self._cost: list[tuple[Any, float, int]] = []  # variable, grams a step, upper bound
+        self.x: dict[Key, Any] = {}
+        self.loads: dict[Key, Any] = {}
+        self.held: dict[Key, Any] = {}
+        self._loading: dict[Key, list[tuple[Any, int]]] = defaultdict(list)
+        self._startup: dict[tuple[int, str], float] = {}
+        self._missing: list[tuple[int, Any, int, int, int, bool]] = []  # class, variable, most, slots, asked, lost
+        for c in range(len(groups)):
+            self._add_work(c)
+        for m in range(len(self._models)):
+            self._add_loads(m)
+        self._add_capacity()
+        for group_index in range(len(groups)):
+            self._add_marks(group_index)
+        self.scale = self._minimize()
+
+    def solve(self, time_limit_s: float, seed: int) -> tuple[str, dict[Key, float], dict[Key, int], float]:
+        """Status; seconds of work and engine starts by class or model name index, pool and slot; bound in grams."""
+        from ortools.sat.python import cp_model
+
+        solver: Any = cp_model.CpSolver()
+        solver.parameters.max_time_in_seconds = time_limit_s
+        solver.parameters.max_deterministic_time = time_limit_s * STEADY_SHARE
+        solver.parameters.random_seed = seed
+        solver.parameters.num_workers = 1
+        solver.parameters.relative_gap_limit = GAP
+        status: str = solver.status_name(solver.solve(self.model))
+        if status not in {"OPTIMAL", "FEASIBLE"}:
+            return status, {}, {}, 0.0
+        work = {key: solver.value(x) * self.unit_s for key, x in self.x.items() if solver.value(x)}
+        starts = {key: int(solver.value(load)) for key, load in self.loads.items() if solver.value(load)}
+        return status, work, starts, solver.best_objective_bound / self.scale
+
+    def hint(self, plan: Plan) -> None:
+        """Start the search from a plan in the same slots: every variable gets a value, and together they are feasible."""
+        index = {job.batch_id: c for c, group in enumerate(self.groups) for job in group.jobs}
+        seconds: dict[Key, float] = defaultdict(float)
+        for a in plan.allotments:
+            seconds[index[a.batch_id], a.pool, a.slot_index] += a.seconds
+        wanted = {key: math.ceil(s / self.unit_s - 1e-6) for key, s in seconds.items() if key in self.x}
+        work: dict[Key, int] = {}
+        states: dict[str, PoolHint] = {}
+        for pool in self._pools.values():
+            users = {
+                m: [c for c, g in enumerate(self.groups) if g.model == name and pool.name in g.ratio] for m, name in self._named
+            }
+            users = {m: mine for m, mine in users.items() if mine}
+            state = PoolHint(pool.name, self._slots_held(pool), {m: pool.loaded.count(self._models[m]) for m in users})
+            states[pool.name] = state
+            capacity = [self._units(c, t) for t, c in enumerate(pool.capacity)]
+            lengths = [self._units(1, t) for t in range(len(capacity))]
+            done, starts, held = walk_pool(
+                state, capacity, lengths, wanted, users, partial(self._may_load, pool.name), partial(self._load_units, pool.name)
+            )
+            work |= done
+            for table, values in ((self.loads, starts), (self.held, held)):
+                for key, variable in table.items():
+                    if key[1] == pool.name:
+                        self.model.add_hint(variable, values.get(key, 0))
+        self._hint_missing(work, states)
+        for key, x in self.x.items():
+            self.model.add_hint(x, work.get(key, 0))
+
+    def _refill(self, c: int, slots: int, short: int, work: dict[Key, int], states: dict[str, PoolHint]) -> int:
+        """Put work that is missing at a mark where it needs no further engine start, cheapest first; what is still missing."""
+        m = self._models.index(self.groups[c].model)
+        mine = [key for key in self.x if key[0] == c and key[2] < slots and states[key[1]].free(m, key[2]) > 0]
+        for key in sorted(mine, key=lambda k: (self._gram[k] / self._speed(c, k[1]), k[2], k[1])):
+            speed = self._speed(c, key[1])
+            most = self._units(min(self._pools[key[1]].capacity[key[2]], self.groups[c].width), key[2])
+            take = min(states[key[1]].free(m, key[2]), math.ceil(short / speed), most - work.get(key, 0))
+            if take > 0:
+                states[key[1]].take(m, key[2], take)
+                work[key] = work.get(key, 0) + take
+                short -= take * speed
+            if short <= 0:
+                break
+        return short
+
+    def _hint_missing(self, work: dict[Key, int], states: dict[str, PoolHint]) -> None:
+        given_up: dict[int, int] = defaultdict(int)
+        for c, missing, most, slots, asked, lost in self._missing:
+            done = sum(self._speed(c, key[1]) * units for key, units in work.items() if key[0] == c and key[2] < slots)
+            value = max(0, asked - done - given_up[c])
+            if value:
+                value = max(0, self._refill(c, slots, value, work, states))
+            if lost:
+                value = min(value, most)
+                given_up[c] += value
+            self.model.add_hint(missing, value)
+
+    def _may_load(self, pool: str, m: int, slot: int) -> bool:
+        return (m, pool, slot) in self.loads
+
+    def _load_units(self, pool: str, m: int, slot: int) -> list[tuple[int, int]]:
+        shares = load_share(self.problem, slot, self._startup[m, pool])
+        return [(t, math.ceil(seconds / self.unit_s - 1e-9)) for t, seconds in shares]
+
+    def _slots_held(self, pool: PoolState) -> int:
+        return max(self._replicas(pool.name), len(pool.loaded))
+
+    def _speed(self, c: int, pool: str) -> int:
+        return max(1, math.floor(SPEED_STEPS / self.groups[c].ratio[pool]))
+
+    def _units(self, replicas: float, slot: int) -> int:
+        return math.floor(replicas * self.problem.slots[slot].length_s / self.unit_s + 1e-9)
+
+    def _replicas(self, pool: str) -> int:
+        return math.ceil(max(self._pools[pool].capacity, default=0.0))
+
+    def _add_work(self, c: int) -> None:
+        group = self.groups[c]
+        last = max(mark.slots for mark in group.marks)
+        for pool in group.ratio:
+            for t in range(last):
+                most = self._units(min(self._pools[pool].capacity[t], group.width), t)
+                if most > 0:
+                    x = self.x[c, pool, t] = self.model.new_int_var(0, most, "")
+                    gram = group.power_w[pool] / JOULES_PER_KWH * self.prices.intensity[pool][t] + self.prices.wait_g_per_s[t]
+                    self._gram[c, pool, t] = gram
+                    self._cost.append((x, gram * self.unit_s, most))
+
+    def _add_loads(self, m: int) -> None:
+        """Engine starts of a model on each of its pools, and the replicas that hold it."""
+        mine = [(c, group) for c, group in enumerate(self.groups) if group.model == self._models[m]]
+        for pool in sorted({pool for _, group in mine for pool in group.ratio}):
+            users = [(c, group) for c, group in mine if pool in group.ratio]
+            startup = self._startup[m, pool] = max(group.startup_s[pool] for _, group in users)
+            power = max(group.power_w[pool] for _, group in users)
+            held: Any = self._pools[pool].loaded.count(self._models[m])
+            for t in range(len(self.problem.slots)):
+                ready: Any = held
+                if self._units(self._pools[pool].capacity[t], t) > 0:
+                    load = self.loads[m, pool, t] = self.model.new_int_var(0, self._replicas(pool), "")
+                    ready = held + load
+                    self._spread_load(m, pool, t, startup, power)
+                work = [self.x[c, pool, t] for c, _ in users if (c, pool, t) in self.x]
+                if work:
+                    busy = [v * units for v, units in self._loading[m, pool, t]]
+                    self.model.add(sum(work) + sum(busy) <= ready * self._units(1, t))
+                after = self.held[m, pool, t] = self.model.new_int_var(0, self._slots_held(self._pools[pool]), "")
+                self.model.add(after <= ready)
+                held = after
+
+    def _spread_load(self, m: int, pool: str, slot: int, startup_s: float, power_w: float) -> None:
+        """A start takes time from its slot and, where it is longer, from the following ones."""
+        load, grams = self.loads[m, pool, slot], 0.0
+        for t, units in self._load_units(pool, m, slot):
+            self._loading[m, pool, t].append((load, units))
+        for t, seconds in load_share(self.problem, slot, startup_s):
+            grams += seconds * (power_w / JOULES_PER_KWH * self.prices.intensity[pool][t] + self.prices.wait_g_per_s[t])
+        self._cost.append((load, grams, self._replicas(pool)))
+
+    def _add_capacity(self) -> None:
+        for pool in self._pools.values():
+            models = [m for m in range(len(self._models)) if (m, pool.name, 0) in self.held]
+            for t in range(len(self.problem.slots)):
+                work = [self.x[c, pool.name, t] for c in range(len(self.groups)) if (c, pool.name, t) in self.x]
+                loading = [v * units for m in models for v, units in self._loading.get((m, pool.name, t), [])]
+                if work or loading:
+                    self.model.add(sum(work) + sum(loading) <= self._units(pool.capacity[t], t))
+                if len(models) > 1:
+                    self.model.add(sum(self.held[m, pool.name, t] for m in models) <= self._slots_held(pool))
+
+    def _add_marks(self, c: int) -> None:
+        """At each mark, work done and work missing cover what is due; what was given up at an earlier mark is not asked again."""
+        group = self.groups[c]
+        given_up: list[Any] = []
+        for mark in sorted(group.marks, key=lambda k: (k.slots, not k.lost)):
+            asked = math.ceil(mark.work_s / self.unit_s * SPEED_STEPS)
+            most = math.ceil(mark.own_s / self.unit_s * SPEED_STEPS) if mark.lost else asked
+            missing = self.model.new_int_var(0, most, "")
+            self._missing.append((c, missing, most, mark.slots, asked, mark.lost))
+            self._cost.append((missing, self.prices.loss_g_per_s * group.weight * mark.share * self.unit_s / SPEED_STEPS, most))
+            if mark.lost:
+                given_up.append(missing)
+            owed = given_up if mark.lost else [*given_up, missing]
+            done = [self._speed(c, pool) * x for (owner, pool, t), x in self.x.items() if owner == c and t < mark.slots]
+            self.model.add(sum(done) + sum(owed) >= asked)
+
+    def _minimize(self) -> float:
+        """Set the objective in integer steps; returns steps a gram. No sum can overflow: the largest possible one is bounded."""
+        dearest = max((g for _, g, _ in self._cost[: len(self.x)]), default=0.0) or 1.0
+        largest = sum(g * most for _, g, most in self._cost) or 1.0
+        scale = min(COST_STEPS / dearest, LARGEST_SUM / 2 / largest)
+        steps = [(v, max(1, round(g * scale)) if g > 0 else 0, most) for v, g, most in self._cost]
+        assert sum(cost * most for _, cost, most in steps) < 2**53, "the objective could overflow"
+        self.model.minimize(sum(cost * v for v, cost, _ in steps))
+        return scale
+
+
+def load_share(problem: Problem, slot: int, startup_s: float) -> list[tuple[int, float]]:
+    """Seconds that an engine start beginning with a slot takes from that slot and the following ones."""
+    shares: list[tuple[int, float]] = []
+    while startup_s > 1e-9 and slot < len(problem.slots):
+        seconds = min(startup_s, problem.slots[slot].length_s)
+        shares.append((slot, seconds))
+        startup_s -= seconds
+        slot += 1
+    return shares
+
+
+def _unit_s(problem: Problem, groups: list[WorkClass]) -> float:
+    """Seconds of a work unit: a hundredth of the usual slot, finer for small jobs, coarser where there is very much work."""
+    lengths = sorted(slot.length_s for slot in problem.slots)
+    smallest = min(work_s(job) for group in groups for job in group.jobs)
+    total = sum(group.work_s for group in groups)
+    return max(min(lengths[len(lengths) // 2] / UNITS_PER_SLOT, smallest / 50), total / 10**6, 0.01)

@@ -1,0 +1,157 @@
+"""A plan in words: why here, why then, what running now would have cost, what it waits for, how long it may wait."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timedelta
+
+from batchsched.planner.plan import Allotment, Plan
+from batchsched.planner.problem import Job, PoolState, Problem
+from batchsched.planner.verdict import run_now_grams
+from batchsched.units import JOULES_PER_KWH, format_duration, format_grams
+
+_SOON_S = 1.0
+
+
+def explain(
+    problem: Problem, plan: Plan, batch_id: str, *, origin_at: datetime, latest_start_s: float | None = None
+) -> list[str]:
+    """Sentences about one job. `origin_at`: the instant of second 0. Raises KeyError where the job is not in the problem."""
+    job = next((job for job in problem.jobs if job.batch_id == batch_id), None)
+    if job is None:
+        raise KeyError(batch_id)
+    mine = plan.of(batch_id)
+    out = [_where(problem, job, run, origin_at) for run in _runs(mine)]
+    if not mine:
+        out.append(
+            "No pool has room for it before its deadline." if job.seconds_on else f"No pool may run the model {job.model}."
+        )
+    out += [text for text in (_why_then(problem, mine), _why_here(problem, plan, job, mine)) if text]
+    waiting = waiting_for(problem, plan, batch_id)
+    if waiting:
+        out.append(f"Until {_clock(origin_at, waiting[1])} it waits for {waiting[0]}.")
+    out += _run_now(problem, plan, job)
+    if latest_start_s is not None:
+        out.append(_latest(job, latest_start_s, origin_at))
+    if batch_id in plan.late:
+        out.append(f"{plan.late[batch_id]:.0f} of its requests are not expected to be done by the deadline.")
+    if batch_id in plan.later:
+        out.append(f"{plan.later[batch_id]:.0f} of its requests are left for after the planned horizon.")
+    return out
+
+
+def waiting_for(problem: Problem, plan: Plan, batch_id: str) -> tuple[str, float] | None:
+    """What a job waits for, and until which second; None while it may run, or has no place in the plan."""
+    mine = plan.of(batch_id)
+    if not mine or mine[0].start_s <= _SOON_S:
+        return None
+    first = mine[0]
+    pool = problem.pool(first.pool)
+    if not pool.capacity or pool.capacity[0] <= 0:
+        return f"pool {pool.name} to open", first.start_s
+    now, then = pool.intensity_g_per_kwh[0], _mean(problem, pool, [first])
+    if now is not None and then is not None and then < now:
+        return f"cleaner power in {pool.zone} ({then:.0f} instead of {now:.0f} gCO2e/kWh)", first.start_s
+    if any(a.slot_index == 0 for a in plan.on(pool.name)):
+        return "batches with an earlier deadline", first.start_s
+    return f"its turn on pool {pool.name}", first.start_s
+
+
+def _runs(mine: list[Allotment]) -> list[list[Allotment]]:
+    """Allotments of adjoining slots on one pool, together; in order of time."""
+    runs: dict[str, list[list[Allotment]]] = {}
+    for a in mine:
+        on_pool = runs.setdefault(a.pool, [])
+        if on_pool and abs(on_pool[-1][-1].end_s - a.start_s) < _SOON_S:
+            on_pool[-1].append(a)
+        else:
+            on_pool.append([a])
+    return sorted((run for on_pool in runs.values() for run in on_pool), key=lambda run: (run[0].start_s, run[0].pool))
+
+
+def _where(problem: Problem, job: Job, run: list[Allotment], origin_at: datetime) -> str:
+    pool = problem.pool(run[0].pool)
+    place = f"pool {pool.name} in {pool.zone}" + (" (a simulated place)" if pool.simulated else "")
+    start, end = _clock(origin_at, run[0].start_s), _clock(origin_at, run[-1].end_s)
+    share = sum(a.requests for a in run) / max(1, job.remaining_requests)
+    return f"Between {start} and {end} it runs on {place}: {min(1.0, share):.0%} of what is left."
+
+
+def _why_then(problem: Problem, mine: list[Allotment]) -> str:
+    if not mine:
+        return ""
+    pool = problem.pool(mine[0].pool)
+    now, then = pool.intensity_g_per_kwh[0], _mean(problem, pool, [a for a in mine if a.pool == pool.name])
+    if now is None or then is None:
+        return (
+            f"The carbon intensity in {pool.zone} is not known for all of that time, so it goes early rather than wait blindly."
+        )
+    if now - then < 0.005 * max(now, 1e-9):
+        return f"Power in {pool.zone} is at {now:.0f} gCO2e/kWh now and expected at {then:.0f} then: no gain in waiting."
+    return f"Power in {pool.zone} is expected at {then:.0f} gCO2e/kWh then, {now:.0f} now."
+
+
+def _why_here(problem: Problem, plan: Plan, job: Job, mine: list[Allotment]) -> str:
+    planned = plan.grams_expected.get(job.batch_id)
+    used = {a.pool for a in mine}
+    others = {p.name: _best_alone(problem, p, job) for p in problem.pools if p.name in job.seconds_on and p.name not in used}
+    known = {name: grams for name, grams in others.items() if grams is not None}
+    if not known or planned is None:
+        return ""
+    name = min(known, key=lambda n: (known[n], n))
+    if known[name] <= planned:
+        return f"Pool {name} could do it for {format_grams(known[name])}, but is needed for other work or for the deadline."
+    return f"On pool {name}, the next best, it would cost at least {format_grams(known[name])}."
+
+
+def _best_alone(problem: Problem, pool: PoolState, job: Job) -> float | None:
+    """Grams in a pool's cleanest open slots before the deadline, were it alone there; None where it does not fit."""
+    left, grams = job.seconds_on[pool.name], 0.0
+    slots = [
+        (g, min(c, float(job.width)) * slot.length_s)
+        for slot, c, g in zip(problem.slots, pool.capacity, pool.intensity_g_per_kwh, strict=True)
+        if g is not None and slot.end_s <= job.deadline_s
+    ]
+    for intensity, seconds in sorted(slots):
+        take = min(left, seconds)
+        grams += take * job.power_w_on[pool.name] / JOULES_PER_KWH * pool.pue * intensity
+        left -= take
+    return grams if left <= 1e-6 else None
+
+
+def _run_now(problem: Problem, plan: Plan, job: Job) -> list[str]:
+    now, planned = run_now_grams(problem, job), plan.grams_expected.get(job.batch_id)
+    if now is None or planned is None:
+        return []
+    at_once = f"run at once on the newest hardware at home it would be {format_grams(now)}"
+    return [f"The plan is expected to emit {format_grams(planned)}; {at_once}."]
+
+
+def _latest(job: Job, latest_start_s: float, origin_at: datetime) -> str:
+    deadline = _clock(origin_at, job.deadline_s)
+    if latest_start_s <= 0 or not math.isfinite(latest_start_s):
+        return f"It may not wait any longer: the deadline at {deadline} would be at risk."
+    latest = f"{_clock(origin_at, latest_start_s)} at the latest (in {format_duration(latest_start_s)})"
+    return f"Whatever the plan says, it starts at {latest}, so that {deadline} is kept with {job.confidence:.0%}."
+
+
+def _mean(problem: Problem, pool: PoolState, mine: list[Allotment]) -> float | None:
+    """Intensity over the work of these allotments; None where part of it is unknown."""
+    weighted = [(pool.intensity_g_per_kwh[_parent(problem, a)], a.seconds) for a in mine]
+    total = sum(seconds for _, seconds in weighted)
+    if total <= 0 or any(g is None for g, _ in weighted):
+        return None
+    return sum((g or 0.0) * seconds for g, seconds in weighted) / total
+
+
+def _parent(problem: Problem, a: Allotment) -> int:
+    """The problem's slot in which an allotment of the plan's finer slots lies."""
+    middle = (a.start_s + a.end_s) / 2
+    return next((t for t, slot in enumerate(problem.slots) if slot.start_s <= middle < slot.end_s), len(problem.slots) - 1)
+
+
+def _clock(origin_at: datetime, seconds: float) -> str:
+    """An instant for people, in UTC, with the day where it is not today's."""
+    at = origin_at + timedelta(seconds=max(-1e8, min(1e8, seconds)))
+    shape = "%H:%M:%S UTC" if at.date() == origin_at.date() else "%a %d %b %H:%M UTC"
+    return at.strftime(shape)

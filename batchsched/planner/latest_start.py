@@ -1,0 +1,89 @@
+"""The latest safe start: until when waiting still keeps a deadline with the asked confidence.
+
+Reads profiles, opening hours and deadlines, nothing else, so it holds when the solver, the forecast or the network is down.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import msgspec
+
+from batchsched.planner.backward import Need, Span, fill_backward
+from batchsched.planner.problem import Job, Problem, quantile_factor
+
+
+class OpenPool(msgspec.Struct, frozen=True):
+    """When a pool is open, with how many replicas: intervals in seconds, in any order; overlaps count once."""
+
+    name: str
+    replicas: float
+    intervals: list[tuple[float, float]]
+
+
+def latest_safe_starts(jobs: list[Job], pools: list[OpenPool], margin_s: float = 0.0) -> dict[str, float]:
+    """Seconds at which each job must start, earliest deadline first from then on; negative: already late.
+
+    Counted at each job's confidence and with one engine start before its work. Jobs that share pools are stacked, so that they do
+    not all wait for the last moment. -inf where the pools' open time before the deadline does not suffice at all: give intervals
+    that begin far enough before 0 to see by how much a job is late. `margin_s`: taken off the result, for leases that cannot be
+    interrupted and for the control loop's own delay.
+    """
+    spans = _spans(pools, [job.deadline_s for job in jobs])
+    needs = [_need(job) for job in jobs if job.seconds_on and job.remaining_requests > 0]
+    starts = fill_backward(needs, spans).starts
+    return {
+        job.batch_id: starts.get(job.batch_id, job.deadline_s if job.remaining_requests <= 0 else -math.inf) - margin_s
+        for job in jobs
+    }
+
+
+def open_pools(problem: Problem, look_back_s: float = 30 * 86400.0) -> list[OpenPool]:
+    """The pools of a problem as intervals. One that is open now is taken to have been so for `look_back_s` seconds.
+
+    A slot counts as open for its share of replicas, so exact windows are better where they are known.
+    """
+    pools: list[OpenPool] = []
+    for state in problem.pools:
+        levels = sorted(set(state.capacity) - {0.0})
+        below = 0.0
+        for level in levels:  # one layer for each step of the capacity
+            intervals = [
+                (slot.start_s - (look_back_s if t == 0 else 0.0), slot.end_s)
+                for t, slot in enumerate(problem.slots)
+                if state.capacity[t] >= level
+            ]
+            pools.append(OpenPool(state.name, level - below, intervals))
+            below = level
+    return pools
+
+
+def _need(job: Job) -> Need:
+    factor = quantile_factor(job.confidence, job.spread)
+    startup = max(job.startup_s_on.values(), default=0.0)
+    return Need(job.batch_id, job.deadline_s, {p: s * factor for p, s in job.seconds_on.items()}, job.width, startup)
+
+
+def _spans(pools: list[OpenPool], deadlines: list[float]) -> list[Span]:
+    """Stretches between all openings, closings and deadlines, with the replicas of each pool."""
+    merged = [(pool, _merge(pool.intervals)) for pool in pools]
+    edges = sorted({at for _, spans in merged for span in spans for at in span} | {at for at in deadlines if math.isfinite(at)})
+    out: list[Span] = []
+    for start, end in pairwise(edges):
+        replicas: dict[str, float] = {}
+        for pool, intervals in merged:
+            if any(a <= start and end <= b for a, b in intervals):
+                replicas[pool.name] = replicas.get(pool.name, 0.0) + pool.replicas
+        out.append(Span(start, end, replicas))
+    return out
+
+
+def _merge(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    out: list[tuple[float, float]] = []
+    for start, end in sorted(intervals):
+        if out and start <= out[-1][1]:
+            out[-1] = (out[-1][0], max(out[-1][1], end))
+        elif end > start:
+            out.append((start, end))
+    return out

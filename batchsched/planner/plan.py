@@ -1,0 +1,69 @@
+"""A plan as plain data: JSON-able with msgspec, archived as it is."""
+
+from __future__ import annotations
+
+import msgspec
+
+from batchsched.planner.problem import Slot
+
+
+class Allotment(msgspec.Struct, frozen=True):
+    """A job's share of a pool in a slot. Times are seconds from the plan's origin."""
+
+    batch_id: str
+    pool: str
+    slot_index: int
+    start_s: float
+    end_s: float
+    requests: float
+    """How many of its remaining requests are expected to be done here."""
+    seconds: float
+    """Replica-seconds of work, engine start-up not counted."""
+
+
+class Load(msgspec.Struct, frozen=True):
+    """Engine start-up that the plan pays for; its time is taken from the slot's capacity."""
+
+    batch_id: str
+    model: str
+    pool: str
+    slot_index: int
+    seconds: float
+    """Replica-seconds."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What each pool should work on in each slot. The first slots bind, the rest is intent."""
+
+    slots: list[Slot]
+    allotments: list[Allotment]
+    loads: list[Load] = []
+    late: dict[str, float] = {}
+    """Requests not done by the deadline (of a job that finishes late: done after it, or not within the horizon)."""
+    later: dict[str, float] = {}
+    """Requests left for after the horizon, of jobs whose deadline lies beyond it."""
+    due_s: dict[str, float] = {}
+    """By when each job's expected work should be done, so that what may come on top of it still meets the deadline."""
+    grams_expected: dict[str, float | None] = {}
+    """Operational grams by the forecast; None where part of a job lies in slots of unknown intensity."""
+    objective: float = 0.0
+    """Grams, with unknown intensity priced high, lateness priced steeply and a trace for waiting: comparable within a problem."""
+    bound: float | None = None
+    """Lower bound of the objective that the solver proved for its aggregated model, whose rounding to whole units of work can put
+    it a little above the true one; None: none was proved."""
+    solver: str = "greedy"
+    status: str = ""
+    notes: list[str] = []
+
+    @property
+    def uses(self) -> list[Allotment | Load]:
+        """Everything that takes time of a pool."""
+        return [*self.allotments, *self.loads]
+
+    def of(self, batch_id: str) -> list[Allotment]:
+        """The allotments of one job, in order of time."""
+        return sorted((a for a in self.allotments if a.batch_id == batch_id), key=lambda a: (a.start_s, a.pool))
+
+    def on(self, pool: str) -> list[Allotment]:
+        """The allotments on one pool, in order of time."""
+        return sorted((a for a in self.allotments if a.pool == pool), key=lambda a: (a.start_s, a.batch_id))

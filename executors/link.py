@@ -1,0 +1,111 @@
+"""A worker's way to the server: aiohttp, because the same event loop drives thousands of requests at the engine beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
+
+import aiohttp
+import msgspec
+
+from batchsched.clock import Clock
+from batchsched.errors import BatchschedError, ServerUnreachable, Unauthorized, by_code
+from batchsched.wire import PREFIX
+
+log = logging.getLogger(__name__)
+CALL_TIMEOUT_S = 60.0
+_PASSING_STATUS = frozenset({408, 425, 429})
+_LONGEST_PAUSE_S = 10.0
+T = TypeVar("T")
+
+
+class ServerLink:
+    """Typed calls to one server. `give_up_at` (monotonic seconds) ends all insisting: set it when shutting down."""
+
+    def __init__(self, session: aiohttp.ClientSession, server_url: str, api_key: str, clock: Clock) -> None:
+        self.give_up_at = float("inf")
+        self._session, self._clock = session, clock
+        self._url = server_url.rstrip("/").removesuffix("/v1") + PREFIX
+        self._headers = {"content-type": "application/json"}
+        if api_key:
+            self._headers["authorization"] = f"Bearer {api_key}"
+        self._offset = timedelta()
+        self._down = False
+
+    def now(self) -> datetime:
+        """The server's time of day, so that a wrong clock here does not put energy into the wrong hour."""
+        return self._clock.now() + self._offset
+
+    async def call(self, method: str, path: str, message: msgspec.Struct | None = None) -> bytes:
+        """One try. Raises ServerUnreachable for what may pass, our other errors for what will not."""
+        data = msgspec.json.encode(message) if message is not None else None
+        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
+        try:
+            async with self._session.request(
+                method, self._url + path, data=data, headers=self._headers, timeout=timeout
+            ) as answer:
+                body = await answer.read()
+                self._see_time(answer.headers.get("date"))
+        except (aiohttp.ClientError, TimeoutError, OSError) as problem:
+            detail = str(problem) or type(problem).__name__
+            raise ServerUnreachable(f"The server at {self._url} cannot be reached ({detail}).") from problem
+        if answer.status < 400:
+            return body
+        raise _error(answer.status, body)
+
+    async def insist(self, method: str, path: str, message: msgspec.Struct | None, kind: type[T]) -> T:
+        """The same, decoded, tried again with growing pauses for as long as the trouble may pass."""
+        return msgspec.json.decode(await self.insist_raw(method, path, message) or b"null", type=kind)
+
+    async def insist_raw(self, method: str, path: str, message: msgspec.Struct | None = None) -> bytes:
+        """The same, as bytes."""
+        pause_s = 0.25
+        while True:
+            try:
+                answer = await self.call(method, path, message)
+            except (ServerUnreachable, Unauthorized) as problem:
+                if time.monotonic() + pause_s > self.give_up_at:
+                    raise
+                if not self._down:
+                    log.warning("%s Trying again.", problem.message)
+                self._down = True
+                await asyncio.sleep(pause_s)
+                pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
+            else:
+                if self._down:
+                    log.info("The server answers again.")
+                self._down = False
+                return answer
+
+    def _see_time(self, date: str | None) -> None:
+        """Corrections of a second or two are noise of the header's resolution."""
+        if date:
+            offset = parsedate_to_datetime(date) - self._clock.now()
+            self._offset = offset if abs(offset) > timedelta(seconds=3) else timedelta()
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+    code: str | int | None = None
+
+
+class _ErrorBody(msgspec.Struct):
+    error: _Error
+
+
+def _error(status: int, body: bytes) -> BatchschedError:
+    try:
+        error = msgspec.json.decode(body, type=_ErrorBody).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        error = _Error(body[:300].decode("utf-8", "replace"))
+    if status >= 500 or status in _PASSING_STATUS:
+        return ServerUnreachable(f"The server answered {status}: {error.message}")
+    if status == Unauthorized.http_status:
+        return Unauthorized(error.message or None)
+    raised = by_code(str(error.code))(f"The server answered {status}: {error.message}")
+    raised.http_status = status
+    return raised

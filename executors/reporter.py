@@ -1,0 +1,97 @@
+"""Send a chunk's results to the server in groups, while the engine goes on: nothing lost, nothing out of order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from batchsched.errors import Conflict, InvalidRequest, NotFound
+from batchsched.executors.link import ServerLink
+from batchsched.executors.share import EnergyShare
+from batchsched.wire import Acknowledged, Fail, Finish, Lease, Release, ReleaseReason, Result, Results
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+GROUP = 100
+GROUP_WAIT_S = 0.25
+# What a write can be answered that no second try would change: the lease is somebody else's, or the chunk is gone.
+LOST = (Conflict, NotFound, InvalidRequest)
+
+
+class Reporter:
+    """The results of one lease on their way out. `on_lost` is called once, when the server says that the lease is not ours."""
+
+    def __init__(self, link: ServerLink, lease: Lease, share: EnergyShare, on_lost: Callable[[], None]) -> None:
+        self.recorded = 0
+        self._link, self._lease, self._share, self._on_lost = link, lease, share, on_lost
+        self._waiting: list[Result] = []
+        self._some, self._enough = asyncio.Event(), asyncio.Event()
+        self._closing = self._lost = False
+        self._task = asyncio.create_task(self._run())
+
+    def add(self, result: Result) -> None:
+        """Queue one result."""
+        self._share.add(self._lease.chunk_id, result.input_tokens - result.cached_tokens + result.output_tokens)
+        self._waiting.append(result)
+        self._some.set()
+        if len(self._waiting) >= GROUP:
+            self._enough.set()
+
+    async def finish(self) -> None:
+        """Send what waits, then say that every line is recorded."""
+        await self._close("finish", lambda: Finish(self._lease.token, self._share.take(self._lease.chunk_id)))
+
+    async def release(self, reason: ReleaseReason) -> None:
+        """Send what waits, then give the rest back."""
+        await self._close("release", lambda: Release(self._lease.token, reason, self._share.take(self._lease.chunk_id)))
+
+    async def fail(self, message: str, suspects: list[int]) -> None:
+        """Send what waits, then say that the engine failed under the chunk."""
+        await self._close("fail", lambda: Fail(self._lease.token, message, suspects, self._share.take(self._lease.chunk_id)))
+
+    async def abandon(self) -> None:
+        """Send nothing more."""
+        self._lost = True
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _close(self, verb: str, message: Callable[[], msgspec.Struct]) -> None:
+        self._closing = True
+        self._some.set()
+        self._enough.set()
+        await self._task
+        if not self._lost:
+            await self._write(verb, message(), object)
+
+    async def _run(self) -> None:
+        while not self._lost:
+            await self._some.wait()
+            if not self._waiting and self._closing:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._enough.wait(), GROUP_WAIT_S)
+            group = self._waiting[: 2 * GROUP]  # a little more than asked, so that a backlog shrinks
+            message = Results(self._lease.token, group, self._share.take(self._lease.chunk_id))
+            answer = await self._write("results", message, Acknowledged)
+            self.recorded += answer.recorded if answer else 0
+            del self._waiting[: len(group)]
+            if not self._closing:
+                if not self._waiting:
+                    self._some.clear()
+                if len(self._waiting) < GROUP:
+                    self._enough.clear()
+
+    async def _write(self, verb: str, message: msgspec.Struct, kind: type[T]) -> T | None:
+        try:
+            return await self._link.insist("POST", f"/leases/{self._lease.chunk_id}/{verb}", message, kind)
+        except LOST as problem:
+            log.warning("Chunk %s is no longer ours: %s", self._lease.chunk_id, problem.message)
+            self._lost = True
+            self._on_lost()
+            return None

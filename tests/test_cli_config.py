@@ -1,0 +1,141 @@
+"""`init`, `config show`, `doctor`, and the TOML they write."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
+
+from batchsched import settings
+from batchsched.cli import exits, toml
+from batchsched.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No configuration of this machine takes part."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
+
+
+def call(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+def test_init_writes_a_file_that_changes_nothing_but_what_it_declares(tmp_path: Path) -> None:
+    assert call("init") == exits.OK
+    loaded = settings.load(tmp_path / "batchsched.toml", env={})
+    assert set(loaded.origins) == {"sites.home.zone", "pools.local.site", "pools.local.kind", "pools.local.gpu"}
+    assert loaded.settings.server == settings.Server()
+
+
+def test_what_init_comments_out_is_the_default_and_loads_too(tmp_path: Path) -> None:
+    call("init")
+    lines = (tmp_path / "batchsched.toml").read_text("utf-8").splitlines()
+    settable = [re.sub(r"^# (?=\[|\w+ = )", "", line) for line in lines]
+    (tmp_path / "open.toml").write_text("\n".join(settable), "utf-8")
+    loaded = settings.load(tmp_path / "open.toml", env={})
+    for section in ("server", "worker", "forecast", "planner", "carbon"):
+        kind = type(getattr(settings.Settings(), section))
+        assert getattr(loaded.settings, section) == kind()
+        assert sum(key.startswith(f"{section}.") for key in loaded.origins) == len(kind.__struct_fields__)
+    assert loaded.settings.pools["local"].window is not None
+    assert "organisation/model" in loaded.settings.models
+
+
+def test_init_overwrites_only_when_forced(capsys: pytest.CaptureFixture[str]) -> None:
+    call("init")
+    assert call("init") == exits.USAGE
+    assert "--force" in capsys.readouterr().err
+    assert call("init", "--force") == exits.OK
+
+
+def test_config_show_names_the_origin_and_masks_the_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "batchsched.toml").write_text('[server]\nport = 9000\napi_key = "very secret"\n', "utf-8")
+    monkeypatch.setenv("BATCHSCHED_SERVER_LEASE_S", "7")
+    assert call("config", "show", "--origin", "--json") == exits.OK
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["server.port"] == {"value": 9000, "origin": "batchsched.toml"}
+    assert shown["server.lease_s"] == {"value": 7.0, "origin": "environment BATCHSCHED_SERVER_LEASE_S"}
+    assert shown["server.host"]["origin"] == "default"
+    assert "secret" not in json.dumps(shown)
+    call("config", "show")
+    assert tomllib.loads(capsys.readouterr().out)["server"]["api_key"] == "********"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[server]\nprot = 1", ["batchsched.toml", "server.prot", "did you mean 'port'"]),
+        ("[server]\nport = 70000", ["batchsched.toml", "server.port", "65535"]),
+        ('[forecast]\nsource = "moon"', ["batchsched.toml", "forecast.source", "climatology, file"]),
+        ('[pools.a]\nsite = "b"', ["batchsched.toml", "pools.a.site", "'b'"]),
+        ("not toml", ["batchsched.toml", "TOML"]),
+    ],
+)
+def test_a_bad_configuration_names_file_key_and_what_is_allowed(
+    content: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "batchsched.toml").write_text(content, "utf-8")
+    assert call("config", "show") == exits.USAGE
+    said = capsys.readouterr().err
+    assert all(word in said for word in words), said
+
+
+def checks(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    return {check["check"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+
+
+def test_doctor_finds_this_machine_sound(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("doctor", "--json", "--server", "http://127.0.0.1:9") == exits.OK
+    found = checks(capsys)
+    assert found["python"]["level"] == "ok"
+    assert found["server"]["level"] == "warning"
+    assert "fsync takes" in found["data folder"]["text"]
+
+
+def test_doctor_calls_an_exposed_server_without_a_key_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "batchsched.toml").write_text('[server]\nhost = "0.0.0.0"\n', "utf-8")
+    assert call("doctor", "--json", "--server", "http://127.0.0.1:9") == exits.FAILURE
+    assert checks(capsys)["bind"]["level"] == "broken"
+
+
+def test_doctor_warns_of_sqlite_with_the_wal_reset_bug(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version, level in (((3, 51, 2), "warning"), ((3, 51, 3), "ok")):
+        monkeypatch.setattr("sqlite3.sqlite_version_info", version)
+        call("doctor", "--json", "--server", "http://127.0.0.1:9")
+        assert checks(capsys)["SQLite"]["level"] == level
+
+
+def test_doctor_reports_a_configuration_that_does_not_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "batchsched.toml").write_text("[server]\nprot = 1", "utf-8")
+    assert call("doctor", "--json") == exits.FAILURE
+    assert checks(capsys)["configuration"]["level"] == "broken"
+
+
+plain = st.text() | st.integers(-(2**62), 2**62) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans()
+trees = st.recursive(
+    st.dictionaries(st.text(), plain | st.lists(plain), max_size=4),
+    lambda inner: st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings_of_hypothesis(max_examples=50)
+@given(trees)
+def test_toml_reads_back_what_was_written(tree: dict[str, Any]) -> None:
+    assert tomllib.loads(toml.dumps(tree)) == tree

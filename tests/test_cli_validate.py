@@ -1,0 +1,106 @@
+"""`batchsched validate`: one test a rule of the batch file's contract."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchsched.cli import exits
+from batchsched.cli.main import main
+
+CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
+
+
+def line(number: int = 1, *, body: dict[str, Any] | None = None, without: str = "", **changes: Any) -> str:
+    """A sound chat request, changed as asked."""
+    made: dict[str, Any] = {
+        "custom_id": f"r{number}",
+        "method": "POST",
+        "url": CHAT,
+        "body": {"model": "m", "messages": [{"role": "user", "content": "hi"}], **(body or {})},
+        **changes,
+    }
+    made["body"] = {key: value for key, value in made["body"].items() if value is not ...}
+    return json.dumps({key: value for key, value in made.items() if key != without})
+
+
+def verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, *flags: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and JSON of `validate` on a file with this content."""
+    file = tmp_path / "in.jsonl"
+    file.write_text(content, "utf-8")
+    with pytest.raises(SystemExit) as stop:
+        main(["validate", str(file), "--json", *flags])
+    printed = capsys.readouterr().out
+    assert isinstance(stop.value.code, int)
+    return stop.value.code, json.loads(printed)
+
+
+def test_a_sound_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = verdict(tmp_path, capsys, f"{line(1)}\n\n{line(2)}\n")
+    assert code == exits.OK
+    assert (found["valid"], found["requests"], found["endpoint"], found["model"], found["errors"]) == (True, 2, CHAT, "m", [])
+
+
+RULES = [
+    ("invalid_json_line", None, "{not json"),
+    ("invalid_json_line", None, '["an array"]'),
+    ("missing_required_parameter", "custom_id", line(2, without="custom_id")),
+    ("missing_required_parameter", "method", line(2, without="method")),
+    ("missing_required_parameter", "url", line(2, without="url")),
+    ("missing_required_parameter", "body", line(2, without="body")),
+    ("invalid_value", "method", line(2, method="GET")),
+    ("invalid_url", "url", line(2, url=EMBED)),
+    ("streaming_unsupported", "body.stream", line(2, body={"stream": True})),
+    ("invalid_request", "body.model", line(2, body={"model": ...})),
+    ("invalid_request", "body.messages", line(2, body={"messages": ...})),
+    ("duplicate_custom_id", "custom_id", line(1)),
+    ("model_mismatch", "body.model", line(2, body={"model": "other"})),
+    ("invalid_type", "custom_id", line(2, custom_id=7)),
+    ("invalid_type", "body", '{"custom_id": "r2", "method": "POST", "url": "/v1/chat/completions", "body": "text"}'),
+]
+
+
+@pytest.mark.parametrize(("code", "param", "bad"), RULES, ids=[f"{code}-{param}-{n}" for n, (code, param, _) in enumerate(RULES)])
+def test_a_bad_line_is_named_with_its_number(
+    code: str, param: str | None, bad: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exit_code, found = verdict(tmp_path, capsys, f"{line(1)}\n\n{bad}\n{line(3)}\n")
+    assert exit_code == exits.USAGE
+    assert found["valid"] is False
+    [error] = found["errors"]
+    assert (error["code"], error["param"], error["line"]) == (code, param, 3)
+
+
+def test_a_model_that_is_not_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exit_code, found = verdict(tmp_path, capsys, line(1), "--model", "served")
+    assert exit_code == exits.USAGE
+    assert (found["errors"][0]["code"], found["errors"][0]["param"]) == ("model_not_found", "body.model")
+
+
+def test_an_empty_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exit_code, found = verdict(tmp_path, capsys, "\n \n")
+    assert exit_code == exits.USAGE
+    assert found["errors"][0]["code"] == "empty_file"
+
+
+def test_a_url_that_is_not_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exit_code, found = verdict(tmp_path, capsys, line(1, url="/v1/responses"))
+    assert exit_code == exits.USAGE
+    assert found["errors"][0]["code"] == "invalid_url"
+
+
+def test_all_errors_are_counted_and_a_hundred_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, found = verdict(tmp_path, capsys, "\n".join(["{"] * 250))
+    assert found["error_count"] == 250 + (found["endpoint"] is None and not found["errors"])
+    assert len(found["errors"]) == 100
+
+
+def test_people_read_line_and_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text("{\n", "utf-8")
+    with pytest.raises(SystemExit):
+        main(["validate", str(file)])
+    assert capsys.readouterr().out.startswith("line 1: The line is not valid JSON")

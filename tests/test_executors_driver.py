@@ -1,0 +1,308 @@
+"""The worker against a fake server of the protocol and a fake engine: each way in which either can misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from batchsched.errors import EngineFailed
+from batchsched.executors import driver as driver_module
+from batchsched.executors import worker as worker_module
+from batchsched.executors.worker import run_worker
+from batchsched.fleet import Pool
+from batchsched.settings import Worker
+from tests.fake_engine import FakeEngine, fake_home
+from tests.fake_engine import serve as serve_engine
+from tests.fake_server import FakeServer
+
+
+@asynccontextmanager
+async def served(app: web.Application) -> AsyncGenerator[str]:
+    """The URL of an application that runs for as long as the block."""
+    runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def working(server: FakeServer, engine: FakeEngine | Path, **settings: Any) -> AsyncGenerator[asyncio.Event]:
+    """A worker at work: on a fake engine in this process, or on one that it starts itself. Yields the event that stops it."""
+    stop = asyncio.Event()
+    runner = None
+    if isinstance(engine, FakeEngine):
+        runner, port = await serve_engine(engine)
+        settings["engine_url"] = f"http://127.0.0.1:{port}"
+    else:
+        settings |= {"engine_python": str(fake_home(engine)), "state_dir": str(engine / "state")}
+    async with served(server.app()) as url:
+        task = asyncio.create_task(
+            run_worker(Worker(server_url=url, drain_s=settings.pop("drain_s", 5.0), **settings), "local", stop=stop)
+        )
+        server.worker = task
+        try:
+            yield stop
+            stop.set()
+            assert await task == 0
+        finally:
+            stop.set()
+            await asyncio.gather(task, return_exceptions=True)
+            if runner:
+                await runner.cleanup()
+
+
+async def run(server: FakeServer, engine: FakeEngine | Path, **settings: Any) -> dict[str, dict[str, Any]]:
+    """Everything the server has, run; the output lines."""
+    async with working(server, engine, **settings):
+        await server.until_done()
+    return server.outputs()
+
+
+async def test_every_line_is_answered_once_with_its_own_answer() -> None:
+    server, engine = FakeServer([f"one two n{number}" for number in range(1, 131)]), FakeEngine()
+    outputs = await run(server, engine)
+    assert len(outputs) == 130
+    assert {line["response"]["body"]["choices"][0]["message"]["content"] for line in outputs.values()} == {
+        f"n{number} two one" for number in range(1, 131)
+    }
+    assert outputs["c7"]["response"]["body"]["choices"][0]["message"]["content"] == "n7 two one"
+    assert all(line["response"]["status_code"] == 200 and line["error"] is None for line in outputs.values())
+    assert all(line["id"].startswith("batch_req_") and line["response"]["request_id"] for line in outputs.values())
+    assert set(engine.computed.values()) == {1}
+    assert all((result.input_tokens, result.output_tokens) == (3, 3) for result in server.results.values())
+
+
+async def test_one_bad_line_fails_alone_with_the_engines_own_words() -> None:
+    server = FakeServer(["fine", "too " * 3000, "also fine"])
+    outputs = await run(server, FakeEngine())
+    assert outputs["c2"]["response"]["status_code"] == 400
+    assert outputs["c2"]["response"]["body"]["error"]["param"] == "input_tokens"
+    assert outputs["c2"]["error"] is None
+    assert [server.results[line].ok for line in (1, 2, 3)] == [True, False, True]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_a_refused_line_is_not_asked_again(status: int) -> None:
+    server, engine = FakeServer([f"a [[{status}]]", "b"]), FakeEngine()
+    outputs = await run(server, engine)
+    assert outputs["c1"]["response"]["status_code"] == status
+    assert outputs["c2"]["response"]["status_code"] == 200
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    ["[[500 2]]", "[[503 3]]", "[[429 2]]", "[[408 1]]", "[[502 1]]", "[[504 2]]", "[[cut]]", "[[garbage]]", "[[drop]]"],
+)
+async def test_trouble_that_passes_is_ridden_out(trouble: str) -> None:
+    server, engine = FakeServer([f"a {trouble}", "b"]), FakeEngine()
+    outputs = await run(server, engine)
+    assert outputs["c1"]["response"]["status_code"] == 200
+    assert sum(engine.computed.values()) == 2
+    assert not server.heard("fail")
+
+
+async def test_a_line_that_always_meets_an_error_gets_an_error_line() -> None:
+    server = FakeServer(["a [[500]]", "b [[garbage always]]", "c"])
+    outputs = await run(server, FakeEngine())
+    assert outputs["c1"]["response"]["status_code"] == 500
+    assert outputs["c1"]["response"]["body"]["error"]["message"] == "Asked for 500."
+    assert outputs["c2"]["response"]["body"]["error"]["message"] == "<html>bad gateway</html>"
+    assert outputs["c3"]["response"]["status_code"] == 200
+    assert not server.results[2].ok
+
+
+async def test_a_line_that_never_gets_an_answer_ends_by_its_timeout() -> None:
+    server = FakeServer(["a [[hang]]", "b"])
+    outputs = await run(server, FakeEngine(), request_timeout_s=0.2)
+    assert outputs["c1"]["response"] is None
+    assert outputs["c1"]["error"]["code"] == "engine_error"
+    assert outputs["c2"]["response"]["status_code"] == 200
+
+
+async def test_no_more_than_the_pools_bound_are_in_flight_and_chunks_overlap() -> None:
+    server = FakeServer([f"n{number}" for number in range(120)], chunk_lines=10, pool=Pool(max_in_flight=32))
+    engine = FakeEngine(delay_s=0.02)
+    await run(server, engine)
+    assert engine.peak_in_flight == 32
+
+
+async def test_an_engine_without_room_is_asked_again_until_it_has_some() -> None:
+    server, engine = FakeServer([f"n{number}" for number in range(30)], pool=Pool(max_in_flight=16)), FakeEngine(delay_s=0.01)
+    engine.overloaded_above = 8
+    outputs = await run(server, engine)
+    assert len(outputs) == 30
+    assert all(result.ok for result in server.results.values())
+
+
+async def test_a_stale_lease_stops_the_chunk_at_once() -> None:
+    server, engine = FakeServer(["quick", "a [[slow 30]]"]), FakeEngine()
+    async with working(server, engine):
+        await server.until(lambda: server.results)
+        server.steal(server.chunks[0])
+        await server.until(lambda: server.heard("heartbeat") and not server.heard("heartbeat")[-1].leases)
+        assert engine.in_flight == 0
+    assert server.heard("stale") == []
+    assert list(server.results) == [1]
+
+
+async def test_results_refused_as_stale_are_not_sent_again() -> None:
+    server, engine = FakeServer(["a", "b"], heartbeat_s=60), FakeEngine(delay_s=0.3)
+    async with working(server, engine):
+        await server.until(lambda: engine.in_flight)
+        server.steal(server.chunks[0])
+        await server.until(lambda: server.heard("stale"))
+        await server.until(lambda: len(server.heard("claim")) > 4)
+    assert len(server.heard("stale")) == 1
+    assert not server.results
+
+
+@pytest.mark.parametrize("trouble", [503, 507, 500, "drop", "lose answer"])
+async def test_results_survive_a_server_in_trouble(trouble: int | str) -> None:
+    server, engine = FakeServer([f"n{number}" for number in range(20)]), FakeEngine()
+    server.trouble["results"] = [trouble, trouble]
+    server.trouble["finish"] = [503]
+    await run(server, engine)
+    assert len(server.results) == 20
+    assert set(engine.computed.values()) == {1}
+
+
+async def test_a_closing_window_gives_the_rest_back_without_an_attempt() -> None:
+    server = FakeServer([f"a{number} [[slow 0.05]]" for number in range(100)], pool=Pool(max_in_flight=4), chunk_lines=100)
+    engine = FakeEngine()
+    async with working(server, engine):
+        await server.until(lambda: server.results)
+        server.stop = {"chunk_0": "window_closed"}
+        await server.until(lambda: server.heard("release"))
+        release = server.heard("release")[0]
+        assert release.reason == "window_closed"
+        assert 0 < len(server.results) == sum(engine.computed.values()) < 100
+        server.stop = {}
+        await server.until_done()
+    assert not server.heard("fail")
+    assert set(engine.computed.values()) == {1}
+
+
+async def test_a_worker_told_to_stop_drains_gives_back_and_says_goodbye() -> None:
+    server = FakeServer([f"a{number} [[slow 0.05]]" for number in range(50)], pool=Pool(max_in_flight=4))
+    engine = FakeEngine()
+    async with working(server, engine) as stop:
+        await server.until(lambda: server.results)
+        stop.set()
+        await server.until(lambda: server.heard("bye"))
+    assert [message.reason for message in server.heard("release")] == ["shutdown"]
+    assert len(server.results) == sum(engine.computed.values()) < 50
+
+
+async def test_what_does_not_come_back_in_time_is_let_go() -> None:
+    server, engine = FakeServer(["a", "b [[hang]]"]), FakeEngine()
+    async with working(server, engine, drain_s=0.1) as stop:
+        await server.until(lambda: server.results)
+        stop.set()
+        await server.until(lambda: server.heard("bye"))
+    assert list(server.results) == [1]
+    assert server.heard("release")[0].reason == "shutdown"
+
+
+async def test_the_line_that_kills_engines_is_found_and_set_aside(tmp_path: Path) -> None:
+    prompts = [f"n{number} [[slow 0.05]]" for number in range(12)]
+    prompts[5] = "x [[die]]"
+    server = FakeServer(prompts, pool=Pool(max_in_flight=8))
+    outputs = await run(server, tmp_path)
+    failed = server.heard("fail")
+    assert len(failed) == 1
+    assert 6 in failed[0].suspects
+    assert outputs["c6"]["error"]["code"] == "engine_crash"
+    assert [line for line, result in server.results.items() if not result.ok] == [6]
+
+
+async def test_an_engine_that_dies_for_no_line_is_started_again(tmp_path: Path) -> None:
+    counts = tmp_path / "counts"
+    server = FakeServer(
+        [f"n{number} [[slow 0.2]] [[tag n{number}]]" for number in range(40)],
+        chunk_lines=10,
+        pool=Pool(max_in_flight=10, engine_args=["--count-file", str(counts)]),
+    )
+    async with working(server, tmp_path):
+        await server.until(lambda: len(server.results) > 5)
+        pid = int(next((tmp_path / "state").glob("*.log")).read_text().split('"pid": ')[1].split("}")[0])
+        os.kill(pid, signal.SIGKILL)
+        await server.until_done()
+    assert all(result.ok for result in server.results.values())
+    assert len(server.results) == 40
+    computed = counts.read_text().split()
+    assert set(computed) == {f"n{number}" for number in range(40)}
+
+
+async def test_an_engine_that_cannot_start_is_tried_again_then_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_ENGINE_PAUSE_S", 0.05)
+    server = FakeServer(["a"], pool=Pool(engine_args=["--fail-start"]))
+    with pytest.raises(EngineFailed, match="asked not to start"):
+        await run(server, tmp_path, engine_tries=2)
+    assert server.heard("bye")
+    assert server.heard("release") == server.heard("fail") == []
+
+
+async def test_suspects_go_last_and_alone() -> None:
+    server, engine = FakeServer([f"n{number}" for number in range(1, 9)]), FakeEngine(delay_s=0.02)
+    server.chunks[0].suspects = [1, 3]
+    seen: list[tuple[str, int]] = []
+    count = engine._count
+
+    def noted(prompt: str) -> None:
+        seen.append((prompt, engine.in_flight))
+        count(prompt)
+
+    engine._count = noted  # type: ignore[method-assign]
+    await run(server, engine)
+    assert seen[-2:] == [("n1", 1), ("n3", 1)]
+
+
+async def test_a_stopped_engine_is_noticed_although_its_requests_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "HEALTH_EVERY_S", 0.05)
+    server, engine = FakeServer(["a [[hang]]", "b"]), FakeEngine()
+    async with working(server, engine):
+        await server.until(lambda: server.results)
+        engine.dead = True
+        await server.until(lambda: server.heard("fail"))
+    assert server.heard("fail")[0].suspects == [1]
+
+
+async def test_the_server_may_come_late_and_forget_the_worker() -> None:
+    server, engine = FakeServer(["a", "b"]), FakeEngine()
+    server.trouble["workers"] = [503, "drop"]
+    server.trouble["leases"] = [404]
+    outputs = await run(server, engine)
+    assert len(outputs) == 2
+    assert len(server.heard("register")) == 2
+
+
+async def test_meters_add_up_and_never_overlap() -> None:
+    server, engine = FakeServer([f"n{number}" for number in range(60)], chunk_lines=20), FakeEngine(delay_s=0.3)
+    await run(server, engine)
+    for chunk in server.chunks:
+        meters = [meter for meter in chunk.meters if meter]
+        assert meters
+        assert all(early.ended_at <= late.started_at for early, late in itertools.pairwise(meters))
+        assert sum(meter.energy_j for meter in meters) > 0
+        assert {meter.energy_source for meter in meters} <= {"modelled", "rapl"}
+
+
+@pytest.mark.parametrize("endpoint", ["/v1/completions", "/v1/embeddings"])
+async def test_other_endpoints(endpoint: str) -> None:
+    server = FakeServer(["one two", "three"], endpoint=endpoint)
+    outputs = await run(server, FakeEngine(embedding="embed" in endpoint))
+    body = outputs["c1"]["response"]["body"]
+    assert body["choices"][0]["text"] == "two one" if "embed" not in endpoint else len(body["data"][0]["embedding"]) == 8

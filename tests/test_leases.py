@@ -1,0 +1,217 @@
+"""Leases, fencing and the recording of results, by the workers' protocol on a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchsched.clock import ManualClock
+from batchsched.queue import chunks, ledger
+from batchsched.queue.store import Record
+from batchsched.wire import PREFIX
+from tests.live import BASIC, METER, HandWorker, LiveServer, live_server, requests, wait_for
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Generator[LiveServer]:
+    with live_server(tmp_path, server__chunk_lines=3) as live:
+        yield live
+
+
+def _started(server: LiveServer, count: int, **fields: Any) -> str:
+    batch_id: str = server.submit(requests(count), **fields)["id"]
+    server.until(batch_id, "in_progress")
+    return batch_id
+
+
+def _counter(server: LiveServer, name: str) -> int:
+    with server.runtime.database.read() as connection:
+        return ledger.counted(connection).get(name, 0)
+
+
+def _lose(server: LiveServer, lease: dict[str, Any]) -> None:
+    """Let a lease run out, as it does when no heartbeat comes."""
+    with server.runtime.database.write() as connection:
+        chunks.extend(connection, [(lease["chunk_id"], lease["token"])], server.runtime.clock.now(), -1.0)
+    server.runtime.lifecycle.poke()
+    wait_for(lambda: _state(server, lease["chunk_id"])["state"] == "pending")
+
+
+def _state(server: LiveServer, chunk_id: str) -> dict[str, Any]:
+    with server.runtime.database.read() as connection:
+        return chunks.get(connection, chunk_id)
+
+
+def test_a_file_is_cut_into_chunks_that_hold_every_line_once(server: LiveServer) -> None:
+    batch_id = _started(server, 8)
+    with server.runtime.database.read() as connection:
+        rows = chunks.of_batch(connection, batch_id)
+    assert [(row["first_line"], row["lines"]) for row in rows] == [(1, 3), (4, 3), (7, 2)]
+    worker = server.worker()
+    seen = [request["custom_id"] for _ in rows for request in worker.input(worker.lease())]
+    assert seen == [f"r{i}" for i in range(8)]
+
+
+def test_the_token_grows_and_a_stale_one_changes_nothing(server: LiveServer) -> None:
+    batch_id = _started(server, 3)
+    zombie, other = server.worker(), server.worker()
+    old = zombie.lease()
+    zombie.record(old, [1])
+    _lose(server, old)
+    new = other.lease()
+    assert (new["chunk_id"], new["done"]) == (old["chunk_id"], [1])
+    assert new["token"] > old["token"]
+    before = _state(server, old["chunk_id"])
+    path = f"{PREFIX}/leases/{old['chunk_id']}"
+    zombie.record(old, [2], status=409)
+    for verb, extra in (("finish", {}), ("release", {"reason": "shutdown"}), ("fail", {"message": "x", "suspects": []})):
+        assert server.post(f"{path}/{verb}", {"token": old["token"], **extra}, 409)["error"]["code"] == "stale_lease"
+    held = [{"chunk_id": old["chunk_id"], "token": old["token"]}]
+    answer = server.post(f"{PREFIX}/workers/{zombie.worker_id}/heartbeat", {"leases": held})
+    assert answer["stale"] == [old["chunk_id"]]
+    assert server.http.get(f"{PREFIX}/chunks/{old['chunk_id']}/input", params={"token": old["token"]}).status_code == 409
+    assert _state(server, old["chunk_id"]) == before
+    assert _counter(server, "stale_completions_total") == 4
+    other.finish(new)
+    assert server.until(batch_id, "completed")["request_counts"]["completed"] == 3
+
+
+def test_a_result_that_comes_twice_counts_once(server: LiveServer) -> None:
+    batch_id, worker = _started(server, 3), server.worker()
+    lease = worker.lease()
+    assert worker.record(lease, [1, 2]) == {"recorded": 2, "duplicates": 0}
+    assert worker.record(lease, [2, 3]) == {"recorded": 1, "duplicates": 1}
+    done = server.until(batch_id, "completed")
+    assert done["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
+    assert len(server.content(done["output_file_id"])) == 3
+    assert done["usage"]["output_tokens"] == 15
+
+
+def test_lines_of_another_chunk_and_results_of_two_lines_are_refused(server: LiveServer) -> None:
+    _started(server, 4)
+    worker = server.worker()
+    lease = worker.lease()
+    body = {"token": lease["token"], "results": [{"line": 4, "ok": True, "output": {}, "input_tokens": 0, "cached_tokens": 0,
+                                                  "output_tokens": 0}]}  # fmt: skip
+    assert server.post(f"{PREFIX}/leases/{lease['chunk_id']}/results", body, 400)
+    assert _state(server, lease["chunk_id"])["completed"] == 0
+
+
+def test_what_was_written_but_not_acknowledged_is_cut_off_and_runs_again(server: LiveServer) -> None:
+    """A crash between the write of a result and its acknowledgement leaves a tail in the file that nobody owns."""
+    batch_id, worker = _started(server, 3), server.worker()
+    lease = worker.lease()
+    worker.record(lease, [1])
+    row = _state(server, lease["chunk_id"])
+    server.runtime.store.append(batch_id, 0, row["result_bytes"], [Record(2, True, b'{"half": "born"}')])
+    server.runtime.recorder.__init__(server.runtime.store, server.runtime.ids)  # type: ignore[misc]  # as after a restart
+    _lose(server, lease)
+    again = worker.lease()
+    assert again["done"] == [1]
+    worker.finish(again)
+    lines = server.content(server.until(batch_id, "completed")["output_file_id"])
+    assert [line["custom_id"] for line in lines] == ["r0", "r1", "r2"]
+
+
+def test_release_costs_no_attempt_and_failure_does(server: LiveServer) -> None:
+    batch_id, worker = _started(server, 3), server.worker()
+    lease = worker.lease()
+    path = f"{PREFIX}/leases/{lease['chunk_id']}"
+    server.post(f"{path}/release", {"token": lease["token"], "reason": "window_closed"})
+    assert _state(server, lease["chunk_id"])["attempts"] == 0
+    lease = worker.lease()
+    assert lease["attempt"] == 1
+    server.post(f"{path}/fail", {"token": lease["token"], "message": "it died", "suspects": [2]})
+    row = _state(server, lease["chunk_id"])
+    assert (row["attempts"], row["state"], row["suspects"]) == (1, "pending", [2])
+    assert row["not_before"] > server.runtime.clock.now()
+    lease = worker.lease()  # after the pause
+    assert (lease["attempt"], lease["suspects"]) == (2, [2])
+    worker.finish(lease)
+    server.until(batch_id, "completed")
+
+
+def test_after_the_last_attempt_unfinished_lines_become_error_lines(tmp_path: Path) -> None:
+    with live_server(tmp_path, server__max_attempts=2) as server:
+        batch_id, worker = _started(server, 3), server.worker()
+        worker.record(lease := worker.lease(), [2])
+        for _ in range(2):
+            body = {"token": lease["token"], "message": "it died", "suspects": []}
+            server.post(f"{PREFIX}/leases/{lease['chunk_id']}/fail", body)
+            found = _state(server, lease["chunk_id"])
+            lease = worker.lease() if found["state"] == "pending" else lease
+        done = server.until(batch_id, "completed")
+        assert done["request_counts"] == {"total": 3, "completed": 1, "failed": 2}
+        errors = server.content(done["error_file_id"])
+        assert [(e["custom_id"], e["error"]["code"]) for e in errors] == [("r0", "engine_failed"), ("r2", "engine_failed")]
+        assert "it died" in errors[0]["error"]["message"]
+
+
+def test_finish_needs_every_line(server: LiveServer) -> None:
+    _started(server, 3)
+    worker = server.worker()
+    lease = worker.lease()
+    error = server.post(f"{PREFIX}/leases/{lease['chunk_id']}/finish", {"token": lease["token"]}, 400)["error"]
+    assert "3 line(s)" in error["message"]
+
+
+def test_a_uniform_batch_stays_on_one_pool(tmp_path: Path) -> None:
+    two = BASIC + "[pools.other]\ngpu = 'cpu'\n"
+    with live_server(tmp_path, two, server__chunk_lines=1) as server:
+        body = {"batchsched": {"uniform": True, "deadline": "5s"}}  # no time to wait: every pool is offered the work
+        batch_id = server.submit(requests(2), **body)["id"]
+        server.until(batch_id, "in_progress")
+        first, second = server.worker("local"), server.worker("other")
+        lease = first.lease()
+        for _ in range(5):
+            assert not second.claim()
+        first.finish(lease)
+        first.drain(batch_id)
+
+
+def test_a_model_that_is_not_ready_is_asked_for(server: LiveServer) -> None:
+    _started(server, 1, batchsched={"deadline": "30s"})
+    worker = server.worker()
+    body = {"worker_id": worker.worker_id, "ready_models": []}
+    answer = wait_for(lambda: (a := server.post(f"{PREFIX}/leases", body))["prepare"] and a)
+    assert (answer["prepare"], answer["leases"]) == ("tiny", [])
+
+
+def test_unknown_pools_and_workers_are_refused(server: LiveServer) -> None:
+    body = {"pool": "nowhere", "host": "h", "pid": 1}
+    assert "declared: local" in server.post(f"{PREFIX}/workers", body, 404)["error"]["message"]
+    assert server.post(f"{PREFIX}/workers", {**body, "pool": "local", "protocol": 99}, 400)
+    assert server.post(f"{PREFIX}/leases", {"worker_id": "nobody"}, 404)
+    assert server.post(f"{PREFIX}/workers/nobody/heartbeat", {"leases": []}, 404)
+    assert server.post(f"{PREFIX}/leases", {"nonsense": 1}, 400)
+
+
+def test_a_restart_gives_leases_their_full_time_again(tmp_path: Path) -> None:
+    clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+    with live_server(tmp_path, clock=clock) as server:
+        batch_id, worker = _started(server, 3), server.worker()
+        lease = worker.lease()
+        worker.record(lease, [1])
+    clock.advance(3600)  # the server is down for an hour; the worker goes on
+    with live_server(tmp_path, clock=clock) as server:
+        again = HandWorker(server, worker.worker_id)
+        again.record(lease, [2, 3])
+        assert server.until(batch_id, "completed")["request_counts"]["completed"] == 3
+
+
+def test_energy_of_every_message_is_in_the_ledger(server: LiveServer) -> None:
+    batch_id, worker = _started(server, 3), server.worker()
+    lease = worker.lease()
+    worker.record(lease, [1])
+    worker.record(lease, [2, 3])
+    server.post(f"{PREFIX}/leases/{lease['chunk_id']}/finish", {"token": lease["token"], "meter": METER})
+    with server.runtime.database.read() as connection:
+        entries = ledger.of_batch(connection, batch_id)
+    assert [(entry["requests"], entry["energy_j"]) for entry in entries] == [(1, 100.0), (2, 100.0), (0, 100.0)]
+    carbon = server.until(batch_id, "completed")["batchsched"]["carbon"]
+    assert carbon["energy_j"] == 300.0
+    assert carbon["grams"] > 0

@@ -1,0 +1,230 @@
+"""`batchsched run` as real processes, against a small server that speaks vLLM's wire format and counts what it computes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from batchsched.cli import exits
+
+pytestmark = pytest.mark.slow
+FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
+BOUND_S = 45.0
+
+
+class Engine:
+    """The counting engine as a process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._counts = folder / "counts"
+        command = [
+            sys.executable,
+            str(FAKE_ENGINE),
+            "--port",
+            "0",
+            "--served-model-name",
+            "tiny",
+            "--count-file",
+            str(self._counts),
+        ]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.url = f"http://127.0.0.1:{json.loads(self.process.stdout.readline())['port']}"
+
+    def computed(self) -> Counter[str]:
+        """How often each tagged request was computed."""
+        return Counter(self._counts.read_text("utf-8").split()) if self._counts.exists() else Counter()
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    running = Engine(tmp_path)
+    yield running
+    running.process.kill()
+    running.process.communicate()
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own, with no configuration of this machine."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_requests(path: Path, count: int, steer: str = "") -> Path:
+    """A batch file; each prompt carries a tag that the engine counts by."""
+    lines = [
+        {
+            "custom_id": f"r{n}",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"model": "tiny", "messages": [{"role": "user", "content": f"[[tag r{n}]] {steer} word{n} more"}]},
+        }
+        for n in range(count)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    return path
+
+
+def start(file: Path, engine: Engine, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "batchsched.cli", "run", str(file), "--model", "tiny", "--deadline", "2m", *more]
+    command += ["--engine-url", engine.url, "--json"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
+    """Exit code, the JSON on stdout, stderr."""
+    out, err = process.communicate(timeout=BOUND_S)
+    assert "Traceback" not in err
+    return process.returncode, json.loads(out) if out else {}, err
+
+
+def results(folder: Path, name: str = "output.jsonl") -> list[str]:
+    """The custom_ids in a result file."""
+    path = folder / name
+    return sorted(json.loads(line)["custom_id"] for line in path.read_text("utf-8").splitlines()) if path.exists() else []
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """What happens in other processes can only be looked at."""
+    limit = time.monotonic() + BOUND_S
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def children(process: subprocess.Popen[str]) -> dict[str, psutil.Process]:
+    """The server and the worker of a run."""
+    found = {}
+    for child in psutil.Process(process.pid).children(recursive=True):
+        words = child.cmdline()
+        found.update({name: child for name in ("serve", "worker") if name in words and "--config" in words})
+    return found
+
+
+def test_a_run_from_start_to_end_and_again(place: Path, engine: Engine) -> None:
+    file = write_requests(place / "in.jsonl", 8)
+    code, said, _ = finish(start(file, engine))
+    folder = place / "in.batchsched"
+    assert code == exits.OK
+    assert said["batch"]["request_counts"] == {"total": 8, "completed": 8, "failed": 0}
+    assert results(folder) == sorted(f"r{n}" for n in range(8))
+    assert json.loads((folder / "report.json").read_text())["energy_j"] > 0
+    assert b"<svg" in (folder / "report.svg").read_bytes()
+    assert not (folder / "errors.jsonl").exists()
+
+    engine.process.kill()  # the finished result needs neither the engine nor a server
+    code, again, _ = finish(start(file, engine))
+    assert (code, again) == (exits.OK, said)
+
+    with file.open("a") as more:
+        more.write("\n")
+    code, _, err = finish(start(file, engine))
+    assert code == exits.USAGE
+    assert "has changed since this run began" in err
+    assert "--out" in err
+
+
+def test_failed_lines_end_with_their_own_exit_code(place: Path, engine: Engine) -> None:
+    file = write_requests(place / "in.jsonl", 3)
+    with file.open("a") as more:
+        more.write(file.read_text().splitlines()[0].replace("r0", "bad").replace("[[tag bad]]", "[[400]]") + "\n")
+    code, said, _ = finish(start(file, engine, "--out", "out"))
+    assert code == exits.FAILED_LINES
+    assert said["batch"]["request_counts"] == {"total": 4, "completed": 3, "failed": 1}
+    assert (results(place / "out"), results(place / "out", "errors.jsonl")) == (["r0", "r1", "r2"], ["bad"])
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_continues(place: Path, engine: Engine) -> None:
+    file = write_requests(place / "in.jsonl", 600, "[[slow 1.5]]")
+    first = start(file, engine)
+    wait_until(lambda: len(engine.computed()) >= 100)
+    family = list(children(first).values())
+    assert len(family) == 2
+    first.send_signal(signal.SIGINT)
+    code, said, err = finish(first)
+    assert (code, said) == (exits.INTERRUPTED, {})
+    assert "To continue: batchsched run" in err
+    assert not any(process.is_running() for process in family)
+    code, said, _ = finish(start(file, engine))
+    assert code == exits.OK
+    assert results(place / "in.batchsched") == sorted(f"r{n}" for n in range(600))
+    assert set(engine.computed().values()) == {1}  # what was in flight came back before the worker stopped
+
+
+@pytest.mark.parametrize("at", [0, 150])
+def test_kill_9_of_the_whole_run_loses_nothing(at: int, place: Path, engine: Engine) -> None:
+    file = write_requests(place / "in.jsonl", 600, "[[slow 0.5]]")
+    first = start(file, engine)
+    folder = place / "in.batchsched"
+    wait_until(lambda: (folder / "run.json").exists() and len(engine.computed()) >= at)
+    doomed = [process.pid for process in children(first).values()]
+    first.kill()
+    first.communicate()
+    for pid in doomed:
+        if psutil.pid_exists(pid):
+            os.killpg(pid, signal.SIGKILL)
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in doomed))
+    code, said, _ = finish(start(file, engine))
+    assert code == exits.OK
+    assert said["batch"]["request_counts"]["completed"] == 600
+    assert results(folder) == sorted(f"r{n}" for n in range(600))
+
+
+@pytest.mark.parametrize("victim", ["serve", "worker"])
+def test_a_part_that_dies_is_started_again(victim: str, place: Path, engine: Engine) -> None:
+    file = write_requests(place / "in.jsonl", 600, "[[slow 0.5]]")
+    process = start(file, engine)
+    wait_until(lambda: len(engine.computed()) >= 50)
+    children(process)[victim].kill()
+    code, _, err = finish(process)
+    assert code == exits.OK
+    assert "ended and was started again" in err
+    assert results(place / "in.batchsched") == sorted(f"r{n}" for n in range(600))
+
+
+def test_two_runs_cannot_share_a_folder(place: Path, engine: Engine) -> None:
+    file = write_requests(place / "in.jsonl", 2, "[[slow 3]]")
+    first = start(file, engine)
+    wait_until((place / "in.batchsched" / "run.json").exists)
+    code, _, err = finish(start(file, engine))
+    assert code == exits.FAILURE
+    assert "Another `batchsched run` is at work" in err
+    first.send_signal(signal.SIGTERM)
+    assert finish(first)[0] == exits.INTERRUPTED
+
+
+def test_at_the_deadline_what_is_done_is_kept(place: Path, engine: Engine) -> None:
+    file = write_requests(place / "in.jsonl", 2)
+    with file.open("a") as more:
+        more.write(file.read_text().splitlines()[0].replace("r0", "stuck").replace("[[tag stuck]]", "[[hang]]") + "\n")
+    code, said, _ = finish(start(file, engine, "--deadline", "6s"))
+    assert code == exits.NOT_FINISHED
+    assert said["batch"]["status"] == "expired"
+    assert results(place / "in.batchsched") == ["r0", "r1"]
+    assert results(place / "in.batchsched", "errors.jsonl") == ["stuck"]
+
+
+def test_an_engine_that_serves_another_model_is_told_before_anything_starts(place: Path, engine: Engine) -> None:
+    file = write_requests(place / "in.jsonl", 1)
+    command = [sys.executable, "-m", "batchsched.cli", "run", str(file), "--model", "org/other", "--deadline", "1m"]
+    command += ["--served-model-name", "tiny2", "--engine-url", engine.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == exits.USAGE  # the file names 'tiny', not 'tiny2'
+    file.write_text(file.read_text().replace('"tiny"', '"tiny2"'))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == exits.NOT_FOUND
+    assert "does not serve 'tiny2'; it serves tiny." in done.stderr
+    assert not (place / "in.batchsched").exists()

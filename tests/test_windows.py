@@ -1,0 +1,283 @@
+"""Windows against an independent cron parser, at clock changes, and the timer on the real scheduler."""
+
+from __future__ import annotations
+
+import queue
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from zoneinfo import ZoneInfo
+
+import pytest
+from croniter import CroniterBadDateError, croniter
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from batchsched.clock import ManualClock, SystemClock
+from batchsched.errors import InvalidConfiguration
+from batchsched.fleet import Window
+from batchsched.windows import WindowTimer, check, closes_at, is_open, openings, opens_at, parse_cron
+
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+BERLIN = "Europe/Berlin"
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def at_berlin(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(BERLIN)).astimezone(UTC)
+
+
+# ---- the cron line
+
+
+def pair(low: int, high: int) -> st.SearchStrategy[list[int]]:
+    """Two different numbers in order: the other parser reads the weekdays 0-0 as the whole week."""
+    return st.lists(st.integers(low, high), min_size=2, max_size=2, unique=True).map(sorted)
+
+
+def field(low: int, high: int, names: list[str] | None = None) -> st.SearchStrategy[str]:
+    value = st.integers(low, high)
+    span = pair(low, high)
+    parts = [
+        value.map(str),
+        span.map(lambda ab: f"{ab[0]}-{ab[1]}"),
+        st.tuples(span, st.integers(1, 9)).map(lambda x: f"{x[0][0]}-{x[0][1]}/{x[1]}"),
+    ]
+    if names:
+        parts.append(st.sampled_from(names))
+        parts.append(pair(0, len(names) - 1).map(lambda ab: f"{names[ab[0]]}-{names[ab[1]]}"))
+    listed = st.lists(st.one_of(parts), min_size=1, max_size=3).map(",".join)
+    return st.one_of(st.just("*"), st.integers(2, 9).map(lambda n: f"*/{n}"), listed)
+
+
+MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
+lines = st.tuples(field(0, 59), field(0, 23), field(1, 31), field(1, 12, MONTHS), field(0, 7, WEEKDAYS)).map(" ".join)
+moments = st.datetimes(datetime(2024, 1, 1), datetime(2030, 12, 31)).map(lambda at: at.replace(second=0, microsecond=0))  # noqa: DTZ001
+
+
+@given(line=lines, moment=moments)
+@example("0 22 * * 1-5", datetime(2026, 11, 20))  # noqa: DTZ001
+@example("0 0 13 * 5", datetime(2026, 11, 1))  # noqa: DTZ001 - either day
+@example("0 0 */2 * 1", datetime(2026, 11, 1))  # noqa: DTZ001 - both days: a field with * does not widen
+@settings(max_examples=150, deadline=None)
+def test_starts_are_what_another_parser_finds(line: str, moment: datetime) -> None:
+    start = moment.replace(tzinfo=UTC)
+    assert starts(Window(line, "1s"), start, start + 3 * DAY)[:60] == theirs(line, start, start + 3 * DAY)
+
+
+@given(
+    line=lines,
+    moment=moments,
+    zone=st.sampled_from(
+        [BERLIN, "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "America/Sao_Paulo", "Pacific/Auckland"]
+    ),
+)
+@settings(max_examples=75, deadline=None)
+def test_starts_in_a_zone_where_no_clock_changes(line: str, moment: datetime, zone: str) -> None:
+    local = moment.replace(tzinfo=ZoneInfo(zone))
+    assume(len({(local + n * DAY).utcoffset() for n in range(-2, 6)}) == 1)
+    assert starts(Window(line, "1s", zone), local, local + 3 * DAY)[:60] == theirs(line, local, local + 3 * DAY)
+
+
+def starts(window: Window, start: datetime, end: datetime) -> list[datetime]:
+    return [since for since, _ in openings(window, start.astimezone(UTC), end.astimezone(UTC)) if since >= start]
+
+
+def theirs(line: str, start: datetime, end: datetime) -> list[datetime]:
+    """The first sixty starts by croniter, which searches after the instant it is given."""
+    search = croniter(line, start - timedelta(seconds=1), max_years_between_matches=9, implement_cron_bug=True)
+    found: list[datetime] = []
+    try:
+        while len(found) < 60 and (at := search.get_next(datetime)) <= end:
+            found.append(at.astimezone(UTC))
+    except CroniterBadDateError:  # 31 February
+        pass
+    return found
+
+
+@pytest.mark.parametrize(
+    ("field", "days"),
+    [
+        ("0", "sun"),
+        ("7", "sun"),
+        ("1-5", "mon tue wed thu fri"),
+        ("MON-FRI", "mon tue wed thu fri"),
+        ("5-7", "fri sat sun"),
+        ("sat-sun", "sat sun"),
+        ("5-1", "fri sat sun mon"),
+        ("1-5/2", "mon wed fri"),
+        ("*/3", "sun wed sat"),
+        ("*", "sun mon tue wed thu fri sat"),
+    ],
+)
+def test_weekdays_mean_what_cron_says(field: str, days: str) -> None:
+    assert {WEEKDAYS[day] for day in parse_cron(f"0 0 * * {field}").weekdays} == set(days.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("0 22 * *", "five fields"),
+        ("60 * * * *", "field minute has '60'; allowed are 0 to 59"),
+        ("0 24 * * *", "field hour"),
+        ("0 0 0 * *", "field day has '0'; allowed are 1 to 31"),
+        ("0 0 * 13 *", "field month"),
+        ("0 0 * * 8", "field weekday has '8'; allowed are 0 to 7"),
+        ("0 0 * * monday", "field weekday"),
+        ("0 5-2 * * *", "field hour has '5-2'"),
+        ("*/0 * * * *", "field minute"),
+        ("5/10 * * * *", "field minute"),
+        ("1, * * * *", "field minute"),
+        ("-1 * * * *", "field minute"),
+        ("1- * * * *", "field minute"),
+        ("0 0 L * *", "field day"),
+        ("0 0 31 2 *", "never opens"),
+    ],
+)
+def test_bad_lines_say_what_is_allowed(line: str, said: str) -> None:
+    with pytest.raises(InvalidConfiguration, match=said):
+        check(Window(line, "1h"))
+
+
+# ---- intervals
+
+
+def test_nightly_window_on_weekdays() -> None:
+    window = Window("0 22 * * 1-5", "8h", BERLIN)
+    friday, tuesday = at_berlin("2026-11-20T12:00"), at_berlin("2026-11-24T12:00")
+    assert openings(window, friday, tuesday) == [
+        (at_berlin("2026-11-20T22:00"), at_berlin("2026-11-21T06:00")),
+        (at_berlin("2026-11-23T22:00"), at_berlin("2026-11-24T06:00")),
+    ]
+    saturday_noon = at_berlin("2026-11-21T12:00")
+    assert not is_open(window, saturday_noon)
+    assert closes_at(window, saturday_noon) is None
+    assert opens_at(window, saturday_noon) == at_berlin("2026-11-23T22:00")
+    assert closes_at(window, at_berlin("2026-11-21T05:59")) == at_berlin("2026-11-21T06:00")
+    assert opens_at(window, at_berlin("2026-11-21T05:59")) == at_berlin("2026-11-21T05:59")
+
+
+def test_the_first_instant_is_open_and_the_last_is_not() -> None:
+    window = Window("0 12 * * *", "1h")
+    assert is_open(window, utc("2026-05-01T12:00"))
+    assert not is_open(window, utc("2026-05-01T13:00"))
+    assert openings(window, utc("2026-05-01T13:00"), utc("2026-05-02T11:59")) == []
+
+
+def test_a_skipped_time_moves_forward() -> None:
+    """02:30 does not exist in Berlin on 28 March 2027; the clock goes from 02:00 to 03:00."""
+    found = openings(Window("30 2 * * *", "1h", BERLIN), utc("2027-03-28T00:00"), utc("2027-03-28T12:00"))
+    assert found == [(utc("2027-03-28T01:30"), utc("2027-03-28T02:30"))]
+    assert found[0][0].astimezone(ZoneInfo(BERLIN)).isoformat() == "2027-03-28T03:30:00+02:00"
+
+
+def test_a_repeated_time_opens_once() -> None:
+    """02:30 comes twice in Berlin on 31 October 2027."""
+    found = openings(Window("30 2 * * *", "30m", BERLIN), utc("2027-10-31T00:00"), utc("2027-10-31T12:00"))
+    assert found == [(utc("2027-10-31T00:30"), utc("2027-10-31T01:00"))]
+
+
+def test_duration_is_elapsed_time() -> None:
+    found = openings(Window("0 22 * * *", "8h", BERLIN), utc("2027-03-27T20:00"), utc("2027-03-27T23:00"))
+    assert [(to - since) for since, to in found] == [8 * HOUR]
+    assert found[0][1].astimezone(ZoneInfo(BERLIN)).hour == 7
+
+
+ZONES = [
+    BERLIN,
+    "America/New_York",
+    "Australia/Lord_Howe",
+    "Africa/Casablanca",
+    "Asia/Kolkata",
+    "America/Sao_Paulo",
+    "Pacific/Chatham",
+]
+
+
+@given(
+    zone=st.sampled_from(ZONES),
+    year=st.integers(2024, 2030),
+    hour=st.integers(0, 23),
+    minute=st.integers(0, 59),
+    minutes_open=st.integers(1, 3000),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_daily_window_opens_once_a_local_date(zone: str, year: int, hour: int, minute: int, minutes_open: int) -> None:
+    window = Window(f"{minute} {hour} * * *", f"{minutes_open}m", zone)
+    start = datetime(year, 1, 1, tzinfo=UTC)
+    instants = [since for since, _ in openings(Window(window.cron, "1s", zone), start, start + 365 * DAY)]
+    dates = [at.astimezone(ZoneInfo(zone)).date() for at in instants]
+    assert len(set(dates)) == len(dates) >= 365
+    found = openings(window, start, start + 365 * DAY)
+    assert all(a[1] < b[0] for a, b in pairwise(found))
+    assert all(is_open(window, at) for at in instants)
+    assert all(not is_open(window, to) for _, to in found[:-1][:20])
+
+
+def test_openings_that_meet_are_one() -> None:
+    window = Window("0 * * * *", "1h")
+    noon = utc("2026-05-01T12:00")
+    assert len(openings(window, noon, noon + DAY)) == 1
+    assert closes_at(window, noon) is None
+    assert closes_at(Window("0 8-17 * * *", "1h"), noon) == utc("2026-05-01T18:00")
+
+
+def test_rare_days_are_found() -> None:
+    window = Window("0 0 29 2 *", "1h")
+    assert opens_at(window, utc("2026-05-01T00:00")) == utc("2028-02-29T00:00")
+    assert opens_at(window, utc("2097-01-01T00:00")) == utc("2104-02-29T00:00")
+
+
+# ---- the timer
+
+
+class OffsetClock(SystemClock):
+    """The machine's clock, set to another time of day."""
+
+    def __init__(self, now: datetime) -> None:
+        self._offset = now - datetime.now(UTC)
+
+    def now(self) -> datetime:
+        return super().now() + self._offset
+
+
+def test_timer_tells_at_start_and_at_each_change() -> None:
+    told: queue.Queue[tuple[str, bool]] = queue.Queue()
+    windows = {"night": Window("0 22 * * *", "8h"), "moment": Window("0 22 * * *", "1s")}
+    timer = WindowTimer(windows, lambda name, opened: told.put((name, opened)), OffsetClock(utc("2026-05-01T21:59:59.600000")))
+    timer.start()
+    try:
+        assert {told.get(timeout=5), told.get(timeout=5)} == {("night", False), ("moment", False)}
+        assert {told.get(timeout=5), told.get(timeout=5)} == {("night", True), ("moment", True)}
+        assert told.get(timeout=5) == ("moment", False)
+    finally:
+        timer.stop()
+    assert told.empty()
+
+
+def test_timer_survives_a_callback_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    told: queue.Queue[bool] = queue.Queue()
+
+    def fail(name: str, opened: bool) -> None:
+        told.put(opened)
+        if opened:
+            raise RuntimeError("the callback failed")
+
+    timer = WindowTimer({"a": Window("0 22 * * *", "1s")}, fail, OffsetClock(utc("2026-05-01T21:59:59.800000")))
+    timer.start()
+    try:
+        assert [told.get(timeout=5) for _ in range(3)] == [False, True, False]
+    finally:
+        timer.stop()
+    assert "the callback failed" in caplog.text
+
+
+def test_timer_refuses_a_bad_window_and_stops_twice() -> None:
+    timer = WindowTimer({"a": Window("61 * * * *", "1h")}, lambda *_: None, ManualClock(utc("2026-05-01T00:00")))
+    with pytest.raises(InvalidConfiguration):
+        timer.start()
+    timer.stop()
