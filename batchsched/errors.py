@@ -68,6 +68,15 @@ class Unauthorized(BatchschedError):
     type = "invalid_request_error"
 
 
+class PermissionDenied(BatchschedError):
+    """This caller may not do that."""
+
+    code = "permission_denied"
+    http_status = 403
+    exit_code = 4
+    type = "invalid_request_error"
+
+
 class NotFound(BatchschedError):
     """There is no such object."""
 

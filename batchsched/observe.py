@@ -5,6 +5,7 @@ The only place that turns the queue's rows, the forecasts and the profiles into 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -28,6 +29,7 @@ from batchsched.queue.database import Database
 from batchsched.settings import Settings
 from batchsched.windows import openings
 
+log = logging.getLogger(__name__)
 LOOK_BACK = timedelta(days=30)
 Span = tuple[float, float]
 
@@ -140,8 +142,10 @@ class Observer:
         for zone in sorted({site.zone for site in self.fleet.sites.values()}):
             try:
                 found[zone] = self._provider.forecast(zone, now, now + timedelta(seconds=horizon_s))
-            except ForecastUnavailable as problem:
-                notes.append(f"Zone {zone}: {problem.message} Its intensity counts as unknown, and is never preferred.")
+            except Exception as problem:  # a forecast that fails in whatever way must not stop the work
+                if not isinstance(problem, ForecastUnavailable):
+                    log.exception("The forecast for zone %s failed.", zone)
+                notes.append(f"Zone {zone}: {problem} Its intensity counts as unknown, and is never preferred.")
         return found, notes
 
     def _assemble(

@@ -129,8 +129,7 @@ class Scheduler:
     def plan_now(self) -> Published:
         """Observe, plan and publish once."""
         view = self._observer.look(self._clock.now())
-        plan = make_plan(view.problem, self._settings.planner.solver, self._settings.planner.solve_s)
-        published = Published(view, plan, _latest_starts(view))
+        published = Published(view, self._plan(view), _latest_starts(view))
         with self._lock:
             self._published = published
             self._tally = dict(view.leased)
@@ -138,6 +137,14 @@ class Scheduler:
             with self._database.write() as connection:
                 plans.add(connection, view.now, _archived(published))
         return published
+
+    def _plan(self, view: View) -> Plan:
+        """A plan; an empty one where none can be made, for then the latest safe starts alone decide."""
+        try:
+            return make_plan(view.problem, self._settings.planner.solver, self._settings.planner.solve_s)
+        except Exception as problem:
+            log.exception("No plan could be made; each batch starts at its latest safe start.")
+            return Plan(view.problem.slots, [], status="failed", notes=[f"No plan could be made: {problem}"])
 
     @property
     def published(self) -> Published | None:

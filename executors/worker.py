@@ -138,7 +138,7 @@ class WorkerLoop:
         claimed = await self._link.insist("POST", "/leases", Claim(self._me.worker_id, 1, ready), Claimed)
         for lease in claimed.leases:
             self._take(lease)
-        if claimed.prepare and not self._held:
+        if claimed.prepare and claimed.prepare not in ready and not self._held:
             await self._prepare(claimed.prepare)
         elif not claimed.leases:
             await self._wait(min(claimed.poll_s, _WARM_POLL_S) if ready else claimed.poll_s)

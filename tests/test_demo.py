@@ -30,7 +30,7 @@ def test_the_example_forecast_is_dirty_now_and_clean_soon(tmp_path: Path) -> Non
     assert "example forecast" in forecast.provider
     assert forecast.continued_by is None
     cleanest = min(forecast.slots, key=lambda slot: slot.mean_g_per_kwh or 0)
-    assert 60 < (cleanest.start - now).total_seconds() < 160
+    assert 55 < (cleanest.start - now).total_seconds() <= 80
     assert cleanest.mean_g_per_kwh is not None
     assert (forecast.slots[0].mean_g_per_kwh or 0) > 4 * cleanest.mean_g_per_kwh
     later = cleanest.end + timedelta(seconds=1)

@@ -338,3 +338,11 @@ def test_an_api_key_is_asked_of_every_route(tmp_path: Path) -> None:
             for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "s3cret"}):
                 assert server.http.request(method.upper(), path, headers=headers).status_code == 401, (method, path)
         assert server.http.get("/v1/models", headers={"authorization": "Bearer s3cret"}).status_code == 200
+
+
+def test_other_web_pages_and_rebound_names_are_refused(server: LiveServer) -> None:
+    """A page in the user's browser can reach loopback; it must not be able to use it."""
+    for headers in ({"origin": "http://evil.example"}, {"origin": "null"}):
+        assert server.http.post("/v1/batches", content=b"{}", headers=headers).status_code == 403
+    assert server.http.get("/v1/models", headers={"host": "evil.example"}).status_code == 400
+    assert server.http.get("/v1/models", headers={"origin": server.url}).status_code == 200

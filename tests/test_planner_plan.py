@@ -167,6 +167,7 @@ def test_an_engine_start_may_take_longer_than_a_slot(solver: str) -> None:
     assert not plan.late
     assert sum(load.seconds for load in plan.loads) == pytest.approx(50.0)
     assert min(a.slot_index for a in plan.allotments) >= 2
+    assert plan.bound is None or plan.bound <= plan.objective * 1.01
 
 
 def test_nothing_left_to_do_is_neither_planned_nor_late() -> None:

@@ -18,9 +18,9 @@ import pytest
 
 from batchsched.cli import exits
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
-BOUND_S = 45.0
+BOUND_S = 60.0
 
 
 class Engine:
@@ -148,9 +148,9 @@ def test_failed_lines_end_with_their_own_exit_code(place: Path, engine: Engine) 
 
 
 def test_ctrl_c_stops_cleanly_and_the_same_command_continues(place: Path, engine: Engine) -> None:
-    file = write_requests(place / "in.jsonl", 600, "[[slow 1.5]]")
+    file = write_requests(place / "in.jsonl", 300, "[[slow 1.5]]")
     first = start(file, engine)
-    wait_until(lambda: len(engine.computed()) >= 100)
+    wait_until(lambda: len(engine.computed()) >= 80)
     family = list(children(first).values())
     assert len(family) == 2
     first.send_signal(signal.SIGINT)
@@ -160,13 +160,13 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_continues(place: Path, engine
     assert not any(process.is_running() for process in family)
     code, said, _ = finish(start(file, engine))
     assert code == exits.OK
-    assert results(place / "in.batchsched") == sorted(f"r{n}" for n in range(600))
+    assert results(place / "in.batchsched") == sorted(f"r{n}" for n in range(300))
     assert set(engine.computed().values()) == {1}  # what was in flight came back before the worker stopped
 
 
-@pytest.mark.parametrize("at", [0, 150])
+@pytest.mark.parametrize("at", [0, 80])
 def test_kill_9_of_the_whole_run_loses_nothing(at: int, place: Path, engine: Engine) -> None:
-    file = write_requests(place / "in.jsonl", 600, "[[slow 0.5]]")
+    file = write_requests(place / "in.jsonl", 300, "[[slow 0.5]]")
     first = start(file, engine)
     folder = place / "in.batchsched"
     wait_until(lambda: (folder / "run.json").exists() and len(engine.computed()) >= at)
@@ -179,20 +179,20 @@ def test_kill_9_of_the_whole_run_loses_nothing(at: int, place: Path, engine: Eng
     wait_until(lambda: not any(psutil.pid_exists(pid) for pid in doomed))
     code, said, _ = finish(start(file, engine))
     assert code == exits.OK
-    assert said["batch"]["request_counts"]["completed"] == 600
-    assert results(folder) == sorted(f"r{n}" for n in range(600))
+    assert said["batch"]["request_counts"]["completed"] == 300
+    assert results(folder) == sorted(f"r{n}" for n in range(300))
 
 
 @pytest.mark.parametrize("victim", ["serve", "worker"])
 def test_a_part_that_dies_is_started_again(victim: str, place: Path, engine: Engine) -> None:
-    file = write_requests(place / "in.jsonl", 600, "[[slow 0.5]]")
+    file = write_requests(place / "in.jsonl", 300, "[[slow 0.5]]")
     process = start(file, engine)
     wait_until(lambda: len(engine.computed()) >= 50)
     children(process)[victim].kill()
     code, _, err = finish(process)
     assert code == exits.OK
     assert "ended and was started again" in err
-    assert results(place / "in.batchsched") == sorted(f"r{n}" for n in range(600))
+    assert results(place / "in.batchsched") == sorted(f"r{n}" for n in range(300))
 
 
 def test_two_runs_cannot_share_a_folder(place: Path, engine: Engine) -> None:

@@ -236,7 +236,8 @@ class Teller:
         if batch.verdict and not self._verdict_told:
             self._verdict_told = True
             step(f"  verdict: {batch.verdict.reason}")
-        phase = (batch.status, batch.progress.state, batch.progress.waiting_for)
+        reason, _, _ = (batch.progress.waiting_for or "").partition(" (")
+        phase = (batch.status, batch.progress.state, reason)
         if phase != self._phase:
             step(f"  {describe(batch)}")
         self._phase = phase

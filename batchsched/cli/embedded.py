@@ -25,6 +25,8 @@ from batchsched.transport import Transport
 MAX_RESTARTS = 5
 # Somebody is watching: an engine that does not start ends the run instead of being tried for ever.
 ENGINE_TRIES = 2
+# No network lies between, and a run that was killed should not wait long for the leases of its dead worker.
+LEASE_S = 15.0
 START_S = 90.0
 SERVER_STOP_S = 30.0
 # A worker first lets requests in flight finish, gives back the rest, and stops its engine.
@@ -120,6 +122,16 @@ class Child:
             self._process.wait()
 
 
+def _own(settings: Settings, state: Path) -> Settings:
+    """Settings for a server and workers that live and die with this run."""
+    tries = settings.worker.engine_tries or ENGINE_TRIES
+    return msgspec.structs.replace(
+        settings,
+        server=msgspec.structs.replace(settings.server, lease_s=min(settings.server.lease_s, LEASE_S)),
+        worker=msgspec.structs.replace(settings.worker, state_dir=str(state / "worker"), engine_tries=tries),
+    )
+
+
 class Embedded:
     """A server, and workers for some pools, below one folder. A context manager: all are stopped at its end.
 
@@ -130,10 +142,7 @@ class Embedded:
         self._state = state
         self._key = secrets.token_urlsafe(24)
         self._config = state / "batchsched.toml"
-        worker = msgspec.structs.replace(
-            settings.worker, state_dir=str(state / "worker"), engine_tries=settings.worker.engine_tries or ENGINE_TRIES
-        )
-        settings = msgspec.structs.replace(settings, worker=worker)
+        settings = _own(settings, state)
         self._config.write_text(toml.dumps(msgspec.to_builtins(settings)), "utf-8")
         self._env = {**os.environ, "BATCHSCHED_SERVER_API_KEY": self._key, "BATCHSCHED_CONFIG": str(self._config)}
         self._server = self._child("server", "serve", "--port", "0", "--data-dir", str(state))

@@ -16,8 +16,7 @@ from batchsched.units import iso
 PROVIDER = "example forecast (demo)"
 SLOT_S = 20
 # gCO2e/kWh, one a slot; the shape of a breezy afternoon, squeezed into minutes. Made up, and called so wherever it shows.
-HOME = (560, 600, 630, 640, 610, 130, 95, 90, 120, 520, 580, 600, 620, 640, 640, 620, 600, 590, 580, 570, 560, 550, 540, 530)
-NORTH = tuple(300 + round(0.1 * value) for value in HOME)
+HOME = (600, 630, 640, 610, 90, 95, 110, 130, 520, 580, 600, 620, 640, 640, 620, 600, 590, 580, 570, 560, 550, 540, 530, 520)
 CAME_TRUE = (1.03, 0.98, 1.01, 0.97)
 SPREAD = (0.85, 0.95, 1.0, 1.05, 1.15)
 POOLS = ("home",)
@@ -40,8 +39,8 @@ def read_requests(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def clean_in_s() -> float:
-    """Seconds from the start of the forecast to its first clean slot."""
-    return next(i for i, value in enumerate(HOME) if value < 200) * SLOT_S
+    """Seconds from now to the first clean slot of a forecast that begins with this slot."""
+    return left_of_slot_s() + (next(i for i, value in enumerate(HOME) if value < 200) - 1) * SLOT_S
 
 
 def left_of_slot_s() -> float:
@@ -73,12 +72,11 @@ def forecast_csv(now: datetime) -> str:
     first = datetime.fromtimestamp(now.timestamp() // SLOT_S * SLOT_S, UTC)
     rows = [f"# provider: {PROVIDER}", "# signal: average direct"]
     rows.append("zone,start,end,issued_at,mean,q05,q25,q50,q75,q95,realised")
-    for zone, values in (("EXAMPLE-HOME", HOME), ("EXAMPLE-NORTH", NORTH)):
-        for i, mean in enumerate(values):
-            start = first + timedelta(seconds=i * SLOT_S)
-            spread = ",".join(f"{mean * factor:.0f}" for factor in SPREAD)
-            end, truth = start + timedelta(seconds=SLOT_S), mean * CAME_TRUE[i % len(CAME_TRUE)]
-            rows.append(f"{zone},{iso(start)},{iso(end)},{iso(first)},{mean},{spread},{truth:.0f}")
+    for i, mean in enumerate(HOME):
+        start = first + timedelta(seconds=i * SLOT_S)
+        end, truth = start + timedelta(seconds=SLOT_S), mean * CAME_TRUE[i % len(CAME_TRUE)]
+        spread = ",".join(f"{mean * factor:.0f}" for factor in SPREAD)
+        rows.append(f"EXAMPLE-HOME,{iso(start)},{iso(end)},{iso(first)},{mean},{spread},{truth:.0f}")
     return "\n".join(rows) + "\n"
 
 

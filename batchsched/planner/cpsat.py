@@ -181,7 +181,7 @@ class ClassModel:
 
     def _load_units(self, pool: str, m: int, slot: int) -> list[tuple[int, int]]:
         shares = load_share(self.problem, slot, self._startup[m, pool])
-        return [(t, math.ceil(seconds / self.unit_s - 1e-9)) for t, seconds in shares]
+        return [(t, min(math.ceil(seconds / self.unit_s - 1e-9), self._units(1, t))) for t, seconds in shares]
 
     def _slots_held(self, pool: PoolState) -> int:
         return max(self._replicas(pool.name), len(pool.loaded))

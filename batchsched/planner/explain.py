@@ -41,20 +41,21 @@ def explain(
 
 
 def waiting_for(problem: Problem, plan: Plan, batch_id: str) -> tuple[str, float] | None:
-    """What a job waits for, and until which second; None while it may run, or has no place in the plan."""
+    """What a job waits for, and until which second (its engine starts then); None while it may run or has no place."""
     mine = plan.of(batch_id)
-    if not mine or mine[0].start_s <= _SOON_S:
+    starts = [plan.slots[use.slot_index].start_s for use in plan.uses if use.batch_id == batch_id]
+    if not mine or min(starts) <= _SOON_S:
         return None
-    first = mine[0]
+    first, until = mine[0], min(starts)
     pool = problem.pool(first.pool)
     if not pool.capacity or pool.capacity[0] <= 0:
-        return f"pool {pool.name} to open", first.start_s
+        return f"pool {pool.name} to open", until
     now, then = pool.intensity_g_per_kwh[0], _mean(problem, pool, [first])
     if now is not None and then is not None and then < now:
-        return f"cleaner power in {pool.zone} ({then:.0f} instead of {now:.0f} gCO2e/kWh)", first.start_s
+        return f"cleaner power in {pool.zone} ({then:.0f} instead of {now:.0f} gCO2e/kWh)", until
     if any(a.slot_index == 0 for a in plan.on(pool.name)):
-        return "batches with an earlier deadline", first.start_s
-    return f"its turn on pool {pool.name}", first.start_s
+        return "batches with an earlier deadline", until
+    return f"its turn on pool {pool.name}", until
 
 
 def _runs(mine: list[Allotment]) -> list[list[Allotment]]:

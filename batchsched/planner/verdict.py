@@ -7,7 +7,7 @@ from statistics import NormalDist
 
 import msgspec
 
-from batchsched.planner.plan import Plan
+from batchsched.planner.plan import Allotment, Plan
 from batchsched.planner.problem import Job, PoolState, Problem, quantile_factor
 from batchsched.units import JOULES_PER_KWH, format_duration
 
@@ -122,8 +122,13 @@ def _finish(problem: Problem, plan: Plan, job: Job) -> float | None:
     if not mine:
         return None
     pools = {pool.name: pool for pool in problem.pools}
-    ends = [min(a.end_s, a.start_s + a.seconds / max(1e-9, min(float(job.width), float(pools[a.pool].replicas)))) for a in mine]
-    return max(ends)
+    loading = {(load.pool, load.slot_index): load.seconds for load in plan.loads if load.batch_id == job.batch_id}
+
+    def end(a: Allotment) -> float:
+        busy = a.seconds + loading.get((a.pool, a.slot_index), 0.0)
+        return min(a.end_s, a.start_s + busy / max(1, min(job.width, pools[a.pool].replicas)))
+
+    return max(end(a) for a in mine)
 
 
 def _reason(problem: Problem, job: Job, share: float, chance: float, feasible: bool) -> str:

@@ -10,12 +10,13 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse
 
 import batchsched
 from batchsched.errors import BatchschedError, InvalidRequest, NotFound
 from batchsched.server import batches, extensions, files, models, workers
-from batchsched.server.auth import KeyCheck
+from batchsched.server.auth import LOOPBACK_HOSTS, KeyCheck, is_loopback
 from batchsched.server.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ def create_app(runtime: Runtime) -> FastAPI:
         lifespan=lifespan,
         dependencies=[Depends(KeyCheck(runtime.settings.server.api_key))],
     )
+    if is_loopback(runtime.settings.server.host):
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_HOSTS)
     for module in (files, batches, models, extensions, workers):
         app.include_router(module.router(runtime))
     app.add_exception_handler(BatchschedError, _ours)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
-from batchsched.errors import InsecureBind, Unauthorized
+from batchsched.errors import InsecureBind, PermissionDenied, Unauthorized
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/version"})
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+LOOPBACK_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+"""What the Host header may say on a loopback server: a name that was made to point here (DNS rebinding) is refused."""
 
 
 class KeyCheck:
@@ -20,7 +23,8 @@ class KeyCheck:
         self._digest = _digest(api_key) if api_key else None
 
     def __call__(self, request: Request) -> None:
-        """Raises Unauthorized."""
+        """Raises Unauthorized, PermissionDenied."""
+        _refuse_foreign_pages(request)
         if self._digest is None or request.scope["path"] in OPEN_PATHS:
             return
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
@@ -28,13 +32,25 @@ class KeyCheck:
             raise Unauthorized("Incorrect API key provided.", hint="Send the header 'Authorization: Bearer <key>'.")
 
 
+def _refuse_foreign_pages(request: Request) -> None:
+    """A browser names the page that a request comes from; pages of other origins have no business here."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise PermissionDenied(f"Requests from pages of {origin} are not accepted.")
+
+
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
+def is_loopback(host: str) -> bool:
+    """Is this an address that only this machine reaches?"""
+    return host in _LOOPBACK or host.startswith("127.")
+
+
 def check_bind(host: str, api_key: str) -> None:
     """Refuse to listen to the world without a key. Raises InsecureBind."""
-    if host not in _LOOPBACK and not host.startswith("127.") and not api_key:
+    if not is_loopback(host) and not api_key:
         raise InsecureBind(
             f"Refusing to listen on {host} without an API key.",
             hint="Set server.api_key (or BATCHSCHED_SERVER_API_KEY), or listen on 127.0.0.1.",

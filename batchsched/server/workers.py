@@ -172,7 +172,8 @@ class LeaseDesk:
                     prepare = prepare or wanted.model
                     continue
                 leases += self._lease(connection, worker, wanted.batch_id, wanted.requests, message.max_chunks - len(leases))
-        prepare = None if leases else prepare or offer.prepare
+        coming = offer.prepare if offer.prepare not in message.ready_models else None
+        prepare = None if leases else prepare or coming
         return Claimed(leases, prepare, offer.next_at, self._poll_s(offer.next_at))
 
     def _lease(self, connection: Connection, worker: Row, batch_id: str, requests: float, most: int) -> list[Lease]:

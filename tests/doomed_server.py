@@ -1,0 +1,58 @@
+"""A real `batchsched serve` that kills itself with SIGKILL at a named point, the n-th time it comes there.
+
+`python -m tests.doomed_server POINT N -- serve --config ...`. Points: `upload` (a line of an upload was checked), `append`
+(results lie in the file, the commit is still to come), `acknowledged` (committed, the worker does not know it yet), `merge` (a
+line of a merge is written), `merged` (both files are in place, the commit is still to come), `completed` (committed).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from batchsched.lines import Checker
+from batchsched.queue import merging
+from batchsched.queue.merging import Merged
+from batchsched.queue.store import Store
+from batchsched.server.workers import LeaseDesk
+
+
+def _dying(function: Callable[..., Any], times: int, *, before: bool = False) -> Callable[..., Any]:
+    left = times
+
+    def doomed(*args: Any, **kwargs: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if before and left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*args, **kwargs)
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return doomed
+
+
+def doom(point: str, times: int) -> None:
+    """Arrange the death."""
+    places: dict[str, tuple[Any, str, bool]] = {
+        "upload": (Checker, "feed", False),
+        "append": (Store, "append", False),
+        "acknowledged": (LeaseDesk, "record", False),
+        "merge": (Merged, "write", False),
+        "merged": (merging, "_commit", True),
+        "completed": (merging, "_commit", False),
+    }
+    owner, name, before = places[point]
+    setattr(owner, name, _dying(getattr(owner, name), times, before=before))
+
+
+if __name__ == "__main__":
+    doom(sys.argv[1], int(sys.argv[2]))
+    from batchsched.cli.main import main
+
+    sys.argv = ["batchsched", *sys.argv[4:]]
+    main()

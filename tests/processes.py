@@ -1,0 +1,133 @@
+"""Real processes for the crash tests: server, worker, engine, each killed as a crash kills."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+
+import httpx
+
+from tests.live import wait_for
+
+ROOT = Path(__file__).parent.parent
+BATCHSCHED = [sys.executable, "-m", "batchsched.cli"]
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class Stage:
+    """A folder with a configuration, a fake engine that counts, and processes that are all gone at the end."""
+
+    def __init__(
+        self, folder: Path, *, lease_s: float = 2.0, delay_s: float = 0.05, chunk_lines: int = 10, more: str = ""
+    ) -> None:
+        self.folder = folder
+        self.port, self.engine_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.engine_url = f"http://127.0.0.1:{self.engine_port}"
+        self.delay_s = delay_s
+        self.counts_file = folder / "computed"
+        self.config = folder / "batchsched.toml"
+        self.config.write_text(
+            f"[server]\nport = {self.port}\ndata_dir = '{folder / 'data'}'\nlease_s = {lease_s}\nchunk_lines = {chunk_lines}\n"
+            f"[sites.home]\nzone = 'WORLD'\n[pools.local]\nmax_in_flight = 4\n[models.tiny]\n[planner]\nsolver = 'greedy'\n"
+            f"[worker]\nstate_dir = '{folder / 'worker'}'\n{more}"
+        )
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
+        """Start a process in a session of its own; its output goes to a log in the folder."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        self._running.append(process)
+        return process
+
+    def server(self, doom: tuple[str, int] | None = None) -> subprocess.Popen[bytes]:
+        """Start the server, and wait until it answers; with `doom`, one that dies at that point."""
+        command = BATCHSCHED if doom is None else [sys.executable, "-m", "tests.doomed_server", doom[0], str(doom[1]), "--"]
+        process = self.start([*command, "serve", "--config", str(self.config)], "server")
+        wait_for(lambda: self.answers(self.url) or process.poll() is not None, 30)
+        assert process.poll() is None, (self.folder / "server.log").read_text()
+        return process
+
+    def engine(self) -> subprocess.Popen[bytes]:
+        """Start the counting engine."""
+        arguments = ["--port", str(self.engine_port), "--delay-s", str(self.delay_s), "--count-file", str(self.counts_file)]
+        process = self.start([sys.executable, str(ROOT / "tests" / "fake_engine.py"), *arguments], "engine")
+        wait_for(lambda: self.answers(self.engine_url, "/health"), 30)
+        return process
+
+    def worker(self) -> subprocess.Popen[bytes]:
+        """Start a worker on the counting engine."""
+        arguments = ["--server", self.url, "--pool", "local", "--engine-url", self.engine_url, "--config", str(self.config)]
+        return self.start([*BATCHSCHED, "worker", *arguments], "worker")
+
+    def answers(self, url: str, path: str = "/livez") -> bool:
+        """Does somebody answer there?"""
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(url + path, timeout=5).status_code == 200
+        return False
+
+    def computed(self) -> Counter[str]:
+        """How often the engine computed each request."""
+        return Counter(self.counts_file.read_text().split()) if self.counts_file.exists() else Counter()
+
+    def acknowledged(self) -> set[str]:
+        """custom_ids whose result stands acknowledged, read from the disk as a restart would."""
+        import sqlite3
+
+        found: set[str] = set()
+        database = sqlite3.connect(f"file:{self.folder / 'data' / 'batchsched.db'}?mode=ro", uri=True)
+        for batch_id, position, length in database.execute("SELECT batch_id, position, result_bytes FROM chunks"):
+            path = self.folder / "data" / "results" / batch_id / f"{position}.jsonl"
+            if length and path.exists():
+                lines = path.read_bytes()[:length].splitlines()
+                found |= {json.loads(line.split(b"\t", 2)[2])["custom_id"] for line in lines}
+        database.close()
+        return found
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for process in reversed(self._running):
+            end(process, signal.SIGKILL)
+
+
+def end(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> int:
+    """Signal a process, group and all for SIGKILL, and wait for it."""
+    with contextlib.suppress(ProcessLookupError):
+        if how == signal.SIGKILL:
+            os.killpg(process.pid, how)
+        else:
+            process.send_signal(how)
+    return process.wait(timeout=60)
+
+
+def tagged(count: int) -> bytes:
+    """A chat batch whose requests the counting engine can tell apart by their custom_id."""
+    lines = [
+        {
+            "custom_id": f"r{i}",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"model": "tiny", "messages": [{"role": "user", "content": f"[[tag r{i}]] say {i}"}]},
+        }
+        for i in range(count)
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines).encode()

@@ -1,0 +1,258 @@
+"""The SDK: both clients against a real server on a real socket, with a worker driven by hand."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import socket
+import threading
+from collections.abc import AsyncGenerator, Generator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import batchsched
+from batchsched import AsyncClient, Client
+from batchsched.cli import exits
+from batchsched.cli.main import main
+from batchsched.client import asynchronous, blocking
+from batchsched.client.calls import Lines, Pauses
+from batchsched.errors import (
+    InvalidConfiguration,
+    InvalidRequest,
+    InvalidValue,
+    NotFound,
+    ServerError,
+    ServerUnreachable,
+    Unauthorized,
+)
+from tests.live import LiveServer, live_server, requests
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[LiveServer]:
+    with live_server(tmp_path_factory.mktemp("client")) as live:
+        yield live
+
+
+@pytest.fixture
+def client(server: LiveServer) -> Generator[Client]:
+    with Client(server.url, "") as made:
+        yield made
+
+
+@pytest.fixture
+async def asynchron(server: LiveServer) -> AsyncGenerator[AsyncClient]:
+    async with AsyncClient(server.url, "") as made:
+        yield made
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(requests(5))
+    return path
+
+
+def work(server: LiveServer, failing: int = 0) -> None:
+    """Answer one chunk by hand; its first `failing` lines fail."""
+    worker = server.worker()
+    lease = worker.lease()
+    lines = list(range(lease["first_line"], lease["first_line"] + lease["lines"]))
+    if failing:
+        worker.record(lease, lines[:failing], ok=False)
+    worker.record(lease, lines[failing:])
+    worker.finish(lease)
+
+
+def test_a_batch_from_disk_to_results(server: LiveServer, client: Client, file: Path, tmp_path: Path) -> None:
+    deadline_at = datetime.now(UTC) + timedelta(hours=6)
+    batch = client.batches.create(file=file, deadline=deadline_at, metadata={"who": "test"}, confidence=0.9, priority=3)
+    assert batch.deadline_at == deadline_at
+    assert (batch.metadata, batch.batchsched.confidence, batch.batchsched.priority) == ({"who": "test"}, 0.9, 3)
+    worker = threading.Thread(target=work, args=(server, 1))
+    worker.start()
+    seen: list[str] = []
+    done = client.batches.wait(batch.id, on_progress=lambda b: seen.append(b.status), poll_s=0.2)
+    worker.join()
+    assert done.done
+    assert (done.status, seen[-1]) == ("completed", "completed")
+    assert (done.request_counts.total, done.request_counts.completed, done.request_counts.failed) == (5, 4, 1)
+    assert done.verdict is not None
+    assert done.progress.requests_done == 5
+    lines = list(client.batches.results(batch.id))
+    assert len(lines) == 5
+    assert [line.ok for line in lines] == [True] * 4 + [False]
+    assert all(line.text for line in lines[:4])
+    assert lines[4].text is None
+    assert done.output_file_id is not None
+    path = client.files.download(done.output_file_id, tmp_path / "out.jsonl")
+    assert path.read_bytes() == client.files.content(done.output_file_id)
+    assert not list(tmp_path.glob("*.part"))
+    report = client.batches.report(batch.id)
+    assert report.energy_j is not None
+    assert report.everything["batch_id"] == batch.id
+    assert client.batches.explain(batch.id).sentences
+    assert client.batches.plot(batch.id).startswith(b"\x89PNG")
+    assert b"<svg" in client.batches.plot(batch.id, "svg")
+    assert client.report().energy_j is not None
+    assert client.plan().pools
+
+
+async def test_the_asynchronous_twin(server: LiveServer, asynchron: AsyncClient, file: Path, tmp_path: Path) -> None:
+    batch = await asynchron.batches.create(file=file, deadline="6h")
+    worker = threading.Thread(target=work, args=(server,))
+    worker.start()
+    done = await asynchron.batches.wait(batch.id, poll_s=0.2)
+    worker.join()
+    assert (done.status, done.request_counts.completed) == ("completed", 5)
+    assert len([line async for line in asynchron.batches.results(batch.id)]) == 5
+    assert done.output_file_id is not None
+    await asynchron.files.download(done.output_file_id, tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl").read_bytes() == await asynchron.files.content(done.output_file_id)
+    assert batch.id in [found.id async for found in asynchron.batches.list()]
+    assert (await asynchron.models.list())[0].id == "tiny"
+    with pytest.raises(NotFound):
+        await asynchron.batches.retrieve("batch_unknown")
+
+
+def test_the_twins_offer_the_same() -> None:
+    for one, other in (
+        (blocking.Client, asynchronous.AsyncClient),
+        (blocking.Files, asynchronous.AsyncFiles),
+        (blocking.Batches, asynchronous.AsyncBatches),
+        (blocking.Models, asynchronous.AsyncModels),
+    ):
+        names = {name for name in dir(one) if not name.startswith("_")}
+        assert names == {name for name in dir(other) if not name.startswith("_")}
+        for name in names:
+            assert list(inspect.signature(getattr(one, name)).parameters) == list(
+                inspect.signature(getattr(other, name)).parameters
+            )
+
+
+def test_lists_page_through_everything(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "one.jsonl"
+    path.write_bytes(requests(1))
+    made = [client.files.create(path).id for _ in range(103)]  # a page holds 100
+    listed = [found.id for found in client.files.list(purpose="batch")]
+    assert listed[:103] == made[::-1]
+    assert len(listed) == len(set(listed))
+    client.files.delete(made[0])
+    with pytest.raises(NotFound):
+        client.files.retrieve(made[0])
+
+
+def test_cancel_keeps_what_is_done(client: Client, file: Path) -> None:
+    batch = client.batches.create(file=file, deadline="6h")
+    client.batches.cancel(batch.id)
+    assert client.batches.wait(batch.id, poll_s=0.1).status == "cancelled"
+
+
+def test_errors_are_ours(client: Client, file: Path) -> None:
+    with pytest.raises(NotFound):
+        client.batches.retrieve("batch_unknown")
+    with pytest.raises(InvalidValue) as bad:
+        client.batches.create(file=file, endpoint="/v1/nothing")
+    assert bad.value.param == "endpoint"
+    with pytest.raises(InvalidRequest, match="either"):
+        client.batches.create()
+
+
+def test_a_wrong_key_is_refused(tmp_path: Path) -> None:
+    with live_server(tmp_path, '\n[server]\napi_key = "right"\n') as live:
+        with Client(live.url, "wrong") as client, pytest.raises(Unauthorized):
+            list(client.batches.list())
+        with Client(live.url, "right") as client:
+            assert list(client.batches.list()) == []
+
+
+def test_what_is_no_batchsched_server_is_told(tmp_path: Path) -> None:
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello")
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=(listener,))
+        thread.start()
+        with (
+            Client(f"http://127.0.0.1:{listener.getsockname()[1]}", "") as client,
+            pytest.raises(ServerError, match="cannot be read"),
+        ):
+            client.batches.retrieve("batch_1")
+        thread.join()
+
+
+def test_server_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BATCHSCHED_WORKER_SERVER_URL", "http://somewhere:1")
+    with Client() as client:
+        assert repr(client) == "Client('http://somewhere:1')"
+    monkeypatch.setenv("BATCHSCHED_CONFIG", str(tmp_path / "absent.toml"))
+    with pytest.raises(InvalidConfiguration):
+        Client()
+
+
+def test_lines_are_cut_at_newlines_only_wherever_blocks_end() -> None:
+    content = '{"a": "x\u2028y"}\n\n{"b": 1}\n{"c": 2}'.encode()
+    for size in range(1, len(content) + 1):
+        lines, found = Lines(), list[bytes]()
+        for at in range(0, len(content), size):
+            found += lines.feed(content[at : at + size])
+        assert [json.loads(line) for line in found + lines.end()] == [{"a": "x\u2028y"}, {"b": 1}, {"c": 2}]
+
+
+def test_a_silent_server_is_borne_for_a_while_only() -> None:
+    pauses = Pauses(5.0, patience_s=10.0)
+    problem = ServerUnreachable()
+    borne = 0.0
+    with pytest.raises(ServerUnreachable):
+        while True:
+            borne += pauses.after_silence(problem)
+    assert borne == 10.0
+    assert pauses.after_answer() == 0.25
+    assert pauses.after_silence(problem) > 0
+
+
+def test_the_public_face_is_all_there() -> None:
+    for name in batchsched.__all__:
+        assert getattr(batchsched, name) is not None
+    with pytest.raises(AttributeError):
+        _ = batchsched.nothing
+
+
+def test_the_commands_about_a_batch(
+    server: LiveServer, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCHSCHED_WORKER_SERVER_URL", server.url)
+
+    def call(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(list(arguments))
+        assert isinstance(stop.value.code, int)
+        return stop.value.code, capsys.readouterr().out
+
+    code, out = call("submit", str(file), "--deadline", "6h", "--json")
+    assert code == exits.OK
+    batch_id = json.loads(out)["id"]
+    work(server, failing=2)
+    code, out = call("wait", batch_id, "--json")
+    assert code == exits.FAILED_LINES
+    assert json.loads(out)["request_counts"]["failed"] == 2
+    code, out = call("results", batch_id)
+    assert [json.loads(line)["id"] for line in out.splitlines()]
+    code, out = call("results", batch_id, "--out", str(tmp_path / "got"), "--json")
+    assert [Path(path).name for path in json.loads(out)["files"]] == ["output.jsonl", "errors.jsonl"]
+    for command in (["show", batch_id], ["explain", batch_id], ["report", batch_id], ["report"], ["plan", "show"]):
+        assert call(*command)[0] == exits.OK
+        code, out = call(*command, "--json")
+        assert isinstance(json.loads(out), dict)
+    assert batch_id in [json.loads(line)["id"] for line in call("list", "--json")[1].splitlines()]
+    assert call("list")[1].startswith("id\tstatus\t")
+    assert call("report", batch_id, "--plot", str(tmp_path / "plot.svg"))[0] == exits.OK
+    assert b"<svg" in (tmp_path / "plot.svg").read_bytes()
+    assert call("show", "batch_unknown")[0] == exits.NOT_FOUND
+    assert call("cancel", batch_id)[0] == exits.FAILURE  # it is completed

@@ -1,0 +1,143 @@
+"""Crashes of real processes at every point of a batch's life: nothing lost, nothing twice, nothing acknowledged run again."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.live import wait_for
+from tests.processes import Stage, end, tagged
+
+pytestmark = pytest.mark.slow
+COUNT = 40
+
+
+def _upload(stage: Stage, data: bytes) -> str:
+    answer = httpx.post(f"{stage.url}/v1/files", files={"file": ("in.jsonl", data)}, data={"purpose": "batch"}, timeout=30)
+    return str(answer.json()["id"])
+
+
+def _create(stage: Stage, file_id: str) -> str:
+    body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "1h"}
+    return str(httpx.post(f"{stage.url}/v1/batches", json=body, timeout=30).json()["id"])
+
+
+def _completed(stage: Stage, batch_id: str, timeout_s: float = 45) -> dict[str, Any]:
+    def look() -> dict[str, Any] | None:
+        try:
+            batch: dict[str, Any] = httpx.get(f"{stage.url}/v1/batches/{batch_id}", timeout=10).json()
+        except httpx.HTTPError:
+            return None
+        return batch if batch.get("status") in {"completed", "failed", "expired"} else None
+
+    return wait_for(look, timeout_s)
+
+
+def _whole(stage: Stage, batch: dict[str, Any], count: int = COUNT) -> None:
+    """Every request has exactly one result."""
+    assert batch["status"] == "completed", batch
+    assert batch["request_counts"] == {"total": count, "completed": count, "failed": 0}
+    text = httpx.get(f"{stage.url}/v1/files/{batch['output_file_id']}/content").text
+    ids = Counter(json.loads(line)["custom_id"] for line in text.splitlines())
+    assert ids == Counter(f"r{i}" for i in range(count))
+
+
+def _unrepeated(before: Counter[str], after: Counter[str], acknowledged: set[str]) -> None:
+    repeated = {custom_id for custom_id in acknowledged if after[custom_id] != before[custom_id]}
+    assert not repeated, "ran again although their results had been acknowledged"
+
+
+@pytest.mark.parametrize(
+    ("point", "times"),
+    [("append", 1), ("append", 3), ("acknowledged", 2), ("merge", COUNT // 2), ("merged", 1), ("completed", 1)],
+)
+def test_the_server_dies(tmp_path: Path, point: str, times: int) -> None:
+    with Stage(tmp_path) as stage:
+        stage.engine()
+        doomed = stage.server((point, times))
+        batch_id = _create(stage, _upload(stage, tagged(COUNT)))
+        stage.worker()
+        assert doomed.wait(timeout=40) == -signal.SIGKILL
+        acknowledged, before = stage.acknowledged(), stage.computed()
+        stage.server()
+        _whole(stage, _completed(stage, batch_id))
+        _unrepeated(before, stage.computed(), acknowledged)
+
+
+def test_the_server_dies_while_a_file_is_uploaded(tmp_path: Path) -> None:
+    with Stage(tmp_path) as stage:
+        doomed = stage.server(("upload", 20))
+        with pytest.raises(httpx.HTTPError):
+            _upload(stage, tagged(COUNT))
+        assert doomed.wait(timeout=30) == -signal.SIGKILL
+        stage.server()
+        assert httpx.get(f"{stage.url}/v1/files").json()["data"] == []
+        assert list((tmp_path / "data" / "tmp").iterdir()) == []
+        assert list((tmp_path / "data" / "files").iterdir()) == []
+
+
+def test_the_worker_dies(tmp_path: Path) -> None:
+    with Stage(tmp_path) as stage:
+        stage.engine()
+        stage.server()
+        batch_id = _create(stage, _upload(stage, tagged(COUNT)))
+        worker = stage.worker()
+        wait_for(lambda: len(stage.acknowledged()) >= 5)
+        end(worker, signal.SIGKILL)
+        acknowledged, before = stage.acknowledged(), stage.computed()
+        assert len(acknowledged) < COUNT
+        stage.worker()
+        _whole(stage, _completed(stage, batch_id))
+        _unrepeated(before, stage.computed(), acknowledged)
+
+
+def test_the_engine_dies(tmp_path: Path) -> None:
+    with Stage(tmp_path) as stage:
+        engine = stage.engine()
+        stage.server()
+        batch_id = _create(stage, _upload(stage, tagged(COUNT)))
+        stage.worker()
+        wait_for(lambda: len(stage.acknowledged()) >= 5)
+        end(engine, signal.SIGKILL)
+        acknowledged, before = stage.acknowledged(), stage.computed()
+        stage.engine()
+        _whole(stage, _completed(stage, batch_id))
+        _unrepeated(before, stage.computed(), acknowledged)
+
+
+def test_a_worker_that_was_stopped_beyond_its_lease_changes_nothing(tmp_path: Path) -> None:
+    with Stage(tmp_path, lease_s=1.5, delay_s=0.2) as stage:
+        stage.engine()
+        stage.server()
+        batch_id = _create(stage, _upload(stage, tagged(COUNT)))
+        sleeper = stage.worker()
+        wait_for(lambda: len(stage.acknowledged()) >= 4)
+        sleeper.send_signal(signal.SIGSTOP)
+        stage.worker()
+        _whole(stage, _completed(stage, batch_id))
+        results = httpx.get(f"{stage.url}/v1/batches/{batch_id}").json()
+        sleeper.send_signal(signal.SIGCONT)
+        wait_for(lambda: "batchsched_stale_completions_total" in httpx.get(f"{stage.url}/metrics").text)
+        _whole(stage, httpx.get(f"{stage.url}/v1/batches/{batch_id}").json())
+        assert httpx.get(f"{stage.url}/v1/batches/{batch_id}").json()["usage"] == results["usage"]
+
+
+def test_a_worker_that_is_told_to_stop_gives_back_what_it_holds(tmp_path: Path) -> None:
+    with Stage(tmp_path, lease_s=60, delay_s=0.2) as stage:
+        stage.engine()
+        stage.server()
+        batch_id = _create(stage, _upload(stage, tagged(COUNT)))
+        first = stage.worker()
+        wait_for(lambda: len(stage.acknowledged()) >= 4)
+        assert end(first, signal.SIGTERM) == 0
+        before = stage.computed()
+        stage.worker()  # at once: nobody waits for the long lease of the first
+        _whole(stage, _completed(stage, batch_id))
+        assert sum(stage.computed().values()) == COUNT, "a request was computed twice"
+        assert sum(before.values()) < COUNT

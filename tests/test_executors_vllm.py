@@ -1,0 +1,129 @@
+"""The worker's parts on the real vLLM with the tiny model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from batchsched.executors.answers import Verdict, judge
+from batchsched.executors.engine import VllmEngine
+from batchsched.executors.orphans import end_orphans, wait_until
+from batchsched.executors.worker import run_worker
+from batchsched.fleet import Pool, ServedModel
+from batchsched.settings import Worker
+from tests.engine_fixture import MAX_LEN, held_by_another, real_engine, tiny_model, vllm
+from tests.fake_server import FakeServer
+from tests.test_executors_driver import served
+from tests.test_executors_engine import gone
+
+__all__ = ["tiny_model", "vllm"]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(240)]
+CHAT = "/v1/chat/completions"
+
+
+async def drive(server: FakeServer, engine_url: str) -> dict[str, dict[str, Any]]:
+    """Everything the server has, run on an engine; the output lines."""
+    stop = asyncio.Event()
+    async with served(server.app()) as url:
+        server.worker = asyncio.create_task(run_worker(Worker(engine_url=engine_url), "local", url, stop=stop))
+        try:
+            await server.until_done(60)
+        finally:
+            stop.set()
+            await asyncio.gather(server.worker, return_exceptions=True)
+    return server.outputs()
+
+
+async def test_chat_with_one_line_too_long(vllm: VllmEngine) -> None:
+    server = FakeServer(["Say something.", "word " * 3 * MAX_LEN, *(f"Number {number}" for number in range(30))])
+    for chunk in server.chunks:
+        chunk.data = [line.replace(b'"model"', b'"max_tokens": 8, "ignore_eos": true, "model"') for line in chunk.data]
+    outputs = await drive(server, vllm.url)
+    refused = outputs.pop("c2")
+    assert refused["response"]["status_code"] == 400
+    assert refused["response"]["body"]["error"]["type"] == "BadRequestError"
+    assert len(outputs) == 31
+    for line in outputs.values():
+        assert line["response"]["body"]["usage"]["completion_tokens"] == 8
+        assert line["response"]["request_id"] == line["response"]["body"]["id"]
+    assert server.results[1].output_tokens == 8
+    assert server.results[1].input_tokens > 0
+
+
+async def test_completions(vllm: VllmEngine) -> None:
+    server = FakeServer(["The wind", "The sun"], endpoint="/v1/completions")
+    outputs = await drive(server, vllm.url)
+    assert all(isinstance(line["response"]["body"]["choices"][0]["text"], str) for line in outputs.values())
+
+
+async def ask(url: str, path: str, body: bytes) -> tuple[int, bytes]:
+    """One answer of the engine."""
+    headers = {"content-type": "application/json"}
+    async with aiohttp.ClientSession() as session, session.post(url + path, data=body, headers=headers) as answer:
+        return answer.status, await answer.read()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "verdict"),
+    [
+        (CHAT, b'{"model": "other", "messages": [{"role": "user", "content": "a"}]}', 404, Verdict.WRONG_ENGINE),
+        ("/v1/embeddings", b'{"model": "tiny", "input": "a"}', 404, Verdict.REFUSED),
+        (CHAT, b'{"model": "tiny"}', 400, Verdict.REFUSED),
+        (CHAT, b'{"model": "tiny", "messages": []}', 400, Verdict.REFUSED),
+        (CHAT, b'{"model": "tiny", "messages": [{"role": "user", "content": null}]}', 400, Verdict.REFUSED),
+        (CHAT, b'{"model": "tiny", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, Verdict.REFUSED),
+        (CHAT, b'{"model": "tiny", "messages": [{"role": "user", "content": "a"}], "max_tokens": 0}', 400, Verdict.REFUSED),
+        (CHAT, b"not json", 400, Verdict.REFUSED),
+        (CHAT, b'{"model": "tiny", "messages": [{"role": "user", "content": "a"}], "max_tokens": 2}', 200, Verdict.OK),
+    ],
+)
+async def test_what_vllm_answers_is_judged_right(vllm: VllmEngine, path: str, body: bytes, status: int, verdict: Verdict) -> None:
+    answered = await ask(vllm.url, path, body)
+    assert answered[0] == status, answered
+    assert judge(*answered)[0] is verdict
+
+
+async def test_stopping_an_engine_lets_what_is_in_flight_end(tiny_model: ServedModel, tmp_path: Path) -> None:
+    engine = VllmEngine(real_engine(), Pool(), Worker(state_dir=str(tmp_path)))
+    await engine.start(tiny_model, "tiny")
+    pids = engine.pids()
+    assert len(pids) > 1
+    body = b'{"model": "tiny", "prompt": "a", "max_tokens": 400, "ignore_eos": true}'
+    asking = [asyncio.create_task(ask(engine.url, "/v1/completions", body)) for _ in range(4)]
+    async with aiohttp.ClientSession() as session, asyncio.timeout(20):
+        running = 0.0
+        while running < 4:
+            async with session.get(engine.url + "/metrics") as answer:
+                lines = (await answer.text()).splitlines()
+            running = sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running"))
+    await engine.stop()
+    answers = await asyncio.gather(*asking)
+    assert [status for status, _ in answers] == [200] * 4
+    assert all(map(gone, pids))
+
+
+def test_kill_9_of_the_worker_leaves_no_engine(tiny_model: ServedModel, tmp_path: Path) -> None:
+    with held_by_another(tiny_model, tmp_path) as (holder, pids):
+        assert len(pids) > 1
+        holder.kill()
+        holder.wait()
+        assert wait_until(lambda: all(map(gone, pids)), 40)
+
+
+def test_kill_9_of_worker_and_api_server_leaves_an_orphan_that_is_found_and_ended(
+    tiny_model: ServedModel, tmp_path: Path
+) -> None:
+    with held_by_another(tiny_model, tmp_path) as (holder, (api_server, *rest)):
+        os.kill(holder.pid, signal.SIGSTOP)  # it must not see the API server die and clean up
+        os.kill(api_server, signal.SIGKILL)
+        holder.kill()
+        holder.wait()
+        assert not all(map(gone, rest))
+        assert end_orphans() >= 1
+        assert all(map(gone, rest))

@@ -1,0 +1,119 @@
+"""What the machine may do to us: a full disk, a port in use, a folder in use, an open bind. One clear sentence, nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from batchsched.queue.store import Store
+from tests.live import LiveServer, live_server, requests, wait_for
+from tests.processes import BATCHSCHED, ROOT, Stage
+
+
+def _serve(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*BATCHSCHED, "serve", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Generator[LiveServer]:
+    with live_server(tmp_path, server__chunk_lines=3) as live:
+        yield live
+
+
+def _full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_result_that_finds_the_disk_full_is_not_lost(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch_id, worker = server.submit(requests(3))["id"], server.worker()
+    lease = worker.lease()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", _full)
+        answer = worker.record(lease, [1], status=507)
+        assert answer["error"]["code"] == "storage_full"
+    assert worker.record(lease, [1]) == {"recorded": 1, "duplicates": 0}
+    worker.record(lease, [2, 3])
+    assert server.until(batch_id, "completed")["request_counts"]["completed"] == 3
+
+
+def test_a_merge_that_finds_the_disk_full_waits(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch_id, worker = server.submit(requests(3))["id"], server.worker()
+    lease = worker.lease()
+    original: Callable[..., Any] = Store.create
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "create", _full)
+        worker.record(lease, [1, 2, 3])
+        server.until(batch_id, "finalizing")
+        server.runtime.lifecycle.round()
+        assert server.batch(batch_id)["status"] == "finalizing"
+    assert Store.create is original
+    done = server.until(batch_id, "completed")
+    assert len(server.content(done["output_file_id"])) == 3
+
+
+@pytest.mark.slow
+def test_a_real_limit_on_file_sizes_refuses_the_upload_and_keeps_serving(tmp_path: Path) -> None:
+    """The kernel's own refusal: RLIMIT_FSIZE stands in for a full disk (EFBIG instead of ENOSPC)."""
+    with Stage(tmp_path) as stage:
+        server = stage.server()
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (400_000, 400_000))
+        big, small = requests(5_000), requests(5)
+        answer = httpx.post(f"{stage.url}/v1/files", files={"file": ("f", big)}, data={"purpose": "batch"}, timeout=30)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (507, "storage_full")
+        assert "free some space" in answer.json()["error"]["message"]
+        assert list((tmp_path / "data" / "files").iterdir()) == list((tmp_path / "data" / "tmp").iterdir()) == []
+        answer = httpx.post(f"{stage.url}/v1/files", files={"file": ("f", small)}, data={"purpose": "batch"}, timeout=30)
+        assert answer.status_code == 200
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    with live_server(tmp_path / "a") as server:
+        port = server.url.rpartition(":")[2]
+        ended = _serve("--port", port, "--data-dir", str(tmp_path / "b"))
+    assert ended.returncode == 1
+    assert f"Port {port} on 127.0.0.1 is already in use." in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_data_folder_in_use(tmp_path: Path) -> None:
+    with live_server(tmp_path):
+        ended = _serve("--port", "0", "--data-dir", str(tmp_path / "data"))
+    assert ended.returncode == 1
+    assert "is in use by another server" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_world_is_not_listened_to_without_a_key(tmp_path: Path) -> None:
+    ended = _serve("--host", "0.0.0.0", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    assert ended.returncode == 2
+    assert "Refusing to listen on 0.0.0.0 without an API key." in ended.stderr
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.slow
+def test_with_a_key_it_listens_where_it_is_told(tmp_path: Path) -> None:
+    with Stage(tmp_path) as stage:
+        stage.config.write_text(stage.config.read_text().replace("[server]", "[server]\nhost = '0.0.0.0'\napi_key = 'k'"))
+        server = stage.server()
+        assert httpx.get(f"{stage.url}/v1/models").status_code == 401
+        assert httpx.get(f"{stage.url}/v1/models", headers={"authorization": "Bearer k"}).status_code == 200
+        server.send_signal(signal.SIGTERM)
+        assert wait_for(lambda: server.poll() is not None)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    ended = _serve("--port", "0", "--data-dir", str(blocked / "data"))
+    assert ended.returncode == 1
+    assert str(blocked) in ended.stderr
+    assert "Traceback" not in ended.stderr

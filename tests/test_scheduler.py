@@ -1,0 +1,221 @@
+"""The scheduler on a hand-moved clock: shifting, windows, the latest safe start when all else fails, what it says of waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import batchsched.scheduler
+from batchsched.clock import ManualClock
+from batchsched.errors import ForecastUnavailable, InvalidConfiguration, UnsafePlan
+from batchsched.units import from_iso, iso
+from batchsched.wire import PREFIX
+from tests.live import HandWorker, LiveServer, live_server, requests, wait_for
+
+NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+CONFIG = """
+[sites.home]
+zone = "Z"
+[pools.local]
+gpu = "cpu"
+{window}
+[models.tiny]
+parameters_b = 0.001
+[forecast]
+source = "file"
+path = "forecast.csv"
+[planner]
+solver = "{solver}"
+[server]
+lease_s = 100000
+"""
+
+
+def _forecast(folder: Path, hourly: list[float]) -> None:
+    rows = ["# provider: test forecast", "zone,start,end,issued_at,mean,q05,q25,q50,q75,q95,realised"]
+    for hour, mean in enumerate(hourly):
+        start = NOW + timedelta(hours=hour)
+        spread = ",".join(str(round(mean * factor, 1)) for factor in (0.8, 0.9, 1.0, 1.1, 1.2))
+        end = start + timedelta(hours=1)
+        rows.append(f"Z,{iso(start)},{iso(end)},{iso(NOW - timedelta(hours=1))},{mean},{spread},{mean}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "forecast.csv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(NOW)
+
+
+def _server(folder: Path, clock: ManualClock, hourly: list[float], window: str = "", solver: str = "cp-sat") -> Any:
+    _forecast(folder, hourly)
+    return live_server(folder, CONFIG.format(window=window, solver=solver), clock=clock)
+
+
+@pytest.fixture
+def dirty_then_clean(tmp_path: Path, clock: ManualClock) -> Generator[LiveServer]:
+    """Two dirty hours, two clean ones, then dirty again."""
+    with _server(tmp_path, clock, [500, 500, 100, 100, *[500] * 20]) as server:
+        yield server
+
+
+def _submit(server: LiveServer, **fields: Any) -> dict[str, Any]:
+    batch_id = server.submit(requests(50), **fields)["id"]
+    server.until(batch_id, "in_progress", "failed")
+    return _replanned(server, batch_id)
+
+
+def _replanned(server: LiveServer, batch_id: str) -> dict[str, Any]:
+    server.runtime.scheduler.plan_now()
+    return server.batch(batch_id)
+
+
+def _tick(server: LiveServer, clock: ManualClock, at: datetime, worker: HandWorker) -> None:
+    clock.advance((at - clock.now()).total_seconds())
+    server.post(f"{PREFIX}/workers/{worker.worker_id}/heartbeat", {"leases": []})
+    server.runtime.scheduler.plan_now()
+
+
+def test_work_waits_for_the_clean_hour_and_says_so(dirty_then_clean: LiveServer, clock: ManualClock) -> None:
+    server, worker = dirty_then_clean, dirty_then_clean.worker()
+    batch = _submit(server, batchsched={"deadline": "12h"})
+    verdict = batch["batchsched"]["verdict"]
+    assert verdict["feasible"]
+    assert verdict["probability"] > 0.99
+    assert verdict["expected_grams"] < verdict["expected_grams_run_now"] / 3
+    assert NOW + timedelta(hours=2) < from_iso(verdict["expected_finish_at"]) < NOW + timedelta(hours=4)
+    progress = batch["batchsched"]["progress"]
+    assert progress["state"] == "waiting"
+    assert "cleaner power in Z" in progress["waiting_for"]
+    assert from_iso(progress["waiting_until"]) <= NOW + timedelta(hours=2)
+    assert worker.claim() == []
+    _tick(server, clock, NOW + timedelta(hours=2, seconds=1), worker)
+    assert len(worker.claim()) == 1
+
+
+def test_nothing_is_gained_by_waiting_on_a_flat_grid(tmp_path: Path, clock: ManualClock) -> None:
+    with _server(tmp_path, clock, [300] * 30) as server:
+        worker = server.worker()
+        _submit(server)
+        assert len(worker.claim()) == 1
+
+
+def test_a_short_deadline_does_not_wait(dirty_then_clean: LiveServer) -> None:
+    worker = dirty_then_clean.worker()
+    _submit(dirty_then_clean, batchsched={"deadline": "60s"})
+    assert len(worker.claim()) == 1
+
+
+def test_the_latest_safe_start_holds_when_no_plan_can_be_made(
+    dirty_then_clean: LiveServer, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, worker = dirty_then_clean, dirty_then_clean.worker()
+    batch = _submit(server, batchsched={"deadline": "90m"})  # the clean hours come too late for it
+    monkeypatch.setattr(batchsched.scheduler, "make_plan", _broken)
+    batch = _replanned(server, batch["id"])
+    latest = from_iso(batch["batchsched"]["progress"]["latest_safe_start_at"])
+    assert NOW + timedelta(minutes=30) < latest < NOW + timedelta(minutes=90)
+    _tick(server, clock, latest - timedelta(seconds=30), worker)
+    assert worker.claim() == []
+    _tick(server, clock, latest + timedelta(seconds=30), worker)
+    assert len(worker.claim()) == 1
+    assert "No plan could be made" in server.get(f"{PREFIX}/plan")["notes"][-1]
+
+
+def _broken(*_: object) -> None:
+    raise UnsafePlan("the solver is down")
+
+
+def test_work_goes_on_when_the_forecast_fails(tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    with _server(tmp_path, clock, [500] * 24) as server:
+        worker = server.worker()
+        for problem in (ForecastUnavailable("gone"), OSError("no network")):
+            monkeypatch.setattr(server.runtime.scheduler.observer._provider, "forecast", _raising(problem))
+            _submit(server)
+            assert "counts as unknown" in server.get(f"{PREFIX}/plan")["notes"][0]
+            assert len(worker.claim()) == 1
+
+
+def _raising(problem: Exception) -> Any:
+    def forecast(*_: object) -> None:
+        raise problem
+
+    return forecast
+
+
+def test_a_closed_window_lets_nothing_start_and_an_end_lets_go(tmp_path: Path, clock: ManualClock) -> None:
+    window = '[pools.local.window]\ncron = "0 14 * * *"\nduration = "1h"\n'
+    with _server(tmp_path, clock, [100, 500, 500, *[500] * 30], window) as server:
+        worker = server.worker()
+        batch = _submit(server)
+        progress = batch["batchsched"]["progress"]
+        assert worker.claim() == []  # although the grid is cleanest now
+        assert "pool local to open" in progress["waiting_for"]
+        assert from_iso(progress["waiting_until"]) <= NOW + timedelta(hours=2)
+        _tick(server, clock, NOW + timedelta(hours=2, seconds=1), worker)
+        lease = worker.lease()
+        held = [{"chunk_id": lease["chunk_id"], "token": lease["token"]}]
+        beat = f"{PREFIX}/workers/{worker.worker_id}/heartbeat"
+        assert server.post(beat, {"leases": held})["stop"] == {}
+        clock.advance(3600)
+        assert server.post(beat, {"leases": held})["stop"] == {lease["chunk_id"]: "window_closed"}
+        server.post(f"{PREFIX}/leases/{lease['chunk_id']}/release", {"token": lease["token"], "reason": "window_closed"})
+        server.runtime.scheduler.plan_now()
+        assert worker.claim() == []
+
+
+def test_a_bad_window_is_refused_at_the_start(tmp_path: Path, clock: ManualClock) -> None:
+    window = '[pools.local.window]\ncron = "61 14 * * *"\nduration = "1h"\n'
+    with pytest.raises(InvalidConfiguration, match=r"pools\.local\.window.*minute"), _server(tmp_path, clock, [1], window):
+        pass
+
+
+def test_an_infeasible_batch_is_accepted_with_that_verdict_or_refused(dirty_then_clean: LiveServer) -> None:
+    server = dirty_then_clean
+    heavy = requests(200, max_tokens=100_000)
+    batch_id = server.submit(heavy, batchsched={"deadline": "20s"})["id"]
+    verdict = server.until(batch_id, "in_progress")["batchsched"]["verdict"]
+    assert not verdict["feasible"]
+    assert verdict["probability"] < 0.5
+    assert "later would do" in verdict["reason"] or "no deadline" in verdict["reason"]
+    refused = server.submit(heavy, batchsched={"deadline": "20s", "require_feasible": True})["id"]
+    (error,) = server.until(refused, "failed")["errors"]["data"]
+    assert (error["code"], error["param"]) == ("deadline_infeasible", "batchsched.deadline")
+
+
+def test_explanations_plans_and_pictures_are_there_all_along(dirty_then_clean: LiveServer, clock: ManualClock) -> None:
+    server, worker = dirty_then_clean, dirty_then_clean.worker()
+    batch_id = _submit(server, batchsched={"deadline": "12h"})["id"]
+    sentences = server.get(f"{PREFIX}/batches/{batch_id}/explain")["sentences"]
+    assert any("it waits for cleaner power" in sentence for sentence in sentences)
+    assert any("at the latest" in sentence for sentence in sentences)
+    plan = server.get(f"{PREFIX}/plan")
+    assert {a["batch_id"] for a in plan["allotments"]} == {batch_id}
+    for kind, magic in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+        answer = server.http.get(f"{PREFIX}/batches/{batch_id}/plot", params={"format": kind})
+        assert answer.content.startswith(magic)
+    assert server.http.get(f"{PREFIX}/batches/{batch_id}/plot", params={"format": "gif"}).status_code == 400
+    _tick(server, clock, NOW + timedelta(hours=2, seconds=1), worker)
+    worker.finish(worker.lease())
+    server.until(batch_id, "completed")
+    report = server.get(f"{PREFIX}/batches/{batch_id}/report")
+    assert report["energy_j"] == 100.0
+    assert {factor["factor"] for factor in report["provenance"]} >= {"PUE of site home"}
+    assert any("It ran on pool local" in s for s in server.get(f"{PREFIX}/batches/{batch_id}/explain")["sentences"])
+    assert server.get(f"{PREFIX}/report")["energy_j"] == 100.0
+
+
+def test_every_plan_is_archived_with_its_forecasts(dirty_then_clean: LiveServer) -> None:
+    from batchsched.forecasts import IntensityForecast
+    from batchsched.queue import plans
+
+    _submit(dirty_then_clean, batchsched={"deadline": "12h"})
+    with dirty_then_clean.runtime.database.read() as connection:
+        body = wait_for(lambda: plans.latest(connection))["body"]
+    forecast = IntensityForecast.from_rows(body["forecasts"]["Z"])
+    assert forecast.mean_over(NOW + timedelta(hours=2), NOW + timedelta(hours=3)) == 100
+    assert body["plan"]["allotments"]
