@@ -26,8 +26,8 @@ from typing import Any
 
 import httpx
 
-from batchsched.executors.engine import environment
 from batchsched.executors.engine_home import EngineHome, find_engine
+from batchsched.executors.launch import environment
 from batchsched.executors.tether import tethered
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -71,7 +71,12 @@ def as_object(status: int, body: bytes) -> bytes:
     except (msgspec.DecodeError, UnicodeDecodeError):
         text = body[:2000].decode("utf-8", "replace") or f"The engine answered {status} without a body."
         return msgspec.json.encode({"error": {"message": text, "type": "engine_error", "param": None, "code": status}})
-    return body.replace(b"\n", b" ").replace(b"\r", b" ")  # a JSON string has no raw line ends: these are only layout
+    return as_line(body)
+
+
+def as_line(body: bytes) -> bytes:
+    """JSON without line ends, which in it can only be layout."""
+    return body.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in body or b"\r" in body else body
 
 
 def _unknown_model(body: bytes) -> bool:

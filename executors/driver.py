@@ -17,8 +17,9 @@ import msgspec
 
 from batchsched.clock import IdSource
 from batchsched.errors import EngineFailed
-from batchsched.executors.answers import Verdict, as_object, judge
-from batchsched.executors.engine import Engine, healthy
+from batchsched.executors.answers import Verdict, as_line, as_object, judge
+from batchsched.executors.engine import Engine
+from batchsched.executors.probes import healthy
 from batchsched.executors.reporter import Reporter
 from batchsched.executors.share import EnergyShare
 from batchsched.lines import LineError, Request, answered, unanswered
@@ -316,8 +317,3 @@ class Driver:
 def _cancel(line: Line) -> None:
     if line.task and line.task is not asyncio.current_task():
         line.task.cancel()
-
-
-def as_line(body: bytes) -> bytes:
-    """The body without line ends, which in JSON can only be layout."""
-    return body.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in body or b"\r" in body else body

@@ -9,36 +9,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
+from urllib.parse import urlsplit
 
 from batchsched.errors import EngineFailed, UnknownModel
 from batchsched.executors.engine_home import EngineHome
+from batchsched.executors.launch import DRAIN_S, command, environment, last_words
 from batchsched.executors.orphans import log_name
+from batchsched.executors.probes import healthy, models_of
 from batchsched.executors.tether import tethered
 from batchsched.fleet import Pool, ServedModel
 from batchsched.settings import Worker
 
-if TYPE_CHECKING:
-    import aiohttp
-
-DRAIN_S = 30
-PROBE_TIMEOUT_S = 10.0
+LOGS_KEPT = 10
 _POLL_S = 0.2
-_TAIL_BYTES = 65_536
-_PREFIX = re.compile(r"^(?:\(\w+ pid=\d+\)\s*)?(?:(?:INFO|WARNING|ERROR)\s+\S+ \S+ \[[^]]*\]\s*)?")
-_MATTERS = re.compile(r"^(?:[\w.]*(?:Error|Exception|Failure)\b|.*: error:)")
 
 
 class Engine(Protocol):
     """What a worker asks of an engine."""
 
     url: str
+    here: bool
+    """Does it run on this machine, so that meters here see it?"""
     served: str | None
     """The model that it serves now, by the name that requests use; None while it is down."""
     startup_s: float
@@ -66,6 +63,8 @@ class Engine(Protocol):
 
 class VllmEngine:
     """A vLLM API server that is ours: started, watched and ended here."""
+
+    here = True
 
     def __init__(self, home: EngineHome, pool: Pool, settings: Worker) -> None:
         self.url = ""
@@ -126,6 +125,8 @@ class VllmEngine:
     def _launch(self, engine: list[str], served: str) -> None:
         folder = Path(self._settings.state_dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)
+        for old in sorted(folder.glob("engine-*.log"), key=lambda log: log.stat().st_mtime)[: -LOGS_KEPT + 1]:
+            old.unlink(missing_ok=True)
         self._count += 1
         self.log = folder / log_name(served, self._count)
         with self.log.open("wb") as log:
@@ -160,6 +161,7 @@ class AttachedEngine:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
+        self.here = urlsplit(self.url).hostname in {"localhost", "127.0.0.1", "::1"}
         self.served: str | None = None
         self.startup_s = 0.0
 
@@ -192,76 +194,6 @@ class AttachedEngine:
     def describe(self) -> str:
         """Where it is, and what it serves."""
         return f"the engine at {self.url}, serving {self.served or 'nothing'}"
-
-
-def command(home: EngineHome, pool: Pool, model: ServedModel, served: str, port: int) -> list[str]:
-    """vLLM's command line. The pool's and then the model's own flags come last, so they win."""
-    path = model.path or served
-    if Path(path).exists():
-        path = str(Path(path).absolute())
-    flags = ["--model", path, "--served-model-name", served, "--host", "127.0.0.1", "--port", str(port)]
-    flags += ["--shutdown-timeout", str(DRAIN_S), "--disable-uvicorn-access-log", "--enable-prompt-tokens-details"]
-    if home.device == "cpu":
-        flags += ["--enforce-eager"]  # compiling costs a minute at each start and gains little on a CPU
-    if model.max_model_len:
-        flags += ["--max-model-len", str(model.max_model_len)]
-    return [home.python, "-m", "vllm.entrypoints.openai.api_server", *flags, *pool.engine_args, *model.engine_args]
-
-
-def environment(home: EngineHome, base: Any) -> dict[str, str]:
-    """The engine's environment; what is set already is left alone."""
-    wanted = {"VLLM_NO_USAGE_STATS": "1"}
-    if home.device == "cpu":
-        # One core is left to the API server and the worker; binding to cores would fight with whatever else runs here.
-        threads = str(max(1, (os.cpu_count() or 2) - 1))
-        wanted |= {
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "OMP_NUM_THREADS": threads,
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        }
-    return wanted | dict(base)
-
-
-async def healthy(session: aiohttp.ClientSession, url: str, tries: int = 1) -> bool:
-    """Does /health answer 200? No answer in time counts as no only after `tries` of them: a busy engine may be slow to say."""
-    import aiohttp
-
-    for _ in range(tries):
-        with contextlib.suppress(TimeoutError):
-            try:
-                async with session.get(f"{url}/health", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)) as answer:
-                    return answer.status == 200
-            except (aiohttp.ServerTimeoutError, TimeoutError):
-                raise TimeoutError from None
-            except (aiohttp.ClientError, OSError):
-                return False
-    return False
-
-
-async def models_of(session: aiohttp.ClientSession, url: str) -> list[str]:
-    """The names under /v1/models; empty where that cannot be read."""
-    import aiohttp
-
-    try:
-        async with session.get(f"{url}/v1/models", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)) as answer:
-            return [str(model["id"]) for model in (await answer.json())["data"]]
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
-        return []
-
-
-def last_words(log: Path | None) -> str:
-    """The line of a log that says best why a process ended: the last that names an error, else the last."""
-    if log is None:
-        return "it left no log."
-    with contextlib.suppress(OSError), log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-        said = [_PREFIX.sub("", line).strip() for line in file.read().decode("utf-8", "replace").splitlines()]
-        said = [line for line in said if line]
-        if said:
-            errors = [line for line in said if _MATTERS.match(line) and "Engine core initialization failed" not in line]
-            return f"{(errors or said)[-1][:300].rstrip('.')}."
-    return "it said nothing."
 
 
 def _kill_group(pgid: int) -> None:

@@ -19,7 +19,7 @@ from batchsched.wire import PREFIX
 log = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 60.0
 _PASSING_STATUS = frozenset({408, 425, 429})
-_LONGEST_PAUSE_S = 10.0
+_LONGEST_PAUSE_S = 3.0  # well below a lease: after an outage heartbeats must be back in time
 T = TypeVar("T")
 
 

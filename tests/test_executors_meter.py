@@ -116,7 +116,8 @@ def test_rapl_adds_packages_up_over_wraps_and_leaves_their_parts_out(tmp_path: P
     second.write_text("50000\n")
     core.write_text("70000\n")
     joules, source = meter.read()
-    assert (joules, source) == (pytest.approx(0.25), "rapl")
+    assert joules == pytest.approx(0.25)
+    assert source == "rapl"
 
 
 def test_rapl_is_chosen_for_a_cpu_pool_where_the_host_has_it(tmp_path: Path) -> None:
@@ -142,6 +143,13 @@ def test_without_a_meter_watts_are_modelled_and_marked(pool: Pool, power_w: floa
     assert source == "modelled"
     assert "modelled" in why
     assert joules - before_j == pytest.approx(power_w * (time.monotonic() - began), rel=0.2)
+
+
+def test_what_is_here_says_nothing_about_an_engine_elsewhere(tmp_path: Path) -> None:
+    rapl(tmp_path, "intel-rapl:0", 0)
+    settings = Worker(rapl_dir=str(tmp_path))
+    assert choose_meter(Pool(), settings, here=False).meter.read() == (0.0, "unmeasured")
+    assert isinstance(choose_meter(Pool(power_w=90.0), settings, here=False).meter, Modelled)
 
 
 def test_cpu_time_of_the_engines_processes_decides_the_model_of_a_cpu(tmp_path: Path) -> None:

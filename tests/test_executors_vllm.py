@@ -17,7 +17,7 @@ from batchsched.executors.orphans import end_orphans, wait_until
 from batchsched.executors.worker import run_worker
 from batchsched.fleet import Pool, ServedModel
 from batchsched.settings import Worker
-from tests.engine_fixture import MAX_LEN, held_by_another, real_engine, tiny_model, vllm
+from tests.engine_fixture import MAX_LEN, embedding_model, held_by_another, real_engine, tiny_model, vllm
 from tests.fake_server import FakeServer
 from tests.test_executors_driver import served
 from tests.test_executors_engine import gone
@@ -60,6 +60,25 @@ async def test_completions(vllm: VllmEngine) -> None:
     server = FakeServer(["The wind", "The sun"], endpoint="/v1/completions")
     outputs = await drive(server, vllm.url)
     assert all(isinstance(line["response"]["body"]["choices"][0]["text"], str) for line in outputs.values())
+
+
+async def test_embeddings_with_real_weights(tmp_path: Path) -> None:
+    engine = VllmEngine(real_engine(), Pool(), Worker(state_dir=str(tmp_path)))
+    await engine.start(embedding_model(), "tiny")
+    server = FakeServer(["the wind blows", "a breeze is blowing", "tax law", "word " * 600], endpoint="/v1/embeddings")
+    try:
+        outputs = await drive(server, engine.url)
+    finally:
+        await engine.stop()
+    assert outputs["c4"]["response"]["status_code"] == 400
+    wind, breeze, law = (outputs[name]["response"]["body"]["data"][0]["embedding"] for name in ("c1", "c2", "c3"))
+    assert len(wind) == 384
+    assert _dot(wind, breeze) > _dot(wind, law)
+    assert server.results[1].output_tokens == 0
+
+
+def _dot(one: list[float], other: list[float]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True))
 
 
 async def ask(url: str, path: str, body: bytes) -> tuple[int, bytes]:

@@ -75,7 +75,7 @@ def test_the_token_grows_and_a_stale_one_changes_nothing(server: LiveServer) -> 
     assert answer["stale"] == [old["chunk_id"]]
     assert server.http.get(f"{PREFIX}/chunks/{old['chunk_id']}/input", params={"token": old["token"]}).status_code == 409
     assert _state(server, old["chunk_id"]) == before
-    assert _counter(server, "stale_completions_total") == 4
+    assert _counter(server, "stale_completions_total") == 5
     other.finish(new)
     assert server.until(batch_id, "completed")["request_counts"]["completed"] == 3
 

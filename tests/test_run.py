@@ -107,10 +107,10 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def children(process: subprocess.Popen[str]) -> dict[str, psutil.Process]:
     """The server and the worker of a run."""
-    found = {}
+    found: dict[str, psutil.Process] = {}
     for child in psutil.Process(process.pid).children(recursive=True):
         words = child.cmdline()
-        found.update({name: child for name in ("serve", "worker") if name in words and "--config" in words})
+        found |= {name: child for name in ["serve", "worker"] if name in words and "--config" in words}
     return found
 
 

@@ -35,15 +35,18 @@ lease_s = 100000
 """
 
 
-def _forecast(folder: Path, hourly: list[float]) -> None:
-    rows = ["# provider: test forecast", "zone,start,end,issued_at,mean,q05,q25,q50,q75,q95,realised"]
+def _forecast(folder: Path, hourly: list[float], zone: str = "Z") -> None:
+    """Write the forecast of one zone; that of another is kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "forecast.csv"
+    rows = file.read_text().splitlines() if file.exists() else []
+    rows = rows or ["# provider: test forecast", "zone,start,end,issued_at,mean,q05,q25,q50,q75,q95,realised"]
     for hour, mean in enumerate(hourly):
         start = NOW + timedelta(hours=hour)
         spread = ",".join(str(round(mean * factor, 1)) for factor in (0.8, 0.9, 1.0, 1.1, 1.2))
         end = start + timedelta(hours=1)
-        rows.append(f"Z,{iso(start)},{iso(end)},{iso(NOW - timedelta(hours=1))},{mean},{spread},{mean}")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "forecast.csv").write_text("\n".join(rows) + "\n")
+        rows.append(f"{zone},{iso(start)},{iso(end)},{iso(NOW - timedelta(hours=1))},{mean},{spread},{mean}")
+    file.write_text("\n".join(rows) + "\n")
 
 
 @pytest.fixture
@@ -219,3 +222,23 @@ def test_every_plan_is_archived_with_its_forecasts(dirty_then_clean: LiveServer)
     forecast = IntensityForecast.from_rows(body["forecasts"]["Z"])
     assert forecast.mean_over(NOW + timedelta(hours=2), NOW + timedelta(hours=3)) == 100
     assert body["plan"]["allotments"]
+
+
+def test_work_moves_to_the_cleaner_site_and_the_report_says_that_the_place_is_simulated(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    _forecast(tmp_path, [500] * 24)
+    _forecast(tmp_path, [50] * 24, "N")
+    north = '[sites.north]\nzone = "N"\nsimulated = true\n[pools.north]\nsite = "north"\ngpu = "cpu"\n'
+    with live_server(tmp_path, CONFIG.format(window="", solver="cp-sat") + north, clock=clock) as server:
+        home, away = server.worker("local"), server.worker("north")
+        batch = _submit(server)
+        assert home.claim() == []
+        away.finish(away.lease())
+        server.until(batch["id"], "completed")
+        report = server.get(f"{PREFIX}/batches/{batch['id']}/report")
+        assert {row["zone"] for row in report["rows"]} == {"N"}
+        assert report["baseline"]["terms"]["zone"] == "Z"
+        assert report["simulated"]
+        assert any("simulated" in note for note in report["notes"])
+        assert server.batch(batch["id"])["batchsched"]["carbon"]["simulated"]

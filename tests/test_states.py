@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,8 +25,10 @@ DOCS = Path(__file__).parent.parent / "docs" / "states.md"
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return Database(tmp_path / "batchsched.db")
+def database(tmp_path: Path) -> Generator[Database]:
+    made = Database(tmp_path / "batchsched.db")
+    yield made
+    made.close()
 
 
 def _batch(state: str) -> dict[str, object]:
@@ -116,8 +119,7 @@ def test_writes_are_synced_and_checkpoints_are_ours(database: Database) -> None:
             batches.add(connection, **{**_batch("validating"), "id": f"b{i}"})
     assert wal.stat().st_size > 100_000
     database.checkpoint()
-    database.close()
-    assert not wal.exists() or wal.stat().st_size == 0
+    assert database.path.stat().st_size > 50_000  # it is all in the database file now
 
 
 def test_a_reader_cannot_write(database: Database) -> None:

@@ -71,7 +71,7 @@ def commands(group: click.Group, parent: click.Context) -> Iterator[tuple[str, c
 
 def cli_page() -> str:
     """Every command with its help."""
-    top = click.Context(cli, info_name="batchsched", terminal_width=100, max_content_width=100)
+    top = click.Context(cli, info_name="batchsched", terminal_width=100, max_content_width=100, **cli.context_settings)
     helps = [f"## {path}\n\n```\n{command.get_help(context)}\n```\n" for path, command, context in commands(cli, top)]
     codes = table(["exit code", "meaning"], [[str(code), meaning] for code, meaning in exits.MEANING.items()])
     return f"""# Commands

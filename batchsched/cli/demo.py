@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from batchsched.cli.common import grams, need
-from batchsched.errors import BatchschedError, MissingExtra, ServerError
+from batchsched.errors import MissingExtra, ServerError
 
 if TYPE_CHECKING:
     from batchsched.cli.embedded import Child
@@ -52,11 +52,11 @@ def demo(ctx: click.Context, file: Path, folder: Path) -> None:
     try:
         with ExitStack() as stack:
             result = Demo(file, folder, stack).play()
-    except (BatchschedError, OSError, subprocess.SubprocessError) as problem:
+    except Exception as problem:  # whatever it was, the last line says so
         step(f"That went wrong: {problem}")
         if hint := getattr(problem, "hint", None):
             step(f"Hint: {hint}")
-        result = {"demo": "failed", "reason": str(problem)}
+        result = {"demo": "failed", "reason": f"{type(problem).__name__}: {problem}"}
     click.echo(json.dumps(result))
     ctx.exit(0 if result["demo"] == "ok" else 1)
 

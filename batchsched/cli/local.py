@@ -80,13 +80,13 @@ def gpu_here(notes: list[str]) -> str:
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByIndex(0)
         name = str(pynvml.nvmlDeviceGetName(handle))
-        memory_gb = pynvml.nvmlDeviceGetMemoryInfo(handle).total / 1e9
+        memory_gb = float(pynvml.nvmlDeviceGetMemoryInfo(handle).total) / 1e9
     except pynvml.NVMLError:
         return "cpu"
     if known := gpu_type_of(name, memory_gb):
         return known
     try:
-        limit_w = pynvml.nvmlDeviceGetPowerManagementDefaultLimit(handle) / 1000
+        limit_w = float(pynvml.nvmlDeviceGetPowerManagementDefaultLimit(handle)) / 1000
     except pynvml.NVMLError:
         limit_w = 300.0
     near = min(GPU_TYPES.values(), key=lambda gpu: abs(math.log(gpu.tdp_w / limit_w)))

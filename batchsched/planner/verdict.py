@@ -11,6 +11,9 @@ from batchsched.planner.plan import Allotment, Plan
 from batchsched.planner.problem import Job, PoolState, Problem, quantile_factor
 from batchsched.units import JOULES_PER_KWH, format_duration
 
+AMPLE = 100
+"""Beyond that, how many times the work fits says nothing more."""
+
 
 class Verdict(msgspec.Struct, frozen=True):
     """`probability`: that the deadline holds. Seconds count from the plan's origin; grams are operational, by the forecast; None
@@ -135,7 +138,8 @@ def _reason(problem: Problem, job: Job, share: float, chance: float, feasible: b
     if not job.seconds_on:
         return f"No pool may run the model {job.model}."
     if feasible:
-        return f"There is time for {share:.1f} times the expected work before the deadline."
+        fits = f"{share:.1f}" if share < AMPLE else f"more than {AMPLE}"
+        return f"There is time for {fits} times the expected work before the deadline."
     asked = f"asked are {job.confidence:.0%}"
     needed = quantile_factor(job.confidence, job.spread)
     longer = next(

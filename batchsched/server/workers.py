@@ -145,6 +145,8 @@ class LeaseDesk:
             workers.seen(connection, worker_id, now)
             held = [(lease.chunk_id, lease.token) for lease in message.leases]
             stale = chunks.extend(connection, held, now, self._limits.lease_s)
+            if stale:
+                ledger.bump(connection, "stale_completions_total", len(stale))
             rows = [chunks.get(connection, chunk_id) for chunk_id, _ in held if chunk_id not in stale]
             states = {row["batch_id"]: batches.get(connection, row["batch_id"])["state"] for row in rows}
         answer = HeartbeatAnswer(stale, {})

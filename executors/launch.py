@@ -1,0 +1,60 @@
+"""How vLLM is launched: its command line, its environment, and what its log says when that fails."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from batchsched.executors.engine_home import EngineHome
+from batchsched.fleet import Pool, ServedModel
+
+DRAIN_S = 30
+_TAIL_BYTES = 65_536
+_PREFIX = re.compile(r"^(?:\(\w+ pid=\d+\)\s*)?(?:(?:INFO|WARNING|ERROR)\s+\S+ \S+ \[[^]]*\]\s*)?")
+_MATTERS = re.compile(r"^(?:[\w.]*(?:Error|Exception|Failure)\b|.*: error:)")
+
+
+def command(home: EngineHome, pool: Pool, model: ServedModel, served: str, port: int) -> list[str]:
+    """vLLM's command line. The pool's and then the model's own flags come last, so they win."""
+    path = model.path or served
+    if Path(path).exists():
+        path = str(Path(path).absolute())
+    flags = ["--model", path, "--served-model-name", served, "--host", "127.0.0.1", "--port", str(port)]
+    flags += ["--shutdown-timeout", str(DRAIN_S), "--disable-uvicorn-access-log", "--enable-prompt-tokens-details"]
+    if home.device == "cpu":
+        flags += ["--enforce-eager"]  # compiling costs a minute at each start and gains little on a CPU
+    if model.max_model_len:
+        flags += ["--max-model-len", str(model.max_model_len)]
+    return [home.python, "-m", "vllm.entrypoints.openai.api_server", *flags, *pool.engine_args, *model.engine_args]
+
+
+def environment(home: EngineHome, base: Mapping[str, str]) -> dict[str, str]:
+    """The engine's environment; what is set already is left alone."""
+    wanted = {"VLLM_NO_USAGE_STATS": "1"}
+    if home.device == "cpu":
+        # One core is left to the API server and the worker; binding to cores would fight with whatever else runs here.
+        threads = str(max(1, (os.cpu_count() or 2) - 1))
+        wanted |= {
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "OMP_NUM_THREADS": threads,
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        }
+    return wanted | dict(base)
+
+
+def last_words(log: Path | None) -> str:
+    """The line of a log that says best why a process ended: the last that names an error, else the last."""
+    if log is None:
+        return "it left no log."
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        said = [_PREFIX.sub("", line).strip() for line in file.read().decode("utf-8", "replace").splitlines()]
+        said = [line for line in said if line]
+        if said:
+            errors = [line for line in said if _MATTERS.match(line) and "Engine core initialization failed" not in line]
+            return f"{(errors or said)[-1][:300].rstrip('.')}."
+    return "it said nothing."

@@ -1,0 +1,32 @@
+"""What an engine is asked beside its work: is it well, and what does it serve?"""
+
+from __future__ import annotations
+
+import contextlib
+
+import aiohttp
+
+PROBE_TIMEOUT_S = 10.0
+
+
+async def healthy(session: aiohttp.ClientSession, url: str, tries: int = 1) -> bool:
+    """Does /health answer 200? No answer in time counts as no only after `tries` of them: a busy engine may be slow to say."""
+    for _ in range(tries):
+        with contextlib.suppress(TimeoutError):
+            try:
+                async with session.get(f"{url}/health", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)) as answer:
+                    return answer.status == 200
+            except (aiohttp.ServerTimeoutError, TimeoutError):
+                raise TimeoutError from None
+            except (aiohttp.ClientError, OSError):
+                return False
+    return False
+
+
+async def models_of(session: aiohttp.ClientSession, url: str) -> list[str]:
+    """The names under /v1/models; empty where that cannot be read."""
+    try:
+        async with session.get(f"{url}/v1/models", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)) as answer:
+            return [str(model["id"]) for model in (await answer.json())["data"]]
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
+        return []
