@@ -213,9 +213,11 @@ def _near(edges: list[float], fine_s: float) -> list[float]:
 def _observations(rows: Sequence[Mapping[str, Any]]) -> list[Observation]:
     """Ledger entries, a chunk's stay on a pool as one observation: single entries are too short to say much."""
     grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    starts = [row for row in rows if row["startup_s"] > 0]
     for row in rows:
-        grouped.setdefault((row["chunk_id"], row["pool"]), []).append(row)
-    return [
+        if row["startup_s"] == 0:
+            grouped.setdefault((row["chunk_id"], row["pool"]), []).append(row)
+    return [Observation(row["model"], row["pool"], row["ended_at"], 0.0, 0, 0, startup_s=row["startup_s"]) for row in starts] + [
         Observation(
             model=group[0]["model"],
             pool=pool,

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 LOOP_MARGIN_S = 5.0
 """Taken off every latest safe start: what the loop, a poll and a lease may take."""
 SETTLE_S = 0.3
-"""Events that come together make one plan."""
+"""Between two plans: events that come together make two at most, and a single one is answered at once."""
 GRACE_S = 10.0
 
 
@@ -118,8 +118,8 @@ class Scheduler:
                 log.error("No new plan: %s The last one and the latest safe starts stay in force.", problem.message)
             except Exception:
                 log.exception("No new plan. The last one and the latest safe starts stay in force.")
-            if self._wake.wait(self._pause_s()):
-                self._stopping.wait(SETTLE_S)
+            self._stopping.wait(SETTLE_S)
+            self._wake.wait(self._pause_s())
 
     def _pause_s(self) -> float:
         """Until the next slot begins, and never longer than the replanning period."""

@@ -107,6 +107,8 @@ class Meter(msgspec.Struct):
     busy_s: float
     energy_j: float
     energy_source: EnergySource
+    startup_s: float = 0.0
+    """Above 0: this is the start of an engine for this chunk, which took so long, and no work was done meanwhile."""
 
 
 class Result(msgspec.Struct):

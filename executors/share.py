@@ -21,7 +21,7 @@ class _Account:
 
 
 class EnergyShare:
-    """Accounts by chunk. What is used while no chunk is open is nobody's; all else goes out exactly once, by tokens done.
+    """Accounts by chunk. All goes out exactly once, by tokens done; only what an idle engine uses is nobody's.
 
     An interval in which no answer came back is split evenly among the open chunks.
     """
@@ -32,6 +32,20 @@ class EnergyShare:
         self._busy = False
         self._source: EnergySource = "modelled"
         self._read_j, self._read_at = 0.0, time.monotonic()
+        self._starting: _Account | None = None
+
+    def starting(self) -> None:
+        """An engine is being started: what is used from now until the first chunk opens is that chunk's."""
+        self._settle()
+        self._starting = _Account(self._now())
+
+    def started(self, startup_s: float) -> Meter | None:
+        """What the start, which took `startup_s`, and the wait for a chunk after it used; None if that was taken already."""
+        self._settle()
+        account, self._starting = self._starting, None
+        if account is None:
+            return None
+        return Meter(account.started_at, self._now(), account.busy_s, account.energy_j, self._source, startup_s)
 
     def open(self, chunk_id: str) -> None:
         """Begin an account."""
@@ -67,8 +81,12 @@ class EnergyShare:
     def _settle(self) -> None:
         joules, self._source = self._meter.read()
         now = time.monotonic()
-        spent_j, busy_s = max(0.0, joules - self._read_j), (now - self._read_at) * self._busy
+        spent_j, elapsed_s = max(0.0, joules - self._read_j), now - self._read_at
+        busy_s = elapsed_s * self._busy
         self._read_j, self._read_at = joules, now
+        if self._starting and not self._accounts:
+            self._starting.energy_j += spent_j
+            self._starting.busy_s += elapsed_s
         total = sum(account.tokens for account in self._accounts.values())
         for account in self._accounts.values():
             part = account.tokens / total if total else 1 / len(self._accounts)

@@ -30,7 +30,18 @@ from batchsched.executors.reporter import LOST, Reporter
 from batchsched.executors.share import EnergyShare
 from batchsched.lines import LineError, Request, iter_lines, parse
 from batchsched.settings import Worker as WorkerSettings
-from batchsched.wire import Claim, Claimed, Heartbeat, HeartbeatAnswer, HeldLease, Lease, Register, Registered
+from batchsched.wire import (
+    Acknowledged,
+    Claim,
+    Claimed,
+    Heartbeat,
+    HeartbeatAnswer,
+    HeldLease,
+    Lease,
+    Register,
+    Registered,
+    Results,
+)
 
 log = logging.getLogger(__name__)
 _PARTING_S = 10.0
@@ -200,10 +211,15 @@ class WorkerLoop:
     async def _hold(self, held: _Held) -> None:
         """A lease from its input to its end."""
         lease = held.lease
+        startup = self._share.started(self._engine.startup_s or 0.0)
         self._share.open(lease.chunk_id)
         reporter = Reporter(self._link, lease, self._share, lambda: self._lose(lease.chunk_id))
         began = time.monotonic()
         try:
+            if startup:
+                await self._link.insist(
+                    "POST", f"/leases/{lease.chunk_id}/results", Results(lease.token, [], startup), Acknowledged
+                )
             data = await self._input(lease)
             if lease.model != self._engine.served:
                 await reporter.release("preempted")
@@ -249,6 +265,8 @@ class WorkerLoop:
         if spec is None:
             raise UnknownModel(f"The server asks for the model '{model}' without saying what it is.")
         log.info("Starting the engine for '%s'.", model)
+        if not self._settings.engine_url:
+            self._share.starting()
         await self._engine.start(spec, model)
         self._engine_failures = 0
         self._idle_since = time.monotonic()

@@ -12,8 +12,11 @@ from batchsched.queue.tables import counters, ledger
 
 
 def add(connection: Connection, **values: Any) -> None:
-    """One span of work on one chunk."""
-    connection.execute(insert(ledger).values(**values))
+    """One span of work on one chunk. The same span again (a message repeated, since its answer was lost) changes nothing."""
+    keys = ("chunk_id", "pool", "started_at", "ended_at")
+    same = select(ledger.c.id).where(*(ledger.c[key] == values[key] for key in keys)).limit(1)
+    if connection.execute(same).first() is None:
+        connection.execute(insert(ledger).values(**values))
 
 
 def of_batch(connection: Connection, batch_id: str) -> list[Row]:

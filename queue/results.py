@@ -101,6 +101,7 @@ class Recorder:
             busy_s=max(0.0, meter.busy_s),
             energy_j=max(0.0, meter.energy_j),
             energy_source=meter.energy_source,
+            startup_s=max(0.0, meter.startup_s),
             requests=len(results),
             input_tokens=sum(result.input_tokens for result in results),
             cached_tokens=sum(result.cached_tokens for result in results),

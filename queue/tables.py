@@ -138,6 +138,7 @@ class LedgerRow(SQLModel, table=True):
         CheckConstraint("ended_at >= started_at", name="span_forward"),
         Index("ledger_by_batch", "batch_id", "started_at"),
         Index("ledger_by_pool", "pool", "ended_at"),
+        Index("ledger_by_chunk", "chunk_id", "started_at"),
     )
 
     id: int | None = Field(default=None, primary_key=True)
@@ -150,6 +151,7 @@ class LedgerRow(SQLModel, table=True):
     busy_s: float
     energy_j: float
     energy_source: str
+    startup_s: float = 0.0
     requests: int
     input_tokens: int = Field(sa_type=BigInteger)
     cached_tokens: int = Field(sa_type=BigInteger)

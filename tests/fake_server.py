@@ -211,12 +211,12 @@ class FakeServer:
 
 def as_line(custom_id: str, prompt: str, model: str = "tiny", endpoint: str = "/v1/chat/completions", **fields: Any) -> bytes:
     """A line of a batch file."""
-    asked: dict[str, Any] = {
+    prompts: dict[str, dict[str, Any]] = {
         "/v1/chat/completions": {"messages": [{"role": "user", "content": prompt}]},
         "/v1/completions": {"prompt": prompt},
         "/v1/embeddings": {"input": prompt},
-    }[endpoint]
-    body = {"model": model, **asked, **fields}
+    }
+    body = {"model": model, **prompts[endpoint], **fields}
     return json.dumps({"custom_id": custom_id, "method": "POST", "url": endpoint, "body": body}).encode()
 
 

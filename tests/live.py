@@ -95,6 +95,7 @@ class HandWorker:
     def __init__(self, server: LiveServer, worker_id: str) -> None:
         self.server = server
         self.worker_id = worker_id
+        self.messages = 0
 
     def claim(self, max_chunks: int = 1) -> list[dict[str, Any]]:
         """Ask once."""
@@ -116,7 +117,8 @@ class HandWorker:
         """Deliver results for these lines."""
         requests = self.input(lease) if status == 200 else [{"custom_id": "?"}] * (lease["lines"])
         results = [_result(line, requests[line - lease["first_line"]]["custom_id"], ok=ok) for line in lines]
-        body = {"token": lease["token"], "results": results, "meter": METER}
+        self.messages += 1
+        body = {"token": lease["token"], "results": results, "meter": meter(self.messages % 60)}
         return self.server.post(f"{PREFIX}/leases/{lease['chunk_id']}/results", body, status)
 
     def finish(self, lease: dict[str, Any]) -> None:
@@ -137,13 +139,10 @@ class HandWorker:
         return wait_for(step)
 
 
-METER = {
-    "started_at": "2026-01-01T00:00:00Z",
-    "ended_at": "2026-01-01T00:00:10Z",
-    "busy_s": 10.0,
-    "energy_j": 100.0,
-    "energy_source": "modelled",
-}
+def meter(second: int) -> dict[str, Any]:
+    """Ten joules a second for ten seconds; each `second` is another span."""
+    span = {"started_at": f"2026-01-01T00:00:{second:02}Z", "ended_at": f"2026-01-01T00:01:{second:02}Z"}
+    return {**span, "busy_s": 10.0, "energy_j": 100.0, "energy_source": "modelled"}
 
 
 def _result(line: int, custom_id: str, *, ok: bool) -> dict[str, Any]:

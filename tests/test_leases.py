@@ -13,7 +13,7 @@ from batchsched.clock import ManualClock
 from batchsched.queue import chunks, ledger
 from batchsched.queue.store import Record
 from batchsched.wire import PREFIX
-from tests.live import BASIC, METER, HandWorker, LiveServer, live_server, requests, wait_for
+from tests.live import BASIC, HandWorker, LiveServer, live_server, meter, requests, wait_for
 
 
 @pytest.fixture
@@ -151,6 +151,27 @@ def test_after_the_last_attempt_unfinished_lines_become_error_lines(tmp_path: Pa
         assert "it died" in errors[0]["error"]["message"]
 
 
+def test_a_worker_that_says_goodbye_holds_nothing_any_more(server: LiveServer) -> None:
+    _started(server, 3)
+    worker = server.worker()
+    lease = worker.lease()  # perhaps one whose answer it never saw
+    server.post(f"{PREFIX}/workers/{worker.worker_id}/bye")
+    row = _state(server, lease["chunk_id"])
+    assert (row["state"], row["attempts"]) == ("pending", 0)
+
+
+def test_an_engine_start_costs_energy_and_teaches_how_long_it_takes(server: LiveServer) -> None:
+    batch_id, worker = _started(server, 3), server.worker()
+    lease = worker.lease()
+    start = {**meter(59), "busy_s": 40.0, "startup_s": 33.0}
+    server.post(f"{PREFIX}/leases/{lease['chunk_id']}/results", {"token": lease["token"], "results": [], "meter": start})
+    worker.finish(lease)
+    assert server.until(batch_id, "completed")["batchsched"]["carbon"]["energy_j"] == 200.0
+    profile = server.runtime.scheduler.observer.current_profiles()["tiny", "local"]
+    assert profile.startup_s == 33.0
+    assert profile.seconds(9, 15) < 40.0  # the start is no part of the speed
+
+
 def test_finish_needs_every_line(server: LiveServer) -> None:
     _started(server, 3)
     worker = server.worker()
@@ -208,10 +229,12 @@ def test_energy_of_every_message_is_in_the_ledger(server: LiveServer) -> None:
     lease = worker.lease()
     worker.record(lease, [1])
     worker.record(lease, [2, 3])
-    server.post(f"{PREFIX}/leases/{lease['chunk_id']}/finish", {"token": lease["token"], "meter": METER})
+    server.post(f"{PREFIX}/leases/{lease['chunk_id']}/finish", {"token": lease["token"], "meter": meter(30)})
     with server.runtime.database.read() as connection:
         entries = ledger.of_batch(connection, batch_id)
     assert [(entry["requests"], entry["energy_j"]) for entry in entries] == [(1, 100.0), (2, 100.0), (0, 100.0)]
+    finish = {"token": lease["token"], "meter": meter(30)}
+    server.post(f"{PREFIX}/leases/{lease['chunk_id']}/finish", finish)  # the answer was lost and the message comes again
     carbon = server.until(batch_id, "completed")["batchsched"]["carbon"]
     assert carbon["energy_j"] == 300.0
     assert carbon["grams"] > 0

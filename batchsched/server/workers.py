@@ -68,8 +68,7 @@ def router(runtime: Runtime) -> APIRouter:
     @routes.post("/workers/{worker_id}/bye")
     def bye(worker_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         """A worker stops."""
-        with runtime.database.write() as connection:
-            workers.bye(connection, worker_id, runtime.clock.now())
+        desk.bye(worker_id)
         return _answer()
 
     @routes.post("/leases")
@@ -156,6 +155,14 @@ class LeaseDesk:
             elif not self._runtime.scheduler.may_go_on(row["batch_id"], row["pool"], now):
                 answer.stop[row["id"]] = "window_closed"
         return answer
+
+    def bye(self, worker_id: str) -> None:
+        """A worker stops; what it still holds goes back, also a lease whose answer never reached it."""
+        with self._database.write() as connection:
+            workers.bye(connection, worker_id, self._runtime.clock.now())
+            for chunk in chunks.of_worker(connection, worker_id):
+                chunks.release(connection, chunk["id"], chunk["token"])
+        self._runtime.scheduler.poke()
 
     def claim(self, message: Claim) -> Claimed:
         """Lease what the plan opens on the worker's pool now."""

@@ -139,6 +139,7 @@ def upgrade() -> None:
         sa.Column("busy_s", sa.Float(), nullable=False),
         sa.Column("energy_j", sa.Float(), nullable=False),
         sa.Column("energy_source", AutoString(), nullable=False),
+        sa.Column("startup_s", sa.Float(), nullable=False),
         sa.Column("requests", sa.Integer(), nullable=False),
         sa.Column("input_tokens", sa.BigInteger(), nullable=False),
         sa.Column("cached_tokens", sa.BigInteger(), nullable=False),
@@ -152,6 +153,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ledger_by_batch", "ledger", ["batch_id", "started_at"], unique=False)
+    op.create_index("ledger_by_chunk", "ledger", ["chunk_id", "started_at"], unique=False)
     op.create_index("ledger_by_pool", "ledger", ["pool", "ended_at"], unique=False)
 
 
