@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Connection, Select
+from sqlalchemy import Connection, Executable
 
 Row = dict[str, Any]
 
 
-def every(connection: Connection, query: Select[Any], parameters: Mapping[str, Any] | None = None) -> list[Row]:
+def every(connection: Connection, query: Executable, parameters: Mapping[str, Any] | None = None) -> list[Row]:
     """All rows of a query."""
-    return [dict(row._mapping) for row in connection.execute(query, parameters or {})]
+    return [cast("Row", dict(row)) for row in connection.execute(query, parameters or {}).mappings()]
 
 
-def first(connection: Connection, query: Select[Any]) -> Row | None:
+def first(connection: Connection, query: Executable) -> Row | None:
     """The first row of a query, if there is one."""
-    row = connection.execute(query).first()
-    return dict(row._mapping) if row is not None else None
+    row = connection.execute(query).mappings().first()
+    return cast("Row", dict(row)) if row is not None else None

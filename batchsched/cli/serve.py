@@ -21,7 +21,7 @@ def serve(host: str | None, port: int | None, data_dir: str | None, config: Path
     """
     need("server")
     loaded = load(config, server__host=host, server__port=port, server__data_dir=data_dir)
-    from batchsched.server import serve as run_server
+    from batchsched.server.process import serve as run_server
 
     code: int = run_server(loaded, click.echo)
     return code
