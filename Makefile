@@ -27,7 +27,7 @@ check: $(ENV) ## format, lint, types by two checkers, import arrows, quick tests
 	@$(PY) -m mypy
 	@$(PY) -m basedpyright
 	@.venv/bin/lint-imports
-	@$(PY) -m pytest -q -m "$(QUICK)"
+	@$(PY) -m pytest -q -n 2 --dist loadfile -m "$(QUICK)"
 
 test: env ## the whole suite, real vLLM included
 	@$(PY) -m pytest -m "not long"
