@@ -147,6 +147,13 @@ class DataFolderInUse(BatchschedError):
     """Another batchsched server uses this data folder."""
 
     code = "data_folder_in_use"
+    exit_code = 75
+
+
+class DamagedDatabase(BatchschedError):
+    """The database file cannot be read."""
+
+    code = "damaged_database"
 
 
 class InsecureBind(InvalidConfiguration):

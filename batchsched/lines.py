@@ -6,7 +6,7 @@ disk or a socket: callers hand in the bytes of one line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -121,16 +121,24 @@ def _check_body(body: Body, number: int, endpoint: str) -> LineError | None:
     return None
 
 
+def max_tokens(body: Body) -> int | None:
+    """The output limit that a request sets for itself, if it does."""
+    limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    return limit if isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0 else None
+
+
 class Checker:
     """Checks a file's lines one after the other, keeping what spans lines: custom_ids seen, the one model.
 
-    `models`: the model names that may be served; None lets any pass. At most `max_errors` errors are kept; `error_count` counts
-    all of them.
+    `models`: the model names that may be served, with the longest context of each where it is known (a plain iterable of names
+    knows none); None lets any pass. At most `max_errors` errors are kept; `error_count` counts all of them.
     """
 
-    def __init__(self, endpoint: str | None, models: Iterable[str] | None = None, max_errors: int = 100) -> None:
+    def __init__(
+        self, endpoint: str | None, models: Mapping[str, int | None] | Iterable[str] | None = None, max_errors: int = 100
+    ) -> None:
         self.endpoint = endpoint
-        self.models = None if models is None else frozenset(models)
+        self.models = None if models is None else dict(models) if isinstance(models, Mapping) else dict.fromkeys(models)
         self.model: str | None = None
         self.errors: list[LineError] = []
         self.error_count = 0
@@ -178,6 +186,10 @@ class Checker:
         elif body.model != self.model:
             text = f"The model '{body.model}' differs from '{self.model}' on earlier lines; a batch has one model."
             return LineError("model_mismatch", text, number, "body.model")
+        longest, asked = (self.models or {}).get(body.model), max_tokens(body)
+        if longest is not None and asked is not None and asked >= longest:
+            text = f"'max_tokens' is {asked}, but prompt and answer together have at most {longest} tokens with '{body.model}'."
+            return LineError("invalid_value", text, number, "body.max_tokens")
         return None
 
     def _note(self, error: LineError) -> None:

@@ -65,9 +65,10 @@ class Observer:
             shares = chunks.summary(connection)
             observed = ledger.recent(connection)
             alive = workers.active(connection, now - timedelta(seconds=self._settings.server.lease_s))
+            tied = {row["id"]: chunks.pools_used(connection, row["id"]) for row in rows if row["options"].get("uniform")}
         everything: list[Mapping[str, Any]] = [*rows, *([newcomer] if newcomer else [])]
         profiles = self.profiles(_observations(observed))
-        jobs = [self._job(row, shares, profiles, now) for row in everything]
+        jobs = [self._job(row, shares, profiles, now, tied.get(row["id"], [])) for row in everything]
         horizon_s = self._horizon_s(jobs)
         loaded = {name: [m for w in alive if w["pool"] == name for m in w["ready_models"]] for name in self.fleet.pools}
         replicas = self._replicas([worker["pool"] for worker in alive])
@@ -97,7 +98,12 @@ class Observer:
             return self.profiles(_observations(ledger.recent(connection)))
 
     def _job(
-        self, row: Mapping[str, Any], shares: Sequence[Mapping[str, Any]], profiles: dict[tuple[str, str], Profile], now: datetime
+        self,
+        row: Mapping[str, Any],
+        shares: Sequence[Mapping[str, Any]],
+        profiles: dict[tuple[str, str], Profile],
+        now: datetime,
+        tied_to: list[str],
     ) -> Job:
         mine = [share for share in shares if share["batch_id"] == row["id"]]
         left = sum(int(share["requests"]) for share in mine) if mine else row["total"] - row["completed"] - row["failed"]
@@ -106,11 +112,16 @@ class Observer:
         options = row["options"]
         pools = self.fleet.pools_for(row["model"], options.get("sites"))
         known = {name: profiles[row["model"], name] for name in pools if (row["model"], name) in profiles}
+        if options.get("uniform") and known:
+            fastest = min(known, key=lambda name: (known[name].seconds(lengths.input_tokens, lengths.output_tokens), name))
+            known = {name: known[name] for name in (tied_to or [fastest]) if name in known}
+        # Lines that failed leave no tokens behind, yet they are no work any more.
+        share = left / max(1, row["total"] - row["completed"])
         return Job(
             batch_id=row["id"],
             model=row["model"],
             remaining_requests=left,
-            seconds_on={name: p.seconds(lengths.input_tokens, lengths.output_tokens) for name, p in known.items()},
+            seconds_on={name: share * p.seconds(lengths.input_tokens, lengths.output_tokens) for name, p in known.items()},
             power_w_on={name: p.power_w for name, p in known.items()},
             startup_s_on={name: p.startup_s for name, p in known.items()},
             deadline_s=(row["deadline_at"] - now).total_seconds(),

@@ -34,6 +34,7 @@ LOOP_MARGIN_S = 5.0
 SETTLE_S = 0.3
 """Between two plans: events that come together make two at most, and a single one is answered at once."""
 GRACE_S = 10.0
+REFRESH_AFTER = timedelta(seconds=2)
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -85,6 +86,7 @@ class Scheduler:
         self._timer = WindowTimer(self._windows, lambda _name, _open: self.poke(), clock)
         self._published: Published | None = None
         self._tally: dict[tuple[str, str], float] = {}
+        self._since: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -110,6 +112,8 @@ class Scheduler:
         self._wake.set()
 
     def _run(self) -> None:
+        if self._settings.planner.solver == "cp-sat":
+            self._load_solver()
         while not self._stopping.is_set():
             self._wake.clear()
             try:
@@ -121,6 +125,13 @@ class Scheduler:
             self._stopping.wait(SETTLE_S)
             self._wake.wait(self._pause_s())
 
+    def _load_solver(self) -> None:
+        """Its library takes half a second to load: better now than when the first batch waits."""
+        try:
+            import batchsched.planner.cpsat  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        except ImportError as problem:
+            log.error("The solver cannot be loaded (%s); plans are greedy.", problem)
+
     def _pause_s(self) -> float:
         """Until the next slot begins, and never longer than the replanning period."""
         slot_s = self._settings.planner.slot_s
@@ -128,20 +139,23 @@ class Scheduler:
 
     def plan_now(self) -> Published:
         """Observe, plan and publish once."""
+        with self._lock:
+            self._since = {}
         view = self._observer.look(self._clock.now())
         published = Published(view, self._plan(view), _latest_starts(view))
         with self._lock:
             self._published = published
-            self._tally = dict(view.leased)
+            # What was leased while the solver worked may be in the view or not; counted twice, it only waits for the next plan.
+            self._tally = {key: view.leased.get(key, 0.0) + self._since.get(key, 0.0) for key in {*view.leased, *self._since}}
         if view.problem.jobs:
             with self._database.write() as connection:
                 plans.add(connection, view.now, _archived(published))
         return published
 
-    def _plan(self, view: View) -> Plan:
+    def _plan(self, view: View, at_most_s: float = math.inf) -> Plan:
         """A plan; an empty one where none can be made, for then the latest safe starts alone decide."""
         try:
-            return make_plan(view.problem, self._settings.planner.solver, self._settings.planner.solve_s)
+            return make_plan(view.problem, self._settings.planner.solver, min(at_most_s, self._settings.planner.solve_s))
         except Exception as problem:
             log.exception("No plan could be made; each batch starts at its latest safe start.")
             return Plan(view.problem.slots, [], status="failed", notes=[f"No plan could be made: {problem}"])
@@ -179,6 +193,7 @@ class Scheduler:
                 if requests > 0:
                     work.append(Wanted(job.batch_id, job.model, requests))
         work.sort(key=lambda wanted: math.isfinite(wanted.requests))
+        self._refresh(published, pool, now, idle=not work)
         next_at, prepare = self._coming(published, pool, now)
         return Offer(work, prepare, next_at)
 
@@ -196,7 +211,8 @@ class Scheduler:
     def leased(self, batch_id: str, pool: str, requests: int) -> None:
         """So many requests of a batch were just leased by a pool."""
         with self._lock:
-            self._tally[batch_id, pool] = self._tally.get((batch_id, pool), 0.0) + requests
+            for tally in (self._tally, self._since):
+                tally[batch_id, pool] = tally.get((batch_id, pool), 0.0) + requests
 
     def _open(self, pool: str, now: datetime) -> bool:
         window = self._windows.get(pool)
@@ -216,6 +232,12 @@ class Scheduler:
             return 0.0
         left = sum(a.requests for a in mine) - self._tally.get((batch_id, pool), 0.0)
         return left if left > 1e-6 else 0.0
+
+    def _refresh(self, published: Published, pool: str, now: datetime, *, idle: bool) -> None:
+        """Plan again where a pool has done its share of the slot early: it is faster than thought, and may well do more."""
+        open_now = any(published.at(a.start_s) <= now < published.at(a.end_s) for a in published.plan.on(pool))
+        if idle and open_now and now - published.view.now > REFRESH_AFTER:
+            self.poke()
 
     def _coming(self, published: Published, pool: str, now: datetime) -> tuple[datetime | None, str | None]:
         """When something next begins on a pool, and the model to load if it is time to."""
@@ -239,7 +261,7 @@ class Scheduler:
     def verdict(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The answer at submission for a batch that has just been validated, as JSON."""
         view = self._observer.look(self._clock.now(), batch)
-        plan = make_plan(view.problem, self._settings.planner.solver, min(1.0, self._settings.planner.solve_s))
+        plan = self._plan(view, at_most_s=1.0)
         verdict = judge(view.problem, plan, batch["id"])
         finish_s = verdict.expected_finish_s
         return {

@@ -159,10 +159,15 @@ def close(connection: Connection, batch_id: str, *, leased_too: bool) -> None:
     )
 
 
-def unfinished(connection: Connection, batch_id: str) -> int:
-    """How many of a batch's chunks are neither done nor closed."""
-    query = select(func.count()).where(chunks.c.batch_id == batch_id, chunks.c.state.in_(["pending", "leased"]))
-    return connection.scalar(query) or 0
+def by_state(connection: Connection, batch_id: str) -> dict[str, int]:
+    """How many of a batch's chunks are in each state; states without any are left out."""
+    query = select(chunks.c.state, func.count().label("n")).where(chunks.c.batch_id == batch_id).group_by(chunks.c.state)
+    return {row["state"]: row["n"] for row in every(connection, query)}
+
+
+def claimable(connection: Connection, batch_id: str, now: datetime) -> bool:
+    """Does a batch have a chunk that could be leased at once?"""
+    return first(connection, _CLAIMABLE.params(batch=batch_id, now=now, limit=1)) is not None
 
 
 def summary(connection: Connection) -> list[Row]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from batchsched.clock import IdSource
-from batchsched.lines import Body, Checker, Line, LineError, iter_lines
+from batchsched.lines import Checker, Line, LineError, iter_lines, max_tokens
 from batchsched.queue.store import Store
 
 
@@ -33,7 +34,7 @@ class Cutter:
         self._chunk_bytes = chunk_bytes
         self._max_lines = max_lines
 
-    def cut(self, batch_id: str, file_id: str, endpoint: str, models: list[str] | None) -> Cut:
+    def cut(self, batch_id: str, file_id: str, endpoint: str, models: Mapping[str, int | None] | None) -> Cut:
         """Check and cut a file for a batch."""
         checker = Checker(endpoint, models)
         out: list[dict[str, Any]] = []
@@ -45,7 +46,7 @@ class Cutter:
                 return Cut(None, 0, 0, None, [], [LineError("too_many_requests", text, line.number)])
             if found and not checker.errors:
                 self._put(out, batch_id, line, checker.lines)
-                limits.append(max_tokens(found[1]))
+                limits.append(max_tokens(found[1]) if found[1] else None)
         checker.finish()
         total_limit = None if None in limits else sum(limit for limit in limits if limit is not None)
         size = out[-1]["byte_end"] - out[0]["byte_start"] if out else 0
@@ -69,11 +70,3 @@ class Cutter:
                 "suspects": [],
             }
         )
-
-
-def max_tokens(body: Body | None) -> int | None:
-    """The output limit that a request sets for itself, if it does."""
-    if body is None:
-        return None
-    limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    return limit if isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0 else None

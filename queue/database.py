@@ -18,8 +18,9 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError, OperationalError
 
-from batchsched.errors import DataFolderInUse, StorageFull
+from batchsched.errors import DamagedDatabase, DataFolderInUse, StorageFull
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -36,8 +37,15 @@ class Database:
         url = f"sqlite:///{path}"
         self._writer = _engine(url, begin="BEGIN IMMEDIATE", pool_size=1)
         self._reader = _engine(url, begin="BEGIN", pool_size=8)
-        with self._write_lock, translated():
-            upgrade(self._writer)
+        try:
+            with self._write_lock, translated():
+                upgrade(self._writer)
+        except DatabaseError as problem:
+            os.close(self._lock_file)
+            raise DamagedDatabase(
+                f"The database {path} cannot be read: {problem.orig}.",
+                hint="Restore it from a backup, or choose another --data-dir.",
+            ) from None
 
     @contextmanager
     def write(self) -> Generator[Connection]:
@@ -117,8 +125,6 @@ def _own(path: Path) -> int:
 @contextmanager
 def translated() -> Generator[None]:
     """A full disk becomes StorageFull, whichever layer met it."""
-    from sqlalchemy.exc import OperationalError
-
     try:
         yield
     except OperationalError as problem:

@@ -50,6 +50,11 @@ def remove(connection: Connection, file_id: str) -> None:
     connection.execute(delete(files).where(files.c.id == file_id))
 
 
+def ids(connection: Connection) -> set[str]:
+    """Every file's id."""
+    return set(connection.scalars(select(files.c.id)))
+
+
 def expired(connection: Connection, now: datetime) -> list[str]:
     """Files whose time is over."""
     return list(connection.scalars(select(files.c.id).where(files.c.expires_at <= now).limit(100)))

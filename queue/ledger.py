@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from batchsched.queue.rows import Row, every
+from batchsched.queue.rows import Row, every, first
 from batchsched.queue.tables import counters, ledger
+
+TOGETHER = timedelta(seconds=10)
 
 
 def add(connection: Connection, **values: Any) -> None:
-    """One span of work on one chunk. The same span again (a message repeated, since its answer was lost) changes nothing."""
-    keys = ("chunk_id", "pool", "started_at", "ended_at")
-    same = select(ledger.c.id).where(*(ledger.c[key] == values[key] for key in keys)).limit(1)
-    if connection.execute(same).first() is None:
+    """One span of work on one chunk. Spans of a chunk follow each other, so that short ones are kept as one of up to ten seconds,
+    and one that is there already (a message repeated, since its answer was lost) changes nothing."""
+    mine = (ledger.c.chunk_id == values["chunk_id"], ledger.c.pool == values["pool"])
+    last = first(connection, select(ledger).where(*mine).order_by(ledger.c.id.desc()).limit(1))
+    if last and values["started_at"] < last["ended_at"] and values["ended_at"] <= last["ended_at"]:
+        return
+    if last and _continues(last, values):
+        sums = {name: last[name] + values[name] for name in _SUMMED}
+        connection.execute(update(ledger).where(ledger.c.id == last["id"]).values(ended_at=values["ended_at"], **sums))
+    else:
         connection.execute(insert(ledger).values(**values))
+
+
+_SUMMED = ("busy_s", "energy_j", "requests", "input_tokens", "cached_tokens", "output_tokens")
+
+
+def _continues(last: Row, values: dict[str, Any]) -> bool:
+    same = last["energy_source"] == values["energy_source"] and not last["startup_s"] and not values["startup_s"]
+    return bool(same and values["started_at"] == last["ended_at"] and values["ended_at"] - last["started_at"] <= TOGETHER)
 
 
 def of_batch(connection: Connection, batch_id: str) -> list[Row]:

@@ -16,7 +16,7 @@ import msgspec
 from batchsched.clock import IdSource
 from batchsched.lines import unanswered
 from batchsched.queue import batches, chunks, files
-from batchsched.queue.database import Database
+from batchsched.queue.database import Database, translated
 from batchsched.queue.results import unfinished
 from batchsched.queue.rows import Row
 from batchsched.queue.store import Record, Store
@@ -50,7 +50,7 @@ def merge(database: Database, store: Store, ids: IdSource, batch: Row, target: s
     """Merge a batch's results and enter `target` (completed, expired or cancelled). Raises StorageFull; then try again later."""
     with database.read() as connection:
         rows = chunks.of_batch(connection, batch["id"])
-    with contextlib.ExitStack() as stack:
+    with translated(), contextlib.ExitStack() as stack:
         merged = [_open(stack, store, kind, batch["id"]) for kind in ("output", "error")]
         for chunk in rows:
             for record in _records(store, ids, chunk, batch["input_file_id"], target):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -96,6 +96,15 @@ class Store:
             while handle.tell() < length:
                 line, ok, output = handle.readline().rstrip(b"\n").split(b"\t", 2)
                 yield Record(int(line), ok == b"1", output)
+
+    def sweep(self, known_files: Set[str], live_batches: Set[str]) -> None:
+        """Remove files that no row knows and results of batches that are over: what a crash left between two steps."""
+        for path in (self.root / "files").iterdir():
+            if path.name not in known_files:
+                path.unlink()
+        for path in (self.root / "results").iterdir():
+            if path.name not in live_batches:
+                shutil.rmtree(path, ignore_errors=True)
 
     def discard_results(self, batch_id: str) -> None:
         """Remove a batch's chunk results, once its merged files are safe."""

@@ -3,6 +3,7 @@
 `python -m tests.doomed_server POINT N -- serve --config ...`. Points: `upload` (a line of an upload was checked), `append`
 (results lie in the file, the commit is still to come), `acknowledged` (committed, the worker does not know it yet), `merge` (a
 line of a merge is written), `merged` (both files are in place, the commit is still to come), `completed` (committed).
+Where the environment names a file in DOOM_VICTIM, the process group whose number it holds is killed there instead.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from batchsched.lines import Checker
@@ -27,13 +29,21 @@ def _dying(function: Callable[..., Any], times: int, *, before: bool = False) ->
         nonlocal left
         left -= 1
         if before and left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            _kill()
         result = function(*args, **kwargs)
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if left == 0 and not before:
+            _kill()
         return result
 
     return doomed
+
+
+def _kill() -> None:
+    victim = os.environ.get("DOOM_VICTIM")
+    if victim:
+        os.killpg(int(Path(victim).read_text()), signal.SIGKILL)
+    else:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def doom(point: str, times: int) -> None:

@@ -48,7 +48,7 @@ class Stage:
         )
         self._running: list[subprocess.Popen[bytes]] = []
 
-    def start(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
+    def start(self, command: list[str], name: str, extra: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start a process in a session of its own; its output goes to a log in the folder."""
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
@@ -57,10 +57,16 @@ class Stage:
         self._running.append(process)
         return process
 
-    def server(self, doom: tuple[str, int] | None = None) -> subprocess.Popen[bytes]:
-        """Start the server, and wait until it answers; with `doom`, one that dies at that point."""
+    @property
+    def victim(self) -> Path:
+        """Holds the process group that a doomed server kills in its own place."""
+        return self.folder / "victim"
+
+    def server(self, doom: tuple[str, int] | None = None, *, instead: bool = False) -> subprocess.Popen[bytes]:
+        """Start the server and wait until it answers; with `doom`, one that dies there, or kills the `victim` instead."""
+        extra = {"DOOM_VICTIM": str(self.victim)} if instead else {}
         command = BATCHSCHED if doom is None else [sys.executable, "-m", "tests.doomed_server", doom[0], str(doom[1]), "--"]
-        process = self.start([*command, "serve", "--config", str(self.config)], "server")
+        process = self.start([*command, "serve", "--config", str(self.config)], "server", extra)
         wait_for(lambda: self.answers(self.url) or process.poll() is not None, 30)
         assert process.poll() is None, (self.folder / "server.log").read_text()
         return process

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchsched.carbon.embodied import Policy, charge_g, crossover_g_per_kwh, first_life_g, in_decisions
+from batchsched.carbon.embodied import Policy, charge_g, crossover_g_per_kwh, first_life_g
 from batchsched.carbon.hardware import GPU_EMBODIED, HOST_SHARE, Range, gpu_embodied, replica_kg
 from batchsched.carbon.operational import operational_g
 from batchsched.carbon.recipe import embodied_kg
@@ -64,10 +64,6 @@ def test_crossover_of_an_a100_at_300_w(kg: float, crossover: float) -> None:
 
 def test_pue_is_on_operational_carbon() -> None:
     assert operational_g(3_600_000, 1.2, 300) == pytest.approx(360)
-
-
-def test_only_sunk_stays_out_of_decisions() -> None:
-    assert [policy for policy in POLICIES if not in_decisions(policy)] == ["sunk"]
 
 
 spans = st.lists(st.floats(0.01, 1), min_size=1, max_size=12)

@@ -74,7 +74,7 @@ class TestAccount:
         assert HOST_SHARE.kg
         assert report.embodied_g == HOST_SHARE.kg.scaled(200)
         assert report.policy == "sunk"
-        assert any(f.factor == "embodied policy" and "kept out of decisions" in f.source for f in report.provenance)
+        assert any(f.factor == "embodied policy" and "not weighed in decisions" in f.source for f in report.provenance)
 
     def test_neighbours_at_one_intensity_are_one_row(self) -> None:
         report = account([entry(0.5), entry(0), entry(1), entry(0, pool="other")], truth, None)

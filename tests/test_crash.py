@@ -71,6 +71,40 @@ def test_the_server_dies(tmp_path: Path, point: str, times: int) -> None:
         _unrepeated(before, stage.computed(), acknowledged)
 
 
+@pytest.mark.parametrize("point", ["merge", "merged"])
+def test_the_server_dies_while_it_ends_a_batch_that_expired(tmp_path: Path, point: str) -> None:
+    with Stage(tmp_path) as stage:
+        doomed = stage.server((point, 1))
+        body = {"input_file_id": _upload(stage, tagged(3)), "endpoint": "/v1/chat/completions", "completion_window": "1s"}
+        batch_id = httpx.post(f"{stage.url}/v1/batches", json=body, timeout=30).json()["id"]
+        assert doomed.wait(timeout=30) == -signal.SIGKILL
+        stage.server()
+        batch = _completed(stage, batch_id)
+        assert batch["status"] == "expired"
+        assert batch["request_counts"] == {"total": 3, "completed": 0, "failed": 3}
+
+
+@pytest.mark.parametrize("point", ["append", "acknowledged", "merge"])
+@pytest.mark.parametrize("victim", ["worker", "engine"])
+def test_a_worker_or_an_engine_dies_at_a_point_of_the_server(tmp_path: Path, victim: str, point: str) -> None:
+    """Between the write of results and their acknowledgement, before the answer arrives, while the batch is merged."""
+    with Stage(tmp_path) as stage:
+        engine = stage.engine()
+        stage.server((point, 2), instead=True)
+        batch_id = _create(stage, _upload(stage, tagged(COUNT)))
+        worker = stage.worker()
+        dead = worker if victim == "worker" else engine
+        stage.victim.write_text(str(dead.pid))
+        assert dead.wait(timeout=40) == -signal.SIGKILL
+        acknowledged, before = stage.acknowledged(), stage.computed()
+        if victim == "worker":
+            stage.worker()
+        else:
+            stage.engine()
+        _whole(stage, _completed(stage, batch_id))
+        _unrepeated(before, stage.computed(), acknowledged)
+
+
 def test_the_server_dies_while_a_file_is_uploaded(tmp_path: Path) -> None:
     with Stage(tmp_path) as stage:
         doomed = stage.server(("upload", 20))

@@ -163,7 +163,7 @@ def test_a_worker_that_says_goodbye_holds_nothing_any_more(server: LiveServer) -
 def test_an_engine_start_costs_energy_and_teaches_how_long_it_takes(server: LiveServer) -> None:
     batch_id, worker = _started(server, 3), server.worker()
     lease = worker.lease()
-    start = {**meter(59), "busy_s": 40.0, "startup_s": 33.0}
+    start = {**meter(0), "busy_s": 40.0, "startup_s": 33.0}
     server.post(f"{PREFIX}/leases/{lease['chunk_id']}/results", {"token": lease["token"], "results": [], "meter": start})
     worker.finish(lease)
     assert server.until(batch_id, "completed")["batchsched"]["carbon"]["energy_j"] == 200.0

@@ -111,6 +111,12 @@ def test_two_models_in_one_file_do_not_mix(tmp_path: Path) -> None:
         assert (error["code"], error["param"], error["line"]) == ("model_mismatch", "body.model", 2)
 
 
+def test_an_answer_longer_than_the_models_context_is_refused(tmp_path: Path) -> None:
+    with live_server(tmp_path, "[sites.home]\nzone='DE'\n[pools.p]\n[models.tiny]\nmax_model_len = 512\n") as server:
+        (error,) = _failed(server, requests(1, max_tokens=511) + requests(1, start=1, max_tokens=512))
+        assert (error["code"], error["param"], error["line"]) == ("invalid_value", "body.max_tokens", 2)
+
+
 def test_every_bad_line_is_listed(server: LiveServer) -> None:
     errors = _failed(server, requests(1) + _line(custom_id="a", method=None) + b"{\n")
     assert [(e["line"], e["code"]) for e in errors] == [(2, "missing_required_parameter"), (3, "invalid_json_line")]
@@ -138,6 +144,8 @@ def test_every_bad_line_is_listed(server: LiveServer) -> None:
         ({"batchsched": {"confidence": 2}}, "invalid_value", "batchsched.confidence"),
         ({"batchsched": {"speed": 1}}, "invalid_value", "batchsched"),
         ({"batchsched": {"sites": ["mars"]}}, "invalid_request", "batchsched.sites"),
+        ({"batchsched": {"models": ["tiny"]}}, "invalid_value", "batchsched.models"),
+        ({"batchsched": {"priority": 3}}, "invalid_value", "batchsched.priority"),
     ],
 )
 def test_a_bad_create_request_is_refused_with_its_parameter(
@@ -326,18 +334,19 @@ def test_on_deadline_finish_goes_on(server: LiveServer) -> None:
     assert server.worker().drain(batch["id"])["request_counts"]["completed"] == 2
 
 
-def test_an_api_key_is_asked_of_every_route(tmp_path: Path) -> None:
-    with live_server(tmp_path, server__api_key="s3cret") as server:
-        published = server.get("/openapi.json")["paths"]
-        routes = [(method, path) for path, methods in published.items() for method in methods]
-        assert len(routes) > 20
+def test_an_api_key_is_asked_of_every_route(server: LiveServer, tmp_path: Path) -> None:
+    published = server.get("/openapi.json")["paths"]
+    routes = [(method, path) for path, methods in published.items() for method in methods]
+    assert len(routes) > 20
+    with live_server(tmp_path, server__api_key="s3cret") as locked:
+        assert locked.http.get("/openapi.json").status_code == 404
         for method, path in routes:
             if path in {"/livez", "/readyz", "/version"}:
-                assert server.http.get(path).status_code == 200
+                assert locked.http.get(path).status_code == 200
                 continue
             for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "s3cret"}):
-                assert server.http.request(method.upper(), path, headers=headers).status_code == 401, (method, path)
-        assert server.http.get("/v1/models", headers={"authorization": "Bearer s3cret"}).status_code == 200
+                assert locked.http.request(method.upper(), path, headers=headers).status_code == 401, (method, path)
+        assert locked.http.get("/v1/models", headers={"authorization": "Bearer s3cret"}).status_code == 200
 
 
 def test_other_web_pages_and_rebound_names_are_refused(server: LiveServer) -> None:

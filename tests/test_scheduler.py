@@ -129,6 +129,49 @@ def test_the_latest_safe_start_holds_when_no_plan_can_be_made(
     assert "No plan could be made" in server.get(f"{PREFIX}/plan")["notes"][-1]
 
 
+def test_a_batch_is_accepted_when_no_plan_can_be_made(dirty_then_clean: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batchsched.scheduler, "make_plan", _broken)
+    batch = _submit(dirty_then_clean, batchsched={"deadline": "90m"})
+    assert batch["status"] == "in_progress"
+    assert batch["batchsched"]["verdict"]["feasible"]
+    assert batch["batchsched"]["progress"]["latest_safe_start_at"]
+
+
+def test_work_that_can_wait_no_longer_gets_the_engine_although_another_model_is_loaded(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    _forecast(tmp_path, [300] * 30)
+    with live_server(tmp_path, CONFIG.format(window="", solver="cp-sat") + "[models.other]\n", clock=clock) as server:
+        worker = server.worker()
+        late = server.submit(requests(50), batchsched={"deadline": "3h", "on_deadline": "finish"})["id"]
+        urgent = server.submit(requests(50, model="other"), batchsched={"deadline": "30s"})["id"]
+        for batch_id in (late, urgent):
+            server.until(batch_id, "in_progress")
+        server.runtime.scheduler.plan_now()
+        answer = server.post(f"{PREFIX}/leases", {"worker_id": worker.worker_id, "ready_models": ["tiny"]})
+        assert (answer["leases"], answer["prepare"]) == ([], "other")
+
+
+def test_nothing_is_prepared_for_work_that_is_all_taken(tmp_path: Path, clock: ManualClock) -> None:
+    with _server(tmp_path, clock, [300] * 30) as server:
+        first, idle = server.worker(), server.worker()
+        _submit(server, batchsched={"deadline": "30s"})
+        assert len(first.claim()) == 1
+        answer = server.post(f"{PREFIX}/leases", {"worker_id": idle.worker_id, "ready_models": []})
+        assert (answer["leases"], answer["prepare"]) == ([], None)
+
+
+def test_failed_lines_are_no_work_any_more(tmp_path: Path, clock: ManualClock) -> None:
+    with _server(tmp_path, clock, [300] * 30) as server:
+        batch_id = server.submit(requests(100), batchsched={"deadline": "12h"})["id"]
+        server.until(batch_id, "in_progress")
+        before = server.runtime.scheduler.plan_now().view.problem.jobs[0].seconds_on["local"]
+        worker = server.worker()
+        worker.record(worker.lease(), list(range(1, 91)), ok=False, metered=False)
+        after = server.runtime.scheduler.plan_now().view.problem.jobs[0].seconds_on["local"]
+        assert after < before / 5
+
+
 def _broken(*_: object) -> None:
     raise UnsafePlan("the solver is down")
 

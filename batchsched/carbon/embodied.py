@@ -19,11 +19,6 @@ Policy = Literal["sunk", "whole_life", "remaining", "cut_off"]
 _YEAR_S = HOURS_PER_YEAR * 3600
 
 
-def in_decisions(policy: Policy) -> bool:
-    """Does the planner weigh embodied carbon under this policy?"""
-    return policy != "sunk"
-
-
 def charge_g(
     total_kg: float,
     reserved_s: float,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from batchsched.carbon.embodied import Policy, in_decisions
+from batchsched.carbon.embodied import Policy
 from batchsched.carbon.hardware import HOST_SHARE, Embodied, gpu_embodied
 from batchsched.carbon.report import Entry, Factor, Row, RunNow
 from batchsched.units import format_duration
@@ -38,7 +38,7 @@ def factors(
         *(_embodied(f"embodied carbon of one {gpu}", gpu_embodied(gpu)) for gpu in sorted(gpus - {"cpu"})),
         _embodied("embodied carbon of the host's share", HOST_SHARE),
         Factor("service life", lifetime_years, "years", "configuration"),
-        Factor("embodied policy", policy, "", f"configuration; {'weighed' if in_decisions(policy) else 'kept out of'} decisions"),
+        Factor("embodied policy", policy, "", "configuration; reported, not weighed in decisions"),
     ]
 
 

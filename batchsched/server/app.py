@@ -31,14 +31,14 @@ def create_app(runtime: Runtime) -> FastAPI:
         yield
         runtime.stop()
 
+    key = runtime.settings.server.api_key
+    # The documents' own routes know no dependencies: with a key, they are not served at all.
+    hidden: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": None} if key else {}
     app = FastAPI(
-        title="batchsched",
-        version=batchsched.__version__,
-        lifespan=lifespan,
-        dependencies=[Depends(KeyCheck(runtime.settings.server.api_key))],
+        title="batchsched", version=batchsched.__version__, lifespan=lifespan, dependencies=[Depends(KeyCheck(key))], **hidden
     )
     if is_loopback(runtime.settings.server.host):
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_HOSTS)
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, runtime.settings.server.host])
     for module in (files, batches, models, extensions, workers):
         app.include_router(module.router(runtime))
     app.add_exception_handler(BatchschedError, _ours)

@@ -98,7 +98,3 @@ def _refuse_unknown_sites(runtime: Runtime, new: NewBatch) -> None:
         if site not in runtime.fleet.sites:
             known = ", ".join(runtime.fleet.sites)
             raise InvalidRequest(f"There is no site '{site}'; known: {known}.", param="batchsched.sites")
-    for model in new.options.models or []:
-        if model not in runtime.scheduler.served_models():
-            known = ", ".join(runtime.scheduler.served_models()) or "none"
-            raise InvalidRequest(f"The model '{model}' is not served here; served: {known}.", param="batchsched.models")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 import msgspec
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 ROUND_S = 1.0
 CANCEL_GRACE = timedelta(seconds=30)
 CHECKPOINT_ROUNDS = 20
+CLOCK_JUMP_S = 5.0
 
 
 class Lifecycle:
@@ -43,6 +44,7 @@ class Lifecycle:
         scheduler: Scheduler,
         ids: IdSource,
         clock: Clock,
+        lease_s: float,
     ) -> None:
         self._database = database
         self._store = store
@@ -51,6 +53,8 @@ class Lifecycle:
         self._scheduler = scheduler
         self._ids = ids
         self._clock = clock
+        self._lease_s = lease_s
+        self._looked: tuple[datetime, float] | None = None
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="lifecycle", daemon=True)
@@ -74,7 +78,7 @@ class Lifecycle:
         rounds = 0
         while not self._stopping:
             self._wake.clear()
-            self.round()
+            self._guarded(self.round)
             rounds += 1
             if rounds % CHECKPOINT_ROUNDS == 0:
                 self._guarded(self._database.checkpoint)
@@ -110,6 +114,8 @@ class Lifecycle:
             log.exception("A housekeeping step failed; it is tried again.")
 
     def _rescue(self) -> None:
+        if self._clock_jumped():
+            return
         with self._database.write() as connection:
             lost = chunks.rescue(connection, self._clock.now())
             if lost:
@@ -118,8 +124,22 @@ class Lifecycle:
             log.warning("%d lease(s) ran out without a heartbeat; the chunks are pending again.", len(lost))
             self._scheduler.poke()
 
+    def _clock_jumped(self) -> bool:
+        """Leases hang on the time of day. Where that jumped (NTP, a machine that slept), they get their full time again."""
+        wall, monotonic = self._clock.now(), self._clock.monotonic()
+        before_wall, before_monotonic = self._looked or (wall, monotonic)
+        self._looked = (wall, monotonic)
+        jump_s = (wall - before_wall).total_seconds() - (monotonic - before_monotonic)
+        if abs(jump_s) < CLOCK_JUMP_S:
+            return False
+        log.warning("The clock jumped by %.0f s; every lease gets its full time again.", jump_s)
+        with self._database.write() as connection:
+            chunks.forgive(connection, wall, self._lease_s)
+        return True
+
     def _validate(self, batch: Row) -> None:
-        models = self._scheduler.served_models()
+        declared = self._scheduler.fleet.models
+        models = {name: declared[name].max_model_len for name in self._scheduler.served_models()}
         try:
             cut = self._cutter.cut(batch["id"], batch["input_file_id"], batch["endpoint"], models)
             errors = cut.errors
@@ -154,8 +174,10 @@ class Lifecycle:
     def _watch(self, batch: Row) -> None:
         now = self._clock.now()
         with self._database.read() as connection:
-            left = chunks.unfinished(connection, batch["id"])
-        if left == 0:
+            states = set(chunks.by_state(connection, batch["id"]))
+        if "closed" in states:  # it expired, and something came between that and its merging
+            self._merge(batch, "expired")
+        elif states <= {"done"}:
             with self._database.write() as connection:
                 batches.move(connection, batch["id"], "finalizing", now)
                 done = batches.get(connection, batch["id"])
@@ -173,8 +195,8 @@ class Lifecycle:
         with self._database.write() as connection:
             patience_over = now >= batch["cancelling_at"] + CANCEL_GRACE
             chunks.close(connection, batch["id"], leased_too=patience_over)
-            left = chunks.unfinished(connection, batch["id"])
-        if left == 0:
+            states = set(chunks.by_state(connection, batch["id"]))
+        if "leased" not in states:
             self._merge(batch, "cancelled")
 
     def _merge(self, batch: Row, target: str) -> None:

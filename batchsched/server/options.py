@@ -88,12 +88,16 @@ def _deadline(window: str, deadline: str | None, now: datetime) -> datetime:
 
 def _options(raw: Any) -> Options:
     try:
-        return msgspec.convert(raw if raw is not None else {}, Options)
+        options = msgspec.convert(raw if raw is not None else {}, Options)
     except msgspec.ValidationError as problem:
         text, _, at = str(problem).partition(" - at `$")
         field = at.rstrip("`")
         allowed = ", ".join(Options.__struct_fields__)
         raise InvalidValue(f"'batchsched{field}': {text}. Known fields: {allowed}.", param=f"batchsched{field}") from None
+    for field in ("models", "priority"):
+        if getattr(options, field):
+            raise InvalidValue(f"'batchsched.{field}' is not supported yet; leave it out.", param=f"batchsched.{field}")
+    return options
 
 
 def _metadata(raw: Any) -> dict[str, str]:

@@ -10,6 +10,7 @@ from batchsched.carbon.ledger import account, total
 from batchsched.carbon.report import Baseline, Entry, Intensity, Report
 from batchsched.clock import Clock
 from batchsched.errors import ForecastUnavailable, NotFound
+from batchsched.fleet import Pool, Site
 from batchsched.forecasts import Provider
 from batchsched.forecasts.truth import best_known
 from batchsched.planner.explain import explain
@@ -134,30 +135,35 @@ class Reports:
         }
 
     def _account(self, row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Report:
-        fleet = self._scheduler.fleet
-        entries = [
-            Entry(
-                chunk_id=entry["chunk_id"],
-                pool=entry["pool"],
-                site=fleet.pools[entry["pool"]].site,
-                zone=fleet.zone_of(entry["pool"]),
-                simulated=fleet.site_of(entry["pool"]).simulated,
-                gpu=fleet.pools[entry["pool"]].gpu,
-                started_at=entry["started_at"],
-                ended_at=entry["ended_at"],
-                busy_s=entry["busy_s"],
-                energy_j=entry["energy_j"],
-                energy_source=entry["energy_source"],
-                requests=entry["requests"],
-                input_tokens=entry["input_tokens"],
-                output_tokens=entry["output_tokens"],
-                pue=fleet.site_of(entry["pool"]).pue,
-            )
-            for entry in rows
-            if entry["pool"] in fleet.pools
-        ]
-        baseline = self._baseline(row, entries)
+        entries = [self._entry(entry) for entry in rows]
+        starts = [entry["startup_s"] > 0 for entry in rows]
+        # Run-now would have started its engine once, however often ours was started.
+        once = [entry for i, entry in enumerate(entries) if not (starts[i] and any(starts[:i]))]
+        baseline = self._baseline(row, once)
         return account(entries, self._truth, baseline, self._carbon.embodied_policy, self._carbon.lifetime_years)
+
+    def _entry(self, row: Mapping[str, Any]) -> Entry:
+        """A ledger row with its place; that of a pool which is declared no more is unknown, and so are its grams."""
+        fleet = self._scheduler.fleet
+        pool = fleet.pools.get(row["pool"], Pool(site="", gpu="unknown"))
+        site = fleet.sites.get(pool.site, Site(zone="unknown", pue=1.0))
+        return Entry(
+            chunk_id=row["chunk_id"],
+            pool=row["pool"],
+            site=pool.site or "unknown",
+            zone=site.zone,
+            simulated=site.simulated,
+            gpu=pool.gpu,
+            started_at=row["started_at"],
+            ended_at=row["ended_at"],
+            busy_s=row["busy_s"],
+            energy_j=row["energy_j"],
+            energy_source=row["energy_source"],
+            requests=row["requests"],
+            input_tokens=row["input_tokens"],
+            output_tokens=row["output_tokens"],
+            pue=site.pue,
+        )
 
     def _truth(self, zone: str, start: datetime, end: datetime) -> Intensity:
         try:
@@ -169,7 +175,7 @@ class Reports:
     def _baseline(self, row: Mapping[str, Any], entries: Sequence[Entry]) -> Baseline | None:
         """The same work at once at submission, on the newest pool of the home site (or of all, where that has none)."""
         fleet = self._scheduler.fleet
-        able = fleet.pools_for(row["model"]) if row["model"] else []
+        able = fleet.pools_for(row["model"]) if row["model"] in fleet.models else []
         at_home = [name for name in able if fleet.pools[name].site == fleet.home_site]
         if not entries or not able:
             return None

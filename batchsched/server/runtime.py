@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from batchsched.clock import Clock, IdSource, RandomIds, SystemClock
+from batchsched.errors import InvalidConfiguration
 from batchsched.forecasts import open_provider
-from batchsched.queue import chunks
+from batchsched.queue import batches, chunks, files
 from batchsched.queue.cutting import Cutter
 from batchsched.queue.database import Database
 from batchsched.queue.results import Recorder
+from batchsched.queue.states import OPEN
 from batchsched.queue.store import Store
 from batchsched.scheduler import Scheduler
 from batchsched.server.lifecycle import Lifecycle
@@ -35,14 +37,25 @@ class Runtime:
             self.scheduler = Scheduler(self.database, loaded.settings, provider, self.clock)
             self.reports = Reports(self.database, self.scheduler, provider, self.clock, loaded.settings.carbon)
             self.lifecycle = Lifecycle(
-                self.database, self.store, self.recorder, self._cutter(), self.scheduler, self.ids, self.clock
+                self.database,
+                self.store,
+                self.recorder,
+                self._cutter(),
+                self.scheduler,
+                self.ids,
+                self.clock,
+                loaded.settings.server.lease_s,
             )
+        except InvalidConfiguration as problem:
+            self.database.close()
+            raise InvalidConfiguration(f"{loaded.path or 'the configuration'}: {problem.message}", hint=problem.hint) from None
         except BaseException:
             self.database.close()
             raise
 
     def start(self) -> None:
         """Begin to work: leases get their full time again, then plans are made and batches move."""
+        self._sweep()
         with self.database.write() as connection:
             chunks.forgive(connection, self.clock.now(), self.settings.server.lease_s)
         self.scheduler.start()
@@ -54,6 +67,13 @@ class Runtime:
         self.scheduler.stop()
         self.database.checkpoint()
         self.database.close()
+
+    def _sweep(self) -> None:
+        """Remove what a crash left behind: files without a row, results of batches that are merged."""
+        with self.database.read() as connection:
+            known = files.ids(connection)
+            live = {row["id"] for row in batches.in_state(connection, sorted(OPEN))}
+        self.store.sweep(known, live)
 
     def _cutter(self) -> Cutter:
         limits = self.settings.server

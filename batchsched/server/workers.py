@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -177,8 +180,10 @@ class LeaseDesk:
                 if len(leases) >= message.max_chunks:
                     break
                 if wanted.model not in message.ready_models:
-                    # Work that is due first decides which model is to be ready, unless something else can start at once.
-                    prepare = prepare or wanted.model
+                    if prepare is None and self._claimable(connection, wanted.batch_id, worker["pool"], now):
+                        prepare = wanted.model
+                        if math.isinf(wanted.requests):  # it can wait no longer: later work must not keep the engine from it
+                            break
                     continue
                 leases += self._lease(connection, worker, wanted.batch_id, wanted.requests, message.max_chunks - len(leases))
         coming = offer.prepare if offer.prepare not in message.ready_models else None
@@ -188,7 +193,7 @@ class LeaseDesk:
     def _lease(self, connection: Connection, worker: Row, batch_id: str, requests: float, most: int) -> list[Lease]:
         batch = batches.get(connection, batch_id)
         pool, now = worker["pool"], self._runtime.clock.now()
-        if batch["options"].get("uniform") and any(used != pool for used in chunks.pools_used(connection, batch_id)):
+        if not self._claimable(connection, batch_id, pool, now):
             return []
         leases: list[Lease] = []
         while len(leases) < most and requests > 0:
@@ -203,6 +208,13 @@ class LeaseDesk:
             self._runtime.scheduler.leased(batch_id, pool, left)
             leases.append(self._as_lease(chunk, batch))
         return leases
+
+    def _claimable(self, connection: Connection, batch_id: str, pool: str, now: datetime) -> bool:
+        """Could this pool lease a chunk of the batch at once? A uniform batch stays where it began."""
+        uniform = batches.get(connection, batch_id)["options"].get("uniform")
+        if uniform and any(used != pool for used in chunks.pools_used(connection, batch_id)):
+            return False
+        return chunks.claimable(connection, batch_id, now)
 
     def _as_lease(self, chunk: Row, batch: Row) -> Lease:
         return Lease(
@@ -225,7 +237,7 @@ class LeaseDesk:
 
     def record(self, chunk_id: str, message: Results) -> Acknowledged:
         """Raises StaleLease, StorageFull."""
-        with _Fence(self._database), self._database.write() as connection:
+        with self._fenced(chunk_id, message), self._database.write() as connection:
             chunk = chunks.held(connection, chunk_id, message.token)
             recorded = self._runtime.recorder.record(connection, chunk_id, message.token, message.results)
             self._charge(connection, chunk, message.meter, message.results)
@@ -237,7 +249,7 @@ class LeaseDesk:
 
     def finish(self, chunk_id: str, message: Finish) -> None:
         """The last word about a chunk; repeating it does no harm. Raises StaleLease, InvalidRequest where lines are missing."""
-        with _Fence(self._database), self._database.write() as connection:
+        with self._fenced(chunk_id, message), self._database.write() as connection:
             chunk = chunks.get(connection, chunk_id)
             if chunk["token"] != message.token or chunk["state"] not in {"leased", "done"}:
                 raise StaleLease
@@ -249,7 +261,7 @@ class LeaseDesk:
 
     def release(self, chunk_id: str, message: Release) -> None:
         """Raises StaleLease."""
-        with _Fence(self._database), self._database.write() as connection:
+        with self._fenced(chunk_id, message), self._database.write() as connection:
             chunk = chunks.held(connection, chunk_id, message.token)
             self._charge(connection, chunk, message.meter, [])
             chunks.release(connection, chunk_id, message.token)
@@ -260,7 +272,7 @@ class LeaseDesk:
     def fail(self, chunk_id: str, message: Fail) -> None:
         """Spend an attempt; after the last one the unfinished lines become error lines. Raises StaleLease."""
         now = self._runtime.clock.now()
-        with _Fence(self._database), self._database.write() as connection:
+        with self._fenced(chunk_id, message), self._database.write() as connection:
             chunk = chunks.held(connection, chunk_id, message.token)
             self._charge(connection, chunk, message.meter, [])
             ledger.bump(connection, "chunk_failures_total")
@@ -273,21 +285,22 @@ class LeaseDesk:
         self._runtime.scheduler.poke()
         self._runtime.lifecycle.poke()
 
+    @contextmanager
+    def _fenced(self, chunk_id: str, message: Results | Finish | Release | Fail) -> Generator[None]:
+        """Count a refused stale write, in a transaction of its own, since the refused one is rolled back.
+
+        Where the batch ended under the lease (expired, cancelled), what the work took is still entered: it was spent.
+        """
+        try:
+            yield
+        except StaleLease:
+            with self._database.write() as connection:
+                ledger.bump(connection, "stale_completions_total")
+                chunk = chunks.get(connection, chunk_id)
+                if chunk["state"] == "closed" and chunk["token"] == message.token:
+                    self._charge(connection, chunk, message.meter, [])
+            raise
+
     def _charge(self, connection: Connection, chunk: Row, meter: Meter | None, results: list[Result]) -> None:
         model = batches.get(connection, chunk["batch_id"])["model"]
         self._runtime.recorder.charge(connection, chunk, model, meter, results)
-
-
-class _Fence:
-    """Counts refused stale writes; in a transaction of its own, since the refused one is rolled back."""
-
-    def __init__(self, database: Any) -> None:
-        self._database = database
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, StaleLease):
-            with self._database.write() as connection:
-                ledger.bump(connection, "stale_completions_total")
