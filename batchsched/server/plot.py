@@ -47,6 +47,7 @@ def draw(picture: Picture, provider: Provider, now: datetime, kind: str) -> byte
         raise InvalidValue(f"'{kind}' is not a picture format; use png or svg.", param="format")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 2.6 * len(picture.zones) + 0.8), layout="constrained")
@@ -56,6 +57,9 @@ def draw(picture: Picture, provider: Provider, now: datetime, kind: str) -> byte
         _zone(axis, picture, zone, provider, now)
     axes[0].set_title(picture.title, loc="left", fontsize=10)
     axes[0].legend(loc="upper right", fontsize=8, frameon=False, ncols=4)
+    locator: Any = AutoDateLocator()  # type: ignore[no-untyped-call]
+    axes[-1].xaxis.set_major_locator(locator)
+    axes[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     axes[-1].set_xlabel("; ".join(["time (UTC)", *picture.notes]), fontsize=8)
     out = io.BytesIO()
     canvas.print_figure(out, format=kind)
@@ -75,7 +79,7 @@ def _zone(axis: Any, picture: Picture, zone: str, provider: Provider, now: datet
     axis.axvline(picture.start, color=_NOW, lw=1, ls=":", label="submitted")
     axis.axvline(picture.deadline, color=_NOW, lw=1, ls="--", label="deadline")
     axis.set_ylabel(zone, fontsize=9)
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.25 * axis.get_ylim()[1])  # room for the legend
     axis.set_xlim(picture.start - 0.03 * (picture.end - picture.start), picture.end + 0.03 * (picture.end - picture.start))
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
