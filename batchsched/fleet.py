@@ -68,7 +68,9 @@ class Pool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """GPUs of one type at one site behind vLLM."""
 
     site: Annotated[str, Meta(description="Name of a site")] = "home"
-    kind: Annotated[PoolKind, Meta(description="`dedicated`, `spare` (a share of online servers) or `cpu`")] = "dedicated"
+    kind: Annotated[
+        PoolKind, Meta(description="`dedicated` or `cpu`; `spare` (a share of online servers) is not supported yet")
+    ] = "dedicated"
     gpu: Annotated[str, Meta(description="GPU type, or `cpu`")] = "cpu"
     count: Annotated[int, Meta(ge=1, le=100_000, description="How many replicas (workers) the pool runs at once")] = 1
     models: Annotated[list[str], Meta(description="Models it may serve; empty: every declared model")] = []

@@ -10,7 +10,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -22,6 +22,7 @@ from batchsched.units import parse_duration_s
 FILE_NAME = "batchsched.toml"
 ENV_PREFIX = "BATCHSCHED_"
 SECRET_KEYS = frozenset({"api_key"})
+T = TypeVar("T")
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,7 +82,7 @@ class Carbon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     embodied_policy: Annotated[
         Literal["sunk", "whole_life", "remaining", "cut_off"],
-        Meta(description="How manufacturing carbon is charged; `sunk` reports it and keeps it out of decisions"),
+        Meta(description="How reports charge manufacturing carbon; no policy weighs it in decisions yet"),
     ] = "sunk"
     lifetime_years: Annotated[float, Meta(gt=0, description="Service life over which hardware is written off")] = 5.0
     home_site: Annotated[str, Meta(description="Site of the run-now baseline; empty: the first one")] = ""
@@ -121,18 +122,19 @@ def load(path: Path | None = None, *, env: Mapping[str, str] | None = None, flag
     """
     env = os.environ if env is None else env
     path = path or find(env)
+    where = str(path) if path else "the configuration"
     tree: dict[str, Any] = _read(path) if path else {}
     origins = {key: str(path) for key, _ in _leaves(tree)}
     for key, name in _env_names().items():
         if name in env:
-            _put(tree, key, _from_text(key, env[name], name))
+            _put(tree, key, _from_text(key, env[name], name), where)
             origins[key] = f"environment {name}"
     for key, value in (flags or {}).items():
         if value is not None:
-            _put(tree, key, value)
+            _put(tree, key, value, where)
             origins[key] = "command line"
-    settings = _convert(tree, path)
-    _cross_check(settings, str(path) if path else "the configuration")
+    settings = _convert(tree, where)
+    _cross_check(settings, where)
     return Loaded(settings, origins, path)
 
 
@@ -163,11 +165,9 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    *sections, key = dotted.split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-    tree[key] = value
+def _put(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
+    section, _, key = dotted.partition(".")
+    _table(tree.setdefault(section, {}), where, section)[key] = value
 
 
 def _env_names() -> dict[str, str]:
@@ -188,32 +188,39 @@ def _from_text(key: str, text: str, name: str) -> Any:
         raise InvalidConfiguration(f"Environment variable {name}: {problem}.") from None
 
 
-def _convert(tree: dict[str, Any], path: Path | None) -> Settings:
-    where = str(path) if path else "the configuration"
+def _convert(tree: dict[str, Any], where: str) -> Settings:
+    """Section by section, and each named table by itself, so that a mistake is told by its whole name."""
     _refuse_unknown(tree, Settings, where, "")
+    hints, parts = get_type_hints(Settings), dict[str, Any]()
+    for section, value in tree.items():
+        kind = hints[section]
+        if get_origin(kind) is dict:
+            named = _table(value, where, section)
+            parts[section] = {name: _part(inner, get_args(kind)[1], where, f"{section}.{name}") for name, inner in named.items()}
+        else:
+            parts[section] = _part(value, kind, where, section)
+    return Settings(**parts)
+
+
+def _part(value: Any, kind: type[T], where: str, prefix: str) -> T:
     try:
-        return msgspec.convert(tree, Settings)
+        return msgspec.convert(_table(value, where, prefix), kind)
     except msgspec.ValidationError as problem:
-        text, _, at = str(problem).partition(" - at `")
-        key = at.rstrip("`").removeprefix("$.")
-        allowed = _allowed(key)
-        raise InvalidConfiguration(f"{where}: key '{key or 'top level'}': {text}{allowed}.") from None
+        text, _, at = str(problem).partition(" - at `$.")
+        field = at.rstrip("`").removesuffix("[...]")
+        key = f"{prefix}.{field}" if field else prefix
+        raise InvalidConfiguration(f"{where}: key '{key}': {text}{_allowed(kind, field)}.") from None
 
 
-def _allowed(key: str) -> str:
+def _table(value: Any, where: str, key: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidConfiguration(f"{where}: key '{key}' must be a table `[{key}]`, not {value!r}.")
+    return value
+
+
+def _allowed(kind: type, field: str) -> str:
     """The values that a choice allows, for the error message."""
-    hint: Any = Settings
-    for part in key.replace("[...]", ".*").split("."):
-        if get_origin(hint) is Annotated:
-            hint = get_args(hint)[0]
-        if get_origin(hint) is dict:
-            hint = get_args(hint)[1]
-            continue
-        if not (isinstance(hint, type) and issubclass(hint, msgspec.Struct)):
-            return ""
-        hint = get_type_hints(hint, include_extras=True).get(part)
-    if get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
+    hint: Any = get_type_hints(kind).get(field)
     return f" (allowed: {', '.join(map(str, get_args(hint)))})" if get_origin(hint) is Literal else ""
 
 
@@ -239,6 +246,8 @@ def _cross_check(settings: Settings, where: str) -> None:
     for name, pool in settings.pools.items():
         if pool.site not in settings.sites:
             _complain(where, f"pools.{name}.site", f"there is no site '{pool.site}'", settings.sites)
+        if pool.kind == "spare":
+            _complain(where, f"pools.{name}.kind", "'spare' is not supported yet", ["dedicated", "cpu"])
         if pool.gpu != "cpu" and pool.gpu not in GPU_TYPES:
             _complain(where, f"pools.{name}.gpu", f"'{pool.gpu}' is not a known GPU type", ["cpu", *GPU_TYPES])
         for model in pool.models:

@@ -1,7 +1,8 @@
 """The one way out over HTTP: httpx behind two small classes, so that a change of library is a change of this file.
 
 Answers with an error body become our own exceptions. Failures that may pass (no connection, 408, 409 with `x-should-retry`, 429,
-5xx) are tried again with growing pauses; `Retry-After` is honoured.
+5xx) are tried again with growing pauses; `Retry-After` is honoured. A POST is sent again only where nothing can have come of it:
+a lost answer never makes a second batch.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import msgspec
 from batchsched.errors import BatchschedError, ServerUnreachable, by_code
 
 RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+# The server gives these before it accepts anything.
+POST_RETRY_STATUS = frozenset({429, 503, 507})
 CONNECT_TIMEOUT_S = 5.0
 
 
@@ -32,15 +35,12 @@ class _Base:
             "timeout": httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
         }
 
-    def _pause_s(self, attempt: int, response: httpx.Response | None) -> float | None:
+    def _pause_s(self, method: str, attempt: int, outcome: httpx.Response | httpx.TransportError) -> float | None:
         """Seconds until the next try; None where there is to be none."""
-        if attempt >= self._max_retries:
+        if attempt >= self._max_retries or not _may_be_sent_again(method, outcome):
             return None
-        if response is not None:
-            should = response.headers.get("x-should-retry")
-            if should == "false" or (response.status_code not in RETRY_STATUS and should != "true"):
-                return None
-            after = response.headers.get("retry-after", "")
+        if isinstance(outcome, httpx.Response):
+            after = outcome.headers.get("retry-after", "")
             if after.isdigit():
                 return min(float(after), 120.0)
         return min(8.0, 0.5 * 2.0**attempt) * (1 - 0.25 * random.random())  # noqa: S311 - jitter
@@ -72,13 +72,13 @@ class Transport(_Base):
             try:
                 response = self._client.request(method, path, **options)
             except httpx.TransportError as problem:
-                pause_s = self._pause_s(attempt, None)
+                pause_s = self._pause_s(method, attempt, problem)
                 if pause_s is None:
                     raise self._unreachable(problem) from problem
             else:
                 if response.status_code < 400:
                     return response
-                pause_s = self._pause_s(attempt, response)
+                pause_s = self._pause_s(method, attempt, response)
                 if pause_s is None:
                     raise error_from(response)
             time.sleep(pause_s)
@@ -128,13 +128,13 @@ class AsyncTransport(_Base):
             try:
                 response = await self._client.request(method, path, **options)
             except httpx.TransportError as problem:
-                pause_s = self._pause_s(attempt, None)
+                pause_s = self._pause_s(method, attempt, problem)
                 if pause_s is None:
                     raise self._unreachable(problem) from problem
             else:
                 if response.status_code < 400:
                     return response
-                pause_s = self._pause_s(attempt, response)
+                pause_s = self._pause_s(method, attempt, response)
                 if pause_s is None:
                     raise error_from(response)
             await asyncio.sleep(pause_s)
@@ -161,6 +161,16 @@ class AsyncTransport(_Base):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def _may_be_sent_again(method: str, outcome: httpx.Response | httpx.TransportError) -> bool:
+    once = method.upper() == "POST"
+    if isinstance(outcome, httpx.TransportError):
+        return not once or isinstance(outcome, httpx.ConnectError | httpx.ConnectTimeout)
+    should = outcome.headers.get("x-should-retry")
+    if should == "false":
+        return False
+    return outcome.status_code in POST_RETRY_STATUS if once else outcome.status_code in RETRY_STATUS or should == "true"
 
 
 def error_from(response: httpx.Response) -> BatchschedError:

@@ -75,6 +75,9 @@ def test_config_show_names_the_origin_and_masks_the_key(
     assert tomllib.loads(capsys.readouterr().out)["server"]["api_key"] == "********"
 
 
+CRON = '[sites.a]\nzone = "DE"\n[pools.b]\nsite = "a"\n[pools.b.window]\nduration = "8h"\ncron = '
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -82,6 +85,21 @@ def test_config_show_names_the_origin_and_masks_the_key(
         ("[server]\nport = 70000", ["batchsched.toml", "server.port", "65535"]),
         ('[forecast]\nsource = "moon"', ["batchsched.toml", "forecast.source", "climatology, file"]),
         ('[pools.a]\nsite = "b"', ["batchsched.toml", "pools.a.site", "'b'"]),
+        ("[pools.old-t4]\ncount = 0", ["batchsched.toml", "'pools.old-t4.count'", ">= 1"]),
+        ('[pools.old-t4]\nkind = "fast"', ["batchsched.toml", "'pools.old-t4.kind'", "dedicated"]),
+        (
+            '[sites.a]\nzone = "DE"\n[pools.b]\nsite = "a"\nkind = "spare"',
+            ["pools.b.kind", "not supported yet", "dedicated, cpu"],
+        ),
+        ('[pools.a.window]\ncron = 3\nduration = "8h"', ["batchsched.toml", "'pools.a.window.cron'"]),
+        ('[models."org/m.1"]\nmax_model_len = 2', ["batchsched.toml", "'models.org/m.1.max_model_len'", ">= 16"]),
+        ("[sites.a]", ["batchsched.toml", "'sites.a'", "zone"]),
+        ("server = 3", ["batchsched.toml", "'server'", "table"]),
+        ("pools = 3", ["batchsched.toml", "'pools'", "table"]),
+        ("[pools]\na = 3", ["batchsched.toml", "'pools.a'", "table"]),
+        ('[forecast]\nsource = "file"\npath = "no.csv"', ["batchsched.toml", "'forecast.path'", "no.csv"]),
+        (f'{CRON}"61 0 * * *"', ["batchsched.toml", "'pools.b.window.cron'", "minute", "61"]),
+        (f'{CRON}"0 0 31 2 *"', ["batchsched.toml", "'pools.b.window.cron'", "never opens"]),
         ("not toml", ["batchsched.toml", "TOML"]),
     ],
 )
@@ -92,6 +110,22 @@ def test_a_bad_configuration_names_file_key_and_what_is_allowed(
     assert call("config", "show") == exits.USAGE
     said = capsys.readouterr().err
     assert all(word in said for word in words), said
+
+
+def test_a_flag_below_a_section_that_is_no_table_is_a_mistake_of_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "batchsched.toml").write_text("server = 3\n", "utf-8")
+    assert call("serve", "--port", "0") == exits.USAGE
+    assert "key 'server' must be a table" in capsys.readouterr().err
+
+
+def test_serve_warns_where_no_batch_could_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "batchsched.toml").write_text('[sites.a]\nzone = "DE"\n[pools.b]\nsite = "a"\n', "utf-8")
+    assert call("serve", "--host", "0.0.0.0") == exits.USAGE  # refused for want of a key, after the warning
+    said = capsys.readouterr().err
+    assert "Warning: no models are declared in batchsched.toml" in said
+    assert "no pools" not in said
 
 
 def checks(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:

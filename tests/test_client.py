@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 import batchsched
@@ -20,6 +21,7 @@ from batchsched.cli.main import main
 from batchsched.client import OutputLine, asynchronous, blocking
 from batchsched.client.calls import Lines, Pauses
 from batchsched.errors import (
+    BatchschedError,
     InvalidConfiguration,
     InvalidRequest,
     InvalidValue,
@@ -28,6 +30,7 @@ from batchsched.errors import (
     ServerUnreachable,
     Unauthorized,
 )
+from batchsched.transport import AsyncTransport, Transport
 from tests.live import LiveServer, live_server, requests
 
 
@@ -68,9 +71,9 @@ def work(server: LiveServer, failing: int = 0) -> None:
 
 def test_a_batch_from_disk_to_results(server: LiveServer, client: Client, file: Path, tmp_path: Path) -> None:
     deadline_at = datetime.now(UTC) + timedelta(hours=6)
-    batch = client.batches.create(file=file, deadline=deadline_at, metadata={"who": "test"}, confidence=0.9, priority=3)
+    batch = client.batches.create(file=file, deadline=deadline_at, metadata={"who": "test"}, confidence=0.9)
     assert batch.deadline_at == deadline_at
-    assert (batch.metadata, batch.batchsched.confidence, batch.batchsched.priority) == ({"who": "test"}, 0.9, 3)
+    assert (batch.metadata, batch.batchsched.confidence) == ({"who": "test"}, 0.9)
     worker = threading.Thread(target=work, args=(server, 1))
     worker.start()
     seen: list[str] = []
@@ -264,3 +267,61 @@ def test_the_commands_about_a_batch(
     assert b"<svg" in (tmp_path / "plot.svg").read_bytes()
     assert call("show", "batch_unknown")[0] == exits.NOT_FOUND
     assert call("cancel", batch_id)[0] == exits.FAILURE  # it is completed
+
+
+def answering(*answers: httpx.Response | httpx.TransportError) -> tuple[Transport, list[httpx.Request]]:
+    """A transport whose network gives these answers in turn, and the requests that reached it."""
+    seen, left = list[httpx.Request](), iter(answers)
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        answer = next(left)
+        if isinstance(answer, httpx.TransportError):
+            raise answer
+        return answer
+
+    return Transport("http://server", backend=httpx.MockTransport(handle)), seen
+
+
+LOST = [httpx.ReadError("cut"), httpx.ReadTimeout("slow"), httpx.Response(500), httpx.Response(502), httpx.Response(408)]
+NOT_TAKEN = [httpx.ConnectError("none"), httpx.ConnectTimeout("none"), *(httpx.Response(code) for code in (429, 503, 507))]
+
+
+@pytest.mark.parametrize("trouble", LOST, ids=str)
+def test_a_post_whose_answer_is_lost_is_not_sent_again(
+    trouble: httpx.Response | httpx.TransportError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchsched.transport.time.sleep", lambda _: None)
+    transport, seen = answering(trouble, httpx.Response(200))
+    with transport, pytest.raises(BatchschedError):
+        transport.request("POST", "/v1/batches", json={})
+    assert len(seen) == 1
+    transport, seen = answering(trouble, httpx.Response(200))
+    with transport:
+        assert transport.request("GET", "/v1/batches").status_code == 200
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("trouble", NOT_TAKEN, ids=str)
+def test_a_post_that_was_not_taken_is_sent_again(
+    trouble: httpx.Response | httpx.TransportError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchsched.transport.time.sleep", lambda _: None)
+    transport, seen = answering(trouble, httpx.Response(200))
+    with transport:
+        transport.request("POST", "/v1/batches", json={})
+    assert len(seen) == 2
+
+
+async def test_the_asynchronous_transport_keeps_the_same_rule() -> None:
+    seen: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request.method)
+        raise httpx.ReadError("cut")
+
+    async with AsyncTransport("http://server", max_retries=1, backend=httpx.MockTransport(handle)) as transport:
+        for method in ("POST", "GET"):
+            with pytest.raises(ServerUnreachable):
+                await transport.request(method, "/v1/batches")
+    assert seen == ["POST", "GET", "GET"]

@@ -42,6 +42,19 @@ def test_the_example_forecast_is_dirty_now_and_clean_soon(tmp_path: Path) -> Non
     assert truth != cleanest.mean_g_per_kwh
 
 
+def test_a_second_site_is_simulated_and_cleaner_when_home_is_clean(tmp_path: Path) -> None:
+    settings = load(stage.write_set(tmp_path, "tiny", tmp_path / "model"), env={}).settings
+    assert {name: site.simulated for name, site in settings.sites.items()} == {"home": False, "north": True}
+    assert [settings.pools[name].site for name in stage.POOLS] == ["home", "north"]
+    assert settings.fleet().home_site == "home"
+    provider, now = open_provider(settings.forecast, tmp_path), datetime.now(UTC)
+    home, north = (
+        min(slot.mean_g_per_kwh or 1e9 for slot in provider.forecast(site.zone, now, now + timedelta(minutes=5)).slots)
+        for site in settings.sites.values()
+    )
+    assert north < home / 2
+
+
 def test_an_earlier_demo_is_cleared_away_and_nothing_else(tmp_path: Path) -> None:
     for name in ("server", "run", "mine"):
         (tmp_path / name).mkdir()
@@ -114,4 +127,5 @@ def test_the_demo_from_start_to_end(tmp_path: Path) -> None:
     assert last["requests"] == last["completed"] >= 120
     assert 0 < last["grams"] < last["grams_run_now"]
     assert "example forecast" in done.stdout
+    assert "simulated" in done.stdout
     assert b"<svg" in (tmp_path / "demo" / "report.svg").read_bytes()

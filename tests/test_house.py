@@ -7,11 +7,15 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from batchsched import errors
+from batchsched.cli import infile
+from batchsched.cli.common import load_checked
+from batchsched.forecasts import open_provider
 from batchsched.queue.database import Database
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS
 from tools import make_docs
@@ -157,6 +161,22 @@ def test_make_lists_its_targets() -> None:
 def test_reference_pages_are_current() -> None:
     for name, text in make_docs.pages().items():
         assert (ROOT / "docs" / name).read_text() == text, f"docs/{name} is out of date: make docs"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.toml")), ids=lambda path: path.name)
+def test_the_example_configurations_are_sound_and_complete(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BATCHSCHED_CONFIG", raising=False)
+    known = load_checked(path).settings
+    assert known.models
+    assert {pool.site for pool in known.pools.values()} == set(known.sites)
+    zones = {site.zone for site in known.sites.values()}
+    provider, now = open_provider(known.forecast, path.parent), datetime.now(UTC)
+    assert all(provider.forecast(zone, now, now + timedelta(hours=6)).slots for zone in zones)
+
+
+def test_the_example_requests_are_valid() -> None:
+    found = infile.check(ROOT / "examples" / "requests.jsonl", None, ["tiny"])
+    assert (found.errors, found.requests) == ([], 64)
 
 
 def test_every_error_stands_in_the_one_tree() -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import psutil
 import pytest
 
+from batchsched import settings
 from batchsched.cli import exits
+from batchsched.cli.embedded import Embedded
+from batchsched.queue.database import Database
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
@@ -97,12 +102,12 @@ def results(folder: Path, name: str = "output.jsonl") -> list[str]:
     return sorted(json.loads(line)["custom_id"] for line in path.read_text("utf-8").splitlines()) if path.exists() else []
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool], pause_s: float = 0.05) -> None:
     """What happens in other processes can only be looked at."""
     limit = time.monotonic() + BOUND_S
     while not condition():
         assert time.monotonic() < limit
-        time.sleep(0.05)
+        time.sleep(pause_s)
 
 
 def children(process: subprocess.Popen[str]) -> dict[str, psutil.Process]:
@@ -137,6 +142,14 @@ def test_a_run_from_start_to_end_and_again(place: Path, engine: Engine) -> None:
     assert "--out" in err
 
 
+def test_a_configuration_that_lies_there_is_used_wholly_and_named(place: Path, engine: Engine) -> None:
+    (place / "batchsched.toml").write_text('[sites.a]\nzone = "PL"\n[pools.shed]\nsite = "a"\n', "utf-8")
+    code, said, err = finish(start(write_requests(place / "in.jsonl", 2), engine))
+    assert code == exits.OK, err
+    assert "Configuration: batchsched.toml." in err
+    assert {(row["pool"], row["zone"]) for row in said["report"]["rows"]} == {("shed", "PL")}
+
+
 def test_failed_lines_end_with_their_own_exit_code(place: Path, engine: Engine) -> None:
     file = write_requests(place / "in.jsonl", 3)
     with file.open("a") as more:
@@ -164,23 +177,59 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_continues(place: Path, engine
     assert set(engine.computed().values()) == {1}  # what was in flight came back before the worker stopped
 
 
+def acknowledged(folder: Path) -> set[str]:
+    """custom_ids whose results stand acknowledged on the disk of a run."""
+    found: set[str] = set()
+    with closing(sqlite3.connect(f"file:{folder / '.state' / 'batchsched.db'}?mode=ro", uri=True)) as database:
+        for batch_id, position, length in database.execute("SELECT batch_id, position, result_bytes FROM chunks"):
+            path = folder / ".state" / "results" / batch_id / f"{position}.jsonl"
+            lines = path.read_bytes()[:length].splitlines() if length else []
+            found |= {json.loads(line.split(b"\t", 2)[2])["custom_id"] for line in lines}
+    return found
+
+
 @pytest.mark.parametrize("at", [0, 80])
-def test_kill_9_of_the_whole_run_loses_nothing(at: int, place: Path, engine: Engine) -> None:
+def test_kill_9_of_the_whole_run_loses_nothing_and_repeats_nothing(at: int, place: Path, engine: Engine) -> None:
     file = write_requests(place / "in.jsonl", 300, "[[slow 0.5]]")
     first = start(file, engine)
     folder = place / "in.batchsched"
     wait_until(lambda: (folder / "run.json").exists() and len(engine.computed()) >= at)
-    doomed = [process.pid for process in children(first).values()]
+    wait_until(lambda: not at or len(acknowledged(folder)) >= at)
+    safe = acknowledged(folder) if at else set[str]()
     first.kill()
+    again = start(file, engine)  # at once: nobody cleans up after the first
     first.communicate()
-    for pid in doomed:
-        if psutil.pid_exists(pid):
-            os.killpg(pid, signal.SIGKILL)
-    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in doomed))
-    code, said, _ = finish(start(file, engine))
-    assert code == exits.OK
+    code, said, err = finish(again)
+    assert code == exits.OK, err
     assert said["batch"]["request_counts"]["completed"] == 300
     assert results(folder) == sorted(f"r{n}" for n in range(300))
+    computed = engine.computed()
+    assert {custom_id: computed[custom_id] for custom_id in safe} == dict.fromkeys(safe, 1)
+
+
+def test_a_server_that_dies_during_the_upload_does_not_end_the_run(place: Path, engine: Engine) -> None:
+    file = write_requests(place / "in.jsonl", 60, "x" * 900_000)
+    process = start(file, engine)
+    state = place / "in.batchsched" / ".state"
+    wait_until(lambda: any(path.stat().st_size for path in state.glob("files/*")), pause_s=0.002)
+    children(process)["serve"].kill()
+    code, said, err = finish(process)
+    assert code == exits.OK, err
+    assert "The server ended and was started again." in err
+    assert said["batch"]["request_counts"]["completed"] == 60
+    assert results(place / "in.batchsched") == sorted(f"r{n}" for n in range(60))
+
+
+def test_a_server_waits_for_the_folder_that_a_dying_one_still_holds(place: Path) -> None:
+    state = place / "state"
+    state.mkdir()
+    other = Database(state / "batchsched.db")
+    timer = Timer(6.0, other.close)
+    timer.start()
+    with Embedded(settings.Settings(), state) as house:
+        assert list(house.start_server().batches.list()) == []
+    assert "in use by another server" in (state / "server.log").read_text("utf-8")
+    timer.join()
 
 
 @pytest.mark.parametrize("victim", ["serve", "worker"])
@@ -200,7 +249,7 @@ def test_two_runs_cannot_share_a_folder(place: Path, engine: Engine) -> None:
     first = start(file, engine)
     wait_until((place / "in.batchsched" / "run.json").exists)
     code, _, err = finish(start(file, engine))
-    assert code == exits.FAILURE
+    assert code == exits.TRY_AGAIN
     assert "Another `batchsched run` is at work" in err
     first.send_signal(signal.SIGTERM)
     assert finish(first)[0] == exits.INTERRUPTED

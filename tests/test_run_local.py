@@ -61,9 +61,9 @@ def test_a_machine_without_a_configuration_is_one_site_with_one_pool(tmp_path: P
     model = tmp_path / "tiny"
     model.mkdir()
     with pytest.raises(UnknownModel, match=r"config\.json"):
-        arrange(bare(), str(model), "tiny", zone="DE", own_fleet=False, device="cpu")
+        arrange(bare(), str(model), "tiny", zone="DE", device="cpu")
     (model / "config.json").write_text("{}")
-    made, notes = arrange(bare(), str(model), "tiny", zone="DE", own_fleet=False, device="cpu")
+    made, notes = arrange(bare(), str(model), "tiny", zone="DE", device="cpu")
     assert {name: site.zone for name, site in made.sites.items()} == {"home": "DE"}
     assert [(pool.site, pool.gpu, pool.kind) for pool in made.pools.values()] == [("home", "cpu", "cpu")]
     assert made.models["tiny"].path == str(model)
@@ -74,24 +74,24 @@ def test_a_machine_without_a_configuration_is_one_site_with_one_pool(tmp_path: P
 
 
 def test_a_guessed_zone_is_told(tmp_path: Path) -> None:
-    _, notes = arrange(bare(), "org/model", "org/model", zone=None, own_fleet=False, device="cpu")
+    _, notes = arrange(bare(), "org/model", "org/model", zone=None, device="cpu")
     assert any("--zone" in note for note in notes)
 
 
 def test_a_declared_fleet_is_kept_and_its_forecast_found_from_elsewhere(tmp_path: Path) -> None:
     text = '[sites.a]\nzone = "DE"\n[pools.p]\nsite = "a"\n[forecast]\nsource = "file"\npath = "f.csv"\n[models.m]\n'
     loaded = configured(tmp_path, text)
-    made, _ = arrange(loaded, "m", "m", zone=None, own_fleet=True, device="cpu")
+    made, _ = arrange(loaded, "m", "m", zone=None, device="cpu")
     assert (made.sites, made.pools, made.models) == (loaded.settings.sites, loaded.settings.pools, loaded.settings.models)
     assert made.forecast.path == str(tmp_path / "f.csv")
     with pytest.raises(InvalidValue, match="--zone"):
-        arrange(loaded, "m", "m", zone="NL", own_fleet=True, device="cpu")
+        arrange(loaded, "m", "m", zone="NL", device="cpu")
 
 
 def test_a_model_that_no_pool_may_serve(tmp_path: Path) -> None:
     loaded = configured(tmp_path, '[sites.a]\nzone = "DE"\n[pools.p]\nsite = "a"\nmodels = ["m"]\n[models.m]\n')
     with pytest.raises(UnknownModel, match="No pool"):
-        arrange(loaded, "org/n", "org/n", zone=None, own_fleet=True, device="cpu")
+        arrange(loaded, "org/n", "org/n", zone=None, device="cpu")
 
 
 def test_the_name_that_requests_must_use(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def need(*extras: str) -> None:
     if lacking:
         raise MissingExtra(
             f"This command needs batchsched's {' and '.join(lacking)} part, which is not installed.",
-            hint=f"pip install 'batchsched[{','.join(lacking)}]'",
+            hint=f"In batchsched's folder: pip install '.[{','.join(lacking)}]'",
         )
 
 
@@ -86,6 +86,29 @@ def load(config: Path | None = None, **flags: Any) -> Loaded:
     from batchsched import settings
 
     return settings.load(config, flags={key.replace("__", ".", 1): value for key, value in flags.items()})
+
+
+def load_checked(config: Path | None = None, **flags: Any) -> Loaded:
+    """The configuration, checked further than its form: cron lines, and that the forecast file is there.
+
+    Raises InvalidConfiguration, naming file and key.
+    """
+    from batchsched.errors import InvalidConfiguration
+    from batchsched.windows import check
+
+    loaded = load(config, **flags)
+    where = loaded.path or "the configuration"
+    for name, pool in loaded.settings.pools.items():
+        try:
+            if pool.window:
+                check(pool.window)
+        except InvalidConfiguration as problem:
+            raise InvalidConfiguration(f"{where}: key 'pools.{name}.window.cron': {problem.message}") from None
+    forecast = loaded.settings.forecast
+    base = loaded.path.parent if loaded.path else Path()
+    if forecast.source == "file" and not (base / forecast.path).is_file():
+        raise InvalidConfiguration(f"{where}: key 'forecast.path': there is no file {base / forecast.path}.")
+    return loaded
 
 
 def open_client(config: Path | None, server: str | None, api_key: str | None) -> Client:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchsched.cli.common import config_option, json_option, load, print_json, say
+from batchsched.cli.common import config_option, json_option, load_checked, print_json, say
 
 if TYPE_CHECKING:
     from batchsched.settings import Loaded
@@ -28,7 +28,7 @@ def show(origin: bool, config: Path | None, as_json: bool) -> None:
     """Show every setting: file, environment and defaults taken together. Keys are masked."""
     from batchsched.cli import toml
 
-    loaded = load(config)
+    loaded = load_checked(config)
     tree = masked(loaded)
     if as_json and origin:
         print_json({key: {"value": value, "origin": origin_of(loaded, key)} for key, value in leaves(tree)})

@@ -85,6 +85,7 @@ class Demo:
         engine_url = self.start_engine()
         config = stage.write_set(self.folder, MODEL, MODEL_FOLDER, self.gpu)
         step(f"Forecast: {stage.PROVIDER}, dirty now, clean in about {stage.clean_in_s():.0f} s, in slots of {stage.SLOT_S} s.")
+        step("Two sites, each with a worker: home, and north on another grid. North is simulated: the one engine serves both.")
         server_url = self.start_server(config, engine_url)
         runner = self.start_run(config, engine_url)
         ours, text = self.send_by_openai(server_url)

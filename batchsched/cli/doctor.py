@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from batchsched.cli import exits
-from batchsched.cli.common import EXTRAS, config_option, json_option, load, print_json, print_table
+from batchsched.cli.common import EXTRAS, config_option, json_option, load_checked, print_json, print_table
 from batchsched.errors import BatchschedError, ServerUnreachable
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def doctor(*, server: str | None, config: Path | None, as_json: bool) -> int:
     """Check this machine and its set-up. Exits 1 where something is broken; warnings do not count."""
     findings = [_python()]
     try:
-        loaded = load(config, worker__server_url=server)
+        loaded = load_checked(config, worker__server_url=server)
     except BatchschedError as problem:
         findings.append(Finding("configuration", "broken", problem.message))
     else:
@@ -88,7 +88,7 @@ def _sqlite(_: Loaded) -> Iterator[Finding]:
 def _extras(_: Loaded) -> Iterator[Finding]:
     for extra, packages in EXTRAS.items():
         lacking = [name for name in packages if find_spec(name) is None]
-        text = f"lacks {', '.join(lacking)}: pip install 'batchsched[{extra}]'" if lacking else "installed"
+        text = f"lacks {', '.join(lacking)}: pip install '.[{extra}]' in batchsched's folder" if lacking else "installed"
         yield Finding(f"extra {extra}", "warning" if lacking else "ok", text)
 
 

@@ -28,6 +28,8 @@ ENGINE_TRIES = 2
 # No network lies between, and a run that was killed should not wait long for the leases of its dead worker.
 LEASE_S = 15.0
 START_S = 90.0
+# The server of a run that was killed a moment ago may still be dying.
+LOCK_S = 30.0
 SERVER_STOP_S = 30.0
 # A worker first lets requests in flight finish, gives back the rest, and stops its engine.
 WORKER_STOP_S = 75.0
@@ -51,7 +53,8 @@ class Child:
         """Start it in a session of its own, so that a Ctrl-C at the terminal reaches only us."""
         from batchsched.executors.tether import tethered
 
-        command = tethered([sys.executable, "-P", "-m", "batchsched.cli", *self.arguments])
+        # By SIGKILL: whoever was killed will be started again at once, and must not find its old children still draining.
+        command = tethered([sys.executable, "-P", "-m", "batchsched.cli", *self.arguments], end_by=signal.SIGKILL)
         self._announced.clear()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -73,7 +76,9 @@ class Child:
 
     def wait_for_url(self) -> str:
         """The URL that it announces once it is ready. Raises ChildFailed where it ends or says nothing for long."""
-        self._announced.wait(START_S)
+        silent = not self._announced.wait(START_S)
+        if self.url is None and not silent:
+            self.wait(5.0)  # it closed its stdout, so it is ending
         if self.url is None or not self.alive():
             raise self.failure()
         return self.url
@@ -92,7 +97,8 @@ class Child:
 
     def fatal(self) -> bool:
         """Did it end by its own decision, which starting it again would not change? (Killed, it has a negative code.)"""
-        return self._process is not None and (self._process.poll() or 0) > 0
+        code = self._process.poll() if self._process else None
+        return code is not None and code > 0 and code != exits.TRY_AGAIN
 
     def _last_words(self) -> str:
         with self.log.open("rb") as log:
@@ -155,13 +161,23 @@ class Embedded:
 
     def start_server(self) -> Client:
         """Start the server and wait until it answers; a client for it, which does not retry by itself."""
-        self._server.start()
-        url = self._server.wait_for_url()
+        url = self._first_url()
         # Started again it must be where the workers look for it.
         at = self._server.arguments.index("--port") + 1
         self._server.arguments[at] = url.rstrip("/").rpartition(":")[2]
         self._client = Client(transport=Transport(url, self._key, max_retries=0))
         return self._client
+
+    def _first_url(self) -> str:
+        limit = time.monotonic() + LOCK_S
+        while True:
+            self._server.start()
+            try:
+                return self._server.wait_for_url()
+            except ChildFailed as problem:
+                if problem.exit_code != exits.TRY_AGAIN or time.monotonic() > limit:
+                    raise
+            time.sleep(0.5)
 
     def start_workers(self, pools: list[str]) -> None:
         """Start a worker for each of these pools."""

@@ -11,7 +11,7 @@ import click
 from batchsched.cli.common import say
 from batchsched.fleet import Window
 
-# What the file declares, so that it works as it stands: this machine as one site with one pool. The rest are defaults.
+# What the file declares: this machine as one site with one pool. The model is for people to name; the rest are defaults.
 _EXAMPLES: dict[str, dict[str, Any]] = {
     "sites.home": {"zone": "WORLD"},
     "pools.local": {"site": "home", "gpu": "cpu", "kind": "cpu"},
@@ -36,7 +36,7 @@ def init(path: Path | None, force: bool) -> None:
             out.write(template())
     except FileExistsError:
         raise InvalidConfiguration(f"{path} is there already.", hint="--force writes over it.") from None
-    say(f"Wrote {path}. `batchsched config show --config {path}` shows what holds.")
+    say(f"Wrote {path}. Fill in zone, GPU and at least one model; `batchsched doctor --config {path}` checks it.")
 
 
 def template() -> str:
@@ -45,6 +45,7 @@ def template() -> str:
 
     lines = [
         "# batchsched configuration. A line that is commented out shows the default.",
+        "# To fill in: the zone of the site, the GPU of the pool, and at least one model (at the end): without it no batch runs.",
         "# The environment wins over this file (BATCHSCHED_SERVER_PORT for server.port), and flags win over both.",
         "",
     ]

@@ -21,18 +21,15 @@ def served_name(model: str, name: str | None, settings: Settings) -> str:
     return Path(model).resolve().name if model not in settings.models and Path(model).is_dir() else model
 
 
-def arrange(
-    loaded: Loaded, model: str, served: str, *, zone: str | None, own_fleet: bool, device: str
-) -> tuple[Settings, list[str]]:
+def arrange(loaded: Loaded, model: str, served: str, *, zone: str | None, device: str) -> tuple[Settings, list[str]]:
     """Settings with the model and somewhere to run it, and what to tell people about how they were found.
 
-    `own_fleet`: sites and pools are taken from the configuration where it has any. `device`: `cpu` or `gpu`.
+    Sites and pools are the configuration's, where it declares any. `device`: `cpu` or `gpu`.
     """
     base, notes = loaded.settings, list[str]()
-    sites = base.sites if own_fleet else {}
-    pools = base.pools if own_fleet else {}
+    sites, pools = base.sites, base.pools
     if sites and zone:
-        raise InvalidValue("--zone has no meaning beside a configuration that declares sites.", hint="Leave it out.")
+        raise InvalidValue(f"--zone has no meaning beside {loaded.path}, which declares sites.", hint="Leave it out.")
     if not sites:
         sites = {SITE: Site(zone=zone or _guess(notes))}
     if not pools:

@@ -105,7 +105,7 @@ def complain(problem: Exception) -> int:
     elif isinstance(problem, ModuleNotFoundError) and not (problem.name or "batchsched").startswith("batchsched"):
         message, hint, code = (
             f"The Python package '{problem.name}' is not installed.",
-            "pip install 'batchsched[all]'",
+            "In batchsched's folder: pip install '.[all]'",
             exits.USAGE,
         )
     else:

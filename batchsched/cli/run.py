@@ -6,10 +6,11 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
 
@@ -20,7 +21,7 @@ from batchsched.cli.common import (
     deadline_option,
     error_line,
     json_option,
-    load,
+    load_checked,
     need,
     plain,
     print_facts,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 RUN_KEY = "batchsched_run"
 POLL_S = 0.5
 LINE_EVERY_S = 5.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,9 @@ class Ask:
 def run(**options: object) -> int:
     """Run every request in FILE by the deadline, at the cleanest time, on this machine.
 
-    Needs no set-up: starts a server, a worker and the engine, and stops them at the end. Results, the report and all state are
-    in the output folder. The same command again continues where it stopped; nothing that was done is done again.
+    Needs no set-up: starts a server, a worker and the engine, and stops them at the end. Where a configuration declares sites and
+    pools, they are used, with a worker here for each. Results, the report and all state are in the output folder. The
+    same command again continues where it stopped; nothing that was done is done again.
 
     Exits 0 when all is done, 5 where some lines failed, 6 at the deadline, 130 when stopped by Ctrl-C.
     """
@@ -105,7 +109,7 @@ def _run(ask: Ask, folder: Folder) -> int:
     from batchsched.cli.local import served_name
     from batchsched.cli.runstate import refuse_change
 
-    loaded = load(ask.config, worker__engine_url=ask.engine_url, planner__confidence=ask.confidence)
+    loaded = load_checked(ask.config, worker__engine_url=ask.engine_url, planner__confidence=ask.confidence)
     served = served_name(ask.model, ask.served_model_name, loaded.settings)
     state = folder.load()
     if state:
@@ -130,13 +134,30 @@ def _carry_out(settings: Settings, state: Run, folder: Folder) -> Batch:
     with ProgressLine(LINE_EVERY_S) as line, Embedded(settings, folder.state) as house:
         line.note("starting the server")
         client = house.start_server()
-        batch = _submit(client, state, folder)
+        batch = _insist(house, lambda: _submit(client, state, folder))
         if not batch.done:
             house.start_workers([name for name, pool in settings.pools.items() if pool.serves(state.model)])
             batch = _follow(house, client, batch, line)
-        _collect(client, batch, folder)
+        _insist(house, lambda: _collect(client, batch, folder))
         line.note("stopping")
     return batch
+
+
+def _insist(house: Embedded, do: Callable[[], T]) -> T:
+    """Do it, however often the server has to be started again meanwhile."""
+    from batchsched.errors import ServerUnreachable
+
+    while True:
+        try:
+            return do()
+        except ServerUnreachable:
+            time.sleep(POLL_S)
+            _keep_alive(house)
+
+
+def _keep_alive(house: Embedded) -> None:
+    for name in house.keep_alive():
+        say(f"The {name} ended and was started again.")
 
 
 def _begin(ask: Ask, served: str) -> Run | None:
@@ -181,8 +202,8 @@ def _arrange(ask: Ask, loaded: Loaded, served: str) -> Settings:
 
         home = find_engine(loaded.settings.worker.engine_python)
         device, found = home.device, home.describe()
-    settings, notes = arrange(loaded, ask.model, served, zone=ask.zone, own_fleet=ask.config is not None, device=device)
-    for note in (f"Engine: {found}.", *notes):
+    settings, notes = arrange(loaded, ask.model, served, zone=ask.zone, device=device)
+    for note in (f"Configuration: {loaded.path or 'no file, only defaults'}.", f"Engine: {found}.", *notes):
         say(note)
     return settings
 
@@ -211,8 +232,7 @@ def _follow(house: Embedded, client: Client, batch: Batch, line: ProgressLine) -
     told = False
     while not batch.done:
         time.sleep(POLL_S)
-        for name in house.keep_alive():
-            say(f"The {name} ended and was started again.")
+        _keep_alive(house)
         try:
             batch = client.batches.retrieve(batch.id)
         except ServerUnreachable:

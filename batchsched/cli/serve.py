@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from batchsched.cli.common import config_option, load, need
+from batchsched.cli.common import config_option, load_checked, need, say
 
 
 @click.command()
@@ -20,7 +20,11 @@ def serve(host: str | None, port: int | None, data_dir: str | None, config: Path
     Prints one line with its URL on stdout once it answers.
     """
     need("server")
-    loaded = load(config, server__host=host, server__port=port, server__data_dir=data_dir)
+    loaded = load_checked(config, server__host=host, server__port=port, server__data_dir=data_dir)
+    for missing in (section for section in ("models", "pools") if not getattr(loaded.settings, section)):
+        say(
+            f"Warning: no {missing} are declared in {loaded.path or 'the configuration, for there is no file'}; no batch can run."
+        )
     from batchsched.server.process import serve as run_server
 
     code: int = run_server(loaded, click.echo)

@@ -16,10 +16,13 @@ from batchsched.units import iso
 PROVIDER = "example forecast (demo)"
 SLOT_S = 20
 # gCO2e/kWh, one a slot; the shape of a breezy afternoon, squeezed into minutes. Made up, and called so wherever it shows.
+# In the north the wind comes at the same time and blows harder, for half as long.
 HOME = (600, 630, 640, 610, 90, 95, 110, 130, 520, 580, 600, 620, 640, 640, 620, 600, 590, 580, 570, 560, 550, 540, 530, 520)
+NORTH = (480, 490, 500, 480, 40, 45, 420, 430, 440, 450, 460, 470, 480, 490, 480, 470, 460, 460, 450, 450, 440, 440, 430, 430)
+ZONES = {"EXAMPLE-HOME": HOME, "EXAMPLE-NORTH": NORTH}
 CAME_TRUE = (1.03, 0.98, 1.01, 0.97)
 SPREAD = (0.85, 0.95, 1.0, 1.05, 1.15)
-POOLS = ("home",)
+POOLS = ("home", "north")
 
 
 def clean_folder(folder: Path) -> Path:
@@ -54,13 +57,17 @@ def write_set(folder: Path, model: str, path: Path, gpu: str = "cpu") -> Path:
 
     (folder / "forecast.csv").write_text(forecast_csv(datetime.now(UTC)), "utf-8")
     config = folder / "batchsched.toml"
+    pool = {"kind": "cpu" if gpu == "cpu" else "dedicated", "gpu": gpu, "max_in_flight": 64}
     tree = {
         "server": {"data_dir": str(folder / "server"), "chunk_lines": 32, "lease_s": 20.0},
         "worker": {"state_dir": str(folder / "worker")},
         "forecast": {"source": "file", "path": "forecast.csv"},
         "planner": {"slot_s": SLOT_S, "long_slot_s": SLOT_S, "fine_h": 0.1, "horizon_h": 0.12, "replan_s": 5.0, "solve_s": 1.0},
-        "sites": {"home": {"zone": "EXAMPLE-HOME", "pue": 1.2}},
-        "pools": {"home": {"site": "home", "kind": "cpu" if gpu == "cpu" else "dedicated", "gpu": gpu, "max_in_flight": 64}},
+        "sites": {
+            "home": {"zone": "EXAMPLE-HOME", "pue": 1.2},
+            "north": {"zone": "EXAMPLE-NORTH", "pue": 1.2, "simulated": True},
+        },
+        "pools": {name: {"site": name, **pool} for name in POOLS},
         "models": {model: {"path": str(path.resolve()), "max_model_len": 2048}},
     }
     config.write_text(toml.dumps(tree), "utf-8")
@@ -72,11 +79,12 @@ def forecast_csv(now: datetime) -> str:
     first = datetime.fromtimestamp(now.timestamp() // SLOT_S * SLOT_S, UTC)
     rows = [f"# provider: {PROVIDER}", "# signal: average direct"]
     rows.append("zone,start,end,issued_at,mean,q05,q25,q50,q75,q95,realised")
-    for i, mean in enumerate(HOME):
-        start = first + timedelta(seconds=i * SLOT_S)
-        end, truth = start + timedelta(seconds=SLOT_S), mean * CAME_TRUE[i % len(CAME_TRUE)]
-        spread = ",".join(f"{mean * factor:.0f}" for factor in SPREAD)
-        rows.append(f"EXAMPLE-HOME,{iso(start)},{iso(end)},{iso(first)},{mean},{spread},{truth:.0f}")
+    for zone, means in ZONES.items():
+        for i, mean in enumerate(means):
+            start = first + timedelta(seconds=i * SLOT_S)
+            end, truth = start + timedelta(seconds=SLOT_S), mean * CAME_TRUE[i % len(CAME_TRUE)]
+            spread = ",".join(f"{mean * factor:.0f}" for factor in SPREAD)
+            rows.append(f"{zone},{iso(start)},{iso(end)},{iso(first)},{mean},{spread},{truth:.0f}")
     return "\n".join(rows) + "\n"
 
 

@@ -17,11 +17,9 @@ from batchsched.cli.infile import first_endpoint
 @deadline_option
 @click.option("--endpoint", help="The batch's endpoint [default: the first line's url].")
 @click.option("--confidence", type=click.FloatRange(0.5, 1, max_open=True), help="Asked probability of keeping the deadline.")
-@click.option("--model", "models", multiple=True, help="A further served model that will do (repeatable).")
 @click.option("--site", "sites", multiple=True, help="A site where it may run (repeatable) [default: all].")
 @click.option("--on-deadline", type=click.Choice(["expire", "finish"]), help="What to do at the deadline [default: expire].")
 @click.option("--require-feasible", is_flag=True, help="Refuse the batch if its deadline cannot be kept.")
-@click.option("--priority", type=int, help="Higher goes first among batches.")
 @click.option("--wait", "then_wait", is_flag=True, help="Wait until it is done; exit as `wait` does.")
 @json_option
 @server_options

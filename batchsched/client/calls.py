@@ -105,9 +105,9 @@ class BatchOptions(TypedDict, total=False):
     """What may be said about a batch beside its input; all of it optional.
 
     `deadline`: a duration such as `6h`, or an instant; wins over `completion_window` (OpenAI's field, 24h unless given).
-    `confidence`: asked probability of keeping the deadline. `models`: further served models that will do. `sites`: where it may
-    run. `on_deadline`: `expire` stops there and keeps what is done, `finish` goes on. `require_feasible`: refuse the batch
-    where the deadline cannot be kept. `uniform`: one model and GPU type for all requests. `priority`: higher goes first.
+    `confidence`: asked probability of keeping the deadline. `sites`: where it may run. `on_deadline`: `expire` stops there and
+    keeps what is done, `finish` goes on. `require_feasible`: refuse the batch where the deadline cannot be kept. `uniform`: one
+    model and GPU type for all requests. `models` (further models that will do) and `priority`: not yet; the server refuses them.
     """
 
     endpoint: str
