@@ -12,7 +12,7 @@ class Verdict(Enum):
 
     OK = "answered"
     REFUSED = "the line itself is at fault: record the answer, go on"
-    OVERLOADED = "the engine has no room now: wait, then ask again"
+    OVERLOADED = "the engine takes nothing now, which says nothing about the line: wait, then ask again"
     TROUBLE = "the engine is at fault: ask again, a counted number of times"
     WRONG_ENGINE = "this engine does not serve us at all"
 
@@ -46,6 +46,8 @@ _objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OVERLOADED = frozenset({429, 503})
 _TROUBLE = frozenset({408, 425})
 _FOREIGN = frozenset({401, 403})
+# vLLM's words for "not me": while it drains after a SIGTERM (/health says 200 meanwhile), and after its core died.
+_GOING = (b"after shutdown", b"EngineCore encountered")
 
 
 def judge(status: int, body: bytes) -> tuple[Verdict, Answer]:
@@ -57,7 +59,7 @@ def judge(status: int, body: bytes) -> tuple[Verdict, Answer]:
             return Verdict.TROUBLE, Answer()
     if status in _FOREIGN or (status == 404 and _unknown_model(body)):
         return Verdict.WRONG_ENGINE, Answer()
-    if status in _OVERLOADED:
+    if status in _OVERLOADED or (status == 500 and any(words in body for words in _GOING)):
         return Verdict.OVERLOADED, Answer()
     if status >= 500 or status < 400 or status in _TROUBLE:
         return Verdict.TROUBLE, Answer()

@@ -1,7 +1,8 @@
 """Drive the requests of leased chunks at one engine: many in flight, none able to stop the others.
 
-Lines go out in order. Those that were in flight when an engine died before (`suspects`) go last and alone, so that the one that
-kills engines convicts itself and harms nobody else.
+Lines go out in order; those under suspicion (`suspects`: in flight when an engine died, or answered with errors only) go last.
+An engine may die for reasons of its own, with hundreds in flight; only after a second failure do the suspects go one by one, so
+that the line that kills engines convicts itself and harms nobody else.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from batchsched.wire import Lease, ReleaseReason, Result
 
 log = logging.getLogger(__name__)
 TRIES = 3
+ALONE_FROM_ATTEMPT = 3
 HEALTH_EVERY_S = 5.0
 _LONGEST_PAUSE_S = 5.0
 _HEADERS = {"content-type": "application/json"}
@@ -49,7 +51,7 @@ class Line:
     def __init__(self, number: int, request: Request, suspect: bool) -> None:
         self.number, self.request, self.suspect = number, request, suspect
         self.tries = 0
-        self.alone = suspect
+        self.alone = False
         self.asking = False  # the engine has it right now
         self.task: asyncio.Task[None] | None = None
 
@@ -106,6 +108,7 @@ class Driver:
         """Take on a chunk: its undone lines. The engine must serve its model."""
         work = Work(lease, reporter)
         done, suspects = frozenset(lease.done), frozenset(lease.suspects)
+        late: list[Line] = []
         for number, request in lines:
             if number in done:
                 continue
@@ -114,6 +117,9 @@ class Driver:
                 reporter.add(Result(number, False, 0, 0, 0, msgspec.Raw(output)))
                 continue
             line = Line(number, request, number in suspects)
+            (late if line.suspect else work.todo).append(line)
+        for line in late:
+            line.alone = lease.attempt >= ALONE_FROM_ATTEMPT
             (work.alone if line.alone else work.todo).append(line)
         self.works.append(work)
         work.outcome.add_done_callback(lambda _: self._forget(work))
@@ -253,10 +259,14 @@ class Driver:
             return 0, (str(problem) or type(problem).__name__).encode(), ""
 
     def _exhausted(self, work: Work, line: Line, status: int, body: bytes, request_id: str) -> Result | None:
-        """Tried often enough. Once more alone at the end: an engine that is going down for other reasons has gone by then."""
+        """Tried often enough. Once more alone at the end, then in another attempt: the engine may be the one that is ill."""
         if not line.alone:
             line.alone, line.tries = True, TRIES - 1
             work.alone.append(line)
+            return None
+        if not line.suspect:
+            message = f"The engine did not answer line {line.number} (status {status})."
+            work.end(Outcome("failed", message=message, suspects=sorted(each.number for each in (line, *work.alone))))
             return None
         if status:
             return self._error(line, status, body, request_id)
@@ -292,7 +302,7 @@ class Driver:
         self.problem = EngineFailed(message)
         asking = [(work, line) for work in self.works for line in work.open.values() if line.asking]
         log.error("%s %d requests were in flight.", message, len(asking))
-        if blame and len(asking) == 1 and asking[0][1].suspect:
+        if blame and len(asking) == 1 and asking[0][1].suspect and asking[0][1].alone:
             self._convict(*asking.pop())
         for work in list(self.works):
             suspects = [line.number for owner, line in asking if owner is work]

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from batchsched.errors import EngineFailed, UnknownModel
 from batchsched.executors.engine_home import EngineHome
 from batchsched.executors.launch import DRAIN_S, command, environment, last_words
-from batchsched.executors.orphans import log_name
+from batchsched.executors.orphans import log_name, wait_until
 from batchsched.executors.probes import healthy, models_of
 from batchsched.executors.tether import tethered
 from batchsched.fleet import Pool, ServedModel
@@ -28,6 +28,7 @@ from batchsched.settings import Worker
 
 LOGS_KEPT = 10
 _POLL_S = 0.2
+_LAST_WAIT_S = 5.0
 
 
 class Engine(Protocol):
@@ -102,6 +103,8 @@ class VllmEngine:
         finally:
             _kill_group(process.pid)
             process.wait()
+            # Its children are not ours to wait for: look until the last one is gone.
+            await asyncio.to_thread(wait_until, lambda: not _lives(process.pid), _LAST_WAIT_S)
 
     def alive(self) -> bool:
         """Is the API server's process there?"""
@@ -166,16 +169,18 @@ class AttachedEngine:
         self.startup_s = 0.0
 
     async def start(self, model: ServedModel, served: str) -> None:
-        """Check that it answers and serves the model. Raises EngineFailed or UnknownModel."""
+        """Check that it answers and serves the model. Raises EngineFailed, or UnknownModel: then it serves what it served."""
         import aiohttp
 
         del model  # what it loads is not ours to say
-        self.served = None
         async with aiohttp.ClientSession() as session:
             if not await healthy(session, self.url):
+                self.served = None
                 raise EngineFailed(f"The engine at {self.url} does not answer.", hint="Is it running, and is the URL right?")
             names = await models_of(session, self.url)
         if served not in names:
+            if self.served not in names:
+                self.served = None
             raise UnknownModel(f"The engine at {self.url} does not serve '{served}'; it serves {', '.join(names) or 'nothing'}.")
         self.served = served
 
@@ -199,6 +204,23 @@ class AttachedEngine:
 def _kill_group(pgid: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pgid, signal.SIGKILL)
+
+
+def _lives(pgid: int) -> bool:
+    """Does any process of the group live? The dead that nobody has collected yet do not count."""
+    import psutil
+
+    try:
+        os.killpg(pgid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # macOS says so where only dead ones are left
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            if os.getpgid(process.pid) == pgid and process.status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}:
+                return True
+    return False
 
 
 def _free_port() -> int:

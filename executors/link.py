@@ -13,7 +13,15 @@ import aiohttp
 import msgspec
 
 from batchsched.clock import Clock
-from batchsched.errors import BatchschedError, ServerUnreachable, Unauthorized, by_code
+from batchsched.errors import (
+    BatchschedError,
+    InvalidConfiguration,
+    PermissionDenied,
+    ServerError,
+    ServerUnreachable,
+    Unauthorized,
+    by_code,
+)
 from batchsched.wire import PREFIX
 
 log = logging.getLogger(__name__)
@@ -24,7 +32,10 @@ T = TypeVar("T")
 
 
 class ServerLink:
-    """Typed calls to one server. `give_up_at` (monotonic seconds) ends all insisting: set it when shutting down."""
+    """Typed calls to one server. `give_up_at` (monotonic seconds) ends all insisting: set it when shutting down.
+
+    A key that the server refuses at the first contact is a mistake of ours; later it is the server that is being changed.
+    """
 
     def __init__(self, session: aiohttp.ClientSession, server_url: str, api_key: str, clock: Clock) -> None:
         self.give_up_at = float("inf")
@@ -34,40 +45,64 @@ class ServerLink:
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
         self._offset = timedelta()
-        self._down = False
+        self._down = self._met = False
 
     def now(self) -> datetime:
         """The server's time of day, so that a wrong clock here does not put energy into the wrong hour."""
         return self._clock.now() + self._offset
 
-    async def call(self, method: str, path: str, message: msgspec.Struct | None = None) -> bytes:
+    async def call(
+        self, method: str, path: str, message: msgspec.Struct | None = None, *, timeout_s: float = CALL_TIMEOUT_S
+    ) -> bytes:
         """One try. Raises ServerUnreachable for what may pass, our other errors for what will not."""
         data = msgspec.json.encode(message) if message is not None else None
-        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self._session.request(
                 method, self._url + path, data=data, headers=self._headers, timeout=timeout
             ) as answer:
                 body = await answer.read()
                 self._see_time(answer.headers.get("date"))
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as problem:
+            raise InvalidConfiguration(
+                f"'{self._url}' is not a URL that can be called.", hint="Write for example http://127.0.0.1:8424."
+            ) from problem
         except (aiohttp.ClientError, TimeoutError, OSError) as problem:
             detail = str(problem) or type(problem).__name__
             raise ServerUnreachable(f"The server at {self._url} cannot be reached ({detail}).") from problem
         if answer.status < 400:
+            self._met = True
             return body
         raise _error(answer.status, body)
 
-    async def insist(self, method: str, path: str, message: msgspec.Struct | None, kind: type[T]) -> T:
-        """The same, decoded, tried again with growing pauses for as long as the trouble may pass."""
-        return msgspec.json.decode(await self.insist_raw(method, path, message) or b"null", type=kind)
+    async def insist(
+        self,
+        method: str,
+        path: str,
+        message: msgspec.Struct | None,
+        kind: type[T],
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> T:
+        """The same, decoded, tried again with growing pauses for as long as the trouble may pass. `timeout_s`: of each try."""
+        answer = await self.insist_raw(method, path, message, timeout_s=timeout_s)
+        try:
+            return msgspec.json.decode(answer or b"null", type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+            said = answer[:100].decode("utf-8", "replace")
+            raise ServerError(f"What answers at {self._url} does not speak our protocol ({problem}): {said}") from problem
 
-    async def insist_raw(self, method: str, path: str, message: msgspec.Struct | None = None) -> bytes:
+    async def insist_raw(
+        self, method: str, path: str, message: msgspec.Struct | None = None, *, timeout_s: float = CALL_TIMEOUT_S
+    ) -> bytes:
         """The same, as bytes."""
         pause_s = 0.25
         while True:
             try:
-                answer = await self.call(method, path, message)
+                answer = await self.call(method, path, message, timeout_s=timeout_s)
             except (ServerUnreachable, Unauthorized) as problem:
+                if isinstance(problem, Unauthorized) and not self._met:
+                    raise
                 if time.monotonic() + pause_s > self.give_up_at:
                     raise
                 if not self._down:
@@ -106,6 +141,7 @@ def _error(status: int, body: bytes) -> BatchschedError:
         return ServerUnreachable(f"The server answered {status}: {error.message}")
     if status == Unauthorized.http_status:
         return Unauthorized(error.message or None)
-    raised = by_code(str(error.code))(f"The server answered {status}: {error.message}")
+    kind = PermissionDenied if status == PermissionDenied.http_status else by_code(str(error.code))
+    raised = kind(f"The server answered {status}: {error.message}")
     raised.http_status = status
     return raised

@@ -176,12 +176,19 @@ class CpuSeconds:
         return self._total_s
 
 
-def choose_meter(pool: Pool, settings: Worker, pids: Callable[[], list[int]] = list, *, here: bool = True) -> Choice:
+def choose_meter(
+    pool: Pool, settings: Worker, pids: Callable[[], list[int]] = list, *, here: bool = True, shared: bool = False
+) -> Choice:
     """The best meter that this machine has for the pool's hardware.
 
     `pids`: the engine's processes, where they are ours. `here`: False for an engine on another machine, which no meter of this
-    one sees.
+    one sees. `shared`: the engine may have other users; where it counts tokens, only our share will be charged.
     """
+    meter, why = _choose(pool, settings, pids, here)
+    return Choice(meter, f"{why}; of this our share by the tokens that the engine counts" if shared else why)
+
+
+def _choose(pool: Pool, settings: Worker, pids: Callable[[], list[int]], here: bool) -> Choice:
     if here and pool.gpu != "cpu" and (choice := _nvml(pool)):
         return choice
     if here and pool.gpu == "cpu" and (rapl := Rapl.find(Path(settings.rapl_dir))):

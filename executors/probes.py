@@ -1,4 +1,4 @@
-"""What an engine is asked beside its work: is it well, and what does it serve?"""
+"""What an engine is asked beside its work: is it well, what does it serve, how much has it done?"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import aiohttp
 
 PROBE_TIMEOUT_S = 10.0
+_TOKENS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
 
 
 async def healthy(session: aiohttp.ClientSession, url: str, tries: int = 1) -> bool:
@@ -30,3 +31,14 @@ async def models_of(session: aiohttp.ClientSession, url: str) -> list[str]:
             return [str(model["id"]) for model in (await answer.json())["data"]]
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
         return []
+
+
+async def tokens_of(session: aiohttp.ClientSession, url: str) -> float | None:
+    """Tokens that the engine has read and written since it started, for whomever; None where it does not say."""
+    try:
+        async with session.get(f"{url}/metrics", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)) as answer:
+            lines = (await answer.text()).splitlines()
+            counts = [float(line.rsplit(maxsplit=1)[-1]) for line in lines if line.startswith(_TOKENS)]
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        return None
+    return sum(counts) if counts else None

@@ -10,25 +10,38 @@ from typing import TypeVar
 
 import msgspec
 
-from batchsched.errors import Conflict, InvalidRequest, NotFound
+from batchsched.errors import BatchschedError, Conflict, NotFound, PayloadTooLarge, ServerUnreachable
 from batchsched.executors.link import ServerLink
 from batchsched.executors.share import EnergyShare
-from batchsched.wire import Acknowledged, Fail, Finish, Lease, Release, ReleaseReason, Result, Results
+from batchsched.wire import Acknowledged, Fail, Finish, Lease, Meter, Release, ReleaseReason, Result, Results
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 GROUP = 100
 GROUP_WAIT_S = 0.25
-# What a write can be answered that no second try would change: the lease is somebody else's, or the chunk is gone.
-LOST = (Conflict, NotFound, InvalidRequest)
+# The lease is somebody else's, or the chunk is gone.
+LOST = (Conflict, NotFound)
 
 
 class Reporter:
-    """The results of one lease on their way out. `on_lost` is called once, when the server says that the lease is not ours."""
+    """The results of one lease on their way out.
 
-    def __init__(self, link: ServerLink, lease: Lease, share: EnergyShare, on_lost: Callable[[], None]) -> None:
+    `on_lost` is called once, when the server says that the lease is not ours; `on_refused`, with the reason, when it refuses
+    the results for good. After that `finish` and `release` raise what it said, and `fail` can still be said.
+    """
+
+    def __init__(
+        self,
+        link: ServerLink,
+        lease: Lease,
+        share: EnergyShare,
+        on_lost: Callable[[], None],
+        on_refused: Callable[[str], None],
+    ) -> None:
         self.recorded = 0
-        self._link, self._lease, self._share, self._on_lost = link, lease, share, on_lost
+        self._link, self._lease, self._share, self._on_lost, self._on_refused = link, lease, share, on_lost, on_refused
+        self._key = (lease.chunk_id, lease.token)
+        self._most = 2 * GROUP  # in one message: a little more than waited for, so that a backlog shrinks
         self._waiting: list[Result] = []
         self._some, self._enough = asyncio.Event(), asyncio.Event()
         self._closing = self._lost = False
@@ -36,55 +49,77 @@ class Reporter:
 
     def add(self, result: Result) -> None:
         """Queue one result."""
-        self._share.add(self._lease.chunk_id, result.input_tokens - result.cached_tokens + result.output_tokens)
+        tokens = result.input_tokens + result.output_tokens
+        self._share.add(self._key, tokens - result.cached_tokens, tokens)
         self._waiting.append(result)
         self._some.set()
-        if len(self._waiting) >= GROUP:
+        if len(self._waiting) >= min(GROUP, self._most):
             self._enough.set()
 
     async def finish(self) -> None:
         """Send what waits, then say that every line is recorded."""
-        await self._close("finish", lambda: Finish(self._lease.token, self._share.take(self._lease.chunk_id)))
+        await self._close("finish", lambda: Finish(self._lease.token, self._share.take(self._key)))
 
     async def release(self, reason: ReleaseReason) -> None:
         """Send what waits, then give the rest back."""
-        await self._close("release", lambda: Release(self._lease.token, reason, self._share.take(self._lease.chunk_id)))
+        await self._close("release", lambda: Release(self._lease.token, reason, self._share.take(self._key)))
 
     async def fail(self, message: str, suspects: list[int]) -> None:
         """Send what waits, then say that the engine failed under the chunk."""
-        await self._close("fail", lambda: Fail(self._lease.token, message, suspects, self._share.take(self._lease.chunk_id)))
+        await self._close("fail", lambda: Fail(self._lease.token, message, suspects, self._share.take(self._key)))
 
     async def abandon(self) -> None:
         """Send nothing more."""
         self._lost = True
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait({self._task})
+        if not self._task.cancelled():
+            self._task.exception()  # it was said already
 
     async def _close(self, verb: str, message: Callable[[], msgspec.Struct]) -> None:
         self._closing = True
         self._some.set()
         self._enough.set()
-        await self._task
+        await asyncio.wait({self._task})
+        if verb != "fail":
+            self._task.result()
         if not self._lost:
             await self._write(verb, message(), object)
 
     async def _run(self) -> None:
+        try:
+            await self._send()
+        except ServerUnreachable:
+            raise  # the link has given up: we are stopping
+        except Exception as problem:
+            log.error("The results of chunk %s are refused: %s", self._lease.chunk_id, problem)
+            self._on_refused(f"The server refuses the results: {problem}")
+            raise
+
+    async def _send(self) -> None:
+        meter: Meter | None = None
         while not self._lost:
             await self._some.wait()
             if not self._waiting and self._closing:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._enough.wait(), GROUP_WAIT_S)
-            group = self._waiting[: 2 * GROUP]  # a little more than asked, so that a backlog shrinks
-            message = Results(self._lease.token, group, self._share.take(self._lease.chunk_id))
-            answer = await self._write("results", message, Acknowledged)
+            group = self._waiting[: self._most]
+            meter = meter or self._share.take(self._key)
+            try:
+                answer = await self._write("results", Results(self._lease.token, group, meter), Acknowledged)
+            except BatchschedError as problem:
+                if problem.http_status != PayloadTooLarge.http_status or len(group) == 1:
+                    raise
+                self._most = len(group) // 2
+                continue
+            meter = None
             self.recorded += answer.recorded if answer else 0
             del self._waiting[: len(group)]
             if not self._closing:
                 if not self._waiting:
                     self._some.clear()
-                if len(self._waiting) < GROUP:
+                if len(self._waiting) < min(GROUP, self._most):
                     self._enough.clear()
 
     async def _write(self, verb: str, message: msgspec.Struct, kind: type[T]) -> T | None:

@@ -1,9 +1,14 @@
-"""Split the energy and the busy time of one engine among the chunks that it works on."""
+"""Split the energy and the busy time of one engine among the chunks that it works on.
+
+Where others use the engine too, only our share of it goes to our chunks: the tokens that came back to us over all that the engine
+counted, both since we last had nothing to do. Over so long a time, because the engine counts a token when it is made and we when
+its answer comes; a moment's share would miss one or the other.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import datetime
 
 from batchsched.executors.meter import EnergyMeter
@@ -20,24 +25,60 @@ class _Account:
         self.tokens = 0
 
 
+class _Use:
+    """What a shared engine used while we used it, and how much of that has been charged to us."""
+
+    __slots__ = ("all_tokens", "busy_s", "charged_j", "charged_s", "energy_j", "our_tokens")
+
+    def __init__(self) -> None:
+        self.energy_j = self.busy_s = self.charged_j = self.charged_s = 0.0
+        self.all_tokens = self.our_tokens = 0.0
+
+    def ours(self, spent_j: float, busy_s: float) -> tuple[float, float]:
+        """Add what was used; what is to be charged now. The whole comes to our share of the tokens, late but never twice."""
+        self.energy_j += spent_j
+        self.busy_s += busy_s
+        part = min(1.0, self.our_tokens / (self.all_tokens or 1.0))
+        due_j, due_s = max(0.0, part * self.energy_j - self.charged_j), max(0.0, part * self.busy_s - self.charged_s)
+        self.charged_j += due_j
+        self.charged_s += due_s
+        return due_j, due_s
+
+
 class EnergyShare:
-    """Accounts by chunk. All goes out exactly once, by tokens done; only what an idle engine uses is nobody's.
+    """Accounts by lease. All goes out exactly once, by tokens done; only what an idle engine uses is nobody's.
 
     An interval in which no answer came back is split evenly among the open chunks.
     """
 
     def __init__(self, meter: EnergyMeter, now: Callable[[], datetime]) -> None:
         self._meter, self._now = meter, now
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[Hashable, _Account] = {}
         self._busy = False
         self._source: EnergySource = "modelled"
         self._read_j, self._read_at = 0.0, time.monotonic()
         self._starting: _Account | None = None
+        self._use = _Use()
+        self._counter: float | None = None
+
+    def saw(self, tokens: float) -> None:
+        """What a shared engine has counted for all its users since it started. Until this is said, all that it uses is ours."""
+        if self._counter is not None:  # one that falls is that of an engine that began anew
+            self._use.all_tokens += tokens - self._counter if tokens >= self._counter else tokens
+        self._settle()
+        self._counter = tokens
+        if not self._accounts:
+            self._use = _Use()
 
     def starting(self) -> None:
-        """An engine is being started: what is used from now until the first chunk opens is that chunk's."""
+        """An engine is being started: what is used from now, failed starts too, until the first chunk opens is that chunk's."""
         self._settle()
-        self._starting = _Account(self._now())
+        self._starting = self._starting or _Account(self._now())
+
+    def stopped(self) -> None:
+        """The engine was stopped before any chunk came: what its start took is nobody's."""
+        self._settle()
+        self._starting = None
 
     def started(self, startup_s: float) -> Meter | None:
         """What the start, which took `startup_s`, and the wait for a chunk after it used; None if that was taken already."""
@@ -47,20 +88,21 @@ class EnergyShare:
             return None
         return Meter(account.started_at, self._now(), account.busy_s, account.energy_j, self._source, startup_s)
 
-    def open(self, chunk_id: str) -> None:
+    def open(self, key: Hashable) -> None:
         """Begin an account."""
         self._settle()
-        self._accounts[chunk_id] = _Account(self._now())
+        self._accounts[key] = _Account(self._now())
 
-    def close(self, chunk_id: str) -> None:
+    def close(self, key: Hashable) -> None:
         """End it; what was not taken is dropped."""
         self._settle()
-        self._accounts.pop(chunk_id, None)
+        self._accounts.pop(key, None)
 
-    def add(self, chunk_id: str, tokens: int) -> None:
-        """A request of the chunk came back with this many tokens, read and written."""
-        if account := self._accounts.get(chunk_id):
+    def add(self, key: Hashable, tokens: int, counted: int | None = None) -> None:
+        """A request came back with this many tokens computed, and `counted` by the engine (it counts cached ones too)."""
+        if account := self._accounts.get(key):
             account.tokens += tokens
+            self._use.our_tokens += tokens if counted is None else counted
 
     def busy(self, busy: bool) -> None:
         """Requests are in flight at the engine, or no longer."""
@@ -68,14 +110,14 @@ class EnergyShare:
             self._settle()
             self._busy = busy
 
-    def take(self, chunk_id: str) -> Meter | None:
+    def take(self, key: Hashable) -> Meter | None:
         """What the chunk took since the last time; None without an account."""
         self._settle()
-        account = self._accounts.get(chunk_id)
+        account = self._accounts.get(key)
         if account is None:
             return None
         ended_at = max(self._now(), account.started_at)
-        self._accounts[chunk_id] = _Account(ended_at)
+        self._accounts[key] = _Account(ended_at)
         return Meter(account.started_at, ended_at, account.busy_s, account.energy_j, self._source)
 
     def _settle(self) -> None:
@@ -87,6 +129,8 @@ class EnergyShare:
         if self._starting and not self._accounts:
             self._starting.energy_j += spent_j
             self._starting.busy_s += elapsed_s
+        if self._accounts and self._counter is not None:
+            spent_j, busy_s = self._use.ours(spent_j, busy_s)
         total = sum(account.tokens for account in self._accounts.values())
         for account in self._accounts.values():
             part = account.tokens / total if total else 1 / len(self._accounts)

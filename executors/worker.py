@@ -26,6 +26,7 @@ from batchsched.executors.engine_home import find_engine
 from batchsched.executors.link import ServerLink
 from batchsched.executors.meter import choose_meter
 from batchsched.executors.orphans import end_orphans
+from batchsched.executors.probes import tokens_of
 from batchsched.executors.reporter import LOST, Reporter
 from batchsched.executors.share import EnergyShare
 from batchsched.lines import LineError, Request, iter_lines, parse
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 _PARTING_S = 10.0
 _WARM_POLL_S = 0.25  # an engine that is loaded and idle costs energy: ask for work often
 _REFUSED_PAUSE_S = 5.0
+_LONGEST_BEAT_S = 10.0  # a heartbeat that hangs must not cost the leases
+TOKENS_EVERY_S = 1.0
 _ENGINE_PAUSE_S, _LONGEST_ENGINE_PAUSE_S = 2.0, 300.0
 T = TypeVar("T")
 
@@ -79,7 +82,8 @@ class WorkerLoop:
         self._settings, self._pool_name, self._session, self._link, self._ids = settings, pool, session, link, ids
         self._engine_failures = 0
         self._forgotten = False
-        self._held: dict[str, _Held] = {}
+        self._lacking: set[str] = set()
+        self._held: dict[tuple[str, int], _Held] = {}  # by chunk and token: a chunk may come back before its old lease has ended
         self._changed = asyncio.Event()
         self._me: Registered
         self._engine: Engine
@@ -88,7 +92,11 @@ class WorkerLoop:
         self._idle_since = time.monotonic()
 
     async def run(self) -> int:
-        """Work until told to stop; 0. Raises EngineMissing, or the last EngineFailed once worker.engine_tries are used up."""
+        """Work until told to stop; 0.
+
+        Raises EngineMissing, the last EngineFailed once worker.engine_tries are used up, or what the server has against us at
+        the first contact (Unauthorized, PermissionDenied, InvalidConfiguration, NotFound).
+        """
         home = None if self._settings.engine_url else find_engine(self._settings.engine_python)
         if orphans := await asyncio.to_thread(end_orphans):
             log.warning("Ended %d engine processes that a dead worker had left behind.", orphans)
@@ -97,7 +105,8 @@ class WorkerLoop:
         except Stopped:
             return 0
         self._engine = VllmEngine(home, self._me.pool, self._settings) if home else AttachedEngine(self._settings.engine_url)
-        choice = choose_meter(self._me.pool, self._settings, self._engine.pids, here=self._engine.here)
+        shared = home is None
+        choice = choose_meter(self._me.pool, self._settings, self._engine.pids, here=self._engine.here, shared=shared)
         log.info("Energy is %s. Engine: %s.", choice.why, self._engine.describe())
         self._share = EnergyShare(choice.meter, self._link.now)
         self._driver = Driver(
@@ -110,6 +119,8 @@ class WorkerLoop:
             on_change=self._changed.set,
         )
         beside = [asyncio.create_task(self._heartbeats()), asyncio.create_task(self._driver.watch())]
+        if shared:
+            beside.append(asyncio.create_task(self._count_tokens()))
         try:
             await self._loop()
         finally:
@@ -154,7 +165,7 @@ class WorkerLoop:
         for lease in claimed.leases:
             self._take(lease)
         if claimed.prepare and claimed.prepare not in ready and not self._held:
-            await self._prepare(claimed.prepare)
+            await self._prepare_or_wait(claimed.prepare, claimed.poll_s)
         elif not claimed.leases:
             await self._wait(min(claimed.poll_s, _WARM_POLL_S) if ready else claimed.poll_s)
 
@@ -164,6 +175,7 @@ class WorkerLoop:
         if not self._held and self._engine.served and not self._settings.engine_url and idle_s > self._settings.idle_stop_s:
             log.info("The engine was idle for %.0f s and is stopped.", idle_s)
             await self._engine.stop()
+            self._share.stopped()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), timeout_s)
 
@@ -178,10 +190,12 @@ class WorkerLoop:
         """Say what is held; let go of what the answer names. Goes on while the engine loads."""
         while True:
             await asyncio.sleep(self._me.heartbeat_s)
-            message = Heartbeat([HeldLease(held.lease.chunk_id, held.lease.token) for held in self._held.values()])
+            said = {held.lease.chunk_id: held for held in self._held.values()}  # of two leases of a chunk the newer
+            message = Heartbeat([HeldLease(chunk_id, held.lease.token) for chunk_id, held in said.items()])
+            timeout_s = min(_LONGEST_BEAT_S, max(1.0, 2 * self._me.heartbeat_s))
             try:
                 path = f"/workers/{self._me.worker_id}/heartbeat"
-                answer = await self._link.insist("POST", path, message, HeartbeatAnswer)
+                answer = await self._link.insist("POST", path, message, HeartbeatAnswer, timeout_s=timeout_s)
             except NotFound:
                 self._changed.set()  # the next claim meets the same answer and registers again
                 continue
@@ -189,58 +203,76 @@ class WorkerLoop:
                 log.warning("Heartbeat refused: %s", problem.message)
                 continue
             for chunk_id in answer.stale:
-                self._lose(chunk_id)
+                if held := said.get(chunk_id):
+                    self._lose(held)
             for chunk_id, reason in answer.stop.items():
-                if (held := self._held.get(chunk_id)) and held.work:
+                if (held := said.get(chunk_id)) and held.work:
                     self._driver.stop(held.work, reason, self._settings.drain_s)
 
     # Chunks.
 
     def _take(self, lease: Lease) -> None:
-        held = self._held[lease.chunk_id] = _Held(lease)
+        for older in [held for held in self._held.values() if held.lease.chunk_id == lease.chunk_id]:
+            self._lose(older)  # the server took it back, or we would not be given it again
+        held = self._held[lease.chunk_id, lease.token] = _Held(lease)
         held.task = asyncio.create_task(self._hold(held))
 
-    def _lose(self, chunk_id: str) -> None:
+    def _lose(self, held: _Held) -> None:
         """The lease is somebody else's: nothing more is sent for it."""
-        if held := self._held.get(chunk_id):
-            if held.work:
-                self._driver.lose(held.work)
-            elif held.task:
-                held.task.cancel()
+        if held.work:
+            self._driver.lose(held.work)
+        elif held.task:
+            held.task.cancel()
 
     async def _hold(self, held: _Held) -> None:
-        """A lease from its input to its end."""
+        """A lease from its taking to its end, whatever that is."""
         lease = held.lease
+        key = lease.chunk_id, lease.token
         startup = self._share.started(self._engine.startup_s or 0.0)
-        self._share.open(lease.chunk_id)
-        reporter = Reporter(self._link, lease, self._share, lambda: self._lose(lease.chunk_id))
-        began = time.monotonic()
+        self._share.open(key)
+
+        def refused(why: str) -> None:
+            if held.work:
+                held.work.end(Outcome("failed", message=why))
+
+        reporter = Reporter(self._link, lease, self._share, lambda: self._lose(held), refused)
         try:
             if startup:
                 await self._link.insist(
                     "POST", f"/leases/{lease.chunk_id}/results", Results(lease.token, [], startup), Acknowledged
                 )
-            data = await self._input(lease)
-            if lease.model != self._engine.served:
-                await reporter.release("preempted")
-                return
-            held.work = self._driver.add(lease, reporter, data)
-            outcome = await held.work.outcome
-            await _report(reporter, outcome)
-            log.info(
-                "Chunk %s: %s, %d of %d lines recorded in %.1f s.",
-                lease.chunk_id, outcome.end, reporter.recorded, lease.lines - len(lease.done), time.monotonic() - began,
-            )  # fmt: skip
+            await self._work_on(held, reporter)
         except LOST as problem:
             log.warning("Chunk %s is no longer ours: %s", lease.chunk_id, problem.message)
         except ServerUnreachable as problem:
             log.error("Chunk %s could not be given back: %s", lease.chunk_id, problem.message)
+        except Exception as problem:  # whatever it is, the server must hear that the chunk is free
+            log.error("Chunk %s failed here: %s", lease.chunk_id, problem)
+            with contextlib.suppress(BatchschedError):
+                await reporter.fail(f"The worker failed ({type(problem).__name__}): {problem}", [])
         finally:
             await reporter.abandon()
-            self._share.close(lease.chunk_id)
-            self._held.pop(lease.chunk_id, None)
+            self._share.close(key)
+            del self._held[key]
             self._idle_since = time.monotonic()
             self._changed.set()
+
+    async def _work_on(self, held: _Held, reporter: Reporter) -> None:
+        """A lease from its input to the last word about it."""
+        lease, began = held.lease, time.monotonic()
+        data = await self._input(lease)
+        if self.stop.is_set() or lease.model != self._engine.served:
+            await reporter.release("shutdown" if self.stop.is_set() else "preempted")
+            return
+        held.work = self._driver.add(lease, reporter, data)
+        outcome = await held.work.outcome
+        if outcome.end == "finished":
+            await self._recount()  # the last word about a chunk charges it by fresh counts
+        await _report(reporter, outcome)
+        log.info(
+            "Chunk %s: %s, %d of %d lines recorded in %.1f s.",
+            lease.chunk_id, outcome.end, reporter.recorded, lease.lines - len(lease.done), time.monotonic() - began,
+        )  # fmt: skip
 
     async def _input(self, lease: Lease) -> list[tuple[int, Request | LineError]]:
         data = await self._link.insist_raw("GET", f"/chunks/{lease.chunk_id}/input?token={lease.token}")
@@ -257,6 +289,28 @@ class WorkerLoop:
             with contextlib.suppress(EngineFailed, UnknownModel):
                 await self._engine.start(self._me.models[name], name)
                 return
+
+    async def _count_tokens(self) -> None:
+        """Follow what an engine that is not ours counts for all its users."""
+        while True:
+            await self._recount()
+            await asyncio.sleep(TOKENS_EVERY_S)
+
+    async def _recount(self) -> None:
+        if self._settings.engine_url and (tokens := await tokens_of(self._session, self._engine.url)) is not None:
+            self._share.saw(tokens)
+
+    async def _prepare_or_wait(self, model: str, poll_s: float) -> None:
+        """Get a model ready; where the engine cannot have it, go on with the one that it serves."""
+        try:
+            await self._prepare(model)
+        except UnknownModel as problem:
+            if not self._engine.served:
+                raise
+            if model not in self._lacking:
+                log.error("%s", problem.message)
+            self._lacking.add(model)
+            await self._wait(poll_s)
 
     async def _prepare(self, model: str) -> None:
         if model not in self._me.models:
@@ -307,6 +361,7 @@ class WorkerLoop:
 
     async def _part(self) -> None:
         """Let answers in flight come back, give the rest back, end the engine, say goodbye."""
+        self.stop.set()  # after an error too: a chunk whose input is still on its way is given back
         self._link.give_up_at = time.monotonic() + self._settings.drain_s + _PARTING_S
         for held in list(self._held.values()):
             if held.work:
@@ -363,7 +418,8 @@ async def run_worker(
     """Run a worker of a pool until SIGTERM or SIGINT, or until `stop` is set; a second signal ends the process at once.
 
     `server_url`: where the server is; empty: `settings.server_url`. Raises EngineMissing, EngineFailed (see worker.engine_tries),
-    NotFound for a pool that the server does not know.
+    NotFound for a pool that the server does not know; at the first contact also Unauthorized, PermissionDenied, or
+    InvalidConfiguration for a URL that is none.
     """
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:

@@ -7,6 +7,7 @@ kill -9. What it computes is the prompt's words in reverse, one token a word: ri
 Words in the prompt steer it: `[[slow 0.5]]` waits; `[[500 2]]` (any status) answers so the first 2 times it sees this prompt, and
 `[[500]]` always; `[[hang]]` never answers; `[[cut]]` breaks off the body; `[[garbage]]` sends no JSON; `[[drop]]` closes the
 connection (each: first time only, unless `[[cut always]]`); `[[die]]` ends the process by SIGKILL; `[[tag x]]` is counted.
+While `draining` (from Python, or after SIGTERM) it refuses what is new as vLLM does, and is well all the same.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class FakeEngine:
     ) -> None:
         self.model, self.delay_s, self.max_len, self.embedding = model, delay_s, max_len, embedding
         self.computed: Counter[str] = Counter()
-        self.in_flight = self.peak_in_flight = 0
+        self.in_flight = self.peak_in_flight = self.refused = 0
+        self.prompt_tokens = self.generation_tokens = 0
         self.draining = self.dead = False
         self.overloaded_above = 10**9
         self._seen: Counter[str] = Counter()
@@ -65,7 +67,13 @@ class FakeEngine:
         return web.json_response({"object": "list", "data": [{"id": self.model, "object": "model", "owned_by": "vllm"}]})
 
     async def metrics(self, request: web.Request) -> web.Response:
-        return web.Response(text=f'vllm:request_success_total{{model_name="{self.model}"}} {sum(self.computed.values())}\n')
+        counts = {
+            "request_success": sum(self.computed.values()),
+            "prompt_tokens": self.prompt_tokens,
+            "generation_tokens": self.generation_tokens,
+        }
+        label = f'{{engine="0",model_name="{self.model}"}}'
+        return web.Response(text="".join(f"vllm:{name}_total{label} {float(count)}\n" for name, count in counts.items()))
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         self.in_flight += 1
@@ -81,6 +89,7 @@ class FakeEngine:
                 500, "InternalServerError", "EngineCore encountered an issue. See stack trace (above) for the root cause."
             )
         if self.draining:
+            self.refused += 1
             return _error(500, "InternalServerError", "cannot schedule new futures after shutdown")
         if self.in_flight > self.overloaded_above:
             return _error(503, "Service Unavailable", "The server is overloaded.")
@@ -153,6 +162,8 @@ class FakeEngine:
         words = prompt.split()
         made = list(reversed(words))[: body.get("max_tokens") or None]
         usage: dict[str, Any] = {"prompt_tokens": len(words), "completion_tokens": len(made)}
+        self.prompt_tokens += len(words)
+        self.generation_tokens += 0 if path == "/v1/embeddings" else len(made)
         usage |= {"total_tokens": len(words) + len(made), "prompt_tokens_details": {"cached_tokens": 0}}
         about = {"id": f"chatcmpl-{self._seen.total()}", "model": self.model, "created": int(time.time()), "usage": usage}
         text = " ".join(made)

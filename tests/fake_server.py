@@ -80,6 +80,8 @@ class FakeServer:
         self.most_attempts = 5
         self.changed = asyncio.Event()
         self.workers = 0
+        self.input_open = asyncio.Event()
+        self.input_open.set()
         self.worker: asyncio.Task[int] | None = None
 
     def app(self) -> web.Application:
@@ -135,6 +137,10 @@ class FakeServer:
                     await handler(request)
                     assert request.transport is not None
                     request.transport.close()
+                if what == "hang":
+                    await asyncio.Event().wait()
+                if what == "html":
+                    return web.Response(text="<html>Welcome to the proxy!</html>", content_type="text/html")
                 status = what if isinstance(what, int) else 500
                 return _error(status, "not_found" if status == 404 else "trouble")
             answer: web.StreamResponse = await handler(request)
@@ -170,6 +176,7 @@ class FakeServer:
         chunk = self._chunk(request.match_info["id"])
         if int(request.query["token"]) != chunk.token:
             return _error(409, "stale_lease")
+        await self.input_open.wait()
         return web.Response(body=b"\n".join(chunk.data) + b"\n")
 
     async def write(self, request: web.Request) -> web.Response:

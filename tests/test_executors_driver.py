@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from batchsched.errors import EngineFailed
+from batchsched.errors import EngineFailed, InvalidConfiguration, PermissionDenied, Unauthorized
 from batchsched.executors import driver as driver_module
 from batchsched.executors import worker as worker_module
 from batchsched.executors.worker import run_worker
-from batchsched.fleet import Pool
+from batchsched.fleet import Pool, ServedModel
 from batchsched.settings import Worker
+from batchsched.wire import HeldLease
 from tests.fake_engine import FakeEngine, fake_home
 from tests.fake_engine import serve as serve_engine
 from tests.fake_server import FakeServer
@@ -39,13 +40,15 @@ async def served(app: web.Application) -> AsyncGenerator[str]:
 
 
 @asynccontextmanager
-async def working(server: FakeServer, engine: FakeEngine | Path, **settings: Any) -> AsyncGenerator[asyncio.Event]:
-    """A worker at work: on a fake engine in this process, or on one that it starts itself. Yields the event that stops it."""
+async def working(server: FakeServer, engine: FakeEngine | Path | str, **settings: Any) -> AsyncGenerator[asyncio.Event]:
+    """A worker at work: on a fake engine in this process, on one that it starts itself, or on a URL. Yields what stops it."""
     stop = asyncio.Event()
     runner = None
     if isinstance(engine, FakeEngine):
         runner, port = await serve_engine(engine)
         settings["engine_url"] = f"http://127.0.0.1:{port}"
+    elif isinstance(engine, str):
+        settings["engine_url"] = engine
     else:
         settings |= {"engine_python": str(fake_home(engine)), "state_dir": str(engine / "state")}
     async with served(server.app()) as url:
@@ -122,6 +125,27 @@ async def test_a_line_that_always_meets_an_error_gets_an_error_line() -> None:
     assert outputs["c2"]["response"]["body"]["error"]["message"] == "<html>bad gateway</html>"
     assert outputs["c3"]["response"]["status_code"] == 200
     assert not server.results[2].ok
+    assert [message.suspects for message in server.heard("fail")] == [[1, 2]]  # it might have been the engine: asked twice
+
+
+async def test_a_line_of_which_one_engine_is_sick_runs_on_another() -> None:
+    server, engine = FakeServer([f"a [[500 {driver_module.TRIES + 1}]]", "b"]), FakeEngine()
+    outputs = await run(server, engine)
+    assert outputs["c1"]["response"]["status_code"] == 200
+    assert len(server.heard("fail")) == 1
+
+
+async def test_an_engine_that_drains_costs_no_line_and_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "_LONGEST_PAUSE_S", 0.02)
+    server, engine = FakeServer([f"n{number}" for number in range(20)]), FakeEngine()
+    engine.draining = True
+    async with working(server, engine):
+        await server.until(lambda: engine.refused > 20 * 2 * driver_module.TRIES)
+        assert not server.results
+        engine.draining = False  # what stands behind the URL was replaced
+        await server.until_done()
+    assert all(result.ok for result in server.results.values())
+    assert not server.heard("fail")
 
 
 async def test_a_line_that_never_gets_an_answer_ends_by_its_timeout() -> None:
@@ -222,8 +246,8 @@ async def test_the_line_that_kills_engines_is_found_and_set_aside(tmp_path: Path
     server = FakeServer(prompts, pool=Pool(max_in_flight=8))
     outputs = await run(server, tmp_path)
     failed = server.heard("fail")
-    assert len(failed) == 1
-    assert 6 in failed[0].suspects
+    assert len(failed) == driver_module.ALONE_FROM_ATTEMPT - 1
+    assert all(6 in message.suspects for message in failed)
     assert outputs["c6"]["error"]["code"] == "engine_crash"
     assert [line for line, result in server.results.items() if not result.ok] == [6]
 
@@ -255,9 +279,11 @@ async def test_an_engine_that_cannot_start_is_tried_again_then_given_up(tmp_path
     assert server.heard("release") == server.heard("fail") == []
 
 
-async def test_suspects_go_last_and_alone() -> None:
-    server, engine = FakeServer([f"n{number}" for number in range(1, 9)]), FakeEngine(delay_s=0.02)
+@pytest.mark.parametrize(("failures", "in_flight"), [(1, [2, 1]), (2, [1, 1])])
+async def test_suspects_go_last_and_after_a_second_failure_alone(failures: int, in_flight: list[int]) -> None:
+    server, engine = FakeServer([f"n{number}" for number in range(1, 9)]), FakeEngine(delay_s=0.05)
     server.chunks[0].suspects = [1, 3]
+    server.chunks[0].attempt = failures
     seen: list[tuple[str, int]] = []
     count = engine._count
 
@@ -267,7 +293,7 @@ async def test_suspects_go_last_and_alone() -> None:
 
     engine._count = noted  # type: ignore[method-assign]
     await run(server, engine)
-    assert seen[-2:] == [("n1", 1), ("n3", 1)]
+    assert seen[-2:] == list(zip(["n1", "n3"], in_flight, strict=True))
 
 
 async def test_a_stopped_engine_is_noticed_although_its_requests_hang(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,3 +332,109 @@ async def test_other_endpoints(endpoint: str) -> None:
     outputs = await run(server, FakeEngine(embedding="embed" in endpoint))
     body = outputs["c1"]["response"]["body"]
     assert body["choices"][0]["text"] == "two one" if "embed" not in endpoint else len(body["data"][0]["embedding"]) == 8
+
+
+@pytest.mark.parametrize(("status", "error"), [(401, Unauthorized), (403, PermissionDenied)])
+async def test_a_key_that_is_refused_at_once_ends_the_worker(status: int, error: type[Exception]) -> None:
+    server = FakeServer(["a"])
+    server.trouble["workers"] = [status]
+    with pytest.raises(error):
+        await run(server, FakeEngine())
+    assert not server.heard("register")
+
+
+async def test_a_key_that_is_refused_later_is_waited_out() -> None:
+    server = FakeServer(["a"])
+    server.trouble["leases"] = [401]
+    server.trouble["results"] = [401]
+    assert len(await run(server, FakeEngine())) == 1
+
+
+@pytest.mark.parametrize("url", ["http://[bad", "127.0.0.1:8424", "http://127.0.0.1:99999"])
+async def test_a_url_that_is_none_ends_the_worker(url: str) -> None:
+    with pytest.raises(InvalidConfiguration, match="not a URL"):
+        await run_worker(Worker(server_url=url, engine_url="http://127.0.0.1:9"), "local")
+
+
+async def test_a_model_that_the_engine_lacks_does_not_starve_the_one_it_serves() -> None:
+    server = FakeServer(["a", "b"], chunk_lines=1)
+    server.models["big"] = ServedModel()
+    big, tiny = server.chunks
+    big.model, tiny.state = "big", "later"
+    async with working(server, FakeEngine("tiny")):
+        await server.until(lambda: len(server.heard("claim")) > 2)  # asked for the big one again and again
+        tiny.state = "waiting"
+        await server.until(lambda: tiny.state == "finished", 5)
+    assert server.results[2].ok
+    assert big.state == "waiting"
+
+
+async def test_a_chunk_whose_input_is_on_its_way_at_shutdown_is_given_back() -> None:
+    server, engine = FakeServer(["a", "b"]), FakeEngine()
+    server.input_open.clear()
+    async with working(server, engine) as stop:
+        await server.until(lambda: server.chunks[0].state == "leased")
+        stop.set()
+        server.input_open.set()
+        await server.until(lambda: server.heard("bye"))
+    assert [message.reason for message in server.heard("release")] == ["shutdown"]
+    assert not engine.computed
+
+
+async def test_a_chunk_that_comes_back_before_its_old_lease_has_ended_is_worked_on() -> None:
+    server, engine = FakeServer(["a", "b [[slow 1.0]]"]), FakeEngine()
+    chunk = server.chunks[0]
+    server.trouble["results"] = [503] * 3
+    async with working(server, engine):
+        await server.until(lambda: len(server.trouble["results"]) < 3)  # the old lease is busy insisting
+        server.steal(chunk)
+        chunk.state = "waiting"
+        await server.until(lambda: chunk.state == "leased")
+        await server.until(lambda: server.heard("heartbeat")[-1].leases == [HeldLease(chunk.id, chunk.token)])
+        await server.until_done()
+    assert all(server.results[line].ok for line in (1, 2))
+    assert server.heard("finish")[-1].meter is not None
+    assert server.heard("fail") == server.heard("release") == []
+
+
+@pytest.mark.parametrize("trouble", [403, 400, "html"])
+async def test_results_that_the_server_refuses_end_the_work_and_are_said(trouble: int | str) -> None:
+    server = FakeServer([f"n{number}" for number in range(20)] + ["last [[slow 30]]"])
+    server.trouble["results"] = [trouble]
+    async with working(server, FakeEngine()):
+        await server.until(lambda: server.heard("fail"), 5)  # long before the last line
+    assert server.heard("fail")[0].suspects == []
+
+
+async def test_a_group_that_is_too_large_is_halved() -> None:
+    server, engine = FakeServer([f"n{number}" for number in range(40)]), FakeEngine()
+    server.trouble["results"] = [413, 413]
+    await run(server, engine)
+    assert max(len(message.results) for message in server.heard("results")) <= 10
+    assert set(engine.computed.values()) == {1}
+    assert not server.heard("fail")
+
+
+@pytest.mark.parametrize("trouble", ["hang", "html", 403])
+async def test_heartbeats_go_on_whatever_one_is_answered(trouble: int | str) -> None:
+    server = FakeServer(["a [[slow 30]]"])
+    server.trouble["heartbeat"] = [trouble]
+    async with working(server, FakeEngine(), drain_s=0.1):
+        await server.until(lambda: server.heard("heartbeat"), 5)
+
+
+async def test_two_workers_on_one_engine_share_its_energy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "TOKENS_EVERY_S", 0.05)
+    pool = Pool(power_w=100.0, max_in_flight=4)
+    much, little = FakeServer(["one two three"] * 60, pool=pool), FakeServer(["one"] * 60, pool=pool)
+    runner, port = await serve_engine(FakeEngine(delay_s=0.05))
+    url = f"http://127.0.0.1:{port}"
+    async with working(much, url), working(little, url):
+        await asyncio.gather(much.until_done(), little.until_done())
+    await runner.cleanup()
+    meters = {server: [meter for chunk in server.chunks for meter in chunk.meters] for server in (much, little)}
+    both = [*meters[much], *meters[little]]
+    took_s = (max(meter.ended_at for meter in both) - min(meter.started_at for meter in both)).total_seconds()
+    most_j, least_j = (sum(meter.energy_j for meter in meters[server]) for server in (much, little))
+    assert most_j + least_j == pytest.approx(100 * took_s, rel=0.25)  # not twice that
+    assert most_j > 2 * least_j

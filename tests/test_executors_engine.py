@@ -168,6 +168,7 @@ async def test_an_attached_engine_must_answer_and_serve_the_model() -> None:
     assert engine.served == "tiny"
     with pytest.raises(UnknownModel, match="it serves tiny"):
         await engine.start(ServedModel(), "huge")
+    assert engine.served == "tiny"  # it still does
     await runner.cleanup()
     with pytest.raises(EngineFailed, match="does not answer"):
         await engine.start(ServedModel(), "tiny")

@@ -210,3 +210,49 @@ def test_energy_is_split_by_tokens_and_none_is_lost_or_given_twice() -> None:
     assert last.energy_j == 20.0
     assert last.started_at == other.ended_at
     assert share.take("a") is None
+
+
+def test_what_an_engine_of_many_users_takes_is_charged_by_tokens_late_but_once() -> None:
+    meter = SetMeter()
+    share = EnergyShare(meter, lambda: datetime.now(UTC))
+    share.saw(1000)
+    share.open("a")
+    share.busy(True)
+
+    def taken_j(joules: float, counted: float, tokens: int) -> float:
+        meter.joules += joules
+        share.add("a", tokens)
+        share.saw(counted)
+        taken = share.take("a")
+        assert taken is not None
+        return taken.energy_j
+
+    assert taken_j(100.0, 1400, 0) == 0.0  # what we asked for is not ready: who used it is not known yet
+    assert taken_j(100.0, 1800, 200) == pytest.approx(50.0)  # 200 of 800, of 200 J
+    assert taken_j(100.0, 2200, 400) == pytest.approx(100.0)  # 600 of 1200, of 300 J, less what was charged
+    assert taken_j(100.0, 100, 10_000) == pytest.approx(250.0)  # the engine began anew; never more than all
+    share.close("a")
+    share.saw(5100)  # others only
+    share.open("b")
+    meter.joules += 10.0
+    share.add("b", 5)
+    share.saw(5105)
+    taken = share.take("b")
+    assert taken is not None
+    assert taken.energy_j == pytest.approx(10.0)
+
+
+def test_a_failed_start_is_charged_with_the_next_one_and_forgotten_with_an_engine_that_nobody_used() -> None:
+    meter = SetMeter()
+    share = EnergyShare(meter, lambda: datetime.now(UTC))
+    share.starting()
+    meter.joules = 30.0  # and it failed
+    share.starting()
+    meter.joules = 50.0
+    started = share.started(2.0)
+    assert started is not None
+    assert (started.energy_j, started.startup_s) == (50.0, 2.0)
+    share.starting()
+    meter.joules = 70.0
+    share.stopped()
+    assert share.started(2.0) is None
