@@ -9,6 +9,7 @@ import tomllib
 import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -18,6 +19,7 @@ from batchsched.cli.common import load_checked
 from batchsched.forecasts import open_provider
 from batchsched.queue.database import Database
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS
+from batchsched.wire import ReleaseReason
 from tools import make_docs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -210,3 +212,14 @@ def test_every_state_is_known_and_reachable(transitions: dict[str, frozenset[str
         reached |= fresh
         fresh = {after for state in fresh for after in transitions[state]} - reached
     assert reached == set(transitions)
+
+
+def test_every_metric_is_documented() -> None:
+    """Counters as the code names them, with the reasons of a release spelt out, and nothing documented that is not there."""
+    code = "".join(path.read_text() for path in (ROOT / "batchsched" / "server").glob("*.py"))
+    bumped = set(re.findall(r'ledger\.bump\(connection, f?"(\w+_total|released_\{message\.reason\}_total)"', code))
+    reasons = get_args(ReleaseReason)
+    names = {name for bump in bumped for name in ([f"released_{r}_total" for r in reasons] if "{" in bump else [bump])}
+    names |= {"batches", "build_info"}
+    documented = set(re.findall(r"`batchsched_(\w+)", (ROOT / "docs" / "metrics.md").read_text()))
+    assert documented == names
