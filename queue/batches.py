@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -43,15 +43,17 @@ def in_state(connection: Connection, states: Sequence[str]) -> list[Row]:
     return every(connection, query)
 
 
-def move(connection: Connection, batch_id: str, target: str, now: datetime, **values: Any) -> None:
-    """Enter `target` from a state that may lead there, stamping `<target>_at`. Raises NotFound, or Conflict naming the state."""
+def move(
+    connection: Connection, batch_id: str, target: str, now: datetime, *, origin: Collection[str] | None = None, **values: Any
+) -> None:
+    """Enter `target` from a state that may lead there (one of `origin`, where given), stamping `<target>_at`.
+
+    Raises NotFound, or Conflict naming the state.
+    """
     if target != "validating":
         values.setdefault(f"{target}_at", now)
-    statement = (
-        update(batches)
-        .where(batches.c.id == batch_id, batches.c.state.in_(sources(BATCH_TRANSITIONS, target)))
-        .values(state=target, **values)
-    )
+    allowed = [state for state in sources(BATCH_TRANSITIONS, target) if origin is None or state in origin]
+    statement = update(batches).where(batches.c.id == batch_id, batches.c.state.in_(allowed)).values(state=target, **values)
     if connection.execute(statement).rowcount != 1:
         state = get(connection, batch_id)["state"]
         raise Conflict(f"A batch with status '{state}' cannot become '{target}'.")

@@ -12,10 +12,11 @@ BATCH_TRANSITIONS: Final[dict[str, frozenset[str]]] = {
     "in_progress": frozenset({"finalizing", "cancelling", "expired"}),
     "finalizing": frozenset({"completed"}),
     "cancelling": frozenset({"cancelled"}),
-    "completed": frozenset(),
     "failed": frozenset(),
-    "expired": frozenset(),
-    "cancelled": frozenset(),
+    # A retry takes a batch that ended up again, for what it left undone.
+    "completed": frozenset({"in_progress"}),
+    "expired": frozenset({"in_progress"}),
+    "cancelled": frozenset({"in_progress"}),
 }
 
 # pending: waits for a worker. leased: one worker holds it. done: every line has a result. closed: the batch ended before that.
@@ -26,7 +27,7 @@ CHUNK_TRANSITIONS: Final[dict[str, frozenset[str]]] = {
     "closed": frozenset(),
 }
 
-TERMINAL: Final[frozenset[str]] = frozenset(state for state, after in BATCH_TRANSITIONS.items() if not after)
+TERMINAL: Final[frozenset[str]] = frozenset({"completed", "failed", "expired", "cancelled"})
 OPEN: Final[frozenset[str]] = frozenset(BATCH_TRANSITIONS) - TERMINAL
 
 

@@ -23,9 +23,14 @@ class FileRow(SQLModel, table=True):
     """An uploaded or produced file; its bytes lie in the store under its id."""
 
     __tablename__ = "files"  # pyright: ignore[reportAssignmentType]
-    __table_args__ = (_one_of("status", ("uploaded", "processed", "error")), CheckConstraint("bytes >= 0", name="bytes_positive"))
+    __table_args__ = (
+        _one_of("status", ("uploaded", "processed", "error")),
+        CheckConstraint("bytes >= 0", name="bytes_positive"),
+        Index("files_by_tenant", "tenant", "created_at", "id"),
+    )
 
     id: str = Field(primary_key=True)
+    tenant: str = "default"
     purpose: str
     filename: str
     bytes: int = Field(sa_type=BigInteger)
@@ -34,6 +39,7 @@ class FileRow(SQLModel, table=True):
     status_details: str | None = None
     created_at: datetime = Field(index=True)
     expires_at: datetime | None = None
+    facts: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
 
 
 class BatchRow(SQLModel, table=True):
@@ -45,10 +51,13 @@ class BatchRow(SQLModel, table=True):
         CheckConstraint("total >= 0 AND completed >= 0 AND failed >= 0", name="counts_positive"),
         CheckConstraint("completed + failed <= total", name="counts_within_total"),
         Index("batches_by_state", "state", "deadline_at"),
+        CheckConstraint("round >= 0", name="round_positive"),
         Index("batches_by_age", "created_at", "id"),
+        Index("batches_by_tenant", "tenant", "created_at", "id"),
     )
 
     id: str = Field(primary_key=True)
+    tenant: str = "default"
     endpoint: str
     input_file_id: str
     completion_window: str
@@ -77,6 +86,10 @@ class BatchRow(SQLModel, table=True):
     input_tokens: int = Field(default=0, sa_type=BigInteger)
     cached_tokens: int = Field(default=0, sa_type=BigInteger)
     output_tokens: int = Field(default=0, sa_type=BigInteger)
+    priority: int = 0
+    paused_at: datetime | None = None
+    round: int = 0
+    reopen: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
 
 
 class ChunkRow(SQLModel, table=True):
@@ -111,6 +124,7 @@ class ChunkRow(SQLModel, table=True):
     failed: int = 0
     result_bytes: int = Field(default=0, sa_type=BigInteger)
     suspects: list[int] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    parts: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False, server_default="[]"))
 
 
 class WorkerRow(SQLModel, table=True):
@@ -127,6 +141,8 @@ class WorkerRow(SQLModel, table=True):
     registered_at: datetime
     seen_at: datetime
     ready_models: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    protocol: int = 1
+    version: str = ""
 
 
 class LedgerRow(SQLModel, table=True):
@@ -139,9 +155,11 @@ class LedgerRow(SQLModel, table=True):
         Index("ledger_by_batch", "batch_id", "started_at"),
         Index("ledger_by_pool", "pool", "ended_at"),
         Index("ledger_by_chunk", "chunk_id", "started_at"),
+        Index("ledger_by_tenant", "tenant", "started_at"),
     )
 
     id: int | None = Field(default=None, primary_key=True)
+    tenant: str = "default"
     batch_id: str = Field(sa_column=Column(String, ForeignKey("batches.id"), nullable=False))
     chunk_id: str
     pool: str
@@ -165,6 +183,7 @@ class PlanRow(SQLModel, table=True):
 
     id: int | None = Field(default=None, primary_key=True)
     made_at: datetime = Field(index=True)
+    epoch: int = Field(default=0, sa_type=BigInteger)
     body: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
 
 
@@ -175,6 +194,103 @@ class CounterRow(SQLModel, table=True):
 
     name: str = Field(primary_key=True)
     value: int = Field(default=0, sa_type=BigInteger)
+
+
+class LeadershipRow(SQLModel, table=True):
+    """Which server plans and keeps house. One row; the epoch grows with each change of the lead."""
+
+    __tablename__ = "leadership"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+    id: int = Field(default=1, primary_key=True)
+    epoch: int = Field(default=0, sa_type=BigInteger)
+    server_id: str = ""
+    since: datetime
+
+
+class KeyRow(SQLModel, table=True):
+    """An API key: its hash, whose it is, and what it may do. The key itself is shown once and kept nowhere."""
+
+    __tablename__ = "keys"  # pyright: ignore[reportAssignmentType]
+
+    id: str = Field(primary_key=True)
+    tenant: str
+    name: str = ""
+    digest: str
+    scopes: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    created_at: datetime
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+class IdempotencyRow(SQLModel, table=True):
+    """A create request that was answered, by the key that its sender gave it."""
+
+    __tablename__ = "idempotency"  # pyright: ignore[reportAssignmentType]
+
+    tenant: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    digest: str
+    batch_id: str
+    created_at: datetime = Field(index=True)
+
+
+class DeliveryRow(SQLModel, table=True):
+    """One event to be told to one webhook: durable work, tried again until it is delivered or given up."""
+
+    __tablename__ = "deliveries"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        _one_of("state", ("pending", "delivered", "given_up")),
+        Index("deliveries_due", "state", "due_at"),
+        Index("deliveries_by_batch", "batch_id"),
+    )
+
+    id: str = Field(primary_key=True)
+    tenant: str
+    hook: str
+    batch_id: str
+    type: str
+    state: str = "pending"
+    attempts: int = 0
+    created_at: datetime
+    due_at: datetime
+    ended_at: datetime | None = None
+    last_error: str | None = None
+
+
+class AuditRow(SQLModel, table=True):
+    """Who did what. Rows are only ever added; triggers refuse anything else."""
+
+    __tablename__ = "audit"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (Index("audit_by_tenant", "tenant", "id"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    at: datetime
+    actor: str
+    tenant: str
+    action: str
+    object_id: str = ""
+    detail: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+
+
+class TallyRow(SQLModel, table=True):
+    """Requests that a pool leased of a batch since the plan in force was made: what its next claim may still take."""
+
+    __tablename__ = "tallies"  # pyright: ignore[reportAssignmentType]
+
+    batch_id: str = Field(primary_key=True)
+    pool: str = Field(primary_key=True)
+    requests: float = 0.0
+
+
+class ShareRow(SQLModel, table=True):
+    """How much a tenant has been served, in seconds of engine time over its weight: the least is served next."""
+
+    __tablename__ = "shares"  # pyright: ignore[reportAssignmentType]
+
+    tenant: str = Field(primary_key=True)
+    served_s: float = 0.0
 
 
 def _table(row: type[SQLModel]) -> Table:
@@ -188,3 +304,10 @@ workers = _table(WorkerRow)
 ledger = _table(LedgerRow)
 plans = _table(PlanRow)
 counters = _table(CounterRow)
+leadership = _table(LeadershipRow)
+keys = _table(KeyRow)
+idempotency = _table(IdempotencyRow)
+deliveries = _table(DeliveryRow)
+audit = _table(AuditRow)
+tallies = _table(TallyRow)
+shares = _table(ShareRow)

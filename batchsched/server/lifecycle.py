@@ -164,7 +164,7 @@ class Lifecycle:
             return
         with self._database.write() as connection:
             chunks.add(connection, cut.chunks)
-            batches.move(connection, batch["id"], "in_progress", now, verdict=verdict, **facts)
+            batches.move(connection, batch["id"], "in_progress", now, origin=["validating"], verdict=verdict, **facts)
         self._scheduler.poke()
 
     def _fail(self, batch: Row, errors: list[LineError]) -> None:
