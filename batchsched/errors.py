@@ -150,6 +150,14 @@ class DataFolderInUse(BatchschedError):
     exit_code = 75
 
 
+class DatabaseUnavailable(BatchschedError):
+    """The database does not answer at the moment; try again soon."""
+
+    code = "database_unavailable"
+    http_status = 503
+    exit_code = 75
+
+
 class DamagedDatabase(BatchschedError):
     """The database file cannot be read."""
 

@@ -21,7 +21,7 @@ from batchsched.units import parse_duration_s
 
 FILE_NAME = "batchsched.toml"
 ENV_PREFIX = "BATCHSCHED_"
-SECRET_KEYS = frozenset({"api_key"})
+SECRET_KEYS = frozenset({"api_key", "database_url"})
 T = TypeVar("T")
 
 
@@ -31,6 +31,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: Annotated[str, Meta(description="Address to listen on; off loopback only with an API key")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one")] = 8424
     data_dir: Annotated[str, Meta(description="Folder of the database and of all files")] = "batchsched-data"
+    database_url: Annotated[str, Meta(description="PostgreSQL to keep the state in (postgresql://...); empty: SQLite")] = ""
     api_key: Annotated[str, Meta(description="Key that every request must carry as a bearer token; empty: none")] = ""
     max_file_bytes: Annotated[int, Meta(ge=1, description="Largest upload")] = 2_000_000_000
     max_lines: Annotated[int, Meta(ge=1, description="Most requests in one file")] = 1_000_000

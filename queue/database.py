@@ -1,80 +1,73 @@
-"""The one door to the database: a reader and a writer for SQLite, migrations, checkpoints.
-
-One process owns the data folder (a lock file says so) and one thread at a time writes in it. SQLite 3.7.0-3.51.2 can corrupt a
-WAL when two connections checkpoint at once; so automatic checkpoints are off and only `checkpoint()`, under the write lock, does.
-"""
+"""The one door to the database: write and read transactions over SQLite or PostgreSQL, and the migrations."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import sqlite3
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DataError, DBAPIError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from batchsched.errors import DamagedDatabase, DataFolderInUse, StorageFull
+from batchsched.errors import DamagedDatabase, DatabaseUnavailable, InvalidRequest, StorageFull
+from batchsched.queue.postgres import Postgres
+from batchsched.queue.sqlite import Sqlite
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class Database:
-    """Connections to one database. `write()` blocks are serial and atomic; `read()` blocks see one snapshot."""
+    """Connections to one database. `write()` blocks are atomic; `read()` blocks see one snapshot.
 
-    def __init__(self, path: Path) -> None:
-        """Open (and migrate) the SQLite file at `path`. Raises DataFolderInUse where another process has it open."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        self._lock_file = _own(path.with_suffix(".lock"))
-        self._write_lock = threading.Lock()
-        url = f"sqlite:///{path}"
-        self._writer = _engine(url, begin="BEGIN IMMEDIATE", pool_size=1)
-        self._reader = _engine(url, begin="BEGIN", pool_size=8)
+    On SQLite writers come one after the other. On PostgreSQL they run side by side, in this server and in others: what a block
+    reads in order to change it, it must lock (`with_for_update`).
+    """
+
+    def __init__(self, where: Path | str) -> None:
+        """Open (and migrate) the SQLite file at a path, or the PostgreSQL database at a `postgresql://` URL.
+
+        Raises DataFolderInUse where another process has the file open, DamagedDatabase, DatabaseUnavailable.
+        """
+        self._below = Postgres(where) if isinstance(where, str) else Sqlite(where)
         try:
-            with self._write_lock, translated():
-                upgrade(self._writer)
-        except DatabaseError as problem:
-            os.close(self._lock_file)
+            with translated():
+                upgrade(self._below.writer)
+        except DBAPIError as problem:
+            self._below.close()
             raise DamagedDatabase(
-                f"The database {path} cannot be read: {problem.orig}.",
-                hint="Restore it from a backup, or choose another --data-dir.",
+                f"{self._below.name} cannot be read: {problem.orig}.",
+                hint="Restore it from a backup, or choose another one.",
             ) from None
+        except BaseException:
+            self._below.close()
+            raise
 
     @contextmanager
     def write(self) -> Generator[Connection]:
         """A transaction that may change things: commits at the end, rolls back on any exception."""
-        with self._write_lock, translated(), self._writer.begin() as connection:
+        with translated(), self._below.write() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Generator[Connection]:
-        """A transaction that only reads. Keep it short: a long one stops checkpoints."""
-        with self._reader.connect() as connection:
+        """A transaction that only reads. Keep it short: a long one stops checkpoints and vacuums."""
+        with translated(), self._below.read() as connection:
             yield connection
 
     def checkpoint(self) -> None:
-        """Move the write-ahead log into the database file; quiet where a reader stands in the way."""
-        with self._write_lock, self._writer.connect() as connection:
-            cursor: Any = connection.connection.driver_connection
-            connection.rollback()
-            cursor.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        """Move SQLite's write-ahead log into the database file; quiet where a reader stands in the way."""
+        self._below.checkpoint()
 
     def close(self) -> None:
         """Close every connection and give the data folder back."""
-        self._reader.dispose()
-        self._writer.dispose()
-        os.close(self._lock_file)
+        self._below.close()
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the schema to a revision, under the caller's lock."""
+    """Bring the schema to a revision. Several servers may do so at once: one does, the others wait."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.connect() as connection:
@@ -82,55 +75,25 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
         command.upgrade(config, revision)
 
 
-def _engine(url: str, *, begin: str, pool_size: int) -> Engine:
-    engine = create_engine(url, pool_size=pool_size, max_overflow=64 if pool_size > 1 else 0)
-
-    @event.listens_for(engine, "connect")
-    def _on_connect(connection: Any, _record: Any) -> None:  # pyright: ignore[reportUnusedFunction]
-        # The driver would begin transactions by its own rules (never for a SELECT): we begin them ourselves.
-        connection.isolation_level = None
-        for pragma in (
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-            "busy_timeout=30000",
-            "wal_autocheckpoint=0",
-            "query_only=ON" if begin == "BEGIN" else "query_only=OFF",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _on_begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]
-        connection.exec_driver_sql(begin)
-
-    return engine
-
-
-def _own(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.read(descriptor, 20).decode("ascii", "replace").strip() or "unknown"
-        os.close(descriptor)
-        raise DataFolderInUse(
-            f"The data folder {path.parent} is in use by another server (process {holder}).",
-            hint="Stop it, or choose another folder with --data-dir.",
-        ) from None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, str(os.getpid()).encode())
-    return descriptor
-
-
 @contextmanager
 def translated() -> Generator[None]:
-    """A full disk becomes StorageFull, whichever layer met it."""
+    """Troubles of whichever layer below become errors of ours: no room, no database, a value that cannot be stored."""
     try:
         yield
-    except OperationalError as problem:
-        if isinstance(problem.orig, sqlite3.OperationalError) and "full" in str(problem.orig):
+    except DataError as problem:
+        raise InvalidRequest(f"A value cannot be stored: {problem.orig}.") from problem
+    except DBAPIError as problem:
+        if _says_full(problem):
             raise StorageFull from problem
+        if _is_away(problem):
+            raise DatabaseUnavailable(f"The database does not answer: {_first_line(problem)}") from problem
         raise
+    except StatementError as problem:
+        if isinstance(problem.orig, (UnicodeEncodeError, OverflowError)):
+            raise InvalidRequest(f"A value cannot be stored: {problem.orig}.") from problem
+        raise
+    except PoolTimeout as problem:
+        raise DatabaseUnavailable("Every connection to the database is busy.") from problem
     except OSError as problem:
         if is_full(problem):
             raise StorageFull from problem
@@ -142,3 +105,29 @@ def is_full(problem: OSError) -> bool:
     import errno
 
     return problem.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+_FULL = "53100"
+_AWAY = ("08", "57", "53", "25006", "25P03", "40001", "40P01", "55P03")
+"""SQLSTATEs (or their classes) that pass by themselves: connections, operators at work, resources, standbys, deadlocks, locks."""
+
+
+def _says_full(problem: DBAPIError) -> bool:
+    if _of_sqlite(problem):
+        return "full" in str(problem.orig)
+    return getattr(problem.orig, "sqlstate", None) == _FULL
+
+
+def _is_away(problem: DBAPIError) -> bool:
+    if _of_sqlite(problem):
+        return False
+    state = getattr(problem.orig, "sqlstate", None)
+    return problem.connection_invalidated or state is None or state.startswith(_AWAY)
+
+
+def _of_sqlite(problem: DBAPIError) -> bool:
+    return type(problem.orig).__module__ == "sqlite3"
+
+
+def _first_line(problem: DBAPIError) -> str:
+    return str(problem.orig).strip().partition("\n")[0]

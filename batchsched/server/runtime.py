@@ -29,7 +29,7 @@ class Runtime:
         self.ids: IdSource = ids or RandomIds()
         self.started_at = self.clock.now()
         root = Path(loaded.settings.server.data_dir)
-        self.database = Database(root / "batchsched.db")
+        self.database = Database(loaded.settings.server.database_url or root / "batchsched.db")
         try:
             self.store = Store(root)
             provider = open_provider(loaded.settings.forecast, loaded.path.parent if loaded.path else Path())

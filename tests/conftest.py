@@ -1,0 +1,8 @@
+"""Fixtures that every test may ask for."""
+
+from __future__ import annotations
+
+from tests.postgres import database as database
+from tests.postgres import database_url as database_url
+from tests.postgres import postgres as postgres
+from tests.postgres import postgres_url as postgres_url
