@@ -8,6 +8,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -67,12 +68,15 @@ class Database:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the schema to a revision. Several servers may do so at once: one does, the others wait."""
+    """Bring the schema to a revision. Several servers may do so at once: one does, the others wait. Raises DamagedDatabase."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.connect() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        try:
+            command.upgrade(config, revision)
+        except CommandError:  # it knows no such revision
+            raise DamagedDatabase("The database was made by a newer batchsched.", hint="Upgrade this one.") from None
 
 
 @contextmanager

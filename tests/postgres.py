@@ -102,10 +102,10 @@ class PostgresServer:
             return cursor.fetchall() if cursor.description else []
 
     @contextlib.contextmanager
-    def fresh(self) -> Generator[str]:
-        """The address of a migrated, empty database, which is dropped afterwards."""
+    def fresh(self, template: str = TEMPLATE) -> Generator[str]:
+        """The address of a migrated, empty database (of one without any table: `template0`), which is dropped afterwards."""
         name = f"test_{next(self._numbers)}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         yield self.url(name)
         with contextlib.suppress(psycopg.OperationalError):  # a test may have left it stopped
             self.execute(f"DROP DATABASE {name} WITH (FORCE)")

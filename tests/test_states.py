@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
+from sqlalchemy import inspect
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import SQLModel
 
 from batchsched.errors import Conflict, DataFolderInUse
 from batchsched.queue import batches, chunks
 from batchsched.queue.database import Database
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS, TERMINAL
 from batchsched.queue.tables import batches as batch_table
-from batchsched.queue.tables import chunks as chunk_table
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 DOCS = Path(__file__).parent.parent / "docs" / "states.md"
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Generator[Database]:
-    made = Database(tmp_path / "batchsched.db")
-    yield made
-    made.close()
 
 
 def _batch(state: str) -> dict[str, object]:
@@ -38,15 +27,11 @@ def _batch(state: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("table", "transitions"), [(batch_table, BATCH_TRANSITIONS), (chunk_table, CHUNK_TRANSITIONS)])
-def test_the_schema_knows_exactly_the_states_of_the_table(
-    database: Database, table: object, transitions: dict[str, object]
-) -> None:
+@pytest.mark.parametrize(("table", "transitions"), [("batches", BATCH_TRANSITIONS), ("chunks", CHUNK_TRANSITIONS)])
+def test_the_schema_knows_exactly_the_states_of_the_table(database: Database, table: str, transitions: dict[str, object]) -> None:
     with database.read() as connection:
-        sql = connection.exec_driver_sql(f"SELECT sql FROM sqlite_master WHERE name = '{table}'").scalar_one()
-    listed = re.search(r"CHECK \(state IN \(([^)]*)\)\)", sql)
-    assert listed
-    assert {word.strip(" '") for word in listed[1].split(",")} == set(transitions)
+        checks = {check["name"]: check["sqltext"] for check in inspect(connection).get_check_constraints(table)}
+    assert set(re.findall(r"'(\w+)'", checks["state_known"])) == set(transitions)
 
 
 def test_the_documented_diagram_has_exactly_the_steps_of_the_table() -> None:
@@ -92,12 +77,6 @@ def test_the_schema_refuses_chunks_that_cannot_be(database: Database, broken: di
         chunks.add(connection, [{**row, **broken}])
 
 
-def test_migrations_make_what_the_tables_say(database: Database) -> None:
-    with database.write() as connection:
-        context = MigrationContext.configure(connection, opts={"render_as_batch": True, "compare_type": True})
-        assert compare_metadata(context, SQLModel.metadata) == []
-
-
 def test_one_server_owns_a_data_folder(tmp_path: Path) -> None:
     first = Database(tmp_path / "batchsched.db")
     with pytest.raises(DataFolderInUse, match="in use by another server"):
@@ -106,14 +85,15 @@ def test_one_server_owns_a_data_folder(tmp_path: Path) -> None:
     Database(tmp_path / "batchsched.db").close()
 
 
-def test_writes_are_synced_and_checkpoints_are_ours(database: Database, tmp_path: Path) -> None:
+def test_writes_are_synced_and_checkpoints_are_ours(tmp_path: Path) -> None:
+    path = tmp_path / "batchsched.db"
+    database = Database(path)
     with database.write() as connection:
         pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
             for name in ("journal_mode", "synchronous", "foreign_keys", "wal_autocheckpoint")
         }
     assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "wal_autocheckpoint": 0}
-    path = tmp_path / "batchsched.db"
     wal = path.with_name("batchsched.db-wal")
     for i in range(50):
         with database.write() as connection:
@@ -121,8 +101,9 @@ def test_writes_are_synced_and_checkpoints_are_ours(database: Database, tmp_path
     assert wal.stat().st_size > 100_000
     database.checkpoint()
     assert path.stat().st_size > 50_000  # it is all in the database file now
+    database.close()
 
 
 def test_a_reader_cannot_write(database: Database) -> None:
-    with pytest.raises(Exception, match="readonly"), database.read() as connection:
+    with pytest.raises(Exception, match=r"readonly|read-only"), database.read() as connection:
         connection.execute(batch_table.delete())
