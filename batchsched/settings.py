@@ -28,7 +28,7 @@ T = TypeVar("T")
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The HTTP server and its store."""
 
-    host: Annotated[str, Meta(description="Address to listen on; off loopback only with an API key")] = "127.0.0.1"
+    host: Annotated[str, Meta(description="Address to listen on; off loopback only with an API key and TLS")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one")] = 8424
     data_dir: Annotated[str, Meta(description="Folder of the database and of all files")] = "batchsched-data"
     database_url: Annotated[str, Meta(description="PostgreSQL to keep the state in (postgresql://...); empty: SQLite")] = ""
@@ -39,6 +39,11 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunk_bytes: Annotated[int, Meta(ge=1, description="Most input bytes in one chunk")] = 4_000_000
     lease_s: Annotated[float, Meta(gt=0, description="A lease without a heartbeat ends after this many seconds")] = 60.0
     max_attempts: Annotated[int, Meta(ge=1, description="Failures of a chunk before its unfinished lines become errors")] = 5
+    tls_cert: Annotated[str, Meta(description="Certificate chain (PEM) to serve https with; empty: http")] = ""
+    tls_key: Annotated[str, Meta(description="Private key (PEM) of that certificate; empty: it is in the same file")] = ""
+    trusted_proxies: Annotated[
+        list[str], Meta(description="Addresses or networks of proxies whose X-Forwarded-For and -Proto headers are believed")
+    ] = []
 
 
 class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,6 +94,21 @@ class Carbon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     home_site: Annotated[str, Meta(description="Site of the run-now baseline; empty: the first one")] = ""
 
 
+class Tenant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose batches those are: its share of the work, and its limits. A limit that is left out does not exist."""
+
+    weight: Annotated[float, Meta(gt=0, description="Its part of scarce work, beside the weights of the others")] = 1.0
+    max_open_batches: Annotated[int, Meta(ge=0, description="Most batches that are not finished")] | None = None
+    max_enqueued_requests: Annotated[int, Meta(ge=0, description="Most unfinished requests of open batches")] | None = None
+    max_enqueued_tokens: (
+        Annotated[int, Meta(ge=0, description="Most tokens that unfinished requests may take, estimated from sizes and limits")]
+        | None
+    ) = None
+    max_bytes: Annotated[int, Meta(ge=0, description="Most bytes of stored files")] | None = None
+    tokens_per_month: Annotated[int, Meta(ge=0, description="Budget of tokens, in and out, for a UTC month")] | None = None
+    grams_per_month: Annotated[float, Meta(ge=0, description="Budget of operational gCO2e for a UTC month")] | None = None
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole configuration."""
 
@@ -100,11 +120,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sites: Annotated[dict[str, Site], Meta(description="Sites by name")] = {}
     pools: Annotated[dict[str, Pool], Meta(description="Pools by name")] = {}
     models: Annotated[dict[str, ServedModel], Meta(description="Models by the name that batches use")] = {}
+    tenants: Annotated[dict[str, Tenant], Meta(description="Weights and limits of tenants by name")] = {}
 
     def fleet(self) -> Fleet:
         """Sites, pools and models, with the home site made explicit."""
         home = self.carbon.home_site or next(iter(self.sites), "home")
         return Fleet(self.sites, self.pools, self.models, home)
+
+    def tenant(self, name: str) -> Tenant:
+        """A tenant's weight and limits; one that is not declared has the defaults."""
+        return self.tenants.get(name, Tenant())
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -183,8 +208,9 @@ def _env_names() -> dict[str, str]:
 def _from_text(key: str, text: str, name: str) -> Any:
     section, field = key.split(".")
     hint = get_type_hints(type(getattr(Settings(), section)))[field]
+    given: Any = [part.strip() for part in text.split(",") if part.strip()] if get_origin(hint) is list else text
     try:
-        return msgspec.convert(text, hint, strict=False)
+        return msgspec.convert(given, hint, strict=False)
     except msgspec.ValidationError as problem:
         raise InvalidConfiguration(f"Environment variable {name}: {problem}.") from None
 

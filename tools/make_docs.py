@@ -93,6 +93,7 @@ def configuration_page() -> str:
         "pools.NAME": Pool,
         "pools.NAME.window": Window,
         "models.NAME": ServedModel,
+        "tenants.NAME": settings.Tenant,
     }
     tables = [
         *(struct_table(section, type(getattr(whole, section)), env=True) for section in sections),

@@ -65,8 +65,9 @@ def _named(section: str, kind: Any) -> Iterator[str]:
             yield from _section(dotted, kind, example)
             if section == "pools":
                 yield from _aside("pools.local.window", Window)
-    if section == "models":
-        yield from _aside('models."organisation/model"', kind)
+    aside = {"models": 'models."organisation/model"', "tenants": "tenants.team"}.get(section)
+    if aside:
+        yield from _aside(aside, kind)
 
 
 def _aside(name: str, kind: Any) -> Iterator[str]:
