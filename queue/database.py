@@ -58,6 +58,10 @@ class Database:
         with translated(), self._below.read() as connection:
             yield connection
 
+    def aside(self, name: str, *, idle_s: int) -> Engine | None:
+        """An engine outside the pool for what lives as long as a database session; None on SQLite, which has no such thing."""
+        return self._below.aside(name, idle_s=idle_s)
+
     def checkpoint(self) -> None:
         """Move SQLite's write-ahead log into the database file; quiet where a reader stands in the way."""
         self._below.checkpoint()

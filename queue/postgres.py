@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
+from sqlalchemy.pool import NullPool
 
 from batchsched.errors import InvalidConfiguration, MissingExtra
 
@@ -36,7 +37,8 @@ class Postgres:
         """Connects to nothing yet. Raises InvalidConfiguration for a bad URL, MissingExtra without the driver."""
         address = parse_url(url)
         self.name = f"The database {address.render_as_string(hide_password=True)}"
-        self.writer = engine(address)
+        self._address = address
+        self.writer = _engine(address, "batchsched", SESSION, pool_size=8, max_overflow=12, pool_timeout=20)
         self._reader = self.writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     @contextmanager
@@ -50,6 +52,11 @@ class Postgres:
         """A read-only transaction over one snapshot."""
         with self._reader.connect() as connection:
             yield connection
+
+    def aside(self, name: str, *, idle_s: int) -> Engine:
+        """An engine whose connections are no part of the pool, in autocommit; the server ends one that is silent for `idle_s`."""
+        session = {**SESSION, "statement_timeout": "5s", "idle_session_timeout": f"{idle_s}s"}
+        return _engine(self._address, name, session, poolclass=NullPool, isolation_level="AUTOCOMMIT")
 
     def checkpoint(self) -> None:
         """PostgreSQL does this by itself."""
@@ -73,12 +80,12 @@ def parse_url(url: str) -> URL:
     return address.set(drivername="postgresql+psycopg")
 
 
-def engine(address: URL, *, name: str = "batchsched", pool_size: int = 8) -> Engine:
+def _engine(address: URL, name: str, session: dict[str, str], **pool: Any) -> Engine:
     """An engine whose connections give up rather than hang. Raises MissingExtra."""
-    options = " ".join(f"-c {key}={value}" for key, value in SESSION.items())
+    options = " ".join(f"-c {key}={value}" for key, value in session.items())
     arguments = {**KEEPALIVES, "application_name": name, "options": f"{options} {address.query.get('options', '')}".strip()}
     try:
-        made = create_engine(address, pool_size=pool_size, max_overflow=12, pool_timeout=20, connect_args=arguments)
+        made = create_engine(address, connect_args=arguments, **pool)
     except ImportError:
         raise MissingExtra("PostgreSQL needs the extra 'postgres'.", hint="pip install 'batchsched[postgres]'") from None
 

@@ -44,6 +44,9 @@ class Sqlite:
         with self._reader.connect() as connection:
             yield connection
 
+    def aside(self, name: str, *, idle_s: int) -> None:
+        """There is no second process to tell apart from."""
+
     def checkpoint(self) -> None:
         """Move the write-ahead log into the database file; quiet where a reader stands in the way."""
         with self._write_lock, self.writer.connect() as connection:

@@ -1,0 +1,93 @@
+"""One of several servers leads, and the lead moves when it dies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from batchsched.clock import SystemClock
+from batchsched.queue import leadership
+from batchsched.queue.database import Database
+from batchsched.queue.leadership import Leadership
+from tests.live import wait_for
+from tests.postgres import PostgresServer
+
+
+@contextmanager
+def _candidate(database: Database, name: str, won: Callable[[], None] = lambda: None) -> Iterator[Leadership]:
+    one = Leadership(database, name, SystemClock(), won)
+    one.start()
+    yield one
+    one.stop()
+
+
+@pytest.fixture(autouse=True)
+def _swift(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leadership, "BEAT_S", 0.05)
+
+
+def test_one_leads_and_the_next_takes_over_with_a_higher_epoch(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with _candidate(database, "a") as first:
+        assert (first.leading(), first.epoch) == (True, 1)
+        with _candidate(database, "b") as second:
+            time.sleep(0.2)  # long enough for some tries
+            assert first.leading()
+            assert not second.leading()
+            first.stop()
+            assert not first.leading()
+            wait_for(second.leading)
+            assert second.epoch == 2
+    database.close()
+
+
+def test_on_sqlite_the_one_server_leads_from_its_start(database: Database) -> None:
+    for epoch in (1, 2):
+        with _candidate(database, "a") as one:
+            assert (one.leading(), one.epoch) == (True, epoch)
+
+
+def test_a_lost_connection_is_a_lost_lead_which_comes_back(postgres: PostgresServer, postgres_url: str) -> None:
+    database = Database(postgres_url)
+    times: list[int] = []
+    with _candidate(database, "a", lambda: times.append(1)) as one:
+        postgres.terminate(one_name(postgres_url))
+        wait_for(lambda: not one.leading() or one.epoch == 2)
+        wait_for(lambda: one.leading() and one.epoch == 2)
+    assert len(times) == 2
+    database.close()
+
+
+def test_who_cannot_begin_does_not_lead_until_he_can(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    tries = iter([True, False])
+
+    def begin() -> None:
+        if next(tries):
+            raise RuntimeError("not yet")
+
+    with _candidate(database, "a", begin) as one:
+        assert not one.leading()
+        wait_for(one.leading)
+    database.close()
+
+
+def test_a_leader_that_is_silent_is_deposed(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leadership, "IDLE_S", 1)
+    monkeypatch.setattr(leadership, "SURE_S", 0.5)
+    database = Database(postgres_url)
+    with _candidate(database, "a") as first:
+        monkeypatch.setattr(first, "_beat", lambda _: None)  # it hangs, and its connection stays open
+        with _candidate(database, "b") as second:
+            assert not second.leading()
+            wait_for(second.leading)
+            assert not first.leading()
+    database.close()
+
+
+def one_name(url: str) -> str:
+    """The database's name in an address."""
+    return url.split("?")[0].rsplit("/", 1)[1]
