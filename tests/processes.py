@@ -68,9 +68,11 @@ class Stage:
         """Holds the process group that a doomed server kills in its own place."""
         return self.folder / "victim"
 
-    def server(self, doom: tuple[str, int] | None = None, *, instead: bool = False) -> subprocess.Popen[bytes]:
+    def server(
+        self, doom: tuple[str, int] | None = None, *, instead: bool = False, extra: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start the server and wait until it answers; with `doom`, one that dies there, or kills the `victim` instead."""
-        extra = {"DOOM_VICTIM": str(self.victim)} if instead else {}
+        extra = {**(extra or {}), **({"DOOM_VICTIM": str(self.victim)} if instead else {})}
         command = BATCHSCHED if doom is None else [sys.executable, "-m", "tests.doomed_server", doom[0], str(doom[1]), "--"]
         process = self.start([*command, "serve", "--config", str(self.config)], "server", extra)
         wait_for(lambda: self.answers(self.url) or process.poll() is not None, 30)

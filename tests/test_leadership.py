@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import httpx
 import pytest
 
 from batchsched.clock import SystemClock
@@ -14,6 +17,7 @@ from batchsched.queue.database import Database
 from batchsched.queue.leadership import Leadership
 from tests.live import wait_for
 from tests.postgres import PostgresServer
+from tests.processes import BATCHSCHED, Stage, end, free_port, tagged
 
 
 @contextmanager
@@ -91,3 +95,27 @@ def test_a_leader_that_is_silent_is_deposed(postgres_url: str, monkeypatch: pyte
 def one_name(url: str) -> str:
     """The database's name in an address."""
     return url.split("?")[0].rsplit("/", 1)[1]
+
+
+@pytest.mark.slow
+def test_when_the_leading_server_is_killed_the_other_finishes_the_batch(postgres_url: str, tmp_path: Path) -> None:
+    with Stage(tmp_path, chunk_lines=5) as stage:
+        other = free_port()
+        url = {"BATCHSCHED_SERVER_DATABASE_URL": postgres_url}
+        leader = stage.server(extra=url)
+        stage.start([*BATCHSCHED, "serve", "--config", str(stage.config), "--port", str(other)], "other", url)
+        address = f"http://127.0.0.1:{other}"
+        wait_for(lambda: stage.answers(address))
+        with httpx.Client(base_url=address, timeout=30) as client:
+            upload = client.post("/v1/files", files={"file": ("in.jsonl", tagged(20))}, data={"purpose": "batch"}).json()
+            end(leader, signal.SIGKILL)
+            died = time.monotonic()
+            body = {"input_file_id": upload["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+            batch_id = client.post("/v1/batches", json=body).json()["id"]
+            wait_for(lambda: client.get(f"/v1/batches/{batch_id}").json()["status"] == "in_progress")
+            assert time.monotonic() - died < 15
+            stage.engine()
+            stage.url = address
+            stage.worker()
+            wait_for(lambda: client.get(f"/v1/batches/{batch_id}").json()["status"] == "completed", 40)
+    assert len(stage.computed()) == 20

@@ -45,7 +45,9 @@ class Lifecycle:
         ids: IdSource,
         clock: Clock,
         lease_s: float,
+        leading: Callable[[], bool],
     ) -> None:
+        """`leading`: may this server act? Several servers share the work of one; only the leader keeps house."""
         self._database = database
         self._store = store
         self._recorder = recorder
@@ -54,6 +56,7 @@ class Lifecycle:
         self._ids = ids
         self._clock = clock
         self._lease_s = lease_s
+        self._leading = leading
         self._looked: tuple[datetime, float] | None = None
         self._wake = threading.Event()
         self._stopping = False
@@ -78,7 +81,10 @@ class Lifecycle:
         rounds = 0
         while not self._stopping:
             self._wake.clear()
-            self._guarded(self.round)
+            if self._leading():
+                self._guarded(self.round)
+            else:
+                self._looked = None  # what the clock did meanwhile is the leader's business
             rounds += 1
             if rounds % CHECKPOINT_ROUNDS == 0:
                 self._guarded(self._database.checkpoint)
@@ -96,7 +102,7 @@ class Lifecycle:
             "cancelling": self._cancel,
         }
         for batch in found:
-            if self._stopping:
+            if self._stopping or not self._leading():
                 return
             self._guarded(partial(steps[batch["state"]], batch))
         self._guarded(self._expire_files)

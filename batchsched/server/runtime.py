@@ -10,6 +10,7 @@ from batchsched.forecasts import open_provider
 from batchsched.queue import batches, chunks, files
 from batchsched.queue.cutting import Cutter
 from batchsched.queue.database import Database
+from batchsched.queue.leadership import Leadership
 from batchsched.queue.results import Recorder
 from batchsched.queue.states import OPEN
 from batchsched.queue.store import Store
@@ -36,6 +37,7 @@ class Runtime:
             self.recorder = Recorder(self.store, self.ids)
             self.scheduler = Scheduler(self.database, loaded.settings, provider, self.clock)
             self.reports = Reports(self.database, self.scheduler, provider, self.clock, loaded.settings.carbon)
+            self.leadership = Leadership(self.database, self.ids.new("server"), self.clock, self._begin_to_lead)
             self.lifecycle = Lifecycle(
                 self.database,
                 self.store,
@@ -45,6 +47,7 @@ class Runtime:
                 self.ids,
                 self.clock,
                 loaded.settings.server.lease_s,
+                self.leadership.leading,
             )
         except InvalidConfiguration as problem:
             self.database.close()
@@ -54,10 +57,9 @@ class Runtime:
             raise
 
     def start(self) -> None:
-        """Begin to work: leases get their full time again, then plans are made and batches move."""
+        """Begin to work."""
         self._sweep()
-        with self.database.write() as connection:
-            chunks.forgive(connection, self.clock.now(), self.settings.server.lease_s)
+        self.leadership.start()
         self.scheduler.start()
         self.lifecycle.start()
 
@@ -65,8 +67,16 @@ class Runtime:
         """End every thread and close the database."""
         self.lifecycle.stop()
         self.scheduler.stop()
+        self.leadership.stop()
         self.database.checkpoint()
         self.database.close()
+
+    def _begin_to_lead(self) -> None:
+        """Leases get their full time again, for perhaps nobody could send a heartbeat; then plans are made and batches move."""
+        with self.database.write() as connection:
+            chunks.forgive(connection, self.clock.now(), self.settings.server.lease_s)
+        self.scheduler.poke()
+        self.lifecycle.poke()
 
     def _sweep(self) -> None:
         """Remove what a crash left behind: files without a row, results of batches that are merged."""
