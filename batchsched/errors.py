@@ -52,6 +52,12 @@ class MissingParameter(InvalidRequest):
     code = "missing_required_parameter"
 
 
+class UnsupportedProtocol(InvalidRequest):
+    """The server and the worker are more than one protocol apart."""
+
+    code = "unsupported_protocol"
+
+
 class PayloadTooLarge(InvalidRequest):
     """The upload is larger than this server accepts."""
 

@@ -1,7 +1,7 @@
 """What an operator declares: sites, pools, windows, models; and the GPU types that the project knows.
 
-The structures are the sections of the TOML file as well (settings.py reads them), so a field's description here is its line in
-the configuration reference.
+The structures are the sections of the TOML file as well (settings.py reads them and refuses unknown keys), so a field's
+description here is its line in the configuration reference. They travel to workers too, who skip fields that are newer than they.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ VCPU_IDLE_W = 0.64
 VCPU_MAX_W = 3.80
 
 
-class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Window(msgspec.Struct, frozen=True):
     """A recurring opening of a pool; while it is closed nothing new starts there."""
 
     cron: Annotated[str, Meta(description="When it opens: five cron fields; weekdays by name or number (0 and 7 are Sunday)")]
@@ -64,7 +64,7 @@ class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     simulated: Annotated[bool, Meta(description="True where the engine really runs elsewhere; every report then says so")] = False
 
 
-class Pool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Pool(msgspec.Struct, frozen=True):
     """GPUs of one type at one site behind vLLM."""
 
     site: Annotated[str, Meta(description="Name of a site")] = "home"
@@ -90,7 +90,7 @@ class Pool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (gpu.compute_capability, gpu.bandwidth_gb_per_s) if gpu else (0.0, 0.0)
 
 
-class ServedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ServedModel(msgspec.Struct, frozen=True):
     """A model that batches may name."""
 
     path: Annotated[str, Meta(description="Folder or hub name that vLLM loads; empty: the model's own name")] = ""

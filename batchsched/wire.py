@@ -2,6 +2,9 @@
 
 Every write about a chunk carries the fencing `token` of the lease it was given. A write with a stale token is answered 409
 `stale_lease` and changes nothing.
+
+A protocol and the one before it work together; what lies further apart is refused at registration. What 2 brought: `protocol` in
+`Registered`, `version` in `Register`, the reason `paused`. Fields may be added at any time: both skip what they do not know.
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ import msgspec
 
 from batchsched.fleet import Pool, ServedModel
 
-PROTOCOL = 1
+PROTOCOL = 2
+MIN_PROTOCOL = PROTOCOL - 1
 PREFIX = "/v1/batchsched"
 
-ReleaseReason = Literal["window_closed", "shutdown", "preempted", "cancelled"]
+ReleaseReason = Literal["window_closed", "shutdown", "preempted", "cancelled", "paused"]
 EnergySource = Literal["nvml_counter", "nvml_power", "rapl", "modelled", "unmeasured"]
 
 
@@ -27,6 +31,7 @@ class Register(msgspec.Struct):
     host: str
     pid: int
     protocol: int = PROTOCOL
+    version: str = ""
 
 
 class Registered(msgspec.Struct):
@@ -38,6 +43,8 @@ class Registered(msgspec.Struct):
     models: dict[str, ServedModel]
     lease_s: float
     heartbeat_s: float
+    protocol: int = 1
+    """What both speak from now on. Servers of protocol 1 do not say it."""
 
 
 class Claim(msgspec.Struct):
@@ -73,6 +80,11 @@ class Claimed(msgspec.Struct):
     prepare: str | None = None
     next_at: datetime | None = None
     poll_s: float = 1.0
+
+
+def known_reason(reason: ReleaseReason, protocol: int) -> ReleaseReason:
+    """The reason in words that a worker of this protocol knows."""
+    return "preempted" if reason == "paused" and protocol < 2 else reason
 
 
 class HeldLease(msgspec.Struct):

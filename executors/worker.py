@@ -14,12 +14,13 @@ import socket
 import threading
 import time
 from collections.abc import Coroutine, Generator, Iterator
+from importlib import metadata
 from typing import Any, TypeVar
 
 import aiohttp
 
 from batchsched.clock import Clock, IdSource, RandomIds, SystemClock
-from batchsched.errors import BatchschedError, EngineFailed, NotFound, ServerUnreachable, UnknownModel
+from batchsched.errors import BatchschedError, EngineFailed, NotFound, ServerUnreachable, UnknownModel, UnsupportedProtocol
 from batchsched.executors.driver import Driver, Outcome, Work
 from batchsched.executors.engine import AttachedEngine, Engine, VllmEngine
 from batchsched.executors.engine_home import find_engine
@@ -32,6 +33,8 @@ from batchsched.executors.share import EnergyShare
 from batchsched.lines import LineError, Request, iter_lines, parse
 from batchsched.settings import Worker as WorkerSettings
 from batchsched.wire import (
+    MIN_PROTOCOL,
+    PROTOCOL,
     Acknowledged,
     Claim,
     Claimed,
@@ -182,9 +185,24 @@ class WorkerLoop:
     # The server.
 
     async def _register(self) -> Registered:
-        me = await self._link.insist("POST", "/workers", Register(self._pool_name, socket.gethostname(), os.getpid()), Registered)
-        log.info("Registered as %s in pool '%s'.", me.worker_id, me.pool_name)
+        """Present ourselves; to a server that refuses our protocol, by the one before it."""
+        try:
+            me = await self._introduce(PROTOCOL)
+        except BatchschedError as problem:
+            if problem.http_status != UnsupportedProtocol.http_status:
+                raise
+            me = await self._introduce(MIN_PROTOCOL)
+        if not MIN_PROTOCOL <= me.protocol <= PROTOCOL:
+            older = "server" if me.protocol < PROTOCOL else "worker"
+            raise UnsupportedProtocol(
+                f"The server speaks protocol {me.protocol}, this worker {MIN_PROTOCOL} and {PROTOCOL}; upgrade the {older}."
+            )
+        log.info("Registered as %s in pool '%s' (protocol %d).", me.worker_id, me.pool_name, me.protocol)
         return me
+
+    async def _introduce(self, protocol: int) -> Registered:
+        message = Register(self._pool_name, socket.gethostname(), os.getpid(), protocol, _version())
+        return await self._link.insist("POST", "/workers", message, Registered)
 
     async def _heartbeats(self) -> None:
         """Say what is held; let go of what the answer names. Goes on while the engine loads."""
@@ -429,6 +447,12 @@ async def run_worker(
             loop.stop = stop
         with _signals(loop.stop):
             return await loop.run()
+
+
+def _version() -> str:
+    with contextlib.suppress(metadata.PackageNotFoundError):  # run from a folder, without having been installed
+        return metadata.version("batchsched")
+    return ""
 
 
 @contextlib.contextmanager

@@ -12,10 +12,9 @@ from batchsched.queue.rows import Row, every, first
 from batchsched.queue.tables import workers
 
 
-def add(connection: Connection, *, id: str, pool: str, host: str, pid: int, now: datetime) -> None:  # noqa: A002 - the column
-    """A worker presents itself."""
-    connection.execute(insert(workers).values(id=id, pool=pool, host=host, pid=pid, state="active", registered_at=now,
-                                              seen_at=now, ready_models=[]))  # fmt: skip
+def add(connection: Connection, *, now: datetime, **values: Any) -> None:
+    """A worker presents itself: `id`, `pool`, `host`, `pid`, `protocol`, `version`."""
+    connection.execute(insert(workers).values(state="active", registered_at=now, seen_at=now, ready_models=[], **values))
 
 
 def get(connection: Connection, worker_id: str) -> Row:

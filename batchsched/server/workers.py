@@ -14,11 +14,12 @@ from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from batchsched.errors import InvalidRequest, NotFound, StaleLease
+from batchsched.errors import InvalidRequest, NotFound, StaleLease, UnsupportedProtocol
 from batchsched.queue import batches, chunks, ledger, workers
 from batchsched.queue.rows import Row
 from batchsched.server.runtime import Runtime
 from batchsched.wire import (
+    MIN_PROTOCOL,
     PREFIX,
     PROTOCOL,
     Acknowledged,
@@ -35,6 +36,7 @@ from batchsched.wire import (
     Release,
     Result,
     Results,
+    known_reason,
 )
 
 Message = TypeVar("Message", bound=msgspec.Struct)
@@ -123,28 +125,30 @@ class LeaseDesk:
         self._limits = runtime.settings.server
 
     def register(self, message: Register) -> Registered:
-        """Raises NotFound for an unknown pool, InvalidRequest for a protocol that we do not speak."""
-        if message.protocol != PROTOCOL:
-            raise InvalidRequest(f"This server speaks protocol {PROTOCOL}, the worker {message.protocol}; upgrade the older one.")
+        """Raises NotFound for an unknown pool, UnsupportedProtocol."""
+        if not MIN_PROTOCOL <= message.protocol <= PROTOCOL:
+            older = "worker" if message.protocol < PROTOCOL else "server"
+            raise UnsupportedProtocol(
+                f"This server speaks protocols {MIN_PROTOCOL} and {PROTOCOL}, the worker {message.protocol}; upgrade the {older}."
+            )
         fleet = self._runtime.fleet
         if message.pool not in fleet.pools:
             raise NotFound(f"There is no pool '{message.pool}'; declared: {', '.join(fleet.pools) or 'none'}.", param="pool")
         worker_id = self._runtime.ids.new("worker")
         with self._database.write() as connection:
-            workers.add(
-                connection, id=worker_id, pool=message.pool, host=message.host, pid=message.pid, now=self._runtime.clock.now()
-            )
+            workers.add(connection, id=worker_id, now=self._runtime.clock.now(), **msgspec.structs.asdict(message))
         self._runtime.scheduler.poke()
         pool = fleet.pools[message.pool]
         models = {name: fleet.models[name] for name in fleet.models if pool.serves(name)}
         beat_s = min(5.0, self._limits.lease_s / 4)
-        return Registered(worker_id, message.pool, pool, models, self._limits.lease_s, beat_s)
+        return Registered(worker_id, message.pool, pool, models, self._limits.lease_s, beat_s, message.protocol)
 
     def heartbeat(self, worker_id: str, message: Heartbeat) -> HeartbeatAnswer:
         """Extend what is still the worker's; name what is not, and what should stop."""
         now = self._runtime.clock.now()
         with self._database.write() as connection:
             workers.seen(connection, worker_id, now)
+            protocol = workers.get(connection, worker_id)["protocol"]
             held = [(lease.chunk_id, lease.token) for lease in message.leases]
             stale = chunks.extend(connection, held, now, self._limits.lease_s)
             if stale:
@@ -157,6 +161,7 @@ class LeaseDesk:
                 answer.stop[row["id"]] = "cancelled"
             elif not self._runtime.scheduler.may_go_on(row["batch_id"], row["pool"], now):
                 answer.stop[row["id"]] = "window_closed"
+        answer.stop = {chunk_id: known_reason(reason, protocol) for chunk_id, reason in answer.stop.items()}
         return answer
 
     def bye(self, worker_id: str) -> None:
