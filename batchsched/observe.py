@@ -59,9 +59,9 @@ class Observer:
         self.fleet: Fleet = settings.fleet()
 
     def look(self, now: datetime, newcomer: Mapping[str, Any] | None = None) -> View:
-        """Everything open now; `newcomer`: a batch that is not in progress yet, looked at as if it were."""
+        """Everything open now; `newcomer`: a batch as it would be, in progress or not, looked at beside the others."""
         with self._database.read() as connection:
-            rows = batches.in_state(connection, ["in_progress"])
+            rows = [row for row in batches.runnable(connection) if newcomer is None or row["id"] != newcomer["id"]]
             shares = chunks.summary(connection)
             observed = ledger.recent(connection)
             alive = workers.active(connection, now - timedelta(seconds=self._settings.server.lease_s))

@@ -10,6 +10,8 @@ from batchsched.errors import InvalidValue
 JOULES_PER_KWH = 3_600_000.0
 HOURS_PER_YEAR = 8760.0
 
+LONGEST_S = 366 * 86400
+
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
@@ -20,7 +22,7 @@ def parse_duration_s(text: str) -> float:
     if not _DURATION.fullmatch(text.strip()):
         raise InvalidValue(f"'{text}' is not a duration; write for example 90s, 30m, 6h, 3d or 1d12h.")
     seconds = sum(float(number) * _UNIT_S[unit] for number, unit in _PART.findall(text))
-    if not 0 < seconds <= 366 * 86400:
+    if not 0 < seconds <= LONGEST_S:
         raise InvalidValue(f"'{text}' is out of range; a duration is more than 0 and at most a year.")
     return seconds
 
@@ -50,7 +52,13 @@ def parse_deadline(text: str, now: datetime) -> datetime:
         ) from None
     if at.tzinfo is None:
         raise InvalidValue(f"'{text}' has no time zone; add Z for UTC or an offset such as +02:00.")
-    return at.astimezone(UTC)
+    try:
+        at = at.astimezone(UTC)
+    except OverflowError:
+        at = datetime.max.replace(tzinfo=UTC)
+    if at > now + timedelta(seconds=LONGEST_S):
+        raise InvalidValue(f"'{text}' is out of range; a deadline is at most a year ahead.")
+    return at
 
 
 def kwh(energy_j: float) -> float:

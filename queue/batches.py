@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, func, insert, literal, or_, select, update
 
 from batchsched.errors import Conflict, NotFound
 from batchsched.queue.rows import Row, every, first
@@ -57,6 +57,26 @@ def move(
     if connection.execute(statement).rowcount != 1:
         state = get(connection, batch_id)["state"]
         raise Conflict(f"A batch with status '{state}' cannot become '{target}'.")
+
+
+def runnable(connection: Connection) -> list[Row]:
+    """Every batch of which something may be leased: in progress, not paused, its earlier results (if any) in their places."""
+    ready = (batches.c.state == "in_progress", batches.c.paused_at.is_(None), batches.c.reopen.is_(None))
+    return every(connection, select(batches).where(*ready).order_by(batches.c.deadline_at, batches.c.id))
+
+
+def edit(connection: Connection, batch_id: str, what: str, **values: Any) -> None:
+    """Set fields of a batch that may still run. Raises NotFound, or Conflict saying that it cannot be `what` any more."""
+    live = batches.c.state.in_(["validating", "in_progress"])
+    if connection.execute(update(batches).where(batches.c.id == batch_id, live).values(**values)).rowcount != 1:
+        state = get(connection, batch_id)["state"]
+        raise Conflict(f"A batch with status '{state}' cannot be {what}.")
+
+
+def pause(connection: Connection, batch_id: str, now: datetime) -> None:
+    """Let nothing more of it be leased; one that is paused stays so since when it was. Raises NotFound, Conflict."""
+    since = func.coalesce(batches.c.paused_at, literal(now, batches.c.paused_at.type))
+    edit(connection, batch_id, "paused", paused_at=since)
 
 
 def note(connection: Connection, batch_id: str, **values: Any) -> None:

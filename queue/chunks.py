@@ -25,6 +25,7 @@ _CLAIMABLE = (
         chunks.c.batch_id == bindparam("batch"),
         chunks.c.state == "pending",
         batches.c.state == "in_progress",
+        batches.c.paused_at.is_(None),
         or_(chunks.c.not_before.is_(None), chunks.c.not_before <= bindparam("now")),
     )
     .order_by(chunks.c.position)

@@ -89,7 +89,8 @@ class BatchRow(SQLModel, table=True):
     priority: int = 0
     paused_at: datetime | None = None
     round: int = 0
-    reopen: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    reopen: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    """While a retry takes over what was answered before: the output file that holds it."""
 
 
 class ChunkRow(SQLModel, table=True):

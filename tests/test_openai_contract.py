@@ -145,7 +145,7 @@ def test_every_bad_line_is_listed(server: LiveServer) -> None:
         ({"batchsched": {"speed": 1}}, "invalid_value", "batchsched"),
         ({"batchsched": {"sites": ["mars"]}}, "invalid_request", "batchsched.sites"),
         ({"batchsched": {"models": ["tiny"]}}, "invalid_value", "batchsched.models"),
-        ({"batchsched": {"priority": 3}}, "invalid_value", "batchsched.priority"),
+        ({"batchsched": {"priority": 101}}, "invalid_value", "batchsched.priority"),
     ],
 )
 def test_a_bad_create_request_is_refused_with_its_parameter(

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from batchsched.cli import exits
 from batchsched.cli.common import (
     Connect,
+    about_one,
     json_option,
     plain,
-    print_facts,
     print_json,
     print_table,
     say,
     server_options,
-    summary,
+    show_batch,
     when,
 )
-
-
-def _about_one(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.argument("batch_id", metavar="ID")(json_option(server_options(command)))
 
 
 @click.command("list")
@@ -57,19 +51,16 @@ def list_(limit: int, as_json: bool, connect: Connect) -> None:
 
 
 @click.command()
-@_about_one
+@about_one
 def show(batch_id: str, as_json: bool, connect: Connect) -> None:
     """Show one batch: status, progress, verdict, carbon."""
     with connect() as client:
         batch = client.batches.retrieve(batch_id)
-    if as_json:
-        print_json(batch)
-    else:
-        print_facts(summary(batch))
+    show_batch(batch, as_json)
 
 
 @click.command()
-@_about_one
+@about_one
 def wait(batch_id: str, as_json: bool, connect: Connect) -> int:
     """Wait until a batch is done.
 
@@ -79,10 +70,7 @@ def wait(batch_id: str, as_json: bool, connect: Connect) -> int:
 
     with connect() as client:
         batch = watch(client, batch_id)
-    if as_json:
-        print_json(batch)
-    else:
-        print_facts(summary(batch))
+    show_batch(batch, as_json)
     return exits.for_batch(batch)
 
 
@@ -90,7 +78,7 @@ def wait(batch_id: str, as_json: bool, connect: Connect) -> int:
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Write output.jsonl and errors.jsonl into this folder."
 )
-@_about_one
+@about_one
 def results(batch_id: str, out: Path | None, as_json: bool, connect: Connect) -> None:
     """Fetch a batch's results: into a folder, else as JSON lines on stdout, the answers first, then the errors."""
     with connect() as client:
@@ -114,19 +102,16 @@ def results(batch_id: str, out: Path | None, as_json: bool, connect: Connect) ->
 
 
 @click.command()
-@_about_one
+@about_one
 def cancel(batch_id: str, as_json: bool, connect: Connect) -> None:
     """Cancel a batch. Requests in flight may finish; what is done is kept."""
     with connect() as client:
         batch = client.batches.cancel(batch_id)
-    if as_json:
-        print_json(batch)
-    else:
-        print_facts(summary(batch))
+    show_batch(batch, as_json)
 
 
 @click.command()
-@_about_one
+@about_one
 def explain(batch_id: str, as_json: bool, connect: Connect) -> None:
     """Say in words why a batch runs when and where it does."""
     with connect() as client:

@@ -47,12 +47,27 @@ def _checked_deadline(_context: click.Context, _parameter: click.Parameter, valu
     return value
 
 
-deadline_option = click.option(
-    "--deadline",
-    required=True,
-    callback=_checked_deadline,
-    help="A duration from now such as 6h, or an instant such as 2026-05-01T06:00:00Z.",
-)
+_DEADLINE = "A duration from now such as 6h, or an instant such as 2026-05-01T06:00:00Z"
+deadline_option = click.option("--deadline", required=True, callback=_checked_deadline, help=f"{_DEADLINE}.")
+priority_option = click.option("--priority", type=click.IntRange(-100, 100), help="Higher goes first among your own batches.")
+
+
+def new_deadline_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--deadline` of a batch that has one; `default`: what holds without it."""
+    return click.option("--deadline", callback=_checked_deadline, help=f"{_DEADLINE} [default: {default}].")
+
+
+def about_one(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every command about one batch takes: its id, `--json` and the server."""
+    return click.argument("batch_id", metavar="ID")(json_option(server_options(command)))
+
+
+def show_batch(batch: Batch, as_json: bool) -> None:
+    """A batch, for people or as JSON."""
+    if as_json:
+        print_json(batch)
+    else:
+        print_facts(summary(batch))
 
 
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:

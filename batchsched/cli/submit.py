@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from batchsched.cli import exits
-from batchsched.cli.common import Connect, deadline_option, json_option, print_facts, print_json, say, server_options, summary
+from batchsched.cli.common import Connect, deadline_option, json_option, priority_option, say, server_options, show_batch
 from batchsched.cli.infile import first_endpoint
 
 
@@ -20,6 +20,7 @@ from batchsched.cli.infile import first_endpoint
 @click.option("--site", "sites", multiple=True, help="A site where it may run (repeatable) [default: all].")
 @click.option("--on-deadline", type=click.Choice(["expire", "finish"]), help="What to do at the deadline [default: expire].")
 @click.option("--require-feasible", is_flag=True, help="Refuse the batch if its deadline cannot be kept.")
+@priority_option
 @click.option("--wait", "then_wait", is_flag=True, help="Wait until it is done; exit as `wait` does.")
 @json_option
 @server_options
@@ -27,16 +28,13 @@ def submit(*, file: Path, endpoint: str | None, then_wait: bool, as_json: bool, 
     """Upload FILE and submit it as a batch."""
     from batchsched.cli.progress import watch
 
-    asked: Any = {name: value or None for name, value in options.items()}
+    asked: Any = {name: value for name, value in options.items() if value not in (None, (), False)}
     with connect() as client:
         batch = client.batches.create(file=file, endpoint=endpoint or first_endpoint(file), **asked)
         if then_wait:
             say(f"Submitted as {batch.id}.")
             batch = watch(client, batch.id)
-    if as_json:
-        print_json(batch)
-    else:
-        print_facts(summary(batch))
+    show_batch(batch, as_json)
     if not then_wait and not as_json:
         say(f"`batchsched wait {batch.id}` waits for it.")
     return exits.for_batch(batch) if then_wait else exits.OK

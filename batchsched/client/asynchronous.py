@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar, Unpack
 
 from batchsched.client import calls
-from batchsched.client.calls import BatchOptions, Call, PlotFormat
+from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat
 from batchsched.client.results import Batch, Explanation, File, Model, OutputLine, Plan, Report
 from batchsched.errors import ServerUnreachable
 from batchsched.transport import AsyncTransport
@@ -144,6 +144,18 @@ class AsyncBatches:
     async def cancel(self, batch_id: str) -> Batch:
         """Ask for its end; what is done is kept."""
         return await self._client.send(calls.cancel_batch(batch_id))
+
+    async def pause(self, batch_id: str) -> Batch:
+        """Let nothing more of it start; its deadline holds all the same."""
+        return await self._client.send(calls.pause_batch(batch_id))
+
+    async def resume(self, batch_id: str) -> Batch:
+        """Let a paused batch go on."""
+        return await self._client.send(calls.resume_batch(batch_id))
+
+    async def update(self, batch_id: str, **changes: Unpack[Changes]) -> Batch:
+        """Change its deadline (which brings a new verdict), priority or metadata; what is not named stays."""
+        return await self._client.send(calls.update_batch(batch_id, changes))
 
     async def wait(
         self,

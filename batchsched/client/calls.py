@@ -107,7 +107,8 @@ class BatchOptions(TypedDict, total=False):
     `deadline`: a duration such as `6h`, or an instant; wins over `completion_window` (OpenAI's field, 24h unless given).
     `confidence`: asked probability of keeping the deadline. `sites`: where it may run. `on_deadline`: `expire` stops there and
     keeps what is done, `finish` goes on. `require_feasible`: refuse the batch where the deadline cannot be kept. `uniform`: one
-    model and GPU type for all requests. `models` (further models that will do) and `priority`: not yet; the server refuses them.
+    model and GPU type for all requests. `priority`: from -100 to 100 (default 0); among a tenant's batches the higher goes first.
+    `models` (further models that will do): not yet; the server refuses it.
     """
 
     endpoint: str
@@ -125,9 +126,7 @@ class BatchOptions(TypedDict, total=False):
 
 def create_batch(input_file_id: str, options: BatchOptions) -> Call[Batch]:
     """OpenAI's fields at the top, ours under one key; what was not asked is left to the server's defaults."""
-    extras: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-    if isinstance(at := extras.get("deadline"), datetime):
-        extras["deadline"] = iso(at)
+    extras = _asked(**options)
     body: dict[str, Any] = {
         "input_file_id": input_file_id,
         "endpoint": extras.pop("endpoint", "/v1/chat/completions"),
@@ -137,6 +136,11 @@ def create_batch(input_file_id: str, options: BatchOptions) -> Call[Batch]:
     if extras:
         body["batchsched"] = msgspec.to_builtins(extras)
     return Call("POST", "/v1/batches", _typed(Batch), {"json": body})
+
+
+def _asked(**values: Any) -> dict[str, Any]:
+    """What was said, as JSON."""
+    return {key: iso(value) if isinstance(value, datetime) else value for key, value in values.items() if value is not None}
 
 
 def one_input(input_file_id: str | None, file: object) -> None:
@@ -151,6 +155,30 @@ def retrieve_batch(batch_id: str) -> Call[Batch]:
 
 def cancel_batch(batch_id: str) -> Call[Batch]:
     return Call("POST", f"/v1/batches/{batch_id}/cancel", _typed(Batch))
+
+
+def pause_batch(batch_id: str) -> Call[Batch]:
+    return Call("POST", f"{PREFIX}/batches/{batch_id}/pause", _typed(Batch))
+
+
+def resume_batch(batch_id: str) -> Call[Batch]:
+    return Call("POST", f"{PREFIX}/batches/{batch_id}/resume", _typed(Batch))
+
+
+def retry_batch(batch_id: str, deadline: str | datetime | None) -> Call[Batch]:
+    return Call("POST", f"{PREFIX}/batches/{batch_id}/retry", _typed(Batch), {"json": _asked(deadline=deadline)})
+
+
+class Changes(TypedDict, total=False):
+    """What may be changed about a batch that has not ended. `deadline`: a duration from now such as `4h`, or an instant."""
+
+    deadline: str | datetime | None
+    priority: int | None
+    metadata: dict[str, str] | None
+
+
+def update_batch(batch_id: str, changes: Changes) -> Call[Batch]:
+    return Call("POST", f"{PREFIX}/batches/{batch_id}", _typed(Batch), {"json": _asked(**changes)})
 
 
 def explain_batch(batch_id: str) -> Call[Explanation]:

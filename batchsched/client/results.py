@@ -112,6 +112,9 @@ class Scheduling(msgspec.Struct, frozen=True):
     require_feasible: bool = False
     uniform: bool = False
     priority: int = 0
+    paused_at: datetime | None = None
+    round: int = 0
+    """How often it was retried."""
     verdict: Verdict | None = None
     progress: Progress = Progress()
     carbon: Carbon | None = None
@@ -160,7 +163,7 @@ class Batch(msgspec.Struct, frozen=True):
 
     @property
     def verdict(self) -> Verdict | None:
-        """The answer at submission; None until it is given."""
+        """The answer at submission, or since the deadline was last changed; None until it is given."""
         return self.batchsched.verdict
 
     @property

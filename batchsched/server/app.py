@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 
 import batchsched
 from batchsched.errors import BatchschedError, InvalidRequest, NotFound
-from batchsched.server import batches, extensions, files, models, workers
+from batchsched.server import batches, extensions, files, models, operations, workers
 from batchsched.server.auth import LOOPBACK_HOSTS, KeyCheck, is_loopback
 from batchsched.server.runtime import Runtime
 
@@ -39,7 +39,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     )
     if is_loopback(runtime.settings.server.host):
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, runtime.settings.server.host])
-    for module in (files, batches, models, extensions, workers):
+    for module in (files, batches, operations, models, extensions, workers):
         app.include_router(module.router(runtime))
     app.add_exception_handler(BatchschedError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -27,11 +27,7 @@ def router(runtime: Runtime) -> APIRouter:
     @routes.post("/v1/batches")
     async def create_batch(request: Request) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Accept a batch. It is validated right after; errors of its lines appear on the batch."""
-        try:
-            body: Any = msgspec.json.decode(await request.body())
-        except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-            raise InvalidRequest(f"The request body is not valid JSON: {problem}.") from None
-        new = parse_new_batch(body, runtime.clock.now())
+        new = parse_new_batch(await json_body(request), runtime.clock.now())
         return await run_in_threadpool(lambda: shown(_accept(runtime, new)))
 
     @routes.get("/v1/batches")
@@ -64,6 +60,14 @@ def router(runtime: Runtime) -> APIRouter:
     return routes
 
 
+async def json_body(request: Request) -> Any:
+    """What a request carries. Raises InvalidRequest."""
+    try:
+        return msgspec.json.decode(await request.body() or b"null")
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        raise InvalidRequest(f"The request body is not valid JSON: {problem}.") from None
+
+
 def _accept(runtime: Runtime, new: NewBatch) -> Mapping[str, Any]:
     now, batch_id = runtime.clock.now(), runtime.ids.new("batch")
     with runtime.database.write() as connection:
@@ -87,6 +91,7 @@ def _accept(runtime: Runtime, new: NewBatch) -> Mapping[str, Any]:
             errors=[{"code": "invalid_request", "message": problem, "param": "file_id", "line": None}] if problem else None,
             meta=new.metadata,
             options=new.stored_options(),
+            priority=new.options.priority,
         )
         row = batches.get(connection, batch_id)
     runtime.lifecycle.poke()

@@ -48,7 +48,15 @@ def batch_object(row: Mapping[str, Any], additions: Mapping[str, Any]) -> dict[s
         "request_counts": {"total": row["total"], "completed": row["completed"], "failed": row["failed"]},
         "usage": _usage(row),
         "metadata": row["meta"],
-        "batchsched": {**options, "deadline_at": iso(row["deadline_at"]), "verdict": row["verdict"], **additions},
+        "batchsched": {
+            **options,
+            "priority": row["priority"],
+            "deadline_at": iso(row["deadline_at"]),
+            "paused_at": iso(row["paused_at"]) if row["paused_at"] else None,
+            "round": row["round"],
+            "verdict": row["verdict"],
+            **additions,
+        },
     }
 
 

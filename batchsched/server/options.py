@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -13,6 +13,8 @@ from batchsched.errors import InvalidRequest, InvalidType, InvalidValue, Missing
 from batchsched.lines import ENDPOINTS
 from batchsched.units import parse_deadline, parse_duration_s
 
+Form = TypeVar("Form", bound=msgspec.Struct)
+Priority = Annotated[int, Meta(ge=-100, le=100)]
 MAX_METADATA = 16
 EXPIRES_S = (3600, 2_592_000)
 
@@ -27,7 +29,21 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     on_deadline: Literal["expire", "finish"] = "expire"
     require_feasible: bool = False
     uniform: bool = False
-    priority: int = 0
+    priority: Priority = 0
+
+
+class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What may be changed about a batch that was accepted; None leaves a thing as it is."""
+
+    deadline: str | None = None
+    priority: Priority | None = None
+    metadata: Any = None
+
+
+class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a batch that ended is taken up again. Without a deadline it gets as long as at first."""
+
+    deadline: str | None = None
 
 
 class NewBatch(msgspec.Struct, frozen=True):
@@ -42,8 +58,10 @@ class NewBatch(msgspec.Struct, frozen=True):
     output_expires_after_s: int | None
 
     def stored_options(self) -> dict[str, Any]:
-        """The options as the database keeps them."""
-        return {**msgspec.to_builtins(self.options), "output_expires_after_s": self.output_expires_after_s}
+        """The options as the database keeps them; the priority has a column of its own."""
+        options = msgspec.to_builtins(self.options)
+        del options["priority"]
+        return {**options, "output_expires_after_s": self.output_expires_after_s}
 
 
 def parse_new_batch(body: Any, now: datetime) -> NewBatch:
@@ -58,13 +76,15 @@ def parse_new_batch(body: Any, now: datetime) -> NewBatch:
     if body["endpoint"] not in ENDPOINTS:
         supported = ", ".join(f"'{endpoint}'" for endpoint in ENDPOINTS)
         raise InvalidValue(f"Invalid value: '{body['endpoint']}'. Supported values are: {supported}.", param="endpoint")
-    options = _options(body.get("batchsched"))
+    options = form_of(Options, body.get("batchsched"), "batchsched")
+    if options.models:
+        raise InvalidValue("'batchsched.models' is not supported yet; leave it out.", param="batchsched.models")
     return NewBatch(
         input_file_id=body["input_file_id"],
         endpoint=body["endpoint"],
         completion_window=body["completion_window"],
         deadline_at=_deadline(body["completion_window"], options.deadline, now),
-        metadata=_metadata(body.get("metadata")),
+        metadata=metadata_of(body.get("metadata")),
         options=options,
         output_expires_after_s=_expires_after(body.get("output_expires_after")),
     )
@@ -75,32 +95,33 @@ def _deadline(window: str, deadline: str | None, now: datetime) -> datetime:
         by_window = now + timedelta(seconds=parse_duration_s(window))
     except InvalidValue as problem:
         raise InvalidValue(problem.message, param="completion_window") from None
-    if deadline is None:
-        return by_window
+    return by_window if deadline is None else deadline_of(deadline, now, "batchsched.deadline")
+
+
+def deadline_of(text: str, now: datetime, param: str) -> datetime:
+    """A deadline that lies ahead. Raises InvalidValue."""
     try:
-        at = parse_deadline(deadline, now)
+        at = parse_deadline(text, now)
     except InvalidValue as problem:
-        raise InvalidValue(problem.message, param="batchsched.deadline") from None
+        raise InvalidValue(problem.message, param=param) from None
     if at <= now:
-        raise InvalidValue(f"The deadline {deadline} has already passed.", param="batchsched.deadline")
+        raise InvalidValue(f"The deadline {text} has already passed.", param=param)
     return at
 
 
-def _options(raw: Any) -> Options:
+def form_of(form: type[Form], raw: Any, name: str = "") -> Form:
+    """Raw JSON as one of the forms above; `name`: the key that it stands under. Raises InvalidValue, naming the field."""
     try:
-        options = msgspec.convert(raw if raw is not None else {}, Options)
+        return msgspec.convert(raw if raw is not None else {}, form)
     except msgspec.ValidationError as problem:
         text, _, at = str(problem).partition(" - at `$")
-        field = at.rstrip("`")
-        allowed = ", ".join(Options.__struct_fields__)
-        raise InvalidValue(f"'batchsched{field}': {text}. Known fields: {allowed}.", param=f"batchsched{field}") from None
-    for field in ("models", "priority"):
-        if getattr(options, field):
-            raise InvalidValue(f"'batchsched.{field}' is not supported yet; leave it out.", param=f"batchsched.{field}")
-    return options
+        field = f"{name}{at.rstrip('`')}".removeprefix(".")
+        allowed = ", ".join(form.__struct_fields__)
+        raise InvalidValue(f"'{field or 'body'}': {text}. Known fields: {allowed}.", param=field or None) from None
 
 
-def _metadata(raw: Any) -> dict[str, str]:
+def metadata_of(raw: Any) -> dict[str, str]:
+    """Checked metadata. Raises InvalidType, InvalidValue."""
     if raw is None:
         return {}
     if not isinstance(raw, Mapping):

@@ -40,7 +40,7 @@ class Progress:
             "input_tokens": row["input_tokens"],
             "output_tokens": row["output_tokens"],
             "tokens_per_s": self._speed(entries, terminal),
-            "state": "done" if terminal else "running" if running_on else "waiting",
+            "state": "done" if terminal else "running" if running_on else "paused" if row["paused_at"] else "waiting",
             "waiting_for": waiting_for,
             "waiting_until": iso(waiting_until) if waiting_until else None,
             "running_on": running_on,
@@ -62,6 +62,10 @@ class Progress:
         """What a batch waits for, and until when."""
         if row["state"] != "in_progress":
             return _OTHERWISE.get(row["state"]), None
+        if row["paused_at"]:
+            return f"`resume`: it is paused since {iso(row['paused_at'])}", None
+        if row["reopen"]:
+            return "its earlier answers to be taken over", None
         published = self._scheduler.published
         if published is None or row["id"] not in published.view.batches:
             return "the next plan", None

@@ -226,9 +226,17 @@ class Reports:
 def _judged(row: Mapping[str, Any]) -> list[str]:
     verdict = row["verdict"]
     if not verdict:
-        return []
+        return _paused(row)
     word = "feasible" if verdict["feasible"] else "not feasible"
-    return [f"At submission the deadline was judged {word} (probability {verdict['probability']:.0%}). {verdict['reason']}"]
+    said = f"The deadline was judged {word} (probability {verdict['probability']:.0%}). {verdict['reason']}"
+    return [said, *_paused(row)]
+
+
+def _paused(row: Mapping[str, Any]) -> list[str]:
+    if row["paused_at"] is None or row["state"] in TERMINAL:
+        return []
+    since = f"{row['paused_at']:%d %b %H:%M:%S UTC}"
+    return [f"It is paused since {since}: nothing of it starts until it is resumed, and its deadline holds all the same."]
 
 
 def _ran(report: Report | None) -> list[str]:

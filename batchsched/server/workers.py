@@ -154,11 +154,14 @@ class LeaseDesk:
             if stale:
                 ledger.bump(connection, "stale_completions_total", len(stale))
             rows = [chunks.get(connection, chunk_id) for chunk_id, _ in held if chunk_id not in stale]
-            states = {row["batch_id"]: batches.get(connection, row["batch_id"])["state"] for row in rows}
+            worked_on = {row["batch_id"]: batches.get(connection, row["batch_id"]) for row in rows}
         answer = HeartbeatAnswer(stale, {})
         for row in rows:
-            if states[row["batch_id"]] != "in_progress":
+            batch = worked_on[row["batch_id"]]
+            if batch["state"] != "in_progress":
                 answer.stop[row["id"]] = "cancelled"
+            elif batch["paused_at"]:
+                answer.stop[row["id"]] = "preempted"
             elif not self._runtime.scheduler.may_go_on(row["batch_id"], row["pool"], now):
                 answer.stop[row["id"]] = "window_closed"
         answer.stop = {chunk_id: known_reason(reason, protocol) for chunk_id, reason in answer.stop.items()}

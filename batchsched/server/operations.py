@@ -1,0 +1,90 @@
+"""Routes for what one can do with a batch beyond OpenAI: pause it, resume it, change it, retry it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from fastapi import APIRouter, Request
+from sqlalchemy import Connection
+from starlette.concurrency import run_in_threadpool
+
+from batchsched.errors import InvalidRequest
+from batchsched.queue import batches
+from batchsched.server.batches import json_body
+from batchsched.server.objects import batch_object
+from batchsched.server.options import Change, deadline_of, form_of, metadata_of
+from batchsched.server.runtime import Runtime
+from batchsched.wire import PREFIX
+
+
+def router(runtime: Runtime) -> APIRouter:
+    """The routes, bound to a server."""
+    routes = APIRouter(prefix=PREFIX, tags=["batchsched"])
+    desk = Operations(runtime)
+
+    def shown(row: Mapping[str, Any]) -> dict[str, Any]:
+        return batch_object(row, runtime.reports.additions(row))
+
+    @routes.post("/batches/{batch_id}/pause")
+    def pause_batch(batch_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Lease nothing more of a batch; what runs is given back unfinished. Its deadline holds all the same."""
+        return shown(desk.pause(batch_id))
+
+    @routes.post("/batches/{batch_id}/resume")
+    def resume_batch(batch_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Let a paused batch go on."""
+        return shown(desk.resume(batch_id))
+
+    @routes.post("/batches/{batch_id}")
+    async def update_batch(batch_id: str, request: Request) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Change the deadline, the priority or the metadata. A new deadline brings a new verdict."""
+        change = form_of(Change, await json_body(request))
+        return await run_in_threadpool(lambda: shown(desk.update(batch_id, change)))
+
+    return routes
+
+
+class Operations:
+    """What the routes do."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._database = runtime.database
+
+    def pause(self, batch_id: str) -> Mapping[str, Any]:
+        """Pausing twice keeps the first instant. Raises NotFound, Conflict."""
+        return self._done(batch_id, lambda connection: batches.pause(connection, batch_id, self._runtime.clock.now()))
+
+    def resume(self, batch_id: str) -> Mapping[str, Any]:
+        """No harm where it was not paused. Raises NotFound, Conflict."""
+        return self._done(batch_id, lambda connection: batches.edit(connection, batch_id, "resumed", paused_at=None))
+
+    def update(self, batch_id: str, change: Change) -> Mapping[str, Any]:
+        """Raises InvalidRequest and its kin; NotFound; Conflict once it has ended."""
+        values: dict[str, Any] = {}
+        if change.metadata is not None:
+            values["meta"] = metadata_of(change.metadata)
+        if change.priority is not None:
+            values["priority"] = change.priority
+        if change.deadline is not None:
+            values |= self._judged(batch_id, deadline_of(change.deadline, self._runtime.clock.now(), "deadline"))
+        if not values:
+            raise InvalidRequest("Say what to change: 'deadline', 'priority' or 'metadata'.")
+        return self._done(batch_id, lambda connection: batches.edit(connection, batch_id, "changed", **values))
+
+    def _judged(self, batch_id: str, deadline_at: datetime) -> dict[str, Any]:
+        """The deadline, and its verdict where the batch is far enough for one; else its validation gives it."""
+        with self._database.read() as connection:
+            row = batches.get(connection, batch_id)
+        if row["state"] != "in_progress":
+            return {"deadline_at": deadline_at}
+        return {"deadline_at": deadline_at, "verdict": self._runtime.scheduler.verdict({**row, "deadline_at": deadline_at})}
+
+    def _done(self, batch_id: str, act: Callable[[Connection], None]) -> Mapping[str, Any]:
+        with self._database.write() as connection:
+            act(connection)
+            row = batches.get(connection, batch_id)
+        self._runtime.scheduler.poke()
+        return row
