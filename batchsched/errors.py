@@ -113,6 +113,14 @@ class StorageFull(BatchschedError):
     http_status = 507
 
 
+class StorageUnavailable(BatchschedError):
+    """The place where files lie does not answer, so nothing was accepted; try again."""
+
+    code = "storage_unavailable"
+    http_status = 503
+    exit_code = 75
+
+
 class InvalidConfiguration(BatchschedError):
     """The configuration is not valid."""
 

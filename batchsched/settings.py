@@ -30,8 +30,11 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     host: Annotated[str, Meta(description="Address to listen on; off loopback only with an API key and TLS")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one")] = 8424
-    data_dir: Annotated[str, Meta(description="Folder of the database and of all files")] = "batchsched-data"
+    data_dir: Annotated[str, Meta(description="Folder of the database, and of all files without a `store_url`")] = (
+        "batchsched-data"
+    )
     database_url: Annotated[str, Meta(description="PostgreSQL to keep the state in (postgresql://...); empty: SQLite")] = ""
+    store_url: Annotated[str, Meta(description="Where files lie, `file:///folder`; empty: the data folder")] = ""
     api_key: Annotated[str, Meta(description="Key that every request must carry as a bearer token; empty: none")] = ""
     max_file_bytes: Annotated[int, Meta(ge=1, description="Largest upload")] = 2_000_000_000
     max_lines: Annotated[int, Meta(ge=1, description="Most requests in one file")] = 1_000_000

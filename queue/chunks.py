@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, update
 
-from batchsched.errors import NotFound, StaleLease
+from batchsched.errors import Conflict, NotFound, StaleLease
 from batchsched.queue.rows import Row, every, first
 from batchsched.queue.tables import batches, chunks
 
@@ -43,6 +43,22 @@ _TAKE = (
         not_before=None,
     )
 )
+_RECORD = (
+    update(chunks)
+    .where(
+        chunks.c.id == bindparam("chunk"),
+        chunks.c.token == bindparam("held"),
+        chunks.c.state == "leased",
+        chunks.c.result_bytes == bindparam("known_bytes"),
+    )
+    .values(
+        completed=bindparam("new_completed"),
+        failed=bindparam("new_failed"),
+        parts=bindparam("new_parts"),
+        result_bytes=bindparam("new_bytes"),
+    )
+)
+_FINISH = _RECORD.values(state="done", lease_until=None, suspects=[])
 
 
 def add(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
@@ -51,9 +67,10 @@ def add(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
         connection.execute(insert(chunks), list(rows))
 
 
-def of_batch(connection: Connection, batch_id: str) -> list[Row]:
-    """A batch's chunks in the order of its file."""
-    return every(connection, select(chunks).where(chunks.c.batch_id == batch_id).order_by(chunks.c.position))
+def of_batch(connection: Connection, batch_id: str, *, after: int = -1, limit: int | None = None) -> list[Row]:
+    """A batch's chunks in the order of its file, up to `limit` of those behind the position `after`."""
+    query = select(chunks).where(chunks.c.batch_id == batch_id, chunks.c.position > after).order_by(chunks.c.position)
+    return every(connection, query.limit(limit))
 
 
 def get(connection: Connection, chunk_id: str) -> Row:
@@ -97,19 +114,20 @@ def extend(connection: Connection, leases: Iterable[tuple[str, int]], now: datet
     return stale
 
 
-def record(connection: Connection, chunk_id: str, token: int, *, completed: int, failed: int, result_bytes: int) -> bool:
-    """Count results that were just written, and finish the chunk with its last one; True where it is done. Raises StaleLease."""
-    row = held(connection, chunk_id, token)
-    done: bool = row["completed"] + row["failed"] + completed + failed == row["lines"]
-    values: dict[str, Any] = {
-        "completed": row["completed"] + completed,
-        "failed": row["failed"] + failed,
-        "result_bytes": result_bytes,
-    }
-    if done:
-        values |= {"state": "done", "lease_until": None, "suspects": []}
-    _set(connection, chunk_id, token, values)
-    return done
+def record(connection: Connection, chunk: Row, *, completed: int, failed: int, parts: Sequence[Any], result_bytes: int) -> Row:
+    """Count results that were just stored, and finish the chunk with its last one; the row as it is now.
+
+    `chunk` is the row that the results were held against: where it has moved on meanwhile, nothing is changed. Then raises
+    StaleLease, NotFound, or Conflict where the lease still holds and only other results came in between.
+    """
+    done = chunk["completed"] + chunk["failed"] + completed + failed == chunk["lines"]
+    counts = {"completed": chunk["completed"] + completed, "failed": chunk["failed"] + failed}
+    values = {f"new_{name}": value for name, value in counts.items()} | {"new_parts": parts, "new_bytes": result_bytes}
+    match = {"chunk": chunk["id"], "held": chunk["token"], "known_bytes": chunk["result_bytes"]}
+    if connection.execute(_FINISH if done else _RECORD, match | values).rowcount != 1:
+        held(connection, chunk["id"], chunk["token"])
+        raise Conflict("Other results of this chunk were recorded meanwhile.")
+    return {**chunk, **counts, "parts": parts, "result_bytes": result_bytes, "state": "done" if done else "leased"}
 
 
 def release(connection: Connection, chunk_id: str, token: int) -> None:

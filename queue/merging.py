@@ -1,6 +1,7 @@
 """The end of a batch: chunk results become one output file and one error file, and the batch takes its last state.
 
-Every step can be repeated: a crash anywhere before the commit leaves a batch that is merged again, to the same two files.
+Every step can be repeated: a crash anywhere before the commit leaves a batch that is merged again, to two files with new names,
+and files that no row knows, to be swept. So whoever merges late, or twice, never writes to a file that was handed out.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Any, BinaryIO
 import msgspec
 
 from batchsched.clock import IdSource
+from batchsched.errors import Conflict
 from batchsched.lines import unanswered
 from batchsched.queue import batches, chunks, files
-from batchsched.queue.database import Database, translated
+from batchsched.queue.database import Database
 from batchsched.queue.results import unfinished
 from batchsched.queue.rows import Row
 from batchsched.queue.store import Record, Store
@@ -25,6 +27,7 @@ UNDONE = {
     "expired": ("batch_expired", "This request could not be executed before the completion window expired."),
     "cancelled": ("batch_cancelled", "This request was not executed because the batch was cancelled."),
 }
+CHUNKS_A_READ = 500
 RESULT_FILE_LIFE = timedelta(days=30)
 
 
@@ -48,26 +51,41 @@ class Merged(msgspec.Struct):
 
 def merge(database: Database, store: Store, ids: IdSource, batch: Row, target: str, now: datetime) -> None:
     """Merge a batch's results and enter `target` (completed, expired or cancelled). Raises StorageFull; then try again later."""
-    with database.read() as connection:
-        rows = chunks.of_batch(connection, batch["id"])
-    with translated(), contextlib.ExitStack() as stack:
-        merged = [_open(stack, store, kind, batch["id"]) for kind in ("output", "error")]
-        for chunk in rows:
-            for record in _records(store, ids, chunk, batch["input_file_id"], target):
+    with contextlib.ExitStack() as stack:
+        merged = [_open(stack, store, ids) for _ in ("output", "error")]
+        for chunk, records in store.each(_chunks(database, batch["id"])):
+            for record in _all(store, ids, chunk, records, batch["input_file_id"], target):
                 merged[0 if record.ok else 1].write(record.output)
-    _commit(database, store, batch, merged, target, now)
+    try:
+        _commit(database, store, batch, merged, target, now)
+    except Conflict:  # somebody else ended the batch, with files of their own
+        for part in merged:
+            store.remove(part.id)
+        raise
     store.discard_results(batch["id"])
 
 
-def _open(stack: contextlib.ExitStack, store: Store, kind: str, batch_id: str) -> Merged:
-    file_id = f"file-{kind}-{batch_id.removeprefix('batch_')}"
+def _open(stack: contextlib.ExitStack, store: Store, ids: IdSource) -> Merged:
+    file_id = ids.new("file").replace("_", "-")
     handle: BinaryIO = stack.enter_context(store.create(file_id))
     return Merged(file_id, handle)
 
 
-def _records(store: Store, ids: IdSource, chunk: Row, input_file_id: str, target: str) -> Iterator[Record]:
+def _chunks(database: Database, batch_id: str) -> Iterator[Row]:
+    """A batch's chunks in the order of its file, read a page at a time: none of them changes any more."""
+    after = -1
+    while True:
+        with database.read() as connection:
+            page = chunks.of_batch(connection, batch_id, after=after, limit=CHUNKS_A_READ)
+        if not page:
+            return
+        yield from page
+        after = page[-1]["position"]
+
+
+def _all(store: Store, ids: IdSource, chunk: Row, records: Iterator[Record], input_file_id: str, target: str) -> Iterator[Record]:
     done: set[int] = set()
-    for record in store.records(chunk["batch_id"], chunk["position"], chunk["result_bytes"]):
+    for record in records:
         done.add(record.line)
         yield record
     if len(done) < chunk["lines"]:
@@ -80,7 +98,6 @@ def _commit(database: Database, store: Store, batch: Row, merged: list[Merged], 
     output, errors = merged
     with database.write() as connection:
         for part, kind in ((output, "output"), (errors, "error")):
-            files.remove(connection, part.id)
             if part.lines:
                 files.add(
                     connection,

@@ -1,12 +1,14 @@
 """Recording finished requests: the one path by which a result becomes permanent.
 
-A group of results is checked against the lease, appended to the chunk's result file, synced, counted and committed, in this order
-and under the write lock. The answer to the worker comes after the commit: what was acknowledged survives any crash, and a crash
-before that leaves only a tail in the file that the next append cuts off.
+A group of results is held against what the chunk has already, and stored durably; then one short transaction counts it and makes
+the chunk's row name it, if the lease and the row are still as they were; then the worker is answered. What was acknowledged
+survives any crash, and what was stored but never named is never read. Nothing slow happens under the database's locks.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,12 +16,15 @@ import msgspec
 from sqlalchemy import Connection
 
 from batchsched.clock import IdSource
-from batchsched.errors import InvalidRequest
+from batchsched.errors import Conflict, InvalidRequest, StaleLease
 from batchsched.lines import LineError, iter_lines, parse, unanswered
 from batchsched.queue import batches, chunks, ledger
+from batchsched.queue.database import Database
 from batchsched.queue.rows import Row
-from batchsched.queue.store import Record, Store
+from batchsched.queue.store import Part, Record, Store, length_of
 from batchsched.wire import Meter, Result
+
+MAX_REMEMBERED_LINES = 200_000
 
 
 class Recorded(NamedTuple):
@@ -31,62 +36,136 @@ class Recorded(NamedTuple):
     chunk_done: bool
 
 
-class Recorder:
-    """Writes results. Remembers which lines each leased chunk has already, and reads that back from the file after a restart."""
+class Known(NamedTuple):
+    """A leased chunk as its row was when we last saw it, and the lines that were recorded by then."""
 
-    def __init__(self, store: Store, ids: IdSource) -> None:
+    chunk: Row
+    lines: set[int]
+
+
+class Memory:
+    """What is known of the chunks that are worked on: a cache, so it may forget anything. The least used goes first."""
+
+    def __init__(self, max_lines: int = MAX_REMEMBERED_LINES) -> None:
+        self._max_lines = max_lines
+        self._chunks: OrderedDict[str, Known] = OrderedDict()
+        self._lines = 0
+        self._lock = threading.Lock()
+
+    def get(self, chunk_id: str, token: int) -> Known | None:
+        """What is known of a lease."""
+        known = self._chunks.get(chunk_id)
+        return known if known and known.chunk["token"] == token else None
+
+    def put(self, known: Known) -> Known:
+        """Remember it."""
+        with self._lock:
+            self._drop(known.chunk["id"])
+            self._chunks[known.chunk["id"]] = known
+            self._lines += known.chunk["lines"]
+            while self._lines > self._max_lines and len(self._chunks) > 1:
+                self._drop(next(iter(self._chunks)))
+        return known
+
+    def forget(self, chunk_id: str) -> None:
+        """It ended, or somebody else changed it."""
+        with self._lock:
+            self._drop(chunk_id)
+
+    def _drop(self, chunk_id: str) -> None:
+        known = self._chunks.pop(chunk_id, None)
+        if known:
+            self._lines -= known.chunk["lines"]
+
+
+class Recorder:
+    """Writes results."""
+
+    def __init__(self, database: Database, store: Store, ids: IdSource) -> None:
+        self._database = database
         self._store = store
         self._ids = ids
-        self._known: dict[str, tuple[int, set[int]]] = {}
+        self._memory = Memory()
 
     def done(self, chunk: Row) -> set[int]:
-        """The lines of a chunk that are recorded; rebuilt from its file unless what is remembered ends at the same byte."""
-        length, lines = self._known.get(chunk["id"], (-1, set[int]()))
-        if length != chunk["result_bytes"]:
-            records = self._store.records(chunk["batch_id"], chunk["position"], chunk["result_bytes"])
-            lines = {record.line for record in records}
-            self._known[chunk["id"]] = (chunk["result_bytes"], lines)
-        return lines
+        """The lines of a chunk that are recorded, read from the store as far as they are not remembered."""
+        return self._known(chunk).lines
 
-    def record(self, connection: Connection, chunk_id: str, token: int, results: Sequence[Result]) -> Recorded:
-        """Record a group; lines recorded before are left as they are. Raises StaleLease, InvalidRequest, StorageFull."""
-        chunk = chunks.held(connection, chunk_id, token)
-        known = self.done(chunk)
+    def _known(self, chunk: Row) -> Known:
+        known = self._memory.get(chunk["id"], chunk["token"])
+        seen, lines = (known.chunk["result_bytes"], known.lines) if known else (0, set[int]())
+        if known is None or seen != chunk["result_bytes"]:
+            more = {record.line for record in self._store.records(chunk, seen)}
+            known = self._memory.put(Known(chunk, lines | more))
+        return known
+
+    def record(self, chunk_id: str, token: int, results: Sequence[Result], meter: Meter | None = None) -> Recorded:
+        """Record a group; lines recorded before are left as they are. `meter`: what the work took, duplicates included.
+
+        Raises StaleLease, InvalidRequest, StorageFull, StorageUnavailable.
+        """
+        while True:
+            known = self._memory.get(chunk_id, token) or self._look(chunk_id, token)
+            try:
+                return self._try(known, results, meter)
+            except StaleLease:
+                self._memory.forget(chunk_id)
+                raise
+            except Conflict:  # the same lease recorded something through another server, or in another message: look again
+                self._memory.put(self._look(chunk_id, token))
+
+    def _look(self, chunk_id: str, token: int) -> Known:
+        with self._database.read() as connection:
+            chunk = chunks.held(connection, chunk_id, token)
+        return self._known(chunk)
+
+    def _try(self, known: Known, results: Sequence[Result], meter: Meter | None) -> Recorded:
+        chunk, batch_id = known.chunk, known.chunk["batch_id"]
         _check_lines(chunk, results)
-        fresh = {result.line: result for result in results if result.line not in known}
-        new = list(fresh.values())
-        completed = sum(result.ok for result in new)
-        length, done = chunk["result_bytes"], False
-        if new:
-            rows = [Record(result.line, result.ok, bytes(result.output)) for result in new]
-            length = self._store.append(chunk["batch_id"], chunk["position"], length, rows)
-            failed = len(new) - completed
-            done = chunks.record(connection, chunk_id, token, completed=completed, failed=failed, result_bytes=length)
-            batches.count(
-                connection,
-                chunk["batch_id"],
-                completed=completed,
-                failed=failed,
-                input_tokens=sum(result.input_tokens for result in new),
-                cached_tokens=sum(result.cached_tokens for result in new),
-                output_tokens=sum(result.output_tokens for result in new),
-            )
-        # Remembered only with its length: if this transaction rolls back, the length will not match and the file is read again.
-        if done:
-            self._known.pop(chunk_id, None)
+        fresh = {result.line: result for result in results if result.line not in known.lines}
+        new, duplicates = list(fresh.values()), len(results) - len(fresh)
+        parts = self._store.append(chunk, [Record(r.line, r.ok, bytes(r.output)) for r in new]) if new else []
+        with self._database.write() as connection:
+            if new:
+                chunk = self._count(connection, chunk, new, parts)
+            else:
+                chunks.held(connection, chunk["id"], chunk["token"])
+            self.charge(connection, chunk, meter, results)
+            if duplicates:
+                ledger.bump(connection, "duplicate_results_total", duplicates)
+        # Remembered only now: a transaction that was rolled back has changed nothing.
+        if done := chunk["state"] == "done":
+            self._memory.forget(chunk["id"])
         else:
-            self._known[chunk_id] = (length, known | set(fresh))
-        return Recorded(len(new), len(results) - len(new), chunk["batch_id"], done)
+            self._memory.put(Known(chunk, known.lines | set(fresh)))
+        return Recorded(len(new), duplicates, batch_id, done)
 
-    def give_up(self, connection: Connection, chunk: Row, code: str, message: str) -> None:
-        """Record an error line for every unfinished request of a chunk that is leased."""
+    def _count(self, connection: Connection, chunk: Row, new: Sequence[Result], parts: Sequence[Part]) -> Row:
+        completed = sum(result.ok for result in new)
+        failed = len(new) - completed
+        chunk = chunks.record(connection, chunk, completed=completed, failed=failed, parts=parts, result_bytes=length_of(parts))
+        batches.count(
+            connection,
+            chunk["batch_id"],
+            completed=completed,
+            failed=failed,
+            input_tokens=sum(result.input_tokens for result in new),
+            cached_tokens=sum(result.cached_tokens for result in new),
+            output_tokens=sum(result.output_tokens for result in new),
+        )
+        return chunk
+
+    def give_up(self, chunk: Row, code: str, message: str) -> None:
+        """Record an error line for every unfinished request of a chunk that is leased. Raises as `record` does."""
+        with self._database.read() as connection:
+            input_file_id = batches.get(connection, chunk["batch_id"])["input_file_id"]
         missing = [
             Result(line, False, 0, 0, 0, msgspec.Raw(unanswered(self._ids.new("batch_req"), custom_id, code, message)))
-            for line, custom_id in unfinished(self._store, chunk, self.done(chunk), _input_of(connection, chunk))
+            for line, custom_id in unfinished(self._store, chunk, self.done(chunk), input_file_id)
         ]
-        self.record(connection, chunk["id"], chunk["token"], missing)
+        self.record(chunk["id"], chunk["token"], missing)
 
-    def charge(self, connection: Connection, chunk: Row, model: str, meter: Meter | None, results: Sequence[Result]) -> None:
+    def charge(self, connection: Connection, chunk: Row, meter: Meter | None, results: Sequence[Result]) -> None:
         """Enter what a chunk took into the ledger: all of it, also where the results were duplicates, for it was spent."""
         if meter is None:
             return
@@ -95,7 +174,7 @@ class Recorder:
             batch_id=chunk["batch_id"],
             chunk_id=chunk["id"],
             pool=chunk["pool"],
-            model=model,
+            model=batches.get(connection, chunk["batch_id"])["model"],
             started_at=meter.started_at,
             ended_at=max(meter.started_at, meter.ended_at),
             busy_s=max(0.0, meter.busy_s),
@@ -118,10 +197,6 @@ def unfinished(store: Store, chunk: Row, done: set[int], input_file_id: str) -> 
             request = parse(text.data, line)
             missing.append((line, "" if isinstance(request, LineError) else request.custom_id))
     return missing
-
-
-def _input_of(connection: Connection, chunk: Row) -> str:
-    return str(batches.get(connection, chunk["batch_id"])["input_file_id"])
 
 
 def _check_lines(chunk: Row, results: Sequence[Result]) -> None:

@@ -1,122 +1,123 @@
-"""The files beside the database: uploads, results of chunks, merged outputs. Paths come from ids, never from users' names.
+"""Where bytes lie: uploads, merged outputs, and the results of chunks while a batch runs. One port, two kinds of place.
 
-files/<file id>                      what was uploaded, and what was merged
-results/<batch id>/<position>.jsonl  acknowledged results of one chunk, and perhaps a tail that nobody acknowledged
-tmp/                                 half-made files; emptied at start
+Nothing here is ever overwritten. Results are only added, and what was added counts once a chunk's row names it: so a crash, a
+worker that lost its lease, or a server that slept can leave bytes that nobody reads, but cannot touch what was acknowledged.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Generator, Iterable, Iterator, Set
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Set
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
-BLOCK_BYTES = 1 << 20
+from batchsched.errors import InvalidConfiguration
+from batchsched.queue.rows import Row
+
+SWEEP_AGE_S = 86_400.0
+"""Younger leftovers may be another server's work in hand: half an upload, results whose row is about to be written."""
 
 
 class Record(NamedTuple):
-    """One finished request in a chunk's result file: `<line>\\t<1 or 0>\\t<output line>\\n`, so that merging copies bytes."""
+    """One finished request among a chunk's results: `<line>\\t<1 or 0>\\t<output line>\\n`, so that merging copies bytes."""
 
     line: int
     ok: bool
     output: bytes
 
 
-class Store:
-    """A data folder. Everything that it reports as written has been synced to the disk."""
+class Part(NamedTuple):
+    """Some of a chunk's results: bytes `start` to `end` of the result file or object `name`."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        shutil.rmtree(root / "tmp", ignore_errors=True)
-        for name in ("files", "results", "tmp"):
-            (root / name).mkdir(parents=True, exist_ok=True)
+    name: str
+    start: int
+    end: int
 
-    def file_path(self, file_id: str) -> Path:
-        """Where a file's bytes lie."""
-        return self.root / "files" / file_id
 
-    @contextmanager
-    def create(self, file_id: str) -> Generator[BinaryIO]:
-        """Write a file so that it is there whole or not at all."""
-        temporary = self.root / "tmp" / file_id
-        try:
-            with temporary.open("wb") as handle:
-                yield handle
-                handle.flush()
-                os.fsync(handle.fileno())
-            temporary.replace(self.file_path(file_id))
-            _sync_folder(self.root / "files")
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+class Store(Protocol):
+    """A place for files. Everything that it reports as written is durable. Raises StorageFull, StorageUnavailable.
+
+    Chunks are rows of the database; of these a store reads `batch_id`, `position`, `token` and `parts`.
+    """
+
+    def create(self, file_id: str) -> AbstractContextManager[BinaryIO]:
+        """Write a file that is there whole when the block ends, and not at all where it ends by an exception."""
+        ...
 
     def remove(self, file_id: str) -> None:
         """Forget a file's bytes; no error where there are none."""
-        self.file_path(file_id).unlink(missing_ok=True)
+        ...
 
     def blocks(self, file_id: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """The bytes of a file from `start` to `end`, a block at a time."""
-        with self.file_path(file_id).open("rb") as handle:
-            handle.seek(start)
-            left = (end if end is not None else handle.seek(0, os.SEEK_END)) - start
-            handle.seek(start)
-            while left > 0 and (block := handle.read(min(BLOCK_BYTES, left))):
-                left -= len(block)
-                yield block
+        """The bytes of a file from `start` to `end`, some MiB at a time. Raises FileNotFoundError."""
+        ...
 
-    def append(self, batch_id: str, position: int, offset: int, records: Iterable[Record]) -> int:
-        """Add records after the first `offset` bytes of a chunk's result file; the new length.
+    def append(self, chunk: Row, records: Iterable[Record]) -> list[Part]:
+        """Make records durable; the `parts` that the chunk's row has to name from now on. Until it does, nobody sees them."""
+        ...
 
-        What lies beyond `offset` was written but never acknowledged (a crash came between): it is cut off first.
-        """
-        path = self._results(batch_id, position)
-        made = not path.exists()
-        if made:
-            path.parent.mkdir(exist_ok=True)
-        payload = b"".join(b"%d\t%d\t%s\n" % record for record in records)
-        with path.open("r+b" if not made else "w+b") as handle:
-            handle.truncate(offset)
-            handle.seek(offset)
-            handle.write(payload)
-            handle.flush()
-            os.fsync(handle.fileno())
-        if made:
-            _sync_folder(path.parent)
-            _sync_folder(path.parent.parent)
-        return offset + len(payload)
+    def records(self, chunk: Row, start: int = 0) -> Iterator[Record]:
+        """What a chunk's row names, in the order of recording, without the first `start` bytes: an earlier `result_bytes`."""
+        ...
 
-    def records(self, batch_id: str, position: int, length: int) -> Iterator[Record]:
-        """The acknowledged records of a chunk: those within the first `length` bytes."""
-        if length == 0:
-            return
-        with self._results(batch_id, position).open("rb") as handle:
-            while handle.tell() < length:
-                line, ok, output = handle.readline().rstrip(b"\n").split(b"\t", 2)
-                yield Record(int(line), ok == b"1", output)
-
-    def sweep(self, known_files: Set[str], live_batches: Set[str]) -> None:
-        """Remove files that no row knows and results of batches that are over: what a crash left between two steps."""
-        for path in (self.root / "files").iterdir():
-            if path.name not in known_files:
-                path.unlink()
-        for path in (self.root / "results").iterdir():
-            if path.name not in live_batches:
-                shutil.rmtree(path, ignore_errors=True)
+    def each(self, chunks: Iterable[Row]) -> Iterator[tuple[Row, Iterator[Record]]]:
+        """The records of many chunks, read ahead where that is faster. As with `groupby`: use one before asking for the next."""
+        ...
 
     def discard_results(self, batch_id: str) -> None:
         """Remove a batch's chunk results, once its merged files are safe."""
-        shutil.rmtree(self.root / "results" / batch_id, ignore_errors=True)
+        ...
 
-    def _results(self, batch_id: str, position: int) -> Path:
-        return self.root / "results" / batch_id / f"{position}.jsonl"
+    def sweep(self, known_files: Set[str], live_batches: Set[str], older_than_s: float = SWEEP_AGE_S) -> None:
+        """Remove what crashes left: files that no row knows, results of batches that are over, half-made files.
+
+        Whoever calls read the two sets before. `older_than_s` may be 0 only where nobody else can be writing.
+        """
+        ...
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def parts_of(chunk: Row, start: int = 0) -> list[Part]:
+    """A chunk's parts without its first `start` bytes."""
+    found: list[Part] = []
+    for part in (Part(*part) for part in chunk["parts"]):
+        skipped = min(start, part.end - part.start)
+        start -= skipped
+        if part.start + skipped < part.end:
+            found.append(part._replace(start=part.start + skipped))
+    return found
+
+
+def length_of(parts: Iterable[Part]) -> int:
+    """Bytes in all."""
+    return sum(part.end - part.start for part in parts)
+
+
+def joined(parts: list[Part], new: Part) -> list[Part]:
+    """Parts with one more, as one with the last where it begins at its end."""
+    last = parts[-1] if parts else None
+    if last and (last.name, last.end) == (new.name, new.start):
+        return [*parts[:-1], last._replace(end=new.end)]
+    return [*parts, new]
+
+
+def encoded(records: Iterable[Record]) -> bytes:
+    """Records as they are stored."""
+    return b"".join(b"%d\t%d\t%s\n" % record for record in records)
+
+
+def decoded(line: bytes) -> Record:
+    """A record from its stored line."""
+    number, ok, output = line.split(b"\t", 2)
+    return Record(int(number), ok == b"1", output[:-1])
+
+
+def open_store(url: str, data_dir: Path) -> Store:
+    """The store that `server.store_url` names; empty means the data folder. Raises InvalidConfiguration, MissingExtra."""
+    from batchsched.queue.folder_store import FolderStore
+
+    scheme, separator, rest = url.partition("://")
+    if not url:
+        return FolderStore(data_dir)
+    if separator and scheme == "file" and rest.startswith("/"):
+        return FolderStore(Path(rest))
+    raise InvalidConfiguration(f"key 'server.store_url': '{url}' is not supported (allowed: file:///folder).")

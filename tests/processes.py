@@ -103,17 +103,7 @@ class Stage:
 
     def acknowledged(self) -> set[str]:
         """custom_ids whose result stands acknowledged, read from the disk as a restart would."""
-        import sqlite3
-
-        found: set[str] = set()
-        database = sqlite3.connect(f"file:{self.folder / 'data' / 'batchsched.db'}?mode=ro", uri=True)
-        for batch_id, position, length in database.execute("SELECT batch_id, position, result_bytes FROM chunks"):
-            path = self.folder / "data" / "results" / batch_id / f"{position}.jsonl"
-            if length and path.exists():
-                lines = path.read_bytes()[:length].splitlines()
-                found |= {json.loads(line.split(b"\t", 2)[2])["custom_id"] for line in lines}
-        database.close()
-        return found
+        return acknowledged(self.folder / "data")
 
     def half_done(self) -> int:
         """Chunks of which some results stand acknowledged, and not all."""
@@ -131,6 +121,23 @@ class Stage:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for process in reversed(self._running):
             end(process, signal.SIGKILL)
+
+
+def acknowledged(data: Path) -> set[str]:
+    """custom_ids of the results that the database in a data folder names."""
+    import sqlite3
+
+    database = sqlite3.connect(f"file:{data / 'batchsched.db'}?mode=ro", uri=True)
+    rows = database.execute("SELECT batch_id, parts FROM chunks").fetchall()
+    database.close()
+    found: set[str] = set()
+    for batch_id, parts in rows:
+        for name, start, stop in json.loads(parts):
+            path = data / "results" / batch_id / name
+            if path.exists():
+                lines = path.read_bytes()[start:stop].splitlines()
+                found |= {json.loads(line.split(b"\t", 2)[2])["custom_id"] for line in lines}
+    return found
 
 
 def end(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> int:

@@ -8,16 +8,16 @@ import resource
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from batchsched.clock import ManualClock
-from batchsched.queue.store import Store
+from batchsched.errors import StorageFull
+from batchsched.queue.folder_store import FolderStore
 from tests.live import LiveServer, live_server, requests, wait_for
 from tests.processes import BATCHSCHED, ROOT, Stage
 
@@ -36,6 +36,10 @@ def _full(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def _no_room(*_: object) -> None:
+    raise StorageFull
+
+
 def test_a_result_that_finds_the_disk_full_is_not_lost(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     batch_id, worker = server.submit(requests(3))["id"], server.worker()
     lease = worker.lease()
@@ -51,14 +55,12 @@ def test_a_result_that_finds_the_disk_full_is_not_lost(server: LiveServer, monke
 def test_a_merge_that_finds_the_disk_full_waits(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     batch_id, worker = server.submit(requests(3))["id"], server.worker()
     lease = worker.lease()
-    original: Callable[..., Any] = Store.create
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "create", _full)
+        patch.setattr(FolderStore, "create", _no_room)
         worker.record(lease, [1, 2, 3])
         server.until(batch_id, "finalizing")
         server.runtime.lifecycle.round()
         assert server.batch(batch_id)["status"] == "finalizing"
-    assert Store.create is original
     done = server.until(batch_id, "completed")
     assert len(server.content(done["output_file_id"])) == 3
 
@@ -70,7 +72,7 @@ def test_an_expiry_that_finds_the_disk_full_still_ends_as_expired(
     batch_id, worker = server.submit(requests(3), batchsched={"deadline": "1s"})["id"], server.worker()
     worker.record(worker.lease(), [1])
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "create", _full)
+        patch.setattr(FolderStore, "create", _no_room)
         wait_for(lambda: "The batch waits" in caplog.text)
         server.runtime.lifecycle.round()
         assert server.batch(batch_id)["status"] == "in_progress"

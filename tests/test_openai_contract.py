@@ -281,10 +281,11 @@ def test_file_expiry(server: LiveServer, client: openai.OpenAI) -> None:
     ],
 )
 def test_a_bad_upload_is_refused_and_leaves_nothing(server: LiveServer, files: Any, data: Any, param: str) -> None:
-    before = set(server.runtime.store.root.rglob("*"))
+    folder = Path(server.runtime.settings.server.data_dir)
+    before = set(folder.rglob("*"))
     answer = server.http.post("/v1/files", files=files, data=data)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
-    left = {path for path in set(server.runtime.store.root.rglob("*")) - before if not path.name.startswith("batchsched.db")}
+    left = {path for path in set(folder.rglob("*")) - before if not path.name.startswith("batchsched.db")}
     assert not left
 
 

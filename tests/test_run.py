@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -22,6 +20,7 @@ from batchsched import settings
 from batchsched.cli import exits
 from batchsched.cli.embedded import Embedded
 from batchsched.queue.database import Database
+from tests.processes import acknowledged
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
@@ -177,25 +176,14 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_continues(place: Path, engine
     assert set(engine.computed().values()) == {1}  # what was in flight came back before the worker stopped
 
 
-def acknowledged(folder: Path) -> set[str]:
-    """custom_ids whose results stand acknowledged on the disk of a run."""
-    found: set[str] = set()
-    with closing(sqlite3.connect(f"file:{folder / '.state' / 'batchsched.db'}?mode=ro", uri=True)) as database:
-        for batch_id, position, length in database.execute("SELECT batch_id, position, result_bytes FROM chunks"):
-            path = folder / ".state" / "results" / batch_id / f"{position}.jsonl"
-            lines = path.read_bytes()[:length].splitlines() if length else []
-            found |= {json.loads(line.split(b"\t", 2)[2])["custom_id"] for line in lines}
-    return found
-
-
 @pytest.mark.parametrize("at", [0, 80])
 def test_kill_9_of_the_whole_run_loses_nothing_and_repeats_nothing(at: int, place: Path, engine: Engine) -> None:
     file = write_requests(place / "in.jsonl", 300, "[[slow 0.5]]")
     first = start(file, engine)
     folder = place / "in.batchsched"
     wait_until(lambda: (folder / "run.json").exists() and len(engine.computed()) >= at)
-    wait_until(lambda: not at or len(acknowledged(folder)) >= at)
-    safe = acknowledged(folder) if at else set[str]()
+    wait_until(lambda: not at or len(acknowledged(folder / ".state")) >= at)
+    safe = acknowledged(folder / ".state") if at else set[str]()
     first.kill()
     again = start(file, engine)  # at once: nobody cleans up after the first
     first.communicate()

@@ -12,7 +12,6 @@ from starlette.responses import StreamingResponse
 
 from batchsched.errors import Conflict, InvalidRequest, MissingParameter
 from batchsched.queue import batches, files
-from batchsched.queue.database import translated
 from batchsched.server.objects import file_object, list_object
 from batchsched.server.options import expires_after_s
 from batchsched.server.runtime import Runtime
@@ -31,7 +30,7 @@ def router(runtime: Runtime) -> APIRouter:
         """Upload a file. It is there whole, and synced to the disk, when this answers."""
         form = Form(request.headers.get("content-type", ""), _body(request))
         file_id = runtime.ids.new("file").replace("_", "-")
-        with translated(), store.create(file_id) as handle:
+        with store.create(file_id) as handle:
             received = receive(form.file_blocks(), handle, runtime.settings.server.max_file_bytes)
             if form.filename is None:
                 raise MissingParameter("Missing required parameter: 'file'.", param="file")

@@ -14,7 +14,7 @@ from functools import partial
 import msgspec
 
 from batchsched.clock import Clock, IdSource
-from batchsched.errors import BatchschedError, Conflict, DeadlineInfeasible, StorageFull
+from batchsched.errors import BatchschedError, Conflict, DeadlineInfeasible, StorageFull, StorageUnavailable
 from batchsched.lines import LineError
 from batchsched.queue import batches, chunks, files, ledger
 from batchsched.queue.cutting import Cutter
@@ -112,7 +112,7 @@ class Lifecycle:
             step()
         except Conflict:
             pass  # somebody else moved the batch meanwhile: the next round sees where it is
-        except StorageFull as problem:
+        except (StorageFull, StorageUnavailable) as problem:
             log.error("%s The batch waits and goes on by itself.", problem.message)
         except BatchschedError as problem:
             log.error("%s", problem.message)

@@ -13,7 +13,7 @@ from batchsched.queue.database import Database
 from batchsched.queue.leadership import Leadership
 from batchsched.queue.results import Recorder
 from batchsched.queue.states import OPEN
-from batchsched.queue.store import Store
+from batchsched.queue.store import SWEEP_AGE_S, open_store
 from batchsched.scheduler import Scheduler
 from batchsched.server.lifecycle import Lifecycle
 from batchsched.server.reports import Reports
@@ -32,9 +32,9 @@ class Runtime:
         root = Path(loaded.settings.server.data_dir)
         self.database = Database(loaded.settings.server.database_url or root / "batchsched.db")
         try:
-            self.store = Store(root)
+            self.store = open_store(loaded.settings.server.store_url, root)
             provider = open_provider(loaded.settings.forecast, loaded.path.parent if loaded.path else Path())
-            self.recorder = Recorder(self.store, self.ids)
+            self.recorder = Recorder(self.database, self.store, self.ids)
             self.scheduler = Scheduler(self.database, loaded.settings, provider, self.clock)
             self.reports = Reports(self.database, self.scheduler, provider, self.clock, loaded.settings.carbon)
             self.leadership = Leadership(self.database, self.ids.new("server"), self.clock, self._begin_to_lead)
@@ -83,7 +83,9 @@ class Runtime:
         with self.database.read() as connection:
             known = files.ids(connection)
             live = {row["id"] for row in batches.in_state(connection, sorted(OPEN))}
-        self.store.sweep(known, live)
+        # A data folder with its own SQLite file is ours alone. Elsewhere, what is young may be another server's work in hand.
+        alone = not (self.settings.server.store_url or self.settings.server.database_url)
+        self.store.sweep(known, live, 0 if alone else SWEEP_AGE_S)
 
     def _cutter(self) -> Cutter:
         limits = self.settings.server

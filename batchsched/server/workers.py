@@ -30,11 +30,9 @@ from batchsched.wire import (
     Heartbeat,
     HeartbeatAnswer,
     Lease,
-    Meter,
     Register,
     Registered,
     Release,
-    Result,
     Results,
     known_reason,
 )
@@ -182,10 +180,10 @@ class LeaseDesk:
             worker = workers.get(connection, message.worker_id)
             workers.seen(connection, message.worker_id, now, ready_models=message.ready_models)
             offer = self._runtime.scheduler.offer(worker["pool"], now)
-            leases: list[Lease] = []
+            taken: list[tuple[Row, Row]] = []
             prepare: str | None = None
             for wanted in offer.work:
-                if len(leases) >= message.max_chunks:
+                if len(taken) >= message.max_chunks:
                     break
                 if wanted.model not in message.ready_models:
                     if prepare is None and self._claimable(connection, wanted.batch_id, worker["pool"], now):
@@ -193,18 +191,19 @@ class LeaseDesk:
                         if math.isinf(wanted.requests):  # it can wait no longer: later work must not keep the engine from it
                             break
                     continue
-                leases += self._lease(connection, worker, wanted.batch_id, wanted.requests, message.max_chunks - len(leases))
+                taken += self._lease(connection, worker, wanted.batch_id, wanted.requests, message.max_chunks - len(taken))
+        leases = [self._as_lease(chunk, batch) for chunk, batch in taken]  # outside: what is done may have to be read from afar
         coming = offer.prepare if offer.prepare not in message.ready_models else None
         prepare = None if leases else prepare or coming
         return Claimed(leases, prepare, offer.next_at, self._poll_s(offer.next_at))
 
-    def _lease(self, connection: Connection, worker: Row, batch_id: str, requests: float, most: int) -> list[Lease]:
+    def _lease(self, connection: Connection, worker: Row, batch_id: str, requests: float, most: int) -> list[tuple[Row, Row]]:
         batch = batches.get(connection, batch_id)
         pool, now = worker["pool"], self._runtime.clock.now()
         if not self._claimable(connection, batch_id, pool, now):
             return []
-        leases: list[Lease] = []
-        while len(leases) < most and requests > 0:
+        taken: list[tuple[Row, Row]] = []
+        while len(taken) < most and requests > 0:
             got = chunks.claim(
                 connection, batch_id, worker_id=worker["id"], pool=pool, limit=1, now=now, lease_s=self._limits.lease_s
             )
@@ -214,8 +213,8 @@ class LeaseDesk:
             left = chunk["lines"] - chunk["completed"] - chunk["failed"]
             requests -= left
             self._runtime.scheduler.leased(batch_id, pool, left)
-            leases.append(self._as_lease(chunk, batch))
-        return leases
+            taken.append((chunk, batch))
+        return taken
 
     def _claimable(self, connection: Connection, batch_id: str, pool: str, now: datetime) -> bool:
         """Could this pool lease a chunk of the batch at once? A uniform batch stays where it began."""
@@ -244,13 +243,9 @@ class LeaseDesk:
         return min(5.0, max(0.2, (next_at - self._runtime.clock.now()).total_seconds()))
 
     def record(self, chunk_id: str, message: Results) -> Acknowledged:
-        """Raises StaleLease, StorageFull."""
-        with self._fenced(chunk_id, message), self._database.write() as connection:
-            chunk = chunks.held(connection, chunk_id, message.token)
-            recorded = self._runtime.recorder.record(connection, chunk_id, message.token, message.results)
-            self._charge(connection, chunk, message.meter, message.results)
-            if recorded.duplicates:
-                ledger.bump(connection, "duplicate_results_total", recorded.duplicates)
+        """Raises StaleLease, StorageFull, StorageUnavailable."""
+        with self._fenced(chunk_id, message):
+            recorded = self._runtime.recorder.record(chunk_id, message.token, message.results, message.meter)
         if recorded.chunk_done:
             self._runtime.lifecycle.poke()
         return Acknowledged(recorded.new, recorded.duplicates)
@@ -264,14 +259,14 @@ class LeaseDesk:
             if chunk["state"] == "leased":
                 missing = chunk["lines"] - chunk["completed"] - chunk["failed"]
                 raise InvalidRequest(f"Chunk {chunk_id} is not finished: {missing} line(s) have no result.")
-            self._charge(connection, chunk, message.meter, [])
+            self._runtime.recorder.charge(connection, chunk, message.meter, [])
         self._runtime.lifecycle.poke()
 
     def release(self, chunk_id: str, message: Release) -> None:
         """Raises StaleLease."""
         with self._fenced(chunk_id, message), self._database.write() as connection:
             chunk = chunks.held(connection, chunk_id, message.token)
-            self._charge(connection, chunk, message.meter, [])
+            self._runtime.recorder.charge(connection, chunk, message.meter, [])
             chunks.release(connection, chunk_id, message.token)
             ledger.bump(connection, f"released_{message.reason}_total")
         self._runtime.scheduler.poke()
@@ -280,16 +275,18 @@ class LeaseDesk:
     def fail(self, chunk_id: str, message: Fail) -> None:
         """Spend an attempt; after the last one the unfinished lines become error lines. Raises StaleLease."""
         now = self._runtime.clock.now()
-        with self._fenced(chunk_id, message), self._database.write() as connection:
-            chunk = chunks.held(connection, chunk_id, message.token)
-            self._charge(connection, chunk, message.meter, [])
-            ledger.bump(connection, "chunk_failures_total")
-            if chunk["attempts"] + 1 >= self._limits.max_attempts:
+        with self._fenced(chunk_id, message):
+            with self._database.write() as connection:
+                chunk = chunks.held(connection, chunk_id, message.token)
+                self._runtime.recorder.charge(connection, chunk, message.meter, [])
+                ledger.bump(connection, "chunk_failures_total")
+                last = chunk["attempts"] + 1 >= self._limits.max_attempts
+                if not last:
+                    pause = timedelta(seconds=RETRY_PAUSE_S * 2 ** chunk["attempts"])
+                    chunks.fail(connection, chunk_id, message.token, suspects=message.suspects, not_before=now + pause)
+            if last:
                 text = f"The engine failed {chunk['attempts'] + 1} times while it ran this request: {message.message}"
-                self._runtime.recorder.give_up(connection, chunk, "engine_failed", text)
-            else:
-                pause = timedelta(seconds=RETRY_PAUSE_S * 2 ** chunk["attempts"])
-                chunks.fail(connection, chunk_id, message.token, suspects=message.suspects, not_before=now + pause)
+                self._runtime.recorder.give_up(chunk, "engine_failed", text)
         self._runtime.scheduler.poke()
         self._runtime.lifecycle.poke()
 
@@ -306,9 +303,5 @@ class LeaseDesk:
                 ledger.bump(connection, "stale_completions_total")
                 chunk = chunks.get(connection, chunk_id)
                 if chunk["state"] == "closed" and chunk["token"] == message.token:
-                    self._charge(connection, chunk, message.meter, [])
+                    self._runtime.recorder.charge(connection, chunk, message.meter, [])
             raise
-
-    def _charge(self, connection: Connection, chunk: Row, meter: Meter | None, results: list[Result]) -> None:
-        model = batches.get(connection, chunk["batch_id"])["model"]
-        self._runtime.recorder.charge(connection, chunk, model, meter, results)

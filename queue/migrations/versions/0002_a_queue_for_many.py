@@ -38,11 +38,21 @@ def _files_and_batches() -> None:
 
 def _the_rest_of_the_first_tables() -> None:
     op.add_column("chunks", sa.Column("parts", sa.JSON(), nullable=False, server_default="[]"))
+    _name_results()
     op.add_column("workers", sa.Column("protocol", sa.Integer(), nullable=False, server_default="1"))
     op.add_column("workers", sa.Column("version", AutoString(), nullable=False, server_default=""))
     op.add_column("ledger", _tenant())
     op.create_index("ledger_by_tenant", "ledger", ["tenant", "started_at"])
     op.add_column("plans", sa.Column("epoch", sa.BigInteger(), nullable=False, server_default="0"))
+
+
+def _name_results() -> None:
+    """A chunk's results lay in one file, named for its position; from now on its row names them."""
+    chunks = sa.table("chunks", *(sa.column(name) for name in ("id", "position", "result_bytes")), sa.column("parts", sa.JSON()))
+    bind = op.get_bind()
+    for row in bind.execute(sa.select(chunks).where(chunks.c.result_bytes > 0)).all():
+        parts = [[f"{row.position}.jsonl", 0, row.result_bytes]]
+        bind.execute(sa.update(chunks).where(chunks.c.id == row.id).values(parts=parts))
 
 
 def _access() -> None:

@@ -1,0 +1,187 @@
+"""A store in a folder, of one server's own or shared by several.
+
+files/<file id>                       what was uploaded, and what was merged
+results/<batch id>/<name>.log         results that one server process recorded of a batch; it alone appends, and never cuts
+tmp/                                  half-made files
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator, Set
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from batchsched.errors import StorageFull, StorageUnavailable
+from batchsched.queue.rows import Row
+from batchsched.queue.store import SWEEP_AGE_S, Part, Record, decoded, encoded, joined, parts_of
+
+BLOCK_BYTES = 1 << 20
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class FolderStore:
+    """Files under `root`. Paths come from ids, never from users' names."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in ("files", "results", "tmp"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        # Each process writes results to files of its own name: no two of them ever append to one file, on whatever file system.
+        self._log_name = f"{secrets.token_hex(6)}.log"
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def create(self, file_id: str) -> Generator[BinaryIO]:
+        """Write a file so that it is there whole or not at all."""
+        temporary = self.root / "tmp" / file_id
+        try:
+            with _room(), open(temporary, "xb", opener=_private) as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.replace(self._file(file_id))
+            _sync_folder(self.root / "files")
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def remove(self, file_id: str) -> None:
+        """Forget a file's bytes; no error where there are none."""
+        self._file(file_id).unlink(missing_ok=True)
+
+    def blocks(self, file_id: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The bytes of a file from `start` to `end`, a block at a time."""
+        with self._file(file_id).open("rb") as handle:
+            left = (end if end is not None else handle.seek(0, os.SEEK_END)) - start
+            handle.seek(start)
+            while left > 0 and (block := handle.read(min(BLOCK_BYTES, left))):
+                left -= len(block)
+                yield block
+
+    def append(self, chunk: Row, records: Iterable[Record]) -> list[Part]:
+        """Add records to this process's log of the batch, and sync it."""
+        payload = encoded(records)
+        with _room():
+            with self._lock:
+                log = self._open_log(chunk["batch_id"])
+                start = os.lseek(log, 0, os.SEEK_END)
+                try:
+                    _write(log, payload)
+                except BaseException:
+                    with contextlib.suppress(OSError):  # nobody was told of these bytes: a full disk gets them back
+                        os.ftruncate(log, start)
+                    os.close(log)
+                    raise
+            try:
+                os.fsync(log)
+            finally:
+                os.close(log)
+        return joined(parts_of(chunk), Part(self._log_name, start, start + len(payload)))
+
+    def _open_log(self, batch_id: str) -> int:
+        path = self.root / "results" / batch_id / self._log_name
+        made = not path.exists()
+        if made:
+            path.parent.mkdir(exist_ok=True)
+        log = os.open(path, _APPEND, 0o600)
+        if made:
+            _sync_folder(path.parent)
+            _sync_folder(path.parent.parent)
+        return log
+
+    def records(self, chunk: Row, start: int = 0) -> Iterator[Record]:
+        """A chunk's records, line by line."""
+        with contextlib.ExitStack() as stack:
+            handles: dict[str, BinaryIO] = {}
+            for part in parts_of(chunk, start):
+                if part.name not in handles:
+                    handles[part.name] = stack.enter_context(self._result_file(chunk, part.name))
+                handle = handles[part.name]
+                handle.seek(part.start)
+                left = part.end - part.start
+                while left > 0:
+                    line = handle.readline()
+                    if len(line) > left or not line.endswith(b"\n"):
+                        raise _lost(chunk, part.name)
+                    left -= len(line)
+                    yield decoded(line)
+
+    def _result_file(self, chunk: Row, name: str) -> BinaryIO:
+        try:
+            return Path(self.root, "results", chunk["batch_id"], name).open("rb")
+        except FileNotFoundError:
+            raise _lost(chunk, name) from None
+
+    def each(self, chunks: Iterable[Row]) -> Iterator[tuple[Row, Iterator[Record]]]:
+        """Chunk after chunk: the system reads ahead by itself."""
+        for chunk in chunks:
+            yield chunk, self.records(chunk)
+
+    def discard_results(self, batch_id: str) -> None:
+        """Remove a batch's chunk results."""
+        shutil.rmtree(self.root / "results" / batch_id, ignore_errors=True)
+
+    def sweep(self, known_files: Set[str], live_batches: Set[str], older_than_s: float = SWEEP_AGE_S) -> None:
+        """Remove leftovers."""
+        before = time.time() - older_than_s  # against the file system's own times, so by the system's clock
+        for folder, known in (("files", known_files), ("tmp", frozenset[str]())):
+            for path in (self.root / folder).iterdir():
+                if path.name not in known and _changed(path) <= before:
+                    path.unlink(missing_ok=True)
+        for path in (self.root / "results").iterdir():
+            if path.name not in live_batches and max(map(_changed, (path, *path.iterdir()))) <= before:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _file(self, file_id: str) -> Path:
+        return self.root / "files" / file_id
+
+
+def _lost(chunk: Row, name: str) -> StorageUnavailable:
+    return StorageUnavailable(
+        f"Acknowledged results of batch {chunk['batch_id']} cannot be read: '{name}' is missing or cut short.",
+        hint="Is the right folder mounted, and is it the one that belongs to this database?",
+    )
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # somebody else swept it
+        return 0.0
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def _write(descriptor: int, payload: bytes) -> None:
+    left = memoryview(payload)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+@contextmanager
+def _room() -> Generator[None]:
+    """No room (disk full, quota, file-size limit) becomes StorageFull."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise StorageFull from problem
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,251 @@
+"""The contract of stores, over each kind of place."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchsched.errors import InvalidConfiguration, StorageFull, StorageUnavailable
+from batchsched.queue.folder_store import FolderStore
+from batchsched.queue.store import Part, Record, Store, length_of, open_store, parts_of
+
+Opener = Callable[[], Store]
+"""Opens one and the same place, each time as another server process would."""
+
+
+@pytest.fixture(params=["folder"])
+def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
+    return {"folder": lambda: FolderStore(tmp_path)}[request.param]
+
+
+@pytest.fixture
+def store(opener: Opener) -> Store:
+    return opener()
+
+
+def a_chunk(batch_id: str = "batch_1", position: int = 0, token: int = 1, parts: Iterable[Part] = ()) -> dict[str, Any]:
+    return {
+        "batch_id": batch_id,
+        "position": position,
+        "token": token,
+        "parts": [list(part) for part in parts],  # as JSON gives them back
+        "result_bytes": length_of(parts),
+    }
+
+
+def named(chunk: dict[str, Any], parts: list[Part]) -> dict[str, Any]:
+    """The chunk's row once it names these parts."""
+    return a_chunk(chunk["batch_id"], chunk["position"], chunk["token"], parts)
+
+
+def some(*lines: int) -> list[Record]:
+    return [Record(line, line % 2 == 0, b'{"tab": "\\t", "line": %d}' % line) for line in lines]
+
+
+def write(store: Store, file_id: str, blocks: Iterable[bytes]) -> None:
+    with store.create(file_id) as handle:
+        for block in blocks:
+            handle.write(block)
+
+
+def read(store: Store, file_id: str, start: int = 0, end: int | None = None) -> bytes:
+    return b"".join(store.blocks(file_id, start, end))
+
+
+def test_a_file_is_read_as_it_was_written(opener: Opener) -> None:
+    write(opener(), "file-1", [b"ab", b"", b"cdef"])
+    store = opener()
+    assert read(store, "file-1") == b"abcdef"
+    assert read(store, "file-1", 2, 4) == b"cd"
+    assert read(store, "file-1", 3) == b"def"
+    assert read(store, "file-1", 6) == read(store, "file-1", 2, 2) == b""
+
+
+def test_an_empty_file_is_a_file(store: Store) -> None:
+    write(store, "file-1", [])
+    assert read(store, "file-1") == b""
+
+
+@pytest.mark.parametrize("size", [10, 12_000_000])
+def test_a_large_file_comes_in_blocks(store: Store, size: int) -> None:
+    data = os.urandom(1000) * (size // 1000 + 1)
+    write(store, "file-1", (data[at : at + 1_000_000] for at in range(0, len(data), 1_000_000)))
+    blocks = list(store.blocks("file-1"))
+    assert b"".join(blocks) == data
+    assert max(map(len, blocks)) <= 8 << 20
+    assert read(store, "file-1", size // 2, size // 2 + 100) == data[size // 2 : size // 2 + 100]
+
+
+@pytest.mark.parametrize("size", [10, 12_000_000])
+def test_an_upload_that_breaks_off_leaves_nothing(store: Store, size: int) -> None:
+    def interrupted() -> Iterator[bytes]:
+        yield b"x" * size
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(store, "file-1", interrupted())
+    with pytest.raises(FileNotFoundError):
+        read(store, "file-1")
+    write(store, "file-1", [b"second try"])
+    assert read(store, "file-1") == b"second try"
+
+
+def test_a_file_is_not_there_before_it_is_whole(store: Store) -> None:
+    with store.create("file-1") as handle:
+        handle.write(b"x" * 12_000_000)
+        with pytest.raises(FileNotFoundError):
+            read(store, "file-1")
+    assert len(read(store, "file-1")) == 12_000_000
+
+
+def test_a_file_is_removed_and_may_be_gone_already(store: Store) -> None:
+    write(store, "file-1", [b"x"])
+    store.remove("file-1")
+    store.remove("file-1")
+    with pytest.raises(FileNotFoundError):
+        read(store, "file-1")
+
+
+def test_results_are_read_in_the_order_of_recording(opener: Opener) -> None:
+    """By one server, by the next after it, or by two in turn."""
+    stores, chunk, seen = [opener(), opener()], a_chunk(), list[Record]()
+    for turn, lines in enumerate([(3, 1), (2,), (7, 4, 5)]):
+        before = chunk["result_bytes"]
+        chunk = named(chunk, stores[turn % 2].append(chunk, some(*lines)))
+        seen += some(*lines)
+        for store in stores:
+            assert list(store.records(chunk)) == seen
+            assert list(store.records(chunk, before)) == some(*lines)
+            assert list(store.records(chunk, chunk["result_bytes"])) == []
+
+
+def test_a_chunk_without_results_has_none(store: Store) -> None:
+    assert list(store.records(a_chunk())) == []
+
+
+def test_what_no_row_names_is_never_read(opener: Opener) -> None:
+    """A crash came before the commit; or a stale holder of the lease writes what nobody will acknowledge, before or after."""
+    stale, store, chunk = opener(), opener(), a_chunk()
+    chunk = named(chunk, stale.append(chunk, some(1)))
+    stale.append(chunk, some(2))
+    chunk = named(chunk, store.append(chunk, some(3)))
+    stale.append(a_chunk(), some(4, 5, 6))
+    chunk = named(chunk, stale.append(chunk, some(7)))
+    assert [record.line for record in store.records(chunk)] == [1, 3, 7]
+
+
+def test_chunks_of_a_batch_and_batches_keep_apart(store: Store) -> None:
+    chunks = [a_chunk(batch_id, position) for batch_id in ("batch_1", "batch_2") for position in range(3)]
+    for group in ((1, 2), (3,)):
+        chunks = [named(chunk, store.append(chunk, some(*(n * 10 + i for i in group)))) for n, chunk in enumerate(chunks)]
+    for n, chunk in enumerate(chunks):
+        assert [record.line for record in store.records(chunk)] == [n * 10 + 1, n * 10 + 2, n * 10 + 3]
+
+
+def test_many_chunks_are_read_in_one_go(store: Store) -> None:
+    chunks = [a_chunk(position=n) for n in range(5)]
+    chunks = [named(c, store.append(c, some(*range(n)))) if n else c for n, c in enumerate(chunks)]
+    found = [(chunk["position"], [record.line for record in records]) for chunk, records in store.each(iter(chunks))]
+    assert found == [(n, list(range(n))) for n in range(5)]
+    some_only = [(chunk["position"], next(records, None)) for chunk, records in store.each(chunks)]
+    assert [record.line if record else None for _, record in some_only] == [None, 0, 0, 0, 0]
+
+
+def test_results_that_are_gone_are_said_to_be_gone(store: Store) -> None:
+    chunk = a_chunk()
+    chunk = named(chunk, store.append(chunk, some(1, 2)))
+    store.discard_results("batch_1")
+    store.discard_results("batch_1")
+    with pytest.raises(StorageUnavailable, match="batch_1"):
+        list(store.records(chunk))
+
+
+def test_sweeping_removes_what_no_row_knows(store: Store) -> None:
+    write(store, "file-kept", [b"x"])
+    write(store, "file-lost", [b"x"])
+    kept, lost = a_chunk("batch_live"), a_chunk("batch_over")
+    kept, lost = named(kept, store.append(kept, some(1))), named(lost, store.append(lost, some(1)))
+    store.sweep({"file-kept"}, {"batch_live"}, 0)
+    assert read(store, "file-kept") == b"x"
+    assert list(store.records(kept)) == some(1)
+    with pytest.raises(FileNotFoundError):
+        read(store, "file-lost")
+    with pytest.raises(StorageUnavailable):
+        list(store.records(lost))
+
+
+def test_sweeping_beside_others_leaves_what_is_young(opener: Opener) -> None:
+    """Another server may be about to write the row."""
+    mine, other = opener(), opener()
+    chunk = a_chunk()
+    chunk = named(chunk, mine.append(chunk, some(1)))
+    with mine.create("file-1") as handle:
+        handle.write(b"half")
+        other.sweep(set(), set())
+    other.sweep(set(), set())
+    assert read(mine, "file-1") == b"half"
+    assert list(mine.records(chunk)) == some(1)
+
+
+def test_parts_that_touch_become_one(tmp_path: Path) -> None:
+    store, chunk = FolderStore(tmp_path), a_chunk()
+    for line in range(20):
+        chunk = named(chunk, store.append(chunk, some(line)))
+    assert len(chunk["parts"]) == 1
+    assert [record.line for record in store.records(chunk)] == list(range(20))
+
+
+def test_parts_from_an_offset() -> None:
+    chunk = a_chunk(parts=[Part("a", 5, 15), Part("b", 0, 4)])
+    assert parts_of(chunk) == [Part("a", 5, 15), Part("b", 0, 4)]
+    assert parts_of(chunk, 4) == [Part("a", 9, 15), Part("b", 0, 4)]
+    assert parts_of(chunk, 10) == [Part("b", 0, 4)]
+    assert parts_of(chunk, 13) == [Part("b", 3, 4)]
+    assert parts_of(chunk, 14) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_a_full_disk_is_said_and_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, call: str) -> None:
+    store, chunk, real = FolderStore(tmp_path), a_chunk(), os.write
+    chunk = named(chunk, store.append(chunk, some(1)))
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*.log"))
+
+    def full(descriptor: int, data: memoryview | None = None) -> None:
+        if data:
+            real(descriptor, data[:3])  # some of it finds room
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(StorageFull):
+            store.append(chunk, some(2))
+    if call == "write":
+        assert sum(path.stat().st_size for path in tmp_path.rglob("*.log")) == size
+    chunk = named(chunk, store.append(chunk, some(3)))
+    assert [record.line for record in store.records(chunk)] == [1, 3]
+
+
+def test_files_are_for_the_server_alone(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    write(store, "file-1", [b"x"])
+    store.append(a_chunk(), some(1))
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == {0o600}
+
+
+@pytest.mark.parametrize("url", ["memory://x", "http://host/x", "file://relative", "/a/path", "simplecache::s3://b", "ftp://x"])
+def test_other_places_are_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(InvalidConfiguration, match=r"server\.store_url"):
+        open_store(url, tmp_path)
+
+
+def test_a_folder_by_its_url(tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path / 'elsewhere'}", tmp_path)
+    write(store, "file-1", [b"x"])
+    assert (tmp_path / "elsewhere" / "files" / "file-1").read_bytes() == b"x"
