@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Set
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
-from batchsched.errors import InvalidConfiguration
 from batchsched.queue.rows import Row
 
 SWEEP_AGE_S = 86_400.0
@@ -109,15 +107,3 @@ def decoded(line: bytes) -> Record:
     """A record from its stored line."""
     number, ok, output = line.split(b"\t", 2)
     return Record(int(number), ok == b"1", output[:-1])
-
-
-def open_store(url: str, data_dir: Path) -> Store:
-    """The store that `server.store_url` names; empty means the data folder. Raises InvalidConfiguration, MissingExtra."""
-    from batchsched.queue.folder_store import FolderStore
-
-    scheme, separator, rest = url.partition("://")
-    if not url:
-        return FolderStore(data_dir)
-    if separator and scheme == "file" and rest.startswith("/"):
-        return FolderStore(Path(rest))
-    raise InvalidConfiguration(f"key 'server.store_url': '{url}' is not supported (allowed: file:///folder).")

@@ -12,7 +12,8 @@ import pytest
 
 from batchsched.errors import InvalidConfiguration, StorageFull, StorageUnavailable
 from batchsched.queue.folder_store import FolderStore
-from batchsched.queue.store import Part, Record, Store, length_of, open_store, parts_of
+from batchsched.queue.store import Part, Record, Store, length_of, parts_of
+from batchsched.queue.stores import open_store
 
 Opener = Callable[[], Store]
 """Opens one and the same place, each time as another server process would."""

@@ -13,7 +13,8 @@ from batchsched.queue.database import Database
 from batchsched.queue.leadership import Leadership
 from batchsched.queue.results import Recorder
 from batchsched.queue.states import OPEN
-from batchsched.queue.store import SWEEP_AGE_S, open_store
+from batchsched.queue.store import SWEEP_AGE_S
+from batchsched.queue.stores import open_store
 from batchsched.scheduler import Scheduler
 from batchsched.server.lifecycle import Lifecycle
 from batchsched.server.reports import Reports
