@@ -7,6 +7,7 @@ work starts at the instants found here and the earliest deadline always goes fir
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import msgspec
 
@@ -46,6 +47,15 @@ class Filled(msgspec.Struct, frozen=True):
                 if not pools <= taken:
                     break
                 at = start
+        return at
+
+    def busy_until(self, at: float, pools: Collection[str]) -> float:
+        """Going on from `at`, the first instant after which one of the pools has room."""
+        for _, end, taken in reversed(self.full):
+            if end > at + _EPS:
+                if not taken.issuperset(pools):
+                    break
+                at = end
         return at
 
 

@@ -30,7 +30,7 @@ def latest_safe_starts(jobs: list[Job], pools: list[OpenPool], margin_s: float =
     that begin far enough before 0 to see by how much a job is late. `margin_s`: taken off the result, for leases that cannot be
     interrupted and for the control loop's own delay.
     """
-    spans = _spans(pools, [job.deadline_s for job in jobs])
+    spans = spans_of(pools, [job.deadline_s for job in jobs])
     needs = [_need(job) for job in jobs if job.seconds_on and job.remaining_requests > 0]
     starts = fill_backward(needs, spans).starts
     return {
@@ -65,16 +65,16 @@ def _need(job: Job) -> Need:
     return Need(job.batch_id, job.deadline_s, {p: s * factor for p, s in job.seconds_on.items()}, job.width, startup)
 
 
-def _spans(pools: list[OpenPool], deadlines: list[float]) -> list[Span]:
-    """Stretches between all openings, closings and deadlines, with the replicas of each pool."""
+def spans_of(pools: list[OpenPool], deadlines: list[float]) -> list[Span]:
+    """Stretches between all openings, closings and deadlines, with the replicas of each pool; 0 where it is closed."""
     merged = [(pool, _merge(pool.intervals)) for pool in pools]
     edges = sorted({at for _, spans in merged for span in spans for at in span} | {at for at in deadlines if math.isfinite(at)})
     out: list[Span] = []
     for start, end in pairwise(edges):
-        replicas: dict[str, float] = {}
+        replicas = {pool.name: 0.0 for pool in pools}
         for pool, intervals in merged:
             if any(a <= start and end <= b for a, b in intervals):
-                replicas[pool.name] = replicas.get(pool.name, 0.0) + pool.replicas
+                replicas[pool.name] += pool.replicas
         out.append(Span(start, end, replicas))
     return out
 
