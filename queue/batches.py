@@ -12,26 +12,27 @@ from batchsched.errors import Conflict, NotFound
 from batchsched.queue.rows import Row, every, first
 from batchsched.queue.states import BATCH_TRANSITIONS, OPEN, sources
 from batchsched.queue.tables import batches
+from batchsched.queue.tenancy import ANY, Tenant, owned
 
 
-def add(connection: Connection, **values: Any) -> None:
+def add(connection: Connection, *, tenant: str, **values: Any) -> None:
     """Accept a batch."""
-    connection.execute(insert(batches).values(**values))
+    connection.execute(insert(batches).values(tenant=tenant, **values))
 
 
-def get(connection: Connection, batch_id: str) -> Row:
-    """One batch. Raises NotFound."""
-    row = first(connection, select(batches).where(batches.c.id == batch_id))
+def get(connection: Connection, batch_id: str, tenant: Tenant) -> Row:
+    """One batch of a tenant. Raises NotFound, also for a batch of another."""
+    row = first(connection, select(batches).where(batches.c.id == batch_id, owned(batches, tenant)))
     if row is None:
         raise NotFound(f"No batch found with id '{batch_id}'.", param="batch_id")
     return row
 
 
-def page(connection: Connection, *, limit: int, after: str | None = None) -> list[Row]:
-    """Up to `limit` batches, newest first, from the one after `after`. Raises NotFound for an unknown `after`."""
-    query = select(batches)
+def page(connection: Connection, tenant: Tenant, *, limit: int, after: str | None = None) -> list[Row]:
+    """Up to `limit` batches of a tenant, newest first, from the one after `after`. Raises NotFound for an unknown `after`."""
+    query = select(batches).where(owned(batches, tenant))
     if after:
-        mark = get(connection, after)
+        mark = get(connection, after, tenant)
         same = batches.c.created_at == mark["created_at"]
         query = query.where(or_(batches.c.created_at < mark["created_at"], and_(same, batches.c.id < mark["id"])))
     return every(connection, query.order_by(batches.c.created_at.desc(), batches.c.id.desc()).limit(limit))
@@ -55,7 +56,7 @@ def move(
     allowed = [state for state in sources(BATCH_TRANSITIONS, target) if origin is None or state in origin]
     statement = update(batches).where(batches.c.id == batch_id, batches.c.state.in_(allowed)).values(state=target, **values)
     if connection.execute(statement).rowcount != 1:
-        state = get(connection, batch_id)["state"]
+        state = get(connection, batch_id, ANY)["state"]
         raise Conflict(f"A batch with status '{state}' cannot become '{target}'.")
 
 
@@ -69,7 +70,7 @@ def edit(connection: Connection, batch_id: str, what: str, **values: Any) -> Non
     """Set fields of a batch that may still run. Raises NotFound, or Conflict saying that it cannot be `what` any more."""
     live = batches.c.state.in_(["validating", "in_progress"])
     if connection.execute(update(batches).where(batches.c.id == batch_id, live).values(**values)).rowcount != 1:
-        state = get(connection, batch_id)["state"]
+        state = get(connection, batch_id, ANY)["state"]
         raise Conflict(f"A batch with status '{state}' cannot be {what}.")
 
 

@@ -10,30 +10,37 @@ from sqlalchemy import Connection, and_, delete, insert, or_, select
 from batchsched.errors import NotFound
 from batchsched.queue.rows import Row, every, first
 from batchsched.queue.tables import files
+from batchsched.queue.tenancy import Tenant, owned
 
 
-def add(connection: Connection, **values: Any) -> None:
+def add(connection: Connection, *, tenant: str, **values: Any) -> None:
     """Record a file whose bytes are safely stored."""
-    connection.execute(insert(files).values(**values))
+    connection.execute(insert(files).values(tenant=tenant, **values))
 
 
-def get(connection: Connection, file_id: str) -> Row:
-    """One file. Raises NotFound."""
-    row = first(connection, select(files).where(files.c.id == file_id))
+def get(connection: Connection, file_id: str, tenant: Tenant) -> Row:
+    """One file of a tenant. Raises NotFound, also for a file of another."""
+    row = first(connection, select(files).where(files.c.id == file_id, owned(files, tenant)))
     if row is None:
         raise NotFound(f"No such File object: {file_id}", param="file_id")
     return row
 
 
 def page(
-    connection: Connection, *, limit: int, newest_first: bool = True, after: str | None = None, purpose: str | None = None
+    connection: Connection,
+    tenant: Tenant,
+    *,
+    limit: int,
+    newest_first: bool = True,
+    after: str | None = None,
+    purpose: str | None = None,
 ) -> list[Row]:
-    """Up to `limit` files by age, from the one after the file `after`. Raises NotFound for an unknown `after`."""
-    query = select(files)
+    """Up to `limit` files of a tenant by age, from the one after the file `after`. Raises NotFound for an unknown `after`."""
+    query = select(files).where(owned(files, tenant))
     if purpose:
         query = query.where(files.c.purpose == purpose)
     if after:
-        query = query.where(_beyond(get(connection, after), newest_first))
+        query = query.where(_beyond(get(connection, after, tenant), newest_first))
     order = (files.c.created_at.desc(), files.c.id.desc()) if newest_first else (files.c.created_at, files.c.id)
     return every(connection, query.order_by(*order).limit(limit))
 

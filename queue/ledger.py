@@ -8,14 +8,17 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from batchsched.queue.rows import Row, every, first
-from batchsched.queue.tables import counters, ledger
+from batchsched.queue.tables import batches, counters, ledger
 
 TOGETHER = timedelta(seconds=10)
 
 
 def add(connection: Connection, **values: Any) -> None:
-    """One span of work on one chunk. Spans of a chunk follow each other, so that short ones are kept as one of up to ten seconds,
-    and one that is there already (a message repeated, since its answer was lost) changes nothing."""
+    """One span of work on one chunk, for its batch's tenant.
+
+    Spans of a chunk follow each other, so that short ones are kept as one of up to ten seconds, and one that is there already (a
+    message repeated, since its answer was lost) changes nothing.
+    """
     mine = (ledger.c.chunk_id == values["chunk_id"], ledger.c.pool == values["pool"])
     last = first(connection, select(ledger).where(*mine).order_by(ledger.c.id.desc()).limit(1))
     if last and values["started_at"] < last["ended_at"] and values["ended_at"] <= last["ended_at"]:
@@ -24,7 +27,8 @@ def add(connection: Connection, **values: Any) -> None:
         sums = {name: last[name] + values[name] for name in _SUMMED}
         connection.execute(update(ledger).where(ledger.c.id == last["id"]).values(ended_at=values["ended_at"], **sums))
     else:
-        connection.execute(insert(ledger).values(**values))
+        tenant = select(batches.c.tenant).where(batches.c.id == values["batch_id"]).scalar_subquery()
+        connection.execute(insert(ledger).values(tenant=tenant, **values))
 
 
 _SUMMED = ("busy_s", "energy_j", "requests", "input_tokens", "cached_tokens", "output_tokens")

@@ -101,6 +101,7 @@ def _commit(database: Database, store: Store, batch: Row, merged: list[Merged], 
             if part.lines:
                 files.add(
                     connection,
+                    tenant=batch["tenant"],
                     id=part.id,
                     purpose="batch_output",
                     filename=f"{batch['id']}_{kind}.jsonl",

@@ -22,6 +22,7 @@ from batchsched.queue import batches, chunks, ledger
 from batchsched.queue.database import Database
 from batchsched.queue.rows import Row
 from batchsched.queue.store import Part, Record, Store, length_of
+from batchsched.queue.tenancy import ANY
 from batchsched.wire import Meter, Result
 
 MAX_REMEMBERED_LINES = 200_000
@@ -158,7 +159,7 @@ class Recorder:
     def give_up(self, chunk: Row, code: str, message: str) -> None:
         """Record an error line for every unfinished request of a chunk that is leased. Raises as `record` does."""
         with self._database.read() as connection:
-            input_file_id = batches.get(connection, chunk["batch_id"])["input_file_id"]
+            input_file_id = batches.get(connection, chunk["batch_id"], ANY)["input_file_id"]
         missing = [
             Result(line, False, 0, 0, 0, msgspec.Raw(unanswered(self._ids.new("batch_req"), custom_id, code, message)))
             for line, custom_id in unfinished(self._store, chunk, self.done(chunk), input_file_id)
@@ -174,7 +175,7 @@ class Recorder:
             batch_id=chunk["batch_id"],
             chunk_id=chunk["id"],
             pool=chunk["pool"],
-            model=batches.get(connection, chunk["batch_id"])["model"],
+            model=batches.get(connection, chunk["batch_id"], ANY)["model"],
             started_at=meter.started_at,
             ended_at=max(meter.started_at, meter.ended_at),
             busy_s=max(0.0, meter.busy_s),

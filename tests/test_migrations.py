@@ -104,8 +104,8 @@ def test_every_earlier_revision_comes_to_the_newest_with_its_rows(empty: Sqlite 
     columns = {name: list(rows[0]) for name, rows in before.items() if rows}
     assert _content(empty.writer, columns) == {name: rows for name, rows in before.items() if rows}
     with empty.writer.connect() as connection:
-        assert batches.get(connection, "b")["meta"] == {"k": "v"}
-        assert files.get(connection, "f")["created_at"] == NOW
+        assert batches.get(connection, "b", "default")["meta"] == {"k": "v"}
+        assert files.get(connection, "f", "default")["created_at"] == NOW
         assert chunks.held(connection, "c", 3)["suspects"] == [2]
         assert workers.get(connection, "w")["pool"] == "p"
         assert ledger.of_batch(connection, "b")[0]["energy_j"] == 2.0

@@ -19,14 +19,14 @@ def add_batch(database: Database, batch_id: str = "b", **values: object) -> None
         "state": "in_progress", "created_at": NOW, "deadline_at": NOW + timedelta(hours=1), "meta": {}, "options": {},
     }  # fmt: skip
     with database.write() as connection:
-        batches.add(connection, **{**row, **values})
+        batches.add(connection, tenant="t", **{**row, **values})
 
 
 def test_instants_are_aware_and_json_is_what_it_was(database: Database) -> None:
     elsewhere = datetime(2026, 5, 1, 12, 0, 0, 123456, tzinfo=timezone(timedelta(hours=5, minutes=30)))
     add_batch(database, created_at=elsewhere, meta={"a": "ü\u0000\U0001f33f", "b": [1, 2.5, None]}, errors=None)
     with database.read() as connection:
-        row = batches.get(connection, "b")
+        row = batches.get(connection, "b", "t")
     assert row["created_at"] == elsewhere
     assert row["created_at"].tzinfo is UTC
     assert row["meta"] == {"a": "ü\u0000\U0001f33f", "b": [1, 2.5, None]}

@@ -45,14 +45,14 @@ def test_every_step_of_the_table_works_and_no_other(database: Database) -> None:
         for target in BATCH_TRANSITIONS:
             with database.write() as connection:
                 connection.execute(batch_table.delete())
-                batches.add(connection, **_batch(source))
+                batches.add(connection, tenant="t", **_batch(source))
                 if target in BATCH_TRANSITIONS[source]:
                     batches.move(connection, "b", target, NOW)
-                    assert batches.get(connection, "b")[f"{target}_at"] == NOW
+                    assert batches.get(connection, "b", "t")[f"{target}_at"] == NOW
                 else:
                     with pytest.raises(Conflict):
                         batches.move(connection, "b", target, NOW)
-                    assert batches.get(connection, "b")["state"] == source
+                    assert batches.get(connection, "b", "t")["state"] == source
 
 
 def test_terminal_states_lead_nowhere() -> None:
@@ -72,7 +72,7 @@ def test_terminal_states_lead_nowhere() -> None:
 def test_the_schema_refuses_chunks_that_cannot_be(database: Database, broken: dict[str, object]) -> None:
     row = {"id": "c", "batch_id": "b", "position": 0, "first_line": 1, "lines": 2, "byte_start": 0, "byte_end": 9, "suspects": []}
     with database.write() as connection:
-        batches.add(connection, **_batch("in_progress"))
+        batches.add(connection, tenant="t", **_batch("in_progress"))
     with pytest.raises(IntegrityError), database.write() as connection:
         chunks.add(connection, [{**row, **broken}])
 
@@ -97,7 +97,7 @@ def test_writes_are_synced_and_checkpoints_are_ours(tmp_path: Path) -> None:
     wal = path.with_name("batchsched.db-wal")
     for i in range(50):
         with database.write() as connection:
-            batches.add(connection, **{**_batch("validating"), "id": f"b{i}"})
+            batches.add(connection, tenant="t", **{**_batch("validating"), "id": f"b{i}"})
     assert wal.stat().st_size > 100_000
     database.checkpoint()
     assert path.stat().st_size > 50_000  # it is all in the database file now

@@ -4,16 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from typing import Annotated
 from urllib.parse import urlsplit
 
+import msgspec
+from fastapi import Depends
 from starlette.requests import Request
 
 from batchsched.errors import InsecureBind, PermissionDenied, Unauthorized
+from batchsched.queue.tenancy import DEFAULT
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/version"})
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 LOOPBACK_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 """What the Host header may say on a loopback server: a name that was made to point here (DNS rebinding) is refused."""
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who sent a request, and for which tenant."""
+
+    actor: str
+    """The id of a key, `static` for the configured one, `local` where none is asked for."""
+    tenant: str
+
+
+def _caller(request: Request) -> Caller:
+    known: Caller = request.state.caller
+    return known
+
+
+Who = Annotated[Caller, Depends(_caller)]
+"""For the signature of a route: whoever passed the key check."""
 
 
 class KeyCheck:
@@ -25,6 +46,7 @@ class KeyCheck:
     def __call__(self, request: Request) -> None:
         """Raises Unauthorized, PermissionDenied."""
         _refuse_foreign_pages(request)
+        request.state.caller = Caller("static" if self._digest else "local", DEFAULT)
         if self._digest is None or request.scope["path"] in OPEN_PATHS:
             return
         scheme, _, key = request.headers.get("authorization", "").partition(" ")

@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from batchsched.errors import Conflict, InvalidRequest, NotFound
 from batchsched.queue import batches, files
+from batchsched.server.auth import Caller, Who
 from batchsched.server.objects import batch_object, list_object
 from batchsched.server.options import NewBatch, parse_new_batch
 from batchsched.server.runtime import Runtime
@@ -25,35 +26,37 @@ def router(runtime: Runtime) -> APIRouter:
         return batch_object(row, runtime.reports.additions(row))
 
     @routes.post("/v1/batches")
-    async def create_batch(request: Request) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    async def create_batch(request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Accept a batch. It is validated right after; errors of its lines appear on the batch."""
         new = parse_new_batch(await json_body(request), runtime.clock.now())
-        return await run_in_threadpool(lambda: shown(_accept(runtime, new)))
+        return await run_in_threadpool(lambda: shown(_accept(runtime, new, who)))
 
     @routes.get("/v1/batches")
-    def list_batches(limit: int = Query(20, ge=1, le=100), after: str | None = None) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def list_batches(  # pyright: ignore[reportUnusedFunction]
+        who: Who, limit: int = Query(20, ge=1, le=100), after: str | None = None
+    ) -> dict[str, Any]:
         """Batches, newest first."""
         with database.read() as connection:
-            rows = batches.page(connection, limit=limit + 1, after=after)
+            rows = batches.page(connection, who.tenant, limit=limit + 1, after=after)
         return list_object(rows, limit, shown)
 
     @routes.get("/v1/batches/{batch_id}")
-    def retrieve_batch(batch_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def retrieve_batch(batch_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """One batch."""
         with database.read() as connection:
-            row = batches.get(connection, batch_id)
+            row = batches.get(connection, batch_id, who.tenant)
         return shown(row)
 
     @routes.post("/v1/batches/{batch_id}/cancel")
-    def cancel_batch(batch_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def cancel_batch(batch_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Stop a batch; requests in flight may finish, and what is done is kept."""
         with database.write() as connection:
-            row = batches.get(connection, batch_id)
+            row = batches.get(connection, batch_id, who.tenant)
             if row["state"] not in {"cancelling", "cancelled"}:
                 if row["state"] not in {"validating", "in_progress"}:
                     raise Conflict(f"Cannot cancel a batch with status '{row['state']}'.")
                 batches.move(connection, batch_id, "cancelling", runtime.clock.now())
-                row = batches.get(connection, batch_id)
+                row = batches.get(connection, batch_id, who.tenant)
         runtime.lifecycle.poke()
         return shown(row)
 
@@ -68,18 +71,19 @@ async def json_body(request: Request) -> Any:
         raise InvalidRequest(f"The request body is not valid JSON: {problem}.") from None
 
 
-def _accept(runtime: Runtime, new: NewBatch) -> Mapping[str, Any]:
+def _accept(runtime: Runtime, new: NewBatch, who: Caller) -> Mapping[str, Any]:
     now, batch_id = runtime.clock.now(), runtime.ids.new("batch")
     with runtime.database.write() as connection:
         problem = None
         try:
-            if files.get(connection, new.input_file_id)["purpose"] != "batch":
+            if files.get(connection, new.input_file_id, who.tenant)["purpose"] != "batch":
                 problem = f"File {new.input_file_id} does not have the purpose 'batch'."
         except NotFound:
             problem = f"Cannot find file {new.input_file_id}."
         _refuse_unknown_sites(runtime, new)
         batches.add(
             connection,
+            tenant=who.tenant,
             id=batch_id,
             endpoint=new.endpoint,
             input_file_id=new.input_file_id,
@@ -93,7 +97,7 @@ def _accept(runtime: Runtime, new: NewBatch) -> Mapping[str, Any]:
             options=new.stored_options(),
             priority=new.options.priority,
         )
-        row = batches.get(connection, batch_id)
+        row = batches.get(connection, batch_id, who.tenant)
     runtime.lifecycle.poke()
     return row
 

@@ -9,6 +9,8 @@ from starlette.responses import Response
 
 import batchsched
 from batchsched.queue import batches, ledger
+from batchsched.queue.tenancy import ANY
+from batchsched.server.auth import Who
 from batchsched.server.runtime import Runtime
 from batchsched.wire import PREFIX
 
@@ -20,24 +22,24 @@ def router(runtime: Runtime) -> APIRouter:
     routes = APIRouter(tags=["batchsched"])
 
     @routes.get(f"{PREFIX}/batches/{{batch_id}}/explain")
-    def explain_batch(batch_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def explain_batch(batch_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Why a batch runs when and where it does, in sentences."""
-        return {"batch_id": batch_id, "sentences": runtime.reports.explanation(batch_id)}
+        return {"batch_id": batch_id, "sentences": runtime.reports.explanation(batch_id, who.tenant)}
 
     @routes.get(f"{PREFIX}/batches/{{batch_id}}/report")
-    def report_batch(batch_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def report_batch(batch_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Energy, grams and savings of a batch, with the source of every factor."""
-        return runtime.reports.report(batch_id)
+        return runtime.reports.report(batch_id, who.tenant)
 
     @routes.get(f"{PREFIX}/batches/{{batch_id}}/plot")
-    def plot_batch(batch_id: str, format: str = "svg") -> Response:  # noqa: A002 - the parameter's public name  # pyright: ignore[reportUnusedFunction]
+    def plot_batch(batch_id: str, who: Who, format: str = "svg") -> Response:  # noqa: A002 - the parameter's public name  # pyright: ignore[reportUnusedFunction]
         """A picture of intensity, forecast band, and when the batch ran."""
-        return Response(runtime.reports.plot(batch_id, format), media_type=_MEDIA.get(format))
+        return Response(runtime.reports.plot(batch_id, who.tenant, format), media_type=_MEDIA.get(format))
 
     @routes.get(f"{PREFIX}/report")
-    def report_all() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        """The report over all batches."""
-        return runtime.reports.total()
+    def report_all(who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """The report over all batches of the caller's tenant."""
+        return runtime.reports.total(who.tenant)
 
     @routes.get(f"{PREFIX}/plan")
     def plan() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
@@ -53,7 +55,7 @@ def router(runtime: Runtime) -> APIRouter:
     def readyz() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
         """The database answers."""
         with runtime.database.read() as connection:
-            batches.page(connection, limit=1)
+            batches.page(connection, ANY, limit=1)
         return {"status": "ok"}
 
     @routes.get("/version")

@@ -12,6 +12,7 @@ from starlette.responses import StreamingResponse
 
 from batchsched.errors import Conflict, InvalidRequest, MissingParameter
 from batchsched.queue import batches, files
+from batchsched.server.auth import Who
 from batchsched.server.objects import file_object, list_object
 from batchsched.server.options import expires_after_s
 from batchsched.server.runtime import Runtime
@@ -26,7 +27,7 @@ def router(runtime: Runtime) -> APIRouter:
     database, store = runtime.database, runtime.store
 
     @routes.post("/v1/files")
-    def create_file(request: Request) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def create_file(request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Upload a file. It is there whole, and synced to the disk, when this answers."""
         form = Form(request.headers.get("content-type", ""), _body(request))
         file_id = runtime.ids.new("file").replace("_", "-")
@@ -41,6 +42,7 @@ def router(runtime: Runtime) -> APIRouter:
             with database.write() as connection:
                 files.add(
                     connection,
+                    tenant=who.tenant,
                     id=file_id,
                     purpose=purpose,
                     filename=form.filename[:255],
@@ -51,33 +53,37 @@ def router(runtime: Runtime) -> APIRouter:
                     created_at=now,
                     expires_at=now + expires if expires else None,
                 )
-                return file_object(files.get(connection, file_id))
+                return file_object(files.get(connection, file_id, who.tenant))
         except BaseException:
             store.remove(file_id)
             raise
 
     @routes.get("/v1/files")
     def list_files(  # pyright: ignore[reportUnusedFunction]
-        purpose: str | None = None, limit: int = Query(10_000, ge=1, le=10_000), order: str = "desc", after: str | None = None
+        who: Who,
+        purpose: str | None = None,
+        limit: int = Query(10_000, ge=1, le=10_000),
+        order: str = "desc",
+        after: str | None = None,
     ) -> dict[str, Any]:
         """Files, newest first unless asked otherwise."""
         if order not in {"asc", "desc"}:
             raise InvalidRequest("'order' must be 'asc' or 'desc'.", param="order")
         with database.read() as connection:
-            rows = files.page(connection, limit=limit + 1, newest_first=order == "desc", after=after, purpose=purpose)
+            rows = files.page(connection, who.tenant, limit=limit + 1, newest_first=order == "desc", after=after, purpose=purpose)
         return list_object(rows, limit, file_object)
 
     @routes.get("/v1/files/{file_id}")
-    def retrieve_file(file_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def retrieve_file(file_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """One file."""
         with database.read() as connection:
-            return file_object(files.get(connection, file_id))
+            return file_object(files.get(connection, file_id, who.tenant))
 
     @routes.delete("/v1/files/{file_id}")
-    def delete_file(file_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def delete_file(file_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Delete a file that no open batch needs."""
         with database.write() as connection:
-            files.get(connection, file_id)
+            files.get(connection, file_id, who.tenant)
             if batches.uses_file(connection, file_id):
                 raise Conflict(f"File {file_id} is the input of a batch that is not finished.", hint="Cancel the batch first.")
             files.remove(connection, file_id)
@@ -85,10 +91,10 @@ def router(runtime: Runtime) -> APIRouter:
         return {"id": file_id, "object": "file", "deleted": True}
 
     @routes.get("/v1/files/{file_id}/content")
-    def file_content(file_id: str) -> StreamingResponse:  # pyright: ignore[reportUnusedFunction]
+    def file_content(file_id: str, who: Who) -> StreamingResponse:  # pyright: ignore[reportUnusedFunction]
         """A file's bytes."""
         with database.read() as connection:
-            row = files.get(connection, file_id)
+            row = files.get(connection, file_id, who.tenant)
         headers = {
             "content-length": str(row["bytes"]),
             "content-disposition": f'attachment; filename="{file_id}.jsonl"',

@@ -23,6 +23,7 @@ from batchsched.queue.merging import merge
 from batchsched.queue.results import Recorder
 from batchsched.queue.rows import Row
 from batchsched.queue.store import Store
+from batchsched.queue.tenancy import ANY
 from batchsched.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
@@ -186,7 +187,7 @@ class Lifecycle:
         elif states <= {"done"}:
             with self._database.write() as connection:
                 batches.move(connection, batch["id"], "finalizing", now)
-                done = batches.get(connection, batch["id"])
+                done = batches.get(connection, batch["id"], ANY)
             self._complete(done)
         elif now >= batch["deadline_at"] and batch["options"].get("on_deadline") != "finish":
             with self._database.write() as connection:

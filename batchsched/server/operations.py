@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from batchsched.errors import InvalidRequest
 from batchsched.queue import batches
+from batchsched.server.auth import Caller, Who
 from batchsched.server.batches import json_body
 from batchsched.server.objects import batch_object
 from batchsched.server.options import Change, deadline_of, form_of, metadata_of
@@ -28,20 +29,20 @@ def router(runtime: Runtime) -> APIRouter:
         return batch_object(row, runtime.reports.additions(row))
 
     @routes.post("/batches/{batch_id}/pause")
-    def pause_batch(batch_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def pause_batch(batch_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Lease nothing more of a batch; what runs is given back unfinished. Its deadline holds all the same."""
-        return shown(desk.pause(batch_id))
+        return shown(desk.pause(who, batch_id))
 
     @routes.post("/batches/{batch_id}/resume")
-    def resume_batch(batch_id: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def resume_batch(batch_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Let a paused batch go on."""
-        return shown(desk.resume(batch_id))
+        return shown(desk.resume(who, batch_id))
 
     @routes.post("/batches/{batch_id}")
-    async def update_batch(batch_id: str, request: Request) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    async def update_batch(batch_id: str, request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Change the deadline, the priority or the metadata. A new deadline brings a new verdict."""
         change = form_of(Change, await json_body(request))
-        return await run_in_threadpool(lambda: shown(desk.update(batch_id, change)))
+        return await run_in_threadpool(lambda: shown(desk.update(who, batch_id, change)))
 
     return routes
 
@@ -53,15 +54,15 @@ class Operations:
         self._runtime = runtime
         self._database = runtime.database
 
-    def pause(self, batch_id: str) -> Mapping[str, Any]:
+    def pause(self, who: Caller, batch_id: str) -> Mapping[str, Any]:
         """Pausing twice keeps the first instant. Raises NotFound, Conflict."""
-        return self._done(batch_id, lambda connection: batches.pause(connection, batch_id, self._runtime.clock.now()))
+        return self._done(who, batch_id, lambda connection: batches.pause(connection, batch_id, self._runtime.clock.now()))
 
-    def resume(self, batch_id: str) -> Mapping[str, Any]:
+    def resume(self, who: Caller, batch_id: str) -> Mapping[str, Any]:
         """No harm where it was not paused. Raises NotFound, Conflict."""
-        return self._done(batch_id, lambda connection: batches.edit(connection, batch_id, "resumed", paused_at=None))
+        return self._done(who, batch_id, lambda connection: batches.edit(connection, batch_id, "resumed", paused_at=None))
 
-    def update(self, batch_id: str, change: Change) -> Mapping[str, Any]:
+    def update(self, who: Caller, batch_id: str, change: Change) -> Mapping[str, Any]:
         """Raises InvalidRequest and its kin; NotFound; Conflict once it has ended."""
         values: dict[str, Any] = {}
         if change.metadata is not None:
@@ -69,22 +70,23 @@ class Operations:
         if change.priority is not None:
             values["priority"] = change.priority
         if change.deadline is not None:
-            values |= self._judged(batch_id, deadline_of(change.deadline, self._runtime.clock.now(), "deadline"))
+            values |= self._judged(who, batch_id, deadline_of(change.deadline, self._runtime.clock.now(), "deadline"))
         if not values:
             raise InvalidRequest("Say what to change: 'deadline', 'priority' or 'metadata'.")
-        return self._done(batch_id, lambda connection: batches.edit(connection, batch_id, "changed", **values))
+        return self._done(who, batch_id, lambda connection: batches.edit(connection, batch_id, "changed", **values))
 
-    def _judged(self, batch_id: str, deadline_at: datetime) -> dict[str, Any]:
+    def _judged(self, who: Caller, batch_id: str, deadline_at: datetime) -> dict[str, Any]:
         """The deadline, and its verdict where the batch is far enough for one; else its validation gives it."""
         with self._database.read() as connection:
-            row = batches.get(connection, batch_id)
+            row = batches.get(connection, batch_id, who.tenant)
         if row["state"] != "in_progress":
             return {"deadline_at": deadline_at}
         return {"deadline_at": deadline_at, "verdict": self._runtime.scheduler.verdict({**row, "deadline_at": deadline_at})}
 
-    def _done(self, batch_id: str, act: Callable[[Connection], None]) -> Mapping[str, Any]:
+    def _done(self, who: Caller, batch_id: str, act: Callable[[Connection], None]) -> Mapping[str, Any]:
         with self._database.write() as connection:
+            batches.get(connection, batch_id, who.tenant)  # another tenant's batch is not there
             act(connection)
-            row = batches.get(connection, batch_id)
+            row = batches.get(connection, batch_id, who.tenant)
         self._runtime.scheduler.poke()
         return row

@@ -17,6 +17,7 @@ from batchsched.planner.explain import explain
 from batchsched.queue import batches, chunks, ledger, plans
 from batchsched.queue.database import Database
 from batchsched.queue.states import TERMINAL
+from batchsched.queue.tenancy import Tenant
 from batchsched.scheduler import Published, Scheduler
 from batchsched.server.progress import Progress
 from batchsched.settings import Carbon
@@ -41,27 +42,27 @@ class Reports:
             running_on = chunks.leased_pools(connection, row["id"])
         return {"progress": self._progress.of(row, entries, running_on), "carbon": self._grams(row, entries)}
 
-    def report(self, batch_id: str) -> dict[str, Any]:
+    def report(self, batch_id: str, tenant: Tenant) -> dict[str, Any]:
         """The whole report of a batch, as JSON. Raises NotFound."""
         with self._database.read() as connection:
-            row = batches.get(connection, batch_id)
+            row = batches.get(connection, batch_id, tenant)
             entries = ledger.of_batch(connection, batch_id)
         return {"batch_id": batch_id, **self._account(row, entries).to_plain()}
 
-    def total(self) -> dict[str, Any]:
-        """One report over every batch that ran. Raises NotFound where none did."""
+    def total(self, tenant: Tenant) -> dict[str, Any]:
+        """One report over every batch of a tenant that ran. Raises NotFound where none did."""
         with self._database.read() as connection:
-            rows = batches.page(connection, limit=100_000)
+            rows = batches.page(connection, tenant, limit=100_000)
             pairs = [(row, ledger.of_batch(connection, row["id"])) for row in rows]
         reports = [self._account(row, entries) for row, entries in pairs if entries]
         if not reports:
             raise NotFound("No batch has run yet, so there is nothing to report.")
         return {"batch_id": None, **total(reports).to_plain()}
 
-    def explanation(self, batch_id: str) -> list[str]:
+    def explanation(self, batch_id: str, tenant: Tenant) -> list[str]:
         """Why a batch runs when and where it does. Raises NotFound."""
         with self._database.read() as connection:
-            row = batches.get(connection, batch_id)
+            row = batches.get(connection, batch_id, tenant)
             entries = ledger.of_batch(connection, batch_id)
         report = self._account(row, entries) if entries else None
         return [*_judged(row), *self._planned(row), *_ran(report)] or [
@@ -207,12 +208,12 @@ class Reports:
 
     # -- the picture --
 
-    def plot(self, batch_id: str, kind: str) -> bytes:
+    def plot(self, batch_id: str, tenant: Tenant, kind: str) -> bytes:
         """Intensity, forecast band, and when the batch ran; `kind`: png or svg. Raises NotFound."""
         from batchsched.server.plot import Picture, draw
 
         with self._database.read() as connection:
-            row = batches.get(connection, batch_id)
+            row = batches.get(connection, batch_id, tenant)
             entries = ledger.of_batch(connection, batch_id)
             seen_at = (row["in_progress_at"] or row["created_at"]) + timedelta(seconds=5)
             archived = plans.latest(connection, by=seen_at)

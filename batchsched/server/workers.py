@@ -17,6 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from batchsched.errors import InvalidRequest, NotFound, StaleLease, UnsupportedProtocol
 from batchsched.queue import batches, chunks, ledger, workers
 from batchsched.queue.rows import Row
+from batchsched.queue.tenancy import ANY
 from batchsched.server.runtime import Runtime
 from batchsched.wire import (
     MIN_PROTOCOL,
@@ -84,7 +85,7 @@ def router(runtime: Runtime) -> APIRouter:
         """The lines of a leased chunk, as they were uploaded."""
         with runtime.database.read() as connection:
             chunk = chunks.held(connection, chunk_id, token)
-            file_id = batches.get(connection, chunk["batch_id"])["input_file_id"]
+            file_id = batches.get(connection, chunk["batch_id"], ANY)["input_file_id"]
         blocks = runtime.store.blocks(file_id, chunk["byte_start"], chunk["byte_end"])
         return StreamingResponse(blocks, media_type="application/octet-stream")
 
@@ -152,7 +153,7 @@ class LeaseDesk:
             if stale:
                 ledger.bump(connection, "stale_completions_total", len(stale))
             rows = [chunks.get(connection, chunk_id) for chunk_id, _ in held if chunk_id not in stale]
-            worked_on = {row["batch_id"]: batches.get(connection, row["batch_id"]) for row in rows}
+            worked_on = {row["batch_id"]: batches.get(connection, row["batch_id"], ANY) for row in rows}
         answer = HeartbeatAnswer(stale, {})
         for row in rows:
             batch = worked_on[row["batch_id"]]
@@ -198,7 +199,7 @@ class LeaseDesk:
         return Claimed(leases, prepare, offer.next_at, self._poll_s(offer.next_at))
 
     def _lease(self, connection: Connection, worker: Row, batch_id: str, requests: float, most: int) -> list[tuple[Row, Row]]:
-        batch = batches.get(connection, batch_id)
+        batch = batches.get(connection, batch_id, ANY)
         pool, now = worker["pool"], self._runtime.clock.now()
         if not self._claimable(connection, batch_id, pool, now):
             return []
@@ -218,7 +219,7 @@ class LeaseDesk:
 
     def _claimable(self, connection: Connection, batch_id: str, pool: str, now: datetime) -> bool:
         """Could this pool lease a chunk of the batch at once? A uniform batch stays where it began."""
-        uniform = batches.get(connection, batch_id)["options"].get("uniform")
+        uniform = batches.get(connection, batch_id, ANY)["options"].get("uniform")
         if uniform and any(used != pool for used in chunks.pools_used(connection, batch_id)):
             return False
         return chunks.claimable(connection, batch_id, now)
