@@ -65,6 +65,13 @@ class PayloadTooLarge(InvalidRequest):
     http_status = 413
 
 
+class UnsupportedMedia(InvalidRequest):
+    """The upload is in a form that this server does not read."""
+
+    code = "unsupported_media_type"
+    http_status = 415
+
+
 class Unauthorized(BatchschedError):
     """The API key is missing or wrong."""
 

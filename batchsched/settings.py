@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from batchsched.errors import InvalidConfiguration, InvalidValue
 from batchsched.fleet import GPU_TYPES, Fleet, Pool, ServedModel, Site, Window
+from batchsched.lines.rules import DEFAULT_LINE_BYTES, Rules
 from batchsched.units import parse_duration_s
 
 FILE_NAME = "batchsched.toml"
@@ -38,6 +39,13 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api_key: Annotated[str, Meta(description="Key that every request must carry as a bearer token; empty: none")] = ""
     max_file_bytes: Annotated[int, Meta(ge=1, description="Largest upload")] = 2_000_000_000
     max_lines: Annotated[int, Meta(ge=1, description="Most requests in one file")] = 1_000_000
+    max_line_bytes: Annotated[int, Meta(ge=1024, description="Longest line of a file")] = DEFAULT_LINE_BYTES
+    allow_fields: Annotated[
+        list[str], Meta(description="Body fields that lines may have although they are refused by default")
+    ] = []
+    media_domains: Annotated[
+        list[str], Meta(description="Hosts, with their subdomains, that lines may name in URLs of images, audio and video")
+    ] = []
     chunk_lines: Annotated[int, Meta(ge=1, description="Most requests in one chunk")] = 200
     chunk_bytes: Annotated[int, Meta(ge=1, description="Most input bytes in one chunk")] = 4_000_000
     lease_s: Annotated[float, Meta(gt=0, description="A lease without a heartbeat ends after this many seconds")] = 60.0
@@ -47,6 +55,10 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trusted_proxies: Annotated[
         list[str], Meta(description="Addresses or networks of proxies whose X-Forwarded-For and -Proto headers are believed")
     ] = []
+
+    def rules(self) -> Rules:
+        """What input files are held against."""
+        return Rules(**{name: getattr(self, name) for name in Rules.__struct_fields__})
 
 
 class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -33,7 +33,8 @@ def command(home: EngineHome, pool: Pool, model: ServedModel, served: str, port:
 
 def environment(home: EngineHome, base: Mapping[str, str]) -> dict[str, str]:
     """The engine's environment; what is set already is left alone."""
-    wanted = {"VLLM_NO_USAGE_STATS": "1"}
+    # A redirect would lead past the list of hosts that media may come from.
+    wanted = {"VLLM_NO_USAGE_STATS": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
     if home.device == "cpu":
         # One core is left to the API server and the worker; binding to cores would fight with whatever else runs here.
         threads = str(max(1, (os.cpu_count() or 2) - 1))

@@ -1,4 +1,4 @@
-"""From an uploaded file to chunks: one pass that checks every line and cuts by byte offsets."""
+"""From an uploaded file to chunks: by the facts that the upload left where they suit, else by reading the file again."""
 
 from __future__ import annotations
 
@@ -8,65 +8,60 @@ from typing import Any
 import msgspec
 
 from batchsched.clock import IdSource
-from batchsched.lines import Checker, Line, LineError, iter_lines, max_tokens
+from batchsched.lines import LineError
+from batchsched.lines.checking import Checker, Facts
+from batchsched.lines.rules import Rules
 from batchsched.queue.store import Store
 
 
 class Cut(msgspec.Struct, frozen=True):
-    """The outcome. Where `errors` is not empty, the batch fails and `chunks` means nothing."""
+    """The outcome. Where `errors` is not empty, the batch fails and the rest means nothing."""
 
-    model: str | None
-    total: int
-    input_bytes: int
-    max_tokens_total: int | None
-    """Sum of the lines' own limits; None where any line has none."""
+    facts: Facts | None
     chunks: list[dict[str, Any]]
     errors: list[LineError]
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What the batch's row learns from it."""
+        assert self.facts, "a cut with errors has no facts"
+        facts = self.facts
+        size = facts.cuts[-1][2] - facts.cuts[0][1]
+        return {"model": facts.model, "total": facts.lines, "input_bytes": size, "max_tokens_total": facts.max_tokens_total}
+
 
 class Cutter:
-    """Limits of a chunk: requests and input bytes; and of a file: requests."""
+    """Cuts by `rules`: the same that the upload was checked by, unless the configuration changed meanwhile."""
 
-    def __init__(self, store: Store, ids: IdSource, *, chunk_lines: int, chunk_bytes: int, max_lines: int) -> None:
+    def __init__(self, store: Store, ids: IdSource, rules: Rules) -> None:
         self._store = store
         self._ids = ids
-        self._chunk_lines = chunk_lines
-        self._chunk_bytes = chunk_bytes
-        self._max_lines = max_lines
+        self._rules = rules
 
-    def cut(self, batch_id: str, file_id: str, endpoint: str, models: Mapping[str, int | None] | None) -> Cut:
-        """Check and cut a file for a batch."""
-        checker = Checker(endpoint, models)
+    def cut(self, batch_id: str, file_id: str, known: Any, endpoint: str, models: Mapping[str, int | None] | None) -> Cut:
+        """Hold a file against a batch, and cut it. `known`: the facts of the file's row, if it has any."""
+        facts = _understood(known)
+        if facts is None or not facts.suit(self._rules, endpoint, models):
+            checker = Checker(self._rules, endpoint, models)
+            checker.run(self._store.blocks(file_id))
+            facts = checker.finish(lambda: self._store.blocks(file_id))
+            if facts is None:
+                return Cut(None, [], checker.errors)
+        return Cut(facts, self._chunks(batch_id, facts), [])
+
+    def _chunks(self, batch_id: str, facts: Facts) -> list[dict[str, Any]]:
         out: list[dict[str, Any]] = []
-        limits: list[int | None] = []
-        for line in iter_lines(self._store.blocks(file_id)):
-            found = checker.feed(line.data, line.number)
-            if checker.lines > self._max_lines:
-                text = f"The file has more than {self._max_lines} requests."
-                return Cut(None, 0, 0, None, [], [LineError("too_many_requests", text, line.number)])
-            if found and not checker.errors:
-                self._put(out, batch_id, line, checker.lines)
-                limits.append(max_tokens(found[1]) if found[1] else None)
-        checker.finish()
-        total_limit = None if None in limits else sum(limit for limit in limits if limit is not None)
-        size = out[-1]["byte_end"] - out[0]["byte_start"] if out else 0
-        return Cut(checker.model, checker.lines, size, total_limit, out, checker.errors)
+        first_line = 1
+        for position, (lines, start, end) in enumerate(facts.cuts):
+            where = {"position": position, "first_line": first_line, "lines": lines, "byte_start": start, "byte_end": end}
+            out.append({"id": self._ids.new("chunk"), "batch_id": batch_id, **where, "suspects": []})
+            first_line += lines
+        return out
 
-    def _put(self, out: list[dict[str, Any]], batch_id: str, line: Line, ordinal: int) -> None:
-        last = out[-1] if out else None
-        if last and last["lines"] < self._chunk_lines and line.end - last["byte_start"] <= self._chunk_bytes:
-            last["lines"] += 1
-            last["byte_end"] = line.end
-            return
-        out.append(
-            {
-                "id": self._ids.new("chunk"),
-                "batch_id": batch_id,
-                "position": len(out),
-                "first_line": ordinal,
-                "lines": 1,
-                "byte_start": line.start,
-                "byte_end": line.end,
-                "suspects": [],
-            }
-        )
+
+def _understood(known: Any) -> Facts | None:
+    """Facts as this version writes them; those of another are as good as none."""
+    try:
+        return msgspec.convert(known, Facts) if known else None
+    except msgspec.ValidationError:
+        return None

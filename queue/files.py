@@ -12,6 +12,8 @@ from batchsched.queue.rows import Row, every, first
 from batchsched.queue.tables import files
 from batchsched.queue.tenancy import Tenant, owned
 
+_shown = [column for column in files.c if column.name != "facts"]  # facts may be long, and lists are
+
 
 def add(connection: Connection, *, tenant: str, **values: Any) -> None:
     """Record a file whose bytes are safely stored."""
@@ -19,11 +21,16 @@ def add(connection: Connection, *, tenant: str, **values: Any) -> None:
 
 
 def get(connection: Connection, file_id: str, tenant: Tenant) -> Row:
-    """One file of a tenant. Raises NotFound, also for a file of another."""
-    row = first(connection, select(files).where(files.c.id == file_id, owned(files, tenant)))
+    """One file of a tenant, without its facts. Raises NotFound, also for a file of another."""
+    row = first(connection, select(*_shown).where(files.c.id == file_id, owned(files, tenant)))
     if row is None:
         raise NotFound(f"No such File object: {file_id}", param="file_id")
     return row
+
+
+def facts(connection: Connection, file_id: str, tenant: Tenant) -> Any:
+    """What the check of a file's lines found out, as it was added; None where there is nothing."""
+    return connection.scalar(select(files.c.facts).where(files.c.id == file_id, owned(files, tenant)))
 
 
 def page(
@@ -36,7 +43,7 @@ def page(
     purpose: str | None = None,
 ) -> list[Row]:
     """Up to `limit` files of a tenant by age, from the one after the file `after`. Raises NotFound for an unknown `after`."""
-    query = select(files).where(owned(files, tenant))
+    query = select(*_shown).where(owned(files, tenant))
     if purpose:
         query = query.where(files.c.purpose == purpose)
     if after:

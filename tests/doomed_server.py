@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from batchsched.lines import Checker
+from batchsched.lines.checking import Checker
 from batchsched.queue import merging
 from batchsched.queue.folder_store import FolderStore
 from batchsched.queue.merging import Merged

@@ -87,7 +87,7 @@ def test_an_empty_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_url_that_is_not_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    exit_code, found = verdict(tmp_path, capsys, line(1, url="/v1/responses"))
+    exit_code, found = verdict(tmp_path, capsys, line(1, url="/v1/moderations"))
     assert exit_code == exits.USAGE
     assert found["errors"][0]["code"] == "invalid_url"
 

@@ -17,6 +17,7 @@ from batchsched import errors
 from batchsched.cli import infile
 from batchsched.cli.common import load_checked
 from batchsched.forecasts import open_provider
+from batchsched.lines.rules import Rules
 from batchsched.queue.database import Database
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS
 from batchsched.wire import ReleaseReason
@@ -177,7 +178,7 @@ def test_the_example_configurations_are_sound_and_complete(path: Path, monkeypat
 
 
 def test_the_example_requests_are_valid() -> None:
-    found = infile.check(ROOT / "examples" / "requests.jsonl", None, ["tiny"])
+    found = infile.check(ROOT / "examples" / "requests.jsonl", Rules(), models=["tiny"])
     assert (found.errors, found.requests) == ([], 64)
 
 
@@ -189,7 +190,8 @@ def test_every_error_stands_in_the_one_tree() -> None:
 
 
 def test_the_codes_of_bad_lines_are_documented() -> None:
-    raised = set(re.findall(r'LineError\(\s*"(\w+)"', (ROOT / "batchsched" / "lines.py").read_text()))
+    text = "".join(path.read_text() for path in sources("batchsched/lines"))
+    raised = set(re.findall(r'(?:LineError|Flaw)\(\s*"(\w+)"', text))
     assert raised == set(make_docs.LINE_CODES)
 
 

@@ -94,7 +94,7 @@ def test_a_batch_goes_its_whole_way_through_the_openai_client(server: LiveServer
         (b"", "empty_file", None, None),
         (b"\n\n", "empty_file", None, None),
         (_line(custom_id="x" * 600), "invalid_value", "custom_id", 1),
-        (_line(body_pad="x" * 1_100_000), "line_too_long", None, 1),
+        (_line(body_pad="x" * 4_200_000), "line_too_long", None, 1),
     ],
 )
 def test_one_bad_line_fails_the_batch_and_is_named(

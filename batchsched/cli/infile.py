@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from batchsched.errors import InvalidInputFile
-from batchsched.lines import ENDPOINTS, Checker, LineError, Request, parse
+from batchsched.lines import LineError, Request, iter_lines, parse
+from batchsched.lines.rules import DEFAULT_LINE_BYTES, Rules
+
+BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,29 +29,29 @@ class Checked:
 
 def first_endpoint(path: Path) -> str:
     """The url of the first line, which decides a batch's endpoint. Raises InvalidInputFile where it cannot be read."""
-    with path.open("rb") as stream:
-        for number, line in _numbered(stream):
-            request = parse(line, number)
-            if isinstance(request, Request):
-                return request.url
-            raise InvalidInputFile(f"{path}, line {number}: {request.message}", hint=f"`batchsched validate {path}` shows more.")
+    for line in iter_lines(blocks(path), DEFAULT_LINE_BYTES):
+        request = parse(line.data, line.number)
+        if isinstance(request, Request):
+            return request.url
+        raise InvalidInputFile(f"{path}, line {line.number}: {request.message}", hint=f"`batchsched validate {path}` shows more.")
     raise InvalidInputFile(f"{path} has no requests.")
 
 
-def check(path: Path, endpoint: str | None = None, models: Iterable[str] | None = None) -> Checked:
-    """Check every line. Where no endpoint is given, the first url that batchsched serves is the batch's."""
-    checker = Checker(endpoint, models)
+def check(path: Path, rules: Rules, endpoint: str | None = None, models: Iterable[str] | None = None) -> Checked:
+    """Check every line as a server under `rules` would. Where no endpoint is given, the first line's url is the batch's."""
+    from batchsched.lines.checking import Checker
+
+    checker = Checker(rules, endpoint, None if models is None else dict.fromkeys(models))
+    checker.run(blocks(path))
+    checker.finish(lambda: blocks(path))
+    return Checked(checker.endpoint, checker.model, checker.lines, *fingerprint(path), checker.errors, checker.error_count)
+
+
+def blocks(path: Path) -> Iterator[bytes]:
+    """A file's bytes."""
     with path.open("rb") as stream:
-        for number, line in _numbered(stream):
-            if checker.endpoint is None:
-                checker.endpoint = _endpoint(line, number)
-            checker.feed(line, number)
-    checker.finish()
-    errors, error_count = checker.errors, checker.error_count
-    if checker.endpoint is None and not errors:
-        text = f"No line's url is one of {', '.join(ENDPOINTS)}."
-        errors, error_count = [LineError("invalid_url", text, None, "url")], 1
-    return Checked(checker.endpoint, checker.model, checker.lines, *fingerprint(path), errors, error_count)
+        while block := stream.read(BLOCK_BYTES):
+            yield block
 
 
 def fingerprint(path: Path) -> tuple[int, str]:
@@ -57,13 +59,3 @@ def fingerprint(path: Path) -> tuple[int, str]:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256")
         return stream.tell(), digest.hexdigest()
-
-
-def _numbered(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Line numbers as an editor shows them, with the lines that are not blank."""
-    return ((number, line.rstrip(b"\n")) for number, line in enumerate(stream, 1) if line.strip())
-
-
-def _endpoint(line: bytes, number: int) -> str | None:
-    request = parse(line, number)
-    return request.url if isinstance(request, Request) and request.url in ENDPOINTS else None

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from batchsched.cli.progress import ProgressLine
     from batchsched.cli.runstate import Folder, Run
     from batchsched.client import Batch, Client
+    from batchsched.lines.rules import Rules
     from batchsched.settings import Loaded, Settings
 
 RUN_KEY = "batchsched_run"
@@ -117,7 +118,7 @@ def _run(ask: Ask, folder: Folder) -> int:
         if state.result and folder.complete(state):
             return _show(ask, folder, state.result)
         say(f"Continuing in {folder.root}; the deadline is {when(state.deadline_at)}.")
-    elif (state := _begin(ask, served)) is None:
+    elif (state := _begin(ask, served, loaded.settings.server.rules())) is None:
         return exits.USAGE
     settings = _arrange(ask, loaded, served)
     folder.save(state)
@@ -160,7 +161,7 @@ def _keep_alive(house: Embedded) -> None:
         say(f"The {name} ended and was started again.")
 
 
-def _begin(ask: Ask, served: str) -> Run | None:
+def _begin(ask: Ask, served: str, rules: Rules) -> Run | None:
     """A new run; None where the file is not valid, after saying why."""
     from batchsched.cli.runstate import Run
     from batchsched.clock import RandomIds
@@ -168,7 +169,7 @@ def _begin(ask: Ask, served: str) -> Run | None:
 
     now = datetime.now(UTC)
     deadline_at = parse_deadline(ask.deadline, now)
-    found = check(ask.file, ask.endpoint, [served])
+    found = check(ask.file, rules, ask.endpoint, [served])
     if found.errors:
         for error in found.errors[:20]:
             say(error_line(error))

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from batchsched.cli import exits
-from batchsched.cli.common import error_line, json_option, plain, print_json
+from batchsched.cli.common import config_option, error_line, json_option, load, plain, print_json
 from batchsched.lines import ENDPOINTS
 
 
@@ -17,12 +17,13 @@ from batchsched.lines import ENDPOINTS
     "--endpoint", type=click.Choice(ENDPOINTS), help="Hold every line against this endpoint [default: the first line's url]."
 )
 @click.option("--model", "models", multiple=True, help="Models that are served (repeatable) [default: any].")
+@config_option
 @json_option
-def validate(file: Path, endpoint: str | None, models: tuple[str, ...], as_json: bool) -> int:
-    """Check every line of FILE as the server would. Exits 2 where something is wrong."""
+def validate(file: Path, endpoint: str | None, models: tuple[str, ...], config: Path | None, as_json: bool) -> int:
+    """Check every line of FILE as a server with this configuration would. Exits 2 where something is wrong."""
     from batchsched.cli.infile import check
 
-    found = check(file, endpoint, models or None)
+    found = check(file, load(config).settings.server.rules(), endpoint, models or None)
     if as_json:
         facts = {"endpoint": found.endpoint, "model": found.model, "requests": found.requests, "bytes": found.size}
         print_json({"valid": not found.errors, **facts, "error_count": found.error_count, "errors": plain(found.errors)})

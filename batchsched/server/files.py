@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import anyio.from_thread
+import msgspec
 from fastapi import APIRouter, Query, Request
 from starlette.responses import StreamingResponse
 
@@ -16,7 +17,7 @@ from batchsched.server.auth import Who
 from batchsched.server.objects import file_object, list_object
 from batchsched.server.options import expires_after_s
 from batchsched.server.runtime import Runtime
-from batchsched.server.uploads import Form, purpose_of, receive
+from batchsched.server.uploads import Form, Received, purpose_of, receive
 
 BATCH_FILE_LIFE = timedelta(days=30)
 
@@ -29,16 +30,17 @@ def router(runtime: Runtime) -> APIRouter:
     @routes.post("/v1/files")
     def create_file(request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Upload a file. It is there whole, and synced to the disk, when this answers."""
-        form = Form(request.headers.get("content-type", ""), _body(request))
+        form = Form(request.headers, _body(request))
         file_id = runtime.ids.new("file").replace("_", "-")
         with store.create(file_id) as handle:
-            received = receive(form.file_blocks(), handle, runtime.settings.server.max_file_bytes)
+            received = receive(form, handle, runtime.rules, runtime.settings.server.max_file_bytes)
             if form.filename is None:
                 raise MissingParameter("Missing required parameter: 'file'.", param="file")
             purpose = purpose_of(form.fields)
             expires = _expiry(form.fields, purpose)
         now = runtime.clock.now()
         try:
+            facts, problem = _outcome(received, lambda: store.blocks(file_id))
             with database.write() as connection:
                 files.add(
                     connection,
@@ -49,9 +51,10 @@ def router(runtime: Runtime) -> APIRouter:
                     bytes=received.size,
                     sha256=received.sha256,
                     status="processed",
-                    status_details=received.problem if purpose == "batch" else None,
+                    status_details=problem,
                     created_at=now,
                     expires_at=now + expires if expires else None,
+                    facts=facts,
                 )
                 return file_object(files.get(connection, file_id, who.tenant))
         except BaseException:
@@ -103,6 +106,19 @@ def router(runtime: Runtime) -> APIRouter:
         return StreamingResponse(store.blocks(file_id), media_type="application/octet-stream", headers=headers)
 
     return routes
+
+
+def _outcome(received: Received, again: Callable[[], Iterator[bytes]]) -> tuple[Any, str | None]:
+    """The facts of a file whose lines are all sound, for its row; else what is wrong with them, in a sentence."""
+    checker = received.checker
+    if checker is None:
+        return None, None
+    facts = checker.finish(again)
+    if facts is not None:
+        return msgspec.to_builtins(facts), None
+    first = checker.errors[0]
+    where = f"line {first.line}: " if first.line else ""
+    return None, f"{checker.error_count} error(s); {where}{first.message}"
 
 
 def _body(request: Request) -> Iterator[bytes]:

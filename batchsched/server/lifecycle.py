@@ -148,30 +148,25 @@ class Lifecycle:
         declared = self._scheduler.fleet.models
         models = {name: declared[name].max_model_len for name in self._scheduler.served_models()}
         try:
-            cut = self._cutter.cut(batch["id"], batch["input_file_id"], batch["endpoint"], models)
-            errors = cut.errors
+            with self._database.read() as connection:
+                known = files.facts(connection, batch["input_file_id"], ANY)
+            cut = self._cutter.cut(batch["id"], batch["input_file_id"], known, batch["endpoint"], models)
         except FileNotFoundError:
             missing = f"Cannot find file {batch['input_file_id']}."
             self._fail(batch, [LineError("invalid_request", missing, None, "file_id")])
             return
-        if errors:
-            self._fail(batch, errors)
+        if cut.errors:
+            self._fail(batch, cut.errors)
             return
         now = self._clock.now()
-        facts = {
-            "model": cut.model,
-            "total": cut.total,
-            "input_bytes": cut.input_bytes,
-            "max_tokens_total": cut.max_tokens_total,
-        }
-        verdict = self._scheduler.verdict({**batch, **facts})
+        verdict = self._scheduler.verdict({**batch, **cut.columns})
         if batch["options"].get("require_feasible") and not verdict["feasible"]:
             text = f"{DeadlineInfeasible.__doc__} {verdict['reason']}"
             self._fail(batch, [LineError(DeadlineInfeasible.code, text, None, "batchsched.deadline")])
             return
         with self._database.write() as connection:
             chunks.add(connection, cut.chunks)
-            batches.move(connection, batch["id"], "in_progress", now, origin=["validating"], verdict=verdict, **facts)
+            batches.move(connection, batch["id"], "in_progress", now, origin=["validating"], verdict=verdict, **cut.columns)
         self._scheduler.poke()
 
     def _fail(self, batch: Row, errors: list[LineError]) -> None:

@@ -30,6 +30,7 @@ class Runtime:
         self.clock: Clock = clock or SystemClock()
         self.ids: IdSource = ids or RandomIds()
         self.started_at = self.clock.now()
+        self.rules = loaded.settings.server.rules()
         root = Path(loaded.settings.server.data_dir)
         self.database = Database(loaded.settings.server.database_url or root / "batchsched.db")
         try:
@@ -43,7 +44,7 @@ class Runtime:
                 self.database,
                 self.store,
                 self.recorder,
-                self._cutter(),
+                Cutter(self.store, self.ids, self.rules),
                 self.scheduler,
                 self.ids,
                 self.clock,
@@ -87,9 +88,3 @@ class Runtime:
         # A data folder with its own SQLite file is ours alone. Elsewhere, what is young may be another server's work in hand.
         alone = not (self.settings.server.store_url or self.settings.server.database_url)
         self.store.sweep(known, live, 0 if alone else SWEEP_AGE_S)
-
-    def _cutter(self) -> Cutter:
-        limits = self.settings.server
-        return Cutter(
-            self.store, self.ids, chunk_lines=limits.chunk_lines, chunk_bytes=limits.chunk_bytes, max_lines=limits.max_lines
-        )

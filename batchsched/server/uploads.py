@@ -6,15 +6,18 @@ Runs in a worker thread and pulls the body block by block; memory stays at a few
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import msgspec
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from batchsched.errors import InvalidRequest, MissingParameter, PayloadTooLarge
-from batchsched.lines import Checker, iter_lines
+from batchsched.errors import InvalidRequest, MissingParameter, PayloadTooLarge, UnsupportedMedia
+from batchsched.lines.checking import Checker
+from batchsched.lines.rules import Rules
+from batchsched.lines.strict import COMPRESSED, shown
 
 MAX_FIELD_BYTES = 65_536
 
@@ -22,12 +25,17 @@ MAX_FIELD_BYTES = 65_536
 class Form:
     """Reads one multipart body; `file_blocks()` gives the bytes of the part named `file`, everything else lands in `fields`."""
 
-    def __init__(self, content_type: str, body: Iterable[bytes]) -> None:
-        kind, parameters = parse_options_header(content_type)
+    def __init__(self, headers: Mapping[str, str], body: Iterable[bytes]) -> None:
+        encoding = headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise UnsupportedMedia(f"Content-Encoding '{shown(encoding)}' is not read here; send the body as it is.")
+        kind, parameters = parse_options_header(headers.get("content-type", ""))
         if kind != b"multipart/form-data" or b"boundary" not in parameters:
             raise InvalidRequest("Send the file as multipart/form-data with the parts 'file' and 'purpose'.")
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
+        self.encoding: str | None = None
+        """How the file's part says that it is encoded, if it says so."""
         self._body = iter(body)
         self._ready: list[bytes] = []
         self._header = bytearray()
@@ -76,7 +84,9 @@ class Form:
         self._name = parameters.get(b"name", b"").decode("utf-8", "replace")
         self._in_file = self._name == "file"
         if self._in_file:
-            self.filename = parameters.get(b"filename", b"upload.jsonl").decode("utf-8", "replace")
+            self.filename = parameters.get(b"filename", b"upload.jsonl").decode("utf-8", "replace").replace("\0", "")
+            encoding = self._headers.get(b"content-encoding", b"").strip().lower()
+            self.encoding = encoding.decode("latin-1") if encoding not in {b"", b"identity"} else None
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._in_file:
@@ -99,18 +109,19 @@ class Received(msgspec.Struct, frozen=True):
 
     size: int
     sha256: str
-    lines: int
-    problem: str | None
-    """What is wrong with the form of its lines, in a sentence; None where all are sound."""
+    checker: Checker | None
+    """What came of the check of its lines, still to be finished; None where it holds no batch."""
 
 
-def receive(blocks: Iterable[bytes], handle: BinaryIO, max_bytes: int) -> Received:
-    """Write a file's blocks to `handle`, checking each line's form. Raises PayloadTooLarge."""
+def receive(form: Form, handle: BinaryIO, rules: Rules, max_bytes: int) -> Received:
+    """Write a form's file to `handle`, checking each line on the way. Raises PayloadTooLarge, UnsupportedMedia."""
     digest, size = hashlib.sha256(), 0
 
     def through() -> Iterator[bytes]:
         nonlocal size
-        for block in blocks:
+        for block in form.file_blocks():
+            if size == 0:
+                _refuse_compressed(form, block)
             size += len(block)
             if size > max_bytes:
                 raise PayloadTooLarge(f"The file is larger than {max_bytes} bytes.", param="file")
@@ -118,16 +129,20 @@ def receive(blocks: Iterable[bytes], handle: BinaryIO, max_bytes: int) -> Receiv
             handle.write(block)
             yield block
 
-    checker, stream = Checker(None), through()
-    for line in iter_lines(stream):
-        checker.feed(line.data, line.number)
-    for _ in stream:  # what follows a line that was too long to check
+    stream, checker = through(), Checker(rules)
+    first = next(stream, b"")
+    holds_batch = form.fields.get("purpose", "batch") == "batch"  # a purpose after the file is known only at the end
+    if holds_batch:
+        checker.run(itertools.chain([first], stream))
+    for _ in stream:  # what no line of a batch was looked for in
         pass
-    problem = None
-    if checker.errors:
-        first = checker.errors[0]
-        problem = f"{checker.error_count} line(s) are not valid; line {first.line}: {first.message}"
-    return Received(size, digest.hexdigest(), checker.lines, problem)
+    return Received(size, digest.hexdigest(), checker if form.fields.get("purpose") == "batch" else None)
+
+
+def _refuse_compressed(form: Form, first: bytes) -> None:
+    kind = form.encoding or next((name for magic, name in COMPRESSED.items() if first.startswith(magic)), None)
+    if kind and form.fields.get("purpose", "batch") == "batch":
+        raise UnsupportedMedia(f"The file is compressed ({shown(kind)}).", param="file", hint="Send the JSON lines themselves.")
 
 
 def purpose_of(fields: dict[str, str]) -> str:

@@ -1,0 +1,100 @@
+"""The batch line formats of OpenAI's contract: cutting a file into lines, reading one, writing one.
+
+An input line is `{custom_id, method, url, body}`; an output line is `{id, custom_id, response, error}`. Nothing here touches a
+disk or a socket: callers hand in bytes. Whether a line may be accepted is decided once, by `checking`; what is read here was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"
+ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES)
+
+
+class LineError(msgspec.Struct, frozen=True):
+    """What is wrong with one input line; `line` is 1-based, None where the whole file is meant."""
+
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One input line. `body` stays as the bytes that were sent."""
+
+    custom_id: str
+    method: str
+    url: str
+    body: msgspec.Raw
+
+
+_requests = msgspec.json.Decoder(Request)
+
+
+def parse(line: bytes, number: int) -> Request | LineError:
+    """The request on a line that was accepted; an error where the bytes are no request after all."""
+    try:
+        return _requests.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        return LineError("invalid_json_line", f"The line is not a valid request: {problem}.", number)
+
+
+class Line(NamedTuple):
+    """One non-blank line of a file: its 1-based number as an editor shows it, its span in bytes (newline included), its bytes."""
+
+    number: int
+    start: int
+    end: int
+    data: bytes
+
+
+def iter_lines(blocks: Iterable[bytes], longest: int | None = None) -> Iterator[Line]:
+    """The non-blank lines in a stream of blocks of any size; a line's bytes come without the newline.
+
+    Of a line that has more than `longest` bytes and no end in sight, what has come is handed over, and nothing after it: memory
+    stays bounded whatever is sent.
+    """
+    offset, number, held, parts = 0, 0, 0, list[bytes]()
+    for block in blocks:
+        cut = block.rfind(b"\n")
+        if cut >= 0:
+            parts.append(block[:cut])
+            for piece in b"".join(parts).split(b"\n"):
+                number += 1
+                end = offset + len(piece) + 1
+                if piece and not piece.isspace():
+                    yield Line(number, offset, end, piece)
+                offset = end
+            held, parts = 0, []
+        parts.append(block[cut + 1 :])
+        held += len(parts[-1])
+        if longest is not None and held > longest:
+            break
+    rest = b"".join(parts)
+    if rest and not rest.isspace():
+        yield Line(number + 1, offset, offset + len(rest), rest)
+
+
+class OutputLine(msgspec.Struct):
+    """One line of an output or error file."""
+
+    id: str
+    custom_id: str
+    response: dict[str, Any] | None
+    error: dict[str, Any] | None
+
+
+def answered(line_id: str, custom_id: str, status_code: int, request_id: str, body: bytes) -> bytes:
+    """An output line for a request that an engine answered; `body` must be a JSON object, and goes in as it is."""
+    response = {"status_code": status_code, "request_id": request_id, "body": msgspec.Raw(body)}
+    return msgspec.json.encode({"id": line_id, "custom_id": custom_id, "response": response, "error": None})
+
+
+def unanswered(line_id: str, custom_id: str, code: str, message: str) -> bytes:
+    """An error line for a request that never had an HTTP answer (expired, cancelled, engine lost for good)."""
+    return msgspec.json.encode(OutputLine(line_id, custom_id, None, {"code": code, "message": message}))

@@ -1,0 +1,248 @@
+"""Every check that a file's lines must pass, in one pass over a stream: at upload, at create and in `batchsched validate`.
+
+The pass notes what creating a batch needs to know (endpoint, model, limits, where to cut) in `Facts`, which are kept with the
+file: a file whose facts suit a batch is not read again. Only a file that does not suit is, to name its lines.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from batchsched.lines import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, RESPONSES, Line, LineError, iter_lines
+from batchsched.lines.rules import Rules
+from batchsched.lines.shapes import Body, Form, PlainBody, PlainForm, loose, plain
+from batchsched.lines.smuggling import refuse
+from batchsched.lines.strict import Flaw, read, shown
+
+_NEEDED = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input", RESPONSES: "input"}
+_COMPLETION_TOKENS = 16
+"""What OpenAI's completions endpoint, and vLLM's, take where a line sets no limit."""
+_MOST = 2**53
+"""Larger limits mean as much as this one does, and every database holds it."""
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What is known of a file whose every line is sound under `rules`."""
+
+    rules: Rules
+    endpoint: str
+    model: str
+    lines: int
+    max_tokens: int | None
+    """The most that any line lets one of its answers have; None where some line sets no limit."""
+    max_tokens_total: int | None
+    """Sum over the lines, several answers a line counted; None where some line sets no limit."""
+    cuts: list[tuple[int, int, int]]
+    """The chunks: number of lines, first byte, byte after the last."""
+
+    def suit(self, rules: Rules, endpoint: str, models: Mapping[str, int | None] | None) -> bool:
+        """May a batch be made of it under these rules, with these models (and their longest contexts) served?"""
+        if rules != self.rules or endpoint != self.endpoint or (models is not None and self.model not in models):
+            return False
+        longest = (models or {}).get(self.model)
+        return longest is None or self.max_tokens is None or self.max_tokens < longest
+
+
+class Checker:
+    """Checks a file's lines one after the other, keeping what spans lines: custom_ids, the one endpoint, the one model.
+
+    `endpoint`: None takes the first line's. `models`: the names that may be served, with the longest context of each where it is
+    known; None lets any pass. At most `max_errors` errors are kept; `error_count` counts all of them.
+    """
+
+    def __init__(
+        self, rules: Rules, endpoint: str | None = None, models: Mapping[str, int | None] | None = None, max_errors: int = 100
+    ) -> None:
+        self.endpoint = endpoint
+        self.model: str | None = None
+        self.errors: list[LineError] = []
+        self.error_count = 0
+        self.lines = 0
+        self._rules, self._models, self._max_errors = rules, models, max_errors
+        self._allowed, self._domains = frozenset(rules.allow_fields), [domain.lower() for domain in rules.media_domains]
+        self._ids = _Ids()
+        self._limit, self._total, self._unlimited = 0, 0, False
+        self._cuts: list[tuple[int, int, int]] = []
+
+    def run(self, blocks: Iterable[bytes]) -> None:
+        """Check every line of a file. Where there are too many, or one is endless, the rest is not looked at."""
+        for line in iter_lines(blocks, self._rules.max_line_bytes):
+            self.feed(line)
+            if self.lines > self._rules.max_lines:
+                return
+
+    def feed(self, line: Line) -> None:
+        """Check one line; what is wrong is noted."""
+        self.lines += 1
+        try:
+            if self.lines > self._rules.max_lines:
+                raise Flaw("too_many_requests", f"The file has more than {self._rules.max_lines} requests.")
+            if len(line.data) > self._rules.max_line_bytes:
+                raise Flaw("line_too_long", f"The line has more than {self._rules.max_line_bytes} bytes.")
+            self._look(line.data)
+        except Flaw as flaw:
+            self._note(LineError(flaw.code, flaw.message, line.number, flaw.param))
+        if not self.errors:
+            self._cut(line)
+
+    def finish(self, again: Callable[[], Iterable[bytes]]) -> Facts | None:
+        """Note what only the end shows; the facts, where all is sound. `again` reads the file once more, if it must be."""
+        if self.lines == 0:
+            self._note(LineError("empty_file", "The input file has no requests."))
+        repeated = self._ids.repeated(self._max_errors)
+        if repeated:
+            self._name_repeated(again(), repeated)
+        self.errors = sorted(self.errors, key=lambda error: error.line or 0)[: self._max_errors]
+        if self.errors or self.endpoint is None or self.model is None:
+            return None
+        most, total = (None, None) if self._unlimited else (self._limit, min(self._total, _MOST))
+        return Facts(self._rules, self.endpoint, self.model, self.lines, most, total, self._cuts)
+
+    def _look(self, line: bytes) -> None:
+        found = read(line)
+        try:
+            self._hold(plain.decode(line))
+        except msgspec.DecodeError:
+            self._hold(loose(line, found))
+            refuse(found["body"], found["url"], self._allowed, self._domains)
+
+    def _hold(self, form: PlainForm | Form) -> None:
+        """One line against the others of its file, and against its endpoint."""
+        self._ids.add(form.custom_id)
+        if form.method != "POST":
+            raise Flaw("invalid_value", f"'method' must be POST, not '{shown(form.method)}'.", "method")
+        if form.url != self.endpoint:
+            self._other_url(form.url)
+        body, needed = form.body, _NEEDED[form.url]
+        if type(body.model) is not str or not body.model:
+            raise Flaw("invalid_request", "'body.model' is required and must be a string.", "body.model")
+        if getattr(body, needed) is msgspec.UNSET:
+            raise Flaw("invalid_request", f"'body.{needed}' is required.", f"body.{needed}")
+        if body.stream:
+            raise Flaw("streaming_unsupported", "Streaming is not supported in a batch; leave out 'stream'.", "body.stream")
+        if body.model != self.model:
+            self._other_model(body.model)
+        self._limits(body, form.url)
+
+    def _other_url(self, url: str) -> None:
+        if self.endpoint is not None:
+            text = f"The URL '{shown(url)}' does not match the batch's endpoint '{self.endpoint}'."
+            raise Flaw("invalid_url", text, "url")
+        if url not in ENDPOINTS:
+            raise Flaw("invalid_url", f"The URL '{shown(url)}' is not served; served: {', '.join(ENDPOINTS)}.", "url")
+        self.endpoint = url
+
+    def _other_model(self, model: str) -> None:
+        if self._models is not None and model not in self._models:
+            known = ", ".join(sorted(self._models)) or "none"
+            raise Flaw("model_not_found", f"The model '{shown(model)}' is not served here; served: {known}.", "body.model")
+        if self.model is not None:
+            text = f"The model '{shown(model)}' differs from '{shown(self.model)}' on earlier lines; a batch has one model."
+            raise Flaw("model_mismatch", text, "body.model")
+        self.model = model
+
+    def _limits(self, body: PlainBody | Body, endpoint: str) -> None:
+        name, limit = _limit(body, endpoint)
+        if limit is None:
+            self._unlimited = True
+            return
+        model = self.model or ""
+        longest = self._models.get(model) if self._models else None
+        if longest is not None and limit >= longest:
+            text = f"'{name}' is {limit}, but prompt and answer together have at most {longest} tokens with '{model}'."
+            raise Flaw("invalid_value", text, f"body.{name}")
+        self._limit = max(self._limit, limit)
+        self._total += limit * _answers(body, endpoint)
+
+    def _cut(self, line: Line) -> None:
+        if self._cuts:
+            lines, start, _ = self._cuts[-1]
+            if lines < self._rules.chunk_lines and line.end - start <= self._rules.chunk_bytes:
+                self._cuts[-1] = (lines + 1, start, line.end)
+                return
+        self._cuts.append((1, line.start, line.end))
+
+    def _name_repeated(self, blocks: Iterable[bytes], suspects: frozenset[int]) -> None:
+        """Tell which lines repeat a custom_id, by the ids themselves: equal hashes alone are no error."""
+        seen, before = set[str](), len(self.errors)
+        for line in iter_lines(blocks, self._rules.max_line_bytes):
+            custom_id = _custom_id(line.data)
+            if custom_id is None or hash(custom_id) not in suspects:
+                continue
+            if custom_id in seen:
+                text = f"The custom_id '{shown(custom_id)}' was used on an earlier line."
+                self.errors.append(LineError("duplicate_custom_id", text, line.number, "custom_id"))
+                if len(self.errors) - before == self._max_errors:
+                    break
+            seen.add(custom_id)
+        self.error_count += self._ids.repeats if len(self.errors) > before else 0
+
+    def _note(self, error: LineError) -> None:
+        self.error_count += 1
+        if len(self.errors) < self._max_errors:
+            self.errors.append(error)
+
+
+class _Ids:
+    """The custom_ids of a file, eight bytes each: their hashes (Python's own, seeded anew in each process)."""
+
+    def __init__(self) -> None:
+        self._buckets = [array("q") for _ in range(256)]
+        self.repeats = 0
+        """How many came after the first of their kind; known after `repeated`."""
+
+    def add(self, custom_id: str) -> None:
+        value = hash(custom_id)
+        self._buckets[value & 255].append(value)
+
+    def repeated(self, most: int) -> frozenset[int]:
+        """Up to `most` hashes that came more than once."""
+        found: set[int] = set()
+        for bucket in self._buckets:
+            unique = set(bucket)
+            self.repeats += len(bucket) - len(unique)
+            if len(found) < most and len(unique) < len(bucket):
+                for value in bucket:
+                    if value in unique:
+                        unique.remove(value)
+                    elif len(found) < most:
+                        found.add(value)
+        return frozenset(found)
+
+
+def _custom_id(line: bytes) -> str | None:
+    try:
+        return loose(line, read(line)).custom_id
+    except Flaw:
+        return None
+
+
+def _limit(body: PlainBody | Body, endpoint: str) -> tuple[str, int | None]:
+    """The name of the field that limits an answer, and the limit in tokens; None where there is none."""
+    if endpoint == EMBEDDINGS:
+        return "max_tokens", 0
+    if endpoint == RESPONSES:
+        return "max_output_tokens", _count(body.max_output_tokens)
+    if endpoint == CHAT and body.max_completion_tokens is not None:
+        return "max_completion_tokens", _count(body.max_completion_tokens)
+    if body.max_tokens is msgspec.UNSET:
+        return "max_tokens", _COMPLETION_TOKENS if endpoint == COMPLETIONS else None
+    return "max_tokens", _count(body.max_tokens)
+
+
+def _answers(body: PlainBody | Body, endpoint: str) -> int:
+    """How many answers a line asks for: `n`, times the prompts of a completions line that has several."""
+    if endpoint == CHAT:
+        return _count(body.n) or 1
+    if endpoint != COMPLETIONS:
+        return 1
+    prompts = len(body.prompt) if type(body.prompt) is list and body.prompt and type(body.prompt[0]) is not int else 1
+    return prompts * max(_count(body.n) or 1, _count(body.best_of) or 1)
+
+
+def _count(value: Any) -> int | None:
+    return min(value, _MOST) if type(value) is int and value >= 0 else None
