@@ -199,6 +199,12 @@ class ServerUnreachable(BatchschedError):
     exit_code = 75
 
 
+class ForbiddenAddress(BatchschedError):
+    """A name stands for an address that may not be called."""
+
+    code = "forbidden_address"
+
+
 class EngineMissing(BatchschedError):
     """No vLLM engine was found."""
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import difflib
 import os
 import tomllib
@@ -124,6 +125,21 @@ class Tenant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grams_per_month: Annotated[float, Meta(ge=0, description="Budget of operational gCO2e for a UTC month")] | None = None
 
 
+EventType = Literal["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]
+
+
+class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Somebody who wants to be told when a batch ends."""
+
+    url: Annotated[str, Meta(description="Where events are posted to; https, unless `allow_private`")]
+    secret: Annotated[str, Meta(description="Signs the events: `whsec_` and at least 24 random bytes in base64")]
+    tenant: Annotated[str, Meta(description="Whose batches it hears of")] = "default"
+    events: Annotated[tuple[EventType, ...], Meta(description="What it hears of")] = get_args(EventType)
+    allow_private: Annotated[
+        bool, Meta(description="Let it be plain http and an address that is not public (loopback, an intranet)")
+    ] = False
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole configuration."""
 
@@ -136,6 +152,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pools: Annotated[dict[str, Pool], Meta(description="Pools by name")] = {}
     models: Annotated[dict[str, ServedModel], Meta(description="Models by the name that batches use")] = {}
     tenants: Annotated[dict[str, Tenant], Meta(description="Weights and limits of tenants by name")] = {}
+    webhooks: Annotated[dict[str, Webhook], Meta(description="Receivers of events by name")] = {}
 
     def fleet(self) -> Fleet:
         """Sites, pools and models, with the home site made explicit."""
@@ -286,17 +303,9 @@ def _refuse_unknown(tree: Any, struct: Any, where: str, prefix: str) -> None:
 
 def _cross_check(settings: Settings, where: str) -> None:
     for name, pool in settings.pools.items():
-        if pool.site not in settings.sites:
-            _complain(where, f"pools.{name}.site", f"there is no site '{pool.site}'", settings.sites)
-        if pool.kind == "spare":
-            _complain(where, f"pools.{name}.kind", "'spare' is not supported yet", ["dedicated", "cpu"])
-        if pool.gpu != "cpu" and pool.gpu not in GPU_TYPES:
-            _complain(where, f"pools.{name}.gpu", f"'{pool.gpu}' is not a known GPU type", ["cpu", *GPU_TYPES])
-        for model in pool.models:
-            if model not in settings.models:
-                _complain(where, f"pools.{name}.models", f"there is no model '{model}'", settings.models)
-        if pool.window:
-            _check_window(pool.window, f"{where}: key 'pools.{name}.window")
+        _check_pool(name, pool, settings, where)
+    for name, webhook in settings.webhooks.items():
+        _check_webhook(webhook, f"{where}: key 'webhooks.{name}")
     home = settings.carbon.home_site
     if home and home not in settings.sites:
         _complain(where, "carbon.home_site", f"there is no site '{home}'", settings.sites)
@@ -304,8 +313,43 @@ def _cross_check(settings: Settings, where: str) -> None:
         raise InvalidConfiguration(f"{where}: key 'forecast.path' is needed with source = \"file\".")
 
 
+def _check_pool(name: str, pool: Pool, settings: Settings, where: str) -> None:
+    if pool.site not in settings.sites:
+        _complain(where, f"pools.{name}.site", f"there is no site '{pool.site}'", settings.sites)
+    if pool.kind == "spare":
+        _complain(where, f"pools.{name}.kind", "'spare' is not supported yet", ["dedicated", "cpu"])
+    if pool.gpu != "cpu" and pool.gpu not in GPU_TYPES:
+        _complain(where, f"pools.{name}.gpu", f"'{pool.gpu}' is not a known GPU type", ["cpu", *GPU_TYPES])
+    for model in pool.models:
+        if model not in settings.models:
+            _complain(where, f"pools.{name}.models", f"there is no model '{model}'", settings.models)
+    if pool.window:
+        _check_window(pool.window, f"{where}: key 'pools.{name}.window")
+
+
 def _complain(where: str, key: str, what: str, allowed: Any) -> None:
     raise InvalidConfiguration(f"{where}: key '{key}': {what} (allowed: {', '.join(allowed) or 'none is declared'}).")
+
+
+def _check_webhook(webhook: Webhook, key: str) -> None:
+    from urllib.parse import urlsplit
+
+    schemes = {"https", "http"} if webhook.allow_private else {"https"}
+    try:
+        url = urlsplit(webhook.url)
+        sound = url.scheme in schemes and url.hostname and url.username is None and url.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise InvalidConfiguration(f"{key}.url' must be a URL such as https://example.com/hook, without a user name.")
+    try:
+        material = base64.b64decode(webhook.secret.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        material = b""
+    if not webhook.secret.startswith("whsec_") or len(material) < 24:
+        raise InvalidConfiguration(
+            f"{key}.secret' must be whsec_ and at least 24 random bytes in base64.", hint="`openssl rand -base64 32` makes them."
+        )
 
 
 def _check_window(window: Window, key: str) -> None:

@@ -163,6 +163,34 @@ class AsyncTransport(_Base):
         await self.close()
 
 
+class PinnedPost:
+    """POSTs to strangers: to the very address that was checked, whatever the name says a moment later; no proxy, no redirect."""
+
+    def __init__(self, timeout_s: float) -> None:
+        """`timeout_s`: of a whole call, however slowly its answer drips."""
+        self._timeout_s = timeout_s
+        self._trust = httpx.create_ssl_context()
+
+    async def send(self, url: str, address: str, content: bytes, headers: Mapping[str, str]) -> int:
+        """The answer's status; its body is not read. Raises ServerUnreachable."""
+        target = httpx.URL(url)
+        named = {**headers, "host": target.netloc.decode()}
+        # The certificate is checked against the name, though the connection goes to the address.
+        extensions = {"sni_hostname": target.host}
+        limits = httpx.Timeout(self._timeout_s, connect=min(CONNECT_TIMEOUT_S, self._timeout_s))
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                httpx.AsyncClient(verify=self._trust, trust_env=False, timeout=limits) as client,
+                client.stream(
+                    "POST", target.copy_with(host=address), content=content, headers=named, extensions=extensions
+                ) as response,
+            ):
+                return response.status_code
+        except (httpx.HTTPError, TimeoutError) as problem:
+            raise ServerUnreachable(f"{target.host} cannot be reached ({str(problem) or type(problem).__name__}).") from problem
+
+
 def _may_be_sent_again(method: str, outcome: httpx.Response | httpx.TransportError) -> bool:
     once = method.upper() == "POST"
     if isinstance(outcome, httpx.TransportError):

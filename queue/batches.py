@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, and_, func, insert, literal, or_, select, update
 
 from batchsched.errors import Conflict, NotFound
+from batchsched.queue import deliveries
 from batchsched.queue.rows import Row, every, first
-from batchsched.queue.states import BATCH_TRANSITIONS, OPEN, sources
+from batchsched.queue.states import BATCH_TRANSITIONS, OPEN, TERMINAL, sources
 from batchsched.queue.tables import batches
 from batchsched.queue.tenancy import ANY, Tenant, owned
 
@@ -18,6 +19,8 @@ from batchsched.queue.tenancy import ANY, Tenant, owned
 def add(connection: Connection, *, tenant: str, **values: Any) -> None:
     """Accept a batch."""
     connection.execute(insert(batches).values(tenant=tenant, **values))
+    if values["state"] in TERMINAL:
+        deliveries.announce(connection, values["id"], values["state"], values["created_at"])
 
 
 def get(connection: Connection, batch_id: str, tenant: Tenant) -> Row:
@@ -49,7 +52,7 @@ def move(
 ) -> None:
     """Enter `target` from a state that may lead there (one of `origin`, where given), stamping `<target>_at`.
 
-    Raises NotFound, or Conflict naming the state.
+    An end is announced to webhooks. Raises NotFound, or Conflict naming the state.
     """
     if target != "validating":
         values.setdefault(f"{target}_at", now)
@@ -58,6 +61,8 @@ def move(
     if connection.execute(statement).rowcount != 1:
         state = get(connection, batch_id, ANY)["state"]
         raise Conflict(f"A batch with status '{state}' cannot become '{target}'.")
+    if target in TERMINAL:
+        deliveries.announce(connection, batch_id, target, now)
 
 
 def runnable(connection: Connection) -> list[Row]:

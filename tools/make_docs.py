@@ -105,6 +105,7 @@ def configuration_page() -> str:
         "pools.NAME.window": Window,
         "models.NAME": ServedModel,
         "tenants.NAME": settings.Tenant,
+        "webhooks.NAME": settings.Webhook,
     }
     tables = [
         *(struct_table(section, type(getattr(whole, section)), env=True) for section in sections),

@@ -48,11 +48,15 @@ def masked(loaded: Loaded) -> dict[str, Any]:
 
     from batchsched.settings import SECRET_KEYS
 
-    tree: dict[str, Any] = msgspec.to_builtins(loaded.settings)
-    for section in tree.values():
-        for key in SECRET_KEYS & set(section):
-            section[key] = MASK if section[key] else ""
-    return tree
+    def mask(tree: dict[str, Any]) -> dict[str, Any]:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                mask(value)
+            elif key in SECRET_KEYS and value:
+                tree[key] = MASK
+        return tree
+
+    return mask(msgspec.to_builtins(loaded.settings))
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 import batchsched
-from batchsched.queue import batches, ledger
+from batchsched.queue import batches, deliveries, ledger
 from batchsched.queue.tenancy import ANY
 from batchsched.server.auth import Who
 from batchsched.server.runtime import Runtime
@@ -82,9 +82,12 @@ def _exposition(runtime: Runtime) -> bytes:
     with runtime.database.read() as connection:
         by_state = batches.counted(connection)
         counters = ledger.counted(connection)
+        waiting = deliveries.waiting(connection)
     gauge = Gauge("batchsched_batches", "Batches by state.", ["state"], registry=registry)
     for state, count in by_state.items():
         gauge.labels(state=state).set(count)
+    pending = Gauge("batchsched_webhooks_pending", "Events that are still to be delivered.", registry=registry)
+    pending.set(sum(waiting.values()))
     Gauge("batchsched_build_info", "Version.", ["version"], registry=registry).labels(version=batchsched.__version__).set(1)
     families = [
         CounterMetricFamily(f"batchsched_{name.removesuffix('_total')}", name.replace("_", " "), value=value)

@@ -18,6 +18,7 @@ from batchsched.queue.stores import open_store
 from batchsched.scheduler import Scheduler
 from batchsched.server.lifecycle import Lifecycle
 from batchsched.server.reports import Reports
+from batchsched.server.webhooks import Webhooks
 from batchsched.settings import Loaded
 
 
@@ -51,6 +52,7 @@ class Runtime:
                 loaded.settings.server.lease_s,
                 self.leadership.leading,
             )
+            self.webhooks = Webhooks(self.database, loaded.settings.webhooks, self.ids, self.clock, self.leadership.leading)
         except InvalidConfiguration as problem:
             self.database.close()
             raise InvalidConfiguration(f"{loaded.path or 'the configuration'}: {problem.message}", hint=problem.hint) from None
@@ -64,9 +66,11 @@ class Runtime:
         self.leadership.start()
         self.scheduler.start()
         self.lifecycle.start()
+        self.webhooks.start()
 
     def stop(self) -> None:
         """End every thread and close the database."""
+        self.webhooks.stop()
         self.lifecycle.stop()
         self.scheduler.stop()
         self.leadership.stop()

@@ -1,0 +1,82 @@
+"""Rows of deliveries: what webhooks are to be told of batches that ended.
+
+The transaction that ends a batch writes one row without a receiver; `address` makes of it a row for each webhook that wants to
+hear. So no end is lost, whatever crashes, and what the configuration says about webhooks is asked in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, String, cast, delete, func, insert, literal, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from batchsched.clock import IdSource
+from batchsched.queue.rows import Row, every
+from batchsched.queue.tables import batches, deliveries
+from batchsched.settings import Webhook
+
+NOBODY = ""
+_PENDING = deliveries.c.state == "pending"
+
+
+def announce(connection: Connection, batch_id: str, state: str, now: datetime) -> None:
+    """A batch entered its last state: in the same transaction."""
+    values: dict[str, Any] = {
+        "id": literal(f"{batch_id}_{state}_") + cast(batches.c.round, String),
+        "tenant": batches.c.tenant,
+        "hook": literal(NOBODY),
+        "batch_id": batches.c.id,
+        "type": literal(f"batch.{state}"),
+        "state": literal("pending"),
+        "attempts": literal(0),
+        "created_at": literal(now, deliveries.c.created_at.type),
+        "due_at": literal(now, deliveries.c.due_at.type),
+    }
+    source = select(*(value.label(name) for name, value in values.items())).where(batches.c.id == batch_id)
+    connection.execute(upsert(deliveries).from_select(list(values), source).on_conflict_do_nothing())
+
+
+def unaddressed(connection: Connection, limit: int = 100) -> list[Row]:
+    """Ends of batches that nobody was told yet."""
+    query = select(deliveries).where(_PENDING, deliveries.c.hook == NOBODY).order_by(deliveries.c.due_at).limit(limit)
+    return every(connection, query.with_for_update(skip_locked=True))
+
+
+def address(connection: Connection, hooks: Mapping[str, Webhook], ids: IdSource) -> None:
+    """Make a delivery for each webhook that wants to hear of an end."""
+    for row in unaddressed(connection):
+        for name, hook in hooks.items():
+            if hook.tenant == row["tenant"] and row["type"] in hook.events:
+                connection.execute(insert(deliveries).values(**{**row, "id": ids.new("evt"), "hook": name}))
+        connection.execute(delete(deliveries).where(deliveries.c.id == row["id"]))
+
+
+def due(connection: Connection, hook: str, now: datetime, limit: int) -> list[Row]:
+    """What a webhook should be told now, the longest due first."""
+    query = select(deliveries).where(_PENDING, deliveries.c.hook == hook, deliveries.c.due_at <= now)
+    return every(connection, query.order_by(deliveries.c.due_at).limit(limit))
+
+
+def attempted(connection: Connection, row: Row, **values: Any) -> None:
+    """Note what came of a try; nothing where another server noted one meanwhile."""
+    same = (deliveries.c.id == row["id"], _PENDING, deliveries.c.attempts == row["attempts"])
+    connection.execute(update(deliveries).where(*same).values(attempts=row["attempts"] + 1, **values))
+
+
+def waiting(connection: Connection) -> dict[str, int]:
+    """How many deliveries each webhook still has to come; what is not addressed yet stands under NOBODY."""
+    query = select(deliveries.c.hook, func.count().label("n")).where(_PENDING).group_by(deliveries.c.hook)
+    return {row["hook"]: row["n"] for row in every(connection, query)}
+
+
+def of_batch(connection: Connection, batch_id: str) -> list[Row]:
+    """What became of a batch's events."""
+    return every(connection, select(deliveries).where(deliveries.c.batch_id == batch_id).order_by(deliveries.c.created_at))
+
+
+def forget(connection: Connection, before: datetime) -> None:
+    """Remove what was settled before an instant."""
+    connection.execute(delete(deliveries).where(deliveries.c.state != "pending", deliveries.c.ended_at < before))
