@@ -19,7 +19,7 @@ from batchsched.queue.tables import batches, chunks
 _IDLE: dict[str, Any] = {"worker_id": None, "lease_until": None}
 
 _CLAIMABLE = (
-    select(chunks)
+    select(chunks.c.id)
     .join(batches, batches.c.id == chunks.c.batch_id)
     .where(
         chunks.c.batch_id == bindparam("batch"),
@@ -31,9 +31,11 @@ _CLAIMABLE = (
     .order_by(chunks.c.position)
     .limit(bindparam("limit"))
 )
+# One round trip. What another claim holds is passed over; a CTE, since PostgreSQL may run a plain subquery more than once.
+_CHOSEN = _CLAIMABLE.with_for_update(of=chunks, skip_locked=True).cte("chosen")
 _TAKE = (
     update(chunks)
-    .where(chunks.c.id == bindparam("chunk"), chunks.c.state == "pending")
+    .where(chunks.c.id.in_(select(_CHOSEN.c.id)), chunks.c.state == "pending")
     .values(
         state="leased",
         token=chunks.c.token + 1,
@@ -42,6 +44,7 @@ _TAKE = (
         lease_until=bindparam("until"),
         not_before=None,
     )
+    .returning(*chunks.c)
 )
 _RECORD = (
     update(chunks)
@@ -85,11 +88,9 @@ def claim(
     connection: Connection, batch_id: str, *, worker_id: str, pool: str, limit: int, now: datetime, lease_s: float
 ) -> list[Row]:
     """Lease up to `limit` of a batch's pending chunks, in file order."""
-    found = every(connection, _CLAIMABLE, {"batch": batch_id, "now": now, "limit": limit})
-    until = now + timedelta(seconds=lease_s)
-    for row in found:
-        connection.execute(_TAKE, {"chunk": row["id"], "worker": worker_id, "on_pool": pool, "until": until})
-    return [get(connection, row["id"]) for row in found]
+    values = {"worker": worker_id, "on_pool": pool, "until": now + timedelta(seconds=lease_s)}
+    taken = every(connection, _TAKE, {"batch": batch_id, "now": now, "limit": limit, **values})
+    return sorted(taken, key=lambda row: row["position"])
 
 
 def held(connection: Connection, chunk_id: str, token: int) -> Row:
