@@ -7,6 +7,7 @@ MAKE_ENV = $(or $(PYTHON),$(error Python 3.11 or newer with its venv module was 
 PY := .venv/bin/python
 ENV := .venv/.ready
 ENGINE := .venv-engine/.ready
+PEERS := .venv-peers/.ready
 QUICK := not slow and not engine and not long
 
 help: ## list the targets
@@ -38,6 +39,9 @@ test-full: env test-pythons ## the suite and what is long, after the quick tests
 test-pythons: $(ENV) ## the quick tests on every other supported Python found here
 	@$(PY) tools/make_env.py pythons -m "$(QUICK)"
 
+bench-queue: $(ENV) $(PEERS) ## our queue against pgqueuer, procrastinate, huey and DBOS on this disk (ARGS=--quick for a glance)
+	@$(PY) -m benchmarks.queues $(ARGS)
+
 bench-executor: env model ## our worker against vLLM's own run_batch, as requests per second (ARGS=--quick for a glance)
 	@$(PY) benchmarks/executor.py $(ARGS)
 
@@ -48,7 +52,7 @@ lock: $(ENV) ## resolve the lock files for pyproject.toml (ARGS=--upgrade takes 
 	@$(PY) tools/make_env.py lock $(ARGS)
 
 clean: ## remove everything that was made here, the environments included
-	rm -rf .venv .venv-engine .models .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf .venv .venv-engine .venv-peers .models .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 
 $(ENV): locks/dev.txt pyproject.toml tools/make_env.py
 	@$(MAKE_ENV) dev
@@ -56,7 +60,10 @@ $(ENV): locks/dev.txt pyproject.toml tools/make_env.py
 $(ENGINE): locks/engine-cpu.txt locks/engine-model.txt tools/make_env.py | $(ENV)
 	@$(PY) tools/make_env.py engine
 
+$(PEERS): locks/peers.txt tools/make_env.py | $(ENV)
+	@$(PY) tools/make_env.py peers
+
 .models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
 	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
 
-.PHONY: help env engine-env model demo check test test-full test-pythons bench-executor docs lock clean
+.PHONY: help env engine-env model demo check test test-full test-pythons bench-queue bench-executor docs lock clean

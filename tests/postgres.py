@@ -34,9 +34,9 @@ FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
 class PostgresServer:
     """A PostgreSQL server in a folder of its own, on a Unix socket. With `durable`, it syncs as one in production does."""
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *, durable: bool = False, parent: str = "/tmp") -> None:
         """Make its files; does not start it yet. Raises FileNotFoundError where no PostgreSQL is installed."""
-        self.folder = Path(tempfile.mkdtemp(prefix="batchsched-pg-", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="batchsched-pg-", dir=parent))
         self.data = self.folder / "data"
         self.binaries = self._within_reach(find_binaries())
         self.durable = durable

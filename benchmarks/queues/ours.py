@@ -1,8 +1,10 @@
 """Our queue, driven through its port as a server drives it: chunks leased, groups of results recorded, files on disk included.
 
-Usage: python -m benchmarks.queues.ours DATABASE FOLDER JOBS PROCESSES THREADS CHUNK_LINES CLAIM GROUP; prints JSON. A process stands for a
-server, its threads for the workers' requests that it answers at the same time. Each thread leases CLAIM chunks at a time and
-records GROUP results at a time. The clock runs from the first lease to the last acknowledgement, over all processes.
+Usage: python -m benchmarks.queues.ours DATABASE FOLDER JOBS PROCESSES THREADS CHUNK_LINES CLAIM GROUP; prints JSON.
+
+A process stands for a server, its threads for the workers' requests that it answers at the same time. Each thread leases CLAIM
+chunks at a time and records GROUP results at a time. The clock runs from the first lease to the last acknowledgement, over all
+processes.
 """
 
 from __future__ import annotations
@@ -133,8 +135,9 @@ def main(plan: Plan) -> None:
         assert server.exitcode == 0
     spans = [stamps.get() for _ in servers]
     check(plan)
-    print(json.dumps({"jobs": plan.lines * plan.processes * plan.threads, "seconds": max(e for _, e in spans) - min(b for b, _ in spans)}))
+    seconds = max(ended for _, ended in spans) - min(began for began, _ in spans)
+    print(json.dumps({"jobs": plan.lines * plan.processes * plan.threads, "seconds": seconds}))
 
 
 if __name__ == "__main__":
-    main(Plan(*sys.argv[1:3], *(int(word) for word in sys.argv[3:])))
+    main(Plan(sys.argv[1], sys.argv[2], *(int(word) for word in sys.argv[3:])))

@@ -1,7 +1,7 @@
 """huey over SQLite: so many no-op jobs by one consumer. Usage: huey_jobs.py FILE JOBS THREADS FSYNC(0|1); prints JSON.
 
-It deletes a job before it runs it (at most once), so it commits once a job where others commit twice. FSYNC=1 is `synchronous=FULL`.
-The clock runs from the first job that ran to the last.
+It deletes a job before it runs it (at most once), so it commits once a job where others commit twice. FSYNC=1 is
+`synchronous=FULL`. The clock runs from the first job that ran to the last.
 """
 
 from __future__ import annotations
