@@ -25,7 +25,7 @@ from batchsched.clock import RandomIds
 from batchsched.queue import batches, chunks
 from batchsched.queue.database import Database
 from batchsched.queue.results import Recorder
-from batchsched.queue.store import Store
+from batchsched.queue.stores import open_store
 from batchsched.wire import Result
 
 LEASE_S = 600.0
@@ -79,8 +79,8 @@ def _chunks(plan: Plan, number: int) -> Iterator[dict[str, Any]]:
 
 def serve(plan: Plan, process: int, barrier: Any, stamps: Any) -> None:
     """One server: its threads lease and record until nothing is left."""
-    database, store = plan.open(), Store(Path(plan.folder))
-    recorder = Recorder(store, RandomIds())
+    database, store = plan.open(), open_store("", Path(plan.folder))
+    recorder = Recorder(database, store, RandomIds())
     output = msgspec.Raw(msgspec.json.encode(ANSWER))
     answers = [Result(line, True, 10, 0, 10, output) for line in range(1, plan.lines + 1)]
 
@@ -88,10 +88,10 @@ def serve(plan: Plan, process: int, barrier: Any, stamps: Any) -> None:
         batch_id = f"batch_{process * plan.threads + thread}"
         while leased := _claim(database, batch_id, plan.claim):
             for chunk in leased:
+                recorder.done(chunk)
                 end = chunk["first_line"] - 1 + chunk["lines"]
                 for start in range(chunk["first_line"] - 1, end, plan.group):
-                    with database.write() as connection:
-                        recorder.record(connection, chunk["id"], chunk["token"], answers[start : min(start + plan.group, end)])
+                    recorder.record(chunk["id"], chunk["token"], answers[start : min(start + plan.group, end)])
 
     with ThreadPoolExecutor(plan.threads) as pool:
         list(pool.map(lambda _: _claim(database, "none", 1), range(plan.threads)))  # connections are made before the clock starts
@@ -111,13 +111,13 @@ def _claim(database: Database, batch_id: str, limit: int) -> list[dict[str, Any]
 
 def check(plan: Plan) -> None:
     """Everything is done, and every result lies in the store."""
-    database, store = plan.open(), Store(Path(plan.folder))
+    database, store = plan.open(), open_store("", Path(plan.folder))
     for number in range(plan.processes * plan.threads):
         with database.read() as connection:
             rows, batch = chunks.of_batch(connection, f"batch_{number}"), batches.get(connection, f"batch_{number}")
         assert {row["state"] for row in rows} == {"done"}
         assert batch["completed"] == plan.lines
-        found = sum(1 for row in rows for _ in store.records(row["batch_id"], row["position"], row["result_bytes"]))
+        found = sum(1 for row in rows for _ in store.records(row))
         assert found == plan.lines
     database.close()
 
