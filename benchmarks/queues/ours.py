@@ -60,7 +60,8 @@ def prepare(plan: Plan) -> None:
     for number in range(plan.processes * plan.threads):
         with database.write() as connection:
             batches.add(
-                connection, id=f"batch_{number}", endpoint="/v1/chat/completions", input_file_id="file", completion_window="24h",
+                connection, id=f"batch_{number}", tenant="default", endpoint="/v1/chat/completions", input_file_id="file",
+                completion_window="24h",
                 model="tiny", state="in_progress", created_at=now, deadline_at=now + timedelta(days=1), total=plan.lines,
                 meta={}, options={},
             )  # fmt: skip
@@ -114,7 +115,7 @@ def check(plan: Plan) -> None:
     database, store = plan.open(), open_store("", Path(plan.folder))
     for number in range(plan.processes * plan.threads):
         with database.read() as connection:
-            rows, batch = chunks.of_batch(connection, f"batch_{number}"), batches.get(connection, f"batch_{number}")
+            rows, batch = chunks.of_batch(connection, f"batch_{number}"), batches.get(connection, f"batch_{number}", "default")
         assert {row["state"] for row in rows} == {"done"}
         assert batch["completed"] == plan.lines
         found = sum(1 for row in rows for _ in store.records(row))
