@@ -179,6 +179,12 @@ class DatabaseUnavailable(BatchschedError):
     exit_code = 75
 
 
+class DatabaseBusy(DatabaseUnavailable):
+    """Two writers stood in each other's way and nothing was changed; try again."""
+
+    code = "database_busy"
+
+
 class DamagedDatabase(BatchschedError):
     """The database file cannot be read."""
 

@@ -2,6 +2,9 @@
 
 A lease is (chunk, token). The token grows with each lease and never goes back, and every write names it; one with any other token
 raises StaleLease and changes nothing. Callers hold a `Database.write()` block.
+
+Writers that meet: what is read to be changed is locked; several chunks are locked in the order of their ids, so that two writers
+cannot wait for each other; claims and rescues pass over what somebody else holds. SQLite, with one writer, knows no such locks.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Update, and_, bindparam, func, insert, or_, select, update
 
 from batchsched.errors import Conflict, NotFound, StaleLease
 from batchsched.queue.rows import Row, every, first
@@ -18,6 +21,8 @@ from batchsched.queue.tables import batches, chunks
 
 _IDLE: dict[str, Any] = {"worker_id": None, "lease_until": None}
 
+_ONE = select(chunks).where(chunks.c.id == bindparam("chunk"))
+_LOCKED = _ONE.with_for_update()
 _CLAIMABLE = (
     select(chunks.c.id)
     .join(batches, batches.c.id == chunks.c.batch_id)
@@ -76,9 +81,9 @@ def of_batch(connection: Connection, batch_id: str, *, after: int = -1, limit: i
     return every(connection, query.limit(limit))
 
 
-def get(connection: Connection, chunk_id: str) -> Row:
-    """One chunk. Raises NotFound."""
-    row = first(connection, select(chunks).where(chunks.c.id == chunk_id))
+def get(connection: Connection, chunk_id: str, *, lock: bool = False) -> Row:
+    """One chunk; with `lock`, it stays as it is until this transaction ends. Raises NotFound."""
+    row = first(connection, _LOCKED if lock else _ONE, {"chunk": chunk_id})
     if row is None:
         raise NotFound(f"There is no chunk '{chunk_id}'.")
     return row
@@ -93,9 +98,9 @@ def claim(
     return sorted(taken, key=lambda row: row["position"])
 
 
-def held(connection: Connection, chunk_id: str, token: int) -> Row:
-    """The chunk, if this token holds it now. Raises StaleLease, NotFound."""
-    row = get(connection, chunk_id)
+def held(connection: Connection, chunk_id: str, token: int, *, lock: bool = False) -> Row:
+    """The chunk, if this token holds it now; with `lock`, until this transaction ends. Raises StaleLease, NotFound."""
+    row = get(connection, chunk_id, lock=lock)
     if row["state"] != "leased" or row["token"] != token:
         raise StaleLease(f"The lease {token} of chunk {chunk_id} is over; its results belong to somebody else now.")
     return row
@@ -104,7 +109,7 @@ def held(connection: Connection, chunk_id: str, token: int) -> Row:
 def extend(connection: Connection, leases: Iterable[tuple[str, int]], now: datetime, lease_s: float) -> list[str]:
     """Keep these leases alive; the ids of those that are stale."""
     stale: list[str] = []
-    for chunk_id, token in leases:
+    for chunk_id, token in sorted(leases):
         extended = connection.execute(
             update(chunks)
             .where(chunks.c.id == chunk_id, chunks.c.token == token, chunks.c.state == "leased")
@@ -133,13 +138,13 @@ def record(connection: Connection, chunk: Row, *, completed: int, failed: int, p
 
 def release(connection: Connection, chunk_id: str, token: int) -> None:
     """Give a chunk back without spending an attempt. Raises StaleLease."""
-    held(connection, chunk_id, token)
+    held(connection, chunk_id, token, lock=True)
     _set(connection, chunk_id, token, {"state": "pending", **_IDLE})
 
 
 def fail(connection: Connection, chunk_id: str, token: int, *, suspects: list[int], not_before: datetime) -> int:
     """Give a chunk back after a failure; the attempts spent so far, this one among them. Raises StaleLease."""
-    row = held(connection, chunk_id, token)
+    row = held(connection, chunk_id, token, lock=True)
     attempts: int = row["attempts"] + 1
     spent = {"state": "pending", "attempts": attempts, "suspects": suspects, "not_before": not_before}
     _set(connection, chunk_id, token, {**spent, **_IDLE})
@@ -154,29 +159,32 @@ def _set(connection: Connection, chunk_id: str, token: int, values: dict[str, An
 
 def rescue(connection: Connection, now: datetime) -> list[Row]:
     """Take back every lease whose time is over; the chunks concerned. No attempt is spent: the chunk did nothing wrong."""
-    lost = every(connection, select(chunks).where(chunks.c.state == "leased", chunks.c.lease_until <= now))
-    for row in lost:
-        _set(connection, row["id"], row["token"], {"state": "pending", **_IDLE})
-    return list(lost)
+    lost = _picked(chunks.c.state == "leased", chunks.c.lease_until <= now, skip_locked=True)
+    return every(connection, lost.values(state="pending", **_IDLE).returning(*chunks.c))
 
 
 def forgive(connection: Connection, now: datetime, lease_s: float) -> None:
-    """Give every lease its full time again: at the server's start, for nobody could send a heartbeat while it was down."""
-    connection.execute(update(chunks).where(chunks.c.state == "leased").values(lease_until=now + timedelta(seconds=lease_s)))
+    """Give every lease its full time again: where nobody could send a heartbeat, for no server was there or its clock jumped."""
+    connection.execute(_picked(chunks.c.state == "leased").values(lease_until=now + timedelta(seconds=lease_s)))
 
 
 def of_worker(connection: Connection, worker_id: str) -> list[Row]:
-    """What a worker holds."""
-    query = select(chunks).where(chunks.c.state == "leased", chunks.c.worker_id == worker_id)
-    return every(connection, query)
+    """What a worker holds, locked to be given back."""
+    query = select(chunks).where(chunks.c.state == "leased", chunks.c.worker_id == worker_id).order_by(chunks.c.id)
+    return every(connection, query.with_for_update())
 
 
 def close(connection: Connection, batch_id: str, *, leased_too: bool) -> None:
     """End a batch's unfinished chunks; with `leased_too`, also those that a worker holds, whose tokens are stale from now on."""
     states = ["pending", "leased"] if leased_too else ["pending"]
-    connection.execute(
-        update(chunks).where(chunks.c.batch_id == batch_id, chunks.c.state.in_(states)).values(state="closed", **_IDLE)
-    )
+    unfinished = _picked(chunks.c.batch_id == batch_id, chunks.c.state.in_(states))
+    connection.execute(unfinished.values(state="closed", **_IDLE))
+
+
+def _picked(*conditions: ColumnElement[bool], skip_locked: bool = False) -> Update:
+    """An update of the chunks that these conditions hold for, locked in the order of their ids."""
+    mine = select(chunks.c.id).where(*conditions).order_by(chunks.c.id).with_for_update(skip_locked=skip_locked).cte("mine")
+    return update(chunks).where(chunks.c.id.in_(select(mine.c.id)))
 
 
 def by_state(connection: Connection, batch_id: str) -> dict[str, int]:

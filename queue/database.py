@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DataError, DBAPIError, StatementError
+from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from batchsched.errors import DamagedDatabase, DatabaseUnavailable, InvalidRequest, StorageFull
+from batchsched.errors import BatchschedError, DamagedDatabase, DatabaseBusy, DatabaseUnavailable, InvalidRequest, StorageFull
 from batchsched.queue.postgres import Postgres
 from batchsched.queue.sqlite import Sqlite
 
+P = ParamSpec("P")
+T = TypeVar("T")
+TRIES = 4
+_FULL = "53100"
+_BUSY = ("40", "55P03")
+"""SQLSTATEs (or their classes): rolled back for another's sake (deadlock, serialization), a lock that did not come."""
+_AWAY = ("08", "57", "53", "25006", "25P03")
+"""Connections, operators at work or a statement cut short, resources, a standby, a transaction that stood still."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -83,29 +94,55 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
             raise DamagedDatabase("The database was made by a newer batchsched.", hint="Upgrade this one.") from None
 
 
+def again(step: Callable[P, T]) -> Callable[P, T]:
+    """A step that is taken again where its transaction was rolled back for another's sake: for steps that bear repetition."""
+
+    @wraps(step)
+    def taken(*args: P.args, **kwargs: P.kwargs) -> T:
+        for turn in range(TRIES - 1):
+            with suppress(DatabaseBusy):
+                return step(*args, **kwargs)
+            time.sleep(0.05 * 2**turn)  # who was given way to must have time to take what was left to him
+        return step(*args, **kwargs)
+
+    return taken
+
+
 @contextmanager
 def translated() -> Generator[None]:
     """Troubles of whichever layer below become errors of ours: no room, no database, a value that cannot be stored."""
     try:
         yield
-    except DataError as problem:
-        raise InvalidRequest(f"A value cannot be stored: {problem.orig}.") from problem
-    except DBAPIError as problem:
-        if _says_full(problem):
-            raise StorageFull from problem
-        if _is_away(problem):
-            raise DatabaseUnavailable(f"The database does not answer: {_first_line(problem)}") from problem
-        raise
-    except StatementError as problem:
-        if isinstance(problem.orig, (UnicodeEncodeError, OverflowError)):
-            raise InvalidRequest(f"A value cannot be stored: {problem.orig}.") from problem
-        raise
-    except PoolTimeout as problem:
-        raise DatabaseUnavailable("Every connection to the database is busy.") from problem
+    except (DBAPIError, PoolTimeout, UnicodeEncodeError, OverflowError) as problem:
+        ours = _ours(problem)
+        if ours is None:
+            raise
+        raise ours from problem
     except OSError as problem:
         if is_full(problem):
             raise StorageFull from problem
         raise
+
+
+def _ours(problem: Exception) -> BatchschedError | None:
+    if isinstance(problem, PoolTimeout):
+        return DatabaseUnavailable("Every connection to the database is busy.")
+    if not isinstance(problem, DBAPIError) or isinstance(problem, DataError):
+        return InvalidRequest(f"A value cannot be stored: {getattr(problem, 'orig', problem)}.")
+    if type(problem.orig).__module__ == "sqlite3":
+        return StorageFull() if "full" in str(problem.orig) else None
+    return _of_postgres(problem)
+
+
+def _of_postgres(problem: DBAPIError) -> BatchschedError | None:
+    state: str | None = getattr(problem.orig, "sqlstate", None)
+    if state == _FULL:
+        return StorageFull()
+    if state and state.startswith(_BUSY):
+        return DatabaseBusy()
+    if problem.connection_invalidated or state is None or state.startswith(_AWAY):
+        return DatabaseUnavailable(f"The database does not answer: {str(problem.orig).strip().partition(chr(10))[0]}")
+    return None
 
 
 def is_full(problem: OSError) -> bool:
@@ -113,29 +150,3 @@ def is_full(problem: OSError) -> bool:
     import errno
 
     return problem.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-_FULL = "53100"
-_AWAY = ("08", "57", "53", "25006", "25P03", "40001", "40P01", "55P03")
-"""SQLSTATEs (or their classes) that pass by themselves: connections, operators at work, resources, standbys, deadlocks, locks."""
-
-
-def _says_full(problem: DBAPIError) -> bool:
-    if _of_sqlite(problem):
-        return "full" in str(problem.orig)
-    return getattr(problem.orig, "sqlstate", None) == _FULL
-
-
-def _is_away(problem: DBAPIError) -> bool:
-    if _of_sqlite(problem):
-        return False
-    state = getattr(problem.orig, "sqlstate", None)
-    return problem.connection_invalidated or state is None or state.startswith(_AWAY)
-
-
-def _of_sqlite(problem: DBAPIError) -> bool:
-    return type(problem.orig).__module__ == "sqlite3"
-
-
-def _first_line(problem: DBAPIError) -> str:
-    return str(problem.orig).strip().partition("\n")[0]

@@ -6,11 +6,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from batchsched.queue.rows import Row, every, first
 from batchsched.queue.tables import batches, counters, ledger
 
 TOGETHER = timedelta(seconds=10)
+_FIRST = upsert(counters)  # SQLite writes it in the same words
+_BUMP = _FIRST.on_conflict_do_update(index_elements=["name"], set_={"value": counters.c.value + _FIRST.excluded.value})
 
 
 def add(connection: Connection, **values: Any) -> None:
@@ -52,9 +55,8 @@ def recent(connection: Connection, limit: int = 2000) -> list[Row]:
 
 
 def bump(connection: Connection, name: str, by: int = 1) -> None:
-    """Add to a lasting counter."""
-    if connection.execute(update(counters).where(counters.c.name == name).values(value=counters.c.value + by)).rowcount == 0:
-        connection.execute(insert(counters).values(name=name, value=by))
+    """Add to a lasting counter. Others that add to it wait for this transaction: let it be among its last steps."""
+    connection.execute(_BUMP, {"name": name, "value": by})
 
 
 def counted(connection: Connection) -> dict[str, int]:

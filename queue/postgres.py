@@ -92,9 +92,13 @@ def _engine(address: URL, name: str, session: dict[str, str], **pool: Any) -> En
     @event.listens_for(made, "checkout")
     def _on_checkout(connection: Any, _record: Any, _proxy: Any) -> None:  # pyright: ignore[reportUnusedFunction]
         # A server that ended the connection has written so: a glance at the socket costs no round trip, as a ping would.
-        poll = select.poll()
-        poll.register(connection.fileno(), select.POLLIN)
-        if connection.closed or poll.poll(0):
+        if connection.closed or _has_word(connection.fileno()):
             raise DisconnectionError("the database closed this connection")
 
     return made
+
+
+def _has_word(socket: int) -> bool:
+    poll = select.poll()
+    poll.register(socket, select.POLLIN)
+    return bool(poll.poll(0))

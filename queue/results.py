@@ -130,7 +130,7 @@ class Recorder:
             if new:
                 chunk = self._count(connection, chunk, new, parts)
             else:
-                chunks.held(connection, chunk["id"], chunk["token"])
+                chunks.held(connection, chunk["id"], chunk["token"], lock=True)
             self.charge(connection, chunk, meter, results)
             if duplicates:
                 ledger.bump(connection, "duplicate_results_total", duplicates)

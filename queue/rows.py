@@ -15,7 +15,7 @@ def every(connection: Connection, query: Executable, parameters: Mapping[str, An
     return [cast("Row", dict(row)) for row in connection.execute(query, parameters or {}).mappings()]
 
 
-def first(connection: Connection, query: Executable) -> Row | None:
+def first(connection: Connection, query: Executable, parameters: Mapping[str, Any] | None = None) -> Row | None:
     """The first row of a query, if there is one."""
-    row = connection.execute(query).mappings().first()
+    row = connection.execute(query, parameters or {}).mappings().first()
     return cast("Row", dict(row)) if row is not None else None

@@ -165,8 +165,8 @@ class Lifecycle:
             self._fail(batch, [LineError(DeadlineInfeasible.code, text, None, "batchsched.deadline")])
             return
         with self._database.write() as connection:
-            chunks.add(connection, cut.chunks)
             batches.move(connection, batch["id"], "in_progress", now, origin=["validating"], verdict=verdict, **cut.columns)
+            chunks.add(connection, cut.chunks)
         self._scheduler.poke()
 
     def _fail(self, batch: Row, errors: list[LineError]) -> None:

@@ -16,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 
 from batchsched.errors import InvalidRequest, NotFound, StaleLease, UnsupportedProtocol
 from batchsched.queue import batches, chunks, ledger, workers
+from batchsched.queue.database import again
 from batchsched.queue.rows import Row
 from batchsched.queue.tenancy import ANY
 from batchsched.server.runtime import Runtime
@@ -142,6 +143,7 @@ class LeaseDesk:
         beat_s = min(5.0, self._limits.lease_s / 4)
         return Registered(worker_id, message.pool, pool, models, self._limits.lease_s, beat_s, message.protocol)
 
+    @again
     def heartbeat(self, worker_id: str, message: Heartbeat) -> HeartbeatAnswer:
         """Extend what is still the worker's; name what is not, and what should stop."""
         now = self._runtime.clock.now()
@@ -166,6 +168,7 @@ class LeaseDesk:
         answer.stop = {chunk_id: known_reason(reason, protocol) for chunk_id, reason in answer.stop.items()}
         return answer
 
+    @again
     def bye(self, worker_id: str) -> None:
         """A worker stops; what it still holds goes back, also a lease whose answer never reached it."""
         with self._database.write() as connection:
@@ -174,6 +177,7 @@ class LeaseDesk:
                 chunks.release(connection, chunk["id"], chunk["token"])
         self._runtime.scheduler.poke()
 
+    @again
     def claim(self, message: Claim) -> Claimed:
         """Lease what the plan opens on the worker's pool now."""
         now = self._runtime.clock.now()
@@ -243,6 +247,7 @@ class LeaseDesk:
             return 1.0
         return min(5.0, max(0.2, (next_at - self._runtime.clock.now()).total_seconds()))
 
+    @again
     def record(self, chunk_id: str, message: Results) -> Acknowledged:
         """Raises StaleLease, StorageFull, StorageUnavailable."""
         with self._fenced(chunk_id, message):
@@ -251,10 +256,11 @@ class LeaseDesk:
             self._runtime.lifecycle.poke()
         return Acknowledged(recorded.new, recorded.duplicates)
 
+    @again
     def finish(self, chunk_id: str, message: Finish) -> None:
         """The last word about a chunk; repeating it does no harm. Raises StaleLease, InvalidRequest where lines are missing."""
         with self._fenced(chunk_id, message), self._database.write() as connection:
-            chunk = chunks.get(connection, chunk_id)
+            chunk = chunks.get(connection, chunk_id, lock=True)
             if chunk["token"] != message.token or chunk["state"] not in {"leased", "done"}:
                 raise StaleLease
             if chunk["state"] == "leased":
@@ -263,22 +269,24 @@ class LeaseDesk:
             self._runtime.recorder.charge(connection, chunk, message.meter, [])
         self._runtime.lifecycle.poke()
 
+    @again
     def release(self, chunk_id: str, message: Release) -> None:
         """Raises StaleLease."""
         with self._fenced(chunk_id, message), self._database.write() as connection:
-            chunk = chunks.held(connection, chunk_id, message.token)
+            chunk = chunks.held(connection, chunk_id, message.token, lock=True)
             self._runtime.recorder.charge(connection, chunk, message.meter, [])
             chunks.release(connection, chunk_id, message.token)
             ledger.bump(connection, f"released_{message.reason}_total")
         self._runtime.scheduler.poke()
         self._runtime.lifecycle.poke()
 
+    @again
     def fail(self, chunk_id: str, message: Fail) -> None:
         """Spend an attempt; after the last one the unfinished lines become error lines. Raises StaleLease."""
         now = self._runtime.clock.now()
         with self._fenced(chunk_id, message):
             with self._database.write() as connection:
-                chunk = chunks.held(connection, chunk_id, message.token)
+                chunk = chunks.held(connection, chunk_id, message.token, lock=True)
                 self._runtime.recorder.charge(connection, chunk, message.meter, [])
                 ledger.bump(connection, "chunk_failures_total")
                 last = chunk["attempts"] + 1 >= self._limits.max_attempts
@@ -301,8 +309,8 @@ class LeaseDesk:
             yield
         except StaleLease:
             with self._database.write() as connection:
-                ledger.bump(connection, "stale_completions_total")
-                chunk = chunks.get(connection, chunk_id)
+                chunk = chunks.get(connection, chunk_id, lock=True)
                 if chunk["state"] == "closed" and chunk["token"] == message.token:
                     self._runtime.recorder.charge(connection, chunk, message.meter, [])
+                ledger.bump(connection, "stale_completions_total")
             raise
