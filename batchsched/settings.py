@@ -36,7 +36,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         "batchsched-data"
     )
     database_url: Annotated[str, Meta(description="PostgreSQL to keep the state in (postgresql://...); empty: SQLite")] = ""
-    store_url: Annotated[str, Meta(description="Where files lie, `file:///folder`; empty: the data folder")] = ""
+    store_url: Annotated[str, Meta(description="Place of all files: `file:///...` or `s3://...`; empty: `data_dir`")] = ""
     api_key: Annotated[str, Meta(description="Key that every request must carry as a bearer token; empty: none")] = ""
     max_file_bytes: Annotated[int, Meta(ge=1, description="Largest upload")] = 2_000_000_000
     max_lines: Annotated[int, Meta(ge=1, description="Most requests in one file")] = 1_000_000

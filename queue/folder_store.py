@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from batchsched.errors import StorageFull, StorageUnavailable
 from batchsched.queue.rows import Row
-from batchsched.queue.store import SWEEP_AGE_S, Part, Record, decoded, encoded, joined, parts_of
+from batchsched.queue.store import MARK, SWEEP_AGE_S, Part, Record, decoded, encoded, joined, parts_of
 
 BLOCK_BYTES = 1 << 20
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -41,14 +41,19 @@ class FolderStore:
     @contextmanager
     def create(self, file_id: str) -> Generator[BinaryIO]:
         """Write a file so that it is there whole or not at all."""
-        temporary = self.root / "tmp" / file_id
+        with self._whole(self._file(file_id)) as handle:
+            yield handle
+
+    @contextmanager
+    def _whole(self, path: Path) -> Generator[BinaryIO]:
+        temporary = self.root / "tmp" / f"{path.name}-{secrets.token_hex(6)}"
         try:
             with _room(), open(temporary, "xb", opener=_private) as handle:
                 yield handle
                 handle.flush()
                 os.fsync(handle.fileno())
-            temporary.replace(self._file(file_id))
-            _sync_folder(self.root / "files")
+            temporary.replace(path)
+            _sync_folder(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -139,6 +144,16 @@ class FolderStore:
         for path in (self.root / "results").iterdir():
             if path.name not in live_batches and max(map(_changed, (path, *path.iterdir()))) <= before:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def mark(self) -> str | None:
+        """What `set_mark` wrote."""
+        path = self.root / MARK
+        return path.read_text("ascii", "replace") if path.exists() else None
+
+    def set_mark(self, mark: str) -> None:
+        """Say whose this store is."""
+        with self._whole(self.root / MARK) as handle:
+            handle.write(mark.encode())
 
     def _file(self, file_id: str) -> Path:
         return self.root / "files" / file_id

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Set
 from contextlib import AbstractContextManager
+from itertools import chain
 from typing import BinaryIO, NamedTuple, Protocol
 
 from batchsched.queue.rows import Row
 
+MARK = "belongs-to"
+"""The file in a store that holds the mark of the one database whose files these are."""
 SWEEP_AGE_S = 86_400.0
 """Younger leftovers may be another server's work in hand: half an upload, results whose row is about to be written."""
 
@@ -73,6 +76,14 @@ class Store(Protocol):
         """
         ...
 
+    def mark(self) -> str | None:
+        """The mark of the database whose files these are; None where there is none yet."""
+        ...
+
+    def set_mark(self, mark: str) -> None:
+        """Say whose this store is."""
+        ...
+
 
 def parts_of(chunk: Row, start: int = 0) -> list[Part]:
     """A chunk's parts without its first `start` bytes."""
@@ -96,6 +107,12 @@ def joined(parts: list[Part], new: Part) -> list[Part]:
     if last and (last.name, last.end) == (new.name, new.start):
         return [*parts[:-1], last._replace(end=new.end)]
     return [*parts, new]
+
+
+def begun(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same blocks, the first of them read already: what is wrong with the store shows now, and not in mid-answer."""
+    first = next(blocks, b"")
+    return chain((first,), blocks)
 
 
 def encoded(records: Iterable[Record]) -> bytes:

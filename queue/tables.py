@@ -294,6 +294,17 @@ class ShareRow(SQLModel, table=True):
     served_s: float = 0.0
 
 
+class StoreRow(SQLModel, table=True):
+    """The mark that the store of this database's files carries, so that neither is taken for another's. One row."""
+
+    __tablename__ = "store"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (CheckConstraint("id = 1", name="one_store"),)
+
+    id: int = Field(default=1, primary_key=True)
+    mark: str
+    placed: bool = False
+
+
 def _table(row: type[SQLModel]) -> Table:
     return cast("Table", row.__table__)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -312,3 +323,4 @@ deliveries = _table(DeliveryRow)
 audit = _table(AuditRow)
 tallies = _table(TallyRow)
 shares = _table(ShareRow)
+store = _table(StoreRow)

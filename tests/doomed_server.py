@@ -1,8 +1,9 @@
 """A real `batchsched serve` that kills itself with SIGKILL at a named point, the n-th time it comes there.
 
 `python -m tests.doomed_server POINT N -- serve --config ...`. Points: `upload` (a line of an upload was checked), `append`
-(results are stored, the commit is still to come), `acknowledged` (committed, the worker does not know it yet), `merge` (a
-line of a merge is written), `merged` (both files are in place, the commit is still to come), `completed` (committed).
+(results are stored, the commit is still to come), `part` (the same, on an object store), `acknowledged` (committed, the worker
+does not know it yet), `merge` (a line of a merge is written), `merged` (both files are in place, the commit is still to come),
+`completed` (committed).
 Where the environment names a file in DOOM_VICTIM, the process group whose number it holds is killed there instead.
 """
 
@@ -19,6 +20,7 @@ from batchsched.lines.checking import Checker
 from batchsched.queue import merging
 from batchsched.queue.folder_store import FolderStore
 from batchsched.queue.merging import Merged
+from batchsched.queue.object_store import ObjectStore
 from batchsched.server.workers import LeaseDesk
 
 
@@ -51,6 +53,7 @@ def doom(point: str, times: int) -> None:
     places: dict[str, tuple[Any, str, bool]] = {
         "upload": (Checker, "feed", False),
         "append": (FolderStore, "append", False),
+        "part": (ObjectStore, "append", False),
         "acknowledged": (LeaseDesk, "record", False),
         "merge": (Merged, "write", False),
         "merged": (merging, "_commit", True),

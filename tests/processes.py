@@ -15,6 +15,9 @@ from types import TracebackType
 
 import httpx
 
+from batchsched.errors import StorageUnavailable
+from batchsched.queue.folder_store import FolderStore
+from batchsched.queue.store import Store
 from tests.live import wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -123,20 +126,18 @@ class Stage:
             end(process, signal.SIGKILL)
 
 
-def acknowledged(data: Path) -> set[str]:
-    """custom_ids of the results that the database in a data folder names."""
+def acknowledged(data: Path, store: Store | None = None) -> set[str]:
+    """custom_ids of the results that the database in a data folder names and the store has."""
     import sqlite3
 
     database = sqlite3.connect(f"file:{data / 'batchsched.db'}?mode=ro", uri=True)
-    rows = database.execute("SELECT batch_id, parts FROM chunks").fetchall()
+    rows = database.execute("SELECT batch_id, parts FROM chunks WHERE result_bytes > 0").fetchall()
     database.close()
-    found: set[str] = set()
+    store, found = store or FolderStore(data), set[str]()
     for batch_id, parts in rows:
-        for name, start, stop in json.loads(parts):
-            path = data / "results" / batch_id / name
-            if path.exists():
-                lines = path.read_bytes()[start:stop].splitlines()
-                found |= {json.loads(line.split(b"\t", 2)[2])["custom_id"] for line in lines}
+        with contextlib.suppress(StorageUnavailable):  # merged already
+            records = store.records({"batch_id": batch_id, "parts": json.loads(parts)})
+            found |= {json.loads(record.output)["custom_id"] for record in records}
     return found
 
 

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
-from batchsched.errors import InvalidConfiguration, StorageFull, StorageUnavailable
+from batchsched.errors import InvalidConfiguration, MissingExtra, StorageFull, StorageUnavailable
+from batchsched.queue.database import Database
 from batchsched.queue.folder_store import FolderStore
+from batchsched.queue.object_store import ObjectStore, open_object_store
 from batchsched.queue.store import Part, Record, Store, length_of, parts_of
-from batchsched.queue.stores import open_store
+from batchsched.queue.stores import open_store, settle
+from tests.object_server import ObjectServer
+from tests.processes import free_port
 
 Opener = Callable[[], Store]
 """Opens one and the same place, each time as another server process would."""
 
 
-@pytest.fixture(params=["folder"])
+@pytest.fixture(params=["folder", "objects in a folder", "s3"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
-    return {"folder": lambda: FolderStore(tmp_path)}[request.param]
+    if request.param == "folder":
+        return lambda: FolderStore(tmp_path)
+    if request.param == "s3":
+        request.getfixturevalue("object_server")
+        return lambda: open_object_store("s3://bucket/some/prefix")
+    return lambda: ObjectStore(LocalFileSystem(auto_mkdir=True, skip_instance_cache=True), str(tmp_path))
 
 
 @pytest.fixture
@@ -250,3 +262,80 @@ def test_a_folder_by_its_url(tmp_path: Path) -> None:
     store = open_store(f"file://{tmp_path / 'elsewhere'}", tmp_path)
     write(store, "file-1", [b"x"])
     assert (tmp_path / "elsewhere" / "files" / "file-1").read_bytes() == b"x"
+
+
+def test_a_broken_upload_leaves_no_pieces_either(object_server: ObjectServer) -> None:
+    store = open_object_store("s3://bucket")
+
+    def interrupted() -> Iterator[bytes]:
+        yield b"x" * 20_000_000
+        assert object_server.unfinished() == ["files/file-1"]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(store, "file-1", interrupted())
+    assert object_server.unfinished() == object_server.objects() == []
+
+
+def test_pieces_that_a_crash_left_are_swept(object_server: ObjectServer) -> None:
+    for key in ("ours/files/file-1", "theirs/files/file-1"):
+        httpx.post(f"{object_server.url}/bucket/{key}?uploads").raise_for_status()
+    open_object_store("s3://bucket/ours").sweep(set(), set(), 0)
+    assert object_server.unfinished() == ["theirs/files/file-1"]
+
+
+def test_each_store_keeps_to_its_prefix(object_server: ObjectServer) -> None:
+    ours, theirs = open_object_store("s3://bucket/a/"), open_object_store("s3://bucket/ab")
+    write(theirs, "file-1", [b"x"])
+    theirs.append(a_chunk(), some(1))
+    ours.sweep(set(), set(), 0)
+    ours.discard_results("batch_1")
+    assert [key.rpartition("-")[0] for key in object_server.objects()] == ["ab/files/file", "ab/results/batch_1/0-1"]
+
+
+def test_a_store_that_cannot_be_reached_is_said_to_be_so(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    store = open_object_store("s3://bucket")
+    chunk = a_chunk(parts=[Part("0-1-x", 0, 10)])
+    attempts: list[Callable[[], object]] = [
+        lambda: write(store, "file-1", [b"x"]),
+        lambda: read(store, "file-1", 0, 5),
+        lambda: store.append(chunk, some(1)),
+        lambda: list(store.records(chunk)),
+        lambda: store.sweep(set(), set()),
+    ]
+    for attempt in attempts:
+        with pytest.raises(StorageUnavailable, match="bucket cannot be used"):
+            attempt()
+
+
+def test_a_bucket_that_is_not_there_is_said_to_be_so(object_server: ObjectServer) -> None:
+    with pytest.raises(StorageUnavailable):
+        open_object_store("s3://nowhere").set_mark("x")
+
+
+def test_a_driver_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    with pytest.raises(MissingExtra) as caught:
+        open_store("s3://bucket", tmp_path)
+    assert "batchsched[s3]" in str(caught.value.hint)
+
+
+def test_a_mark_is_kept(opener: Opener) -> None:
+    assert opener().mark() is None
+    opener().set_mark("abc")
+    assert opener().mark() == "abc"
+
+
+def test_a_store_belongs_to_one_database(tmp_path: Path) -> None:
+    first, second = Database(tmp_path / "one.db"), Database(tmp_path / "two.db")
+    store = FolderStore(tmp_path / "files")
+    settle(first, store)
+    settle(first, store)
+    with pytest.raises(InvalidConfiguration, match="belong to another database"):
+        settle(second, store)
+    with pytest.raises(InvalidConfiguration, match="is empty"):  # perhaps a folder that is not mounted
+        settle(first, FolderStore(tmp_path / "elsewhere"))
+    first.close()
+    second.close()

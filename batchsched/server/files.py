@@ -13,6 +13,7 @@ from starlette.responses import StreamingResponse
 
 from batchsched.errors import Conflict, InvalidRequest, MissingParameter
 from batchsched.queue import batches, files
+from batchsched.queue.store import begun
 from batchsched.server.auth import Who
 from batchsched.server.objects import file_object, list_object
 from batchsched.server.options import expires_after_s
@@ -103,7 +104,7 @@ def router(runtime: Runtime) -> APIRouter:
             "content-disposition": f'attachment; filename="{file_id}.jsonl"',
             "x-content-type-options": "nosniff",
         }
-        return StreamingResponse(store.blocks(file_id), media_type="application/octet-stream", headers=headers)
+        return StreamingResponse(begun(store.blocks(file_id)), media_type="application/octet-stream", headers=headers)
 
     return routes
 

@@ -23,6 +23,7 @@ from batchsched.queue.merging import merge
 from batchsched.queue.results import Recorder
 from batchsched.queue.rows import Row
 from batchsched.queue.store import Store
+from batchsched.queue.stores import sweep
 from batchsched.queue.tenancy import ANY
 from batchsched.scheduler import Scheduler
 
@@ -31,6 +32,7 @@ ROUND_S = 1.0
 CANCEL_GRACE = timedelta(seconds=30)
 CHECKPOINT_ROUNDS = 20
 CLOCK_JUMP_S = 5.0
+SWEEP_EVERY_S = 6 * 3600.0
 
 
 class Lifecycle:
@@ -59,6 +61,7 @@ class Lifecycle:
         self._lease_s = lease_s
         self._leading = leading
         self._looked: tuple[datetime, float] | None = None
+        self._sweep_at = clock.monotonic() + SWEEP_EVERY_S
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="lifecycle", daemon=True)
@@ -107,6 +110,7 @@ class Lifecycle:
                 return
             self._guarded(partial(steps[batch["state"]], batch))
         self._guarded(self._expire_files)
+        self._guarded(self._sweep)
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:
@@ -214,3 +218,8 @@ class Lifecycle:
                 files.remove(connection, file_id)
         for file_id in gone:
             self._store.remove(file_id)
+
+    def _sweep(self) -> None:
+        if self._clock.monotonic() >= self._sweep_at:
+            self._sweep_at = self._clock.monotonic() + SWEEP_EVERY_S
+            sweep(self._database, self._store)

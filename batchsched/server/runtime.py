@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from batchsched.clock import Clock, IdSource, RandomIds, SystemClock
-from batchsched.errors import InvalidConfiguration
+from batchsched.errors import InvalidConfiguration, StorageUnavailable
 from batchsched.forecasts import open_provider
-from batchsched.queue import batches, chunks, files
+from batchsched.queue import chunks
 from batchsched.queue.cutting import Cutter
 from batchsched.queue.database import Database
 from batchsched.queue.leadership import Leadership
 from batchsched.queue.results import Recorder
-from batchsched.queue.states import OPEN
 from batchsched.queue.store import SWEEP_AGE_S
-from batchsched.queue.stores import open_store
+from batchsched.queue.stores import open_store, settle, sweep
 from batchsched.scheduler import Scheduler
 from batchsched.server.lifecycle import Lifecycle
 from batchsched.server.reports import Reports
 from batchsched.server.webhooks import Webhooks
 from batchsched.settings import Loaded
+
+log = logging.getLogger(__name__)
 
 
 class Runtime:
@@ -36,6 +38,7 @@ class Runtime:
         self.database = Database(loaded.settings.server.database_url or root / "batchsched.db")
         try:
             self.store = open_store(loaded.settings.server.store_url, root)
+            settle(self.database, self.store)
             provider = open_provider(loaded.settings.forecast, loaded.path.parent if loaded.path else Path())
             self.recorder = Recorder(self.database, self.store, self.ids)
             self.scheduler = Scheduler(self.database, loaded.settings, provider, self.clock)
@@ -62,7 +65,11 @@ class Runtime:
 
     def start(self) -> None:
         """Begin to work."""
-        self._sweep()
+        alone = not (self.settings.server.store_url or self.settings.server.database_url)
+        try:
+            sweep(self.database, self.store, 0 if alone else SWEEP_AGE_S)
+        except StorageUnavailable as problem:
+            log.warning("Leftovers are not swept: %s", problem.message)
         self.leadership.start()
         self.scheduler.start()
         self.lifecycle.start()
@@ -83,12 +90,3 @@ class Runtime:
             chunks.forgive(connection, self.clock.now(), self.settings.server.lease_s)
         self.scheduler.poke()
         self.lifecycle.poke()
-
-    def _sweep(self) -> None:
-        """Remove what a crash left behind: files without a row, results of batches that are merged."""
-        with self.database.read() as connection:
-            known = files.ids(connection)
-            live = {row["id"] for row in batches.in_state(connection, sorted(OPEN))}
-        # A data folder with its own SQLite file is ours alone. Elsewhere, what is young may be another server's work in hand.
-        alone = not (self.settings.server.store_url or self.settings.server.database_url)
-        self.store.sweep(known, live, 0 if alone else SWEEP_AGE_S)

@@ -18,6 +18,7 @@ from batchsched.errors import InvalidRequest, NotFound, StaleLease, UnsupportedP
 from batchsched.queue import batches, chunks, ledger, workers
 from batchsched.queue.database import again
 from batchsched.queue.rows import Row
+from batchsched.queue.store import begun
 from batchsched.queue.tenancy import ANY
 from batchsched.server.runtime import Runtime
 from batchsched.wire import (
@@ -87,7 +88,7 @@ def router(runtime: Runtime) -> APIRouter:
         with runtime.database.read() as connection:
             chunk = chunks.held(connection, chunk_id, token)
             file_id = batches.get(connection, chunk["batch_id"], ANY)["input_file_id"]
-        blocks = runtime.store.blocks(file_id, chunk["byte_start"], chunk["byte_end"])
+        blocks = begun(runtime.store.blocks(file_id, chunk["byte_start"], chunk["byte_end"]))
         return StreamingResponse(blocks, media_type="application/octet-stream")
 
     @routes.post("/leases/{chunk_id}/results")

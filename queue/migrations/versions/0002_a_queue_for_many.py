@@ -1,5 +1,7 @@
 """Tenants, keys, several servers, retries, webhooks, the audit log."""
 
+import secrets
+
 import sqlalchemy as sa
 from alembic import op
 from sqlmodel.sql.sqltypes import AutoString, UTCDateTime
@@ -18,6 +20,7 @@ def upgrade() -> None:
     _the_rest_of_the_first_tables()
     _access()
     _several_servers()
+    _one_store()
     _deliveries()
     _audit()
 
@@ -104,6 +107,18 @@ def _several_servers() -> None:
         sa.Column("served_s", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("tenant"),
     )
+
+
+def _one_store() -> None:
+    store = op.create_table(
+        "store",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("mark", AutoString(), nullable=False),
+        sa.Column("placed", sa.Boolean(), nullable=False),
+        sa.CheckConstraint("id = 1", name="one_store"),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.bulk_insert(store, [{"id": 1, "mark": secrets.token_hex(12), "placed": False}])
 
 
 def _deliveries() -> None:
