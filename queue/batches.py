@@ -48,17 +48,25 @@ def in_state(connection: Connection, states: Sequence[str]) -> list[Row]:
 
 
 def move(
-    connection: Connection, batch_id: str, target: str, now: datetime, *, origin: Collection[str] | None = None, **values: Any
+    connection: Connection,
+    batch_id: str,
+    target: str,
+    now: datetime,
+    *,
+    origin: Collection[str] | None = None,
+    within: int | None = None,
+    **values: Any,
 ) -> None:
     """Enter `target` from a state that may lead there (one of `origin`, where given), stamping `<target>_at`.
 
-    An end is announced to webhooks. Raises NotFound, or Conflict naming the state.
+    An end is announced to webhooks. `within`: only in this round, so that who slept through a retry changes nothing. Raises
+    NotFound, or Conflict naming the state.
     """
     if target != "validating":
         values.setdefault(f"{target}_at", now)
     allowed = [state for state in sources(BATCH_TRANSITIONS, target) if origin is None or state in origin]
-    statement = update(batches).where(batches.c.id == batch_id, batches.c.state.in_(allowed)).values(state=target, **values)
-    if connection.execute(statement).rowcount != 1:
+    found = [batches.c.id == batch_id, batches.c.state.in_(allowed), *([batches.c.round == within] if within is not None else [])]
+    if connection.execute(update(batches).where(*found).values(state=target, **values)).rowcount != 1:
         state = get(connection, batch_id, ANY)["state"]
         raise Conflict(f"A batch with status '{state}' cannot become '{target}'.")
     if target in TERMINAL:
@@ -114,9 +122,18 @@ def count(
     )
 
 
+def reopened(connection: Connection, batch: Row, *, completed: int, verdict: dict[str, Any] | None) -> None:
+    """The chunks of a retried batch have their answers back: take its mark away. Raises Conflict where that was done already."""
+    marked = (batches.c.id == batch["id"], batches.c.round == batch["round"], batches.c.reopen.is_not(None))
+    values = {"reopen": None, "completed": completed, "failed": 0, "verdict": verdict}
+    if connection.execute(update(batches).where(*marked).values(**values)).rowcount != 1:
+        raise Conflict(f"Batch {batch['id']} was reopened by another server.")
+
+
 def uses_file(connection: Connection, file_id: str) -> bool:
-    """Does an open batch still need this file as its input?"""
-    query = select(func.count()).where(batches.c.input_file_id == file_id, batches.c.state.in_(sorted(OPEN)))
+    """Does an open batch still need this file, as its input or for the answers that it had before a retry?"""
+    needed = or_(batches.c.input_file_id == file_id, batches.c.reopen["output_file_id"].as_string() == file_id)
+    query = select(func.count()).where(needed, batches.c.state.in_(sorted(OPEN)))
     return bool(connection.scalar(query))
 
 

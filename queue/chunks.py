@@ -67,6 +67,22 @@ _RECORD = (
     )
 )
 _FINISH = _RECORD.values(state="done", lease_until=None, suspects=[])
+_REOPEN = (
+    update(chunks)
+    .where(chunks.c.id == bindparam("chunk"), chunks.c.state.in_(["done", "closed"]))
+    .values(
+        state=bindparam("next"),
+        token=chunks.c.token + 1,
+        completed=bindparam("new_completed"),
+        failed=0,
+        parts=bindparam("new_parts"),
+        result_bytes=bindparam("new_bytes"),
+        attempts=0,
+        suspects=[],
+        not_before=None,
+        **_IDLE,
+    )
+)
 
 
 def add(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
@@ -185,6 +201,12 @@ def _picked(*conditions: ColumnElement[bool], skip_locked: bool = False) -> Upda
     """An update of the chunks that these conditions hold for, locked in the order of their ids."""
     mine = select(chunks.c.id).where(*conditions).order_by(chunks.c.id).with_for_update(skip_locked=skip_locked).cte("mine")
     return update(chunks).where(chunks.c.id.in_(select(mine.c.id)))
+
+
+def reopen(connection: Connection, taken: Sequence[Row]) -> None:
+    """Begin a retry: each chunk with the answers that it has (`completed`, `parts`, `result_bytes`), `pending` or `done`."""
+    names = {"id": "chunk", "state": "next", "completed": "new_completed", "parts": "new_parts", "result_bytes": "new_bytes"}
+    connection.execute(_REOPEN, [{name: chunk[key] for key, name in names.items()} for chunk in taken])
 
 
 def by_state(connection: Connection, batch_id: str) -> dict[str, int]:

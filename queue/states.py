@@ -23,8 +23,9 @@ BATCH_TRANSITIONS: Final[dict[str, frozenset[str]]] = {
 CHUNK_TRANSITIONS: Final[dict[str, frozenset[str]]] = {
     "pending": frozenset({"leased", "closed"}),
     "leased": frozenset({"pending", "done", "closed"}),
-    "done": frozenset(),
-    "closed": frozenset(),
+    # A retry opens what has requests left: failed ones in a done chunk, any in a closed one.
+    "done": frozenset({"pending"}),
+    "closed": frozenset({"pending"}),
 }
 
 TERMINAL: Final[frozenset[str]] = frozenset({"completed", "failed", "expired", "cancelled"})

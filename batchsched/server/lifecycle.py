@@ -20,6 +20,7 @@ from batchsched.queue import batches, chunks, files, ledger
 from batchsched.queue.cutting import Cutter
 from batchsched.queue.database import Database
 from batchsched.queue.merging import merge
+from batchsched.queue.reopening import rebuild
 from batchsched.queue.results import Recorder
 from batchsched.queue.rows import Row
 from batchsched.queue.store import Store
@@ -108,7 +109,8 @@ class Lifecycle:
         for batch in found:
             if self._stopping or not self._leading():
                 return
-            self._guarded(partial(steps[batch["state"]], batch))
+            step = self._reopen if batch["reopen"] else steps[batch["state"]]
+            self._guarded(partial(step, batch))
         self._guarded(self._expire_files)
         self._guarded(self._sweep)
 
@@ -176,6 +178,11 @@ class Lifecycle:
     def _fail(self, batch: Row, errors: list[LineError]) -> None:
         with self._database.write() as connection:
             batches.move(connection, batch["id"], "failed", self._clock.now(), errors=msgspec.to_builtins(errors))
+
+    def _reopen(self, batch: Row) -> None:
+        """A retry: before anything else, also before its cancelling or expiry, its chunks get back what was answered."""
+        rebuild(self._database, self._store, batch, self._scheduler.verdict(batch))
+        self._scheduler.poke()
 
     def _watch(self, batch: Row) -> None:
         now = self._clock.now()

@@ -11,11 +11,11 @@ from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from batchsched.errors import InvalidRequest
-from batchsched.queue import batches
+from batchsched.queue import batches, reopening
 from batchsched.server.auth import Caller, Who
 from batchsched.server.batches import json_body
 from batchsched.server.objects import batch_object
-from batchsched.server.options import Change, deadline_of, form_of, metadata_of
+from batchsched.server.options import Change, Retry, as_long_as_first, deadline_of, form_of, metadata_of
 from batchsched.server.runtime import Runtime
 from batchsched.wire import PREFIX
 
@@ -43,6 +43,12 @@ def router(runtime: Runtime) -> APIRouter:
         """Change the deadline, the priority or the metadata. A new deadline brings a new verdict."""
         change = form_of(Change, await json_body(request))
         return await run_in_threadpool(lambda: shown(desk.update(who, batch_id, change)))
+
+    @routes.post("/batches/{batch_id}/retry")
+    async def retry_batch(batch_id: str, request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Take up a batch that ended: only its failed and unfinished requests run, and its results get new files."""
+        retry = form_of(Retry, await json_body(request))
+        return await run_in_threadpool(lambda: shown(desk.retry(who, batch_id, retry)))
 
     return routes
 
@@ -74,6 +80,19 @@ class Operations:
         if not values:
             raise InvalidRequest("Say what to change: 'deadline', 'priority' or 'metadata'.")
         return self._done(who, batch_id, lambda connection: batches.edit(connection, batch_id, "changed", **values))
+
+    def retry(self, who: Caller, batch_id: str, retry: Retry) -> Mapping[str, Any]:
+        """Raises InvalidValue for a deadline that cannot be; NotFound; Conflict, saying why there is nothing to retry."""
+        now = self._runtime.clock.now()
+        deadline_at = deadline_of(retry.deadline, now, "deadline") if retry.deadline is not None else None
+
+        def mark(connection: Connection) -> None:
+            row = batches.get(connection, batch_id, who.tenant)
+            reopening.mark(connection, row, deadline_at or as_long_as_first(row, now), now)
+
+        row = self._done(who, batch_id, mark)
+        self._runtime.lifecycle.poke()
+        return row
 
     def _judged(self, who: Caller, batch_id: str, deadline_at: datetime) -> dict[str, Any]:
         """The deadline, and its verdict where the batch is far enough for one; else its validation gives it."""

@@ -109,6 +109,13 @@ def deadline_of(text: str, now: datetime, param: str) -> datetime:
     return at
 
 
+def as_long_as_first(batch: Mapping[str, Any], now: datetime) -> datetime:
+    """A deadline as far from `now` as the batch's first one was from its creation."""
+    first = batch["options"].get("deadline") or batch["completion_window"]
+    created_at: datetime = batch["created_at"]
+    return now + (parse_deadline(first, created_at) - created_at)
+
+
 def form_of(form: type[Form], raw: Any, name: str = "") -> Form:
     """Raw JSON as one of the forms above; `name`: the key that it stands under. Raises InvalidValue, naming the field."""
     try:
