@@ -69,7 +69,7 @@ _RECORD = (
 _FINISH = _RECORD.values(state="done", lease_until=None, suspects=[])
 _REOPEN = (
     update(chunks)
-    .where(chunks.c.id == bindparam("chunk"), chunks.c.state.in_(["done", "closed"]))
+    .where(chunks.c.id == bindparam("chunk"), or_(chunks.c.state == "done", chunks.c.state == "closed"))
     .values(
         state=bindparam("next"),
         token=chunks.c.token + 1,

@@ -267,6 +267,15 @@ def test_the_commands_about_a_batch(
     assert b"<svg" in (tmp_path / "plot.svg").read_bytes()
     assert call("show", "batch_unknown")[0] == exits.NOT_FOUND
     assert call("cancel", batch_id)[0] == exits.FAILURE  # it is completed
+    assert call("update", batch_id)[0] == exits.USAGE
+    code, out = call("retry", batch_id, "--deadline", "3h", "--json")
+    assert (code, json.loads(out)["batchsched"]["round"]) == (exits.OK, 1)
+    assert "paused" in call("pause", batch_id)[1]
+    assert "paused" not in call("resume", batch_id)[1]
+    code, out = call("update", batch_id, "--deadline", "4h", "--priority", "-5", "--json")
+    assert (code, json.loads(out)["batchsched"]["priority"]) == (exits.OK, -5)
+    work(server)
+    assert call("wait", batch_id)[0] == exits.OK
 
 
 def answering(*answers: httpx.Response | httpx.TransportError) -> tuple[Transport, list[httpx.Request]]:

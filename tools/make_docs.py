@@ -17,7 +17,7 @@ from batchsched import errors, settings
 from batchsched.cli import exits
 from batchsched.cli.main import cli
 from batchsched.fleet import GPU_TYPES, Pool, ServedModel, Site, Window
-from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS
+from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS, TERMINAL
 
 UNIONS = (Union, types.UnionType)
 NEWLINE = "\n"  # Python 3.11 takes no backslash inside an f-string's braces
@@ -213,22 +213,24 @@ compares the old state first, so that two processes cannot both take it.
 ## A batch
 
 The names are OpenAI's. A batch waits for clean hours in `in_progress`; `batchsched show` says what it waits for.
+A batch that ended goes back to `in_progress` only by `batchsched retry`.
 
-{diagram(BATCH_TRANSITIONS, "validating")}
+{diagram(BATCH_TRANSITIONS, "validating", TERMINAL)}
 ## A chunk
 
 A chunk is a run of consecutive requests. `pending` waits for a worker. `leased` is held by one worker with a fencing token that
 only grows; a lost worker, a closed window or a shutdown brings it back to `pending`. `done`: every line has its result. `closed`:
-the batch ended before that.
+the batch ended before that. A retry opens what has failed or unfinished lines again.
 
-{diagram(CHUNK_TRANSITIONS, "pending")}"""
+{diagram(CHUNK_TRANSITIONS, "pending", frozenset({"done", "closed"}))}"""
 
 
-def diagram(transitions: dict[str, frozenset[str]], first: str) -> str:
-    """A Mermaid state diagram of a transition table."""
+def diagram(transitions: dict[str, frozenset[str]], first: str, ends: frozenset[str]) -> str:
+    """A Mermaid state diagram of a transition table; `ends`: states that may be the last."""
     lines = [f"    [*] --> {first}"]
     for state, after in transitions.items():
-        lines += [f"    {state} --> {target}" for target in sorted(after)] or [f"    {state} --> [*]"]
+        lines += [f"    {state} --> {target}" for target in sorted(after)]
+        lines += [f"    {state} --> [*]"] if state in ends else []
     return "\n".join(["```mermaid", "stateDiagram-v2", *lines, "```"]) + "\n"
 
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "wait": ("batches:wait", "Wait until a batch is done."),
     "results": ("batches:results", "Fetch a batch's results."),
     "cancel": ("batches:cancel", "Cancel a batch; what is done is kept."),
+    "retry": ("operations:retry", "Run again what failed or was left undone."),
     "pause": ("operations:pause", "Pause a batch; its deadline holds."),
     "resume": ("operations:resume", "Let a paused batch go on."),
     "update": ("operations:update", "Change a batch's deadline or priority."),

@@ -1,10 +1,22 @@
-"""The commands that change a batch on its way: pause, resume, update."""
+"""The commands that change a batch on its way: retry, pause, resume, update."""
 
 from __future__ import annotations
 
 import click
 
 from batchsched.cli.common import Connect, about_one, new_deadline_option, priority_option, show_batch
+
+
+@click.command()
+@new_deadline_option("as long as at first")
+@about_one
+def retry(batch_id: str, deadline: str | None, as_json: bool, connect: Connect) -> None:
+    """Run again what failed or was left undone of a batch that completed, expired or was cancelled.
+
+    What was answered is kept and never runs again. At the end, new result files hold the old answers and the new.
+    """
+    with connect() as client:
+        show_batch(client.batches.retry(batch_id, deadline=deadline), as_json)
 
 
 @click.command()

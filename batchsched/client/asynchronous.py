@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar, Unpack
 
@@ -152,6 +153,10 @@ class AsyncBatches:
     async def resume(self, batch_id: str) -> Batch:
         """Let a paused batch go on."""
         return await self._client.send(calls.resume_batch(batch_id))
+
+    async def retry(self, batch_id: str, *, deadline: str | datetime | None = None) -> Batch:
+        """Run again only what failed or was left undone of a batch that ended; without `deadline`, for as long as at first."""
+        return await self._client.send(calls.retry_batch(batch_id, deadline))
 
     async def update(self, batch_id: str, **changes: Unpack[Changes]) -> Batch:
         """Change its deadline (which brings a new verdict), priority or metadata; what is not named stays."""

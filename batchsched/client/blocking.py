@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar, Unpack
 
@@ -149,6 +150,10 @@ class Batches:
     def resume(self, batch_id: str) -> Batch:
         """Let a paused batch go on."""
         return self._client.send(calls.resume_batch(batch_id))
+
+    def retry(self, batch_id: str, *, deadline: str | datetime | None = None) -> Batch:
+        """Run again only what failed or was left undone of a batch that ended; without `deadline`, for as long as at first."""
+        return self._client.send(calls.retry_batch(batch_id, deadline))
 
     def update(self, batch_id: str, **changes: Unpack[Changes]) -> Batch:
         """Change its deadline (which brings a new verdict), priority or metadata; what is not named stays."""
