@@ -113,6 +113,12 @@ class StaleLease(Conflict):
     code = "stale_lease"
 
 
+class IdempotencyMismatch(Conflict):
+    """This idempotency key was used before, for a request that asked for something else; use a new key for a new request."""
+
+    code = "idempotency_mismatch"
+
+
 class StorageFull(BatchschedError):
     """The disk is full, so nothing was accepted; free some space and try again."""
 

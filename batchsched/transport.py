@@ -1,8 +1,8 @@
 """The one way out over HTTP: httpx behind two small classes, so that a change of library is a change of this file.
 
 Answers with an error body become our own exceptions. Failures that may pass (no connection, 408, 409 with `x-should-retry`, 429,
-5xx) are tried again with growing pauses; `Retry-After` is honoured. A POST is sent again only where nothing can have come of it:
-a lost answer never makes a second batch.
+5xx) are tried again with growing pauses; `Retry-After` is honoured. A POST without an idempotency key is sent again only where
+nothing can have come of it: a lost answer never makes a second batch.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class _Base:
             "timeout": httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
         }
 
-    def _pause_s(self, method: str, attempt: int, outcome: httpx.Response | httpx.TransportError) -> float | None:
+    def _pause_s(self, once: bool, attempt: int, outcome: httpx.Response | httpx.TransportError) -> float | None:
         """Seconds until the next try; None where there is to be none."""
-        if attempt >= self._max_retries or not _may_be_sent_again(method, outcome):
+        if attempt >= self._max_retries or not _may_be_sent_again(once, outcome):
             return None
         if isinstance(outcome, httpx.Response):
             after = outcome.headers.get("retry-after", "")
@@ -68,17 +68,18 @@ class Transport(_Base):
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """The answer, read whole. Raises our own errors for any status of 400 or more."""
+        once = _only_once(method, options)
         for attempt in range(self._max_retries + 1):
             try:
                 response = self._client.request(method, path, **options)
             except httpx.TransportError as problem:
-                pause_s = self._pause_s(method, attempt, problem)
+                pause_s = self._pause_s(once, attempt, problem)
                 if pause_s is None:
                     raise self._unreachable(problem) from problem
             else:
                 if response.status_code < 400:
                     return response
-                pause_s = self._pause_s(method, attempt, response)
+                pause_s = self._pause_s(once, attempt, response)
                 if pause_s is None:
                     raise error_from(response)
             time.sleep(pause_s)
@@ -124,17 +125,18 @@ class AsyncTransport(_Base):
 
     async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """The answer, read whole. Raises our own errors for any status of 400 or more."""
+        once = _only_once(method, options)
         for attempt in range(self._max_retries + 1):
             try:
                 response = await self._client.request(method, path, **options)
             except httpx.TransportError as problem:
-                pause_s = self._pause_s(method, attempt, problem)
+                pause_s = self._pause_s(once, attempt, problem)
                 if pause_s is None:
                     raise self._unreachable(problem) from problem
             else:
                 if response.status_code < 400:
                     return response
-                pause_s = self._pause_s(method, attempt, response)
+                pause_s = self._pause_s(once, attempt, response)
                 if pause_s is None:
                     raise error_from(response)
             await asyncio.sleep(pause_s)
@@ -191,8 +193,12 @@ class PinnedPost:
             raise ServerUnreachable(f"{target.host} cannot be reached ({str(problem) or type(problem).__name__}).") from problem
 
 
-def _may_be_sent_again(method: str, outcome: httpx.Response | httpx.TransportError) -> bool:
-    once = method.upper() == "POST"
+def _only_once(method: str, options: Mapping[str, Any]) -> bool:
+    """Would sending it twice do it twice?"""
+    return method.upper() == "POST" and "idempotency-key" not in options.get("headers", {})
+
+
+def _may_be_sent_again(once: bool, outcome: httpx.Response | httpx.TransportError) -> bool:
     if isinstance(outcome, httpx.TransportError):
         return not once or isinstance(outcome, httpx.ConnectError | httpx.ConnectTimeout)
     should = outcome.headers.get("x-should-retry")

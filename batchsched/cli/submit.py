@@ -21,6 +21,7 @@ from batchsched.cli.infile import first_endpoint
 @click.option("--on-deadline", type=click.Choice(["expire", "finish"]), help="What to do at the deadline [default: expire].")
 @click.option("--require-feasible", is_flag=True, help="Refuse the batch if its deadline cannot be kept.")
 @priority_option
+@click.option("--idempotency-key", help="Submit again with the same key and get the same batch.")
 @click.option("--wait", "then_wait", is_flag=True, help="Wait until it is done; exit as `wait` does.")
 @json_option
 @server_options

@@ -122,12 +122,23 @@ class AsyncBatches:
         self._client = client
 
     async def create(
-        self, input_file_id: str | None = None, *, file: str | Path | None = None, **options: Unpack[BatchOptions]
+        self,
+        input_file_id: str | None = None,
+        *,
+        file: str | Path | None = None,
+        idempotency_key: str | None = None,
+        **options: Unpack[BatchOptions],
     ) -> Batch:
-        """Submit a batch of an uploaded file, or of a `file` on disk, which is uploaded first."""
+        """Submit a batch of an uploaded file, or of a `file` on disk, which is uploaded first.
+
+        With an `idempotency_key` it may be called again: the same key for the same request gives the same batch.
+        """
         calls.one_input(input_file_id, file)
         file_id = input_file_id or (await self._client.files.create(file or "")).id
-        return await self._client.send(calls.create_batch(file_id, options))
+        batch = await self._client.send(calls.create_batch(file_id, options, idempotency_key))
+        if file and batch.input_file_id != file_id:  # it was submitted before, with a copy of its own
+            await self._client.files.delete(file_id)
+        return batch
 
     async def retrieve(self, batch_id: str) -> Batch:
         """One batch as it stands."""

@@ -124,7 +124,7 @@ class BatchOptions(TypedDict, total=False):
     priority: int | None
 
 
-def create_batch(input_file_id: str, options: BatchOptions) -> Call[Batch]:
+def create_batch(input_file_id: str, options: BatchOptions, idempotency_key: str | None) -> Call[Batch]:
     """OpenAI's fields at the top, ours under one key; what was not asked is left to the server's defaults."""
     extras = _asked(**options)
     body: dict[str, Any] = {
@@ -135,7 +135,8 @@ def create_batch(input_file_id: str, options: BatchOptions) -> Call[Batch]:
     }
     if extras:
         body["batchsched"] = msgspec.to_builtins(extras)
-    return Call("POST", "/v1/batches", _typed(Batch), {"json": body})
+    headers = {"idempotency-key": idempotency_key} if idempotency_key else {}
+    return Call("POST", "/v1/batches", _typed(Batch), {"json": body, "headers": headers})
 
 
 def _asked(**values: Any) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from starlette.concurrency import run_in_threadpool
 
 from batchsched.errors import Conflict, InvalidRequest, NotFound
-from batchsched.queue import batches, files
+from batchsched.queue import batches, files, idempotency
 from batchsched.server.auth import Caller, Who
 from batchsched.server.objects import batch_object, list_object
 from batchsched.server.options import NewBatch, parse_new_batch
@@ -26,10 +26,15 @@ def router(runtime: Runtime) -> APIRouter:
         return batch_object(row, runtime.reports.additions(row))
 
     @routes.post("/v1/batches")
-    async def create_batch(request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        """Accept a batch. It is validated right after; errors of its lines appear on the batch."""
-        new = parse_new_batch(await json_body(request), runtime.clock.now())
-        return await run_in_threadpool(lambda: shown(_accept(runtime, new, who)))
+    async def create_batch(  # pyright: ignore[reportUnusedFunction]
+        request: Request, who: Who, idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None
+    ) -> dict[str, Any]:
+        """Accept a batch. It is validated right after; errors of its lines appear on the batch.
+
+        Sent again with the same Idempotency-Key, it is answered with the same batch.
+        """
+        body = await json_body(request)
+        return await run_in_threadpool(lambda: shown(_create(runtime, body, who, idempotency_key)))
 
     @routes.get("/v1/batches")
     def list_batches(  # pyright: ignore[reportUnusedFunction]
@@ -71,9 +76,22 @@ async def json_body(request: Request) -> Any:
         raise InvalidRequest(f"The request body is not valid JSON: {problem}.") from None
 
 
-def _accept(runtime: Runtime, new: NewBatch, who: Caller) -> Mapping[str, Any]:
+def _create(runtime: Runtime, body: Any, who: Caller, key: str | None) -> Mapping[str, Any]:
+    asked = ""
+    if key:
+        with runtime.database.read() as connection:
+            asked = idempotency.digest(connection, who.tenant, body)
+            if known := idempotency.recall(connection, who.tenant, key, asked):
+                return batches.get(connection, known, who.tenant)
+    return _accept(runtime, parse_new_batch(body, runtime.clock.now()), who, key, asked)
+
+
+def _accept(runtime: Runtime, new: NewBatch, who: Caller, key: str | None, asked: str) -> Mapping[str, Any]:
     now, batch_id = runtime.clock.now(), runtime.ids.new("batch")
     with runtime.database.write() as connection:
+        known = idempotency.keep(connection, who.tenant, key, asked, batch_id, now) if key else batch_id
+        if known != batch_id:  # it came a second time while the first was on its way
+            return batches.get(connection, known, who.tenant)
         problem = None
         try:
             if files.get(connection, new.input_file_id, who.tenant)["purpose"] != "batch":
