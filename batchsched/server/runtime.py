@@ -65,15 +65,19 @@ class Runtime:
 
     def start(self) -> None:
         """Begin to work."""
+        self.recover()
+        self.scheduler.start()
+        self.lifecycle.start()
+        self.webhooks.start()
+
+    def recover(self) -> None:
+        """Clear up after whoever was here before, and stand for the lead."""
         alone = not (self.settings.server.store_url or self.settings.server.database_url)
         try:
             sweep(self.database, self.store, 0 if alone else SWEEP_AGE_S)
         except StorageUnavailable as problem:
             log.warning("Leftovers are not swept: %s", problem.message)
         self.leadership.start()
-        self.scheduler.start()
-        self.lifecycle.start()
-        self.webhooks.start()
 
     def stop(self) -> None:
         """End every thread and close the database."""
