@@ -122,7 +122,7 @@ def test_a_flag_below_a_section_that_is_no_table_is_a_mistake_of_the_file(
 
 def test_serve_warns_where_no_batch_could_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "batchsched.toml").write_text('[sites.a]\nzone = "DE"\n[pools.b]\nsite = "a"\n', "utf-8")
-    assert call("serve", "--host", "0.0.0.0") == exits.USAGE  # refused for want of a key, after the warning
+    assert call("serve", "--host", "0.0.0.0") == exits.USAGE  # refused for want of TLS, after the warning
     said = capsys.readouterr().err
     assert "Warning: no models are declared in batchsched.toml" in said
     assert "no pools" not in said
@@ -140,7 +140,7 @@ def test_doctor_finds_this_machine_sound(capsys: pytest.CaptureFixture[str]) -> 
     assert "fsync takes" in found["data folder"]["text"]
 
 
-def test_doctor_calls_an_exposed_server_without_a_key_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_calls_an_exposed_server_without_tls_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "batchsched.toml").write_text('[server]\nhost = "0.0.0.0"\n', "utf-8")
     assert call("doctor", "--json", "--server", "http://127.0.0.1:9") == exits.FAILURE
     assert checks(capsys)["bind"]["level"] == "broken"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import sqlite3
 import sys
@@ -166,19 +165,21 @@ def _fsync_ms(folder: Path) -> float:
 
 
 def _bind(loaded: Loaded) -> Iterator[Finding]:
+    from batchsched.server.bind import check_bind, is_loopback
+
     server = loaded.settings.server
-    local = server.host == "localhost"
-    if not local:
-        try:
-            local = ipaddress.ip_address(server.host).is_loopback
-        except ValueError:
-            local = False
-    if local:
+    try:
+        check_bind(server)
+    except BatchschedError as problem:
+        yield Finding("bind", "broken", f"{problem.message} {problem.hint or ''}".strip())
+        return
+    if server.trusted_proxies:
+        text = f"{server.host}: open to other machines by proxy {', '.join(server.trusted_proxies)}, which must do TLS"
+        yield Finding("bind", "warning" if not server.tls_cert else "ok", text)
+    elif is_loopback(server.host):
         yield Finding("bind", "ok", f"{server.host}: this machine only")
-    elif server.api_key:
-        yield Finding("bind", "warning", f"{server.host}: open to other machines, behind an API key; put TLS in front of it")
     else:
-        yield Finding("bind", "broken", f"{server.host} without an API key: the server will refuse to start")
+        yield Finding("bind", "ok", f"{server.host}: open to other machines, by TLS and with API keys")
 
 
 def _server(loaded: Loaded) -> Iterator[Finding]:

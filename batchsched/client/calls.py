@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 import msgspec
 
-from batchsched.client.results import Batch, Explanation, File, Model, OutputLine, Page, Plan, Report
+from batchsched.client.results import Batch, Explanation, File, Key, Model, OutputLine, Page, Plan, Report
 from batchsched.errors import InvalidRequest, ServerError
 from batchsched.units import iso
 from batchsched.wire import PREFIX
@@ -85,7 +85,7 @@ def delete_file(file_id: str) -> Call[None]:
 
 
 def list_page(kind: str, after: str | None, **filters: str | None) -> Call[Page]:
-    """One page of `files` or `batches`, newest first."""
+    """One page of `files`, `batches` or `batchsched/keys`."""
     asked = {"limit": str(PAGE), "after": after, **filters}
     return Call("GET", f"/v1/{kind}", _typed(Page), {"params": {key: value for key, value in asked.items() if value}})
 
@@ -197,6 +197,20 @@ def plot(batch_id: str, image_format: PlotFormat) -> Call[bytes]:
 
 def plan() -> Call[Plan]:
     return Call("GET", f"{PREFIX}/plan", _whole(Plan))
+
+
+def create_key(scopes: Sequence[str], *, name: str = "", tenant: str | None = None, expires: str | None = None) -> Call[Key]:
+    body = {"scopes": list(scopes), "name": name, "tenant": tenant, "expires": expires}
+    return Call("POST", f"{PREFIX}/keys", _typed(Key), {"json": body})
+
+
+def read_keys(page: Page) -> list[Key]:
+    """The keys of a page of `batchsched/keys`."""
+    return items(page, Key)
+
+
+def revoke_key(key_id: str) -> Call[Key]:
+    return Call("POST", f"{PREFIX}/keys/{key_id}/revoke", _typed(Key))
 
 
 def models() -> Call[tuple[Model, ...]]:

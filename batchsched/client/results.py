@@ -33,6 +33,37 @@ class Model(msgspec.Struct, frozen=True):
     id: str
 
 
+class Key(msgspec.Struct, frozen=True):
+    """An API key: whose it is and what it may do. `key` is the key itself, in the answer to its creation and nowhere else."""
+
+    id: str
+    tenant: str
+    scopes: tuple[str, ...]
+    created_at: int
+    name: str = ""
+    key: str | None = None
+    expires_at: int | None = None
+    last_used_at: int | None = None
+    revoked_at: int | None = None
+
+    @property
+    def expires(self) -> datetime | None:
+        """When it ends by itself."""
+        return datetime.fromtimestamp(self.expires_at, UTC) if self.expires_at else None
+
+    @property
+    def last_used(self) -> datetime | None:
+        """When it was last used, to the minute."""
+        return datetime.fromtimestamp(self.last_used_at, UTC) if self.last_used_at else None
+
+    @property
+    def state(self) -> str:
+        """`active`, `revoked` or `expired`."""
+        if self.revoked_at:
+            return "revoked"
+        return "expired" if self.expires and self.expires <= datetime.now(UTC) else "active"
+
+
 class BatchError(msgspec.Struct, frozen=True):
     """What was wrong with the input; `line` is 1-based, None where the whole file is meant."""
 

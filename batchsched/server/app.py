@@ -15,8 +15,9 @@ from starlette.responses import JSONResponse
 
 import batchsched
 from batchsched.errors import BatchschedError, InvalidRequest, NotFound
-from batchsched.server import batches, extensions, files, models, operations, workers
-from batchsched.server.auth import LOOPBACK_HOSTS, KeyCheck, is_loopback
+from batchsched.server import batches, extensions, files, keys, models, operations, workers
+from batchsched.server.auth import LOOPBACK_HOSTS, KeyCheck
+from batchsched.server.bind import is_exposed
 from batchsched.server.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -31,16 +32,25 @@ def create_app(runtime: Runtime) -> FastAPI:
         yield
         runtime.stop()
 
-    key = runtime.settings.server.api_key
-    # The documents' own routes know no dependencies: with a key, they are not served at all.
-    hidden: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": None} if key else {}
+    server = runtime.settings.server
+    key_check = KeyCheck(runtime.database, server, runtime.clock)
+    # FastAPI's own route for the document knows no dependencies, so that it would be open to everybody: ours is like the others.
     app = FastAPI(
-        title="batchsched", version=batchsched.__version__, lifespan=lifespan, dependencies=[Depends(KeyCheck(key))], **hidden
+        title="batchsched",
+        version=batchsched.__version__,
+        lifespan=lifespan,
+        dependencies=[Depends(key_check)],
+        openapi_url=None,
     )
-    if is_loopback(runtime.settings.server.host):
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, runtime.settings.server.host])
-    for module in (files, batches, operations, models, extensions, workers):
+    if not is_exposed(server):
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, server.host])
+    for module in (files, batches, operations, models, extensions, keys, workers):
         app.include_router(module.router(runtime))
+
+    @app.get("/openapi.json", include_in_schema=False)
+    def openapi() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return app.openapi()
+
     app.add_exception_handler(BatchschedError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

@@ -61,6 +61,7 @@ def router(runtime: Runtime) -> APIRouter:
                 if row["state"] not in {"validating", "in_progress"}:
                     raise Conflict(f"Cannot cancel a batch with status '{row['state']}'.")
                 batches.move(connection, batch_id, "cancelling", runtime.clock.now())
+                who.did(connection, batch_id)
                 row = batches.get(connection, batch_id, who.tenant)
         runtime.lifecycle.poke()
         return shown(row)
@@ -115,6 +116,7 @@ def _accept(runtime: Runtime, new: NewBatch, who: Caller, key: str | None, asked
             options=new.stored_options(),
             priority=new.options.priority,
         )
+        who.did(connection, batch_id)
         row = batches.get(connection, batch_id, who.tenant)
     runtime.lifecycle.poke()
     return row

@@ -57,6 +57,7 @@ def router(runtime: Runtime) -> APIRouter:
                     expires_at=now + expires if expires else None,
                     facts=facts,
                 )
+                who.did(connection, file_id, bytes=received.size)
                 return file_object(files.get(connection, file_id, who.tenant))
         except BaseException:
             store.remove(file_id)
@@ -91,6 +92,7 @@ def router(runtime: Runtime) -> APIRouter:
             if batches.uses_file(connection, file_id):
                 raise Conflict(f"File {file_id} is the input of a batch that is not finished.", hint="Cancel the batch first.")
             files.remove(connection, file_id)
+            who.did(connection, file_id)
         store.remove(file_id)
         return {"id": file_id, "object": "file", "deleted": True}
 

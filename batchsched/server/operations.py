@@ -106,6 +106,7 @@ class Operations:
         with self._database.write() as connection:
             batches.get(connection, batch_id, who.tenant)  # another tenant's batch is not there
             act(connection)
+            who.did(connection, batch_id)
             row = batches.get(connection, batch_id, who.tenant)
         self._runtime.scheduler.poke()
         return row

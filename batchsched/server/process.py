@@ -11,7 +11,8 @@ import uvicorn
 
 from batchsched.errors import BatchschedError, PortInUse
 from batchsched.server.app import create_app
-from batchsched.server.auth import check_bind
+from batchsched.server.auth import check_keys
+from batchsched.server.bind import check_bind
 from batchsched.server.runtime import Runtime
 from batchsched.settings import Loaded
 
@@ -24,17 +25,34 @@ def serve(loaded: Loaded, announce: Callable[[str], None]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
-    host, port = loaded.settings.server.host, loaded.settings.server.port
-    check_bind(host, loaded.settings.server.api_key)
-    listener = _listen(host, port)
+    settings = loaded.settings.server
+    host = settings.host
+    check_bind(settings)
+    listener = _listen(host, settings.port)
     try:
         runtime = Runtime(loaded)
     except BatchschedError:
         listener.close()
         raise
-    url = f"http://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}"
-    app = create_app(runtime)
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=10, server_header=False)
+    try:
+        check_keys(settings, runtime.database, runtime.clock.now())
+    except BatchschedError:
+        listener.close()
+        runtime.database.close()
+        raise
+    scheme = "https" if settings.tls_cert else "http"
+    url = f"{scheme}://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}"
+    config = uvicorn.Config(
+        create_app(runtime),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=10,
+        server_header=False,
+        ssl_certfile=settings.tls_cert or None,
+        ssl_keyfile=settings.tls_key or None,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
+    )
     server = _Announcing(config, lambda: announce(url))
     server.run(sockets=[listener])
     return 0

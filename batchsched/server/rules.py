@@ -1,0 +1,75 @@
+"""Who may call what: one line a route. A route without a line here is refused, and a test fails for it.
+
+The scope is what a key must hold. Unless the rule says `ANY`, the route sees only the caller's own tenant. A route that changes
+something names the act, and enters it into the audit log by `who.did(...)`; the workers' messages have the ledger instead.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple, get_args
+
+from batchsched.wire import PREFIX
+
+Scope = Literal["submit", "read", "operate", "worker"]
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+OWN: Final = False
+ANY: Final = True
+
+
+class Rule(NamedTuple):
+    """What one route asks of its caller."""
+
+    scope: Scope | None
+    """None: open to everybody."""
+    any_tenant: bool = OWN
+    action: str | None = None
+    """What the audit log calls it."""
+
+
+OPEN: Final = Rule(None, ANY)
+_READ, _OPERATE, _WORKER = Rule("read"), Rule("operate", ANY), Rule("worker", ANY)
+
+
+def _submit(action: str) -> Rule:
+    return Rule("submit", OWN, action)
+
+
+RULES: Final[dict[str, Rule]] = {
+    "GET /livez": OPEN,
+    "GET /readyz": OPEN,
+    "GET /version": OPEN,
+    "GET /metrics": _OPERATE,
+    "GET /openapi.json": Rule("read", ANY),
+    "GET /v1/models": Rule("read", ANY),
+    "GET /v1/models/{name:path}": Rule("read", ANY),
+    "POST /v1/files": _submit("file.create"),
+    "GET /v1/files": _READ,
+    "GET /v1/files/{file_id}": _READ,
+    "DELETE /v1/files/{file_id}": _submit("file.delete"),
+    "GET /v1/files/{file_id}/content": _READ,
+    "POST /v1/batches": _submit("batch.create"),
+    "GET /v1/batches": _READ,
+    "GET /v1/batches/{batch_id}": _READ,
+    "POST /v1/batches/{batch_id}/cancel": _submit("batch.cancel"),
+    f"POST {PREFIX}/batches/{{batch_id}}": _submit("batch.update"),
+    f"POST {PREFIX}/batches/{{batch_id}}/pause": _submit("batch.pause"),
+    f"POST {PREFIX}/batches/{{batch_id}}/resume": _submit("batch.resume"),
+    f"GET {PREFIX}/batches/{{batch_id}}/explain": _READ,
+    f"GET {PREFIX}/batches/{{batch_id}}/report": _READ,
+    f"GET {PREFIX}/batches/{{batch_id}}/plot": _READ,
+    f"GET {PREFIX}/report": _READ,
+    f"GET {PREFIX}/plan": _OPERATE,
+    f"POST {PREFIX}/keys": Rule("operate", ANY, "key.create"),
+    f"GET {PREFIX}/keys": _OPERATE,
+    f"POST {PREFIX}/keys/{{key_id}}/revoke": Rule("operate", ANY, "key.revoke"),
+    f"GET {PREFIX}/audit": _OPERATE,
+    f"POST {PREFIX}/workers": _WORKER,
+    f"POST {PREFIX}/workers/{{worker_id}}/heartbeat": _WORKER,
+    f"POST {PREFIX}/workers/{{worker_id}}/bye": _WORKER,
+    f"POST {PREFIX}/leases": _WORKER,
+    f"GET {PREFIX}/chunks/{{chunk_id}}/input": _WORKER,
+    f"POST {PREFIX}/leases/{{chunk_id}}/results": _WORKER,
+    f"POST {PREFIX}/leases/{{chunk_id}}/finish": _WORKER,
+    f"POST {PREFIX}/leases/{{chunk_id}}/release": _WORKER,
+    f"POST {PREFIX}/leases/{{chunk_id}}/fail": _WORKER,
+}

@@ -1,0 +1,356 @@
+"""Who may do what: every route and method, with every kind of key that should not do."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import iter_route_contexts
+from sqlalchemy import delete, update
+from sqlalchemy.exc import DBAPIError
+
+from batchsched.clock import ManualClock
+from batchsched.errors import InsecureBind
+from batchsched.queue import audit, keys
+from batchsched.queue import tables as t
+from batchsched.queue.database import Database
+from batchsched.queue.tenancy import ANY
+from batchsched.server.app import create_app
+from batchsched.server.auth import check_keys, digest_of
+from batchsched.server.rules import RULES, SCOPES
+from batchsched.settings import Server
+from batchsched.wire import PREFIX
+from tests.live import LiveServer, live_server, requests, wait_for
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+class Keyed:
+    """A server that asks for keys, and one key of each kind."""
+
+    def __init__(self, server: LiveServer) -> None:
+        self.server = server
+        self.operator = self.make(*SCOPES, tenant="default")
+        server.http.headers["authorization"] = f"Bearer {self.operator}"
+        self.alice = self.make("submit", "read", tenant="alice")
+        self.bob = self.make("submit", "read", tenant="bob")
+
+    def make(self, *scopes: str, tenant: str = "alice", **more: Any) -> str:
+        """A new key."""
+        made: str = self.server.post(f"{PREFIX}/keys", {"scopes": scopes, "tenant": tenant, **more})["key"]
+        return made
+
+    def over(self, **stamps: datetime) -> str:
+        """A key with every scope that expired or was revoked."""
+        key = self.make(*SCOPES)
+        with self.server.runtime.database.write() as connection:
+            connection.execute(update(t.keys).where(t.keys.c.digest == digest_of(key)).values(**stamps))
+        return key
+
+    def call(self, method: str, path: str, key: str | None, **options: Any) -> httpx.Response:
+        """One request with a key, or with none."""
+        with httpx.Client(base_url=self.server.url, timeout=30) as client:
+            return client.request(method, path, headers={"authorization": f"Bearer {key}"} if key else {}, **options)
+
+    def upload(self, key: str, data: bytes) -> str:
+        """A file of whoever holds the key."""
+        answer = self.call("POST", "/v1/files", key, files={"file": ("f", data)}, data={"purpose": "batch"})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["id"])
+
+    def submit(self, key: str, file_id: str) -> dict[str, Any]:
+        """A batch of whoever holds the key."""
+        body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        answer = self.call("POST", "/v1/batches", key, json=body)
+        assert answer.status_code == 200, answer.text
+        made: dict[str, Any] = answer.json()
+        return made
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
+    with live_server(tmp_path_factory.mktemp("auth")) as server:
+        yield Keyed(server)
+
+
+@pytest.fixture(scope="module")
+def things(keyed: Keyed) -> dict[str, str]:
+    """An object of alice's for each parameter that stands in a path."""
+    file_id = keyed.upload(keyed.alice, requests(2))
+    batch_id = keyed.submit(keyed.alice, file_id)["id"]
+    key_id = keyed.server.get(f"{PREFIX}/keys")["data"][0]["id"]
+    return {"file_id": file_id, "batch_id": batch_id, "key_id": key_id, "name:path": "tiny", "worker_id": "w", "chunk_id": "c"}
+
+
+def served(server: LiveServer) -> set[str]:
+    """Every `METHOD path` that the application answers."""
+    found = {
+        f"{method} {route.path}"
+        for route in iter_route_contexts(create_app(server.runtime).routes)
+        for method in route.methods or ()
+    }
+    assert len(found) > 30
+    return found
+
+
+def closed_routes() -> list[str]:
+    return [route for route, rule in RULES.items() if rule.scope is not None]
+
+
+def at(route: str, things: dict[str, str]) -> tuple[str, str]:
+    method, path = route.split(" ")
+    return method, re.sub(r"\{([^}]*)\}", lambda found: things[found[1]], path)
+
+
+def test_every_route_has_a_rule_and_every_rule_a_route(keyed: Keyed) -> None:
+    assert served(keyed.server) == set(RULES)
+    assert {route for route, rule in RULES.items() if rule.scope is None} == {"GET /livez", "GET /readyz", "GET /version"}
+
+
+def test_a_route_without_a_rule_is_refused(keyed: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(RULES, "GET /v1/models")
+    assert keyed.call("GET", "/v1/models", keyed.operator).status_code == 403
+
+
+@pytest.mark.parametrize("route", closed_routes())
+def test_without_a_good_key_nothing_is_answered(keyed: Keyed, things: dict[str, str], route: str) -> None:
+    now = keyed.server.runtime.clock.now()
+    genuine = keyed.operator
+    bad = {
+        "none": None,
+        "wrong": "wrong",
+        "another secret": genuine[:-1] + ("x" if genuine[-1] != "x" else "y"),
+        "an unknown id": genuine.replace(genuine.split("_")[1], "0" * 24),
+        "expired": keyed.over(expires_at=now - timedelta(seconds=1)),
+        "revoked": keyed.over(revoked_at=now),
+    }
+    for what, key in bad.items():
+        answer = keyed.call(*at(route, things), key)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key"), what
+
+
+@pytest.mark.parametrize("route", closed_routes())
+def test_every_scope_but_the_right_one_is_not_enough(keyed: Keyed, things: dict[str, str], route: str) -> None:
+    key = keyed.make(*(scope for scope in SCOPES if scope != RULES[route].scope))
+    answer = keyed.call(*at(route, things), key)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "permission_denied")
+    assert str(RULES[route].scope) in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("route", [route for route in closed_routes() if "{" in route and not RULES[route].any_tenant])
+def test_what_belongs_to_another_tenant_is_not_there(keyed: Keyed, things: dict[str, str], route: str) -> None:
+    body: dict[str, Any] = {"json": {"priority": 1}} if route.startswith("POST") else {}
+    answer = keyed.call(*at(route, things), keyed.bob, **body)
+    assert answer.status_code == 404, answer.text
+    unknown = keyed.call(*at(route, {**things, "file_id": "file-x", "batch_id": "batch_x"}), keyed.bob, **body)
+    ours, theirs = (str(a.json()["error"]) for a in (unknown, answer))
+    for name in ("file_id", "batch_id"):
+        ours, theirs = ours.replace("file-x" if name == "file_id" else "batch_x", ""), theirs.replace(things[name], "")
+    assert ours == theirs  # not even that it exists can be told
+
+
+def test_lists_and_inputs_keep_to_the_tenant(keyed: Keyed, things: dict[str, str]) -> None:
+    own = keyed.submit(keyed.bob, keyed.upload(keyed.bob, requests(1)))
+    for path, mine in (("/v1/batches", own["id"]), ("/v1/files", own["input_file_id"])):
+        assert [row["id"] for row in keyed.call("GET", path, keyed.bob).json()["data"]] == [mine]
+        theirs = things["batch_id"] if path == "/v1/batches" else things["file_id"]
+        assert keyed.call("GET", path, keyed.bob, params={"after": theirs}).status_code == 404
+        assert theirs in [row["id"] for row in keyed.call("GET", path, keyed.alice).json()["data"]]
+    assert keyed.call("GET", f"{PREFIX}/report", keyed.bob).status_code == 404  # nothing of bob's has run
+    stolen = keyed.submit(keyed.bob, things["file_id"])
+    assert stolen["status"] == "failed"
+    assert "Cannot find file" in stolen["errors"]["data"][0]["message"]
+    assert keyed.call("POST", f"/v1/batches/{own['id']}/cancel", keyed.bob).status_code == 200
+
+
+def test_workers_serve_every_tenant_and_results_go_to_the_right_one(keyed: Keyed, things: dict[str, str]) -> None:
+    server = keyed.server
+    worker = server.worker()
+
+    def done() -> dict[str, Any] | None:
+        for lease in worker.claim():
+            worker.finish(lease)
+        found: dict[str, Any] = keyed.call("GET", f"/v1/batches/{things['batch_id']}", keyed.alice).json()
+        return found if found["status"] == "completed" else None
+
+    output = wait_for(done)["output_file_id"]
+    assert keyed.call("GET", f"/v1/files/{output}/content", keyed.alice).status_code == 200
+    assert keyed.call("GET", f"/v1/files/{output}/content", keyed.bob).status_code == 404
+    with server.runtime.database.read() as connection:
+        assert set(connection.scalars(t.ledger.select().with_only_columns(t.ledger.c.tenant))) == {"alice"}
+    assert keyed.call("GET", f"{PREFIX}/report", keyed.alice).status_code == 200
+    assert keyed.call("GET", f"{PREFIX}/report", keyed.bob).status_code == 404
+    assert keyed.call("GET", f"{PREFIX}/report", keyed.operator).status_code == 200
+
+
+# -- keys --
+
+
+def test_a_server_without_keys_asks_for_none_and_the_first_key_must_operate(tmp_path: Path) -> None:
+    with live_server(tmp_path) as server:
+        assert server.get("/v1/batches")["data"] == []
+        server.http.headers["authorization"] = "Bearer anything"
+        assert server.get("/v1/batches")["data"] == []
+        error = server.post(f"{PREFIX}/keys", {"scopes": ["submit", "read"]}, 409)["error"]
+        assert "operate" in error["message"]
+        made = server.post(f"{PREFIX}/keys", {"scopes": ["operate"], "name": "root"})
+        assert server.http.get("/v1/batches").status_code == 401
+        server.http.headers["authorization"] = f"Bearer {made['key']}"
+        assert re.fullmatch(r"bs_[0-9a-f]{24}_[0-9A-Za-z]{43}", made["key"])
+        (listed,) = server.get(f"{PREFIX}/keys")["data"]
+        assert (listed["id"], listed["name"], listed["tenant"], "key" in listed) == (made["id"], "root", "default", False)
+        assert listed["last_used_at"]
+        refused = server.post(f"{PREFIX}/keys/{made['id']}/revoke", status=409)["error"]
+        assert "last key" in refused["message"]
+        server.post(f"{PREFIX}/keys", {"scopes": ["operate"]})
+        assert server.post(f"{PREFIX}/keys/{made['id']}/revoke")["revoked_at"]
+        assert server.http.get(f"{PREFIX}/keys").status_code == 401  # at once
+
+
+def test_a_key_ends_when_it_was_told_to(tmp_path: Path) -> None:
+    clock = ManualClock(NOW)
+    with live_server(tmp_path, clock=clock) as server:
+        key = server.post(f"{PREFIX}/keys", {"scopes": ["operate"], "expires": "30d"})["key"]
+        server.http.headers["authorization"] = f"Bearer {key}"
+        clock.set_wall(NOW + timedelta(days=30) - timedelta(seconds=1))
+        assert server.get(f"{PREFIX}/keys")["data"]
+        clock.set_wall(NOW + timedelta(days=30))
+        assert server.http.get(f"{PREFIX}/keys").status_code == 401
+
+
+def test_the_configured_key_may_do_everything_beside_the_others(tmp_path: Path) -> None:
+    with live_server(tmp_path, server__api_key="s3cret") as server:
+        assert server.http.get("/v1/models").status_code == 401
+        server.http.headers["authorization"] = "Bearer s3cret"
+        key = server.post(f"{PREFIX}/keys", {"scopes": ["read"], "tenant": "x"})["key"]  # no operator needed: there is one
+        server.http.headers["authorization"] = f"Bearer {key}"
+        assert server.get("/v1/batches")["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"scopes": []}, "scopes"),
+        ({"scopes": ["root"]}, "scopes[0]"),
+        ({}, None),
+        ({"scopes": ["read"], "tenant": "a b"}, "tenant"),
+        ({"scopes": ["read"], "expires": "soon"}, "expires"),
+        ({"scopes": ["read"], "admin": True}, None),
+    ],
+)
+def test_a_bad_key_request_is_refused(keyed: Keyed, body: dict[str, Any], param: str | None) -> None:
+    assert keyed.server.post(f"{PREFIX}/keys", body, 400)["error"]["param"] == param
+
+
+def test_the_last_use_is_written_at_most_once_a_minute(database: Database) -> None:
+    with database.write() as connection:
+        keys.add(connection, id="k", tenant="t", name="", digest="d", scopes=["read"], created_at=NOW, expires_at=None)
+        for seconds, noted in ((0, 0), (59, 0), (60, 60)):
+            keys.used(connection, "k", NOW + timedelta(seconds=seconds))
+            assert keys.get(connection, "k")["last_used_at"] == NOW + timedelta(seconds=noted)
+
+
+def test_no_key_reaches_the_log(keyed: Keyed, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        keyed.call("GET", "/v1/models", keyed.alice)
+        keyed.call("GET", "/v1/models", keyed.alice + "x")
+    # httpx writes its own requests' headers at debug level; what counts is what the server says.
+    said = "\n".join(r.getMessage() for r in caplog.records if not r.name.startswith(("httpcore", "httpx")))
+    assert keyed.alice not in said
+
+
+def test_other_machines_are_not_served_without_a_usable_key(database: Database) -> None:
+    def add(key_id: str, expires_at: datetime | None) -> None:
+        with database.write() as connection:
+            row = {"id": key_id, "tenant": "t", "name": "", "digest": "d", "scopes": ["operate"], "created_at": NOW}
+            keys.add(connection, **row, expires_at=expires_at)  # type: ignore[arg-type]
+
+    exposed, proxied = Server(host="0.0.0.0", tls_cert="x"), Server(trusted_proxies=["127.0.0.1"])
+    check_keys(Server(), database, NOW)
+    check_keys(Server(host="0.0.0.0", api_key="k"), database, NOW)
+    for server in (exposed, proxied):
+        with pytest.raises(InsecureBind, match="without an API key"):
+            check_keys(server, database, NOW)
+    add("k1", NOW)
+    with pytest.raises(InsecureBind):
+        check_keys(exposed, database, NOW)
+    add("k2", None)
+    check_keys(exposed, database, NOW)
+    check_keys(proxied, database, NOW)
+
+
+# -- the audit log --
+
+
+def acts(keyed: Keyed) -> dict[str, Callable[[], str]]:
+    """One deed for each route that changes something; each returns the id of what it changed."""
+    server = keyed.server
+    file_id, spare = (server.upload(requests(1)) for _ in range(2))
+    batch_id = server.submit(requests(1))["id"]
+
+    def did(path: str, body: Any = None) -> str:
+        return str(server.post(path, body)["id"])
+
+    return {
+        "file.create": lambda: server.upload(requests(1)),
+        "file.delete": lambda: str(server.http.delete(f"/v1/files/{spare}").json()["id"]),
+        "batch.create": lambda: did(
+            "/v1/batches", {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        ),
+        "batch.pause": lambda: did(f"{PREFIX}/batches/{batch_id}/pause"),
+        "batch.resume": lambda: did(f"{PREFIX}/batches/{batch_id}/resume"),
+        "batch.update": lambda: did(f"{PREFIX}/batches/{batch_id}", {"metadata": {"a": "b"}}),
+        "batch.cancel": lambda: did(f"/v1/batches/{batch_id}/cancel"),
+        "key.create": lambda: did(f"{PREFIX}/keys", {"scopes": ["read"]}),
+        "key.revoke": lambda: did(f"{PREFIX}/keys/{did(f'{PREFIX}/keys', {'scopes': ['read']})}/revoke"),
+    }
+
+
+def test_whatever_changes_something_is_in_the_audit_log(keyed: Keyed) -> None:
+    changing = {r: rule for r, rule in RULES.items() if not r.startswith("GET ") and rule.scope != "worker"}
+    assert all(rule.action for rule in changing.values()), changing
+    deeds = acts(keyed)
+    assert set(deeds) == {rule.action for rule in changing.values()}
+    for action, deed in deeds.items():
+        with keyed.server.runtime.database.read() as connection:
+            before = audit.page(connection, ANY, limit=10_000)[-1]["id"]
+        changed = deed()
+        (*_, entry) = keyed.server.get(f"{PREFIX}/audit", after=before)["data"]
+        assert (entry["action"], entry["object_id"], entry["tenant"]) == (action, changed, "default")
+        assert entry["actor"].startswith("key_")
+        assert entry["detail"]["address"] == "127.0.0.1"
+
+
+def test_a_refused_act_is_not_in_the_audit_log(keyed: Keyed) -> None:
+    before = keyed.server.get(f"{PREFIX}/audit", limit=1000)["data"][-1]["id"]
+    assert keyed.server.http.delete("/v1/files/file-none").status_code == 404
+    assert keyed.server.http.post("/v1/batches/batch_none/cancel").status_code == 404
+    assert keyed.server.get(f"{PREFIX}/audit", after=before)["data"] == []
+
+
+def test_the_audit_log_pages_and_filters(keyed: Keyed) -> None:
+    page = keyed.server.get(f"{PREFIX}/audit", limit=2)
+    assert page["has_more"]
+    later = keyed.server.get(f"{PREFIX}/audit", limit=2, after=page["last_id"])
+    assert later["first_id"] > page["last_id"]
+    only = keyed.server.get(f"{PREFIX}/audit", tenant="bob")["data"]
+    assert {entry["tenant"] for entry in only} <= {"bob"}
+
+
+def test_the_audit_log_cannot_be_changed(database: Database) -> None:
+    entry = {"at": NOW, "actor": "local", "tenant": "t", "action": "batch.create", "object_id": "b", "detail": {}}
+    with database.write() as connection:
+        audit.add(connection, **entry)
+    for statement in (update(t.audit).values(actor="somebody else"), delete(t.audit)):
+        with pytest.raises(DBAPIError, match="append-only"), database.write() as connection:
+            connection.execute(statement)
+    with database.read() as connection:
+        (kept,) = audit.page(connection, "t", limit=10)
+        assert (kept["actor"], kept["at"]) == ("local", NOW)
+        assert audit.page(connection, "u", limit=10) == []
