@@ -145,7 +145,7 @@ def test_every_scope_but_the_right_one_is_not_enough(keyed: Keyed, things: dict[
 
 @pytest.mark.parametrize("route", [route for route in closed_routes() if "{" in route and not RULES[route].any_tenant])
 def test_what_belongs_to_another_tenant_is_not_there(keyed: Keyed, things: dict[str, str], route: str) -> None:
-    body: dict[str, Any] = {"json": {"priority": 1}} if route.startswith("POST") else {}
+    body: dict[str, Any] = {"json": {"priority": 1} if route.endswith("{batch_id}") else {}} if route.startswith("POST") else {}
     answer = keyed.call(*at(route, things), keyed.bob, **body)
     assert answer.status_code == 404, answer.text
     unknown = keyed.call(*at(route, {**things, "file_id": "file-x", "batch_id": "batch_x"}), keyed.bob, **body)
@@ -294,6 +294,10 @@ def acts(keyed: Keyed) -> dict[str, Callable[[], str]]:
     file_id, spare = (server.upload(requests(1)) for _ in range(2))
     batch_id = server.submit(requests(1))["id"]
 
+    def retried() -> str:
+        server.until(batch_id, "cancelled")
+        return did(f"{PREFIX}/batches/{batch_id}/retry")
+
     def did(path: str, body: Any = None) -> str:
         return str(server.post(path, body)["id"])
 
@@ -307,6 +311,7 @@ def acts(keyed: Keyed) -> dict[str, Callable[[], str]]:
         "batch.resume": lambda: did(f"{PREFIX}/batches/{batch_id}/resume"),
         "batch.update": lambda: did(f"{PREFIX}/batches/{batch_id}", {"metadata": {"a": "b"}}),
         "batch.cancel": lambda: did(f"/v1/batches/{batch_id}/cancel"),
+        "batch.retry": retried,
         "key.create": lambda: did(f"{PREFIX}/keys", {"scopes": ["read"]}),
         "key.revoke": lambda: did(f"{PREFIX}/keys/{did(f'{PREFIX}/keys', {'scopes': ['read']})}/revoke"),
     }
