@@ -73,6 +73,7 @@ _REOPEN = (
     .values(
         state=bindparam("next"),
         token=chunks.c.token + 1,
+        round=chunks.c.round + 1,
         completed=bindparam("new_completed"),
         failed=0,
         parts=bindparam("new_parts"),

@@ -1,7 +1,7 @@
 """A store in a folder, of one server's own or shared by several.
 
 files/<file id>                       what was uploaded, and what was merged
-results/<batch id>/<name>.log         results that one server process recorded of a batch; it alone appends, and never cuts
+results/<batch id>.<round>/<name>.log results that one server process recorded of a batch; it alone appends, and never cuts
 tmp/                                  half-made files
 """
 
@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from batchsched.errors import StorageFull, StorageUnavailable
 from batchsched.queue.rows import Row
-from batchsched.queue.store import MARK, SWEEP_AGE_S, Part, Record, decoded, encoded, joined, parts_of
+from batchsched.queue.store import MARK, SWEEP_AGE_S, Part, Record, decoded, encoded, is_live, joined, parts_of, result_folder
 
 BLOCK_BYTES = 1 << 20
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -76,7 +76,7 @@ class FolderStore:
         payload = encoded(records)
         with _room():
             with self._lock:
-                log = self._open_log(chunk["batch_id"])
+                log = self._open_log(result_folder(chunk["batch_id"], chunk["round"]))
                 start = os.lseek(log, 0, os.SEEK_END)
                 try:
                     _write(log, payload)
@@ -89,10 +89,10 @@ class FolderStore:
                 os.fsync(log)
             finally:
                 os.close(log)
-        return joined(parts_of(chunk), Part(self._log_name, start, start + len(payload)))
+        return joined(parts_of(chunk), Part(f".{chunk['round']}/{self._log_name}", start, start + len(payload)))
 
-    def _open_log(self, batch_id: str) -> int:
-        path = self.root / "results" / batch_id / self._log_name
+    def _open_log(self, folder: str) -> int:
+        path = self.root / "results" / folder / self._log_name
         made = not path.exists()
         if made:
             path.parent.mkdir(exist_ok=True)
@@ -121,7 +121,7 @@ class FolderStore:
 
     def _result_file(self, chunk: Row, name: str) -> BinaryIO:
         try:
-            return Path(self.root, "results", chunk["batch_id"], name).open("rb")
+            return Path(self.root, "results", chunk["batch_id"] + name).open("rb")
         except FileNotFoundError:
             raise _lost(chunk, name) from None
 
@@ -130,11 +130,11 @@ class FolderStore:
         for chunk in chunks:
             yield chunk, self.records(chunk)
 
-    def discard_results(self, batch_id: str) -> None:
-        """Remove a batch's chunk results."""
-        shutil.rmtree(self.root / "results" / batch_id, ignore_errors=True)
+    def discard_results(self, batch_id: str, round_: int) -> None:
+        """Remove a folder."""
+        shutil.rmtree(self.root / "results" / result_folder(batch_id, round_), ignore_errors=True)
 
-    def sweep(self, known_files: Set[str], live_batches: Set[str], older_than_s: float = SWEEP_AGE_S) -> None:
+    def sweep(self, known_files: Set[str], live: Set[tuple[str, int]], older_than_s: float = SWEEP_AGE_S) -> None:
         """Remove leftovers."""
         before = time.time() - older_than_s  # against the file system's own times, so by the system's clock
         for folder, known in (("files", known_files), ("tmp", frozenset[str]())):
@@ -142,7 +142,7 @@ class FolderStore:
                 if path.name not in known and _changed(path) <= before:
                     path.unlink(missing_ok=True)
         for path in (self.root / "results").iterdir():
-            if path.name not in live_batches and max(map(_changed, (path, *path.iterdir()))) <= before:
+            if not is_live(path.name, live) and max(map(_changed, (path, *path.glob("*")))) <= before:
                 shutil.rmtree(path, ignore_errors=True)
 
     def mark(self) -> str | None:

@@ -62,7 +62,7 @@ def merge(database: Database, store: Store, ids: IdSource, batch: Row, target: s
         for part in merged:
             store.remove(part.id)
         raise
-    store.discard_results(batch["id"])
+    store.discard_results(batch["id"], batch["round"])
 
 
 def _open(stack: contextlib.ExitStack, store: Store, ids: IdSource) -> Merged:

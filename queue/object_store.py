@@ -1,7 +1,7 @@
 """A store on an object store that fsspec can reach: S3 and those that speak like it, Google's, Azure's.
 
-files/<file id>                                   what was uploaded, and what was merged
-results/<batch id>/<position>-<token>-<random>    one acknowledged group of results, or one that nobody acknowledged
+files/<file id>                                           what was uploaded, and what was merged
+results/<batch id>.<round>/<position>-<token>-<random>    a group of results, acknowledged where a row names it
 
 Objects are written once, whole, and never changed. Credentials and endpoints come from the environment, as each of fsspec's
 drivers reads them.
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, cast
 
 from batchsched.errors import MissingExtra, StorageUnavailable
 from batchsched.queue.rows import Row
-from batchsched.queue.store import MARK, SWEEP_AGE_S, Part, Record, decoded, encoded, parts_of
+from batchsched.queue.store import MARK, SWEEP_AGE_S, Part, Record, decoded, encoded, is_live, parts_of, result_folder
 
 BLOCK_BYTES = 4 << 20
 UPLOAD_BYTES = 8 << 20
@@ -77,7 +77,7 @@ class ObjectStore:
     def append(self, chunk: Row, records: Iterable[Record]) -> list[Part]:
         """Write the records as one object of a name that was never used."""
         payload = encoded(records)
-        name = f"{chunk['position']}-{chunk['token']}-{secrets.token_hex(6)}"
+        name = f".{chunk['round']}/{chunk['position']}-{chunk['token']}-{secrets.token_hex(6)}"
         with self._reaching():
             self._system.pipe_file(self._result(chunk, name), payload)
         return [*parts_of(chunk), Part(name, 0, len(payload))]
@@ -123,15 +123,17 @@ class ObjectStore:
                 ) from problem
         return cast("list[bytes]", bodies)
 
-    def discard_results(self, batch_id: str) -> None:
-        """Remove a batch's chunk results."""
-        self._remove(f"{self._prefix}/results/{batch_id}")
+    def discard_results(self, batch_id: str, round_: int) -> None:
+        """Remove a round's objects."""
+        with contextlib.suppress(FileNotFoundError), self._reaching(absent_ok=True):
+            self._system.invalidate_cache()
+            self._system.rm(f"{self._prefix}/results/{result_folder(batch_id, round_)}", recursive=True)
 
-    def sweep(self, known_files: Set[str], live_batches: Set[str], older_than_s: float = SWEEP_AGE_S) -> None:
+    def sweep(self, known_files: Set[str], live: Set[tuple[str, int]], older_than_s: float = SWEEP_AGE_S) -> None:
         """Remove leftovers."""
         before = time.time() - older_than_s  # against the store's own times, so by the system's clock
         lost = [path for name, path in self._old("files", before) if name not in known_files]
-        over = [path for name, path in self._old("results", before) if name.partition("/")[0] not in live_batches]
+        over = [path for name, path in self._old("results", before) if not is_live(name.partition("/")[0], live)]
         with self._reaching():
             for path in lost + over:
                 self._system.rm_file(path)
@@ -154,11 +156,6 @@ class ObjectStore:
                 if upload["Initiated"].timestamp() <= before:
                     self._system.abort_mpu(bucket, upload["Key"], upload["UploadId"])
 
-    def _remove(self, folder: str) -> None:
-        with contextlib.suppress(FileNotFoundError), self._reaching(absent_ok=True):
-            self._system.invalidate_cache()
-            self._system.rm(folder, recursive=True)
-
     def mark(self) -> str | None:
         """What `set_mark` wrote."""
         with contextlib.suppress(FileNotFoundError), self._reaching(absent_ok=True):
@@ -174,7 +171,7 @@ class ObjectStore:
         return f"{self._prefix}/files/{file_id}"
 
     def _result(self, chunk: Row, name: str) -> str:
-        return f"{self._prefix}/results/{chunk['batch_id']}/{name}"
+        return f"{self._prefix}/results/{chunk['batch_id']}{name}"
 
     @contextmanager
     def _reaching(self, *, absent_ok: bool = False) -> Generator[None]:

@@ -91,7 +91,7 @@ def rebuild(database: Database, store: Store, batch: Row, verdict: dict[str, Any
 def _take(store: Store, batch: Row, chunk: Row, answers: Answers) -> dict[str, Any]:
     lines = {custom_id: line for line, custom_id in unfinished(store, chunk, set(), batch["input_file_id"])}
     records = [Record(lines[custom_id], True, output) for custom_id, output in answers.take(lines)]
-    parts = store.append({**chunk, "parts": []}, records) if records else []
+    parts = store.append({**chunk, "round": batch["round"], "parts": []}, records) if records else []
     state = "done" if len(records) == chunk["lines"] else "pending"
     return {"id": chunk["id"], "state": state, "completed": len(records), "parts": parts, "result_bytes": length_of(parts)}
 

@@ -28,7 +28,7 @@ class Record(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Some of a chunk's results: bytes `start` to `end` of the result file or object `name`."""
+    """Some of a chunk's results: bytes `start` to `end` of a result file or object. Its path is the batch's id and `name`."""
 
     name: str
     start: int
@@ -38,7 +38,7 @@ class Part(NamedTuple):
 class Store(Protocol):
     """A place for files. Everything that it reports as written is durable. Raises StorageFull, StorageUnavailable.
 
-    Chunks are rows of the database; of these a store reads `batch_id`, `position`, `token` and `parts`.
+    Chunks are rows of the database; of these a store reads `batch_id`, `round`, `position`, `token` and `parts`.
     """
 
     def create(self, file_id: str) -> AbstractContextManager[BinaryIO]:
@@ -65,14 +65,18 @@ class Store(Protocol):
         """The records of many chunks, read ahead where that is faster. As with `groupby`: use one before asking for the next."""
         ...
 
-    def discard_results(self, batch_id: str) -> None:
-        """Remove a batch's chunk results, once its merged files are safe."""
+    def discard_results(self, batch_id: str, round_: int) -> None:
+        """Remove the chunk results of a round of a batch, once its merged files are safe.
+
+        A retry begins another round. So whoever is late with this never removes what a retry has recorded since.
+        """
         ...
 
-    def sweep(self, known_files: Set[str], live_batches: Set[str], older_than_s: float = SWEEP_AGE_S) -> None:
-        """Remove what crashes left: files that no row knows, results of batches that are over, half-made files.
+    def sweep(self, known_files: Set[str], live: Set[tuple[str, int]], older_than_s: float = SWEEP_AGE_S) -> None:
+        """Remove what crashes left: files that no row knows, results of what is not live, half-made files.
 
-        Whoever calls read the two sets before. `older_than_s` may be 0 only where nobody else can be writing.
+        `live`: (id, round) of the batches that are not over. Whoever calls read the two sets before. `older_than_s` may be 0
+        only where nobody else can be writing.
         """
         ...
 
@@ -107,6 +111,17 @@ def joined(parts: list[Part], new: Part) -> list[Part]:
     if last and (last.name, last.end) == (new.name, new.start):
         return [*parts[:-1], last._replace(end=new.end)]
     return [*parts, new]
+
+
+def result_folder(batch_id: str, round_: int) -> str:
+    """The name of the folder that holds the results of a round of a batch."""
+    return f"{batch_id}.{round_}"
+
+
+def is_live(folder: str, live: Set[tuple[str, int]]) -> bool:
+    """Does a result folder belong to a batch that is not over? Folders without a round are of an earlier version."""
+    batch_id, _, round_ = folder.partition(".")
+    return (batch_id, int(round_) if round_.isdigit() else 0) in live
 
 
 def begun(blocks: Iterator[bytes]) -> Iterator[bytes]:

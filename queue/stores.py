@@ -64,5 +64,5 @@ def sweep(database: Database, store: Store, older_than_s: float = SWEEP_AGE_S) -
     """
     with database.read() as connection:
         known = files.ids(connection)
-        live = {row["id"] for row in batches.in_state(connection, sorted(OPEN))}
+        live = {(row["id"], row["round"]) for row in batches.in_state(connection, sorted(OPEN))}
     store.sweep(known, live, older_than_s)

@@ -125,6 +125,7 @@ class ChunkRow(SQLModel, table=True):
     failed: int = 0
     result_bytes: int = Field(default=0, sa_type=BigInteger)
     suspects: list[int] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    round: int = 0
     parts: list[Any] = Field(default_factory=list, sa_column=Column(JSON, nullable=False, server_default="[]"))
 
 

@@ -17,7 +17,7 @@ from batchsched.errors import InvalidConfiguration, MissingExtra, StorageFull, S
 from batchsched.queue.database import Database
 from batchsched.queue.folder_store import FolderStore
 from batchsched.queue.object_store import ObjectStore, open_object_store
-from batchsched.queue.store import Part, Record, Store, length_of, parts_of
+from batchsched.queue.store import Part, Record, Store, encoded, length_of, parts_of
 from batchsched.queue.stores import open_store, settle
 from tests.object_server import ObjectServer
 from tests.processes import free_port
@@ -41,9 +41,12 @@ def store(opener: Opener) -> Store:
     return opener()
 
 
-def a_chunk(batch_id: str = "batch_1", position: int = 0, token: int = 1, parts: Iterable[Part] = ()) -> dict[str, Any]:
+def a_chunk(
+    batch_id: str = "batch_1", position: int = 0, token: int = 1, round_: int = 0, parts: Iterable[Part] = ()
+) -> dict[str, Any]:
     return {
         "batch_id": batch_id,
+        "round": round_,
         "position": position,
         "token": token,
         "parts": [list(part) for part in parts],  # as JSON gives them back
@@ -53,7 +56,7 @@ def a_chunk(batch_id: str = "batch_1", position: int = 0, token: int = 1, parts:
 
 def named(chunk: dict[str, Any], parts: list[Part]) -> dict[str, Any]:
     """The chunk's row once it names these parts."""
-    return a_chunk(chunk["batch_id"], chunk["position"], chunk["token"], parts)
+    return a_chunk(chunk["batch_id"], chunk["position"], chunk["token"], chunk["round"], parts)
 
 
 def some(*lines: int) -> list[Record]:
@@ -172,10 +175,36 @@ def test_many_chunks_are_read_in_one_go(store: Store) -> None:
 def test_results_that_are_gone_are_said_to_be_gone(store: Store) -> None:
     chunk = a_chunk()
     chunk = named(chunk, store.append(chunk, some(1, 2)))
-    store.discard_results("batch_1")
-    store.discard_results("batch_1")
+    store.discard_results("batch_1", 0)
+    store.discard_results("batch_1", 0)
     with pytest.raises(StorageUnavailable, match="batch_1"):
         list(store.records(chunk))
+
+
+def test_who_is_late_never_touches_what_a_retry_recorded(opener: Opener) -> None:
+    late, store = opener(), opener()
+    before, after = a_chunk(), a_chunk(round_=1)
+    for each in (late, store):
+        before = named(before, each.append(before, some(1)))
+        after = named(after, each.append(after, some(2)))
+    late.discard_results("batch_1", 0)
+    late.sweep(set(), {("batch_1", 1)}, 0)
+    assert list(store.records(after)) == some(2, 2)
+    with pytest.raises(StorageUnavailable):
+        list(store.records(before))
+
+
+def test_results_of_an_earlier_version_are_read_and_swept(tmp_path: Path) -> None:
+    """It kept a chunk's results in one file, in a folder without a round."""
+    store, folder = FolderStore(tmp_path), tmp_path / "results" / "batch_1"
+    folder.mkdir()
+    (folder / "0.jsonl").write_bytes(encoded(some(1)))
+    chunk = a_chunk(parts=[Part("/0.jsonl", 0, len(encoded(some(1))))])
+    chunk = named(chunk, store.append(chunk, some(2)))
+    store.sweep(set(), {("batch_1", 0)}, 0)
+    assert list(store.records(chunk)) == some(1, 2)
+    store.sweep(set(), {("batch_1", 1)}, 0)
+    assert list((tmp_path / "results").iterdir()) == []
 
 
 def test_sweeping_removes_what_no_row_knows(store: Store) -> None:
@@ -183,7 +212,7 @@ def test_sweeping_removes_what_no_row_knows(store: Store) -> None:
     write(store, "file-lost", [b"x"])
     kept, lost = a_chunk("batch_live"), a_chunk("batch_over")
     kept, lost = named(kept, store.append(kept, some(1))), named(lost, store.append(lost, some(1)))
-    store.sweep({"file-kept"}, {"batch_live"}, 0)
+    store.sweep({"file-kept"}, {("batch_live", 0)}, 0)
     assert read(store, "file-kept") == b"x"
     assert list(store.records(kept)) == some(1)
     with pytest.raises(FileNotFoundError):
@@ -289,14 +318,14 @@ def test_each_store_keeps_to_its_prefix(object_server: ObjectServer) -> None:
     write(theirs, "file-1", [b"x"])
     theirs.append(a_chunk(), some(1))
     ours.sweep(set(), set(), 0)
-    ours.discard_results("batch_1")
-    assert [key.rpartition("-")[0] for key in object_server.objects()] == ["ab/files/file", "ab/results/batch_1/0-1"]
+    ours.discard_results("batch_1", 0)
+    assert [key.rpartition("-")[0] for key in object_server.objects()] == ["ab/files/file", "ab/results/batch_1.0/0-1"]
 
 
 def test_a_store_that_cannot_be_reached_is_said_to_be_so(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     store = open_object_store("s3://bucket")
-    chunk = a_chunk(parts=[Part("0-1-x", 0, 10)])
+    chunk = a_chunk(parts=[Part(".0/0-1-x", 0, 10)])
     attempts: list[Callable[[], object]] = [
         lambda: write(store, "file-1", [b"x"]),
         lambda: read(store, "file-1", 0, 5),

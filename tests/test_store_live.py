@@ -22,7 +22,7 @@ def _names(server: LiveServer, batch_id: str) -> set[str]:
     """What the batch's rows name, as keys."""
     with server.runtime.database.read() as connection:
         rows = chunks.of_batch(connection, batch_id)
-    return {f"site/results/{batch_id}/{part[0]}" for row in rows for part in row["parts"]}
+    return {f"site/results/{batch_id}{part[0]}" for row in rows for part in row["parts"]}
 
 
 def test_a_batch_from_upload_to_deletion(object_server: ObjectServer, tmp_path: Path) -> None:

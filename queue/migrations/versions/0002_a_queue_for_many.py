@@ -40,6 +40,7 @@ def _files_and_batches() -> None:
 
 
 def _the_rest_of_the_first_tables() -> None:
+    op.add_column("chunks", sa.Column("round", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("chunks", sa.Column("parts", sa.JSON(), nullable=False, server_default="[]"))
     _name_results()
     op.add_column("workers", sa.Column("protocol", sa.Integer(), nullable=False, server_default="1"))
@@ -54,7 +55,7 @@ def _name_results() -> None:
     chunks = sa.table("chunks", *(sa.column(name) for name in ("id", "position", "result_bytes")), sa.column("parts", sa.JSON()))
     bind = op.get_bind()
     for row in bind.execute(sa.select(chunks).where(chunks.c.result_bytes > 0)).all():
-        parts = [[f"{row.position}.jsonl", 0, row.result_bytes]]
+        parts = [[f"/{row.position}.jsonl", 0, row.result_bytes]]
         bind.execute(sa.update(chunks).where(chunks.c.id == row.id).values(parts=parts))
 
 
