@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from batchsched.errors import BatchschedError, DamagedDatabase, DatabaseBusy, Da
 from batchsched.queue.postgres import Postgres
 from batchsched.queue.sqlite import Sqlite
 
+log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 TRIES = 4
@@ -52,6 +54,12 @@ class Database:
             raise DamagedDatabase(
                 f"{self._below.name} cannot be read: {problem.orig}.",
                 hint="Restore it from a backup, or choose another one.",
+            ) from None
+        except DatabaseUnavailable as problem:
+            self._below.close()
+            raise DatabaseUnavailable(
+                f"{self._below.name} does not answer: {_line(problem.__cause__)}",
+                hint="Is it running, and may this server connect? See server.database_url.",
             ) from None
         except BaseException:
             self._below.close()
@@ -118,15 +126,12 @@ def translated() -> Generator[None]:
         if ours is None:
             raise
         raise ours from problem
-    except OSError as problem:
-        if is_full(problem):
-            raise StorageFull from problem
-        raise
 
 
 def _ours(problem: Exception) -> BatchschedError | None:
     if isinstance(problem, PoolTimeout):
-        return DatabaseUnavailable("Every connection to the database is busy.")
+        log.error("Every connection to the database is busy.")
+        return DatabaseUnavailable()
     if not isinstance(problem, DBAPIError) or isinstance(problem, DataError):
         return InvalidRequest(f"A value cannot be stored: {getattr(problem, 'orig', problem)}.")
     if type(problem.orig).__module__ == "sqlite3":
@@ -141,12 +146,11 @@ def _of_postgres(problem: DBAPIError) -> BatchschedError | None:
     if state and state.startswith(_BUSY):
         return DatabaseBusy()
     if problem.connection_invalidated or state is None or state.startswith(_AWAY):
-        return DatabaseUnavailable(f"The database does not answer: {str(problem.orig).strip().partition(chr(10))[0]}")
+        log.error("The database does not answer: %s", _line(problem))  # the caller need not know where it lives
+        return DatabaseUnavailable()
     return None
 
 
-def is_full(problem: OSError) -> bool:
-    """Does this error say that there is no room: disk full, quota, file-size limit?"""
-    import errno
-
-    return problem.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+def _line(problem: BaseException | None) -> str:
+    """What the driver said, in a line."""
+    return str(getattr(problem, "orig", problem)).strip().partition("\n")[0]

@@ -70,7 +70,7 @@ def parse_url(url: str) -> URL:
     """The address, with our driver. Raises InvalidConfiguration."""
     try:
         address = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         address = None
     if address is None or address.drivername not in {"postgresql", "postgres", "postgresql+psycopg"}:
         raise InvalidConfiguration(

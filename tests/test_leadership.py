@@ -16,7 +16,7 @@ from batchsched.queue import leadership
 from batchsched.queue.database import Database
 from batchsched.queue.leadership import Leadership
 from tests.live import wait_for
-from tests.postgres import PostgresServer
+from tests.postgres import PostgresServer, database_in
 from tests.processes import BATCHSCHED, Stage, end, free_port, tagged
 
 
@@ -58,7 +58,7 @@ def test_a_lost_connection_is_a_lost_lead_which_comes_back(postgres: PostgresSer
     database = Database(postgres_url)
     times: list[int] = []
     with _candidate(database, "a", lambda: times.append(1)) as one:
-        postgres.terminate(one_name(postgres_url))
+        postgres.terminate(database_in(postgres_url))
         wait_for(lambda: not one.leading() or one.epoch == 2)
         wait_for(lambda: one.leading() and one.epoch == 2)
     assert len(times) == 2
@@ -90,11 +90,6 @@ def test_a_leader_that_is_silent_is_deposed(postgres_url: str, monkeypatch: pyte
             wait_for(second.leading)
             assert not first.leading()
     database.close()
-
-
-def one_name(url: str) -> str:
-    """The database's name in an address."""
-    return url.split("?")[0].rsplit("/", 1)[1]
 
 
 @pytest.mark.slow

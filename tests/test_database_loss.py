@@ -1,0 +1,122 @@
+"""The database goes away and comes back: callers are told to wait, nothing is lost, and every loop goes on by itself."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batchsched.errors import DatabaseUnavailable, InvalidConfiguration, StorageFull
+from batchsched.queue import ledger
+from batchsched.queue.database import Database, translated
+from tests.live import LiveServer, live_server, requests, wait_for
+from tests.postgres import PostgresServer, database_in
+from tests.processes import BATCHSCHED, ROOT
+
+
+@pytest.fixture
+def own(postgres: PostgresServer) -> Iterator[PostgresServer]:
+    """A server that this test may stop; it syncs as one in production does."""
+    server = PostgresServer(durable=True)
+    server.start()
+    server.make_template()
+    yield server
+    server.remove()
+
+
+def _refused(server: LiveServer) -> None:
+    for method, path, body in (
+        ("GET", "/v1/batches", None),
+        ("GET", "/readyz", None),
+        ("GET", "/metrics", None),
+        ("POST", "/v1/batches", {"input_file_id": "f", "endpoint": "/v1/chat/completions", "completion_window": "24h"}),
+    ):
+        answer = server.http.request(method, path, json=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_unavailable"), answer.text
+        assert int(answer.headers["retry-after"]) > 0
+        assert "socket" not in answer.text  # where the database lives is no caller's business
+    assert server.http.get("/livez").status_code == 200
+
+
+@pytest.mark.slow
+def test_a_crash_and_restart_of_the_database_is_survived(own: PostgresServer, tmp_path: Path) -> None:
+    with own.fresh() as url, live_server(tmp_path, server__database_url=url, server__chunk_lines=5) as server:
+        batch_id = server.submit(requests(10))["id"]
+        server.until(batch_id, "in_progress")
+        worker = server.worker()
+        lease = worker.lease()
+        worker.record(lease, [1, 2])
+        own.stop(signal.SIGQUIT)
+        _refused(server)
+        assert worker.record(lease, [3], status=503)["error"]["code"] == "database_unavailable"
+        own.start()
+        leadership = server.runtime.leadership
+        wait_for(lambda: leadership.leading() and leadership.epoch == 2)
+        worker.record(lease, [3, 4, 5])
+        assert worker.drain(batch_id)["request_counts"] == {"total": 10, "completed": 10, "failed": 0}
+
+
+def test_connections_that_were_cut_are_replaced_unnoticed(postgres: PostgresServer, postgres_url: str) -> None:
+    database = Database(postgres_url)
+    for _ in range(3):
+        postgres.terminate(database_in(postgres_url))
+        with database.write() as connection:
+            ledger.bump(connection, "stale_completions_total")
+        with database.read() as connection:
+            assert ledger.counted(connection)
+    database.close()
+
+
+def test_a_connection_cut_in_the_middle_is_a_clear_error_and_changes_nothing(postgres: PostgresServer, postgres_url: str) -> None:
+    database = Database(postgres_url)
+
+    def step() -> None:
+        with database.write() as connection:
+            ledger.bump(connection, "stale_completions_total")
+            postgres.terminate(database_in(postgres_url))
+            ledger.bump(connection, "stale_completions_total")
+
+    with pytest.raises(DatabaseUnavailable):
+        step()
+    with database.read() as connection:
+        assert ledger.counted(connection) == {}
+    database.close()
+
+
+def test_a_transaction_that_stands_still_or_runs_too_long_is_ended(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with database.write() as connection:
+        connection.exec_driver_sql("SET LOCAL statement_timeout = '50ms'")
+        with pytest.raises(DatabaseUnavailable), translated():
+            connection.exec_driver_sql("SELECT pg_sleep(20)")
+    with database.read() as connection:
+        named = {name: connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in ("application_name", "TimeZone")}
+        limits = [connection.exec_driver_sql(f"SHOW {name}_timeout").scalar_one() for name in ("statement", "lock")]
+    assert named == {"application_name": "batchsched", "TimeZone": "UTC"}
+    assert limits == ["30s", "15s"]
+    database.close()
+
+
+def test_a_full_disk_under_postgresql_is_told_as_one(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with pytest.raises(StorageFull), database.write() as connection:
+        connection.exec_driver_sql("DO $$ BEGIN RAISE EXCEPTION 'no room' USING ERRCODE = 'disk_full'; END $$")
+    database.close()
+
+
+def test_what_is_not_there_or_not_an_address_is_said_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnavailable, match="does not answer"):
+        Database(f"postgresql://nobody@/x?host={tmp_path}")
+    for wrong in ("mysql://u:hidden@h/d", "nonsense", "postgresql://h:port/x"):
+        with pytest.raises(InvalidConfiguration, match=r"server\.database_url") as caught:
+            Database(wrong)
+        assert "hidden" not in str(caught.value)
+    flags = ["--config", str(tmp_path / "c.toml")]
+    (tmp_path / "c.toml").write_text(f"[server]\ndatabase_url = 'postgresql://u:hidden@/x?host={tmp_path}'\nport = 0\n")
+    ended = subprocess.run([*BATCHSCHED, "serve", *flags], check=False, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert ended.returncode == 75, ended.stderr
+    assert "does not answer" in ended.stderr
+    assert "hidden" not in ended.stderr
