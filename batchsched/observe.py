@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -24,7 +25,7 @@ from batchsched.profiles.lengths import estimate, refine
 from batchsched.profiles.measured import Observation, update
 from batchsched.profiles.prior import prior
 from batchsched.profiles.profile import Profile
-from batchsched.queue import batches, chunks, ledger, workers
+from batchsched.queue import batches, chunks, ledger, tallies, workers
 from batchsched.queue.database import Database
 from batchsched.settings import Settings
 from batchsched.windows import openings
@@ -43,7 +44,8 @@ class View(msgspec.Struct, frozen=True):
     forecasts: dict[str, IntensityForecast]
     leased: dict[tuple[str, str], float]
     """Requests that a pool's workers hold already, by (batch, pool)."""
-    batches: dict[str, Mapping[str, Any]]
+    tallied: tallies.Tally
+    """Every tally at this look."""
     connected: frozenset[str]
     """Pools with a live worker."""
     notes: list[str]
@@ -62,21 +64,22 @@ class Observer:
         """Everything open now; `newcomer`: a batch as it would be, in progress or not, looked at beside the others."""
         with self._database.read() as connection:
             rows = [row for row in batches.runnable(connection) if newcomer is None or row["id"] != newcomer["id"]]
-            shares = chunks.summary(connection)
+            shares = _by_batch(chunks.summary(connection))
+            tallied = tallies.of_all(connection)
             observed = ledger.recent(connection)
             alive = workers.active(connection, now - timedelta(seconds=self._settings.server.lease_s))
             tied = {row["id"]: chunks.pools_used(connection, row["id"]) for row in rows if row["options"].get("uniform")}
         everything: list[Mapping[str, Any]] = [*rows, *([newcomer] if newcomer else [])]
         profiles = self.profiles(_observations(observed))
-        jobs = [self._job(row, shares, profiles, now, tied.get(row["id"], [])) for row in everything]
+        jobs = [self._job(row, shares.get(row["id"], []), profiles, now, tied.get(row["id"], [])) for row in everything]
         horizon_s = self._horizon_s(jobs)
         loaded = {name: [m for w in alive if w["pool"] == name for m in w["ready_models"]] for name in self.fleet.pools}
         replicas = self._replicas([worker["pool"] for worker in alive])
         forecasts, notes = self._forecasts(now, horizon_s)
         problem, pools = self._assemble(now, horizon_s, jobs, replicas, loaded, forecasts)
-        leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for s in shares if s["state"] == "leased"}
+        leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in shares.values() for s in m if s["state"] == "leased"}
         connected = frozenset(worker["pool"] for worker in alive)
-        return View(now, problem, pools, forecasts, leased, {row["id"]: row for row in everything}, connected, notes)
+        return View(now, problem, pools, forecasts, leased, tallied, connected, notes)
 
     def profiles(self, observations: Sequence[Observation]) -> dict[tuple[str, str], Profile]:
         """The profile of each model on each pool that may serve it."""
@@ -100,12 +103,11 @@ class Observer:
     def _job(
         self,
         row: Mapping[str, Any],
-        shares: Sequence[Mapping[str, Any]],
+        mine: Sequence[Mapping[str, Any]],
         profiles: dict[tuple[str, str], Profile],
         now: datetime,
         tied_to: list[str],
     ) -> Job:
-        mine = [share for share in shares if share["batch_id"] == row["id"]]
         left = sum(int(share["requests"]) for share in mine) if mine else row["total"] - row["completed"] - row["failed"]
         blind = estimate(row["input_bytes"], row["total"], row["max_tokens_total"])
         lengths = refine(blind, row["total"], row["completed"], row["input_tokens"], row["output_tokens"])
@@ -128,7 +130,8 @@ class Observer:
             sigma=max((p.sigma for p in known.values()), default=0.0),
             sigma_own=lengths.sigma,
             confidence=options.get("confidence") or self._settings.planner.confidence,
-            weight=1.0,
+            tenant=row["tenant"],
+            priority=row["priority"],
             finish_late=options.get("on_deadline") == "finish",
             max_replicas=sum(int(share["chunks"]) for share in mine) or None,
         )
@@ -209,6 +212,13 @@ class Observer:
             return [(-back.total_seconds(), horizon_s)]
         found = openings(window, now - back, now + timedelta(seconds=horizon_s))
         return [((a - now).total_seconds(), (b - now).total_seconds()) for a, b in found]
+
+
+def _by_batch(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        found[row["batch_id"]].append(row)
+    return found
 
 
 def _rounded(intensity: float | None) -> float | None:

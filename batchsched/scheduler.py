@@ -1,7 +1,7 @@
 """The control loop: observe, forecast, plan, publish; and the answers that follow from the plan in force.
 
-A claim only follows the plan; below it stands the latest safe start, which reads profiles, windows and the clock alone and holds
-when the solver or the forecast does not.
+Of several servers the leader plans; all of them go by the plan that the database holds. A claim only follows the plan; below
+it stands the latest safe start, which reads profiles, windows and the clock alone and holds when solver or forecast do not.
 """
 
 from __future__ import annotations
@@ -9,21 +9,25 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import msgspec
+from sqlalchemy import Connection
 
 from batchsched.clock import Clock
 from batchsched.errors import BatchschedError, ForecastUnavailable, InvalidConfiguration
 from batchsched.forecasts import Provider, one_signal
 from batchsched.observe import Observer, View
 from batchsched.planner import Plan, make_plan
+from batchsched.planner.fairness import Turns, arrivals, contested
 from batchsched.planner.latest_start import latest_safe_starts
 from batchsched.planner.verdict import verdict as judge
-from batchsched.queue import plans
-from batchsched.queue.database import Database
+from batchsched.published import Published
+from batchsched.queue import chunks, ledger, plans, shares, tallies
+from batchsched.queue.database import Database, again
 from batchsched.settings import Settings
 from batchsched.units import iso
 from batchsched.windows import WindowTimer, check, is_open
@@ -33,47 +37,43 @@ LOOP_MARGIN_S = 5.0
 """Taken off every latest safe start: what the loop, a poll and a lease may take."""
 SETTLE_S = 0.3
 """Between two plans: events that come together make two at most, and a single one is answered at once."""
+POLL_S = 0.5
+"""How often a leader asks whether other servers want a new plan, and the others whether there is one."""
+TROUBLE_S = 2.0
 GRACE_S = 10.0
 REFRESH_AFTER = timedelta(seconds=2)
 
 
-class Wanted(msgspec.Struct, frozen=True):
-    """A batch that a pool should lease now, up to so many requests (infinite once its latest safe start has come)."""
+class Lead(Protocol):
+    """Does this server plan?"""
 
-    batch_id: str
-    model: str
-    requests: float
+    def leading(self) -> bool:
+        """It may act as the leader now."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """Grows with each change of the lead."""
+        ...
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """What a pool should do now: work in order; a model to get ready; when to look again."""
+    """What a pool should do now: work by turns; a model to get ready; when to look again."""
 
-    work: list[Wanted]
-    prepare: str | None
-    next_at: datetime | None
-
-
-class Published(msgspec.Struct, frozen=True):
-    """The plan in force, with what it was made from."""
-
-    view: View
-    plan: Plan
-    latest_start_at: dict[str, datetime | None]
-    """None: even at once is too late for the asked confidence."""
-
-    def at(self, seconds: float) -> datetime:
-        """The instant so many seconds from the plan's origin."""
-        return self.view.now + timedelta(seconds=seconds)
+    turns: Turns
+    prepare: str | None = None
+    next_at: datetime | None = None
 
 
 class Scheduler:
     """Keeps a plan in force. Thread-safe: plans are replaced whole."""
 
-    def __init__(self, database: Database, settings: Settings, provider: Provider, clock: Clock) -> None:
+    def __init__(self, database: Database, settings: Settings, provider: Provider, clock: Clock, lead: Lead) -> None:
         """Raises InvalidConfiguration for a bad window, SignalMismatch where zones' signals differ."""
         self._database = database
         self._settings = settings
         self._clock = clock
+        self._lead = lead
         self._observer = Observer(database, settings, provider)
         self.fleet = self._observer.fleet
         _check_signals(provider, [site.zone for site in self.fleet.sites.values()])
@@ -84,10 +84,10 @@ class Scheduler:
             except InvalidConfiguration as problem:
                 raise InvalidConfiguration(f"key 'pools.{name}.window': {problem.message}") from None
         self._timer = WindowTimer(self._windows, lambda _name, _open: self.poke(), clock)
+        self._weights = {name: tenant.weight for name, tenant in settings.tenants.items()}
         self._published: Published | None = None
-        self._tally: dict[tuple[str, str], float] = {}
-        self._since: dict[tuple[str, str], float] = {}
-        self._lock = threading.Lock()
+        self._asked = 0
+        self._planning = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
@@ -108,22 +108,58 @@ class Scheduler:
             self._thread.join(timeout=30)
 
     def poke(self) -> None:
-        """Something changed: plan again soon."""
+        """Something changed: plan again soon, here or where the leader is."""
         self._wake.set()
 
     def _run(self) -> None:
         if self._settings.planner.solver == "cp-sat":
             self._load_solver()
         while not self._stopping.is_set():
+            poked = self._wake.is_set()
             self._wake.clear()
-            try:
-                self.plan_now()
-            except BatchschedError as problem:
-                log.error("No new plan: %s The last one and the latest safe starts stay in force.", problem.message)
-            except Exception:
-                log.exception("No new plan. The last one and the latest safe starts stay in force.")
+            leading = self._lead.leading()
+            if leading:
+                self._guarded(self.plan_now, "No new plan")
+            else:
+                self._guarded(partial(self._follow, poked), "The plan in force cannot be read")
             self._stopping.wait(SETTLE_S)
-            self._wake.wait(self._pause_s())
+            self._rest(leading, self._pause_s() if leading else POLL_S)
+
+    def _guarded(self, step: Callable[[], object], trouble: str) -> None:
+        stays = "The last plan and the latest safe starts stay in force."
+        try:
+            step()
+        except BatchschedError as problem:
+            log.error("%s: %s %s", trouble, problem.message, stays)
+            self._stopping.wait(TROUBLE_S)
+        except Exception:
+            log.exception("%s. %s", trouble, stays)
+            self._stopping.wait(TROUBLE_S)
+
+    def _rest(self, leading: bool, pause_s: float) -> None:
+        """Until the pause is over, or something happens: here, at another server, or with the lead."""
+        while pause_s > 0 and not self._wake.wait(min(POLL_S, pause_s)):
+            pause_s -= POLL_S
+            if self._lead.leading() != leading or (leading and self._is_asked()):
+                return
+
+    def _is_asked(self) -> bool:
+        """Did another server ask for a new plan?"""
+        try:
+            with self._database.read() as connection:
+                asked = ledger.counted(connection).get("replans_asked_total", 0)
+        except BatchschedError:
+            return False
+        changed, self._asked = asked != self._asked, asked
+        return changed
+
+    def _follow(self, poked: bool) -> None:
+        """Take over the leader's newest plan; hand on that something changed here."""
+        if poked:
+            with self._database.write() as connection:
+                ledger.bump(connection, "replans_asked_total")
+        with self._database.read() as connection:
+            self._in_force(connection)
 
     def _load_solver(self) -> None:
         """Its library takes half a second to load: better now than when the first batch waits."""
@@ -138,19 +174,55 @@ class Scheduler:
         return min(self._settings.planner.replan_s, slot_s - self._clock.now().timestamp() % slot_s + 0.05)
 
     def plan_now(self) -> Published:
-        """Observe, plan and publish once."""
-        with self._lock:
-            self._since = {}
-        view = self._observer.look(self._clock.now())
-        published = Published(view, self._plan(view), _latest_starts(view))
-        with self._lock:
+        """Observe, plan and publish once. What is returned is not in force where another server took the lead meanwhile."""
+        with self._planning:  # a plan's tallies follow from those of the plan before it
+            epoch = self._lead.epoch
+            view = self._observer.look(self._clock.now())
+            latest = _latest_starts(view)
+            published = Published(
+                made_at=view.now,
+                problem=view.problem,
+                plan=self._plan(view),
+                latest_start_at=latest,
+                contested=sorted(_contested(view, latest)),
+                connected=sorted(view.connected),
+                notes=view.notes,
+            )
+            return self._publish(published, view, epoch)
+
+    @again
+    def _publish(self, published: Published, view: View, epoch: int) -> Published:
+        if self._published is not None and not published.problem.jobs and not self._published.problem.jobs:
+            self._published = msgspec.structs.replace(
+                published, id=self._published.id
+            )  # nothing to do, as before: not worth a row
+            return self._published
+        keep = timedelta(days=self._settings.planner.keep_plans_days)
+        with self._database.write() as connection:
+            number = plans.add(connection, published.made_at, published.body(view.forecasts), epoch)
+            if number is None:
+                log.warning("Another server leads by now; the plan made here is not published.")
+                return published
+            tallies.rebase(connection, view.leased, view.tallied)
+            shares.settle(connection, published.tenants, arrivals)
+            plans.prune(connection, published.made_at - keep)
+            published = msgspec.structs.replace(published, id=number)
             self._published = published
-            # What was leased while the solver worked may be in the view or not; counted twice, it only waits for the next plan.
-            self._tally = {key: view.leased.get(key, 0.0) + self._since.get(key, 0.0) for key in {*view.leased, *self._since}}
-        if view.problem.jobs:
-            with self._database.write() as connection:
-                plans.add(connection, view.now, _archived(published))
         return published
+
+    def _in_force(self, connection: Connection) -> Published | None:
+        """The newest plan, by whomever it was made: read anew where it is another than the last."""
+        mine = self._published
+        if plans.newest(connection) <= (mine.id if mine else 0):
+            return mine
+        row = plans.latest(connection)
+        try:
+            mine = Published.of_row(row) if row else mine
+        except (msgspec.ValidationError, KeyError) as problem:
+            log.warning("The newest plan is of a version that this server cannot read (%s); the next one will do.", problem)
+            return mine
+        self._published = mine
+        return mine
 
     def _plan(self, view: View, at_most_s: float = math.inf) -> Plan:
         """A plan; an empty one where none can be made, for then the latest safe starts alone decide."""
@@ -176,85 +248,44 @@ class Scheduler:
         """Models that some pool may serve."""
         return [name for name in self.fleet.models if self.fleet.pools_for(name)]
 
-    def offer(self, pool: str, now: datetime) -> Offer:
-        """What a pool should lease now: first what can wait no longer, then what the plan opens, each by deadline."""
-        published = self._published
-        if published is None:
-            return Offer([], None, None)
-        if not self._open(pool, now):
-            return Offer([], None, None)
-        work: list[Wanted] = []
-        jobs = sorted(published.view.problem.jobs, key=lambda job: (job.deadline_s, job.batch_id))
-        for job in jobs:
-            if pool in job.seconds_on:
-                requests = (
-                    math.inf if self._must(published, job.batch_id, now) else self._allowance(published, job.batch_id, pool, now)
-                )
-                if requests > 0:
-                    work.append(Wanted(job.batch_id, job.model, requests))
-        work.sort(key=lambda wanted: math.isfinite(wanted.requests))
-        self._refresh(published, pool, now, idle=not work)
-        next_at, prepare = self._coming(published, pool, now)
-        return Offer(work, prepare, next_at)
+    def offer(self, connection: Connection, pool: str, now: datetime) -> Offer:
+        """What a pool should lease now, within the transaction that leases it: nobody else leases for this pool meanwhile."""
+        published = self._in_force(connection)
+        if published is None or not self._open(pool, now):
+            return Offer(Turns([], {}, {}))
+        able = [name for name in chunks.ready(connection, now) if published.suits(name, pool)]
+        if able:
+            tallies.take_turns(connection, pool)
+            published = self._in_force(connection) or published
+        wants = published.wants(pool, now, able, tallies.of_pool(connection, pool) if able else {})
+        self._refresh(published, pool, now, idle=not wants)
+        next_at, prepare = published.coming(pool, now)
+        return Offer(Turns(wants, self._served(connection, published) if wants else {}, self._weights), prepare, next_at)
+
+    def _served(self, connection: Connection, published: Published) -> dict[str, float]:
+        """What each tenant was served, with what its leases are still expected to take."""
+        served = shares.served(connection)
+        for (batch_id, pool), requests in chunks.in_flight(connection).items():
+            if job := published.jobs.get(batch_id):
+                expected_s = requests * published.request_s(batch_id, pool) / self._weights.get(job.tenant, 1.0)
+                served[job.tenant] = served.get(job.tenant, 0.0) + expected_s
+        return served
 
     def may_go_on(self, batch_id: str, pool: str, now: datetime) -> bool:
         """May a chunk that is running there go on running?"""
         published = self._published
         if not self._open(pool, now):
             return False
-        if published is None or batch_id not in published.view.batches or self._must(published, batch_id, now):
-            return True
-        grace = timedelta(seconds=min(GRACE_S, self._settings.planner.slot_s / 2))
-        mine = [a for a in published.plan.of(batch_id) if a.pool == pool]
-        return any(published.at(a.start_s) - grace <= now < published.at(a.end_s) + grace for a in mine)
-
-    def leased(self, batch_id: str, pool: str, requests: int) -> None:
-        """So many requests of a batch were just leased by a pool."""
-        with self._lock:
-            for tally in (self._tally, self._since):
-                tally[batch_id, pool] = tally.get((batch_id, pool), 0.0) + requests
+        return published is None or published.on_now(batch_id, pool, now, min(GRACE_S, self._settings.planner.slot_s / 2))
 
     def _open(self, pool: str, now: datetime) -> bool:
         window = self._windows.get(pool)
         return window is None or is_open(window, now)
 
-    def _must(self, published: Published, batch_id: str, now: datetime) -> bool:
-        """Has its latest safe start come? True also where it was too late from the beginning."""
-        if batch_id not in published.latest_start_at:
-            return False
-        latest = published.latest_start_at[batch_id]
-        return latest is None or latest <= now
-
-    def _allowance(self, published: Published, batch_id: str, pool: str, now: datetime) -> float:
-        """Requests that the plan opens up to now, less those leased since it was made."""
-        mine = [a for a in published.plan.of(batch_id) if a.pool == pool and published.at(a.start_s) <= now]
-        if not any(now < published.at(a.end_s) for a in mine):
-            return 0.0
-        left = sum(a.requests for a in mine) - self._tally.get((batch_id, pool), 0.0)
-        return left if left > 1e-6 else 0.0
-
     def _refresh(self, published: Published, pool: str, now: datetime, *, idle: bool) -> None:
         """Plan again where a pool has done its share of the slot early: it is faster than thought, and may well do more."""
-        open_now = any(published.at(a.start_s) <= now < published.at(a.end_s) for a in published.plan.on(pool))
-        if idle and open_now and now - published.view.now > REFRESH_AFTER:
+        if idle and now - published.made_at > REFRESH_AFTER and published.busy_now(pool, now):
             self.poke()
-
-    def _coming(self, published: Published, pool: str, now: datetime) -> tuple[datetime | None, str | None]:
-        """When something next begins on a pool, and the model to load if it is time to."""
-        later = [a for a in published.plan.on(pool) if published.at(a.start_s) > now]
-        jobs = {job.batch_id: job for job in published.view.problem.jobs}
-        starts = [published.at(later[0].start_s)] if later else []
-        starts += [
-            at
-            for batch_id, at in published.latest_start_at.items()
-            if at is not None and at > now and pool in jobs[batch_id].seconds_on
-        ]
-        prepare = None
-        if later:
-            job = jobs[later[0].batch_id]
-            if published.at(later[0].start_s) - now <= timedelta(seconds=job.startup_s_on[pool]):
-                prepare = job.model
-        return min(starts, default=None), prepare
 
     # -- a batch's own answers --
 
@@ -282,6 +313,13 @@ def _latest_starts(view: View) -> dict[str, datetime | None]:
     }
 
 
+def _contested(view: View, latest: Mapping[str, datetime | None]) -> set[str]:
+    """Where every latest safe start lies ahead, every deadline can be met."""
+    if all(at is not None and at > view.now for at in latest.values()):
+        return set()
+    return contested(view.problem.jobs, view.pools)
+
+
 def _check_signals(provider: Provider, zones: list[str]) -> None:
     known: list[str] = []
     for zone in zones:
@@ -291,16 +329,3 @@ def _check_signals(provider: Provider, zones: list[str]) -> None:
         except ForecastUnavailable as problem:
             log.warning("%s", problem.message)
     one_signal(provider, known)
-
-
-def _archived(published: Published) -> dict[str, Any]:
-    """A plan as it is kept: with the forecasts, so that the decision can be replayed."""
-    body: dict[str, Any] = {
-        "made_at": iso(published.view.now),
-        "plan": msgspec.to_builtins(published.plan),
-        "problem": msgspec.to_builtins(published.view.problem),
-        "forecasts": {zone: forecast.to_rows() for zone, forecast in published.view.forecasts.items()},
-        "latest_start_at": {key: iso(at) if at else None for key, at in published.latest_start_at.items()},
-        "notes": published.view.notes,
-    }
-    return body

@@ -96,6 +96,7 @@ class Planner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confidence: Annotated[
         float, Meta(ge=0.5, lt=1, description="Asked probability of meeting a deadline, where a batch names none")
     ] = 0.99
+    keep_plans_days: Annotated[float, Meta(gt=0, description="Plans are kept for so long, to be looked at again")] = 14.0
     solver: Annotated[Literal["cp-sat", "greedy"], Meta(description="`cp-sat`, or `greedy` to do without a solver")] = "cp-sat"
 
 

@@ -38,6 +38,22 @@ _CLAIMABLE = (
 )
 # One round trip. What another claim holds is passed over; a CTE, since PostgreSQL may run a plain subquery more than once.
 _CHOSEN = _CLAIMABLE.with_for_update(of=chunks, skip_locked=True).cte("chosen")
+_READY = select(batches.c.id).where(
+    batches.c.state == "in_progress",
+    batches.c.paused_at.is_(None),
+    select(chunks.c.id)
+    .where(
+        chunks.c.batch_id == batches.c.id,
+        chunks.c.state == "pending",
+        or_(chunks.c.not_before.is_(None), chunks.c.not_before <= bindparam("now")),
+    )
+    .exists(),
+)
+_LEASED = (
+    select(chunks.c.batch_id, chunks.c.pool, func.sum(chunks.c.lines - chunks.c.completed - chunks.c.failed).label("requests"))
+    .where(chunks.c.state == "leased")
+    .group_by(chunks.c.batch_id, chunks.c.pool)
+)
 _TAKE = (
     update(chunks)
     .where(chunks.c.id.in_(select(_CHOSEN.c.id)), chunks.c.state == "pending")
@@ -216,9 +232,14 @@ def by_state(connection: Connection, batch_id: str) -> dict[str, int]:
     return {row["state"]: row["n"] for row in every(connection, query)}
 
 
-def claimable(connection: Connection, batch_id: str, now: datetime) -> bool:
-    """Does a batch have a chunk that could be leased at once?"""
-    return first(connection, _CLAIMABLE.params(batch=batch_id, now=now, limit=1)) is not None
+def ready(connection: Connection, now: datetime) -> set[str]:
+    """Batches of which a chunk could be leased at once."""
+    return set(connection.scalars(_READY, {"now": now}))
+
+
+def in_flight(connection: Connection) -> dict[tuple[str, str], int]:
+    """Requests leased and not yet recorded, by (batch, pool)."""
+    return {(row.batch_id, row.pool): int(row.requests) for row in connection.execute(_LEASED)}
 
 
 def summary(connection: Connection) -> list[Row]:

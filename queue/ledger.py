@@ -16,22 +16,23 @@ _FIRST = upsert(counters)  # SQLite writes it in the same words
 _BUMP = _FIRST.on_conflict_do_update(index_elements=["name"], set_={"value": counters.c.value + _FIRST.excluded.value})
 
 
-def add(connection: Connection, **values: Any) -> None:
-    """One span of work on one chunk, for its batch's tenant.
+def add(connection: Connection, **values: Any) -> bool:
+    """One span of work on one chunk, for its batch's tenant; False where it was there already (a message repeated, since its
+    answer was lost), which changes nothing.
 
-    Spans of a chunk follow each other, so that short ones are kept as one of up to ten seconds, and one that is there already (a
-    message repeated, since its answer was lost) changes nothing.
+    Spans of a chunk follow each other, so that short ones are kept as one of up to ten seconds.
     """
     mine = (ledger.c.chunk_id == values["chunk_id"], ledger.c.pool == values["pool"])
     last = first(connection, select(ledger).where(*mine).order_by(ledger.c.id.desc()).limit(1))
     if last and values["started_at"] < last["ended_at"] and values["ended_at"] <= last["ended_at"]:
-        return
+        return False
     if last and _continues(last, values):
         sums = {name: last[name] + values[name] for name in _SUMMED}
         connection.execute(update(ledger).where(ledger.c.id == last["id"]).values(ended_at=values["ended_at"], **sums))
     else:
         tenant = select(batches.c.tenant).where(batches.c.id == values["batch_id"]).scalar_subquery()
         connection.execute(insert(ledger).values(tenant=tenant, **values))
+    return True
 
 
 _SUMMED = ("busy_s", "energy_j", "requests", "input_tokens", "cached_tokens", "output_tokens")

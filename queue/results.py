@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from batchsched.clock import IdSource
 from batchsched.errors import Conflict, InvalidRequest, StaleLease
 from batchsched.lines import LineError, iter_lines, parse, unanswered
-from batchsched.queue import batches, chunks, ledger
+from batchsched.queue import batches, chunks, ledger, shares
 from batchsched.queue.database import Database
 from batchsched.queue.rows import Row
 from batchsched.queue.store import Part, Record, Store, length_of
@@ -82,7 +82,9 @@ class Memory:
 class Recorder:
     """Writes results."""
 
-    def __init__(self, database: Database, store: Store, ids: IdSource) -> None:
+    def __init__(self, database: Database, store: Store, ids: IdSource, weights: Mapping[str, float] = {}) -> None:
+        """`weights`: of tenants, where they are not 1."""
+        self._weights = weights
         self._database = database
         self._store = store
         self._ids = ids
@@ -170,15 +172,17 @@ class Recorder:
         """Enter what a chunk took into the ledger: all of it, also where the results were duplicates, for it was spent."""
         if meter is None:
             return
-        ledger.add(
+        batch = batches.get(connection, chunk["batch_id"], ANY)
+        busy_s = max(0.0, meter.busy_s)
+        entered = ledger.add(
             connection,
             batch_id=chunk["batch_id"],
             chunk_id=chunk["id"],
             pool=chunk["pool"],
-            model=batches.get(connection, chunk["batch_id"], ANY)["model"],
+            model=batch["model"],
             started_at=meter.started_at,
             ended_at=max(meter.started_at, meter.ended_at),
-            busy_s=max(0.0, meter.busy_s),
+            busy_s=busy_s,
             energy_j=max(0.0, meter.energy_j),
             energy_source=meter.energy_source,
             startup_s=max(0.0, meter.startup_s),
@@ -187,6 +191,8 @@ class Recorder:
             cached_tokens=sum(result.cached_tokens for result in results),
             output_tokens=sum(result.output_tokens for result in results),
         )
+        if entered:
+            shares.charge(connection, batch["tenant"], busy_s / self._weights.get(batch["tenant"], 1.0))
 
 
 def unfinished(store: Store, chunk: Row, done: set[int], input_file_id: str) -> list[tuple[int, str]]:

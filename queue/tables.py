@@ -179,7 +179,8 @@ class LedgerRow(SQLModel, table=True):
 
 
 class PlanRow(SQLModel, table=True):
-    """A published plan with the forecasts that it was made from, so that the decision can be replayed."""
+    """A published plan with the forecasts that it was made from, so that the decision can be replayed. `packed` holds it all, as
+    compressed JSON; `body` did in plans of earlier versions."""
 
     __tablename__ = "plans"  # pyright: ignore[reportAssignmentType]
 
@@ -187,6 +188,7 @@ class PlanRow(SQLModel, table=True):
     made_at: datetime = Field(index=True)
     epoch: int = Field(default=0, sa_type=BigInteger)
     body: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    packed: bytes | None = None
 
 
 class CounterRow(SQLModel, table=True):
@@ -287,12 +289,14 @@ class TallyRow(SQLModel, table=True):
 
 
 class ShareRow(SQLModel, table=True):
-    """How much a tenant has been served, in seconds of engine time over its weight: the least is served next."""
+    """How much a tenant has been served, in seconds of engine time over its weight: the least is served next. `active`: it had
+    work when the plan in force was made."""
 
     __tablename__ = "shares"  # pyright: ignore[reportAssignmentType]
 
     tenant: str = Field(primary_key=True)
     served_s: float = 0.0
+    active: bool = False
 
 
 class StoreRow(SQLModel, table=True):

@@ -218,7 +218,9 @@ def test_every_state_is_known_and_reachable(transitions: dict[str, frozenset[str
 
 def test_every_metric_is_documented() -> None:
     """Counters as the code names them, with the reasons of a release spelt out, and nothing documented that is not there."""
-    code = "".join(path.read_text() for folder in ("batchsched/server", "queue") for path in (ROOT / folder).glob("*.py"))
+    code = "".join(
+        path.read_text() for folder in ("batchsched", "batchsched/server", "queue") for path in (ROOT / folder).glob("*.py")
+    )
     bumped = set(re.findall(r'ledger\.bump\(connection, f?"(\w+_total|released_\{message\.reason\}_total)"', code))
     reasons = get_args(ReleaseReason)
     names = {name for bump in bumped for name in ([f"released_{r}_total" for r in reasons] if "{" in bump else [bump])}

@@ -51,7 +51,7 @@ def test_a_paused_batch_gives_back_what_runs_and_leases_nothing(server: LiveServ
     assert _beat(server, worker.worker_id, lease)["stop"] == {lease["chunk_id"]: "preempted"}
     server.post(f"{PREFIX}/leases/{lease['chunk_id']}/release", {"token": lease["token"], "reason": "preempted"})
     server.runtime.scheduler.plan_now()
-    assert batch_id not in server.runtime.scheduler.published.view.batches  # type: ignore[union-attr]
+    assert batch_id not in server.runtime.scheduler.published.jobs  # type: ignore[union-attr]
     assert worker.claim(max_chunks=5) == []
     progress = server.batch(batch_id)["batchsched"]["progress"]
     assert (progress["state"], progress["requests_done"]) == ("paused", 1)
@@ -131,7 +131,7 @@ def test_a_new_deadline_brings_a_new_verdict(tmp_path: Path) -> None:
         server.runtime.scheduler.plan_now()
         published = server.runtime.scheduler.published
         assert published is not None
-        assert [job.deadline_s for job in published.view.problem.jobs] == [86400.0]
+        assert [job.deadline_s for job in published.problem.jobs] == [86400.0]
 
 
 def test_a_deadline_that_is_moved_on_saves_a_batch_from_expiring(tmp_path: Path) -> None:

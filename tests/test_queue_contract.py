@@ -100,7 +100,7 @@ def test_a_batch_that_does_not_run_gives_no_chunks(database: Database) -> None:
     add_batch(database, cut=2)
     with database.write() as connection:
         batches.move(connection, "b", "cancelling", NOW)
-        assert not chunks.claimable(connection, "b", NOW)
+        assert chunks.ready(connection, NOW) == set()
     assert claim(database) == []
 
 

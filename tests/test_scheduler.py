@@ -165,10 +165,10 @@ def test_failed_lines_are_no_work_any_more(tmp_path: Path, clock: ManualClock) -
     with _server(tmp_path, clock, [300] * 30) as server:
         batch_id = server.submit(requests(100), batchsched={"deadline": "12h"})["id"]
         server.until(batch_id, "in_progress")
-        before = server.runtime.scheduler.plan_now().view.problem.jobs[0].seconds_on["local"]
+        before = server.runtime.scheduler.plan_now().problem.jobs[0].seconds_on["local"]
         worker = server.worker()
         worker.record(worker.lease(), list(range(1, 91)), ok=False, metered=False)
-        after = server.runtime.scheduler.plan_now().view.problem.jobs[0].seconds_on["local"]
+        after = server.runtime.scheduler.plan_now().problem.jobs[0].seconds_on["local"]
         assert after < before / 5
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from functools import cached_property
+
 import msgspec
 
 from batchsched.planner.problem import Slot
@@ -32,7 +35,7 @@ class Load(msgspec.Struct, frozen=True):
     """Replica-seconds."""
 
 
-class Plan(msgspec.Struct, frozen=True):
+class Plan(msgspec.Struct, frozen=True, dict=True):
     """What each pool should work on in each slot. The first slots bind, the rest is intent."""
 
     slots: list[Slot]
@@ -62,8 +65,22 @@ class Plan(msgspec.Struct, frozen=True):
 
     def of(self, batch_id: str) -> list[Allotment]:
         """The allotments of one job, in order of time."""
-        return sorted((a for a in self.allotments if a.batch_id == batch_id), key=lambda a: (a.start_s, a.pool))
+        return self._by_job.get(batch_id, [])
 
     def on(self, pool: str) -> list[Allotment]:
         """The allotments on one pool, in order of time."""
-        return sorted((a for a in self.allotments if a.pool == pool), key=lambda a: (a.start_s, a.batch_id))
+        return self._by_pool.get(pool, [])
+
+    @cached_property
+    def _by_job(self) -> dict[str, list[Allotment]]:
+        found: dict[str, list[Allotment]] = defaultdict(list)
+        for a in sorted(self.allotments, key=lambda a: (a.start_s, a.pool)):
+            found[a.batch_id].append(a)
+        return dict(found)
+
+    @cached_property
+    def _by_pool(self) -> dict[str, list[Allotment]]:
+        found: dict[str, list[Allotment]] = defaultdict(list)
+        for a in sorted(self.allotments, key=lambda a: (a.start_s, a.batch_id)):
+            found[a.pool].append(a)
+        return dict(found)

@@ -69,6 +69,9 @@ class Job(msgspec.Struct, frozen=True):
     weight: float = 1.0
     finish_late: bool = False
     """Go on after the deadline; otherwise what is not done by then is lost."""
+    tenant: str = "default"
+    priority: int = 0
+    """Orders the work of one tenant; the higher first."""
     max_replicas: int | None = None
     """Replicas that can work on it at once (open chunks); None: as many as it has requests."""
 

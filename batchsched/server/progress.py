@@ -8,8 +8,9 @@ from typing import Any
 
 from batchsched.clock import Clock
 from batchsched.planner.explain import waiting_for
+from batchsched.published import Published
 from batchsched.queue.states import TERMINAL
-from batchsched.scheduler import Published, Scheduler
+from batchsched.scheduler import Scheduler
 from batchsched.units import iso
 
 SPEED_OVER = timedelta(seconds=30)
@@ -67,10 +68,10 @@ class Progress:
         if row["reopen"]:
             return "its earlier answers to be taken over", None
         published = self._scheduler.published
-        if published is None or row["id"] not in published.view.batches:
+        if published is None or row["id"] not in published.jobs:
             return "the next plan", None
-        pools = next(job.seconds_on for job in published.view.problem.jobs if job.batch_id == row["id"])
-        if not any(pool in published.view.connected for pool in pools):
+        pools = published.jobs[row["id"]].seconds_on
+        if not any(pool in published.connected for pool in pools):
             return f"a worker of pool {' or '.join(pools)}" if pools else "a pool that serves its model", None
         return self._planned(published, row["id"])
 
@@ -78,7 +79,7 @@ class Progress:
         ahead = [a for a in published.plan.of(batch_id) if published.at(a.end_s) > self._clock.now()]
         if not ahead:
             return "the next plan", None
-        waiting = waiting_for(published.view.problem, published.plan, batch_id)
+        waiting = waiting_for(published.problem, published.plan, batch_id)
         if waiting is None or published.at(waiting[1]) <= self._clock.now():
             return f"an engine in pool {ahead[0].pool}", None
         return waiting[0], published.at(waiting[1])

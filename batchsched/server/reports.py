@@ -14,11 +14,12 @@ from batchsched.fleet import Pool, Site
 from batchsched.forecasts import Provider
 from batchsched.forecasts.truth import best_known
 from batchsched.planner.explain import explain
+from batchsched.published import Published
 from batchsched.queue import batches, chunks, ledger, plans
 from batchsched.queue.database import Database
 from batchsched.queue.states import TERMINAL
 from batchsched.queue.tenancy import Tenant
-from batchsched.scheduler import Published, Scheduler
+from batchsched.scheduler import Scheduler
 from batchsched.server.progress import Progress
 from batchsched.settings import Carbon
 from batchsched.units import format_grams, iso
@@ -71,11 +72,11 @@ class Reports:
 
     def _planned(self, row: Mapping[str, Any]) -> list[str]:
         published = self._scheduler.published
-        if row["state"] in TERMINAL or published is None or row["id"] not in published.view.batches:
+        if row["state"] in TERMINAL or published is None or row["id"] not in published.jobs:
             return []
         latest = published.latest_start_at.get(row["id"])
-        latest_s = (latest - published.view.now).total_seconds() if latest else None
-        return explain(published.view.problem, published.plan, row["id"], origin_at=published.view.now, latest_start_s=latest_s)
+        latest_s = (latest - published.made_at).total_seconds() if latest else None
+        return explain(published.problem, published.plan, row["id"], origin_at=published.made_at, latest_start_s=latest_s)
 
     def plan(self) -> dict[str, Any]:
         """The plan in force, with instants instead of seconds."""
@@ -83,7 +84,7 @@ class Reports:
         if published is None:
             raise NotFound("There is no plan yet; the server has just started.")
         return {
-            "made_at": iso(published.view.now),
+            "made_at": iso(published.made_at),
             "solver": published.plan.solver,
             "status": published.plan.status,
             "slots": [iso(published.at(slot.start_s)) for slot in published.plan.slots],
@@ -101,7 +102,7 @@ class Reports:
             "latest_safe_start_at": {k: iso(at) if at else None for k, at in published.latest_start_at.items()},
             "late": published.plan.late,
             "grams_expected": published.plan.grams_expected,
-            "notes": [*published.view.notes, *published.plan.notes],
+            "notes": [*published.notes, *published.plan.notes],
         }
 
     def _pools(self, published: Published) -> list[dict[str, Any]]:
@@ -113,11 +114,11 @@ class Reports:
                 "zone": state.zone,
                 "simulated": state.simulated,
                 "gpu": fleet.pools[state.name].gpu,
-                "connected": state.name in published.view.connected,
+                "connected": state.name in published.connected,
                 "open": bool(state.capacity and state.capacity[0] > 0),
                 "intensity_g_per_kwh": state.intensity_g_per_kwh,
             }
-            for state in published.view.problem.pools
+            for state in published.problem.pools
         ]
 
     # -- grams --

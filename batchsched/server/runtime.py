@@ -40,10 +40,11 @@ class Runtime:
             self.store = open_store(loaded.settings.server.store_url, root)
             settle(self.database, self.store)
             provider = open_provider(loaded.settings.forecast, loaded.path.parent if loaded.path else Path())
-            self.recorder = Recorder(self.database, self.store, self.ids)
-            self.scheduler = Scheduler(self.database, loaded.settings, provider, self.clock)
-            self.reports = Reports(self.database, self.scheduler, provider, self.clock, loaded.settings.carbon)
+            weights = {name: tenant.weight for name, tenant in loaded.settings.tenants.items()}
+            self.recorder = Recorder(self.database, self.store, self.ids, weights)
             self.leadership = Leadership(self.database, self.ids.new("server"), self.clock, self._begin_to_lead)
+            self.scheduler = Scheduler(self.database, loaded.settings, provider, self.clock, self.leadership)
+            self.reports = Reports(self.database, self.scheduler, provider, self.clock, loaded.settings.carbon)
             self.lifecycle = Lifecycle(
                 self.database,
                 self.store,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -15,7 +14,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from batchsched.errors import InvalidRequest, NotFound, StaleLease, UnsupportedProtocol
-from batchsched.queue import batches, chunks, ledger, workers
+from batchsched.planner.fairness import Turns
+from batchsched.queue import batches, chunks, ledger, tallies, workers
 from batchsched.queue.database import again
 from batchsched.queue.rows import Row
 from batchsched.queue.store import begun
@@ -185,49 +185,41 @@ class LeaseDesk:
         with self._database.write() as connection:
             worker = workers.get(connection, message.worker_id)
             workers.seen(connection, message.worker_id, now, ready_models=message.ready_models)
-            offer = self._runtime.scheduler.offer(worker["pool"], now)
-            taken: list[tuple[Row, Row]] = []
-            prepare: str | None = None
-            for wanted in offer.work:
-                if len(taken) >= message.max_chunks:
-                    break
-                if wanted.model not in message.ready_models:
-                    if prepare is None and self._claimable(connection, wanted.batch_id, worker["pool"], now):
-                        prepare = wanted.model
-                        if math.isinf(wanted.requests):  # it can wait no longer: later work must not keep the engine from it
-                            break
-                    continue
-                taken += self._lease(connection, worker, wanted.batch_id, wanted.requests, message.max_chunks - len(taken))
+            offer = self._runtime.scheduler.offer(connection, worker["pool"], now)
+            taken, prepare = self._take(connection, worker, offer.turns, message)
         leases = [self._as_lease(chunk, batch) for chunk, batch in taken]  # outside: what is done may have to be read from afar
         coming = offer.prepare if offer.prepare not in message.ready_models else None
         prepare = None if leases else prepare or coming
         return Claimed(leases, prepare, offer.next_at, self._poll_s(offer.next_at))
 
-    def _lease(self, connection: Connection, worker: Row, batch_id: str, requests: float, most: int) -> list[tuple[Row, Row]]:
-        batch = batches.get(connection, batch_id, ANY)
-        pool, now = worker["pool"], self._runtime.clock.now()
-        if not self._claimable(connection, batch_id, pool, now):
-            return []
+    def _take(
+        self, connection: Connection, worker: Row, turns: Turns, message: Claim
+    ) -> tuple[list[tuple[Row, Row]], str | None]:
+        """Lease chunk by chunk, whose turn it is each time; and the model to load, where that is what comes next."""
         taken: list[tuple[Row, Row]] = []
-        while len(taken) < most and requests > 0:
-            got = chunks.claim(
-                connection, batch_id, worker_id=worker["id"], pool=pool, limit=1, now=now, lease_s=self._limits.lease_s
-            )
-            if not got:
-                break
-            chunk = got[0]
+        while len(taken) < message.max_chunks:
+            want, load = turns.pick(message.ready_models)
+            if want is None:
+                return taken, load
+            batch = batches.get(connection, want.batch_id, ANY)
+            chunk = self._claim_one(connection, worker, batch)
+            if chunk is None:
+                turns.drop(want)
+                continue
             left = chunk["lines"] - chunk["completed"] - chunk["failed"]
-            requests -= left
-            self._runtime.scheduler.leased(batch_id, pool, left)
+            tallies.add(connection, batch["id"], worker["pool"], left)
+            turns.took(want, left)
             taken.append((chunk, batch))
-        return taken
+        return taken, None
 
-    def _claimable(self, connection: Connection, batch_id: str, pool: str, now: datetime) -> bool:
-        """Could this pool lease a chunk of the batch at once? A uniform batch stays where it began."""
-        uniform = batches.get(connection, batch_id, ANY)["options"].get("uniform")
-        if uniform and any(used != pool for used in chunks.pools_used(connection, batch_id)):
-            return False
-        return chunks.claimable(connection, batch_id, now)
+    def _claim_one(self, connection: Connection, worker: Row, batch: Row) -> Row | None:
+        """A chunk of the batch. A uniform batch stays where it began."""
+        pool, now = worker["pool"], self._runtime.clock.now()
+        if batch["options"].get("uniform") and any(used != pool for used in chunks.pools_used(connection, batch["id"])):
+            return None
+        lease_s = self._limits.lease_s
+        got = chunks.claim(connection, batch["id"], worker_id=worker["id"], pool=pool, limit=1, now=now, lease_s=lease_s)
+        return got[0] if got else None
 
     def _as_lease(self, chunk: Row, batch: Row) -> Lease:
         return Lease(

@@ -48,6 +48,7 @@ def _the_rest_of_the_first_tables() -> None:
     op.add_column("ledger", _tenant())
     op.create_index("ledger_by_tenant", "ledger", ["tenant", "started_at"])
     op.add_column("plans", sa.Column("epoch", sa.BigInteger(), nullable=False, server_default="0"))
+    op.add_column("plans", sa.Column("packed", sa.LargeBinary(), nullable=True))
 
 
 def _name_results() -> None:
@@ -106,6 +107,7 @@ def _several_servers() -> None:
         "shares",
         sa.Column("tenant", AutoString(), nullable=False),
         sa.Column("served_s", sa.Float(), nullable=False),
+        sa.Column("active", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("tenant"),
     )
 

@@ -1,0 +1,137 @@
+"""The plan in force, with what every server needs to go by it: it is read back from the database as it was published."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from batchsched.forecasts import IntensityForecast
+from batchsched.planner import Job, Plan, Problem
+from batchsched.planner.fairness import Want
+
+_EPS = 1e-6
+
+
+class Published(msgspec.Struct, frozen=True, dict=True):
+    """A plan, what it was made from, and what follows from it at an instant. Shared by threads, never changed."""
+
+    made_at: datetime
+    problem: Problem
+    plan: Plan
+    latest_start_at: dict[str, datetime | None]
+    """Of each batch; None: no start would have been early enough for the asked confidence."""
+    contested: list[str] = []
+    """Batches whose deadlines are out of reach, or not within reach of all of them."""
+    connected: list[str] = []
+    """Pools with a live worker."""
+    notes: list[str] = []
+    id: int = 0
+    """Grows from plan to plan."""
+
+    def body(self, forecasts: Mapping[str, IntensityForecast]) -> dict[str, Any]:
+        """As it is kept: with the forecasts, so that the decision can be replayed."""
+        return {**msgspec.structs.asdict(self), "forecasts": {zone: forecast.to_rows() for zone, forecast in forecasts.items()}}
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Published:
+        """As it was kept. Raises msgspec.ValidationError for a plan of another version that this one cannot read."""
+        return msgspec.convert({**row["body"], "id": row["id"]}, cls)
+
+    @cached_property
+    def jobs(self) -> dict[str, Job]:
+        """The jobs, by batch."""
+        return {job.batch_id: job for job in self.problem.jobs}
+
+    @cached_property
+    def tenants(self) -> set[str]:
+        """Those who have work that somebody could take up now."""
+        open_now = {a.batch_id for a in self.plan.allotments if a.start_s < 1.0}
+        return {
+            job.tenant
+            for job in self.problem.jobs
+            if not job.seconds_on.keys().isdisjoint(self.connected)
+            and (job.batch_id in open_now or self.must(job.batch_id, self.made_at))
+        }
+
+    @cached_property
+    def _contested(self) -> frozenset[str]:
+        return frozenset(self.contested)
+
+    def at(self, seconds: float) -> datetime:
+        """The instant so many seconds from the plan's origin."""
+        return self.made_at + timedelta(seconds=seconds)
+
+    def must(self, batch_id: str, now: datetime) -> bool:
+        """Has its latest safe start come? True also where it was too late from the beginning."""
+        if batch_id not in self.latest_start_at:
+            return False
+        latest = self.latest_start_at[batch_id]
+        return latest is None or latest <= now
+
+    def suits(self, batch_id: str, pool: str) -> bool:
+        """May a pool work on a batch at all?"""
+        job = self.jobs.get(batch_id)
+        return job is not None and pool in job.seconds_on
+
+    def wants(self, pool: str, now: datetime, ready: Collection[str], leased: Mapping[str, float]) -> list[Want]:
+        """What a pool may work on now, of the batches in `ready`. `leased`: the pool's tally, by batch."""
+        out: list[Want] = []
+        for batch_id in ready:
+            if not self.suits(batch_id, pool):
+                continue
+            job, must = self.jobs[batch_id], self.must(batch_id, now)
+            requests = math.inf if must else self._allowance(batch_id, pool, now) - leased.get(batch_id, 0.0)
+            if requests > _EPS:
+                out.append(
+                    Want(
+                        batch_id=batch_id,
+                        tenant=job.tenant,
+                        model=job.model,
+                        deadline_s=job.deadline_s,
+                        priority=job.priority,
+                        requests=requests,
+                        request_s=self.request_s(batch_id, pool),
+                        startup_s=job.startup_s_on[pool],
+                        due=must and batch_id not in self._contested,
+                    )
+                )
+        return out
+
+    def _allowance(self, batch_id: str, pool: str, now: datetime) -> float:
+        """Requests that the plan opens up to now; 0 outside of its slots."""
+        mine = [a for a in self.plan.of(batch_id) if a.pool == pool and self.at(a.start_s) <= now]
+        return sum(a.requests for a in mine) if any(now < self.at(a.end_s) for a in mine) else 0.0
+
+    def request_s(self, batch_id: str, pool: str) -> float:
+        """Engine seconds that one request is expected to take; 0 where nothing is known of it."""
+        job = self.jobs.get(batch_id)
+        return job.seconds_on.get(pool, 0.0) / max(1, job.remaining_requests) if job else 0.0
+
+    def on_now(self, batch_id: str, pool: str, now: datetime, grace_s: float) -> bool:
+        """Is a pool to work on a batch now, give or take `grace_s`? True also for what the plan does not know."""
+        if batch_id not in self.jobs or self.must(batch_id, now):
+            return True
+        grace = timedelta(seconds=grace_s)
+        mine = [a for a in self.plan.of(batch_id) if a.pool == pool]
+        return any(self.at(a.start_s) - grace <= now < self.at(a.end_s) + grace for a in mine)
+
+    def busy_now(self, pool: str, now: datetime) -> bool:
+        """Does the plan have anything on a pool now?"""
+        return any(self.at(a.start_s) <= now < self.at(a.end_s) for a in self.plan.on(pool))
+
+    def coming(self, pool: str, now: datetime) -> tuple[datetime | None, str | None]:
+        """When something next begins on a pool, and the model to load if it is time to."""
+        later = next((a for a in self.plan.on(pool) if self.at(a.start_s) > now), None)
+        starts = [
+            at for batch_id, at in self.latest_start_at.items() if at and at > now and pool in self.jobs[batch_id].seconds_on
+        ]
+        if later is None:
+            return min(starts, default=None), None
+        job, start_at = self.jobs[later.batch_id], self.at(later.start_s)
+        loading = start_at - now <= timedelta(seconds=job.startup_s_on[pool])
+        return min([start_at, *starts]), job.model if loading else None
