@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Literal
@@ -101,6 +103,8 @@ class Driver:
         self._limit, self._on_change = limit, on_change
         self._timeout = aiohttp.ClientTimeout(total=request_timeout_s, sock_connect=10)
         self._open = 0
+        self._sure_until = math.inf
+        self._renewed = asyncio.Event()
         self._alone = False
         self._check: asyncio.Task[bool] | None = None
 
@@ -144,6 +148,14 @@ class Driver:
         """The lease is somebody else's: stop at once."""
         work.end(Outcome("lost"))
 
+    def trust(self, until: float) -> None:
+        """The leases are known to hold until then (monotonic seconds). After it nothing is sent: a worker that slept would run
+        again what somebody else has done meanwhile."""
+        self._sure_until = until
+        self._renewed.set()
+        self._renewed = asyncio.Event()
+        self._pump()
+
     def revive(self) -> None:
         """The engine is up again: go on."""
         self.problem = None
@@ -180,7 +192,7 @@ class Driver:
             self._on_change()
 
     def _next(self) -> tuple[Work, Line] | None:
-        if self._alone:
+        if self._alone or time.monotonic() >= self._sure_until:
             return None
         for work in self.works:
             if work.stopping or work.outcome.done():
@@ -222,6 +234,8 @@ class Driver:
         """What becomes of the line; None where that is not for now (engine dead, or to be tried alone later)."""
         pauses = 0
         while True:
+            while time.monotonic() >= self._sure_until:
+                await self._renewed.wait()
             line.asking = True
             status, body, request_id = await self._ask(work.lease.endpoint, line.request.body)
             verdict, answer = judge(status, body) if status else (Verdict.TROUBLE, None)

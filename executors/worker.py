@@ -121,6 +121,7 @@ class WorkerLoop:
             request_timeout_s=self._settings.request_timeout_s,
             on_change=self._changed.set,
         )
+        self._driver.trust(time.monotonic() + self._me.lease_s)
         beside = [asyncio.create_task(self._heartbeats()), asyncio.create_task(self._driver.watch())]
         if shared:
             beside.append(asyncio.create_task(self._count_tokens()))
@@ -211,6 +212,7 @@ class WorkerLoop:
             said = {held.lease.chunk_id: held for held in self._held.values()}  # of two leases of a chunk the newer
             message = Heartbeat([HeldLease(chunk_id, held.lease.token) for chunk_id, held in said.items()])
             timeout_s = min(_LONGEST_BEAT_S, max(1.0, 2 * self._me.heartbeat_s))
+            sent = time.monotonic()
             try:
                 path = f"/workers/{self._me.worker_id}/heartbeat"
                 answer = await self._link.insist("POST", path, message, HeartbeatAnswer, timeout_s=timeout_s)
@@ -226,6 +228,7 @@ class WorkerLoop:
             for chunk_id, reason in answer.stop.items():
                 if (held := said.get(chunk_id)) and held.work:
                     self._driver.stop(held.work, reason, self._settings.drain_s)
+            self._driver.trust(sent + self._me.lease_s)
 
     # Chunks.
 

@@ -66,9 +66,10 @@ class FakeServer:
         pool: Pool | None = None,
         endpoint: str = "/v1/chat/completions",
         heartbeat_s: float = 0.1,
+        lease_s: float = 2.0,
     ) -> None:
         self.pool, self.models = pool or Pool(), {model: ServedModel()}
-        self.heartbeat_s = heartbeat_s
+        self.heartbeat_s, self.lease_s = heartbeat_s, lease_s
         lines = [as_line(f"c{number}", prompt, model, endpoint) for number, prompt in enumerate(prompts, 1)]
         self.chunks = [
             Chunk(f"chunk_{start}", start + 1, lines[start : start + chunk_lines], model, endpoint)
@@ -151,7 +152,7 @@ class FakeServer:
     async def register(self, request: web.Request) -> web.Response:
         self.said.append(("register", msgspec.json.decode(await request.read(), type=Register)))
         self.workers += 1
-        return _answer(Registered(f"worker_{self.workers}", "local", self.pool, self.models, 2.0, self.heartbeat_s))
+        return _answer(Registered(f"worker_{self.workers}", "local", self.pool, self.models, self.lease_s, self.heartbeat_s))
 
     async def heartbeat(self, request: web.Request) -> web.Response:
         message = msgspec.json.decode(await request.read(), type=Heartbeat)

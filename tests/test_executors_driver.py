@@ -193,6 +193,21 @@ async def test_results_refused_as_stale_are_not_sent_again() -> None:
     assert not server.results
 
 
+async def test_nothing_is_sent_while_the_lease_may_have_run_out() -> None:
+    server = FakeServer(
+        [f"a{number} [[slow 0.05]]" for number in range(100)], pool=Pool(max_in_flight=4), chunk_lines=100, lease_s=0.3
+    )
+    engine = FakeEngine()
+    async with working(server, engine):
+        await server.until(lambda: server.results)
+        server.trouble["heartbeat"] = [503] * 1000
+        await server.until(lambda: not engine.in_flight)
+        assert sum(engine.computed.values()) < 100
+        server.trouble["heartbeat"] = []
+        await server.until_done()
+    assert set(engine.computed.values()) == {1}
+
+
 @pytest.mark.parametrize("trouble", [503, 507, 500, "drop", "lose answer"])
 async def test_results_survive_a_server_in_trouble(trouble: int | str) -> None:
     server, engine = FakeServer([f"n{number}" for number in range(20)]), FakeEngine()
