@@ -2,7 +2,8 @@
 
 `python tests/fake_engine.py --port 0 --served-model-name tiny --count-file F` prints `{"port": N, "pid": P}` when it is ready.
 For each request that it computes it appends a line, its tag or its prompt's hash, to the count file, so that counts survive a
-kill -9. What it computes is the prompt's words in reverse, one token a word: right or wrong can be told from the answer.
+kill -9; to the arrivals file, for each that comes in, the system's monotonic time and the tag. What it computes is the prompt's
+words in reverse, one token a word: right or wrong can be told from the answer.
 
 Words in the prompt steer it: `[[slow 0.5]]` waits; `[[500 2]]` (any status) answers so the first 2 times it sees this prompt, and
 `[[500]]` always; `[[hang]]` never answers; `[[cut]]` breaks off the body; `[[garbage]]` sends no JSON; `[[drop]]` closes the
@@ -35,7 +36,14 @@ class FakeEngine:
     """One model behind /v1; `computed` counts answers worked out, by tag or prompt hash."""
 
     def __init__(
-        self, model: str = "tiny", *, delay_s: float = 0.0, max_len: int = 2048, embedding: bool = False, count_file: str = ""
+        self,
+        model: str = "tiny",
+        *,
+        delay_s: float = 0.0,
+        max_len: int = 2048,
+        embedding: bool = False,
+        count_file: str = "",
+        arrivals_file: str = "",
     ) -> None:
         self.model, self.delay_s, self.max_len, self.embedding = model, delay_s, max_len, embedding
         self.computed: Counter[str] = Counter()
@@ -45,6 +53,7 @@ class FakeEngine:
         self.overloaded_above = 10**9
         self._seen: Counter[str] = Counter()
         self._count_file = Path(count_file).open("a", encoding="utf-8") if count_file else None  # noqa: SIM115
+        self._arrivals = Path(arrivals_file).open("a", encoding="utf-8") if arrivals_file else None  # noqa: SIM115
 
     def app(self) -> web.Application:
         """The aiohttp application."""
@@ -100,6 +109,9 @@ class FakeEngine:
         problem, prompt = self._look(request.path, body)
         if problem is not None:
             return problem
+        if self._arrivals:
+            self._arrivals.write(f"{time.monotonic()} {_tag(prompt)}\n")
+            self._arrivals.flush()
         steered = await self._steer(request, prompt)
         if steered is not None:
             return steered
@@ -151,8 +163,7 @@ class FakeEngine:
         return None
 
     def _count(self, prompt: str) -> None:
-        tag = next((value for word, value in _STEER.findall(prompt) if word == "tag"), None)
-        tag = tag or hashlib.sha256(prompt.encode()).hexdigest()[:16]
+        tag = _tag(prompt)
         self.computed[tag] += 1
         if self._count_file:
             self._count_file.write(f"{tag}\n")
@@ -176,6 +187,11 @@ class FakeEngine:
             return about | {"object": "text_completion", "choices": [choice]}
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "length"}
         return about | {"object": "chat.completion", "choices": [choice]}
+
+
+def _tag(prompt: str) -> str:
+    tag = next((value for word, value in _STEER.findall(prompt) if word == "tag"), None)
+    return tag or hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 
 @web.middleware
@@ -211,6 +227,7 @@ async def _main(args: argparse.Namespace) -> None:
         max_len=args.max_model_len,
         embedding=args.embedding,
         count_file=args.count_file,
+        arrivals_file=args.arrivals_file,
     )
     runner, port = await serve(engine, args.port)
     print(json.dumps({"port": port, "pid": os.getpid()}), flush=True)
@@ -237,6 +254,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--fail-start", action="store_true")
     parser.add_argument("--embedding", action="store_true")
     parser.add_argument("--count-file", default=os.environ.get("FAKE_ENGINE_COUNT_FILE", ""))
+    parser.add_argument("--arrivals-file", default="")
     asyncio.run(_main(parser.parse_known_args(argv)[0]))
 
 

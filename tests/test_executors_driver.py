@@ -158,7 +158,7 @@ async def test_a_line_that_never_gets_an_answer_ends_by_its_timeout() -> None:
 
 async def test_no_more_than_the_pools_bound_are_in_flight_and_chunks_overlap() -> None:
     server = FakeServer([f"n{number}" for number in range(120)], chunk_lines=10, pool=Pool(max_in_flight=32))
-    engine = FakeEngine(delay_s=0.02)
+    engine = FakeEngine(delay_s=0.1)
     await run(server, engine)
     assert engine.peak_in_flight == 32
 
