@@ -90,6 +90,21 @@ class PermissionDenied(BatchschedError):
     type = "invalid_request_error"
 
 
+class QuotaExceeded(BatchschedError):
+    """A quota of the tenant is used up."""
+
+    code = "quota_exceeded"
+    http_status = 429
+    exit_code = 75
+    type = "insufficient_quota"
+
+    def __init__(
+        self, message: str | None = None, *, param: str | None = None, hint: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message, param=param, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
 class NotFound(BatchschedError):
     """There is no such object."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from batchsched.queue.rows import Row, every, first
@@ -53,6 +53,18 @@ def recent(connection: Connection, limit: int = 2000) -> list[Row]:
     """The newest entries over all batches, oldest first: what profiles learn from."""
     rows = every(connection, select(ledger).order_by(ledger.c.id.desc()).limit(limit))
     return list(reversed(rows))
+
+
+def tokens_since(connection: Connection, tenant: str, at: datetime) -> int:
+    """Tokens, in and out, of a tenant's work that began since then."""
+    both = func.coalesce(func.sum(ledger.c.input_tokens + ledger.c.output_tokens), 0)
+    return int(connection.scalar(select(both).where(ledger.c.tenant == tenant, ledger.c.started_at >= at)) or 0)
+
+
+def energy_since(connection: Connection, tenant: str, at: datetime) -> list[Row]:
+    """`pool`, `started_at` and `energy_j` of a tenant's work that began since then."""
+    query = select(ledger.c.pool, ledger.c.started_at, ledger.c.energy_j)
+    return every(connection, query.where(ledger.c.tenant == tenant, ledger.c.started_at >= at))
 
 
 def bump(connection: Connection, name: str, by: int = 1) -> None:

@@ -22,7 +22,7 @@ MEANING = {
     UNAUTHORIZED: "the API key is missing or wrong",
     FAILED_LINES: "the batch is complete; some lines failed",
     NOT_FINISHED: "the batch expired or was cancelled; what was done is kept",
-    TRY_AGAIN: "the server cannot be reached, or the folder is in use; try again",
+    TRY_AGAIN: "the server cannot be reached, a quota is used up, or the folder is in use; try again",
     INTERRUPTED: "stopped by Ctrl-C",
 }
 

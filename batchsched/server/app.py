@@ -14,7 +14,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse
 
 import batchsched
-from batchsched.errors import BatchschedError, InvalidRequest, NotFound
+from batchsched.errors import BatchschedError, InvalidRequest, NotFound, QuotaExceeded
 from batchsched.server import batches, extensions, files, keys, models, operations, workers
 from batchsched.server.auth import LOOPBACK_HOSTS, KeyCheck
 from batchsched.server.bind import is_exposed
@@ -75,7 +75,9 @@ async def _ours(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, BatchschedError)
     if error.http_status >= 500:
         log.error("%s", error.message)
-    headers = {"retry-after": "5"} if error.http_status in {503, 507} else None
+    headers = {"retry-after": "5"} if error.http_status in {503, 507} else {}
+    if isinstance(error, QuotaExceeded):  # clients must not wait for it in silence: people have to know
+        headers = {"retry-after": str(error.retry_after_s), "x-should-retry": "false"}
     return JSONResponse(error_body(error), error.http_status, headers)
 
 

@@ -88,11 +88,12 @@ def _create(runtime: Runtime, body: Any, who: Caller, key: str | None) -> Mappin
 
 
 def _accept(runtime: Runtime, new: NewBatch, who: Caller, key: str | None, asked: str) -> Mapping[str, Any]:
-    now, batch_id = runtime.clock.now(), runtime.ids.new("batch")
+    now, batch_id, grams = runtime.clock.now(), runtime.ids.new("batch"), runtime.quotas.grams(who.tenant)
     with runtime.database.write() as connection:
         known = idempotency.keep(connection, who.tenant, key, asked, batch_id, now) if key else batch_id
         if known != batch_id:  # it came a second time while the first was on its way
             return batches.get(connection, known, who.tenant)
+        runtime.quotas.create(connection, who.tenant, grams)
         problem = None
         try:
             if files.get(connection, new.input_file_id, who.tenant)["purpose"] != "batch":

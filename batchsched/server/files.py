@@ -31,6 +31,8 @@ def router(runtime: Runtime) -> APIRouter:
     @routes.post("/v1/files")
     def create_file(request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Upload a file. It is there whole, and synced to the disk, when this answers."""
+        with database.read() as connection:  # before the bytes are on their way; once they are there, it is asked again
+            runtime.quotas.upload(connection, who.tenant)
         form = Form(request.headers, _body(request))
         file_id = runtime.ids.new("file").replace("_", "-")
         with store.create(file_id) as handle:
@@ -43,6 +45,7 @@ def router(runtime: Runtime) -> APIRouter:
         try:
             facts, problem = _outcome(received, lambda: store.blocks(file_id))
             with database.write() as connection:
+                runtime.quotas.upload(connection, who.tenant, received.size)
                 files.add(
                     connection,
                     tenant=who.tenant,

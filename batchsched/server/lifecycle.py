@@ -14,7 +14,7 @@ from functools import partial
 import msgspec
 
 from batchsched.clock import Clock, IdSource
-from batchsched.errors import BatchschedError, Conflict, DeadlineInfeasible, StorageFull, StorageUnavailable
+from batchsched.errors import BatchschedError, Conflict, DeadlineInfeasible, QuotaExceeded, StorageFull, StorageUnavailable
 from batchsched.lines import LineError
 from batchsched.queue import batches, chunks, files, ledger
 from batchsched.queue.cutting import Cutter
@@ -27,6 +27,7 @@ from batchsched.queue.store import Store
 from batchsched.queue.stores import sweep
 from batchsched.queue.tenancy import ANY
 from batchsched.scheduler import Scheduler
+from batchsched.server.quotas import Quotas
 
 log = logging.getLogger(__name__)
 ROUND_S = 1.0
@@ -46,6 +47,7 @@ class Lifecycle:
         recorder: Recorder,
         cutter: Cutter,
         scheduler: Scheduler,
+        quotas: Quotas,
         ids: IdSource,
         clock: Clock,
         lease_s: float,
@@ -57,6 +59,7 @@ class Lifecycle:
         self._recorder = recorder
         self._cutter = cutter
         self._scheduler = scheduler
+        self._quotas = quotas
         self._ids = ids
         self._clock = clock
         self._lease_s = lease_s
@@ -170,9 +173,14 @@ class Lifecycle:
             text = f"{DeadlineInfeasible.__doc__} {verdict['reason']}"
             self._fail(batch, [LineError(DeadlineInfeasible.code, text, None, "batchsched.deadline")])
             return
-        with self._database.write() as connection:
-            batches.move(connection, batch["id"], "in_progress", now, origin=["validating"], verdict=verdict, **cut.columns)
-            chunks.add(connection, cut.chunks)
+        grams = self._quotas.grams(batch["tenant"])
+        try:
+            with self._database.write() as connection:
+                self._quotas.start(connection, batch, cut.columns, verdict, grams)
+                batches.move(connection, batch["id"], "in_progress", now, origin=["validating"], verdict=verdict, **cut.columns)
+                chunks.add(connection, cut.chunks)
+        except QuotaExceeded as problem:
+            self._fail(batch, [LineError(problem.code, problem.message, None, None)])
         self._scheduler.poke()
 
     def _fail(self, batch: Row, errors: list[LineError]) -> None:

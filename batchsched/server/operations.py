@@ -85,8 +85,10 @@ class Operations:
         """Raises InvalidValue for a deadline that cannot be; NotFound; Conflict, saying why there is nothing to retry."""
         now = self._runtime.clock.now()
         deadline_at = deadline_of(retry.deadline, now, "deadline") if retry.deadline is not None else None
+        grams = self._runtime.quotas.grams(who.tenant)
 
         def mark(connection: Connection) -> None:
+            self._runtime.quotas.create(connection, who.tenant, grams)
             row = batches.get(connection, batch_id, who.tenant)
             reopening.mark(connection, row, deadline_at or as_long_as_first(row, now), now)
 

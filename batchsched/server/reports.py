@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from batchsched.carbon.ledger import account, total
+from batchsched.carbon.operational import operational_g
 from batchsched.carbon.report import Baseline, Entry, Intensity, Report
 from batchsched.clock import Clock
 from batchsched.errors import ForecastUnavailable, NotFound
@@ -59,6 +61,20 @@ class Reports:
         if not reports:
             raise NotFound("No batch has run yet, so there is nothing to report.")
         return {"batch_id": None, **total(reports).to_plain()}
+
+    def grams_since(self, tenant: str, at: datetime) -> float:
+        """Operational grams of a tenant's work since then, pool by pool and hour by hour; what is not known is left out."""
+        with self._database.read() as connection:
+            rows = ledger.energy_since(connection, tenant, at)
+        sums = Counter[tuple[str, datetime]]()
+        for row in rows:
+            sums[row["pool"], row["started_at"].replace(minute=0, second=0, microsecond=0)] += row["energy_j"]
+        fleet, grams = self._scheduler.fleet, 0.0
+        for (pool, hour), energy_j in sums.items():
+            site = fleet.site_of(pool) if pool in fleet.pools else None
+            mean = self._truth(site.zone, hour, hour + timedelta(hours=1)).mean_g_per_kwh if site else None
+            grams += operational_g(energy_j, site.pue, mean) if site and mean is not None else 0.0
+        return grams
 
     def explanation(self, batch_id: str, tenant: Tenant) -> list[str]:
         """Why a batch runs when and where it does. Raises NotFound."""

@@ -17,6 +17,7 @@ from batchsched.queue.store import SWEEP_AGE_S
 from batchsched.queue.stores import open_store, settle, sweep
 from batchsched.scheduler import Scheduler
 from batchsched.server.lifecycle import Lifecycle
+from batchsched.server.quotas import Quotas
 from batchsched.server.reports import Reports
 from batchsched.server.webhooks import Webhooks
 from batchsched.settings import Loaded
@@ -45,12 +46,14 @@ class Runtime:
             self.leadership = Leadership(self.database, self.ids.new("server"), self.clock, self._begin_to_lead)
             self.scheduler = Scheduler(self.database, loaded.settings, provider, self.clock, self.leadership)
             self.reports = Reports(self.database, self.scheduler, provider, self.clock, loaded.settings.carbon)
+            self.quotas = Quotas(loaded.settings, self.reports.grams_since, self.clock)
             self.lifecycle = Lifecycle(
                 self.database,
                 self.store,
                 self.recorder,
                 Cutter(self.store, self.ids, self.rules),
                 self.scheduler,
+                self.quotas,
                 self.ids,
                 self.clock,
                 loaded.settings.server.lease_s,
