@@ -53,31 +53,50 @@ class Line(NamedTuple):
     data: bytes
 
 
-def iter_lines(blocks: Iterable[bytes], longest: int | None = None) -> Iterator[Line]:
-    """The non-blank lines in a stream of blocks of any size; a line's bytes come without the newline.
+class Run(NamedTuple):
+    """Successive lines, blank ones too: how many came before, the first's first byte, their bytes, 1 if newlines end them."""
+
+    before: int
+    start: int
+    pieces: list[bytes]
+    newline: int
+
+    def lines(self) -> Iterator[Line]:
+        """The lines that are not blank."""
+        end = self.start
+        for number, piece in enumerate(self.pieces, self.before + 1):
+            start, end = end, end + len(piece) + self.newline
+            if piece and not piece.isspace():
+                yield Line(number, start, end, piece)
+
+
+def iter_runs(blocks: Iterable[bytes], longest: int | None = None) -> Iterator[Run]:
+    """The lines in a stream of blocks of any size, as many at once as a block completes; a line's bytes come without the newline.
 
     Of a line that has more than `longest` bytes and no end in sight, what has come is handed over, and nothing after it: memory
     stays bounded whatever is sent.
     """
-    offset, number, held, parts = 0, 0, 0, list[bytes]()
+    start, number, held, parts = 0, 0, 0, list[bytes]()
     for block in blocks:
         cut = block.rfind(b"\n")
         if cut >= 0:
             parts.append(block[:cut])
-            for piece in b"".join(parts).split(b"\n"):
-                number += 1
-                end = offset + len(piece) + 1
-                if piece and not piece.isspace():
-                    yield Line(number, offset, end, piece)
-                offset = end
+            whole = b"".join(parts)
+            pieces = whole.split(b"\n")
+            yield Run(number, start, pieces, 1)
+            number, start = number + len(pieces), start + len(whole) + 1
             held, parts = 0, []
         parts.append(block[cut + 1 :])
         held += len(parts[-1])
         if longest is not None and held > longest:
             break
-    rest = b"".join(parts)
-    if rest and not rest.isspace():
-        yield Line(number + 1, offset, offset + len(rest), rest)
+    yield Run(number, start, [b"".join(parts)], 0)
+
+
+def iter_lines(blocks: Iterable[bytes], longest: int | None = None) -> Iterator[Line]:
+    """The non-blank lines in a stream of blocks, one by one; see `iter_runs`."""
+    for run in iter_runs(blocks, longest):
+        yield from run.lines()
 
 
 class OutputLine(msgspec.Struct):

@@ -7,20 +7,22 @@ file: a file whose facts suit a batch is not read again. Only a file that does n
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-from batchsched.lines import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, RESPONSES, Line, LineError, iter_lines
+from batchsched.lines import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, RESPONSES, Line, LineError, Run, iter_lines, iter_runs
+from batchsched.lines.cuts import Cuts
 from batchsched.lines.rules import Rules
-from batchsched.lines.shapes import Body, Form, PlainBody, PlainForm, loose, plain
+from batchsched.lines.shapes import Body, Form, PlainBody, PlainForm, kind_of, loose, plain
 from batchsched.lines.smuggling import refuse
-from batchsched.lines.strict import Flaw, read, shown
+from batchsched.lines.strict import Flaw, read, shown, strictly
 
 _NEEDED = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input", RESPONSES: "input"}
 _COMPLETION_TOKENS = 16
 """What OpenAI's completions endpoint, and vLLM's, take where a line sets no limit."""
+_MOST_KINDS = 1000
 _MOST = 2**53
 """Larger limits mean as much as this one does, and every database holds it."""
 
@@ -64,30 +66,63 @@ class Checker:
         self.lines = 0
         self._rules, self._models, self._max_errors = rules, models, max_errors
         self._allowed, self._domains = frozenset(rules.allow_fields), [domain.lower() for domain in rules.media_domains]
-        self._ids = _Ids()
+        self._ids, self._cuts = _Ids(), Cuts(rules.chunk_lines, rules.chunk_bytes)
         self._limit, self._total, self._unlimited = 0, 0, False
-        self._cuts: list[tuple[int, int, int]] = []
+        self._kinds: dict[Hashable, int] = {}
 
     def run(self, blocks: Iterable[bytes]) -> None:
         """Check every line of a file. Where there are too many, or one is endless, the rest is not looked at."""
-        for line in iter_lines(blocks, self._rules.max_line_bytes):
-            self.feed(line)
-            if self.lines > self._rules.max_lines:
-                return
+        for run in iter_runs(blocks, self._rules.max_line_bytes):
+            if not self._take(run):
+                for line in run.lines():
+                    self.feed(line)
+                    if self.lines > self._rules.max_lines:
+                        return
+
+    def _take(self, run: Run) -> bool:
+        """Accept lines many at a time where all are plain, as most are; False, and nothing done, if one needs a closer look."""
+        if self.lines + len(run.pieces) > self._rules.max_lines or max(map(len, run.pieces)) > self._rules.max_line_bytes:
+            return False
+        try:
+            forms = [plain(piece) for piece in run.pieces]
+            for piece in run.pieces:
+                strictly(piece)
+            tokens = sum([self._tokens(form) for form in forms])
+        except (msgspec.DecodeError, ValueError, Flaw):
+            return False
+        for form in forms:
+            self._ids.add(form.custom_id)
+        self._cuts.add(run.start, [len(piece) + run.newline for piece in run.pieces])
+        self._total += tokens
+        self.lines += len(forms)
+        return True
+
+    def _tokens(self, form: PlainForm) -> int:
+        """As `_hold`; lines that are alike in all that it looks at are looked at once."""
+        kind = kind_of(form)
+        tokens = self._kinds.get(kind)
+        if tokens is None:
+            tokens = self._hold(form)
+            if len(self._kinds) < _MOST_KINDS:
+                self._kinds[kind] = tokens
+        return tokens
 
     def feed(self, line: Line) -> None:
-        """Check one line; what is wrong is noted."""
+        """Check any one line; what is wrong is noted."""
         self.lines += 1
+        self._cuts.add(line.start, [line.end - line.start])
         try:
-            if self.lines > self._rules.max_lines:
-                raise Flaw("too_many_requests", f"The file has more than {self._rules.max_lines} requests.")
             if len(line.data) > self._rules.max_line_bytes:
                 raise Flaw("line_too_long", f"The line has more than {self._rules.max_line_bytes} bytes.")
-            self._look(line.data)
+            if self.lines > self._rules.max_lines:
+                raise Flaw("too_many_requests", f"The file has more than {self._rules.max_lines} requests.")
+            found = read(line.data)
+            form = loose(line.data, found)
+            self._ids.add(form.custom_id)
+            self._total += self._hold(form)
+            refuse(found["body"], form.url, self._allowed, self._domains)
         except Flaw as flaw:
             self._note(LineError(flaw.code, flaw.message, line.number, flaw.param))
-        if not self.errors:
-            self._cut(line)
 
     def finish(self, again: Callable[[], Iterable[bytes]]) -> Facts | None:
         """Note what only the end shows; the facts, where all is sound. `again` reads the file once more, if it must be."""
@@ -100,19 +135,10 @@ class Checker:
         if self.errors or self.endpoint is None or self.model is None:
             return None
         most, total = (None, None) if self._unlimited else (self._limit, min(self._total, _MOST))
-        return Facts(self._rules, self.endpoint, self.model, self.lines, most, total, self._cuts)
+        return Facts(self._rules, self.endpoint, self.model, self.lines, most, total, self._cuts.all())
 
-    def _look(self, line: bytes) -> None:
-        found = read(line)
-        try:
-            self._hold(plain.decode(line))
-        except msgspec.DecodeError:
-            self._hold(loose(line, found))
-            refuse(found["body"], found["url"], self._allowed, self._domains)
-
-    def _hold(self, form: PlainForm | Form) -> None:
-        """One line against the others of its file, and against its endpoint."""
-        self._ids.add(form.custom_id)
+    def _hold(self, form: PlainForm | Form) -> int:
+        """A line against the others of its file, and against its endpoint; the tokens that its answers may have, if known."""
         if form.method != "POST":
             raise Flaw("invalid_value", f"'method' must be POST, not '{shown(form.method)}'.", "method")
         if form.url != self.endpoint:
@@ -126,7 +152,7 @@ class Checker:
             raise Flaw("streaming_unsupported", "Streaming is not supported in a batch; leave out 'stream'.", "body.stream")
         if body.model != self.model:
             self._other_model(body.model)
-        self._limits(body, form.url)
+        return self._limits(body, form.url, body.model)
 
     def _other_url(self, url: str) -> None:
         if self.endpoint is not None:
@@ -145,26 +171,17 @@ class Checker:
             raise Flaw("model_mismatch", text, "body.model")
         self.model = model
 
-    def _limits(self, body: PlainBody | Body, endpoint: str) -> None:
+    def _limits(self, body: PlainBody | Body, endpoint: str, model: str) -> int:
         name, limit = _limit(body, endpoint)
         if limit is None:
             self._unlimited = True
-            return
-        model = self.model or ""
+            return 0
         longest = self._models.get(model) if self._models else None
         if longest is not None and limit >= longest:
             text = f"'{name}' is {limit}, but prompt and answer together have at most {longest} tokens with '{model}'."
             raise Flaw("invalid_value", text, f"body.{name}")
         self._limit = max(self._limit, limit)
-        self._total += limit * _answers(body, endpoint)
-
-    def _cut(self, line: Line) -> None:
-        if self._cuts:
-            lines, start, _ = self._cuts[-1]
-            if lines < self._rules.chunk_lines and line.end - start <= self._rules.chunk_bytes:
-                self._cuts[-1] = (lines + 1, start, line.end)
-                return
-        self._cuts.append((1, line.start, line.end))
+        return limit * _answers(body, endpoint)
 
     def _name_repeated(self, blocks: Iterable[bytes], suspects: frozenset[int]) -> None:
         """Tell which lines repeat a custom_id, by the ids themselves: equal hashes alone are no error."""

@@ -6,6 +6,7 @@ Both shapes have the same names, so that whoever reads them need not know which 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Annotated, Any
 
 import msgspec
@@ -17,7 +18,7 @@ MAX_CUSTOM_ID_CHARS = 512
 Text = str | list[str | int | list[int]]
 
 
-class Message(msgspec.Struct, forbid_unknown_fields=True):
+class Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """A message of text."""
 
     role: str
@@ -25,12 +26,12 @@ class Message(msgspec.Struct, forbid_unknown_fields=True):
     name: str | None = None
 
 
-class PlainBody(msgspec.Struct, forbid_unknown_fields=True):
+class PlainBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """A body of text and sampling parameters."""
 
     model: str | None = None
     messages: list[Message] | msgspec.UnsetType = msgspec.UNSET
-    prompt: Text | msgspec.UnsetType = msgspec.UNSET
+    prompt: str | msgspec.UnsetType = msgspec.UNSET
     input: Text | msgspec.UnsetType = msgspec.UNSET
     max_tokens: int | msgspec.UnsetType | None = msgspec.UNSET
     max_completion_tokens: int | None = None
@@ -62,7 +63,7 @@ class PlainBody(msgspec.Struct, forbid_unknown_fields=True):
     metadata: dict[str, str] | None = None
 
 
-class PlainForm(msgspec.Struct, forbid_unknown_fields=True):
+class PlainForm(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """A line around such a body."""
 
     custom_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CUSTOM_ID_CHARS)]
@@ -95,14 +96,24 @@ class Form(msgspec.Struct):
     body: Body
 
 
-plain = msgspec.json.Decoder(PlainForm)
-_any = msgspec.json.Decoder()
+def kind_of(form: PlainForm) -> Hashable:
+    """All of a line that says whether it may stand beside others: lines of one kind are all right or all wrong."""
+    body = form.body
+    return (
+        form.method, form.url, body.model, body.stream, body.n, body.best_of,
+        body.max_tokens, body.max_completion_tokens, body.max_output_tokens,
+        body.messages.__class__, body.prompt.__class__, body.input.__class__,
+    )  # fmt: skip
+
+
+plain = msgspec.json.Decoder(PlainForm).decode
+_any = msgspec.json.Decoder().decode
 
 
 def loose(line: bytes, found: dict[str, Any]) -> Form:
     """Any line's parts, each of its type; `found` is the object on it. Raises Flaw."""
     try:
-        _any.decode(line)  # a second opinion: this parser, which the workers use, refuses numbers that no double holds
+        _any(line)  # a second opinion: this parser, which the workers use, refuses numbers that no double holds
     except msgspec.DecodeError as problem:
         raise Flaw("invalid_number", f"The line has a number that cannot be read: {problem}.") from None
     for name in ("custom_id", "method", "url", "body"):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 import jiter
@@ -29,10 +31,14 @@ class Flaw(Exception):
         self.code, self.message, self.param = code, message, param
 
 
+strictly: Callable[[bytes], Any] = partial(jiter.from_json, catch_duplicate_keys=True, allow_inf_nan=False, cache_mode="keys")
+"""The value in some bytes, if they are all that is asked of them; else a ValueError."""
+
+
 def read(line: bytes) -> dict[str, Any]:
     """The JSON object on a line. Raises Flaw."""
     try:
-        found = jiter.from_json(line, catch_duplicate_keys=True, allow_inf_nan=False, cache_mode="keys")
+        found = strictly(line)
     except ValueError as problem:
         _explain(line, str(problem))
     if type(found) is not dict:

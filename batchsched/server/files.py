@@ -20,6 +20,7 @@ from batchsched.server.options import expires_after_s
 from batchsched.server.runtime import Runtime
 from batchsched.server.uploads import Form, Received, purpose_of, receive
 
+BLOCK_BYTES = 1 << 18
 BATCH_FILE_LIFE = timedelta(days=30)
 
 
@@ -128,13 +129,17 @@ def _outcome(received: Received, again: Callable[[], Iterator[bytes]]) -> tuple[
 
 
 def _body(request: Request) -> Iterator[bytes]:
-    """The request's body, block by block, pulled from a worker thread."""
+    """The request's body, pulled from a worker thread in blocks of some size: each pull is a walk to the event loop and back."""
     stream = request.stream().__aiter__()
 
-    async def pull() -> bytes | None:
-        return await anext(stream, None)
+    async def pull() -> bytes:
+        blocks, size = list[bytes](), 0
+        while size < BLOCK_BYTES and (block := await anext(stream, None)) is not None:
+            blocks.append(block)
+            size += len(block)
+        return b"".join(blocks)
 
-    while (block := anyio.from_thread.run(pull)) is not None:
+    while block := anyio.from_thread.run(pull):
         yield block
 
 

@@ -131,8 +131,7 @@ def receive(form: Form, handle: BinaryIO, rules: Rules, max_bytes: int) -> Recei
 
     stream, checker = through(), Checker(rules)
     first = next(stream, b"")
-    holds_batch = form.fields.get("purpose", "batch") == "batch"  # a purpose after the file is known only at the end
-    if holds_batch:
+    if form.fields.get("purpose", "batch") == "batch":  # a purpose after the file is known only at the end
         checker.run(itertools.chain([first], stream))
     for _ in stream:  # what no line of a batch was looked for in
         pass
