@@ -1,6 +1,7 @@
 """A real `batchsched serve` that kills itself with SIGKILL at a named point, the n-th time it comes there.
 
-`python -m tests.doomed_server POINT N -- serve --config ...`. Points: `upload` (a line of an upload was checked), `append`
+`python -m tests.doomed_server POINT N -- serve --config ...`. Points: `upload` (a line of an upload was checked),
+`uploaded` (its bytes are in place, its row is still to come), `cut` (a batch's chunks are written, not yet committed), `append`
 (results are stored, the commit is still to come), `part` (the same, on an object store), `acknowledged` (committed, the worker
 does not know it yet), `merge` (a line of a merge is written), `merged` (both files are in place, the commit is still to come),
 `completed` (committed).
@@ -23,7 +24,7 @@ from typing import Any
 
 from batchsched.clock import SystemClock
 from batchsched.lines.checking import Checker
-from batchsched.queue import merging
+from batchsched.queue import chunks, files, merging
 from batchsched.queue.folder_store import FolderStore
 from batchsched.queue.merging import Merged
 from batchsched.queue.object_store import ObjectStore
@@ -58,7 +59,9 @@ def _kill() -> None:
 def doom(point: str, times: int) -> None:
     """Arrange the death."""
     places: dict[str, tuple[Any, str, bool]] = {
-        "upload": (Checker, "feed", False),
+        "upload": (Checker, "_tokens", False),
+        "uploaded": (files, "add", True),
+        "cut": (chunks, "add", False),
         "append": (FolderStore, "append", False),
         "part": (ObjectStore, "append", False),
         "acknowledged": (LeaseDesk, "record", False),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -105,16 +108,61 @@ def test_a_worker_or_an_engine_dies_at_a_point_of_the_server(tmp_path: Path, vic
         _unrepeated(before, stage.computed(), acknowledged)
 
 
-def test_the_server_dies_while_a_file_is_uploaded(tmp_path: Path) -> None:
+def _nothing_left(stage: Stage) -> bool:
+    """No file, not even a part of one."""
+    data = stage.folder / "data"
+    listed = httpx.get(f"{stage.url}/v1/files").json()["data"]
+    return not listed and not [*(data / "tmp").iterdir(), *(data / "files").iterdir()]
+
+
+@pytest.mark.parametrize(("point", "times"), [("upload", 20), ("uploaded", 1)])
+def test_the_server_dies_while_a_file_is_uploaded(tmp_path: Path, point: str, times: int) -> None:
     with Stage(tmp_path) as stage:
-        doomed = stage.server(("upload", 20))
+        doomed = stage.server((point, times))
         with pytest.raises(httpx.HTTPError):
             _upload(stage, tagged(COUNT))
         assert doomed.wait(timeout=30) == -signal.SIGKILL
         stage.server()
-        assert httpx.get(f"{stage.url}/v1/files").json()["data"] == []
-        assert list((tmp_path / "data" / "tmp").iterdir()) == []
-        assert list((tmp_path / "data" / "files").iterdir()) == []
+        assert _nothing_left(stage)
+
+
+def test_the_server_dies_while_a_batch_is_cut(tmp_path: Path) -> None:
+    with Stage(tmp_path) as stage:
+        doomed = stage.server(("cut", 1))
+        batch_id = _create(stage, _upload(stage, tagged(COUNT)))
+        assert doomed.wait(timeout=30) == -signal.SIGKILL
+        assert stage.half_done() == 0
+        stage.engine()
+        stage.server()
+        stage.worker()
+        _whole(stage, _completed(stage, batch_id))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_the_client_dies_while_it_uploads(tmp_path: Path, how: signal.Signals) -> None:
+    """Half of the file has arrived, and half of it been checked, when the client is gone."""
+    code = """
+        import sys, time, httpx
+        def body():
+            yield b'--x\\r\\nContent-Disposition: form-data; name="purpose"\\r\\n\\r\\nbatch\\r\\n'
+            yield b'--x\\r\\nContent-Disposition: form-data; name="file"; filename="a"\\r\\n\\r\\n'
+            yield open(sys.argv[2], "rb").read()
+            print("half", flush=True)
+            time.sleep(60)
+        httpx.post(sys.argv[1] + "/v1/files", content=body(), headers={"content-type": "multipart/form-data; boundary=x"})
+    """
+    (tmp_path / "half.jsonl").write_bytes(tagged(5000))
+    with Stage(tmp_path) as stage:
+        stage.server()
+        command = [sys.executable, "-c", textwrap.dedent(code), stage.url, str(tmp_path / "half.jsonl")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as client:
+            assert client.stdout is not None
+            assert client.stdout.readline() == b"half\n"
+            wait_for(lambda: list((tmp_path / "data" / "tmp").iterdir()))
+            client.send_signal(how)
+        wait_for(lambda: _nothing_left(stage))
+        assert "Traceback" not in (tmp_path / "server.log").read_text()
+        _upload(stage, tagged(COUNT))
 
 
 def test_the_worker_dies(tmp_path: Path) -> None:

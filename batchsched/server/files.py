@@ -9,6 +9,7 @@ from typing import Any
 import anyio.from_thread
 import msgspec
 from fastapi import APIRouter, Query, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
 from batchsched.errors import Conflict, InvalidRequest, MissingParameter
@@ -139,8 +140,11 @@ def _body(request: Request) -> Iterator[bytes]:
             size += len(block)
         return b"".join(blocks)
 
-    while block := anyio.from_thread.run(pull):
-        yield block
+    try:
+        while block := anyio.from_thread.run(pull):
+            yield block
+    except ClientDisconnect:
+        raise InvalidRequest("The upload ended too early; nothing was kept. Send it again.") from None
 
 
 def _expiry(fields: dict[str, str], purpose: str) -> timedelta | None:

@@ -1,0 +1,91 @@
+"""Uploads as a server sees them: what is not a plain file of lines, what is kept of one, and what a batch then need not read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchsched.queue import files
+from batchsched.queue.tenancy import ANY
+from tests.live import LiveServer, live_server, requests
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[LiveServer]:
+    with live_server(tmp_path_factory.mktemp("uploads"), server__chunk_lines=3) as live:
+        yield live
+
+
+def sent(server: LiveServer, data: bytes, headers: dict[str, str] | None = None, **fields: str) -> tuple[int, dict[str, Any]]:
+    """Status and body of an upload's answer."""
+    form = {"purpose": "batch", **fields}
+    answer = server.http.post("/v1/files", files={"file": ("in.jsonl", data)}, data=form, headers=headers)
+    return answer.status_code, answer.json()
+
+
+@pytest.mark.parametrize("data", [gzip.compress(requests(3)), b"\x28\xb5\x2f\xfd123", b"PK\x03\x04123", b"BZh91AY"])
+def test_a_compressed_file_is_answered_415(server: LiveServer, data: bytes) -> None:
+    status, body = sent(server, data)
+    assert (status, body["error"]["code"], body["error"]["param"]) == (415, "unsupported_media_type", "file")
+    assert sent(server, data, purpose="user_data")[0] == 200
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "x; y"])
+def test_a_compressed_body_is_answered_415(server: LiveServer, encoding: str) -> None:
+    status, body = sent(server, requests(3), {"content-encoding": encoding})
+    assert (status, body["error"]["code"]) == (415, "unsupported_media_type")
+    assert sent(server, requests(3), {"content-encoding": "identity"})[0] == 200
+
+
+def test_a_compressed_part_is_answered_415(server: LiveServer) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\nContent-Encoding: br\r\n\r\n'
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    answer = server.http.post("/v1/files", content=head + b"abc\r\n--x--\r\n", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_media_type")
+
+
+def test_what_is_wrong_with_a_file_is_told_at_upload(server: LiveServer) -> None:
+    _, body = sent(server, requests(2) + b"{nonsense\n" + requests(1))
+    assert body["status_details"].startswith("2 error(s); line 3: The line is not valid JSON")
+    assert sent(server, requests(2) + requests(1))[1]["status_details"].startswith(
+        "1 error(s); line 3: The custom_id 'r0' was used"
+    )
+    assert sent(server, requests(2))[1]["status_details"] is None
+    assert sent(server, b"{nonsense", purpose="user_data")[1]["status_details"] is None
+
+
+def test_a_sound_file_is_not_read_again_and_cut_as_it_was(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = requests(7)
+    file_id = server.upload(data)
+    with server.runtime.database.read() as connection:
+        facts = files.facts(connection, file_id, ANY)
+    assert [lines for lines, _, _ in facts["cuts"]] == [3, 3, 1]
+    assert b"".join(data[start:end] for _, start, end in facts["cuts"]) == data
+
+    def unread(*_: object) -> Any:
+        raise AssertionError("the file was read again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("batchsched.queue.cutting.Checker", unread)
+        body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        batch = server.until(server.post("/v1/batches", body)["id"], "in_progress", "failed")
+    assert batch["request_counts"]["total"] == 7
+    done = server.worker().drain(batch["id"])
+    assert sorted(line["custom_id"] for line in server.content(done["output_file_id"])) == [f"r{i}" for i in range(7)]
+
+
+def test_a_file_that_came_before_its_rules_is_held_against_them(tmp_path: Path) -> None:
+    line = json.loads(requests(1))
+    line["body"]["mm_processor_kwargs"] = {}
+    with live_server(tmp_path, server__allow_fields=["mm_processor_kwargs"]) as server:
+        file_id = server.upload(json.dumps(line).encode())
+        body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        server.until(server.post("/v1/batches", body)["id"], "in_progress")
+    with live_server(tmp_path) as server:
+        batch = server.until(server.post("/v1/batches", body)["id"], "in_progress", "failed")
+        assert [error["code"] for error in batch["errors"]["data"]] == ["forbidden_field"]
