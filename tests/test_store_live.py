@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from batchsched.queue import chunks
+from batchsched.cli import doctor
+from batchsched.errors import InvalidConfiguration
+from batchsched.queue import chunks, merging
 from batchsched.queue.object_store import open_object_store
+from batchsched.server.runtime import Runtime
+from batchsched.settings import Loaded, Server, Settings, load
+from batchsched.wire import PREFIX
 from tests.live import LiveServer, live_server, requests, wait_for
 from tests.object_server import ObjectServer
-from tests.processes import BATCHSCHED, Stage, acknowledged, tagged
+from tests.processes import BATCHSCHED, Stage, acknowledged, free_port, tagged
 
 URL = "s3://bucket/site"
 
@@ -25,7 +32,8 @@ def _names(server: LiveServer, batch_id: str) -> set[str]:
     return {f"site/results/{batch_id}{part[0]}" for row in rows for part in row["parts"]}
 
 
-def test_a_batch_from_upload_to_deletion(object_server: ObjectServer, tmp_path: Path) -> None:
+def test_a_batch_from_upload_to_deletion(object_server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merging, "CHUNKS_A_READ", 2)
     with live_server(tmp_path, server__store_url=URL, server__chunk_lines=3) as server:
         batch_id, worker = server.submit(requests(8))["id"], server.worker()
         first, second = worker.lease(), worker.lease()
@@ -78,14 +86,91 @@ def test_a_store_that_goes_away_and_comes_back(tmp_path: Path, monkeypatch: pyte
         answer = server.http.post("/v1/files", files={"file": ("f", requests(1))}, data={"purpose": "batch"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_unavailable")
         result = {"line": 2, "ok": True, "input_tokens": 0, "cached_tokens": 0, "output_tokens": 0, "output": {}}
-        path = f"/v1/batchsched/leases/{lease['chunk_id']}/results"
+        path = f"{PREFIX}/leases/{lease['chunk_id']}/results"
         answer = server.http.post(path, json={"token": lease["token"], "results": [result]})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_unavailable"), answer.text
+        server.post(f"{PREFIX}/leases/{lease['chunk_id']}/release", {"token": lease["token"], "reason": "shutdown"})
+        claim = {"worker_id": worker.worker_id, "ready_models": ["tiny"]}
+        wait_for(lambda: server.http.post(f"{PREFIX}/leases", json=claim).status_code == 503)  # what is done cannot be read
         objects = ObjectServer(objects.port)
+        lease = worker.lease()  # at once: nobody waits for the end of a lease that nobody knows of
+        assert lease["done"] == [1]
         assert worker.record(lease, [2]) == {"recorded": 1, "duplicates": 0}
         worker.record(lease, [3])
         assert server.until(batch_id, "completed")["request_counts"]["completed"] == 3
     objects.stop()
+
+
+@pytest.mark.parametrize("place", ["folder", "s3"])
+def test_two_servers_share_a_store(tmp_path: Path, object_server: ObjectServer, postgres_url: str, place: str) -> None:
+    """A worker's messages reach now the one and now the other; whoever leads merges what both recorded."""
+    url = URL if place == "s3" else f"file://{tmp_path / 'shared'}"
+    shared: dict[str, Any] = {"server__store_url": url, "server__database_url": postgres_url, "server__chunk_lines": 4}
+    with live_server(tmp_path / "a", **shared) as first, live_server(tmp_path / "b", **shared) as second:
+        batch_id, worker = first.submit(requests(8))["id"], first.worker()
+        for _ in range(2):
+            worker.server = first
+            lease = worker.lease()
+            lines = range(lease["first_line"], lease["first_line"] + lease["lines"])
+            for n, line in enumerate(lines):
+                worker.server = (first, second)[n % 2]
+                worker.record(lease, [line])
+            assert worker.record(lease, [lines[0]], status=409)
+        done = second.until(batch_id, "completed")
+        assert [line["custom_id"] for line in second.content(done["output_file_id"])] == [f"r{n}" for n in range(8)]
+        assert first.content(done["output_file_id"]) == second.content(done["output_file_id"])
+
+
+def test_a_second_server_with_a_folder_of_its_own_does_not_start(tmp_path: Path, postgres_url: str) -> None:
+    with live_server(tmp_path / "a", server__database_url=postgres_url):
+        flags = {"server.database_url": postgres_url, "server.data_dir": str(tmp_path / "b" / "data")}
+        with pytest.raises(InvalidConfiguration, match="the place is empty"):
+            Runtime(load(tmp_path / "a" / "batchsched.toml", env={}, flags=flags))
+
+
+def test_the_doctor_looks_at_the_store(tmp_path: Path, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def finding(url: str) -> tuple[str, str]:
+        (found,) = doctor._guarded(doctor._store, Loaded(Settings(server=Server(store_url=url)), {}, None))
+        return found.level, found.text
+
+    assert finding(URL) == ("ok", f"{URL} answers; it holds nothing of batchsched yet")
+    assert finding(f"file://{tmp_path}")[0] == "ok"
+    assert finding(f"file://{tmp_path}/nowhere")[0] == "broken"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    assert finding(URL)[0] == "broken"
+
+
+def test_a_full_disk_under_results(tmp_path: Path) -> None:
+    """The kernel's own refusal, in the middle of a group: RLIMIT_FSIZE stands in for a full disk."""
+    with Stage(tmp_path) as stage, httpx.Client(base_url=stage.url, timeout=30) as http:
+        server = stage.server()
+        file_id = http.post("/v1/files", files={"file": ("f", tagged(3))}, data={"purpose": "batch"}).json()["id"]
+        body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "1h"}
+        batch_id = http.post("/v1/batches", json=body).json()["id"]
+        worker_id = http.post(f"{PREFIX}/workers", json={"pool": "local", "host": "h", "pid": 1}).json()["worker_id"]
+        claim = {"worker_id": worker_id, "ready_models": ["tiny"]}
+        lease = wait_for(lambda: http.post(f"{PREFIX}/leases", json=claim).json()["leases"])[0]
+
+        def record(line: int) -> httpx.Response:
+            output = {"custom_id": f"r{line - 1}", "response": {"body": "x" * 900_000}}
+            result = {"line": line, "ok": True, "input_tokens": 0, "cached_tokens": 0, "output_tokens": 0, "output": output}
+            return http.post(f"{PREFIX}/leases/{lease['chunk_id']}/results", json={"token": lease["token"], "results": [result]})
+
+        assert record(1).status_code == 200
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1_500_000, resource.RLIM_INFINITY))
+        for _ in range(3):
+            refused = record(2)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (507, "storage_full")
+        assert acknowledged(tmp_path / "data") == {"r0"}
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert record(2).json() == record(3).json() == {"recorded": 1, "duplicates": 0}
+
+        def completed() -> str | None:
+            batch = http.get(f"/v1/batches/{batch_id}").json()
+            return batch["output_file_id"] if batch["status"] == "completed" else None
+
+        output = http.get(f"/v1/files/{wait_for(completed)}/content").text.splitlines()
+        assert [json.loads(line)["custom_id"] for line in output] == ["r0", "r1", "r2"]
 
 
 def test_a_server_without_its_store_does_not_start(tmp_path: Path, object_server: ObjectServer) -> None:

@@ -49,7 +49,7 @@ def doctor(*, server: str | None, config: Path | None, as_json: bool) -> int:
         findings.append(Finding("configuration", "broken", problem.message))
     else:
         findings.append(Finding("configuration", "ok", str(loaded.path or "no file; defaults and the environment")))
-        for check in (_sqlite, _extras, _engine, _forecast, _clock, _data_folder, _bind, _server):
+        for check in (_sqlite, _extras, _engine, _forecast, _clock, _data_folder, _store, _bind, _server):
             findings += _guarded(check, loaded)
     broken = any(finding.level == "broken" for finding in findings)
     if as_json:
@@ -151,6 +151,19 @@ def _data_folder(loaded: Loaded) -> Iterator[Finding]:
     slow = took_ms > SLOW_FSYNC_MS
     text = f"{folder}: fsync takes {took_ms:.1f} ms{', which is slow' if slow else ''}; {free_gb:.0f} GB free"
     yield Finding("data folder", "warning" if slow or free_gb < 1 else "ok", text)
+
+
+def _store(loaded: Loaded) -> Iterator[Finding]:
+    """Can the files be reached, where they do not lie in the data folder?"""
+    url = loaded.settings.server.store_url
+    if url.startswith("file://"):
+        usable = os.access(url.removeprefix("file://"), os.R_OK | os.W_OK)
+        yield Finding("store", "ok" if usable else "broken", f"{url} {'can' if usable else 'cannot'} be written to")
+    elif url:
+        from batchsched.queue.stores import open_store
+
+        used = open_store(url, Path()).mark()
+        yield Finding("store", "ok", f"{url} answers{'' if used else '; it holds nothing of batchsched yet'}")
 
 
 def _fsync_ms(folder: Path) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -12,9 +13,9 @@ from fastapi import APIRouter, Query, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
-from batchsched.errors import Conflict, InvalidRequest, MissingParameter
+from batchsched.errors import Conflict, DatabaseUnavailable, InvalidRequest, MissingParameter
 from batchsched.queue import batches, files
-from batchsched.queue.store import begun
+from batchsched.queue.store import Store, begun
 from batchsched.server.auth import Who
 from batchsched.server.objects import file_object, list_object
 from batchsched.server.options import expires_after_s
@@ -44,7 +45,7 @@ def router(runtime: Runtime) -> APIRouter:
             purpose = purpose_of(form.fields)
             expires = _expiry(form.fields, purpose)
         now = runtime.clock.now()
-        try:
+        with _kept(store, file_id):
             facts, problem = _outcome(received, lambda: store.blocks(file_id))
             with database.write() as connection:
                 runtime.quotas.upload(connection, who.tenant, received.size)
@@ -64,9 +65,6 @@ def router(runtime: Runtime) -> APIRouter:
                 )
                 who.did(connection, file_id, bytes=received.size)
                 return file_object(files.get(connection, file_id, who.tenant))
-        except BaseException:
-            store.remove(file_id)
-            raise
 
     @routes.get("/v1/files")
     def list_files(  # pyright: ignore[reportUnusedFunction]
@@ -127,6 +125,18 @@ def _outcome(received: Received, again: Callable[[], Iterator[bytes]]) -> tuple[
     first = checker.errors[0]
     where = f"line {first.line}: " if first.line else ""
     return None, f"{checker.error_count} error(s); {where}{first.message}"
+
+
+@contextmanager
+def _kept(store: Store, file_id: str) -> Generator[None]:
+    """Remove a file whose row cannot be written. Where the database went away nobody knows: then the sweep looks after it."""
+    try:
+        yield
+    except DatabaseUnavailable:
+        raise
+    except BaseException:
+        store.remove(file_id)
+        raise
 
 
 def _body(request: Request) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from batchsched.errors import InvalidRequest, NotFound, StaleLease, UnsupportedProtocol
+from batchsched.errors import BatchschedError, InvalidRequest, NotFound, StaleLease, UnsupportedProtocol
 from batchsched.planner.fairness import Turns
 from batchsched.queue import batches, chunks, ledger, tallies, workers
 from batchsched.queue.database import again
@@ -187,7 +187,7 @@ class LeaseDesk:
             workers.seen(connection, message.worker_id, now, ready_models=message.ready_models)
             offer = self._runtime.scheduler.offer(connection, worker["pool"], now)
             taken, prepare = self._take(connection, worker, offer.turns, message)
-        leases = [self._as_lease(chunk, batch) for chunk, batch in taken]  # outside: what is done may have to be read from afar
+        leases = self._as_leases(taken)
         coming = offer.prepare if offer.prepare not in message.ready_models else None
         prepare = None if leases else prepare or coming
         return Claimed(leases, prepare, offer.next_at, self._poll_s(offer.next_at))
@@ -220,6 +220,16 @@ class LeaseDesk:
         lease_s = self._limits.lease_s
         got = chunks.claim(connection, batch["id"], worker_id=worker["id"], pool=pool, limit=1, now=now, lease_s=lease_s)
         return got[0] if got else None
+
+    def _as_leases(self, taken: list[tuple[Row, Row]]) -> list[Lease]:
+        """What is done of them may have to be read from afar; where that fails they go back, for nobody will know of them."""
+        try:
+            return [self._as_lease(chunk, batch) for chunk, batch in taken]
+        except BatchschedError:
+            with self._database.write() as connection:
+                for chunk, _ in taken:
+                    chunks.release(connection, chunk["id"], chunk["token"])
+            raise
 
     def _as_lease(self, chunk: Row, batch: Row) -> Lease:
         return Lease(
