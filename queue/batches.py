@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, literal, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, func, insert, literal, or_, select, update
 
 from batchsched.errors import Conflict, NotFound
 from batchsched.queue import deliveries
@@ -98,28 +98,24 @@ def note(connection: Connection, batch_id: str, **values: Any) -> None:
     connection.execute(update(batches).where(batches.c.id == batch_id).values(**values))
 
 
-def count(
-    connection: Connection,
-    batch_id: str,
-    *,
-    completed: int,
-    failed: int,
-    input_tokens: int,
-    cached_tokens: int,
-    output_tokens: int,
-) -> None:
-    """Add newly recorded requests and their tokens to a batch's counts."""
-    connection.execute(
-        update(batches)
-        .where(batches.c.id == batch_id)
-        .values(
-            completed=batches.c.completed + completed,
-            failed=batches.c.failed + failed,
-            input_tokens=batches.c.input_tokens + input_tokens,
-            cached_tokens=batches.c.cached_tokens + cached_tokens,
-            output_tokens=batches.c.output_tokens + output_tokens,
-        )
-    )
+_SUMS = ("completed", "failed", "input_tokens", "cached_tokens", "output_tokens")
+_COUNT = (
+    update(batches)
+    .where(batches.c.id == bindparam("batch"))
+    .values({name: batches.c[name] + bindparam(f"more_{name}") for name in _SUMS})
+)
+
+
+def count(connection: Connection, batch_id: str, **sums: int) -> None:
+    """`count_all` of one batch."""
+    count_all(connection, {batch_id: sums})
+
+
+def count_all(connection: Connection, sums: Mapping[str, Mapping[str, int]]) -> None:
+    """Add newly recorded requests and their tokens to batches' counts: by batch, `completed`, `failed`, `input_tokens`,
+    `cached_tokens` and `output_tokens`."""
+    rows = [{"batch": batch_id, **{f"more_{name}": more[name] for name in _SUMS}} for batch_id, more in sorted(sums.items())]
+    connection.execute(_COUNT, rows)
 
 
 def reopened(connection: Connection, batch: Row, *, completed: int, verdict: dict[str, Any] | None) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Update, and_, bindparam, func, insert, or_, select, update
 
@@ -153,20 +153,54 @@ def extend(connection: Connection, leases: Iterable[tuple[str, int]], now: datet
     return stale
 
 
-def record(connection: Connection, chunk: Row, *, completed: int, failed: int, parts: Sequence[Any], result_bytes: int) -> Row:
-    """Count results that were just stored, and finish the chunk with its last one; the row as it is now.
+class Stored(NamedTuple):
+    """Results of a chunk that were just stored. `chunk` is the row that they were held against."""
 
-    `chunk` is the row that the results were held against: where it has moved on meanwhile, nothing is changed. Then raises
-    StaleLease, NotFound, or Conflict where the lease still holds and only other results came in between.
+    chunk: Row
+    completed: int
+    failed: int
+    parts: Sequence[Any]
+    result_bytes: int
+
+    def counted(self) -> Row:
+        """The row as it is once they are counted: the last ones finish the chunk."""
+        completed, failed = self.chunk["completed"] + self.completed, self.chunk["failed"] + self.failed
+        done = completed + failed == self.chunk["lines"]
+        now = {"completed": completed, "failed": failed, "parts": self.parts, "result_bytes": self.result_bytes}
+        return {**self.chunk, **now, "state": "done" if done else "leased"}
+
+
+def record(connection: Connection, chunk: Row, *, completed: int, failed: int, parts: Sequence[Any], result_bytes: int) -> Row:
+    """`record_all` of one chunk."""
+    return record_all(connection, [Stored(chunk, completed, failed, parts, result_bytes)])[0]
+
+
+def record_all(connection: Connection, stored: Sequence[Stored]) -> list[Row]:
+    """Count results of chunks that were just stored; the rows as they are now.
+
+    Where a chunk has moved on since its row was read, the transaction must be rolled back. Then raises StaleLease, NotFound, or
+    Conflict: the lease still holds and only other results came in between, or there are several chunks and it may be any of them.
     """
-    done = chunk["completed"] + chunk["failed"] + completed + failed == chunk["lines"]
-    counts = {"completed": chunk["completed"] + completed, "failed": chunk["failed"] + failed}
-    values = {f"new_{name}": value for name, value in counts.items()} | {"new_parts": parts, "new_bytes": result_bytes}
-    match = {"chunk": chunk["id"], "held": chunk["token"], "known_bytes": chunk["result_bytes"]}
-    if connection.execute(_FINISH if done else _RECORD, match | values).rowcount != 1:
-        held(connection, chunk["id"], chunk["token"])
-        raise Conflict("Other results of this chunk were recorded meanwhile.")
-    return {**chunk, **counts, "parts": parts, "result_bytes": result_bytes, "state": "done" if done else "leased"}
+    rows = [one.counted() for one in stored]
+    for statement, state in ((_RECORD, "leased"), (_FINISH, "done")):
+        wanted = [
+            {
+                "chunk": row["id"],
+                "held": row["token"],
+                "known_bytes": one.chunk["result_bytes"],
+                "new_completed": row["completed"],
+                "new_failed": row["failed"],
+                "new_parts": row["parts"],
+                "new_bytes": row["result_bytes"],
+            }
+            for one, row in zip(stored, rows, strict=True)
+            if row["state"] == state
+        ]
+        if wanted and connection.execute(statement, wanted).rowcount != len(wanted):
+            if len(stored) == 1:
+                held(connection, rows[0]["id"], rows[0]["token"])
+            raise Conflict("Other results of this chunk were recorded meanwhile.")
+    return rows
 
 
 def release(connection: Connection, chunk_id: str, token: int) -> None:

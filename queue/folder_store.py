@@ -12,18 +12,20 @@ import errno
 import os
 import secrets
 import shutil
-import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Set
+from collections.abc import Generator, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
+from itertools import accumulate, pairwise, repeat
 from pathlib import Path
 from typing import BinaryIO
 
 from batchsched.errors import StorageFull, StorageUnavailable
 from batchsched.queue.rows import Row
 from batchsched.queue.store import MARK, SWEEP_AGE_S, Part, Record, decoded, encoded, is_live, joined, parts_of, result_folder
+from batchsched.queue.together import Together
 
 BLOCK_BYTES = 1 << 20
+Span = tuple[int, int]
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -36,7 +38,7 @@ class FolderStore:
             (root / name).mkdir(parents=True, exist_ok=True)
         # Each process writes results to files of its own name: no two of them ever append to one file, on whatever file system.
         self._log_name = f"{secrets.token_hex(6)}.log"
-        self._lock = threading.Lock()
+        self._appends = Together[tuple[str, bytes], Span](self._append)
 
     @contextmanager
     def create(self, file_id: str) -> Generator[BinaryIO]:
@@ -72,24 +74,34 @@ class FolderStore:
                 yield block
 
     def append(self, chunk: Row, records: Iterable[Record]) -> list[Part]:
-        """Add records to this process's log of the batch, and sync it."""
-        payload = encoded(records)
+        """Add records to this process's log of the batch, and sync it: once for all that come in at the same time."""
+        span = self._appends.do((result_folder(chunk["batch_id"], chunk["round"]), encoded(records)))
+        return joined(parts_of(chunk), Part(f".{chunk['round']}/{self._log_name}", *span))
+
+    def _append(self, payloads: Sequence[tuple[str, bytes]]) -> list[Span | Exception]:
+        found: dict[str, Iterator[Span | Exception]] = {}
+        for folder in dict.fromkeys(folder for folder, _ in payloads):
+            try:
+                found[folder] = self._log(folder, [payload for its_folder, payload in payloads if its_folder == folder])
+            except Exception as problem:
+                found[folder] = repeat(problem)
+        return [next(found[folder]) for folder, _ in payloads]
+
+    def _log(self, folder: str, payloads: Sequence[bytes]) -> Iterator[Span]:
         with _room():
-            with self._lock:
-                log = self._open_log(result_folder(chunk["batch_id"], chunk["round"]))
+            log = self._open_log(folder)
+            try:
                 start = os.lseek(log, 0, os.SEEK_END)
                 try:
-                    _write(log, payload)
+                    _write(log, b"".join(payloads))
                 except BaseException:
                     with contextlib.suppress(OSError):  # nobody was told of these bytes: a full disk gets them back
                         os.ftruncate(log, start)
-                    os.close(log)
                     raise
-            try:
                 os.fsync(log)
             finally:
                 os.close(log)
-        return joined(parts_of(chunk), Part(f".{chunk['round']}/{self._log_name}", start, start + len(payload)))
+        return pairwise(accumulate(map(len, payloads), initial=start))
 
     def _open_log(self, folder: str) -> int:
         path = self.root / "results" / folder / self._log_name

@@ -16,13 +16,14 @@ import msgspec
 from sqlalchemy import Connection
 
 from batchsched.clock import IdSource
-from batchsched.errors import Conflict, InvalidRequest, StaleLease
+from batchsched.errors import Conflict, InvalidRequest, NotFound, StaleLease
 from batchsched.lines import LineError, iter_lines, parse, unanswered
 from batchsched.queue import batches, chunks, ledger, shares
 from batchsched.queue.database import Database
 from batchsched.queue.rows import Row
-from batchsched.queue.store import Part, Record, Store, length_of
+from batchsched.queue.store import Record, Store, length_of
 from batchsched.queue.tenancy import ANY
+from batchsched.queue.together import Together
 from batchsched.wire import Meter, Result
 
 MAX_REMEMBERED_LINES = 200_000
@@ -79,8 +80,17 @@ class Memory:
             self._lines -= known.chunk["lines"]
 
 
+class Group(NamedTuple):
+    """A group of results on its way: stored, not yet counted. `new`: those of `results` that were not recorded before."""
+
+    stored: chunks.Stored
+    new: Sequence[Result]
+    results: Sequence[Result]
+    meter: Meter | None
+
+
 class Recorder:
-    """Writes results."""
+    """Writes results. Groups that come in at the same time are counted in one transaction."""
 
     def __init__(self, database: Database, store: Store, ids: IdSource, weights: Mapping[str, float] = {}) -> None:
         """`weights`: of tenants, where they are not 1."""
@@ -89,6 +99,7 @@ class Recorder:
         self._store = store
         self._ids = ids
         self._memory = Memory()
+        self._commits = Together(self._commit)
 
     def done(self, chunk: Row) -> set[int]:
         """The lines of a chunk that are recorded, read from the store as far as they are not remembered."""
@@ -123,40 +134,45 @@ class Recorder:
         return self._known(chunk)
 
     def _try(self, known: Known, results: Sequence[Result], meter: Meter | None) -> Recorded:
-        chunk, batch_id = known.chunk, known.chunk["batch_id"]
+        chunk = known.chunk
         _check_lines(chunk, results)
         fresh = {result.line: result for result in results if result.line not in known.lines}
-        new, duplicates = list(fresh.values()), len(results) - len(fresh)
-        parts = self._store.append(chunk, [Record(r.line, r.ok, bytes(r.output)) for r in new]) if new else []
-        with self._database.write() as connection:
-            if new:
-                chunk = self._count(connection, chunk, new, parts)
-            else:
-                chunks.held(connection, chunk["id"], chunk["token"], lock=True)
-            self.charge(connection, chunk, meter, results)
-            if duplicates:
-                ledger.bump(connection, "duplicate_results_total", duplicates)
+        new = [Record(line, result.ok, bytes(result.output)) for line, result in fresh.items()]
+        if any(b"\n" in record.output for record in new):
+            raise InvalidRequest(f"A result of chunk {chunk['id']} spans several lines.")
+        completed = sum(record.ok for record in new)
+        parts = self._store.append(chunk, new) if new else chunk["parts"]
+        stored = chunks.Stored(chunk, completed, len(new) - completed, parts, length_of(parts) if new else chunk["result_bytes"])
+        chunk = self._commits.do(Group(stored, list(fresh.values()), results, meter))
         # Remembered only now: a transaction that was rolled back has changed nothing.
         if done := chunk["state"] == "done":
             self._memory.forget(chunk["id"])
         else:
-            self._memory.put(Known(chunk, known.lines | set(fresh)))
-        return Recorded(len(new), duplicates, batch_id, done)
+            self._memory.put(Known(chunk, known.lines | fresh.keys()))
+        return Recorded(len(new), len(results) - len(new), chunk["batch_id"], done)
 
-    def _count(self, connection: Connection, chunk: Row, new: Sequence[Result], parts: Sequence[Part]) -> Row:
-        completed = sum(result.ok for result in new)
-        failed = len(new) - completed
-        chunk = chunks.record(connection, chunk, completed=completed, failed=failed, parts=parts, result_bytes=length_of(parts))
-        batches.count(
-            connection,
-            chunk["batch_id"],
-            completed=completed,
-            failed=failed,
-            input_tokens=sum(result.input_tokens for result in new),
-            cached_tokens=sum(result.cached_tokens for result in new),
-            output_tokens=sum(result.output_tokens for result in new),
-        )
-        return chunk
+    def _commit(self, groups: Sequence[Group]) -> Sequence[Row | BaseException]:
+        """One transaction for them all; where one of them cannot be counted, one for each."""
+        try:
+            with self._database.write() as connection:
+                return self._count(connection, groups)
+        except (StaleLease, NotFound, Conflict) as problem:
+            if len(groups) == 1:
+                return [problem]
+        return [outcome for group in groups for outcome in self._commit([group])]
+
+    def _count(self, connection: Connection, groups: Sequence[Group]) -> list[Row]:
+        # A batch's row before those of its chunks, and all in one order: as everywhere, so that nobody waits in a circle.
+        groups_of: dict[str, list[Group]] = {}
+        for group in groups:
+            groups_of.setdefault(group.stored.chunk["batch_id"], []).append(group)
+        batches.count_all(connection, {batch_id: _sums(some) for batch_id, some in groups_of.items()})
+        rows = chunks.record_all(connection, [group.stored for group in groups])
+        for row, group in zip(rows, groups, strict=True):
+            self.charge(connection, row, group.meter, group.results)
+        if duplicates := sum(len(group.results) - len(group.new) for group in groups):
+            ledger.bump(connection, "duplicate_results_total", duplicates)
+        return rows
 
     def give_up(self, chunk: Row, code: str, message: str) -> None:
         """Record an error line for every unfinished request of a chunk that is leased. Raises as `record` does."""
@@ -206,10 +222,20 @@ def unfinished(store: Store, chunk: Row, done: set[int], input_file_id: str) -> 
     return missing
 
 
+def _sums(groups: Sequence[Group]) -> dict[str, int]:
+    """What groups of one batch add to its counts."""
+    new = [result for group in groups for result in group.new]
+    return {
+        "completed": sum(group.stored.completed for group in groups),
+        "failed": sum(group.stored.failed for group in groups),
+        "input_tokens": sum([result.input_tokens for result in new]),
+        "cached_tokens": sum([result.cached_tokens for result in new]),
+        "output_tokens": sum([result.output_tokens for result in new]),
+    }
+
+
 def _check_lines(chunk: Row, results: Sequence[Result]) -> None:
-    first, count = chunk["first_line"], chunk["lines"]
+    first, end = chunk["first_line"], chunk["first_line"] + chunk["lines"]
     for result in results:
-        if not first <= result.line < first + count:
-            raise InvalidRequest(f"Line {result.line} is not in chunk {chunk['id']} (lines {first} to {first + count - 1}).")
-        if b"\n" in bytes(result.output):
-            raise InvalidRequest(f"The result of line {result.line} spans several lines.")
+        if not first <= result.line < end:
+            raise InvalidRequest(f"Line {result.line} is not in chunk {chunk['id']} (lines {first} to {end - 1}).")

@@ -46,8 +46,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def lines(self) -> int:
-        """Requests in each batch: a batch for each thread."""
-        return self.jobs // (self.processes * self.threads)
+        """Requests in each batch: a batch for each process."""
+        return self.jobs // self.processes
 
     def open(self) -> Database:
         """The database, migrated."""
@@ -55,9 +55,9 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def prepare(plan: Plan) -> None:
-    """A batch in progress for each thread, cut into chunks."""
+    """A batch in progress for each process, cut into chunks."""
     database, now = plan.open(), datetime.now(UTC)
-    for number in range(plan.processes * plan.threads):
+    for number in range(plan.processes):
         with database.write() as connection:
             batches.add(
                 connection, id=f"batch_{number}", tenant="default", endpoint="/v1/chat/completions", input_file_id="file",
@@ -85,9 +85,8 @@ def serve(plan: Plan, process: int, barrier: Any, stamps: Any) -> None:
     output = msgspec.Raw(msgspec.json.encode(ANSWER))
     answers = [Result(line, True, 10, 0, 10, output) for line in range(1, plan.lines + 1)]
 
-    def work(thread: int) -> None:
-        batch_id = f"batch_{process * plan.threads + thread}"
-        while leased := _claim(database, batch_id, plan.claim):
+    def work(_thread: int) -> None:
+        while leased := _claim(database, f"batch_{process}", plan.claim):
             for chunk in leased:
                 recorder.done(chunk)
                 end = chunk["first_line"] - 1 + chunk["lines"]
@@ -113,7 +112,7 @@ def _claim(database: Database, batch_id: str, limit: int) -> list[dict[str, Any]
 def check(plan: Plan) -> None:
     """Everything is done, and every result lies in the store."""
     database, store = plan.open(), open_store("", Path(plan.folder))
-    for number in range(plan.processes * plan.threads):
+    for number in range(plan.processes):
         with database.read() as connection:
             rows, batch = chunks.of_batch(connection, f"batch_{number}"), batches.get(connection, f"batch_{number}", "default")
         assert {row["state"] for row in rows} == {"done"}
@@ -137,7 +136,7 @@ def main(plan: Plan) -> None:
     spans = [stamps.get() for _ in servers]
     check(plan)
     seconds = max(ended for _, ended in spans) - min(began for began, _ in spans)
-    print(json.dumps({"jobs": plan.lines * plan.processes * plan.threads, "seconds": seconds}))
+    print(json.dumps({"jobs": plan.lines * plan.processes, "seconds": seconds}))
 
 
 if __name__ == "__main__":
