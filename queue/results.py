@@ -99,7 +99,7 @@ class Recorder:
         self._store = store
         self._ids = ids
         self._memory = Memory()
-        self._commits = Together(self._commit)
+        self._commits = Together[Group, Row](self._commit)
 
     def done(self, chunk: Row) -> set[int]:
         """The lines of a chunk that are recorded, read from the store as far as they are not remembered."""
