@@ -87,9 +87,9 @@ def test_groups_at_once_are_all_counted_and_a_bad_one_is_refused_alone(database:
     chunk = leased[0]
     groups[0] = (chunk["id"], 1, results(1, 4))
     groups.append((chunk["id"], 1, results(3, 7, ok=False)))  # of the same chunk; two of its lines in both
-    groups.append((leased[1]["id"], 2, results(11, 12)))  # a token that was never given
-    groups.append((leased[1]["id"], 1, results(1, 1)))  # not its line
-    groups.append((leased[2]["id"], 1, results(21, 21, text=b"{\n}")))
+    groups.append((chunk["id"], 2, results(8, 8)))  # a token that was never given
+    groups.append((chunk["id"], 1, results(11, 11)))  # not its line
+    groups.append((chunk["id"], 1, results(8, 8, text=b"{\n}")))
     *good, stale, foreign, split = outcomes(recorder, groups)
     assert (type(stale), type(foreign), type(split)) == (StaleLease, InvalidRequest, InvalidRequest)
     counted = [one for one in good if isinstance(one, Recorded)]
