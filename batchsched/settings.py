@@ -23,7 +23,7 @@ from batchsched.units import parse_duration_s
 
 FILE_NAME = "batchsched.toml"
 ENV_PREFIX = "BATCHSCHED_"
-SECRET_KEYS = frozenset({"api_key", "database_url"})
+SECRET_KEYS = frozenset({"api_key", "database_url", "secret"})
 T = TypeVar("T")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from fastapi.routing import iter_route_contexts
 from sqlalchemy import delete, update
 from sqlalchemy.exc import DBAPIError
 
+from batchsched.cli.main import main
 from batchsched.clock import ManualClock
 from batchsched.errors import InsecureBind
 from batchsched.queue import audit, keys
@@ -211,6 +213,41 @@ def test_a_server_without_keys_asks_for_none_and_the_first_key_must_operate(tmp_
         server.post(f"{PREFIX}/keys", {"scopes": ["operate"]})
         assert server.post(f"{PREFIX}/keys/{made['id']}/revoke")["revoked_at"]
         assert server.http.get(f"{PREFIX}/keys").status_code == 401  # at once
+
+
+def test_the_command_makes_lists_and_revokes_keys(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def call(*arguments: str, key: str = "") -> tuple[object, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(["key", *arguments, "--server", server.url, "--api-key", key])
+        said = capsys.readouterr()
+        return stop.value.code, said.out.strip(), said.err
+
+    monkeypatch.chdir(tmp_path)
+    with live_server(tmp_path / "server") as server:
+        code, out, said = call("create")
+        assert (code, out, "first key" in said, "Hint:" in said) == (1, "", True, True)
+        code, root, said = call("create", "--name", "root", "--scope", "operate")
+        assert (code, "shown this once" in said) == (0, True)
+        code, text, _ = call("create", "--tenant", "vision", "--expires", "90d", "--json", key=root)
+        made = json.loads(text)
+        assert (made["tenant"], made["scopes"], made["expires_at"] - made["created_at"]) == (
+            "vision",
+            ["read", "submit"],
+            90 * 86400,
+        )
+        assert call("list", key=made["key"])[0] == 4
+        assert call("revoke", made["id"], key=root)[0] == 0
+        code, table, _ = call("list", key=root)
+        assert [line.split("\t")[1::5] for line in table.splitlines()] == [
+            ["tenant", "state"],
+            ["default", "active"],
+            ["vision", "revoked"],
+        ]
+        listed = [json.loads(line) for line in call("list", "--json", key=root)[1].splitlines()]
+        assert [row["id"] for row in listed][1] == made["id"]
+        assert call("list", key=made["key"])[0] == 4
 
 
 def test_a_key_ends_when_it_was_told_to(tmp_path: Path) -> None:

@@ -60,17 +60,22 @@ def test_init_overwrites_only_when_forced(capsys: pytest.CaptureFixture[str]) ->
     assert call("init", "--force") == exits.OK
 
 
+HOOK = f'[webhooks.mine]\nurl = "https://example.com"\nsecret = "whsec_{"hidden00" * 6}"\n'
+
+
 def test_config_show_names_the_origin_and_masks_the_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "batchsched.toml").write_text('[server]\nport = 9000\napi_key = "very secret"\n', "utf-8")
+    (tmp_path / "batchsched.toml").write_text(
+        '[server]\nport = 9000\napi_key = "very hidden"\ndatabase_url = "postgresql://u:hidden@h/d"\n' + HOOK, "utf-8"
+    )
     monkeypatch.setenv("BATCHSCHED_SERVER_LEASE_S", "7")
     assert call("config", "show", "--origin", "--json") == exits.OK
     shown = json.loads(capsys.readouterr().out)
     assert shown["server.port"] == {"value": 9000, "origin": "batchsched.toml"}
     assert shown["server.lease_s"] == {"value": 7.0, "origin": "environment BATCHSCHED_SERVER_LEASE_S"}
     assert shown["server.host"]["origin"] == "default"
-    assert "secret" not in json.dumps(shown)
+    assert "hidden" not in json.dumps(shown)
     call("config", "show")
     assert tomllib.loads(capsys.readouterr().out)["server"]["api_key"] == "********"
 
