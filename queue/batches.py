@@ -10,9 +10,9 @@ from sqlalchemy import Connection, and_, bindparam, func, insert, literal, or_, 
 
 from batchsched.errors import Conflict, NotFound
 from batchsched.queue import deliveries
-from batchsched.queue.rows import Row, every, first
+from batchsched.queue.rows import Row, beyond, every, first
 from batchsched.queue.states import BATCH_TRANSITIONS, OPEN, TERMINAL, sources
-from batchsched.queue.tables import batches
+from batchsched.queue.tables import batches, chunks
 from batchsched.queue.tenancy import ANY, Tenant, owned
 
 
@@ -23,9 +23,10 @@ def add(connection: Connection, *, tenant: str, **values: Any) -> None:
         deliveries.announce(connection, values["id"], values["state"], values["created_at"])
 
 
-def get(connection: Connection, batch_id: str, tenant: Tenant) -> Row:
-    """One batch of a tenant. Raises NotFound, also for a batch of another."""
-    row = first(connection, select(batches).where(batches.c.id == batch_id, owned(batches, tenant)))
+def get(connection: Connection, batch_id: str, tenant: Tenant, *, lock: bool = False) -> Row:
+    """One batch of a tenant; with `lock`, it stays as it is until this transaction ends. Raises NotFound, also for another's."""
+    query = select(batches).where(batches.c.id == batch_id, owned(batches, tenant))
+    row = first(connection, query.with_for_update() if lock else query)
     if row is None:
         raise NotFound(f"No batch found with id '{batch_id}'.", param="batch_id")
     return row
@@ -35,9 +36,7 @@ def page(connection: Connection, tenant: Tenant, *, limit: int, after: str | Non
     """Up to `limit` batches of a tenant, newest first, from the one after `after`. Raises NotFound for an unknown `after`."""
     query = select(batches).where(owned(batches, tenant))
     if after:
-        mark = get(connection, after, tenant)
-        same = batches.c.created_at == mark["created_at"]
-        query = query.where(or_(batches.c.created_at < mark["created_at"], and_(same, batches.c.id < mark["id"])))
+        query = query.where(beyond(batches, get(connection, after, tenant), newest_first=True))
     return every(connection, query.order_by(batches.c.created_at.desc(), batches.c.id.desc()).limit(limit))
 
 
@@ -45,6 +44,16 @@ def in_state(connection: Connection, states: Sequence[str]) -> list[Row]:
     """Every batch in one of these states, the earliest deadline first."""
     query = select(batches).where(batches.c.state.in_(states)).order_by(batches.c.deadline_at, batches.c.id)
     return every(connection, query)
+
+
+def due(connection: Connection, now: datetime) -> list[Row]:
+    """Every open batch that has a next step, by itself or since its deadline has come; the earliest deadline first."""
+    # With a limit, so that PostgreSQL looks into the index for each batch and does not read all chunks at once.
+    unfinished = select(chunks.c.id).where(chunks.c.batch_id == batches.c.id, chunks.c.state.in_(["pending", "leased"])).limit(1)
+    ready = or_(batches.c.reopen.is_not(None), batches.c.deadline_at <= now, unfinished.scalar_subquery().is_(None))
+    passing = batches.c.state.in_(["validating", "finalizing", "cancelling"])
+    query = select(batches).where(or_(passing, and_(batches.c.state == "in_progress", ready)))
+    return every(connection, query.order_by(batches.c.deadline_at, batches.c.id))
 
 
 def move(

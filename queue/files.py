@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, insert, or_, select
+from sqlalchemy import Connection, delete, insert, select
 
 from batchsched.errors import NotFound
-from batchsched.queue.rows import Row, every, first
+from batchsched.queue.rows import Row, beyond, every, first
 from batchsched.queue.tables import files
 from batchsched.queue.tenancy import Tenant, owned
 
@@ -47,16 +47,9 @@ def page(
     if purpose:
         query = query.where(files.c.purpose == purpose)
     if after:
-        query = query.where(_beyond(get(connection, after, tenant), newest_first))
+        query = query.where(beyond(files, get(connection, after, tenant), newest_first=newest_first))
     order = (files.c.created_at.desc(), files.c.id.desc()) if newest_first else (files.c.created_at, files.c.id)
     return every(connection, query.order_by(*order).limit(limit))
-
-
-def _beyond(mark: Row, newest_first: bool) -> Any:
-    at, same = files.c.created_at, files.c.created_at == mark["created_at"]
-    if newest_first:
-        return or_(at < mark["created_at"], and_(same, files.c.id < mark["id"]))
-    return or_(at > mark["created_at"], and_(same, files.c.id > mark["id"]))
 
 
 def remove(connection: Connection, file_id: str) -> None:

@@ -18,8 +18,9 @@ SESSION = {
     "statement_timeout": "30s",
     "lock_timeout": "15s",
     "idle_in_transaction_session_timeout": "60s",
+    "random_page_cost": "1.1",
 }
-"""Of every connection: a server that hangs must not hold locks for ever."""
+"""Of every connection: a server that hangs must not hold locks for ever; and disks that turn are no more."""
 KEEPALIVES = {
     "connect_timeout": 10,
     "keepalives_idle": 5,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from sqlalchemy import Connection, Executable
+from sqlalchemy import ColumnElement, Connection, Executable, Table, literal, tuple_
 
 Row = dict[str, Any]
 
@@ -19,3 +19,10 @@ def first(connection: Connection, query: Executable, parameters: Mapping[str, An
     """The first row of a query, if there is one."""
     row = connection.execute(query, parameters or {}).mappings().first()
     return cast("Row", dict(row)) if row is not None else None
+
+
+def beyond(table: Table, mark: Row, *, newest_first: bool) -> ColumnElement[bool]:
+    """What comes after `mark` in the order of age: one comparison, which an index over (created_at, id) can begin at."""
+    age, place = (table.c.created_at, table.c.id), (mark["created_at"], mark["id"])
+    there = tuple_(*(literal(value, column.type) for value, column in zip(place, age, strict=True)))
+    return tuple_(*age) < there if newest_first else tuple_(*age) > there

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, ForeignKey, Index, String, Table, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, ForeignKey, Index, String, Table, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS
@@ -27,6 +27,7 @@ class FileRow(SQLModel, table=True):
         _one_of("status", ("uploaded", "processed", "error")),
         CheckConstraint("bytes >= 0", name="bytes_positive"),
         Index("files_by_tenant", "tenant", "created_at", "id"),
+        Index("files_by_expiry", "expires_at"),
     )
 
     id: str = Field(primary_key=True)
@@ -53,6 +54,7 @@ class BatchRow(SQLModel, table=True):
         Index("batches_by_state", "state", "deadline_at"),
         CheckConstraint("round >= 0", name="round_positive"),
         Index("batches_by_age", "created_at", "id"),
+        Index("batches_by_input", "input_file_id"),
         Index("batches_by_tenant", "tenant", "created_at", "id"),
     )
 
@@ -104,7 +106,8 @@ class ChunkRow(SQLModel, table=True):
         CheckConstraint("state <> 'done' OR completed + failed = lines", name="done_is_whole"),
         UniqueConstraint("batch_id", "position", name="chunk_once"),
         Index("chunks_by_state", "batch_id", "state", "position"),
-        Index("chunks_leased", "state", "lease_until"),
+        # Without lease_until: a heartbeat then changes no index.
+        Index("chunks_leased", "worker_id", sqlite_where=text("state = 'leased'"), postgresql_where=text("state = 'leased'")),
     )
 
     id: str = Field(primary_key=True)

@@ -102,7 +102,7 @@ class Lifecycle:
         """Do all that is due now, once."""
         self._guarded(self._rescue)
         with self._database.read() as connection:
-            found = batches.in_state(connection, ["validating", "in_progress", "finalizing", "cancelling"])
+            found = batches.due(connection, self._clock.now())
         steps: dict[str, Callable[[Row], None]] = {
             "validating": self._validate,
             "in_progress": self._watch,

@@ -215,8 +215,10 @@ class LeaseDesk:
     def _claim_one(self, connection: Connection, worker: Row, batch: Row) -> Row | None:
         """A chunk of the batch. A uniform batch stays where it began."""
         pool, now = worker["pool"], self._runtime.clock.now()
-        if batch["options"].get("uniform") and any(used != pool for used in chunks.pools_used(connection, batch["id"])):
-            return None
+        if batch["options"].get("uniform"):
+            batches.get(connection, batch["id"], ANY, lock=True)  # or two pools might begin it at once
+            if any(used != pool for used in chunks.pools_used(connection, batch["id"])):
+                return None
         lease_s = self._limits.lease_s
         got = chunks.claim(connection, batch["id"], worker_id=worker["id"], pool=pool, limit=1, now=now, lease_s=lease_s)
         return got[0] if got else None
