@@ -22,9 +22,14 @@ class _Details(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
+    """Of any endpoint: /v1/responses has other names for the same."""
+
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _Details | None = None
 
 
 class Answer(msgspec.Struct):
@@ -37,8 +42,9 @@ class Answer(msgspec.Struct):
     def tokens(self) -> tuple[int, int, int]:
         """Tokens read, of those cached, and written."""
         usage = self.usage or _Usage()
-        details = usage.prompt_tokens_details or _Details()
-        return usage.prompt_tokens or 0, details.cached_tokens or 0, usage.completion_tokens or 0
+        details = usage.prompt_tokens_details or usage.input_tokens_details or _Details()
+        read, written = usage.prompt_tokens or usage.input_tokens, usage.completion_tokens or usage.output_tokens
+        return read or 0, details.cached_tokens or 0, written or 0
 
 
 _answers = msgspec.json.Decoder(Answer)

@@ -66,6 +66,7 @@ class FakeEngine:
         else:
             app.router.add_post("/v1/chat/completions", self.generate)
             app.router.add_post("/v1/completions", self.generate)
+            app.router.add_post("/v1/responses", self.generate)
         app.middlewares.append(_fastapi_errors)
         return app
 
@@ -122,7 +123,7 @@ class FakeEngine:
     def _look(self, path: str, body: dict[str, Any]) -> tuple[web.Response | None, str]:
         if body.get("model", self.model) != self.model:
             return _error(404, "NotFoundError", f"The model `{body['model']}` does not exist.", "model"), ""
-        key = {"/v1/chat/completions": "messages", "/v1/completions": "prompt", "/v1/embeddings": "input"}[path]
+        key = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}.get(path, "input")
         given = body.get(key)
         if given is None or (key == "messages" and any(message.get("content") is None for message in given)):
             return _error(400, "Bad Request", f"[{{'type': 'missing', 'loc': ('body', '{key}')}}]"), ""
@@ -185,6 +186,10 @@ class FakeEngine:
         if path == "/v1/completions":
             choice: dict[str, Any] = {"index": 0, "text": text, "finish_reason": "length"}
             return about | {"object": "text_completion", "choices": [choice]}
+        if path == "/v1/responses":
+            usage = {"input_tokens": len(words), "input_tokens_details": {"cached_tokens": 0}, "output_tokens": len(made)}
+            output = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+            return about | {"object": "response", "status": "completed", "output": [output], "usage": usage}
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "length"}
         return about | {"object": "chat.completion", "choices": [choice]}
 

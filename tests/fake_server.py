@@ -223,6 +223,7 @@ def as_line(custom_id: str, prompt: str, model: str = "tiny", endpoint: str = "/
         "/v1/chat/completions": {"messages": [{"role": "user", "content": prompt}]},
         "/v1/completions": {"prompt": prompt},
         "/v1/embeddings": {"input": prompt},
+        "/v1/responses": {"input": prompt},
     }
     body = {"model": model, **prompts[endpoint], **fields}
     return json.dumps({"custom_id": custom_id, "method": "POST", "url": endpoint, "body": body}).encode()

@@ -14,12 +14,16 @@ from tests.live import wait_for
 from tests.processes import ROOT, Stage
 
 pytestmark = pytest.mark.slow
-Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
+Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
 BODIES: dict[Endpoint, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "one two three"}]},
     "/v1/completions": {"prompt": "one two three"},
     "/v1/embeddings": {"input": "one two three"},
+    "/v1/responses": {"input": "one two three", "max_output_tokens": 8},
 }
+ANSWERS: dict[Endpoint, str] = {
+    "/v1/chat/completions": "choices", "/v1/completions": "choices", "/v1/embeddings": "data", "/v1/responses": "output",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("endpoint", BODIES)
@@ -42,5 +46,7 @@ def test_a_batch_of_every_endpoint_comes_back_answered(tmp_path: Path, endpoint:
         assert sorted(line["custom_id"] for line in lines) == [f"r{i}" for i in range(5)]
         assert all(line["response"]["status_code"] == 200 for line in lines)
         bodies = [line["response"]["body"] for line in lines]
-        assert all(body["usage"]["prompt_tokens"] > 0 for body in bodies)
-        assert all(body["data"][0]["embedding"] if endpoint == "/v1/embeddings" else body["choices"] for body in bodies)
+        assert all(body[ANSWERS[endpoint]] for body in bodies)
+        assert done.usage is not None
+        assert done.usage.input_tokens == 15
+        assert done.usage.output_tokens == (0 if endpoint == "/v1/embeddings" else 15)

@@ -62,6 +62,20 @@ async def test_completions(vllm: VllmEngine) -> None:
     assert all(isinstance(line["response"]["body"]["choices"][0]["text"], str) for line in outputs.values())
 
 
+async def test_responses(vllm: VllmEngine) -> None:
+    server = FakeServer(["The wind", "The sun", "word " * 3 * MAX_LEN], endpoint="/v1/responses")
+    for chunk in server.chunks:
+        chunk.data = [line.replace(b'"model"', b'"max_output_tokens": 8, "ignore_eos": true, "model"') for line in chunk.data]
+    outputs = await drive(server, vllm.url)
+    assert outputs.pop("c3")["response"]["status_code"] == 400
+    for line in outputs.values():
+        body = line["response"]["body"]
+        assert body["output"][0]["content"][0]["type"] == "output_text"
+        assert body["usage"]["output_tokens"] == 8
+    assert server.results[1].output_tokens == 8
+    assert server.results[1].input_tokens > 0
+
+
 async def test_embeddings_with_real_weights(tmp_path: Path) -> None:
     engine = VllmEngine(real_engine(), Pool(), Worker(state_dir=str(tmp_path)))
     await engine.start(embedding_model(), "tiny")
