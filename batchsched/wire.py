@@ -19,6 +19,10 @@ from batchsched.fleet import Pool, ServedModel
 PROTOCOL = 2
 MIN_PROTOCOL = PROTOCOL - 1
 PREFIX = "/v1/batchsched"
+CURSOR_HEADER = "x-batchsched-cursor"
+"""Of an answer with partial results: where its reader stands, to be sent with the next question."""
+STATUS_HEADER = "x-batchsched-status"
+"""Beside it: the batch's status when they were read."""
 
 ReleaseReason = Literal["window_closed", "shutdown", "preempted", "cancelled", "paused"]
 EnergySource = Literal["nvml_counter", "nvml_power", "rapl", "modelled", "unmeasured"]

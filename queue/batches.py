@@ -68,7 +68,7 @@ def move(
 ) -> None:
     """Enter `target` from a state that may lead there (one of `origin`, where given), stamping `<target>_at`.
 
-        An end is announced to webhooks. `within`: only in this round, so that who slept through a retry changes nothing. Raises
+    An end is announced to webhooks. `within`: only in this round, so that who slept through a retry changes nothing. Raises
     NotFound, or Conflict naming the state.
     """
     if target != "validating":

@@ -116,6 +116,12 @@ def of_batch(connection: Connection, batch_id: str, *, after: int = -1, limit: i
     return every(connection, query.limit(limit))
 
 
+def with_results(connection: Connection, batch_id: str, first: int) -> list[Row]:
+    """A batch's chunks that have results, from position `first` on, in the order of its file."""
+    found = (chunks.c.batch_id == batch_id, chunks.c.position >= first, chunks.c.result_bytes > 0)
+    return every(connection, select(chunks).where(*found).order_by(chunks.c.position))
+
+
 def get(connection: Connection, chunk_id: str, *, lock: bool = False) -> Row:
     """One chunk; with `lock`, it stays as it is until this transaction ends. Raises NotFound."""
     row = first(connection, _LOCKED if lock else _ONE, {"chunk": chunk_id})

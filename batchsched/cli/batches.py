@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +22,9 @@ from batchsched.cli.common import (
     show_batch,
     when,
 )
+
+if TYPE_CHECKING:
+    from batchsched.client import Batch, Client
 
 
 @click.command("list")
@@ -78,27 +82,52 @@ def wait(batch_id: str, as_json: bool, connect: Connect) -> int:
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Write output.jsonl and errors.jsonl into this folder."
 )
+@click.option("--follow", is_flag=True, help="Go on until the batch is done; exit as `wait` does.")
 @about_one
-def results(batch_id: str, out: Path | None, as_json: bool, connect: Connect) -> None:
-    """Fetch a batch's results: into a folder, else as JSON lines on stdout, the answers first, then the errors."""
+def results(batch_id: str, out: Path | None, follow: bool, as_json: bool, connect: Connect) -> int:
+    """Fetch a batch's results, also while it runs: into a folder, else as JSON lines on stdout.
+
+    With --follow each line is printed once, as it appears, also when the server is started again meanwhile.
+    """
     with connect() as client:
-        batch = client.batches.retrieve(batch_id)
-        files = {"output.jsonl": batch.output_file_id, "errors.jsonl": batch.error_file_id}
+        batch = client.batches.wait(batch_id) if out and follow else client.batches.retrieve(batch_id)
         if out is None:
-            if not any(files.values()):
-                say(f"There are no results yet: the batch is {batch.status}.")
-            for line in client.batches.results(batch_id):
-                click.echo(json.dumps(plain(line), ensure_ascii=False))
-            return
-        out.mkdir(parents=True, exist_ok=True)
-        written = [str(client.files.download(file_id, out / name)) for name, file_id in files.items() if file_id]
-    if as_json:
-        print_json({"batch_id": batch.id, "status": batch.status, "files": written})
-        return
-    for path in written:
-        click.echo(path)
-    if not written:
+            told = _print(client, batch_id, follow)
+            batch = client.batches.wait(batch_id) if follow else batch
+        else:
+            paths = _write(client, batch, out)
+            told = bool(paths)
+            if as_json:
+                print_json({"batch_id": batch.id, "status": batch.status, "files": paths})
+            else:
+                click.echo("".join(f"{path}\n" for path in paths), nl=False)
+    if not told:
         say(f"There are no results yet: the batch is {batch.status}.")
+    return exits.for_batch(batch) if follow else exits.OK
+
+
+def _print(client: Client, batch_id: str, follow: bool) -> bool:
+    told = False
+    for line in client.batches.results(batch_id, follow=follow):
+        click.echo(json.dumps(plain(line), ensure_ascii=False))
+        told = True
+    return told
+
+
+def _write(client: Client, batch: Batch, out: Path) -> list[str]:
+    """The two files of a batch that is done, or what is there of one that runs; the paths of those that are not empty."""
+    out.mkdir(parents=True, exist_ok=True)
+    files = {out / "output.jsonl": batch.output_file_id, out / "errors.jsonl": batch.error_file_id}
+    if batch.done:
+        return [str(client.files.download(file_id, path)) for path, file_id in files.items() if file_id]
+    parts = [path.with_name(f"{path.name}.part") for path in files]
+    with parts[0].open("w", encoding="utf-8") as answers, parts[1].open("w", encoding="utf-8") as errors:
+        for line in client.batches.results(batch.id):
+            (answers if line.ok else errors).write(json.dumps(plain(line), ensure_ascii=False) + "\n")
+    written = [str(part.replace(path)) for part, path in zip(parts, files, strict=True) if part.stat().st_size]
+    for part in parts:
+        part.unlink(missing_ok=True)
+    return written
 
 
 @click.command()

@@ -11,7 +11,7 @@ from typing import TypeVar, Unpack
 from batchsched.client import calls
 from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat
 from batchsched.client.results import Batch, Explanation, File, Model, OutputLine, Plan, Report
-from batchsched.errors import ServerUnreachable
+from batchsched.errors import BatchschedError
 from batchsched.transport import AsyncTransport
 
 T = TypeVar("T")
@@ -52,9 +52,12 @@ class AsyncClient:
         """Send one request and read its answer."""
         return call.decode((await self._transport.request(call.method, call.path, **call.options)).content)
 
-    async def blocks(self, path: str) -> AsyncIterator[bytes]:
-        """The content behind a path, as it arrives."""
-        async with self._transport.stream("GET", path) as response:
+    async def blocks(
+        self, path: str, params: dict[str, str] | None = None, headers: dict[str, str] | None = None
+    ) -> AsyncIterator[bytes]:
+        """The content behind a path, as it arrives; the answer's headers go into `headers`."""
+        async with self._transport.stream("GET", path, params=params) as response:
+            (headers if headers is not None else {}).update(response.headers)
             async for block in response.aiter_bytes():
                 yield block
 
@@ -190,7 +193,7 @@ class AsyncBatches:
         while True:
             try:
                 batch = await self.retrieve(batch_id)
-            except ServerUnreachable as problem:
+            except BatchschedError as problem:
                 pause_s = pauses.after_silence(problem)
             else:
                 if on_progress:
@@ -200,15 +203,29 @@ class AsyncBatches:
                 pause_s = pauses.after_answer()
             await asyncio.sleep(pause_s)
 
-    async def results(self, batch_id: str) -> AsyncIterator[OutputLine]:
-        """Every result that is there: the answers, then the errors. Callers match them by custom_id."""
-        for file_id in calls.result_files(await self.retrieve(batch_id)):
-            lines = calls.Lines()
-            async for block in self._client.blocks(calls.content_path(file_id)):
-                for line in lines.feed(block):
-                    yield calls.output_line(line)
-            for line in lines.end():
-                yield calls.output_line(line)
+    async def results(
+        self, batch_id: str, *, follow: bool = False, poll_s: float = 2.0, patience_s: float = 60.0
+    ) -> AsyncIterator[OutputLine]:
+        """Every result that is there, also while it runs; once it is done, the answers, then the errors. Match them by custom_id.
+
+        With `follow`, results as they appear, until the batch is done; looks are at most `poll_s` apart, and a server that is
+        away for up to about `patience_s` is waited for.
+        """
+        following, pauses = calls.Following(batch_id, follow), calls.Pauses(poll_s, patience_s)
+        while True:
+            try:
+                headers, lines = dict[str, str](), calls.Lines()
+                async for block in self._client.blocks(following.path, following.params, headers):
+                    for line in following.fresh(lines.feed(block)):
+                        yield line
+                if following.ended(headers) or not follow:
+                    return
+                pause_s = pauses.after_answer()
+            except BatchschedError as problem:
+                if not follow:
+                    raise
+                pause_s = pauses.after_silence(problem)
+            await asyncio.sleep(pause_s)
 
     async def explain(self, batch_id: str) -> Explanation:
         """Why it runs when and where it does."""

@@ -11,7 +11,7 @@ from typing import TypeVar, Unpack
 from batchsched.client import calls
 from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat
 from batchsched.client.results import Batch, Explanation, File, Model, OutputLine, Plan, Report
-from batchsched.errors import ServerUnreachable
+from batchsched.errors import BatchschedError
 from batchsched.transport import Transport
 
 T = TypeVar("T")
@@ -52,9 +52,10 @@ class Client:
         """Send one request and read its answer."""
         return call.decode(self._transport.request(call.method, call.path, **call.options).content)
 
-    def blocks(self, path: str) -> Iterator[bytes]:
-        """The content behind a path, as it arrives."""
-        with self._transport.stream("GET", path) as response:
+    def blocks(self, path: str, params: dict[str, str] | None = None, headers: dict[str, str] | None = None) -> Iterator[bytes]:
+        """The content behind a path, as it arrives; the answer's headers go into `headers`."""
+        with self._transport.stream("GET", path, params=params) as response:
+            (headers if headers is not None else {}).update(response.headers)
             yield from response.iter_bytes()
 
     def close(self) -> None:
@@ -187,7 +188,7 @@ class Batches:
         while True:
             try:
                 batch = self.retrieve(batch_id)
-            except ServerUnreachable as problem:
+            except BatchschedError as problem:
                 pause_s = pauses.after_silence(problem)
             else:
                 if on_progress:
@@ -197,13 +198,28 @@ class Batches:
                 pause_s = pauses.after_answer()
             time.sleep(pause_s)
 
-    def results(self, batch_id: str) -> Iterator[OutputLine]:
-        """Every result that is there: the answers, then the errors. Callers match them by custom_id."""
-        for file_id in calls.result_files(self.retrieve(batch_id)):
-            lines = calls.Lines()
-            for block in self._client.blocks(calls.content_path(file_id)):
-                yield from map(calls.output_line, lines.feed(block))
-            yield from map(calls.output_line, lines.end())
+    def results(
+        self, batch_id: str, *, follow: bool = False, poll_s: float = 2.0, patience_s: float = 60.0
+    ) -> Iterator[OutputLine]:
+        """Every result that is there, also while it runs; once it is done, the answers, then the errors. Match them by custom_id.
+
+        With `follow`, results as they appear, until the batch is done; looks are at most `poll_s` apart, and a server that is
+        away for up to about `patience_s` is waited for.
+        """
+        following, pauses = calls.Following(batch_id, follow), calls.Pauses(poll_s, patience_s)
+        while True:
+            try:
+                headers, lines = dict[str, str](), calls.Lines()
+                for block in self._client.blocks(following.path, following.params, headers):
+                    yield from following.fresh(lines.feed(block))
+                if following.ended(headers) or not follow:
+                    return
+                pause_s = pauses.after_answer()
+            except BatchschedError as problem:
+                if not follow:
+                    raise
+                pause_s = pauses.after_silence(problem)
+            time.sleep(pause_s)
 
     def explain(self, batch_id: str) -> Explanation:
         """Why it runs when and where it does."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -10,10 +10,10 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 import msgspec
 
-from batchsched.client.results import Batch, Explanation, File, Key, Model, OutputLine, Page, Plan, Report
-from batchsched.errors import InvalidRequest, ServerError
+from batchsched.client.results import TERMINAL, Batch, Explanation, File, Key, Model, OutputLine, Page, Plan, Report
+from batchsched.errors import BatchschedError, InvalidRequest, ServerError, ServerUnreachable
 from batchsched.units import iso
-from batchsched.wire import PREFIX
+from batchsched.wire import CURSOR_HEADER, PREFIX, STATUS_HEADER
 
 T = TypeVar("T")
 PlotFormat = Literal["png", "svg"]
@@ -217,11 +217,6 @@ def models() -> Call[tuple[Model, ...]]:
     return Call("GET", "/v1/models", lambda content: tuple(items(_typed(Page)(content), Model)))
 
 
-def result_files(batch: Batch) -> Sequence[str]:
-    """The files that hold a batch's results: the answers, then the errors."""
-    return [file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id]
-
-
 class Lines:
     """Cuts blocks of bytes into lines. (httpx would cut at U+2028 as well, which may stand inside a JSON string.)"""
 
@@ -236,6 +231,29 @@ class Lines:
     def end(self) -> list[bytes]:
         """A last line without its newline."""
         return [self._rest] if self._rest.strip() else []
+
+
+class Following:
+    """A batch's results as they appear. With `once`, each request's once, over a server's restart and the merging at the end."""
+
+    def __init__(self, batch_id: str, once: bool) -> None:
+        self.path = f"{PREFIX}/batches/{batch_id}/results"
+        self.params: dict[str, str] = {}
+        self._once = once
+        self._seen: set[str] = set()
+
+    def fresh(self, lines: Sequence[bytes]) -> Iterator[OutputLine]:
+        """Those of these lines that were not seen before."""
+        for line in map(output_line, lines):
+            if line.custom_id not in self._seen:
+                if self._once:
+                    self._seen.add(line.custom_id)
+                yield line
+
+    def ended(self, headers: Mapping[str, str]) -> bool:
+        """An answer was read whole: go on behind it, unless it was the last."""
+        self.params = {"cursor": headers.get(CURSOR_HEADER, "")}
+        return headers.get(STATUS_HEADER) in TERMINAL
 
 
 class Pauses:
@@ -254,9 +272,9 @@ class Pauses:
         self._next_s *= 1.5
         return pause_s
 
-    def after_silence(self, problem: Exception) -> float:
-        """Seconds to wait after the server did not answer; raises `problem` when that has lasted too long."""
-        if self._silent_s >= self._patience_s:
+    def after_silence(self, problem: BatchschedError) -> float:
+        """Seconds to wait after the server did not answer; raises `problem` if it is of another kind, or has lasted too long."""
+        if problem.http_status != ServerUnreachable.http_status or self._silent_s >= self._patience_s:
             raise problem
         self._silent_s += 2.0
         return 2.0
