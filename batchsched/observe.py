@@ -232,25 +232,20 @@ def _near(edges: list[float], fine_s: float) -> list[float]:
 
 
 def _observations(rows: Sequence[Mapping[str, Any]]) -> list[Observation]:
-    """Ledger entries, a chunk's stay on a pool as one observation: single entries are too short to say much."""
-    grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    starts = [row for row in rows if row["startup_s"] > 0]
-    for row in rows:
-        if row["startup_s"] == 0:
-            grouped.setdefault((row["chunk_id"], row["pool"]), []).append(row)
-    return [Observation(row["model"], row["pool"], row["ended_at"], 0.0, 0, 0, startup_s=row["startup_s"]) for row in starts] + [
-        Observation(
-            model=group[0]["model"],
-            pool=pool,
-            at=group[-1]["ended_at"],
-            busy_s=sum(row["busy_s"] for row in group),
-            input_tokens=sum(row["input_tokens"] for row in group),
-            output_tokens=sum(row["output_tokens"] for row in group),
-            energy_j=sum(row["energy_j"] for row in group)
-            if group[0]["energy_source"] not in {"modelled", "unmeasured"}
-            else None,
+    """What the ledger saw, as profiles take it: a chunk's stay on a pool, or the start of an engine."""
+    return [
+        Observation(row["model"], row["pool"], row["ended_at"], 0.0, 0, 0, startup_s=row["startup_s"])
+        if row["startup_s"] > 0
+        else Observation(
+            model=row["model"],
+            pool=row["pool"],
+            at=row["ended_at"],
+            busy_s=row["busy_s"],
+            input_tokens=int(row["input_tokens"]),
+            output_tokens=int(row["output_tokens"]),
+            energy_j=row["energy_j"] if row["energy_source"] not in {"modelled", "unmeasured"} else None,
         )
-        for (_, pool), group in grouped.items()
+        for row in rows
     ]
 
 

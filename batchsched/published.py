@@ -104,8 +104,9 @@ class Published(msgspec.Struct, frozen=True, dict=True):
 
     def _allowance(self, batch_id: str, pool: str, now: datetime) -> float:
         """Requests that the plan opens up to now; 0 outside of its slots."""
-        mine = [a for a in self.plan.of(batch_id) if a.pool == pool and self.at(a.start_s) <= now]
-        return sum(a.requests for a in mine) if any(now < self.at(a.end_s) for a in mine) else 0.0
+        now_s = (now - self.made_at).total_seconds()
+        mine = [a for a in self.plan.of(batch_id) if a.pool == pool and a.start_s <= now_s]
+        return sum(a.requests for a in mine) if any(now_s < a.end_s for a in mine) else 0.0
 
     def request_s(self, batch_id: str, pool: str) -> float:
         """Engine seconds that one request is expected to take; 0 where nothing is known of it."""

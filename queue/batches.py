@@ -82,10 +82,20 @@ def move(
         deliveries.announce(connection, batch_id, target, now)
 
 
+_PLANNED = (
+    batches.c.id, batches.c.tenant, batches.c.priority, batches.c.model, batches.c.deadline_at, batches.c.options,
+    batches.c.total, batches.c.completed, batches.c.failed, batches.c.input_bytes, batches.c.max_tokens_total,
+    batches.c.input_tokens, batches.c.output_tokens,
+)  # fmt: skip
+
+
 def runnable(connection: Connection) -> list[Row]:
-    """Every batch of which something may be leased: in progress, not paused, its earlier results (if any) in their places."""
+    """Every batch of which something may be leased: in progress, not paused, its earlier results (if any) in their places.
+
+    Only the columns that plans are made from: there may be thousands.
+    """
     ready = (batches.c.state == "in_progress", batches.c.paused_at.is_(None), batches.c.reopen.is_(None))
-    return every(connection, select(batches).where(*ready).order_by(batches.c.deadline_at, batches.c.id))
+    return every(connection, select(*_PLANNED).where(*ready).order_by(batches.c.deadline_at, batches.c.id))
 
 
 def edit(connection: Connection, batch_id: str, what: str, **values: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, case, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from batchsched.queue.rows import Row, every, first
@@ -50,9 +50,26 @@ def of_batch(connection: Connection, batch_id: str) -> list[Row]:
 
 
 def recent(connection: Connection, limit: int = 2000) -> list[Row]:
-    """The newest entries over all batches, oldest first: what profiles learn from."""
-    rows = every(connection, select(ledger).order_by(ledger.c.id.desc()).limit(limit))
-    return list(reversed(rows))
+    """The newest entries over all batches, oldest first: what profiles learn from. Single entries are too short to say much, so
+    those of a chunk on a pool are summed up; engine starts stay apart."""
+    newest = select(ledger).order_by(ledger.c.id.desc()).limit(limit).subquery()
+    start = newest.c.startup_s > 0
+    query = (
+        select(
+            newest.c.model,
+            newest.c.pool,
+            func.max(newest.c.ended_at).label("ended_at"),
+            func.sum(newest.c.busy_s).label("busy_s"),
+            func.sum(newest.c.energy_j).label("energy_j"),
+            func.max(newest.c.energy_source).label("energy_source"),
+            func.max(newest.c.startup_s).label("startup_s"),
+            func.sum(newest.c.input_tokens).label("input_tokens"),
+            func.sum(newest.c.output_tokens).label("output_tokens"),
+        )
+        .group_by(newest.c.chunk_id, newest.c.pool, newest.c.model, case((start, newest.c.id), else_=0))
+        .order_by(func.max(newest.c.id))
+    )
+    return every(connection, query)
 
 
 def tokens_since(connection: Connection, tenant: str, at: datetime) -> int:

@@ -65,6 +65,8 @@ class _Open(msgspec.Struct):
     need: Need
     work: float
     startup_s: float
+    fastest: list[str]
+    """Its pools, the fastest first."""
 
     def longest(self, rate: float) -> float:
         """Seconds until its present phase ends."""
@@ -96,31 +98,36 @@ def fill_backward(needs: list[Need], spans: list[Span]) -> Filled:
         while t > span.start_s + _EPS:
             while waiting and waiting[-1].deadline_s >= t - _EPS:
                 need = waiting.pop()
-                held.append(_Open(need, 1.0, need.startup_s))
+                held.append(_Open(need, 1.0, need.startup_s, sorted(need.work_on, key=lambda p: (need.work_on[p], p))))
             floor = max(span.start_s, waiting[-1].deadline_s) if waiting else span.start_s
-            rates, taken = _allot([state.need for state in held], span.replicas)
-            step = min([t - floor, *(state.longest(rate) for state, rate in zip(held, rates, strict=True))])
+            rates, taken = _allot(held, span.replicas)
+            step = min([t - floor, *(state.longest(rate) for state, rate in zip(held, rates, strict=False))])
             step = max(step, _EPS)
             full.append((t - step, t, taken))
             t -= step
-            for state, rate in zip(held, rates, strict=True):
+            for state, rate in zip(held, rates, strict=False):
                 state.pass_by(step, rate)
-            starts.update({state.need.batch_id: t for state in held if state.placed})
-            held = [state for state in held if not state.placed]
+            placed = {state.need.batch_id for state in held[: len(rates)] if state.placed}
+            if placed:
+                starts.update(dict.fromkeys(placed, t))
+                held = [state for state in held if state.need.batch_id not in placed]
     return Filled(starts, full)
 
 
-def _allot(held: list[Need], replicas: dict[str, float]) -> tuple[list[float], frozenset[str]]:
-    """Share of its work that each need does in a second, served in order, fastest pool first; and the pools without room."""
+def _allot(held: list[_Open], replicas: dict[str, float]) -> tuple[list[float], frozenset[str]]:
+    """Share of its work that each need does in a second, served in order, fastest pool first, as far down the line as anything
+    is left to serve; and the pools without room."""
     left = dict(replicas)
     rates: list[float] = []
-    for need in held:
-        width, rate = float(need.width), 0.0
-        for pool in sorted(need.work_on, key=lambda p: (need.work_on[p], p)):
+    for state in held:
+        if all(room <= _EPS for room in left.values()):
+            break
+        width, rate = float(state.need.width), 0.0
+        for pool in state.fastest:
             take = min(width, left.get(pool, 0.0))
             if take > _EPS:
                 left[pool] -= take
                 width -= take
-                rate += take / max(need.work_on[pool], _EPS)
+                rate += take / max(state.need.work_on[pool], _EPS)
         rates.append(rate)
     return rates, frozenset(pool for pool, room in left.items() if room <= _EPS)

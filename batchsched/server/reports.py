@@ -22,9 +22,14 @@ from batchsched.queue.database import Database
 from batchsched.queue.states import TERMINAL
 from batchsched.queue.tenancy import Tenant
 from batchsched.scheduler import Scheduler
+from batchsched.server.kept import Kept
 from batchsched.server.progress import Progress
 from batchsched.settings import Carbon
 from batchsched.units import format_grams, iso
+
+ENDED_S = 300.0
+"""The account of a batch that ended changes only when a better intensity becomes known, or a straggler's work is charged."""
+MOST_ENDED = 5000
 
 
 class Reports:
@@ -37,9 +42,16 @@ class Reports:
         self._clock = clock
         self._carbon = carbon
         self._progress = Progress(scheduler, clock)
+        self._ended: Kept[dict[str, Any]] = Kept(clock, for_s=ENDED_S, most=MOST_ENDED)
 
     def additions(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """`progress` and `carbon` of a batch."""
+        """`progress` and `carbon` of a batch; of one that ended they may be a few minutes old."""
+        if row["state"] not in TERMINAL:
+            return self._additions(row)
+        key = (row["id"], row["round"], row["state"], row["completed"], row["failed"])
+        return self._ended.get(key, lambda: self._additions(row))
+
+    def _additions(self, row: Mapping[str, Any]) -> dict[str, Any]:
         with self._database.read() as connection:
             entries = ledger.of_batch(connection, row["id"])
             running_on = chunks.leased_pools(connection, row["id"])
