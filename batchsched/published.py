@@ -12,9 +12,8 @@ import msgspec
 
 from batchsched.forecasts import IntensityForecast
 from batchsched.planner import Job, Plan, Problem
-from batchsched.planner.fairness import Want
-
-_EPS = 1e-6
+from batchsched.planner.allowance import allowances, request_s
+from batchsched.planner.fairness import Turns, Want
 
 
 class Published(msgspec.Struct, frozen=True, dict=True):
@@ -50,12 +49,13 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def tenants(self) -> set[str]:
         """Those who have work that somebody could take up now."""
-        open_now = {a.batch_id for a in self.plan.allotments if a.start_s < 1.0}
+        open_now = {(a.pool, self.jobs[a.batch_id].model) for a in self.plan.allotments if a.start_s < 1.0}
+        placed = {a.batch_id for a in self.plan.allotments if (a.pool, self.jobs[a.batch_id].model) in open_now}
         return {
             job.tenant
             for job in self.problem.jobs
             if not job.seconds_on.keys().isdisjoint(self.connected)
-            and (job.batch_id in open_now or self.must(job.batch_id, self.made_at))
+            and (job.batch_id in placed or self.must(job.batch_id, self.made_at))
         }
 
     @cached_property
@@ -78,48 +78,51 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         job = self.jobs.get(batch_id)
         return job is not None and pool in job.seconds_on
 
-    def wants(self, pool: str, now: datetime, ready: Collection[str], leased: Mapping[str, float]) -> list[Want]:
+    def turns(
+        self,
+        pool: str,
+        now: datetime,
+        ready: Collection[str],
+        leased: Mapping[str, float],
+        served_s: Mapping[str, float],
+        weights: Mapping[str, float],
+    ) -> Turns:
         """What a pool may work on now, of the batches in `ready`. `leased`: the pool's tally, by batch."""
-        out: list[Want] = []
-        for batch_id in ready:
-            if not self.suits(batch_id, pool):
-                continue
-            job, must = self.jobs[batch_id], self.must(batch_id, now)
-            requests = math.inf if must else self._allowance(batch_id, pool, now) - leased.get(batch_id, 0.0)
-            if requests > _EPS:
-                out.append(
-                    Want(
-                        batch_id=batch_id,
-                        tenant=job.tenant,
-                        model=job.model,
-                        deadline_s=job.deadline_s,
-                        priority=job.priority,
-                        requests=requests,
-                        request_s=self.request_s(batch_id, pool),
-                        startup_s=job.startup_s_on[pool],
-                        due=must and batch_id not in self._contested,
-                    )
-                )
-        return out
+        free = {name: job for name, job in self.jobs.items() if pool in job.seconds_on and not self.must(name, now)}
+        allowed, room_s = allowances(self.plan, free, pool, (now - self.made_at).total_seconds(), leased)
+        wants = [
+            self._want(name, pool, math.inf if name not in free else allowed[name])
+            for name in ready
+            if self.suits(name, pool) and (name not in free or name in allowed)
+        ]
+        return Turns(wants, served_s, weights, room_s)
 
-    def _allowance(self, batch_id: str, pool: str, now: datetime) -> float:
-        """Requests that the plan opens up to now; 0 outside of its slots."""
-        now_s = (now - self.made_at).total_seconds()
-        mine = [a for a in self.plan.of(batch_id) if a.pool == pool and a.start_s <= now_s]
-        return sum(a.requests for a in mine) if any(now_s < a.end_s for a in mine) else 0.0
-
-    def request_s(self, batch_id: str, pool: str) -> float:
-        """Engine seconds that one request is expected to take; 0 where nothing is known of it."""
-        job = self.jobs.get(batch_id)
-        return job.seconds_on.get(pool, 0.0) / max(1, job.remaining_requests) if job else 0.0
+    def _want(self, batch_id: str, pool: str, requests: float) -> Want:
+        job = self.jobs[batch_id]
+        return Want(
+            batch_id=batch_id,
+            tenant=job.tenant,
+            model=job.model,
+            deadline_s=job.deadline_s,
+            priority=job.priority,
+            requests=requests,
+            request_s=request_s(job, pool),
+            startup_s=job.startup_s_on[pool],
+            due=math.isinf(requests) and batch_id not in self._contested,
+        )
 
     def on_now(self, batch_id: str, pool: str, now: datetime, grace_s: float) -> bool:
-        """Is a pool to work on a batch now, give or take `grace_s`? True also for what the plan does not know."""
+        """Is a pool to work on a batch now, or on another in whose place it may be, give or take `grace_s`?
+
+        True also for what the plan does not know.
+        """
         if batch_id not in self.jobs or self.must(batch_id, now):
             return True
-        grace = timedelta(seconds=grace_s)
-        mine = [a for a in self.plan.of(batch_id) if a.pool == pool]
-        return any(self.at(a.start_s) - grace <= now < self.at(a.end_s) + grace for a in mine)
+        if not any(a.pool == pool for a in self.plan.of(batch_id)):
+            return False
+        now_s, model = (now - self.made_at).total_seconds(), self.jobs[batch_id].model
+        near = [a for a in self.plan.on(pool) if a.start_s - grace_s <= now_s < a.end_s + grace_s]
+        return any(self.jobs[a.batch_id].model == model for a in near)
 
     def busy_now(self, pool: str, now: datetime) -> bool:
         """Does the plan have anything on a pool now?"""

@@ -22,6 +22,7 @@ from batchsched.errors import BatchschedError, ForecastUnavailable, InvalidConfi
 from batchsched.forecasts import Provider, one_signal
 from batchsched.observe import Observer, View
 from batchsched.planner import Plan, make_plan
+from batchsched.planner.allowance import request_s
 from batchsched.planner.fairness import Turns, arrivals, contested
 from batchsched.planner.latest_start import latest_safe_starts
 from batchsched.planner.verdict import verdict as judge
@@ -257,17 +258,18 @@ class Scheduler:
         if able:
             tallies.take_turns(connection, pool)
             published = self._in_force(connection) or published
-        wants = published.wants(pool, now, able, tallies.of_pool(connection, pool) if able else {})
-        self._refresh(published, pool, now, idle=not wants)
+        leased, served = (tallies.of_pool(connection, pool), self._served(connection, published)) if able else ({}, {})
+        turns = published.turns(pool, now, able, leased, served, self._weights)
+        self._refresh(published, pool, now, idle=turns.over)
         next_at, prepare = published.coming(pool, now)
-        return Offer(Turns(wants, self._served(connection, published) if wants else {}, self._weights), prepare, next_at)
+        return Offer(turns, prepare, next_at)
 
     def _served(self, connection: Connection, published: Published) -> dict[str, float]:
         """What each tenant was served, with what its leases are still expected to take."""
         served = shares.served(connection)
         for (batch_id, pool), requests in chunks.in_flight(connection).items():
             if job := published.jobs.get(batch_id):
-                expected_s = requests * published.request_s(batch_id, pool) / self._weights.get(job.tenant, 1.0)
+                expected_s = requests * request_s(job, pool) / self._weights.get(job.tenant, 1.0)
                 served[job.tenant] = served.get(job.tenant, 0.0) + expected_s
         return served
 

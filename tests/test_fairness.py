@@ -8,6 +8,7 @@ import random
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 
 from batchsched.planner.fairness import Turns, Want, arrivals, contested
 from batchsched.planner.latest_start import OpenPool, latest_safe_starts
+from batchsched.queue import batches, shares
+from tests.live import BASIC, live_server, requests
 from tests.planner_cases import job
 
 MODEL = frozenset({"m"})
@@ -204,6 +207,26 @@ def test_where_not_all_deadlines_can_be_met_the_weights_decide() -> None:
             fleet.submit(0, Batch(f"{tenant}{i}", tenant, _sizes(draw, 50), deadline_s=6000 + 10 * i))
     fleet.run(6000)
     assert fleet.busy_s["three"] / sum(fleet.busy_s.values()) == pytest.approx(0.75, rel=0.05)
+
+
+def test_two_tenants_share_a_live_server_by_weight(tmp_path: Path) -> None:
+    weighted = BASIC + "slot_s = 14400.0\n[tenants.large]\nweight = 3.0\n"
+    with live_server(tmp_path, weighted, server__chunk_lines=5) as server:
+        owners = {server.submit(requests(150))["id"]: tenant for tenant in ("large", "small") for _ in range(2)}
+        for batch_id, tenant in owners.items():
+            server.until(batch_id, "in_progress")
+            with server.runtime.database.write() as connection:
+                batches.note(connection, batch_id, tenant=tenant)
+        server.runtime.scheduler.plan_now()
+        workers = [server.worker(), server.worker()]
+        served: list[str] = []
+        for turn in range(40):
+            lease = workers[turn % 2].lease()
+            served.append(owners[lease["batch_id"]])
+            workers[turn % 2].finish(lease)  # its meter says ten seconds
+        assert 28 <= served.count("large") <= 32
+        with server.runtime.database.read() as connection:
+            assert sum(shares.served(connection)[t] * w for t, w in {"large": 3, "small": 1}.items()) == pytest.approx(400)
 
 
 tenants = st.dictionaries(st.sampled_from("abcdef"), st.floats(0.1, 20), min_size=2)

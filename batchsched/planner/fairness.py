@@ -41,25 +41,42 @@ class Want(msgspec.Struct):
 class Turns:
     """What a pool may work on, handed out one chunk after another. Not shared between threads."""
 
-    def __init__(self, wants: Iterable[Want], served_s: Mapping[str, float], weights: Mapping[str, float]) -> None:
-        """`served_s`: engine seconds over weight, by tenant; a tenant without a weight has 1."""
+    def __init__(
+        self,
+        wants: Iterable[Want],
+        served_s: Mapping[str, float],
+        weights: Mapping[str, float],
+        room_s: Mapping[str, float] | None = None,
+    ) -> None:
+        """`served_s`: engine seconds over weight, by tenant; a tenant without a weight has 1. `room_s`: engine seconds that the
+        wants of a model may take together, those with infinite requests left out; without limit where it is not named."""
+        self._room_s = dict(room_s or {})
         self._wants = list(wants)
         self._served_s = dict(served_s)
         self._weights = weights
 
     def pick(self, ready: Collection[str]) -> tuple[Want | None, str | None]:
         """The next work for an engine with these models; or else the model that it should load."""
-        first = self._first(self._wants)
+        wants = self._open()
+        first = self._first(wants)
         if first is None or first.model in ready:
             return first, None
-        other = self._first([want for want in self._wants if want.model in ready])
+        other = self._first([want for want in wants if want.model in ready])
         if other is None or self._worth_a_start(first, other):
             return None, first.model
         return other, None
 
+    @property
+    def over(self) -> bool:
+        """Is there nothing to hand out?"""
+        return not self._open()
+
     def took(self, want: Want, requests: int) -> None:
         """So many requests of it were leased: its tenant is charged what they are expected to take."""
-        self._served_s[want.tenant] = self._vtime(want) + requests * want.request_s / self._weight(want)
+        taken_s = requests * want.request_s
+        self._served_s[want.tenant] = self._vtime(want) + taken_s / self._weight(want)
+        if math.isfinite(want.requests):
+            self._room_s[want.model] = self._room_s.get(want.model, math.inf) - taken_s
         want.requests -= requests
         if want.requests <= _EPS:
             self.drop(want)
@@ -67,6 +84,9 @@ class Turns:
     def drop(self, want: Want) -> None:
         """It has nothing left to lease."""
         self._wants.remove(want)
+
+    def _open(self) -> list[Want]:
+        return [want for want in self._wants if math.isinf(want.requests) or self._room_s.get(want.model, math.inf) > _EPS]
 
     def _first(self, wants: list[Want]) -> Want | None:
         due = [want for want in wants if want.due]
