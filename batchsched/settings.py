@@ -10,6 +10,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -141,6 +142,34 @@ class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = False
 
 
+class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long things are kept. A file counts from its creation, by the setting of that day."""
+
+    inputs_days: Annotated[
+        float, Meta(ge=0, description="Uploads for batches; a client may ask for less, not for more. 0: for ever")
+    ] = 30.0
+    outputs_days: Annotated[float, Meta(ge=0, description="Output and error files, likewise")] = 30.0
+    batches_days: Annotated[
+        float, Meta(ge=0, description="Ended batches with what they cost; 0: for ever, else at least 35, for budgets of a month")
+    ] = 0.0
+    idempotency_days: Annotated[float, Meta(gt=0, description="Idempotency keys of created batches")] = 7.0
+
+    def input_life(self, asked_s: int | None) -> timedelta | None:
+        """How long an upload is kept whose sender asked for so many seconds; None: for ever."""
+        return _shorter(self.inputs_days, asked_s)
+
+    def output_life(self, asked_s: int | None) -> timedelta | None:
+        """The same of a result file."""
+        return _shorter(self.outputs_days, asked_s)
+
+
+def _shorter(days: float, asked_s: int | None) -> timedelta | None:
+    lives = [timedelta(days=days)] if days else []
+    if asked_s is not None:
+        lives.append(timedelta(seconds=asked_s))
+    return min(lives, default=None)
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole configuration."""
 
@@ -149,6 +178,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     forecast: Forecast = Forecast()
     planner: Planner = Planner()
     carbon: Carbon = Carbon()
+    retention: Retention = Retention()
     sites: Annotated[dict[str, Site], Meta(description="Sites by name")] = {}
     pools: Annotated[dict[str, Pool], Meta(description="Pools by name")] = {}
     models: Annotated[dict[str, ServedModel], Meta(description="Models by the name that batches use")] = {}
@@ -231,7 +261,7 @@ def _put(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
 
 def _env_names() -> dict[str, str]:
     names: dict[str, str] = {}
-    for section in ("server", "worker", "forecast", "planner", "carbon"):
+    for section in ("server", "worker", "forecast", "planner", "carbon", "retention"):
         struct = type(getattr(Settings(), section))
         for field in msgspec.structs.fields(struct):
             names[f"{section}.{field.name}"] = f"{ENV_PREFIX}{section}_{field.name}".upper()
@@ -307,6 +337,8 @@ def _cross_check(settings: Settings, where: str) -> None:
         _check_pool(name, pool, settings, where)
     for name, webhook in settings.webhooks.items():
         _check_webhook(webhook, f"{where}: key 'webhooks.{name}")
+    if 0 < settings.retention.batches_days < 35:
+        raise InvalidConfiguration(f"{where}: key 'retention.batches_days' must be 0 or at least 35.")
     home = settings.carbon.home_site
     if home and home not in settings.sites:
         _complain(where, "carbon.home_site", f"there is no site '{home}'", settings.sites)

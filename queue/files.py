@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
@@ -60,8 +59,3 @@ def remove(connection: Connection, file_id: str) -> None:
 def ids(connection: Connection) -> set[str]:
     """Every file's id."""
     return set(connection.scalars(select(files.c.id)))
-
-
-def expired(connection: Connection, now: datetime) -> list[str]:
-    """Files whose time is over."""
-    return list(connection.scalars(select(files.c.id).where(files.c.expires_at <= now).limit(100)))

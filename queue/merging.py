@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, BinaryIO
 
 import msgspec
@@ -22,13 +22,13 @@ from batchsched.queue.database import Database
 from batchsched.queue.results import unfinished
 from batchsched.queue.rows import Row
 from batchsched.queue.store import Record, Store
+from batchsched.settings import Retention
 
 UNDONE = {
     "expired": ("batch_expired", "This request could not be executed before the completion window expired."),
     "cancelled": ("batch_cancelled", "This request was not executed because the batch was cancelled."),
 }
 CHUNKS_A_READ = 500
-RESULT_FILE_LIFE = timedelta(days=30)
 
 
 class Merged(msgspec.Struct):
@@ -49,7 +49,7 @@ class Merged(msgspec.Struct):
         self.size += len(line)
 
 
-def merge(database: Database, store: Store, ids: IdSource, batch: Row, target: str, now: datetime) -> None:
+def merge(database: Database, store: Store, ids: IdSource, kept: Retention, batch: Row, target: str, now: datetime) -> None:
     """Merge a batch's results and enter `target` (completed, expired or cancelled). Raises StorageFull; then try again later."""
     with contextlib.ExitStack() as stack:
         merged = [_open(stack, store, ids) for _ in ("output", "error")]
@@ -57,7 +57,7 @@ def merge(database: Database, store: Store, ids: IdSource, batch: Row, target: s
             for record in _all(store, ids, chunk, records, batch["input_file_id"], target):
                 merged[0 if record.ok else 1].write(record.output)
     try:
-        _commit(database, store, batch, merged, target, now)
+        _commit(database, store, kept, batch, merged, target, now)
     except Conflict:  # somebody else ended the batch, with files of their own
         for part in merged:
             store.remove(part.id)
@@ -94,8 +94,11 @@ def _all(store: Store, ids: IdSource, chunk: Row, records: Iterator[Record], inp
             yield Record(line, False, unanswered(ids.new("batch_req"), custom_id, code, message))
 
 
-def _commit(database: Database, store: Store, batch: Row, merged: list[Merged], target: str, now: datetime) -> None:
+def _commit(
+    database: Database, store: Store, kept: Retention, batch: Row, merged: list[Merged], target: str, now: datetime
+) -> None:
     output, errors = merged
+    life = kept.output_life(batch["options"].get("output_expires_after_s"))
     with database.write() as connection:
         for part, kind in ((output, "output"), (errors, "error")):
             if part.lines:
@@ -109,7 +112,7 @@ def _commit(database: Database, store: Store, batch: Row, merged: list[Merged], 
                     sha256=part.digest.hexdigest(),
                     status="processed",
                     created_at=now,
-                    expires_at=_expiry(batch, now),
+                    expires_at=now + life if life else None,
                 )
         batches.move(
             connection,
@@ -125,8 +128,3 @@ def _commit(database: Database, store: Store, batch: Row, merged: list[Merged], 
     for part in merged:
         if not part.lines:
             store.remove(part.id)
-
-
-def _expiry(batch: Row, now: datetime) -> datetime:
-    seconds = batch["options"].get("output_expires_after_s")
-    return now + (timedelta(seconds=seconds) if seconds else RESULT_FILE_LIFE)

@@ -55,6 +55,8 @@ def _check(connection: Connection, batch: Row) -> None:
         raise Conflict("The input of this batch is not valid, so there is nothing to retry.", hint="Mend it and submit it anew.")
     if state not in RETRIABLE:
         raise Conflict(f"A batch with status '{state}' cannot be retried: it has not ended yet.")
+    if batch["erased_at"]:
+        raise Conflict("The content of this batch was deleted, so there is nothing to retry.", hint="Submit it anew.")
     if not batch["total"]:
         raise Conflict(
             "This batch was cancelled before it was validated, so it has no requests to retry.", hint="Submit it anew."

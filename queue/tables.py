@@ -93,6 +93,7 @@ class BatchRow(SQLModel, table=True):
     round: int = 0
     reopen: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     """While a retry takes over what was answered before: the output file that holds it."""
+    erased_at: datetime | None = None
 
 
 class ChunkRow(SQLModel, table=True):

@@ -335,6 +335,10 @@ def acts(keyed: Keyed) -> dict[str, Callable[[], str]]:
         server.until(batch_id, "cancelled")
         return did(f"{PREFIX}/batches/{batch_id}/retry")
 
+    def deleted() -> str:
+        ended = did("/v1/batches", {"input_file_id": "file-none", "endpoint": "/v1/embeddings", "completion_window": "24h"})
+        return str(server.http.delete(f"{PREFIX}/batches/{ended}").json()["id"])
+
     def did(path: str, body: Any = None) -> str:
         return str(server.post(path, body)["id"])
 
@@ -349,6 +353,7 @@ def acts(keyed: Keyed) -> dict[str, Callable[[], str]]:
         "batch.update": lambda: did(f"{PREFIX}/batches/{batch_id}", {"metadata": {"a": "b"}}),
         "batch.cancel": lambda: did(f"/v1/batches/{batch_id}/cancel"),
         "batch.retry": retried,
+        "batch.delete": deleted,
         "key.create": lambda: did(f"{PREFIX}/keys", {"scopes": ["read"]}),
         "key.revoke": lambda: did(f"{PREFIX}/keys/{did(f'{PREFIX}/keys', {'scopes': ['read']})}/revoke"),
     }

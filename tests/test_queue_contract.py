@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 
 from batchsched.errors import Conflict, DatabaseBusy, InvalidRequest, NotFound, StaleLease
-from batchsched.queue import batches, chunks, files, ledger, plans, workers
+from batchsched.queue import batches, chunks, files, ledger, plans, retention, workers
 from batchsched.queue.database import Database, again
 from tests.live import live_server, requests
 
@@ -223,8 +223,8 @@ def test_files_page_by_age_and_expire(database: Database) -> None:
                 **row,
             )
     with database.read() as connection:
-        assert files.expired(connection, NOW) == []
-        assert sorted(files.expired(connection, LATER)) == ["f1", "f2", "f3", "f4"]
+        assert retention.expired(connection, NOW, 9) == []
+        assert sorted(retention.expired(connection, LATER, 9)) == ["f1", "f2", "f3", "f4"]
 
 
 def test_plans_are_found_by_their_instant(database: Database) -> None:

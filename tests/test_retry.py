@@ -24,6 +24,7 @@ from batchsched.queue.merging import merge
 from batchsched.queue.results import Recorder
 from batchsched.queue.store import Store
 from batchsched.queue.tenancy import ANY
+from batchsched.settings import Retention
 from batchsched.units import from_iso
 from batchsched.wire import PREFIX, Result
 from tests.live import LiveServer, live_server, requests
@@ -98,7 +99,7 @@ class House:
                 if target == "cancelled":
                     batches.move(connection, self.batch_id, "cancelling", NOW)
         target = "completed" if target == "finalizing" else target
-        merge(self.database, self.store, self.ids, self.row(), target, NOW)
+        merge(self.database, self.store, self.ids, Retention(), self.row(), target, NOW)
         return target
 
     def content(self, file_id: str | None) -> dict[str, Any]:
@@ -197,7 +198,7 @@ def test_who_merges_late_changes_nothing_of_the_next_round(database: Database, t
     with database.write() as connection:
         batches.move(connection, house.batch_id, "finalizing", NOW)
     with pytest.raises(Conflict):
-        merge(database, house.store, house.ids, stale, "completed", NOW)
+        merge(database, house.store, house.ids, Retention(), stale, "completed", NOW)
     with pytest.raises(Conflict):
         reopening.rebuild(database, house.store, {**stale, "reopen": {"output_file_id": None}}, None)
 

@@ -98,7 +98,7 @@ the traceback to an error.
 def configuration_page() -> str:
     """Every key of the TOML file."""
     whole = settings.Settings()
-    sections = ("server", "worker", "forecast", "planner", "carbon")
+    sections = ("server", "worker", "forecast", "planner", "carbon", "retention")
     named: dict[str, type[msgspec.Struct]] = {
         "sites.NAME": Site,
         "pools.NAME": Pool,

@@ -160,6 +160,10 @@ class AsyncBatches:
         """Ask for its end; what is done is kept."""
         return await self._client.send(calls.cancel_batch(batch_id))
 
+    async def delete(self, batch_id: str) -> None:
+        """Delete what an ended batch holds: results, errors, metadata, and its input where no other batch has it."""
+        await self._client.send(calls.delete_batch(batch_id))
+
     async def pause(self, batch_id: str) -> Batch:
         """Let nothing more of it start; its deadline holds all the same."""
         return await self._client.send(calls.pause_batch(batch_id))

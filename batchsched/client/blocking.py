@@ -155,6 +155,10 @@ class Batches:
         """Ask for its end; what is done is kept."""
         return self._client.send(calls.cancel_batch(batch_id))
 
+    def delete(self, batch_id: str) -> None:
+        """Delete what an ended batch holds: results, errors, metadata, and its input where no other batch has it."""
+        self._client.send(calls.delete_batch(batch_id))
+
     def pause(self, batch_id: str) -> Batch:
         """Let nothing more of it start; its deadline holds all the same."""
         return self._client.send(calls.pause_batch(batch_id))

@@ -182,6 +182,10 @@ def update_batch(batch_id: str, changes: Changes) -> Call[Batch]:
     return Call("POST", f"{PREFIX}/batches/{batch_id}", _typed(Batch), {"json": _asked(**changes)})
 
 
+def delete_batch(batch_id: str) -> Call[None]:
+    return Call("DELETE", f"{PREFIX}/batches/{batch_id}", _nothing)
+
+
 def explain_batch(batch_id: str) -> Call[Explanation]:
     return Call("GET", f"{PREFIX}/batches/{batch_id}/explain", _typed(Explanation))
 

@@ -144,6 +144,7 @@ class Scheduling(msgspec.Struct, frozen=True):
     uniform: bool = False
     priority: int = 0
     paused_at: datetime | None = None
+    erased_at: datetime | None = None
     round: int = 0
     """How often it was retried."""
     verdict: Verdict | None = None

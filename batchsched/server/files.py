@@ -21,9 +21,9 @@ from batchsched.server.objects import file_object, list_object
 from batchsched.server.options import expires_after_s
 from batchsched.server.runtime import Runtime
 from batchsched.server.uploads import Form, Received, purpose_of, receive
+from batchsched.settings import Retention
 
 BLOCK_BYTES = 1 << 18
-BATCH_FILE_LIFE = timedelta(days=30)
 
 
 def router(runtime: Runtime) -> APIRouter:
@@ -43,7 +43,7 @@ def router(runtime: Runtime) -> APIRouter:
             if form.filename is None:
                 raise MissingParameter("Missing required parameter: 'file'.", param="file")
             purpose = purpose_of(form.fields)
-            expires = _expiry(form.fields, purpose)
+            expires = _life(form.fields, purpose, runtime.settings.retention)
         now = runtime.clock.now()
         with _kept(store, file_id):
             facts, problem = _outcome(received, lambda: store.blocks(file_id))
@@ -157,8 +157,8 @@ def _body(request: Request) -> Iterator[bytes]:
         raise InvalidRequest("The upload ended too early; nothing was kept. Send it again.") from None
 
 
-def _expiry(fields: dict[str, str], purpose: str) -> timedelta | None:
+def _life(fields: dict[str, str], purpose: str, kept: Retention) -> timedelta | None:
     anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
-    if anchor is not None or seconds is not None:
-        return timedelta(seconds=expires_after_s({"anchor": anchor, "seconds": seconds}, "expires_after"))
-    return BATCH_FILE_LIFE if purpose == "batch" else None
+    named = anchor is not None or seconds is not None
+    asked_s = expires_after_s({"anchor": anchor, "seconds": seconds}, "expires_after") if named else None
+    return kept.input_life(asked_s) if named or purpose == "batch" else None

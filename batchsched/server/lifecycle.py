@@ -28,6 +28,8 @@ from batchsched.queue.stores import sweep
 from batchsched.queue.tenancy import ANY
 from batchsched.scheduler import Scheduler
 from batchsched.server.quotas import Quotas
+from batchsched.server.retention import Retention
+from batchsched.settings import Retention as RetentionRules
 
 log = logging.getLogger(__name__)
 ROUND_S = 1.0
@@ -52,6 +54,7 @@ class Lifecycle:
         clock: Clock,
         lease_s: float,
         leading: Callable[[], bool],
+        kept: RetentionRules,
     ) -> None:
         """`leading`: may this server act? Several servers share the work of one; only the leader keeps house."""
         self._database = database
@@ -64,6 +67,8 @@ class Lifecycle:
         self._clock = clock
         self._lease_s = lease_s
         self._leading = leading
+        self._kept = kept
+        self._retention = Retention(database, store, kept, clock)
         self._looked: tuple[datetime, float] | None = None
         self._sweep_at = clock.monotonic() + SWEEP_EVERY_S
         self._wake = threading.Event()
@@ -114,7 +119,7 @@ class Lifecycle:
                 return
             step = self._reopen if batch["reopen"] else steps[batch["state"]]
             self._guarded(partial(step, batch))
-        self._guarded(self._expire_files)
+        self._guarded(self._retention.round)
         self._guarded(self._sweep)
 
     def _guarded(self, step: Callable[[], None]) -> None:
@@ -221,18 +226,8 @@ class Lifecycle:
             self._merge(batch, "cancelled")
 
     def _merge(self, batch: Row, target: str) -> None:
-        merge(self._database, self._store, self._ids, batch, target, self._clock.now())
+        merge(self._database, self._store, self._ids, self._kept, batch, target, self._clock.now())
         self._scheduler.poke()
-
-    def _expire_files(self) -> None:
-        with self._database.write() as connection:
-            gone = [
-                file_id for file_id in files.expired(connection, self._clock.now()) if not batches.uses_file(connection, file_id)
-            ]
-            for file_id in gone:
-                files.remove(connection, file_id)
-        for file_id in gone:
-            self._store.remove(file_id)
 
     def _sweep(self) -> None:
         if self._clock.monotonic() >= self._sweep_at:

@@ -53,6 +53,7 @@ def batch_object(row: Mapping[str, Any], additions: Mapping[str, Any]) -> dict[s
             "priority": row["priority"],
             "deadline_at": iso(row["deadline_at"]),
             "paused_at": iso(row["paused_at"]) if row["paused_at"] else None,
+            "erased_at": iso(row["erased_at"]) if row["erased_at"] else None,
             "round": row["round"],
             "verdict": row["verdict"],
             **additions,

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from batchsched.errors import InvalidRequest
-from batchsched.queue import batches, reopening
+from batchsched.queue import batches, reopening, retention
 from batchsched.server.auth import Caller, Who
 from batchsched.server.batches import json_body
 from batchsched.server.objects import batch_object
@@ -49,6 +49,15 @@ def router(runtime: Runtime) -> APIRouter:
         """Take up a batch that ended: only its failed and unfinished requests run, and its results get new files."""
         retry = form_of(Retry, await json_body(request))
         return await run_in_threadpool(lambda: shown(desk.retry(who, batch_id, retry)))
+
+    @routes.delete("/batches/{batch_id}")
+    def delete_batch(batch_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Delete what an ended batch holds: its results, errors and metadata, and its input where no other batch has it.
+
+        What it cost stays, and holds nothing of its content.
+        """
+        desk.erase(who, batch_id)
+        return {"id": batch_id, "object": "batch", "deleted": True}
 
     return routes
 
@@ -95,6 +104,15 @@ class Operations:
         row = self._done(who, batch_id, mark)
         self._runtime.lifecycle.poke()
         return row
+
+    def erase(self, who: Caller, batch_id: str) -> None:
+        """Doing it twice does no harm. Raises NotFound, Conflict."""
+        with self._database.write() as connection:
+            row = batches.get(connection, batch_id, who.tenant)
+            gone = retention.erase(connection, row, self._runtime.clock.now())
+            who.did(connection, batch_id)
+        for file_id in gone:
+            self._runtime.store.remove(file_id)
 
     def _judged(self, who: Caller, batch_id: str, deadline_at: datetime) -> dict[str, Any]:
         """The deadline, and its verdict where the batch is far enough for one; else its validation gives it."""

@@ -56,6 +56,7 @@ RULES: Final[dict[str, Rule]] = {
     f"POST {PREFIX}/batches/{{batch_id}}/resume": _submit("batch.resume"),
     f"POST {PREFIX}/batches/{{batch_id}}/retry": _submit("batch.retry"),
     f"GET {PREFIX}/batches/{{batch_id}}/results": _READ,
+    f"DELETE {PREFIX}/batches/{{batch_id}}": _submit("batch.delete"),
     f"GET {PREFIX}/batches/{{batch_id}}/explain": _READ,
     f"GET {PREFIX}/batches/{{batch_id}}/report": _READ,
     f"GET {PREFIX}/batches/{{batch_id}}/plot": _READ,

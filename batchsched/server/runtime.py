@@ -58,6 +58,7 @@ class Runtime:
                 self.clock,
                 loaded.settings.server.lease_s,
                 self.leadership.leading,
+                loaded.settings.retention,
             )
             self.webhooks = Webhooks(self.database, loaded.settings.webhooks, self.ids, self.clock, self.leadership.leading)
         except InvalidConfiguration as problem:

@@ -37,6 +37,7 @@ def _files_and_batches() -> None:
         batches.add_column(sa.Column("paused_at", UTCDateTime(), nullable=True))
         batches.add_column(sa.Column("round", sa.Integer(), nullable=False, server_default="0"))
         batches.add_column(sa.Column("reopen", sa.JSON(), nullable=True))
+        batches.add_column(sa.Column("erased_at", UTCDateTime(), nullable=True))
         batches.create_check_constraint("round_positive", "round >= 0")
     op.create_index("batches_by_input", "batches", ["input_file_id"])
     op.create_index("batches_by_tenant", "batches", ["tenant", "created_at", "id"])

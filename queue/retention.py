@@ -1,0 +1,71 @@
+"""What is removed, and when: files whose time is over, batches that ended long ago, the content of a batch on request.
+
+Everything goes in bounded steps. The bytes go after the commit: a crash between the two leaves files that no row knows, for the
+sweep.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, select, update
+
+from batchsched.errors import Conflict
+from batchsched.queue import batches, files
+from batchsched.queue.rows import Row, every
+from batchsched.queue.states import TERMINAL
+from batchsched.queue.tables import batches as table
+from batchsched.queue.tables import chunks, deliveries, idempotency, ledger, tallies
+from batchsched.queue.tables import files as file_table
+
+_ended_at = func.coalesce(table.c.completed_at, table.c.failed_at, table.c.expired_at, table.c.cancelled_at)
+
+
+def erase(connection: Connection, batch: Row, now: datetime) -> list[str]:
+    """Take the content of an ended batch away: results, errors, metadata, its input where no other batch has it.
+
+    The files whose bytes are to be removed. What it cost stays: the ledger holds no content. Raises Conflict while it runs.
+    """
+    ended = (table.c.id == batch["id"], table.c.state.in_(sorted(TERMINAL)))
+    bare: dict[str, Any] = {"output_file_id": None, "error_file_id": None, "errors": None, "meta": {}}
+    if connection.execute(update(table).where(*ended).values(erased_at=now, **bare)).rowcount != 1:
+        state = batches.get(connection, batch["id"], batch["tenant"])["state"]
+        raise Conflict(f"A batch with status '{state}' cannot be deleted.", hint="Cancel it first, and wait for its end.")
+    gone = _results_of(connection, batch)
+    if not _shared(connection, batch):
+        gone.append(batch["input_file_id"])
+    for file_id in gone:
+        files.remove(connection, file_id)
+    return gone
+
+
+def _results_of(connection: Connection, batch: Row) -> list[str]:
+    """Every result file that the batch ever had: a retry leaves the earlier ones to their time."""
+    names = [f"{batch['id']}_{kind}.jsonl" for kind in ("output", "error")]
+    mine = (file_table.c.tenant == batch["tenant"], file_table.c.purpose == "batch_output", file_table.c.filename.in_(names))
+    return list(connection.scalars(select(file_table.c.id).where(*mine)))
+
+
+def _shared(connection: Connection, batch: Row) -> bool:
+    others = (table.c.input_file_id == batch["input_file_id"], table.c.id != batch["id"], table.c.erased_at.is_(None))
+    return connection.scalar(select(table.c.id).where(*others).limit(1)) is not None
+
+
+def over(connection: Connection, before: datetime, limit: int) -> list[str]:
+    """Batches that ended before an instant, the oldest first."""
+    old = (table.c.created_at < before, table.c.state.in_(sorted(TERMINAL)), _ended_at < before)
+    return list(connection.scalars(select(table.c.id).where(*old).order_by(table.c.created_at).limit(limit)))
+
+
+def forget(connection: Connection, batch_id: str) -> None:
+    """Remove an ended batch and everything that points to it. Its files have a time of their own."""
+    for each in (chunks, ledger, tallies, deliveries, idempotency):
+        connection.execute(delete(each).where(each.c.batch_id == batch_id))
+    connection.execute(delete(table).where(table.c.id == batch_id, table.c.state.in_(sorted(TERMINAL))))
+
+
+def expired(connection: Connection, now: datetime, limit: int) -> list[str]:
+    """Files whose time is over and that no open batch needs."""
+    query = select(file_table.c.id).where(file_table.c.expires_at <= now).order_by(file_table.c.expires_at).limit(limit)
+    return [row["id"] for row in every(connection, query) if not batches.uses_file(connection, row["id"])]
