@@ -23,11 +23,13 @@ from typing import Any
 
 import msgspec
 
+from benchmarks import accept
 from tests.postgres import PostgresServer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
 OURS = "batchsched"
+ACCEPT_REQUESTS = 1_000_000
 
 
 class Contender(msgspec.Struct, frozen=True):
@@ -54,13 +56,14 @@ def contenders(quick: bool) -> list[Contender]:
 
     pg, lite, one = "ack_postgres", "ack_sqlite", "claim"
     return [
-        ours(pg, 200_000, "2 servers of 8 threads, groups of 100", 2, 8, 200, 8, 100),
+        ours(pg, 400_000, "1 server of 32 threads, groups of 100", 1, 32, 200, 8, 100),
+        ours(pg, 400_000, "2 servers of 16 threads, groups of 100", 2, 16, 200, 8, 100),
         *(
             peer(pg, "pgqueuer", 40_000, f"{processes} process(es) of {managers} consumer(s), batches of {batch}",
                  processes, managers, batch)
             for processes, managers, batch in ((1, 1, 1000), (1, 2, 100), (2, 1, 100), (2, 1, 300), (2, 1, 1000))
         ),
-        ours(lite, 100_000, "8 threads, groups of 100", 1, 8, 200, 8, 100),
+        ours(lite, 200_000, "1 server of 16 threads, groups of 100", 1, 16, 200, 8, 100),
         *(peer(lite, "huey", 5000, f"synchronous=FULL, {threads} thread(s)", threads, 1) for threads in (1, 2, 4)),
         peer(lite, "huey", 5000, "synchronous=OFF, 1 thread: not durable", 1, 0, counted=False),
         ours(one, 2000, "one at a time", 1, 1, 1, 1, 1),
@@ -161,10 +164,11 @@ def main() -> int:
     """Run it all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="one repetition of a tenth of the jobs: a glance, not a figure")
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--folder", default="/var/tmp", help="where the data lies: on the disk that is to be measured")
+    parser.add_argument("--only", help="one discipline: accept, ack_postgres, ack_sqlite, claim")
     args = parser.parse_args()
-    everyone = contenders(args.quick)
+    everyone = [one for one in contenders(args.quick) if args.only in {None, one.discipline}]
     rates: dict[Contender, list[float]] = {one: [] for one in everyone}
     with tempfile.TemporaryDirectory(prefix="bench-queue-", dir=args.folder) as name:
         folder = Path(name)
@@ -179,8 +183,12 @@ def main() -> int:
                 print(f"repetition {number + 1} done", flush=True)
         finally:
             arena.close()
+        figures: dict[str, Any] = {}
+        if args.only in {None, "accept"}:
+            print(f"accepting a file of {ACCEPT_REQUESTS} requests, against a loop that parses its lines", flush=True)
+            figures = accept.measure(ACCEPT_REQUESTS // (10 if args.quick else 1), 1 if args.quick else 3, folder)
     print("\n".join(table(rates)))
-    print(json.dumps(summary(rates, fsync_ms)))
+    print(json.dumps({**figures, **summary(rates, fsync_ms)}))
     return 0
 
 
@@ -189,6 +197,8 @@ def summary(rates: dict[Contender, list[float]], fsync_ms: float) -> dict[str, A
     figures: dict[str, Any] = {}
     names = {"ack_postgres": "ack_ratio_postgres", "ack_sqlite": "ack_ratio_sqlite", "claim": "claim_ratio"}
     for discipline, name in names.items():
+        if not any(one.discipline == discipline for one in rates):
+            continue
         found = ratios(rates, discipline)
         print(f"{name}: {statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})")
         figures[name] = round(statistics.median(found), 3)
