@@ -13,14 +13,17 @@ from sqlalchemy.pool import NullPool
 
 from batchsched.errors import InvalidConfiguration, MissingExtra
 
+OLDEST = (14,)
+"""The first version that ends silent sessions (`idle_session_timeout`), which the election of a leader rests on."""
 SESSION = {
     "timezone": "UTC",
+    "synchronous_commit": "on",
     "statement_timeout": "30s",
     "lock_timeout": "15s",
     "idle_in_transaction_session_timeout": "60s",
     "random_page_cost": "1.1",
 }
-"""Of every connection: a server that hangs must not hold locks for ever; and disks that turn are no more."""
+"""Of every connection: what is committed is on the disk; a server that hangs does not hold locks for ever; disks do not turn."""
 KEEPALIVES = {
     "connect_timeout": 10,
     "keepalives_idle": 5,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ def doctor(*, server: str | None, config: Path | None, as_json: bool) -> int:
         findings.append(Finding("configuration", "broken", problem.message))
     else:
         findings.append(Finding("configuration", "ok", str(loaded.path or "no file; defaults and the environment")))
-        for check in (_sqlite, _extras, _engine, _forecast, _clock, _data_folder, _store, _bind, _server):
+        for check in (_database, _extras, _engine, _forecast, _clock, _data_folder, _store, _bind, _server):
             findings += _guarded(check, loaded)
     broken = any(finding.level == "broken" for finding in findings)
     if as_json:
@@ -72,7 +73,11 @@ def _python() -> Finding:
     return Finding("python", "ok" if sys.version_info >= (3, 11) else "broken", f"{version} in {sys.prefix}")
 
 
-def _sqlite(_: Loaded) -> Iterator[Finding]:
+def _database(loaded: Loaded) -> Iterator[Finding]:
+    yield from _postgresql(loaded) if loaded.settings.server.database_url else _sqlite(loaded)
+
+
+def _sqlite(loaded: Loaded) -> Iterator[Finding]:
     """Between 3.7.0 and 3.51.2 two concurrent checkpoints of a WAL can corrupt the database."""
     version = sqlite3.sqlite_version
     if (3, 7, 0) <= sqlite3.sqlite_version_info <= (3, 51, 2):
@@ -82,6 +87,37 @@ def _sqlite(_: Loaded) -> Iterator[Finding]:
         yield Finding("SQLite", "warning", text)
     else:
         yield Finding("SQLite", "ok", version)
+    path = Path(loaded.settings.server.data_dir).absolute() / "batchsched.db"
+    if path.exists():
+        from batchsched.queue.checkup import in_wal
+
+        text = "in write-ahead mode" if in_wal(path) else "not in write-ahead mode; its file system may not allow it: use another"
+        yield Finding("database", "ok" if in_wal(path) else "broken", f"{path}: {text}")
+
+
+def _postgresql(loaded: Loaded) -> Iterator[Finding]:
+    from batchsched.queue.checkup import examine
+
+    found = examine(loaded.settings.server.database_url)
+    yield Finding(
+        "PostgreSQL", "broken" if found.old else "ok", f"{found.version}{', too old: 14 is needed' if found.old else ''}"
+    )
+    if found.unsafe:
+        text = f"{' and '.join(found.unsafe)} off: a crash of its machine may lose what was acknowledged"
+        yield Finding("PostgreSQL settings", "broken", text)
+    if found.revision == found.newest:
+        yield Finding("database", "ok", f"{found.name}: schema {found.revision}")
+    elif found.revision is None:
+        yield Finding("database", "ok", f"{found.name} is empty; the first server makes its tables")
+    elif found.newer:
+        yield Finding(
+            "database", "broken", f"{found.name}: schema {found.revision} was made by a newer batchsched; upgrade this one"
+        )
+    else:
+        text = (
+            f"{found.name}: schema {found.revision}, this batchsched brings {found.newest}; the next server to start migrates it"
+        )
+        yield Finding("database", "warning", text)
 
 
 def _extras(_: Loaded) -> Iterator[Finding]:
@@ -146,7 +182,7 @@ def _data_folder(loaded: Loaded) -> Iterator[Finding]:
     if not os.access(present, os.W_OK):
         yield Finding("data folder", "broken", f"{present} cannot be written to")
         return
-    took_ms = sorted(_fsync_ms(present) for _ in range(5))[2]
+    took_ms = statistics.median(_fsync_ms(present) for _ in range(20))
     free_gb = os.statvfs(present).f_bavail * os.statvfs(present).f_frsize / 1e9
     slow = took_ms > SLOW_FSYNC_MS
     text = f"{folder}: fsync takes {took_ms:.1f} ms{', which is slow' if slow else ''}; {free_gb:.0f} GB free"

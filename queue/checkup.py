@@ -1,0 +1,58 @@
+"""What `batchsched doctor` asks of a database, without changing anything in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.exc import DBAPIError
+
+from batchsched.errors import DatabaseUnavailable
+from batchsched.queue.database import MIGRATIONS
+from batchsched.queue.postgres import OLDEST, Postgres
+
+
+class Checkup(msgspec.Struct, frozen=True):
+    """What was found."""
+
+    name: str
+    """Which database, without its password."""
+    version: str
+    old: bool
+    """Older than what we need?"""
+    revision: str | None
+    """Of the schema; None: the first server makes it."""
+    newest: str
+    """The revision that this batchsched brings."""
+    newer: bool
+    """Was the schema made by a batchsched that is newer than this one?"""
+    unsafe: list[str]
+    """Settings of the database's server under which a crash may lose what was acknowledged."""
+
+
+def examine(url: str) -> Checkup:
+    """Look at the PostgreSQL database at a URL. Raises DatabaseUnavailable, InvalidConfiguration, MissingExtra."""
+    below = Postgres(url)
+    known = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()]  # the newest first
+    try:
+        with below.read() as connection:
+            version: tuple[Any, ...] = connection.dialect.server_version_info or (0,)
+            off = [name for name in ("fsync", "full_page_writes") if connection.exec_driver_sql(f"SHOW {name}").scalar() != "on"]
+            revision = MigrationContext.configure(connection).get_current_revision()
+    except DBAPIError as problem:
+        line = str(problem.orig).strip().partition("\n")[0]
+        raise DatabaseUnavailable(f"{below.name} does not answer: {line}") from None
+    finally:
+        below.close()
+    return Checkup(
+        below.name, ".".join(map(str, version)), version < OLDEST, revision, known[0], revision not in {*known, None}, off
+    )
+
+
+def in_wal(path: Path) -> bool:
+    """Is a SQLite file in write-ahead mode? Its header says so, and is read without opening the database."""
+    with path.open("rb") as file:
+        return file.read(20)[18:20] == b"\x02\x02"
