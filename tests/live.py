@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -16,6 +15,7 @@ import uvicorn
 
 from batchsched.clock import Clock
 from batchsched.server.app import create_app
+from batchsched.server.process import listen
 from batchsched.server.runtime import Runtime
 from batchsched.settings import load
 from batchsched.wire import PREFIX
@@ -184,7 +184,7 @@ def live_server(folder: Path, text: str = BASIC, clock: Clock | None = None, **f
     config.write_text(text)
     flags = {"server.data_dir": str(folder / "data"), **{key.replace("__", "."): value for key, value in flags.items()}}
     runtime = Runtime(load(config, env={}, flags=flags), clock=clock)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(create_app(runtime), log_config=None, timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

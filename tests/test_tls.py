@@ -70,7 +70,10 @@ def test_https_works_from_end_to_end_and_plain_http_is_refused(tmp_path: Path, m
             httpx.get(f"{stage.url}/livez")
         monkeypatch.setenv("SSL_CERT_FILE", str(cert))
         stage.engine()
-        stage.worker()
+        asked = {"headers": {"authorization": "Bearer k"}, "json": {"scopes": ["worker"], "name": "gpu-01"}}
+        worker_key = httpx.post(f"{stage.url}/v1/batchsched/keys", **asked).json()["key"]  # type: ignore[arg-type]
+        arguments = ["--server", stage.url, "--pool", "local", "--engine-url", stage.engine_url, "--api-key", worker_key]
+        stage.start([*BATCHSCHED, "worker", *arguments, "--config", str(stage.config)], "worker")
         (tmp_path / "in.jsonl").write_bytes(requests(3))
         arguments = ["submit", str(tmp_path / "in.jsonl"), "--deadline", "1h", "--wait", "--config", str(stage.config)]
         done = subprocess.run(

@@ -73,8 +73,9 @@ def error_body(error: BatchschedError) -> dict[str, Any]:
 
 async def _ours(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, BatchschedError)
-    if error.http_status >= 500:
+    if error.http_status >= 500:  # what went wrong inside is for the log alone
         log.error("%s", error.message)
+        error = type(error)(hint=error.hint)
     headers = {"retry-after": "5"} if error.http_status in {503, 507} else {}
     if isinstance(error, QuotaExceeded):  # clients must not wait for it in silence: people have to know
         headers = {"retry-after": str(error.retry_after_s), "x-should-retry": "false"}
