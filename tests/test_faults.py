@@ -90,7 +90,7 @@ def test_housekeeping_survives_a_failed_read(server: LiveServer, monkeypatch: py
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     with monkeypatch.context() as patch:
-        patch.setattr("batchsched.server.lifecycle.batches.in_state", fail)
+        patch.setattr("batchsched.server.lifecycle.batches.due", fail)
         assert failed.wait(10)
     batch_id = server.submit(requests(1))["id"]
     server.until(batch_id, "in_progress")
