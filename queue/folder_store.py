@@ -19,9 +19,21 @@ from itertools import accumulate, pairwise, repeat
 from pathlib import Path
 from typing import BinaryIO
 
-from batchsched.errors import StorageFull, StorageUnavailable
+from batchsched.errors import StorageFull
 from batchsched.queue.rows import Row
-from batchsched.queue.store import MARK, SWEEP_AGE_S, Part, Record, decoded, encoded, is_live, joined, parts_of, result_folder
+from batchsched.queue.store import (
+    MARK,
+    SWEEP_AGE_S,
+    Part,
+    Record,
+    decoded,
+    encoded,
+    is_live,
+    joined,
+    lost,
+    parts_of,
+    result_folder,
+)
 from batchsched.queue.together import Together
 
 BLOCK_BYTES = 1 << 20
@@ -110,8 +122,13 @@ class FolderStore:
             path.parent.mkdir(exist_ok=True)
         log = os.open(path, _APPEND, 0o600)
         if made:
-            _sync_folder(path.parent)
-            _sync_folder(path.parent.parent)
+            try:
+                _sync_folder(path.parent)
+                _sync_folder(path.parent.parent)
+            except BaseException:
+                os.close(log)
+                path.unlink()  # the next one makes it anew: a file whose name is not safe must not take results
+                raise
         return log
 
     def records(self, chunk: Row, start: int = 0) -> Iterator[Record]:
@@ -127,7 +144,7 @@ class FolderStore:
                 while left > 0:
                     line = handle.readline()
                     if len(line) > left or not line.endswith(b"\n"):
-                        raise _lost(chunk, part.name)
+                        raise lost(chunk, part.name)
                     left -= len(line)
                     yield decoded(line)
 
@@ -135,7 +152,7 @@ class FolderStore:
         try:
             return Path(self.root, "results", chunk["batch_id"] + name).open("rb")
         except FileNotFoundError:
-            raise _lost(chunk, name) from None
+            raise lost(chunk, name) from None
 
     def each(self, chunks: Iterable[Row]) -> Iterator[tuple[Row, Iterator[Record]]]:
         """Chunk after chunk: the system reads ahead by itself."""
@@ -169,13 +186,6 @@ class FolderStore:
 
     def _file(self, file_id: str) -> Path:
         return self.root / "files" / file_id
-
-
-def _lost(chunk: Row, name: str) -> StorageUnavailable:
-    return StorageUnavailable(
-        f"Acknowledged results of batch {chunk['batch_id']} cannot be read: '{name}' is missing or cut short.",
-        hint="Is the right folder mounted, and is it the one that belongs to this database?",
-    )
 
 
 def _changed(path: Path) -> float:

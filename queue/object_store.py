@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, cast
 
 from batchsched.errors import MissingExtra, StorageUnavailable
 from batchsched.queue.rows import Row
-from batchsched.queue.store import MARK, SWEEP_AGE_S, Part, Record, decoded, encoded, is_live, parts_of, result_folder
+from batchsched.queue.store import MARK, SWEEP_AGE_S, Part, Record, decoded, encoded, is_live, lost, parts_of, result_folder
 
 BLOCK_BYTES = 4 << 20
 UPLOAD_BYTES = 8 << 20
@@ -113,15 +113,16 @@ class ObjectStore:
         if not batch:
             return []
         paths = [self._result(chunk, part.name) for chunk, part in batch]
-        with self._reaching():
-            try:
-                bodies = self._system.cat_ranges(paths, [p.start for _, p in batch], [p.end for _, p in batch], on_error="raise")
-            except FileNotFoundError as problem:
-                raise StorageUnavailable(
-                    f"Acknowledged results of batch {batch[0][0]['batch_id']} are missing from the store: {problem}.",
-                    hint="Is it the store that belongs to this database?",
-                ) from problem
-        return cast("list[bytes]", bodies)
+        starts, ends = [part.start for _, part in batch], [part.end for _, part in batch]
+        try:
+            with self._reaching(absent_ok=True):
+                bodies = cast("list[bytes]", self._system.cat_ranges(paths, starts, ends, on_error="raise"))
+        except FileNotFoundError as problem:
+            raise lost(batch[0][0], str(problem)) from problem
+        for (chunk, part), body in zip(batch, bodies, strict=True):
+            if len(body) != part.end - part.start:
+                raise lost(chunk, part.name)
+        return bodies
 
     def discard_results(self, batch_id: str, round_: int) -> None:
         """Remove a round's objects."""

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from itertools import chain
 from typing import BinaryIO, NamedTuple, Protocol
 
+from batchsched.errors import StorageUnavailable
 from batchsched.queue.rows import Row
 
 MARK = "belongs-to"
@@ -122,6 +123,14 @@ def is_live(folder: str, live: Set[tuple[str, int]]) -> bool:
     """Does a result folder belong to a batch that is not over? Folders without a round are of an earlier version."""
     batch_id, _, round_ = folder.partition(".")
     return (batch_id, int(round_) if round_.isdigit() else 0) in live
+
+
+def lost(chunk: Row, name: str) -> StorageUnavailable:
+    """What a row names is not there, or not all of it."""
+    return StorageUnavailable(
+        f"Acknowledged results of batch {chunk['batch_id']} cannot be read: '{name}' is missing or cut short.",
+        hint="Is it the store, or the mounted folder, that belongs to this database?",
+    )
 
 
 def begun(blocks: Iterator[bytes]) -> Iterator[bytes]:

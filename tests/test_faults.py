@@ -109,6 +109,22 @@ def test_what_a_crash_left_behind_is_swept_at_the_start(tmp_path: Path) -> None:
         assert server.get(f"/v1/files/{kept}")["id"] == kept
 
 
+def test_what_others_left_behind_is_swept_in_the_long_run(tmp_path: Path) -> None:
+    """Of several servers one may have died; what is young may be another's work in hand."""
+    clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+    with live_server(tmp_path, clock=clock) as server:
+        old, young = (tmp_path / "data" / "files" / name for name in ("file-old", "file-young"))
+        for path in (old, young):
+            path.write_text("half a merge")
+        os.utime(old, (0, 0))
+        server.runtime.lifecycle.round()
+        assert old.exists()
+        clock.advance(7 * 3600)
+        server.runtime.lifecycle.round()
+        assert wait_for(lambda: not old.exists())
+        assert young.exists()
+
+
 def test_a_clock_that_jumps_takes_no_lease_from_a_healthy_worker(tmp_path: Path) -> None:
     clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
     with live_server(tmp_path, clock=clock) as server:

@@ -101,7 +101,7 @@ def test_what_was_rolled_back_is_not_remembered(
 
     servers[0].record("b-0", 1, results(1))
     with monkeypatch.context() as patch:
-        patch.setattr(batches, "count", broken)
+        patch.setattr(batches, "count_all", broken)
         with pytest.raises(RuntimeError):
             servers[0].record("b-0", 1, results(2))
     assert lines_of(database, tmp_path) == [1]

@@ -207,6 +207,18 @@ def test_results_of_an_earlier_version_are_read_and_swept(tmp_path: Path) -> Non
     assert list((tmp_path / "results").iterdir()) == []
 
 
+def test_results_that_were_cut_short_are_not_passed_on(tmp_path: Path, object_server: ObjectServer) -> None:
+    chunk, folder, objects = a_chunk(), FolderStore(tmp_path), open_object_store("s3://bucket")
+    in_folder, in_objects = (named(chunk, store.append(chunk, some(1, 2))) for store in (folder, objects))
+    (log,) = tmp_path.rglob("*.log")
+    log.write_bytes(log.read_bytes()[:-2])
+    (key,) = object_server.objects()
+    objects._system.pipe_file(f"bucket/{key}", encoded(some(1)))
+    for store, row in ((folder, in_folder), (objects, in_objects)):
+        with pytest.raises(StorageUnavailable, match="missing or cut short"):
+            list(store.records(row))
+
+
 def test_sweeping_removes_what_no_row_knows(store: Store) -> None:
     write(store, "file-kept", [b"x"])
     write(store, "file-lost", [b"x"])
@@ -271,6 +283,26 @@ def test_a_full_disk_is_said_and_costs_nothing(tmp_path: Path, monkeypatch: pyte
         assert sum(path.stat().st_size for path in tmp_path.rglob("*.log")) == size
     chunk = named(chunk, store.append(chunk, some(3)))
     assert [record.line for record in store.records(chunk)] == [1, 3]
+
+
+def test_a_log_whose_name_is_not_safe_takes_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, chunk, synced, real = FolderStore(tmp_path), a_chunk(), list[str](), os.fsync
+
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def noted(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", broken)
+        with pytest.raises(OSError, match="Input/output"):
+            store.append(chunk, some(1))
+    monkeypatch.setattr(os, "fsync", noted)
+    chunk = named(chunk, store.append(chunk, some(2)))
+    assert synced == ["batch_1.0", "results", chunk["parts"][0][0].rpartition("/")[2]]
+    assert list(store.records(chunk)) == some(2)
 
 
 def test_files_are_for_the_server_alone(tmp_path: Path) -> None:
