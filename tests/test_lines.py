@@ -113,7 +113,7 @@ def test_line_ends_of_any_kind_are_fine(data: bytes) -> None:
     assert (facts.lines, facts.endpoint, facts.model) == (2, CHAT, "m")
 
 
-FORBIDDEN = [
+FORBIDDEN: list[tuple[dict[str, Any], str]] = [
     *(({name: value}, f"body.{name}") for name, value in [
         ("api_base", "http://x"), ("base_url", "http://x"), ("api_key", "k"), ("extra_headers", {"a": "b"}), ("extra_body", {}),
         ("extra_query", {}), ("chat_template", "{{ x }}"), ("logits_processors", ["os.system"]), ("prompt_embeds", "AAAA"),
@@ -145,7 +145,7 @@ def seen(part: dict[str, Any]) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": [{"type": "text", "text": "see"}, part]}]}
 
 
-REMOTE = [
+REMOTE: list[dict[str, Any]] = [
     {"type": "image_url", "image_url": {"url": "http://evil.example/a.png"}},
     {"type": "image_url", "image_url": "https://evil.example/a.png"},
     {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}},
@@ -334,6 +334,37 @@ def test_a_sound_file_is_accepted_cut_whole_and_reaches_the_engine_byte_for_byte
         assert count == 1 or len(piece) <= chunk_bytes
         found += [bytes(request.body) for request in inside if not isinstance(request, LineError)]
     assert found == [json.dumps(body, ensure_ascii=escaped).encode() for body in sent]
+
+
+ODD = st.sampled_from(
+    [
+        *(body for body, _ in FORBIDDEN),
+        *(seen(part) for part in REMOTE[:4]),
+        {}, {"model": "n"}, {"model": ""}, {"model": 7}, {"model": "n" * 600}, {"stream": True}, {"stream": 1}, {"n": 2},
+        {"max_tokens": 5}, {"max_tokens": None}, {"max_tokens": "5"}, {"max_tokens": 10**30}, {"max_tokens": -1},
+        {"temperature": "hot"}, {"messages": "hi"}, {"messages": None}, {"prompt": [1, 2]}, {"prompt": ["a", "b"]},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"headers": 1}}}]}, {"metadata": {"a": "b"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"chat_template": "x"}}},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": []}]},
+    ]
+)  # fmt: skip
+
+
+@given(lines=st.lists(st.tuples(st.sampled_from(ENDPOINTS[:2]), st.integers(0, 9), ODD), min_size=1, max_size=6), first=ODD)
+@settings(max_examples=300, deadline=None)
+def test_the_quick_way_and_the_thorough_way_agree(lines: list[tuple[str, int, dict[str, Any]]], first: dict[str, Any]) -> None:
+    def refuse(_: bytes) -> Any:
+        raise msgspec.ValidationError
+
+    data = line(100, **first) + b"".join(line(number, url, **body) for url, number, body in lines)
+    models = {"m": 8, "n": None}
+    quick, facts = checked(data, models=models)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("batchsched.lines.checking.plain", refuse)
+        thorough, same = checked(data, models=models)
+    assert quick.errors == thorough.errors
+    assert facts == same
 
 
 def damaged(at: int, by: bytes) -> bytes:

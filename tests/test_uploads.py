@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from batchsched.queue import files
 from batchsched.queue.tenancy import ANY
@@ -47,6 +49,29 @@ def test_a_compressed_part_is_answered_415(server: LiveServer) -> None:
     headers = {"content-type": "multipart/form-data; boundary=x"}
     answer = server.http.post("/v1/files", content=head + b"abc\r\n--x--\r\n", headers=headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_media_type")
+
+
+def test_a_form_has_one_file_and_few_fields(server: LiveServer) -> None:
+    for extra in ([("file", ("b.jsonl", requests(1)))], [(f"field{number}", (None, b"x")) for number in range(30)]):
+        parts: Any = [("purpose", (None, b"batch")), ("file", ("a.jsonl", requests(1))), *extra]
+        answer = server.http.post("/v1/files", files=parts)
+        assert answer.status_code == 400, answer.text
+        assert "too many parts" in answer.json()["error"]["message"]
+
+
+@given(st.one_of(st.binary(max_size=400), st.binary(max_size=100).map(lambda data: requests(2)[:-20] + data)), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_no_bytes_bring_the_server_down(server: LiveServer, data: bytes, whole_form: bool) -> None:
+    if whole_form:
+        answer = server.http.post("/v1/files", content=data, headers={"content-type": "multipart/form-data; boundary=x"})
+        assert answer.status_code == 400
+        return
+    status, body = sent(server, data)
+    assert status in {200, 415}, body
+    if status == 200:
+        asked = {"input_file_id": body["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        batch = server.until(server.post("/v1/batches", asked)["id"], "in_progress", "failed")
+        assert (batch["status"] == "failed") is (body["status_details"] is not None)
 
 
 def test_what_is_wrong_with_a_file_is_told_at_upload(server: LiveServer) -> None:

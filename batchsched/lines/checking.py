@@ -15,7 +15,7 @@ import msgspec
 from batchsched.lines import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, RESPONSES, Line, LineError, Run, iter_lines, iter_runs
 from batchsched.lines.cuts import Cuts
 from batchsched.lines.rules import Rules
-from batchsched.lines.shapes import Body, Form, PlainBody, PlainForm, kind_of, loose, plain
+from batchsched.lines.shapes import MAX_MODEL_CHARS, Body, Form, PlainBody, PlainForm, kind_of, loose, plain
 from batchsched.lines.smuggling import refuse
 from batchsched.lines.strict import Flaw, read, shown, strictly
 
@@ -116,13 +116,22 @@ class Checker:
                 raise Flaw("line_too_long", f"The line has more than {self._rules.max_line_bytes} bytes.")
             if self.lines > self._rules.max_lines:
                 raise Flaw("too_many_requests", f"The file has more than {self._rules.max_lines} requests.")
-            found = read(line.data)
-            form = loose(line.data, found)
-            self._ids.add(form.custom_id)
-            self._total += self._hold(form)
-            refuse(found["body"], form.url, self._allowed, self._domains)
+            self._look(line.data)
         except Flaw as flaw:
             self._note(LineError(flaw.code, flaw.message, line.number, flaw.param))
+
+    def _look(self, line: bytes) -> None:
+        found = read(line)
+        try:
+            form = plain(line)
+        except msgspec.DecodeError:
+            odd = loose(line, found)
+            self._ids.add(odd.custom_id)
+            self._total += self._hold(odd)
+            refuse(found["body"], odd.url, self._allowed, self._domains)
+        else:
+            self._ids.add(form.custom_id)
+            self._total += self._tokens(form)
 
     def finish(self, again: Callable[[], Iterable[bytes]]) -> Facts | None:
         """Note what only the end shows; the facts, where all is sound. `again` reads the file once more, if it must be."""
@@ -144,8 +153,10 @@ class Checker:
         if form.url != self.endpoint:
             self._other_url(form.url)
         body, needed = form.body, _NEEDED[form.url]
-        if type(body.model) is not str or not body.model:
-            raise Flaw("invalid_request", "'body.model' is required and must be a string.", "body.model")
+        if type(body.model) is not str or not 0 < len(body.model) <= MAX_MODEL_CHARS:
+            raise Flaw(
+                "invalid_request", f"'body.model' is required: a string of at most {MAX_MODEL_CHARS} characters.", "body.model"
+            )
         if getattr(body, needed) is msgspec.UNSET:
             raise Flaw("invalid_request", f"'body.{needed}' is required.", f"body.{needed}")
         if body.stream:

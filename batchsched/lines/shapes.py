@@ -7,29 +7,61 @@ Both shapes have the same names, so that whoever reads them need not know which 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from batchsched.lines.strict import Flaw
 
 MAX_CUSTOM_ID_CHARS = 512
+MAX_MODEL_CHARS = 512
 
 Text = str | list[str | int | list[int]]
 
 
-class Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class Plain(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """Has no other fields than these."""
+
+
+class TextPart(Plain):
+    """A piece of a message."""
+
+    text: str
+    type: Literal["text", "input_text", "output_text"] = "text"
+
+
+class Function(Plain):
+    """A function that a model may call, or calls."""
+
+    name: str
+    description: str | None = None
+    parameters: Any = None
+    strict: bool | None = None
+    arguments: str | None = None
+
+
+class Tool(Plain):
+    """A tool that is a function, or a call of one."""
+
+    type: Literal["function"]
+    function: Function
+    id: str | None = None
+
+
+class Message(Plain):
     """A message of text."""
 
     role: str
-    content: str | None = None
+    content: str | list[TextPart] | None = None
     name: str | None = None
+    tool_calls: list[Tool] | None = None
+    tool_call_id: str | None = None
 
 
-class PlainBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class PlainBody(Plain):
     """A body of text and sampling parameters."""
 
-    model: str | None = None
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_MODEL_CHARS)]
     messages: list[Message] | msgspec.UnsetType = msgspec.UNSET
     prompt: str | msgspec.UnsetType = msgspec.UNSET
     input: Text | msgspec.UnsetType = msgspec.UNSET
@@ -61,9 +93,13 @@ class PlainBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     dimensions: int | None = None
     logit_bias: dict[str, float] | None = None
     metadata: dict[str, str] | None = None
+    response_format: Any = None
+    tools: list[Tool] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
 
 
-class PlainForm(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class PlainForm(Plain):
     """A line around such a body."""
 
     custom_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CUSTOM_ID_CHARS)]
@@ -75,7 +111,7 @@ class PlainForm(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 class Body(msgspec.Struct):
     """The fields of any body that matter to the checks, of whatever type they came."""
 
-    model: Any = None
+    model: Any = msgspec.UNSET
     messages: Any = msgspec.UNSET
     prompt: Any = msgspec.UNSET
     input: Any = msgspec.UNSET

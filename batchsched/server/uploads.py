@@ -20,6 +20,7 @@ from batchsched.lines.rules import Rules
 from batchsched.lines.strict import COMPRESSED, shown
 
 MAX_FIELD_BYTES = 65_536
+MAX_FIELDS = 20
 
 
 class Form:
@@ -83,6 +84,8 @@ class Form:
         _, parameters = parse_options_header(self._headers.get(b"content-disposition", b""))
         self._name = parameters.get(b"name", b"").decode("utf-8", "replace")
         self._in_file = self._name == "file"
+        if len(self.fields) >= MAX_FIELDS or (self._in_file and self.filename is not None):
+            raise InvalidRequest("The form has too many parts; send one file and its few fields.", param=self._name[:80])
         if self._in_file:
             self.filename = parameters.get(b"filename", b"upload.jsonl").decode("utf-8", "replace").replace("\0", "")
             encoding = self._headers.get(b"content-encoding", b"").strip().lower()
