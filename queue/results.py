@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
 from batchsched.clock import IdSource
 from batchsched.errors import Conflict, InvalidRequest, NotFound, StaleLease
@@ -159,7 +160,17 @@ class Recorder:
         except (StaleLease, NotFound, Conflict) as problem:
             if len(groups) == 1:
                 return [problem]
+        except IntegrityError as problem:  # a group of a lease that is over may overfill its batch before its chunk is looked at
+            if len(groups) == 1:
+                return [self._stale(groups[0]) or problem]
         return [outcome for group in groups for outcome in self._commit([group])]
+
+    def _stale(self, group: Group) -> StaleLease | None:
+        try:
+            self._look(group.stored.chunk["id"], group.stored.chunk["token"])
+        except StaleLease as problem:
+            return problem
+        return None
 
     def _count(self, connection: Connection, groups: Sequence[Group]) -> list[Row]:
         # A batch's row before those of its chunks, and all in one order: as everywhere, so that nobody waits in a circle.

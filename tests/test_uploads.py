@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 from collections.abc import Generator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,26 @@ def test_no_bytes_bring_the_server_down(server: LiveServer, data: bytes, whole_f
         asked = {"input_file_id": body["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         batch = server.until(server.post("/v1/batches", asked)["id"], "in_progress", "failed")
         assert (batch["status"] == "failed") is (body["status_details"] is not None)
+
+
+def test_senders_that_stand_still_are_given_up_and_keep_nobody_waiting(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchsched.server.files.IDLE_S", 1.0)
+    head = b"POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9999\r\n"
+    head += b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+    port = int(server.url.rsplit(":", 1)[1])
+    with ExitStack() as stack:
+        senders = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 20)) for _ in range(45)]
+        for sender in senders:
+            sender.sendall(head + b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n{"cus')
+        assert server.get("/v1/files")["object"] == "list"
+        answer = b""
+        while block := senders[0].recv(65_536):
+            answer += block
+            if b"nothing was kept" in answer:
+                break
+        assert answer.startswith(b"HTTP/1.1 400")
 
 
 def test_what_is_wrong_with_a_file_is_told_at_upload(server: LiveServer) -> None:

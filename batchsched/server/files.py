@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-import anyio.from_thread
 import msgspec
+from anyio import CapacityLimiter, fail_after, from_thread, to_thread
 from fastapi import APIRouter, Query, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
@@ -16,7 +16,7 @@ from starlette.responses import StreamingResponse
 from batchsched.errors import Conflict, DatabaseUnavailable, InvalidRequest, MissingParameter
 from batchsched.queue import batches, files
 from batchsched.queue.store import Store, begun
-from batchsched.server.auth import Who
+from batchsched.server.auth import Caller, Who
 from batchsched.server.objects import file_object, list_object
 from batchsched.server.options import expires_after_s
 from batchsched.server.runtime import Runtime
@@ -24,47 +24,22 @@ from batchsched.server.uploads import Form, Received, purpose_of, receive
 from batchsched.settings import Retention
 
 BLOCK_BYTES = 1 << 18
+MOST_UPLOADS = 16
+"""At once; more wait for their turn. They have threads of their own, so that slow senders keep no other request waiting."""
+IDLE_S = 120.0
+"""An upload that does not bring a block in so many seconds is given up."""
 
 
 def router(runtime: Runtime) -> APIRouter:
     """The routes, bound to a server."""
     routes = APIRouter(tags=["Files"])
     database, store = runtime.database, runtime.store
+    uploads = CapacityLimiter(MOST_UPLOADS)
 
     @routes.post("/v1/files")
-    def create_file(request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    async def create_file(request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Upload a file. It is there whole, and synced to the disk, when this answers."""
-        with database.read() as connection:  # before the bytes are on their way; once they are there, it is asked again
-            runtime.quotas.upload(connection, who.tenant)
-        form = Form(request.headers, _body(request))
-        file_id = runtime.ids.new("file").replace("_", "-")
-        with store.create(file_id) as handle:
-            received = receive(form, handle, runtime.rules, runtime.settings.server.max_file_bytes)
-            if form.filename is None:
-                raise MissingParameter("Missing required parameter: 'file'.", param="file")
-            purpose = purpose_of(form.fields)
-            expires = _life(form.fields, purpose, runtime.settings.retention)
-        now = runtime.clock.now()
-        with _kept(store, file_id):
-            facts, problem = _outcome(received, lambda: store.blocks(file_id))
-            with database.write() as connection:
-                runtime.quotas.upload(connection, who.tenant, received.size)
-                files.add(
-                    connection,
-                    tenant=who.tenant,
-                    id=file_id,
-                    purpose=purpose,
-                    filename=form.filename[:255],
-                    bytes=received.size,
-                    sha256=received.sha256,
-                    status="processed",
-                    status_details=problem,
-                    created_at=now,
-                    expires_at=now + expires if expires else None,
-                    facts=facts,
-                )
-                who.did(connection, file_id, bytes=received.size)
-                return file_object(files.get(connection, file_id, who.tenant))
+        return await to_thread.run_sync(_take_in, runtime, request, who, limiter=uploads)
 
     @routes.get("/v1/files")
     def list_files(  # pyright: ignore[reportUnusedFunction]
@@ -114,6 +89,42 @@ def router(runtime: Runtime) -> APIRouter:
     return routes
 
 
+def _take_in(runtime: Runtime, request: Request, who: Caller) -> dict[str, Any]:
+    """In a thread of its own: read, check, keep and record an upload."""
+    database, store = runtime.database, runtime.store
+    with database.read() as connection:  # before the bytes are on their way; once they are there, it is asked again
+        runtime.quotas.upload(connection, who.tenant)
+    form = Form(request.headers, _body(request))
+    file_id = runtime.ids.new("file").replace("_", "-")
+    with store.create(file_id) as handle:
+        received = receive(form, handle, runtime.rules, runtime.settings.server.max_file_bytes)
+        if form.filename is None:
+            raise MissingParameter("Missing required parameter: 'file'.", param="file")
+        purpose = purpose_of(form.fields)
+        expires = _life(form.fields, purpose, runtime.settings.retention)
+    now = runtime.clock.now()
+    with _kept(store, file_id):
+        facts, problem = _outcome(received, lambda: store.blocks(file_id))
+        with database.write() as connection:
+            runtime.quotas.upload(connection, who.tenant, received.size)
+            files.add(
+                connection,
+                tenant=who.tenant,
+                id=file_id,
+                purpose=purpose,
+                filename=form.filename[:255],
+                bytes=received.size,
+                sha256=received.sha256,
+                status="processed",
+                status_details=problem,
+                created_at=now,
+                expires_at=now + expires if expires else None,
+                facts=facts,
+            )
+            who.did(connection, file_id, bytes=received.size)
+            return file_object(files.get(connection, file_id, who.tenant))
+
+
 def _outcome(received: Received, again: Callable[[], Iterator[bytes]]) -> tuple[Any, str | None]:
     """The facts of a file whose lines are all sound, for its row; else what is wrong with them, in a sentence."""
     checker = received.checker
@@ -145,14 +156,17 @@ def _body(request: Request) -> Iterator[bytes]:
 
     async def pull() -> bytes:
         blocks, size = list[bytes](), 0
-        while size < BLOCK_BYTES and (block := await anext(stream, None)) is not None:
-            blocks.append(block)
-            size += len(block)
+        with fail_after(IDLE_S):
+            while size < BLOCK_BYTES and (block := await anext(stream, None)) is not None:
+                blocks.append(block)
+                size += len(block)
         return b"".join(blocks)
 
     try:
-        while block := anyio.from_thread.run(pull):
+        while block := from_thread.run(pull):
             yield block
+    except TimeoutError:
+        raise InvalidRequest(f"Less than {BLOCK_BYTES} bytes came in {IDLE_S:.0f} s; nothing was kept. Send it again.") from None
     except ClientDisconnect:
         raise InvalidRequest("The upload ended too early; nothing was kept. Send it again.") from None
 
