@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
+from batchsched.clock import ManualClock
 from tests.live import LiveServer, live_server, requests, wait_for
 
 
@@ -244,7 +246,16 @@ def test_lists_page_newest_first(server: LiveServer, client: openai.OpenAI) -> N
     for batch_id in made:
         server.post(f"/v1/batches/{batch_id}/cancel")
     assert server.http.get("/v1/batches", params={"limit": 101}).status_code == 400
-    assert server.http.get("/v1/batches", params={"after": "batch_none"}).status_code == 404
+    last = client.batches.list(limit=2, after=made[2])
+    assert [b.id for b in last.data][:2] == made[1::-1]
+    oldest = [b.id for b in client.batches.list(limit=1)][-1]
+    beyond = client.batches.list(after=oldest)
+    assert (beyond.data, beyond.has_more) == ([], False)
+    assert not client.batches.list(limit=1, after=[b.id for b in client.batches.list(limit=100)][-2]).has_more
+    with pytest.raises(openai.NotFoundError):
+        client.batches.list(after="batch_none")
+    for limit in (0, -1, "many"):
+        assert server.http.get("/v1/batches", params={"limit": limit}).status_code == 400
 
 
 def test_files_list_filter_order_and_delete(server: LiveServer, client: openai.OpenAI) -> None:
@@ -252,6 +263,14 @@ def test_files_list_filter_order_and_delete(server: LiveServer, client: openai.O
     assert [f.id for f in client.files.list(purpose="user_data")] == [second, first]
     assert [f.id for f in client.files.list(purpose="user_data", order="asc")] == [first, second]
     assert [f.id for f in client.files.list(purpose="user_data", order="asc", limit=1)] == [first, second]
+    page = client.files.list(purpose="user_data", limit=2)
+    assert ([f.id for f in page.data], page.has_more) == ([second, first], False)
+    assert [f.id for f in client.files.list(purpose="user_data", order="asc", after=first).data] == [second]
+    assert [f.id for f in client.files.list(purpose="user_data", order="desc", after=first).data] == []
+    with pytest.raises(openai.NotFoundError):
+        client.files.list(after="file-none")
+    for wrong in ({"order": "up"}, {"limit": 0}, {"limit": 10_001}):
+        assert server.http.get("/v1/files", params=wrong).status_code == 400
     assert client.files.delete(first).deleted
     assert [f.id for f in client.files.list(purpose="user_data")] == [second]
     empty = server.get("/v1/files", purpose="vision")
@@ -269,6 +288,33 @@ def test_file_expiry(server: LiveServer, client: openai.OpenAI) -> None:
     assert kept.expires_at == kept.created_at + 30 * 86400
     short = client.files.create(file=requests(1), purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600})
     assert short.expires_at == short.created_at + 3600
+
+
+def test_files_are_gone_when_their_time_is_over(tmp_path: Path) -> None:
+    clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+    with live_server(tmp_path, clock=clock) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="x") as client:
+        file = client.files.create(file=requests(2), purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600})
+        batch = client.batches.create(
+            input_file_id=file.id,
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+            output_expires_after={"anchor": "created_at", "seconds": 7200},
+        )
+        server.until(batch.id, "in_progress")
+        clock.advance(5000)
+        server.runtime.lifecycle.round()
+        assert client.files.retrieve(file.id).id == file.id  # an open batch still needs it
+        worker = server.worker()
+        worker.record(worker.lease(), [1, 2], ok=False)
+        done = server.until(batch.id, "completed")
+        errors = client.files.retrieve(done["error_file_id"])
+        assert (errors.expires_at, errors.created_at) == (int(clock.now().timestamp()) + 7200, int(clock.now().timestamp()))
+        clock.advance(7300)
+        server.runtime.lifecycle.round()
+        for gone in (file.id, errors.id):
+            with pytest.raises(openai.NotFoundError):
+                client.files.content(gone)
+        assert client.batches.retrieve(batch.id).error_file_id == errors.id
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,23 @@ def test_failed_lines_end_with_their_own_exit_code(place: Path, engine: Engine) 
     assert (results(place / "out"), results(place / "out", "errors.jsonl")) == (["r0", "r1", "r2"], ["bad"])
 
 
+def test_what_failed_is_retried_on_request_and_nothing_else(place: Path, engine: Engine) -> None:
+    file = write_requests(place / "in.jsonl", 3)
+    text = file.read_text().splitlines(keepends=True)
+    file.write_text(text[0] + text[1].replace("word1", "[[400 1]] word1") + text[2])
+    code, said, err = finish(start(file, engine))
+    assert (code, said["batch"]["request_counts"]["failed"]) == (exits.FAILED_LINES, 1)
+    assert "--retry" in err
+    assert results(place / "in.batchsched", "errors.jsonl") == ["r1"]
+    code, said, err = finish(start(file, engine, "--retry"))
+    assert (code, said["batch"]["batchsched"]["round"]) == (exits.OK, 1)
+    assert said["batch"]["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
+    assert results(place / "in.batchsched") == ["r0", "r1", "r2"]
+    assert not (place / "in.batchsched" / "errors.jsonl").exists()
+    assert engine.computed() == Counter(["r0", "r1", "r2"])
+    assert finish(start(file, engine, "--retry"))[0] == exits.OK  # nothing is left to do
+
+
 def test_ctrl_c_stops_cleanly_and_the_same_command_continues(place: Path, engine: Engine) -> None:
     file = write_requests(place / "in.jsonl", 300, "[[slow 1.5]]")
     first = start(file, engine)

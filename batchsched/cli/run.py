@@ -31,6 +31,7 @@ from batchsched.cli.common import (
     when,
 )
 from batchsched.cli.infile import check, fingerprint
+from batchsched.errors import Conflict
 from batchsched.lines import ENDPOINTS
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Ask:
     confidence: float | None
     endpoint: str | None
     served_model_name: str | None
+    retry: bool
     as_json: bool
 
 
@@ -77,6 +79,9 @@ class Ask:
 @click.option("--confidence", type=click.FloatRange(0.5, 1, max_open=True), help="Asked probability of keeping the deadline.")
 @click.option("--endpoint", type=click.Choice(ENDPOINTS), help="The requests' endpoint [default: the first line's url].")
 @click.option("--served-model-name", metavar="NAME", help="The model's name in FILE [default: the folder's name].")
+@click.option(
+    "--retry", is_flag=True, help="Take a run that ended up again: what failed or was left undone, by the new deadline."
+)
 @config_option
 @json_option
 def run(**options: object) -> int:
@@ -108,7 +113,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 def _run(ask: Ask, folder: Folder) -> int:
     from batchsched.cli.local import served_name
-    from batchsched.cli.runstate import refuse_change
+    from batchsched.cli.runstate import refuse_change, retriable
 
     loaded = load_checked(ask.config, worker__engine_url=ask.engine_url, planner__confidence=ask.confidence)
     served = served_name(ask.model, ask.served_model_name, loaded.settings)
@@ -116,7 +121,9 @@ def _run(ask: Ask, folder: Folder) -> int:
     if state:
         refuse_change(state, fingerprint(ask.file), served, ask.endpoint, folder.root)
         if state.result and folder.complete(state):
-            return _show(ask, folder, state.result)
+            if not (ask.retry and retriable(state.result)):
+                return _show(ask, folder, state.result)
+            state.take_up(ask.deadline, datetime.now(UTC))
         say(f"Continuing in {folder.root}; the deadline is {when(state.deadline_at)}.")
     elif (state := _begin(ask, served, loaded.settings.server.rules())) is None:
         return exits.USAGE
@@ -223,7 +230,13 @@ def _submit(client: Client, state: Run, folder: Folder) -> Batch:
         state.batch_id = made.id
         folder.save(state)
         return made
-    return client.batches.retrieve(state.batch_id)
+    batch = client.batches.retrieve(state.batch_id)
+    if batch.done and batch.batchsched.round < state.round:
+        try:
+            return client.batches.retry(batch.id, deadline=state.deadline_at)
+        except Conflict as problem:  # such as an input whose time is over: what there is stays as it was
+            say(f"It cannot be retried. {problem.message} {problem.hint or ''}".strip())
+    return batch
 
 
 def _follow(house: Embedded, client: Client, batch: Batch, line: ProgressLine) -> Batch:
@@ -262,6 +275,8 @@ def _collect(client: Client, batch: Batch, folder: Folder) -> None:
     for file_id, path in ((batch.output_file_id, folder.output), (batch.error_file_id, folder.errors)):
         if file_id:
             client.files.download(file_id, path)
+        else:
+            path.unlink(missing_ok=True)  # of the round before
     report = plain(client.batches.report(batch.id))
     write_durably(folder.report, msgspec.json.format(msgspec.json.encode(report)) + b"\n")
     write_durably(folder.plot, client.batches.plot(batch.id, "svg"))
@@ -270,6 +285,7 @@ def _collect(client: Client, batch: Batch, folder: Folder) -> None:
 def _show(ask: Ask, folder: Folder, batch: Batch) -> int:
     """Print how it ended, from the output folder alone; the exit code."""
     from batchsched.cli.report import show_report
+    from batchsched.cli.runstate import retriable
     from batchsched.client.calls import read_report
 
     report = read_report(folder.report.read_bytes())
@@ -279,4 +295,6 @@ def _show(ask: Ask, folder: Folder, batch: Batch) -> int:
         print_facts([*summary(batch), ("results", str(folder.root))])
         click.echo()
         show_report(report)
+    if retriable(batch):
+        say(f"The same command with --retry runs the {batch.request_counts.failed} failed or unfinished requests again.")
     return exits.for_batch(batch)

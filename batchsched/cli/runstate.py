@@ -13,10 +13,11 @@ import msgspec
 
 from batchsched.client import Batch
 from batchsched.errors import DataFolderInUse, InputChanged, InvalidConfiguration
+from batchsched.units import parse_deadline
 
 
 class Run(msgspec.Struct):
-    """`run.json`. `deadline_at` is fixed at the first start; `result` is the batch as it ended, once it has."""
+    """`run.json`. `deadline_at` is fixed at the first start; `result` is the batch as it ended, once it has; `round`: retries."""
 
     run_id: str
     file: str
@@ -31,6 +32,17 @@ class Run(msgspec.Struct):
     versions: dict[str, str]
     batch_id: str | None = None
     result: Batch | None = None
+    round: int = 0
+
+    def take_up(self, deadline: str, now: datetime) -> None:
+        """Begin a retry, by a deadline of its own."""
+        self.result, self.round = None, self.round + 1
+        self.deadline, self.deadline_at = deadline, parse_deadline(deadline, now)
+
+
+def retriable(batch: Batch) -> bool:
+    """Has it ended with something left to do?"""
+    return batch.status in {"completed", "expired", "cancelled"} and batch.request_counts.failed > 0
 
 
 class Folder:
