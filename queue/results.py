@@ -177,7 +177,10 @@ class Recorder:
         groups_of: dict[str, list[Group]] = {}
         for group in groups:
             groups_of.setdefault(group.stored.chunk["batch_id"], []).append(group)
-        batches.count_all(connection, {batch_id: _sums(some) for batch_id, some in groups_of.items()})
+        try:
+            batches.count_all(connection, {batch_id: _sums(some) for batch_id, some in groups_of.items()})
+        except IntegrityError:  # more results than the batch has requests: not all of these leases still hold
+            raise Conflict("Some of these results were recorded already, or their batch has ended.") from None
         rows = chunks.record_all(connection, [group.stored for group in groups])
         for row, group in zip(rows, groups, strict=True):
             self.charge(connection, row, group.meter, group.results)
