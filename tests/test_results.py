@@ -29,7 +29,8 @@ def server(tmp_path: Path) -> Generator[LiveServer]:
 
 
 def _started(server: LiveServer, count: int, **fields: Any) -> str:
-    batch_id: str = server.submit(requests(count), **fields)["id"]
+    """A batch that is late, so that every chunk may be leased at once: a plan's slot may end in the middle of a test."""
+    batch_id: str = server.submit(requests(count), **{"batchsched": {"deadline": "1s", "on_deadline": "finish"}, **fields})["id"]
     server.until(batch_id, "in_progress")
     return batch_id
 
