@@ -21,8 +21,9 @@ from batchsched.queue.tables import batches, chunks
 
 _IDLE: dict[str, Any] = {"worker_id": None, "lease_until": None}
 
-# Written out, so that the partial index of leases serves: a parameter might be any state.
+# Written out, so that the partial indexes serve: a parameter might be any state.
 _IS_LEASED = chunks.c.state == literal_column("'leased'")
+_IS_PENDING = chunks.c.state == literal_column("'pending'")
 _ONE = select(chunks).where(chunks.c.id == bindparam("chunk"))
 _LOCKED = _ONE.with_for_update()
 _CLAIMABLE = (
@@ -30,7 +31,7 @@ _CLAIMABLE = (
     .join(batches, batches.c.id == chunks.c.batch_id)
     .where(
         chunks.c.batch_id == bindparam("batch"),
-        chunks.c.state == "pending",
+        _IS_PENDING,
         batches.c.state == "in_progress",
         batches.c.paused_at.is_(None),
         or_(chunks.c.not_before.is_(None), chunks.c.not_before <= bindparam("now")),
@@ -46,7 +47,7 @@ _READY = select(batches.c.id).where(
     select(chunks.c.id)
     .where(
         chunks.c.batch_id == batches.c.id,
-        chunks.c.state == "pending",
+        _IS_PENDING,
         or_(chunks.c.not_before.is_(None), chunks.c.not_before <= bindparam("now")),
     )
     .exists(),
@@ -58,7 +59,7 @@ _LEASED = (
 )
 _TAKE = (
     update(chunks)
-    .where(chunks.c.id.in_(select(_CHOSEN.c.id)), chunks.c.state == "pending")
+    .where(chunks.c.id.in_(select(_CHOSEN.c.id)), _IS_PENDING)
     .values(
         state="leased",
         token=chunks.c.token + 1,

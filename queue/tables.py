@@ -107,6 +107,14 @@ class ChunkRow(SQLModel, table=True):
         CheckConstraint("state <> 'done' OR completed + failed = lines", name="done_is_whole"),
         UniqueConstraint("batch_id", "position", name="chunk_once"),
         Index("chunks_by_state", "batch_id", "state", "position"),
+        # What claims look through: without it a claim may read past every chunk of the batch that is done.
+        Index(
+            "chunks_pending",
+            "batch_id",
+            "position",
+            sqlite_where=text("state = 'pending'"),
+            postgresql_where=text("state = 'pending'"),
+        ),
         # Without lease_until: a heartbeat then changes no index.
         Index("chunks_leased", "worker_id", sqlite_where=text("state = 'leased'"), postgresql_where=text("state = 'leased'")),
     )

@@ -184,6 +184,8 @@ def _hot_rows() -> None:
     op.drop_index("chunks_leased", "chunks")
     leased = sa.text("state = 'leased'")
     op.create_index("chunks_leased", "chunks", ["worker_id"], sqlite_where=leased, postgresql_where=leased)
+    pending = sa.text("state = 'pending'")
+    op.create_index("chunks_pending", "chunks", ["batch_id", "position"], sqlite_where=pending, postgresql_where=pending)
     if op.get_bind().dialect.name == "postgresql":
         # Room on each page for the next version of a row, which then needs no new index entry; the dead are cleared early.
         for table in ("batches", "chunks", "workers", "counters", "tallies", "shares"):
