@@ -19,9 +19,14 @@ def add(connection: Connection, *, tenant: str, **values: Any) -> None:
     connection.execute(insert(files).values(tenant=tenant, **values))
 
 
-def get(connection: Connection, file_id: str, tenant: Tenant) -> Row:
-    """One file of a tenant, without its facts. Raises NotFound, also for a file of another."""
-    row = first(connection, select(*_shown).where(files.c.id == file_id, owned(files, tenant)))
+def get(connection: Connection, file_id: str, tenant: Tenant, *, lock: bool = False) -> Row:
+    """One file of a tenant, without its facts; with `lock`, nobody removes it until this transaction ends.
+
+    Who is about to need it and who is about to remove it lock it, so that one of them sees what the other did. Raises NotFound,
+    also for a file of another tenant.
+    """
+    query = select(*_shown).where(files.c.id == file_id, owned(files, tenant))
+    row = first(connection, query.with_for_update() if lock else query)
     if row is None:
         raise NotFound(f"No such File object: {file_id}", param="file_id")
     return row

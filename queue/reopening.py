@@ -67,7 +67,7 @@ def _check(connection: Connection, batch: Row) -> None:
     for what, file_id in needed.items():
         try:
             if file_id:
-                files.get(connection, file_id, batch["tenant"])
+                files.get(connection, file_id, batch["tenant"], lock=True)
         except NotFound:
             text = f"The file {file_id} with this batch's {what} is gone: it was deleted, or its time was over."
             raise Conflict(text, hint="Submit the requests as a new batch.") from None

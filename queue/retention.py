@@ -65,7 +65,9 @@ def forget(connection: Connection, batch_id: str) -> None:
     connection.execute(delete(table).where(table.c.id == batch_id, table.c.state.in_(sorted(TERMINAL))))
 
 
-def expired(connection: Connection, now: datetime, limit: int) -> list[str]:
-    """Files whose time is over and that no open batch needs."""
+def expired(connection: Connection, now: datetime, limit: int, *, lock: bool = False) -> list[str]:
+    """Files whose time is over and that no open batch needs; with `lock`, to be removed in this transaction."""
     query = select(file_table.c.id).where(file_table.c.expires_at <= now).order_by(file_table.c.expires_at).limit(limit)
+    if lock:
+        query = query.with_for_update(skip_locked=True)
     return [row["id"] for row in every(connection, query) if not batches.uses_file(connection, row["id"])]

@@ -17,8 +17,8 @@ from tests.live import BASIC, HandWorker, LiveServer, live_server, meter, reques
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Generator[LiveServer]:
-    with live_server(tmp_path, server__chunk_lines=3) as live:
+def server(tmp_path: Path, database_url: str) -> Generator[LiveServer]:
+    with live_server(tmp_path, server__chunk_lines=3, server__database_url=database_url) as live:
         yield live
 
 

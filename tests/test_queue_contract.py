@@ -335,6 +335,46 @@ def test_heartbeats_rescues_and_ends_that_meet_do_not_wait_for_each_other_for_ev
         assert chunks.by_state(connection, "b") == {"closed": 30}
 
 
+def test_a_file_is_not_removed_under_a_batch_that_is_about_to_need_it(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with database.write() as connection:
+        files.add(connection, tenant="t", id="f", purpose="batch", filename="a", bytes=1, sha256="x", created_at=NOW)
+    holds = threading.Event()
+
+    def needed_when_removed() -> bool:
+        holds.wait(20)
+        with database.write() as connection:
+            files.get(connection, "f", "t", lock=True)
+            return batches.uses_file(connection, "f")
+
+    with ThreadPoolExecutor(1) as thread:
+        with database.write() as connection:
+            files.get(connection, "f", "t", lock=True)
+            answer = thread.submit(needed_when_removed)
+            holds.set()
+            batches.add(
+                connection, tenant="t", id="b", endpoint="/v1/chat/completions", input_file_id="f", completion_window="1h",
+                state="validating", created_at=NOW, deadline_at=NOW, meta={}, options={},
+            )  # fmt: skip
+        assert answer.result(20)
+    database.close()
+
+
+def test_two_pools_do_not_both_begin_a_uniform_batch(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    add_batch(database, cut=2)
+
+    def begin(pool: str) -> bool:
+        with database.write() as connection:
+            batches.get(connection, "b", "t", lock=True)
+            if any(used != pool for used in chunks.pools_used(connection, "b")):
+                return False
+            return bool(chunks.claim(connection, "b", worker_id="w", pool=pool, limit=1, now=NOW, lease_s=LEASE_S))
+
+    assert sorted(at_once([lambda: begin("p"), lambda: begin("q")])) == [False, True]
+    database.close()
+
+
 def test_a_step_that_gave_way_is_taken_again(postgres_url: str) -> None:
     database = Database(postgres_url)
     add_batch(database, cut=2)

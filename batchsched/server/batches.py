@@ -96,7 +96,7 @@ def _accept(runtime: Runtime, new: NewBatch, who: Caller, key: str | None, asked
         runtime.quotas.create(connection, who.tenant, grams)
         problem = None
         try:
-            if files.get(connection, new.input_file_id, who.tenant)["purpose"] != "batch":
+            if files.get(connection, new.input_file_id, who.tenant, lock=True)["purpose"] != "batch":
                 problem = f"File {new.input_file_id} does not have the purpose 'batch'."
         except NotFound:
             problem = f"Cannot find file {new.input_file_id}."

@@ -66,7 +66,7 @@ def router(runtime: Runtime) -> APIRouter:
     def delete_file(file_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Delete a file that no open batch needs."""
         with database.write() as connection:
-            files.get(connection, file_id, who.tenant)
+            files.get(connection, file_id, who.tenant, lock=True)
             if batches.uses_file(connection, file_id):
                 raise Conflict(f"File {file_id} is the input of a batch that is not finished.", hint="Cancel the batch first.")
             files.remove(connection, file_id)

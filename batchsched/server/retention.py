@@ -37,7 +37,7 @@ class Retention:
             if not retention.expired(connection, self._clock.now(), FILES_A_ROUND):
                 return
         with self._database.write() as connection:
-            gone = retention.expired(connection, self._clock.now(), FILES_A_ROUND)
+            gone = retention.expired(connection, self._clock.now(), FILES_A_ROUND, lock=True)
             for file_id in gone:
                 files.remove(connection, file_id)
         for file_id in gone:
