@@ -34,7 +34,7 @@ from tests.processes import BATCHSCHED, ROOT, end, free_port
 
 LEASE_S = 3.0
 LINES, CHUNK_LINES, OPEN_BATCHES = 40, 8, 3
-POINTS = ("upload", "append", "acknowledged", "merge", "merged", "completed")
+POINTS = ("upload", "uploaded", "cut", "claimed", "append", "acknowledged", "merge", "merged", "completed")
 OVER = {"completed", "failed", "expired", "cancelled"}
 Process = subprocess.Popen[bytes]
 

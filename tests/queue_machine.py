@@ -124,6 +124,22 @@ class QueueMachine(RuleBasedStateMachine):
         if batch.state == "in_progress":
             batch.paused = not resuming
 
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data(), window=st.sampled_from(sorted(WINDOWS)))
+    def retry(self, data: st.DataObject, window: str) -> None:
+        """A batch that ended goes on with what failed or was left undone; what went well stays."""
+        batch_id = data.draw(st.sampled_from(list(self.batches)))
+        batch = self.batches[batch_id]
+        undone = [line for line in range(1, batch.lines + 1) if not batch.results.get(line, (False, ""))[0]]
+        answer = self.server.post(f"{PREFIX}/batches/{batch_id}/retry", {"deadline": window})
+        assert answer.status_code == (200 if batch.state in TERMINAL and undone else 409), answer.text
+        if answer.status_code == 200:
+            batch.deadline_at = self.clock.now() + timedelta(seconds=WINDOWS[window])
+            batch.state, batch.paused = "in_progress", False
+            batch.results = {line: result for line, result in batch.results.items() if result[0]}
+            self._forget_attempts(batch_id)
+            self.round()
+
     # -- what workers do --
 
     @rule(data=st.data())
@@ -227,6 +243,11 @@ class QueueMachine(RuleBasedStateMachine):
     def _good(self, answer: Any) -> Any:
         assert answer.status_code == 200, answer.text
         return answer.json()
+
+    def _forget_attempts(self, batch_id: str) -> None:
+        for lease in self.held:
+            if lease.batch_id == batch_id:
+                self.attempts.pop(lease.chunk_id, None)
 
     def _register(self) -> str:
         body = {"pool": "local", "host": "machine", "pid": 1}

@@ -60,7 +60,7 @@ def _unrepeated(before: Counter[str], after: Counter[str], acknowledged: set[str
 
 @pytest.mark.parametrize(
     ("point", "times"),
-    [("append", 2), ("append", 3), ("acknowledged", 2), ("merge", COUNT // 2), ("merged", 1), ("completed", 1)],
+    [("claimed", 1), ("append", 2), ("append", 3), ("acknowledged", 2), ("merge", COUNT // 2), ("merged", 1), ("completed", 1)],
 )
 def test_the_server_dies(tmp_path: Path, point: str, times: int) -> None:
     with Stage(tmp_path) as stage:
