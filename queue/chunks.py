@@ -240,8 +240,12 @@ def rescue(connection: Connection, now: datetime) -> list[Row]:
 
 
 def forgive(connection: Connection, now: datetime, lease_s: float) -> None:
-    """Give every lease its full time again: where nobody could send a heartbeat, for no server was there or its clock jumped."""
+    """Give every lease its full time again: where nobody could send a heartbeat, for no server was there or its clock jumped.
+
+    Pauses after a failure end as well: where the clock jumped back, they would last for as long as it jumped.
+    """
     connection.execute(_picked(_IS_LEASED).values(lease_until=now + timedelta(seconds=lease_s)))
+    connection.execute(_picked(chunks.c.state == "pending", chunks.c.not_before.is_not(None)).values(not_before=None))
 
 
 def of_worker(connection: Connection, worker_id: str) -> list[Row]:

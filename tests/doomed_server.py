@@ -2,9 +2,9 @@
 
 `python -m tests.doomed_server POINT N -- serve --config ...`. Points: `upload` (a line of an upload was checked), `uploaded` (its
 bytes are in place, its row is still to come), `cut` (a batch's chunks are written, not yet committed), `claimed` (a lease is
-given, the worker does not know it yet), `append` (results are stored, the commit is still to come), `part` (the same, on an object
-store), `acknowledged` (committed, the worker does not know it yet), `merge` (a line of a merge is written), `merged` (both files
-are in place, the commit is still to come), `completed` (committed).
+given, the worker does not know it yet), `append` (results are stored, the commit is still to come), `part` (the same, on an
+object store), `acknowledged` (committed, the worker does not know it yet), `merge` (a line of a merge is written), `merged` (both
+files are in place, the commit is still to come), `completed` (committed).
 Where the environment names a file in DOOM_VICTIM, the process group whose number it holds is killed there instead. The point
 `never` kills nobody. DOOM_ACKS names a file that gets, for each result, the monotonic time at which it had been committed and its
 custom_id; DOOM_CLOCK one that holds the seconds by which the time of day is wrong.

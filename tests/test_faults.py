@@ -19,6 +19,7 @@ from batchsched.clock import ManualClock
 from batchsched.errors import StorageFull
 from batchsched.queue.folder_store import FolderStore
 from batchsched.server.process import listen
+from batchsched.wire import PREFIX
 from tests.live import LiveServer, live_server, requests, wait_for
 from tests.processes import BATCHSCHED, ROOT, Stage
 
@@ -135,6 +136,21 @@ def test_a_clock_that_jumps_takes_no_lease_from_a_healthy_worker(tmp_path: Path)
         clock.set_wall(clock.now() + timedelta(hours=1))
         server.runtime.lifecycle.round()
         worker.record(lease, [1])
+
+
+def test_a_clock_that_jumps_back_holds_nobody_up(tmp_path: Path) -> None:
+    clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+    with live_server(tmp_path, clock=clock) as server:
+        server.submit(requests(3))
+        worker = server.worker()
+        lease = worker.lease()
+        body = {"token": lease["token"], "message": "it died", "suspects": []}
+        server.post(f"{PREFIX}/leases/{lease['chunk_id']}/fail", body)
+        server.runtime.lifecycle.round()
+        clock.set_wall(clock.now() - timedelta(hours=1))
+        assert (
+            worker.lease()["chunk_id"] == lease["chunk_id"]
+        )  # neither the pause after the failure nor the old plan is waited out
 
 
 def test_a_damaged_database_is_one_sentence(tmp_path: Path) -> None:

@@ -156,6 +156,7 @@ class Lifecycle:
         log.warning("The clock jumped by %.0f s; every lease gets its full time again.", jump_s)
         with self._database.write() as connection:
             chunks.forgive(connection, wall, self._lease_s)
+        self._scheduler.poke()  # the plan in force was made for another hour
         return True
 
     def _validate(self, batch: Row) -> None:

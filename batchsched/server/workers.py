@@ -42,6 +42,7 @@ from batchsched.wire import (
 
 Message = TypeVar("Message", bound=msgspec.Struct)
 RETRY_PAUSE_S = 2.0
+LONGEST_PAUSE_S = 60.0
 
 
 async def _read(request: Request, kind: type[Message]) -> Message:
@@ -296,7 +297,7 @@ class LeaseDesk:
                 ledger.bump(connection, "chunk_failures_total")
                 last = chunk["attempts"] + 1 >= self._limits.max_attempts
                 if not last:
-                    pause = timedelta(seconds=RETRY_PAUSE_S * 2 ** chunk["attempts"])
+                    pause = timedelta(seconds=min(LONGEST_PAUSE_S, RETRY_PAUSE_S * 2 ** min(10, chunk["attempts"])))
                     chunks.fail(connection, chunk_id, message.token, suspects=message.suspects, not_before=now + pause)
             if last:
                 text = f"The engine failed {chunk['attempts'] + 1} times while it ran this request: {message.message}"
