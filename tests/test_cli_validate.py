@@ -92,6 +92,16 @@ def test_a_url_that_is_not_served(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert found["errors"][0]["code"] == "invalid_url"
 
 
+def test_the_configuration_says_what_is_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "batchsched.toml"
+    config.write_text('[server]\nallow_fields = ["vllm_xargs"]\nmax_lines = 2\n', "utf-8")
+    odd = line(1, body={"vllm_xargs": {}})
+    assert verdict(tmp_path, capsys, odd)[1]["errors"][0]["code"] == "forbidden_field"
+    assert verdict(tmp_path, capsys, odd, "--config", str(config))[0] == exits.OK
+    _, found = verdict(tmp_path, capsys, "\n".join(map(line, range(4))), "--config", str(config))
+    assert [(error["code"], error["line"]) for error in found["errors"]] == [("too_many_requests", 3)]
+
+
 def test_all_errors_are_counted_and_a_hundred_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, found = verdict(tmp_path, capsys, "\n".join(["{"] * 250))
     assert found["error_count"] == 250 + (found["endpoint"] is None and not found["errors"])
