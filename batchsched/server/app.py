@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -18,6 +19,7 @@ from batchsched.errors import BatchschedError, InvalidRequest, NotFound, QuotaEx
 from batchsched.server import batches, extensions, files, keys, models, operations, results, workers
 from batchsched.server.auth import LOOPBACK_HOSTS, KeyCheck
 from batchsched.server.bind import is_exposed
+from batchsched.server.contract import document
 from batchsched.server.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -47,9 +49,11 @@ def create_app(runtime: Runtime) -> FastAPI:
     for module in (files, batches, operations, results, models, extensions, keys, workers):
         app.include_router(module.router(runtime))
 
+    published = cache(lambda: document(app))
+
     @app.get("/openapi.json", include_in_schema=False)
     def openapi() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return app.openapi()
+        return published()
 
     app.add_exception_handler(BatchschedError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)

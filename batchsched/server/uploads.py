@@ -21,6 +21,7 @@ from batchsched.lines.strict import COMPRESSED, shown
 
 MAX_FIELD_BYTES = 65_536
 MAX_FIELDS = 20
+PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 
 
 class Form:
@@ -149,9 +150,8 @@ def _refuse_compressed(form: Form, first: bytes) -> None:
 
 def purpose_of(fields: dict[str, str]) -> str:
     """The form's purpose. Raises MissingParameter, InvalidRequest."""
-    allowed = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
     if "purpose" not in fields:
         raise MissingParameter("Missing required parameter: 'purpose'.", param="purpose")
-    if fields["purpose"] not in allowed:
-        raise InvalidRequest(f"'purpose' must be one of {', '.join(allowed)}.", param="purpose")
+    if fields["purpose"] not in PURPOSES:
+        raise InvalidRequest(f"'purpose' must be one of {', '.join(PURPOSES)}.", param="purpose")
     return fields["purpose"]

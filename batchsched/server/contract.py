@@ -1,0 +1,489 @@
+"""What our routes take and give, as types: the published document (/openapi.json) is made from them.
+
+One line a route in CONTRACT; the schemas come from the types by msgspec, those of the workers' messages from wire.py. Paths and
+parameters come from the routes themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, get_args
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from msgspec import Meta
+
+from batchsched import wire
+from batchsched.carbon.report import Report
+from batchsched.lines import ENDPOINTS
+from batchsched.server.keys import NewKey
+from batchsched.server.options import EXPIRES_S, MAX_METADATA, Change, Options, Retry
+from batchsched.server.rules import RULES, Scope
+from batchsched.server.uploads import PURPOSES
+from batchsched.wire import PREFIX
+
+T = TypeVar("T")
+Id = str
+Unix = Annotated[int, Meta(description="Unix seconds")]
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=MAX_METADATA)
+]
+BINARY, LINES = "application/octet-stream", "application/jsonl"
+
+
+class _Exact(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """An object of which every field is named."""
+
+
+# What is asked.
+
+
+class ChangeBatch(Change, frozen=True):
+    """What may be changed about a batch that has not ended."""
+
+    metadata: Metadata | None = None
+
+
+class Expiry(msgspec.Struct):
+    """When a file expires."""
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Meta(ge=EXPIRES_S[0], le=EXPIRES_S[1])]
+
+
+class CreateBatch(msgspec.Struct, kw_only=True):
+    """A new batch: OpenAI's fields, and ours under one key."""
+
+    input_file_id: Id
+    endpoint: Literal[ENDPOINTS]  # type: ignore[valid-type]
+    completion_window: Annotated[str, Meta(description="A duration such as 24h, 90m or 1d12h")]
+    metadata: Metadata | None = None
+    output_expires_after: Expiry | None = None
+    batchsched: Options | None = None
+
+
+# What is answered.
+
+
+class ErrorDetail(_Exact):
+    """What is wrong, and what to do about it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+    hint: str | None
+
+
+class Error(_Exact):
+    """Every answer of 400 and above."""
+
+    error: ErrorDetail
+
+
+class File(_Exact):
+    """A file."""
+
+    id: Id
+    object: Literal["file"]
+    bytes: int
+    created_at: Unix
+    expires_at: Unix | None
+    filename: str
+    purpose: str
+    status: Literal["uploaded", "processed", "error"]
+    status_details: str | None
+
+
+class Deleted(_Exact):
+    """A file or a batch that was deleted."""
+
+    id: Id
+    object: Literal["file", "batch"]
+    deleted: bool
+
+
+class BatchError(_Exact):
+    """What is wrong with the input; `line` counts from 1."""
+
+    code: str
+    message: str
+    param: str | None
+    line: int | None
+
+
+class BatchErrors(_Exact):
+    """Why a batch failed its validation."""
+
+    object: Literal["list"]
+    data: list[BatchError]
+
+
+class RequestCounts(_Exact):
+    """Lines of a batch."""
+
+    total: int
+    completed: int
+    failed: int
+
+
+class CachedTokens(_Exact):
+    """Input tokens that the engine had computed before."""
+
+    cached_tokens: int
+
+
+class ReasoningTokens(_Exact):
+    """Output tokens that were not shown."""
+
+    reasoning_tokens: int
+
+
+class Usage(_Exact):
+    """Tokens of a batch so far."""
+
+    input_tokens: int
+    input_tokens_details: CachedTokens
+    output_tokens: int
+    output_tokens_details: ReasoningTokens
+    total_tokens: int
+
+
+class Verdict(_Exact):
+    """Can the deadline be kept, and at what carbon."""
+
+    feasible: bool
+    probability: float
+    expected_finish_at: datetime | None
+    expected_grams: float | None
+    expected_grams_run_now: float | None
+    reason: str
+
+
+class Progress(_Exact):
+    """How far a batch is, and what it waits for."""
+
+    requests_done: int
+    requests_total: int
+    input_tokens: int
+    output_tokens: int
+    tokens_per_s: float | None
+    state: Literal["done", "running", "paused", "waiting"]
+    waiting_for: str | None
+    waiting_until: datetime | None
+    running_on: list[str]
+    latest_safe_start_at: datetime | None
+
+
+class Band(_Exact):
+    """Low, middle and high of a figure on which sources differ."""
+
+    low: float
+    mid: float
+    high: float
+
+
+class Carbon(_Exact):
+    """Energy, and grams of CO2e, so far; null where unknown."""
+
+    energy_j: float
+    energy_sources: dict[str, float]
+    grams: float | None
+    grams_run_now: float | None
+    embodied_g: Band | None
+    simulated: bool
+
+
+class Additions(_Exact):
+    """What batchsched adds to OpenAI's batch."""
+
+    confidence: float | None
+    models: list[str] | None
+    sites: list[str] | None
+    on_deadline: Literal["expire", "finish"]
+    require_feasible: bool
+    uniform: bool
+    priority: int
+    deadline_at: datetime
+    paused_at: datetime | None
+    erased_at: datetime | None
+    round: int
+    verdict: Verdict | None
+    progress: Progress
+    carbon: Carbon | None
+
+
+class Batch(_Exact):
+    """A batch: OpenAI's object, with our additions under one key."""
+
+    id: Id
+    object: Literal["batch"]
+    endpoint: str
+    model: str | None
+    errors: BatchErrors | None
+    input_file_id: Id
+    completion_window: str
+    status: Literal["validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled"]
+    output_file_id: Id | None
+    error_file_id: Id | None
+    created_at: Unix
+    expires_at: Unix
+    in_progress_at: Unix | None
+    finalizing_at: Unix | None
+    completed_at: Unix | None
+    failed_at: Unix | None
+    expired_at: Unix | None
+    cancelling_at: Unix | None
+    cancelled_at: Unix | None
+    request_counts: RequestCounts
+    usage: Usage
+    metadata: dict[str, str]
+    batchsched: Additions
+
+
+class Model(_Exact):
+    """A model that batches may name."""
+
+    id: Id
+    object: Literal["model"]
+    created: Unix
+    owned_by: str
+
+
+class Models(_Exact):
+    """All of them."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Key(_Exact):
+    """An API key, without what makes it one."""
+
+    object: Literal["batchsched.key"]
+    id: Id
+    name: str
+    tenant: str
+    scopes: list[Scope]
+    created_at: Unix
+    expires_at: Unix | None
+    last_used_at: Unix | None
+    revoked_at: Unix | None
+
+
+class CreatedKey(Key):
+    """A new key; `key` is shown here and never again."""
+
+    key: str
+
+
+class AuditEntry(_Exact):
+    """Who did what, and when."""
+
+    object: Literal["batchsched.audit"]
+    id: int
+    actor: str
+    tenant: str
+    action: str
+    object_id: Id
+    detail: dict[str, Any]
+    at: Unix
+
+
+class Page(_Exact, Generic[T]):
+    """A part of a list; the next begins after `last_id`."""
+
+    object: Literal["list"]
+    data: list[T]
+    first_id: str | int | None
+    last_id: str | int | None
+    has_more: bool
+
+
+class Explanation(_Exact):
+    """Why a batch runs when and where it does."""
+
+    batch_id: Id
+    sentences: list[str]
+
+
+class BatchReport(Report, frozen=True, kw_only=True):
+    """What a batch cost; `batch_id` is null in a total."""
+
+    batch_id: Id | None
+
+
+class Allotment(_Exact):
+    """Work of a batch on a pool, over a slot."""
+
+    batch_id: Id
+    pool: str
+    start_at: datetime
+    end_at: datetime
+    requests: float
+
+
+class PlannedPool(_Exact):
+    """A pool as the plan sees it."""
+
+    name: str
+    site: str
+    zone: str
+    simulated: bool
+    gpu: str
+    connected: bool
+    open: bool
+    intensity_g_per_kwh: list[float | None]
+
+
+class Plan(_Exact):
+    """The plan in force."""
+
+    made_at: datetime
+    solver: str
+    status: str
+    slots: list[datetime]
+    allotments: list[Allotment]
+    pools: list[PlannedPool]
+    latest_safe_start_at: dict[str, datetime | None]
+    late: dict[str, float]
+    grams_expected: dict[str, float | None]
+    notes: list[str]
+
+
+class Health(_Exact):
+    """The server answers."""
+
+    status: Literal["ok"]
+
+
+class Version(_Exact):
+    """Which batchsched this is."""
+
+    version: str
+
+
+class Nothing(_Exact):
+    """Done."""
+
+
+_UPLOAD = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {
+        "file": {"type": "string", "contentMediaType": BINARY},
+        "purpose": {"type": "string", "enum": list(PURPOSES)},
+        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+        "expires_after[seconds]": {"type": "integer", "minimum": EXPIRES_S[0], "maximum": EXPIRES_S[1]},
+    },
+}
+
+
+class Route(NamedTuple):
+    """What one route gives (a type, or media types), what it takes, and how else it may answer."""
+
+    answer: Any
+    body: Any = None
+    errors: tuple[int, ...] = ()
+    headers: tuple[str, ...] = ()
+    """What stands in the head of a good answer beside the usual."""
+
+
+_CLOSED = (400, 401, 403, 503)
+"""What every route that asks for a key may answer."""
+_CHANGES = (404, 409, 507)
+_LATER = (429, 503, 507)
+"""Answers that say when to try again."""
+CONTRACT: dict[str, Route] = {
+    "GET /livez": Route(Health),
+    "GET /readyz": Route(Health, None, (503,)),
+    "GET /version": Route(Version),
+    "GET /metrics": Route(("text/plain",)),
+    "GET /v1/models": Route(Models),
+    "GET /v1/models/{name:path}": Route(Model, None, (404,)),
+    "POST /v1/files": Route(File, "upload", (413, 415, 429, 507)),
+    "GET /v1/files": Route(Page[File], None, (404,)),
+    "GET /v1/files/{file_id}": Route(File, None, (404,)),
+    "DELETE /v1/files/{file_id}": Route(Deleted, None, _CHANGES),
+    "GET /v1/files/{file_id}/content": Route((BINARY,), None, (404,)),
+    "POST /v1/batches": Route(Batch, CreateBatch, (409, 429, 507)),
+    "GET /v1/batches": Route(Page[Batch], None, (404,)),
+    "GET /v1/batches/{batch_id}": Route(Batch, None, (404,)),
+    "POST /v1/batches/{batch_id}/cancel": Route(Batch, None, _CHANGES),
+    f"POST {PREFIX}/batches/{{batch_id}}": Route(Batch, ChangeBatch, (*_CHANGES, 429)),
+    f"DELETE {PREFIX}/batches/{{batch_id}}": Route(Deleted, None, _CHANGES),
+    f"POST {PREFIX}/batches/{{batch_id}}/pause": Route(Batch, None, _CHANGES),
+    f"POST {PREFIX}/batches/{{batch_id}}/resume": Route(Batch, None, _CHANGES),
+    f"POST {PREFIX}/batches/{{batch_id}}/retry": Route(Batch, Retry | None, (*_CHANGES, 429)),
+    f"GET {PREFIX}/batches/{{batch_id}}/results": Route((LINES,), None, (404,), (wire.CURSOR_HEADER, wire.STATUS_HEADER)),
+    f"GET {PREFIX}/batches/{{batch_id}}/explain": Route(Explanation, None, (404,)),
+    f"GET {PREFIX}/batches/{{batch_id}}/report": Route(BatchReport, None, (404,)),
+    f"GET {PREFIX}/batches/{{batch_id}}/plot": Route(("image/svg+xml", "image/png"), None, (404,)),
+    f"GET {PREFIX}/report": Route(BatchReport, None, (404,)),
+    f"GET {PREFIX}/plan": Route(Plan, None, (404,)),
+    f"POST {PREFIX}/keys": Route(CreatedKey, NewKey, (409, 507)),
+    f"GET {PREFIX}/keys": Route(Page[Key], None, (404,)),
+    f"POST {PREFIX}/keys/{{key_id}}/revoke": Route(Key, None, _CHANGES),
+    f"GET {PREFIX}/audit": Route(Page[AuditEntry]),
+    f"POST {PREFIX}/workers": Route(wire.Registered, wire.Register, (404, 507)),
+    f"POST {PREFIX}/workers/{{worker_id}}/heartbeat": Route(wire.HeartbeatAnswer, wire.Heartbeat, _CHANGES),
+    f"POST {PREFIX}/workers/{{worker_id}}/bye": Route(Nothing, None, _CHANGES),
+    f"POST {PREFIX}/leases": Route(wire.Claimed, wire.Claim, _CHANGES),
+    f"GET {PREFIX}/chunks/{{chunk_id}}/input": Route((BINARY,), None, (404, 409)),
+    f"POST {PREFIX}/leases/{{chunk_id}}/results": Route(wire.Acknowledged, wire.Results, _CHANGES),
+    f"POST {PREFIX}/leases/{{chunk_id}}/finish": Route(Nothing, wire.Finish, _CHANGES),
+    f"POST {PREFIX}/leases/{{chunk_id}}/release": Route(Nothing, wire.Release, _CHANGES),
+    f"POST {PREFIX}/leases/{{chunk_id}}/fail": Route(Nothing, wire.Fail, _CHANGES),
+}
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document: the routes as FastAPI knows them, bodies and answers as CONTRACT names them."""
+    whole = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    kinds = {kind for route in CONTRACT.values() for kind in (route.answer, route.body) if _is_type(kind)} | {Error}
+    ordered = sorted(kinds, key=str)
+    made, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
+    schemas = dict(zip(ordered, made, strict=True))
+    for key, route in CONTRACT.items():
+        method, path = key.split(" ")
+        operation = whole["paths"][re.sub(r":\w+}", "}", path)][method.lower()]
+        closed = RULES[key].scope is not None
+        _fill(operation, route, schemas, closed=closed)
+        if not closed:
+            operation["security"] = []
+    whole["components"] = {"schemas": components, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}}
+    whole["security"] = [{"key": []}]
+    return whole
+
+
+def _is_type(kind: Any) -> bool:
+    return kind is not None and not isinstance(kind, (str, tuple))
+
+
+def _fill(operation: dict[str, Any], route: Route, schemas: dict[Any, Any], *, closed: bool) -> None:
+    if isinstance(route.answer, tuple):
+        content = {media: {"schema": {"type": "string"} if media.startswith("text/") else {}} for media in route.answer}
+    else:
+        content = _as_json(schemas[route.answer])
+    good: dict[str, Any] = {"description": "Done.", "content": content}
+    if route.headers:
+        good["headers"] = {name: {"required": True, "schema": {"type": "string"}} for name in route.headers}
+    answers: dict[str, Any] = {"200": good}
+    for status in sorted({*route.errors, *(_CLOSED if closed else ())}):
+        bad: dict[str, Any] = {"description": HTTPStatus(status).phrase, "content": _as_json(schemas[Error])}
+        if status in _LATER:
+            bad["headers"] = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
+        answers[str(status)] = bad
+    operation["responses"] = answers
+    if route.body == "upload":
+        operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD}}}
+    elif route.body is not None:
+        needed = type(None) not in get_args(route.body)
+        operation["requestBody"] = {"required": needed, "content": _as_json(schemas[route.body])}
+
+
+def _as_json(schema: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
