@@ -48,8 +48,8 @@ def test_a_paused_batch_gives_back_what_runs_and_leases_nothing(server: LiveServ
     since = paused["batchsched"]["paused_at"]
     assert paused["status"] == "in_progress"
     assert _do(server, batch_id, "pause")["batchsched"]["paused_at"] == since
-    assert _beat(server, worker.worker_id, lease)["stop"] == {lease["chunk_id"]: "preempted"}
-    server.post(f"{PREFIX}/leases/{lease['chunk_id']}/release", {"token": lease["token"], "reason": "preempted"})
+    assert _beat(server, worker.worker_id, lease)["stop"] == {lease["chunk_id"]: "paused"}
+    server.post(f"{PREFIX}/leases/{lease['chunk_id']}/release", {"token": lease["token"], "reason": "paused"})
     server.runtime.scheduler.plan_now()
     assert batch_id not in server.runtime.scheduler.published.jobs  # type: ignore[union-attr]
     assert worker.claim(max_chunks=5) == []

@@ -161,6 +161,9 @@ def test_an_old_worker_hears_only_reasons_that_it_knows(server: LiveServer) -> N
     batch_id = server.submit(requests(2))["id"]
     worker = OldWorker(server)
     lease = worker.lease()
+    server.post(f"{PREFIX}/batches/{batch_id}/pause")
+    assert worker.beat(lease).stop == {lease.chunk_id: "preempted"}
+    server.post(f"{PREFIX}/batches/{batch_id}/resume")
     server.post(f"/v1/batches/{batch_id}/cancel")
     assert worker.beat(lease).stop == {lease.chunk_id: "cancelled"}
     worker.say(f"/leases/{lease.chunk_id}/release", RELEASE % (lease.token, "cancelled"))

@@ -164,7 +164,7 @@ class LeaseDesk:
             if batch["state"] != "in_progress":
                 answer.stop[row["id"]] = "cancelled"
             elif batch["paused_at"]:
-                answer.stop[row["id"]] = "preempted"
+                answer.stop[row["id"]] = "paused"
             elif not self._runtime.scheduler.may_go_on(row["batch_id"], row["pool"], now):
                 answer.stop[row["id"]] = "window_closed"
         answer.stop = {chunk_id: known_reason(reason, protocol) for chunk_id, reason in answer.stop.items()}
