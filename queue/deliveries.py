@@ -78,5 +78,6 @@ def of_batch(connection: Connection, batch_id: str) -> list[Row]:
 
 
 def forget(connection: Connection, before: datetime) -> None:
-    """Remove what was settled before an instant."""
-    connection.execute(delete(deliveries).where(deliveries.c.state != "pending", deliveries.c.ended_at < before))
+    """Remove what was settled, and due for the last time before an instant."""
+    settled = deliveries.c.state.in_(["delivered", "given_up"])
+    connection.execute(delete(deliveries).where(settled, deliveries.c.due_at < before))

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, event, insert, select
 
-from batchsched.queue import batches, chunks, deliveries, files, ledger, plans, retention, tables, tallies
+from batchsched.queue import batches, chunks, deliveries, files, idempotency, ledger, plans, retention, tables, tallies
 from batchsched.queue.database import Database
 from batchsched.queue.tenancy import ANY
 
@@ -92,6 +92,8 @@ STEPS: dict[str, Callable[[Connection], object]] = {
     "files.page": lambda c: files.page(c, "t7", limit=100, after="f4007"),
     "files.page oldest first": lambda c: files.page(c, "t7", limit=100, after="f4007", newest_first=False),
     "retention.expired": lambda c: retention.expired(c, NOW, 100),
+    "deliveries.forget": lambda c: deliveries.forget(c, NOW - timedelta(days=30)),
+    "idempotency.forget": lambda c: idempotency.forget(c, NOW - timedelta(days=7)),
     "retention.over": lambda c: retention.over(c, NOW - timedelta(days=1), 20),
     "chunks.get": lambda c: chunks.get(c, "b9-1", lock=True),
     "chunks.claim": lambda c: chunks.claim(c, "b9", worker_id="w", pool="p", limit=1, now=NOW, lease_s=60),

@@ -63,6 +63,8 @@ def test_deleting_a_batch_takes_its_content_and_leaves_its_costs(server: LiveSer
             client.batches.retry(batch["id"])
         assert client.batches.report(batch["id"]).everything["batch_id"] == batch["id"]
     assert held.isdisjoint(_stored(server))
+    assert server.http.get(f"{PREFIX}/batches/{batch['id']}/results").text == ""
+    assert server.http.get(f"{PREFIX}/batches/{batch['id']}/plot").status_code == 200
     after = server.batch(batch["id"])
     assert after["batchsched"]["carbon"] == carbon
     assert after["request_counts"] == batch["request_counts"]
