@@ -270,7 +270,8 @@ def test_the_commands_about_a_batch(
     assert call("update", batch_id)[0] == exits.USAGE
     code, out = call("retry", batch_id, "--deadline", "3h", "--json")
     assert (code, json.loads(out)["batchsched"]["round"]) == (exits.OK, 1)
-    assert "paused" in call("pause", batch_id)[1]
+    assert "paused since" in call("pause", batch_id)[1]
+    assert "in_progress (paused)" in call("list")[1]
     assert "paused" not in call("resume", batch_id)[1]
     code, out = call("update", batch_id, "--deadline", "4h", "--priority", "-5", "--json")
     assert (code, json.loads(out)["batchsched"]["priority"]) == (exits.OK, -5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -55,7 +56,7 @@ def test_a_paused_batch_gives_back_what_runs_and_leases_nothing(server: LiveServ
     assert worker.claim(max_chunks=5) == []
     progress = server.batch(batch_id)["batchsched"]["progress"]
     assert (progress["state"], progress["requests_done"]) == ("paused", 1)
-    assert since in progress["waiting_for"]
+    assert progress["waiting_for"] == "being resumed"
     assert any("paused since" in s for s in server.get(f"{PREFIX}/batches/{batch_id}/explain")["sentences"])
     assert _do(server, batch_id, "resume")["batchsched"]["paused_at"] is None
     assert _do(server, batch_id, "resume")["batchsched"]["paused_at"] is None
@@ -132,6 +133,24 @@ def test_a_new_deadline_brings_a_new_verdict(tmp_path: Path) -> None:
         published = server.runtime.scheduler.published
         assert published is not None
         assert [job.deadline_s for job in published.problem.jobs] == [86400.0]
+
+
+def test_a_deadline_that_changes_during_the_validation_is_the_one_that_is_judged(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, changed = server.runtime.scheduler.verdict, threading.Event()
+
+    def slow(batch: dict[str, Any]) -> dict[str, Any]:
+        verdict = judge(batch)
+        if not changed.is_set():
+            changed.set()
+            _do(server, batch["id"], body={"deadline": "1s"})
+        return verdict
+
+    monkeypatch.setattr(server.runtime.scheduler, "verdict", slow)
+    batch_id = _started(server, 50, batchsched={"on_deadline": "finish"})
+    assert changed.is_set()
+    assert not server.batch(batch_id)["batchsched"]["verdict"]["feasible"]
 
 
 def test_a_deadline_that_is_moved_on_saves_a_batch_from_expiring(tmp_path: Path) -> None:

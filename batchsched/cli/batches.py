@@ -42,7 +42,7 @@ def list_(limit: int, as_json: bool, connect: Connect) -> None:
     rows = [
         (
             batch.id,
-            batch.status,
+            f"{batch.status} (paused)" if batch.paused else batch.status,
             batch.model or "",
             f"{batch.progress.requests_done}/{batch.request_counts.total}",
             str(batch.request_counts.failed),

@@ -197,6 +197,7 @@ def summary(batch: Batch) -> list[tuple[str, str | None]]:
         ("endpoint", batch.endpoint),
         ("requests", f"{progress.requests_done or counts.completed + counts.failed} of {counts.total} done{failed}"),
         ("deadline", when(batch.deadline_at)),
+        ("paused since", when(batch.batchsched.paused_at) if batch.paused else None),
         ("waiting for", waiting(batch)),
         ("running on", ", ".join(progress.running_on) or None),
         (

@@ -184,6 +184,11 @@ class Batch(msgspec.Struct, frozen=True):
         return self.status in TERMINAL
 
     @property
+    def paused(self) -> bool:
+        """Does it wait to be resumed?"""
+        return self.batchsched.paused_at is not None and not self.done
+
+    @property
     def created(self) -> datetime:
         """When it was submitted."""
         return datetime.fromtimestamp(self.created_at, UTC)

@@ -182,6 +182,8 @@ class Lifecycle:
         grams = self._quotas.grams(batch["tenant"])
         try:
             with self._database.write() as connection:
+                if batches.get(connection, batch["id"], ANY, lock=True)["deadline_at"] != batch["deadline_at"]:
+                    raise Conflict("Its deadline was changed meanwhile; the next round judges that.")
                 self._quotas.start(connection, batch, cut.columns, verdict, grams)
                 batches.move(connection, batch["id"], "in_progress", now, origin=["validating"], verdict=verdict, **cut.columns)
                 chunks.add(connection, cut.chunks)

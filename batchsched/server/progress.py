@@ -64,7 +64,7 @@ class Progress:
         if row["state"] != "in_progress":
             return _OTHERWISE.get(row["state"]), None
         if row["paused_at"]:
-            return f"`resume`: it is paused since {iso(row['paused_at'])}", None
+            return "being resumed", None
         if row["reopen"]:
             return "its earlier answers to be taken over", None
         published = self._scheduler.published
