@@ -56,7 +56,7 @@ def test_a_paused_batch_gives_back_what_runs_and_leases_nothing(server: LiveServ
     assert worker.claim(max_chunks=5) == []
     progress = server.batch(batch_id)["batchsched"]["progress"]
     assert (progress["state"], progress["requests_done"]) == ("paused", 1)
-    assert progress["waiting_for"] == "being resumed"
+    assert progress["waiting_for"] == "`batchsched resume`"
     assert any("paused since" in s for s in server.get(f"{PREFIX}/batches/{batch_id}/explain")["sentences"])
     assert _do(server, batch_id, "resume")["batchsched"]["paused_at"] is None
     assert _do(server, batch_id, "resume")["batchsched"]["paused_at"] is None

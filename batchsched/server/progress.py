@@ -64,7 +64,7 @@ class Progress:
         if row["state"] != "in_progress":
             return _OTHERWISE.get(row["state"]), None
         if row["paused_at"]:
-            return "being resumed", None
+            return "`batchsched resume`", None
         if row["reopen"]:
             return "its earlier answers to be taken over", None
         published = self._scheduler.published
