@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import batchsched.scheduler
 from batchsched.clock import ManualClock
 from batchsched.errors import ForecastUnavailable, InvalidConfiguration, UnsafePlan
+from batchsched.planner import make_plan
 from batchsched.units import from_iso, iso
 from batchsched.wire import PREFIX
 from tests.live import HandWorker, LiveServer, live_server, requests, wait_for
@@ -127,6 +129,26 @@ def test_the_latest_safe_start_holds_when_no_plan_can_be_made(
     _tick(server, clock, latest + timedelta(seconds=30), worker)
     assert len(worker.claim()) == 1
     assert "No plan could be made" in server.get(f"{PREFIX}/plan")["notes"][-1]
+
+
+def test_claims_go_on_by_the_last_plan_while_the_next_is_being_made(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, go_on = threading.Event(), threading.Event()
+
+    def slow(*args: Any) -> Any:
+        busy.set()
+        go_on.wait(20)
+        return make_plan(*args)
+
+    with _server(tmp_path, clock, [300] * 30) as server:
+        worker = server.worker()
+        _submit(server)
+        monkeypatch.setattr(batchsched.scheduler, "make_plan", slow)
+        server.runtime.scheduler.poke()
+        assert busy.wait(20)
+        assert len(worker.claim()) == 1
+        go_on.set()
 
 
 def test_a_batch_is_accepted_when_no_plan_can_be_made(dirty_then_clean: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,18 +130,22 @@ def contested(jobs: Iterable[Job], pools: list[OpenPool]) -> set[str]:
         for job in jobs
         if job.seconds_on and job.remaining_requests > 0
     }
-    spans = spans_of(pools, [need.deadline_s for need in needs.values()])
-    late = _late(fill_backward(list(needs.values()), spans))
-    hopeless = {name for name in late if _late(fill_backward([needs[name]], spans))}
+    ahead = [OpenPool(p.name, p.replicas, [(max(0.0, start), end) for start, end in p.intervals if end > 0]) for p in pools]
+    late = _late(_filled(list(needs.values()), ahead))
     if not late:
         return set()
+    hopeless = {name for name in late if _late(_filled([needs[name]], ahead))}
     rest = [need for name, need in needs.items() if name not in hopeless]
-    filled = fill_backward(rest, spans)
+    filled = _filled(rest, ahead)
     found = set(hopeless)
     for group in {frozenset(needs[name].work_on) for name in _late(filled)}:
         busy_s = filled.busy_until(0.0, group)
         found |= {need.batch_id for need in rest if need.deadline_s <= busy_s + _EPS and group & need.work_on.keys()}
     return found
+
+
+def _filled(needs: list[Need], pools: list[OpenPool]) -> Filled:
+    return fill_backward(needs, spans_of(pools, [need.deadline_s for need in needs]))
 
 
 def _late(filled: Filled) -> set[str]:
