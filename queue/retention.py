@@ -11,10 +11,10 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, update
 
-from batchsched.errors import Conflict
+from batchsched.errors import Conflict, NotFound
 from batchsched.queue import batches, files
 from batchsched.queue.rows import Row, every
-from batchsched.queue.states import TERMINAL
+from batchsched.queue.states import OPEN, TERMINAL
 from batchsched.queue.tables import batches as table
 from batchsched.queue.tables import chunks, deliveries, idempotency, ledger, tallies
 from batchsched.queue.tables import files as file_table
@@ -33,7 +33,7 @@ def erase(connection: Connection, batch: Row, now: datetime) -> list[str]:
         state = batches.get(connection, batch["id"], batch["tenant"])["state"]
         raise Conflict(f"A batch with status '{state}' cannot be deleted.", hint="Cancel it first, and wait for its end.")
     gone = _results_of(connection, batch)
-    if not _shared(connection, batch):
+    if _own_input(connection, batch):
         gone.append(batch["input_file_id"])
     for file_id in gone:
         files.remove(connection, file_id)
@@ -47,9 +47,14 @@ def _results_of(connection: Connection, batch: Row) -> list[str]:
     return list(connection.scalars(select(file_table.c.id).where(*mine)))
 
 
-def _shared(connection: Connection, batch: Row) -> bool:
-    others = (table.c.input_file_id == batch["input_file_id"], table.c.id != batch["id"], table.c.erased_at.is_(None))
-    return connection.scalar(select(table.c.id).where(*others).limit(1)) is not None
+def _own_input(connection: Connection, batch: Row) -> bool:
+    """Is the input there, the tenant's (a batch may name any id, and fail), a batch's, and no other batch's?"""
+    try:
+        file = files.get(connection, batch["input_file_id"], batch["tenant"], lock=True)
+    except NotFound:
+        return False
+    others = (table.c.input_file_id == file["id"], table.c.id != batch["id"], table.c.erased_at.is_(None))
+    return file["purpose"] == "batch" and connection.scalar(select(table.c.id).where(*others).limit(1)) is None
 
 
 def over(connection: Connection, before: datetime, limit: int) -> list[str]:
@@ -67,7 +72,10 @@ def forget(connection: Connection, batch_id: str) -> None:
 
 def expired(connection: Connection, now: datetime, limit: int, *, lock: bool = False) -> list[str]:
     """Files whose time is over and that no open batch needs; with `lock`, to be removed in this transaction."""
-    query = select(file_table.c.id).where(file_table.c.expires_at <= now).order_by(file_table.c.expires_at).limit(limit)
+    needed = select(table.c.id).where(table.c.input_file_id == file_table.c.id, table.c.state.in_(sorted(OPEN))).exists()
+    over = select(file_table.c.id).where(file_table.c.expires_at <= now, ~needed)
+    query = over.order_by(file_table.c.expires_at).limit(limit)
     if lock:
         query = query.with_for_update(skip_locked=True)
+    # Asked again once they are locked: a batch may have come meanwhile.
     return [row["id"] for row in every(connection, query) if not batches.uses_file(connection, row["id"])]

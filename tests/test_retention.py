@@ -92,6 +92,20 @@ def test_errors_go_with_a_batch_that_failed_and_an_open_one_is_not_deleted(serve
     assert server.http.delete(f"{PREFIX}/batches/batch_nowhere").status_code == 404
 
 
+def test_a_batch_takes_no_file_along_that_is_not_its_own(server: LiveServer) -> None:
+    """It may name any id, and fails: another tenant's file, and one that is no input, stay."""
+    with server.runtime.database.write() as connection:
+        row = {"purpose": "batch", "filename": "f", "bytes": 0, "sha256": "", "created_at": server.runtime.clock.now()}
+        files.add(connection, tenant="alice", id="file-alice", **row)
+    for file_id in ("file-alice", server.upload(b"x", purpose="assistants")):
+        body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        batch_id = server.post("/v1/batches", body)["id"]
+        server.until(batch_id, "failed")
+        assert server.http.delete(f"{PREFIX}/batches/{batch_id}").status_code == 200
+        with server.runtime.database.read() as connection:
+            assert files.get(connection, file_id, ANY)
+
+
 def test_results_of_every_round_are_deleted(server: LiveServer) -> None:
     batch = _run(server, server.upload(requests(2)))
     server.post(f"{PREFIX}/batches/{batch['id']}/retry", {})
