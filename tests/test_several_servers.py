@@ -73,6 +73,7 @@ def test_two_servers_hand_out_no_more_than_the_plans_share(postgres_url: str, tm
     clock = ManualClock(NOW)
     with two_servers(tmp_path, postgres_url, clock, server__chunk_lines=5, server__lease_s=1e6) as (leader, follower):
         workers = [server.worker() for server in (leader, follower) for _ in range(6)]
+        assert not any(worker.claim() for worker in workers)  # but now it is known what their engines have loaded
         batch_id = leader.submit(requests(4000), batchsched={"deadline": "90d"})["id"]
         leader.until(batch_id, "in_progress")
         published = leader.runtime.scheduler.plan_now()
