@@ -115,6 +115,12 @@ class ChunkRow(SQLModel, table=True):
             sqlite_where=text("state = 'pending'"),
             postgresql_where=text("state = 'pending'"),
         ),
+        Index(
+            "chunks_resting",
+            "not_before",
+            sqlite_where=text("not_before IS NOT NULL"),
+            postgresql_where=text("not_before IS NOT NULL"),
+        ),
         # Without lease_until: a heartbeat then changes no index.
         Index("chunks_leased", "worker_id", sqlite_where=text("state = 'leased'"), postgresql_where=text("state = 'leased'")),
     )

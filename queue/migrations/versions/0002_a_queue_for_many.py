@@ -184,6 +184,8 @@ def _hot_rows() -> None:
     op.drop_index("chunks_leased", "chunks")
     leased = sa.text("state = 'leased'")
     op.create_index("chunks_leased", "chunks", ["worker_id"], sqlite_where=leased, postgresql_where=leased)
+    resting = sa.text("not_before IS NOT NULL")
+    op.create_index("chunks_resting", "chunks", ["not_before"], sqlite_where=resting, postgresql_where=resting)
     pending = sa.text("state = 'pending'")
     op.create_index("chunks_pending", "chunks", ["batch_id", "position"], sqlite_where=pending, postgresql_where=pending)
     if op.get_bind().dialect.name == "postgresql":
