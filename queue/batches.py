@@ -26,9 +26,17 @@ def add(connection: Connection, *, tenant: str, **values: Any) -> None:
 def get(connection: Connection, batch_id: str, tenant: Tenant, *, lock: bool = False) -> Row:
     """One batch of a tenant; with `lock`, it stays as it is until this transaction ends. Raises NotFound, also for another's."""
     query = select(batches).where(batches.c.id == batch_id, owned(batches, tenant))
-    row = first(connection, query.with_for_update() if lock else query)
+    row = first(connection, query.with_for_update(key_share=True) if lock else query)  # rows that point here may still be added
     if row is None:
         raise NotFound(f"No batch found with id '{batch_id}'.", param="batch_id")
+    return row
+
+
+def hold(connection: Connection, batch: Row) -> Row:
+    """The batch as it is now, which stays so until this transaction ends. Raises Conflict where it moved on since it was read."""
+    row = get(connection, batch["id"], ANY, lock=True)
+    if (row["state"], row["round"]) != (batch["state"], batch["round"]):
+        raise Conflict(f"Batch {batch['id']} was moved on by somebody else.")
     return row
 
 

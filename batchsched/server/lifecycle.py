@@ -208,11 +208,13 @@ class Lifecycle:
             self._merge(batch, "expired")
         elif states <= {"done"}:
             with self._database.write() as connection:
-                batches.move(connection, batch["id"], "finalizing", now)
+                batches.move(connection, batch["id"], "finalizing", now, within=batch["round"])
                 done = batches.get(connection, batch["id"], ANY)
             self._complete(done)
         elif now >= batch["deadline_at"] and batch["options"].get("on_deadline") != "finish":
             with self._database.write() as connection:
+                if now < batches.hold(connection, batch)["deadline_at"]:
+                    return  # it was given more time while the steps before this one were taken
                 chunks.close(connection, batch["id"], leased_too=True)
             self._merge(batch, "expired")
 
@@ -222,10 +224,11 @@ class Lifecycle:
     def _cancel(self, batch: Row) -> None:
         now = self._clock.now()
         with self._database.write() as connection:
+            batches.hold(connection, batch)
             patience_over = now >= batch["cancelling_at"] + CANCEL_GRACE
             chunks.close(connection, batch["id"], leased_too=patience_over)
             states = set(chunks.by_state(connection, batch["id"]))
-        if "leased" not in states:
+        if not states & {"pending", "leased"}:  # a worker may just have given one back
             self._merge(batch, "cancelled")
 
     def _merge(self, batch: Row, target: str) -> None:

@@ -1,0 +1,112 @@
+"""Housekeeping acts on what a batch is, not on what it was when the round began: other requests and other servers move it too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchsched.clock import ManualClock
+from batchsched.queue import batches, chunks
+from batchsched.wire import PREFIX
+from tests.inprocess import InProcess, in_process
+from tests.live import requests
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+def submitted(server: InProcess, **fields: Any) -> str:
+    """A batch of five requests in one chunk, in progress."""
+    upload = server.request("POST", "/v1/files", files={"file": ("f", requests(5))}, data={"purpose": "batch"}).json()["id"]
+    body = {"input_file_id": upload, "endpoint": "/v1/chat/completions", "completion_window": "1h", **fields}
+    batch_id: str = server.post("/v1/batches", body).json()["id"]
+    server.round()
+    assert server.json(f"/v1/batches/{batch_id}")["status"] == "in_progress"
+    return batch_id
+
+
+def states(server: InProcess, batch_id: str) -> dict[str, int]:
+    with server.runtime.database.read() as connection:
+        return chunks.by_state(connection, batch_id)
+
+
+def after_the_look(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Let something happen once, between what a round of the housekeeping reads and what it does."""
+    look, acts = batches.due, [act]
+
+    def due(*arguments: Any) -> Any:
+        found = look(*arguments)
+        if acts:
+            acts.pop()()
+        return found
+
+    monkeypatch.setattr(batches, "due", due)
+
+
+def test_who_gets_more_time_in_the_last_moment_has_it(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock(NOW)
+    with in_process() as make, closing(make(tmp_path, clock, server__database_url=database_url)) as server:
+        batch_id = submitted(server)
+        clock.advance(3601)
+        after_the_look(monkeypatch, lambda: server.post(f"{PREFIX}/batches/{batch_id}", {"deadline": "2h"}))
+        server.round()
+        assert server.json(f"/v1/batches/{batch_id}")["status"] == "in_progress"
+        assert states(server, batch_id) == {"pending": 1}
+        clock.advance(7201)
+        server.round()
+        assert server.json(f"/v1/batches/{batch_id}")["status"] == "expired"
+
+
+@pytest.mark.parametrize("end", ["expired", "cancelled"])
+def test_a_leader_that_slept_through_a_retry_does_not_end_it(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    clock = ManualClock(NOW)
+    with in_process() as make, closing(make(tmp_path, clock, server__database_url=database_url)) as server:
+        batch_id = submitted(server)
+        if end == "expired":
+            clock.advance(3601)
+        else:
+            server.post(f"/v1/batches/{batch_id}/cancel")
+
+        def all_that_the_next_leader_does() -> None:
+            server.round()
+            assert server.json(f"/v1/batches/{batch_id}")["status"] == end
+            assert server.post(f"{PREFIX}/batches/{batch_id}/retry").status_code == 200
+            server.round()
+            assert states(server, batch_id) == {"pending": 1}
+
+        after_the_look(monkeypatch, all_that_the_next_leader_does)
+        server.round()
+        server.round()
+        assert server.json(f"/v1/batches/{batch_id}")["status"] == "in_progress"
+        assert states(server, batch_id) == {"pending": 1}
+
+
+def test_a_chunk_given_back_while_its_batch_is_cancelled_is_closed_too(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a retry would find it pending, with results that were put away."""
+    clock = ManualClock(NOW)
+    with in_process() as make, closing(make(tmp_path, clock, server__database_url=postgres_url)) as server:
+        batch_id, database = submitted(server), server.runtime.database
+        with database.write() as connection:
+            (lease,) = chunks.claim(connection, batch_id, worker_id="w", pool="local", limit=1, now=NOW, lease_s=60)
+        server.post(f"/v1/batches/{batch_id}/cancel")
+        close, held = chunks.close, [lease]
+
+        def closed(*arguments: Any, **options: Any) -> None:
+            close(*arguments, **options)
+            for one in (held.pop() for _ in held[:]):
+                with database.write() as other:
+                    chunks.release(other, one["id"], one["token"])
+
+        monkeypatch.setattr(chunks, "close", closed)
+        server.round()
+        server.round()
+        assert server.json(f"/v1/batches/{batch_id}")["status"] == "cancelled"
+        assert states(server, batch_id) == {"closed": 1}
