@@ -48,7 +48,10 @@ class _Base:
     def _unreachable(self, problem: httpx.HTTPError) -> ServerUnreachable:
         what = "did not answer in time" if isinstance(problem, httpx.TimeoutException) else "cannot be reached"
         detail = str(problem) or type(problem).__name__
-        return ServerUnreachable(f"The server at {self.base_url} {what} ({detail}).", hint="Is `batchsched serve` running there?")
+        hint = "Is `batchsched serve` running there?"
+        if "CERTIFICATE_VERIFY_FAILED" in detail:
+            hint = "Name the file of a certificate authority of your own in the environment variable SSL_CERT_FILE."
+        return ServerUnreachable(f"The server at {self.base_url} {what} ({detail}).", hint=hint)
 
 
 class Transport(_Base):

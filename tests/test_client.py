@@ -152,6 +152,13 @@ def test_cancel_keeps_what_is_done(client: Client, file: Path) -> None:
     assert client.batches.wait(batch.id, poll_s=0.1).status == "cancelled"
 
 
+@pytest.mark.parametrize("batch_id", ["", "..", "batch_a/../batch_b", "batch_a?limit=1"])
+def test_what_is_no_id_reaches_no_other_path(client: Client, batch_id: str) -> None:
+    for act in (client.batches.retrieve, client.batches.cancel, client.batches.report, client.files.delete):
+        with pytest.raises(InvalidRequest, match="is not an id"):
+            act(batch_id)
+
+
 def test_errors_are_ours(client: Client, file: Path) -> None:
     with pytest.raises(NotFound):
         client.batches.retrieve("batch_unknown")

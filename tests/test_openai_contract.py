@@ -148,6 +148,7 @@ def test_every_bad_line_is_listed(server: LiveServer) -> None:
         ({"batchsched": {"sites": ["mars"]}}, "invalid_request", "batchsched.sites"),
         ({"batchsched": {"models": ["tiny"]}}, "invalid_value", "batchsched.models"),
         ({"batchsched": {"priority": 101}}, "invalid_value", "batchsched.priority"),
+        ({"deadline": "6h"}, "invalid_value", "deadline"),
     ],
 )
 def test_a_bad_create_request_is_refused_with_its_parameter(

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from batchsched.errors import InsecureBind, InvalidConfiguration
+from batchsched import Client
+from batchsched.errors import InsecureBind, InvalidConfiguration, ServerUnreachable
 from batchsched.queue import audit
 from batchsched.queue.database import Database
 from batchsched.queue.tenancy import ANY
@@ -66,8 +67,9 @@ def test_https_works_from_end_to_end_and_plain_http_is_refused(tmp_path: Path, m
         with pytest.raises(httpx.TransportError):
             httpx.get(f"http://127.0.0.1:{stage.port}/livez")
         monkeypatch.delenv("SSL_CERT_FILE")
-        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
-            httpx.get(f"{stage.url}/livez")
+        with Client(stage.url, "k") as client, pytest.raises(ServerUnreachable, match="CERTIFICATE_VERIFY_FAILED") as caught:
+            client.plan()
+        assert "SSL_CERT_FILE" in str(caught.value.hint)
         monkeypatch.setenv("SSL_CERT_FILE", str(cert))
         stage.engine()
         asked = {"headers": {"authorization": "Bearer k"}, "json": {"scopes": ["worker"], "name": "gpu-01"}}

@@ -161,7 +161,7 @@ def type_name(hint: Any) -> str:
         return " or ".join(f"`{choice}`" for choice in get_args(hint))
     if get_origin(hint) in UNIONS:
         return type_name(next(part for part in get_args(hint) if part is not type(None)))
-    if get_origin(hint) is list:
+    if get_origin(hint) in {list, tuple}:
         return f"list of {type_name(get_args(hint)[0])}"
     names = {str: "text", int: "integer", float: "number", bool: "true or false"}
     return names.get(hint) or f"table `[pools.NAME.{hint.__name__.lower()}]`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -38,6 +39,13 @@ def connection(server: str | None, api_key: str | None) -> tuple[str, str]:
 
     known = settings.load().settings
     return server or known.worker.server_url, known.server.api_key if api_key is None else api_key
+
+
+def _plain(object_id: str) -> str:
+    """An id that is one part of a path, whoever it comes from. Raises InvalidRequest."""
+    if not re.fullmatch(r"[\w-]+", object_id, re.ASCII):
+        raise InvalidRequest(f"'{object_id}' is not an id.")
+    return object_id
 
 
 def _typed(kind: type[T]) -> Callable[[bytes], T]:
@@ -77,11 +85,11 @@ def create_file(path: Path, stream: Any, purpose: str) -> Call[File]:
 
 
 def retrieve_file(file_id: str) -> Call[File]:
-    return Call("GET", f"/v1/files/{file_id}", _typed(File))
+    return Call("GET", f"/v1/files/{_plain(file_id)}", _typed(File))
 
 
 def delete_file(file_id: str) -> Call[None]:
-    return Call("DELETE", f"/v1/files/{file_id}", _nothing)
+    return Call("DELETE", f"/v1/files/{_plain(file_id)}", _nothing)
 
 
 def list_page(kind: str, after: str | None, **filters: str | None) -> Call[Page]:
@@ -98,7 +106,7 @@ def items(page: Page, kind: type[T]) -> list[T]:
 
 def content_path(file_id: str) -> str:
     """Where a file's content is."""
-    return f"/v1/files/{file_id}/content"
+    return f"/v1/files/{_plain(file_id)}/content"
 
 
 class BatchOptions(TypedDict, total=False):
@@ -151,23 +159,23 @@ def one_input(input_file_id: str | None, file: object) -> None:
 
 
 def retrieve_batch(batch_id: str) -> Call[Batch]:
-    return Call("GET", f"/v1/batches/{batch_id}", _typed(Batch))
+    return Call("GET", f"/v1/batches/{_plain(batch_id)}", _typed(Batch))
 
 
 def cancel_batch(batch_id: str) -> Call[Batch]:
-    return Call("POST", f"/v1/batches/{batch_id}/cancel", _typed(Batch))
+    return Call("POST", f"/v1/batches/{_plain(batch_id)}/cancel", _typed(Batch))
 
 
 def pause_batch(batch_id: str) -> Call[Batch]:
-    return Call("POST", f"{PREFIX}/batches/{batch_id}/pause", _typed(Batch))
+    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/pause", _typed(Batch))
 
 
 def resume_batch(batch_id: str) -> Call[Batch]:
-    return Call("POST", f"{PREFIX}/batches/{batch_id}/resume", _typed(Batch))
+    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/resume", _typed(Batch))
 
 
 def retry_batch(batch_id: str, deadline: str | datetime | None) -> Call[Batch]:
-    return Call("POST", f"{PREFIX}/batches/{batch_id}/retry", _typed(Batch), {"json": _asked(deadline=deadline)})
+    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/retry", _typed(Batch), {"json": _asked(deadline=deadline)})
 
 
 class Changes(TypedDict, total=False):
@@ -179,24 +187,24 @@ class Changes(TypedDict, total=False):
 
 
 def update_batch(batch_id: str, changes: Changes) -> Call[Batch]:
-    return Call("POST", f"{PREFIX}/batches/{batch_id}", _typed(Batch), {"json": _asked(**changes)})
+    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}", _typed(Batch), {"json": _asked(**changes)})
 
 
 def delete_batch(batch_id: str) -> Call[None]:
-    return Call("DELETE", f"{PREFIX}/batches/{batch_id}", _nothing)
+    return Call("DELETE", f"{PREFIX}/batches/{_plain(batch_id)}", _nothing)
 
 
 def explain_batch(batch_id: str) -> Call[Explanation]:
-    return Call("GET", f"{PREFIX}/batches/{batch_id}/explain", _typed(Explanation))
+    return Call("GET", f"{PREFIX}/batches/{_plain(batch_id)}/explain", _typed(Explanation))
 
 
 def report(batch_id: str | None) -> Call[Report]:
     """Of one batch, or of all."""
-    return Call("GET", f"{PREFIX}/batches/{batch_id}/report" if batch_id else f"{PREFIX}/report", read_report)
+    return Call("GET", f"{PREFIX}/batches/{_plain(batch_id)}/report" if batch_id is not None else f"{PREFIX}/report", read_report)
 
 
 def plot(batch_id: str, image_format: PlotFormat) -> Call[bytes]:
-    return Call("GET", f"{PREFIX}/batches/{batch_id}/plot", bytes, {"params": {"format": image_format}})
+    return Call("GET", f"{PREFIX}/batches/{_plain(batch_id)}/plot", bytes, {"params": {"format": image_format}})
 
 
 def plan() -> Call[Plan]:
@@ -214,7 +222,7 @@ def read_keys(page: Page) -> list[Key]:
 
 
 def revoke_key(key_id: str) -> Call[Key]:
-    return Call("POST", f"{PREFIX}/keys/{key_id}/revoke", _typed(Key))
+    return Call("POST", f"{PREFIX}/keys/{_plain(key_id)}/revoke", _typed(Key))
 
 
 def models() -> Call[tuple[Model, ...]]:
@@ -241,7 +249,7 @@ class Following:
     """A batch's results as they appear. With `once`, each request's once, over a server's restart and the merging at the end."""
 
     def __init__(self, batch_id: str, once: bool) -> None:
-        self.path = f"{PREFIX}/batches/{batch_id}/results"
+        self.path = f"{PREFIX}/batches/{_plain(batch_id)}/results"
         self.params: dict[str, str] = {}
         self._once = once
         self._seen: set[str] = set()

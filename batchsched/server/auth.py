@@ -106,7 +106,8 @@ class KeyCheck:
             return Caller("local", DEFAULT, frozenset(SCOPES), now)
         if row is None or not hmac.compare_digest(digest_of(key), row["digest"]):
             what = "Incorrect API key provided." if key else "No API key provided."
-            raise Unauthorized(what, hint="Send the header 'Authorization: Bearer <key>'.")
+            hint = "Send 'Authorization: Bearer <key>'; batchsched's commands and SDK read BATCHSCHED_SERVER_API_KEY."
+            raise Unauthorized(what, hint=hint)
         return self._admitted(row, now)
 
     def _admitted(self, row: Row, now: datetime) -> Caller:

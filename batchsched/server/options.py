@@ -76,6 +76,9 @@ def parse_new_batch(body: Any, now: datetime) -> NewBatch:
     if body["endpoint"] not in ENDPOINTS:
         supported = ", ".join(f"'{endpoint}'" for endpoint in ENDPOINTS)
         raise InvalidValue(f"Invalid value: '{body['endpoint']}'. Supported values are: {supported}.", param="endpoint")
+    if astray := next((name for name in Options.__struct_fields__ if name in body), None):
+        inside = f'{{"batchsched": {{"{astray}": ...}}}}'
+        raise InvalidValue(f"'{astray}' belongs under the key 'batchsched': {inside}.", param=astray)
     options = form_of(Options, body.get("batchsched"), "batchsched")
     if options.models:
         raise InvalidValue("'batchsched.models' is not supported yet; leave it out.", param="batchsched.models")
