@@ -31,7 +31,7 @@ check: $(ENV) ## format, lint, types by two checkers, import arrows, quick tests
 	@$(PY) -m pytest -q -n 2 --dist loadfile -m "$(QUICK)"
 
 test: env ## the whole suite, real vLLM included
-	@$(PY) -m pytest -m "not long"
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not long"
 
 test-full: env test-pythons ## the suite and what is long, after the quick tests on every other Python
 	@$(PY) -m pytest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -21,7 +21,7 @@ from tests.queue_machine import QueueMachine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ROUGH = settings(
-    max_examples=int(__import__("os").environ.get("N", "25")),
+    max_examples=25,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -56,15 +56,15 @@ def test_the_queue_keeps_its_promises_for_long(machine: type[QueueMachine]) -> N
 
 @BROKEN
 def test_without_a_fence_it_is_found_out(machine: type[QueueMachine], monkeypatch: pytest.MonkeyPatch) -> None:
-    def unfenced(connection: Connection, chunk: Row, *, completed: int, failed: int, parts: Any, result_bytes: int) -> Row:
-        values = {"completed": chunk["completed"] + completed, "failed": chunk["failed"] + failed, "result_bytes": result_bytes}
-        if values["completed"] + values["failed"] == chunk["lines"]:
-            values |= {"state": "done", "lease_until": None}
-        connection.execute(update(table).where(table.c.id == chunk["id"]).values(parts=parts, **values))
-        return {**chunk, "state": "leased", "parts": parts, **values}
+    def unfenced(connection: Connection, stored: Sequence[chunks.Stored]) -> list[Row]:
+        rows = [one.counted() for one in stored]
+        for row in rows:
+            values = {name: row[name] for name in ("state", "completed", "failed", "parts", "result_bytes")}
+            connection.execute(update(table).where(table.c.id == row["id"]).values(**values))
+        return rows
 
     monkeypatch.setattr(chunks, "held", lambda connection, chunk_id, *_, **__: chunks.get(connection, chunk_id))
-    monkeypatch.setattr(chunks, "record", unfenced)
+    monkeypatch.setattr(chunks, "record_all", unfenced)
     _found_out(machine)
 
 
