@@ -72,6 +72,12 @@ class Database:
             yield connection
 
     @contextmanager
+    def statement(self) -> Generator[Connection]:
+        """`write()` for a single statement, which is all or nothing by itself; a second one would be a transaction of its own."""
+        with translated(), self._below.statement() as connection:
+            yield connection
+
+    @contextmanager
     def read(self) -> Generator[Connection]:
         """A transaction that only reads. Keep it short: a long one stops checkpoints and vacuums."""
         with translated(), self._below.read() as connection:

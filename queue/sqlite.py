@@ -38,6 +38,9 @@ class Sqlite:
         with self._write_lock, self.writer.begin() as connection:
             yield connection
 
+    statement = write
+    """One statement needs no less here."""
+
     @contextmanager
     def read(self) -> Generator[Connection]:
         """A transaction on a connection that cannot write."""

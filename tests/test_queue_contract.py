@@ -42,7 +42,7 @@ def _chunk(batch_id: str, position: int, lines: int = 10) -> dict[str, Any]:
 
 def claim(database: Database, batch_id: str = "b", *, limit: int = 1, worker: str = "w", now: datetime = NOW) -> list[Any]:
     """Lease chunks for a worker."""
-    with database.write() as connection:
+    with database.statement() as connection:
         return chunks.claim(connection, batch_id, worker_id=worker, pool="p", limit=limit, now=now, lease_s=LEASE_S)
 
 

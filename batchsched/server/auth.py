@@ -117,7 +117,7 @@ class KeyCheck:
             )
         if row["last_used_at"] is None or row["last_used_at"] <= now - keys.USE_NOTED_EVERY:
             # A disk that is full must not keep anybody from reading.
-            with contextlib.suppress(BatchschedError), self._database.write() as connection:
+            with contextlib.suppress(BatchschedError), self._database.statement() as connection:
                 keys.used(connection, row["id"], now)
         return Caller(row["id"], row["tenant"], frozenset(row["scopes"]), now)
 

@@ -137,7 +137,7 @@ class LeaseDesk:
         if message.pool not in fleet.pools:
             raise NotFound(f"There is no pool '{message.pool}'; declared: {', '.join(fleet.pools) or 'none'}.", param="pool")
         worker_id = self._runtime.ids.new("worker")
-        with self._database.write() as connection:
+        with self._database.statement() as connection:
             workers.add(connection, id=worker_id, now=self._runtime.clock.now(), **msgspec.structs.asdict(message))
         self._runtime.scheduler.poke()
         pool = fleet.pools[message.pool]

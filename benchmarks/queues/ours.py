@@ -103,7 +103,7 @@ def serve(plan: Plan, process: int, barrier: Any, stamps: Any) -> None:
 
 
 def _claim(database: Database, batch_id: str, limit: int) -> list[dict[str, Any]]:
-    with database.write() as connection:
+    with database.statement() as connection:
         return chunks.claim(
             connection, batch_id, worker_id="worker_0", pool="pool", limit=limit, now=datetime.now(UTC), lease_s=LEASE_S
         )
