@@ -10,6 +10,7 @@ from sqlalchemy import Connection, and_, bindparam, func, insert, literal, or_, 
 
 from batchsched.errors import Conflict, NotFound
 from batchsched.queue import deliveries
+from batchsched.queue.hot import Hot
 from batchsched.queue.rows import Row, beyond, every, first
 from batchsched.queue.states import BATCH_TRANSITIONS, OPEN, TERMINAL, sources
 from batchsched.queue.tables import batches, chunks
@@ -126,7 +127,7 @@ def note(connection: Connection, batch_id: str, **values: Any) -> None:
 
 
 _SUMS = ("completed", "failed", "input_tokens", "cached_tokens", "output_tokens")
-_COUNT = (
+_COUNT = Hot(
     update(batches)
     .where(batches.c.id == bindparam("batch"))
     .values({name: batches.c[name] + bindparam(f"more_{name}") for name in _SUMS})
@@ -142,7 +143,7 @@ def count_all(connection: Connection, sums: Mapping[str, Mapping[str, int]]) -> 
     """Add newly recorded requests and their tokens to batches' counts: by batch, `completed`, `failed`, `input_tokens`,
     `cached_tokens` and `output_tokens`."""
     rows = [{"batch": batch_id, **{f"more_{name}": more[name] for name in _SUMS}} for batch_id, more in sorted(sums.items())]
-    connection.execute(_COUNT, rows)
+    _COUNT.changed(connection, rows)
 
 
 def reopened(connection: Connection, batch: Row, *, completed: int, verdict: dict[str, Any] | None) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Update, and_, bindparam, func, insert, literal_column, or_, select, update
 
 from batchsched.errors import Conflict, NotFound, StaleLease
+from batchsched.queue.hot import Hot
 from batchsched.queue.rows import Row, every, first
 from batchsched.queue.tables import batches, chunks
 
@@ -57,7 +58,7 @@ _LEASED = (
     .where(_IS_LEASED)
     .group_by(chunks.c.pool, chunks.c.batch_id)  # in the order of no index, which SQLite would read from end to end
 )
-_TAKE = (
+_TAKE = Hot(
     update(chunks)
     .where(chunks.c.id.in_(select(_CHOSEN.c.id)), _IS_PENDING)
     .values(
@@ -70,7 +71,7 @@ _TAKE = (
     )
     .returning(*chunks.c)
 )
-_RECORD = (
+_UNFINISHED = (
     update(chunks)
     .where(
         chunks.c.id == bindparam("chunk"),
@@ -85,7 +86,8 @@ _RECORD = (
         result_bytes=bindparam("new_bytes"),
     )
 )
-_FINISH = _RECORD.values(state="done", lease_until=None, suspects=[])
+_RECORD = Hot(_UNFINISHED)
+_FINISH = Hot(_UNFINISHED.values(state="done", lease_until=None, suspects=[]))
 _REOPEN = (
     update(chunks)
     .where(chunks.c.id == bindparam("chunk"), or_(chunks.c.state == "done", chunks.c.state == "closed"))
@@ -136,7 +138,7 @@ def claim(
 ) -> list[Row]:
     """Lease up to `limit` of a batch's pending chunks, in file order."""
     values = {"worker": worker_id, "on_pool": pool, "until": now + timedelta(seconds=lease_s)}
-    taken = every(connection, _TAKE, {"batch": batch_id, "now": now, "limit": limit, **values})
+    taken = _TAKE.rows(connection, {"batch": batch_id, "now": now, "limit": limit, **values})
     return sorted(taken, key=lambda row: row["position"])
 
 
@@ -205,7 +207,7 @@ def record_all(connection: Connection, stored: Sequence[Stored]) -> list[Row]:
             for one, row in zip(stored, rows, strict=True)
             if row["state"] == state
         ]
-        if wanted and connection.execute(statement, wanted).rowcount != len(wanted):
+        if wanted and statement.changed(connection, wanted) != len(wanted):
             if len(stored) == 1:
                 held(connection, rows[0]["id"], rows[0]["token"])
             raise Conflict("Other results of this chunk were recorded meanwhile.")

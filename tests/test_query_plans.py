@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import Connection, event, insert, select
 
 from batchsched.queue import batches, chunks, deliveries, files, idempotency, ledger, plans, retention, tables, tallies
 from batchsched.queue.database import Database
+from batchsched.queue.hot import Hot
 from batchsched.queue.tenancy import ANY
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -122,22 +124,30 @@ STEPS: dict[str, Callable[[Connection], object]] = {
 
 
 @contextmanager
-def _heard(connection: Connection) -> Iterator[list[tuple[str, Any]]]:
+def _heard(connection: Connection) -> Generator[list[tuple[str, Any]]]:
     """The statements that are sent meanwhile, with their parameters."""
     found: list[tuple[str, Any]] = []
 
     def listen(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
         found.append((statement, parameters))
 
+    def hot(self: Hot, connection: Connection, how: str, text: str, bound: Any) -> Any:
+        found.append((text, bound))
+        return run(self, connection, how, text, bound)
+
+    run = Hot._run  # pyright: ignore[reportPrivateUsage]
     event.listen(connection, "before_cursor_execute", listen)
-    yield found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hot, "_run", hot)
+        yield found
     event.remove(connection, "before_cursor_execute", listen)
 
 
 def _whole_tables(connection: Connection, statement: str, parameters: Any) -> set[str]:
     """Tables that the database would read from end to end for a statement."""
     if connection.dialect.name == "sqlite":
-        plan = [row[3].split() for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+        cursor: Any = connection.connection.cursor()
+        plan = [row[3].split() for row in cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
         return {words[1] for words in plan if words[0] == "SCAN" and "chunks_leased" not in words} & LARGE  # that has leases only
     answer = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()
     nodes = [(json.loads(answer) if isinstance(answer, str) else answer)[0]["Plan"]]
