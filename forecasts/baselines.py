@@ -34,12 +34,12 @@ def levelled(values: Array, typical: Array, first: int, count: int, leads: int =
     return rows
 
 
-def typical_day(values: Array, month: NDArray[Any], hour: NDArray[Any], until: int, length: int) -> Array:
-    """The mean of each month and hour of the day over `values[:until]`, laid out over `length` hours."""
+def typical_day(values: Array, month: NDArray[Any], hour: NDArray[Any], until: int) -> Array:
+    """The mean of each month and hour of the day over `values[:until]`, laid out over all of `month` and `hour`."""
     key = month.astype(int) * DAY_H + hour.astype(int)
     known = np.isfinite(values[:until])
     sums = np.bincount(key[:until][known], values[:until][known], minlength=13 * DAY_H)
     counts = np.bincount(key[:until][known], minlength=13 * DAY_H)
     with np.errstate(invalid="ignore"):
-        means: Array = (sums / counts)[key[:length]]
+        means: Array = (sums / counts)[key]
     return means

@@ -94,7 +94,7 @@ class TestBaselines:
         hour = np.arange(400) % 24
         values = 100.0 + hour
         values[200:] += 50
-        typical = baselines.typical_day(values, np.ones(400), hour, 200, 400)
+        typical = baselines.typical_day(values, np.ones(400), hour, 200)
         assert typical.tolist() == (100.0 + hour).tolist()
         assert baselines.levelled(values, typical, 300, 2, 24)[0].tolist() == (150.0 + hour[300:324]).tolist()
 
