@@ -1,0 +1,303 @@
+"""What was known when: every forecast and every measurement, with the time it reached us, kept for ever in one folder.
+
+journal/        the newest records, synced one by one
+forecasts/      Parquet by the month of issue
+realised/       Parquet by the month that was measured
+
+Reading as of an instant uses what had reached us by then, and nothing else. Any number of processes may read and write: writers
+take turns. A reader looks into the journal first and into the months after it, so a fold between the two hides nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from bisect import bisect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from batchsched.errors import SignalMismatch, StorageFull, StorageUnavailable
+from batchsched.forecasts.archive.journal import Journal
+from batchsched.forecasts.archive.months import ISSUES, MEASURED, Months, ints, rows
+from batchsched.forecasts.archive.records import (
+    LONGEST_SLOT,
+    PARTS_PER_G,
+    Feed,
+    Issue,
+    Measured,
+    Receipt,
+    instant,
+    micros,
+    month,
+)
+from batchsched.forecasts.port import IntensityForecast, Realised, Signal
+
+__all__ = ["Archive", "Feed", "Receipt", "Summary"]
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R", Issue, Measured)
+FOLD_BYTES = 8 << 20
+TOGETHER = 500
+_Values = dict[tuple[int, int], tuple[int, int]]
+_KEYS = ("issued_at", "received_at")
+
+
+class Summary(NamedTuple):
+    """What the archive has of a feed."""
+
+    feed: Feed
+    newest_issue_at: datetime | None
+    realised_until: datetime | None
+
+
+class Archive:
+    """The archive in a folder. Thread-safe. Intensities are kept to a hundredth of a gram per kWh.
+
+    `fold_bytes`: once the journal is longer than this, its records move into the months' files.
+    """
+
+    def __init__(self, folder: Path, *, fold_bytes: int = FOLD_BYTES) -> None:
+        self._fold_bytes = fold_bytes
+        self._lock = threading.RLock()
+        self._journal = Journal(folder / "journal")
+        self._issues = Months(folder / "forecasts", ISSUES, _KEYS)
+        self._measured = Months(folder / "realised", MEASURED, ("start", "end", "received_at"))
+
+    def add_forecast(self, forecast: IntensityForecast, received_at: datetime) -> bool:
+        """Keep a forecast; False where it was there. Durable when this returns. Raises StorageFull."""
+        return self.add_forecasts([forecast], received_at) == 1
+
+    def add_forecasts(self, forecasts: Iterable[IntensityForecast], received_at: datetime) -> int:
+        """Keep those that are new, and say how many; one that has changed since, under the same time of issue, is new."""
+        issues = (Issue.of(forecast, received_at) for forecast in forecasts if forecast.slots)
+        return sum(map(len, self._add(issues, self._new_issues)))
+
+    def add_realised(self, values: Iterable[Realised], received_at: datetime) -> int:
+        """Keep what is new or has changed (a revision: the earlier value stays), and say how many values these were."""
+        added = self._add(Measured.of(values, received_at), self._new_values)
+        return sum(len(record.values) for records in added for record in records)
+
+    def newest(
+        self, zone: str, *, as_of: datetime, provider: str | None = None, signal: Signal | None = None
+    ) -> IntensityForecast | None:
+        """The forecast that was issued last of those that had reached us, None where there is none.
+
+        Raises SignalMismatch, as all that reads does, where the archive has the zone by another signal than the one asked for, or
+        by several and none was asked for.
+        """
+        found = self.newest_receipt(zone, as_of=as_of, provider=provider, signal=signal)
+        return found.forecast if found else None
+
+    def newest_receipt(
+        self, zone: str, *, as_of: datetime, provider: str | None = None, signal: Signal | None = None
+    ) -> Receipt | None:
+        """The same, with the time it reached us."""
+        with self._lock:
+            last = (self._last_issue(feed, micros(as_of)) for feed in self._feeds(zone, provider, signal))
+            newest = max(filter(None, last), key=_age, default=None)
+            return newest.receipt() if newest else None
+
+    def forecasts(
+        self,
+        zone: str,
+        start: datetime,
+        end: datetime,
+        *,
+        as_of: datetime,
+        provider: str | None = None,
+        signal: Signal | None = None,
+    ) -> list[IntensityForecast]:
+        """All that were issued in [start, end) and had reached us, in order of issue; of one that was changed, the last."""
+        found = self.receipts(zone, start, end, as_of=as_of, provider=provider, signal=signal)
+        return list({(one.forecast.provider, one.forecast.issued_at): one.forecast for one in found}.values())
+
+    def receipts(
+        self,
+        zone: str,
+        start: datetime,
+        end: datetime,
+        *,
+        as_of: datetime,
+        provider: str | None = None,
+        signal: Signal | None = None,
+    ) -> list[Receipt]:
+        """All that were issued in [start, end) and had reached us, with every change, in order of issue and receipt."""
+        with self._lock:
+            feeds = self._feeds(zone, provider, signal)
+            found = [issue for feed in feeds for issue in self._issued(feed, micros(start), micros(end), micros(as_of))]
+            return [issue.receipt() for issue in sorted(found, key=_age)]
+
+    def realised(
+        self,
+        zone: str,
+        start: datetime,
+        end: datetime,
+        *,
+        as_of: datetime,
+        provider: str | None = None,
+        signal: Signal | None = None,
+    ) -> list[Realised]:
+        """What came true in [start, end), as far as it had reached us, in order. Where two overlap, the later receipt holds."""
+        with self._lock:
+            pieces = [
+                (received, since, to, value, feed)
+                for feed in self._feeds(zone, provider, signal)
+                for (since, to), (received, value) in self._values(feed, micros(start), micros(end), micros(as_of)).items()
+            ]
+        pieces.sort(key=lambda piece: (-piece[0], piece[1:]))
+        return [
+            Realised(zone, instant(since), instant(to), value / PARTS_PER_G, feed.provider, Signal.parse(feed.signal))
+            for _, since, to, value, feed in _apart(pieces)
+        ]
+
+    def feeds(self, zone: str | None = None) -> list[Feed]:
+        """Who has said something about what."""
+        with self._lock:
+            self._journal.refresh()
+            months = (feed for kind in (self._issues, self._measured) for name in kind.names() for feed in kind.feeds(name))
+            return sorted({feed for feed in (*self._journal.feeds(), *months) if zone in {None, feed.zone}})
+
+    def summaries(self, as_of: datetime) -> list[Summary]:
+        """How far each feed reached."""
+        with self._lock:
+            return [self._summary(feed, micros(as_of)) for feed in self.feeds()]
+
+    def fold(self) -> None:
+        """Move the journal's records into the months' files. Adding does it when there is enough to move."""
+        with self._lock, self._journal.writing():
+            self._fold()
+
+    def _add(self, records: Iterable[R], news: Callable[[list[R]], list[R]]) -> list[list[R]]:
+        added: list[list[R]] = []
+        coming = iter(records)
+        while some := list(islice(coming, TOGETHER)):
+            with self._lock, self._journal.writing():
+                if new := news(some):
+                    self._journal.append(new)
+                    added.append(new)
+                if self._journal.bytes > self._fold_bytes:
+                    try:
+                        self._fold()
+                    except (StorageFull, StorageUnavailable) as problem:  # nothing is lost: the journal has it
+                        log.warning("The forecast archive cannot be tidied: %s", problem.message)
+        return added
+
+    def _new_issues(self, some: list[Issue]) -> list[Issue]:
+        distinct = {(issue.feed, issue.issued_at): issue for issue in some}.values()
+        return [issue for issue in distinct if not self._has(issue)]
+
+    def _has(self, issue: Issue) -> bool:
+        same = list(self._issued(issue.feed, issue.issued_at, issue.issued_at + 1, issue.received_at))
+        return bool(same) and max(same, key=_age).says_the_same(issue)
+
+    def _new_values(self, some: list[Measured]) -> list[Measured]:
+        return [new for record in some if (new := self._revised(record)).values]
+
+    def _revised(self, record: Measured) -> Measured:
+        start, end = min(value[0] for value in record.values), max(value[1] for value in record.values)
+        known = self._values(record.feed, start, end, record.received_at)
+        return Measured(
+            record.feed,
+            record.received_at,
+            [(since, to, value) for since, to, value in record.values if known.get((since, to), (0, None))[1] != value],
+        )
+
+    def _feeds(self, zone: str, provider: str | None, signal: Signal | None) -> list[Feed]:
+        found = [feed for feed in self.feeds(zone) if provider in {None, feed.provider}]
+        asked = [feed for feed in found if signal is None or feed.signal == str(signal)]
+        if len({feed.signal for feed in asked}) > 1 or (found and not asked):
+            has = " and ".join(f"{feed.signal} by {feed.provider}" for feed in found)
+            raise SignalMismatch(
+                f"The archive has '{zone}' as {has}; " + (f"{signal} was asked for." if signal else "say which signal is meant.")
+            )
+        return asked
+
+    def _issued(self, feed: Feed, start: int, end: int, at: int) -> Iterator[Issue]:
+        for name in self._issues.names():
+            if month(start) <= name <= month(end):
+                issued, received = self._keys(name, feed)
+                chosen = np.flatnonzero((issued >= start) & (issued < end) & (issued <= at) & (received <= at))
+                yield from self._read(name, feed, chosen)
+        yield from (issue for issue in self._journal.issues(feed) if start <= issue.issued_at < end and _is_out(issue, at))
+
+    def _last_issue(self, feed: Feed, at: int) -> Issue | None:
+        best = max((issue for issue in self._journal.issues(feed) if _is_out(issue, at)), key=_age, default=None)
+        for name in reversed(self._issues.names()):
+            if best and name < month(best.issued_at):
+                break
+            issued, received = self._keys(name, feed)
+            chosen = np.flatnonzero((issued <= at) & (received <= at))[-1:]
+            best = max((*([best] if best else []), *self._read(name, feed, chosen)), key=_age, default=None)
+        return best
+
+    def _keys(self, name: str, feed: Feed) -> tuple[Any, Any]:
+        table = self._issues.table(name, feed, _KEYS)
+        return ints(table, "issued_at"), ints(table, "received_at")
+
+    def _read(self, name: str, feed: Feed, chosen: Any) -> list[Issue]:
+        return [Issue.from_plain(feed, row) for row in rows(self._issues.table(name, feed), chosen)] if len(chosen) else []
+
+    def _values(self, feed: Feed, start: int, end: int, at: int) -> _Values:
+        """By slot: when the value reached us that held at that time, and the value."""
+        found: _Values = {}
+        for name in self._measured.names():
+            if month(start - LONGEST_SLOT) <= name <= month(end):
+                table = self._measured.table(name, feed)
+                since, to, received = (ints(table, column) for column in ("start", "end", "received_at"))
+                chosen = np.flatnonzero((since < end) & (to > start) & (received <= at))
+                columns = [column[chosen].tolist() for column in (since, to, received, ints(table, "value"))]
+                found |= {(slot[0], slot[1]): (slot[2], slot[3]) for slot in zip(*columns, strict=True)}
+        for record in self._journal.measured(feed):
+            if record.received_at <= at:
+                for first, last, value in record.values:
+                    if first < end and last > start and found.get((first, last), (0, 0))[0] <= record.received_at:
+                        found[first, last] = record.received_at, value
+        return found
+
+    def _summary(self, feed: Feed, at: int) -> Summary:
+        issue = self._last_issue(feed, at)
+        ends = [to for record in self._journal.measured(feed) if record.received_at <= at for _, to, _ in record.values]
+        for name in reversed(self._measured.names()):
+            table = self._measured.table(name, feed)
+            if known := ints(table, "end")[ints(table, "received_at") <= at].tolist():
+                ends.append(max(known))
+                break
+        return Summary(feed, instant(issue.issued_at) if issue else None, instant(max(ends)) if ends else None)
+
+    def _fold(self) -> None:
+        issues: dict[str, dict[Feed, list[dict[str, Any]]]] = {}
+        measured: dict[str, dict[Feed, list[dict[str, Any]]]] = {}
+        for feed in self._journal.feeds():
+            for issue in self._journal.issues(feed):
+                issues.setdefault(month(issue.issued_at), {}).setdefault(feed, []).append(issue.plain())
+            for record in self._journal.measured(feed):
+                for row in record.plain():
+                    measured.setdefault(month(row["start"]), {}).setdefault(feed, []).append(row)
+        for kind, months in ((self._issues, issues), (self._measured, measured)):
+            for name, added in months.items():
+                kind.merge(name, added)
+        self._journal.begin_anew()
+
+
+def _age(issue: Issue) -> tuple[int, int]:
+    return issue.issued_at, issue.received_at
+
+
+def _is_out(issue: Issue, at: int) -> bool:
+    return issue.issued_at <= at and issue.received_at <= at
+
+
+def _apart(pieces: Sequence[tuple[int, int, int, int, Feed]]) -> list[tuple[int, int, int, int, Feed]]:
+    """In order of time; a piece that overlaps one before it in the sequence is left out."""
+    taken: list[tuple[int, int, int, int, Feed]] = []
+    for piece in pieces:
+        place = bisect(taken, piece[1], key=lambda one: one[1])
+        if (place == 0 or taken[place - 1][2] <= piece[1]) and (place == len(taken) or taken[place][1] >= piece[2]):
+            taken.insert(place, piece)
+    return taken

@@ -1,0 +1,159 @@
+"""Parquet by month: one file a month, one row group a feed, so that a feed's month is read alone.
+
+A file is never changed: a new one takes its place by rename. The values of a forecast lie in one row, as lists of whole
+hundredths, their bytes sorted by rank before zstd: half the size of float32 (benchmarks/archive.py measures it).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchsched.errors import StorageUnavailable
+from batchsched.forecasts.archive.journal import room, sync_folder
+from batchsched.forecasts.archive.records import LEVELS, Feed
+
+Ints = npt.NDArray[np.int64]
+Version = tuple[int, int, int]
+
+_TIME = pa.timestamp("us", "UTC")
+_FEED = [(name, pa.string()) for name in Feed._fields]
+ISSUES = pa.schema(
+    [
+        *_FEED,
+        ("issued_at", _TIME),
+        ("received_at", _TIME),
+        ("start", _TIME),
+        ("grid", pa.string()),
+        ("licence", pa.string()),
+        ("continued_by", pa.string()),
+        ("continued_from", _TIME),
+        *((name, pa.list_(pa.int32())) for name in LEVELS),
+    ]
+)
+MEASURED = pa.schema([*_FEED, ("start", _TIME), ("end", _TIME), ("received_at", _TIME), ("value", pa.int32())])
+KEPT_TABLES = 16
+
+
+class Months:
+    """The months of one kind of record, in a folder. `keys`: what tells two rows of a feed apart, and their order."""
+
+    def __init__(self, folder: Path, schema: Any, keys: Sequence[str]) -> None:
+        self._folder = folder
+        self._schema = schema
+        self._keys = keys
+        self._known: dict[str, tuple[Version, Any, dict[Feed, int]]] = {}
+        self._tables: OrderedDict[Any, Any] = OrderedDict()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def names(self) -> list[str]:
+        """The months that there are, oldest first."""
+        return sorted(path.stem for path in self._folder.glob("*.parquet"))
+
+    def feeds(self, month: str) -> dict[Feed, int]:
+        """The feeds of a month, and which row group each is."""
+        with self._opened(month) as found:
+            return found[2] if found else {}
+
+    def table(self, month: str, feed: Feed, columns: Sequence[str] | None = None) -> Any:
+        """A feed's rows of a month, in order of the keys."""
+        with self._opened(month) as found:
+            if not found or feed not in found[2]:
+                return self._schema.empty_table().select(list(columns) if columns else self._schema.names)
+            handle, version, groups = found
+            key = (month, version, feed, columns)
+            if key not in self._tables:
+                file = pq.ParquetFile(handle, metadata=self._known[month][1])
+                self._tables[key] = file.read_row_group(groups[feed], columns=list(columns) if columns else None)
+            self._tables.move_to_end(key)
+            while len(self._tables) > KEPT_TABLES:
+                self._tables.popitem(last=False)
+            return self._tables[key]
+
+    def merge(self, month: str, added: Mapping[Feed, list[dict[str, Any]]]) -> None:
+        """Write a month anew with more rows; one with the same keys as another takes its place."""
+        path = self._folder / f"{month}.parquet"
+        half = path.with_suffix(".half")
+        try:
+            with room(), half.open("wb") as handle:
+                with pq.ParquetWriter(handle, self._schema, **_packing(self._schema)) as writer:
+                    for feed in sorted({*self.feeds(month), *added}):
+                        rows = pa.Table.from_pylist(added.get(feed, []), self._schema)
+                        table = self._in_order(pa.concat_tables([self.table(month, feed), rows]))
+                        writer.write_table(table, row_group_size=len(table))
+                handle.flush()
+                os.fsync(handle.fileno())
+            half.replace(path)
+            sync_folder(self._folder)
+        finally:
+            half.unlink(missing_ok=True)
+
+    def _in_order(self, table: Any) -> Any:
+        keys = np.stack([ints(table, name) for name in self._keys])
+        order = np.lexsort(keys[::-1])  # stable: the later of two that are alike stays the later
+        ordered = keys[:, order]
+        last = np.append((ordered[:, 1:] != ordered[:, :-1]).any(axis=0), True)
+        return table.take(order[last])
+
+    @contextmanager
+    def _opened(self, month: str) -> Iterator[tuple[BinaryIO, Version, dict[Feed, int]] | None]:
+        path = self._folder / f"{month}.parquet"
+        try:
+            handle = path.open("rb")
+        except FileNotFoundError:
+            yield None
+            return
+        with handle:
+            stat = os.fstat(handle.fileno())
+            version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            try:
+                if month not in self._known or self._known[month][0] != version:
+                    metadata = pq.read_metadata(handle)
+                    self._known[month] = version, metadata, _groups(metadata)
+                yield handle, version, self._known[month][2]
+            except (pa.ArrowInvalid, OSError) as problem:
+                raise StorageUnavailable(
+                    f"The archive's file {path} cannot be read: {problem}.", hint="Bring it back from a copy, or move it away."
+                ) from problem
+
+
+def ints(table: Any, name: str) -> Ints:
+    """A column of instants or numbers, as numbers."""
+    found: Ints = table[name].cast(pa.int64()).to_numpy()
+    return found
+
+
+def rows(table: Any, chosen: Ints) -> list[dict[str, Any]]:
+    """Some rows as plain values, instants as numbers, without what says of which feed they are."""
+    taken = table.take(chosen).drop_columns(list(Feed._fields))
+    times = [field.name for field in taken.schema if pa.types.is_timestamp(field.type)]
+    for name in times:
+        taken = taken.set_column(taken.schema.get_field_index(name), name, taken[name].cast(pa.int64()))
+    found: list[dict[str, Any]] = taken.to_pylist()
+    return found
+
+
+def _groups(metadata: Any) -> dict[Feed, int]:
+    def feed(number: int) -> Feed:
+        group = metadata.row_group(number)
+        return Feed(*(group.column(column).statistics.min for column in range(len(Feed._fields))))
+
+    return {feed(number): number for number in range(metadata.num_row_groups)}
+
+
+def _packing(schema: Any) -> dict[str, Any]:
+    texts = [field.name for field in schema if pa.types.is_string(field.type)]
+    times = [field.name for field in schema if pa.types.is_timestamp(field.type)]
+    numbers = [field.name for field in schema if pa.types.is_integer(field.type)]
+    lists = [f"{field.name}.list.element" for field in schema if pa.types.is_list(field.type)]
+    encoding = dict.fromkeys(times, "DELTA_BINARY_PACKED") | dict.fromkeys(numbers + lists, "BYTE_STREAM_SPLIT")
+    return {"compression": "zstd", "use_dictionary": texts, "column_encoding": encoding}

@@ -1,0 +1,191 @@
+"""What the archive keeps, as plain records: a forecast as it came, and some measurements as they came.
+
+Instants are microseconds since 1970 (UTC), intensities whole hundredths of gCO2e per kWh, None where unknown. `grid` is the
+steps of a forecast from its `start`: `3600*96` is 96 steps of 3600 s, `-1800` a gap of 1800 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import msgspec
+
+from batchsched.forecasts.port import QUANTILES, ForecastSlot, IntensityForecast, Realised, Signal, known
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+PARTS_PER_G = 100
+LONGEST_SLOT = 86400 * 10**6
+LEVELS = ("mean", *(f"q{round(level * 100):02d}" for level in QUANTILES))
+Levels = list[list[int | None]]
+
+
+class Feed(NamedTuple):
+    """Who says what about which zone. Values of two feeds are never mixed."""
+
+    zone: str
+    provider: str
+    signal: str
+
+
+class Receipt(NamedTuple):
+    """A forecast, and when it reached us."""
+
+    received_at: datetime
+    forecast: IntensityForecast
+
+
+class Issue(msgspec.Struct, array_like=True, tag="issue", frozen=True):
+    """One forecast as received or made. `values`: the means, then each quantile where the provider gave any, as JSON."""
+
+    feed: Feed
+    issued_at: int
+    received_at: int
+    start: int
+    grid: str
+    licence: str
+    continued_by: str | None
+    continued_from: int | None
+    values: msgspec.Raw
+
+    @classmethod
+    def of(cls, forecast: IntensityForecast, received_at: datetime) -> Issue:
+        """The record of a forecast that has slots."""
+        slots = forecast.slots
+        levels: Levels = [[parts(slot.mean_g_per_kwh) for slot in slots]]
+        if any(slot.quantiles for slot in slots):
+            levels += [[parts(slot.quantiles[n]) if slot.quantiles else None for slot in slots] for n in range(len(QUANTILES))]
+        return cls(
+            Feed(forecast.zone, forecast.provider, str(forecast.signal)),
+            micros(forecast.issued_at),
+            micros(received_at),
+            micros(slots[0].start),
+            _grid(slots),
+            forecast.licence,
+            forecast.continued_by,
+            micros(forecast.continued_from) if forecast.continued_from else None,
+            msgspec.Raw(msgspec.json.encode(levels)),
+        )
+
+    def receipt(self) -> Receipt:
+        """The forecast again."""
+        means, *quantiles = self.levels()
+        spread = [_quantiles(column) for column in zip(*quantiles, strict=True)] if quantiles else [None] * len(means)
+        edges = _edges(self.start, self.grid)
+        slots = tuple(ForecastSlot(*edge, grams(mean), q) for edge, mean, q in zip(edges, means, spread, strict=True))
+        forecast = IntensityForecast(
+            self.feed.zone,
+            instant(self.issued_at),
+            self.feed.provider,
+            Signal.parse(self.feed.signal),
+            slots,
+            self.licence,
+            self.continued_by,
+            instant(self.continued_from) if self.continued_from is not None else None,
+        )
+        return Receipt(instant(self.received_at), forecast)
+
+    def levels(self) -> Levels:
+        """Means, and quantiles where there are any."""
+        return msgspec.json.decode(self.values, type=Levels)
+
+    def plain(self) -> dict[str, Any]:
+        """A row of a table with one column for each level."""
+        row = msgspec.structs.asdict(self) | self.feed._asdict()
+        levels = self.levels()
+        return row | dict(zip(LEVELS, [*levels, *[None] * (len(LEVELS) - len(levels))], strict=True))
+
+    @classmethod
+    def from_plain(cls, feed: Feed, row: dict[str, Any]) -> Issue:
+        """The issue of such a row."""
+        levels = [level for name in LEVELS if (level := row.pop(name)) is not None]
+        return cls(feed=feed, values=msgspec.Raw(msgspec.json.encode(levels)), **row)
+
+    def says_the_same(self, other: Issue) -> bool:
+        """Is it the same forecast, whenever it came?"""
+        return msgspec.structs.replace(other, received_at=self.received_at) == self
+
+
+class Measured(msgspec.Struct, array_like=True, tag="measured", frozen=True):
+    """What came true, as it was known at `received_at`: (start, end, value) a slot."""
+
+    feed: Feed
+    received_at: int
+    values: list[tuple[int, int, int]]
+
+    @classmethod
+    def of(cls, values: Iterable[Realised], received_at: datetime) -> list[Measured]:
+        """A record for each feed; unknown values are left out."""
+        by_feed: dict[Feed, list[tuple[int, int, int]]] = {}
+        for value in values:
+            if (number := parts(value.intensity_g_per_kwh)) is not None:
+                feed = Feed(value.zone, value.provider, str(value.signal))
+                by_feed.setdefault(feed, []).append((micros(value.start), micros(value.end), number))
+        return [cls(feed, micros(received_at), slots) for feed, slots in by_feed.items()]
+
+    def plain(self) -> list[dict[str, Any]]:
+        """A row of a table for each slot."""
+        own = self.feed._asdict() | {"received_at": self.received_at}
+        return [own | {"start": start, "end": end, "value": value} for start, end, value in self.values]
+
+
+def micros(at: datetime) -> int:
+    """An instant as the archive keeps it."""
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def instant(micros: int) -> datetime:
+    """The instant again, aware UTC."""
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+def parts(value: float | None) -> int | None:
+    """An intensity as the archive keeps it."""
+    return None if known(value) is None else round(value * PARTS_PER_G)  # type: ignore[operator]
+
+
+def grams(value: int | None) -> float | None:
+    """The intensity again."""
+    return None if value is None else value / PARTS_PER_G
+
+
+def month(micros: int) -> str:
+    """The month of an instant, such as `2026-05`."""
+    return f"{instant(micros):%Y-%m}"
+
+
+def _quantiles(column: Sequence[int | None]) -> tuple[float, ...] | None:
+    found = tuple(value / PARTS_PER_G for value in column if value is not None)
+    return found if len(found) == len(column) else None
+
+
+def _grid(slots: Sequence[ForecastSlot]) -> str:
+    steps: list[str] = []
+    for before, slot in zip((None, *slots), slots, strict=False):
+        if before and before.end != slot.start:
+            steps.append(_seconds(before.end - slot.start))
+        steps.append(_seconds(slot.end - slot.start))
+    counted = ((step, sum(1 for _ in same)) for step, same in groupby(steps))
+    return ",".join(step if count == 1 else f"{step}*{count}" for step, count in counted)
+
+
+def _seconds(span: timedelta) -> str:
+    return f"{span / timedelta(seconds=1):.6f}".rstrip("0").rstrip(".")
+
+
+@lru_cache(maxsize=512)
+def _edges(start: int, grid: str) -> tuple[tuple[datetime, datetime], ...]:
+    edges: list[tuple[datetime, datetime]] = []
+    at = instant(start)
+    for run in grid.split(","):
+        step, _, count = run.partition("*")
+        for _ in range(int(count or 1)):
+            end = at + abs(timedelta(seconds=float(step)))
+            if not step.startswith("-"):
+                edges.append((at, end))
+            at = end
+    return tuple(edges)

@@ -1,0 +1,304 @@
+"""The archive keeps what was known when: nothing is lost, nothing is known too early, signals never mix."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchsched.errors import SignalMismatch, StorageUnavailable
+from batchsched.forecasts import ForecastSlot, IntensityForecast, Signal
+from batchsched.forecasts.archive import Archive
+from tests.doomed_archive import HOUR, NOW, forecast, measured
+
+ROOT = Path(__file__).parent.parent
+MARGINAL = Signal("marginal", "direct")
+
+
+def known(archive: Archive, as_of: datetime = NOW + 99 * HOUR) -> list[float]:
+    """All that came true, as far as it had reached us."""
+    found = archive.realised("DE", NOW - 99 * HOUR, NOW + 99 * HOUR, as_of=as_of)
+    return [value.intensity_g_per_kwh for value in found]
+
+
+def as_it_is(archive: Archive, _: Path) -> Archive:
+    return archive
+
+
+def folded(archive: Archive, _: Path) -> Archive:
+    archive.fold()
+    return archive
+
+
+def reopened(_: Archive, folder: Path) -> Archive:
+    return Archive(folder)
+
+
+def folded_elsewhere(archive: Archive, folder: Path) -> Archive:
+    archive.feeds()  # so that it has read the journal that is folded now
+    Archive(folder).fold()
+    return archive
+
+
+@pytest.fixture(params=[as_it_is, folded, reopened, folded_elsewhere], ids=lambda way: way.__name__)
+def later(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Archive], Archive]:
+    """The same archive, looked at later: whatever became of the journal, the answers are the same."""
+    return lambda archive: request.param(archive, tmp_path)
+
+
+Later = Callable[[Archive], Archive]
+
+
+class TestForecasts:
+    def test_come_back_as_they_were(self, tmp_path: Path, later: Later) -> None:
+        at = NOW + timedelta(microseconds=7)
+        slots = (
+            ForecastSlot(at, at + timedelta(seconds=0.25), 100.25, (1, 2, 3, 4, 5)),
+            ForecastSlot(at + timedelta(seconds=0.25), at + HOUR, None, None),
+            ForecastSlot(at + 3 * HOUR, at + 4 * HOUR, 0.0, (0, 0, 0, 0.01, 0.5)),
+        )
+        odd = IntensityForecast("A zone/ü", at, "", MARGINAL, slots, "", "climatology", at + 3 * HOUR)
+        plain = forecast(slots=tuple(msgspec.structs.replace(slot, quantiles=None) for slot in forecast().slots))
+        archive = Archive(tmp_path)
+        assert [archive.add_forecast(given, NOW + HOUR) for given in (odd, plain)] == [True, True]
+        archive = later(archive)
+        assert archive.newest("A zone/ü", as_of=NOW + HOUR) == odd
+        assert archive.newest("DE", as_of=NOW + HOUR) == plain
+
+    def test_are_not_known_before_they_came(self, tmp_path: Path, later: Later) -> None:
+        archive = Archive(tmp_path)
+        archive.add_forecast(forecast(0, mean=100), NOW + 1 * HOUR)
+        archive.add_forecast(forecast(-1, mean=200), NOW + 2 * HOUR)  # issued before, and late
+        archive.add_forecast(forecast(3, mean=300), NOW + 3 * HOUR)
+        archive = later(archive)
+
+        def at(hours: float) -> float | None:
+            found = archive.newest("DE", as_of=NOW + hours * HOUR)
+            return found.slots[0].mean_g_per_kwh if found else None
+
+        assert [at(0.9), at(1), at(2.5), at(3)] == [None, 100, 100, 300]
+        issues = archive.forecasts("DE", NOW - HOUR, NOW + 3 * HOUR, as_of=NOW + 2.5 * HOUR)
+        assert [issue.issued_at for issue in issues] == [NOW - HOUR, NOW]
+        assert archive.forecasts("DE", NOW, NOW + 4 * HOUR, as_of=NOW + 2.5 * HOUR) == [forecast(0, mean=100)]
+
+    def test_that_come_twice_are_kept_once_and_changes_are_kept(self, tmp_path: Path, later: Later) -> None:
+        archive = Archive(tmp_path)
+        assert archive.add_forecast(forecast(mean=100), NOW)
+        archive = later(archive)
+        assert not archive.add_forecast(forecast(mean=100), NOW + HOUR)
+        assert archive.add_forecast(forecast(mean=101), NOW + 2 * HOUR)
+        assert archive.add_forecast(forecast(mean=100), NOW + 3 * HOUR)
+        archive = later(archive)
+        assert not archive.add_forecast(forecast(mean=101), NOW + 2 * HOUR)  # the same receipt again
+        means = [one.forecast.slots[0].mean_g_per_kwh for one in archive.receipts("DE", NOW, NOW + HOUR, as_of=NOW + 9 * HOUR)]
+        assert means == [100, 101, 100]
+        assert archive.newest("DE", as_of=NOW + 2 * HOUR) == forecast(mean=101)
+        assert archive.forecasts("DE", NOW, NOW + HOUR, as_of=NOW + 9 * HOUR) == [forecast(mean=100)]
+        assert archive.add_forecasts([forecast(5), forecast(5), forecast(6)], NOW + 9 * HOUR) == 2
+
+    def test_over_the_turn_of_a_month(self, tmp_path: Path, later: Later) -> None:
+        archive = Archive(tmp_path)
+        archive.add_forecasts((forecast(h) for h in range(-1500, 1500, 100)), NOW + 1500 * HOUR)
+        archive = later(archive)
+        assert len(archive.forecasts("DE", NOW - 1500 * HOUR, NOW + 1500 * HOUR, as_of=NOW + 1500 * HOUR)) == 30
+        newest = archive.newest("DE", as_of=NOW + 1500 * HOUR)
+        assert newest
+        assert newest.issued_at == NOW + 1400 * HOUR
+
+    def test_unknown_is_never_a_number(self, tmp_path: Path, later: Later) -> None:
+        values = (float("nan"), -5.0, float("inf"), None, 0.0)
+        slots = tuple(ForecastSlot(NOW + n * HOUR, NOW + (n + 1) * HOUR, value) for n, value in enumerate(values))
+        archive = Archive(tmp_path)
+        archive.add_forecast(forecast(slots=slots), NOW)
+        newest = later(archive).newest("DE", as_of=NOW)
+        assert newest
+        assert [slot.mean_g_per_kwh for slot in newest.slots] == [None, None, None, None, 0]
+        assert not archive.add_forecast(forecast(slots=()), NOW)
+
+    @settings(max_examples=40, deadline=None)
+    @given(
+        received=st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 6), st.sampled_from([100.0, 200.0])), max_size=8),
+        folds=st.sets(st.integers(0, 8)),
+        as_of=st.integers(-4, 8),
+    )
+    def test_as_of_is_what_a_plain_list_says(
+        self, tmp_path_factory: pytest.TempPathFactory, received: list[tuple[int, int, float]], folds: set[int], as_of: int
+    ) -> None:
+        archive = Archive(tmp_path_factory.mktemp("archive"))
+        for n, (issued, at, mean) in enumerate(received):
+            archive.add_forecast(forecast(issued, mean=mean), NOW + at * HOUR)
+            if n in folds:
+                archive.fold()
+        out = [(issued, at, n, mean) for n, (issued, at, mean) in enumerate(received) if max(issued, at) <= as_of]
+        newest = archive.newest("DE", as_of=NOW + as_of * HOUR)
+        assert newest == (forecast(max(out)[0], mean=max(out)[3]) if out else None)
+
+
+class TestRealised:
+    def test_revisions_are_kept(self, tmp_path: Path, later: Later) -> None:
+        archive = Archive(tmp_path)
+        assert archive.add_realised([measured(-2, 50), measured(-1, 60)], NOW) == 2
+        archive = later(archive)
+        assert archive.add_realised([measured(-2, 50), measured(-1, 66), measured(0, 70)], NOW + HOUR) == 2
+        archive = later(archive)
+        assert known(archive, NOW - HOUR) == []
+        assert known(archive, NOW) == [50, 60]
+        assert known(archive, NOW + HOUR) == [50, 66, 70]
+        assert archive.add_realised([measured(-1, 66)], NOW + 2 * HOUR) == 0
+        assert archive.add_realised([measured(-1, 60)], NOW + 2 * HOUR) == 1
+        assert known(archive) == [50, 60, 70]
+
+    def test_unknown_values_are_left_out(self, tmp_path: Path) -> None:
+        values = [measured(-3, float("nan")), measured(-2, -1), measured(-1, 0)]
+        archive = Archive(tmp_path)
+        assert archive.add_realised(values, NOW) == 1
+        assert known(archive) == [0]
+
+    def test_of_two_that_overlap_the_later_receipt_holds(self, tmp_path: Path, later: Later) -> None:
+        archive = Archive(tmp_path)
+        archive.add_realised([measured(-2, 50), measured(-1, 60)], NOW)
+        archive.add_realised([measured(-1, 55, provider="other", length=HOUR / 2)], NOW + HOUR)
+        archive = later(archive)
+        found = archive.realised("DE", NOW - 9 * HOUR, NOW, as_of=NOW + HOUR)
+        assert [(value.provider, value.intensity_g_per_kwh) for value in found] == [("grid", 50), ("other", 55)]
+        mine = archive.realised("DE", NOW - 9 * HOUR, NOW, as_of=NOW + HOUR, provider="grid")
+        assert [value.intensity_g_per_kwh for value in mine] == [50, 60]
+
+    def test_only_the_span_is_read(self, tmp_path: Path, later: Later) -> None:
+        archive = Archive(tmp_path)
+        archive.add_realised([measured(hour, 100 + hour) for hour in range(-40, 40)], NOW)
+        found = later(archive).realised("DE", NOW - 0.5 * HOUR, NOW + 12 * HOUR, as_of=NOW)
+        assert [value.intensity_g_per_kwh for value in found] == [99 + n for n in range(13)]
+
+
+class TestSignals:
+    def test_never_mix(self, tmp_path: Path, later: Later) -> None:
+        archive = Archive(tmp_path)
+        archive.add_forecast(forecast(), NOW)
+        archive = later(archive)
+        with pytest.raises(SignalMismatch, match=r"average direct by grid; marginal direct was asked for"):
+            archive.newest("DE", as_of=NOW, signal=MARGINAL)
+        archive.add_forecast(forecast(provider="other", signal=MARGINAL), NOW)
+        for read in (archive.forecasts, archive.realised, archive.receipts):
+            with pytest.raises(SignalMismatch, match="average direct by grid and marginal direct by other"):
+                read("DE", NOW, NOW, as_of=NOW)
+        assert archive.newest("DE", as_of=NOW, signal=Signal()) == forecast()
+        assert archive.newest("DE", as_of=NOW, provider="grid") == forecast()
+        assert archive.newest("FR", as_of=NOW, signal=MARGINAL) is None
+
+
+class TestFolder:
+    def test_one_writes_and_others_read_at_once(self, tmp_path: Path) -> None:
+        writer, reader = Archive(tmp_path), Archive(tmp_path)
+        for issued in range(6):
+            (writer, reader)[issued % 2].add_forecast(forecast(issued), NOW + 9 * HOUR)
+            for archive in (writer, reader):
+                newest = archive.newest("DE", as_of=NOW + 9 * HOUR)
+                assert newest
+                assert newest.issued_at == NOW + issued * HOUR
+            if issued == 3:
+                writer.fold()
+
+    def test_summaries(self, tmp_path: Path, later: Later) -> None:
+        archive = Archive(tmp_path)
+        archive.add_forecast(forecast(-1), NOW)
+        archive.add_realised([measured(-3, 50), measured(-2, 60), measured(-1, 60, zone="FR")], NOW)
+        found = later(archive).summaries(NOW)
+        assert [tuple(one.feed) for one in found] == [("DE", "grid", "average direct"), ("FR", "grid", "average direct")]
+        assert [(one.newest_issue_at, one.realised_until) for one in found] == [(NOW - HOUR, NOW - HOUR), (None, NOW)]
+        assert archive.summaries(NOW - HOUR)[0][1:] == (None, None)
+
+    def test_it_is_folded_by_itself_and_the_months_are_plain_parquet(self, tmp_path: Path) -> None:
+        archive = Archive(tmp_path, fold_bytes=2000)
+        for issued in range(20):
+            archive.add_forecast(forecast(issued), NOW)
+        table = pq.read_table(tmp_path / "forecasts" / "2026-06.parquet")
+        assert table["q95"][0].as_py() == [12000] * 4
+        assert table["issued_at"].to_pylist() == sorted(table["issued_at"].to_pylist())
+        assert sum(path.stat().st_size for path in (tmp_path / "journal").iterdir()) < 3000
+        assert len(archive.forecasts("DE", NOW, NOW + 99 * HOUR, as_of=NOW + 99 * HOUR)) == 20
+
+    def test_a_line_cut_short_is_skipped_and_the_next_is_whole(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        Archive(tmp_path).add_forecast(forecast(0), NOW)
+        (journal,) = (tmp_path / "journal").glob("*.log")
+        whole = journal.read_bytes()
+        with journal.open("ab") as handle:
+            handle.write(whole[: len(whole) // 2])
+        archive = Archive(tmp_path)
+        assert archive.newest("DE", as_of=NOW) == forecast(0)
+        archive.add_forecast(forecast(1), NOW + HOUR)
+        assert archive.newest("DE", as_of=NOW + HOUR) == forecast(1)
+        archive.fold()
+        assert len(archive.forecasts("DE", NOW, NOW + 9 * HOUR, as_of=NOW + 9 * HOUR)) == 2
+        assert "cut short" in caplog.text
+
+    def test_a_crash_between_the_months_and_the_next_journal(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        archive = Archive(tmp_path)
+        archive.add_forecast(forecast(0), NOW)
+        archive.add_realised([measured(-1, 60)], NOW)
+        (journal,) = (tmp_path / "journal").glob("*.log")
+        whole = journal.read_bytes()
+        archive.fold()
+        journal.write_bytes(whole)  # as if it had not been removed
+        (tmp_path / "forecasts" / "2026-05.half").write_bytes(b"PAR1")
+        archive = Archive(tmp_path)
+        assert archive.forecasts("DE", NOW, NOW + HOUR, as_of=NOW) == [forecast(0)]
+        archive.fold()
+        assert len(archive.receipts("DE", NOW, NOW + HOUR, as_of=NOW)) == 1
+        assert known(archive) == [60]
+
+    def test_a_full_disk_keeps_all_that_was_acknowledged(self, tmp_path: Path) -> None:
+        script = f"""
+import resource, signal
+from batchsched.errors import StorageFull
+from tests.doomed_archive import NOW, Archive, Path, forecast
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+archive = Archive(Path({str(tmp_path)!r}))
+archive.add_forecast(forecast(0), NOW)
+resource.setrlimit(resource.RLIMIT_FSIZE, (400, resource.RLIM_INFINITY))
+try:
+    archive.add_forecast(forecast(1), NOW)
+except StorageFull:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    archive.add_forecast(forecast(2), NOW)
+    print("refused")
+"""
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+        assert done.stdout == "refused\n", done.stderr
+        found = Archive(tmp_path).forecasts("DE", NOW, NOW + 9 * HOUR, as_of=NOW + 9 * HOUR)
+        assert [one.issued_at for one in found] == [NOW, NOW + 2 * HOUR]
+
+    def test_a_damaged_month_is_named(self, tmp_path: Path) -> None:
+        archive = Archive(tmp_path)
+        archive.add_forecast(forecast(), NOW)
+        archive.fold()
+        (tmp_path / "forecasts" / "2026-05.parquet").write_bytes(b"PAR1, and no more")
+        with pytest.raises(StorageUnavailable, match=r"2026-05\.parquet"):
+            archive.newest("DE", as_of=NOW)
+
+    @pytest.mark.slow
+    def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(self, tmp_path: Path) -> None:
+        """A writer that folds all the time is killed again and again; the next one goes on from what it finds."""
+        acknowledged = 0
+        command = [sys.executable, "-m", "tests.doomed_archive", str(tmp_path)]
+        for kills in range(5):
+            with subprocess.Popen([*command, str(acknowledged)], stdout=subprocess.PIPE, cwd=ROOT) as writer:
+                assert writer.stdout
+                for _ in range(10 + 7 * kills):
+                    acknowledged = int(writer.stdout.readline()) + 1
+                writer.kill()
+                acknowledged = max([acknowledged, *(int(line) + 1 for line in writer.stdout.read().split())])
+            archive = Archive(tmp_path)
+            issues = archive.forecasts("DE", NOW, NOW + 9999 * HOUR, as_of=NOW + 9999 * HOUR)
+            values = archive.realised("DE", NOW, NOW + 9999 * HOUR, as_of=NOW + 9999 * HOUR)
+            assert issues == [forecast(n) for n in range(len(issues))]
+            # One may be kept of which nobody was told any more.
+            assert acknowledged <= len(values) <= len(issues) <= acknowledged + 1
