@@ -108,9 +108,7 @@ class Chain:
             elif judgement.verdict == "refuse":
                 passed_over.append((name, str(judgement)))
             else:
-                return Choice(
-                    zone, now, name, judgement.forecast, judgement.trust, str(judgement), tuple(passed_over)
-                )
+                return Choice(zone, now, name, judgement.forecast, judgement.trust, str(judgement), tuple(passed_over))
         instead = self._persisted(zone, now, until) or self._typical_of(zone, links.signal, now, until, passed_over)
         return Choice(zone, now, instead.provider, instead, 0.0, "stands in", tuple(passed_over))
 
@@ -157,7 +155,7 @@ class Chain:
 
 
 def one_signal_of(zone: str, key: str, signals: Mapping[str, Signal], asked: Signal | None = None) -> Signal:
-    """The one signal of a zone's sources, each by its name. Raises InvalidConfiguration, with the setting `key`, that names two."""
+    """The one signal of a zone's sources. Raises InvalidConfiguration that names two that differ, and the setting `key`."""
     first = next(iter(signals.items()), ("", asked or Signal()))
     for name, signal in signals.items():
         if asked is not None and signal != asked:
