@@ -321,7 +321,8 @@ def _part(value: Any, kind: type[T], where: str, prefix: str) -> T:
 
 def _table(value: Any, where: str, key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InvalidConfiguration(f"{where}: key '{key}' must be a table `[{key}]`, not {value!r}.")
+        shown = "text" if isinstance(value, str) else repr(value)  # a text may be a key that strayed
+        raise InvalidConfiguration(f"{where}: key '{key}' must be a table `[{key}]`, not {shown}.")
     return value
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -50,14 +51,14 @@ class Setup:
         self.secret = changes.pop("secret", SECRET)
         self.fake = FakeProvider(kind, self.secret, NOW)
         signal = SIGNALS[kind] if kind == "carbon_aware_sdk" else ""
-        told = {
+        told: dict[str, Any] = {
             "kind": kind,
             "zones": {"Z": ZONES.get(kind, "DE")},
             "base_url": self.fake.url,
             "signal": signal,
             "secret_env": "KEY",
         }
-        declared = FeedSource(**{**told, "user": USER, **changes})
+        declared = msgspec.convert({**told, "user": USER, **changes}, FeedSource)
         self.source: Source = open_source("mine", declared, Path(), self.clock, env={"KEY": self.secret}, sleep=self._sleep)
 
     def _sleep(self, seconds: float) -> None:
