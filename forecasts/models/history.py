@@ -1,0 +1,99 @@
+"""The hourly past of one zone, as arrays: what the models learn from and what they look back on when they forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchsched.errors import InvalidValue
+
+Floats: TypeAlias = NDArray[np.float32]
+Integers: TypeAlias = NDArray[np.int64]
+
+HOUR = timedelta(hours=1)
+DAY_H, WEEK_H = 24, 168
+
+
+@dataclass(frozen=True)
+class Weather:
+    """Weather forecasts as issued. `values[run, step]` is one variable's forecast for `runs[run] + step` hours.
+
+    `runs`: hours since the epoch, rising. `published_after_h`: how long after its nominal time a run can be had.
+    """
+
+    runs: Integers
+    values: Mapping[str, Floats]
+    published_after_h: int = 6
+
+
+@dataclass(frozen=True)
+class History:
+    """One zone, hour by hour from `begins_at` (UTC, a whole hour); what is not known is NaN.
+
+    `intensity`: gCO2e per kWh, of one signal. `mix`: MW by source, as long as `intensity`. `utc_offset_h`: the zone's winter
+    time, for weekdays that begin when people's do.
+    """
+
+    zone: str
+    begins_at: datetime
+    intensity: Floats
+    mix: Mapping[str, Floats] = field(default_factory=dict[str, Floats])
+    weather: Weather | None = None
+    utc_offset_h: int = 0
+
+    def __post_init__(self) -> None:
+        if self.begins_at.utcoffset() is None or self.first_hour * 3600 != self.begins_at.timestamp():
+            raise InvalidValue(f"The history of '{self.zone}' must begin at a whole hour of a known offset.")
+        if any(len(values) != len(self.intensity) for values in self.mix.values()):
+            raise InvalidValue(f"The generation mix of '{self.zone}' is not as long as its intensity.")
+
+    @property
+    def first_hour(self) -> int:
+        """Hours since the epoch of the first value."""
+        return int(self.begins_at.timestamp() // 3600)
+
+    def index(self, at: datetime) -> int:
+        """The place of the hour that holds `at`; it may lie outside."""
+        return int(at.timestamp() // 3600) - self.first_hour
+
+    def at(self, index: int) -> datetime:
+        """When the hour at this place begins."""
+        return self.begins_at.astimezone(UTC) + index * HOUR
+
+    def until(self, known_until: datetime) -> History:
+        """What was known then: nothing that ended later, and no weather run that came out later."""
+        end = max(0, self.index(known_until))
+        weather = self.weather
+        if weather is not None:
+            out = weather.runs + weather.published_after_h <= self.first_hour + end
+            weather = Weather(weather.runs[out], {k: v[out] for k, v in weather.values.items()}, weather.published_after_h)
+        mix = {source: values[:end] for source, values in self.mix.items()}
+        return History(self.zone, self.begins_at, self.intensity[:end], mix, weather, self.utc_offset_h)
+
+
+def filled(values: Floats) -> Floats:
+    """Gaps closed from the past alone: by the same hour of the day before, on the first day by the last value."""
+    out = values.copy()
+    for gap in np.flatnonzero(np.isnan(values)):
+        if gap:
+            out[gap] = out[gap - DAY_H] if gap >= DAY_H else out[gap - 1]
+    return out
+
+
+def trailing_mean(values: Floats, hours: int) -> Floats:
+    """Row k: the mean of the `hours` values before place k (fewer at the beginning); one row longer than `values`."""
+    sums = np.concatenate([[0.0], np.cumsum(np.nan_to_num(values, nan=0.0), dtype=np.float64)])
+    counts = np.concatenate([[0.0], np.cumsum(~np.isnan(values), dtype=np.float64)])
+    begin = np.maximum(np.arange(len(sums)) - hours, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((sums - sums[begin]) / (counts - counts[begin]), np.float32)
+
+
+def hours(values: Sequence[float | None]) -> Floats:
+    """An array of values of which some may be unknown."""
+    return np.array([np.nan if value is None else value for value in values], np.float32)

@@ -1,0 +1,145 @@
+"""Models of our own: they learn a zone from its past, use nothing that was not known, and are kept with what made them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from batchsched.errors import ForecastUnavailable, InvalidValue
+from batchsched.forecasts.models import History, Model, Weather
+from batchsched.forecasts.models.boosted import Recipe
+from batchsched.forecasts.models.history import Floats, filled, trailing_mean
+
+BEGAN = datetime(2024, 1, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+SMALL = (Recipe(120, 1, rounds=20, leaves=7), Recipe(36, 1, rounds=20, leaves=7))
+WEEKS = 30
+NOW = BEGAN + 26 * 168 * HOUR
+
+
+def solar_zone(weeks: int = WEEKS, *, mix: bool = True, weather: bool = False) -> History:
+    """Sun by day, slow wind, gas for the rest; deterministic."""
+    random, hours = np.random.default_rng(7), weeks * 168
+    sun = np.maximum(0, np.sin((np.arange(hours) % 24 - 6) / 12 * np.pi)) * 40
+    wind = np.zeros(hours)
+    for hour in range(1, hours):
+        wind[hour] = 0.97 * wind[hour - 1] + random.normal() * 2
+    wind = np.clip(20 + wind, 0, 45)
+    gas = 100 - sun - wind
+    sources = {"solar": sun, "wind": wind, "gas": gas} if mix else {}
+    runs = np.arange(0, hours - 96, 24)
+    known_wind = wind[runs[:, None] + np.arange(97).clip(0, 95)].astype(np.float32)
+    issued = Weather(runs + int(BEGAN.timestamp() // 3600), {"wind": known_wind}) if weather else None
+    return History("SUN", BEGAN, (gas * 4).astype(np.float32), {k: v.astype(np.float32) for k, v in sources.items()}, issued)
+
+
+def errors(model: Model, history: History, days: int = 12) -> tuple[float, float]:
+    """Mean error over four days ahead, of the model and of the last known day repeated."""
+    ours, naive = [], []
+    for day in range(days):
+        at = NOW + day * 24 * HOUR
+        place = history.index(at)
+        came = history.intensity[place : place + 96]
+        ours.append(np.abs(model.predict(history, at) - came).mean())
+        naive.append(np.abs(np.tile(history.intensity[place - 24 : place], 4) - came).mean())
+    return float(np.mean(ours)), float(np.mean(naive))
+
+
+def wild_after(history: History, at: datetime) -> History:
+    """The same past, another future."""
+    place = history.index(at)
+
+    def wild(values: Floats) -> Floats:
+        return np.concatenate([values[:place], values[place:] * 50 + 1000]).astype(np.float32)
+
+    weather = history.weather
+    if weather:
+        out = (weather.runs + weather.published_after_h > history.first_hour + place)[:, None]
+        weather = replace(weather, values={name: np.where(out, 1e4, v).astype(np.float32) for name, v in weather.values.items()})
+    mix = {name: wild(values) for name, values in history.mix.items()}
+    return replace(history, intensity=wild(history.intensity), mix=mix, weather=weather)
+
+
+@pytest.fixture(scope="module")
+def history() -> History:
+    return solar_zone(weather=True)
+
+
+@pytest.fixture(scope="module")
+def model(history: History) -> Model:
+    return Model.fit(history, NOW, SMALL)
+
+
+class TestModel:
+    def test_it_betters_the_last_day_repeated(self, history: History, model: Model) -> None:
+        ours, naive = errors(model, history)
+        assert ours < 0.8 * naive
+        assert model.name == "linear and boosted trees"
+
+    def test_nothing_after_the_training_span_changes_it(self, history: History, model: Model) -> None:
+        other = Model.fit(wild_after(history, NOW), NOW, SMALL)
+        assert np.array_equal(model.predict(history, NOW), other.predict(history, NOW))
+
+    def test_nothing_after_the_issue_changes_a_forecast(self, history: History, model: Model) -> None:
+        at = NOW + 77 * HOUR
+        assert np.array_equal(model.predict(history, at), model.predict(wild_after(history, at), at))
+
+    def test_a_leak_would_be_seen(self, history: History) -> None:
+        leaking = Model.fit(wild_after(history, NOW), NOW + 96 * HOUR, SMALL)
+        sound = Model.fit(history, NOW + 96 * HOUR, SMALL)
+        assert not np.array_equal(leaking.predict(history, NOW), sound.predict(history, NOW))
+        late = wild_after(history, NOW - HOUR)
+        assert not np.array_equal(sound.predict(history, NOW), sound.predict(late, NOW))
+
+    def test_reports_may_come_late(self, history: History, model: Model) -> None:
+        late = model.predict(history, NOW, delay_h=3)
+        assert np.array_equal(late, model.predict(wild_after(history, NOW - 3 * HOUR), NOW, delay_h=3))
+        gone = replace(
+            history, intensity=np.where(np.arange(len(history.intensity)) < history.index(NOW) - 3, history.intensity, np.nan)
+        )
+        assert np.allclose(late, model.predict(gone, NOW), rtol=0.02)
+        assert np.isfinite(model.predict(history, NOW, delay_h=40)).all()
+
+    def test_weather_that_is_known_helps(self, history: History, model: Model) -> None:
+        blind = replace(history, weather=None)
+        assert errors(model, history)[0] < 0.8 * errors(Model.fit(blind, NOW, SMALL), blind)[0]
+
+    def test_intensity_alone_is_enough(self) -> None:
+        bare = solar_zone(mix=False)
+        ours, naive = errors(Model.fit(bare, NOW, SMALL), bare, 6)
+        assert ours < naive
+
+    @pytest.mark.parametrize("days", [2, 20, 80])
+    def test_too_short_a_past_is_answered_naively_and_says_so(self, days: int) -> None:
+        bare, at = solar_zone(), BEGAN + days * 24 * HOUR
+        model = Model.fit(bare, at)
+        assert "naive" in model.name
+        found = model.predict(bare, at)
+        assert (found.shape, bool(np.isfinite(found).all())) == ((96,), True)
+        assert np.array_equal(found, model.predict(wild_after(bare, at), at))
+
+    def test_no_past_at_all(self) -> None:
+        with pytest.raises(ForecastUnavailable, match="SUN"):
+            Model.fit(solar_zone(), BEGAN + 3 * HOUR).predict(solar_zone(), BEGAN + 3 * HOUR)
+
+
+class TestHistory:
+    def test_gaps_are_closed_from_the_past_alone(self) -> None:
+        values = np.arange(72, dtype=np.float32)
+        values[[5, 30, 31, 54]] = np.nan
+        assert filled(values)[[5, 30, 31, 54]].tolist() == [4, 6, 7, 6]
+        assert np.array_equal(filled(values)[:40], filled(values[:40]), equal_nan=True)
+
+    def test_trailing_means_know_only_what_lies_before(self) -> None:
+        found = trailing_mean(np.array([1, 2, np.nan, 4], np.float32), 2)
+        assert np.isnan(found[0])
+        assert found[1:].tolist() == [1, 1.5, 2, 4]
+
+    def test_mistakes_are_named(self) -> None:
+        with pytest.raises(InvalidValue, match="whole hour"):
+            History("Z", BEGAN + 0.5 * HOUR, np.ones(5, np.float32))
+        with pytest.raises(InvalidValue, match="generation mix"):
+            History("Z", BEGAN, np.ones(5, np.float32), {"wind": np.ones(4, np.float32)})
