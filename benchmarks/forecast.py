@@ -19,9 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from batchsched.forecasts import baselines
+from batchsched.forecasts.calibration import Calibrator, Knobs, walk
 from batchsched.forecasts.evaluation import DAY_H, Array, Score, band_of, planned_once, replanned, score, total
 from benchmarks import forecast_trials as trials
-from benchmarks.forecast_trials import Forecaster, Trial
+from benchmarks.forecast_trials import WARM_DAYS, Forecaster, Trial
 
 WINDOWS_H = (24, 48, 96)
 TRIALS = {"us-2022h2": trials.us_2022h2, "weather-2021h2": trials.weather_2021h2, "europe-2021h2": trials.europe_2021h2}
@@ -35,11 +37,17 @@ def forecasters() -> dict[str, Forecaster]:
 
 @dataclass
 class Found:
-    """What one forecaster reached in one trial: scores by zone and day, band by zone, captured shares."""
+    """What one forecaster reached in one trial.
+
+    `days`: scores by zone and day. `bands`: coverage and width by zone, `band` over all. `months`: the worst coverage of 30 days,
+    with and without the detection of regime changes. The rest: captured shares by window.
+    """
 
     days: dict[str, list[Score]] = field(default_factory=dict)
     bands: dict[str, tuple[float, float]] = field(default_factory=dict)
     band: tuple[float, float] = (float("nan"), float("nan"))
+    months: dict[str, float] = field(default_factory=dict)
+    months_without: dict[str, float] = field(default_factory=dict)
     replanned: dict[int, float] = field(default_factory=dict)
     once: dict[int, float] = field(default_factory=dict)
     contiguous: dict[int, float] = field(default_factory=dict)
@@ -77,15 +85,29 @@ def run(trial: Trial, who: str, forecaster: Forecaster, cache: Path | None) -> F
     rows = cached(trial, who, forecaster, cache)
     made_s = time.perf_counter() - began
     found = Found()
-    bands: list[tuple[Array, Array]] = []
-    for zone in trial.zones:
-        issued, actual = rows[zone][trial.first - trial.start :], trial.actual(zone)
-        found.days[zone] = score(actual, issued[::DAY_H])
+    bands = {zone: calibrated(trial, zone, rows[zone][::DAY_H], Knobs()) for zone in trial.zones}
+    for zone, quantiles in bands.items():
+        issued, actual = rows[zone][trial.first - trial.start :: DAY_H], trial.actual(zone)
+        found.days[zone] = score(actual, issued, quantiles)
+        found.bands[zone] = band_of(quantiles, actual)
+        found.months[zone] = worst_month(quantiles, actual)
+        found.months_without[zone] = worst_month(calibrated(trial, zone, rows[zone][::DAY_H], Knobs(surge=0.0)), actual)
+    found.band = band_of(np.stack(list(bands.values())), np.stack([trial.actual(zone) for zone in bands]))
     capture(trial, rows, found)
-    if bands:
-        found.band = band_of(np.stack([band for band, _ in bands]), np.stack([truth for _, truth in bands]))
     print_scores(who, found, made_s)
     return found
+
+
+def calibrated(trial: Trial, zone: str, issued: Array, knobs: Knobs) -> Array:
+    """Quantiles of the issues from `trial.first` on. Where there are none before it, naive warms the calibrator up."""
+    before = baselines.naive(trial.values[zone], trial.start, trial.rows)[::DAY_H]
+    points = np.where(np.isnan(issued[:, :1]), before, issued)
+    return walk(Calibrator(knobs), points, trial.values[zone], trial.start)[WARM_DAYS:]
+
+
+def worst_month(quantiles: Array, actual: Array) -> float:
+    """The least coverage of the 90 % band over 30 days of issues in a row."""
+    return min(band_of(quantiles[day : day + 30], actual[day : day + 30])[0] for day in range(0, len(actual) - 29, 5))
 
 
 def cached(trial: Trial, who: str, forecaster: Forecaster, cache: Path | None) -> dict[str, Array]:
@@ -121,10 +143,18 @@ def print_scores(who: str, found: Found, made_s: float) -> None:
     print(f"{'zone':8}" + "".join(f"{f'day {day}':>7}" for _ in range(4) for day in range(1, 5)))
     for zone, days in found.days.items():
         print(f"{zone:8}" + cells(*([getattr(day, name) * scale for day in days] for name, scale in MEASURES)))
-    print(
-        f"{'mean':8}"
-        + cells(*(np.mean([[getattr(d, n) * k for d in days] for days in found.days.values()], axis=0) for n, k in MEASURES))
+    means = [
+        [np.mean([getattr(days[day], name) for days in found.days.values()]) * k for day in range(4)] for name, k in MEASURES
+    ]
+    print(f"{'mean':8}" + cells(*means))
+    shares = [coverage for coverage, _ in found.bands.values()]
+    print(f"90 % band: coverage {found.band[0]:.3f}, by zone {min(shares):.3f} to {max(shares):.3f}, width {found.band[1]:.3f}")
+    worst, without = (
+        min(found.months, key=found.months.__getitem__),
+        min(found.months_without, key=found.months_without.__getitem__),
     )
+    print(f"worst 30 days: coverage {found.months[worst]:.3f} ({worst}); without the detection of regime changes", end=" ")
+    print(f"{found.months_without[without]:.3f} ({without})")
 
 
 MEASURES = (("mape", 100), ("pinball_g", 1), ("coverage90", 100), ("width90", 100))
