@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,6 +129,21 @@ def test_verdict_probability_is_what_simulation_shows() -> None:
     assert answer.probability == pytest.approx(hits, abs=0.015)
     assert not answer.feasible
     assert "later would do" in answer.reason
+
+
+def test_the_deadline_that_would_do_may_lie_beyond_the_horizon() -> None:
+    """The horizon ends with the last deadline, so that what is judged is often the last."""
+    late = job("x", 6000.0, 4500.0, sigma=0.2)
+    answer = verdict(problem := Problem(slots(5), [pool("a", [100.0] * 5)], [late]), make_plan(problem, "greedy"), "x")
+    assert not answer.feasible
+    told = re.search(r"a deadline (\d+)h (\d+)m later would do", answer.reason)
+    assert told, answer.reason
+    enough_s = 4500.0 + 3600 * int(told[1]) + 60 * int(told[2])
+    for deadline_s, would_do in ((enough_s, True), (enough_s - 120, False)):
+        longer = Problem(slots(20), [pool("a", [100.0] * 20)], [msgspec.structs.replace(late, deadline_s=deadline_s)])
+        assert verdict(longer, make_plan(longer, "greedy"), "x").feasible == would_do
+    shut = Problem(slots(5), [pool("a", [100.0] * 5, capacity=[0.0] * 5)], [late])
+    assert "no pool that may run it opens" in verdict(shut, make_plan(shut, "greedy"), "x").reason
 
 
 def test_verdict_of_a_feasible_and_a_hopeless_job() -> None:

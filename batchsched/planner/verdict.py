@@ -141,13 +141,20 @@ def _reason(problem: Problem, job: Job, share: float, chance: float, feasible: b
         fits = f"{share:.1f}" if share < AMPLE else f"more than {AMPLE}"
         return f"There is time for {fits} times the expected work before the deadline."
     asked = f"asked are {job.confidence:.0%}"
-    needed = quantile_factor(job.confidence, job.spread)
-    longer = next(
-        (slot.end_s for slot in problem.slots if slot.end_s > job.deadline_s and _room(problem, job, slot.end_s) >= needed), None
-    )
+    enough = _enough(problem, job, quantile_factor(job.confidence, job.spread))
     advice = (
-        f"a deadline {format_duration(longer - max(0.0, job.deadline_s))} later would do"
-        if longer is not None
-        else "no deadline within the planned horizon would do"
+        f"a deadline {format_duration(enough - max(0.0, job.deadline_s))} later would do"
+        if enough is not None
+        else "no pool that may run it opens within the planned horizon"
     )
     return f"The deadline holds with a probability of {chance:.0%}, {asked}; {advice}."
+
+
+def _enough(problem: Problem, job: Job, times: float) -> float | None:
+    """The first deadline, to the slot or the minute, by which there is time for so many times the expected work; None where
+    nothing is open to it. The horizon seldom ends later than the last deadline: beyond it time is as open as before, on average."""
+    for slot in problem.slots:
+        if slot.end_s > job.deadline_s and _room(problem, job, slot.end_s) >= times:
+            return slot.end_s
+    share = _room(problem, job, problem.end_s)
+    return math.ceil(problem.end_s * times / share / 60) * 60.0 if share > 0 else None
