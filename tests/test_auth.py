@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from batchsched.cli.main import main
 from batchsched.clock import ManualClock
-from batchsched.errors import InsecureBind
+from batchsched.errors import InsecureBind, InvalidConfiguration
 from batchsched.queue import audit, keys
 from batchsched.queue import tables as t
 from batchsched.queue.database import Database
@@ -333,6 +333,12 @@ def test_other_machines_are_not_served_without_a_usable_key(database: Database) 
     add("k2", None)
     check_keys(exposed, database, NOW)
     check_keys(proxied, database, NOW)
+
+
+def test_a_tenants_key_is_not_taken_for_the_operators(keyed: Keyed) -> None:
+    """Commands read their key from the variable that sets the server's."""
+    with pytest.raises(InvalidConfiguration, match="a key of tenant 'alice'"):
+        check_keys(Server(api_key=keyed.alice), keyed.server.runtime.database, NOW)
 
 
 # -- the audit log --

@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 
 from batchsched.clock import Clock
-from batchsched.errors import BatchschedError, InsecureBind, PermissionDenied, Unauthorized
+from batchsched.errors import BatchschedError, InsecureBind, InvalidConfiguration, PermissionDenied, Unauthorized
 from batchsched.queue import audit, keys
 from batchsched.queue.database import Database
 from batchsched.queue.rows import Row
@@ -141,7 +141,15 @@ def _refuse_foreign_pages(request: Request) -> None:
 
 
 def check_keys(server: Server, database: Database, now: datetime) -> None:
-    """Refuse to serve other machines where nobody needs a key. Raises InsecureBind."""
+    """Refuse to serve other machines where nobody needs a key, and to take a tenant's key for the operator's, which the same
+    variable of the environment may hold. Raises InsecureBind, InvalidConfiguration."""
+    with database.read() as connection:
+        made = keys.find(connection, id_of(server.api_key) or "")
+    if made:
+        raise InvalidConfiguration(
+            f"key 'server.api_key' holds {made['id']}, a key of tenant '{made['tenant']}': as the server's it would have every scope.",
+            hint="Start the server without it (`env -u BATCHSCHED_SERVER_API_KEY batchsched serve`), or with a secret of its own.",
+        )
     if not is_exposed(server) or server.api_key:
         return
     with database.write() as connection:
