@@ -151,8 +151,10 @@ def _reason(problem: Problem, job: Job, share: float, chance: float, feasible: b
 
 
 def _enough(problem: Problem, job: Job, times: float) -> float | None:
-    """The first deadline, to the slot or the minute, by which there is time for so many times the expected work; None where
-    nothing is open to it. The horizon seldom ends later than the last deadline: beyond it time is as open as before, on average."""
+    """The first deadline, to the slot or the minute, by which there is time for so many times the expected work.
+
+    None where nothing is open to it. The horizon ends with the last deadline: beyond it time is as open as before, on average.
+    """
     for slot in problem.slots:
         if slot.end_s > job.deadline_s and _room(problem, job, slot.end_s) >= times:
             return slot.end_s

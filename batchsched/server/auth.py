@@ -147,8 +147,8 @@ def check_keys(server: Server, database: Database, now: datetime) -> None:
         made = keys.find(connection, id_of(server.api_key) or "")
     if made:
         raise InvalidConfiguration(
-            f"key 'server.api_key' holds {made['id']}, a key of tenant '{made['tenant']}': as the server's it would have every scope.",
-            hint="Start the server without it (`env -u BATCHSCHED_SERVER_API_KEY batchsched serve`), or with a secret of its own.",
+            f"key 'server.api_key' holds {made['id']}, a key of tenant '{made['tenant']}'; as the server's it could do anything.",
+            hint="Start the server without it (`env -u BATCHSCHED_SERVER_API_KEY batchsched serve`), or with another secret.",
         )
     if not is_exposed(server) or server.api_key:
         return
