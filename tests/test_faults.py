@@ -17,6 +17,7 @@ import pytest
 
 from batchsched.clock import ManualClock
 from batchsched.errors import StorageFull
+from batchsched.queue import chunks
 from batchsched.queue.folder_store import FolderStore
 from batchsched.server.process import listen
 from batchsched.wire import PREFIX
@@ -134,6 +135,23 @@ def test_a_clock_that_jumps_takes_no_lease_from_a_healthy_worker(tmp_path: Path)
         lease = worker.lease()
         server.runtime.lifecycle.round()
         clock.set_wall(clock.now() + timedelta(hours=1))
+        server.runtime.lifecycle.round()
+        worker.record(lease, [1])
+
+
+def test_a_clock_that_jumps_while_the_database_is_away_takes_no_lease_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+    with live_server(tmp_path, clock=clock) as server:
+        server.submit(requests(3))
+        worker = server.worker()
+        lease = worker.lease()
+        server.runtime.lifecycle.round()
+        with monkeypatch.context() as patch:
+            patch.setattr(chunks, "forgive", _no_room)
+            clock.set_wall(clock.now() + timedelta(hours=1))
+            server.runtime.lifecycle.round()
         server.runtime.lifecycle.round()
         worker.record(lease, [1])
 

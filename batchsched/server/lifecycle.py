@@ -149,13 +149,14 @@ class Lifecycle:
         """Leases hang on the time of day. Where that jumped (NTP, a machine that slept), they get their full time again."""
         wall, monotonic = self._clock.now(), self._clock.monotonic()
         before_wall, before_monotonic = self._looked or (wall, monotonic)
-        self._looked = (wall, monotonic)
         jump_s = (wall - before_wall).total_seconds() - (monotonic - before_monotonic)
         if abs(jump_s) < CLOCK_JUMP_S:
+            self._looked = (wall, monotonic)
             return False
         log.warning("The clock jumped by %.0f s; every lease gets its full time again.", jump_s)
         with self._database.write() as connection:
             chunks.forgive(connection, wall, self._lease_s)
+        self._looked = (wall, monotonic)  # only now: where the database was away, the next round must know of the jump
         self._scheduler.poke()  # the plan in force was made for another hour
         return True
 
