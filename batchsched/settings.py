@@ -370,11 +370,15 @@ def _check_webhook(webhook: Webhook, key: str) -> None:
     schemes = {"https", "http"} if webhook.allow_private else {"https"}
     try:
         url = urlsplit(webhook.url)
-        sound = url.scheme in schemes and url.hostname and url.username is None and url.port != 0
+        name = (url.hostname or "").encode("idna")  # raises where no resolver would take it
+        plain = webhook.url.isascii() and webhook.url.isprintable()
+        sound = url.scheme in schemes and name and plain and url.username is None and url.port != 0
     except ValueError:
         sound = False
     if not sound:
-        raise InvalidConfiguration(f"{key}.url' must be a URL such as https://example.com/hook, without a user name.")
+        raise InvalidConfiguration(
+            f"{key}.url' must be a URL such as https://example.com/hook, in ASCII letters and without a user name."
+        )
     try:
         material = base64.b64decode(webhook.secret.removeprefix("whsec_"), validate=True)
     except ValueError:

@@ -217,6 +217,18 @@ def test_a_private_address_is_never_called(database: Database, receiver: Receive
     assert (row["state"], row["attempts"], receiver.heard) == ("pending", 1, [])
 
 
+def test_a_receiver_that_cannot_be_called_at_all_holds_up_nobody(database: Database, receiver: Receiver) -> None:
+    def unheard_of(host: str, _port: int) -> list[str]:
+        raise RuntimeError(host)
+
+    desk = Desk(database, look_up=unheard_of, url=receiver.url)
+    desk.ended()
+    desk.webhooks.round()
+    (row,) = desk.rows()
+    assert (row["state"], row["attempts"]) == ("pending", 1)
+    assert row["due_at"] > desk.clock.now()
+
+
 def test_public_addresses_are_public() -> None:
     assert all(map(is_public, ["93.184.216.34", "2606:2800:220:1::1", "64:ff9b::5db8:d822"]))
 
@@ -355,6 +367,8 @@ def test_a_server_killed_between_the_end_and_the_delivery_delivers_after_its_res
         ({"url": "ftp://example.com/"}, "url"),
         ({"url": "https:///nowhere"}, "url"),
         ({"url": "https://user:pw@example.com/"}, "url"),
+        ({"url": "https://example..com/"}, "url"),
+        ({"url": "https://exämple.com/"}, "url"),
         ({"secret": "whsec_c2hvcnQ="}, "secret"),
         ({"secret": SECRET.removeprefix("whsec_")}, "secret"),
         ({"events": ["batch.done"]}, "events"),

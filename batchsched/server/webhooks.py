@@ -115,7 +115,7 @@ class Webhooks:
             async with asyncio.timeout(2 * TIMEOUT_S):
                 address = await asyncio.to_thread(self._address, hook)
                 status = await self._post.send(hook.url, address, body, signed(row["id"], body, hook.secret, now))
-        except (BatchschedError, OSError) as problem:
+        except Exception as problem:  # of whatever kind: one receiver's trouble keeps no other from hearing
             text = problem.message if isinstance(problem, BatchschedError) else f"its name cannot be resolved ({problem})"
             self._settle(row, now, text)
         else:
