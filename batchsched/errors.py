@@ -272,6 +272,22 @@ class ForecastUnavailable(BatchschedError):
     code = "forecast_unavailable"
 
 
+class SourceRefused(ForecastUnavailable):
+    """A source of carbon intensity refused the key."""
+
+    code = "source_refused"
+
+
+class SourceLimited(ForecastUnavailable):
+    """A source of carbon intensity is not to be asked again yet."""
+
+    code = "source_limited"
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None, retry_after_s: float = 0.0) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
 class SignalMismatch(BatchschedError):
     """Two different carbon signals would have been mixed."""
 

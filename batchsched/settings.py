@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from batchsched.errors import InvalidConfiguration, InvalidValue
+from batchsched.feeds import FeedSource, ZoneFeed, complaint
 from batchsched.fleet import GPU_TYPES, Fleet, Pool, ServedModel, Site, Window
 from batchsched.lines.rules import DEFAULT_LINE_BYTES, Rules
 from batchsched.units import parse_duration_s
@@ -83,6 +84,17 @@ class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     source: Annotated[Literal["climatology", "file"], Meta(description="`climatology` (built in) or `file`")] = "climatology"
     path: Annotated[str, Meta(description="The forecast file, for source `file`; relative to the configuration file")] = ""
+    order: Annotated[
+        list[str], Meta(description="Names of `forecast.sources`, the best one first, for zones without a list of their own")
+    ] = []
+    sources: Annotated[dict[str, FeedSource], Meta(description="Sources that are asked for news; see below")] = {}
+    zones: Annotated[dict[str, ZoneFeed], Meta(description="Zones with a list of their own; see below")] = {}
+
+    def order_for(self, zone: str) -> list[str]:
+        """The sources that are asked about a zone, in order: its own list, else those of `order` that know it."""
+        if zone in self.zones:
+            return self.zones[zone].sources
+        return [name for name in self.order or self.sources if zone in self.sources[name].zones or not self.sources[name].zones]
 
 
 class Planner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -263,8 +275,9 @@ def _env_names() -> dict[str, str]:
     names: dict[str, str] = {}
     for section in ("server", "worker", "forecast", "planner", "carbon", "retention"):
         struct = type(getattr(Settings(), section))
-        for field in msgspec.structs.fields(struct):
-            names[f"{section}.{field.name}"] = f"{ENV_PREFIX}{section}_{field.name}".upper()
+        for field, hint in get_type_hints(struct).items():
+            if get_origin(hint) is not dict:
+                names[f"{section}.{field}"] = f"{ENV_PREFIX}{section}_{field}".upper()
     return names
 
 
@@ -284,15 +297,19 @@ def _convert(tree: dict[str, Any], where: str) -> Settings:
     hints, parts = get_type_hints(Settings), dict[str, Any]()
     for section, value in tree.items():
         kind = hints[section]
-        if get_origin(kind) is dict:
-            named = _table(value, where, section)
-            parts[section] = {name: _part(inner, get_args(kind)[1], where, f"{section}.{name}") for name, inner in named.items()}
-        else:
-            parts[section] = _part(value, kind, where, section)
+        parts[section] = _named(value, kind, where, section) if get_origin(kind) is dict else _part(value, kind, where, section)
     return Settings(**parts)
 
 
+def _named(value: Any, kind: Any, where: str, prefix: str) -> dict[str, Any]:
+    tables = _table(value, where, prefix)
+    return {name: _part(inner, get_args(kind)[1], where, f"{prefix}.{name}") for name, inner in tables.items()}
+
+
 def _part(value: Any, kind: type[T], where: str, prefix: str) -> T:
+    for field, hint in get_type_hints(kind).items():
+        if get_origin(hint) is dict and get_args(hint)[1] is not str and field in _table(value, where, prefix):
+            _named(value[field], hint, where, f"{prefix}.{field}")
     try:
         return msgspec.convert(_table(value, where, prefix), kind)
     except msgspec.ValidationError as problem:
@@ -304,7 +321,8 @@ def _part(value: Any, kind: type[T], where: str, prefix: str) -> T:
 
 def _table(value: Any, where: str, key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InvalidConfiguration(f"{where}: key '{key}' must be a table `[{key}]`, not {value!r}.")
+        shown = "text" if isinstance(value, str) else repr(value)  # a text may be a key that strayed
+        raise InvalidConfiguration(f"{where}: key '{key}' must be a table `[{key}]`, not {shown}.")
     return value
 
 
@@ -344,6 +362,8 @@ def _cross_check(settings: Settings, where: str) -> None:
         _complain(where, "carbon.home_site", f"there is no site '{home}'", settings.sites)
     if settings.forecast.source == "file" and not settings.forecast.path:
         raise InvalidConfiguration(f"{where}: key 'forecast.path' is needed with source = \"file\".")
+    if wrong := complaint(settings.forecast.sources, settings.forecast.zones, settings.forecast.order):
+        raise InvalidConfiguration(f"{where}: key 'forecast.{wrong[0]}': {wrong[1]}.")
 
 
 def _check_pool(name: str, pool: Pool, settings: Settings, where: str) -> None:

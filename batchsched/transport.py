@@ -8,10 +8,13 @@ nothing can have come of it: a lost answer never makes a second batch.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
+import ssl
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import cached_property
 from typing import Any
 
 import httpx
@@ -194,6 +197,78 @@ class PinnedPost:
                 return response.status_code
         except (httpx.HTTPError, TimeoutError) as problem:
             raise ServerUnreachable(f"{target.host} cannot be reached ({str(problem) or type(problem).__name__}).") from problem
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came back for one GET, read whole. Names of headers are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Getter:
+    """GETs from strangers who may ask for a key: one try, no redirect (it would carry the key elsewhere), nothing kept open."""
+
+    def __init__(self, timeout_s: float, max_bytes: int) -> None:
+        """`timeout_s`: of a whole call, however slowly its answer drips. `max_bytes`: of a body, unpacked."""
+        self._timeout_s = timeout_s
+        self._max_bytes = max_bytes
+        _keep_keys_from_logs()
+
+    @cached_property
+    def _trust(self) -> ssl.SSLContext:
+        return httpx.create_ssl_context()
+
+    def get(self, url: str, params: Mapping[str, str], headers: Mapping[str, str]) -> Answer:
+        """The answer, whatever its status. Raises ServerUnreachable, whose text holds neither URL nor headers.
+
+        Not for a thread with an event loop.
+        """
+        found = asyncio.run(self._get(url, params, headers))
+        if isinstance(found, str):  # raised out here, so that the error does not drag the request along with it
+            raise ServerUnreachable(found)
+        return found
+
+    async def _get(self, url: str, params: Mapping[str, str], headers: Mapping[str, str]) -> Answer | str:
+        limits = httpx.Timeout(self._timeout_s, connect=min(CONNECT_TIMEOUT_S, self._timeout_s))
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                httpx.AsyncClient(verify=url.startswith("https") and self._trust, timeout=limits) as client,
+                client.stream("GET", url, params=params, headers=headers) as response,
+            ):
+                body = bytearray()
+                async for part in response.aiter_bytes():
+                    body += part
+                    if len(body) > self._max_bytes:
+                        return f"its answer is longer than {self._max_bytes} bytes"
+                return Answer(response.status_code, dict(response.headers), bytes(body))
+        except (TimeoutError, httpx.TimeoutException):
+            return f"no whole answer within {self._timeout_s:g} s"
+        except httpx.RemoteProtocolError:
+            return "its answer was cut short"
+        except (httpx.HTTPError, httpx.InvalidURL) as problem:
+            # Other texts of httpx may name the URL, and with it the key.
+            return "no connection" if isinstance(problem, httpx.ConnectError) else type(problem).__name__
+
+
+class _NoQuery(logging.Filter):
+    """httpx logs each request with its URL, and some services want their key in there."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(part.copy_with(query=None) if isinstance(part, httpx.URL) else part for part in record.args)
+        return True
+
+
+def _keep_keys_from_logs() -> None:
+    wire = logging.getLogger("httpcore")  # it logs headers of answers, and a redirect repeats the query
+    if wire.level == logging.NOTSET:
+        wire.setLevel(logging.INFO)
+    logger = logging.getLogger("httpx")
+    if not any(isinstance(known, _NoQuery) for known in logger.filters):
+        logger.addFilter(_NoQuery())
 
 
 def _only_once(method: str, options: Mapping[str, Any]) -> bool:

@@ -104,6 +104,8 @@ class Realised(msgspec.Struct, frozen=True):
     intensity_g_per_kwh: float
     provider: str
     signal: Signal
+    estimated: bool = False
+    """The provider itself says that it was not measured; a measurement may follow."""
 
 
 class Provider(Protocol):
@@ -132,6 +134,16 @@ class Provider(Protocol):
     def realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:
         """What came true in [start, end) as far as it was known at `now`, in order, without overlaps."""
         ...
+
+
+def apart(values: Iterable[Realised]) -> list[Realised]:
+    """Measurements in order of time; of two that overlap, the one that comes first in `values` holds."""
+    taken: list[Realised] = []
+    for value in values:
+        place = bisect_right(taken, value.start, key=lambda one: one.start)
+        if (place == 0 or taken[place - 1].end <= value.start) and (place == len(taken) or taken[place].start >= value.end):
+            taken.insert(place, value)
+    return taken
 
 
 def mean_realised(values: Iterable[Realised], start: datetime, end: datetime) -> tuple[float | None, float]:

@@ -27,7 +27,7 @@ def best_known(provider: Provider, zone: str, start: datetime, end: datetime, no
     measured = provider.realised(zone, start, end, now)
     mean, share = mean_realised(measured, start, end)
     if share > 1 - 1e-9:
-        return Known(mean, f"realised, {provider.name}", signal)
+        return Known(mean, f"realised, {' and '.join(sorted({value.provider for value in measured}))}", signal)
     try:
         forecast = provider.forecast(zone, min(start, now), end)
     except ForecastUnavailable as problem:

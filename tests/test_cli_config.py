@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from batchsched import settings
 from batchsched.cli import exits, toml
 from batchsched.cli.main import main
+from batchsched.errors import InvalidConfiguration
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +50,8 @@ def test_what_init_comments_out_is_the_default_and_loads_too(tmp_path: Path) -> 
     for section in ("server", "worker", "forecast", "planner", "carbon"):
         kind = type(getattr(settings.Settings(), section))
         assert getattr(loaded.settings, section) == kind()
-        assert sum(key.startswith(f"{section}.") for key in loaded.origins) == len(kind.__struct_fields__)
+        plain = [field for field in msgspec.structs.fields(kind) if field.default_factory is not dict]
+        assert sum(key.startswith(f"{section}.") for key in loaded.origins) == len(plain)
     assert loaded.settings.pools["local"].window is not None
     assert "organisation/model" in loaded.settings.models
 
@@ -178,3 +181,57 @@ trees = st.recursive(
 @given(trees)
 def test_toml_reads_back_what_was_written(tree: dict[str, Any]) -> None:
     assert tomllib.loads(toml.dumps(tree)) == tree
+
+
+SOURCES = """
+[forecast]
+order = ["em", "gb"]
+[forecast.sources.gb]
+kind = "gb"
+zones = { GB = "national" }
+[forecast.sources.em]
+kind = "electricity_maps"
+zones = { GB = "GB", DE = "DE" }
+secret = "h1dden-key"
+[forecast.zones.GB]
+sources = ["gb", "em"]
+"""
+
+
+def test_sources_of_forecasts_and_their_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "batchsched.toml").write_text(SOURCES)
+    forecast = settings.load(tmp_path / "batchsched.toml", env={}).settings.forecast
+    assert [forecast.order_for(zone) for zone in ("GB", "DE", "FR")] == [["gb", "em"], ["em"], []]
+    for more in ((), ("--origin",), ("--json",), ("--json", "--origin")):
+        assert call("config", "show", *more) == exits.OK
+        shown = capsys.readouterr()
+        assert "h1dden-key" not in shown.out + shown.err
+        assert "********" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('kind = "gb"', 'kind = "uk"', r"'forecast.sources.gb.kind': Invalid enum value 'uk' \(allowed: carbon_aware_sdk, eia"),
+        ('kind = "gb"', 'kind = "gb"\nzoens = {}', "unknown key 'forecast.sources.gb.zoens'; did you mean 'zones'"),
+        ('kind = "gb"', 'kind = "gb"\nbase_url = "https://me:pw@x"', "'forecast.sources.gb.base_url': must be a plain address"),
+        ('zones = { GB = "national" }', "", "'forecast.sources.gb.zones': say which zones"),
+        ('kind = "gb"', 'kind = "carbon_aware_sdk"', "'forecast.sources.gb.base_url': is needed"),
+        ('kind = "gb"', 'kind = "watttime"', "'forecast.sources.gb.user': is needed"),
+        ('kind = "gb"', 'kind = "file"', "'forecast.sources.gb.path': is needed"),
+        ('["em", "gb"]', '["em", "xx"]', r"'forecast.order': there is no source 'xx' \(allowed: gb, em\)"),
+        ('["gb", "em"]', '["gb", "gb"]', "'forecast.zones.GB.sources': a source is named twice"),
+        ("zones.GB", "zones.FR", "'forecast.zones.FR.sources': 'gb' knows no zone 'FR'"),
+    ],
+)
+def test_mistakes_in_sources_are_told_by_their_whole_name(tmp_path: Path, old: str, new: str, said: str) -> None:
+    (tmp_path / "batchsched.toml").write_text(SOURCES.replace(old, new, 1))
+    with pytest.raises(InvalidConfiguration, match=said) as raised:
+        settings.load(tmp_path / "batchsched.toml", env={})
+    assert "h1dden-key" not in raised.value.message
+
+
+def test_a_key_in_the_wrong_place_is_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / "batchsched.toml").write_text('[forecast.sources]\nem = "h1dden-key"\n')
+    with pytest.raises(InvalidConfiguration, match=r"'forecast.sources.em' must be a table .*, not text"):
+        settings.load(tmp_path / "batchsched.toml", env={})

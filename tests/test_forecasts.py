@@ -21,6 +21,8 @@ from batchsched.forecasts import (
     one_signal,
     open_provider,
 )
+from batchsched.forecasts.archive import Archive
+from batchsched.forecasts.archived import Archived
 from batchsched.forecasts.climatology import Climatology
 from batchsched.forecasts.continued import Continued
 from batchsched.forecasts.file import COLUMNS, FileProvider
@@ -73,11 +75,23 @@ def opened(folder: Path) -> Provider:
     return open_provider(Forecast(source="file", path="f.csv"), folder)
 
 
+def archived(folder: Path) -> Provider:
+    """What the file says, as it reached an archive."""
+    given, archive = csv_provider(folder), Archive(folder / "archive")
+    archive.add_forecast(given.forecast("DE", NOW, NOW + 48 * HOUR), NOW)
+    archive.add_forecast(given.forecast("DE", NOW + 2 * HOUR, NOW + 48 * HOUR), NOW + 2 * HOUR)
+    for hour in range(-24, 0):
+        end = NOW + (hour + 1) * HOUR
+        archive.add_realised(given.realised("DE", end - HOUR, end, NOW), end)
+    return Archived(archive, {"DE": [given.name]})
+
+
 PROVIDERS: dict[str, Callable[[Path], Provider]] = {
     "climatology": lambda _: open_provider(Forecast(), Path()),
     "csv": csv_provider,
     "parquet": parquet_provider,
     "opened file": opened,
+    "archive": archived,
 }
 
 
@@ -101,7 +115,7 @@ class TestContract:
 
     def test_it_says_who_and_what(self, provider: Provider) -> None:
         forecast = provider.forecast("DE", NOW, NOW + HOUR)
-        assert forecast.provider == provider.name != ""
+        assert forecast.provider == ("file f.csv" if provider.name == "archive" else provider.name) != ""
         assert (forecast.zone, str(forecast.signal)) == ("DE", "average direct")
         assert forecast.signal == provider.signal_of("DE")
         assert "DE" in provider.zones()

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import click
 import msgspec
 
-from batchsched import errors, settings
+from batchsched import errors, feeds, settings
 from batchsched.cli import exits
 from batchsched.cli.main import cli
 from batchsched.fleet import GPU_TYPES, Pool, ServedModel, Site, Window
@@ -106,6 +106,8 @@ def configuration_page() -> str:
         "models.NAME": ServedModel,
         "tenants.NAME": settings.Tenant,
         "webhooks.NAME": settings.Webhook,
+        "forecast.sources.NAME": feeds.FeedSource,
+        "forecast.zones.ZONE": feeds.ZoneFeed,
     }
     tables = [
         *(struct_table(section, type(getattr(whole, section)), env=True) for section in sections),
@@ -132,7 +134,7 @@ def struct_table(heading: str, struct: type[msgspec.Struct], *, env: bool) -> st
     rows: list[list[str]] = []
     for field in msgspec.structs.fields(struct):
         kind, meaning = describe(hints[field.name])
-        variable = f"`{settings.ENV_PREFIX}{heading}_{field.name}`".upper()
+        variable = "" if kind == "table" else f"`{settings.ENV_PREFIX}{heading}_{field.name}`".upper()
         rows.append([f"`{field.name}`", kind, default_of(field), meaning, *([variable] if env else [])])
     headings = ["key", "type", "default", "meaning", *(["environment"] if env else [])]
     first = (struct.__doc__ or "").strip().partition("\n")[0]
@@ -163,6 +165,8 @@ def type_name(hint: Any) -> str:
         return type_name(next(part for part in get_args(hint) if part is not type(None)))
     if get_origin(hint) in {list, tuple}:
         return f"list of {type_name(get_args(hint)[0])}"
+    if get_origin(hint) is dict:
+        return "table"
     names = {str: "text", int: "integer", float: "number", bool: "true or false"}
     return names.get(hint) or f"table `[pools.NAME.{hint.__name__.lower()}]`"
 

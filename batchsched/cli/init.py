@@ -96,7 +96,7 @@ def _keys(kind: Any, given: dict[str, Any]) -> Iterator[str]:
 
     hints = get_type_hints(kind, include_extras=True)
     for field in msgspec.structs.fields(kind):
-        if field.name == "window":
+        if field.name == "window" or field.default_factory is dict:  # tables of their own
             continue
         yield f"# {description(hints[field.name])}."
         if field.name in given:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from bisect import bisect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -26,16 +25,16 @@ from batchsched.forecasts.archive.journal import Journal
 from batchsched.forecasts.archive.months import ISSUES, MEASURED, Months, ints, rows
 from batchsched.forecasts.archive.records import (
     LONGEST_SLOT,
-    PARTS_PER_G,
     Feed,
     Issue,
     Measured,
     Receipt,
+    Slot,
     instant,
     micros,
     month,
 )
-from batchsched.forecasts.port import IntensityForecast, Realised, Signal
+from batchsched.forecasts.port import IntensityForecast, Realised, Signal, apart
 
 __all__ = ["Archive", "Feed", "Receipt", "Summary"]
 
@@ -44,7 +43,7 @@ log = logging.getLogger(__name__)
 R = TypeVar("R", Issue, Measured)
 FOLD_BYTES = 8 << 20
 TOGETHER = 500
-_Values = dict[tuple[int, int], tuple[int, int]]
+_Values = dict[tuple[int, int], tuple[int, Slot]]
 _KEYS = ("issued_at", "received_at")
 
 
@@ -145,16 +144,12 @@ class Archive:
     ) -> list[Realised]:
         """What came true in [start, end), as far as it had reached us, in order. Where two overlap, the later receipt holds."""
         with self._lock:
-            pieces = [
-                (received, since, to, value, feed)
+            found = [
+                (received, slot.realised(feed))
                 for feed in self._feeds(zone, provider, signal)
-                for (since, to), (received, value) in self._values(feed, micros(start), micros(end), micros(as_of)).items()
+                for received, slot in self._values(feed, micros(start), micros(end), micros(as_of)).values()
             ]
-        pieces.sort(key=lambda piece: (-piece[0], piece[1:]))
-        return [
-            Realised(zone, instant(since), instant(to), value / PARTS_PER_G, feed.provider, Signal.parse(feed.signal))
-            for _, since, to, value, feed in _apart(pieces)
-        ]
+        return apart(value for _, value in sorted(found, key=lambda one: one[0], reverse=True))
 
     def feeds(self, zone: str | None = None) -> list[Feed]:
         """Who has said something about what."""
@@ -200,13 +195,9 @@ class Archive:
         return [new for record in some if (new := self._revised(record)).values]
 
     def _revised(self, record: Measured) -> Measured:
-        start, end = min(value[0] for value in record.values), max(value[1] for value in record.values)
-        known = self._values(record.feed, start, end, record.received_at)
-        return Measured(
-            record.feed,
-            record.received_at,
-            [(since, to, value) for since, to, value in record.values if known.get((since, to), (0, None))[1] != value],
-        )
+        start, end = min(slot.start for slot in record.values), max(slot.end for slot in record.values)
+        held = {slot for _, slot in self._values(record.feed, start, end, record.received_at).values()}
+        return Measured(record.feed, record.received_at, [slot for slot in record.values if slot not in held])
 
     def _feeds(self, zone: str, provider: str | None, signal: Signal | None) -> list[Feed]:
         found = [feed for feed in self.feeds(zone) if provider in {None, feed.provider}]
@@ -251,18 +242,19 @@ class Archive:
                 table = self._measured.table(name, feed)
                 since, to, received = (ints(table, column) for column in ("start", "end", "received_at"))
                 chosen = np.flatnonzero((since < end) & (to > start) & (received <= at))
-                columns = [column[chosen].tolist() for column in (since, to, received, ints(table, "value"))]
-                found |= {(slot[0], slot[1]): (slot[2], slot[3]) for slot in zip(*columns, strict=True)}
+                for row in rows(table, chosen):
+                    received_at = row.pop("received_at")
+                    found[row["start"], row["end"]] = received_at, Slot(**row)
         for record in self._journal.measured(feed):
-            if record.received_at <= at:
-                for first, last, value in record.values:
-                    if first < end and last > start and found.get((first, last), (0, 0))[0] <= record.received_at:
-                        found[first, last] = record.received_at, value
+            for slot in record.values if record.received_at <= at else ():
+                span = slot.start, slot.end
+                if slot.start < end and slot.end > start and (span not in found or found[span][0] <= record.received_at):
+                    found[span] = record.received_at, slot
         return found
 
     def _summary(self, feed: Feed, at: int) -> Summary:
         issue = self._last_issue(feed, at)
-        ends = [to for record in self._journal.measured(feed) if record.received_at <= at for _, to, _ in record.values]
+        ends = [slot.end for record in self._journal.measured(feed) if record.received_at <= at for slot in record.values]
         for name in reversed(self._measured.names()):
             table = self._measured.table(name, feed)
             if known := ints(table, "end")[ints(table, "received_at") <= at].tolist():
@@ -291,13 +283,3 @@ def _age(issue: Issue) -> tuple[int, int]:
 
 def _is_out(issue: Issue, at: int) -> bool:
     return issue.issued_at <= at and issue.received_at <= at
-
-
-def _apart(pieces: Sequence[tuple[int, int, int, int, Feed]]) -> list[tuple[int, int, int, int, Feed]]:
-    """In order of time; a piece that overlaps one before it in the sequence is left out."""
-    taken: list[tuple[int, int, int, int, Feed]] = []
-    for piece in pieces:
-        place = bisect(taken, piece[1], key=lambda one: one[1])
-        if (place == 0 or taken[place - 1][2] <= piece[1]) and (place == len(taken) or taken[place][1] >= piece[2]):
-            taken.insert(place, piece)
-    return taken

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -40,7 +40,9 @@ ISSUES = pa.schema(
         *((name, pa.list_(pa.int32())) for name in LEVELS),
     ]
 )
-MEASURED = pa.schema([*_FEED, ("start", _TIME), ("end", _TIME), ("received_at", _TIME), ("value", pa.int32())])
+MEASURED = pa.schema(
+    [*_FEED, ("start", _TIME), ("end", _TIME), ("received_at", _TIME), ("value", pa.int32()), ("estimated", pa.bool_())]
+)
 KEPT_TABLES = 16
 
 
@@ -105,7 +107,7 @@ class Months:
         return table.take(order[last])
 
     @contextmanager
-    def _opened(self, month: str) -> Iterator[tuple[BinaryIO, Version, dict[Feed, int]] | None]:
+    def _opened(self, month: str) -> Generator[tuple[BinaryIO, Version, dict[Feed, int]] | None]:
         path = self._folder / f"{month}.parquet"
         try:
             handle = path.open("rb")

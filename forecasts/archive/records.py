@@ -32,6 +32,21 @@ class Feed(NamedTuple):
     signal: str
 
 
+class Slot(NamedTuple):
+    """A measurement."""
+
+    start: int
+    end: int
+    value: int
+    estimated: bool
+
+    def realised(self, feed: Feed) -> Realised:
+        """The measurement again."""
+        signal = Signal.parse(feed.signal)
+        span = instant(self.start), instant(self.end)
+        return Realised(feed.zone, *span, self.value / PARTS_PER_G, feed.provider, signal, self.estimated)
+
+
 class Receipt(NamedTuple):
     """A forecast, and when it reached us."""
 
@@ -111,26 +126,26 @@ class Issue(msgspec.Struct, array_like=True, tag="issue", frozen=True):
 
 
 class Measured(msgspec.Struct, array_like=True, tag="measured", frozen=True):
-    """What came true, as it was known at `received_at`: (start, end, value) a slot."""
+    """What came true, as it was known at `received_at`, slot by slot."""
 
     feed: Feed
     received_at: int
-    values: list[tuple[int, int, int]]
+    values: list[Slot]
 
     @classmethod
     def of(cls, values: Iterable[Realised], received_at: datetime) -> list[Measured]:
         """A record for each feed; unknown values are left out."""
-        by_feed: dict[Feed, list[tuple[int, int, int]]] = {}
+        by_feed: dict[Feed, list[Slot]] = {}
         for value in values:
             if (number := parts(value.intensity_g_per_kwh)) is not None:
                 feed = Feed(value.zone, value.provider, str(value.signal))
-                by_feed.setdefault(feed, []).append((micros(value.start), micros(value.end), number))
+                by_feed.setdefault(feed, []).append(Slot(micros(value.start), micros(value.end), number, value.estimated))
         return [cls(feed, micros(received_at), slots) for feed, slots in by_feed.items()]
 
     def plain(self) -> list[dict[str, Any]]:
         """A row of a table for each slot."""
         own = self.feed._asdict() | {"received_at": self.received_at}
-        return [own | {"start": start, "end": end, "value": value} for start, end, value in self.values]
+        return [own | slot._asdict() for slot in self.values]
 
 
 def micros(at: datetime) -> int:

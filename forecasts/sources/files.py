@@ -1,0 +1,51 @@
+"""A file as a source: read again when it changes, and put into the same record as what the others answer."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from batchsched.errors import InvalidConfiguration
+from batchsched.feeds import FeedSource
+from batchsched.forecasts.file import FileProvider
+from batchsched.forecasts.port import IntensityForecast, Realised, Signal
+
+AHEAD = timedelta(hours=96)
+
+
+class FileSource:
+    """The file of kind `file`. Raises InvalidConfiguration for a bad one, and where its signal is not the declared one."""
+
+    has_forecast = True
+    has_history = True
+
+    def __init__(self, name: str, declared: FeedSource, base_dir: Path) -> None:
+        self.name = name
+        self._file = FileProvider(base_dir / declared.path)
+        self._zones = declared.zones or {zone: zone for zone in self._file.zones()}
+        for zone in self._zones.values():
+            found = self._file.signal_of(zone) if zone in self._file.zones() else None
+            if declared.signal and found and found != Signal.parse(declared.signal):
+                raise InvalidConfiguration(
+                    f"forecast.sources.{name}.signal: {declared.path} has {found} for '{zone}', not {declared.signal}."
+                )
+
+    def zones(self) -> list[str]:
+        """Those that are declared, else all of the file."""
+        return sorted(self._zones)
+
+    def signal_of(self, zone: str) -> Signal:
+        """The file's. Raises ForecastUnavailable for an unknown zone."""
+        return self._file.signal_of(self._zones.get(zone, zone))
+
+    def fetch_forecast(self, zone: str, now: datetime) -> IntensityForecast:
+        """The newest issue in the file that was out by `now`."""
+        found = self._file.forecast(self._zones.get(zone, zone), now, now + AHEAD)
+        return msgspec.structs.replace(found, zone=zone, provider=self.name)
+
+    def fetch_realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:
+        """What came true, as far as the file says."""
+        values = self._file.realised(self._zones.get(zone, zone), start, end, now)
+        return [msgspec.structs.replace(value, zone=zone, provider=self.name) for value in values if value.start >= start]
