@@ -25,7 +25,8 @@ from batchsched.forecasts.archive import Archive
 from batchsched.forecasts.archived import Archived
 from batchsched.forecasts.climatology import Climatology
 from batchsched.forecasts.continued import Continued
-from batchsched.forecasts.file import COLUMNS, FileProvider
+from batchsched.forecasts.file import FileProvider
+from batchsched.forecasts.layouts import COLUMNS
 from batchsched.forecasts.truth import best_known
 from batchsched.settings import Forecast
 

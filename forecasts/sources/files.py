@@ -7,10 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from batchsched.errors import InvalidConfiguration
+from batchsched.errors import ForecastUnavailable
 from batchsched.feeds import FeedSource
 from batchsched.forecasts.file import FileProvider
 from batchsched.forecasts.port import IntensityForecast, Realised, Signal
+from batchsched.forecasts.sources.port import chosen
 
 AHEAD = timedelta(hours=96)
 
@@ -23,29 +24,28 @@ class FileSource:
 
     def __init__(self, name: str, declared: FeedSource, base_dir: Path) -> None:
         self.name = name
-        self._file = FileProvider(base_dir / declared.path)
-        self._zones = declared.zones or {zone: zone for zone in self._file.zones()}
-        for zone in self._zones.values():
-            found = self._file.signal_of(zone) if zone in self._file.zones() else None
-            if declared.signal and found and found != Signal.parse(declared.signal):
-                raise InvalidConfiguration(
-                    f"forecast.sources.{name}.signal: {declared.path} has {found} for '{zone}', not {declared.signal}."
-                )
+        self._file = FileProvider(base_dir / declared.path, chosen(name, declared))
+        self._zones = declared.zones
 
     def zones(self) -> list[str]:
         """Those that are declared, else all of the file."""
-        return sorted(self._zones)
+        return sorted(self._zones or self._file.zones())
 
     def signal_of(self, zone: str) -> Signal:
         """The file's. Raises ForecastUnavailable for an unknown zone."""
-        return self._file.signal_of(self._zones.get(zone, zone))
+        return self._file.signal_of(self._theirs(zone))
+
+    def _theirs(self, zone: str) -> str:
+        if self._zones and zone not in self._zones:
+            raise ForecastUnavailable(f"The source '{self.name}' has no zone '{zone}' (it has: {', '.join(self.zones())}).")
+        return self._zones.get(zone, zone)
 
     def fetch_forecast(self, zone: str, now: datetime) -> IntensityForecast:
         """The newest issue in the file that was out by `now`."""
-        found = self._file.forecast(self._zones.get(zone, zone), now, now + AHEAD)
+        found = self._file.forecast(self._theirs(zone), now, now + AHEAD)
         return msgspec.structs.replace(found, zone=zone, provider=self.name)
 
     def fetch_realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:
         """What came true, as far as the file says."""
-        values = self._file.realised(self._zones.get(zone, zone), start, end, now)
+        values = self._file.realised(self._theirs(zone), start, end, now)
         return [msgspec.structs.replace(value, zone=zone, provider=self.name) for value in values if value.start >= start]

@@ -64,7 +64,12 @@ class Base:
     def __init__(self, name: str, declared: FeedSource) -> None:
         self.name = name
         self._zones = declared.zones
-        self._signal = _chosen(name, declared, self.signals)
+        self._signal = chosen(name, declared) or self.signals[0]
+        if self._signal not in self.signals:
+            allowed = ", ".join(map(str, self.signals))
+            raise InvalidConfiguration(
+                f"forecast.sources.{name}.signal: {declared.kind} gives no {self._signal} (allowed: {allowed})."
+            )
 
     def zones(self) -> list[str]:
         """Zones that it is asked about, by our names."""
@@ -122,15 +127,12 @@ class Base:
             )
 
 
-def _chosen(name: str, declared: FeedSource, allowed: tuple[Signal, ...]) -> Signal:
-    key = f"forecast.sources.{name}.signal"
+def chosen(name: str, declared: FeedSource) -> Signal | None:
+    """The declared signal, if any. Raises InvalidConfiguration."""
     try:
-        signal = Signal.parse(declared.signal) if declared.signal else allowed[0]
+        return Signal.parse(declared.signal) if declared.signal else None
     except InvalidValue as problem:
-        raise InvalidConfiguration(f"{key}: {problem.message}") from None
-    if signal not in allowed:
-        raise InvalidConfiguration(f"{key}: {declared.kind} gives no {signal} (allowed: {', '.join(map(str, allowed))}).")
-    return signal
+        raise InvalidConfiguration(f"forecast.sources.{name}.signal: {problem.message}") from None
 
 
 def cleaned(points: Iterable[Point], signal: Signal) -> list[Point]:

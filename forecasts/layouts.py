@@ -1,0 +1,259 @@
+"""The layouts of files that are understood: ours, and the exports of CarbonCast and Electricity Maps.
+
+A layout is known by its columns. Rows of any layout become the same: one slot, with what was expected of it, when, and what came
+true. A file has one signal. Ours names it; in the other two each row or column has its own, and one of them is chosen.
+
+Ours: `zone,start,end,issued_at,mean,q05,q25,q50,q75,q95,realised`. Instants are RFC 3339 with an offset, intensities gCO2e per
+kWh. A row with `mean` is one slot of the forecast issued at `issued_at`; a row with `realised` says what came true; one row may
+do both. `issued_at`, the quantiles and `realised` may be left out or empty, `issued_at` only where there is no `mean`. NaN and
+negative values are unknown. Lines `# signal: average direct`, `# provider: NAME`, `# licence: TEXT` before the header are
+optional; in Parquet these are pandas' `attrs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batchsched.errors import InvalidConfiguration, InvalidValue
+from batchsched.forecasts.port import QUANTILES, ForecastSlot, IntensityForecast, Realised, Signal, known
+from batchsched.forecasts.tables import Table, read_table
+
+REQUIRED = ("zone", "start", "end")
+QUANTILE_COLUMNS = tuple(f"q{round(level * 100):02d}" for level in QUANTILES)
+COLUMNS = (*REQUIRED, "issued_at", "mean", *QUANTILE_COLUMNS, "realised")
+BOTH_SCOPES = (Signal("average", "direct"), Signal("average", "lifecycle"))
+_HOUR = timedelta(hours=1)
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """One line of a file."""
+
+    start: datetime
+    end: datetime
+    issued_at: datetime | None
+    mean: float | None
+    quantiles: tuple[float, ...] | None
+    realised: float | None
+    estimated: bool = False
+
+
+class Content(msgspec.Struct):
+    """A whole file. Of measurements of the very same slot the last one is kept."""
+
+    provider: str
+    signal: Signal = Signal()
+    licence: str = ""
+    forecasts: dict[str, list[Row]] = {}
+    realised: dict[str, list[Row]] = {}
+
+    def issues(self) -> Iterator[IntensityForecast]:
+        """Every forecast of the file, each as it was issued; of overlapping slots the later start cuts the earlier one."""
+        for zone, rows in self.forecasts.items():
+            by_issue: dict[datetime, dict[datetime, Row]] = {}
+            for row in rows:
+                if row.issued_at:
+                    by_issue.setdefault(row.issued_at, {})[row.start] = row
+            for issued_at in sorted(by_issue):
+                starts = sorted(by_issue[issued_at])
+                ends = [*starts[1:], datetime.max.replace(tzinfo=UTC)]
+                slots = tuple(
+                    ForecastSlot(start, min((row := by_issue[issued_at][start]).end, end), row.mean, row.quantiles)
+                    for start, end in zip(starts, ends, strict=True)
+                )
+                yield IntensityForecast(zone, issued_at, self.provider, self.signal, slots, self.licence)
+
+    def measurements(self) -> Iterator[Realised]:
+        """Everything that came true."""
+        for zone, rows in self.realised.items():
+            for row in rows:
+                if row.realised is not None:
+                    yield Realised(zone, row.start, row.end, row.realised, self.provider, self.signal, row.estimated)
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """`row` gives zone and row, or None for a line of another signal. `needs`: the columns that it is known by."""
+
+    needs: frozenset[str]
+    row: Callable[[Mapping[str, Any], str, Signal], tuple[str, Row] | None]
+    provider: str = ""
+    licence: str = ""
+    signals: tuple[Signal, ...] = BOTH_SCOPES
+    daily_too: bool = False
+    """The same export exists with a row a day, a month or a year."""
+
+
+def read_file(path: Path, signal: Signal | None = None) -> Content:
+    """The whole file. `signal`: which one to take where there are several; the first, where None.
+
+    Raises InvalidConfiguration for a bad file, and where it does not have that signal; OSError where there is none.
+    """
+    table = read_table(path)
+    layout = _layout(table)
+    chosen = _signal(path, table, layout, signal)
+    provider = table.options.get("provider") or layout.provider or f"file {path.name}"
+    content = Content(provider, chosen, table.options.get("licence") or layout.licence)
+    measured: dict[str, dict[tuple[datetime, datetime], Row]] = {}
+    for number, cells in table.rows:
+        found = layout.row(cells, f"{path}, line {number}", chosen)
+        if found is None:
+            continue
+        zone, row = found
+        if row.mean is not None:
+            content.forecasts.setdefault(zone, []).append(row)
+        if row.realised is not None:
+            of_zone = measured.setdefault(zone, {})
+            of_zone.pop((row.start, row.end), None)  # the last line holds, also in the order
+            of_zone[row.start, row.end] = row
+    content.realised = {zone: list(rows.values()) for zone, rows in measured.items()}
+    if layout.daily_too:
+        _check_hours(path, content)
+    return content
+
+
+def _check_hours(path: Path, content: Content) -> None:
+    for zone, rows in content.realised.items():
+        starts = sorted(row.start for row in rows)
+        if len(starts) > 1 and min(after - before for before, after in pairwise(starts)) >= 24 * _HOUR:
+            raise InvalidConfiguration(f"{path} is not hourly for '{zone}'; take the hourly export.")
+
+
+def _layout(table: Table) -> Layout:
+    named = frozenset(name.lower() for name in table.header)
+    if layout := next((layout for layout in LAYOUTS if layout.needs <= named), None):
+        return layout
+    header = table.header
+    missing, unknown = [name for name in REQUIRED if name not in header], [name for name in header if name not in COLUMNS]
+    if missing or unknown or len(set(header)) != len(header):
+        what = (
+            f"column '{missing[0]}' is missing"
+            if missing
+            else f"column '{unknown[0]}' is unknown"
+            if unknown
+            else "a column is named twice"
+        )
+        raise InvalidConfiguration(f"{table.where}: {what} (allowed: {', '.join(COLUMNS)}; the first three are needed).")
+    return OURS
+
+
+def _signal(path: Path, table: Table, layout: Layout, asked: Signal | None) -> Signal:
+    offered = layout.signals
+    if layout is OURS:
+        try:
+            offered = (Signal.parse(table.options.get("signal") or str(Signal())),)
+        except InvalidValue as problem:
+            raise InvalidConfiguration(f"{path}: '# signal': {problem.message}") from None
+    if asked and asked not in offered:
+        raise InvalidConfiguration(f"{path} has {' and '.join(map(str, offered))}, not {asked}; one cannot stand for the other.")
+    return asked or offered[0]
+
+
+def _ours(cells: Mapping[str, Any], where: str, signal: Signal) -> tuple[str, Row]:
+    del signal
+    zone = str(cells["zone"]).strip()
+    start, end = (_instant(cells[name], f"{where}, column '{name}'") for name in ("start", "end"))
+    if not zone or start is None or end is None or start >= end:
+        raise InvalidConfiguration(f"{where}: zone, start and end are needed, and end lies after start.")
+    issued_at = _instant(cells.get("issued_at"), f"{where}, column 'issued_at'")
+    mean, realised = (_number(cells.get(name), f"{where}, column '{name}'") for name in ("mean", "realised"))
+    if mean is not None and issued_at is None:
+        raise InvalidConfiguration(f"{where}, column 'issued_at': a row with a mean says when that forecast was issued.")
+    levels = [_number(cells.get(name), f"{where}, column '{name}'") for name in QUANTILE_COLUMNS]
+    quantiles = tuple(level for level in levels if level is not None)
+    if quantiles and list(quantiles) != sorted(quantiles):
+        raise InvalidConfiguration(f"{where}: the quantiles must not fall from q05 to q95.")
+    return zone, Row(start, end, issued_at, mean, quantiles if len(quantiles) == len(QUANTILES) else None, realised)
+
+
+def _carboncast_forecast(cells: Mapping[str, Any], where: str, signal: Signal) -> tuple[str, Row] | None:
+    """An hour as forecast at an issue; known only once it was made, where the file says when that was (`created_utc`)."""
+    if cells["kind"] != signal.scope:
+        return None
+    start = _needed(cells, "target_time_utc", where)
+    issued_at = _needed(cells, "issue_time_utc", where)
+    made_at = _instant(cells.get("created_utc"), f"{where}, column 'created_utc'", utc=True)
+    mean, realised = (_number(cells[name], f"{where}, column '{name}'") for name in ("forecast", "actual"))
+    return str(cells["region"]), Row(start, start + _HOUR, max(issued_at, made_at or issued_at), mean, None, realised)
+
+
+def _carboncast_history(cells: Mapping[str, Any], where: str, signal: Signal) -> tuple[str, Row]:
+    """An hour as it came true; `interval_start_utc` is its start, where the file has that column."""
+    start = _needed(cells, "interval_start_utc" if "interval_start_utc" in cells else "timestamp_utc", where)
+    column = f"ci_{signal.scope}"
+    return str(cells["region"]), Row(
+        start, start + _HOUR, None, None, None, _number(cells[column], f"{where}, column '{column}'")
+    )
+
+
+def _electricity_maps(cells: Mapping[str, Any], where: str, signal: Signal) -> tuple[str, Row]:
+    """An hour of the data portal's CSV; names of columns differ a little from year to year, so only their sense counts."""
+    by_name = {name.lower(): value for name, value in cells.items()}
+    column = next(
+        (name for name in by_name if name.startswith("carbon intensity") and ("(direct)" in name) == (signal.scope == "direct")),
+        "",
+    )
+    if not column:
+        raise InvalidConfiguration(f"{where}: no column has the {signal} carbon intensity.")
+    start = _needed(by_name, "datetime (utc)", where)
+    value = _number(by_name[column], f"{where}, column '{column}'")
+    estimated = str(by_name.get("data estimated", "")).lower() == "true"
+    return str(by_name["zone id"]), Row(start, start + _HOUR, None, None, None, value, estimated)
+
+
+OURS = Layout(frozenset(REQUIRED), _ours)
+LAYOUTS = (
+    Layout(
+        frozenset({"region", "kind", "issue_time_utc", "target_time_utc", "forecast", "actual"}),
+        _carboncast_forecast,
+        "CarbonCast",
+        "Apache-2.0 (CarbonCast)",
+    ),
+    Layout(
+        frozenset({"region", "timestamp_utc", "ci_direct", "ci_lifecycle"}),
+        _carboncast_history,
+        "CarbonCast",
+        "Apache-2.0 (CarbonCast)",
+    ),
+    Layout(
+        frozenset({"datetime (utc)", "zone id"}),
+        _electricity_maps,
+        "Electricity Maps",
+        "ODbL-1.0 (Electricity Maps)",
+        BOTH_SCOPES[::-1],
+        daily_too=True,
+    ),
+)
+
+
+def _needed(cells: Mapping[str, Any], name: str, where: str) -> datetime:
+    at = _instant(cells[name], f"{where}, column '{name}'", utc=True)
+    if at is None:
+        raise InvalidConfiguration(f"{where}, column '{name}': an instant is needed.")
+    return at
+
+
+def _instant(value: Any, where: str, *, utc: bool = False) -> datetime | None:
+    """An aware instant. `utc`: the column is UTC by its name, so the text may do without an offset."""
+    if value is None or value != value or not str(value).strip() or str(value) == "NaT":  # noqa: PLR0124 - NaN, NaT
+        return None
+    try:
+        at = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
+    except ValueError:
+        raise InvalidConfiguration(f"{where}: '{value}' is not an instant such as 2026-05-01T06:00:00Z.") from None
+    if at.tzinfo is None and utc:
+        return at.replace(tzinfo=UTC)
+    if at.tzinfo is None:
+        raise InvalidConfiguration(f"{where}: '{value}' has no time zone; add Z for UTC or an offset such as +02:00.")
+    return at.astimezone(UTC)
+
+
+def _number(value: Any, where: str) -> float | None:
+    try:
+        return known(float(value)) if value is not None and value != "" else None
+    except (TypeError, ValueError):
+        raise InvalidConfiguration(f"{where}: '{value}' is not a number of grams per kWh (empty: unknown).") from None
