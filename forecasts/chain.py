@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from batchsched.errors import ForecastUnavailable, InvalidConfiguration, SignalMismatch
+from batchsched.errors import ForecastUnavailable, SignalMismatch
 from batchsched.forecasts.faults import Judgement, Limits, judge
 from batchsched.forecasts.persistence import PERSISTENCE, persisted
 from batchsched.forecasts.port import IntensityForecast, Provider, Realised, Signal
@@ -152,17 +152,3 @@ class Chain:
             passed_over.append((self._typical.name, f"it gives {theirs}, which never stands in for {signal}"))
         tried = "; ".join(f"{name}: {reason}" for name, reason in passed_over)
         raise ForecastUnavailable(f"No source has a forecast of '{zone}' that may be used ({tried}).")
-
-
-def one_signal_of(zone: str, key: str, signals: Mapping[str, Signal], asked: Signal | None = None) -> Signal:
-    """The one signal of a zone's sources. Raises InvalidConfiguration that names two that differ, and the setting `key`."""
-    first = next(iter(signals.items()), ("", asked or Signal()))
-    for name, signal in signals.items():
-        if asked is not None and signal != asked:
-            raise InvalidConfiguration(f"{key}: '{zone}' is to be {asked}, and '{name}' gives {signal}; signals are never mixed.")
-        if signal != first[1]:
-            raise InvalidConfiguration(
-                f"{key}: for '{zone}', '{first[0]}' gives {first[1]} and '{name}' {signal}; signals are never mixed.",
-                hint="Leave one of them out, or ask it for the other's signal.",
-            )
-    return first[1]

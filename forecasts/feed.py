@@ -219,7 +219,7 @@ class Feeds:
             feed.stop()
 
     def backfill(self, zone: str, start: datetime, end: datetime) -> list[Backfilled]:
-        """What each source of a zone has of [start, end). Raises ForecastUnavailable, InvalidValue for a span that is too long."""
+        """What each source of a zone has of [start, end). Raises ForecastUnavailable, and InvalidValue for a longer span."""
         if end - start > LONGEST_BACKFILL:
             raise InvalidValue(f"At most {LONGEST_BACKFILL.days} days are asked for at once.", param="to")
         able = [feed for feed in self.feeds.values() if zone in feed.source.zones()]

@@ -12,9 +12,10 @@ import pytest
 from batchsched.errors import ForecastUnavailable, InvalidConfiguration
 from batchsched.forecasts import ForecastSlot, IntensityForecast, Provider, Realised, Signal
 from batchsched.forecasts.archive import Archive
-from batchsched.forecasts.chain import Chain, Links, one_signal_of
+from batchsched.forecasts.chain import Chain, Links
 from batchsched.forecasts.climatology import Climatology
 from batchsched.forecasts.continued import Continued
+from batchsched.forecasts.opened import one_signal_of
 from batchsched.forecasts.persistence import hour_of
 from batchsched.forecasts.switches import Switches
 

@@ -1,0 +1,85 @@
+"""The provider that plans rest on, as the settings declare it: the sources in order, and what stands behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from batchsched.clock import Clock
+from batchsched.errors import ForecastUnavailable, InvalidConfiguration, InvalidValue
+from batchsched.forecasts import open_provider
+from batchsched.forecasts.port import Provider, Signal
+from batchsched.settings import Forecast
+
+if TYPE_CHECKING:
+    from batchsched.forecasts.archive import Archive
+    from batchsched.forecasts.chain import Chain, Links
+    from batchsched.forecasts.sources import Source
+
+
+class Opened(NamedTuple):
+    """The provider; where sources are declared, the chain in it and the sources by name."""
+
+    provider: Provider
+    chain: Chain | None
+    sources: Mapping[str, Source]
+
+
+def open_forecasts(settings: Forecast, base_dir: Path, archive: Callable[[], Archive], clock: Clock) -> Opened:
+    """Without declared sources that is `open_provider`'s, and the archive is not opened. Raises InvalidConfiguration."""
+    typical = open_provider(settings, base_dir)
+    if not settings.sources:
+        return Opened(typical, None, {})
+    from batchsched.forecasts.chain import Chain
+    from batchsched.forecasts.continued import Continued
+    from batchsched.forecasts.sources import open_sources
+
+    sources = open_sources(settings, base_dir, clock)
+    chain = Chain(archive(), links_of(settings, sources), typical)
+    return Opened(Continued(chain, typical), chain, sources)
+
+
+def links_of(settings: Forecast, sources: Mapping[str, Source]) -> dict[str, Links]:
+    """The chain of each zone that a source is asked about. Raises InvalidConfiguration where one would mix signals."""
+    from batchsched.forecasts.chain import Links
+
+    zones = {zone for source in sources.values() for zone in source.zones()} | settings.zones.keys()
+    links: dict[str, Links] = {}
+    for zone in sorted(zones):
+        order = settings.order_for(zone)
+        signals = {name: signal for name in order if (signal := _signal(sources[name], zone))}
+        own = settings.zones.get(zone)
+        key = f"forecast.zones.{zone}" if own else "forecast.order"
+        signal = one_signal_of(zone, key, signals, _asked(key, own.signal) if own and own.signal else None)
+        fresh_s = {name: settings.sources[name].fresh_s for name in order}
+        links[zone] = Links(tuple(name for name in order if sources[name].has_forecast), signal, fresh_s)
+    return links
+
+
+def one_signal_of(zone: str, key: str, signals: Mapping[str, Signal], asked: Signal | None = None) -> Signal:
+    """The one signal of a zone's sources. Raises InvalidConfiguration that names two that differ, and the setting `key`."""
+    first = next(iter(signals.items()), ("", asked or Signal()))
+    for name, signal in signals.items():
+        if asked is not None and signal != asked:
+            raise InvalidConfiguration(f"{key}: '{zone}' is to be {asked}, and '{name}' gives {signal}; signals are never mixed.")
+        if signal != first[1]:
+            raise InvalidConfiguration(
+                f"{key}: for '{zone}', '{first[0]}' gives {first[1]} and '{name}' {signal}; signals are never mixed.",
+                hint="Leave one of them out, or ask it for the other's signal.",
+            )
+    return first[1]
+
+
+def _signal(source: Source, zone: str) -> Signal | None:
+    try:
+        return source.signal_of(zone)
+    except ForecastUnavailable:
+        return None  # a file that does not know the zone yet
+
+
+def _asked(key: str, signal: str) -> Signal:
+    try:
+        return Signal.parse(signal)
+    except InvalidValue as problem:
+        raise InvalidConfiguration(f"{key}.signal: {problem.message}") from None
