@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from batchsched.errors import ForecastUnavailable, SignalMismatch
-from batchsched.forecasts.faults import Judgement, Limits, judge
+from batchsched.forecasts.faults import Judgement, Limits, aged, judge
 from batchsched.forecasts.persistence import PERSISTENCE, persisted
 from batchsched.forecasts.port import IntensityForecast, Provider, Realised, Signal
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from batchsched.forecasts.archive import Archive
 
 _DAY = timedelta(days=1)
-# What the faults of a feed are judged by.
-_EARLIER, _HISTORY = 9 * _DAY, 28 * _DAY
+_MOMENT = timedelta(microseconds=1)
+# What the faults of a feed are judged by: so many half days of its issues, and of what came true so much.
+_EARLIER, _HISTORY = 18, 28 * _DAY
 _OLDEST_HISTORY = timedelta(hours=36)
 
 
@@ -113,23 +114,31 @@ class Chain:
         return Choice(zone, now, instead.provider, instead, 0.0, "stands in", tuple(passed_over))
 
     def _judgement(self, zone: str, name: str, links: Links, now: datetime) -> Judgement | None:
-        """What is wrong with a source's newest forecast; judged by what was known when the hour began."""
+        """What is wrong with a source's newest forecast, by what was known when the hour began; its age is as it is now."""
         try:
             newest = self._archive.newest(zone, as_of=now, provider=name, signal=links.signal)
         except SignalMismatch:
             return None
         if newest is None:
             return None
+        limits = Limits(fresh_s=links.fresh_s[name]) if name in links.fresh_s else Limits()
         hour = now.replace(minute=0, second=0, microsecond=0)
         before = self._judged.get((zone, name))
-        if before and before[:2] == (newest, hour):
-            return before[2]
-        earlier = self._archive.forecasts(zone, hour - _EARLIER, hour, as_of=hour, provider=name, signal=links.signal)
-        realised = self.realised(zone, hour - _HISTORY, hour, hour)
-        limits = Limits(fresh_s=links.fresh_s[name]) if name in links.fresh_s else Limits()
-        judgement = judge(newest, hour, earlier, realised, limits)
-        self._judged[zone, name] = newest, hour, judgement
-        return judgement
+        if not before or before[:2] != (newest, hour):
+            realised = self.realised(zone, hour - _HISTORY, hour, hour)
+            before = newest, hour, judge(newest, hour, self._earlier(newest, hour), realised, limits)
+            self._judged[zone, name] = before
+        return aged(before[2], now, limits)
+
+    def _earlier(self, newest: IntensityForecast, hour: datetime) -> list[IntensityForecast]:
+        """The issue before, and those that were the newest every twelve hours back from now, in the order of issue."""
+        instants = [min(newest.issued_at - _MOMENT, hour), *(hour - n * _DAY / 2 for n in range(_EARLIER))]
+        found: dict[datetime, IntensityForecast] = {}
+        for at in instants:
+            one = self._archive.newest(newest.zone, as_of=at, provider=newest.provider, signal=newest.signal)
+            if one is not None:
+                found[one.issued_at] = one
+        return [found[issued_at] for issued_at in sorted(found)]
 
     def _persisted(self, zone: str, now: datetime, until: datetime) -> IntensityForecast | None:
         """The zone's own history carried on, where it is fresh and knows each hour of the day ahead."""

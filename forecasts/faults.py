@@ -59,10 +59,18 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """What was found, and the forecast as it may be passed on: implausible values unknown, the spread widened."""
+    """What was found, and the forecast with its implausible values unknown."""
 
-    forecast: IntensityForecast
+    cleaned: IntensityForecast
     faults: tuple[Fault, ...]
+
+    @property
+    def forecast(self) -> IntensityForecast:
+        """The forecast as it may be passed on: cleaned, the spread widened."""
+        if self.widen == 1:
+            return self.cleaned
+        slots = tuple(_widened(slot, self.widen) for slot in self.cleaned.slots)
+        return msgspec.structs.replace(self.cleaned, slots=slots)
 
     @property
     def verdict(self) -> Verdict:
@@ -100,17 +108,20 @@ def judge(
     cleaned, strays = _cleaned(forecast, recent, limits)
     before = [one for one in earlier if one.issued_at < forecast.issued_at and one.issued_at <= now]
     found = (
-        _stale(forecast, now, limits),
         _strays(strays, now, limits),
         _stuck(hours_of(forecast), recent, limits),
         _same_again(forecast, before),
         _gaps(cleaned, now, limits),
         _wrong(before, truth, now, limits),
     )
-    faults = tuple(fault for fault in found if fault)
-    widest = max((fault.widen for fault in faults), default=1.0)
-    slots = tuple(_widened(slot, widest) for slot in cleaned.slots) if widest > 1 else cleaned.slots
-    return Judgement(msgspec.structs.replace(cleaned, slots=slots), faults)
+    return aged(Judgement(cleaned, tuple(fault for fault in found if fault)), now, limits)
+
+
+def aged(judgement: Judgement, now: datetime, limits: Limits) -> Judgement:
+    """A judgement with the forecast's age as it is now."""
+    stale = _stale(judgement.cleaned, now, limits)
+    others = tuple(fault for fault in judgement.faults if fault.kind != "stale")
+    return Judgement(judgement.cleaned, (stale, *others) if stale else others)
 
 
 def _stale(forecast: IntensityForecast, now: datetime, limits: Limits) -> Fault | None:
