@@ -270,6 +270,8 @@ class ForecastUnavailable(BatchschedError):
     """No carbon-intensity forecast is available for this zone."""
 
     code = "forecast_unavailable"
+    http_status = 404
+    type = "invalid_request_error"
 
 
 class SourceRefused(ForecastUnavailable):
@@ -292,6 +294,8 @@ class SignalMismatch(BatchschedError):
     """Two different carbon signals would have been mixed."""
 
     code = "signal_mismatch"
+    http_status = 409
+    type = "invalid_request_error"
 
 
 class ChildFailed(BatchschedError):

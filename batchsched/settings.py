@@ -84,6 +84,12 @@ class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     source: Annotated[Literal["climatology", "file"], Meta(description="`climatology` (built in) or `file`")] = "climatology"
     path: Annotated[str, Meta(description="The forecast file, for source `file`; relative to the configuration file")] = ""
+    archive_dir: Annotated[
+        str,
+        Meta(
+            description="Where forecasts and measurements are kept; empty: in the data folder. Servers of one database share it"
+        ),
+    ] = ""
     order: Annotated[
         list[str], Meta(description="Names of `forecast.sources`, the best one first, for zones without a list of their own")
     ] = []

@@ -87,7 +87,15 @@ def things(keyed: Keyed) -> dict[str, str]:
     file_id = keyed.upload(keyed.alice, requests(2))
     batch_id = keyed.submit(keyed.alice, file_id)["id"]
     key_id = keyed.server.get(f"{PREFIX}/keys")["data"][0]["id"]
-    return {"file_id": file_id, "batch_id": batch_id, "key_id": key_id, "name:path": "tiny", "worker_id": "w", "chunk_id": "c"}
+    return {
+        "file_id": file_id,
+        "batch_id": batch_id,
+        "key_id": key_id,
+        "name:path": "tiny",
+        "worker_id": "w",
+        "chunk_id": "c",
+        "zone": "DE",
+    }
 
 
 def served(server: LiveServer) -> set[str]:

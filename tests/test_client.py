@@ -125,6 +125,7 @@ def test_the_twins_offer_the_same() -> None:
         (blocking.Files, asynchronous.AsyncFiles),
         (blocking.Batches, asynchronous.AsyncBatches),
         (blocking.Models, asynchronous.AsyncModels),
+        (blocking.Forecasts, asynchronous.AsyncForecasts),
     ):
         names = {name for name in dir(one) if not name.startswith("_")}
         assert names == {name for name in dir(other) if not name.startswith("_")}

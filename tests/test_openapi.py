@@ -67,6 +67,7 @@ class Api:
             "worker_id": [worker.worker_id],
             "chunk_id": [lease["chunk_id"]],
             "name": ["tiny"],
+            "zone": ["DE", "WORLD"],
         }
         self.sound: dict[str, Any] = {
             "input_file_id": file_id, "completion_window": "24h", "deadline": "4h", "sites": ["home"], "models": None,

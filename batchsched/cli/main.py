@@ -36,6 +36,7 @@ COMMANDS = {
     "explain": ("batches:explain", "Say why a batch runs when and where it does."),
     "report": ("report:report", "Energy, grams and savings of one batch or of all."),
     "plan": ("plan:plan", "The plan in force."),
+    "forecast": ("forecast:forecast", "Forecasts of carbon intensity, and what was known when."),
     "key": ("key:key", "API keys of tenants, operators and workers."),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from batchsched.client.asynchronous import AsyncClient
 from batchsched.client.blocking import Client
+from batchsched.client.forecasts import Forecast, ForecastFeed
 from batchsched.client.results import (
     Batch,
     BatchError,
@@ -27,6 +28,8 @@ __all__ = [
     "Client",
     "Explanation",
     "File",
+    "Forecast",
+    "ForecastFeed",
     "Model",
     "OutputLine",
     "Plan",

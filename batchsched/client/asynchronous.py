@@ -8,8 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar, Unpack
 
-from batchsched.client import calls
+from batchsched.client import calls, forecasts
 from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat
+from batchsched.client.forecasts import Forecast, ForecastFeed, Which
 from batchsched.client.results import Batch, Explanation, File, Model, OutputLine, Plan, Report
 from batchsched.errors import BatchschedError
 from batchsched.transport import AsyncTransport
@@ -39,6 +40,7 @@ class AsyncClient:
         self.files = AsyncFiles(self)
         self.batches = AsyncBatches(self)
         self.models = AsyncModels(self)
+        self.forecasts = AsyncForecasts(self)
 
     async def plan(self) -> Plan:
         """The plan in force."""
@@ -253,3 +255,22 @@ class AsyncModels:
     async def list(self) -> tuple[Model, ...]:
         """The models that batches may name."""
         return await self._client.send(calls.models())
+
+
+class AsyncForecasts:
+    """`client.forecasts`."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def list(self) -> tuple[ForecastFeed, ...]:
+        """Who says what about which zone."""
+        return await self._client.send(forecasts.feeds())
+
+    async def retrieve(self, zone: str, **which: Unpack[Which]) -> Forecast:
+        """A zone's forecast as it is known now, or was known at `as_of`."""
+        return await self._client.send(forecasts.forecast(zone, which))
+
+    async def plot(self, zone: str, image_format: PlotFormat = "png", **which: Unpack[Which]) -> bytes:
+        """An image of it: the band, what came true, the present hour."""
+        return await self._client.send(forecasts.forecast_plot(zone, image_format, which))

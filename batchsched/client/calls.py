@@ -48,7 +48,9 @@ def _plain(object_id: str) -> str:
     return object_id
 
 
-def _typed(kind: type[T]) -> Callable[[bytes], T]:
+def typed(kind: type[T]) -> Callable[[bytes], T]:
+    """Reads an answer as one of our types. Raises ServerError."""
+
     def decode(content: bytes) -> T:
         try:
             return msgspec.json.decode(content, type=kind)
@@ -64,13 +66,13 @@ def _whole(kind: type[T]) -> Callable[[bytes], T]:
     """Decode, and keep the answer as it came in `everything`."""
 
     def decode(content: bytes) -> T:
-        tree = _typed(dict)(content)
-        return _typed(kind)(msgspec.json.encode({**tree, "everything": tree}))
+        tree = typed(dict)(content)
+        return typed(kind)(msgspec.json.encode({**tree, "everything": tree}))
 
     return decode
 
 
-output_line = _typed(OutputLine)
+output_line = typed(OutputLine)
 read_report = _whole(Report)
 
 
@@ -81,11 +83,11 @@ def _nothing(_: bytes) -> None:
 def create_file(path: Path, stream: Any, purpose: str) -> Call[File]:
     """`stream`: the open file, read in blocks while it is sent."""
     files = {"file": (path.name, stream, "application/jsonl")}
-    return Call("POST", "/v1/files", _typed(File), {"data": {"purpose": purpose}, "files": files})
+    return Call("POST", "/v1/files", typed(File), {"data": {"purpose": purpose}, "files": files})
 
 
 def retrieve_file(file_id: str) -> Call[File]:
-    return Call("GET", f"/v1/files/{_plain(file_id)}", _typed(File))
+    return Call("GET", f"/v1/files/{_plain(file_id)}", typed(File))
 
 
 def delete_file(file_id: str) -> Call[None]:
@@ -95,12 +97,12 @@ def delete_file(file_id: str) -> Call[None]:
 def list_page(kind: str, after: str | None, **filters: str | None) -> Call[Page]:
     """One page of `files`, `batches` or `batchsched/keys`."""
     asked = {"limit": str(PAGE), "after": after, **filters}
-    return Call("GET", f"/v1/{kind}", _typed(Page), {"params": {key: value for key, value in asked.items() if value}})
+    return Call("GET", f"/v1/{kind}", typed(Page), {"params": {key: value for key, value in asked.items() if value}})
 
 
 def items(page: Page, kind: type[T]) -> list[T]:
     """The objects of a page."""
-    decode = _typed(kind)
+    decode = typed(kind)
     return [decode(bytes(raw)) for raw in page.data]
 
 
@@ -134,7 +136,7 @@ class BatchOptions(TypedDict, total=False):
 
 def create_batch(input_file_id: str, options: BatchOptions, idempotency_key: str | None) -> Call[Batch]:
     """OpenAI's fields at the top, ours under one key; what was not asked is left to the server's defaults."""
-    extras = _asked(**options)
+    extras = asked(**options)
     body: dict[str, Any] = {
         "input_file_id": input_file_id,
         "endpoint": extras.pop("endpoint", "/v1/chat/completions"),
@@ -144,10 +146,10 @@ def create_batch(input_file_id: str, options: BatchOptions, idempotency_key: str
     if extras:
         body["batchsched"] = msgspec.to_builtins(extras)
     headers = {"idempotency-key": idempotency_key} if idempotency_key else {}
-    return Call("POST", "/v1/batches", _typed(Batch), {"json": body, "headers": headers})
+    return Call("POST", "/v1/batches", typed(Batch), {"json": body, "headers": headers})
 
 
-def _asked(**values: Any) -> dict[str, Any]:
+def asked(**values: Any) -> dict[str, Any]:
     """What was said, as JSON."""
     return {key: iso(value) if isinstance(value, datetime) else value for key, value in values.items() if value is not None}
 
@@ -159,23 +161,23 @@ def one_input(input_file_id: str | None, file: object) -> None:
 
 
 def retrieve_batch(batch_id: str) -> Call[Batch]:
-    return Call("GET", f"/v1/batches/{_plain(batch_id)}", _typed(Batch))
+    return Call("GET", f"/v1/batches/{_plain(batch_id)}", typed(Batch))
 
 
 def cancel_batch(batch_id: str) -> Call[Batch]:
-    return Call("POST", f"/v1/batches/{_plain(batch_id)}/cancel", _typed(Batch))
+    return Call("POST", f"/v1/batches/{_plain(batch_id)}/cancel", typed(Batch))
 
 
 def pause_batch(batch_id: str) -> Call[Batch]:
-    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/pause", _typed(Batch))
+    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/pause", typed(Batch))
 
 
 def resume_batch(batch_id: str) -> Call[Batch]:
-    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/resume", _typed(Batch))
+    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/resume", typed(Batch))
 
 
 def retry_batch(batch_id: str, deadline: str | datetime | None) -> Call[Batch]:
-    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/retry", _typed(Batch), {"json": _asked(deadline=deadline)})
+    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/retry", typed(Batch), {"json": asked(deadline=deadline)})
 
 
 class Changes(TypedDict, total=False):
@@ -187,7 +189,7 @@ class Changes(TypedDict, total=False):
 
 
 def update_batch(batch_id: str, changes: Changes) -> Call[Batch]:
-    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}", _typed(Batch), {"json": _asked(**changes)})
+    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}", typed(Batch), {"json": asked(**changes)})
 
 
 def delete_batch(batch_id: str) -> Call[None]:
@@ -195,7 +197,7 @@ def delete_batch(batch_id: str) -> Call[None]:
 
 
 def explain_batch(batch_id: str) -> Call[Explanation]:
-    return Call("GET", f"{PREFIX}/batches/{_plain(batch_id)}/explain", _typed(Explanation))
+    return Call("GET", f"{PREFIX}/batches/{_plain(batch_id)}/explain", typed(Explanation))
 
 
 def report(batch_id: str | None) -> Call[Report]:
@@ -213,7 +215,7 @@ def plan() -> Call[Plan]:
 
 def create_key(scopes: Sequence[str], *, name: str = "", tenant: str | None = None, expires: str | None = None) -> Call[Key]:
     body = {"scopes": list(scopes), "name": name, "tenant": tenant, "expires": expires}
-    return Call("POST", f"{PREFIX}/keys", _typed(Key), {"json": body})
+    return Call("POST", f"{PREFIX}/keys", typed(Key), {"json": body})
 
 
 def read_keys(page: Page) -> list[Key]:
@@ -222,11 +224,11 @@ def read_keys(page: Page) -> list[Key]:
 
 
 def revoke_key(key_id: str) -> Call[Key]:
-    return Call("POST", f"{PREFIX}/keys/{_plain(key_id)}/revoke", _typed(Key))
+    return Call("POST", f"{PREFIX}/keys/{_plain(key_id)}/revoke", typed(Key))
 
 
 def models() -> Call[tuple[Model, ...]]:
-    return Call("GET", "/v1/models", lambda content: tuple(items(_typed(Page)(content), Model)))
+    return Call("GET", "/v1/models", lambda content: tuple(items(typed(Page)(content), Model)))
 
 
 class Lines:

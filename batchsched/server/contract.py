@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from batchsched import wire
 from batchsched.carbon.report import Report
+from batchsched.forecasts import ForecastSlot
 from batchsched.lines import ENDPOINTS
 from batchsched.server.keys import NewKey
 from batchsched.server.options import EXPIRES_S, MAX_METADATA, Change, Options, Retry
@@ -354,6 +355,53 @@ class Plan(_Exact):
     notes: list[str]
 
 
+class ForecastFeed(msgspec.Struct, forbid_unknown_fields=True):
+    """What is known of a zone's forecasts; both instants are null where the archive has none."""
+
+    zone: str
+    provider: str
+    signal: str
+    newest_issue_at: datetime | None
+    realised_until: datetime | None
+
+
+class ForecastFeeds(_Exact):
+    """All of them."""
+
+    object: Literal["list"]
+    data: list[ForecastFeed]
+
+
+class Measurement(msgspec.Struct, forbid_unknown_fields=True):
+    """What came true over [start, end)."""
+
+    start: datetime
+    end: datetime
+    intensity_g_per_kwh: float
+    provider: str
+    estimated: bool
+
+
+class Forecast(_Exact):
+    """What was known about a zone at `as_of`. Each slot's quantiles belong to `levels`.
+
+    `received_at`: when it came, where the archive was asked for one provider or signal.
+    """
+
+    zone: str
+    as_of: datetime
+    issued_at: datetime
+    received_at: datetime | None
+    provider: str
+    signal: str
+    licence: str
+    continued_by: str | None
+    continued_from: datetime | None
+    levels: list[float]
+    slots: list[ForecastSlot]
+    realised: list[Measurement]
+
+
 class Health(_Exact):
     """The server answers."""
 
@@ -424,6 +472,9 @@ CONTRACT: dict[str, Route] = {
     f"GET {PREFIX}/batches/{{batch_id}}/plot": Route(("image/svg+xml", "image/png"), None, (404,)),
     f"GET {PREFIX}/report": Route(BatchReport, None, (404,)),
     f"GET {PREFIX}/plan": Route(Plan, None, (404,)),
+    f"GET {PREFIX}/forecasts": Route(ForecastFeeds),
+    f"GET {PREFIX}/forecasts/{{zone}}": Route(Forecast, None, (404, 409)),
+    f"GET {PREFIX}/forecasts/{{zone}}/plot": Route(("image/svg+xml", "image/png"), None, (404, 409)),
     f"POST {PREFIX}/keys": Route(CreatedKey, NewKey, (409, 507)),
     f"GET {PREFIX}/keys": Route(Page[Key], None, (404,)),
     f"POST {PREFIX}/keys/{{key_id}}/revoke": Route(Key, None, _CHANGES),

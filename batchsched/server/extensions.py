@@ -14,7 +14,7 @@ from batchsched.server.auth import Who
 from batchsched.server.runtime import Runtime
 from batchsched.wire import PREFIX
 
-_MEDIA = {"png": "image/png", "svg": "image/svg+xml"}
+MEDIA = {"png": "image/png", "svg": "image/svg+xml"}
 
 
 def router(runtime: Runtime) -> APIRouter:
@@ -34,7 +34,7 @@ def router(runtime: Runtime) -> APIRouter:
     @routes.get(f"{PREFIX}/batches/{{batch_id}}/plot")
     def plot_batch(batch_id: str, who: Who, format: str = "svg") -> Response:  # noqa: A002 - the parameter's public name  # pyright: ignore[reportUnusedFunction]
         """A picture of intensity, forecast band, and when the batch ran."""
-        return Response(runtime.reports.plot(batch_id, who.tenant, format), media_type=_MEDIA.get(format))
+        return Response(runtime.reports.plot(batch_id, who.tenant, format), media_type=MEDIA.get(format))
 
     @routes.get(f"{PREFIX}/report")
     def report_all(who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]

@@ -1,17 +1,18 @@
-"""The picture of a batch: the grid's intensity, what was forecast at submission with its band, and when the batch ran."""
+"""Pictures: a batch, with the grid's intensity, what was forecast and when it ran; and a zone's forecast."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from batchsched.carbon.report import Report, Row
 from batchsched.errors import BatchschedError, InvalidValue
-from batchsched.forecasts import QUANTILES, IntensityForecast, Provider
+from batchsched.forecasts import QUANTILES, IntensityForecast, Provider, Realised
 
 _FORECAST, _TRUE, _RAN, _NOW = "#3b6fb6", "#222222", "#2e9e5b", "#c0504d"
 
@@ -43,6 +44,26 @@ class Picture(msgspec.Struct, frozen=True):
 
 def draw(picture: Picture, provider: Provider, now: datetime, kind: str) -> bytes:
     """The picture as PNG or SVG. Raises InvalidValue for any other kind."""
+    panels = [partial(_zone, picture=picture, zone=zone, provider=provider, now=now) for zone in picture.zones]
+    return _drawn(picture.title, panels, "; ".join(["time (UTC)", *picture.notes]), kind)
+
+
+def draw_forecast(forecast: IntensityForecast, realised: list[Realised], at: datetime, now: datetime, kind: str) -> bytes:
+    """A forecast as it was known at an instant, and what has come true. Raises as `draw` does."""
+
+    def panel(axis: Any) -> None:
+        _forecast(axis, forecast, forecast.slots[-1].end)
+        _came_true(axis, realised)
+        if at < now:
+            axis.axvline(at, color=_NOW, lw=1, ls=":", label="as of")
+        if now <= forecast.slots[-1].end:
+            axis.axvline(now, color=_NOW, lw=1, label="now")
+        _finish(axis, forecast.zone)
+
+    return _drawn(f"{forecast.zone}: gCO2e/kWh, {forecast.signal}", [panel], "time (UTC)", kind)
+
+
+def _drawn(title: str, panels: Sequence[Callable[[Any], None]], below: str, kind: str) -> bytes:
     if kind not in {"png", "svg"}:
         raise InvalidValue(f"'{kind}' is not a picture format; use png or svg.", param="format")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -50,26 +71,26 @@ def draw(picture: Picture, provider: Provider, now: datetime, kind: str) -> byte
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 2.6 * len(picture.zones) + 0.8), layout="constrained")
+    figure = Figure(figsize=(9, 2.6 * len(panels) + 0.8), layout="constrained")
     canvas = FigureCanvasSVG(figure) if kind == "svg" else FigureCanvasAgg(figure)
-    axes = figure.subplots(len(picture.zones), 1, squeeze=False, sharex=True)[:, 0]
-    for axis, zone in zip(axes, picture.zones, strict=True):
-        _zone(axis, picture, zone, provider, now)
-    axes[0].set_title(picture.title, loc="left", fontsize=10)
+    axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+    for axis, panel in zip(axes, panels, strict=True):
+        panel(axis)
+    axes[0].set_title(title, loc="left", fontsize=10)
     axes[0].legend(loc="upper right", fontsize=8, frameon=False, ncols=4)
     locator: Any = AutoDateLocator()  # type: ignore[no-untyped-call]
     axes[-1].xaxis.set_major_locator(locator)
     axes[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-    axes[-1].set_xlabel("; ".join(["time (UTC)", *picture.notes]), fontsize=8)
+    axes[-1].set_xlabel(below, fontsize=8)
     out = io.BytesIO()
     canvas.print_figure(out, format=kind)
     return out.getvalue()
 
 
-def _zone(axis: Any, picture: Picture, zone: str, provider: Provider, now: datetime) -> None:
+def _zone(axis: Any, *, picture: Picture, zone: str, provider: Provider, now: datetime) -> None:
     forecast = picture.forecasts.get(zone)
     if forecast:
-        _forecast(axis, forecast, picture)
+        _forecast(axis, forecast, picture.end)
     _realised(axis, picture, zone, provider, now)
     labelled = False
     for row in picture.rows:
@@ -78,15 +99,19 @@ def _zone(axis: Any, picture: Picture, zone: str, provider: Provider, now: datet
             labelled = True
     axis.axvline(picture.start, color=_NOW, lw=1, ls=":", label="submitted")
     axis.axvline(picture.deadline, color=_NOW, lw=1, ls="--", label="deadline")
+    axis.set_xlim(picture.start - 0.03 * (picture.end - picture.start), picture.end + 0.03 * (picture.end - picture.start))
+    _finish(axis, zone)
+
+
+def _finish(axis: Any, zone: str) -> None:
     axis.set_ylabel(zone, fontsize=9)
     axis.set_ylim(0, 1.25 * axis.get_ylim()[1])  # room for the legend
-    axis.set_xlim(picture.start - 0.03 * (picture.end - picture.start), picture.end + 0.03 * (picture.end - picture.start))
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _forecast(axis: Any, forecast: IntensityForecast, picture: Picture) -> None:
-    slots = [slot for slot in forecast.slots if slot.mean_g_per_kwh is not None and slot.start < picture.end]
+def _forecast(axis: Any, forecast: IntensityForecast, end: datetime) -> None:
+    slots = [slot for slot in forecast.slots if slot.mean_g_per_kwh is not None and slot.start < end]
     if not slots:
         return
     edges = [slot.start for slot in slots] + [slots[-1].end]
@@ -106,6 +131,10 @@ def _realised(axis: Any, picture: Picture, zone: str, provider: Provider, now: d
         values = provider.realised(zone, picture.start, min(now, picture.end), now)
     except BatchschedError:
         return
+    _came_true(axis, values)
+
+
+def _came_true(axis: Any, values: list[Realised]) -> None:
     if values:
         edges = [value.start for value in values] + [values[-1].end]
         heights = [value.intensity_g_per_kwh for value in values]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from batchsched.clock import Clock, IdSource, RandomIds, SystemClock
 from batchsched.errors import InvalidConfiguration, StorageUnavailable
@@ -21,6 +23,9 @@ from batchsched.server.quotas import Quotas
 from batchsched.server.reports import Reports
 from batchsched.server.webhooks import Webhooks
 from batchsched.settings import Loaded
+
+if TYPE_CHECKING:
+    from batchsched.forecasts.archive import Archive
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +45,7 @@ class Runtime:
         try:
             self.store = open_store(loaded.settings.server.store_url, root)
             settle(self.database, self.store)
-            provider = open_provider(loaded.settings.forecast, loaded.path.parent if loaded.path else Path())
+            self.provider = provider = open_provider(loaded.settings.forecast, loaded.path.parent if loaded.path else Path())
             weights = {name: tenant.weight for name, tenant in loaded.settings.tenants.items()}
             self.recorder = Recorder(self.database, self.store, self.ids, weights)
             self.leadership = Leadership(self.database, self.ids.new("server"), self.clock, self._begin_to_lead)
@@ -67,6 +72,14 @@ class Runtime:
         except BaseException:
             self.database.close()
             raise
+
+    @cached_property
+    def archive(self) -> Archive:
+        """What was known of the grid and when. Opened when it is first asked for: it brings Parquet along."""
+        from batchsched.forecasts.archive import Archive
+
+        settings = self.settings
+        return Archive(Path(settings.forecast.archive_dir or Path(settings.server.data_dir) / "forecasts"))
 
     def start(self) -> None:
         """Begin to work."""

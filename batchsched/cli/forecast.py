@@ -1,0 +1,98 @@
+"""`batchsched forecast`: what is known of the grid, and what was known when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from batchsched.cli.common import Connect, json_option, print_facts, print_json, print_table, server_options, when
+
+if TYPE_CHECKING:
+    from batchsched.client.forecasts import Forecast, ForecastSlot, Which
+
+
+@click.group()
+def forecast() -> None:
+    """Forecasts of carbon intensity."""
+
+
+@forecast.command()
+@click.argument("zone")
+@click.option("--as-of", metavar="TIME", help="As it was known then, such as 2026-05-01T06:00:00Z [default: now].")
+@click.option("--hours", type=click.IntRange(1, 168), default=96, show_default=True, help="How far ahead.")
+@click.option("--provider", metavar="NAME", help="Of this provider, from the archive [default: what plans rest on].")
+@click.option("--signal", metavar="TEXT", help="Of this signal, from the archive, such as 'marginal direct'.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Also write an image (.png or .svg).")
+@json_option
+@server_options
+def show(
+    zone: str,
+    as_of: str | None,
+    hours: int,
+    provider: str | None,
+    signal: str | None,
+    plot: Path | None,
+    as_json: bool,
+    connect: Connect,
+) -> None:
+    """Show a zone's forecast, and what came true in the day before."""
+    if plot and plot.suffix not in {".png", ".svg"}:
+        raise click.UsageError("--plot needs a name that ends in .png or .svg.")
+    which: Which = {"as_of": as_of, "hours": hours, "provider": provider, "signal": signal}
+    with connect() as client:
+        found = client.forecasts.retrieve(zone, **which)
+        if plot:
+            plot.write_bytes(client.forecasts.plot(zone, "svg" if plot.suffix == ".svg" else "png", **which))
+    if as_json:
+        print_json(found)
+    else:
+        _show(found)
+
+
+@forecast.command()
+@json_option
+@server_options
+def zones(as_json: bool, connect: Connect) -> None:
+    """List the zones that are known, who says so, and how far the archive reaches. With --json: one object a line."""
+    with connect() as client:
+        found = client.forecasts.list()
+    if as_json:
+        for one in found:
+            print_json(one)
+        return
+    rows = [
+        (feed.zone, feed.provider, feed.signal, when(feed.newest_issue_at) or "", when(feed.realised_until) or "")
+        for feed in found
+    ]
+    print_table(("zone", "provider", "signal", "newest forecast", "measured until"), rows)
+
+
+def _show(found: Forecast) -> None:
+    continued = f"{found.continued_by}, from {when(found.continued_from)}" if found.continued_by else None
+    print_facts(
+        [
+            ("zone", found.zone),
+            ("signal", f"{found.signal}, gCO2e/kWh"),
+            ("as of", when(found.as_of)),
+            ("provider", found.provider),
+            ("issued", when(found.issued_at)),
+            ("received", when(found.received_at)),
+            ("continued by", continued),
+            ("licence", found.licence or None),
+        ]
+    )
+    click.echo()
+    behind = [(when(one.start) or "", f"{one.intensity_g_per_kwh:.0f}", *["" for _ in found.levels]) for one in found.realised]
+    ahead = [(when(slot.start) or "", *_values(slot, len(found.levels))) for slot in found.slots]
+    kinds = ["estimated" if one.estimated else "came true" for one in found.realised] + ["forecast"] * len(ahead)
+    rows = [(start, kind, *rest) for kind, (start, *rest) in zip(kinds, [*behind, *ahead], strict=True)]
+    print_table(("from", "what", "g/kWh", *(f"{level:.0%}" for level in found.levels)), rows)
+
+
+def _values(slot: ForecastSlot, levels: int) -> list[str]:
+    values = [slot.mean_g_per_kwh, *(slot.quantiles or [None] * levels)]
+    return ["unknown" if slot.mean_g_per_kwh is None else f"{slot.mean_g_per_kwh:.0f}"] + [
+        "" if value is None else f"{value:.0f}" for value in values[1:]
+    ]

@@ -1,0 +1,97 @@
+"""Forecasts of carbon intensity as the server knows them: typed results, and the calls that fetch them.
+
+Intensities are gCO2e per kWh, None where unknown; times are aware UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TypedDict
+from urllib.parse import quote
+
+import msgspec
+
+from batchsched.client.calls import Call, PlotFormat, asked, typed
+from batchsched.wire import PREFIX
+
+
+class ForecastFeed(msgspec.Struct, frozen=True):
+    """Who says what about a zone, and how far the archive has it."""
+
+    zone: str
+    provider: str
+    signal: str
+    newest_issue_at: datetime | None = None
+    realised_until: datetime | None = None
+
+
+class ForecastSlot(msgspec.Struct, frozen=True):
+    """One step; `quantiles` belong to the forecast's `levels`."""
+
+    start: datetime
+    end: datetime
+    mean_g_per_kwh: float | None = None
+    quantiles: tuple[float, ...] | None = None
+
+
+class Measurement(msgspec.Struct, frozen=True):
+    """What came true over [start, end); `estimated`: the provider says that it was not measured."""
+
+    start: datetime
+    end: datetime
+    intensity_g_per_kwh: float
+    provider: str = ""
+    estimated: bool = False
+
+
+class Forecast(msgspec.Struct, frozen=True):
+    """What was known about a zone at `as_of`: the forecast, and the day that lay behind.
+
+    `received_at`: when it came, where one provider or signal of the archive was asked for.
+    """
+
+    zone: str
+    as_of: datetime
+    issued_at: datetime
+    provider: str
+    signal: str
+    received_at: datetime | None = None
+    licence: str = ""
+    continued_by: str | None = None
+    continued_from: datetime | None = None
+    levels: tuple[float, ...] = ()
+    slots: tuple[ForecastSlot, ...] = ()
+    realised: tuple[Measurement, ...] = ()
+
+
+class Which(TypedDict, total=False):
+    """Which forecast. `as_of`: as it was known then (default: now). `hours`: how far it is shown (default: 96).
+
+    Without `provider` and `signal` it is the one that plans rest on; with one of them, the archive's newest of that kind.
+    """
+
+    as_of: datetime | str | None
+    hours: int | None
+    provider: str | None
+    signal: str | None
+
+
+class _Feeds(msgspec.Struct, frozen=True):
+    data: tuple[ForecastFeed, ...]
+
+
+def feeds() -> Call[tuple[ForecastFeed, ...]]:
+    """All that is known."""
+    decode = typed(_Feeds)
+    return Call("GET", f"{PREFIX}/forecasts", lambda content: decode(content).data)
+
+
+def forecast(zone: str, which: Which) -> Call[Forecast]:
+    """One forecast."""
+    return Call("GET", f"{PREFIX}/forecasts/{quote(zone, safe='')}", typed(Forecast), {"params": asked(**which)})
+
+
+def forecast_plot(zone: str, image_format: PlotFormat, which: Which) -> Call[bytes]:
+    """A picture of it."""
+    params = {**asked(**which), "format": image_format}
+    return Call("GET", f"{PREFIX}/forecasts/{quote(zone, safe='')}/plot", bytes, {"params": params})

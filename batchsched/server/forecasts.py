@@ -1,0 +1,149 @@
+"""Routes about the grid: forecasts as they were known at any instant, what came true, and what the archive has."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from batchsched.errors import ForecastUnavailable, InvalidValue
+from batchsched.forecasts import QUANTILES, IntensityForecast, Realised, Signal
+from batchsched.server.contract import Forecast, ForecastFeed, Measurement
+from batchsched.server.extensions import MEDIA
+from batchsched.server.runtime import Runtime
+from batchsched.wire import PREFIX
+
+MOST_HOURS = 168
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def router(runtime: Runtime) -> APIRouter:
+    """The routes, bound to a server."""
+    routes = APIRouter(prefix=f"{PREFIX}/forecasts", tags=["batchsched"])
+    desk = Forecasts(runtime)
+    hours_ = Query(96, ge=1, le=MOST_HOURS)
+
+    @routes.get("")
+    def list_forecasts() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Who says what about which zone: the source that plans rest on, and all that the archive has."""
+        found = desk.feeds()
+        return {"object": "list", "data": [msgspec.to_builtins(feed) for feed in found]}
+
+    @routes.get("/{zone}")
+    def show_forecast(  # pyright: ignore[reportUnusedFunction]
+        zone: str, as_of: str | None = None, hours: int = hours_, provider: str | None = None, signal: str | None = None
+    ) -> dict[str, Any]:
+        """What was known about a zone at an instant (now, unless `as_of` names one): the forecast, and the day that lay behind.
+
+        Without `provider` and `signal`: what plans rest on; with one of them: what the archive has of it.
+        """
+        shown: dict[str, Any] = msgspec.to_builtins(desk.show(zone, as_of, hours, provider, signal))
+        return shown
+
+    @routes.get("/{zone}/plot")
+    def plot_forecast(  # pyright: ignore[reportUnusedFunction]
+        zone: str,
+        as_of: str | None = None,
+        hours: int = hours_,
+        provider: str | None = None,
+        signal: str | None = None,
+        format: str = "svg",  # noqa: A002 - the parameter's public name
+    ) -> Response:
+        """A picture of the same, with what has come true since."""
+        picture = desk.plot(zone, as_of, hours, provider, signal, format)
+        return Response(picture, media_type=MEDIA.get(format))
+
+    return routes
+
+
+class Forecasts:
+    """What the routes do."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def feeds(self) -> list[ForecastFeed]:
+        """The archive's feeds, and the zones of the provider in force that the archive has nothing of."""
+        archived = [
+            ForecastFeed(*summary.feed, summary.newest_issue_at, summary.realised_until)
+            for summary in self._runtime.archive.summaries(self._runtime.clock.now())
+        ]
+        provider, known = self._runtime.provider, {feed.zone for feed in archived}
+        others = [
+            ForecastFeed(zone, provider.name, str(provider.signal_of(zone)), None, None)
+            for zone in provider.zones()
+            if zone not in known
+        ]
+        return sorted(archived + others, key=lambda feed: (feed.zone, feed.provider, feed.signal))
+
+    def show(self, zone: str, as_of: str | None, hours: int, provider: str | None, signal: str | None) -> Forecast:
+        """Raises ForecastUnavailable, SignalMismatch, InvalidValue."""
+        now = self._instant(as_of)
+        forecast, received_at = self._forecast(zone, now, now + hours * timedelta(hours=1), provider, signal)
+        realised = self._realised(forecast, now - timedelta(days=1), now, now, archived=received_at is not None)
+        return Forecast(
+            zone=zone,
+            as_of=now,
+            issued_at=forecast.issued_at,
+            received_at=received_at,
+            provider=forecast.provider,
+            signal=str(forecast.signal),
+            licence=forecast.licence,
+            continued_by=forecast.continued_by,
+            continued_from=forecast.continued_from,
+            levels=list(QUANTILES),
+            slots=list(forecast.slots),
+            realised=[
+                Measurement(value.start, value.end, value.intensity_g_per_kwh, value.provider, value.estimated)
+                for value in realised
+            ],
+        )
+
+    def plot(self, zone: str, as_of: str | None, hours: int, provider: str | None, signal: str | None, kind: str) -> bytes:
+        """Raises as `show` does."""
+        from batchsched.server.plot import draw_forecast
+
+        at, now = self._instant(as_of), self._runtime.clock.now()
+        end = at + hours * timedelta(hours=1)
+        forecast, received_at = self._forecast(zone, at, end, provider, signal)
+        since = at - timedelta(days=1)
+        realised = self._realised(forecast, since, min(end, now), now, archived=received_at is not None)
+        return draw_forecast(forecast, realised, at, now, kind)
+
+    def _forecast(
+        self, zone: str, now: datetime, until: datetime, provider: str | None, signal: str | None
+    ) -> tuple[IntensityForecast, datetime | None]:
+        """The forecast, and where the archive was asked itself, when it had come."""
+        if provider is None and signal is None:
+            return self._runtime.provider.forecast(zone, now, until), None
+        wanted = Signal.parse(signal) if signal is not None else None
+        found = self._runtime.archive.newest_receipt(zone, as_of=now, provider=provider, signal=wanted)
+        slots = tuple(slot for slot in found.forecast.slots if slot.end > now and slot.start < until) if found else ()
+        if found is None or not slots:
+            whose = f" by '{provider}'" if provider is not None else ""
+            raise ForecastUnavailable(f"The archive has no forecast for '{zone}'{whose} that was known then and reached as far.")
+        return msgspec.structs.replace(found.forecast, slots=slots), found.received_at
+
+    def _realised(
+        self, forecast: IntensityForecast, start: datetime, end: datetime, now: datetime, *, archived: bool
+    ) -> list[Realised]:
+        if archived:
+            return self._runtime.archive.realised(forecast.zone, start, end, as_of=now, signal=forecast.signal)
+        return self._runtime.provider.realised(forecast.zone, start, end, now)
+
+    def _instant(self, as_of: str | None) -> datetime:
+        now = self._runtime.clock.now()
+        if as_of is None:
+            return now
+        try:
+            at = datetime.fromisoformat(as_of)
+        except ValueError:
+            raise InvalidValue(f"'{as_of}' is not an instant such as 2026-05-01T06:00:00Z.", param="as_of") from None
+        if at.tzinfo is None:
+            raise InvalidValue(f"'{as_of}' has no time zone; add Z for UTC or an offset such as +02:00.", param="as_of")
+        if not EARLIEST <= at <= now:
+            raise InvalidValue("'as_of' lies in the future, or before the year 2000.", param="as_of")
+        return at.astimezone(UTC)
