@@ -61,7 +61,7 @@ def test_as_of_gives_exactly_what_was_known_then(client: Client) -> None:
     first = client.forecasts.retrieve("DE", provider="grid", as_of=NOW + 1.5 * HOUR)
     assert [first.issued_at, first.received_at, first.licence] == [NOW, NOW, "CC0"]
     assert [slot.mean_g_per_kwh for slot in first.slots] == [101, 102, 103]
-    assert first.slots[0].quantiles == (80, 90, 100, 110, 120)
+    assert list(first.slots[0].quantiles or ()) == [80, 90, 100, 110, 120]
     assert [value.intensity_g_per_kwh for value in first.realised] == [90, 95]
     changed = client.forecasts.retrieve("DE", signal="average direct", as_of=LATER, hours=1)
     assert (changed.received_at, len(changed.slots)) == (NOW + 2.2 * HOUR, 2)
