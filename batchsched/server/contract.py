@@ -18,8 +18,8 @@ from msgspec import Meta
 
 from batchsched import wire
 from batchsched.carbon.report import Report
-from batchsched.forecasts import ForecastSlot
 from batchsched.lines import ENDPOINTS
+from batchsched.server.forecast_answers import Forecast, ForecastFeeds
 from batchsched.server.keys import NewKey
 from batchsched.server.options import EXPIRES_S, MAX_METADATA, Change, Options, Retry
 from batchsched.server.rules import RULES, Scope
@@ -353,53 +353,6 @@ class Plan(_Exact):
     late: dict[str, float]
     grams_expected: dict[str, float | None]
     notes: list[str]
-
-
-class ForecastFeed(msgspec.Struct, forbid_unknown_fields=True):
-    """What is known of a zone's forecasts; both instants are null where the archive has none."""
-
-    zone: str
-    provider: str
-    signal: str
-    newest_issue_at: datetime | None
-    realised_until: datetime | None
-
-
-class ForecastFeeds(_Exact):
-    """All of them."""
-
-    object: Literal["list"]
-    data: list[ForecastFeed]
-
-
-class Measurement(msgspec.Struct, forbid_unknown_fields=True):
-    """What came true over [start, end)."""
-
-    start: datetime
-    end: datetime
-    intensity_g_per_kwh: float
-    provider: str
-    estimated: bool
-
-
-class Forecast(_Exact):
-    """What was known about a zone at `as_of`. Each slot's quantiles belong to `levels`.
-
-    `received_at`: when it came, where the archive was asked for one provider or signal.
-    """
-
-    zone: str
-    as_of: datetime
-    issued_at: datetime
-    received_at: datetime | None
-    provider: str
-    signal: str
-    licence: str
-    continued_by: str | None
-    continued_from: datetime | None
-    levels: list[float]
-    slots: list[ForecastSlot]
-    realised: list[Measurement]
 
 
 class Health(_Exact):

@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from batchsched.errors import ForecastUnavailable, InvalidValue
 from batchsched.forecasts import QUANTILES, IntensityForecast, Realised, Signal
-from batchsched.server.contract import Forecast, ForecastFeed, Measurement
 from batchsched.server.extensions import MEDIA
+from batchsched.server.forecast_answers import Forecast, ForecastFeed, ForecastFeeds, Measurement
 from batchsched.server.runtime import Runtime
 from batchsched.wire import PREFIX
 
@@ -29,8 +29,8 @@ def router(runtime: Runtime) -> APIRouter:
     @routes.get("")
     def list_forecasts() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Who says what about which zone: the source that plans rest on, and all that the archive has."""
-        found = desk.feeds()
-        return {"object": "list", "data": [msgspec.to_builtins(feed) for feed in found]}
+        found: dict[str, Any] = msgspec.to_builtins(ForecastFeeds("list", desk.feeds()))
+        return found
 
     @routes.get("/{zone}")
     def show_forecast(  # pyright: ignore[reportUnusedFunction]

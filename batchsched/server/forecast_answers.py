@@ -1,0 +1,57 @@
+"""What the routes about forecasts answer, as types. Intensities are gCO2e per kWh, null where unknown."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from batchsched.forecasts import ForecastSlot
+
+
+class ForecastFeed(msgspec.Struct, forbid_unknown_fields=True):
+    """What is known of a zone's forecasts; both instants are null where the archive has none."""
+
+    zone: str
+    provider: str
+    signal: str
+    newest_issue_at: datetime | None
+    realised_until: datetime | None
+
+
+class ForecastFeeds(msgspec.Struct, forbid_unknown_fields=True):
+    """All of them."""
+
+    object: Literal["list"]
+    data: list[ForecastFeed]
+
+
+class Measurement(msgspec.Struct, forbid_unknown_fields=True):
+    """What came true over [start, end)."""
+
+    start: datetime
+    end: datetime
+    intensity_g_per_kwh: float
+    provider: str
+    estimated: bool
+
+
+class Forecast(msgspec.Struct, forbid_unknown_fields=True):
+    """What was known about a zone at `as_of`. Each slot's quantiles belong to `levels`.
+
+    `received_at`: when it came, where the archive was asked for one provider or signal.
+    """
+
+    zone: str
+    as_of: datetime
+    issued_at: datetime
+    received_at: datetime | None
+    provider: str
+    signal: str
+    licence: str
+    continued_by: str | None
+    continued_from: datetime | None
+    levels: list[float]
+    slots: list[ForecastSlot]
+    realised: list[Measurement]
