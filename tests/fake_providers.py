@@ -82,10 +82,15 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     """One request: the provider's answer, spoiled by its mood."""
 
-    server: Server
+    @property
+    def fake(self) -> FakeProvider:
+        """Whose socket it is."""
+        if not isinstance(self.server, Server):
+            raise TypeError
+        return self.server.fake
 
     def do_GET(self) -> None:
-        fake, parts = self.server.fake, urlsplit(self.path)
+        fake, parts = self.fake, urlsplit(self.path)
         params = dict(parse_qsl(parts.query))
         headers = {name.lower(): value for name, value in self.headers.items()}
         fake.asked.append((parts.path, params, headers))
@@ -94,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
         self.act(mood, status, kind, body.encode())
 
     def act(self, mood: str, status: int, kind: str, body: bytes) -> None:
-        fake = self.server.fake
+        fake = self.fake
         first, _, rest = mood.partition(" ")
         more: dict[str, str] = {}
         if first == "html":
@@ -123,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
             for index in range(len(body) if slowly else 0):
                 self.wfile.write(body[index : index + 1])
                 self.wfile.flush()
-                self.server.fake.closed.wait(0.02)
+                self.fake.closed.wait(0.02)
 
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
         """Say nothing."""

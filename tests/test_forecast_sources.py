@@ -30,6 +30,7 @@ from batchsched.feeds import FeedSource
 from batchsched.forecasts.port import Signal
 from batchsched.forecasts.sources import Source, open_source
 from batchsched.forecasts.sources.fetcher import TRIES
+from batchsched.forecasts.sources.mix import STORAGE, intensities
 from batchsched.forecasts.sources.port import Point, cleaned
 from tests.fake_providers import HOUR, SPEAK, USER, FakeProvider
 
@@ -38,7 +39,6 @@ SECRET = "k3y-0f-n0b0dy"
 ZONES = {"gb": "national", "entsoe": "10Y1001A1001A83F", "watttime": "CAISO_NORTH"}
 SIGNALS = {"watttime": "marginal direct", "electricity_maps": "average lifecycle", "carbon_aware_sdk": "average direct"}
 STEPS = {"gb": HOUR / 2, "entsoe": HOUR / 4, "watttime": HOUR / 12}
-MEASURED_ONLY = {"eia", "entsoe"}
 
 
 class Setup:
@@ -132,12 +132,10 @@ class TestContract:
         assert setup.source.fetch_realised("Z", NOW, NOW + 3 * HOUR, NOW) == []
         assert setup.source.fetch_realised("Z", NOW + HOUR, NOW + 3 * HOUR, NOW) == []
 
-    @pytest.mark.parametrize("bad", [None, -5.0])
+    @pytest.mark.parametrize("bad", [None, -5.0, float("nan")])
     def test_missing_and_negative_are_unknown_never_a_number(self, setup: Setup, bad: float | None) -> None:
         hole = NOW - 3 * HOUR
         setup.fake.value = lambda at: bad if hole <= at < hole + HOUR or NOW <= at < NOW + HOUR else 200 + at.hour
-        if setup.kind in MEASURED_ONLY and bad is not None:
-            pytest.skip("a fuel below zero is a fuel at zero")
         known = setup.source.fetch_realised("Z", NOW - 6 * HOUR, NOW, NOW)
         assert {value.start.replace(minute=0) for value in known} == {NOW - n * HOUR for n in (6, 5, 4, 2, 1)}
         if setup.source.has_forecast:
@@ -366,14 +364,24 @@ class TestParticular:
         with pytest.raises(ForecastUnavailable, match="declares entities"):
             made.ask()
 
-    def test_hours_without_a_fuel_that_others_have_are_unknown(self) -> None:
-        from batchsched.forecasts.sources.mix import intensities
+    @only("eia", "entsoe")
+    def test_the_newest_hours_lack_a_fuel_as_seen_from_the_day_before(self, made: Setup) -> None:
+        made.fake.value = lambda at: None if at >= NOW - 2 * HOUR else 200
+        assert made.source.fetch_realised("Z", NOW - 2 * HOUR, NOW, NOW) == []
+        known = made.source.fetch_realised("Z", NOW - 4 * HOUR, NOW, NOW)
+        assert (known[0].start, known[-1].end) == (NOW - 4 * HOUR, NOW - 2 * HOUR)
 
-        hours = [NOW + n * HOUR for n in range(4)]
-        whole = {"COL": 50.0, "SUN": 50.0, "OIL": 0.1, "X": -3.0}
-        mix = {hours[0]: whole, hours[1]: whole, hours[2]: {"SUN": 50.0}, hours[3]: {"COL": 0.0, "SUN": 0.0}}
-        found = intensities(mix, {"COL": "coal", "SUN": "solar", "OIL": "oil"}, Signal())
-        assert [found[hour] for hour in hours] == [pytest.approx(380, rel=0.01)] * 2 + [None, None]
+    def test_a_missing_fuel_makes_unknown_unless_it_is_missing_every_day(self) -> None:
+        hours = [NOW + n * HOUR for n in range(72)]
+        night = {"COL": 50.0, "WND": 50.0, "OIL": 0.1, "X": -3.0, "BAT": 70.0}
+        mix = {at: night | ({"SUN": 100.0} if 6 <= at.hour < 18 else {}) for at in hours}
+        mix[hours[25]] = {"SUN": 50.0}
+        mix[hours[31]] = {"COL": 0.0, "SUN": 0.0, "WND": 0.0}
+        del mix[hours[32]]["OIL"], mix[hours[33]]["BAT"]
+        found = intensities(mix, {"COL": "coal", "SUN": "solar", "OIL": "oil", "WND": "wind", "BAT": STORAGE}, Signal())
+        assert {at for at, value in found.items() if value is None} == {hours[25], hours[31]}
+        assert found[hours[0]] == pytest.approx(190, rel=0.01)  # 12 o'clock
+        assert found[hours[33]] == found[hours[9]] == pytest.approx(380, rel=0.01)  # 21 o'clock
 
 
 class TestSettings:

@@ -14,7 +14,7 @@ from batchsched.errors import ForecastUnavailable
 from batchsched.feeds import FeedSource
 from batchsched.forecasts.port import IntensityForecast, Realised, Signal
 from batchsched.forecasts.sources.fetcher import Fetcher
-from batchsched.forecasts.sources.mix import STORAGE, intensities
+from batchsched.forecasts.sources.mix import CONTEXT, STORAGE, intensities
 from batchsched.forecasts.sources.port import Base, Point, instant, number
 
 URL = "https://api.eia.gov"
@@ -60,9 +60,12 @@ class Eia930(Base):
     def fetch_realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:
         """Hours by their fuels."""
         theirs = self._theirs(zone)
+        until = min(end, now)
+        if start >= until:
+            return []
         rows: list[Any] = []
         for _ in range(MOST_PAGES):
-            page, total = self._page(theirs, start, min(end, now), len(rows))
+            page, total = self._page(theirs, min(start, until - CONTEXT), until, len(rows))
             rows += page
             if not page or len(rows) >= total:
                 break

@@ -17,7 +17,7 @@ from batchsched.errors import ForecastUnavailable
 from batchsched.feeds import FeedSource
 from batchsched.forecasts.port import IntensityForecast, Realised, Signal
 from batchsched.forecasts.sources.fetcher import Fetcher
-from batchsched.forecasts.sources.mix import STORAGE, intensities
+from batchsched.forecasts.sources.mix import CONTEXT, STORAGE, intensities
 from batchsched.forecasts.sources.port import Base, Point, instant, number, spans
 
 URL = "https://web-api.tp.entsoe.eu"
@@ -69,9 +69,9 @@ class EntsoE(Base):
 
     def fetch_realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:
         """Slots as fine as the finest series."""
-        theirs = self._theirs(zone)
-        points: list[Point] = []
-        for since, to in spans(start, min(end, now), LONGEST):
+        theirs, until = self._theirs(zone), min(end, now)
+        pieces: list[_Piece] = []
+        for since, to in spans(min(start, until - CONTEXT), until, LONGEST) if start < until else ():
             params = {
                 "securityToken": self._fetcher.secret,
                 "documentType": "A75",
@@ -80,15 +80,13 @@ class EntsoE(Base):
                 "periodStart": f"{since:%Y%m%d%H%M}",
                 "periodEnd": f"{to:%Y%m%d%H%M}",
             }
-            points += self._points(self._fetcher.xml(URL, "/api", params))
-        return self._realised(zone, points, start, end, now)
+            root = self._fetcher.xml(URL, "/api", params)
+            with self._reading():
+                pieces += self._pieces(root)
+        return self._realised(zone, self._points(pieces), start, end, now)
 
-    def _points(self, root: ET.Element) -> list[Point]:
-        with self._reading():
-            pieces = self._pieces(root)
-        if not pieces:
-            return []
-        step = min(length for _, length, _, _ in pieces)
+    def _points(self, pieces: list[_Piece]) -> list[Point]:
+        step = min((length for _, length, _, _ in pieces), default=timedelta(hours=1))
         mix: dict[datetime, dict[str, float]] = {}
         for start, length, kind, mw in pieces:
             for part in range(length // step):
@@ -116,7 +114,9 @@ class EntsoE(Base):
 def _values(period: ET.Element, *, repeats: bool) -> Iterator[tuple[datetime, timedelta, float]]:
     start, end = (instant(period.findtext(f"timeInterval/{edge}")) for edge in ("start", "end"))
     step = STEPS[period.findtext("resolution", "")]
-    by_position = {int(point.findtext("position", "")): number(point.findtext("quantity")) for point in period.iterfind("Point")}
+    by_position: dict[int, float | None] = {
+        int(point.findtext("position", "")): number(point.findtext("quantity")) for point in period.iterfind("Point")
+    }
     mw: float | None = None
     for index in range((end - start) // step):
         mw = by_position.get(index + 1, mw if repeats else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -9,8 +10,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 from xml.etree import ElementTree as ET
-
-import msgspec
 
 from batchsched.clock import Clock
 from batchsched.errors import ForecastUnavailable, ServerUnreachable, SourceLimited, SourceRefused
@@ -153,8 +152,8 @@ def _json(answer: Answer) -> Any:
     if "json" not in answer.headers.get("content-type", ""):
         raise ValueError("its answer is not JSON")
     try:
-        return msgspec.json.decode(answer.body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return json.loads(answer.body)  # unlike stricter readers it takes NaN, which is unknown and not the whole answer's end
+    except (ValueError, RecursionError):
         raise ValueError("its answer is broken JSON") from None
 
 

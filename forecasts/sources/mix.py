@@ -9,9 +9,8 @@ as coal.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from batchsched.forecasts.port import Signal
@@ -32,35 +31,33 @@ FACTORS: Final[Mapping[str, tuple[float, float]]] = {  # fuel: direct, lifecycle
     "wind": (0.0, 11.0),
     "other": (575.0, 700.0),
 }
-# A fuel below this share of the generation may be missing without making the slot unknown.
+# A fuel of which no more than this share of the generation is expected may be missing.
 NEGLIGIBLE_SHARE = 0.01
+DAY = timedelta(days=1)
+CONTEXT = 2 * DAY
+"""How much is asked for at least, so that a missing fuel is seen to be missing."""
 
 Mix = Mapping[datetime, Mapping[str, float]]
 """Of each slot, by its start: megawatts by the provider's code of a fuel, reported ones only."""
 
 
 def intensities(mix: Mix, fuels: Mapping[str, str], signal: Signal) -> dict[datetime, float | None]:
-    """Grams per kWh of each slot. Unknown where nothing was generated, or a fuel is missing that most slots report.
+    """Grams per kWh of each slot. Unknown where nothing was generated, or where a fuel is missing that was there a day away.
 
     `fuels`: the provider's codes as keys of FACTORS, or STORAGE; a code that is not there is "other".
     """
     column = 0 if signal.scope == "direct" else 1
-    needed = _needed(mix)
+    codes = {code for by_code in mix.values() for code in by_code if fuels.get(code) != STORAGE}
     found: dict[datetime, float | None] = {}
     for start, by_code in mix.items():
-        produced = [(fuels.get(code, "other"), max(mw, 0.0)) for code, mw in by_code.items()]
-        generated = [(FACTORS[fuel][column], mw) for fuel, mw in produced if fuel != STORAGE]
+        generated = [(FACTORS[fuels.get(code, "other")][column], max(by_code[code], 0.0)) for code in codes & by_code.keys()]
         total = sum(mw for _, mw in generated)
-        whole = total > 0 and needed <= by_code.keys()
+        missing = sum(_a_day_away(mix, start, code) for code in codes - by_code.keys())
+        whole = total > 0 and missing <= NEGLIGIBLE_SHARE * total
         found[start] = sum(factor * mw for factor, mw in generated) / total if whole else None
     return found
 
 
-def _needed(mix: Mix) -> set[str]:
-    slots, mw_of = Counter[str](), defaultdict[str, float](float)
-    for by_code in mix.values():
-        for code, mw in by_code.items():
-            slots[code] += 1
-            mw_of[code] += max(mw, 0.0)
-    total = sum(mw_of.values())
-    return {code for code in slots if slots[code] > len(mix) / 2 and mw_of[code] > NEGLIGIBLE_SHARE * total}
+def _a_day_away(mix: Mix, start: datetime, code: str) -> float:
+    """Megawatts of a fuel at the same time a day before or after: some leave out the sun at night."""
+    return max(mix.get(start + days * DAY, {}).get(code, 0.0) for days in (-1, 1))
