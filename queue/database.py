@@ -30,6 +30,8 @@ _BUSY = ("40", "55P03")
 """SQLSTATEs (or their classes): rolled back for another's sake (deadlock, serialization), a lock that did not come."""
 _AWAY = ("08", "57", "53", "25006", "25P03")
 """Connections, operators at work or a statement cut short, resources, a standby, a transaction that stood still."""
+_SQLITE_AWAY = ("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")
+"""What a disk does that fails, is unmounted, or has a quota or a limit of size: it tells those two like a fault."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -59,7 +61,9 @@ class Database:
             self._below.close()
             raise DatabaseUnavailable(
                 f"{self._below.name} does not answer: {_line(problem.__cause__)}",
-                hint="Is it running, and may this server connect? See server.database_url.",
+                hint="Is it running, and may this server connect? See server.database_url."
+                if isinstance(where, str)
+                else "Is the disk sound, with room on it? Does another program have the file open?",
             ) from None
         except BaseException:
             self._below.close()
@@ -140,9 +144,19 @@ def _ours(problem: Exception) -> BatchschedError | None:
         return DatabaseUnavailable()
     if not isinstance(problem, DBAPIError) or isinstance(problem, DataError):
         return InvalidRequest(f"A value cannot be stored: {getattr(problem, 'orig', problem)}.")
-    if type(problem.orig).__module__ == "sqlite3":
-        return StorageFull() if "full" in str(problem.orig) else None
-    return _of_postgres(problem)
+    return _of_sqlite(problem) if type(problem.orig).__module__ == "sqlite3" else _of_postgres(problem)
+
+
+def _of_sqlite(problem: DBAPIError) -> BatchschedError | None:
+    name: str = getattr(problem.orig, "sqlite_errorname", "")
+    if name == "SQLITE_FULL":
+        return StorageFull()
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):  # by a program that has no business with it
+        return DatabaseBusy()
+    if name.startswith(_SQLITE_AWAY):
+        log.error("The database does not answer: %s (%s)", _line(problem), name)
+        return DatabaseUnavailable()
+    return None
 
 
 def _of_postgres(problem: DBAPIError) -> BatchschedError | None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import resource
 import signal
+import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
-from batchsched.errors import DatabaseUnavailable, InvalidConfiguration, StorageFull
-from batchsched.queue import ledger
+from batchsched.errors import DatabaseBusy, DatabaseUnavailable, InvalidConfiguration, StorageFull
+from batchsched.queue import chunks, ledger
 from batchsched.queue.database import Database, translated
 from tests.live import LiveServer, live_server, requests, wait_for
 from tests.postgres import PostgresServer, database_in
 from tests.processes import BATCHSCHED, ROOT
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -104,6 +111,74 @@ def test_a_full_disk_under_postgresql_is_told_as_one(postgres_url: str) -> None:
     database = Database(postgres_url)
     with pytest.raises(StorageFull), database.write() as connection:
         connection.exec_driver_sql("DO $$ BEGIN RAISE EXCEPTION 'no room' USING ERRCODE = 'disk_full'; END $$")
+    database.close()
+
+
+def test_what_goes_wrong_under_a_hot_statement_is_told_as_under_any_other(postgres: PostgresServer, postgres_url: str) -> None:
+    database = Database(postgres_url)
+
+    def claim(connection: Connection) -> None:
+        chunks.claim(connection, "b", worker_id="w", pool="p", limit=1, now=NOW, lease_s=60)
+
+    def cut(block: Callable[[], AbstractContextManager[Connection]]) -> None:
+        with block() as connection:
+            claim(connection)
+            postgres.terminate(database_in(postgres_url))
+            claim(connection)
+
+    for block in (database.write, database.statement):
+        with pytest.raises(DatabaseUnavailable):
+            cut(block)
+        with block() as connection:
+            claim(connection)
+
+    with database.write() as other, database.write() as connection:
+        other.exec_driver_sql("LOCK TABLE chunks")
+        connection.exec_driver_sql("SET LOCAL lock_timeout = '50ms'")
+        with pytest.raises(DatabaseBusy), translated():
+            claim(connection)
+    database.close()
+
+
+def _crowd(database: Database) -> None:
+    with database.write() as connection:
+        for i in range(200):
+            ledger.bump(connection, f"{i}" + "x" * 4000)
+
+
+def test_a_full_disk_under_sqlite_is_told_as_one(tmp_path: Path) -> None:
+    database = Database(tmp_path / "batchsched.db")
+    with database.write() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 100")
+    with pytest.raises(StorageFull):
+        _crowd(database)
+    database.close()
+
+
+def test_a_limit_on_sqlites_files_is_told_and_passes(tmp_path: Path) -> None:
+    database = Database(tmp_path / "batchsched.db")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "batchsched.db-wal").stat().st_size + 20_000, before[1]))
+    try:
+        with pytest.raises(DatabaseUnavailable):
+            _crowd(database)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with database.read() as connection:
+        assert ledger.counted(connection) == {}
+    _crowd(database)
+    database.close()
+
+
+def test_a_program_that_keeps_sqlites_file_locked_is_told(tmp_path: Path) -> None:
+    database = Database(tmp_path / "batchsched.db")
+    with database.write() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 50")
+    with closing(sqlite3.connect(tmp_path / "batchsched.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DatabaseBusy):
+            _crowd(database)
+    _crowd(database)
     database.close()
 
 
