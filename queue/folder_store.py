@@ -1,7 +1,7 @@
 """A store in a folder, of one server's own or shared by several.
 
 files/<file id>                       what was uploaded, and what was merged
-results/<batch id>.<round>/<name>.log results that one server process recorded of a batch; it alone appends, and never cuts
+results/<batch id>.<round>/<name>.log results that one server process recorded of a batch: it alone appends, or cuts off failures
 tmp/                                  half-made files
 """
 
