@@ -6,8 +6,7 @@ acknowledgement that is a tenth of the time. The text, the types and the transac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Dialect, Executable
@@ -44,10 +43,8 @@ class Hot:
     def rows(self, connection: Connection, parameters: Mapping[str, Any]) -> list[Row]:
         """Run it; what it returns."""
         made = self._for(connection.dialect)
-        with _as_usual(connection, made.text):
-            cursor = _cursor(connection)
-            cursor.execute(made.text, made.bound(parameters))
-            found = [dict(zip(made.names, row, strict=True)) for row in cursor.fetchall()]
+        cursor = self._run(connection, "execute", made.text, made.bound(parameters))
+        found = [dict(zip(made.names, row, strict=True)) for row in cursor.fetchall()]
         for name, processor in made.read:
             for row in found:
                 row[name] = processor(row[name])
@@ -57,32 +54,23 @@ class Hot:
         """Run it once for each; how many rows it changed."""
         made = self._for(connection.dialect)
         bound = [made.bound(parameters) for parameters in several]
-        with _as_usual(connection, made.text):
-            cursor = _cursor(connection)
-            if len(bound) == 1:
-                cursor.execute(made.text, bound[0])
-            else:
-                cursor.executemany(made.text, bound)
+        one = len(bound) == 1
+        cursor = self._run(connection, "execute" if one else "executemany", made.text, bound[0] if one else bound)
         return int(cursor.rowcount)
+
+    def _run(self, connection: Connection, how: str, text: str, bound: Any) -> Any:
+        """Raises what SQLAlchemy would raise."""
+        cursor: Any = connection.connection.cursor()
+        try:
+            getattr(cursor, how)(text, bound)
+        except connection.dialect.loaded_dbapi.Error as problem:
+            raise DBAPIError.instance(text, None, problem, connection.dialect.loaded_dbapi.Error) from problem
+        return cursor
 
     def _for(self, dialect: Dialect) -> _Compiled:
         if dialect.name not in self._compiled:
             self._compiled[dialect.name] = _compile(self.statement, dialect)
         return self._compiled[dialect.name]
-
-
-def _cursor(connection: Connection) -> Any:
-    return connection.connection.cursor()
-
-
-@contextmanager
-def _as_usual(connection: Connection, text: str) -> Generator[None]:
-    """Raises what SQLAlchemy would raise."""
-    error = connection.dialect.loaded_dbapi.Error
-    try:
-        yield
-    except error as problem:
-        raise DBAPIError.instance(text, None, problem, error) from problem
 
 
 def _compile(statement: Executable, dialect: Dialect) -> _Compiled:
