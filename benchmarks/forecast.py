@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from batchsched.forecasts import baselines
-from batchsched.forecasts.calibration import Calibrator, Knobs, walk
+from batchsched.forecasts.calibration import Knobs
 from batchsched.forecasts.evaluation import DAY_H, Array, Score, band_of, planned_once, replanned, score, total
 from benchmarks import forecast_trials as trials
-from benchmarks.forecast_trials import WARM_DAYS, Forecaster, Trial
+from benchmarks.forecast_bands import calibrated, print_sums
+from benchmarks.forecast_trials import Forecaster, Trial
 
 WINDOWS_H = (24, 48, 96)
 TRIALS = {"us-2022h2": trials.us_2022h2, "weather-2021h2": trials.weather_2021h2, "europe-2021h2": trials.europe_2021h2}
@@ -95,14 +95,9 @@ def run(trial: Trial, who: str, forecaster: Forecaster, cache: Path | None) -> F
     found.band = band_of(np.stack(list(bands.values())), np.stack([trial.actual(zone) for zone in bands]))
     capture(trial, rows, found)
     print_scores(who, found, made_s)
+    if who in (CARBONCAST, BLENDED):
+        print_sums(trial, rows)
     return found
-
-
-def calibrated(trial: Trial, zone: str, issued: Array, knobs: Knobs) -> Array:
-    """Quantiles of the issues from `trial.first` on. Where there are none before it, naive warms the calibrator up."""
-    before = baselines.naive(trial.values[zone], trial.start, trial.rows)[::DAY_H]
-    points = np.where(np.isnan(issued[:, :1]), before, issued)
-    return walk(Calibrator(knobs), points, trial.values[zone], trial.start)[WARM_DAYS:]
 
 
 def worst_month(quantiles: Array, actual: Array) -> float:
