@@ -40,7 +40,7 @@ def print_sums(trial: Trial, rows: dict[str, Array]) -> None:
             continue
         together = shuffled(past_errors(calibrators), SCENARIOS, rng)
         apart = {zone: rng.random((SCENARIOS, LEADS_H)) for zone in trial.zones}
-        truth = {zone: day_sums(trial.values[zone][None, hour : hour + LEADS_H])[0] for zone in trial.zones}
+        truth = {zone: day_sums(trial.actual(zone)[number - WARM_DAYS][None])[0] for zone in trial.zones}
         for kind, ranks in (("", together), (" apart", apart)):
             sums = {zone: day_sums(at_ranks(bands[zone], ranks[zone])) for zone in trial.zones}
             hits.setdefault("zone" + kind, []).extend(hit for zone in trial.zones for hit in within(sums[zone], truth[zone]))

@@ -157,9 +157,8 @@ def _trial(
     import pandas as pd
 
     labels = history["timestamp_utc"]
-    index = pd.date_range(
-        labels.min(), min(labels.max(), pd.Timestamp(began.year + 1, 1, 4, tz="UTC")), freq="h", inclusive="left"
-    )
+    until = min(labels.max(), pd.Timestamp(began.year + 1, 1, 3, 23, tz="UTC"))
+    index = pd.date_range(labels.min(), until, freq="h")
     values, provider = {}, {}
     for zone in zones:
         own = history[history["region"] == zone].set_index("timestamp_utc")["ci_direct"].reindex(index).to_numpy(float, copy=True)
