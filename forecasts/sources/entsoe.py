@@ -119,6 +119,9 @@ def _values(period: ET.Element, *, repeats: bool) -> Iterator[tuple[datetime, ti
     }
     mw: float | None = None
     for index in range((end - start) // step):
-        mw = by_position.get(index + 1, mw if repeats else None)
+        if index + 1 in by_position:
+            mw = by_position[index + 1]
+        elif not repeats:
+            mw = None
         if mw is not None:
             yield start + index * step, step, mw
