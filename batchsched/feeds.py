@@ -27,11 +27,17 @@ class FeedSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signal: Annotated[
         str, Meta(description="Which figure to ask for, such as `average direct`; empty: what the source gives by itself")
     ] = ""
-    horizon_h: Annotated[int, Meta(ge=1, le=96, description="How far forecasts are asked for, where one may choose")] = 72
+    horizon_h: Annotated[
+        int, Meta(ge=0, le=96, description="How far forecasts are asked for, where one may choose; 0: only history is asked for")
+    ] = 72
     refresh_s: Annotated[float, Meta(gt=0, description="Seconds from one look for news to the next")] = 900.0
     fresh_s: Annotated[float, Meta(gt=0, description="Age in seconds of a forecast from which the next source serves")] = 129600.0
     min_interval_s: Annotated[float, Meta(ge=0, description="Least seconds between two requests")] = 1.0
     timeout_s: Annotated[float, Meta(gt=0, description="Longest wait for one whole answer")] = 30.0
+
+    def __repr__(self) -> str:
+        """Without the key: this may end up in a log."""
+        return f"FeedSource({self.kind!r}, {self.zones!r})"
 
     def secret_from(self, name: str, env: Mapping[str, str]) -> str:
         """The key itself. Raises InvalidConfiguration where there is none, saying where it belongs."""

@@ -47,6 +47,7 @@ class FakeProvider:
         self.signal_type = "co2_moer"
         self.unit = "lbs_co2_per_mwh"
         self.page = 60
+        self.history_only = False
         self.logins = 0
         self.closed = threading.Event()
         self._server = Server(("127.0.0.1", 0), Handler)
@@ -255,6 +256,8 @@ def electricity_maps(fake: FakeProvider, path: str, params: dict[str, str], head
     if path.endswith("/history"):
         rows = [row(at) for at in slots(fake.now - 24 * HOUR, fake.now, HOUR)]
         return fake.json({"zone": params["zone"], "history": rows})
+    if fake.history_only:
+        return fake.refused()
     start, end = (datetime.fromisoformat(params[edge]) for edge in ("start", "end"))
     if end - start > timedelta(days=10):
         return 400, "application/json", "{}"

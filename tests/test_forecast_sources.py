@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -70,6 +71,10 @@ class Setup:
         if self.source.has_forecast:
             return self.source.fetch_forecast("Z", NOW)
         return self.source.fetch_realised("Z", NOW - 5 * HOUR, NOW, NOW)
+
+    def ask_long_ago(self) -> Any:
+        """What came true last month."""
+        return self.source.fetch_realised("Z", NOW - timedelta(days=31), NOW - timedelta(days=30), NOW)
 
 
 @pytest.fixture(params=sorted(SPEAK))
@@ -287,6 +292,7 @@ def test_a_key_never_gets_out(kind: str, secret: str, moods: list[str], right: b
     for text in (told, caplog.text, *(repr(record.args) for record in caplog.records)):
         assert secret not in text
         assert quote(secret, safe="") not in text
+        assert b64encode(f"{USER}:{secret}".encode()).decode() not in text
     assert not made.fake.asked or kind not in {"eia", "entsoe"} or secret in made.fake.asked[0][1].values()
 
 
@@ -310,6 +316,17 @@ class TestParticular:
         assert made.fake.asked[-1][0].endswith("/history")
         assert [value.estimated for value in values] == [False] * 3 + [True] * 3 or sum(value.estimated for value in values) == 2
         assert {value.signal for value in values} == {Signal("average", "direct")}
+
+    @only(("electricity_maps", {"horizon_h": 0}))
+    def test_a_plan_of_electricity_maps_with_history_only(self, made: Setup) -> None:
+        made.fake.history_only = True
+        assert not made.source.has_forecast
+        for _ in range(2):
+            values = made.source.fetch_realised("Z", NOW - 48 * HOUR, NOW, NOW)
+            assert [value.start for value in values] == [NOW - n * HOUR for n in range(24, 0, -1)]
+        assert [path.rpartition("/")[2] for path, _, _ in made.fake.asked] == ["past-range", "history", "history"]
+        with pytest.raises(SourceRefused):
+            made.ask_long_ago()
 
     @only("electricity_maps", "watttime")
     def test_an_answer_of_another_signal_is_refused_and_both_are_named(

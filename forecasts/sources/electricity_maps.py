@@ -1,8 +1,9 @@
 """Electricity Maps (version 3): flow-traced intensity of what is consumed in a zone; hourly; a key.
 
 Wire format: its API reference. Average lifecycle by itself, or average direct, which the answers confirm. `history` covers the
-last 24 hours and is in every plan; `past-range` (10 days a request) and `forecast` are in some. `latest` is the hour that has not
-ended yet, so it is no measurement and is not asked for. Hours are named by their start; `isEstimated` is kept.
+last 24 hours and is in every plan; `past-range` (10 days a request) and `forecast` are in some, and without them a request is
+refused like one with a wrong key. `latest` is the hour that has not ended yet, so it is no measurement and is not asked for.
+Hours are named by their start; `isEstimated` is kept.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+from batchsched.errors import SourceRefused
 from batchsched.feeds import FeedSource
 from batchsched.forecasts.port import IntensityForecast, Realised, Signal
 from batchsched.forecasts.sources.fetcher import Fetcher
@@ -32,6 +34,8 @@ class ElectricityMaps(Base):
     def __init__(self, name: str, declared: FeedSource, fetcher: Fetcher) -> None:
         super().__init__(name, declared)
         self._fetcher = fetcher
+        self._history_only = False
+        self.has_forecast = declared.horizon_h > 0
         # One of the horizons that it offers: the shortest that reaches, else the longest.
         self._horizon_h = next((h for h in HORIZONS_H if h >= declared.horizon_h), HORIZONS_H[-1])
 
@@ -44,14 +48,24 @@ class ElectricityMaps(Base):
         return self._forecast(zone, issued_at, now, points)
 
     def fetch_realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:
-        """From `history` where that reaches back far enough, else from `past-range`."""
-        points: list[Point] = []
-        if start >= now - HISTORY:
-            points = self._rows(self._ask("history", zone, {}), "history")
-        else:
-            for since, to in spans(start, min(end, now), LONGEST):
-                points += self._rows(self._ask("past-range", zone, {"start": iso(since), "end": iso(to)}), "data")
+        """From `past-range`; from `history` where that reaches back far enough, or where the plan has nothing else."""
+        recent, refused = end > now - HISTORY, False
+        if start < now - HISTORY and not (self._history_only and recent):
+            try:
+                return self._realised(zone, self._past(zone, start, min(end, now)), start, end, now)
+            except SourceRefused:
+                refused = True
+                if not recent:
+                    raise
+        points = self._rows(self._ask("history", zone, {}), "history")
+        self._history_only |= refused  # it was the plan, not the key
         return self._realised(zone, points, start, end, now)
+
+    def _past(self, zone: str, start: datetime, end: datetime) -> list[Point]:
+        points: list[Point] = []
+        for since, to in spans(start, end, LONGEST):
+            points += self._rows(self._ask("past-range", zone, {"start": iso(since), "end": iso(to)}), "data")
+        return points
 
     def _ask(self, what: str, zone: str, params: dict[str, str]) -> Any:
         asked = {"zone": self._theirs(zone), "emissionFactorType": self._signal.scope, **params}

@@ -106,7 +106,9 @@ class Fetcher:
         if status in {401, 403}:
             raise SourceRefused(
                 f"The source '{self._name}' refused {'the key' if self.secret else 'us'} (status {status}).",
-                hint=f"Look at {self._secret_setting}, and whether its plan includes this zone." if self.secret else None,
+                hint=f"Look at {self._secret_setting}, and whether its plan has this zone and forecasts (horizon_h = 0 asks for none)."
+                if self.secret
+                else None,
             )
         if status >= 300 and status not in PASSING:
             raise ForecastUnavailable(

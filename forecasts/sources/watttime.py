@@ -38,7 +38,7 @@ class WattTime(Base):
         self._user = declared.user
         self._horizon_h = min(declared.horizon_h, 72)
         self._type = next(kind for kind, signal in TYPES.items() if signal == self._signal)
-        self.has_forecast = self._type == "co2_moer"
+        self.has_forecast = self._type == "co2_moer" and declared.horizon_h > 0
         self._token, self._token_until = "", -math.inf
 
     def fetch_forecast(self, zone: str, now: datetime) -> IntensityForecast:
