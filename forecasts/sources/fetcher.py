@@ -104,11 +104,10 @@ class Fetcher:
             self._closed_until = self.clock.monotonic() + wait_s
             raise self._limited(wait_s)
         if status in {401, 403}:
+            advice = f"Look at {self._secret_setting}; has its plan this zone, and forecasts (horizon_h = 0 asks for none)?"
             raise SourceRefused(
                 f"The source '{self._name}' refused {'the key' if self.secret else 'us'} (status {status}).",
-                hint=f"Look at {self._secret_setting}, and whether its plan has this zone and forecasts (horizon_h = 0 asks for none)."
-                if self.secret
-                else None,
+                hint=advice if self.secret else None,
             )
         if status >= 300 and status not in PASSING:
             raise ForecastUnavailable(
