@@ -381,6 +381,9 @@ def acts(keyed: Keyed) -> dict[str, Callable[[], str]]:
         "batch.cancel": lambda: did(f"/v1/batches/{batch_id}/cancel"),
         "batch.retry": retried,
         "batch.delete": deleted,
+        "forecast.import": lambda: str(
+            server.http.post(f"{PREFIX}/forecasts/import", files={"file": ("f.csv", "zone,start,end\n")}).json()["id"]
+        ),
         "key.create": lambda: did(f"{PREFIX}/keys", {"scopes": ["read"]}),
         "key.revoke": lambda: did(f"{PREFIX}/keys/{did(f'{PREFIX}/keys', {'scopes': ['read']})}/revoke"),
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchsched.cli.common import Connect, json_option, print_facts, print_json, print_table, server_options, when
+from batchsched.cli.common import Connect, json_option, print_facts, print_json, print_table, say, server_options, when
 
 if TYPE_CHECKING:
     from batchsched.client.forecasts import Forecast, ForecastSlot, Which
@@ -67,6 +67,24 @@ def zones(as_json: bool, connect: Connect) -> None:
         for feed in found
     ]
     print_table(("zone", "provider", "signal", "newest forecast", "measured until"), rows)
+
+
+@forecast.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--provider", metavar="NAME", help="The name to keep it under [default: the file's own].")
+@click.option("--signal", metavar="TEXT", help="Which one to take, where the file has several, such as 'average lifecycle'.")
+@json_option
+@server_options
+def import_(file: Path, provider: str | None, signal: str | None, as_json: bool, connect: Connect) -> None:
+    """Put a file's forecasts and measurements into the archive, as known from now on (needs a key with `operate`)."""
+    with connect() as client:
+        found = client.forecasts.import_file(file, provider=provider, signal=signal)
+    if as_json:
+        print_json(found)
+    else:
+        zones = ", ".join(found.zones) or "no zone"
+        new = f"{found.forecasts} forecasts, {found.measurements} measurements"
+        say(f"New from {found.provider}, {found.signal}: {new} ({zones}).")
 
 
 def _show(found: Forecast) -> None:

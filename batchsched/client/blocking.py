@@ -10,7 +10,7 @@ from typing import TypeVar, Unpack
 
 from batchsched.client import calls, forecasts
 from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat
-from batchsched.client.forecasts import Forecast, ForecastFeed, Which
+from batchsched.client.forecasts import Forecast, ForecastFeed, Imported, Which
 from batchsched.client.results import Batch, Explanation, File, Model, OutputLine, Plan, Report
 from batchsched.errors import BatchschedError
 from batchsched.transport import Transport
@@ -268,3 +268,12 @@ class Forecasts:
     def plot(self, zone: str, image_format: PlotFormat = "png", **which: Unpack[Which]) -> bytes:
         """An image of it: the band, what came true, the present hour."""
         return self._client.send(forecasts.forecast_plot(zone, image_format, which))
+
+    def import_file(self, file: str | Path, *, provider: str | None = None, signal: str | None = None) -> Imported:
+        """Put a file's forecasts and measurements into the server's archive, as known from now on.
+
+        `provider`: the name to keep them under, if not the file's own. `signal`: which to take, where the file has several.
+        """
+        path = Path(file)
+        with path.open("rb") as stream:
+            return self._client.send(forecasts.import_file(path, stream, provider, signal))

@@ -6,7 +6,8 @@ Intensities are gCO2e per kWh, None where unknown; times are aware UTC.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TypedDict
+from pathlib import PurePath
+from typing import Any, TypedDict
 from urllib.parse import quote
 
 import msgspec
@@ -64,6 +65,16 @@ class Forecast(msgspec.Struct, frozen=True):
     realised: tuple[Measurement, ...] = ()
 
 
+class Imported(msgspec.Struct, frozen=True):
+    """What a file brought: `forecasts` and `measurements` count those that were new."""
+
+    provider: str
+    signal: str
+    zones: tuple[str, ...]
+    forecasts: int
+    measurements: int
+
+
 class Which(TypedDict, total=False):
     """Which forecast. `as_of`: as it was known then (default: now). `hours`: how far it is shown (default: 96).
 
@@ -95,3 +106,10 @@ def forecast_plot(zone: str, image_format: PlotFormat, which: Which) -> Call[byt
     """A picture of it."""
     params = {**asked(**which), "format": image_format}
     return Call("GET", f"{PREFIX}/forecasts/{quote(zone, safe='')}/plot", bytes, {"params": params})
+
+
+def import_file(path: PurePath, stream: Any, provider: str | None, signal: str | None) -> Call[Imported]:
+    """`stream`: the open file."""
+    files = {"file": (path.name, stream, "application/octet-stream")}
+    options = {"data": asked(provider=provider, signal=signal), "files": files}
+    return Call("POST", f"{PREFIX}/forecasts/import", typed(Imported), options)

@@ -19,7 +19,7 @@ from msgspec import Meta
 from batchsched import wire
 from batchsched.carbon.report import Report
 from batchsched.lines import ENDPOINTS
-from batchsched.server.forecast_answers import Forecast, ForecastFeeds
+from batchsched.server.forecast_answers import IMPORT, Forecast, ForecastFeeds, Imported
 from batchsched.server.keys import NewKey
 from batchsched.server.options import EXPIRES_S, MAX_METADATA, Change, Options, Retry
 from batchsched.server.rules import RULES, Scope
@@ -384,7 +384,7 @@ _UPLOAD = {
 
 
 class Route(NamedTuple):
-    """What one route gives (a type, or media types), what it takes, and how else it may answer."""
+    """What one route gives (a type, or media types), what it takes (a type, or a form), and how else it may answer."""
 
     answer: Any
     body: Any = None
@@ -405,7 +405,7 @@ CONTRACT: dict[str, Route] = {
     "GET /metrics": Route(("text/plain",)),
     "GET /v1/models": Route(Models),
     "GET /v1/models/{name:path}": Route(Model, None, (404,)),
-    "POST /v1/files": Route(File, "upload", (413, 415, 429, 507)),
+    "POST /v1/files": Route(File, _UPLOAD, (413, 415, 429, 507)),
     "GET /v1/files": Route(Page[File], None, (404,)),
     "GET /v1/files/{file_id}": Route(File, None, (404,)),
     "DELETE /v1/files/{file_id}": Route(Deleted, None, _CHANGES),
@@ -426,6 +426,7 @@ CONTRACT: dict[str, Route] = {
     f"GET {PREFIX}/report": Route(BatchReport, None, (404,)),
     f"GET {PREFIX}/plan": Route(Plan, None, (404,)),
     f"GET {PREFIX}/forecasts": Route(ForecastFeeds),
+    f"POST {PREFIX}/forecasts/import": Route(Imported, IMPORT, (413, 507)),
     f"GET {PREFIX}/forecasts/{{zone}}": Route(Forecast, None, (404, 409)),
     f"GET {PREFIX}/forecasts/{{zone}}/plot": Route(("image/svg+xml", "image/png"), None, (404, 409)),
     f"POST {PREFIX}/keys": Route(CreatedKey, NewKey, (409, 507)),
@@ -464,7 +465,7 @@ def document(app: FastAPI) -> dict[str, Any]:
 
 
 def _is_type(kind: Any) -> bool:
-    return kind is not None and not isinstance(kind, (str, tuple))
+    return kind is not None and not isinstance(kind, (dict, tuple))
 
 
 def _fill(operation: dict[str, Any], route: Route, schemas: dict[Any, Any], *, closed: bool) -> None:
@@ -482,8 +483,8 @@ def _fill(operation: dict[str, Any], route: Route, schemas: dict[Any, Any], *, c
             bad["headers"] = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
         answers[str(status)] = bad
     operation["responses"] = answers
-    if route.body == "upload":
-        operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD}}}
+    if isinstance(route.body, dict):
+        operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": route.body}}}
     elif route.body is not None:
         needed = type(None) not in get_args(route.body)
         operation["requestBody"] = {"required": needed, "content": _as_json(schemas[route.body])}

@@ -94,7 +94,7 @@ def _take_in(runtime: Runtime, request: Request, who: Caller) -> dict[str, Any]:
     database, store = runtime.database, runtime.store
     with database.read() as connection:  # before the bytes are on their way; once they are there, it is asked again
         runtime.quotas.upload(connection, who.tenant)
-    form = Form(request.headers, _body(request))
+    form = Form(request.headers, body(request))
     file_id = runtime.ids.new("file").replace("_", "-")
     with store.create(file_id) as handle:
         received = receive(form, handle, runtime.rules, runtime.settings.server.max_file_bytes)
@@ -150,7 +150,7 @@ def _kept(store: Store, file_id: str) -> Generator[None]:
         raise
 
 
-def _body(request: Request) -> Iterator[bytes]:
+def body(request: Request) -> Iterator[bytes]:
     """The request's body, pulled from a worker thread in blocks of some size: each pull is a walk to the event loop and back."""
     stream = request.stream().__aiter__()
 

@@ -27,6 +27,30 @@ class ForecastFeeds(msgspec.Struct, forbid_unknown_fields=True):
     data: list[ForecastFeed]
 
 
+IMPORT = {
+    "type": "object",
+    "required": ["file"],
+    "properties": {
+        "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+        "provider": {"type": "string"},
+        "signal": {"type": "string"},
+    },
+}
+"""The form of an import. `provider`: the name it is kept under; `signal`: which to take, where the file has several."""
+
+
+class Imported(msgspec.Struct, forbid_unknown_fields=True):
+    """What a file brought: `forecasts` and `measurements` count those that were new. `id` is the file's name."""
+
+    object: Literal["batchsched.import"]
+    id: str
+    provider: str
+    signal: str
+    zones: list[str]
+    forecasts: int
+    measurements: int
+
+
 class Measurement(msgspec.Struct, forbid_unknown_fields=True):
     """What came true over [start, end)."""
 

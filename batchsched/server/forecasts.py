@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter, Query
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from batchsched.errors import ForecastUnavailable, InvalidValue
+from batchsched.errors import (
+    ForecastUnavailable,
+    InvalidConfiguration,
+    InvalidInputFile,
+    InvalidValue,
+    MissingParameter,
+    PayloadTooLarge,
+)
 from batchsched.forecasts import QUANTILES, IntensityForecast, Realised, Signal
+from batchsched.forecasts.layouts import Content, read_file
+from batchsched.server.auth import Caller, Who
 from batchsched.server.extensions import MEDIA
-from batchsched.server.forecast_answers import Forecast, ForecastFeed, ForecastFeeds, Measurement
+from batchsched.server.files import body
+from batchsched.server.forecast_answers import Forecast, ForecastFeed, ForecastFeeds, Imported, Measurement
 from batchsched.server.runtime import Runtime
+from batchsched.server.uploads import Form
 from batchsched.wire import PREFIX
 
 MOST_HOURS = 168
+MOST_IMPORT_BYTES = 1 << 28
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -30,6 +46,14 @@ def router(runtime: Runtime) -> APIRouter:
     def list_forecasts() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Who says what about which zone: the source that plans rest on, and all that the archive has."""
         found: dict[str, Any] = msgspec.to_builtins(ForecastFeeds("list", desk.feeds()))
+        return found
+
+    one_at_a_time = CapacityLimiter(1)
+
+    @routes.post("/import")
+    async def import_forecasts(request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Put a file's forecasts and measurements into the archive, as known from now on."""
+        found: dict[str, Any] = msgspec.to_builtins(await to_thread.run_sync(desk.take_in, request, who, limiter=one_at_a_time))
         return found
 
     @routes.get("/{zone}")
@@ -78,6 +102,21 @@ class Forecasts:
             if zone not in known
         ]
         return sorted(archived + others, key=lambda feed: (feed.zone, feed.provider, feed.signal))
+
+    def take_in(self, request: Request, who: Caller) -> Imported:
+        """In a thread of its own. Raises InvalidInputFile, PayloadTooLarge, StorageFull."""
+        form = Form(request.headers, body(request))
+        content, name = _content(form)
+        provider = form.fields.get("provider") or content.provider
+        archive, now = self._runtime.archive, self._runtime.clock.now()
+        issues = (msgspec.structs.replace(issue, provider=provider) for issue in content.issues())
+        values = (msgspec.structs.replace(value, provider=provider) for value in content.measurements())
+        counts = archive.add_forecasts(issues, now), archive.add_realised(values, now)
+        with self._runtime.database.write() as connection:
+            who.did(connection, name, provider=provider, forecasts=counts[0], measurements=counts[1])
+        self._runtime.scheduler.poke()
+        zones = sorted(content.forecasts.keys() | content.realised.keys())
+        return Imported("batchsched.import", name, provider, str(content.signal), zones, *counts)
 
     def show(self, zone: str, as_of: str | None, hours: int, provider: str | None, signal: str | None) -> Forecast:
         """Raises ForecastUnavailable, SignalMismatch, InvalidValue."""
@@ -147,3 +186,23 @@ class Forecasts:
         if not EARLIEST <= at <= now:
             raise InvalidValue("'as_of' lies in the future, or before the year 2000.", param="as_of")
         return at.astimezone(UTC)
+
+
+def _content(form: Form) -> tuple[Content, str]:
+    """What is in a form's file, and the file's name."""
+    with tempfile.TemporaryDirectory(prefix="batchsched-") as folder:
+        path, size = Path(folder) / "import", 0
+        with path.open("wb") as handle:
+            for block in form.file_blocks():
+                size += len(block)
+                if size > MOST_IMPORT_BYTES:
+                    raise PayloadTooLarge(f"The file is larger than {MOST_IMPORT_BYTES} bytes.", param="file")
+                handle.write(block)
+        if form.filename is None:
+            raise MissingParameter("Missing required parameter: 'file'.", param="file")
+        name = re.sub(r"[^\w. -]", "_", form.filename)[-100:].lstrip(". ") or "file"
+        wanted = Signal.parse(form.fields["signal"]) if form.fields.get("signal") else None
+        try:
+            return read_file(path.rename(path.with_name(name)), wanted), name
+        except InvalidConfiguration as problem:
+            raise InvalidInputFile(problem.message.replace(f"{folder}/", ""), hint=problem.hint) from None

@@ -33,7 +33,7 @@ class Form:
             raise UnsupportedMedia(f"Content-Encoding '{shown(encoding)}' is not read here; send the body as it is.")
         kind, parameters = parse_options_header(headers.get("content-type", ""))
         if kind != b"multipart/form-data" or b"boundary" not in parameters:
-            raise InvalidRequest("Send the file as multipart/form-data with the parts 'file' and 'purpose'.")
+            raise InvalidRequest("Send the file as multipart/form-data, the file itself in a part named 'file'.")
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
         self.encoding: str | None = None

@@ -18,8 +18,9 @@ from batchsched.forecasts.port import QUANTILES, ForecastSlot, IntensityForecast
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 PARTS_PER_G = 100
-LONGEST_SLOT = 86400 * 10**6
+LONGEST_SLOT = 31 * 86400 * 10**6
 LEVELS = ("mean", *(f"q{round(level * 100):02d}" for level in QUANTILES))
 Levels = list[list[int | None]]
 
@@ -170,7 +171,8 @@ def grams(value: int | None) -> float | None:
 
 def month(micros: int) -> str:
     """The month of an instant, such as `2026-05`."""
-    return f"{instant(micros):%Y-%m}"
+    at = instant(max(micros, _FIRST))
+    return f"{at.year:04}-{at.month:02}"
 
 
 def _quantiles(column: Sequence[int | None]) -> tuple[float, ...] | None:

@@ -1,0 +1,103 @@
+"""`forecast import`: a file's forecasts and measurements reach the archive, and are known from then on."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Generator
+from datetime import timedelta
+from pathlib import Path, PurePath
+
+import pytest
+
+from batchsched import AsyncClient, Client
+from batchsched.cli import exits
+from batchsched.cli.main import main
+from batchsched.client.forecasts import import_file
+from batchsched.errors import ForecastUnavailable, InvalidInputFile, InvalidRequest, InvalidValue, PayloadTooLarge
+from batchsched.forecasts import Signal
+from batchsched.server import forecasts as routes
+from tests.live import LiveServer, live_server
+from tests.test_forecasts import HOUR, NOW, row, two_days, write
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Generator[LiveServer]:
+    with live_server(tmp_path) as live:
+        yield live
+
+
+@pytest.fixture
+def client(server: LiveServer) -> Generator[Client]:
+    with Client(server.url, "") as made:
+        yield made
+
+
+def test_a_file_is_kept_once_and_known_from_now_on(server: LiveServer, client: Client, tmp_path: Path) -> None:
+    path, before = two_days(tmp_path / "f.csv"), server.runtime.clock.now()
+    found = client.forecasts.import_file(path)
+    assert (found.provider, found.signal, found.zones) == ("file f.csv", "average direct", ("DE",))
+    assert (found.forecasts, found.measurements) == (26, 24)
+    again = client.forecasts.import_file(path)
+    assert (again.forecasts, again.measurements) == (0, 0)
+    with pytest.raises(ForecastUnavailable, match="known then"):
+        client.forecasts.retrieve("DE", provider="file f.csv", as_of=before)
+    archive, after = server.runtime.archive, server.runtime.clock.now()
+    issues = archive.forecasts("DE", NOW - 99 * HOUR, NOW + 99 * HOUR, as_of=after)
+    assert [issue.issued_at for issue in issues] == sorted({NOW + h * HOUR for h in (*range(-25, 0), 1)})
+    values = archive.realised("DE", NOW - 99 * HOUR, NOW, as_of=after)
+    assert [value.intensity_g_per_kwh for value in values] == [210 + h for h in range(-24, 0)]
+    write(path, row(-1, 0, None, realised="999"), row(0, 1, None, realised="5"))
+    revised = client.forecasts.import_file(path)
+    assert (revised.forecasts, revised.measurements) == (0, 2)
+
+
+def test_under_a_name_and_of_a_signal(server: LiveServer, client: Client, tmp_path: Path) -> None:
+    export = tmp_path / "history.csv"
+    export.write_text("region,timestamp_utc,ci_direct,ci_lifecycle\nDE,2022-01-01T00:00:00,300,350\n")
+    found = client.forecasts.import_file(export, provider="mine", signal="average lifecycle")
+    assert (found.provider, found.signal, found.measurements) == ("mine", "average lifecycle", 1)
+    (feed,) = server.runtime.archive.feeds()
+    assert tuple(feed) == ("DE", "mine", str(Signal("average", "lifecycle")))
+    with pytest.raises(InvalidValue, match="green"):
+        client.forecasts.import_file(export, signal="green")
+
+
+def test_a_year_of_hours_is_taken_in_and_folded(server: LiveServer, client: Client, tmp_path: Path) -> None:
+    import pandas as pd
+
+    starts = pd.date_range("2022-01-01", periods=8760, freq="h", tz="UTC")
+    frame = pd.DataFrame({"zone": "DE", "start": starts, "end": starts + timedelta(hours=1), "realised": range(8760)})
+    frame.to_parquet(tmp_path / "year.parquet")
+    assert client.forecasts.import_file(tmp_path / "year.parquet").measurements == 8760
+    archive = server.runtime.archive
+    archive.fold()
+    span = starts[0].to_pydatetime(), starts[-1].to_pydatetime()
+    values = archive.realised("DE", *span, as_of=server.runtime.clock.now())
+    assert [value.intensity_g_per_kwh for value in values] == list(range(8759))
+
+
+def test_mistakes_name_the_file_as_its_owner_does(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text("zone,start,end\nDE,soon,later\n")
+    with pytest.raises(InvalidInputFile, match=r"^bad\.csv, line 2, column 'start': 'soon'"):
+        client.forecasts.import_file(path)
+    for name in ("..", "a/../../x.csv", "x" * 300, ".csv", "no.parquet"):
+        with pytest.raises((InvalidInputFile, InvalidRequest)) as problem:
+            client.send(import_file(PurePath(name), io.BytesIO(b"nonsense\n"), None, None))
+        assert "batchsched-" not in problem.value.message
+    monkeypatch.setattr(routes, "MOST_IMPORT_BYTES", 10)
+    with pytest.raises(PayloadTooLarge):
+        client.forecasts.import_file(path)
+
+
+async def test_the_asynchronous_twin(server: LiveServer, tmp_path: Path) -> None:
+    async with AsyncClient(server.url, "") as client:
+        assert (await client.forecasts.import_file(two_days(tmp_path / "f.csv"))).forecasts == 26
+
+
+def test_the_command(server: LiveServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["forecast", "import", str(two_days(tmp_path / "f.csv")), "--server", server.url, "--api-key", "k"])
+    assert stop.value.code == exits.OK
+    said = capsys.readouterr().err
+    assert said == "New from file f.csv, average direct: 26 forecasts, 24 measurements (DE).\n"
