@@ -114,13 +114,13 @@ class TestForecasts:
         assert newest.issued_at == NOW + 1400 * HOUR
 
     def test_unknown_is_never_a_number(self, tmp_path: Path, later: Later) -> None:
-        values = (float("nan"), -5.0, float("inf"), None, 0.0)
+        values = (float("nan"), -5.0, float("inf"), 1e300, None, 0.0)
         slots = tuple(ForecastSlot(NOW + n * HOUR, NOW + (n + 1) * HOUR, value) for n, value in enumerate(values))
         archive = Archive(tmp_path)
         archive.add_forecast(forecast(slots=slots), NOW)
         newest = later(archive).newest("DE", as_of=NOW)
         assert newest
-        assert [slot.mean_g_per_kwh for slot in newest.slots] == [None, None, None, None, 0]
+        assert [slot.mean_g_per_kwh for slot in newest.slots] == [None, None, None, None, None, 0]
         assert not archive.add_forecast(forecast(slots=()), NOW)
 
     @settings(max_examples=40, deadline=None)

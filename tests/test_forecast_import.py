@@ -85,6 +85,10 @@ def test_mistakes_name_the_file_as_its_owner_does(client: Client, tmp_path: Path
         with pytest.raises((InvalidInputFile, InvalidRequest)) as problem:
             client.send(import_file(PurePath(name), io.BytesIO(b"nonsense\n"), None, None))
         assert "batchsched-" not in problem.value.message
+    for text in ("0001-01-01T00:00:00+14:00,0001-01-02T00:00:00+14:00,1", "x" * 200_000):
+        path.write_text(f"zone,start,end,realised\nDE,{text}\n")
+        with pytest.raises(InvalidInputFile, match=r"bad\.csv"):
+            client.forecasts.import_file(path)
     monkeypatch.setattr(routes, "MOST_IMPORT_BYTES", 10)
     with pytest.raises(PayloadTooLarge):
         client.forecasts.import_file(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import tempfile
 from datetime import UTC, datetime, timedelta
@@ -206,3 +207,5 @@ def _content(form: Form) -> tuple[Content, str]:
             return read_file(path.rename(path.with_name(name)), wanted), name
         except InvalidConfiguration as problem:
             raise InvalidInputFile(problem.message.replace(f"{folder}/", ""), hint=problem.hint) from None
+        except (csv.Error, ValueError, OverflowError) as problem:
+            raise InvalidInputFile(f"{name} cannot be read: {problem}.") from None

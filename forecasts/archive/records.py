@@ -20,6 +20,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 PARTS_PER_G = 100
+MOST_G_PER_KWH = 1e6
 LONGEST_SLOT = 31 * 86400 * 10**6
 LEVELS = ("mean", *(f"q{round(level * 100):02d}" for level in QUANTILES))
 Levels = list[list[int | None]]
@@ -160,8 +161,9 @@ def instant(micros: int) -> datetime:
 
 
 def parts(value: float | None) -> int | None:
-    """An intensity as the archive keeps it."""
-    return None if known(value) is None else round(value * PARTS_PER_G)  # type: ignore[operator]
+    """An intensity as the archive keeps it; what is no intensity, or beyond any grid's, is unknown."""
+    grams = known(value)
+    return round(grams * PARTS_PER_G) if grams is not None and grams <= MOST_G_PER_KWH else None
 
 
 def grams(value: int | None) -> float | None:
