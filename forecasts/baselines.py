@@ -29,7 +29,10 @@ def levelled(values: Array, typical: Array, first: int, count: int, leads: int =
     """The typical value of each hour, moved by what the last 72 h lay above it. `typical` reaches `leads` past the last row."""
     start = first + np.arange(count)[:, None]
     lately = start - LEVEL_H + np.arange(LEVEL_H)[None, :]
-    moved = np.nanmean((values - typical[: len(values)])[lately], axis=1)
+    above = (values - typical[: len(values)])[lately]
+    known = np.isfinite(above)
+    with np.errstate(invalid="ignore"):
+        moved = np.where(known, above, 0.0).sum(axis=1) / known.sum(axis=1)
     rows: Array = np.maximum(typical[start + np.arange(leads)[None, :]] + moved[:, None], 0.0)
     return rows
 
