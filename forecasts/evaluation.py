@@ -133,7 +133,7 @@ def replanned(issued: Array, actual: Array, window_h: int, *, work_h: int = 6, e
     paid = np.zeros(len(starts))
     for step in range(window_h):
         now = starts + step
-        ahead = issued[now, : window_h - step]
+        ahead = _known_first(issued[now, : window_h - step])
         cleaner = (ahead[:, 1:] < ahead[:, :1]).sum(axis=1)
         runs = (left > 0) & ((cleaner < left) | (left >= window_h - step))
         paid += np.where(runs, actual[now], 0.0)
@@ -149,7 +149,7 @@ def planned_once(
     Perfect foresight stays that of divisible jobs.
     """
     starts = _starts(actual, window_h, every_h, len(issued))
-    ahead = issued[starts, :window_h]
+    ahead = _known_first(issued[starts, :window_h])
     came = actual[starts[:, None] + np.arange(window_h)]
     if contiguous:
         begin = _runs(ahead, work_h).argmin(axis=1)
@@ -158,6 +158,11 @@ def planned_once(
         chosen = np.argsort(ahead, axis=1, kind="stable")[:, :work_h]
         paid = np.take_along_axis(came, chosen, axis=1).sum(axis=1)
     return _grams(paid, starts, actual, window_h, work_h)
+
+
+def _known_first(issued: Array) -> Array:
+    """What is unknown is never preferred."""
+    return np.where(np.isfinite(issued), issued, np.inf)
 
 
 def _runs(values: Array, length: int) -> Array:

@@ -77,6 +77,14 @@ class TestCaptured:
         issued = np.ones((40, 12))
         assert replanned(issued, actual, 12, every_h=1, work_h=1).at_once == 29 - 12
 
+    def test_an_hour_without_a_forecast_is_never_preferred(self) -> None:
+        actual = np.tile([9.0, 9.0, 1.0, 2.0], 10)
+        issued = np.stack([np.resize(actual, 50)[t : t + 4] for t in range(40)])
+        issued[np.arange(40)[:, None] + np.arange(4) == 20] = np.nan  # which would have been 9
+        for plan in (replanned, planned_once):
+            assert plan(issued, actual, 4, work_h=1, every_h=1).captured == pytest.approx(1)
+        assert planned_once(issued, actual, 4, work_h=1, every_h=1, contiguous=True).captured == pytest.approx(1)
+
     def test_sums_over_zones(self) -> None:
         assert total([Grams(10, 6, 2), Grams(100, 96, 92)]) == Grams(110, 102, 94)
         assert total([Grams(10, 6, 2)]).captured == 0.5
