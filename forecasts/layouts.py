@@ -100,7 +100,10 @@ def read_file(path: Path, signal: Signal | None = None) -> Content:
     content = Content(provider, chosen, table.options.get("licence") or layout.licence)
     measured: dict[str, dict[tuple[datetime, datetime], Row]] = {}
     for number, cells in table.rows:
-        found = layout.row(cells, f"{path}, line {number}", chosen)
+        try:
+            found = layout.row(cells, f"{path}, line {number}", chosen)
+        except OverflowError:
+            raise InvalidConfiguration(f"{path}, line {number}: a time is out of range.") from None
         if found is None:
             continue
         zone, row = found

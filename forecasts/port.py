@@ -5,7 +5,6 @@ Intensities are gCO2e per kWh at the grid. A value that is not known is None, ne
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
@@ -17,6 +16,8 @@ from batchsched.errors import InvalidValue, SignalMismatch
 from batchsched.units import iso
 
 CLIMATOLOGY = "climatology"
+# The worst power stations emit a fifth of this.
+MOST_G_PER_KWH = 10_000.0
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -152,8 +153,8 @@ def mean_realised(values: Iterable[Realised], start: datetime, end: datetime) ->
 
 
 def known(number: float | None) -> float | None:
-    """An intensity as a provider gave it, with NaN, infinite and negative values made what they are: unknown."""
-    return number if number is not None and math.isfinite(number) and number >= 0 else None
+    """An intensity as a provider gave it, with NaN, infinite, negative and absurdly high values made what they are: unknown."""
+    return number if number is not None and 0 <= number <= MOST_G_PER_KWH else None
 
 
 def one_signal(provider: Provider, zones: Iterable[str]) -> Signal:

@@ -168,9 +168,9 @@ def eia(fake: FakeProvider, path: str, params: dict[str, str], headers: dict[str
 
 
 def mix(value: Any) -> list[tuple[str, str | None]]:
-    """Coal, wind and a battery; without a value the coal is missing."""
-    coal = None if value is None else f"{value}"
-    wind = "560" if value is None else f"{760 - value}" if value == value and value >= 0 else "0"
+    """Coal, wind and a battery, in gigawatts; without a value the coal is missing."""
+    coal = None if value is None else f"{100 * value}"
+    wind = "56000" if value is None else f"{100 * (760 - value)}" if value == value and value >= 0 else "0"
     return [("BAT", "-50"), ("COL", coal), ("WND", wind)]
 
 
@@ -188,14 +188,16 @@ def entsoe(fake: FakeProvider, path: str, params: dict[str, str], headers: dict[
             "application/xml",
             f"<Acknowledgement_MarketDocument xmlns='urn:a:7'>{reason}</Acknowledgement_MarketDocument>",
         )
-    values = [fake.value(at) for at in hours]
+    values = [None if (value := fake.value(at)) is None else 100 * value for at in hours]
     coal = [
         (index + 1, value)
         for index, value in enumerate(values)
         if value is not None and (index == 0 or value != values[index - 1])
     ]
     wind = [
-        (4 * index + part, 560 if value is None else 760 - value) for index, value in enumerate(values) for part in (1, 2, 3, 4)
+        (4 * index + part, 56000 if value is None else 76000 - value)
+        for index, value in enumerate(values)
+        for part in (1, 2, 3, 4)
     ]
     pumps = [(index + 1, 9999) for index in range(len(hours))]
     holes = any(value is None for value in values)

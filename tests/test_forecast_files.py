@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -15,6 +16,7 @@ from batchsched.forecasts.file import FileProvider
 from batchsched.forecasts.layouts import read_file
 from batchsched.forecasts.port import Signal
 from batchsched.forecasts.sources import open_source
+from batchsched.forecasts.sources.mix import intensities
 
 HOUR = timedelta(hours=1)
 DAY = datetime(2022, 7, 1, tzinfo=UTC)
@@ -187,3 +189,27 @@ def test_the_shared_files_are_read(name: str) -> None:
     assert len(provider.realised("DE", at - 48 * HOUR, at, at)) >= 47
     if name.startswith("fc"):
         assert provider.forecast("DE", at, at + 48 * HOUR).slots[-1].end >= at + 48 * HOUR
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scope", ["direct", "lifecycle"])
+def test_the_factors_give_what_carboncast_published(scope: Literal["direct", "lifecycle"]) -> None:
+    paths = [DATA / f"{name}_carboncast_us32_2019_2022.parquet" for name in ("genmix", "ci")]
+    if not all(path.is_file() for path in paths):
+        pytest.skip(f"{paths[0]} is not here (BATCHSCHED_DATA names the folder)")
+    import pandas as pd
+
+    area = [("region", "==", "CISO"), ("timestamp_utc", ">=", pd.Timestamp("2022-03-01", tz="UTC"))]
+    mixes, published = (pd.read_parquet(path, filters=area).set_index("timestamp_utc") for path in paths)
+    fuels = {"coal": "coal", "nat_gas": "gas", "wind": "wind", "nuclear": "nuclear", "oil": "oil", "hydro": "hydro"}
+    fuels |= {"solar": "solar", "other": "other"}
+    mix = {
+        row["timestamp_utc"].to_pydatetime(): {
+            fuel: float(row[f"mw_{fuel}"]) for fuel in fuels if row[f"mw_{fuel}"] == row[f"mw_{fuel}"]
+        }
+        for row in mixes.head(1000).reset_index().to_dict("records")
+    }
+    found = intensities(mix, fuels, Signal("average", scope))
+    off = [abs(value - published[f"ci_{scope}"][at]) for at, value in found.items() if value is not None]
+    assert len(off) > 900
+    assert max(off) < 0.01

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import re
 import traceback
 from base64 import b64encode
 from collections.abc import Iterator
@@ -84,6 +87,47 @@ def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
     made.fake.close()
 
 
+class FileWorld:
+    """What FakeProvider is for the others: a file that is written anew when the world changes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "world.csv"
+        self.ahead, self.page = timedelta(0), 0
+        self.value = lambda at: 200 + at.hour
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name == "value":
+            lines = ["# licence: CC0", "zone,start,end,issued_at,mean,realised"]
+            for n in range(-24 * 230, 96):
+                at, told = NOW + n * HOUR, value(NOW + n * HOUR)
+                shown = "" if told is None else str(told)
+                ahead, behind = (NOW.isoformat(), shown) if n >= 0 else ("", ""), shown if n < 0 else ""
+                lines.append(f"Z,{at.isoformat()},{(at + HOUR).isoformat()},{ahead[0]},{ahead[1]},{behind}")
+            self.path.write_text("\n".join(lines))
+            self.times = getattr(self, "times", 0) + 1
+            os.utime(self.path, ns=(self.times, self.times))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class FileSetup(Setup):
+    """The same for a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.kind, self.step, self.clock = "file", HOUR, ManualClock(NOW)
+        self.fake = FileWorld(folder)  # type: ignore[assignment]
+        self.source = open_source("mine", FeedSource("file", {"Z": "Z"}, path="world.csv"), folder, self.clock)
+
+
+@pytest.fixture(params=[*sorted(SPEAK), "file"])
+def every(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setup]:
+    one = FileSetup(tmp_path) if request.param == "file" else Setup(request.param)
+    yield one
+    one.fake.close()
+
+
 @pytest.fixture
 def made(request: pytest.FixtureRequest) -> Iterator[Setup]:
     """One that the test names: a kind, or a kind and changes."""
@@ -98,79 +142,80 @@ def only(*cases: Any) -> pytest.MarkDecorator:
 
 
 class TestContract:
-    def test_forecast(self, setup: Setup) -> None:
-        if not setup.source.has_forecast:
+    def test_forecast(self, every: Setup) -> None:
+        if not every.source.has_forecast:
             with pytest.raises(ForecastUnavailable, match="does not forecast"):
-                setup.source.fetch_forecast("Z", NOW)
+                every.source.fetch_forecast("Z", NOW)
             return
-        forecast = setup.source.fetch_forecast("Z", NOW)
+        forecast = every.source.fetch_forecast("Z", NOW)
         assert (forecast.zone, forecast.provider, forecast.issued_at) == ("Z", "mine", NOW)
-        assert str(forecast.signal) == SIGNALS.get(setup.kind, "average direct")
-        assert forecast.signal == setup.source.signal_of("Z")
+        assert str(forecast.signal) == SIGNALS.get(every.kind, "average direct")
+        assert forecast.signal == every.source.signal_of("Z")
         assert forecast.licence
         assert forecast.slots[0].start <= NOW < forecast.slots[0].end
         assert forecast.slots[-1].end >= NOW + 24 * HOUR
         for slot, after in pairwise(forecast.slots):
-            assert (slot.end, slot.end - slot.start) == (after.start, setup.step)
+            assert (slot.end, slot.end - slot.start) == (after.start, every.step)
         for slot in forecast.slots:
             assert slot.start.utcoffset() == timedelta(0)
             assert slot.mean_g_per_kwh == pytest.approx(200 + slot.start.hour)
 
-    def test_realised(self, setup: Setup) -> None:
+    def test_realised(self, every: Setup) -> None:
         start = NOW - 6 * HOUR
-        values = setup.source.fetch_realised("Z", start, NOW + 5 * HOUR, NOW)
+        values = every.source.fetch_realised("Z", start, NOW + 5 * HOUR, NOW)
         assert values[0].start == start
         assert NOW - 2 * HOUR <= values[-1].end <= NOW
-        assert all(value.end - value.start == setup.step for value in values)
+        assert all(value.end - value.start == every.step for value in values)
         assert all(value.end == after.start for value, after in pairwise(values))
         assert all(value.intensity_g_per_kwh == pytest.approx(200 + value.start.hour) for value in values)
-        assert {(value.zone, value.provider, value.signal) for value in values} == {("Z", "mine", setup.source.signal_of("Z"))}
+        assert {(value.zone, value.provider, value.signal) for value in values} == {("Z", "mine", every.source.signal_of("Z"))}
 
-    def test_a_long_history_comes_whole(self, setup: Setup) -> None:
+    def test_a_long_history_comes_whole(self, every: Setup) -> None:
         start = NOW - timedelta(days=40)
-        setup.fake.page = 1000
-        values = setup.source.fetch_realised("Z", start, NOW, NOW)
-        assert len(values) == timedelta(days=40) // setup.step
-        assert [value.start for value in values] == [start + n * setup.step for n in range(len(values))]
+        every.fake.page = 1000
+        values = every.source.fetch_realised("Z", start, NOW, NOW)
+        assert len(values) == timedelta(days=40) // every.step
+        assert [value.start for value in values] == [start + n * every.step for n in range(len(values))]
 
-    def test_nothing_is_known_yet(self, setup: Setup) -> None:
-        assert setup.source.fetch_realised("Z", NOW, NOW + 3 * HOUR, NOW) == []
-        assert setup.source.fetch_realised("Z", NOW + HOUR, NOW + 3 * HOUR, NOW) == []
+    def test_nothing_is_known_yet(self, every: Setup) -> None:
+        assert every.source.fetch_realised("Z", NOW, NOW + 3 * HOUR, NOW) == []
+        assert every.source.fetch_realised("Z", NOW + HOUR, NOW + 3 * HOUR, NOW) == []
 
     @pytest.mark.parametrize("bad", [None, -5.0, float("nan")])
-    def test_missing_and_negative_are_unknown_never_a_number(self, setup: Setup, bad: float | None) -> None:
+    def test_missing_and_negative_are_unknown_never_a_number(self, every: Setup, bad: float | None) -> None:
         hole = NOW - 3 * HOUR
-        setup.fake.value = lambda at: bad if hole <= at < hole + HOUR or NOW <= at < NOW + HOUR else 200 + at.hour
-        known = setup.source.fetch_realised("Z", NOW - 6 * HOUR, NOW, NOW)
+        every.fake.value = lambda at: bad if hole <= at < hole + HOUR or NOW <= at < NOW + HOUR else 200 + at.hour
+        known = every.source.fetch_realised("Z", NOW - 6 * HOUR, NOW, NOW)
         assert {value.start.replace(minute=0) for value in known} == {NOW - n * HOUR for n in (6, 5, 4, 2, 1)}
-        if setup.source.has_forecast:
-            forecast = setup.source.fetch_forecast("Z", NOW)
+        if every.source.has_forecast:
+            forecast = every.source.fetch_forecast("Z", NOW)
             assert forecast.mean_over(NOW, NOW + HOUR) is None
             assert forecast.mean_over(NOW + HOUR, NOW + 2 * HOUR) == pytest.approx(213)
 
-    def test_a_zero_right_beside_a_high_value_is_unknown(self, setup: Setup) -> None:
-        setup.fake.value = lambda at: 0 if at == NOW - 3 * HOUR else 300
-        known = {value.start for value in setup.source.fetch_realised("Z", NOW - 6 * HOUR, NOW, NOW)}
-        assert (NOW - 3 * HOUR in known) == (setup.kind == "watttime")  # what one more kWh causes may be nothing for a while
+    def test_a_zero_right_beside_a_high_value_is_unknown(self, every: Setup) -> None:
+        every.fake.value = lambda at: 0 if at == NOW - 3 * HOUR else 300
+        known = {value.start for value in every.source.fetch_realised("Z", NOW - 6 * HOUR, NOW, NOW)}
+        # What one more kWh causes may be nothing for a while, and a file is taken at its word.
+        assert (NOW - 3 * HOUR in known) == (every.kind in {"watttime", "file"})
 
     @pytest.mark.parametrize("change", [datetime(2026, 3, 29, 1, tzinfo=UTC), datetime(2025, 10, 26, 1, tzinfo=UTC)])
-    def test_days_of_23_and_25_hours(self, setup: Setup, change: datetime) -> None:
+    def test_days_of_23_and_25_hours(self, every: Setup, change: datetime) -> None:
         start, end = change - 5 * HOUR, change + 30 * HOUR
-        values = setup.source.fetch_realised("Z", start, end, NOW)
-        assert [value.start for value in values] == [start + n * setup.step for n in range((end - start) // setup.step)]
+        values = every.source.fetch_realised("Z", start, end, NOW)
+        assert [value.start for value in values] == [start + n * every.step for n in range((end - start) // every.step)]
 
-    def test_zones(self, setup: Setup) -> None:
-        assert setup.source.zones() == ["Z"]
-        for call in (setup.source.signal_of, lambda zone: setup.source.fetch_realised(zone, NOW - HOUR, NOW, NOW)):
+    def test_zones(self, every: Setup) -> None:
+        assert every.source.zones() == ["Z"]
+        for call in (every.source.signal_of, lambda zone: every.source.fetch_realised(zone, NOW - HOUR, NOW, NOW)):
             with pytest.raises(ForecastUnavailable, match=r"no zone 'ATLANTIS' \(it has: Z\)"):
                 call("ATLANTIS")
 
-    def test_their_clock_is_ahead(self, setup: Setup) -> None:
-        setup.fake.ahead = 20 * HOUR / 60
-        got = setup.ask()
-        if setup.source.has_forecast:
+    def test_their_clock_is_ahead(self, every: Setup) -> None:
+        every.fake.ahead = 20 * HOUR / 60
+        got = every.ask()
+        if every.source.has_forecast:
             assert got.issued_at == NOW
-        assert all(value.end <= NOW for value in setup.source.fetch_realised("Z", NOW - 3 * HOUR, NOW + HOUR, NOW))
+        assert all(value.end <= NOW for value in every.source.fetch_realised("Z", NOW - 3 * HOUR, NOW + HOUR, NOW))
 
 
 class TestTrouble:
@@ -294,6 +339,64 @@ def test_a_key_never_gets_out(kind: str, secret: str, moods: list[str], right: b
         assert quote(secret, safe="") not in text
         assert b64encode(f"{USER}:{secret}".encode()).decode() not in text
     assert not made.fake.asked or kind not in {"eia", "entsoe"} or secret in made.fake.asked[0][1].values()
+
+
+ODD: list[Any] = [
+    None,
+    "",
+    "x",
+    [],
+    {},
+    [1],
+    True,
+    -1,
+    10**400,
+    "1e999",
+    "9999-12-31T23:59:59Z",
+    "0001-01-01T00:00:00+14:00",
+    1e308,
+]
+
+
+def leaves(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to every value in a document."""
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        yield (*path, key)
+        if isinstance(value, dict | list):
+            yield from leaves(value, (*path, key))
+
+
+def spoiled(status: int, kind: str, body: str, data: st.DataObject) -> tuple[int, str, str]:
+    """The answer with one odd thing in it."""
+    odd = data.draw(st.sampled_from(ODD))
+    if "xml" in kind:
+        texts = [match.span(1) for match in re.finditer(r">([^<]+)<", body)]
+        start, end = data.draw(st.sampled_from(texts))
+        return status, kind, body[:start] + str(odd).replace("<", "") + body[end:]
+    tree = json.loads(body)
+    way = data.draw(st.sampled_from(list(leaves(tree))))
+    inner = tree
+    for key in way[:-1]:
+        inner = inner[key]
+    inner[way[-1]] = odd
+    return status, kind, json.dumps(tree)
+
+
+@pytest.mark.parametrize("kind", sorted(SPEAK))
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_one_odd_thing_in_an_answer_is_unknown_or_refused(kind: str, data: st.DataObject) -> None:
+    made = Setup(kind)
+    whole = made.fake.answer
+    made.fake.answer = lambda *asked: spoiled(*whole(*asked), data)  # type: ignore[method-assign]
+    try:
+        got = made.ask()
+        values = [slot.mean_g_per_kwh for slot in got.slots] if made.source.has_forecast else [v.intensity_g_per_kwh for v in got]
+        assert all(value is None or 0 <= value <= 10_000 for value in values)
+    except (ForecastUnavailable, SignalMismatch):
+        pass
+    finally:
+        made.fake.close()
 
 
 class TestParticular:

@@ -72,7 +72,7 @@ class Eia930(Base):
         mix: dict[datetime, dict[str, float]] = {}
         with self._reading():
             for row in rows:
-                mw = number(row["value"], signed=True)
+                mw = number(row["value"])
                 by_code = mix.setdefault(instant(f"{row['period']}:00+00:00") - _HOUR, {})
                 if mw is not None:
                     by_code[row["fueltype"]] = mw

@@ -114,6 +114,8 @@ class EntsoE(Base):
 def _values(period: ET.Element, *, repeats: bool) -> Iterator[tuple[datetime, timedelta, float]]:
     start, end = (instant(period.findtext(f"timeInterval/{edge}")) for edge in ("start", "end"))
     step = STEPS[period.findtext("resolution", "")]
+    if end - start > 2 * LONGEST:
+        raise ValueError("longer than was asked for")
     by_position: dict[int, float | None] = {
         int(point.findtext("position", "")): number(point.findtext("quantity")) for point in period.iterfind("Point")
     }

@@ -138,8 +138,8 @@ def chosen(name: str, declared: FeedSource) -> Signal | None:
 def cleaned(points: Iterable[Point], signal: Signal) -> list[Point]:
     """The points in order, one a slot (the last one given holds), and what cannot be true made unknown.
 
-    That is: NaN, infinite and negative values; zero where the whole life of power stations counts, or as an average right beside
-    a high value. A slot that reaches into the next one is cut there.
+    That is: NaN, negative and absurdly high values; zero where the whole life of power stations counts, or as an average right
+    beside a high value. A slot that reaches into the next one is cut there.
     """
     by_start = {
         point.start: msgspec.structs.replace(point, value=known(point.value)) for point in points if point.start < point.end
@@ -161,15 +161,15 @@ def cleaned(points: Iterable[Point], signal: Signal) -> list[Point]:
     return found
 
 
-def number(value: Any, *, signed: bool = False) -> float | None:
-    """A number as JSON or XML carry it, also as text; anything else is unknown, and so is a negative one unless `signed`."""
+def number(value: Any) -> float | None:
+    """A number as JSON or XML carry it, also as text; anything else, and what is not finite, is unknown."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
         found = float(value)
     except (ValueError, OverflowError):
         return None
-    return (found if math.isfinite(found) else None) if signed else known(found)
+    return found if math.isfinite(found) else None
 
 
 def instant(value: Any) -> datetime:
