@@ -147,11 +147,16 @@ def count_all(connection: Connection, sums: Mapping[str, Mapping[str, int]]) -> 
 
 
 def reopened(connection: Connection, batch: Row, *, completed: int, verdict: dict[str, Any] | None) -> None:
-    """The chunks of a retried batch have their answers back: take its mark away. Raises Conflict where that was done already."""
+    """The chunks of a retried batch have their answers back: take its mark away. Raises Conflict where that was done already.
+
+    The verdict counts if its deadline still does: a change of that brought another.
+    """
     marked = (batches.c.id == batch["id"], batches.c.round == batch["round"], batches.c.reopen.is_not(None))
-    values = {"reopen": None, "completed": completed, "failed": 0, "verdict": verdict}
+    values = {"reopen": None, "completed": completed, "failed": 0}
     if connection.execute(update(batches).where(*marked).values(**values)).rowcount != 1:
         raise Conflict(f"Batch {batch['id']} was reopened by another server.")
+    same = (batches.c.id == batch["id"], batches.c.deadline_at == batch["deadline_at"])
+    connection.execute(update(batches).where(*same).values(verdict=verdict))
 
 
 def uses_file(connection: Connection, file_id: str) -> bool:

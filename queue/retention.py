@@ -64,10 +64,14 @@ def over(connection: Connection, before: datetime, limit: int) -> list[str]:
 
 
 def forget(connection: Connection, batch_id: str) -> None:
-    """Remove an ended batch and everything that points to it. Its files have a time of their own."""
+    """Remove an ended batch and everything that points to it; nothing of one that was retried meanwhile. Its files have a time of
+    their own."""
+    ended = select(table.c.id).where(table.c.id == batch_id, table.c.state.in_(sorted(TERMINAL)))
+    if connection.scalar(ended.with_for_update()) is None:
+        return
     for each in (chunks, ledger, tallies, deliveries, idempotency):
         connection.execute(delete(each).where(each.c.batch_id == batch_id))
-    connection.execute(delete(table).where(table.c.id == batch_id, table.c.state.in_(sorted(TERMINAL))))
+    connection.execute(delete(table).where(table.c.id == batch_id))
 
 
 def expired(connection: Connection, now: datetime, limit: int, *, lock: bool = False) -> list[str]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchsched.clock import ManualClock
-from batchsched.queue import batches, chunks
+from batchsched.queue import batches, chunks, retention
+from batchsched.server.operations import Operations
 from batchsched.wire import PREFIX
 from tests.inprocess import InProcess, in_process
 from tests.live import requests
@@ -19,11 +20,17 @@ from tests.live import requests
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
 
-def submitted(server: InProcess, **fields: Any) -> str:
-    """A batch of five requests in one chunk, in progress."""
+def accepted(server: InProcess, **fields: Any) -> str:
+    """A batch of five requests in one chunk, to be validated."""
     upload = server.request("POST", "/v1/files", files={"file": ("f", requests(5))}, data={"purpose": "batch"}).json()["id"]
     body = {"input_file_id": upload, "endpoint": "/v1/chat/completions", "completion_window": "1h", **fields}
     batch_id: str = server.post("/v1/batches", body).json()["id"]
+    return batch_id
+
+
+def submitted(server: InProcess, **fields: Any) -> str:
+    """The same, in progress."""
+    batch_id = accepted(server, **fields)
     server.round()
     assert server.json(f"/v1/batches/{batch_id}")["status"] == "in_progress"
     return batch_id
@@ -110,3 +117,57 @@ def test_a_chunk_given_back_while_its_batch_is_cancelled_is_closed_too(
         server.round()
         assert server.json(f"/v1/batches/{batch_id}")["status"] == "cancelled"
         assert states(server, batch_id) == {"closed": 1}
+
+
+def test_a_batch_that_is_retried_is_not_forgotten(tmp_path: Path, database_url: str) -> None:
+    """Housekeeping looks for what ended long ago, and a moment later removes it."""
+    clock = ManualClock(NOW)
+    with in_process() as make, closing(make(tmp_path, clock, server__database_url=database_url)) as server:
+        batch_id, database = submitted(server), server.runtime.database
+        clock.advance(3601)
+        server.round()
+        with database.read() as connection:
+            (old,) = retention.over(connection, clock.now() + timedelta(days=1), 10)
+        server.post(f"{PREFIX}/batches/{old}/retry")
+        with database.write() as connection:
+            retention.forget(connection, old)
+        server.round()
+        assert states(server, batch_id) == {"pending": 1}
+
+
+def _feasible(server: InProcess, batch_id: str) -> bool:
+    answer: bool = server.json(f"/v1/batches/{batch_id}")["batchsched"]["verdict"]["feasible"]
+    return answer
+
+
+def test_a_deadline_that_changes_while_a_retry_begins_is_the_one_that_is_judged(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock(NOW)
+    with in_process() as make, closing(make(tmp_path, clock, server__database_url=database_url)) as server:
+        batch_id = submitted(server)
+        clock.advance(3601)
+        server.round()
+        server.post(f"{PREFIX}/batches/{batch_id}/retry", {"deadline": "1s"})
+        after_the_look(monkeypatch, lambda: server.post(f"{PREFIX}/batches/{batch_id}", {"deadline": "90h"}))
+        server.round()
+        assert _feasible(server, batch_id)
+
+
+def test_a_deadline_that_changes_as_the_validation_ends_is_judged_too(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock(NOW)
+    with in_process() as make, closing(make(tmp_path, clock, server__database_url=database_url)) as server:
+        batch_id = accepted(server)
+        judged = Operations._judged  # pyright: ignore[reportPrivateUsage]
+
+        def and_then_validated(*arguments: Any) -> Any:
+            found = judged(*arguments)
+            server.round()
+            return found
+
+        monkeypatch.setattr(Operations, "_judged", and_then_validated)
+        answer = server.post(f"{PREFIX}/batches/{batch_id}", {"deadline": "1s"}).json()
+        assert not answer["batchsched"]["verdict"]["feasible"]
+        assert not _feasible(server, batch_id)

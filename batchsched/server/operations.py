@@ -88,7 +88,10 @@ class Operations:
             values |= self._judged(who, batch_id, deadline_of(change.deadline, self._runtime.clock.now(), "deadline"))
         if not values:
             raise InvalidRequest("Say what to change: 'deadline', 'priority' or 'metadata'.")
-        return self._done(who, batch_id, lambda connection: batches.edit(connection, batch_id, "changed", **values))
+        row = self._done(who, batch_id, lambda connection: batches.edit(connection, batch_id, "changed", **values))
+        if "deadline_at" in values and "verdict" not in values and row["state"] == "in_progress":
+            return self.update(who, batch_id, change)  # it was validated meanwhile, and judged by the deadline before
+        return row
 
     def retry(self, who: Caller, batch_id: str, retry: Retry) -> Mapping[str, Any]:
         """Raises InvalidValue for a deadline that cannot be; NotFound; Conflict, saying why there is nothing to retry."""
