@@ -50,6 +50,7 @@ def test_the_queue_keeps_its_promises(machine: type[QueueMachine]) -> None:
 
 @BOTH
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_the_queue_keeps_its_promises_for_long(machine: type[QueueMachine]) -> None:
     run_state_machine_as_test(machine, settings=settings(ROUGH, max_examples=300, stateful_step_count=50))
 
