@@ -16,6 +16,7 @@ from batchsched.errors import InvalidValue, SignalMismatch
 from batchsched.units import iso
 
 CLIMATOLOGY = "climatology"
+OWN = "own"
 # The worst power stations emit a fifth of this.
 MOST_G_PER_KWH = 10_000.0
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -174,7 +175,8 @@ def describe(forecast: IntensityForecast) -> str:
         return f"{CLIMATOLOGY}, a typical day"
     if forecast.continued_from and forecast.continued_from <= forecast.issued_at:
         return f"{forecast.continued_by}, where {forecast.provider} has no forecast"
-    text = f"forecast by {forecast.provider}, issued {iso(forecast.issued_at)}"
+    by = f"our own models ({forecast.licence})" if forecast.provider == OWN else forecast.provider
+    text = f"forecast by {by}, issued {iso(forecast.issued_at)}"
     if forecast.continued_by and forecast.continued_from:
         text += f", continued by {forecast.continued_by} from {iso(forecast.continued_from)}"
     return text

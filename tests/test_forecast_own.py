@@ -1,0 +1,135 @@
+"""Our own forecasts as a source: learnt from the archive as it was known, kept over restarts, honest with little history."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from batchsched.clock import ManualClock
+from batchsched.errors import ForecastUnavailable
+from batchsched.forecasts import IntensityForecast, Realised, Signal
+from batchsched.forecasts.archive import Archive
+from batchsched.forecasts.own import Own
+from batchsched.forecasts.port import describe
+
+NOW = datetime(2026, 5, 20, 12, 20, tzinfo=UTC)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+MARGINAL = Signal("marginal", "direct")
+
+
+def sunny(until: datetime, days: int, zone: str = "DE") -> Iterator[Realised]:
+    """A grid with much sun at noon, and weather that lasts some days."""
+    random, weather = np.random.default_rng(1), 0.0
+    first = until.replace(minute=0) - days * DAY
+    for n in range(days * 24):
+        weather = 0.97 * weather + random.normal(0, 6)
+        at = first + n * HOUR
+        value = 320 - 140 * max(0.0, math.sin((at.hour - 6) / 12 * math.pi)) + weather
+        yield Realised(zone, at, at + HOUR, value, "meter", Signal())
+
+
+class Site:
+    """An archive with some days of a zone, and the source over it."""
+
+    def __init__(self, folder: Path, days: int = 40) -> None:
+        self.folder = folder
+        self.clock = ManualClock(NOW)
+        self.archive = Archive(folder / "archive")
+        self.archive.add_realised(sunny(NOW, days), NOW)
+        self.own = self.begin()
+
+    def begin(self) -> Own:
+        return Own(self.archive, {"DE": Signal(), "FR": Signal()}, self.folder / "models", self.clock)
+
+    def issue(self, now: datetime = NOW) -> IntensityForecast:
+        made = self.own.fetch_forecast("DE", now)
+        self.archive.add_forecast(made, now)
+        return made
+
+
+def test_four_days_by_the_hour_with_quantiles(tmp_path: Path) -> None:
+    made = Site(tmp_path).issue()
+    assert (made.provider, made.issued_at, made.signal) == ("own", NOW, Signal())
+    assert [slot.start for slot in made.slots] == [NOW.replace(minute=0) + n * HOUR for n in range(96)]
+    for slot in made.slots:
+        assert slot.quantiles is not None
+        assert list(slot.quantiles) == sorted(slot.quantiles)
+    assert made.mean_over(NOW.replace(hour=23), NOW + 12 * HOUR) > made.mean_over(NOW, NOW + HOUR)  # type: ignore[operator]
+
+
+def test_one_issue_an_hour(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    first = site.issue()
+    site.archive.add_realised([Realised("DE", NOW - HOUR / 3, NOW, 5.0, "meter", Signal())], NOW)
+    again = site.issue(NOW + HOUR / 2)
+    assert again.issued_at == first.issued_at
+    assert site.issue(NOW + HOUR).issued_at == NOW + HOUR
+
+
+def test_little_history_is_said(tmp_path: Path) -> None:
+    made = Site(tmp_path).issue()
+    assert "seasonal naive (too little history" in describe(made)
+    with pytest.raises(ForecastUnavailable, match="Nothing that came true in 'FR' is known yet"):
+        Site(tmp_path / "2").own.fetch_forecast("FR", NOW)
+    with pytest.raises(ForecastUnavailable, match="No source measures 'PL'"):
+        Site(tmp_path / "3").own.fetch_forecast("PL", NOW)
+
+
+def test_another_signal_than_the_zones_is_not_learnt_from(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.own = Own(site.archive, {"DE": MARGINAL}, tmp_path / "models", site.clock)
+    with pytest.raises(ForecastUnavailable):
+        site.issue()
+
+
+def test_what_comes_later_changes_nothing(tmp_path: Path) -> None:
+    """The archives differ in what reached them after the instant: measurements, a revision and a forecast."""
+    one, two = Site(tmp_path / "one"), Site(tmp_path / "two")
+    later = NOW + timedelta(seconds=1)
+    known = list(sunny(NOW, 3))[-5:]
+    two.archive.add_realised([Realised("DE", v.start, v.end, 9000.0, v.provider, v.signal) for v in known], later)
+    two.archive.add_realised([Realised("DE", NOW, NOW + HOUR, 9000.0, "meter", Signal())], NOW + HOUR)
+    assert one.issue() == two.own.fetch_forecast("DE", NOW)
+    assert two.own.fetch_forecast("DE", NOW + HOUR).slots != one.own.fetch_forecast("DE", NOW + HOUR).slots
+
+
+@pytest.mark.slow
+def test_a_model_is_kept_over_a_restart_and_learnt_anew_after_a_week(tmp_path: Path) -> None:
+    site = Site(tmp_path, days=90)
+    made = site.issue()
+    assert made.licence.endswith("linear and boosted trees")
+    model = next((tmp_path / "models").glob("*.model"))
+    stored, before = model.read_bytes(), model.stat().st_mtime_ns
+    site.own = site.begin()
+    after = site.issue(NOW + HOUR)
+    assert model.stat().st_mtime_ns == before
+    assert after.licence.endswith("linear and boosted trees")
+    last = made.slots[-1].mean_g_per_kwh
+    assert last == pytest.approx(after.slots[-2].mean_g_per_kwh, rel=0.2)
+    site.archive.add_realised(sunny(NOW + 7 * DAY, 7), NOW + 7 * DAY)
+    site.issue(NOW + 7 * DAY)
+    assert model.read_bytes() != stored
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"\x81\xa4zone\xa2DE"])
+def test_a_damaged_model_is_made_anew(tmp_path: Path, content: bytes) -> None:
+    site = Site(tmp_path)
+    made = site.issue()
+    for path in (tmp_path / "models").iterdir():
+        path.write_bytes(content)
+    assert len(site.issue(NOW + HOUR).slots) == len(made.slots)
+
+
+def test_training_says_what_it_learnt(tmp_path: Path) -> None:
+    trained, _ = Site(tmp_path).own.train("DE", NOW)
+    assert (trained.zone, trained.known_h, trained.trained_until) == ("DE", 40 * 24, NOW)
+    assert trained.held_out_from == NOW.replace(minute=0) - 20 * DAY
+    assert trained.mape is not None
+    assert 0 < trained.mape < 0.2
+    short, _ = Site(tmp_path / "short", days=2).own.train("DE", NOW)
+    assert short.mape is None
