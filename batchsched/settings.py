@@ -208,6 +208,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         home = self.carbon.home_site or next(iter(self.sites), "home")
         return Fleet(self.sites, self.pools, self.models, home)
 
+    def archive_folder(self) -> Path:
+        """Where the forecast archive is."""
+        return Path(self.forecast.archive_dir or Path(self.server.data_dir) / "forecasts")
+
     def tenant(self, name: str) -> Tenant:
         """A tenant's weight and limits; one that is not declared has the defaults."""
         return self.tenants.get(name, Tenant())

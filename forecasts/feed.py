@@ -196,14 +196,16 @@ class Feeds:
         *,
         leading: Callable[[], bool],
         news: Callable[[], None],
-        count: Callable[[str], None],
+        failed: Callable[[], None],
+        switched: Callable[[], None],
     ) -> None:
-        """`leading`: may this server ask? `news`: something was learnt. `count`: add one to the lasting counter of that name."""
+        """`leading`: may this server ask? `news`: something was learnt. `failed`, `switched`: one more of these."""
         self._chain = chain
         self._switches = switches
         self._clock = clock
         self._news = news
-        self._count = count
+        self._failed = failed
+        self._switched = switched
         self.feeds = {
             name: Feed(source, refresh_s[name], archive, clock, leading, self._after) for name, source in sources.items()
         }
@@ -232,7 +234,7 @@ class Feeds:
 
     def _after(self, news: bool, failed: bool) -> None:
         if failed:
-            self._count("forecast_source_failures_total")
+            self._failed()
         now = self._clock.now()
         for zone in self._chain.chained():
             try:
@@ -241,6 +243,6 @@ class Feeds:
                 continue  # planning says so itself
             if switch and switch.before is not None:
                 log.warning("'%s' is now served by %s instead of %s (%s).", zone, switch.source, switch.before, switch.why)
-                self._count("forecast_switches_total")
+                self._switched()
         if news:
             self._news()

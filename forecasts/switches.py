@@ -10,6 +10,9 @@ import msgspec
 
 from batchsched.forecasts.chain import Choice
 
+SWITCHES = "switches.jsonl"
+"""Its name in the archive's folder."""
+
 
 class Switch(msgspec.Struct, frozen=True):
     """From `at` on, `source` serves the zone; before it was `before`, None where nobody was."""

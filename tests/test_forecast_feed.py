@@ -105,7 +105,8 @@ class House:
             self.clock,
             leading=leading,
             news=lambda: self.counted.update(["news"]),
-            count=lambda name: self.counted.update([name]),
+            failed=lambda: self.counted.update(["failed"]),
+            switched=lambda: self.counted.update(["switched"]),
         )
 
     def round(self, name: str = "one") -> float:
@@ -153,7 +154,7 @@ def test_failures_are_met_with_growing_patience(tmp_path: Path) -> None:
     assert [house.round() for _ in range(8)] == [60, 120, 240, 480, 960, 1920, 3600, 3600]
     state = house.feeds.feeds["one"].state
     assert (state.failures, state.problem, state.answered_at) == (8, "It is down.", None)
-    assert house.counted == {"forecast_source_failures_total": 8}
+    assert house.counted == {"failed": 8}
     source.trouble.clear()
     assert house.round() == 900
     source.trouble["DE"] = ForecastUnavailable("It is down.")
@@ -203,7 +204,7 @@ def test_a_switch_is_recorded_and_counted(tmp_path: Path) -> None:
     last = house.switches.newest()["DE"]
     assert (last.before, last.source) == ("one", "other")
     assert last.why.startswith("one: stale: issued 1d 1")
-    assert house.counted["forecast_switches_total"] == 1
+    assert house.counted["switched"] == 1
 
 
 def test_threads_ask_by_themselves_and_only_where_they_lead(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -21,6 +22,8 @@ from batchsched.cli.common import EXTRAS, config_option, json_option, load_check
 from batchsched.errors import BatchschedError, ServerUnreachable
 
 if TYPE_CHECKING:
+    from batchsched.forecasts.archive import Archive
+    from batchsched.forecasts.chain import Chain
     from batchsched.settings import Loaded
 
 Level = Literal["ok", "warning", "broken"]
@@ -146,16 +149,21 @@ def _engine(loaded: Loaded) -> Iterator[Finding]:
 
 
 def _forecast(loaded: Loaded) -> Iterator[Finding]:
-    """Does the source know each declared zone, and for how long from now?"""
+    """Does the source know each declared zone, and for how long from now? Who serves those that have sources, and why?"""
     from datetime import timedelta
 
-    from batchsched.forecasts import open_provider
+    from batchsched.clock import SystemClock
+    from batchsched.forecasts.opened import open_forecasts
 
     settings = loaded.settings
-    provider = open_provider(settings.forecast, loaded.path.parent if loaded.path else Path.cwd())
+    base_dir = loaded.path.parent if loaded.path else Path.cwd()
+    provider, chain, _ = open_forecasts(settings.forecast, base_dir, lambda: _archive(settings.archive_folder()), SystemClock())
     now = datetime.now(UTC)
     zones = sorted({site.zone for site in settings.sites.values()})
     for zone in zones:
+        if chain and zone in chain.chained():
+            yield _served(chain, zone, now, settings.archive_folder())
+            continue
         try:
             found = provider.forecast(zone, now, now + timedelta(hours=settings.planner.horizon_h))
         except BatchschedError as problem:
@@ -167,6 +175,38 @@ def _forecast(loaded: Loaded) -> Iterator[Finding]:
         yield Finding(f"forecast {zone}", "ok", text)
     if not zones:
         yield Finding("forecast", "ok", f"{provider.name}; no site is declared")
+
+
+def _archive(folder: Path) -> Archive:
+    """Opening one makes its folders, which is the server's business: where it has not, an empty one stands in."""
+    from batchsched.forecasts.archive import Archive
+
+    if folder.is_dir():
+        return Archive(folder)
+    with TemporaryDirectory() as empty:
+        return Archive(Path(empty))
+
+
+def _served(chain: Chain, zone: str, now: datetime, folder: Path) -> Finding:
+    from datetime import timedelta
+
+    from batchsched.errors import ForecastUnavailable
+    from batchsched.forecasts.switches import SWITCHES, Switches
+
+    check = f"forecast {zone}"
+    try:
+        choice = chain.choose(zone, now, now + timedelta(days=1))
+    except ForecastUnavailable as problem:
+        return Finding(check, "broken", problem.message)
+    text = f"{choice.source}, {choice.forecast.signal}, issued {choice.forecast.issued_at:%Y-%m-%d %H:%M} UTC"
+    if choice.trust < 1:
+        text += f", trust {choice.trust:.1f} ({choice.faults})"
+    if choice.passed_over:
+        text += f"; before it: {choice.why}"
+    switch = Switches(folder / SWITCHES).newest().get(zone)
+    if switch and switch.before:
+        text += f"; since {switch.at:%Y-%m-%d %H:%M} UTC {switch.source} instead of {switch.before} ({switch.why})"
+    return Finding(check, "ok" if choice.trust == 1 and not choice.passed_over else "warning", text)
 
 
 def _clock(_: Loaded) -> Iterator[Finding]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from batchsched.cli.common import Connect, json_option, print_facts, print_json, print_table, say, server_options, when
 
 if TYPE_CHECKING:
     from batchsched.client.forecasts import Forecast, ForecastSlot, Which
+
+MONTH = timedelta(days=31)
+"""The longest span that one call asks for."""
 
 
 @click.group()
@@ -85,6 +90,38 @@ def import_(file: Path, provider: str | None, signal: str | None, as_json: bool,
         zones = ", ".join(found.zones) or "no zone"
         new = f"{found.forecasts} forecasts, {found.measurements} measurements"
         say(f"New from {found.provider}, {found.signal}: {new} ({zones}).")
+
+
+@forecast.command()
+@click.argument("zone")
+@click.option("--from", "since", metavar="TIME", required=True, help="The first hour, such as 2026-01-01T00:00:00Z.")
+@click.option("--to", "until", metavar="TIME", help="Where it ends [default: now].")
+@json_option
+@server_options
+def backfill(zone: str, since: str, until: str | None, as_json: bool, connect: Connect) -> None:
+    """Let the server ask a zone's sources what came true, and keep it. With --json: one object a source and month."""
+    start, end = instant(since, "--from"), instant(until, "--to") if until else datetime.now(UTC)
+    if start >= end:
+        raise click.UsageError("--to must lie after --from.")
+    with connect() as client:
+        while start < end:
+            to = min(start + MONTH, end)
+            for one in client.forecasts.backfill(zone, start, to):
+                if as_json:
+                    print_json({"start": start, "end": to, **msgspec.structs.asdict(one)})
+                else:
+                    what = one.problem or f"{one.received} values, {one.added} of them news"
+                    click.echo(f"{start:%Y-%m-%d} to {to:%Y-%m-%d}, {one.source}: {what}")
+            start = to
+
+
+def instant(text: str, option: str) -> datetime:
+    """An instant of an option; a date is its first moment, and UTC is meant where no offset is given."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.UsageError(f"{option}: '{text}' is not an instant such as 2026-05-01T06:00:00Z.") from None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
 def _show(found: Forecast) -> None:

@@ -10,7 +10,7 @@ from typing import TypeVar, Unpack
 
 from batchsched.client import calls, forecasts
 from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat
-from batchsched.client.forecasts import Forecast, ForecastFeed, Imported, Which
+from batchsched.client.forecasts import Backfilled, Forecast, ForecastFeed, Imported, Which
 from batchsched.client.results import Batch, Explanation, File, Model, OutputLine, Plan, Report
 from batchsched.errors import BatchschedError
 from batchsched.transport import Transport
@@ -277,3 +277,10 @@ class Forecasts:
         path = Path(file)
         with path.open("rb") as stream:
             return self._client.send(forecasts.import_file(path, stream, provider, signal))
+
+    def backfill(self, zone: str, start: datetime | str, end: datetime | str | None = None) -> tuple[Backfilled, ...]:
+        """Let the server ask the zone's sources what came true in [start, end), at most 31 days, and keep it.
+
+        It may take minutes. The end that is left out is now.
+        """
+        return self._client.send(forecasts.backfill(zone, start, end))

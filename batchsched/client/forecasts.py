@@ -75,6 +75,15 @@ class Imported(msgspec.Struct, frozen=True):
     measurements: int
 
 
+class Backfilled(msgspec.Struct, frozen=True):
+    """What one source gave of a span that lies behind: values received, how many were news, and why where it gave none."""
+
+    source: str
+    received: int
+    added: int
+    problem: str = ""
+
+
 class Which(TypedDict, total=False):
     """Which forecast. `as_of`: as it was known then (default: now). `hours`: how far it is shown (default: 96).
 
@@ -85,6 +94,10 @@ class Which(TypedDict, total=False):
     hours: int | None
     provider: str | None
     signal: str | None
+
+
+class _Backfill(msgspec.Struct, frozen=True):
+    data: tuple[Backfilled, ...]
 
 
 class _Feeds(msgspec.Struct, frozen=True):
@@ -100,6 +113,14 @@ def feeds() -> Call[tuple[ForecastFeed, ...]]:
 def forecast(zone: str, which: Which) -> Call[Forecast]:
     """One forecast."""
     return Call("GET", f"{PREFIX}/forecasts/{quote(zone, safe='')}", typed(Forecast), {"params": asked(**which)})
+
+
+def backfill(zone: str, start: datetime | str, end: datetime | str | None) -> Call[tuple[Backfilled, ...]]:
+    """A span of what came true."""
+    decode = typed(_Backfill)
+    body = asked(start=start, end=end)
+    path = f"{PREFIX}/forecasts/{quote(zone, safe='')}/backfill"
+    return Call("POST", path, lambda content: decode(content).data, {"json": body})
 
 
 def forecast_plot(zone: str, image_format: PlotFormat, which: Which) -> Call[bytes]:

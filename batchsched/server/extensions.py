@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
 import batchsched
+from batchsched.errors import ForecastUnavailable
 from batchsched.queue import batches, deliveries, ledger
 from batchsched.queue.tenancy import ANY
 from batchsched.server.auth import Who
 from batchsched.server.runtime import Runtime
 from batchsched.wire import PREFIX
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 MEDIA = {"png": "image/png", "svg": "image/svg+xml"}
 
@@ -88,6 +93,7 @@ def _exposition(runtime: Runtime) -> bytes:
         gauge.labels(state=state).set(count)
     pending = Gauge("batchsched_webhooks_pending", "Events that are still to be delivered.", registry=registry)
     pending.set(sum(waiting.values()))
+    _served(runtime, registry)
     Gauge("batchsched_build_info", "Version.", ["version"], registry=registry).labels(version=batchsched.__version__).set(1)
     families = [
         CounterMetricFamily(f"batchsched_{name.removesuffix('_total')}", name.replace("_", " "), value=value)
@@ -100,3 +106,21 @@ def _exposition(runtime: Runtime) -> bytes:
 
     registry.register(Counters())
     return bytes(generate_latest(registry))
+
+
+def _served(runtime: Runtime, registry: CollectorRegistry) -> None:
+    """Who serves each zone that has sources, how old that is, and how far it is trusted."""
+    from prometheus_client import Gauge
+
+    if runtime.chain is None:
+        return
+    names, now = ["zone", "source"], runtime.clock.now()
+    age_s = Gauge("batchsched_forecast_age_seconds", "Age of the forecast in force.", names, registry=registry)
+    trust = Gauge("batchsched_forecast_trust", "Trust in the forecast in force.", names, registry=registry)
+    for zone in runtime.chain.chained():
+        try:
+            choice = runtime.chain.choose(zone, now, now + timedelta(days=1))
+        except ForecastUnavailable:
+            continue
+        age_s.labels(zone=zone, source=choice.source).set((now - choice.forecast.issued_at).total_seconds())
+        trust.labels(zone=zone, source=choice.source).set(choice.trust)

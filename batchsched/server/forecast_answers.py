@@ -79,3 +79,26 @@ class Forecast(msgspec.Struct, forbid_unknown_fields=True):
     levels: list[float]
     slots: list[ForecastSlot]
     realised: list[Measurement]
+
+
+class BackfillSpan(msgspec.Struct, forbid_unknown_fields=True):
+    """What is asked for: hours that begin in [start, end); without an end up to now."""
+
+    start: str
+    end: str | None = None
+
+
+class Backfilled(msgspec.Struct, forbid_unknown_fields=True):
+    """What one source gave: values received, how many of them were news, and in words why it gave none."""
+
+    source: str
+    received: int
+    added: int
+    problem: str
+
+
+class Backfill(msgspec.Struct, forbid_unknown_fields=True):
+    """What came of it, a source each."""
+
+    object: Literal["list"]
+    data: list[Backfilled]

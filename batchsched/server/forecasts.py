@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from batchsched.errors import (
@@ -25,9 +26,20 @@ from batchsched.errors import (
 from batchsched.forecasts import QUANTILES, IntensityForecast, Realised, Signal
 from batchsched.forecasts.layouts import Content, read_file
 from batchsched.server.auth import Caller, Who
+from batchsched.server.batches import json_body
 from batchsched.server.extensions import MEDIA
 from batchsched.server.files import body
-from batchsched.server.forecast_answers import Forecast, ForecastFeed, ForecastFeeds, Imported, Measurement
+from batchsched.server.forecast_answers import (
+    Backfill,
+    Backfilled,
+    BackfillSpan,
+    Forecast,
+    ForecastFeed,
+    ForecastFeeds,
+    Imported,
+    Measurement,
+)
+from batchsched.server.options import form_of
 from batchsched.server.runtime import Runtime
 from batchsched.server.uploads import Form
 from batchsched.wire import PREFIX
@@ -80,6 +92,13 @@ def router(runtime: Runtime) -> APIRouter:
         """A picture of the same, with what has come true since."""
         picture = desk.plot(zone, as_of, hours, provider, signal, format)
         return Response(picture, media_type=MEDIA.get(format))
+
+    @routes.post("/{zone}/backfill")
+    async def backfill(zone: str, request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Ask a zone's sources what came true in a span of at most 31 days, and keep it. It may take minutes."""
+        span = form_of(BackfillSpan, await json_body(request))
+        answer: dict[str, Any] = msgspec.to_builtins(await run_in_threadpool(desk.backfill, zone, span, who))
+        return answer
 
     return routes
 
@@ -153,6 +172,19 @@ class Forecasts:
         realised = self._realised(forecast, since, min(end, now), now, archived=received_at is not None)
         return draw_forecast(forecast, realised, at, now, kind)
 
+    def backfill(self, zone: str, span: BackfillSpan, who: Caller) -> Backfill:
+        """Raises ForecastUnavailable where the zone has no source, InvalidValue."""
+        start = self._instant(span.start, "start")
+        end = self._instant(span.end, "end")
+        if start >= end:
+            raise InvalidValue("'end' must lie after 'start'.", param="end")
+        if self._runtime.feeds is None:
+            raise ForecastUnavailable("No source is declared that could be asked.", hint="Declare one under forecast.sources.")
+        with self._runtime.database.write() as connection:
+            who.did(connection, zone, start=span.start, end=span.end)
+        found = self._runtime.feeds.backfill(zone, start, end)
+        return Backfill("list", [Backfilled(**msgspec.structs.asdict(one)) for one in found])
+
     def _forecast(
         self, zone: str, now: datetime, until: datetime, provider: str | None, signal: str | None
     ) -> tuple[IntensityForecast, datetime | None]:
@@ -174,18 +206,18 @@ class Forecasts:
             return self._runtime.archive.realised(forecast.zone, start, end, as_of=now, signal=forecast.signal)
         return self._runtime.provider.realised(forecast.zone, start, end, now)
 
-    def _instant(self, as_of: str | None) -> datetime:
+    def _instant(self, text: str | None, param: str = "as_of") -> datetime:
         now = self._runtime.clock.now()
-        if as_of is None:
+        if text is None:
             return now
         try:
-            at = datetime.fromisoformat(as_of)
+            at = datetime.fromisoformat(text)
         except ValueError:
-            raise InvalidValue(f"'{as_of}' is not an instant such as 2026-05-01T06:00:00Z.", param="as_of") from None
+            raise InvalidValue(f"'{text}' is not an instant such as 2026-05-01T06:00:00Z.", param=param) from None
         if at.tzinfo is None:
-            raise InvalidValue(f"'{as_of}' has no time zone; add Z for UTC or an offset such as +02:00.", param="as_of")
+            raise InvalidValue(f"'{text}' has no time zone; add Z for UTC or an offset such as +02:00.", param=param)
         if not EARLIEST <= at <= now:
-            raise InvalidValue("'as_of' lies in the future, or before the year 2000.", param="as_of")
+            raise InvalidValue(f"'{param}' lies in the future, or before the year 2000.", param=param)
         return at.astimezone(UTC)
 
 

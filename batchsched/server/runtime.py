@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from batchsched.clock import Clock, IdSource, RandomIds, SystemClock
 from batchsched.errors import InvalidConfiguration, StorageUnavailable
-from batchsched.forecasts import open_provider
+from batchsched.forecasts.opened import open_forecasts
 from batchsched.queue import chunks
 from batchsched.queue.cutting import Cutter
 from batchsched.queue.database import Database
@@ -18,6 +18,7 @@ from batchsched.queue.results import Recorder
 from batchsched.queue.store import SWEEP_AGE_S
 from batchsched.queue.stores import open_store, settle, sweep
 from batchsched.scheduler import Scheduler
+from batchsched.server.feeding import feeds_of
 from batchsched.server.lifecycle import Lifecycle
 from batchsched.server.quotas import Quotas
 from batchsched.server.reports import Reports
@@ -45,7 +46,10 @@ class Runtime:
         try:
             self.store = open_store(loaded.settings.server.store_url, root)
             settle(self.database, self.store)
-            self.provider = provider = open_provider(loaded.settings.forecast, loaded.path.parent if loaded.path else Path())
+            base_dir = loaded.path.parent if loaded.path else Path()
+            opened = open_forecasts(loaded.settings.forecast, base_dir, lambda: self.archive, self.clock)
+            self.provider, self.chain = opened.provider, opened.chain
+            provider = opened.provider
             weights = {name: tenant.weight for name, tenant in loaded.settings.tenants.items()}
             self.recorder = Recorder(self.database, self.store, self.ids, weights)
             self.leadership = Leadership(self.database, self.ids.new("server"), self.clock, self._begin_to_lead)
@@ -65,6 +69,15 @@ class Runtime:
                 self.leadership.leading,
                 loaded.settings.retention,
             )
+            self.feeds = feeds_of(
+                opened,
+                loaded.settings,
+                lambda: self.archive,
+                self.database,
+                self.clock,
+                self.leadership.leading,
+                self.scheduler.poke,
+            )
             self.webhooks = Webhooks(self.database, loaded.settings.webhooks, self.ids, self.clock, self.leadership.leading)
         except InvalidConfiguration as problem:
             self.database.close()
@@ -78,8 +91,7 @@ class Runtime:
         """What was known of the grid and when. Opened when it is first asked for: it brings Parquet along."""
         from batchsched.forecasts.archive import Archive
 
-        settings = self.settings
-        return Archive(Path(settings.forecast.archive_dir or Path(settings.server.data_dir) / "forecasts"))
+        return Archive(self.settings.archive_folder())
 
     def start(self) -> None:
         """Begin to work."""
@@ -87,6 +99,8 @@ class Runtime:
         self.scheduler.start()
         self.lifecycle.start()
         self.webhooks.start()
+        if self.feeds:
+            self.feeds.start()
 
     def recover(self) -> None:
         """Clear up after whoever was here before, and stand for the lead."""
@@ -99,6 +113,8 @@ class Runtime:
 
     def stop(self) -> None:
         """End every thread and close the database."""
+        if self.feeds:
+            self.feeds.stop()
         self.webhooks.stop()
         self.lifecycle.stop()
         self.scheduler.stop()
