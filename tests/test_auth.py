@@ -28,7 +28,7 @@ from batchsched.server.auth import check_keys, digest_of
 from batchsched.server.rules import RULES, SCOPES
 from batchsched.settings import Server
 from batchsched.wire import PREFIX
-from tests.live import LiveServer, live_server, requests, wait_for
+from tests.live import BASIC, LiveServer, live_server, requests, wait_for
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -77,7 +77,10 @@ class Keyed:
 
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
-    with live_server(tmp_path_factory.mktemp("auth")) as server:
+    folder = tmp_path_factory.mktemp("auth")
+    (folder / "f.csv").write_text("zone,start,end,realised\nDE,2026-05-01T06:00:00Z,2026-05-01T07:00:00Z,100\n")
+    text = BASIC + '[forecast.sources.mine]\nkind = "file"\npath = "f.csv"\n'
+    with live_server(folder, text) as server:
         yield Keyed(server)
 
 
@@ -366,6 +369,11 @@ def acts(keyed: Keyed) -> dict[str, Callable[[], str]]:
         ended = did("/v1/batches", {"input_file_id": "file-none", "endpoint": "/v1/embeddings", "completion_window": "24h"})
         return str(server.http.delete(f"{PREFIX}/batches/{ended}").json()["id"])
 
+    def filled() -> str:
+        span = {"start": "2026-05-01T00:00:00Z", "end": "2026-05-02T00:00:00Z"}
+        assert server.post(f"{PREFIX}/forecasts/DE/backfill", span)["data"][0]["received"] == 1
+        return "DE"
+
     def did(path: str, body: Any = None) -> str:
         return str(server.post(path, body)["id"])
 
@@ -381,6 +389,7 @@ def acts(keyed: Keyed) -> dict[str, Callable[[], str]]:
         "batch.cancel": lambda: did(f"/v1/batches/{batch_id}/cancel"),
         "batch.retry": retried,
         "batch.delete": deleted,
+        "forecast.backfill": filled,
         "forecast.import": lambda: str(
             server.http.post(f"{PREFIX}/forecasts/import", files={"file": ("f.csv", "zone,start,end\n")}).json()["id"]
         ),

@@ -180,9 +180,9 @@ class Forecasts:
             raise InvalidValue("'end' must lie after 'start'.", param="end")
         if self._runtime.feeds is None:
             raise ForecastUnavailable("No source is declared that could be asked.", hint="Declare one under forecast.sources.")
+        found = self._runtime.feeds.backfill(zone, start, end)
         with self._runtime.database.write() as connection:
             who.did(connection, zone, start=span.start, end=span.end)
-        found = self._runtime.feeds.backfill(zone, start, end)
         return Backfill("list", [Backfilled(**msgspec.structs.asdict(one)) for one in found])
 
     def _forecast(
