@@ -30,8 +30,9 @@ _F32 = np.float32
 class Knobs(msgspec.Struct, frozen=True):
     """How the calibrator learns. Chosen on forecasts of before July 2022.
 
-    `window`: errors of so many issues count. `spacing_h`: issues closer than that to the last one counted are not counted
-    (23, so that hourly issues wander round the clock and daily ones all count). `step`: how far an outcome moves a level.
+    `window`: errors of so many issues count. `spacing_h`: the first issue in so many hours counts, the same hours for all zones
+    (23, so that of hourly issues those counted wander round the clock, and daily ones all count).
+    `step`: how far an outcome moves a level.
     `nominal`: what the outer quantiles aim at to hold 90 %, since with late news they fall a little short of their aim.
     `neighbours`: leads to either side that lend their errors. `least`: with fewer errors at a lead a wide guess stands in.
     `recent_h`: over which the size of late errors is taken; `surge`: the power of it that scales the band, 0 switches it off.
@@ -88,7 +89,7 @@ class Calibrator:
         logs[: len(points)] = np.log(np.maximum(points[:LEADS_H], LEAST_G))
         scale = self._scale(hour)
         band = logs[:, None] + self._offsets() * scale
-        if not self.issues or hour - self.issues[-1].hour >= self.knobs.spacing_h:
+        if not self.issues or hour // self.knobs.spacing_h != self.issues[-1].hour // self.knobs.spacing_h:
             self._remember(Issue(hour, scale, np.full(LEADS_H, np.nan, _F32), logs.astype(_F32), band.astype(_F32)))
         quantiles: Array = np.exp(band[: len(points)])
         return quantiles
@@ -143,10 +144,10 @@ class Calibrator:
         if not self.knobs.surge or len(self.issues) < self.knobs.least:
             return 1.0
         size = np.abs(np.stack([issue.errors for issue in self.issues]))
-        with np.errstate(invalid="ignore"):
-            usual = np.nansum(size, axis=0) / np.isfinite(size).sum(axis=0)
+        known = np.isfinite(size)
+        usual = np.where(known, size, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
         targets = np.array([issue.hour for issue in self.issues])[:, None] + np.arange(LEADS_H)
-        ratios = (size / usual)[(targets >= hour - self.knobs.recent_h) & np.isfinite(size)]
+        ratios = (size / np.maximum(usual, 1e-6))[(targets >= hour - self.knobs.recent_h) & known]
         if ratios.size < self.knobs.recent_h // 2:
             return 1.0
         return float(np.clip(ratios.mean() ** self.knobs.surge, self.knobs.calmest, self.knobs.wildest))

@@ -50,6 +50,10 @@ class TestPromise:
         assert np.median(middle) == pytest.approx(1, abs=0.03)
         assert np.median(bands[..., 4] < issued[40:] * 1.3) == 1
 
+    def test_a_forecast_that_is_always_right_needs_no_band(self) -> None:
+        bands = walk(Calibrator(QUICK), np.full((40, LEADS_H), 100.0), np.full(50 * 24, 100.0), 0)
+        assert bands[35] == pytest.approx(np.full((LEADS_H, 5), 100))
+
     def test_with_nothing_learnt_a_wide_guess_stands_in(self) -> None:
         quantiles = Calibrator().issue(0, np.array([100.0, np.nan, 100.0]))
         assert quantiles.shape == (3, 5)
@@ -127,6 +131,10 @@ class TestState:
         for hour in range(100):
             calibrator.issue(hour, np.ones(4))
         assert [issue.hour for issue in calibrator.issues] == [0, 23, 46, 69, 92]
+        late = Calibrator(QUICK)
+        for hour in range(7, 100):
+            late.issue(hour, np.ones(4))
+        assert [issue.hour for issue in late.issues] == [7, 23, 46, 69, 92]  # in step with the other
 
 
 def forecast(*slots: ForecastSlot, issued_at: datetime = NOW) -> IntensityForecast:
