@@ -3,8 +3,8 @@
 `python benchmarks/accept.py --requests 1000000`: the last line is JSON. In each repetition, on the same file and machine:
 a real `batchsched serve` gets the file through the SDK, over HTTP, until the batch is `in_progress`: sent, checked, synced to the
 disk, cut into chunks. Then a tenth of the chunks is answered and the batch is cancelled, so that as many results are merged as
-there were requests. The loop, before and after it, reads every line and parses it with the standard library's json. The memory
-is the server's resident set, sampled all along.
+there were requests; the results are read before that, and from there on after it. The loop, before and after it, reads every line
+and parses it with the standard library's json. The memory is the server's resident set, sampled all along.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ solver = "greedy"
 
 
 def measure(requests: int, repetitions: int, folder: Path) -> dict[str, Any]:
-    """Medians over the repetitions: `accept_ratio` (our seconds / the loop's), `accept_rss_mb` and `merge_rss_mb` (peaks)."""
+    """Medians over the repetitions: `accept_ratio` (our seconds / the loop's), peaks of memory (`..._rss_mb`)."""
     path = folder / "accept.jsonl"
     write_requests(path, requests)
     runs: list[dict[str, float]] = []
@@ -70,6 +70,7 @@ def measure(requests: int, repetitions: int, folder: Path) -> dict[str, Any]:
         "accept_ratio_spread": [round(min(ratios), 3), round(max(ratios), 3)],
         "accept_rss_mb": round(max(run["accept_rss_mb"] for run in runs), 1),
         "merge_rss_mb": round(max(run["merge_rss_mb"] for run in runs), 1),
+        "read_rss_mb": round(max(run["read_rss_mb"] for run in runs), 1),
         "requests": requests,
         "file_mb": round(size_mb, 1),
     }
@@ -106,12 +107,17 @@ def accept(url: str, pid: int, path: Path) -> dict[str, float]:
             batch = until(client, batch.id, "in_progress")
             accept_s = time.perf_counter() - began
         answer(http, max(1, batch.request_counts.total // 200 // 10))
+        with peak(pid) as early_mb:
+            cursor = read(http, batch.id, "")
         with peak(pid) as merge_mb:
             began_merge = time.perf_counter()
             client.batches.cancel(batch.id)
             until(client, batch.id, "cancelled")
             merge_s = time.perf_counter() - began_merge
-    peaks = {"accept_rss_mb": max(accept_mb), "merge_rss_mb": max(merge_mb)}
+        with peak(pid) as late_mb:
+            for since in (cursor, ""):
+                read(http, batch.id, since)
+    peaks = {"accept_rss_mb": max(accept_mb), "merge_rss_mb": max(merge_mb), "read_rss_mb": max(*early_mb, *late_mb)}
     return {"accept_s": accept_s, "upload_s": uploaded - began, "merge_s": merge_s, **peaks}
 
 
@@ -136,6 +142,15 @@ def answer(http: httpx.Client, chunks: int) -> None:
             http.post(f"{PREFIX}/leases/{lease['chunk_id']}/results", json=message).raise_for_status()
             http.post(f"{PREFIX}/leases/{lease['chunk_id']}/finish", json={"token": lease["token"]}).raise_for_status()
             chunks -= 1
+
+
+def read(http: httpx.Client, batch_id: str, cursor: str) -> str:
+    """Read a batch's results from a cursor on; the next cursor."""
+    with http.stream("GET", f"{PREFIX}/batches/{batch_id}/results", params={"cursor": cursor} if cursor else {}) as answer:
+        answer.raise_for_status()
+        for _ in answer.iter_bytes():
+            pass
+        return str(answer.headers["x-batchsched-cursor"])
 
 
 def result(line: int, text: str) -> dict[str, Any]:
