@@ -21,6 +21,7 @@ import numpy as np
 
 from batchsched.forecasts.calibration import Knobs
 from batchsched.forecasts.evaluation import DAY_H, Array, Score, band_of, planned_once, replanned, score, total
+from benchmarks import forecast_ours
 from benchmarks import forecast_trials as trials
 from benchmarks.forecast_bands import calibrated, print_sums
 from benchmarks.forecast_trials import Forecaster, Trial
@@ -32,7 +33,13 @@ NAIVE, CLIMATOLOGY, CARBONCAST, ALONE, BLENDED = "naive", "climatology", "Carbon
 
 def forecasters() -> dict[str, Forecaster]:
     """Everyone who competes."""
-    return {NAIVE: trials.naive, CLIMATOLOGY: trials.climatology, CARBONCAST: trials.carboncast}
+    return {
+        NAIVE: trials.naive,
+        CLIMATOLOGY: trials.climatology,
+        CARBONCAST: trials.carboncast,
+        ALONE: forecast_ours.alone,
+        BLENDED: forecast_ours.blended,
+    }
 
 
 @dataclass

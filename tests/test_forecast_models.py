@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from batchsched.errors import ForecastUnavailable, InvalidValue
-from batchsched.forecasts.models import History, Model, Weather
-from batchsched.forecasts.models.boosted import Recipe
+from batchsched.forecasts.models import Blend, History, Model, Rows, Weather
 from batchsched.forecasts.models.history import Floats, filled, trailing_mean
+from batchsched.forecasts.models.model import mean_log
+from batchsched.forecasts.models.stored import load_blend, load_model, save_blend, save_model
 
 BEGAN = datetime(2024, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-SMALL = (Recipe(120, 1, rounds=20, leaves=7), Recipe(36, 1, rounds=20, leaves=7))
 WEEKS = 30
 NOW = BEGAN + 26 * 168 * HOUR
 
@@ -70,17 +71,27 @@ def history() -> History:
 
 @pytest.fixture(scope="module")
 def model(history: History) -> Model:
-    return Model.fit(history, NOW, SMALL)
+    return Model.fit(history, NOW)
+
+
+@pytest.fixture(scope="module")
+def blind() -> History:
+    return solar_zone()
+
+
+@pytest.fixture(scope="module")
+def blind_model(blind: History) -> Model:
+    return Model.fit(blind, NOW)
 
 
 class TestModel:
     def test_it_betters_the_last_day_repeated(self, history: History, model: Model) -> None:
         ours, naive = errors(model, history)
         assert ours < 0.8 * naive
-        assert model.name == "linear and boosted trees"
+        assert model.name == "linear"
 
     def test_nothing_after_the_training_span_changes_it(self, history: History, model: Model) -> None:
-        other = Model.fit(wild_after(history, NOW), NOW, SMALL)
+        other = Model.fit(wild_after(history, NOW), NOW)
         assert np.array_equal(model.predict(history, NOW), other.predict(history, NOW))
 
     def test_nothing_after_the_issue_changes_a_forecast(self, history: History, model: Model) -> None:
@@ -88,8 +99,8 @@ class TestModel:
         assert np.array_equal(model.predict(history, at), model.predict(wild_after(history, at), at))
 
     def test_a_leak_would_be_seen(self, history: History) -> None:
-        leaking = Model.fit(wild_after(history, NOW), NOW + 96 * HOUR, SMALL)
-        sound = Model.fit(history, NOW + 96 * HOUR, SMALL)
+        leaking = Model.fit(wild_after(history, NOW), NOW + 96 * HOUR)
+        sound = Model.fit(history, NOW + 96 * HOUR)
         assert not np.array_equal(leaking.predict(history, NOW), sound.predict(history, NOW))
         late = wild_after(history, NOW - HOUR)
         assert not np.array_equal(sound.predict(history, NOW), sound.predict(late, NOW))
@@ -103,13 +114,23 @@ class TestModel:
         assert np.allclose(late, model.predict(gone, NOW), rtol=0.02)
         assert np.isfinite(model.predict(history, NOW, delay_h=40)).all()
 
-    def test_weather_that_is_known_helps(self, history: History, model: Model) -> None:
-        blind = replace(history, weather=None)
-        assert errors(model, history)[0] < 0.8 * errors(Model.fit(blind, NOW, SMALL), blind)[0]
+    def test_weather_that_is_known_helps(self, history: History, model: Model, blind: History, blind_model: Model) -> None:
+        assert errors(model, history)[0] < 0.8 * errors(blind_model, blind)[0]
+
+    def test_other_zones_are_looked_at_where_they_are_known(self, blind: History, blind_model: Model) -> None:
+        wind = np.roll(blind.mix["wind"], -30)  # the same wind blows there 30 h earlier
+        ahead = replace(blind, zone="WEST", intensity=np.roll(blind.intensity, -30), mix={**blind.mix, "wind": wind})
+        both = replace(blind, beside={"WEST": ahead})
+        model = Model.fit(both, NOW)
+        assert errors(model, both)[0] < 0.97 * errors(blind_model, blind)[0]
+        assert np.array_equal(model.predict(blind, NOW), blind_model.predict(blind, NOW))
+        at = NOW + 5 * HOUR
+        later = replace(both, beside={"WEST": wild_after(ahead, at)})
+        assert np.array_equal(model.predict(both, at), model.predict(later, at))
 
     def test_intensity_alone_is_enough(self) -> None:
         bare = solar_zone(mix=False)
-        ours, naive = errors(Model.fit(bare, NOW, SMALL), bare, 6)
+        ours, naive = errors(Model.fit(bare, NOW), bare, 6)
         assert ours < naive
 
     @pytest.mark.parametrize("days", [2, 20, 80])
@@ -143,3 +164,98 @@ class TestHistory:
             History("Z", BEGAN + 0.5 * HOUR, np.ones(5, np.float32))
         with pytest.raises(InvalidValue, match="generation mix"):
             History("Z", BEGAN, np.ones(5, np.float32), {"wind": np.ones(4, np.float32)})
+        with pytest.raises(InvalidValue, match="'Y' beside 'Z'"):
+            History("Z", BEGAN, np.ones(5, np.float32), beside={"Y": History("Y", BEGAN, np.ones(4, np.float32))})
+
+
+def rows_of(history: History, model: Model, days: int, provider: Floats | None = None) -> Rows:
+    """Hourly issues from NOW on, as they would have been made."""
+    first = history.index(NOW)
+    members = model.members(history, np.arange(first, first + days * 24))
+    return Rows(members, np.log(history.intensity[first : first + days * 24]), provider)
+
+
+def lived_through(blend: Blend, rows: Rows, zone: str = "SUN") -> Floats:
+    """Day by day: learn from the day before, then forecast."""
+    out = []
+    for begin in range(0, len(rows.outcome), 24):
+        known = replace(rows, outcome=np.where(np.arange(len(rows.outcome)) < begin, rows.outcome, np.nan))
+        if begin:
+            blend.learn(zone, known, begin - 24, begin)
+        blend.weigh()
+        out.append(blend.logs(zone, replace(rows, outcome=known.outcome), begin, begin + 24))
+    return np.concatenate(out)
+
+
+def late_error(history: History, logs: Floats) -> float:
+    """Mean error of the logarithms from the eighth day on."""
+    first = history.index(NOW)
+    issues = np.arange(8 * 24, len(logs))
+    came = np.log(history.intensity[first + issues[:, None] + np.arange(96)])
+    return float(np.abs(logs[issues] - came).mean())
+
+
+class TestBlend:
+    DAYS = 20
+
+    def oracle(self, blind: History, bias: float) -> Floats:
+        first = blind.index(NOW)
+        return np.asarray(np.log(blind.intensity[first + np.arange(self.DAYS * 24)[:, None] + np.arange(96)]) + bias)
+
+    @pytest.mark.parametrize(("bias", "share"), [(0.0, 0.1), (0.3, 0.8)])
+    def test_a_good_provider_is_followed_and_its_bias_taken_off(
+        self, blind: History, blind_model: Model, bias: float, share: float
+    ) -> None:
+        rows = rows_of(blind, blind_model, self.DAYS, self.oracle(blind, bias))
+        alone = late_error(blind, lived_through(Blend(), replace(rows, provider=None)))
+        assert late_error(blind, lived_through(Blend(), rows)) < share * alone
+
+    def test_a_bad_provider_does_no_harm(self, blind: History, blind_model: Model) -> None:
+        noise = np.random.default_rng(3).normal(6, 1, (self.DAYS * 24, 96))
+        rows = rows_of(blind, blind_model, self.DAYS, noise)
+        alone = late_error(blind, lived_through(Blend(), replace(rows, provider=None)))
+        assert late_error(blind, lived_through(Blend(), rows)) < 1.1 * alone
+
+    def test_outcomes_enter_only_when_they_are_known(self, blind: History, blind_model: Model) -> None:
+        rows = rows_of(blind, blind_model, 4)
+        wild = replace(rows, outcome=np.where(np.arange(96) < 72, rows.outcome, 99.0))
+        blend, leaking = Blend(), Blend()
+        for one, given in ((blend, rows), (leaking, wild)):
+            one.learn("SUN", given, 0, 72)
+            one.weigh()
+        at_72 = blend.logs("SUN", rows, 72, 73)
+        assert np.array_equal(at_72, leaking.logs("SUN", wild, 72, 73))
+        leaking.learn("SUN", wild, 72, 96)
+        leaking.weigh()
+        assert not np.array_equal(at_72, leaking.logs("SUN", wild, 72, 73))
+
+    def test_a_zone_never_learnt_is_forecast_by_our_mean(self, blind: History, blind_model: Model) -> None:
+        rows = rows_of(blind, blind_model, 1)
+        assert np.array_equal(Blend().logs("SUN", rows, 0, 24), mean_log(dict(rows.members)))
+
+
+class TestStored:
+    def test_a_model_comes_back_the_same(self, history: History, model: Model, tmp_path: Path) -> None:
+        save_model(model, tmp_path / "models" / "SUN.npz")
+        again = load_model(tmp_path / "models" / "SUN.npz")
+        assert again is not None
+        assert (again.zone, again.trained_from, again.trained_until) == ("SUN", BEGAN, NOW)
+        assert (again.profile.sources, list(again.profile.weather)) == (("solar", "wind", "gas"), ["wind"])
+        assert np.array_equal(again.predict(history, NOW), model.predict(history, NOW))
+
+    def test_what_cannot_be_read_is_learnt_again(self, model: Model, tmp_path: Path) -> None:
+        path = tmp_path / "SUN.npz"
+        assert load_model(path) is None
+        path.write_bytes(b"PK no archive")
+        assert load_model(path) is None
+        save_model(replace(model, version="0"), path)
+        assert load_model(path) is None
+
+    def test_a_blend_comes_back_the_same(self, history: History, model: Model, tmp_path: Path) -> None:
+        rows, blend = rows_of(history, model, 4), Blend()
+        blend.learn("SUN", rows, 0, 72)
+        blend.weigh()
+        save_blend(blend, tmp_path / "blend.npz")
+        again = load_blend(tmp_path / "blend.npz")
+        assert np.array_equal(again.logs("SUN", rows, 72, 96), blend.logs("SUN", rows, 72, 96))
+        assert load_blend(tmp_path / "none.npz").zones == {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from batchsched.forecasts.models.blend import Blend, Rows
 from batchsched.forecasts.models.history import History, Weather
 from batchsched.forecasts.models.model import Model
 
-__all__ = ["History", "Model", "Weather"]
+__all__ = ["Blend", "History", "Model", "Rows", "Weather"]

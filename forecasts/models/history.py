@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from batchsched.errors import InvalidValue
 
-Floats: TypeAlias = NDArray[np.float32]
+Floats: TypeAlias = NDArray[np.floating[Any]]
 Integers: TypeAlias = NDArray[np.int64]
 
 HOUR = timedelta(hours=1)
@@ -36,7 +36,7 @@ class History:
     """One zone, hour by hour from `begins_at` (UTC, a whole hour); what is not known is NaN.
 
     `intensity`: gCO2e per kWh, of one signal. `mix`: MW by source, as long as `intensity`. `utc_offset_h`: the zone's winter
-    time, for weekdays that begin when people's do.
+    time, for weekdays that begin when people's do. `beside`: other zones over the same hours; weather comes from somewhere.
     """
 
     zone: str
@@ -45,12 +45,16 @@ class History:
     mix: Mapping[str, Floats] = field(default_factory=dict[str, Floats])
     weather: Weather | None = None
     utc_offset_h: int = 0
+    beside: Mapping[str, History] = field(default_factory=dict[str, "History"])
 
     def __post_init__(self) -> None:
         if self.begins_at.utcoffset() is None or self.first_hour * 3600 != self.begins_at.timestamp():
             raise InvalidValue(f"The history of '{self.zone}' must begin at a whole hour of a known offset.")
         if any(len(values) != len(self.intensity) for values in self.mix.values()):
             raise InvalidValue(f"The generation mix of '{self.zone}' is not as long as its intensity.")
+        for name, other in self.beside.items():
+            if (other.first_hour, len(other.intensity)) != (self.first_hour, len(self.intensity)):
+                raise InvalidValue(f"The history of '{name}' beside '{self.zone}' must span the same hours.")
 
     @property
     def first_hour(self) -> int:
@@ -73,7 +77,8 @@ class History:
             out = weather.runs + weather.published_after_h <= self.first_hour + end
             weather = Weather(weather.runs[out], {k: v[out] for k, v in weather.values.items()}, weather.published_after_h)
         mix = {source: values[:end] for source, values in self.mix.items()}
-        return History(self.zone, self.begins_at, self.intensity[:end], mix, weather, self.utc_offset_h)
+        beside = {name: other.until(known_until) for name, other in self.beside.items()}
+        return History(self.zone, self.begins_at, self.intensity[:end], mix, weather, self.utc_offset_h, beside)
 
 
 def filled(values: Floats) -> Floats:

@@ -1,44 +1,41 @@
-"""The forecaster of one zone: naive, linear and boosted members, learnt from its history up to a moment and nothing after it."""
+"""The forecaster of one zone: naive and linear members, learnt from its history up to a moment and nothing after it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
 
 from batchsched.errors import ForecastUnavailable
-from batchsched.forecasts.models.boosted import Boosted, Recipe
 from batchsched.forecasts.models.features import VERSION as FEATURES
 from batchsched.forecasts.models.features import Features, Profile
 from batchsched.forecasts.models.history import DAY_H, WEEK_H, Floats, History, Integers
-from batchsched.forecasts.models.linear import Linear, out_of_fold
+from batchsched.forecasts.models.linear import Linear
 
 VERSION = f"1.{FEATURES}"
 HORIZON_H = 96
 _LEADS_H = HORIZON_H + DAY_H  # from the last known hour on, so that reports may come a day late
 LEAST_H = 12 * WEEK_H  # of known hours; with less there is only the seasonal naive forecast
 WARM_UP_H = 4 * WEEK_H
-LONG, SHORT = Recipe(_LEADS_H, 4), Recipe(36, 3)
 _YEAR_H = 8766.0
-NAIVE, LINEAR, BOOSTED = "naive", "linear", "boosted"
+NAIVE, LINEAR, BESIDE = "naive", "linear", "beside"
 
 
 @dataclass(frozen=True)
 class Model:
-    """What was learnt of a zone until `trained_until`. Without `linear` the history was too short, and it answers naively."""
+    """What was learnt of a zone until `trained_until`. Without `linear` the past was too short, and it answers naively."""
 
     zone: str
     trained_from: datetime
     trained_until: datetime
     profile: Profile
-    linear: Linear | None = None
-    boosters: tuple[Boosted, ...] = ()
+    linear: tuple[Linear, ...] = ()
     version: str = VERSION
 
     @classmethod
-    def fit(cls, history: History, known_until: datetime, recipes: tuple[Recipe, ...] = (LONG, SHORT)) -> Model:
-        """Learn from what was known then: whatever the history holds after it changes nothing. Seconds to half a minute."""
+    def fit(cls, history: History, known_until: datetime) -> Model:
+        """Learn from what was known then: whatever the history holds after it changes nothing. A few seconds."""
         history = history.until(known_until)
         profile = Profile.of(history)
         plain = cls(history.zone, history.begins_at, known_until, profile)
@@ -46,15 +43,14 @@ class Model:
             return plain
         features = Features(history, profile)
         issues = np.arange(WARM_UP_H, len(history.intensity))
-        linear = Linear.fit(features, issues, _LEADS_H, 2 * _YEAR_H)
-        honest = out_of_fold(features, issues, _LEADS_H, 2 * _YEAR_H) if recipes else linear.weights[0]
-        boosters = tuple(Boosted.fit(features, issues, honest, recipe, _YEAR_H) for recipe in recipes)
-        return cls(plain.zone, plain.trained_from, known_until, profile, linear, boosters)
+        ways = (False, True) if profile.beside else (False,)
+        linear = tuple(Linear.fit(features, issues, _LEADS_H, 2 * _YEAR_H, beside=beside) for beside in ways)
+        return replace(plain, linear=linear)
 
     @property
     def name(self) -> str:
         """What it is, in words for people."""
-        return "seasonal naive (too little history to learn from)" if self.linear is None else "linear and boosted trees"
+        return "linear" if self.linear else "seasonal naive (too little history to learn from)"
 
     def predict(self, history: History, issued_at: datetime, *, delay_h: int = 0) -> Floats:
         """Means of the 96 hours from the one that holds `issued_at`, g/kWh, by what was known `delay_h` before it.
@@ -76,12 +72,10 @@ class Model:
         features, known = Features(history, self.profile), issues - delay_h
         leads = delay_h + np.arange(HORIZON_H)
         found = {NAIVE: features.base(known[:, None], known[:, None] + leads)}
-        if self.linear is None or leads[-1] >= self.linear.leads_h:
+        models = [model for model in self.linear if not model.beside or features.beside is not None]
+        if not models or leads[-1] >= _LEADS_H:
             return found
-        linear = self.linear.logs(features, known)
-        found[LINEAR] = linear[:, leads]
-        for number, booster in enumerate(self.boosters):
-            found[f"{BOOSTED}_{number}"] = booster.logs(features, known, linear, leads)[:, leads]
+        found |= {BESIDE if model.beside else LINEAR: model.logs(features, known)[:, leads] for model in models}
         return found
 
 
