@@ -53,7 +53,8 @@ def links_of(settings: Forecast, sources: Mapping[str, Source]) -> dict[str, Lin
         key = f"forecast.zones.{zone}" if own else "forecast.order"
         signal = one_signal_of(zone, key, signals, _asked(key, own.signal) if own and own.signal else None)
         fresh_s = {name: settings.sources[name].fresh_s for name in order}
-        links[zone] = Links(tuple(name for name in order if sources[name].has_forecast), signal, fresh_s)
+        serve = tuple(name for name in order if sources[name].has_forecast and (own or name in signals))
+        links[zone] = Links(serve, signal, fresh_s)
     return links
 
 

@@ -75,6 +75,11 @@ class TestEachFault:
         short = judge(issue(lambda at: 250 if 0 <= hour_of(at) - hour_of(NOW) < 8 else grid(at)), NOW, (), came_true())
         assert kinds(short) == {"stuck": "widen"}
 
+    def test_without_history_a_run_must_be_longer(self) -> None:
+        calm = issue(lambda at: 12.0 if 0 <= hour_of(at) - hour_of(NOW) < 16 else grid(at) / 10)
+        assert kinds(judge(calm, NOW)) == {"stuck": "widen"}
+        assert kinds(judge(issue(lambda at: 12.0 if at < NOW + DAY else grid(at) / 10), NOW)) == {"stuck": "refuse"}
+
     def test_a_grid_that_stands_still_is_not_stuck(self) -> None:
         still = [msgspec.structs.replace(value, intensity_g_per_kwh=20.0) for value in came_true()]
         assert judge(issue(lambda _: 20.0), NOW, (), still).verdict == "use"
@@ -281,6 +286,7 @@ def day(text: str) -> datetime:
 
 @missing(BROKEN)
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["direct", "lifecycle"])
 def test_a_real_feed_that_broke(kind: str) -> None:
     """Whole, once as if each issue had been there in time, once as it was received. Its figures stand in docs/forecasts.md."""
@@ -315,6 +321,7 @@ UNFIT = {"PACW", "SPA", "IPCO"}
 
 @missing(SOUND)
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_a_sound_feed_is_left_in_peace() -> None:
     replay, unfit = Replay(), Replay()
     for zone, (issues, truth) in feeds(SOUND, "direct").items():

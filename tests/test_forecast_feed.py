@@ -281,6 +281,12 @@ class TestOpened:
         declared = FeedSource(kind="eia", zones={"DE": "DE"}, secret="s")
         assert links_of(Forecast(sources={"eia": declared}), {"eia": measured})["DE"].sources == ()
 
+    def test_a_file_of_all_its_zones_stands_in_no_other_zone_s_chain(self) -> None:
+        sources = {"gb": Told("gb", "GB"), "mine": Told("mine", "DE")}
+        declared = {"gb": FeedSource(kind="gb", zones={"GB": "national"}), "mine": FeedSource(kind="file", path="f.csv")}
+        links = links_of(Forecast(sources=declared), sources)
+        assert {zone: chain.sources for zone, chain in links.items()} == {"GB": ("gb",), "DE": ("mine",)}
+
     def test_without_sources_nothing_is_opened(self, tmp_path: Path) -> None:
         def never() -> Archive:
             raise AssertionError
