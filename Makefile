@@ -48,6 +48,9 @@ bench-executor: env model ## our worker against vLLM's own run_batch, as request
 bench-forecast: $(ENV) ## forecasts of intensity against naive and CarbonCast on half-years that nothing was trained on
 	@$(PY) -m benchmarks.forecast $(ARGS)
 
+bench-archive: $(ENV) ## how large a year of forecasts of 100 zones is, and how fast a day's decisions are read back
+	@$(PY) -m benchmarks.archive $(ARGS)
+
 chaos: $(ENV) ## kill servers, workers, engines and PostgreSQL 200 times while batches run; nothing may be lost or run again
 	@$(PY) -m tests.chaos $(ARGS)
 
@@ -72,4 +75,4 @@ $(PEERS): locks/peers.txt tools/make_env.py | $(ENV)
 .models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
 	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
 
-.PHONY: help env engine-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast chaos docs lock clean
+.PHONY: help env engine-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-archive chaos docs lock clean

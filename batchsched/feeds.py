@@ -99,5 +99,16 @@ def _source_complaint(source: FeedSource) -> tuple[str, str] | None:
             url and (not url.startswith(("https://", "http://")) or set(url) & set("@?#")),
             "must be a plain address such as https://example.com, without a user, a key or parameters",
         ),
+        ("base_url", kind in WITH_SECRET and _in_the_open(url), "must be https, else the key would travel in the open"),
     )
     return next(((key, what) for key, broken, what in rules if broken), None)
+
+
+def _in_the_open(url: str) -> bool:
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return True
+    return parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "localhost", "::1"}

@@ -218,6 +218,8 @@ def test_sources_of_forecasts_and_their_order(tmp_path: Path, capsys: pytest.Cap
         ('zones = { GB = "national" }', "", "'forecast.sources.gb.zones': say which zones"),
         ('kind = "gb"', 'kind = "carbon_aware_sdk"', "'forecast.sources.gb.base_url': is needed"),
         ('kind = "gb"', 'kind = "watttime"', "'forecast.sources.gb.user': is needed"),
+        ('kind = "gb"', 'kind = "eia"\nbase_url = "http://eia.example"', "'forecast.sources.gb.base_url': must be https"),
+        ('kind = "gb"', 'kind = "eia"\nbase_url = "http://[::1"', "'forecast.sources.gb.base_url': must be https"),
         ('kind = "gb"', 'kind = "file"', "'forecast.sources.gb.path': is needed"),
         ('["em", "gb"]', '["em", "xx"]', r"'forecast.order': there is no source 'xx' \(allowed: gb, em\)"),
         ('["gb", "em"]', '["gb", "gb"]', "'forecast.zones.GB.sources': a source is named twice"),

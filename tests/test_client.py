@@ -287,6 +287,18 @@ def test_the_commands_about_a_batch(
     assert call("wait", batch_id)[0] == exits.OK
 
 
+def test_a_batch_whose_requests_nobody_counted_is_not_said_to_be_done(
+    server: LiveServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path := tmp_path / "bad.jsonl").write_bytes(requests(1) + b"no JSON\n")
+    with pytest.raises(SystemExit) as stop:
+        main(["submit", str(path), "--server", server.url, "--deadline", "6h", "--wait"])
+    said = capsys.readouterr()
+    assert stop.value.code == exits.FAILURE
+    assert "line 2:" in said.out
+    assert "0 of 0" not in said.out + said.err
+
+
 def answering(*answers: httpx.Response | httpx.TransportError) -> tuple[Transport, list[httpx.Request]]:
     """A transport whose network gives these answers in turn, and the requests that reached it."""
     seen, left = list[httpx.Request](), iter(answers)

@@ -210,12 +210,13 @@ class TestContract:
             with pytest.raises(ForecastUnavailable, match=r"no zone 'ATLANTIS' \(it has: Z\)"):
                 call("ATLANTIS")
 
-    def test_their_clock_is_ahead(self, every: Setup) -> None:
+    def test_their_clock_is_ahead(self, every: Setup, caplog: pytest.LogCaptureFixture) -> None:
         every.fake.ahead = 20 * HOUR / 60
         got = every.ask()
         if every.source.has_forecast:
             assert got.issued_at == NOW
         assert all(value.end <= NOW for value in every.source.fetch_realised("Z", NOW - 3 * HOUR, NOW + HOUR, NOW))
+        assert caplog.text.count("'mine' is +1200 s from ours") == (every.kind != "file")
 
 
 class TestTrouble:
@@ -383,7 +384,7 @@ def spoiled(status: int, kind: str, body: str, data: st.DataObject) -> tuple[int
 
 
 @pytest.mark.parametrize("kind", sorted(SPEAK))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_one_odd_thing_in_an_answer_is_unknown_or_refused(kind: str, data: st.DataObject) -> None:
     made = Setup(kind)
@@ -476,6 +477,22 @@ class TestParticular:
         assert {v.signal for v in made.ask()} == {Signal("average", "direct")}
         with pytest.raises(ForecastUnavailable, match="no forecast of average direct"):
             made.source.fetch_forecast("Z", NOW)
+
+    @only("entsoe")
+    @pytest.mark.parametrize("status", [200, 400])
+    def test_acknowledgements(self, made: Setup, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        def answer(code: int) -> tuple[int, str, str]:
+            return (
+                status,
+                "text/xml",
+                f"<Acknowledgement_MarketDocument><Reason><code>{code}</code></Reason></Acknowledgement_MarketDocument>",
+            )
+
+        monkeypatch.setattr(made.fake, "answer", lambda *_: answer(999))
+        assert made.ask() == []
+        monkeypatch.setattr(made.fake, "answer", lambda *_: answer(1))
+        with pytest.raises(ForecastUnavailable, match="did not accept the question"):
+            made.ask()
 
     @only("entsoe")
     def test_entities_are_refused(self, made: Setup, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,7 +195,13 @@ def summary(batch: Batch) -> list[tuple[str, str | None]]:
         ("status", batch.status),
         ("model", batch.model),
         ("endpoint", batch.endpoint),
-        ("requests", f"{progress.requests_done or counts.completed + counts.failed} of {counts.total} done{failed}"),
+        # Before the validation ends nobody knows how many there are.
+        (
+            "requests",
+            f"{progress.requests_done or counts.completed + counts.failed} of {counts.total} done{failed}"
+            if counts.total
+            else None,
+        ),
         ("deadline", when(batch.deadline_at)),
         ("paused since", when(batch.batchsched.paused_at) if batch.paused else None),
         ("waiting for", waiting(batch)),

@@ -67,7 +67,7 @@ def describe(batch: Batch) -> str:
     """A batch's progress in one line: done, speed, what it waits for, grams so far."""
     progress, carbon = batch.progress, batch.carbon
     total = progress.requests_total or batch.request_counts.total
-    parts = [f"{batch.status}: {progress.requests_done} of {total} requests"]
+    parts = [f"{batch.status}: {progress.requests_done} of {total} requests" if total else batch.status]
     if progress.state == "running" and progress.tokens_per_s:
         parts.append(f"{progress.tokens_per_s:,.0f} tokens/s")
     if progress.running_on and not batch.done:

@@ -55,6 +55,14 @@ class Summary(NamedTuple):
     realised_until: datetime | None
 
 
+class _Place(NamedTuple):
+    """Where in the months an issue is."""
+
+    month: str
+    row: Any
+    age: tuple[int, int]
+
+
 class Archive:
     """The archive in a folder. Thread-safe. Intensities are kept to a hundredth of a gram per kWh.
 
@@ -219,13 +227,21 @@ class Archive:
 
     def _last_issue(self, feed: Feed, at: int) -> Issue | None:
         best = max((issue for issue in self._journal.issues(feed) if _is_out(issue, at)), key=_age, default=None)
+        place = self._last_place(feed, at, month(best.issued_at) if best else "")
+        if place is None or (best and place.age <= _age(best)):
+            return best
+        return self._read(place.month, feed, place.row)[0]
+
+    def _last_place(self, feed: Feed, at: int, since: str = "") -> _Place | None:
+        """Where in the months from `since` on the last issue is, and its age."""
         for name in reversed(self._issues.names()):
-            if best and name < month(best.issued_at):
+            if name < since:
                 break
             issued, received = self._keys(name, feed)
             chosen = np.flatnonzero((issued <= at) & (received <= at))[-1:]
-            best = max((*([best] if best else []), *self._read(name, feed, chosen)), key=_age, default=None)
-        return best
+            if len(chosen):
+                return _Place(name, chosen, (int(issued[chosen[0]]), int(received[chosen[0]])))
+        return None
 
     def _keys(self, name: str, feed: Feed) -> tuple[Any, Any]:
         table = self._issues.table(name, feed, _KEYS)
@@ -253,14 +269,16 @@ class Archive:
         return found
 
     def _summary(self, feed: Feed, at: int) -> Summary:
-        issue = self._last_issue(feed, at)
+        issued = [issue.issued_at for issue in self._journal.issues(feed) if _is_out(issue, at)]
+        if place := self._last_place(feed, at):
+            issued.append(place.age[0])
         ends = [slot.end for record in self._journal.measured(feed) if record.received_at <= at for slot in record.values]
         for name in reversed(self._measured.names()):
             table = self._measured.table(name, feed)
             if known := ints(table, "end")[ints(table, "received_at") <= at].tolist():
                 ends.append(max(known))
                 break
-        return Summary(feed, instant(issue.issued_at) if issue else None, instant(max(ends)) if ends else None)
+        return Summary(feed, instant(max(issued)) if issued else None, instant(max(ends)) if ends else None)
 
     def _fold(self) -> None:
         issues: dict[str, dict[Feed, list[dict[str, Any]]]] = {}

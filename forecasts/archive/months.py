@@ -1,7 +1,7 @@
 """Parquet by month: one file a month, one row group a feed, so that a feed's month is read alone.
 
 A file is never changed: a new one takes its place by rename. The values of a forecast lie in one row, as lists of whole
-hundredths, their bytes sorted by rank before zstd: half the size of float32 (benchmarks/archive.py measures it).
+hundredths, their bytes sorted by rank before zstd: three quarters of the same as float32 (benchmarks/archive.py measures it).
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Europe's Transparency Platform (ENTSO-E): generation by type of each bidding zone, no forecast of it; the token is free.
 
 Wire format: the RESTful API's guide (document A75, process A16), XML. Times are UTC, whatever the local day: one of 23 or 25
-hours is a period with so many positions fewer or more. curveType A03 leaves out positions that repeat the value before; in any
-other a missing position is unknown. Series of consumption (pumps) name an outBiddingZone. A zone is called by its EIC code, such
-as 10Y1001A1001A83F for Germany. Intensity is of what the zone generates: average direct, or average lifecycle (see mix.py).
+hours is a period with so many positions fewer or more. Without data the answer is an acknowledgement with reason 999, of status
+200 or 400. curveType A03 leaves out positions that repeat the value before; in any other a missing position is unknown. Series of
+consumption (pumps) name an outBiddingZone. A zone is called by its EIC code, such as 10Y1001A1001A83F for Germany. Intensity is
+of what the zone generates: average direct, or average lifecycle (see mix.py).
 """
 
 from __future__ import annotations
@@ -98,7 +99,9 @@ class EntsoE(Base):
         if root.tag == "Acknowledgement_MarketDocument":
             if root.findtext("Reason/code") == NO_DATA:
                 return []
-            raise ValueError("a complaint")
+            raise ForecastUnavailable(
+                f"The source '{self.name}' did not accept the question.", hint=f"Look at forecast.sources.{self.name}.zones."
+            )
         if root.tag != "GL_MarketDocument":
             raise ValueError("another document")
         pieces: list[_Piece] = []

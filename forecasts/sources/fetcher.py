@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -16,12 +17,14 @@ from batchsched.errors import ForecastUnavailable, ServerUnreachable, SourceLimi
 from batchsched.feeds import FeedSource
 from batchsched.transport import Answer, Getter
 
+log = logging.getLogger(__name__)
 TRIES = 3
 FIRST_PAUSE_S = 1.0
 MAX_BYTES = 32_000_000
 # After a 429 that does not say how long; and the longest that is believed.
 DEFAULT_RETRY_AFTER_S = 60.0
 LONGEST_RETRY_AFTER_S = 86_400.0
+NOTABLE_SKEW_S = 300.0
 PASSING = frozenset({408, 500, 502, 503, 504})
 
 
@@ -55,8 +58,8 @@ class Fetcher:
         return self._asked(url, path, params or {}, {"accept": "application/json", **(headers or {})}, _json)
 
     def xml(self, url: str, path: str, params: Mapping[str, str]) -> ET.Element:
-        """The answer's root, names without their namespaces. Raises likewise."""
-        found: ET.Element = self._asked(url, path, params, {"accept": "application/xml"}, _xml)
+        """The answer's root, names without their namespaces, also of a 400 that gives its reason in XML. Raises likewise."""
+        found: ET.Element = self._asked(url, path, params, {"accept": "application/xml"}, _xml, reasons=True)
         return found
 
     def _asked(
@@ -66,6 +69,8 @@ class Fetcher:
         params: Mapping[str, str],
         headers: Mapping[str, str],
         decode: Callable[[Answer], Any],
+        *,
+        reasons: bool = False,
     ) -> Any:
         problem = ""
         for attempt in range(TRIES):
@@ -78,7 +83,8 @@ class Fetcher:
                 problem = raised.message
                 continue
             self._look_at_clock(answer)
-            self._raise_for(answer)
+            if not (reasons and answer.status == 400 and "xml" in answer.headers.get("content-type", "")):
+                self._raise_for(answer)
             if answer.status in PASSING:
                 problem = f"status {answer.status}"
                 continue
@@ -136,7 +142,9 @@ class Fetcher:
 
     def _look_at_clock(self, answer: Answer) -> None:
         if theirs := _http_date(answer.headers.get("date", "")):
-            self.skew_s = float(round((theirs - self.clock.now()).total_seconds()))
+            before, self.skew_s = self.skew_s, float(round((theirs - self.clock.now()).total_seconds()))
+            if abs(self.skew_s) > NOTABLE_SKEW_S >= abs(before):
+                log.warning("The clock of the source '%s' is %+.0f s from ours; is ours right?", self._name, self.skew_s)
 
 
 def _http_date(text: str) -> datetime | None:
