@@ -11,9 +11,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from batchsched.feeds import FeedSource
 from batchsched.forecasts.port import IntensityForecast, Realised, Signal
-from batchsched.forecasts.sources.fetcher import Fetcher
 from batchsched.forecasts.sources.port import Base, Point, instant, number, spans
 from batchsched.units import iso
 
@@ -25,10 +23,6 @@ class CarbonAwareSdk(Base):
 
     licence = "as of the provider behind the Carbon Aware SDK"
     signals = tuple(Signal(kind, scope) for kind in ("average", "marginal") for scope in ("direct", "lifecycle"))
-
-    def __init__(self, name: str, declared: FeedSource, fetcher: Fetcher) -> None:
-        super().__init__(name, declared)
-        self._fetcher = fetcher
 
     def fetch_forecast(self, zone: str, now: datetime) -> IntensityForecast:
         """The newest one of the provider behind it, as long as it is."""

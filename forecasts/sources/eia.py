@@ -10,10 +10,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from batchsched.errors import ForecastUnavailable
-from batchsched.feeds import FeedSource
-from batchsched.forecasts.port import IntensityForecast, Realised, Signal
-from batchsched.forecasts.sources.fetcher import Fetcher
+from batchsched.forecasts.port import Realised, Signal
 from batchsched.forecasts.sources.mix import CONTEXT, STORAGE, intensities
 from batchsched.forecasts.sources.port import Base, Point, instant, number
 
@@ -47,15 +44,6 @@ class Eia930(Base):
     has_forecast = False
     licence = "public domain (U.S. Energy Information Administration, EIA-930)"
     signals = (Signal("average", "direct"), Signal("average", "lifecycle"))
-
-    def __init__(self, name: str, declared: FeedSource, fetcher: Fetcher) -> None:
-        super().__init__(name, declared)
-        self._fetcher = fetcher
-
-    def fetch_forecast(self, zone: str, now: datetime) -> IntensityForecast:
-        """None: it measures. Always raises ForecastUnavailable."""
-        del zone, now
-        raise ForecastUnavailable(f"The source '{self.name}' measures and does not forecast.")
 
     def fetch_realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:
         """Hours by their fuels."""

@@ -32,8 +32,7 @@ class ElectricityMaps(Base):
     signals = (Signal("average", "lifecycle"), Signal("average", "direct"))
 
     def __init__(self, name: str, declared: FeedSource, fetcher: Fetcher) -> None:
-        super().__init__(name, declared)
-        self._fetcher = fetcher
+        super().__init__(name, declared, fetcher)
         self._history_only = False
         self.has_forecast = declared.horizon_h > 0
         # One of the horizons that it offers: the shortest that reaches, else the longest.

@@ -15,9 +15,7 @@ from typing import Final
 from xml.etree import ElementTree as ET
 
 from batchsched.errors import ForecastUnavailable
-from batchsched.feeds import FeedSource
-from batchsched.forecasts.port import IntensityForecast, Realised, Signal
-from batchsched.forecasts.sources.fetcher import Fetcher
+from batchsched.forecasts.port import Realised, Signal
 from batchsched.forecasts.sources.mix import CONTEXT, STORAGE, intensities
 from batchsched.forecasts.sources.port import Base, Point, instant, number, spans
 
@@ -58,15 +56,6 @@ class EntsoE(Base):
     has_forecast = False
     licence = "ENTSO-E Transparency Platform; its terms of use name the data that are CC-BY-4.0"
     signals = (Signal("average", "direct"), Signal("average", "lifecycle"))
-
-    def __init__(self, name: str, declared: FeedSource, fetcher: Fetcher) -> None:
-        super().__init__(name, declared)
-        self._fetcher = fetcher
-
-    def fetch_forecast(self, zone: str, now: datetime) -> IntensityForecast:
-        """None: it measures. Always raises ForecastUnavailable."""
-        del zone, now
-        raise ForecastUnavailable(f"The source '{self.name}' measures and does not forecast.")
 
     def fetch_realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:
         """Slots as fine as the finest series."""

@@ -28,8 +28,7 @@ class GreatBritain(Base):
     licence = "CC-BY-4.0 (National Energy System Operator)"
 
     def __init__(self, name: str, declared: FeedSource, fetcher: Fetcher) -> None:
-        super().__init__(name, declared)
-        self._fetcher = fetcher
+        super().__init__(name, declared, fetcher)
         for theirs in declared.zones.values():
             if theirs != NATIONAL and theirs not in map(str, range(1, 18)):
                 raise InvalidConfiguration(

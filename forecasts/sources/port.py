@@ -14,6 +14,7 @@ import msgspec
 from batchsched.errors import ForecastUnavailable, InvalidConfiguration, InvalidValue, SignalMismatch
 from batchsched.feeds import FeedSource
 from batchsched.forecasts.port import ForecastSlot, IntensityForecast, Realised, Signal, known
+from batchsched.forecasts.sources.fetcher import Fetcher
 
 # No grid falls from this to nothing within one slot.
 IMPLAUSIBLE_BESIDE_G_PER_KWH = 100.0
@@ -61,8 +62,9 @@ class Base:
     signals: tuple[Signal, ...] = (Signal(),)
     """Those it can give; the first one where none is asked for."""
 
-    def __init__(self, name: str, declared: FeedSource) -> None:
+    def __init__(self, name: str, declared: FeedSource, fetcher: Fetcher) -> None:
         self.name = name
+        self._fetcher = fetcher
         self._zones = declared.zones
         self._signal = chosen(name, declared) or self.signals[0]
         if self._signal not in self.signals:
@@ -79,6 +81,11 @@ class Base:
         """The source's one signal. Raises ForecastUnavailable for an unknown zone."""
         self._theirs(zone)
         return self._signal
+
+    def fetch_forecast(self, zone: str, now: datetime) -> IntensityForecast:
+        """None, of a source that only measures. Raises ForecastUnavailable."""
+        del zone, now
+        raise ForecastUnavailable(f"The source '{self.name}' measures and does not forecast.")
 
     def _theirs(self, zone: str) -> str:
         """What the source calls a zone of ours."""

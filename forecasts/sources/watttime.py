@@ -33,8 +33,7 @@ class WattTime(Base):
     signals = tuple(TYPES.values())
 
     def __init__(self, name: str, declared: FeedSource, fetcher: Fetcher) -> None:
-        super().__init__(name, declared)
-        self._fetcher = fetcher
+        super().__init__(name, declared, fetcher)
         self._user = declared.user
         self._horizon_h = min(declared.horizon_h, 72)
         self._type = next(kind for kind, signal in TYPES.items() if signal == self._signal)
