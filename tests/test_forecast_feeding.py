@@ -73,6 +73,19 @@ def test_metrics_say_who_serves(server: LiveServer) -> None:
     assert 'batchsched_forecast_age_seconds{source="grid",zone="GB"}' in text
 
 
+def test_a_source_that_fails_is_counted(server: LiveServer, grid: FakeProvider) -> None:
+    feeds = server.runtime.feeds
+    assert feeds is not None
+    grid.moods.extend(["403"] * 20)
+    feeds.feeds["grid"].round()
+    text = server.http.get("/metrics").text
+    assert 'batchsched_forecast_source_failing{source="grid"} 1.0' in text
+    assert "batchsched_forecast_source_failures_total 1.0" in text
+    grid.moods.clear()
+    feeds.feeds["grid"].round()
+    assert 'batchsched_forecast_source_failing{source="grid"} 0.0' in server.http.get("/metrics").text
+
+
 def test_backfill_brings_what_lies_further_behind(client: Client, server: LiveServer) -> None:
     end = datetime.now(UTC) - timedelta(days=60)
     (found,) = client.forecasts.backfill("GB", end - timedelta(days=2), end)

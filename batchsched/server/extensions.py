@@ -109,11 +109,14 @@ def _exposition(runtime: Runtime) -> bytes:
 
 
 def _served(runtime: Runtime, registry: CollectorRegistry) -> None:
-    """Who serves each zone that has sources, how old that is, and how far it is trusted."""
+    """Who serves each zone that has sources, how old that is, how far it is trusted, and which sources fail."""
     from prometheus_client import Gauge
 
-    if runtime.chain is None:
+    if runtime.chain is None or runtime.feeds is None:
         return
+    failing = Gauge("batchsched_forecast_source_failing", "Failures in a row.", ["source"], registry=registry)
+    for name, feed in runtime.feeds.feeds.items():
+        failing.labels(source=name).set(feed.state.failures)
     names, now = ["zone", "source"], runtime.clock.now()
     age_s = Gauge("batchsched_forecast_age_seconds", "Age of the forecast in force.", names, registry=registry)
     trust = Gauge("batchsched_forecast_trust", "Trust in the forecast in force.", names, registry=registry)
