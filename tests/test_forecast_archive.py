@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchsched.errors import SignalMismatch, StorageUnavailable
@@ -132,6 +132,7 @@ class TestForecasts:
         assert not archive.add_forecast(forecast(slots=()), NOW)
 
     @settings(max_examples=40, deadline=None)
+    @example(received=[(0, 0, 100.0), (0, 0, 200.0)], folds=set(), as_of=0)
     @given(
         received=st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 6), st.sampled_from([100.0, 200.0])), max_size=8),
         folds=st.sets(st.integers(0, 8)),

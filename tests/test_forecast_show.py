@@ -15,7 +15,8 @@ from batchsched.cli.common import when
 from batchsched.cli.main import main
 from batchsched.errors import ForecastUnavailable, InvalidValue, SignalMismatch
 from batchsched.forecasts import Signal
-from batchsched.forecasts.archived import Archived
+from batchsched.forecasts.chain import Chain, Links
+from batchsched.forecasts.climatology import Climatology
 from tests.doomed_archive import HOUR, NOW, forecast, measured
 from tests.live import LiveServer, live_server
 
@@ -74,7 +75,8 @@ def test_without_a_provider_it_is_what_plans_rest_on(server: LiveServer, client:
     assert [shown.provider, shown.received_at, shown.realised] == ["climatology", None, ()]
     assert shown.slots[-1].end >= shown.as_of + 96 * HOUR
     assert len(shown.levels) == 5
-    monkeypatch.setattr(server.runtime, "provider", Archived(server.runtime.archive))
+    chain = Chain(server.runtime.archive, {"DE": Links(("grid",), Signal())}, Climatology())
+    monkeypatch.setattr(server.runtime, "provider", chain)
     archived = client.forecasts.retrieve("DE", as_of=LATER)
     assert (archived.provider, archived.slots[0].mean_g_per_kwh, len(archived.realised)) == ("grid", 210, 3)
 

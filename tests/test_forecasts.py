@@ -22,7 +22,7 @@ from batchsched.forecasts import (
     open_provider,
 )
 from batchsched.forecasts.archive import Archive
-from batchsched.forecasts.archived import Archived
+from batchsched.forecasts.chain import Chain, Links
 from batchsched.forecasts.climatology import Climatology
 from batchsched.forecasts.continued import Continued
 from batchsched.forecasts.file import FileProvider
@@ -84,7 +84,7 @@ def archived(folder: Path) -> Provider:
     for hour in range(-24, 0):
         end = NOW + (hour + 1) * HOUR
         archive.add_realised(given.realised("DE", end - HOUR, end, NOW), end)
-    return Archived(archive, {"DE": [given.name]})
+    return Continued(Chain(archive, {"DE": Links((given.name,), Signal())}, Climatology()), Climatology())
 
 
 PROVIDERS: dict[str, Callable[[Path], Provider]] = {
@@ -116,7 +116,7 @@ class TestContract:
 
     def test_it_says_who_and_what(self, provider: Provider) -> None:
         forecast = provider.forecast("DE", NOW, NOW + HOUR)
-        assert forecast.provider == ("file f.csv" if provider.name == "archive" else provider.name) != ""
+        assert forecast.provider == provider.name != ""
         assert (forecast.zone, str(forecast.signal)) == ("DE", "average direct")
         assert forecast.signal == provider.signal_of("DE")
         assert "DE" in provider.zones()

@@ -22,7 +22,7 @@ import numpy as np
 
 from batchsched.errors import SignalMismatch, StorageFull, StorageUnavailable
 from batchsched.forecasts.archive.journal import Journal
-from batchsched.forecasts.archive.months import ISSUES, MEASURED, Months, ints, rows
+from batchsched.forecasts.archive.months import ISSUES, MEASURED, Months, rows
 from batchsched.forecasts.archive.records import (
     LONGEST_SLOT,
     Feed,
@@ -44,7 +44,6 @@ R = TypeVar("R", Issue, Measured)
 FOLD_BYTES = 8 << 20
 TOGETHER = 500
 _Values = dict[tuple[int, int], tuple[int, Slot]]
-_KEYS = ("issued_at", "received_at")
 
 
 class Summary(NamedTuple):
@@ -73,7 +72,7 @@ class Archive:
         self._fold_bytes = fold_bytes
         self._lock = threading.RLock()
         self._journal = Journal(folder / "journal")
-        self._issues = Months(folder / "forecasts", ISSUES, _KEYS)
+        self._issues = Months(folder / "forecasts", ISSUES, ("issued_at", "received_at"))
         self._measured = Months(folder / "realised", MEASURED, ("start", "end", "received_at"))
 
     def add_forecast(self, forecast: IntensityForecast, received_at: datetime) -> bool:
@@ -162,7 +161,7 @@ class Archive:
     def feeds(self, zone: str | None = None) -> list[Feed]:
         """Who has said something about what."""
         with self._lock:
-            self._journal.refresh()
+            self._refresh()
             months = (feed for kind in (self._issues, self._measured) for name in kind.names() for feed in kind.feeds(name))
             return sorted({feed for feed in (*self._journal.feeds(), *months) if zone in {None, feed.zone}})
 
@@ -174,13 +173,21 @@ class Archive:
     def fold(self) -> None:
         """Move the journal's records into the months' files. Adding does it when there is enough to move."""
         with self._lock, self._journal.writing():
+            self._refresh()
             self._fold()
+
+    def _refresh(self) -> None:
+        """The journal first: what is folded meanwhile is then seen twice, and not missed."""
+        self._journal.refresh()
+        self._issues.refresh()
+        self._measured.refresh()
 
     def _add(self, records: Iterable[R], news: Callable[[list[R]], list[R]]) -> list[list[R]]:
         added: list[list[R]] = []
         coming = iter(records)
         while some := list(islice(coming, TOGETHER)):
             with self._lock, self._journal.writing():
+                self._refresh()
                 if new := news(some):
                     self._journal.append(new)
                     added.append(new)
@@ -196,8 +203,8 @@ class Archive:
         return [issue for issue in distinct if not self._has(issue)]
 
     def _has(self, issue: Issue) -> bool:
-        same = list(self._issued(issue.feed, issue.issued_at, issue.issued_at + 1, issue.received_at))
-        return bool(same) and max(same, key=_age).says_the_same(issue)
+        same = _last(self._issued(issue.feed, issue.issued_at, issue.issued_at + 1, issue.received_at))
+        return same is not None and same.says_the_same(issue)
 
     def _new_values(self, some: list[Measured]) -> list[Measured]:
         return [new for record in some if (new := self._revised(record)).values]
@@ -220,13 +227,13 @@ class Archive:
     def _issued(self, feed: Feed, start: int, end: int, at: int) -> Iterator[Issue]:
         for name in self._issues.names():
             if month(start) <= name <= month(end):
-                issued, received = self._keys(name, feed)
+                issued, received = self._issues.numbers(name, feed)
                 chosen = np.flatnonzero((issued >= start) & (issued < end) & (issued <= at) & (received <= at))
                 yield from self._read(name, feed, chosen)
         yield from (issue for issue in self._journal.issues(feed) if start <= issue.issued_at < end and _is_out(issue, at))
 
     def _last_issue(self, feed: Feed, at: int) -> Issue | None:
-        best = max((issue for issue in self._journal.issues(feed) if _is_out(issue, at)), key=_age, default=None)
+        best = _last(issue for issue in self._journal.issues(feed) if _is_out(issue, at))
         place = self._last_place(feed, at, month(best.issued_at) if best else "")
         if place is None or (best and place.age <= _age(best)):
             return best
@@ -237,15 +244,11 @@ class Archive:
         for name in reversed(self._issues.names()):
             if name < since:
                 break
-            issued, received = self._keys(name, feed)
+            issued, received = self._issues.numbers(name, feed)
             chosen = np.flatnonzero((issued <= at) & (received <= at))[-1:]
             if len(chosen):
                 return _Place(name, chosen, (int(issued[chosen[0]]), int(received[chosen[0]])))
         return None
-
-    def _keys(self, name: str, feed: Feed) -> tuple[Any, Any]:
-        table = self._issues.table(name, feed, _KEYS)
-        return ints(table, "issued_at"), ints(table, "received_at")
 
     def _read(self, name: str, feed: Feed, chosen: Any) -> list[Issue]:
         return [Issue.from_plain(feed, row) for row in rows(self._issues.table(name, feed), chosen)] if len(chosen) else []
@@ -255,10 +258,9 @@ class Archive:
         found: _Values = {}
         for name in self._measured.names():
             if month(start - LONGEST_SLOT) <= name <= month(end):
-                table = self._measured.table(name, feed)
-                since, to, received = (ints(table, column) for column in ("start", "end", "received_at"))
+                since, to, received = self._measured.numbers(name, feed)
                 chosen = np.flatnonzero((since < end) & (to > start) & (received <= at))
-                for row in rows(table, chosen):
+                for row in rows(self._measured.table(name, feed), chosen) if len(chosen) else ():
                     received_at = row.pop("received_at")
                     found[row["start"], row["end"]] = received_at, Slot(**row)
         for record in self._journal.measured(feed):
@@ -274,8 +276,8 @@ class Archive:
             issued.append(place.age[0])
         ends = [slot.end for record in self._journal.measured(feed) if record.received_at <= at for slot in record.values]
         for name in reversed(self._measured.names()):
-            table = self._measured.table(name, feed)
-            if known := ints(table, "end")[ints(table, "received_at") <= at].tolist():
+            _, to, received = self._measured.numbers(name, feed)
+            if known := to[received <= at].tolist():
                 ends.append(max(known))
                 break
         return Summary(feed, instant(max(issued)) if issued else None, instant(max(ends)) if ends else None)
@@ -297,6 +299,11 @@ class Archive:
 
 def _age(issue: Issue) -> tuple[int, int]:
     return issue.issued_at, issue.received_at
+
+
+def _last(issues: Iterable[Issue]) -> Issue | None:
+    """The newest; of those that are alike in age the one that was written last."""
+    return max(reversed(list(issues)), key=_age, default=None)
 
 
 def _is_out(issue: Issue, at: int) -> bool:

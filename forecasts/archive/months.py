@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,16 @@ ISSUES = pa.schema(
 MEASURED = pa.schema(
     [*_FEED, ("start", _TIME), ("end", _TIME), ("received_at", _TIME), ("value", pa.int32()), ("estimated", pa.bool_())]
 )
-KEPT_TABLES = 16
+KEPT_TABLES = 32
+KEPT_NUMBERS = 1024
+
+
+class _Month(NamedTuple):
+    """A month's file as it was looked at: what tells it from another, its footer, and which row group each feed is."""
+
+    version: Version
+    metadata: Any
+    groups: dict[Feed, int]
 
 
 class Months:
@@ -53,33 +62,52 @@ class Months:
         self._folder = folder
         self._schema = schema
         self._keys = keys
-        self._known: dict[str, tuple[Version, Any, dict[Feed, int]]] = {}
-        self._tables: OrderedDict[Any, Any] = OrderedDict()
+        self._known: dict[str, _Month] = {}
+        self._tables = _Kept(KEPT_TABLES)
+        self._numbers = _Kept(KEPT_NUMBERS)
         folder.mkdir(parents=True, exist_ok=True)
+
+    def refresh(self) -> None:
+        """Take notice of months that were written since. All that reads knows the months of the last refresh, or newer ones."""
+        with os.scandir(self._folder) as found:
+            versions = {Path(entry.name).stem: _version(entry.stat()) for entry in found if entry.name.endswith(".parquet")}
+        self._known = {name: known for name, known in self._known.items() if name in versions}
+        for name, version in versions.items():
+            if name not in self._known or self._known[name].version != version:
+                with self._opened(name):  # which reads the footer anew
+                    pass
+        self._known = dict(sorted(self._known.items()))
 
     def names(self) -> list[str]:
         """The months that there are, oldest first."""
-        return sorted(path.stem for path in self._folder.glob("*.parquet"))
+        return list(self._known)
 
-    def feeds(self, month: str) -> dict[Feed, int]:
-        """The feeds of a month, and which row group each is."""
-        with self._opened(month) as found:
-            return found[2] if found else {}
+    def feeds(self, month: str) -> Collection[Feed]:
+        """The feeds of a month."""
+        return self._known[month].groups.keys() if month in self._known else ()
 
-    def table(self, month: str, feed: Feed, columns: Sequence[str] | None = None) -> Any:
+    def table(self, month: str, feed: Feed) -> Any:
         """A feed's rows of a month, in order of the keys."""
-        with self._opened(month) as found:
-            if not found or feed not in found[2]:
-                return self._schema.empty_table().select(list(columns) if columns else self._schema.names)
-            handle, version, groups = found
-            key = (month, version, feed, columns)
-            if key not in self._tables:
-                file = pq.ParquetFile(handle, metadata=self._known[month][1])
-                self._tables[key] = file.read_row_group(groups[feed], columns=list(columns) if columns else None)
-            self._tables.move_to_end(key)
-            while len(self._tables) > KEPT_TABLES:
-                self._tables.popitem(last=False)
-            return self._tables[key]
+        if feed not in self.feeds(month):
+            return self._schema.empty_table()
+        return self._tables.get((month, feed, self._known[month].version), lambda: self._read(month, feed, self._schema.names))
+
+    def numbers(self, month: str, feed: Feed) -> list[Ints]:
+        """The keys alone, a column each."""
+        if feed not in self.feeds(month):
+            return [np.empty(0, np.int64) for _ in self._keys]
+
+        def read() -> list[Ints]:
+            table = self._read(month, feed, self._keys)
+            return [ints(table, key) for key in self._keys]
+
+        found: list[Ints] = self._numbers.get((month, feed, self._known[month].version), read)
+        return found
+
+    def _read(self, month: str, feed: Feed, columns: Sequence[str]) -> Any:
+        with self._opened(month) as (handle, known):
+            file = pq.ParquetFile(handle, metadata=known.metadata)
+            return file.read_row_group(known.groups[feed], columns=list(columns))
 
     def merge(self, month: str, added: Mapping[Feed, list[dict[str, Any]]]) -> None:
         """Write a month anew with more rows; one with the same keys as another takes its place."""
@@ -107,25 +135,40 @@ class Months:
         return table.take(order[last])
 
     @contextmanager
-    def _opened(self, month: str) -> Generator[tuple[BinaryIO, Version, dict[Feed, int]] | None]:
+    def _opened(self, month: str) -> Generator[tuple[BinaryIO, _Month]]:
         path = self._folder / f"{month}.parquet"
         try:
-            handle = path.open("rb")
-        except FileNotFoundError:
-            yield None
-            return
-        with handle:
-            stat = os.fstat(handle.fileno())
-            version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-            try:
-                if month not in self._known or self._known[month][0] != version:
+            with path.open("rb") as handle:
+                version = _version(os.fstat(handle.fileno()))
+                if month not in self._known or self._known[month].version != version:
                     metadata = pq.read_metadata(handle)
-                    self._known[month] = version, metadata, _groups(metadata)
-                yield handle, version, self._known[month][2]
-            except (pa.ArrowInvalid, OSError) as problem:
-                raise StorageUnavailable(
-                    f"The archive's file {path} cannot be read: {problem}.", hint="Bring it back from a copy, or move it away."
-                ) from problem
+                    self._known[month] = _Month(version, metadata, _groups(metadata))
+                yield handle, self._known[month]
+        except (pa.ArrowInvalid, OSError) as problem:
+            raise StorageUnavailable(
+                f"The archive's file {path} cannot be read: {problem}.", hint="Bring it back from a copy, or move it away."
+            ) from problem
+
+
+class _Kept:
+    """What was read last, at most so many pieces."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._pieces: OrderedDict[Any, Any] = OrderedDict()
+
+    def get(self, key: Any, read: Callable[[], Any]) -> Any:
+        """The piece that is kept, or a new one."""
+        if key not in self._pieces:
+            self._pieces[key] = read()
+            if len(self._pieces) > self._most:
+                self._pieces.popitem(last=False)
+        self._pieces.move_to_end(key)
+        return self._pieces[key]
+
+
+def _version(stat: os.stat_result) -> Version:
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def ints(table: Any, name: str) -> Ints:
