@@ -60,6 +60,11 @@ def due(connection: Connection, hook: str, now: datetime, limit: int) -> list[Ro
     return every(connection, query.order_by(deliveries.c.due_at).limit(limit))
 
 
+def hurry(connection: Connection, now: datetime) -> None:
+    """Everything is due now: where the clock jumped back, what was due would wait for as long as it jumped."""
+    connection.execute(update(deliveries).where(_PENDING, deliveries.c.due_at > now).values(due_at=now))
+
+
 def attempted(connection: Connection, row: Row, **values: Any) -> None:
     """Note what came of a try; nothing where another server noted one meanwhile."""
     same = (deliveries.c.id == row["id"], _PENDING, deliveries.c.attempts == row["attempts"])

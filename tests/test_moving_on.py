@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from batchsched.clock import ManualClock
-from batchsched.queue import batches, chunks, retention
+from batchsched.queue import batches, chunks, deliveries, retention
 from batchsched.server.operations import Operations
 from batchsched.wire import PREFIX
 from tests.inprocess import InProcess, in_process
@@ -133,6 +133,19 @@ def test_a_batch_that_is_retried_is_not_forgotten(tmp_path: Path, database_url: 
             retention.forget(connection, old)
         server.round()
         assert states(server, batch_id) == {"pending": 1}
+
+
+def test_what_webhooks_are_to_be_told_does_not_wait_for_a_clock_that_jumped_back(tmp_path: Path, database_url: str) -> None:
+    clock = ManualClock(NOW)
+    with in_process() as make, closing(make(tmp_path, clock, server__database_url=database_url)) as server:
+        batch_id = submitted(server)
+        server.post(f"/v1/batches/{batch_id}/cancel")
+        server.round()
+        clock.set_wall(NOW - timedelta(hours=1))
+        server.round()
+        with server.runtime.database.read() as connection:
+            (told,) = deliveries.due(connection, deliveries.NOBODY, clock.now(), 10)
+        assert (told["batch_id"], told["type"]) == (batch_id, "batch.cancelled")
 
 
 def _feasible(server: InProcess, batch_id: str) -> bool:

@@ -16,7 +16,7 @@ import msgspec
 from batchsched.clock import Clock, IdSource
 from batchsched.errors import BatchschedError, Conflict, DeadlineInfeasible, QuotaExceeded, StorageFull, StorageUnavailable
 from batchsched.lines import LineError
-from batchsched.queue import batches, chunks, files, ledger
+from batchsched.queue import batches, chunks, deliveries, files, ledger
 from batchsched.queue.cutting import Cutter
 from batchsched.queue.database import Database
 from batchsched.queue.merging import merge
@@ -156,6 +156,8 @@ class Lifecycle:
         log.warning("The clock jumped by %.0f s; every lease gets its full time again.", jump_s)
         with self._database.write() as connection:
             chunks.forgive(connection, wall, self._lease_s)
+            if jump_s < 0:
+                deliveries.hurry(connection, wall)
         self._looked = (wall, monotonic)  # only now: where the database was away, the next round must know of the jump
         self._scheduler.poke()  # the plan in force was made for another hour
         return True
