@@ -11,6 +11,8 @@ from msgspec import Meta
 from batchsched.errors import InvalidConfiguration
 
 Kind = Literal["carbon_aware_sdk", "eia", "electricity_maps", "entsoe", "file", "gb", "watttime"]
+OWN = "own"
+"""The name of the source that our own models are."""
 WITH_SECRET = frozenset({"eia", "electricity_maps", "entsoe", "watttime"})
 
 
@@ -68,14 +70,16 @@ def complaint(sources: Mapping[str, FeedSource], zones: Mapping[str, ZoneFeed], 
     for name, source in sources.items():
         if what := _source_complaint(source):
             return f"sources.{name}.{what[0]}", what[1]
-    known = ", ".join(sources) or "none is declared"
+    if OWN in sources:
+        return f"sources.{OWN}", "the name is taken by our own models; choose another"
+    known = ", ".join((*sources, OWN))
     for key, names in (("order", order), *((f"zones.{zone}.sources", feed.sources) for zone, feed in zones.items())):
-        if unknown := [name for name in names if name not in sources]:
+        if unknown := [name for name in names if name not in sources and name != OWN]:
             return key, f"there is no source '{unknown[0]}' (allowed: {known})"
         if len(set(names)) < len(names):
             return key, "a source is named twice"
     for zone, feed in zones.items():
-        for name in feed.sources:
+        for name in set(feed.sources) - {OWN}:
             if zone not in sources[name].zones and sources[name].zones:
                 return f"zones.{zone}.sources", f"'{name}' knows no zone '{zone}'; add it to forecast.sources.{name}.zones"
     return None

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from batchsched.errors import InvalidConfiguration, InvalidValue
-from batchsched.feeds import FeedSource, ZoneFeed, complaint
+from batchsched.feeds import OWN, FeedSource, ZoneFeed, complaint
 from batchsched.fleet import GPU_TYPES, Fleet, Pool, ServedModel, Site, Window
 from batchsched.lines.rules import DEFAULT_LINE_BYTES, Rules
 from batchsched.units import parse_duration_s
@@ -93,6 +93,9 @@ class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     order: Annotated[
         list[str], Meta(description="Names of `forecast.sources`, the best one first, for zones without a list of their own")
     ] = []
+    own: Annotated[
+        bool, Meta(description="Whether our own models forecast each zone with sources: last, unless its list names `own`")
+    ] = True
     sources: Annotated[dict[str, FeedSource], Meta(description="Sources that are asked for news; see below")] = {}
     zones: Annotated[dict[str, ZoneFeed], Meta(description="Zones with a list of their own; see below")] = {}
 
@@ -100,7 +103,8 @@ class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The sources that are asked about a zone, in order: its own list, else those of `order` that know it."""
         if zone in self.zones:
             return self.zones[zone].sources
-        return [name for name in self.order or self.sources if zone in self.sources[name].zones or not self.sources[name].zones]
+        known = {name for name, source in self.sources.items() if zone in source.zones or not source.zones} | {OWN}
+        return [name for name in self.order or self.sources if name in known]
 
 
 class Planner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

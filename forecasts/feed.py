@@ -15,6 +15,7 @@ import msgspec
 
 from batchsched.clock import Clock
 from batchsched.errors import BatchschedError, ForecastUnavailable, InvalidValue, SignalMismatch, SourceLimited, SourceRefused
+from batchsched.feeds import OWN
 from batchsched.forecasts.port import Realised
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ class Feeds:
         """What each source of a zone has of [start, end). Raises ForecastUnavailable, and InvalidValue for a longer span."""
         if end - start > LONGEST_BACKFILL:
             raise InvalidValue(f"At most {LONGEST_BACKFILL.days} days are asked for at once.", param="to")
-        able = [feed for feed in self.feeds.values() if zone in feed.source.zones()]
+        able = [feed for name, feed in self.feeds.items() if name != OWN and zone in feed.source.zones()]
         if not able:
             raise ForecastUnavailable(f"No source is asked about the zone '{zone}'.", hint="Declare one under forecast.sources.")
         found = [feed.backfill(zone, start, end) for feed in able]

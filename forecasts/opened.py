@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from batchsched.clock import Clock
 from batchsched.errors import ForecastUnavailable, InvalidConfiguration, InvalidValue
+from batchsched.feeds import OWN
 from batchsched.forecasts import open_provider
 from batchsched.forecasts.port import Provider, Signal
 from batchsched.settings import Forecast
@@ -15,46 +16,58 @@ from batchsched.settings import Forecast
 if TYPE_CHECKING:
     from batchsched.forecasts.archive import Archive
     from batchsched.forecasts.chain import Chain, Links
+    from batchsched.forecasts.own import Own
     from batchsched.forecasts.sources import Source
 
 
 class Opened(NamedTuple):
-    """The provider; where sources are declared, the chain in it and the sources by name."""
+    """The provider; where sources are declared, the chain in it and the sources by name, our own models among them."""
 
     provider: Provider
     chain: Chain | None
     sources: Mapping[str, Source]
+    own: Own | None = None
 
 
 def open_forecasts(settings: Forecast, base_dir: Path, archive: Callable[[], Archive], clock: Clock) -> Opened:
     """Without declared sources that is `open_provider`'s, and the archive is not opened. Raises InvalidConfiguration."""
     typical = open_provider(settings, base_dir)
-    if not settings.sources:
+    if not (settings.sources or settings.zones):
         return Opened(typical, None, {})
     from batchsched.forecasts.chain import Chain
     from batchsched.forecasts.continued import Continued
+    from batchsched.forecasts.own import Own
     from batchsched.forecasts.sources import open_sources
 
     sources = open_sources(settings, base_dir, clock)
-    chain = Chain(archive(), links_of(settings, sources), typical)
-    return Opened(Continued(chain, typical), chain, sources)
+    kept, links = archive(), links_of(settings, sources)
+    chain = Chain(kept, links, typical)
+    provider = Continued(chain, typical)
+    if not settings.own:
+        return Opened(provider, chain, sources)
+    own = Own(kept, {zone: one.signal for zone, one in links.items()}, kept.folder / "models", clock)
+    return Opened(provider, chain, {**sources, OWN: own}, own)
 
 
 def links_of(settings: Forecast, sources: Mapping[str, Source]) -> dict[str, Links]:
     """The chain of each zone that a source is asked about. Raises InvalidConfiguration where one would mix signals."""
     from batchsched.forecasts.chain import Links
+    from batchsched.forecasts.own import FRESH_S
 
     zones = {zone for source in sources.values() for zone in source.zones()} | settings.zones.keys()
     links: dict[str, Links] = {}
     for zone in sorted(zones):
-        order = settings.order_for(zone)
+        named = settings.order_for(zone)
+        named = named if OWN in named else [*named, OWN]
+        order = [name for name in named if name != OWN]
         signals = {name: signal for name in order if (signal := _signal(sources[name], zone))}
         own = settings.zones.get(zone)
         key = f"forecast.zones.{zone}" if own else "forecast.order"
         signal = one_signal_of(zone, key, signals, _asked(key, own.signal) if own and own.signal else None)
-        fresh_s = {name: settings.sources[name].fresh_s for name in order}
-        serve = tuple(name for name in order if sources[name].has_forecast and (own or name in signals))
-        links[zone] = Links(serve, signal, fresh_s)
+        fresh_s = {name: settings.sources[name].fresh_s for name in order} | {OWN: FRESH_S}
+        able = {name for name in order if sources[name].has_forecast and (own or name in signals)}
+        able |= {OWN} if settings.own else set()
+        links[zone] = Links(tuple(name for name in named if name in able), signal, fresh_s)
     return links
 
 

@@ -18,8 +18,10 @@ import msgspec
 
 from batchsched.clock import Clock
 from batchsched.errors import ForecastUnavailable, SignalMismatch
+from batchsched.feeds import OWN
+from batchsched.forecasts.figures import Trained
 from batchsched.forecasts.persistence import hour_of, instant_of, truth_of
-from batchsched.forecasts.port import OWN, ForecastSlot, IntensityForecast, Realised, Signal
+from batchsched.forecasts.port import ForecastSlot, IntensityForecast, Realised, Signal
 
 if TYPE_CHECKING:
     from batchsched.forecasts.archive import Archive
@@ -39,25 +41,6 @@ HORIZON_H = 96
 LATEST_REPORT_H = 24
 
 
-class Trained(msgspec.Struct, frozen=True):
-    """What came of training. `known_h`: hours of the span that were known.
-
-    `mape` (a fraction) and `skill` (1 - mape / naive's) are of four-day forecasts for the weeks from `held_out_from` on, by a
-    model that had not seen them; None where there is too little history to hold any out.
-    """
-
-    zone: str
-    signal: str
-    model: str
-    trained_from: datetime
-    trained_until: datetime
-    known_h: int
-    seconds: float
-    held_out_from: datetime | None = None
-    mape: float | None = None
-    skill: float | None = None
-
-
 class Own:
     """The source `own`. `signals`: its zones, and the figure of each. `folder`: where what was learnt is kept."""
 
@@ -73,8 +56,9 @@ class Own:
         self._training = threading.Lock()
 
     def zones(self) -> list[str]:
-        """Those that have sources."""
-        return sorted(self._signals)
+        """Those of which something was measured."""
+        archived = {feed.zone for feed in self._archive.feeds() if feed.provider != OWN}
+        return sorted(self._signals.keys() & archived)
 
     def signal_of(self, zone: str) -> Signal:
         """The zone's. Raises ForecastUnavailable for an unknown one."""

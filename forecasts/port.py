@@ -13,10 +13,10 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from batchsched.errors import InvalidValue, SignalMismatch
+from batchsched.feeds import OWN
 from batchsched.units import iso
 
 CLIMATOLOGY = "climatology"
-OWN = "own"
 # The worst power stations emit a fifth of this.
 MOST_G_PER_KWH = 10_000.0
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -43,9 +43,7 @@ def _pack(value: Any) -> Any:
         return value.dtype.str, value.shape, value.tobytes()
     if isinstance(value, np.generic):
         return value.item()
-    import lightgbm
-
-    if isinstance(value, lightgbm.Booster):
+    if hasattr(value, "model_to_string"):  # a booster of trees
         return value.model_to_string()
     raise TypeError(f"A {type(value).__name__} cannot be stored.")
 
@@ -54,6 +52,4 @@ def _unpack(kind: Any, plain: Any) -> Any:
     if kind.__name__ == "ndarray":
         dtype, shape, content = plain
         return np.frombuffer(content, dtype).reshape(shape).copy()
-    import lightgbm
-
-    return lightgbm.Booster(model_str=plain)
+    return kind(model_str=plain)

@@ -393,6 +393,7 @@ def acts(keyed: Keyed) -> dict[str, Callable[[], str]]:
         "forecast.import": lambda: str(
             server.http.post(f"{PREFIX}/forecasts/import", files={"file": ("f.csv", "zone,start,end\n")}).json()["id"]
         ),
+        "forecast.train": lambda: str(server.post(f"{PREFIX}/forecasts/{filled()}/train")["zone"]),
         "key.create": lambda: did(f"{PREFIX}/keys", {"scopes": ["read"]}),
         "key.revoke": lambda: did(f"{PREFIX}/keys/{did(f'{PREFIX}/keys', {'scopes': ['read']})}/revoke"),
     }

@@ -157,7 +157,8 @@ def _forecast(loaded: Loaded) -> Iterator[Finding]:
 
     settings = loaded.settings
     base_dir = loaded.path.parent if loaded.path else Path.cwd()
-    provider, chain, _ = open_forecasts(settings.forecast, base_dir, lambda: _archive(settings.archive_folder()), SystemClock())
+    opened = open_forecasts(settings.forecast, base_dir, lambda: _archive(settings.archive_folder()), SystemClock())
+    provider, chain = opened.provider, opened.chain
     now = datetime.now(UTC)
     zones = sorted({site.zone for site in settings.sites.values()})
     for zone in zones:

@@ -10,9 +10,11 @@ import click
 import msgspec
 
 from batchsched.cli.common import Connect, json_option, print_facts, print_json, print_table, say, server_options, when
+from batchsched.errors import ForecastUnavailable
 
 if TYPE_CHECKING:
-    from batchsched.client.forecasts import Forecast, ForecastSlot, Which
+    from batchsched.client import Client
+    from batchsched.client.forecasts import Forecast, ForecastSlot, Skill, Which
 
 MONTH = timedelta(days=31)
 """The longest span that one call asks for."""
@@ -113,6 +115,90 @@ def backfill(zone: str, since: str, until: str | None, as_json: bool, connect: C
                     what = one.problem or f"{one.received} values, {one.added} of them news"
                     click.echo(f"{start:%Y-%m-%d} to {to:%Y-%m-%d}, {one.source}: {what}")
             start = to
+
+
+@forecast.command()
+@click.argument("zone", required=False)
+@json_option
+@server_options
+def train(zone: str | None, as_json: bool, connect: Connect) -> None:
+    """Let the server's own models learn a zone anew, or all, and say how well they did on weeks held out (needs `operate`)."""
+    with connect() as client:
+        for name in _zones(client, zone):
+            try:
+                learnt = client.forecasts.train(name)
+            except ForecastUnavailable as problem:
+                if zone:
+                    raise
+                say(f"{name}: {problem.message}")
+                continue
+            if as_json:
+                print_json(learnt)
+                continue
+            click.echo(
+                f"{name}: {learnt.model}, {learnt.signal}; {learnt.known_h} hours from {when(learnt.trained_from)} to "
+                f"{when(learnt.trained_until)} in {learnt.seconds:.1f} s"
+            )
+            if learnt.mape is not None and learnt.skill is not None:
+                click.echo(
+                    f"  held out from {when(learnt.held_out_from)}: error {learnt.mape:.1%}, {learnt.skill:.0%} less than naive's"
+                )
+
+
+@forecast.command()
+@click.argument("zone", required=False)
+@click.option("--from", "since", metavar="TIME", help="The first issue [default: four weeks before the end].")
+@click.option("--to", "until", metavar="TIME", help="Issues before this [default: now].")
+@json_option
+@server_options
+def evaluate(zone: str | None, since: str | None, until: str | None, as_json: bool, connect: Connect) -> None:
+    """Say how good each provider's forecasts were, by days ahead, against naive. With --json: one object a line."""
+    start, end = instant(since, "--from") if since else None, instant(until, "--to") if until else None
+    found: list[Skill] = []
+    with connect() as client:
+        for name in _zones(client, zone):
+            found += client.forecasts.evaluate(name, start, end)
+    if as_json:
+        for one in found:
+            print_json(one)
+        return
+    if not found:
+        say("The archive has no forecasts from then of which anything has come true.")
+        return
+    rows = [
+        (one.zone, one.provider, one.signal, f"{one.from_h}-{one.to_h} h", str(one.issues), *_shares(one), _grams(one.pinball_g))
+        for one in found
+    ]
+    heads = (
+        "zone",
+        "provider",
+        "signal",
+        "ahead",
+        "issues",
+        "error",
+        "naive's",
+        "skill",
+        "in 90% band",
+        "its width",
+        "pinball, g",
+    )
+    print_table(heads, rows)
+
+
+def _zones(client: Client, zone: str | None) -> list[str]:
+    """That one, else all that the archive knows."""
+    if zone:
+        return [zone]
+    return sorted({feed.zone for feed in client.forecasts.list() if feed.newest_issue_at or feed.realised_until})
+
+
+def _shares(one: Skill) -> list[str]:
+    shares = (one.mape, one.naive_mape, one.skill, one.coverage90, one.width90)
+    return ["" if share is None else f"{share:.1%}" for share in shares]
+
+
+def _grams(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def instant(text: str, option: str) -> datetime:

@@ -10,7 +10,7 @@ from typing import TypeVar, Unpack
 
 from batchsched.client import calls, forecasts
 from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat
-from batchsched.client.forecasts import Backfilled, Forecast, ForecastFeed, Imported, Which
+from batchsched.client.forecasts import Backfilled, Forecast, ForecastFeed, Imported, Skill, Trained, Which
 from batchsched.client.results import Batch, Explanation, File, Model, OutputLine, Plan, Report
 from batchsched.errors import BatchschedError
 from batchsched.transport import AsyncTransport
@@ -290,3 +290,13 @@ class AsyncForecasts:
         It may take minutes. The end that is left out is now.
         """
         return await self._client.send(forecasts.backfill(zone, start, end))
+
+    async def train(self, zone: str) -> Trained:
+        """Let the server's own models learn a zone anew from what is known now; seconds to a minute."""
+        return await self._client.send(forecasts.train(zone))
+
+    async def evaluate(
+        self, zone: str, start: datetime | str | None = None, end: datetime | str | None = None
+    ) -> tuple[Skill, ...]:
+        """How good each provider's forecasts of [start, end) were (default: of the last four weeks), by days of lead."""
+        return await self._client.send(forecasts.evaluate(zone, start, end))

@@ -84,6 +84,47 @@ class Backfilled(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
+class Trained(msgspec.Struct, frozen=True):
+    """What came of training. `known_h`: hours of the span that were known.
+
+    `mape` (a fraction) and `skill` (1 - mape / naive's) are of four-day forecasts for the weeks from `held_out_from` on, by a
+    model that had not seen them; None where there is too little history to hold any out.
+    """
+
+    zone: str
+    signal: str
+    model: str
+    trained_from: datetime
+    trained_until: datetime
+    known_h: int = 0
+    seconds: float = 0.0
+    held_out_from: datetime | None = None
+    mape: float | None = None
+    skill: float | None = None
+
+
+class Skill(msgspec.Struct, frozen=True):
+    """One provider's forecasts of hours that lay [from_h, to_h) ahead, of which `hours` are compared; None: cannot be said.
+
+    `mape`, `naive_mape`, `coverage90` and `width90` are fractions; `skill` is 1 - mape / naive_mape, naive being the same hour
+    of the last known day. `pinball_g` is the mean loss over the quantiles, g/kWh.
+    """
+
+    zone: str
+    provider: str
+    signal: str
+    issues: int
+    from_h: int
+    to_h: int
+    hours: int
+    mape: float | None = None
+    naive_mape: float | None = None
+    skill: float | None = None
+    pinball_g: float | None = None
+    coverage90: float | None = None
+    width90: float | None = None
+
+
 class Which(TypedDict, total=False):
     """Which forecast. `as_of`: as it was known then (default: now). `hours`: how far it is shown (default: 96).
 
@@ -98,6 +139,10 @@ class Which(TypedDict, total=False):
 
 class _Backfill(msgspec.Struct, frozen=True):
     data: tuple[Backfilled, ...]
+
+
+class _Skills(msgspec.Struct, frozen=True):
+    data: tuple[Skill, ...]
 
 
 class _Feeds(msgspec.Struct, frozen=True):
@@ -134,3 +179,15 @@ def import_file(path: PurePath, stream: Any, provider: str | None, signal: str |
     files = {"file": (path.name, stream, "application/octet-stream")}
     options = {"data": asked(provider=provider, signal=signal), "files": files}
     return Call("POST", f"{PREFIX}/forecasts/import", typed(Imported), options)
+
+
+def train(zone: str) -> Call[Trained]:
+    """Training of a zone."""
+    return Call("POST", f"{PREFIX}/forecasts/{quote(zone, safe='')}/train", typed(Trained))
+
+
+def evaluate(zone: str, start: datetime | str | None, end: datetime | str | None) -> Call[tuple[Skill, ...]]:
+    """How good forecasts were."""
+    decode = typed(_Skills)
+    path = f"{PREFIX}/forecasts/{quote(zone, safe='')}/evaluation"
+    return Call("GET", path, lambda content: decode(content).data, {"params": asked(start=start, end=end)})

@@ -18,8 +18,9 @@ from msgspec import Meta
 
 from batchsched import wire
 from batchsched.carbon.report import Report
+from batchsched.forecasts.figures import Trained
 from batchsched.lines import ENDPOINTS
-from batchsched.server.forecast_answers import IMPORT, Backfill, BackfillSpan, Forecast, ForecastFeeds, Imported
+from batchsched.server.forecast_answers import IMPORT, Backfill, BackfillSpan, Evaluation, Forecast, ForecastFeeds, Imported
 from batchsched.server.keys import NewKey
 from batchsched.server.options import EXPIRES_S, MAX_METADATA, Change, Options, Retry
 from batchsched.server.rules import RULES, Scope
@@ -430,6 +431,8 @@ CONTRACT: dict[str, Route] = {
     f"GET {PREFIX}/forecasts/{{zone}}": Route(Forecast, None, (404, 409)),
     f"GET {PREFIX}/forecasts/{{zone}}/plot": Route(("image/svg+xml", "image/png"), None, (404, 409)),
     f"POST {PREFIX}/forecasts/{{zone}}/backfill": Route(Backfill, BackfillSpan, _CHANGES),
+    f"POST {PREFIX}/forecasts/{{zone}}/train": Route(Trained, None, (404, 507)),
+    f"GET {PREFIX}/forecasts/{{zone}}/evaluation": Route(Evaluation),
     f"POST {PREFIX}/keys": Route(CreatedKey, NewKey, (409, 507)),
     f"GET {PREFIX}/keys": Route(Page[Key], None, (404,)),
     f"POST {PREFIX}/keys/{{key_id}}/revoke": Route(Key, None, _CHANGES),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from batchsched.clock import Clock
+from batchsched.feeds import OWN
 from batchsched.queue import ledger
 from batchsched.queue.database import Database
 from batchsched.settings import Settings
@@ -29,6 +30,7 @@ def feeds_of(
     if opened.chain is None:
         return None
     from batchsched.forecasts.feed import Feeds
+    from batchsched.forecasts.own import REFRESH_S
     from batchsched.forecasts.switches import SWITCHES, Switches
 
     def failed() -> None:
@@ -41,7 +43,7 @@ def feeds_of(
 
     return Feeds(
         opened.sources,
-        {name: declared.refresh_s for name, declared in settings.forecast.sources.items()},
+        {name: declared.refresh_s for name, declared in settings.forecast.sources.items()} | {OWN: REFRESH_S},
         archive(),
         opened.chain,
         Switches(settings.archive_folder() / SWITCHES),

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from batchsched.forecasts import ForecastSlot
+from batchsched.forecasts.figures import Skill
 
 
 class ForecastFeed(msgspec.Struct, forbid_unknown_fields=True):
@@ -102,3 +103,10 @@ class Backfill(msgspec.Struct, forbid_unknown_fields=True):
 
     object: Literal["list"]
     data: list[Backfilled]
+
+
+class Evaluation(msgspec.Struct, forbid_unknown_fields=True):
+    """How good each provider's forecasts were, by days of lead."""
+
+    object: Literal["list"]
+    data: list[Skill]

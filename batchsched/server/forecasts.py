@@ -24,6 +24,7 @@ from batchsched.errors import (
     PayloadTooLarge,
 )
 from batchsched.forecasts import QUANTILES, IntensityForecast, Realised, Signal
+from batchsched.forecasts.figures import Trained
 from batchsched.forecasts.layouts import Content, read_file
 from batchsched.server.auth import Caller, Who
 from batchsched.server.batches import json_body
@@ -33,6 +34,7 @@ from batchsched.server.forecast_answers import (
     Backfill,
     Backfilled,
     BackfillSpan,
+    Evaluation,
     Forecast,
     ForecastFeed,
     ForecastFeeds,
@@ -46,6 +48,7 @@ from batchsched.wire import PREFIX
 
 MOST_HOURS = 168
 MOST_IMPORT_BYTES = 1 << 28
+EVALUATED = timedelta(days=28)
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -99,6 +102,20 @@ def router(runtime: Runtime) -> APIRouter:
         span = form_of(BackfillSpan, await json_body(request))
         answer: dict[str, Any] = msgspec.to_builtins(await run_in_threadpool(desk.backfill, zone, span, who))
         return answer
+
+    @routes.post("/{zone}/train")
+    async def train(zone: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Let our models learn a zone anew, from what is known now. It takes seconds to a minute."""
+        learnt: dict[str, Any] = msgspec.to_builtins(await to_thread.run_sync(desk.train, zone, who, limiter=one_at_a_time))
+        return learnt
+
+    @routes.get("/{zone}/evaluation")
+    def evaluate(  # pyright: ignore[reportUnusedFunction]
+        zone: str, start: str | None = None, end: str | None = None
+    ) -> dict[str, Any]:
+        """How good each provider's forecasts were that were issued in [start, end), by days of lead: by default, four weeks."""
+        found: dict[str, Any] = msgspec.to_builtins(desk.evaluate(zone, start, end))
+        return found
 
     return routes
 
@@ -184,6 +201,26 @@ class Forecasts:
         with self._runtime.database.write() as connection:
             who.did(connection, zone, start=span.start, end=span.end)
         return Backfill("list", [Backfilled(**msgspec.structs.asdict(one)) for one in found])
+
+    def train(self, zone: str, who: Caller) -> Trained:
+        """Raises ForecastUnavailable where the zone has no sources, or nothing of it is known."""
+        if self._runtime.own is None:
+            raise ForecastUnavailable(
+                "Our models forecast no zone here.",
+                hint="Declare forecast.sources, or a zone under forecast.zones, and leave forecast.own on.",
+            )
+        trained, _ = self._runtime.own.train(zone, self._runtime.clock.now())
+        with self._runtime.database.write() as connection:
+            who.did(connection, zone, model=trained.model)
+        return trained
+
+    def evaluate(self, zone: str, start: str | None, end: str | None) -> Evaluation:
+        """Nothing where no forecast of that span can be judged yet. Raises InvalidValue."""
+        from batchsched.forecasts.skill import skill_of
+
+        until = self._instant(end, "end")
+        since = self._instant(start, "start") if start else until - EVALUATED
+        return Evaluation("list", skill_of(self._runtime.archive, zone, since, until, self._runtime.clock.now()))
 
     def _forecast(
         self, zone: str, now: datetime, until: datetime, provider: str | None, signal: str | None

@@ -48,7 +48,7 @@ class Runtime:
             settle(self.database, self.store)
             base_dir = loaded.path.parent if loaded.path else Path()
             opened = open_forecasts(loaded.settings.forecast, base_dir, lambda: self.archive, self.clock)
-            self.provider, self.chain = opened.provider, opened.chain
+            self.provider, self.chain, self.own = opened.provider, opened.chain, opened.own
             provider = opened.provider
             weights = {name: tenant.weight for name, tenant in loaded.settings.tenants.items()}
             self.recorder = Recorder(self.database, self.store, self.ids, weights)

@@ -69,6 +69,7 @@ class Archive:
     """
 
     def __init__(self, folder: Path, *, fold_bytes: int = FOLD_BYTES) -> None:
+        self.folder = folder
         self._fold_bytes = fold_bytes
         self._lock = threading.RLock()
         self._journal = Journal(folder / "journal")

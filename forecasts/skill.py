@@ -1,0 +1,89 @@
+"""How good the archive's forecasts were, by lead, against naive: each as it first came, by what has come true since."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchsched.errors import InvalidValue, SignalMismatch
+from batchsched.forecasts.evaluation import DAY_H, Array, Score, score
+from batchsched.forecasts.figures import Skill
+from batchsched.forecasts.persistence import hour_of, hourly, hours_of, truth_of
+from batchsched.forecasts.port import QUANTILES, IntensityForecast, Realised, Signal
+
+if TYPE_CHECKING:
+    from batchsched.forecasts.archive import Archive, Feed
+
+LEADS_H = 96
+LONGEST = timedelta(days=366)
+MOST_ISSUES = 400
+
+
+def skill_of(archive: Archive, zone: str, start: datetime, end: datetime, now: datetime, *, bin_h: int = DAY_H) -> list[Skill]:
+    """Everyone who issued forecasts of a zone in [start, end), by their leads. Of more than one issue an hour the first counts.
+
+    Of very many, some hundred are taken, evenly. Raises InvalidValue for more than a year.
+    """
+    if end - start > LONGEST:
+        raise InvalidValue(f"At most {LONGEST.days} days are looked at at once.", param="start")
+    found: list[Skill] = []
+    for feed in archive.feeds(zone):
+        issues = _issues(archive, feed, start, end, now)
+        if issues:
+            found += _judged(feed, issues, _truth(archive, feed, issues, now), bin_h)
+    return found
+
+
+def _issues(archive: Archive, feed: Feed, start: datetime, end: datetime, now: datetime) -> list[IntensityForecast]:
+    by_hour: dict[int, IntensityForecast] = {}
+    signal = Signal.parse(feed.signal)
+    for receipt in archive.receipts(feed.zone, start, end, as_of=now, provider=feed.provider, signal=signal):
+        by_hour.setdefault(hour_of(receipt.forecast.issued_at), receipt.forecast)
+    issues = list(by_hour.values())
+    return issues[:: math.ceil(len(issues) / MOST_ISSUES)] if issues else []
+
+
+def _truth(archive: Archive, feed: Feed, issues: list[IntensityForecast], now: datetime) -> dict[int, float]:
+    since = issues[0].issued_at - timedelta(hours=2 * DAY_H)
+    until = issues[-1].issued_at + timedelta(hours=LEADS_H + 1)
+    try:
+        values: list[Realised] = archive.realised(feed.zone, since, until, as_of=now, signal=Signal.parse(feed.signal))
+    except SignalMismatch:  # only another signal was ever measured
+        return {}
+    return truth_of(values, now)
+
+
+def _judged(feed: Feed, issues: list[IntensityForecast], truth: Mapping[int, float], bin_h: int) -> list[Skill]:
+    known_to = np.array([hour_of(issue.issued_at) for issue in issues])[:, None]
+    begun = np.array([hour_of(issue.issued_at) * 3600 < issue.issued_at.timestamp() for issue in issues])[:, None]
+    target = known_to + begun + np.arange(LEADS_H)
+    actual = _looked_up(truth, target)
+    naive = _looked_up(truth, known_to + (target - known_to) % DAY_H - DAY_H)
+    mean = np.stack([_looked_up(hours_of(issue), hours) for issue, hours in zip(issues, target, strict=True)])
+    bands = np.stack([_band(issue, hours) for issue, hours in zip(issues, target, strict=True)])
+    spread = bands if np.isfinite(bands).any() else None
+    scores = score(actual, mean, spread, naive, bin_h=bin_h)
+    return [_skill(feed, len(issues), one) for one in scores if one.count]
+
+
+def _band(issue: IntensityForecast, hours: NDArray[np.int64]) -> Array:
+    levels = [
+        hourly((slot.start, slot.end, slot.quantiles[n] if slot.quantiles else None) for slot in issue.slots)
+        for n in range(len(QUANTILES))
+    ]
+    return np.stack([_looked_up(level, hours) for level in levels], axis=-1)
+
+
+def _looked_up(values: Mapping[int, float], hours: NDArray[np.int64]) -> Array:
+    return np.array([values.get(hour, math.nan) for hour in hours.ravel().tolist()]).reshape(hours.shape)
+
+
+def _skill(feed: Feed, issues: int, one: Score) -> Skill:
+    naive = one.mape / (1 - one.skill) if one.skill < 1 else math.nan
+    figures = (one.mape, naive, one.skill, one.pinball_g, one.coverage90, one.width90)
+    return Skill(*feed, issues, one.from_h, one.to_h, one.count, *(round(f, 4) if math.isfinite(f) else None for f in figures))

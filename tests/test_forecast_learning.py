@@ -1,0 +1,145 @@
+"""Our own models in a running server: they learn from what sources measured, issue, serve plans, and are judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from batchsched import AsyncClient, Client
+from batchsched.cli.main import main
+from batchsched.clock import SystemClock
+from batchsched.errors import ForecastUnavailable, InvalidConfiguration
+from batchsched.feeds import FeedSource, ZoneFeed
+from batchsched.forecasts import Signal
+from batchsched.forecasts.archive import Archive
+from batchsched.forecasts.opened import links_of, open_forecasts
+from batchsched.forecasts.skill import skill_of
+from batchsched.settings import Forecast, load
+from batchsched.wire import PREFIX
+from tests.live import LiveServer, live_server
+from tests.test_forecast_own import DAY, HOUR, NOW, Site, sunny
+
+SETTINGS = """
+[sites.home]
+zone = "DE"
+[pools.local]
+gpu = "cpu"
+[models.tiny]
+[planner]
+solver = "greedy"
+[forecast.zones.DE]
+sources = ["own"]
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[LiveServer]:
+    """Of a site without any source: its history was put there, and is some hours old."""
+    folder = tmp_path_factory.mktemp("learning")
+    with live_server(folder, SETTINGS) as live:
+        until = datetime.now(UTC) - 3 * HOUR
+        live.runtime.archive.add_realised(sunny(until, 40), until)
+        assert live.runtime.feeds is not None
+        live.runtime.feeds.feeds["own"].round()
+        yield live
+
+
+def test_plans_rest_on_our_models(server: LiveServer) -> None:
+    with Client(server.url, "") as client:
+        shown = client.forecasts.retrieve("DE")
+    assert (shown.provider, shown.signal, len(shown.levels)) == ("own", "average direct", 5)
+    assert shown.licence.startswith("from what its sources measured: seasonal naive")
+    assert all(slot.quantiles for slot in shown.slots[:90])
+    view = server.runtime.scheduler.observer.look(datetime.now(UTC))
+    assert view.forecasts["DE"].provider == "own"
+    assert 'batchsched_forecast_trust{source="own",zone="DE"} 1.0' in server.http.get("/metrics").text
+
+
+async def test_training_on_request(server: LiveServer) -> None:
+    async with AsyncClient(server.url, "") as client:
+        learnt = await client.forecasts.train("DE")
+        with pytest.raises(ForecastUnavailable, match="No source measures 'FR'"):
+            await client.forecasts.train("FR")
+    assert (learnt.zone, learnt.signal, learnt.known_h) == ("DE", "average direct", 40 * 24)
+    assert learnt.mape is not None
+    assert "forecast.train" in [entry["action"] for entry in server.get(f"{PREFIX}/audit")["data"]]
+
+
+def ran(server: LiveServer, capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(["forecast", *words, "--server", server.url])
+    out, err = capsys.readouterr()
+    assert stop.value.code == code, err
+    return out if code == 0 else err
+
+
+def test_the_commands(server: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "DE: seasonal naive" in ran(server, capsys, "train")
+    assert json.loads(ran(server, capsys, "train", "DE", "--json"))["zone"] == "DE"
+    assert "No source measures 'FR'" in ran(server, capsys, "train", "FR", code=1)
+    past = datetime.now(UTC) - 10 * DAY
+    for n in range(5):
+        at = past + n * DAY
+        server.runtime.archive.add_forecast(Site.forecast_of(at), at)
+    assert "told" in ran(server, capsys, "evaluate")
+    first = json.loads(ran(server, capsys, "evaluate", "DE", "--json", "--from", (past - DAY).isoformat()).splitlines()[0])
+    assert (first["provider"], first["from_h"], first["to_h"], first["issues"]) == ("told", 0, 24, 5)
+    assert ran(server, capsys, "evaluate", "DE", "--from", "2020-01-01", "--to", "2020-02-01", "--json") == ""
+
+
+class TestSkill:
+    def test_each_day_ahead_against_naive(self, tmp_path: Path) -> None:
+        site = Site(tmp_path, days=20)
+        for n in range(10):
+            at = NOW - 12 * DAY + n * DAY
+            site.archive.add_forecast(Site.forecast_of(at), at)
+        found = skill_of(site.archive, "DE", NOW - 20 * DAY, NOW, NOW)
+        assert [(one.provider, one.from_h, one.to_h, one.issues) for one in found] == [
+            ("told", n, n + 24, 10) for n in (0, 24, 48, 72)
+        ]
+        assert found[0].hours == 240
+        assert all(one.mape is not None and one.mape > 0.3 for one in found)
+        assert all(one.skill is not None and one.skill < 0 for one in found)
+        assert all(one.coverage90 == 1.0 for one in found)
+
+    def test_a_changed_forecast_is_judged_as_it_first_came(self, tmp_path: Path) -> None:
+        site = Site(tmp_path, days=20)
+        at = NOW - 10 * DAY
+        site.archive.add_forecast(Site.forecast_of(at), at)
+        first = skill_of(site.archive, "DE", at, NOW, NOW)
+        site.archive.add_forecast(Site.forecast_of(at, 300.0), at + DAY)
+        assert skill_of(site.archive, "DE", at, NOW, NOW) == first
+
+    def test_what_has_not_come_true_is_not_judged(self, tmp_path: Path) -> None:
+        site = Site(tmp_path, days=20)
+        site.archive.add_forecast(Site.forecast_of(NOW), NOW)
+        assert skill_of(site.archive, "DE", NOW - DAY, NOW + DAY, NOW) == []
+
+
+class TestOpened:
+    def opened(self, folder: Path, **settings: object) -> tuple[str, ...]:
+        declared = FeedSource(kind="gb", zones={"GB": "national"})
+        forecast = Forecast(sources={"gb": declared}, **settings)  # type: ignore[arg-type]
+        opened = open_forecasts(forecast, folder, lambda: Archive(folder / "archive"), SystemClock())
+        return links_of(forecast, opened.sources)["GB"].sources
+
+    def test_last_unless_it_is_named_or_switched_off(self, tmp_path: Path) -> None:
+        assert self.opened(tmp_path) == ("gb", "own")
+        assert self.opened(tmp_path, order=["own", "gb"]) == ("own", "gb")
+        assert self.opened(tmp_path, zones={"GB": ZoneFeed(["own", "gb"])}) == ("own", "gb")
+        assert self.opened(tmp_path, zones={"GB": ZoneFeed(["own", "gb"])}, own=False) == ("gb",)
+
+    def test_its_name_is_taken(self, tmp_path: Path) -> None:
+        path = tmp_path / "batchsched.toml"
+        path.write_text('[forecast.sources.own]\nkind = "gb"\nzones = { GB = "national" }\n')
+        with pytest.raises(InvalidConfiguration, match=r"forecast\.sources\.own.*taken by our own models"):
+            load(path)
+
+    def test_a_zone_without_sources_may_have_it(self, tmp_path: Path) -> None:
+        settings = Forecast(zones={"DE": ZoneFeed(["own"], "average lifecycle")})
+        opened = open_forecasts(settings, tmp_path, lambda: Archive(tmp_path / "archive"), SystemClock())
+        assert opened.provider.signal_of("DE") == Signal("average", "lifecycle")
