@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from batchsched.errors import SignalMismatch, StorageUnavailable
 from batchsched.forecasts import ForecastSlot, IntensityForecast, Signal
-from batchsched.forecasts.archive import Archive
+from batchsched.forecasts.archive import Archive, Feed
+from batchsched.forecasts.archive.months import Ints, Months
 from tests.doomed_archive import HOUR, NOW, forecast, measured
 
 ROOT = Path(__file__).parent.parent
@@ -227,6 +228,31 @@ class TestFolder:
             assert seen >= before
             assert seen == 0 or (newest and newest.issued_at >= NOW + (seen - 1) * HOUR)
         writer.join()
+
+    def test_a_month_written_anew_while_it_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        writer, reader = Archive(tmp_path), Archive(tmp_path)
+        writer.add_forecasts([forecast(issued, mean=issued) for issued in (3, 5, 9)], NOW)
+        writer.add_realised([measured(hour, hour) for hour in (3, 5, 9)], NOW)
+        writer.fold()
+        numbers, late = Months.numbers, [2, 1, 0]
+
+        def meanwhile(months: Months, name: str, feed: Feed) -> list[Ints]:
+            found = numbers(months, name, feed)
+            if late:
+                monkeypatch.setattr(Months, "numbers", numbers)
+                writer.add_forecast(forecast(hour := late.pop()), NOW)
+                writer.add_realised([measured(hour, hour)], NOW)
+                writer.fold()
+                monkeypatch.setattr(Months, "numbers", meanwhile)
+            return found
+
+        monkeypatch.setattr(Months, "numbers", meanwhile)
+        newest = reader.newest("DE", as_of=NOW + 6 * HOUR)
+        assert newest
+        assert newest.issued_at == NOW + 5 * HOUR
+        values = reader.realised("DE", NOW + 3 * HOUR, NOW + 6 * HOUR, as_of=NOW + 6 * HOUR)
+        assert [value.intensity_g_per_kwh for value in values] == [3, 5]
+        assert not late
 
     def test_summaries(self, tmp_path: Path, later: Later) -> None:
         archive = Archive(tmp_path)

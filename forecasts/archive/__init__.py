@@ -22,7 +22,7 @@ import numpy as np
 
 from batchsched.errors import SignalMismatch, StorageFull, StorageUnavailable
 from batchsched.forecasts.archive.journal import Journal
-from batchsched.forecasts.archive.months import ISSUES, MEASURED, Months, rows
+from batchsched.forecasts.archive.months import ISSUES, MEASURED, Months
 from batchsched.forecasts.archive.records import (
     LONGEST_SLOT,
     Feed,
@@ -52,14 +52,6 @@ class Summary(NamedTuple):
     feed: Feed
     newest_issue_at: datetime | None
     realised_until: datetime | None
-
-
-class _Place(NamedTuple):
-    """Where in the months an issue is."""
-
-    month: str
-    row: Any
-    age: tuple[int, int]
 
 
 class Archive:
@@ -228,40 +220,40 @@ class Archive:
     def _issued(self, feed: Feed, start: int, end: int, at: int) -> Iterator[Issue]:
         for name in self._issues.names():
             if month(start) <= name <= month(end):
-                issued, received = self._issues.numbers(name, feed)
-                chosen = np.flatnonzero((issued >= start) & (issued < end) & (issued <= at) & (received <= at))
-                yield from self._read(name, feed, chosen)
+                rows = self._issues.select(
+                    name,
+                    feed,
+                    lambda issued, received: np.flatnonzero(
+                        (issued >= start) & (issued < end) & (issued <= at) & (received <= at)
+                    ),
+                )
+                yield from (Issue.from_plain(feed, row) for row in rows)
         yield from (issue for issue in self._journal.issues(feed) if start <= issue.issued_at < end and _is_out(issue, at))
 
     def _last_issue(self, feed: Feed, at: int) -> Issue | None:
         best = _last(issue for issue in self._journal.issues(feed) if _is_out(issue, at))
-        place = self._last_place(feed, at, month(best.issued_at) if best else "")
-        if place is None or (best and place.age <= _age(best)):
-            return best
-        return self._read(place.month, feed, place.row)[0]
-
-    def _last_place(self, feed: Feed, at: int, since: str = "") -> _Place | None:
-        """Where in the months from `since` on the last issue is, and its age."""
         for name in reversed(self._issues.names()):
-            if name < since:
+            if best and name < month(best.issued_at):
                 break
-            issued, received = self._issues.numbers(name, feed)
-            chosen = np.flatnonzero((issued <= at) & (received <= at))[-1:]
-            if len(chosen):
-                return _Place(name, chosen, (int(issued[chosen[0]]), int(received[chosen[0]])))
-        return None
-
-    def _read(self, name: str, feed: Feed, chosen: Any) -> list[Issue]:
-        return [Issue.from_plain(feed, row) for row in rows(self._issues.table(name, feed), chosen)] if len(chosen) else []
+            known = self._issues.select(
+                name, feed, lambda issued, received: np.flatnonzero((issued <= at) & (received <= at))[-1:]
+            )
+            if known:
+                folded = Issue.from_plain(feed, known[0])
+                return best if best and _age(folded) <= _age(best) else folded
+        return best
 
     def _values(self, feed: Feed, start: int, end: int, at: int) -> _Values:
         """By slot: when the value reached us that held at that time, and the value."""
         found: _Values = {}
         for name in self._measured.names():
             if month(start - LONGEST_SLOT) <= name <= month(end):
-                since, to, received = self._measured.numbers(name, feed)
-                chosen = np.flatnonzero((since < end) & (to > start) & (received <= at))
-                for row in rows(self._measured.table(name, feed), chosen) if len(chosen) else ():
+                rows = self._measured.select(
+                    name,
+                    feed,
+                    lambda since, to, received: np.flatnonzero((since < end) & (to > start) & (received <= at)),
+                )
+                for row in rows:
                     received_at = row.pop("received_at")
                     found[row["start"], row["end"]] = received_at, Slot(**row)
         for record in self._journal.measured(feed):
@@ -273,8 +265,12 @@ class Archive:
 
     def _summary(self, feed: Feed, at: int) -> Summary:
         issued = [issue.issued_at for issue in self._journal.issues(feed) if _is_out(issue, at)]
-        if place := self._last_place(feed, at):
-            issued.append(place.age[0])
+        for name in reversed(self._issues.names()):
+            if out := [
+                known for known, received in zip(*self._issues.numbers(name, feed), strict=True) if received <= at >= known
+            ]:
+                issued.append(int(out[-1]))
+                break
         ends = [slot.end for record in self._journal.measured(feed) if record.received_at <= at for slot in record.values]
         for name in reversed(self._measured.names()):
             _, to, received = self._measured.numbers(name, feed)

@@ -86,6 +86,16 @@ class Months:
         """The feeds of a month."""
         return self._known[month].groups.keys() if month in self._known else ()
 
+    def select(self, month: str, feed: Feed, choose: Callable[..., Ints]) -> list[dict[str, Any]]:
+        """The rows of a feed's month that `choose` picks by the keys, a column each, as plain values."""
+        while feed in self.feeds(month):
+            version = self._known[month].version
+            chosen = choose(*self.numbers(month, feed))
+            found = rows(self.table(month, feed), chosen) if len(chosen) else []
+            if self._known[month].version == version:  # else it was written anew in between, and the rows moved
+                return found
+        return []
+
     def table(self, month: str, feed: Feed) -> Any:
         """A feed's rows of a month, in order of the keys."""
         if feed not in self.feeds(month):
