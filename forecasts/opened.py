@@ -45,7 +45,8 @@ def open_forecasts(settings: Forecast, base_dir: Path, archive: Callable[[], Arc
     provider = Continued(chain, typical)
     if not settings.own:
         return Opened(provider, chain, sources)
-    own = Own(kept, {zone: one.signal for zone, one in links.items()}, kept.folder / "models", clock)
+    others = {zone: [name for name in one.sources if name != OWN] for zone, one in links.items()}
+    own = Own(kept, {zone: one.signal for zone, one in links.items()}, kept.folder / "models", clock, others)
     return Opened(provider, chain, {**sources, OWN: own}, own)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,9 +24,11 @@ from batchsched.forecasts.persistence import hour_of, instant_of, truth_of
 from batchsched.forecasts.port import ForecastSlot, IntensityForecast, Realised, Signal
 
 if TYPE_CHECKING:
-    from batchsched.forecasts.archive import Archive
+    from batchsched.forecasts.archive import Archive, Receipt
+    from batchsched.forecasts.blended import Blended
     from batchsched.forecasts.calibration import Calibrator
     from batchsched.forecasts.models import History, Model
+    from batchsched.forecasts.models.history import Floats
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ LEARNT_ANEW = timedelta(days=7)
 LOOK_BACK = timedelta(weeks=10)  # what a model looks at when it forecasts
 LEARN_FROM = timedelta(days=3 * 366)  # what it learns from
 HELD_OUT_H = 28 * 24
+TRIED = timedelta(days=50)  # the provider's forecasts over those weeks, and over those that their first day looks back on
 ISSUES_EVERY_H = 23  # held-out issues wander round the clock
 HORIZON_H = 96
 LATEST_REPORT_H = 24
@@ -48,9 +51,18 @@ class Own:
     has_forecast = True
     has_history = False
 
-    def __init__(self, archive: Archive, signals: Mapping[str, Signal], folder: Path, clock: Clock) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        signals: Mapping[str, Signal],
+        folder: Path,
+        clock: Clock,
+        others: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """`others`: who else forecasts a zone, the best one first."""
         self._archive = archive
         self._signals = signals
+        self._others = others or {}
         self._folder = folder
         self._clock = clock
         self._training = threading.Lock()
@@ -77,11 +89,12 @@ class Own:
             return made
         model = self._model(zone, now) or self.train(zone, now)[1]
         values = self._measured(zone, now - LOOK_BACK, now)
-        means = model.predict(_history(zone, values, now), now)
+        provided = self._provided(zone, now - LOOK_BACK, now)
+        means = self._blended(model, _history(zone, values, now), provided, now)
         slots = (ForecastSlot(instant_of(at), instant_of(at + 1), float(mean)) for at, mean in enumerate(means, hour_of(now)))
-        forecast = IntensityForecast(
-            zone, now, OWN, signal, tuple(slots), licence=f"from what its sources measured: {model.name}"
-        )
+        with_whom = f", blended with {provided[-1].forecast.provider}" if provided else ""
+        note = f"from what its sources measured: {model.name}{with_whom}"
+        forecast = IntensityForecast(zone, now, OWN, signal, tuple(slots), note)
         return self._calibrated(forecast, values, now)
 
     def fetch_realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:  # noqa: ARG002
@@ -96,11 +109,12 @@ class Own:
             began_s = self._clock.monotonic()
             history = _history(zone, self._measured(zone, now - LEARN_FROM, now), now)
             log.info("Learning '%s' from %d hours.", zone, len(history.intensity))
-            calibrator, held_out = _tried(history, now)
+            calibrator, blended, held_out = _tried(history, now, self._provided(zone, now - TRIED, now))
             model = Model.fit(history, now)
             self._store(zone, ".model", model)
             if not self._path(zone, ".errors").exists():
                 self._keep(zone, calibrator)
+            self._store(zone, ".blend", blended)
             seconds = self._clock.monotonic() - began_s
             log.info("Learnt '%s' in %.0f s: %s.", zone, seconds, model.name)
         known_h = int((history.intensity == history.intensity).sum())
@@ -129,6 +143,31 @@ class Own:
         # one that had too little to learn from looks again every day
         lasts = LEARNT_ANEW if found.linear else timedelta(days=1)
         return found if now - found.trained_until < lasts else None
+
+    def _blended(self, model: Model, history: History, provided: Sequence[Receipt], now: datetime) -> Floats:
+        """The 96 means: the model's, moved by its late errors, and with the zone's provider by how both have done."""
+        from batchsched.forecasts.blended import Blended
+        from batchsched.forecasts.stored import load
+
+        place = history.index(now)
+        delay_h = _delay_h(history, now)
+        if delay_h > LATEST_REPORT_H or place - delay_h < 2 * 24:
+            return model.predict(history, now)
+        blended = load(self._path(history.zone, ".blend"), Blended)
+        if blended is None or blended.until > hour_of(now):
+            blended = Blended(hour_of(now) - delay_h)
+        means = blended.issue(model, history, delay_h, provided, place)
+        self._store(history.zone, ".blend", blended)
+        return means
+
+    def _provided(self, zone: str, start: datetime, now: datetime) -> list[Receipt]:
+        """The forecasts of the first of the zone's other sources that has any."""
+        signal = self.signal_of(zone)
+        archived = {feed.provider for feed in self._archive.feeds(zone) if feed.signal == str(signal)}
+        for name in self._others.get(zone, ()):
+            if name in archived and (found := self._archive.receipts(zone, start, now, as_of=now, provider=name, signal=signal)):
+                return found
+        return []
 
     def _calibrated(self, forecast: IntensityForecast, values: list[Realised], now: datetime) -> IntensityForecast:
         from batchsched.forecasts.calibrated import learn, with_quantiles
@@ -172,24 +211,33 @@ def _history(zone: str, values: list[Realised], now: datetime) -> History:
     return History(zone, instant_of(first), np.array([truth.get(hour, np.nan) for hour in hours], np.float32))
 
 
-def _tried(history: History, now: datetime) -> tuple[Calibrator, tuple[datetime | None, float | None, float | None]]:
-    """How a model does that has not seen the last weeks: a calibrator of its errors, since when, and its error and skill."""
+def _delay_h(history: History, now: datetime) -> int:
+    """How many of the last hours before that of `now` are not known yet."""
     import numpy as np
 
+    return history.index(now) - int(np.flatnonzero(np.isfinite(history.intensity)).max()) - 1
+
+
+def _tried(
+    history: History, now: datetime, receipts: Sequence[Receipt]
+) -> tuple[Calibrator, Blended | None, tuple[datetime | None, float | None, float | None]]:
+    """How one does that has not seen the last weeks: a calibrator and a blend that learnt from it; since when, error, skill."""
+    import numpy as np
+
+    from batchsched.forecasts.blended import Blended
     from batchsched.forecasts.calibration import Calibrator, walk
     from batchsched.forecasts.evaluation import score
     from batchsched.forecasts.models import Model
-    from batchsched.forecasts.models.model import mean_log
 
     calibrator, hours = Calibrator(), len(history.intensity)
     begin = hours - min(HELD_OUT_H, hours // 2)
     issues = np.arange(begin, hours - 24, ISSUES_EVERY_H)
     if begin < 48 or not len(issues):
-        return calibrator, (None, None, None)
-    known = int(np.flatnonzero(np.isfinite(history.intensity)).max()) + 1
-    delay_h = min(history.index(now) - known, LATEST_REPORT_H)
+        return calibrator, None, (None, None, None)
+    delay_h = min(_delay_h(history, now), LATEST_REPORT_H)
     trial = Model.fit(history, history.at(begin))
-    means = np.exp(mean_log(trial.members(history, issues, delay_h=delay_h)))
+    blended = Blended(history.first_hour + begin)
+    means = np.stack([blended.issue(trial, history, delay_h, receipts, place) for place in issues.tolist()])
     lead = np.arange(HORIZON_H)
     ahead = np.concatenate([history.intensity, np.full(HORIZON_H, np.nan, np.float32)])
     actual = ahead[issues[:, None] + lead]
@@ -197,5 +245,5 @@ def _tried(history: History, now: datetime) -> tuple[Calibrator, tuple[datetime 
     walk(calibrator, means, history.intensity, begin, every_h=ISSUES_EVERY_H, delay_h=delay_h, origin=history.first_hour)
     found = score(actual, means, reference=naive, bin_h=HORIZON_H)[0]
     if not found.count:
-        return calibrator, (None, None, None)
-    return calibrator, (history.at(begin), round(found.mape, 4), round(found.skill, 4))
+        return calibrator, blended, (None, None, None)
+    return calibrator, blended, (history.at(begin), round(found.mape, 4), round(found.skill, 4))

@@ -141,3 +141,32 @@ def test_training_says_what_it_learnt(tmp_path: Path) -> None:
     assert 0 < trained.mape < 0.2
     short, _ = Site(tmp_path / "short", days=2).own.train("DE", NOW)
     assert short.mape is None
+
+
+def provider_of(truth: list[Realised]) -> Iterator[IntensityForecast]:
+    """Somebody who knows the future to a few per cent, every six hours for two days."""
+    random = np.random.default_rng(2)
+    for n in range(0, len(truth), 6):
+        ahead = truth[n : n + 48]
+        slots = tuple(ForecastSlot(v.start, v.end, v.intensity_g_per_kwh * random.normal(1, 0.02)) for v in ahead)
+        yield IntensityForecast("DE", ahead[0].start, "grid", Signal(), slots)
+
+
+def test_a_good_provider_is_followed(tmp_path: Path) -> None:
+    """Blended with it, ours is nearer to what comes true than alone, and what it says later changes nothing."""
+    truth = list(sunny(NOW + 2 * DAY, 62))
+    errors: dict[bool, float] = {}
+    for blended in (False, True):
+        archive = Archive(tmp_path / str(blended) / "archive")
+        archive.add_realised([v for v in truth if v.end <= NOW], NOW)
+        for forecast in provider_of(truth):
+            archive.add_forecast(forecast, forecast.issued_at)
+        others = {"DE": ("none", "grid")} if blended else {}
+        made = Own(archive, {"DE": Signal()}, tmp_path / str(blended), ManualClock(NOW), others).fetch_forecast("DE", NOW)
+        assert ("blended with grid" in made.licence) is blended
+        true = {v.start: v.intensity_g_per_kwh for v in truth}
+        known = [(slot.mean_g_per_kwh, true[slot.start]) for slot in made.slots[:36] if slot.start in true]
+        errors[blended] = float(np.mean([abs(mean - value) / value for mean, value in known if mean is not None]))
+        assert len(known) == 36
+    assert errors[True] < 0.05
+    assert errors[True] < errors[False] / 2
