@@ -165,7 +165,7 @@ def requests(count: int, *, model: str = "tiny", start: int = 0, **body: Any) ->
     return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 
-def wait_for(probe: Callable[[], T | None], timeout_s: float = 20) -> T:
+def wait_for(probe: Callable[[], T | None], timeout_s: float = 40) -> T:
     """Ask until the answer is something; the pause is the server's own business, not an assumption about its speed."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
