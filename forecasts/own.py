@@ -114,7 +114,8 @@ class Own:
             self._store(zone, ".model", model)
             if not self._path(zone, ".errors").exists():
                 self._keep(zone, calibrator)
-            self._store(zone, ".blend", blended)
+            if blended is not None:
+                self._store(zone, ".blend", blended)
             seconds = self._clock.monotonic() - began_s
             log.info("Learnt '%s' in %.0f s: %s.", zone, seconds, model.name)
         known_h = int((history.intensity == history.intensity).sum())

@@ -101,6 +101,10 @@ def test_what_comes_later_changes_nothing(tmp_path: Path) -> None:
     later = NOW + timedelta(seconds=1)
     known = list(sunny(NOW, 3))[-5:]
     two.archive.add_realised([Realised("DE", v.start, v.end, 9000.0, v.provider, v.signal) for v in known], later)
+    for site in (one, two):
+        site.own = Own(site.archive, {"DE": Signal()}, site.folder / "models", site.clock, {"DE": ["told"]})
+        site.archive.add_forecast(Site.forecast_of(NOW - DAY, 250.0), NOW - DAY)
+    two.archive.add_forecast(Site.forecast_of(NOW - HOUR), later)
     two.archive.add_realised([Realised("DE", NOW, NOW + HOUR, 9000.0, "meter", Signal())], NOW + HOUR)
     assert one.issue() == two.own.fetch_forecast("DE", NOW)
     assert two.own.fetch_forecast("DE", NOW + HOUR).slots != one.own.fetch_forecast("DE", NOW + HOUR).slots
@@ -139,8 +143,10 @@ def test_training_says_what_it_learnt(tmp_path: Path) -> None:
     assert trained.held_out_from == NOW.replace(minute=0) - 20 * DAY
     assert trained.mape is not None
     assert 0 < trained.mape < 0.2
-    short, _ = Site(tmp_path / "short", days=2).own.train("DE", NOW)
-    assert short.mape is None
+    young = Site(tmp_path / "short", days=2)
+    assert young.own.train("DE", NOW)[0].mape is None
+    young.issue()
+    assert [path.suffix for path in sorted((tmp_path / "short" / "models").iterdir())] == [".blend", ".errors", ".model"]
 
 
 def provider_of(truth: list[Realised]) -> Iterator[IntensityForecast]:
