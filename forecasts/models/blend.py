@@ -2,8 +2,8 @@
 
 Two steps, each by bins of lead. A ridge regression, each zone's own shrunk towards that of all zones, says how far to move from
 our mean towards a member, the provider, and the errors of the last hours (the nowcast). Then that answer, the members, the
-provider and our mean are averaged by exp(-12 x (error / least error - 1)) of their decayed errors. Both learn only from targets
-that lie before the issue that they are used for, and before any provider is known the weights are those of our members.
+provider, our mean and halves of these are averaged by exp(-s x (error / least error - 1)) of their decayed errors. Both steps
+learn only from targets that lie before the issue that they are used for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from batchsched.forecasts.models.model import HORIZON_H, mean_log
 VERSION = "1"
 _EDGES = np.array([0, 1, 2, 3, 5, 8, 12, 18, 24, 36, 48, 60, 72, 84])
 _BIN = np.searchsorted(_EDGES, np.arange(HORIZON_H), side="right") - 1
-_SHARP = 12.0
+_SHARP = np.where(_EDGES < 18, 40.0, 12.0)[:, None]  # near leads have many outcomes to go by
 _HALF_LIFE_DAYS = 30.0
 _ZONE_DAYS, _PRIOR_DAYS = 20.0, 10.0  # how many days of its own move a zone away from all, and all away from the beginning
 _PRIOR_PROVIDER = 0.35
@@ -144,7 +144,9 @@ def _candidates(rows: Rows, first: int, last: int, own: Floats, stacked: Floats)
     """[candidates, rows, leads]; where the provider does not reach, ours stands for it."""
     members = [values[first:last] for values in rows.members.values()]
     provider = own if rows.provider is None else np.where(np.isnan(rows.provider[first:last]), own, rows.provider[first:last])
-    return np.stack([*members, own, provider, (own + provider) / 2, stacked, (own + stacked) / 2])
+    half = (own + provider) / 2
+    halves = [half, *((stacked + other) / 2 for other in (own, provider, half))]
+    return np.stack([*members, own, provider, stacked, *halves])
 
 
 def _inputs(rows: Rows, first: int, last: int) -> tuple[Floats, Floats]:
