@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
@@ -97,8 +97,3 @@ def trailing_mean(values: Floats, hours: int) -> Floats:
     begin = np.maximum(np.arange(len(sums)) - hours, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((sums - sums[begin]) / (counts - counts[begin]), np.float32)
-
-
-def hours(values: Sequence[float | None]) -> Floats:
-    """An array of values of which some may be unknown."""
-    return np.array([np.nan if value is None else value for value in values], np.float32)
