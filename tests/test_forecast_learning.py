@@ -77,7 +77,7 @@ def ran(server: LiveServer, capsys: pytest.CaptureFixture[str], *words: str, cod
     return out if code == 0 else err
 
 
-def test_the_commands(server: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands(server: LiveServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "DE: seasonal naive" in ran(server, capsys, "train")
     assert json.loads(ran(server, capsys, "train", "DE", "--json"))["zone"] == "DE"
     assert "No source measures 'FR'" in ran(server, capsys, "train", "FR", code=1)
@@ -88,6 +88,9 @@ def test_the_commands(server: LiveServer, capsys: pytest.CaptureFixture[str]) ->
     assert "told" in ran(server, capsys, "evaluate")
     first = json.loads(ran(server, capsys, "evaluate", "DE", "--json", "--from", (past - DAY).isoformat()).splitlines()[0])
     assert (first["provider"], first["from_h"], first["to_h"], first["issues"]) == ("told", 0, 24, 5)
+    picture = tmp_path / "de.svg"
+    assert "told" in ran(server, capsys, "evaluate", "DE", "--plot", str(picture))
+    assert picture.read_bytes().startswith(b"<?xml")
     assert ran(server, capsys, "evaluate", "DE", "--from", "2020-01-01", "--to", "2020-02-01", "--json") == ""
 
 

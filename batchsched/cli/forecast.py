@@ -14,6 +14,7 @@ from batchsched.errors import ForecastUnavailable
 
 if TYPE_CHECKING:
     from batchsched.client import Client
+    from batchsched.client.calls import PlotFormat
     from batchsched.client.forecasts import Forecast, ForecastSlot, Skill, Which
 
 MONTH = timedelta(days=31)
@@ -149,13 +150,19 @@ def train(zone: str | None, as_json: bool, connect: Connect) -> None:
 @click.argument("zone", required=False)
 @click.option("--from", "since", metavar="TIME", help="The first issue [default: four weeks before the end].")
 @click.option("--to", "until", metavar="TIME", help="Issues before this [default: now].")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Also write an image (.png or .svg).")
 @json_option
 @server_options
-def evaluate(zone: str | None, since: str | None, until: str | None, as_json: bool, connect: Connect) -> None:
+def evaluate(zone: str | None, since: str | None, until: str | None, plot: Path | None, as_json: bool, connect: Connect) -> None:
     """Say how good each provider's forecasts were, by days ahead, against naive. With --json: one object a line."""
     start, end = instant(since, "--from") if since else None, instant(until, "--to") if until else None
+    if plot and (plot.suffix not in {".png", ".svg"} or not zone):
+        raise click.UsageError("--plot needs a zone, and a name that ends in .png or .svg.")
     found: list[Skill] = []
     with connect() as client:
+        if plot and zone:
+            kind: PlotFormat = "svg" if plot.suffix == ".svg" else "png"
+            plot.write_bytes(client.forecasts.plot_evaluation(zone, kind, start, end))
         for name in _zones(client, zone):
             found += client.forecasts.evaluate(name, start, end)
     if as_json:

@@ -300,3 +300,13 @@ class AsyncForecasts:
     ) -> tuple[Skill, ...]:
         """How good each provider's forecasts of [start, end) were (default: of the last four weeks), by days of lead."""
         return await self._client.send(forecasts.evaluate(zone, start, end))
+
+    async def plot_evaluation(
+        self,
+        zone: str,
+        image_format: PlotFormat = "png",
+        start: datetime | str | None = None,
+        end: datetime | str | None = None,
+    ) -> bytes:
+        """An image of it: error and coverage by hours of lead."""
+        return await self._client.send(forecasts.evaluation_plot(zone, image_format, start, end))

@@ -191,3 +191,9 @@ def evaluate(zone: str, start: datetime | str | None, end: datetime | str | None
     decode = typed(_Skills)
     path = f"{PREFIX}/forecasts/{quote(zone, safe='')}/evaluation"
     return Call("GET", path, lambda content: decode(content).data, {"params": asked(start=start, end=end)})
+
+
+def evaluation_plot(zone: str, image_format: PlotFormat, start: datetime | str | None, end: datetime | str | None) -> Call[bytes]:
+    """A picture of that."""
+    params = {**asked(start=start, end=end), "format": image_format}
+    return Call("GET", f"{PREFIX}/forecasts/{quote(zone, safe='')}/evaluation/plot", bytes, {"params": params})

@@ -433,6 +433,7 @@ CONTRACT: dict[str, Route] = {
     f"POST {PREFIX}/forecasts/{{zone}}/backfill": Route(Backfill, BackfillSpan, _CHANGES),
     f"POST {PREFIX}/forecasts/{{zone}}/train": Route(Trained, None, (404, 507)),
     f"GET {PREFIX}/forecasts/{{zone}}/evaluation": Route(Evaluation),
+    f"GET {PREFIX}/forecasts/{{zone}}/evaluation/plot": Route(("image/svg+xml", "image/png")),
     f"POST {PREFIX}/keys": Route(CreatedKey, NewKey, (409, 507)),
     f"GET {PREFIX}/keys": Route(Page[Key], None, (404,)),
     f"POST {PREFIX}/keys/{{key_id}}/revoke": Route(Key, None, _CHANGES),

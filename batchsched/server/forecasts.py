@@ -24,7 +24,7 @@ from batchsched.errors import (
     PayloadTooLarge,
 )
 from batchsched.forecasts import QUANTILES, IntensityForecast, Realised, Signal
-from batchsched.forecasts.figures import Trained
+from batchsched.forecasts.figures import Skill, Trained
 from batchsched.forecasts.layouts import Content, read_file
 from batchsched.server.auth import Caller, Who
 from batchsched.server.batches import json_body
@@ -114,8 +114,21 @@ def router(runtime: Runtime) -> APIRouter:
         zone: str, start: str | None = None, end: str | None = None
     ) -> dict[str, Any]:
         """How good each provider's forecasts were that were issued in [start, end), by days of lead: by default, four weeks."""
-        found: dict[str, Any] = msgspec.to_builtins(desk.evaluate(zone, start, end))
+        found: dict[str, Any] = msgspec.to_builtins(Evaluation("list", desk.evaluate(zone, start, end)))
         return found
+
+    @routes.get("/{zone}/evaluation/plot")
+    def plot_evaluation(  # pyright: ignore[reportUnusedFunction]
+        zone: str,
+        start: str | None = None,
+        end: str | None = None,
+        format: str = "svg",  # noqa: A002 - the parameter's public name
+    ) -> Response:
+        """A picture of the same: error and coverage by hours of lead."""
+        from batchsched.server.plot import draw_skill
+
+        picture = draw_skill(zone, desk.evaluate(zone, start, end, bin_h=6), format)
+        return Response(picture, media_type=MEDIA.get(format))
 
     return routes
 
@@ -214,13 +227,13 @@ class Forecasts:
             who.did(connection, zone, model=trained.model)
         return trained
 
-    def evaluate(self, zone: str, start: str | None, end: str | None) -> Evaluation:
+    def evaluate(self, zone: str, start: str | None, end: str | None, *, bin_h: int = 24) -> list[Skill]:
         """Nothing where no forecast of that span can be judged yet. Raises InvalidValue."""
         from batchsched.forecasts.skill import skill_of
 
         until = self._instant(end, "end")
         since = self._instant(start, "start") if start else until - EVALUATED
-        return Evaluation("list", skill_of(self._runtime.archive, zone, since, until, self._runtime.clock.now()))
+        return skill_of(self._runtime.archive, zone, since, until, self._runtime.clock.now(), bin_h=bin_h)
 
     def _forecast(
         self, zone: str, now: datetime, until: datetime, provider: str | None, signal: str | None

@@ -13,6 +13,7 @@ import msgspec
 from batchsched.carbon.report import Report, Row
 from batchsched.errors import BatchschedError, InvalidValue
 from batchsched.forecasts import QUANTILES, IntensityForecast, Provider, Realised
+from batchsched.forecasts.figures import Skill
 
 _FORECAST, _TRUE, _RAN, _NOW = "#3b6fb6", "#222222", "#2e9e5b", "#c0504d"
 
@@ -63,7 +64,31 @@ def draw_forecast(forecast: IntensityForecast, realised: list[Realised], at: dat
     return _drawn(f"{forecast.zone}: gCO2e/kWh, {forecast.signal}", [panel], "time (UTC)", kind)
 
 
-def _drawn(title: str, panels: Sequence[Callable[[Any], None]], below: str, kind: str) -> bytes:
+def draw_skill(zone: str, found: Sequence[Skill], kind: str) -> bytes:
+    """Each provider's error and coverage by lead, beside naive's error. Raises as `draw` does."""
+    by_feed: dict[str, list[Skill]] = {}
+    for one in found:
+        by_feed.setdefault(f"{one.provider}, {one.signal}", []).append(one)
+
+    def panel(axis: Any, ours: str, against: str | None, name: str) -> None:
+        axis.plot([], [], color=_TRUE, ls=":", label="naive" if against else "90%")
+        for label, bins in by_feed.items():
+            middle = [(one.from_h + one.to_h) / 2 for one in bins]
+            (line,) = axis.plot(middle, [getattr(one, ours) for one in bins], lw=1.2, label=label)
+            if against:
+                axis.plot(middle, [getattr(one, against) for one in bins], color=line.get_color(), lw=1, ls=":")
+        if not against:
+            axis.axhline(0.9, color=_TRUE, lw=1, ls=":")
+        _finish(axis, name)
+
+    panels = [
+        partial(panel, ours="mape", against="naive_mape", name="error"),
+        partial(panel, ours="coverage90", against=None, name="in the 90% band"),
+    ]
+    return _drawn(f"{zone}: forecasts against what came true", panels, "hours ahead", kind, dates=False)
+
+
+def _drawn(title: str, panels: Sequence[Callable[[Any], None]], below: str, kind: str, *, dates: bool = True) -> bytes:
     if kind not in {"png", "svg"}:
         raise InvalidValue(f"'{kind}' is not a picture format; use png or svg.", param="format")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -78,9 +103,10 @@ def _drawn(title: str, panels: Sequence[Callable[[Any], None]], below: str, kind
         panel(axis)
     axes[0].set_title(title, loc="left", fontsize=10)
     axes[0].legend(loc="upper right", fontsize=8, frameon=False, ncols=4)
-    locator: Any = AutoDateLocator()  # type: ignore[no-untyped-call]
-    axes[-1].xaxis.set_major_locator(locator)
-    axes[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    if dates:
+        locator: Any = AutoDateLocator()  # type: ignore[no-untyped-call]
+        axes[-1].xaxis.set_major_locator(locator)
+        axes[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     axes[-1].set_xlabel(below, fontsize=8)
     out = io.BytesIO()
     canvas.print_figure(out, format=kind)

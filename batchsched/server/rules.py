@@ -69,6 +69,7 @@ RULES: Final[dict[str, Rule]] = {
     f"POST {PREFIX}/forecasts/{{zone}}/backfill": Rule("operate", ANY, "forecast.backfill"),
     f"POST {PREFIX}/forecasts/{{zone}}/train": Rule("operate", ANY, "forecast.train"),
     f"GET {PREFIX}/forecasts/{{zone}}/evaluation": Rule("read", ANY),
+    f"GET {PREFIX}/forecasts/{{zone}}/evaluation/plot": Rule("read", ANY),
     f"POST {PREFIX}/keys": Rule("operate", ANY, "key.create"),
     f"GET {PREFIX}/keys": _OPERATE,
     f"POST {PREFIX}/keys/{{key_id}}/revoke": Rule("operate", ANY, "key.revoke"),
