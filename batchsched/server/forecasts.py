@@ -127,7 +127,7 @@ def router(runtime: Runtime) -> APIRouter:
         """A picture of the same: error and coverage by hours of lead."""
         from batchsched.server.plot import draw_skill
 
-        picture = draw_skill(zone, desk.evaluate(zone, start, end, bin_h=6), format)
+        picture = draw_skill(desk.evaluate(zone, start, end, bin_h=6), format)
         return Response(picture, media_type=MEDIA.get(format))
 
     return routes

@@ -64,7 +64,7 @@ def draw_forecast(forecast: IntensityForecast, realised: list[Realised], at: dat
     return _drawn(f"{forecast.zone}: gCO2e/kWh, {forecast.signal}", [panel], "time (UTC)", kind)
 
 
-def draw_skill(zone: str, found: Sequence[Skill], kind: str) -> bytes:
+def draw_skill(found: Sequence[Skill], kind: str) -> bytes:
     """Each provider's error and coverage by lead, beside naive's error. Raises as `draw` does."""
     by_feed: dict[str, list[Skill]] = {}
     for one in found:
@@ -85,7 +85,8 @@ def draw_skill(zone: str, found: Sequence[Skill], kind: str) -> bytes:
         partial(panel, ours="mape", against="naive_mape", name="error"),
         partial(panel, ours="coverage90", against=None, name="in the 90% band"),
     ]
-    return _drawn(f"{zone}: forecasts against what came true", panels, "hours ahead", kind, dates=False)
+    title = f"{found[0].zone}: forecasts against what came true" if found else "nothing has come true to compare with"
+    return _drawn(title, panels, "hours ahead", kind, dates=False)
 
 
 def _drawn(title: str, panels: Sequence[Callable[[Any], None]], below: str, kind: str, *, dates: bool = True) -> bytes:
