@@ -22,7 +22,6 @@ from batchsched.cli.common import EXTRAS, config_option, json_option, load_check
 from batchsched.errors import BatchschedError, ServerUnreachable
 
 if TYPE_CHECKING:
-    from batchsched.forecasts.archive import Archive
     from batchsched.forecasts.chain import Chain
     from batchsched.settings import Loaded
 
@@ -149,15 +148,23 @@ def _engine(loaded: Loaded) -> Iterator[Finding]:
 
 
 def _forecast(loaded: Loaded) -> Iterator[Finding]:
+    """Opening an archive makes its folders, which is the server's business: where it has not, an empty one stands in."""
+    folder = loaded.settings.archive_folder()
+    with TemporaryDirectory() as empty:
+        yield from _forecasts(loaded, folder if folder.is_dir() else Path(empty))
+
+
+def _forecasts(loaded: Loaded, archive: Path) -> Iterator[Finding]:
     """Does the source know each declared zone, and for how long from now? Who serves those that have sources, and why?"""
     from datetime import timedelta
 
     from batchsched.clock import SystemClock
+    from batchsched.forecasts.archive import Archive
     from batchsched.forecasts.opened import open_forecasts
 
     settings = loaded.settings
     base_dir = loaded.path.parent if loaded.path else Path.cwd()
-    opened = open_forecasts(settings.forecast, base_dir, lambda: _archive(settings.archive_folder()), SystemClock())
+    opened = open_forecasts(settings.forecast, base_dir, lambda: Archive(archive), SystemClock())
     provider, chain = opened.provider, opened.chain
     now = datetime.now(UTC)
     zones = sorted({site.zone for site in settings.sites.values()})
@@ -176,16 +183,6 @@ def _forecast(loaded: Loaded) -> Iterator[Finding]:
         yield Finding(f"forecast {zone}", "ok", text)
     if not zones:
         yield Finding("forecast", "ok", f"{provider.name}; no site is declared")
-
-
-def _archive(folder: Path) -> Archive:
-    """Opening one makes its folders, which is the server's business: where it has not, an empty one stands in."""
-    from batchsched.forecasts.archive import Archive
-
-    if folder.is_dir():
-        return Archive(folder)
-    with TemporaryDirectory() as empty:
-        return Archive(Path(empty))
 
 
 def _served(chain: Chain, zone: str, now: datetime, folder: Path) -> Finding:
