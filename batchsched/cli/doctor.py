@@ -22,6 +22,7 @@ from batchsched.cli.common import EXTRAS, config_option, json_option, load_check
 from batchsched.errors import BatchschedError, ServerUnreachable
 
 if TYPE_CHECKING:
+    from batchsched.forecasts.archive import Archive
     from batchsched.forecasts.chain import Chain
     from batchsched.settings import Loaded
 
@@ -159,12 +160,11 @@ def _forecasts(loaded: Loaded, archive: Path) -> Iterator[Finding]:
     from datetime import timedelta
 
     from batchsched.clock import SystemClock
-    from batchsched.forecasts.archive import Archive
     from batchsched.forecasts.opened import open_forecasts
 
     settings = loaded.settings
     base_dir = loaded.path.parent if loaded.path else Path.cwd()
-    opened = open_forecasts(settings.forecast, base_dir, lambda: Archive(archive), SystemClock())
+    opened = open_forecasts(settings.forecast, base_dir, lambda: _archive(archive), SystemClock())
     provider, chain = opened.provider, opened.chain
     now = datetime.now(UTC)
     zones = sorted({site.zone for site in settings.sites.values()})
@@ -183,6 +183,12 @@ def _forecasts(loaded: Loaded, archive: Path) -> Iterator[Finding]:
         yield Finding(f"forecast {zone}", "ok", text)
     if not zones:
         yield Finding("forecast", "ok", f"{provider.name}; no site is declared")
+
+
+def _archive(folder: Path) -> Archive:
+    from batchsched.forecasts.archive import Archive
+
+    return Archive(folder)
 
 
 def _served(chain: Chain, zone: str, now: datetime, folder: Path) -> Finding:
