@@ -94,7 +94,7 @@ class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         list[str], Meta(description="Names of `forecast.sources`, the best one first, for zones without a list of their own")
     ] = []
     own: Annotated[
-        bool, Meta(description="Whether our own models forecast each zone with sources: last, unless its list names `own`")
+        bool, Meta(description="Whether our own models forecast each zone with sources: first, unless its list names `own`")
     ] = True
     sources: Annotated[dict[str, FeedSource], Meta(description="Sources that are asked for news; see below")] = {}
     zones: Annotated[dict[str, ZoneFeed], Meta(description="Zones with a list of their own; see below")] = {}

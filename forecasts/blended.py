@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batchsched.forecasts.models import Blend, Rows
-from batchsched.forecasts.models.blend import BACK_H
+from batchsched.forecasts.models.blend import BACK_H, VERSION
 from batchsched.forecasts.models.model import HORIZON_H
 from batchsched.forecasts.persistence import hour_of, hours_of, instant_of
 
@@ -30,6 +30,7 @@ class Blended:
     until: int
     members: tuple[str, ...] = ()
     blend: Blend = field(default_factory=Blend)
+    version: str = VERSION
 
     def issue(self, model: Model, history: History, delay_h: int, receipts: Sequence[Receipt], place: int) -> Floats:
         """The 96 means from `place` of the history on, after learning what is known `delay_h` before it.

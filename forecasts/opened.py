@@ -59,7 +59,7 @@ def links_of(settings: Forecast, sources: Mapping[str, Source]) -> dict[str, Lin
     links: dict[str, Links] = {}
     for zone in sorted(zones):
         named = settings.order_for(zone)
-        named = named if OWN in named else [*named, OWN]
+        named = named if OWN in named else [OWN, *named]
         order = [name for name in named if name != OWN]
         signals = {name: signal for name in order if (signal := _signal(sources[name], zone))}
         own = settings.zones.get(zone)

@@ -39,6 +39,7 @@ LOOK_BACK = timedelta(weeks=10)  # what a model looks at when it forecasts
 LEARN_FROM = timedelta(days=3 * 366)  # what it learns from
 HELD_OUT_H = 28 * 24
 TRIED = timedelta(days=50)  # the provider's forecasts over those weeks, and over those that their first day looks back on
+WORTH_BLENDING = timedelta(weeks=6)
 ISSUES_EVERY_H = 23  # held-out issues wander round the clock
 HORIZON_H = 96
 LATEST_REPORT_H = 24
@@ -68,9 +69,9 @@ class Own:
         self._training = threading.Lock()
 
     def zones(self) -> list[str]:
-        """Those of which something was measured."""
+        """Those of which something was measured; where somebody else forecasts one too, not before six weeks of it are known."""
         archived = {feed.zone for feed in self._archive.feeds() if feed.provider != OWN}
-        return sorted(self._signals.keys() & archived)
+        return [zone for zone in sorted(self._signals.keys() & archived) if not self._holds_back(zone, self._clock.now())]
 
     def signal_of(self, zone: str) -> Signal:
         """The zone's. Raises ForecastUnavailable for an unknown one."""
@@ -123,6 +124,13 @@ class Own:
         done = Trained(zone, signal, model.name, model.trained_from, model.trained_until, known_h, seconds, *held_out)
         return done, model
 
+    def _holds_back(self, zone: str, now: datetime) -> bool:
+        """A blend that has seen little might be worse than the forecast that it was made of."""
+        if not self._provided(zone, now - TRIED, now):
+            return False
+        known = sum((value.end - value.start for value in self._measured(zone, now - LOOK_BACK, now)), timedelta())
+        return known < WORTH_BLENDING
+
     def _has_made(self, zone: str, signal: Signal) -> bool:
         return any(feed.provider == OWN and feed.signal == str(signal) for feed in self._archive.feeds(zone))
 
@@ -148,6 +156,7 @@ class Own:
     def _blended(self, model: Model, history: History, provided: Sequence[Receipt], now: datetime) -> Floats:
         """The 96 means: the model's, moved by its late errors, and with the zone's provider by how both have done."""
         from batchsched.forecasts.blended import Blended
+        from batchsched.forecasts.models.blend import VERSION
         from batchsched.forecasts.stored import load
 
         place = history.index(now)
@@ -155,7 +164,7 @@ class Own:
         if delay_h > LATEST_REPORT_H or place - delay_h < 2 * 24:
             return model.predict(history, now)
         blended = load(self._path(history.zone, ".blend"), Blended)
-        if blended is None or blended.until > hour_of(now):
+        if blended is None or blended.version != VERSION or blended.until > hour_of(now):
             blended = Blended(hour_of(now) - delay_h)
         means = blended.issue(model, history, delay_h, provided, place)
         self._store(history.zone, ".blend", blended)

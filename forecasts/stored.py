@@ -1,4 +1,4 @@
-"""What was learnt, as files: dataclasses that hold arrays and trees, whole or not at all."""
+"""What was learnt, as files: dataclasses that hold arrays, whole or not at all."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load(path: Path, kind: type[T]) -> T | None:
 
 
 def packed(content: Any) -> bytes:
-    """A dataclass as bytes: plain values, arrays, and boosters of trees."""
+    """A dataclass as bytes: plain values and arrays."""
     return msgspec.msgpack.encode(content, enc_hook=_pack)
 
 
@@ -43,13 +43,9 @@ def _pack(value: Any) -> Any:
         return value.dtype.str, value.shape, value.tobytes()
     if isinstance(value, np.generic):
         return value.item()
-    if hasattr(value, "model_to_string"):  # a booster of trees
-        return value.model_to_string()
     raise TypeError(f"A {type(value).__name__} cannot be stored.")
 
 
-def _unpack(kind: Any, plain: Any) -> Any:
-    if kind.__name__ == "ndarray":
-        dtype, shape, content = plain
-        return np.frombuffer(content, dtype).reshape(shape).copy()
-    return kind(model_str=plain)
+def _unpack(_kind: Any, plain: Any) -> Any:
+    dtype, shape, content = plain
+    return np.frombuffer(content, dtype).reshape(shape).copy()

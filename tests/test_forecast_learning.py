@@ -130,10 +130,10 @@ class TestOpened:
         opened = open_forecasts(forecast, folder, lambda: Archive(folder / "archive"), SystemClock())
         return links_of(forecast, opened.sources)["GB"].sources
 
-    def test_last_unless_it_is_named_or_switched_off(self, tmp_path: Path) -> None:
-        assert self.opened(tmp_path) == ("gb", "own")
-        assert self.opened(tmp_path, order=["own", "gb"]) == ("own", "gb")
-        assert self.opened(tmp_path, zones={"GB": ZoneFeed(["own", "gb"])}) == ("own", "gb")
+    def test_first_unless_it_is_named_or_switched_off(self, tmp_path: Path) -> None:
+        assert self.opened(tmp_path) == ("own", "gb")
+        assert self.opened(tmp_path, order=["gb", "own"]) == ("gb", "own")
+        assert self.opened(tmp_path, zones={"GB": ZoneFeed(["gb", "own"])}) == ("gb", "own")
         assert self.opened(tmp_path, zones={"GB": ZoneFeed(["own", "gb"])}, own=False) == ("gb",)
 
     def test_its_name_is_taken(self, tmp_path: Path) -> None:

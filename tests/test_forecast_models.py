@@ -13,7 +13,7 @@ from batchsched.errors import ForecastUnavailable, InvalidValue
 from batchsched.forecasts.models import Blend, History, Model, Rows, Weather
 from batchsched.forecasts.models.history import Floats, filled, trailing_mean
 from batchsched.forecasts.models.model import mean_log
-from batchsched.forecasts.models.stored import load_blend, load_model, save_blend, save_model
+from batchsched.forecasts.stored import load, packed, store
 
 BEGAN = datetime(2024, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -236,26 +236,23 @@ class TestBlend:
 
 class TestStored:
     def test_a_model_comes_back_the_same(self, history: History, model: Model, tmp_path: Path) -> None:
-        save_model(model, tmp_path / "models" / "SUN.npz")
-        again = load_model(tmp_path / "models" / "SUN.npz")
+        store(tmp_path / "models" / "SUN", packed(model))
+        again = load(tmp_path / "models" / "SUN", Model)
         assert again is not None
         assert (again.zone, again.trained_from, again.trained_until) == ("SUN", BEGAN, NOW)
         assert (again.profile.sources, list(again.profile.weather)) == (("solar", "wind", "gas"), ["wind"])
         assert np.array_equal(again.predict(history, NOW), model.predict(history, NOW))
 
-    def test_what_cannot_be_read_is_learnt_again(self, model: Model, tmp_path: Path) -> None:
-        path = tmp_path / "SUN.npz"
-        assert load_model(path) is None
-        path.write_bytes(b"PK no archive")
-        assert load_model(path) is None
-        save_model(replace(model, version="0"), path)
-        assert load_model(path) is None
+    def test_what_cannot_be_read_is_nothing(self, tmp_path: Path) -> None:
+        assert load(tmp_path / "SUN", Model) is None
+        (tmp_path / "SUN").write_bytes(b"PK no model")
+        assert load(tmp_path / "SUN", Model) is None
 
     def test_a_blend_comes_back_the_same(self, history: History, model: Model, tmp_path: Path) -> None:
         rows, blend = rows_of(history, model, 4), Blend()
         blend.learn("SUN", rows, 0, 72)
         blend.weigh()
-        save_blend(blend, tmp_path / "blend.npz")
-        again = load_blend(tmp_path / "blend.npz")
+        store(tmp_path / "blend", packed(blend))
+        again = load(tmp_path / "blend", Blend)
+        assert again is not None
         assert np.array_equal(again.logs("SUN", rows, 72, 96), blend.logs("SUN", rows, 72, 96))
-        assert load_blend(tmp_path / "none.npz").zones == {}

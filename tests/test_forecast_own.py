@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from batchsched.clock import ManualClock
 from batchsched.errors import ForecastUnavailable
 from batchsched.forecasts import ForecastSlot, IntensityForecast, Realised, Signal
 from batchsched.forecasts.archive import Archive
+from batchsched.forecasts.models import Model
+from batchsched.forecasts.models.model import VERSION
 from batchsched.forecasts.own import Own
 from batchsched.forecasts.port import describe
+from batchsched.forecasts.stored import load, packed, store
 
 NOW = datetime(2026, 5, 20, 12, 20, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -86,6 +90,29 @@ def test_little_history_is_said(tmp_path: Path) -> None:
         Site(tmp_path / "2").own.fetch_forecast("FR", NOW)
     with pytest.raises(ForecastUnavailable, match="No source measures 'PL'"):
         Site(tmp_path / "3").own.fetch_forecast("PL", NOW)
+
+
+def test_it_holds_back_while_somebody_else_knows_better(tmp_path: Path) -> None:
+    for days, zones in ((40, []), (45, ["DE"])):
+        site = Site(tmp_path / str(days), days)
+        assert site.own.zones() == ["DE"]
+        site.own = Own(site.archive, {"DE": Signal()}, tmp_path / "models", site.clock, {"DE": ["told"]})
+        assert site.own.zones() == ["DE"]
+        site.archive.add_forecast(Site.forecast_of(NOW - HOUR), NOW - HOUR)
+        assert site.own.zones() == zones
+
+
+def test_a_model_of_another_version_is_made_anew(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.issue()
+    path = next((tmp_path / "models").glob("*.model"))
+    model = load(path, Model)
+    assert model is not None
+    store(path, packed(replace(model, version="0")))
+    site.issue(NOW + HOUR)
+    again = load(path, Model)
+    assert again is not None
+    assert again.version == VERSION
 
 
 def test_another_signal_than_the_zones_is_not_learnt_from(tmp_path: Path) -> None:
