@@ -28,7 +28,7 @@ check: $(ENV) ## format, lint, types by two checkers, import arrows, quick tests
 	@$(PY) -m mypy
 	@$(PY) -m basedpyright
 	@.venv/bin/lint-imports
-	@$(PY) -m pytest -q -n 2 --dist loadfile -m "$(QUICK)"
+	@$(PY) -m pytest -q -n 3 --dist loadfile -m "$(QUICK)"
 
 test: env ## the whole suite, real vLLM included
 	@$(PY) -m pytest -n 2 --dist loadfile -m "not long"

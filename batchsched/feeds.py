@@ -79,8 +79,8 @@ def complaint(sources: Mapping[str, FeedSource], zones: Mapping[str, ZoneFeed], 
         if len(set(names)) < len(names):
             return key, "a source is named twice"
     for zone, feed in zones.items():
-        for name in set(feed.sources) - {OWN}:
-            if zone not in sources[name].zones and sources[name].zones:
+        for name in feed.sources:
+            if name != OWN and zone not in sources[name].zones and sources[name].zones:
                 return f"zones.{zone}.sources", f"'{name}' knows no zone '{zone}'; add it to forecast.sources.{name}.zones"
     return None
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from batchsched.errors import ForecastUnavailable, SignalMismatch
+from batchsched.feeds import OWN
 from batchsched.forecasts.faults import Judgement, Limits, aged, judge
 from batchsched.forecasts.persistence import PERSISTENCE, persisted
 from batchsched.forecasts.port import IntensityForecast, Provider, Realised, Signal
@@ -104,6 +105,8 @@ class Chain:
         passed_over: list[tuple[str, str]] = []
         for name in links.sources:
             judgement = self._judgement(zone, name, links, now)
+            if judgement is None and name == OWN:
+                continue  # it holds back until it has learnt something
             if judgement is None:
                 passed_over.append((name, "nothing was received yet"))
             elif judgement.verdict == "refuse":

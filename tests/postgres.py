@@ -185,7 +185,8 @@ def postgres_url(postgres: PostgresServer) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+# The quick tests make do with SQLite; `make test` runs everything on both.
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def database_url(request: pytest.FixtureRequest) -> str:
     """The setting `server.database_url`, for both databases; "" is SQLite."""
     return "" if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))

@@ -221,7 +221,7 @@ def test_sources_of_forecasts_and_their_order(tmp_path: Path, capsys: pytest.Cap
         ('kind = "gb"', 'kind = "eia"\nbase_url = "http://eia.example"', "'forecast.sources.gb.base_url': must be https"),
         ('kind = "gb"', 'kind = "eia"\nbase_url = "http://[::1"', "'forecast.sources.gb.base_url': must be https"),
         ('kind = "gb"', 'kind = "file"', "'forecast.sources.gb.path': is needed"),
-        ('["em", "gb"]', '["em", "xx"]', r"'forecast.order': there is no source 'xx' \(allowed: gb, em\)"),
+        ('["em", "gb"]', '["em", "xx"]', r"'forecast.order': there is no source 'xx' \(allowed: gb, em, own\)"),
         ('["gb", "em"]', '["gb", "gb"]', "'forecast.zones.GB.sources': a source is named twice"),
         ("zones.GB", "zones.FR", "'forecast.zones.FR.sources': 'gb' knows no zone 'FR'"),
     ],

@@ -24,6 +24,8 @@ from batchsched.wire import PREFIX
 from tests.live import LiveServer, live_server, requests, wait_for
 from tests.processes import BATCHSCHED, ROOT, Stage
 
+pytestmark = pytest.mark.slow
+
 
 def _serve(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*BATCHSCHED, "serve", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)

@@ -15,6 +15,8 @@ from batchsched.queue.store import Record
 from batchsched.wire import PREFIX
 from tests.live import BASIC, HandWorker, LiveServer, live_server, meter, requests, wait_for
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(tmp_path: Path, database_url: str) -> Generator[LiveServer]:

@@ -16,6 +16,8 @@ from batchsched.units import from_iso
 from batchsched.wire import PREFIX
 from tests.live import LiveServer, live_server, requests, wait_for
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Generator[LiveServer]:

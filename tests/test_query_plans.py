@@ -16,6 +16,8 @@ from batchsched.queue.database import Database
 from batchsched.queue.hot import Hot
 from batchsched.queue.tenancy import ANY
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 OPEN, ENDED, CUT = 2_000, 6_000, 5
 LARGE = {"batches", "chunks", "ledger", "files", "deliveries"}

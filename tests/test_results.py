@@ -21,6 +21,8 @@ from batchsched.server.cursor import MAX_PIECES, Cursor
 from batchsched.wire import CURSOR_HEADER, PREFIX, STATUS_HEADER
 from tests.live import HandWorker, LiveServer, live_server, requests, wait_for
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Generator[LiveServer]:

@@ -20,6 +20,8 @@ from batchsched.wire import PREFIX
 from tests.live import BASIC, LiveServer, live_server, requests, wait_for
 from tests.processes import Stage, end
 
+pytestmark = pytest.mark.slow
+
 DAY_S = 86400
 
 

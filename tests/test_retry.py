@@ -29,6 +29,8 @@ from batchsched.units import from_iso
 from batchsched.wire import PREFIX, Result
 from tests.live import LiveServer, live_server, requests
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 NUMBERS = itertools.count()
 CHUNK = 3

@@ -24,6 +24,8 @@ from batchsched.wire import PREFIX
 from tests.live import BASIC, LiveServer, live_server, requests, wait_for
 from tests.processes import BATCHSCHED, Stage, end, free_port, tagged
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 
 

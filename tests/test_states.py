@@ -107,4 +107,4 @@ def test_writes_are_synced_and_checkpoints_are_ours(tmp_path: Path) -> None:
 def test_a_reader_cannot_write(database: Database) -> None:
     with pytest.raises(Exception, match=r"readonly|does not answer") as caught, database.read() as connection:
         connection.execute(batch_table.delete())
-    assert "readonly" in str(caught.value) or "read-only" in str(caught.value.__cause__)
+    assert re.search("read-?only", f"{caught.value} {caught.value.__cause__}")

@@ -22,6 +22,8 @@ from batchsched.queue.stores import open_store, settle
 from tests.object_server import ObjectServer
 from tests.processes import free_port
 
+pytestmark = pytest.mark.slow
+
 Opener = Callable[[], Store]
 """Opens one and the same place, each time as another server process would."""
 

@@ -22,6 +22,8 @@ from tests.live import LiveServer, live_server, requests, wait_for
 from tests.object_server import ObjectServer
 from tests.processes import BATCHSCHED, Stage, acknowledged, free_port, tagged
 
+pytestmark = pytest.mark.slow
+
 URL = "s3://bucket/site"
 
 
