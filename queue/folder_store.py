@@ -8,7 +8,6 @@ tmp/                                  half-made files
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
 import shutil
@@ -19,7 +18,7 @@ from itertools import accumulate, pairwise, repeat
 from pathlib import Path
 from typing import BinaryIO
 
-from batchsched.errors import StorageFull
+from batchsched.disk import room, sync_folder, write_all
 from batchsched.queue.rows import Row
 from batchsched.queue.store import (
     MARK,
@@ -62,12 +61,12 @@ class FolderStore:
     def _whole(self, path: Path) -> Generator[BinaryIO]:
         temporary = self.root / "tmp" / f"{path.name}-{secrets.token_hex(6)}"
         try:
-            with _room(), open(temporary, "xb", opener=_private) as handle:
+            with room(), open(temporary, "xb", opener=_private) as handle:
                 yield handle
                 handle.flush()
                 os.fsync(handle.fileno())
             temporary.replace(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -100,12 +99,12 @@ class FolderStore:
         return [next(found[folder]) for folder, _ in payloads]
 
     def _log(self, folder: str, payloads: Sequence[bytes]) -> Iterator[Span]:
-        with _room():
+        with room():
             log = self._open_log(folder)
             try:
                 start = os.lseek(log, 0, os.SEEK_END)
                 try:
-                    _write(log, b"".join(payloads))
+                    write_all(log, b"".join(payloads))
                 except BaseException:
                     with contextlib.suppress(OSError):  # nobody was told of these bytes: a full disk gets them back
                         os.ftruncate(log, start)
@@ -123,8 +122,8 @@ class FolderStore:
         log = os.open(path, _APPEND, 0o600)
         if made:
             try:
-                _sync_folder(path.parent)
-                _sync_folder(path.parent.parent)
+                sync_folder(path.parent)
+                sync_folder(path.parent.parent)
             except BaseException:
                 os.close(log)
                 path.unlink()  # the next one makes it anew: a file whose name is not safe must not take results
@@ -197,28 +196,3 @@ def _changed(path: Path) -> float:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
-
-
-def _write(descriptor: int, payload: bytes) -> None:
-    left = memoryview(payload)
-    while left:
-        left = left[os.write(descriptor, left) :]
-
-
-@contextmanager
-def _room() -> Generator[None]:
-    """No room (disk full, quota, file-size limit) becomes StorageFull."""
-    try:
-        yield
-    except OSError as problem:
-        if problem.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            raise StorageFull from problem
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,7 +7,6 @@ own. Each journal has a number of its own for ever; when its records lie in the 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import logging
 import os
@@ -18,7 +17,7 @@ from zlib import crc32
 
 import msgspec
 
-from batchsched.errors import StorageFull
+from batchsched.disk import room, sync_folder, write_all
 from batchsched.forecasts.archive.records import Feed, Issue, Measured
 
 log = logging.getLogger(__name__)
@@ -101,7 +100,7 @@ class Journal:
                 size = os.lseek(descriptor, 0, os.SEEK_END)
                 torn = size and os.pread(descriptor, 1, size - 1) != b"\n"
                 try:
-                    _write(descriptor, b"\n" * bool(torn) + b"".join(map(_line, records)))
+                    write_all(descriptor, b"\n" * bool(torn) + b"".join(map(_line, records)))
                 except BaseException:
                     with contextlib.suppress(OSError):  # nobody was told of these bytes: a full disk gets them back
                         os.ftruncate(descriptor, size)
@@ -123,26 +122,6 @@ class Journal:
         self.refresh()
 
 
-@contextmanager
-def room() -> Generator[None]:
-    """No room (disk full, quota, file-size limit) becomes StorageFull."""
-    try:
-        yield
-    except OSError as problem:
-        if problem.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            raise StorageFull from problem
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _name(number: int) -> str:
     return f"{number:08d}.log"
 
@@ -158,9 +137,3 @@ def _record(line: bytes, path: Path) -> Record | None:
         return _decoder.decode(payload)
     log.warning("%s: a line that is cut short or damaged is skipped.", path)
     return None
-
-
-def _write(descriptor: int, payload: bytes) -> None:
-    left = memoryview(payload)
-    while left:
-        left = left[os.write(descriptor, left) :]

@@ -18,8 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchsched.disk import room, sync_folder
 from batchsched.errors import StorageUnavailable
-from batchsched.forecasts.archive.journal import room, sync_folder
 from batchsched.forecasts.archive.records import LEVELS, Feed
 
 Ints = npt.NDArray[np.int64]

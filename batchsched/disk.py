@@ -1,0 +1,38 @@
+"""What is written so that it lasts: all of it, its name as well, and a full disk told as such."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from batchsched.errors import StorageFull
+
+
+@contextmanager
+def room() -> Generator[None]:
+    """No room (disk full, quota, file-size limit) becomes StorageFull."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise StorageFull from problem
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, payload: bytes) -> None:
+    """Write every byte, however many calls that takes."""
+    left = memoryview(payload)
+    while left:
+        left = left[os.write(descriptor, left) :]
