@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Generator
@@ -31,8 +32,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_all(descriptor: int, payload: bytes) -> None:
-    """Write every byte, however many calls that takes."""
-    left = memoryview(payload)
-    while left:
-        left = left[os.write(descriptor, left) :]
+def append(descriptor: int, payload: bytes) -> int:
+    """Add every byte at the end of a file, or none, and sync it; returns where they begin."""
+    start, left = os.lseek(descriptor, 0, os.SEEK_END), memoryview(payload)
+    try:
+        while left:
+            left = left[os.write(descriptor, left) :]
+    except BaseException:
+        with contextlib.suppress(OSError):  # nobody was told of these bytes: a full disk gets them back
+            os.ftruncate(descriptor, start)
+        raise
+    os.fsync(descriptor)
+    return start

@@ -126,10 +126,8 @@ class Own:
 
     def _holds_back(self, zone: str, now: datetime) -> bool:
         """A blend that has seen little might be worse than the forecast that it was made of."""
-        if not self._provided(zone, now - TRIED, now):
-            return False
         known = sum((value.end - value.start for value in self._measured(zone, now - LOOK_BACK, now)), timedelta())
-        return known < WORTH_BLENDING
+        return known < WORTH_BLENDING and bool(self._provided(zone, now - TRIED, now))
 
     def _has_made(self, zone: str, signal: Signal) -> bool:
         return any(feed.provider == OWN and feed.signal == str(signal) for feed in self._archive.feeds(zone))

@@ -18,7 +18,7 @@ from itertools import accumulate, pairwise, repeat
 from pathlib import Path
 from typing import BinaryIO
 
-from batchsched.disk import room, sync_folder, write_all
+from batchsched.disk import append, room, sync_folder
 from batchsched.queue.rows import Row
 from batchsched.queue.store import (
     MARK,
@@ -102,14 +102,7 @@ class FolderStore:
         with room():
             log = self._open_log(folder)
             try:
-                start = os.lseek(log, 0, os.SEEK_END)
-                try:
-                    write_all(log, b"".join(payloads))
-                except BaseException:
-                    with contextlib.suppress(OSError):  # nobody was told of these bytes: a full disk gets them back
-                        os.ftruncate(log, start)
-                    raise
-                os.fsync(log)
+                start = append(log, b"".join(payloads))
             finally:
                 os.close(log)
         return pairwise(accumulate(map(len, payloads), initial=start))

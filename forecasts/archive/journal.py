@@ -17,7 +17,7 @@ from zlib import crc32
 
 import msgspec
 
-from batchsched.disk import room, sync_folder, write_all
+from batchsched.disk import append, room, sync_folder
 from batchsched.forecasts.archive.records import Feed, Issue, Measured
 
 log = logging.getLogger(__name__)
@@ -99,13 +99,7 @@ class Journal:
             try:
                 size = os.lseek(descriptor, 0, os.SEEK_END)
                 torn = size and os.pread(descriptor, 1, size - 1) != b"\n"
-                try:
-                    write_all(descriptor, b"\n" * bool(torn) + b"".join(map(_line, records)))
-                except BaseException:
-                    with contextlib.suppress(OSError):  # nobody was told of these bytes: a full disk gets them back
-                        os.ftruncate(descriptor, size)
-                    raise
-                os.fsync(descriptor)
+                append(descriptor, b"\n" * bool(torn) + b"".join(map(_line, records)))
             finally:
                 os.close(descriptor)
             if made:
