@@ -53,7 +53,7 @@ class Continued:
         if end >= until:
             return given
         if self._same_signal(zone):
-            by, added = self._typical.name, _from(self._typical.forecast(zone, end, until), end)
+            by, added = self._typical.name, _from(self._typical.forecast(zone, now, until), end)
         else:
             by, added = "repeating its last day", _repeated(given, end, until)
         return msgspec.structs.replace(given, slots=(*given.slots, *added), continued_by=by, continued_from=end)

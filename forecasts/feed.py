@@ -130,7 +130,7 @@ class Feed:
         return max(pause_s, LONGEST_PAUSE_S) if isinstance(raised, SourceRefused) else pause_s
 
     def _ask(self, now: datetime) -> tuple[bool, str]:
-        """Was there news, and what went wrong with single zones. Raises where nothing went right."""
+        """Was there news, and what went wrong with single zones (a plan may lack one). Raises where nothing went right."""
         news, answered, problem = 0, False, None
         with self._asking:
             for zone in self.source.zones():
@@ -139,7 +139,7 @@ class Feed:
                         if wanted and not self._stopping.is_set():
                             news += pull(zone, now)
                             answered = True
-                    except (SourceLimited, SourceRefused):
+                    except SourceLimited:
                         raise
                     except (ForecastUnavailable, SignalMismatch) as raised:
                         problem = raised

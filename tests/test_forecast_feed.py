@@ -169,14 +169,15 @@ def test_a_source_s_own_wish_is_kept_and_a_refused_key_is_not_hammered(tmp_path:
     assert source.asked == [("DE", NOW)]  # FR would be refused as well
     source.trouble["DE"] = SourceLimited("Not yet.", retry_after_s=5)
     assert house.round() == 120
-    source.trouble["DE"] = SourceRefused("The key is not accepted.")
+    source.trouble = dict.fromkeys(("DE", "FR"), SourceRefused("The key is not accepted."))
     assert house.round() == 3600
 
 
-def test_one_zone_s_trouble_is_not_the_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [ForecastUnavailable, SourceRefused])
+def test_one_zone_s_trouble_is_not_the_others(tmp_path: Path, kind: type[BatchschedError]) -> None:
     source = Told("one", "DE", "FR")
     house = House(tmp_path, source)
-    source.trouble["DE"] = ForecastUnavailable("No such zone.")
+    source.trouble["DE"] = kind("No such zone.")  # a key's plan may lack a zone
     assert house.round() == 900
     assert house.archive.newest("FR", as_of=NOW) is not None
     state = house.feeds.feeds["one"].state

@@ -317,6 +317,12 @@ class TestContinued:
         with pytest.raises(ForecastUnavailable):
             provider.forecast("ISLAND", NOW, NOW + HOUR)
 
+    def test_what_continues_it_was_known_then_too(self, tmp_path: Path) -> None:
+        short = FileProvider(write(tmp_path / "f.csv", row(0, 2, -1, "100")))
+        later = FileProvider(write(tmp_path / "typical.csv", row(0, 9, -1, "200"), row(0, 9, 1, "300")))
+        forecast = Continued(short, later).forecast("DE", NOW, NOW + 4 * HOUR)
+        assert forecast.mean_over(NOW + 2 * HOUR, NOW + 4 * HOUR) == 200
+
     def test_one_that_reaches_is_left_alone(self, tmp_path: Path) -> None:
         forecast = opened(tmp_path).forecast("DE", NOW, NOW + 48 * HOUR)
         assert forecast.continued_by is None
