@@ -26,6 +26,7 @@ STATUS_HEADER = "x-batchsched-status"
 
 ReleaseReason = Literal["window_closed", "shutdown", "preempted", "cancelled", "paused"]
 EnergySource = Literal["nvml_counter", "nvml_power", "rapl", "modelled", "unmeasured"]
+SpentKind = Literal["metered", "idle", "waste", "others"]
 
 
 class Register(msgspec.Struct):
@@ -98,10 +99,39 @@ class HeldLease(msgspec.Struct):
     token: int
 
 
+class SpentPart(msgspec.Struct):
+    """Joules of one kind that a worker's meter saw, from `started_at` on.
+
+    `metered`: all of them. Of these no chunk is charged for `idle`: nothing was worked on; `waste`: work whose results nobody
+    took, of the batch named; `others`: an engine's other users.
+    """
+
+    kind: SpentKind
+    batch_id: str
+    started_at: datetime
+    seconds: float
+    energy_j: float
+    energy_source: EnergySource
+
+
+class Spent(msgspec.Struct):
+    """What a worker's meter saw since it last said so. `number` grows, so that a message that comes twice counts once."""
+
+    number: int
+    parts: list[SpentPart]
+
+
 class Heartbeat(msgspec.Struct):
     """A worker is alive and holds these: POST /workers/{id}/heartbeat. Extends every lease that is still its own."""
 
     leases: list[HeldLease]
+    spent: Spent | None = None
+
+
+class Bye(msgspec.Struct):
+    """A worker stops: POST /workers/{id}/bye. An empty body stands for an empty list."""
+
+    spent: list[Spent] = []
 
 
 class HeartbeatAnswer(msgspec.Struct):

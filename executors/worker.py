@@ -36,15 +36,18 @@ from batchsched.wire import (
     MIN_PROTOCOL,
     PROTOCOL,
     Acknowledged,
+    Bye,
     Claim,
     Claimed,
     Heartbeat,
     HeartbeatAnswer,
     HeldLease,
     Lease,
+    Meter,
     Register,
     Registered,
     Results,
+    Spent,
 )
 
 log = logging.getLogger(__name__)
@@ -92,6 +95,8 @@ class WorkerLoop:
         self._engine: Engine
         self._driver: Driver
         self._share: EnergyShare
+        self._unsaid: Spent | None = None
+        self._said = 0
         self._idle_since = time.monotonic()
 
     async def run(self) -> int:
@@ -210,7 +215,8 @@ class WorkerLoop:
         while True:
             await asyncio.sleep(self._me.heartbeat_s)
             said = {held.lease.chunk_id: held for held in self._held.values()}  # of two leases of a chunk the newer
-            message = Heartbeat([HeldLease(chunk_id, held.lease.token) for chunk_id, held in said.items()])
+            held_leases = [HeldLease(chunk_id, held.lease.token) for chunk_id, held in said.items()]
+            message = Heartbeat(held_leases, self._spent())
             timeout_s = min(_LONGEST_BEAT_S, max(1.0, 2 * self._me.heartbeat_s))
             sent = time.monotonic()
             try:
@@ -222,6 +228,7 @@ class WorkerLoop:
             except BatchschedError as problem:
                 log.warning("Heartbeat refused: %s", problem.message)
                 continue
+            self._unsaid = None
             for chunk_id in answer.stale:
                 if held := said.get(chunk_id):
                     self._lose(held)
@@ -229,6 +236,13 @@ class WorkerLoop:
                 if (held := said.get(chunk_id)) and held.work:
                     self._driver.stop(held.work, reason, self._settings.drain_s)
             self._driver.trust(sent + self._me.lease_s)
+
+    def _spent(self) -> Spent | None:
+        """What the meter saw since the server last heard of it; the same message until it has arrived."""
+        if self._unsaid is None and (parts := self._share.spent()):
+            self._said += 1
+            self._unsaid = Spent(self._said, parts)
+        return self._unsaid
 
     # Chunks.
 
@@ -250,7 +264,7 @@ class WorkerLoop:
         lease = held.lease
         key = lease.chunk_id, lease.token
         startup = self._share.started(self._engine.startup_s or 0.0)
-        self._share.open(key)
+        self._share.open(key, lease.batch_id)
 
         def refused(why: str) -> None:
             if held.work:
@@ -259,9 +273,7 @@ class WorkerLoop:
         reporter = Reporter(self._link, lease, self._share, lambda: self._lose(held), refused)
         try:
             if startup:
-                await self._link.insist(
-                    "POST", f"/leases/{lease.chunk_id}/results", Results(lease.token, [], startup), Acknowledged
-                )
+                await self._say_started(lease, startup)
             await self._work_on(held, reporter)
         except LOST as problem:
             log.warning("Chunk %s is no longer ours: %s", lease.chunk_id, problem.message)
@@ -277,6 +289,13 @@ class WorkerLoop:
             del self._held[key]
             self._idle_since = time.monotonic()
             self._changed.set()
+
+    async def _say_started(self, lease: Lease, startup: Meter) -> None:
+        try:
+            await self._link.insist("POST", f"/leases/{lease.chunk_id}/results", Results(lease.token, [], startup), Acknowledged)
+        except LOST:
+            self._share.give_back((lease.chunk_id, lease.token), startup)
+            raise
 
     async def _work_on(self, held: _Held, reporter: Reporter) -> None:
         """A lease from its input to the last word about it."""
@@ -391,8 +410,12 @@ class WorkerLoop:
         if tasks:
             await asyncio.gather(*tasks, return_exceptions=True)
         await self._engine.stop()
+        self._share.stopped()
+        said = [self._unsaid] if self._unsaid else []  # the server may have it, or not
+        self._unsaid = None
+        last = self._spent()
         with contextlib.suppress(BatchschedError):
-            await self._link.call("POST", f"/workers/{self._me.worker_id}/bye")
+            await self._link.call("POST", f"/workers/{self._me.worker_id}/bye", Bye([*said, last] if last else said))
         log.info("Stopped.")
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
