@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-import msgspec
 
 from batchsched.errors import BatchschedError, Conflict, NotFound, PayloadTooLarge, ServerUnreachable
 from batchsched.executors.link import ServerLink
@@ -76,7 +75,7 @@ class Reporter:
         if not self._task.cancelled():
             self._task.exception()  # it was said already
 
-    async def _close(self, verb: str, message: Callable[[], msgspec.Struct]) -> None:
+    async def _close(self, verb: str, message: Callable[[], Finish | Release | Fail]) -> None:
         self._closing = True
         self._some.set()
         self._enough.set()
