@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-
 from batchsched.errors import BatchschedError, Conflict, NotFound, PayloadTooLarge, ServerUnreachable
 from batchsched.executors.link import ServerLink
 from batchsched.executors.share import EnergyShare
