@@ -9,11 +9,9 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
-import threading
 import time
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import Coroutine, Iterator
 from importlib import metadata
 from typing import Any, TypeVar
 
@@ -30,6 +28,7 @@ from batchsched.executors.orphans import end_orphans
 from batchsched.executors.probes import tokens_of
 from batchsched.executors.reporter import LOST, Reporter
 from batchsched.executors.share import EnergyShare
+from batchsched.executors.signals import stopped_by_signals
 from batchsched.lines import LineError, Request, iter_lines, parse
 from batchsched.settings import Worker as WorkerSettings
 from batchsched.wire import (
@@ -471,7 +470,7 @@ async def run_worker(
         loop = WorkerLoop(settings, pool, session, link, ids or RandomIds())
         if stop is not None:
             loop.stop = stop
-        with _signals(loop.stop):
+        with stopped_by_signals(loop.stop):
             return await loop.run()
 
 
@@ -479,26 +478,3 @@ def _version() -> str:
     with contextlib.suppress(metadata.PackageNotFoundError):  # run from a folder, without having been installed
         return metadata.version("batchsched")
     return ""
-
-
-@contextlib.contextmanager
-def _signals(stop: asyncio.Event) -> Generator[None]:
-    """The first signal asks for a clean stop; the second ends the process, and the tether ends the engine."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def asked(number: int) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        log.info("Stopping; a second signal stops at once.")
-        stop.set()
-
-    running = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        running.add_signal_handler(number, asked, number)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            running.remove_signal_handler(number)
