@@ -1,6 +1,6 @@
 """What the server's own models gain from what lies beside a zone. The last line is JSON.
 
-`python -m benchmarks.forecast_own [--zones CISO ERCO ...] [--issues 40]`. The hours of the United States' zones go into an archive
+`python -m benchmarks.forecast_own [--zones CISO ERCO ...] [--issues 40]`. The hours of US zones go into an archive
 as a server would have them, known from their end on. The source `own` learns each zone before July 2022 and then forecasts, every
 few days until December, once from an archive that has all zones and their generation, and once from one that has the zone's
 intensities alone.
