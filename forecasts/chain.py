@@ -67,6 +67,11 @@ class Chain:
         """All sources' names."""
         return ", ".join(dict.fromkeys(name for links in self._links.values() for name in links.sources))
 
+    def name_of(self, zone: str) -> str:
+        """The names of a zone's sources, else the typical provider's."""
+        links = self._links.get(zone)
+        return ", ".join(links.sources) if links else self._typical.name
+
     def chained(self) -> list[str]:
         """The zones that have sources."""
         return sorted(self._links)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import logging
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -13,19 +14,24 @@ from batchsched.errors import ForecastUnavailable, InvalidConfiguration
 from batchsched.forecasts.layouts import Content, Row, read_file
 from batchsched.forecasts.port import ForecastSlot, IntensityForecast, Realised, Signal
 
+log = logging.getLogger(__name__)
 _Piece = tuple[datetime, datetime, Row]
 
 
 class FileProvider:
     """Reads the file when made, and again whenever its time or size has changed. Raises InvalidConfiguration for a bad file.
 
+    One that goes bad or away later leaves what it last said in force, and a warning in the log, unless `strict`.
+
     Whoever writes the file should write a new one beside it and rename, so that no half of it is ever read.
     """
 
-    def __init__(self, path: Path, signal: Signal | None = None) -> None:
+    def __init__(self, path: Path, signal: Signal | None = None, *, strict: bool = False) -> None:
         """`signal`: which one to take from a file that has several."""
         self._path = path
         self._asked = signal
+        self._strict = strict
+        self._problem = ""
         self._seen: tuple[int, int] | None = None
         self._content = Content("")
         self._realised: dict[str, list[_Piece]] = {}
@@ -76,12 +82,25 @@ class FileProvider:
         try:
             stat = self._path.stat()
             if (seen := (stat.st_mtime_ns, stat.st_size)) != self._seen:
-                self._content = read_file(self._path, self._asked)
-                self._realised = {zone: list(_resolve(rows)) for zone, rows in self._content.realised.items()}
-                self._seen = seen
+                self._read(seen)
         except OSError as problem:
-            raise InvalidConfiguration(f"Cannot read the forecast file {self._path}: {problem.strerror}.") from None
+            self._keep(InvalidConfiguration(f"Cannot read the forecast file {self._path}: {problem.strerror}."))
+        except InvalidConfiguration as problem:
+            self._keep(problem)
+            self._seen = seen
         return self._content
+
+    def _read(self, seen: tuple[int, int]) -> None:
+        self._content = read_file(self._path, self._asked)
+        self._realised = {zone: list(_resolve(rows)) for zone, rows in self._content.realised.items()}
+        self._seen, self._problem = seen, ""
+
+    def _keep(self, problem: InvalidConfiguration) -> None:
+        if self._strict or self._seen is None:
+            raise problem from None
+        if problem.message != self._problem:
+            log.warning("%s What it said before stays in force.", problem.message)
+        self._problem = problem.message
 
 
 def _resolve(rows: Sequence[Row]) -> Iterator[_Piece]:

@@ -12,7 +12,7 @@ optional; in Parquet these are pandas' `attrs`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from batchsched.errors import InvalidConfiguration, InvalidValue
-from batchsched.forecasts.port import QUANTILES, ForecastSlot, IntensityForecast, Realised, Signal, known
+from batchsched.forecasts.port import QUANTILES, ForecastSlot, IntensityForecast, Realised, Signal, known, plausible
 from batchsched.forecasts.tables import Table, read_table
 
 REQUIRED = ("zone", "start", "end")
@@ -29,6 +29,7 @@ QUANTILE_COLUMNS = tuple(f"q{round(level * 100):02d}" for level in QUANTILES)
 COLUMNS = (*REQUIRED, "issued_at", "mean", *QUANTILE_COLUMNS, "realised")
 BOTH_SCOPES = (Signal("average", "direct"), Signal("average", "lifecycle"))
 _HOUR = timedelta(hours=1)
+LONGEST_MEASURED = timedelta(days=31)
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
@@ -113,10 +114,27 @@ def read_file(path: Path, signal: Signal | None = None) -> Content:
             of_zone = measured.setdefault(zone, {})
             of_zone.pop((row.start, row.end), None)  # the last line holds, also in the order
             of_zone[row.start, row.end] = row
-    content.realised = {zone: list(rows.values()) for zone, rows in measured.items()}
+    content.forecasts = {zone: _possible_issues(rows, chosen) for zone, rows in content.forecasts.items()}
+    content.realised = {zone: _possible(rows.values(), chosen, lambda row: row.realised) for zone, rows in measured.items()}
     if layout.daily_too:
         _check_hours(path, content)
     return content
+
+
+def _possible(rows: Iterable[Row], signal: Signal, value: Callable[[Row], float | None]) -> list[Row]:
+    """The rows of one issue, or of what came true, but those with a zero that cannot be: it is unknown."""
+    listed = list(rows)
+    ordered = sorted(range(len(listed)), key=lambda n: listed[n].start)
+    kept = plausible([value(listed[n]) for n in ordered], signal)
+    unknown = {n for n, one in zip(ordered, kept, strict=True) if one is None}
+    return [row for n, row in enumerate(listed) if n not in unknown]
+
+
+def _possible_issues(rows: list[Row], signal: Signal) -> list[Row]:
+    by_issue: dict[datetime | None, list[Row]] = {}
+    for row in rows:
+        by_issue.setdefault(row.issued_at, []).append(row)
+    return [row for issue in by_issue.values() for row in _possible(issue, signal, lambda row: row.mean)]
 
 
 def _check_hours(path: Path, content: Content) -> None:
@@ -166,6 +184,8 @@ def _ours(cells: Mapping[str, Any], where: str, signal: Signal) -> tuple[str, Ro
     mean, realised = (_number(cells.get(name), f"{where}, column '{name}'") for name in ("mean", "realised"))
     if mean is not None and issued_at is None:
         raise InvalidConfiguration(f"{where}, column 'issued_at': a row with a mean says when that forecast was issued.")
+    if realised is not None and end - start > LONGEST_MEASURED:
+        raise InvalidConfiguration(f"{where}, column 'realised': one measurement covers at most {LONGEST_MEASURED.days} days.")
     levels = [_number(cells.get(name), f"{where}, column '{name}'") for name in QUANTILE_COLUMNS]
     quantiles = tuple(level for level in levels if level is not None)
     if quantiles and list(quantiles) != sorted(quantiles):

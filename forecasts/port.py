@@ -6,8 +6,9 @@ Intensities are gCO2e per kWh at the grid. A value that is not known is None, ne
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -146,6 +147,28 @@ def mean_realised(values: Iterable[Realised], start: datetime, end: datetime) ->
 def known(number: float | None) -> float | None:
     """An intensity as a provider gave it, with NaN, infinite, negative and absurdly high values made what they are: unknown."""
     return number if number is not None and 0 <= number <= MOST_G_PER_KWH else None
+
+
+# No grid falls from this to nothing within one slot.
+IMPLAUSIBLE_BESIDE_G_PER_KWH = 100.0
+
+
+def plausible(values: Sequence[float | None], signal: Signal) -> list[float | None]:
+    """Values of slots in their order, with zeros that cannot be true made unknown.
+
+    That is zero where the whole life of power stations counts, or as an average right beside a high value.
+    """
+    if signal.kind == "marginal":
+        return list(values)
+    found: list[float | None] = []
+    for zero, run in groupby(values, lambda value: value == 0):
+        same = list(run)
+        done = len(found) + len(same)
+        beside = max((value or 0.0 for value in (*found[-1:], *values[done : done + 1])), default=0.0)
+        if zero and (signal.scope == "lifecycle" or beside > IMPLAUSIBLE_BESIDE_G_PER_KWH):
+            same = [None] * len(same)
+        found += same
+    return found
 
 
 def one_signal(provider: Provider, zones: Iterable[str]) -> Signal:

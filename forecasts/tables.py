@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,22 @@ def _csv(path: Path) -> Table:
         key, _, value = body.pop(0)[1].lstrip("# ").partition(":")
         options[key.strip().lower()] = value.strip()
     body = [(number, line) for number, line in body if not line.startswith("#")]
-    header = [name.strip() for name in next(csv.reader([body[0][1]]))] if body else []
+    header = [name.strip() for name in next(_split([body[0][1]], path))] if body else []
     return Table(f"{path}, line {body[0][0] if body else 1}", header, _cells(body[1:], header, path), options)
 
 
 def _cells(body: list[tuple[int, str]], header: list[str], path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
-    for (number, _), values in zip(body, csv.reader(line for _, line in body), strict=False):
+    for (number, _), values in zip(body, _split((line for _, line in body), path), strict=False):
         if len(values) != len(header):
             raise InvalidConfiguration(f"{path}, line {number}: {len(values)} values under {len(header)} columns.")
         yield number, dict(zip(header, values, strict=True))
+
+
+def _split(lines: Iterable[str], path: Path) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(lines)
+    except csv.Error as problem:
+        raise InvalidConfiguration(f"{path} cannot be read: {problem}.") from None
 
 
 def _parquet(path: Path) -> Table:

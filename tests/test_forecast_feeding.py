@@ -62,7 +62,8 @@ def test_plans_rest_on_the_source(server: LiveServer, client: Client) -> None:
     shown = client.forecasts.retrieve("GB", hours=24)
     assert (shown.provider, shown.signal) == ("grid", "average direct")
     assert len(shown.realised) >= 46
-    assert {feed.zone: feed.provider for feed in client.forecasts.list()}["GB"] == "grid"
+    listed = {feed.zone: feed.provider for feed in client.forecasts.list()}
+    assert (listed["GB"], listed["DE"]) == ("grid", "climatology")
     view = server.runtime.scheduler.observer.look(datetime.now(UTC))
     assert view.forecasts["GB"].provider == "grid"
 

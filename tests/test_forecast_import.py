@@ -94,6 +94,21 @@ def test_mistakes_name_the_file_as_its_owner_does(client: Client, tmp_path: Path
         client.forecasts.import_file(path)
 
 
+def test_what_has_not_come_true_yet_is_not_taken_in(server: LiveServer, client: Client, tmp_path: Path) -> None:
+    past = row(-1, 0, None, realised="9")
+    coming = "DE,2999-01-01T00:00:00Z,2999-01-01T01:00:00Z,,,,,,,,9"
+    assert client.forecasts.import_file(write(tmp_path / "f.csv", past, coming)).measurements == 1
+    endless = "DE,2001-01-01T00:00:00Z,2002-01-01T00:00:00Z,,,,,,,,9"
+    with pytest.raises(InvalidInputFile, match="line 2, column 'realised': one measurement covers at most 31 days"):
+        client.forecasts.import_file(write(tmp_path / "f.csv", endless))
+
+
+@pytest.mark.parametrize("name", ["own", "climatology", "persistence"])
+def test_the_names_of_what_is_made_here_are_taken(client: Client, tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidValue, match=f"'{name}' is the name of"):
+        client.forecasts.import_file(two_days(tmp_path / "f.csv"), provider=name)
+
+
 async def test_the_asynchronous_twin(server: LiveServer, tmp_path: Path) -> None:
     async with AsyncClient(server.url, "") as client:
         assert (await client.forecasts.import_file(two_days(tmp_path / "f.csv"))).forecasts == 26

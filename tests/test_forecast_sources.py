@@ -195,8 +195,8 @@ class TestContract:
     def test_a_zero_right_beside_a_high_value_is_unknown(self, every: Setup) -> None:
         every.fake.value = lambda at: 0 if at == NOW - 3 * HOUR else 300
         known = {value.start for value in every.source.fetch_realised("Z", NOW - 6 * HOUR, NOW, NOW)}
-        # What one more kWh causes may be nothing for a while, and a file is taken at its word.
-        assert (NOW - 3 * HOUR in known) == (every.kind in {"watttime", "file"})
+        # What one more kWh causes may be nothing for a while.
+        assert (NOW - 3 * HOUR in known) == (every.kind == "watttime")
 
     @pytest.mark.parametrize("change", [datetime(2026, 3, 29, 1, tzinfo=UTC), datetime(2025, 10, 26, 1, tzinfo=UTC)])
     def test_days_of_23_and_25_hours(self, every: Setup, change: datetime) -> None:

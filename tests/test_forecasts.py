@@ -233,16 +233,33 @@ class TestFile:
         path.write_text(f"zone,start,end,issued_at,mean\nDE,{at(0)},{at(1)},{at(-1)},100\n")
         assert FileProvider(path).forecast("DE", NOW, NOW + HOUR).slots[0].quantiles is None
 
-    def test_a_changed_file_is_read_again(self, tmp_path: Path) -> None:
+    def test_a_changed_file_is_read_again(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         path = write(tmp_path / "f.csv", row(0, 1, -1, "100"))
         provider = FileProvider(path)
         assert provider.forecast("DE", NOW, NOW + HOUR).mean_over(NOW, NOW + HOUR) == 100
         write(path, row(0, 1, -1, "200"))
         os.utime(path, ns=(1, 1))
         assert provider.forecast("DE", NOW, NOW + HOUR).mean_over(NOW, NOW + HOUR) == 200
-        path.unlink()
-        with pytest.raises(InvalidConfiguration, match=r"f\.csv"):
-            provider.zones()
+        for spoil in (lambda: path.write_text("half of a li"), lambda: path.write_text("a"), path.unlink):
+            spoil()  # what it said before stays in force
+            for _ in range(2):
+                assert provider.forecast("DE", NOW, NOW + HOUR).mean_over(NOW, NOW + HOUR) == 200
+        assert ["f.csv" in record.getMessage() for record in caplog.records] == [True, True]
+        write(path, row(0, 1, -1, "300"))
+        assert provider.forecast("DE", NOW, NOW + HOUR).mean_over(NOW, NOW + HOUR) == 300
+
+    @pytest.mark.parametrize(
+        ("signal", "known"),
+        [("average direct", [300, 4, 0]), ("average lifecycle", [300, 4]), ("marginal direct", [300, 0, 4, 0])],
+    )
+    def test_a_zero_that_cannot_be_is_unknown(self, tmp_path: Path, signal: str, known: list[float]) -> None:
+        means = ["300", "0", "4", "0"]
+        rows = [row(h, h + 1, -1, mean) for h, mean in enumerate(means)]
+        rows += [row(h, h + 1, None, realised=mean) for h, mean in enumerate(means)]
+        provider = FileProvider(write(tmp_path / "f.csv", *rows, options=f"# signal: {signal}"))
+        assert [slot.mean_g_per_kwh for slot in provider.forecast("DE", NOW, NOW + 4 * HOUR).slots] == known
+        values = provider.realised("DE", NOW, NOW + 4 * HOUR, NOW + 4 * HOUR)
+        assert [value.intensity_g_per_kwh for value in values] == known
 
     def test_the_example_of_the_docs_is_read(self, tmp_path: Path) -> None:
         text = (Path(__file__).parents[1] / "docs" / "forecasts.md").read_text()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import tempfile
 from datetime import UTC, datetime, timedelta
@@ -23,9 +22,12 @@ from batchsched.errors import (
     MissingParameter,
     PayloadTooLarge,
 )
+from batchsched.feeds import OWN
 from batchsched.forecasts import QUANTILES, IntensityForecast, Realised, Signal
 from batchsched.forecasts.figures import Skill, Trained
 from batchsched.forecasts.layouts import Content, read_file
+from batchsched.forecasts.persistence import PERSISTENCE
+from batchsched.forecasts.port import CLIMATOLOGY
 from batchsched.server.auth import Caller, Who
 from batchsched.server.batches import json_body
 from batchsched.server.extensions import MEDIA
@@ -49,6 +51,7 @@ from batchsched.wire import PREFIX
 MOST_HOURS = 168
 MOST_IMPORT_BYTES = 1 << 28
 EVALUATED = timedelta(days=28)
+TAKEN = frozenset({OWN, CLIMATOLOGY, PERSISTENCE})
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -145,9 +148,9 @@ class Forecasts:
             ForecastFeed(*summary.feed, summary.newest_issue_at, summary.realised_until)
             for summary in self._runtime.archive.summaries(self._runtime.clock.now())
         ]
-        provider, known = self._runtime.provider, {feed.zone for feed in archived}
+        provider, chain, known = self._runtime.provider, self._runtime.chain, {feed.zone for feed in archived}
         others = [
-            ForecastFeed(zone, provider.name, str(provider.signal_of(zone)), None, None)
+            ForecastFeed(zone, chain.name_of(zone) if chain else provider.name, str(provider.signal_of(zone)), None, None)
             for zone in provider.zones()
             if zone not in known
         ]
@@ -158,9 +161,11 @@ class Forecasts:
         form = Form(request.headers, body(request))
         content, name = _content(form)
         provider = form.fields.get("provider") or content.provider
+        if provider in TAKEN:
+            raise InvalidValue(f"'{provider}' is the name of forecasts made here; give the file's another.", param="provider")
         archive, now = self._runtime.archive, self._runtime.clock.now()
         issues = (msgspec.structs.replace(issue, provider=provider) for issue in content.issues())
-        values = (msgspec.structs.replace(value, provider=provider) for value in content.measurements())
+        values = (msgspec.structs.replace(value, provider=provider) for value in content.measurements() if value.end <= now)
         counts = archive.add_forecasts(issues, now), archive.add_realised(values, now)
         with self._runtime.database.write() as connection:
             who.did(connection, name, provider=provider, forecasts=counts[0], measurements=counts[1])
@@ -289,5 +294,5 @@ def _content(form: Form) -> tuple[Content, str]:
             return read_file(path.rename(path.with_name(name)), wanted), name
         except InvalidConfiguration as problem:
             raise InvalidInputFile(problem.message.replace(f"{folder}/", ""), hint=problem.hint) from None
-        except (csv.Error, ValueError, OverflowError) as problem:
+        except (ValueError, OverflowError) as problem:
             raise InvalidInputFile(f"{name} cannot be read: {problem}.") from None

@@ -24,7 +24,7 @@ class FileSource:
 
     def __init__(self, name: str, declared: FeedSource, base_dir: Path) -> None:
         self.name = name
-        self._file = FileProvider(base_dir / declared.path, chosen(name, declared))
+        self._file = FileProvider(base_dir / declared.path, chosen(name, declared), strict=True)
         self._zones = declared.zones
 
     def zones(self) -> list[str]:

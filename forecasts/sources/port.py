@@ -6,18 +6,15 @@ import math
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any, Protocol
 
 import msgspec
 
 from batchsched.errors import ForecastUnavailable, InvalidConfiguration, InvalidValue, SignalMismatch
 from batchsched.feeds import FeedSource
-from batchsched.forecasts.port import ForecastSlot, IntensityForecast, Realised, Signal, known
+from batchsched.forecasts.port import ForecastSlot, IntensityForecast, Realised, Signal, known, plausible
 from batchsched.forecasts.sources.fetcher import Fetcher
-
-# No grid falls from this to nothing within one slot.
-IMPLAUSIBLE_BESIDE_G_PER_KWH = 100.0
 
 
 class Source(Protocol):
@@ -145,8 +142,8 @@ def chosen(name: str, declared: FeedSource) -> Signal | None:
 def cleaned(points: Iterable[Point], signal: Signal) -> list[Point]:
     """The points in order, one a slot (the last one given holds), and what cannot be true made unknown.
 
-    That is: NaN, negative and absurdly high values; zero where the whole life of power stations counts, or as an average right
-    beside a high value. A slot that reaches into the next one is cut there.
+    That is: NaN, negative and absurdly high values, and zeros that are not `plausible`. A slot that
+    reaches into the next one is cut there.
     """
     by_start = {
         point.start: msgspec.structs.replace(point, value=known(point.value)) for point in points if point.start < point.end
@@ -155,17 +152,8 @@ def cleaned(points: Iterable[Point], signal: Signal) -> list[Point]:
     for index, (point, after) in enumerate(pairwise(ordered)):
         if point.end > after.start:
             ordered[index] = msgspec.structs.replace(point, end=after.start)
-    if signal.kind == "marginal":
-        return ordered
-    found: list[Point] = []
-    for zero, run in groupby(ordered, lambda point: point.value == 0):
-        same = list(run)
-        done = len(found) + len(same)
-        beside = max((point.value or 0.0 for point in (*found[-1:], *ordered[done : done + 1])), default=0.0)
-        if zero and (signal.scope == "lifecycle" or beside > IMPLAUSIBLE_BESIDE_G_PER_KWH):
-            same = [msgspec.structs.replace(point, value=None) for point in same]
-        found += same
-    return found
+    values = plausible([point.value for point in ordered], signal)
+    return [msgspec.structs.replace(point, value=value) for point, value in zip(ordered, values, strict=True)]
 
 
 def number(value: Any) -> float | None:
