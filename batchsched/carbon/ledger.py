@@ -13,7 +13,8 @@ from datetime import timedelta
 import msgspec
 
 from batchsched.carbon.embodied import Policy, charge_g
-from batchsched.carbon.hardware import Range, replica_kg
+from batchsched.carbon.hardware import Range
+from batchsched.carbon.models import Hardware
 from batchsched.carbon.operational import operational_g
 from batchsched.carbon.provenance import METERS, factors, remarks, unique
 from batchsched.carbon.report import Baseline, Entry, Intensity, Report, Row, RunNow, Truth
@@ -23,13 +24,20 @@ from batchsched.wire import EnergySource
 
 __all__ = ["Baseline", "Entry", "Intensity", "Report", "Row", "RunNow", "Truth", "account", "total"]
 
+_PUBLISHED = Hardware()
+
 
 def account(
-    entries: Sequence[Entry], truth: Truth, baseline: Baseline | None, policy: Policy = "sunk", lifetime_years: float = 5.0
+    entries: Sequence[Entry],
+    truth: Truth,
+    baseline: Baseline | None,
+    policy: Policy = "sunk",
+    lifetime_years: float = 5.0,
+    hardware: Hardware = _PUBLISHED,
 ) -> Report:
     """The report of one batch. Raises SignalMismatch where intensities of different signals would be added or compared."""
     rows = _merged(_row(entry, truth) for entry in sorted(entries, key=lambda entry: (entry.pool, entry.started_at)))
-    run_now = _run_now(baseline, truth, policy, lifetime_years) if baseline else None
+    run_now = _run_now(baseline, truth, policy, lifetime_years, hardware) if baseline else None
     metered = [row for row in rows if row.energy_source != "unmeasured"]
     used = [(row.intensity, row.zone) for row in rows] + ([(run_now.intensity, run_now.terms.zone)] if run_now else [])
     return _balanced(
@@ -43,8 +51,8 @@ def account(
             operational_g=_known_sum(row.operational_g for row in metered),
             unknown_energy_j=sum(row.energy_j for row in metered if row.operational_g is None),
             unmeasured_s=sum(row.busy_s for row in rows if row.energy_source == "unmeasured"),
-            embodied_g=_embodied(((entry.gpu, entry.busy_s) for entry in entries), policy, lifetime_years),
-            embodied_unknown_s=sum(entry.busy_s for entry in entries if replica_kg(entry.gpu) is None),
+            embodied_g=_embodied(((entry.gpu, entry.busy_s) for entry in entries), policy, lifetime_years, hardware),
+            embodied_unknown_s=sum(entry.busy_s for entry in entries if hardware.replica_kg(entry.gpu) is None),
             policy=policy,
             lifetime_years=lifetime_years,
             signal=_one_signal((intensity.signal, zone) for intensity, zone in used if intensity.mean_g_per_kwh is not None),
@@ -54,8 +62,8 @@ def account(
             saved_g=None,
             saved_fraction=None,
             rows=rows,
-            provenance=factors(entries, rows, run_now, policy, lifetime_years),
-            notes=remarks(entries, rows, run_now, policy),
+            provenance=factors(entries, rows, run_now, policy, lifetime_years, hardware),
+            notes=remarks(entries, rows, run_now, policy, hardware),
         )
     )
 
@@ -135,7 +143,7 @@ def _same(one: Intensity, other: Intensity) -> bool:
     return equal and (one.source, one.signal) == (other.source, other.signal)
 
 
-def _run_now(terms: Baseline, truth: Truth, policy: Policy, lifetime_years: float) -> RunNow:
+def _run_now(terms: Baseline, truth: Truth, policy: Policy, lifetime_years: float, hardware: Hardware) -> RunNow:
     duration_s = terms.busy_s if terms.duration_s is None else terms.duration_s
     ends_at = terms.start + timedelta(seconds=duration_s)
     intensity = truth(terms.zone, terms.start, ends_at)
@@ -144,7 +152,7 @@ def _run_now(terms: Baseline, truth: Truth, policy: Policy, lifetime_years: floa
         ends_at=ends_at,
         intensity=intensity,
         operational_g=_grams(terms.energy_j, terms.energy_source, terms.pue, intensity),
-        embodied_g=_embodied([(terms.gpu, terms.busy_s)], policy, lifetime_years),
+        embodied_g=_embodied([(terms.gpu, terms.busy_s)], policy, lifetime_years, hardware),
         description=(
             f"run at once at submission, {iso(terms.start)} to {iso(ends_at)}, on {terms.gpu} in pool {terms.pool} at site "
             f"{terms.site} (zone {terms.zone}), energy {METERS[terms.energy_source]}, grid: {intensity.source}"
@@ -158,12 +166,12 @@ def _grams(energy_j: float, source: EnergySource, pue: float, intensity: Intensi
     return operational_g(energy_j, pue, intensity.mean_g_per_kwh)
 
 
-def _embodied(reserved: Iterable[tuple[str, float]], policy: Policy, lifetime_years: float) -> Range | None:
+def _embodied(reserved: Iterable[tuple[str, float]], policy: Policy, lifetime_years: float, hardware: Hardware) -> Range | None:
     """Replica seconds by GPU type to grams, over the types with a published figure."""
     charges = [
         kg.scaled(charge_g(1.0, busy_s, lifetime_years, policy))
         for gpu, busy_s in reserved
-        if (kg := replica_kg(gpu)) is not None
+        if (kg := hardware.replica_kg(gpu)) is not None
     ]
     return sum(charges[1:], charges[0]) if charges else None
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from batchsched.carbon.embodied import Policy
-from batchsched.carbon.hardware import HOST_SHARE, Embodied, gpu_embodied
+from batchsched.carbon.hardware import Estimate
+from batchsched.carbon.models import Hardware
 from batchsched.carbon.report import Entry, Factor, Row, RunNow
 from batchsched.units import format_duration
 from batchsched.wire import EnergySource
@@ -22,7 +23,12 @@ _T = TypeVar("_T")
 
 
 def factors(
-    entries: Sequence[Entry], rows: Sequence[Row], run_now: RunNow | None, policy: Policy, lifetime_years: float
+    entries: Sequence[Entry],
+    rows: Sequence[Row],
+    run_now: RunNow | None,
+    policy: Policy,
+    lifetime_years: float,
+    hardware: Hardware,
 ) -> list[Factor]:
     """Every number that entered the result, once each."""
     pues = {(entry.site, entry.pue) for entry in entries}
@@ -35,14 +41,16 @@ def factors(
         *(Factor(f"PUE of site {site}", pue, "", "configuration") for site, pue in sorted(pues)),
         *_intensities(rows),
         *_baseline(run_now),
-        *(_embodied(f"embodied carbon of one {gpu}", gpu_embodied(gpu)) for gpu in sorted(gpus - {"cpu"})),
-        _embodied("embodied carbon of the host's share", HOST_SHARE),
+        *(_embodied(f"embodied carbon of one {gpu}", hardware.gpu(gpu)) for gpu in sorted(gpus - {"cpu"})),
+        _embodied("embodied carbon of the host's share", hardware.host_share),
         Factor("service life", lifetime_years, "years", "configuration"),
         Factor("embodied policy", policy, "", "configuration; reported, not weighed in decisions"),
     ]
 
 
-def remarks(entries: Sequence[Entry], rows: Sequence[Row], run_now: RunNow | None, policy: Policy) -> list[str]:
+def remarks(
+    entries: Sequence[Entry], rows: Sequence[Row], run_now: RunNow | None, policy: Policy, hardware: Hardware
+) -> list[str]:
     """What a reader must know before quoting the report."""
     notes = [
         f"The place is simulated: work of site {site} (zone {zone}) really ran elsewhere."
@@ -62,7 +70,7 @@ def remarks(entries: Sequence[Entry], rows: Sequence[Row], run_now: RunNow | Non
         )
     if expected := sorted({row.zone for row in rows if _is_expected(row)}):
         notes.append(f"Grams of {', '.join(expected)} rest on expected, not on measured intensities, for part of the time.")
-    if unpublished := sorted({entry.gpu for entry in entries if gpu_embodied(entry.gpu).kg is None}):
+    if unpublished := sorted({entry.gpu for entry in entries if hardware.gpu(entry.gpu).kg is None}):
         notes.append(f"No embodied carbon is published for {', '.join(unpublished)}; it is missing here, the host's share too.")
     if policy in {"remaining", "cut_off"}:
         notes.append(f"No pool declares a second life, so {policy} charges what whole_life does.")
@@ -115,6 +123,6 @@ def _baseline(run_now: RunNow | None) -> list[Factor]:
     ]
 
 
-def _embodied(factor: str, embodied: Embodied) -> Factor:
+def _embodied(factor: str, embodied: Estimate) -> Factor:
     kg = embodied.kg
     return Factor(factor, f"{kg.low:g} / {kg.mid:g} / {kg.high:g}" if kg else None, "kgCO2e", embodied.source)

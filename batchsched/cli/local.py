@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from batchsched.errors import EngineFailed, InvalidValue, ServerUnreachable, UnknownModel
+from batchsched.catalogue import builtin
+from batchsched.errors import EngineFailed, InvalidValue, ServerUnreachable, UnknownHardware, UnknownModel
 from batchsched.fleet import GPU_TYPES, Pool, ServedModel, Site
 from batchsched.settings import Loaded, Settings
 
@@ -93,12 +94,12 @@ def gpu_here(notes: list[str]) -> str:
 
 def gpu_type_of(name: str, memory_gb: float) -> str | None:
     """Our name for NVML's device name, such as `NVIDIA A100-SXM4-40GB`; None where we have no figures."""
-    words = name.upper().replace("-", " ").split()
-    for gpu in GPU_TYPES.values():
-        family, _, _ = gpu.name.partition("-")
-        if family in words and (family != "A100" or abs(gpu.memory_gb - memory_gb) < 20):
-            return gpu.name
-    return None
+    try:
+        found = builtin().gpu(name)
+    except UnknownHardware:
+        return None
+    known = GPU_TYPES.get(found.name)
+    return known.name if known and abs(known.memory_gb - memory_gb) < 0.2 * memory_gb else None
 
 
 def check_engine(url: str, served: str) -> None:

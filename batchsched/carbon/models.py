@@ -1,0 +1,92 @@
+"""Embodied models by name, side by side: `published` (the default), `sc23`, `act`, `ecoserve`, `greenllm_table1`, `vendor`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from batchsched.carbon.act import act
+from batchsched.carbon.ecoserve import ecoserve, ecoserve_host
+from batchsched.carbon.hardware import Estimate, Range, Term, three, unknown
+from batchsched.carbon.recipe import sc23
+from batchsched.catalogue import Catalogue, EmbodiedModel, Gpu, Host, Sourced, builtin
+
+Model = Callable[[Gpu, Catalogue], Estimate]
+VENDORS = frozenset({"nvidia_pcf", "boavizta_data", "dell_lca"})
+"""Sources that are a maker's own footprint of a product."""
+
+
+def published(gpu: Gpu | Host, catalogue: Catalogue) -> Estimate:
+    """The catalogue's own low, mid and high, each from a source that is named."""
+    found = three(gpu.low_kg, gpu.mid_kg, gpu.high_kg, catalogue)
+    if not found or not (gpu.low_kg and gpu.mid_kg and gpu.high_kg):
+        return unknown("published", "no published figures were found")
+    kg, said = found
+    terms = [Term.of("low", gpu.low_kg, "kg"), Term.of("mid", gpu.mid_kg, "kg"), Term.of("high", gpu.high_kg, "kg")]
+    return Estimate("published", kg, said, f"{kg.low:g} / {kg.mid:g} / {kg.high:g} kg, as published", terms)
+
+
+def greenllm_table1(gpu: Gpu, catalogue: Catalogue) -> Estimate:
+    """What GreenLLM's Table 1 prints."""
+    return _single("greenllm_table1", gpu, frozenset({"greenllm"}), catalogue)
+
+
+def vendor(gpu: Gpu | Host, catalogue: Catalogue) -> Estimate:
+    """The maker's product footprint, where there is one."""
+    return _single("vendor", gpu, VENDORS, catalogue)
+
+
+MODELS: dict[EmbodiedModel, Model] = {
+    "published": published,
+    "sc23": sc23,
+    "act": act,
+    "ecoserve": ecoserve,
+    "greenllm_table1": greenllm_table1,
+    "vendor": vendor,
+}
+
+
+class Hardware(msgspec.Struct, frozen=True):
+    """The embodied carbon of what a fleet declares, by one model."""
+
+    catalogue: Catalogue = builtin()
+    model: EmbodiedModel = "published"
+
+    def gpu(self, name: str) -> Estimate:
+        """An accelerator alone, by its exact name. A `cpu` replica has none: zero; what the catalogue lacks is unknown."""
+        if name == "cpu":
+            return Estimate(self.model, Range(0, 0, 0), "no accelerator")
+        gpu = self.catalogue.gpus.get(name)
+        return MODELS[self.model](gpu, self.catalogue) if gpu else unknown(self.model, "not in the catalogue")
+
+    @property
+    def host_share(self) -> Estimate:
+        """The rest of the server, for one GPU slot; for a pool without GPUs, the machine's share."""
+        return published(self.catalogue.hosts["slot"], self.catalogue)
+
+    def replica_kg(self, gpu: str) -> Range | None:
+        """One replica: its accelerator and its share of the host; None where either is unknown."""
+        kg, host = self.gpu(gpu).kg, self.host_share.kg
+        return kg + host if kg and host else None
+
+
+def host_estimates(host: Host, catalogue: Catalogue) -> list[Estimate]:
+    """A server by every model that knows servers."""
+    return [published(host, catalogue), ecoserve_host(host, catalogue), vendor(host, catalogue)]
+
+
+def _single(model: str, thing: Gpu | Host, sources: frozenset[str], catalogue: Catalogue) -> Estimate:
+    """One figure has no spread: low, mid and high are the same."""
+    cell = thing.embodied_kg if isinstance(thing, Gpu) else thing.kg
+    found: Sourced[float] | None = next((one for one in cell.all if one.source in sources), None) if cell else None
+    if found is None:
+        return unknown(model, f"{thing.name}: none was found")
+    note = f", {found.note}" if found.note else ""
+    return Estimate(
+        model,
+        Range(found.value, found.value, found.value),
+        f"{catalogue.reference(found.source)}{note}; one figure, without a spread",
+        f"{found.value:g} kg, as printed",
+        [Term.of("the whole device", found, "kg")],
+    )
