@@ -30,7 +30,8 @@ __all__ = [
 
 
 def open_provider(settings: Forecast, base_dir: Path) -> Provider:
-    """The provider that the settings name; a forecast that ends too early is continued, and says so.
+    """The provider that the settings name; a forecast that has been wrong of late is corrected, one that ends too early
+    continued, and says so.
 
     `base_dir`: the folder that a relative `settings.path` starts from. Raises InvalidConfiguration for a bad file.
     """
@@ -39,6 +40,7 @@ def open_provider(settings: Forecast, base_dir: Path) -> Provider:
     if settings.source == "climatology":
         return Climatology()
     from batchsched.forecasts.continued import Continued
+    from batchsched.forecasts.corrected import Corrected
     from batchsched.forecasts.file import FileProvider
 
-    return Continued(FileProvider(base_dir / settings.path), Climatology())
+    return Continued(Corrected(FileProvider(base_dir / settings.path)), Climatology())

@@ -136,8 +136,15 @@ class Calibrator:
         pools = np.sort(pools.transpose(1, 0, 2).reshape(LEADS_H, -1), axis=1)
         counts = np.isfinite(pools).sum(axis=1)
         own = np.sort(_read(pools, counts, self.levels), axis=1)
-        offsets: Array = np.where((np.isfinite(errors).sum(axis=0) >= self.knobs.least)[:, None], own, guess)
+        offsets: Array = np.where(self.known_leads()[:, None], own, guess)
         return offsets
+
+    def known_leads(self) -> NDArray[np.bool_]:
+        """The leads at which enough has come true to say how wide the band is; at the others a guess stands in: [96]."""
+        if not self.issues:
+            return np.zeros(LEADS_H, bool)
+        known: NDArray[np.bool_] = np.isfinite([issue.errors for issue in self.issues]).sum(axis=0) >= self.knobs.least
+        return known
 
     def _scale(self, hour: int) -> float:
         """How large errors were over the last hours, against the usual size at their leads; 1 where that is not known."""

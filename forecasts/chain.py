@@ -20,6 +20,7 @@ from batchsched.forecasts.port import IntensityForecast, Provider, Realised, Sig
 
 if TYPE_CHECKING:
     from batchsched.forecasts.archive import Archive
+    from batchsched.forecasts.nowcast import Nowcast
 
 _DAY = timedelta(days=1)
 _MOMENT = timedelta(microseconds=1)
@@ -61,6 +62,7 @@ class Chain:
         self._links = links
         self._typical = typical
         self._judged: dict[tuple[str, str], tuple[IntensityForecast, datetime, Judgement]] = {}
+        self._nowcasts: dict[tuple[str, str], Nowcast] = {}
 
     @property
     def name(self) -> str:
@@ -86,10 +88,16 @@ class Chain:
         return links.signal if links else self._typical.signal_of(zone)
 
     def forecast(self, zone: str, now: datetime, until: datetime) -> IntensityForecast:
-        """The forecast of whoever serves at `now`. Raises ForecastUnavailable, with what is wrong with each source."""
+        """The forecast of whoever serves at `now`, another's than our own corrected by what has come true since its issue.
+
+        Raises ForecastUnavailable, with what is wrong with each source.
+        """
         if zone not in self._links:
             return self._typical.forecast(zone, now, until)
-        given = self.choose(zone, now, until).forecast
+        choice = self.choose(zone, now, until)
+        given = choice.forecast
+        if choice.source in self._links[zone].sources and choice.source != OWN:
+            given = self._nowcast(zone, choice.source).of(given, now, wider=1 / choice.trust)
         slots = tuple(slot for slot in given.slots if slot.end > now and slot.start < until)
         return msgspec.structs.replace(given, slots=slots)
 
@@ -120,6 +128,21 @@ class Chain:
                 return Choice(zone, now, name, judgement.forecast, judgement.trust, str(judgement), tuple(passed_over))
         instead = self._persisted(zone, now, until) or self._typical_of(zone, links.signal, now, until, passed_over)
         return Choice(zone, now, instead.provider, instead, 0.0, "stands in", tuple(passed_over))
+
+    def _nowcast(self, zone: str, name: str) -> Nowcast:
+        from batchsched.forecasts.nowcast import Nowcast
+
+        if (found := self._nowcasts.get((zone, name))) is None:
+            signal = self._links[zone].signal
+
+            def issued(at: datetime) -> IntensityForecast | None:
+                return self._archive.newest(zone, as_of=at, provider=name, signal=signal)
+
+            def came(start: datetime, end: datetime, now: datetime) -> list[Realised]:
+                return self.realised(zone, start, end, now)
+
+            found = self._nowcasts.setdefault((zone, name), Nowcast(issued, came))
+        return found
 
     def _judgement(self, zone: str, name: str, links: Links, now: datetime) -> Judgement | None:
         """What is wrong with a source's newest forecast, by what was known when the hour began; its age is as it is now."""

@@ -54,7 +54,8 @@ class ForecastSlot(msgspec.Struct, frozen=True):
 class IntensityForecast(msgspec.Struct, frozen=True):
     """What a provider expected at `issued_at`. Slots are in order and do not overlap; they may leave gaps.
 
-    `continued_by` and `continued_from` say who filled in the time after the provider's own forecast had ended, and from when.
+    `continued_by` and `continued_from` say who filled in the time after the provider's own forecast had ended, and from when;
+    `note` what else is no longer as the provider said it.
     """
 
     zone: str
@@ -65,6 +66,7 @@ class IntensityForecast(msgspec.Struct, frozen=True):
     licence: str = ""
     continued_by: str | None = None
     continued_from: datetime | None = None
+    note: str = ""
 
     def mean_over(self, start: datetime, end: datetime) -> float | None:
         """Time-weighted mean of [start, end), or the value at `start` where the span is empty; None if any part is unknown."""
@@ -200,6 +202,8 @@ def describe(forecast: IntensityForecast) -> str:
         return f"{forecast.continued_by}, where {forecast.provider} has no forecast"
     by = f"our own models ({forecast.licence})" if forecast.provider == OWN else forecast.provider
     text = f"forecast by {by}, issued {iso(forecast.issued_at)}"
+    if forecast.note:
+        text += f", {forecast.note}"
     if forecast.continued_by and forecast.continued_from:
         text += f", continued by {forecast.continued_by} from {iso(forecast.continued_from)}"
     return text

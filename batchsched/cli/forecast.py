@@ -227,6 +227,7 @@ def _show(found: Forecast) -> None:
             ("provider", found.provider),
             ("issued", when(found.issued_at)),
             ("received", when(found.received_at)),
+            ("note", found.note or None),
             ("continued by", continued),
             ("licence", found.licence or None),
         ]

@@ -48,7 +48,7 @@ class Measurement(msgspec.Struct, frozen=True):
 class Forecast(msgspec.Struct, frozen=True):
     """What was known about a zone at `as_of`: the forecast, and the day that lay behind.
 
-    `received_at`: when it came, where one provider or signal of the archive was asked for.
+    `received_at`: when it came, where one provider or signal of the archive was asked for. `note`: what was corrected.
     """
 
     zone: str
@@ -60,6 +60,7 @@ class Forecast(msgspec.Struct, frozen=True):
     licence: str = ""
     continued_by: str | None = None
     continued_from: datetime | None = None
+    note: str = ""
     levels: tuple[float, ...] = ()
     slots: tuple[ForecastSlot, ...] = ()
     realised: tuple[Measurement, ...] = ()

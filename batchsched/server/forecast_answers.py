@@ -65,7 +65,7 @@ class Measurement(msgspec.Struct, forbid_unknown_fields=True):
 class Forecast(msgspec.Struct, forbid_unknown_fields=True):
     """What was known about a zone at `as_of`. Each slot's quantiles belong to `levels`.
 
-    `received_at`: when it came, where the archive was asked for one provider or signal.
+    `received_at`: when it came, where the archive was asked for one provider or signal. `note`: what was corrected.
     """
 
     zone: str
@@ -77,6 +77,7 @@ class Forecast(msgspec.Struct, forbid_unknown_fields=True):
     licence: str
     continued_by: str | None
     continued_from: datetime | None
+    note: str
     levels: list[float]
     slots: list[ForecastSlot]
     realised: list[Measurement]

@@ -188,6 +188,7 @@ class Forecasts:
             licence=forecast.licence,
             continued_by=forecast.continued_by,
             continued_from=forecast.continued_from,
+            note=forecast.note,
             levels=list(QUANTILES),
             slots=list(forecast.slots),
             realised=[
