@@ -26,8 +26,7 @@ STATUS_HEADER = "x-batchsched-status"
 
 ReleaseReason = Literal["window_closed", "shutdown", "preempted", "cancelled", "paused"]
 EnergySource = Literal["nvml_counter", "nvml_power", "rapl", "modelled", "unmeasured"]
-EnergyMark = Literal["", "mig", "shared"]
-"""What a GPU's figure must be read with: a slice's part of its board, by size; or a board that computed for others too."""
+SpentKind = Literal["metered", "idle", "waste", "others"]
 
 
 class Register(msgspec.Struct):
@@ -100,18 +99,39 @@ class HeldLease(msgspec.Struct):
     token: int
 
 
-class IdlePower(msgspec.Struct):
-    """What a replica draws while it does nothing, host included, as measured before a model was loaded."""
+class SpentPart(msgspec.Struct):
+    """Joules of one kind that a worker's meter saw, from `started_at` on.
 
-    power_w: float
-    source: EnergySource
+    `metered`: all of them. Of these no chunk is charged for `idle`: nothing was worked on; `waste`: work whose results nobody
+    took, of the batch named; `others`: an engine's other users.
+    """
+
+    kind: SpentKind
+    batch_id: str
+    started_at: datetime
+    seconds: float
+    energy_j: float
+    energy_source: EnergySource
+
+
+class Spent(msgspec.Struct):
+    """What a worker's meter saw since it last said so. `number` grows, so that a message that comes twice counts once."""
+
+    number: int
+    parts: list[SpentPart]
 
 
 class Heartbeat(msgspec.Struct):
     """A worker is alive and holds these: POST /workers/{id}/heartbeat. Extends every lease that is still its own."""
 
     leases: list[HeldLease]
-    idle: IdlePower | None = None
+    spent: Spent | None = None
+
+
+class Bye(msgspec.Struct):
+    """A worker stops: POST /workers/{id}/bye. An empty body stands for an empty list."""
+
+    spent: list[Spent] = []
 
 
 class HeartbeatAnswer(msgspec.Struct):
@@ -125,7 +145,7 @@ class Meter(msgspec.Struct):
     """What a chunk took on its engine since the last message about it.
 
     `busy_s`: wall seconds of the engine charged to this chunk (an engine shared by two chunks is split by tokens);
-    `energy_j`: joules of the GPUs, or of the processors where the engine runs on those, split the same way.
+    `energy_j`: joules at the socket, split the same way.
     """
 
     started_at: datetime
@@ -135,10 +155,6 @@ class Meter(msgspec.Struct):
     energy_source: EnergySource
     startup_s: float = 0.0
     """Above 0: this is the start of an engine for this chunk, which took so long, and no work was done meanwhile."""
-    host_j: float = 0.0
-    """Joules of the host beside the GPUs, not in `energy_j`."""
-    host_source: EnergySource = "unmeasured"
-    mark: EnergyMark = ""
 
 
 class Result(msgspec.Struct):

@@ -8,12 +8,10 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-import msgspec
-
 from batchsched.errors import BatchschedError, Conflict, NotFound, PayloadTooLarge, ServerUnreachable
 from batchsched.executors.link import ServerLink
 from batchsched.executors.share import EnergyShare
-from batchsched.wire import Acknowledged, Fail, Finish, Lease, Meter, Release, ReleaseReason, Result, Results
+from batchsched.wire import Acknowledged, Fail, Finish, Lease, Release, ReleaseReason, Result, Results
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -76,7 +74,7 @@ class Reporter:
         if not self._task.cancelled():
             self._task.exception()  # it was said already
 
-    async def _close(self, verb: str, message: Callable[[], msgspec.Struct]) -> None:
+    async def _close(self, verb: str, message: Callable[[], Finish | Release | Fail]) -> None:
         self._closing = True
         self._some.set()
         self._enough.set()
@@ -97,7 +95,6 @@ class Reporter:
             raise
 
     async def _send(self) -> None:
-        meter: Meter | None = None
         while not self._lost:
             await self._some.wait()
             if not self._waiting and self._closing:
@@ -105,15 +102,14 @@ class Reporter:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._enough.wait(), GROUP_WAIT_S)
             group = self._waiting[: self._most]
-            meter = meter or self._share.take(self._key)
             try:
-                answer = await self._write("results", Results(self._lease.token, group, meter), Acknowledged)
+                results = Results(self._lease.token, group, self._share.take(self._key))
+                answer = await self._write("results", results, Acknowledged)
             except BatchschedError as problem:
                 if problem.http_status != PayloadTooLarge.http_status or len(group) == 1:
                     raise
                 self._most = len(group) // 2
                 continue
-            meter = None
             self.recorded += answer.recorded if answer else 0
             del self._waiting[: len(group)]
             if not self._closing:
@@ -122,10 +118,15 @@ class Reporter:
                 if len(self._waiting) < min(GROUP, self._most):
                     self._enough.clear()
 
-    async def _write(self, verb: str, message: msgspec.Struct, kind: type[T]) -> T | None:
+    async def _write(self, verb: str, message: Results | Finish | Release | Fail, kind: type[T]) -> T | None:
         try:
             return await self._link.insist("POST", f"/leases/{self._lease.chunk_id}/{verb}", message, kind)
-        except LOST as problem:
+        except ServerUnreachable:
+            raise  # it may have been recorded, and must not count twice
+        except (BatchschedError, asyncio.CancelledError) as problem:
+            self._share.give_back(self._key, message.meter)
+            if not isinstance(problem, LOST):
+                raise
             log.warning("Chunk %s is no longer ours: %s", self._lease.chunk_id, problem.message)
             self._lost = True
             self._on_lost()

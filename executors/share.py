@@ -1,5 +1,7 @@
 """Split the energy and the busy time of one engine among the chunks that it works on.
 
+What no chunk is charged for is kept apart and told as well, so that everything adds up to what the meter saw.
+
 Where others use the engine too, only our share of it goes to our chunks: the tokens that came back to us over all that the engine
 counted, both since we last had nothing to do. Over so long a time, because the engine counts a token when it is made and we when
 its answer comes; a moment's share would miss one or the other.
@@ -10,53 +12,44 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 from datetime import datetime
-from typing import NamedTuple
 
-from batchsched.executors.meters import EnergyMeter, Reading
-from batchsched.wire import Meter
-
-
-class _Amount(NamedTuple):
-    """What was used: by the engine's GPUs, by the host beside them, and for how long it was busy."""
-
-    energy_j: float = 0.0
-    host_j: float = 0.0
-    busy_s: float = 0.0
-
-    def plus(self, other: _Amount, part: float = 1.0) -> _Amount:
-        """With that part of another, never falling below nothing."""
-        return _Amount(*(max(0.0, mine + part * more) for mine, more in zip(self, other, strict=True)))
+from batchsched.executors.meter import EnergyMeter
+from batchsched.wire import EnergySource, Meter, SpentKind, SpentPart
 
 
 class _Account:
-    __slots__ = ("started_at", "tokens", "used")
+    __slots__ = ("batch_id", "busy_s", "energy_j", "started_at", "tokens")
 
-    def __init__(self, started_at: datetime) -> None:
+    def __init__(self, started_at: datetime, batch_id: str = "") -> None:
         self.started_at = started_at
-        self.used = _Amount()
+        self.batch_id = batch_id
+        self.busy_s = 0.0
+        self.energy_j = 0.0
         self.tokens = 0
 
 
 class _Use:
     """What a shared engine used while we used it, and how much of that has been charged to us."""
 
-    __slots__ = ("all_tokens", "charged", "our_tokens", "used")
+    __slots__ = ("all_tokens", "busy_s", "charged_j", "charged_s", "energy_j", "our_tokens")
 
     def __init__(self) -> None:
-        self.used = self.charged = _Amount()
+        self.energy_j = self.busy_s = self.charged_j = self.charged_s = 0.0
         self.all_tokens = self.our_tokens = 0.0
 
-    def ours(self, spent: _Amount) -> _Amount:
+    def ours(self, spent_j: float, busy_s: float) -> tuple[float, float]:
         """Add what was used; what is to be charged now. The whole comes to our share of the tokens, late but never twice."""
-        self.used = self.used.plus(spent)
+        self.energy_j += spent_j
+        self.busy_s += busy_s
         part = min(1.0, self.our_tokens / (self.all_tokens or 1.0))
-        due = _Amount().plus(self.used, part).plus(self.charged, -1.0)
-        self.charged = self.charged.plus(due)
-        return due
+        due_j, due_s = max(0.0, part * self.energy_j - self.charged_j), max(0.0, part * self.busy_s - self.charged_s)
+        self.charged_j += due_j
+        self.charged_s += due_s
+        return due_j, due_s
 
 
 class EnergyShare:
-    """Accounts by lease. All goes out exactly once, by tokens done; only what an idle engine uses is nobody's.
+    """Accounts by lease. All goes out exactly once: to the chunks by tokens done, what is nobody's by `spent`.
 
     An interval in which no answer came back is split evenly among the open chunks.
     """
@@ -65,10 +58,12 @@ class EnergyShare:
         self._meter, self._now = meter, now
         self._accounts: dict[Hashable, _Account] = {}
         self._busy = False
-        self._reading, self._read_at = Reading(0.0, "modelled"), time.monotonic()
+        self._source: EnergySource = "modelled"
+        self._read_j, self._read_at = 0.0, time.monotonic()
         self._starting: _Account | None = None
         self._use = _Use()
         self._counter: float | None = None
+        self._spent: dict[tuple[SpentKind, str, EnergySource], SpentPart] = {}
 
     def saw(self, tokens: float) -> None:
         """What a shared engine has counted for all its users since it started. Until this is said, all that it uses is ours."""
@@ -76,8 +71,7 @@ class EnergyShare:
             self._use.all_tokens += tokens - self._counter if tokens >= self._counter else tokens
         self._settle()
         self._counter = tokens
-        if not self._accounts:
-            self._use = _Use()
+        self._end_use()
 
     def starting(self) -> None:
         """An engine is being started: what is used from now, failed starts too, until the first chunk opens is that chunk's."""
@@ -85,8 +79,10 @@ class EnergyShare:
         self._starting = self._starting or _Account(self._now())
 
     def stopped(self) -> None:
-        """The engine was stopped before any chunk came: what its start took is nobody's."""
+        """The engine was stopped; where no chunk had come, its start was in vain."""
         self._settle()
+        if account := self._starting:
+            self._spend("waste", account.busy_s, account.energy_j)
         self._starting = None
 
     def started(self, startup_s: float) -> Meter | None:
@@ -95,17 +91,18 @@ class EnergyShare:
         account, self._starting = self._starting, None
         if account is None:
             return None
-        return self._metered(account, self._now(), startup_s)
+        return Meter(account.started_at, self._now(), account.busy_s, account.energy_j, self._source, startup_s)
 
-    def open(self, key: Hashable) -> None:
+    def open(self, key: Hashable, batch_id: str = "") -> None:
         """Begin an account."""
-        self._settle()
-        self._accounts[key] = _Account(self._now())
+        self.close(key)
+        self._accounts[key] = _Account(self._now(), batch_id)
 
     def close(self, key: Hashable) -> None:
-        """End it; what was not taken is dropped."""
+        """End it; what was not taken was wasted."""
         self._settle()
-        self._accounts.pop(key, None)
+        if account := self._accounts.pop(key, None):
+            self._spend("waste", account.busy_s, account.energy_j, account.batch_id)
 
     def add(self, key: Hashable, tokens: int, counted: int | None = None) -> None:
         """A request came back with this many tokens computed, and `counted` by the engine (it counts cached ones too)."""
@@ -126,37 +123,57 @@ class EnergyShare:
         if account is None:
             return None
         ended_at = max(self._now(), account.started_at)
-        self._accounts[key] = _Account(ended_at)
-        return self._metered(account, ended_at)
+        self._accounts[key] = _Account(ended_at, account.batch_id)
+        return Meter(account.started_at, ended_at, account.busy_s, account.energy_j, self._source)
 
-    def _metered(self, account: _Account, ended_at: datetime, startup_s: float = 0.0) -> Meter:
-        used, said = account.used, self._reading
-        return Meter(
-            account.started_at,
-            ended_at,
-            used.busy_s,
-            used.energy_j,
-            said.source,
-            startup_s,
-            used.host_j,
-            said.host_source,
-            said.mark,
+    def give_back(self, key: Hashable, taken: Meter | None) -> None:
+        """What was taken did not reach the server, or was refused there."""
+        account = self._accounts.get(key)
+        if account and taken:
+            account.started_at = min(account.started_at, taken.started_at)
+            account.busy_s += taken.busy_s
+            account.energy_j += taken.energy_j
+
+    def spent(self) -> list[SpentPart]:
+        """All that was metered since the last time, and the part of it that is no chunk's."""
+        self._settle()
+        self._end_use()
+        parts, self._spent = list(self._spent.values()), {}
+        return parts
+
+    def _end_use(self) -> None:
+        """Once we have nothing to do, what was not charged to us was others'."""
+        if not self._accounts:
+            self._spend("others", self._use.busy_s - self._use.charged_s, self._use.energy_j - self._use.charged_j)
+            self._use = _Use()
+
+    def _spend(self, kind: SpentKind, seconds: float, energy_j: float, batch_id: str = "") -> None:
+        if seconds <= 0 and energy_j <= 0:
+            return
+        part = self._spent.setdefault(
+            (kind, batch_id, self._source), SpentPart(kind, batch_id, self._now(), 0.0, 0.0, self._source)
         )
+        part.seconds += seconds
+        part.energy_j += energy_j
 
     def _settle(self) -> None:
-        before, self._reading = self._reading, self._meter.read()
+        joules, self._source = self._meter.read()
         now = time.monotonic()
-        elapsed_s, self._read_at = now - self._read_at, now
-        spent = _Amount(
-            max(0.0, self._reading.energy_j - before.energy_j), max(0.0, self._reading.host_j - before.host_j), elapsed_s
-        )
+        spent_j, elapsed_s = max(0.0, joules - self._read_j), now - self._read_at
+        busy_s = elapsed_s * self._busy
+        self._read_j, self._read_at = joules, now
+        self._spend("metered", elapsed_s, spent_j)
         if self._starting and not self._accounts:
-            self._starting.used = self._starting.used.plus(spent)
-        spent = spent._replace(busy_s=elapsed_s * self._busy)
-        if self._accounts and self._counter is not None:
-            spent = self._use.ours(spent)
+            self._starting.energy_j += spent_j
+            self._starting.busy_s += elapsed_s
+        elif not self._accounts:
+            self._spend("idle" if self._counter is None else "others", elapsed_s, spent_j)
+        elif self._counter is not None:
+            spent_j, busy_s = self._use.ours(spent_j, busy_s)
         total = sum(account.tokens for account in self._accounts.values())
         for account in self._accounts.values():
-            account.used = account.used.plus(spent, account.tokens / total if total else 1 / len(self._accounts))
+            part = account.tokens / total if total else 1 / len(self._accounts)
+            account.energy_j += spent_j * part
+            account.busy_s += busy_s * part
         for account in self._accounts.values():
             account.tokens = 0

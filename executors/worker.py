@@ -9,11 +9,9 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
-import threading
 import time
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import Coroutine, Iterator
 from importlib import metadata
 from typing import Any, TypeVar
 
@@ -25,27 +23,30 @@ from batchsched.executors.driver import Driver, Outcome, Work
 from batchsched.executors.engine import AttachedEngine, Engine, VllmEngine
 from batchsched.executors.engine_home import find_engine
 from batchsched.executors.link import ServerLink
-from batchsched.executors.meters import EnergyMeter, choose_meter, idle_power
+from batchsched.executors.meter import choose_meter
 from batchsched.executors.orphans import end_orphans
 from batchsched.executors.probes import tokens_of
 from batchsched.executors.reporter import LOST, Reporter
 from batchsched.executors.share import EnergyShare
+from batchsched.executors.signals import stopped_by_signals
 from batchsched.lines import LineError, Request, iter_lines, parse
 from batchsched.settings import Worker as WorkerSettings
 from batchsched.wire import (
     MIN_PROTOCOL,
     PROTOCOL,
     Acknowledged,
+    Bye,
     Claim,
     Claimed,
     Heartbeat,
     HeartbeatAnswer,
     HeldLease,
-    IdlePower,
     Lease,
+    Meter,
     Register,
     Registered,
     Results,
+    Spent,
 )
 
 log = logging.getLogger(__name__)
@@ -93,9 +94,8 @@ class WorkerLoop:
         self._engine: Engine
         self._driver: Driver
         self._share: EnergyShare
-        self._meter: EnergyMeter
-        self._fresh = True  # nothing of ours has been loaded yet
-        self._idle: IdlePower | None = None
+        self._unsaid: Spent | None = None
+        self._said = 0
         self._idle_since = time.monotonic()
 
     async def run(self) -> int:
@@ -115,8 +115,7 @@ class WorkerLoop:
         shared = home is None
         choice = choose_meter(self._me.pool, self._settings, self._engine.pids, here=self._engine.here, shared=shared)
         log.info("Energy is %s. Engine: %s.", choice.why, self._engine.describe())
-        self._meter = choice.meter
-        self._share = EnergyShare(self._meter, self._link.now)
+        self._share = EnergyShare(choice.meter, self._link.now)
         self._driver = Driver(
             self._engine,
             self._session,
@@ -215,7 +214,8 @@ class WorkerLoop:
         while True:
             await asyncio.sleep(self._me.heartbeat_s)
             said = {held.lease.chunk_id: held for held in self._held.values()}  # of two leases of a chunk the newer
-            message = Heartbeat([HeldLease(chunk_id, held.lease.token) for chunk_id, held in said.items()], self._idle)
+            held_leases = [HeldLease(chunk_id, held.lease.token) for chunk_id, held in said.items()]
+            message = Heartbeat(held_leases, self._spent())
             timeout_s = min(_LONGEST_BEAT_S, max(1.0, 2 * self._me.heartbeat_s))
             sent = time.monotonic()
             try:
@@ -227,6 +227,7 @@ class WorkerLoop:
             except BatchschedError as problem:
                 log.warning("Heartbeat refused: %s", problem.message)
                 continue
+            self._unsaid = None
             for chunk_id in answer.stale:
                 if held := said.get(chunk_id):
                     self._lose(held)
@@ -234,6 +235,13 @@ class WorkerLoop:
                 if (held := said.get(chunk_id)) and held.work:
                     self._driver.stop(held.work, reason, self._settings.drain_s)
             self._driver.trust(sent + self._me.lease_s)
+
+    def _spent(self) -> Spent | None:
+        """What the meter saw since the server last heard of it; the same message until it has arrived."""
+        if self._unsaid is None and (parts := self._share.spent()):
+            self._said += 1
+            self._unsaid = Spent(self._said, parts)
+        return self._unsaid
 
     # Chunks.
 
@@ -255,7 +263,7 @@ class WorkerLoop:
         lease = held.lease
         key = lease.chunk_id, lease.token
         startup = self._share.started(self._engine.startup_s or 0.0)
-        self._share.open(key)
+        self._share.open(key, lease.batch_id)
 
         def refused(why: str) -> None:
             if held.work:
@@ -264,9 +272,7 @@ class WorkerLoop:
         reporter = Reporter(self._link, lease, self._share, lambda: self._lose(held), refused)
         try:
             if startup:
-                await self._link.insist(
-                    "POST", f"/leases/{lease.chunk_id}/results", Results(lease.token, [], startup), Acknowledged
-                )
+                await self._say_started(lease, startup)
             await self._work_on(held, reporter)
         except LOST as problem:
             log.warning("Chunk %s is no longer ours: %s", lease.chunk_id, problem.message)
@@ -282,6 +288,13 @@ class WorkerLoop:
             del self._held[key]
             self._idle_since = time.monotonic()
             self._changed.set()
+
+    async def _say_started(self, lease: Lease, startup: Meter) -> None:
+        try:
+            await self._link.insist("POST", f"/leases/{lease.chunk_id}/results", Results(lease.token, [], startup), Acknowledged)
+        except LOST:
+            self._share.give_back((lease.chunk_id, lease.token), startup)
+            raise
 
     async def _work_on(self, held: _Held, reporter: Reporter) -> None:
         """A lease from its input to the last word about it."""
@@ -346,8 +359,6 @@ class WorkerLoop:
             raise UnknownModel(f"The server asks for the model '{model}' without saying what it is.")
         log.info("Starting the engine for '%s'.", model)
         if not self._settings.engine_url:
-            if self._fresh:
-                self._fresh, self._idle = False, await idle_power(self._meter, self._pause)
             self._share.starting()
         await self._engine.start(spec, model)
         self._engine_failures = 0
@@ -398,8 +409,12 @@ class WorkerLoop:
         if tasks:
             await asyncio.gather(*tasks, return_exceptions=True)
         await self._engine.stop()
+        self._share.stopped()
+        said = [self._unsaid] if self._unsaid else []  # the server may have it, or not
+        self._unsaid = None
+        last = self._spent()
         with contextlib.suppress(BatchschedError):
-            await self._link.call("POST", f"/workers/{self._me.worker_id}/bye")
+            await self._link.call("POST", f"/workers/{self._me.worker_id}/bye", Bye([*said, last] if last else said))
         log.info("Stopped.")
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
@@ -455,7 +470,7 @@ async def run_worker(
         loop = WorkerLoop(settings, pool, session, link, ids or RandomIds())
         if stop is not None:
             loop.stop = stop
-        with _signals(loop.stop):
+        with stopped_by_signals(loop.stop):
             return await loop.run()
 
 
@@ -463,26 +478,3 @@ def _version() -> str:
     with contextlib.suppress(metadata.PackageNotFoundError):  # run from a folder, without having been installed
         return metadata.version("batchsched")
     return ""
-
-
-@contextlib.contextmanager
-def _signals(stop: asyncio.Event) -> Generator[None]:
-    """The first signal asks for a clean stop; the second ends the process, and the tether ends the engine."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def asked(number: int) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        log.info("Stopping; a second signal stops at once.")
-        stop.set()
-
-    running = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        running.add_signal_handler(number, asked, number)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            running.remove_signal_handler(number)

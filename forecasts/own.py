@@ -20,7 +20,8 @@ from batchsched.clock import Clock
 from batchsched.errors import ForecastUnavailable, SignalMismatch
 from batchsched.feeds import OWN
 from batchsched.forecasts.figures import Trained
-from batchsched.forecasts.persistence import hour_of, instant_of, truth_of
+from batchsched.forecasts.gathered import LOOK_BACK, Gathered
+from batchsched.forecasts.persistence import hour_of, instant_of
 from batchsched.forecasts.port import ForecastSlot, IntensityForecast, Realised, Signal
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ log = logging.getLogger(__name__)
 REFRESH_S = 300.0
 FRESH_S = 6 * 3600.0
 LEARNT_ANEW = timedelta(days=7)
-LOOK_BACK = timedelta(weeks=10)  # what a model looks at when it forecasts
-LEARN_FROM = timedelta(days=3 * 366)  # what it learns from
 HELD_OUT_H = 28 * 24
 TRIED = timedelta(days=50)  # the provider's forecasts over those weeks, and over those that their first day looks back on
 WORTH_BLENDING = timedelta(weeks=6)
@@ -62,6 +61,7 @@ class Own:
     ) -> None:
         """`others`: who else forecasts a zone, the best one first."""
         self._archive = archive
+        self._gathered = Gathered(archive)
         self._signals = signals
         self._others = others or {}
         self._folder = folder
@@ -89,14 +89,13 @@ class Own:
         if made and made.issued_at >= hour:
             return made
         model = self._model(zone, now) or self.train(zone, now)[1]
-        values = self._measured(zone, now - LOOK_BACK, now)
         provided = self._provided(zone, now - LOOK_BACK, now)
-        means = self._blended(model, _history(zone, values, now), provided, now)
+        means = self._blended(model, self._gathered.to_forecast(model, signal, now), provided, now)
         slots = (ForecastSlot(instant_of(at), instant_of(at + 1), float(mean)) for at, mean in enumerate(means, hour_of(now)))
         with_whom = f", blended with {provided[-1].forecast.provider}" if provided else ""
         note = f"from what its sources measured: {model.name}{with_whom}"
         forecast = IntensityForecast(zone, now, OWN, signal, tuple(slots), note)
-        return self._calibrated(forecast, values, now)
+        return self._calibrated(forecast, self._measured(zone, now - LOOK_BACK, now), now)
 
     def fetch_realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:  # noqa: ARG002
         """Nothing: it measures nothing."""
@@ -108,8 +107,8 @@ class Own:
 
         with self._training:
             began_s = self._clock.monotonic()
-            history = _history(zone, self._measured(zone, now - LEARN_FROM, now), now)
-            log.info("Learning '%s' from %d hours.", zone, len(history.intensity))
+            history = self._gathered.to_learn(zone, self.signal_of(zone), now)
+            log.info("Learning '%s' from %d hours, with %d zones beside.", zone, len(history.intensity), len(history.beside))
             calibrator, blended, held_out = _tried(history, now, self._provided(zone, now - TRIED, now))
             model = Model.fit(history, now)
             self._store(zone, ".model", model)
@@ -203,20 +202,6 @@ class Own:
     def _path(self, zone: str, suffix: str) -> Path:
         signal = self.signal_of(zone)
         return self._folder / f"{quote(zone, safe='')}.{signal.kind}-{signal.scope}{suffix}"
-
-
-def _history(zone: str, values: list[Realised], now: datetime) -> History:
-    """The hours from the first known one to `now`. Raises ForecastUnavailable where there is none."""
-    import numpy as np
-
-    from batchsched.forecasts.models import History
-
-    truth = truth_of(values, now)
-    if not truth:
-        raise ForecastUnavailable(f"Nothing that came true in '{zone}' is known yet.", hint="Import it, or ask for a backfill.")
-    first = min(truth)
-    hours = range(first, hour_of(now))
-    return History(zone, instant_of(first), np.array([truth.get(hour, np.nan) for hour in hours], np.float32))
 
 
 def _delay_h(history: History, now: datetime) -> int:

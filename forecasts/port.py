@@ -141,16 +141,6 @@ class Provider(Protocol):
         ...
 
 
-def apart(values: Iterable[Realised]) -> list[Realised]:
-    """Measurements in order of time; of two that overlap, the one that comes first in `values` holds."""
-    taken: list[Realised] = []
-    for value in values:
-        place = bisect_right(taken, value.start, key=lambda one: one.start)
-        if (place == 0 or taken[place - 1].end <= value.start) and (place == len(taken) or taken[place].start >= value.end):
-            taken.insert(place, value)
-    return taken
-
-
 def mean_realised(values: Iterable[Realised], start: datetime, end: datetime) -> tuple[float | None, float]:
     """The time-weighted mean over the known part of [start, end), None if no part is known; and the known share, 0 to 1."""
     return weighted_mean([(value.start, value.end, value.intensity_g_per_kwh) for value in values], start, end)

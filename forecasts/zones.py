@@ -38,6 +38,44 @@ _BY_TIME_ZONE = {
     "Australia/Lindeman": "AUS_QLD",
 }
 
+# Winter time by hours from UTC: of balancing areas of the United States (those not named are Eastern), and of countries.
+_AREAS = {
+    -8: "AVA BANC BPAT CHPD CISO DOPD GCPD IID LDWP NEVP PACW PGE PSEI SCL TIDC TPWR",
+    -7: "AZPS DEAA EPE GRIF HGMA IPCO NWMT PACE PNM PSCO SRP TEPC WACM WALC WAUW",
+    -6: "AECI ERCO MISO SOCO SPA SWPP TVA",
+    -5: "CPLE CPLW DUK FMPP FPC FPL GVL HST ISNE JEA LGEE NYIS NYISO PJM SC SCEG SEC TAL TEC US",
+}
+_COUNTRIES = {
+    -5: "CA CO EC PA PE",
+    -4: "BO CL PY",
+    -3: "AR BR UY",
+    0: "GB GH IE IS MA PT",
+    1: "AL AT BA BE CH CZ DE DK DZ ES FR HR HU IT LU ME MK MT NG NL NO PL RS SE SI SK TN XK",
+    2: "BG CY EE EG FI GR IL LT LV MD RO UA ZA",
+    3: "BY KE KW QA RU SA TR",
+    4: "AE AM AZ GE OM",
+    5: "PK UZ",
+    6: "BD IN KZ",  # India is half an hour behind that
+    7: "ID TH VN",
+    8: "CN HK MY PH SG TW",
+    9: "JP KR",
+    10: "AU AUS",
+    12: "NZ",
+}
+_AREA_OFFSETS = {name: hours for hours, names in _AREAS.items() for name in names.split()}
+_COUNTRY_OFFSETS = {name: hours for hours, names in _COUNTRIES.items() for name in names.split()}
+
+
+def utc_offset_h(zone: str) -> int:
+    """The winter time of a zone in whole hours from UTC, by its name: an area's code, or a country's first. Unknown: 0."""
+    country, _, _ = zone.replace("_", "-").partition("-")
+    area = zone.rpartition("-")[2]
+    if country == "US" or area == zone:
+        known = _AREA_OFFSETS.get(area, -5 if country == "US" else None)
+        if known is not None:
+            return known
+    return _COUNTRY_OFFSETS.get(country, 0)
+
 
 def guess_zone(env: Mapping[str, str] | None = None, root: Path = Path("/")) -> tuple[str, str]:
     """A grid zone for this machine, and in words how it was found.

@@ -163,8 +163,7 @@ class WorkerRow(SQLModel, table=True):
     ready_models: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     protocol: int = 1
     version: str = ""
-    idle_w: float | None = None
-    """Watts of the replica before a model was loaded; None where nothing measured it."""
+    spent_number: int = Field(default=0, sa_type=BigInteger)
 
 
 class LedgerRow(SQLModel, table=True):
@@ -173,7 +172,6 @@ class LedgerRow(SQLModel, table=True):
     __tablename__ = "ledger"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (
         CheckConstraint("energy_j >= 0 AND busy_s >= 0", name="amounts_positive"),
-        CheckConstraint("host_j >= 0", name="host_positive"),
         CheckConstraint("ended_at >= started_at", name="span_forward"),
         Index("ledger_by_batch", "batch_id", "started_at"),
         Index("ledger_by_pool", "pool", "ended_at"),
@@ -192,16 +190,30 @@ class LedgerRow(SQLModel, table=True):
     busy_s: float
     energy_j: float
     energy_source: str
-    host_j: float = 0.0
-    """Of the host beside the GPUs, with a source of its own; not in `energy_j`."""
-    host_source: str = "unmeasured"
-    mark: str = ""
-    """wire.EnergyMark: what `energy_j` must be read with."""
     startup_s: float = 0.0
     requests: int
     input_tokens: int = Field(sa_type=BigInteger)
     cached_tokens: int = Field(sa_type=BigInteger)
     output_tokens: int = Field(sa_type=BigInteger)
+
+
+class SpendingRow(SQLModel, table=True):
+    """What a pool's meters saw in one hour: all of it (`metered`), and the parts that are no chunk's, which the ledger lacks."""
+
+    __tablename__ = "spending"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        _one_of("kind", ("metered", "idle", "waste", "others")),
+        CheckConstraint("energy_j >= 0 AND seconds >= 0", name="amounts_positive"),
+        Index("spending_by_batch", "batch_id"),
+    )
+
+    pool: str = Field(primary_key=True)
+    hour: datetime = Field(primary_key=True)
+    kind: str = Field(primary_key=True)
+    batch_id: str = Field(default="", primary_key=True)
+    energy_source: str = Field(primary_key=True)
+    seconds: float = 0.0
+    energy_j: float = 0.0
 
 
 class PlanRow(SQLModel, table=True):
@@ -345,6 +357,7 @@ batches = _table(BatchRow)
 chunks = _table(ChunkRow)
 workers = _table(WorkerRow)
 ledger = _table(LedgerRow)
+spending = _table(SpendingRow)
 plans = _table(PlanRow)
 counters = _table(CounterRow)
 leadership = _table(LeadershipRow)

@@ -20,6 +20,7 @@ from batchsched.fleet import Pool, ServedModel
 from batchsched.wire import (
     PREFIX,
     Acknowledged,
+    Bye,
     Claim,
     Claimed,
     Fail,
@@ -162,7 +163,7 @@ class FakeServer:
         return _answer(HeartbeatAnswer(stale, {name: reason for name, reason in self.stop.items() if name in held}))
 
     async def bye(self, request: web.Request) -> web.Response:
-        self.said.append(("bye", None))
+        self.said.append(("bye", msgspec.json.decode(await request.read(), type=Bye)))
         return _answer(None)
 
     async def claim(self, request: web.Request) -> web.Response:

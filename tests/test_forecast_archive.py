@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from batchsched.errors import SignalMismatch, StorageUnavailable
 from batchsched.forecasts import ForecastSlot, IntensityForecast, Signal
 from batchsched.forecasts.archive import Archive, Feed
 from batchsched.forecasts.archive.months import Ints, Months
+from batchsched.forecasts.persistence import hour_of, truth_of
 from tests.doomed_archive import HOUR, NOW, forecast, measured
 
 ROOT = Path(__file__).parent.parent
@@ -204,6 +206,18 @@ class TestSignals:
         assert archive.newest("DE", as_of=NOW, provider="grid") == forecast()
         assert archive.newest("FR", as_of=NOW, signal=MARGINAL) is None
 
+    def test_hours_are_means_of_what_was_known_whole(self, tmp_path: Path, later: Later) -> None:
+        archive, first = Archive(tmp_path), hour_of(NOW)
+        halves = [measured(n / 2, 100 + n, length=HOUR / 2) for n in range(-8, 4)]
+        archive.add_realised([*halves[:3], *halves[4:], measured(-9, 7, length=3 * HOUR)], NOW)
+        archive.add_realised([measured(-2, 300, provider="other"), measured(-1, 94, length=HOUR / 2)], NOW + HOUR)
+        archive = later(archive)
+        for as_of in (NOW, NOW + HOUR, NOW + 9 * HOUR):
+            values = archive.realised("DE", NOW - 9 * HOUR, NOW + 3 * HOUR, as_of=as_of)
+            expected = truth_of(values, as_of)
+            found = archive.hours("DE", first - 9, first + 3, as_of=as_of, signal=Signal()).tolist()
+            assert found == pytest.approx([expected.get(hour, math.nan) for hour in range(first - 9, first + 3)], nan_ok=True)
+
 
 class TestFolder:
     def test_one_writes_and_others_read_at_once(self, tmp_path: Path) -> None:
@@ -306,6 +320,7 @@ class TestFolder:
         script = f"""
 import resource, signal
 from batchsched.errors import StorageFull
+from batchsched.forecasts.persistence import hour_of, truth_of
 from tests.doomed_archive import NOW, Archive, Path, forecast
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 archive = Archive(Path({str(tmp_path)!r}))

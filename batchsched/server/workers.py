@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from batchsched.errors import BatchschedError, InvalidRequest, NotFound, StaleLease, UnsupportedProtocol
 from batchsched.planner.fairness import Turns
-from batchsched.queue import batches, chunks, ledger, tallies, workers
+from batchsched.queue import batches, chunks, ledger, spending, tallies, workers
 from batchsched.queue.database import again
 from batchsched.queue.rows import Row
 from batchsched.queue.store import begun
@@ -26,6 +26,7 @@ from batchsched.wire import (
     PREFIX,
     PROTOCOL,
     Acknowledged,
+    Bye,
     Claim,
     Claimed,
     Fail,
@@ -73,9 +74,10 @@ def router(runtime: Runtime) -> APIRouter:
         return _answer(await run_in_threadpool(desk.heartbeat, worker_id, await _read(request, Heartbeat)))
 
     @routes.post("/workers/{worker_id}/bye")
-    def bye(worker_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def bye(worker_id: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """A worker stops."""
-        desk.bye(worker_id)
+        message = await _read(request, Bye) if await request.body() else Bye()
+        await run_in_threadpool(desk.bye, worker_id, message)
         return _answer()
 
     @routes.post("/leases")
@@ -150,8 +152,9 @@ class LeaseDesk:
         """Extend what is still the worker's; name what is not, and what should stop."""
         now = self._runtime.clock.now()
         with self._database.write() as connection:
-            idle = {"idle_w": message.idle.power_w} if message.idle else {}
-            workers.seen(connection, worker_id, now, **idle)
+            workers.seen(connection, worker_id, now)
+            if message.spent:
+                spending.add(connection, worker_id, [message.spent])
             protocol = workers.get(connection, worker_id)["protocol"]
             held = [(lease.chunk_id, lease.token) for lease in message.leases]
             stale = chunks.extend(connection, held, now, self._limits.lease_s)
@@ -172,9 +175,10 @@ class LeaseDesk:
         return answer
 
     @again
-    def bye(self, worker_id: str) -> None:
+    def bye(self, worker_id: str, message: Bye) -> None:
         """A worker stops; what it still holds goes back, also a lease whose answer never reached it."""
         with self._database.write() as connection:
+            spending.add(connection, worker_id, message.spent)
             workers.bye(connection, worker_id, self._runtime.clock.now())
             for chunk in chunks.of_worker(connection, worker_id):
                 chunks.release(connection, chunk["id"], chunk["token"])
@@ -257,7 +261,7 @@ class LeaseDesk:
     @again
     def record(self, chunk_id: str, message: Results) -> Acknowledged:
         """Raises StaleLease, StorageFull, StorageUnavailable."""
-        with self._fenced(chunk_id, message):
+        with self._fenced():
             recorded = self._runtime.recorder.record(chunk_id, message.token, message.results, message.meter)
         if recorded.chunk_done:
             self._runtime.lifecycle.poke()
@@ -266,7 +270,7 @@ class LeaseDesk:
     @again
     def finish(self, chunk_id: str, message: Finish) -> None:
         """The last word about a chunk; repeating it does no harm. Raises StaleLease, InvalidRequest where lines are missing."""
-        with self._fenced(chunk_id, message), self._database.write() as connection:
+        with self._fenced(), self._database.write() as connection:
             chunk = chunks.get(connection, chunk_id, lock=True)
             if chunk["token"] != message.token or chunk["state"] not in {"leased", "done"}:
                 raise StaleLease
@@ -279,7 +283,7 @@ class LeaseDesk:
     @again
     def release(self, chunk_id: str, message: Release) -> None:
         """Raises StaleLease."""
-        with self._fenced(chunk_id, message), self._database.write() as connection:
+        with self._fenced(), self._database.write() as connection:
             chunk = chunks.held(connection, chunk_id, message.token, lock=True)
             self._runtime.recorder.charge(connection, chunk, message.meter, [])
             chunks.release(connection, chunk_id, message.token)
@@ -291,7 +295,7 @@ class LeaseDesk:
     def fail(self, chunk_id: str, message: Fail) -> None:
         """Spend an attempt; after the last one the unfinished lines become error lines. Raises StaleLease."""
         now = self._runtime.clock.now()
-        with self._fenced(chunk_id, message):
+        with self._fenced():
             with self._database.write() as connection:
                 chunk = chunks.held(connection, chunk_id, message.token, lock=True)
                 self._runtime.recorder.charge(connection, chunk, message.meter, [])
@@ -307,17 +311,14 @@ class LeaseDesk:
         self._runtime.lifecycle.poke()
 
     @contextmanager
-    def _fenced(self, chunk_id: str, message: Results | Finish | Release | Fail) -> Generator[None]:
+    def _fenced(self) -> Generator[None]:
         """Count a refused stale write, in a transaction of its own, since the refused one is rolled back.
 
-        Where the batch ended under the lease (expired, cancelled), what the work took is still entered: it was spent.
+        What the work took is not entered here: the worker says it once more, as waste.
         """
         try:
             yield
         except StaleLease:
             with self._database.write() as connection:
-                chunk = chunks.get(connection, chunk_id, lock=True)
-                if chunk["state"] == "closed" and chunk["token"] == message.token:
-                    self._runtime.recorder.charge(connection, chunk, message.meter, [])
                 ledger.bump(connection, "stale_completions_total")
             raise

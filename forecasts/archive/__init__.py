@@ -24,7 +24,7 @@ from batchsched.errors import SignalMismatch, StorageFull, StorageUnavailable
 from batchsched.forecasts.archive.journal import Journal
 from batchsched.forecasts.archive.months import ISSUES, MEASURED, Months
 from batchsched.forecasts.archive.records import (
-    LONGEST_SLOT,
+    PARTS_PER_G,
     Feed,
     Issue,
     Measured,
@@ -32,9 +32,11 @@ from batchsched.forecasts.archive.records import (
     Slot,
     instant,
     micros,
+    micros_of_hour,
     month,
 )
-from batchsched.forecasts.port import IntensityForecast, Realised, Signal, apart
+from batchsched.forecasts.archive.slots import Floats, Slots, Values, apart
+from batchsched.forecasts.port import IntensityForecast, Realised, Signal
 
 __all__ = ["Archive", "Feed", "Receipt", "Summary"]
 
@@ -43,7 +45,6 @@ log = logging.getLogger(__name__)
 R = TypeVar("R", Issue, Measured)
 FOLD_BYTES = 8 << 20
 TOGETHER = 500
-_Values = dict[tuple[int, int], tuple[int, Slot]]
 
 
 class Summary(NamedTuple):
@@ -67,6 +68,7 @@ class Archive:
         self._journal = Journal(folder / "journal")
         self._issues = Months(folder / "forecasts", ISSUES, ("issued_at", "received_at"))
         self._measured = Months(folder / "realised", MEASURED, ("start", "end", "received_at"))
+        self._slots = Slots(self._journal, self._measured, Measured, ("value", "estimated"))
 
     def add_forecast(self, forecast: IntensityForecast, received_at: datetime) -> bool:
         """Keep a forecast; False where it was there. Durable when this returns. Raises StorageFull."""
@@ -144,19 +146,26 @@ class Archive:
     ) -> list[Realised]:
         """What came true in [start, end), as far as it had reached us, in order. Where two overlap, the later receipt holds."""
         with self._lock:
-            found = [
-                (received, slot.realised(feed))
-                for feed in self._feeds(zone, provider, signal)
-                for received, slot in self._values(feed, micros(start), micros(end), micros(as_of)).values()
-            ]
-        return apart(value for _, value in sorted(found, key=lambda one: one[0], reverse=True))
+            feeds = self._feeds(zone, provider, signal)
+            found = self._true(feeds, micros(start), micros(end), micros(as_of))
+        rows = zip(found.start.tolist(), found.end.tolist(), found.numbers.tolist(), strict=True)
+        return [Slot(since, to, int(value), estimated > 0).realised(feeds[int(of)]) for since, to, (value, estimated, of) in rows]
+
+    def hours(self, zone: str, first: int, last: int, *, as_of: datetime, signal: Signal) -> Floats:
+        """The same as means of the hours [first, last), counted from the epoch; NaN where an hour is not known whole."""
+        with self._lock:
+            feeds = self._feeds(zone, None, signal)
+            found = self._true(feeds, micros_of_hour(first), micros_of_hour(last), micros(as_of))
+        found = found.chosen(found.end <= micros(as_of))
+        return found.by_hour(first, last)[:, 0] / PARTS_PER_G
 
     def feeds(self, zone: str | None = None) -> list[Feed]:
         """Who has said something about what."""
         with self._lock:
             self._refresh()
             months = (feed for kind in (self._issues, self._measured) for name in kind.names() for feed in kind.feeds(name))
-            return sorted({feed for feed in (*self._journal.feeds(), *months) if zone in {None, feed.zone}})
+            recent = self._journal.feeds(Issue) | self._journal.feeds(Measured)
+            return sorted({feed for feed in (*recent, *months) if zone in {None, feed.zone}})
 
     def summaries(self, as_of: datetime) -> list[Summary]:
         """How far each feed reached."""
@@ -200,12 +209,15 @@ class Archive:
         return same is not None and same.says_the_same(issue)
 
     def _new_values(self, some: list[Measured]) -> list[Measured]:
-        return [new for record in some if (new := self._revised(record)).values]
+        return [new for record in some if (new := self._slots.revised(record)).values]
 
-    def _revised(self, record: Measured) -> Measured:
-        start, end = min(slot.start for slot in record.values), max(slot.end for slot in record.values)
-        held = {slot for _, slot in self._values(record.feed, start, end, record.received_at).values()}
-        return Measured(record.feed, record.received_at, [slot for slot in record.values if slot not in held])
+    def _true(self, feeds: list[Feed], start: int, end: int, at: int) -> Values:
+        """What came true without overlaps; the last column is the place of the feed."""
+        parts = [self._slots.read(feed, start, end, at) for feed in feeds]
+        marked = [
+            part._replace(numbers=np.column_stack([part.numbers, np.full(len(part.start), of)])) for of, part in enumerate(parts)
+        ]
+        return apart(Values.joined(marked)) if marked else Values.empty(3)
 
     def _feeds(self, zone: str, provider: str | None, signal: Signal | None) -> list[Feed]:
         found = [feed for feed in self.feeds(zone) if provider in {None, feed.provider}]
@@ -228,10 +240,11 @@ class Archive:
                     ),
                 )
                 yield from (Issue.from_plain(feed, row) for row in rows)
-        yield from (issue for issue in self._journal.issues(feed) if start <= issue.issued_at < end and _is_out(issue, at))
+        recent = self._journal.records(Issue, feed)
+        yield from (issue for issue in recent if start <= issue.issued_at < end and _is_out(issue, at))
 
     def _last_issue(self, feed: Feed, at: int) -> Issue | None:
-        best = _last(issue for issue in self._journal.issues(feed) if _is_out(issue, at))
+        best = _last(issue for issue in self._journal.records(Issue, feed) if _is_out(issue, at))
         for name in reversed(self._issues.names()):
             if best and name < month(best.issued_at):
                 break
@@ -243,35 +256,16 @@ class Archive:
                 return best if best and _age(folded) <= _age(best) else folded
         return best
 
-    def _values(self, feed: Feed, start: int, end: int, at: int) -> _Values:
-        """By slot: when the value reached us that held at that time, and the value."""
-        found: _Values = {}
-        for name in self._measured.names():
-            if month(start - LONGEST_SLOT) <= name <= month(end):
-                rows = self._measured.select(
-                    name,
-                    feed,
-                    lambda since, to, received: np.flatnonzero((since < end) & (to > start) & (received <= at)),
-                )
-                for row in rows:
-                    received_at = row.pop("received_at")
-                    found[row["start"], row["end"]] = received_at, Slot(**row)
-        for record in self._journal.measured(feed):
-            for slot in record.values if record.received_at <= at else ():
-                span = slot.start, slot.end
-                if slot.start < end and slot.end > start and (span not in found or found[span][0] <= record.received_at):
-                    found[span] = record.received_at, slot
-        return found
-
     def _summary(self, feed: Feed, at: int) -> Summary:
-        issued = [issue.issued_at for issue in self._journal.issues(feed) if _is_out(issue, at)]
+        issued = [issue.issued_at for issue in self._journal.records(Issue, feed) if _is_out(issue, at)]
         for name in reversed(self._issues.names()):
             if out := [
                 known for known, received in zip(*self._issues.numbers(name, feed), strict=True) if received <= at >= known
             ]:
                 issued.append(int(out[-1]))
                 break
-        ends = [slot.end for record in self._journal.measured(feed) if record.received_at <= at for slot in record.values]
+        recent = self._journal.records(Measured, feed)
+        ends = [slot.end for record in recent if record.received_at <= at for slot in record.values]
         for name in reversed(self._measured.names()):
             _, to, received = self._measured.numbers(name, feed)
             if known := to[received <= at].tolist():
@@ -282,10 +276,11 @@ class Archive:
     def _fold(self) -> None:
         issues: dict[str, dict[Feed, list[dict[str, Any]]]] = {}
         measured: dict[str, dict[Feed, list[dict[str, Any]]]] = {}
-        for feed in self._journal.feeds():
-            for issue in self._journal.issues(feed):
+        for feed in self._journal.feeds(Issue):
+            for issue in self._journal.records(Issue, feed):
                 issues.setdefault(month(issue.issued_at), {}).setdefault(feed, []).append(issue.plain())
-            for record in self._journal.measured(feed):
+        for feed in self._journal.feeds(Measured):
+            for record in self._journal.records(Measured, feed):
                 for row in record.plain():
                     measured.setdefault(month(row["start"]), {}).setdefault(feed, []).append(row)
         for kind, months in ((self._issues, issues), (self._measured, measured)):

@@ -13,6 +13,7 @@ import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 from zlib import crc32
 
 import msgspec
@@ -23,6 +24,7 @@ from batchsched.forecasts.archive.records import Feed, Issue, Measured
 log = logging.getLogger(__name__)
 
 Record = Issue | Measured
+R = TypeVar("R", bound=Record)
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 
 
@@ -31,8 +33,7 @@ class _Read:
 
     def __init__(self) -> None:
         self.bytes = 0
-        self.issues: dict[Feed, list[Issue]] = {}
-        self.measured: dict[Feed, list[Measured]] = {}
+        self.records: dict[type, dict[Feed, list[Any]]] = {}
 
     def more(self, path: Path) -> None:
         """Read on, up to the last whole line."""
@@ -41,11 +42,8 @@ class _Read:
             whole, newline, _ = handle.read().rpartition(b"\n")
         self.bytes += len(whole) + len(newline)
         for line in whole.split(b"\n"):
-            record = _record(line, path) if line else None
-            if isinstance(record, Issue):
-                self.issues.setdefault(record.feed, []).append(record)
-            elif record:
-                self.measured.setdefault(record.feed, []).append(record)
+            if line and (record := _record(line, path)):
+                self.records.setdefault(type(record), {}).setdefault(record.feed, []).append(record)
 
 
 class Journal:
@@ -70,17 +68,13 @@ class Journal:
         """How much there is to fold."""
         return sum(read.bytes for read in self._read.values())
 
-    def feeds(self) -> set[Feed]:
-        """The feeds of its forecasts and of its measurements."""
-        return {feed for read in self._read.values() for feed in (*read.issues, *read.measured)}
+    def feeds(self, kind: type) -> set[Feed]:
+        """The feeds of its records of a kind."""
+        return {feed for read in self._read.values() for feed in read.records.get(kind, ())}
 
-    def issues(self, feed: Feed) -> Iterator[Issue]:
-        """A feed's forecasts, in the order of writing."""
-        return (issue for _, read in sorted(self._read.items()) for issue in read.issues.get(feed, ()))
-
-    def measured(self, feed: Feed) -> Iterator[Measured]:
-        """A feed's measurements, in the order of writing."""
-        return (record for _, read in sorted(self._read.items()) for record in read.measured.get(feed, ()))
+    def records(self, kind: type[R], feed: Feed) -> Iterator[R]:
+        """A feed's records of a kind, in the order of writing."""
+        return (record for _, read in sorted(self._read.items()) for record in read.records.get(kind, {}).get(feed, ()))
 
     @contextmanager
     def writing(self) -> Generator[None]:

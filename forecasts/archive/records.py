@@ -46,7 +46,11 @@ class Slot(NamedTuple):
         """The measurement again."""
         signal = Signal.parse(feed.signal)
         span = instant(self.start), instant(self.end)
-        return Realised(feed.zone, *span, self.value / PARTS_PER_G, feed.provider, signal, self.estimated)
+        return Realised(feed.zone, *span, self.value / PARTS_PER_G, feed.provider, signal, bool(self.estimated))
+
+    def numbers(self) -> tuple[float, ...]:
+        """What is said of the time, as numbers."""
+        return self.value, self.estimated
 
 
 class Receipt(NamedTuple):
@@ -153,6 +157,11 @@ class Measured(msgspec.Struct, array_like=True, tag="measured", frozen=True):
 def micros(at: datetime) -> int:
     """An instant as the archive keeps it."""
     return (at - _EPOCH) // _MICROSECOND
+
+
+def micros_of_hour(hour: int) -> int:
+    """When an hour begins, counted from the epoch."""
+    return hour * 3600 * 10**6
 
 
 def instant(micros: int) -> datetime:

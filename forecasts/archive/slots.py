@@ -1,0 +1,132 @@
+"""What was measured slot by slot, with every revision: read from the journal and the months as columns of numbers."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from batchsched.forecasts.archive.journal import Journal
+from batchsched.forecasts.archive.months import Ints, Months, ints
+from batchsched.forecasts.archive.records import LONGEST_SLOT, Feed, Measured, micros_of_hour, month
+
+Floats = npt.NDArray[np.float64]
+_HOUR = micros_of_hour(1)
+_WHOLE = 0.999
+
+
+class Values(NamedTuple):
+    """Slots in order of time, a row each: edges and receipt in microseconds, and the numbers that belong to them."""
+
+    start: Ints
+    end: Ints
+    received_at: Ints
+    numbers: Floats
+
+    def chosen(self, which: Any) -> Values:
+        """Some of the rows."""
+        return Values(self.start[which], self.end[which], self.received_at[which], self.numbers[which])
+
+    @classmethod
+    def empty(cls, names: int) -> Values:
+        """No slot."""
+        nothing = np.zeros(0, np.int64)
+        return cls(nothing, nothing, nothing, np.zeros((0, names)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Values]) -> Values:
+        """One after the other."""
+        return cls(
+            np.concatenate([part.start for part in parts]),
+            np.concatenate([part.end for part in parts]),
+            np.concatenate([part.received_at for part in parts]),
+            np.concatenate([part.numbers for part in parts]),
+        )
+
+    def by_hour(self, first: int, last: int) -> Floats:
+        """[hours, numbers]: the mean of each hour in [first, last) that is known whole, NaN elsewhere.
+
+        Hours are counted from the epoch. The slots must not overlap.
+        """
+        edges = np.stack([self.start, self.end], 1).ravel() - first * _HOUR
+        marks = np.arange(last - first + 1) * _HOUR
+        out = np.full((last - first, self.numbers.shape[1]), np.nan)
+        for column, values in enumerate(self.numbers.T if len(edges) else ()):
+            known = np.isfinite(values)
+            length = (self.end - self.start) * known
+            amounts = np.stack([np.zeros(len(values)), np.where(known, values, 0.0) * length], 1).ravel()
+            lengths = np.stack([np.zeros(len(values)), length], 1).ravel()
+            amount, share = (np.diff(np.interp(marks, edges, np.cumsum(part))) for part in (amounts, lengths))
+            whole = share > _WHOLE * _HOUR
+            out[whole, column] = amount[whole] / share[whole]
+        return out
+
+
+class Slots:
+    """The slots of one kind of record. `names`: the columns of numbers."""
+
+    def __init__(self, journal: Journal, months: Months, kind: type[Measured], names: Sequence[str]) -> None:
+        self.months = months
+        self._journal = journal
+        self._kind = kind
+        self._names = names
+
+    def read(self, feed: Feed, start: int, end: int, at: int) -> Values:
+        """What touches [start, end), of each slot what had been received last by `at`."""
+        parts = [
+            self._folded(name, feed, start, end, at)
+            for name in self.months.names()
+            if month(start - LONGEST_SLOT) <= name <= month(end) and feed in self.months.feeds(name)
+        ]
+        rows = [
+            (*slot[:2], record.received_at, *slot.numbers())
+            for record in self._journal.records(self._kind, feed)
+            if record.received_at <= at
+            for slot in record.values
+            if slot.start < end and slot.end > start
+        ]
+        table = np.array(rows, float).reshape(len(rows), 3 + len(self._names))  # microseconds since 1970 are exact in floats
+        edges = table[:, :3].astype(np.int64)
+        parts.append(Values(edges[:, 0], edges[:, 1], edges[:, 2], table[:, 3:]))
+        found = Values.joined(parts)
+        order = np.lexsort((found.received_at, found.end, found.start))  # stable: of two alike the one written later
+        found = found.chosen(order)
+        same = (found.start[1:] == found.start[:-1]) & (found.end[1:] == found.end[:-1])
+        return found.chosen(np.append(~same, True)[: len(order)])
+
+    def revised(self, record: Measured) -> Measured:
+        """Of a record what is new or has changed."""
+        start, end = min(slot.start for slot in record.values), max(slot.end for slot in record.values)
+        held = self.read(record.feed, start, end, record.received_at)
+        spans = zip(held.start.tolist(), held.end.tolist(), strict=True)
+        known = dict(zip(spans, np.nan_to_num(held.numbers, nan=-1.0).tolist(), strict=True))
+        news = [slot for slot in record.values if known.get(slot[:2]) != np.nan_to_num([*slot.numbers()], nan=-1.0).tolist()]
+        return self._kind(record.feed, record.received_at, news)
+
+    def _folded(self, name: str, feed: Feed, start: int, end: int, at: int) -> Values:
+        table = self.months.table(name, feed)
+        numbers = np.stack([_floats(table[name]) for name in self._names], 1)
+        found = Values(ints(table, "start"), ints(table, "end"), ints(table, "received_at"), numbers)
+        return found.chosen((found.start < end) & (found.end > start) & (found.received_at <= at))
+
+
+def apart(values: Values) -> Values:
+    """In order and without overlaps: of two that overlap, the one that was received later holds."""
+    order = np.lexsort((values.end, values.start))
+    if not (values.start[order][1:] < values.end[order][:-1]).any():
+        return values.chosen(order)
+    taken: list[tuple[int, int, int]] = []
+    for row in np.argsort(-values.received_at, kind="stable").tolist():
+        start, end = int(values.start[row]), int(values.end[row])
+        place = bisect_right(taken, (start, end, -1))
+        if (place == 0 or taken[place - 1][1] <= start) and (place == len(taken) or taken[place][0] >= end):
+            taken.insert(place, (start, end, row))
+    return values.chosen(np.array([row for _, _, row in taken], np.int64))
+
+
+def _floats(column: Any) -> Floats:
+    return np.asarray(column.cast(pa.float64()).to_numpy(), float)

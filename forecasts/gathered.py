@@ -1,0 +1,89 @@
+"""What a model sees of a zone, gathered from the archive as it was known at an instant, and nothing that reached us later.
+
+To learn: the zone's past, and beside it the other zones of the same signal that were measured over the same time. To forecast:
+the last weeks of all that the model has learnt with; what has fallen silent since is unknown, which to a model means nothing
+out of the ordinary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from batchsched.errors import ForecastUnavailable, SignalMismatch
+from batchsched.feeds import OWN
+from batchsched.forecasts.models import History
+from batchsched.forecasts.models.history import DAY_H, WEEK_H, trailing_mean
+from batchsched.forecasts.models.model import LEAST_H
+from batchsched.forecasts.persistence import hour_of, instant_of
+from batchsched.forecasts.zones import utc_offset_h
+
+if TYPE_CHECKING:
+    from batchsched.forecasts.archive import Archive
+    from batchsched.forecasts.models import Model
+    from batchsched.forecasts.models.history import Floats
+    from batchsched.forecasts.port import Signal
+
+LOOK_BACK = timedelta(weeks=10)  # what a model looks at when it forecasts
+LEARN_FROM = timedelta(days=3 * 366)  # what it learns from
+MOST_BESIDE = 24
+_LATELY_H = 4 * WEEK_H
+
+
+class Gathered:
+    """The archive, as models see it."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+
+    def to_learn(self, zone: str, signal: Signal, now: datetime) -> History:
+        """The last three years at most. Raises ForecastUnavailable where nothing is known."""
+        first, values = self._known(zone, signal, now - LEARN_FROM, now)
+        return self._history(zone, signal, now, first, values, self._beside(zone, signal, now, first, values))
+
+    def to_forecast(self, model: Model, signal: Signal, now: datetime) -> History:
+        """The last weeks, with all that the model looks at. Raises ForecastUnavailable where nothing of the zone is known."""
+        first, values = self._known(model.zone, signal, now - LOOK_BACK, now)
+        return self._history(model.zone, signal, now, first, values, model.profile.beside)
+
+    def _known(self, zone: str, signal: Signal, since: datetime, now: datetime) -> tuple[int, Floats]:
+        """The hours from the first known one to `now`, and when that was."""
+        first = hour_of(since)
+        values = self._hours(zone, signal, first, now)
+        known = np.flatnonzero(np.isfinite(values))
+        if not len(known):
+            raise ForecastUnavailable(
+                f"Nothing that came true in '{zone}' is known yet.", hint="Import it, or ask for a backfill."
+            )
+        return first + int(known[0]), values[known[0] :]
+
+    def _hours(self, zone: str, signal: Signal, first: int, now: datetime) -> Floats:
+        try:
+            return self._archive.hours(zone, first, hour_of(now), as_of=now, signal=signal).astype(np.float32)
+        except SignalMismatch:  # it was gathered by another signal
+            return np.full(hour_of(now) - first, np.nan, np.float32)
+
+    def _history(self, zone: str, signal: Signal, now: datetime, first: int, values: Floats, beside: Iterable[str]) -> History:
+        begins_at = instant_of(first)
+        others = {name: History(name, begins_at, self._hours(name, signal, first, now)) for name in beside}
+        return History(zone, begins_at, values, utc_offset_h=utc_offset_h(zone), beside=others)
+
+    def _beside(self, zone: str, signal: Signal, now: datetime, first: int, values: Floats) -> list[str]:
+        """The zones that were known half of the time, and lately: those whose days go most with this one's, if there are many."""
+        feeds = self._archive.feeds()
+        names = sorted({feed.zone for feed in feeds if feed.signal == str(signal) and feed.provider != OWN} - {zone})
+        own, likeness = _unusual(values), dict[str, float]()
+        for name in names:
+            other = self._hours(name, signal, first, now)
+            common = np.isfinite(values) & np.isfinite(other)
+            if common.sum() >= max(LEAST_H, len(values) / 2) and common[-_LATELY_H:].sum() >= _LATELY_H / 2:
+                likeness[name] = abs(float(np.corrcoef(own, _unusual(other))[0, 1]))
+        return sorted(sorted(likeness, key=lambda name: -np.nan_to_num(likeness[name]))[:MOST_BESIDE])
+
+
+def _unusual(values: Floats) -> Floats:
+    """How far each day's mean lies from that of its week, by hour."""
+    return np.nan_to_num(trailing_mean(values, DAY_H) - trailing_mean(values, WEEK_H))

@@ -1,0 +1,57 @@
+"""What pools' meters saw, hour by hour: all of it, and what no chunk is charged for.
+
+    metered = charged to chunks (the ledger) + idle + waste + others
+
+Where a worker died, `metered` is the larger side: what it had not yet reported is missing on the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from batchsched.queue.rows import Row, every
+from batchsched.queue.tables import spending, workers
+from batchsched.wire import Spent, SpentPart
+
+_FIRST = insert(spending)  # SQLite writes it in the same words
+_ADD = _FIRST.on_conflict_do_update(
+    index_elements=list(spending.primary_key.columns),
+    set_={name: spending.c[name] + _FIRST.excluded[name] for name in ("seconds", "energy_j")},
+)
+
+
+def add(connection: Connection, worker_id: str, said: Sequence[Spent]) -> None:
+    """Enter what a worker said, each of its messages once. Nothing is entered for a worker that is not known."""
+    for spent in said:
+        later = (workers.c.id == worker_id, workers.c.spent_number < spent.number)
+        statement = update(workers).where(*later).values(spent_number=spent.number).returning(workers.c.pool)
+        pool = connection.scalar(statement)
+        if pool is not None and spent.parts:
+            connection.execute(_ADD, [_row(pool, part) for part in spent.parts])
+
+
+def _row(pool: str, part: SpentPart) -> dict[str, object]:
+    return {
+        "pool": pool,
+        "hour": part.started_at.replace(minute=0, second=0, microsecond=0),
+        "kind": part.kind,
+        "batch_id": part.batch_id,
+        "energy_source": part.energy_source,
+        "seconds": max(0.0, part.seconds),
+        "energy_j": max(0.0, part.energy_j),
+    }
+
+
+def of_pools(connection: Connection, start: datetime, end: datetime) -> list[Row]:
+    """The hours that begin in [start, end), in time order."""
+    query = select(spending).where(spending.c.hour >= start, spending.c.hour < end)
+    return every(connection, query.order_by(spending.c.hour, spending.c.pool))
+
+
+def of_batch(connection: Connection, batch_id: str) -> list[Row]:
+    """What was wasted on a batch."""
+    return every(connection, select(spending).where(spending.c.batch_id == batch_id).order_by(spending.c.hour))

@@ -1,0 +1,72 @@
+"""Published figures computed again: known answers, and what does not come out."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchsched.carbon.reproduce_greenllm import Assumed, Load, Reproduction, reproduce, table_1
+from batchsched.carbon.traffic import LLAMA_7B, Drafts, of_drafts, of_kv_cache
+
+MEDIAN = Load("sharegpt p50", 160, 140, 0.080)
+
+
+@pytest.fixture(scope="module")
+def found() -> Reproduction:
+    return reproduce([MEDIAN])
+
+
+def test_table_1_comes_out_with_32_gb_and_without_packages() -> None:
+    rows = {row.gpu: row for row in table_1()}
+    assert {gpu: round(row.computed_kg, 3) for gpu, row in rows.items()} == {"T4": 10.381, "V100": 19.949, "A100": 26.357}
+    assert {gpu: round(row.error_pct, 2) for gpu, row in rows.items()} == {"T4": 0.79, "V100": -0.25, "A100": 0.06}
+    assert round(rows["V100"].as_listed_kg, 3) == 18.909
+    assert round(rows["T4"].as_listed_kg, 2) == 14.28
+
+
+def test_savings_are_the_energy_saved_but_for_a_little_embodied_carbon(found: Reproduction) -> None:
+    for one in found.savings:
+        assert one.saving["NCSW"] < one.saving["CISO"] < one.saving["MISO"] < 1 - one.rho
+        assert one.saving["CISO"] == pytest.approx(1 - one.rho, abs=0.005)
+    # By hand, for 0.7 of the energy and equal times: an hour of 300 W at 17 g/kWh and what both GPUs are charged for it.
+    new_g, old_g = 26.34e3 / (7 * 8760), 10.3e3 / (7 * 8760)
+    one = next(one for one in found.savings if (one.rho, one.new_time) == (0.7, 1.0))
+    assert one.saving["NCSW"] == pytest.approx(1 - (0.7 * 0.3 * 17 + new_g + old_g) / (0.3 * 17 + new_g))
+
+
+def test_the_new_gpus_life_goes_either_way_and_the_old_ones_only_one(found: Reproduction) -> None:
+    for one in found.lives:
+        savings = [one.saving[years] for years in sorted(one.saving, key=float)]
+        rises = savings == sorted(savings)
+        assert rises == (one.gpu == "T4" or one.new_time == 1.0)
+
+
+def test_the_life_claims_contradict_each_other_and_say_so(found: Reproduction) -> None:
+    verdicts = {(claim.about, claim.published): claim.agrees for claim in found.claims if "life" in claim.about}
+    assert verdicts == {
+        ("a shorter life of the new GPU", "raises the saving (section 5)"): False,
+        ("a shorter life of the new GPU", "lowers the saving (section 7.6, measured)"): False,
+        ("a longer life of the old GPU", "raises the saving (sections 5 and 7.6)"): True,
+    }
+    busy = reproduce([], Assumed(new_time=(1.0,)))
+    assert [claim.agrees for claim in busy.claims if claim.about == "a shorter life of the new GPU"] == [False, True]
+
+
+def test_the_cache_of_a_prompt_and_the_rounds_of_drafts() -> None:
+    assert LLAMA_7B.kv_bytes_per_token == 512 * 1024
+    cache = of_kv_cache(LLAMA_7B, 160)
+    assert cache.bytes_a_request == 80 * 1024**2
+    assert cache.mean_bits_per_s(1) == pytest.approx(0.671e9, rel=1e-3)
+    assert cache.needed_bits_per_s(1, 0.080) == pytest.approx(8.389e9, rel=1e-3)
+    assert cache.needed_bits_per_s(100, 0.080) == cache.mean_bits_per_s(100)
+    always = Drafts(tokens=4, acceptance=0.0)
+    assert always.tokens_per_round == 1
+    assert of_drafts(LLAMA_7B, 10, always).bytes_a_request == 10 * 4 * (64_000 + 8)
+    assert Drafts(tokens=4, acceptance=0.7).tokens_per_round == pytest.approx(1 + 0.7 + 0.49 + 0.343 + 0.2401)
+
+
+def test_both_measures_of_bandwidth_are_given(found: Reproduction) -> None:
+    (link,) = found.links
+    assert link.volume_ratio == pytest.approx(6.49, abs=0.01)
+    assert link.rate_ratio == pytest.approx(81.1, abs=0.1)
+    by_measure = {claim.about: claim.agrees for claim in found.claims if claim.about.startswith("drafts")}
+    assert list(by_measure.values()) == [False, True]

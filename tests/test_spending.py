@@ -1,0 +1,169 @@
+"""What a meter saw goes somewhere to the joule: to chunks, or apart as idle, wasted or others'."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchsched.executors.share import EnergyShare
+from batchsched.fleet import Pool
+from batchsched.queue import spending, workers
+from batchsched.queue.database import Database
+from batchsched.wire import EnergySource, Meter, Spent, SpentKind, SpentPart
+from tests.fake_engine import FakeEngine
+from tests.fake_server import FakeServer
+from tests.test_executors_driver import working
+
+AT = datetime(2026, 5, 1, 12, 59, 58, tzinfo=UTC)
+
+
+class Ticking:
+    """A meter that goes up by as much as it is told before each reading."""
+
+    joules = 0.0
+
+    def read(self) -> tuple[float, EnergySource]:
+        return self.joules, "rapl"
+
+    def close(self) -> None:
+        pass
+
+
+class Hand:
+    """Does things to a share, and keeps what chunks were charged and what was told."""
+
+    def __init__(self) -> None:
+        self.meter = Ticking()
+        self.share = EnergyShare(self.meter, lambda: AT)
+        self.charged: list[float] = []
+        self.told: list[SpentPart] = []
+        share = self.share
+        self.steps: dict[str, Callable[[str, int], object]] = {
+            "open": lambda key, _: share.open(key, f"batch_{key}"),
+            "close": lambda key, _: share.close(key),
+            "add": share.add,
+            "busy": lambda _, number: share.busy(number > 25),
+            "starting": lambda _, __: share.starting(),
+            "started": lambda _, __: self._charge(share.started(1.0)),
+            "stopped": lambda _, __: share.stopped(),
+            "saw": lambda _, number: share.saw(100.0 * number),
+            "take": lambda key, _: self._charge(share.take(key)),
+            "lose": lambda key, _: share.give_back(key, share.take(key)),
+            "tell": lambda _, __: self.told.extend(share.spent()),
+        }
+
+    def _charge(self, meter: Meter | None) -> None:
+        self.charged.append(meter.energy_j if meter else 0.0)
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(sorted(Hand().steps)), st.sampled_from("abc"), st.integers(0, 50)), max_size=60)
+
+
+def _balance(parts: list[SpentPart]) -> float:
+    return math.fsum(part.energy_j if part.kind == "metered" else -part.energy_j for part in parts)
+
+
+@given(STEPS)
+def test_everything_metered_is_charged_or_told_apart(steps: list[tuple[str, str, int]]) -> None:
+    hand = Hand()
+    for number, (step, key, amount) in enumerate(steps):
+        hand.meter.joules += number % 7
+        hand.steps[step](key, amount)
+    for key in "abc":
+        hand.share.close(key)
+    hand.share.stopped()
+    hand.told += hand.share.spent()
+    assert _balance(hand.told) == pytest.approx(math.fsum(hand.charged))
+
+
+def test_idle_time_lost_work_and_vain_starts_have_their_names() -> None:
+    meter = Ticking()
+    share = EnergyShare(meter, lambda: AT)
+    meter.joules = 10.0
+    share.open("a", "batch_1")
+    meter.joules = 25.0
+    share.give_back("a", share.take("a"))
+    share.close("a")
+    share.starting()
+    meter.joules = 32.0
+    share.stopped()
+    told = {(part.kind, part.batch_id): part.energy_j for part in share.spent()}
+    assert told == {("metered", ""): 32.0, ("idle", ""): 10.0, ("waste", "batch_1"): 15.0, ("waste", ""): 7.0}
+
+
+def told(server: FakeServer) -> dict[SpentKind, float]:
+    """Joules by kind, each message once, as the real server counts them."""
+    said: dict[int, Spent] = {}
+    for message in server.heard("heartbeat"):
+        if message.spent:
+            said[message.spent.number] = message.spent
+    for message in server.heard("bye"):
+        said |= {spent.number: spent for spent in message.spent}
+    sums: dict[SpentKind, float] = {}
+    for spent in said.values():
+        for part in spent.parts:
+            sums[part.kind] = sums.get(part.kind, 0.0) + part.energy_j
+    return sums
+
+
+def charged_j(server: FakeServer) -> float:
+    """What chunks took; a message that came twice counts once, as in the ledger."""
+    return math.fsum({meter.started_at: meter.energy_j for chunk in server.chunks for meter in chunk.meters if meter}.values())
+
+
+@pytest.mark.parametrize("trouble", [{}, {"results": ["lose answer", 500]}, {"heartbeat": ["lose answer", 500]}])
+async def test_a_workers_words_add_up_to_its_meter(tmp_path: Path, trouble: dict[str, list[Any]]) -> None:
+    server = FakeServer(
+        [f"a{number} [[slow 0.05]]" for number in range(40)], pool=Pool(power_w=100, max_in_flight=4), chunk_lines=10
+    )
+    server.trouble |= trouble
+    async with working(server, tmp_path):
+        await server.until_done()
+    sums = told(server)
+    assert sums["metered"] > 10
+    assert sums["metered"] == pytest.approx(charged_j(server) + sums["idle"] + sums.get("waste", 0.0), abs=1e-6)
+    assert "others" not in sums
+
+
+async def test_what_a_stolen_lease_took_is_told_as_waste_of_its_batch() -> None:
+    pool = Pool(power_w=100)
+    server, engine = FakeServer(["a [[slow 0.4]]", "b [[slow 30]]"], pool=pool), FakeEngine()
+    async with working(server, engine):
+        await server.until(lambda: engine.in_flight == 1)
+        server.steal(server.chunks[0])
+        await server.until(lambda: server.heard("heartbeat") and not server.heard("heartbeat")[-1].leases)
+    wasted = [part for message in server.heard("bye") for spent in message.spent for part in spent.parts if part.kind == "waste"]
+    wasted += [part for beat in server.heard("heartbeat") if beat.spent for part in beat.spent.parts if part.kind == "waste"]
+    assert {part.batch_id for part in wasted} == {"batch_1"}
+
+
+def test_a_message_that_comes_twice_counts_once(database: Database) -> None:
+    def part(kind: SpentKind, energy_j: float, batch_id: str = "") -> SpentPart:
+        return SpentPart(kind, batch_id, AT, 2.0, energy_j, "rapl")
+
+    first = Spent(1, [part("metered", 30.0), part("idle", 20.0), part("waste", 10.0, "batch_1")])
+    second = Spent(2, [part("metered", 5.0), part("idle", 5.0)])
+    with database.write() as connection:
+        for worker_id in ("w1", "w2"):
+            workers.add(connection, id=worker_id, now=AT, pool="p", host="h", pid=1, protocol=2, version="")
+        for said in ([first], [first, second], [second], [first]):
+            spending.add(connection, "w1", said)
+        spending.add(connection, "w2", [first])
+        spending.add(connection, "nobody", [first])
+    with database.read() as connection:
+        hour = AT.replace(minute=0, second=0)
+        rows = spending.of_pools(connection, hour, AT)
+        assert {(row["pool"], row["hour"], row["kind"]): (row["seconds"], row["energy_j"]) for row in rows} == {
+            ("p", hour, "metered"): (6.0, 65.0),
+            ("p", hour, "idle"): (6.0, 45.0),
+            ("p", hour, "waste"): (4.0, 20.0),
+        }
+        assert [row["energy_j"] for row in spending.of_batch(connection, "batch_1")] == [20.0]
+        assert spending.of_pools(connection, AT, AT.replace(hour=14)) == []
