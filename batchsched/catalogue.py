@@ -73,7 +73,9 @@ class Gpu(msgspec.Struct, frozen=True):
     high_kg: Figure | None = None
     """Embodied carbon of the `published` model: all three or none."""
     embodied_kg: Figure | None = None
-    """What others say of the whole device; notes say where it is more or less than that."""
+    """What others say of the whole device; a note says where it is more than that."""
+    die_kg: Figure | None = None
+    """The same of the die alone."""
 
 
 class Host(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import msgspec
 from msgspec import Meta
 
+from batchsched.catalogue import Catalogue, EmbodiedModel, builtin, merged
 from batchsched.errors import InvalidConfiguration, InvalidValue
 from batchsched.feeds import OWN, FeedSource, ZoneFeed, complaint
 from batchsched.fleet import GPU_TYPES, Fleet, Pool, ServedModel, Site, Window
@@ -131,6 +132,12 @@ class Carbon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="How reports charge manufacturing carbon; no policy weighs it in decisions yet"),
     ] = "sunk"
     lifetime_years: Annotated[float, Meta(gt=0, description="Service life over which hardware is written off")] = 5.0
+    embodied_model: Annotated[EmbodiedModel, Meta(description="Whose figures say what it took to make an accelerator")] = (
+        "published"
+    )
+    catalogue: Annotated[
+        str, Meta(description="TOML file with hardware of your own, over the built-in catalogue (embodied.md says its form)")
+    ] = ""
     home_site: Annotated[str, Meta(description="Site of the run-now baseline; empty: the first one")] = ""
 
 
@@ -227,6 +234,8 @@ class Loaded(msgspec.Struct, frozen=True):
     settings: Settings
     origins: dict[str, str]
     path: Path | None
+    catalogue: Catalogue = builtin()
+    """The hardware that is known, the user's own included."""
 
 
 def load(path: Path | None = None, *, env: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None) -> Loaded:
@@ -250,7 +259,15 @@ def load(path: Path | None = None, *, env: Mapping[str, str] | None = None, flag
             origins[key] = "command line"
     settings = _convert(tree, where)
     _cross_check(settings, where)
-    return Loaded(settings, origins, path)
+    return Loaded(settings, origins, path, _catalogue(settings, origins, path))
+
+
+def _catalogue(settings: Settings, origins: Mapping[str, str], path: Path | None) -> Catalogue:
+    """Ours, with the user's own over it; a relative path in the configuration file counts from that file's folder."""
+    if not (named := settings.carbon.catalogue):
+        return builtin()
+    beside = path and origins.get("carbon.catalogue") == str(path)
+    return merged(path.parent / named if path and beside else Path(named))
 
 
 def find(env: Mapping[str, str]) -> Path | None:

@@ -219,7 +219,7 @@ class TestModels:
         assert host_kg(2000, 22720) / node == pytest.approx(0.57, abs=0.005)
 
     def test_hosts_by_every_model_that_knows_them(self) -> None:
-        found = {estimate.model: estimate.kg for estimate in host_estimates(OURS.hosts["eserve-8xH100"], OURS)}
+        found = {estimate.model: estimate.kg for estimate in host_estimates(OURS.hosts["eserve-8xh100"], OURS)}
         assert found["ecoserve"]
         assert math.isclose(found["ecoserve"].high, 3355.4, rel_tol=1e-4)
         (pcf,) = [one.kg for one in host_estimates(OURS.hosts["dell-r740"], OURS) if one.kg]

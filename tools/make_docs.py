@@ -120,8 +120,8 @@ One TOML file: the one that `--config` or `BATCHSCHED_CONFIG` names, else `./bat
 `~/.config/batchsched/batchsched.toml`. A flag beats the environment, the environment beats the file, the file beats the
 default. `batchsched init` writes a commented file; `batchsched config show --origin` says who set what.
 
-Unknown keys are refused. Relative paths count from the folder that a command is started in; `forecast.path` counts from the
-file's own folder.
+Unknown keys are refused. Relative paths count from the folder that a command is started in; `forecast.path` and
+`carbon.catalogue` count from the file's own folder.
 
 {NEWLINE.join(tables)}
 GPU types: {", ".join(f"`{name}`" for name in GPU_TYPES)}, or `cpu`.

@@ -37,6 +37,7 @@ COMMANDS = {
     "report": ("report:report", "Energy, grams and savings of one batch or of all."),
     "plan": ("plan:plan", "The plan in force."),
     "forecast": ("forecast:forecast", "Forecasts of carbon intensity, and what was known when."),
+    "carbon": ("carbon:carbon", "What hardware cost to make, and what running it costs; needs no server."),
     "key": ("key:key", "API keys of tenants, operators and workers."),
 }
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from batchsched.carbon.ledger import account, total
+from batchsched.carbon.models import Hardware
 from batchsched.carbon.operational import operational_g
 from batchsched.carbon.report import Baseline, Entry, Intensity, Report
 from batchsched.clock import Clock
@@ -35,12 +36,21 @@ MOST_ENDED = 5000
 class Reports:
     """Reads rows, the plan in force and the forecasts; changes nothing."""
 
-    def __init__(self, database: Database, scheduler: Scheduler, provider: Provider, clock: Clock, carbon: Carbon) -> None:
+    def __init__(
+        self,
+        database: Database,
+        scheduler: Scheduler,
+        provider: Provider,
+        clock: Clock,
+        carbon: Carbon,
+        hardware: Hardware,
+    ) -> None:
         self._database = database
         self._scheduler = scheduler
         self._provider = provider
         self._clock = clock
         self._carbon = carbon
+        self._hardware = hardware
         self._progress = Progress(scheduler, clock)
         self._ended: Kept[dict[str, Any]] = Kept(clock, for_s=ENDED_S, most=MOST_ENDED)
 
@@ -170,7 +180,8 @@ class Reports:
         # Run-now would have started its engine once, however often ours was started.
         once = [entry for i, entry in enumerate(entries) if not (starts[i] and any(starts[:i]))]
         baseline = self._baseline(row, once)
-        return account(entries, self._truth, baseline, self._carbon.embodied_policy, self._carbon.lifetime_years)
+        carbon = self._carbon
+        return account(entries, self._truth, baseline, carbon.embodied_policy, carbon.lifetime_years, self._hardware)
 
     def _entry(self, row: Mapping[str, Any]) -> Entry:
         """A ledger row with its place; that of a pool which is declared no more is unknown, and so are its grams."""

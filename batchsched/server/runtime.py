@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchsched.carbon.models import Hardware
 from batchsched.clock import Clock, IdSource, RandomIds, SystemClock
 from batchsched.errors import InvalidConfiguration, StorageUnavailable
 from batchsched.forecasts.opened import open_forecasts
@@ -54,7 +55,8 @@ class Runtime:
             self.recorder = Recorder(self.database, self.store, self.ids, weights)
             self.leadership = Leadership(self.database, self.ids.new("server"), self.clock, self._begin_to_lead)
             self.scheduler = Scheduler(self.database, loaded.settings, provider, self.clock, self.leadership)
-            self.reports = Reports(self.database, self.scheduler, provider, self.clock, loaded.settings.carbon)
+            hardware = Hardware(loaded.catalogue, loaded.settings.carbon.embodied_model)
+            self.reports = Reports(self.database, self.scheduler, provider, self.clock, loaded.settings.carbon, hardware)
             self.quotas = Quotas(loaded.settings, self.reports.grams_since, self.clock)
             self.lifecycle = Lifecycle(
                 self.database,
