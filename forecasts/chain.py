@@ -51,7 +51,8 @@ class Choice(msgspec.Struct, frozen=True):
     @property
     def why(self) -> str:
         """In words, why it is this one."""
-        return "; ".join(f"{name}: {reason}" for name, reason in self.passed_over) or "the first of its sources"
+        passed_over = "; ".join(f"{name}: {reason}" for name, reason in self.passed_over)
+        return passed_over or ("the first of its sources" if self.trust else "no source of it has a forecast yet")
 
 
 class Chain:

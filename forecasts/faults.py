@@ -118,6 +118,21 @@ def judge(
     return aged(Judgement(cleaned, tuple(fault for fault in found if fault)), now, limits)
 
 
+def believable(
+    forecast: IntensityForecast,
+    recent: Mapping[int, float],
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+) -> IntensityForecast | None:
+    """The forecast with its implausible values unknown; None where these are many, or where it is stuck.
+
+    `recent`: what came true in the last weeks, by hour.
+    """
+    cleaned, strays = _cleaned(forecast, recent, limits)
+    stuck = _stuck(hours_of(forecast), recent, limits)
+    many = len(strays) > limits.strays * len(forecast.slots)
+    return None if many or (stuck and stuck.verdict == "refuse") else cleaned
+
+
 def aged(judgement: Judgement, now: datetime, limits: Limits) -> Judgement:
     """A judgement with the forecast's age as it is now."""
     stale = _stale(judgement.cleaned, now, limits)

@@ -85,15 +85,17 @@ class FileProvider:
                 self._read(seen)
         except OSError as problem:
             self._keep(InvalidConfiguration(f"Cannot read the forecast file {self._path}: {problem.strerror}."))
-        except InvalidConfiguration as problem:
-            self._keep(problem)
-            self._seen = seen
         return self._content
 
     def _read(self, seen: tuple[int, int]) -> None:
-        self._content = read_file(self._path, self._asked)
-        self._realised = {zone: list(_resolve(rows)) for zone, rows in self._content.realised.items()}
-        self._seen, self._problem = seen, ""
+        try:
+            self._content = read_file(self._path, self._asked)
+        except InvalidConfiguration as problem:
+            self._keep(problem)
+        else:
+            self._realised = {zone: list(_resolve(rows)) for zone, rows in self._content.realised.items()}
+            self._problem = ""
+        self._seen = seen
 
     def _keep(self, problem: InvalidConfiguration) -> None:
         if self._strict or self._seen is None:

@@ -38,6 +38,8 @@ FRESH_S = 6 * 3600.0
 LEARNT_ANEW = timedelta(days=7)
 HELD_OUT_H = 28 * 24
 TRIED = timedelta(days=50)  # the provider's forecasts over those weeks, and over those that their first day looks back on
+BLENDED = timedelta(weeks=3)  # the same where only the last issues are new
+RECENT = timedelta(weeks=4)  # what is plausible
 WORTH_BLENDING = timedelta(weeks=6)
 ISSUES_EVERY_H = 23  # held-out issues wander round the clock
 HORIZON_H = 96
@@ -89,7 +91,7 @@ class Own:
         if made and made.issued_at >= hour:
             return made
         model = self._model(zone, now) or self.train(zone, now)[1]
-        provided = self._provided(zone, now - LOOK_BACK, now)
+        provided = self._provided(zone, now - BLENDED, now)
         means = self._blended(model, self._gathered.to_forecast(model, signal, now), provided, now)
         slots = (ForecastSlot(instant_of(at), instant_of(at + 1), float(mean)) for at, mean in enumerate(means, hour_of(now)))
         with_whom = f", blended with {provided[-1].forecast.provider}" if provided else ""
@@ -126,7 +128,7 @@ class Own:
     def _holds_back(self, zone: str, now: datetime) -> bool:
         """A blend that has seen little might be worse than the forecast that it was made of."""
         known = sum((value.end - value.start for value in self._measured(zone, now - LOOK_BACK, now)), timedelta())
-        return known < WORTH_BLENDING and bool(self._provided(zone, now - TRIED, now))
+        return known < WORTH_BLENDING and bool(self._other(zone, now - TRIED, now))
 
     def _has_made(self, zone: str, signal: Signal) -> bool:
         return any(feed.provider == OWN and feed.signal == str(signal) for feed in self._archive.feeds(zone))
@@ -169,12 +171,17 @@ class Own:
 
     def _provided(self, zone: str, start: datetime, now: datetime) -> list[Receipt]:
         """The forecasts of the first of the zone's other sources that has any."""
-        signal = self.signal_of(zone)
-        archived = {feed.provider for feed in self._archive.feeds(zone) if feed.signal == str(signal)}
-        for name in self._others.get(zone, ()):
-            if name in archived and (found := self._archive.receipts(zone, start, now, as_of=now, provider=name, signal=signal)):
-                return found
-        return []
+        from batchsched.forecasts.provided import provided
+
+        name = self._other(zone, start, now)
+        if not name:
+            return []
+        return provided(self._archive, zone, self.signal_of(zone), name, start, now, self._measured(zone, now - RECENT, now))
+
+    def _other(self, zone: str, since: datetime, now: datetime) -> str:
+        from batchsched.forecasts.provided import first_that_forecasts
+
+        return first_that_forecasts(self._archive, zone, self.signal_of(zone), self._others.get(zone, ()), since, now)
 
     def _calibrated(self, forecast: IntensityForecast, values: list[Realised], now: datetime) -> IntensityForecast:
         from batchsched.forecasts.calibrated import learn, with_quantiles

@@ -100,6 +100,22 @@ class TestForecasts:
         assert [issue.issued_at for issue in issues] == [NOW - HOUR, NOW]
         assert archive.forecasts("DE", NOW, NOW + 4 * HOUR, as_of=NOW + 2.5 * HOUR) == [forecast(0, mean=100)]
 
+    def test_the_newest_at_each_full_hour(self, tmp_path: Path, later: Later) -> None:
+        archive = Archive(tmp_path)
+        came = [(0, 0), (0.25, 0.25), (0.5, 1), (-3, 1), (0.75, 1.25), (1.5, 4), (1, 4), (2, 9)]
+        for issued, received in came:
+            archive.add_forecast(forecast(issued), NOW + received * HOUR)
+        archive = later(archive)
+        start, end, at = NOW - 9 * HOUR, NOW + 9 * HOUR, NOW + 8 * HOUR
+        thin = list(archive.each_hour("DE", start, end, as_of=at, provider="grid", signal=Signal()))
+        hours = [(one.forecast.issued_at - NOW) / HOUR for one in thin], [(one.received_at - NOW) / HOUR for one in thin]
+        assert hours == ([0, 0.5, 0.75, 1.5], [0, 1, 1.25, 4])
+        every = archive.receipts("DE", start, end, as_of=at)
+        for hour in range(9):
+            begun = NOW + hour * HOUR
+            seen = [[one.forecast for one in some if one.received_at <= begun] for some in (thin, every)]
+            assert seen[0][-1] == seen[1][-1]
+
     def test_that_come_twice_are_kept_once_and_changes_are_kept(self, tmp_path: Path, later: Later) -> None:
         archive = Archive(tmp_path)
         assert archive.add_forecast(forecast(mean=100), NOW)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -203,3 +204,28 @@ def test_a_good_provider_is_followed(tmp_path: Path) -> None:
         assert len(known) == 36
     assert errors[True] < 0.05
     assert errors[True] < errors[False] / 2
+
+
+@pytest.mark.parametrize("factor", [0.0, 20.0, None])
+def test_a_provider_that_breaks_is_left_alone_at_once(tmp_path: Path, factor: float | None) -> None:
+    """Its skill of weeks does not carry nonsense into ours: the issue before the broken one counts."""
+    truth = list(sunny(NOW + 4 * DAY, 62))
+    means: list[list[float | None]] = []
+    for broken in (False, True):
+        archive = Archive(tmp_path / str(broken) / "archive")
+        archive.add_realised([v for v in truth if v.end <= NOW], NOW)
+        issues = [one for one in provider_of(truth) if one.issued_at < NOW]
+        for forecast in issues:
+            archive.add_forecast(forecast, forecast.issued_at)
+        if broken:
+            at = issues[-1].issued_at + HOUR
+            slots = tuple(
+                msgspec.structs.replace(
+                    slot, mean_g_per_kwh=(slot.mean_g_per_kwh or 0) * factor if factor is not None else 250.0, quantiles=None
+                )
+                for slot in issues[-1].slots
+            )
+            archive.add_forecast(msgspec.structs.replace(issues[-1], issued_at=at, slots=slots), at)
+        own = Own(archive, {"DE": Signal()}, tmp_path / str(broken), ManualClock(NOW), {"DE": ["grid"]})
+        means.append([slot.mean_g_per_kwh for slot in own.fetch_forecast("DE", NOW).slots])
+    assert means[0] == means[1]

@@ -22,7 +22,7 @@ import numpy as np
 
 from batchsched.errors import SignalMismatch, StorageFull, StorageUnavailable
 from batchsched.forecasts.archive.journal import Journal
-from batchsched.forecasts.archive.months import ISSUES, MEASURED, Months
+from batchsched.forecasts.archive.months import ISSUES, MEASURED, Ints, Months
 from batchsched.forecasts.archive.records import (
     PARTS_PER_G,
     Feed,
@@ -43,6 +43,8 @@ __all__ = ["Archive", "Feed", "Receipt", "Summary"]
 log = logging.getLogger(__name__)
 
 R = TypeVar("R", Issue, Measured)
+A = TypeVar("A", int, Ints)
+HOUR = 3600 * 10**6
 FOLD_BYTES = 8 << 20
 TOGETHER = 500
 
@@ -133,6 +135,18 @@ class Archive:
             feeds = self._feeds(zone, provider, signal)
             found = [issue for feed in feeds for issue in self._issued(feed, micros(start), micros(end), micros(as_of))]
             return [issue.receipt() for issue in sorted(found, key=_age)]
+
+    def each_hour(
+        self, zone: str, start: datetime, end: datetime, *, as_of: datetime, provider: str, signal: Signal
+    ) -> Iterator[Receipt]:
+        """The same, but of those that reached us within an hour only the newest; one at a time, for many take much room."""
+        with self._lock:
+            feeds = self._feeds(zone, provider, signal)
+            found = [
+                issue for feed in feeds for issue in self._issued(feed, micros(start), micros(end), micros(as_of), thin=True)
+            ]
+        newest = {_hour_after(issue.received_at): issue for issue in sorted(found, key=_age)}
+        return (issue.receipt() for issue in sorted(newest.values(), key=_age))
 
     def realised(
         self,
@@ -229,17 +243,17 @@ class Archive:
             )
         return asked
 
-    def _issued(self, feed: Feed, start: int, end: int, at: int) -> Iterator[Issue]:
+    def _issued(self, feed: Feed, start: int, end: int, at: int, *, thin: bool = False) -> Iterator[Issue]:
+        def choose(issued: Ints, received: Ints) -> Ints:
+            chosen = np.flatnonzero((issued >= start) & (issued < end) & (issued <= at) & (received <= at))
+            if not thin:
+                return chosen
+            _, newest = np.unique(_hour_after(received[chosen][::-1]), return_index=True)  # they are in order of issue
+            return chosen[np.sort(len(chosen) - 1 - newest)]
+
         for name in self._issues.names():
             if month(start) <= name <= month(end):
-                rows = self._issues.select(
-                    name,
-                    feed,
-                    lambda issued, received: np.flatnonzero(
-                        (issued >= start) & (issued < end) & (issued <= at) & (received <= at)
-                    ),
-                )
-                yield from (Issue.from_plain(feed, row) for row in rows)
+                yield from (Issue.from_plain(feed, row) for row in self._issues.select(name, feed, choose))
         recent = self._journal.records(Issue, feed)
         yield from (issue for issue in recent if start <= issue.issued_at < end and _is_out(issue, at))
 
@@ -291,6 +305,11 @@ class Archive:
 
 def _age(issue: Issue) -> tuple[int, int]:
     return issue.issued_at, issue.received_at
+
+
+def _hour_after(received_at: A) -> A:
+    """The first full hour at which it was there."""
+    return -(-received_at // HOUR)
 
 
 def _last(issues: Iterable[Issue]) -> Issue | None:
