@@ -27,7 +27,7 @@ MOST_ISSUES = 400
 def skill_of(archive: Archive, zone: str, start: datetime, end: datetime, now: datetime, *, bin_h: int = DAY_H) -> list[Skill]:
     """Everyone who issued forecasts of a zone in [start, end), by their leads. Of more than one issue an hour the first counts.
 
-    Of very many, some hundred are taken, evenly. Raises InvalidValue for more than a year.
+    Over more than two weeks it is the first of more hours, so that some hundred remain. Raises InvalidValue for more than a year.
     """
     if end - start > LONGEST:
         raise InvalidValue(f"At most {LONGEST.days} days are looked at at once.", param="start")
@@ -40,12 +40,10 @@ def skill_of(archive: Archive, zone: str, start: datetime, end: datetime, now: d
 
 
 def _issues(archive: Archive, feed: Feed, start: datetime, end: datetime, now: datetime) -> list[IntensityForecast]:
-    by_hour: dict[int, IntensityForecast] = {}
+    each_h = max(math.ceil((end - start) / timedelta(hours=MOST_ISSUES)), 1)
     signal = Signal.parse(feed.signal)
-    for receipt in archive.receipts(feed.zone, start, end, as_of=now, provider=feed.provider, signal=signal):
-        by_hour.setdefault(hour_of(receipt.forecast.issued_at), receipt.forecast)
-    issues = list(by_hour.values())
-    return issues[:: math.ceil(len(issues) / MOST_ISSUES)] if issues else []
+    found = archive.first_of_each(each_h, feed.zone, start, end, as_of=now, provider=feed.provider, signal=signal)
+    return [receipt.forecast for receipt in found]
 
 
 def _truth(archive: Archive, feed: Feed, issues: list[IntensityForecast], now: datetime) -> dict[int, float]:

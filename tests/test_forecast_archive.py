@@ -116,6 +116,17 @@ class TestForecasts:
             seen = [[one.forecast for one in some if one.received_at <= begun] for some in (thin, every)]
             assert seen[0][-1] == seen[1][-1]
 
+    def test_the_first_of_so_many_hours(self, tmp_path: Path, later: Later) -> None:
+        archive = Archive(tmp_path)
+        block = NOW - (NOW - datetime.fromtimestamp(0, NOW.tzinfo)) % (6 * HOUR)
+        for issued in (1, 0.5, 0.5, 5.9, 6, 11, 25):
+            archive.add_forecast(forecast((block - NOW) / HOUR + issued), NOW + 30 * HOUR)
+        archive.add_forecast(forecast((block - NOW) / HOUR + 0.5, mean=5), NOW + 31 * HOUR)
+        archive = later(archive)
+        found = archive.first_of_each(6, "DE", block, block + 99 * HOUR, as_of=NOW + 40 * HOUR, provider="grid", signal=Signal())
+        means = [((one.forecast.issued_at - block) / HOUR, one.forecast.slots[0].mean_g_per_kwh) for one in found]
+        assert means == [(0.5, 100), (6, 100), (25, 100)]
+
     def test_that_come_twice_are_kept_once_and_changes_are_kept(self, tmp_path: Path, later: Later) -> None:
         archive = Archive(tmp_path)
         assert archive.add_forecast(forecast(mean=100), NOW)

@@ -43,7 +43,7 @@ __all__ = ["Archive", "Feed", "Receipt", "Summary"]
 log = logging.getLogger(__name__)
 
 R = TypeVar("R", Issue, Measured)
-A = TypeVar("A", int, Ints)
+Thin = Callable[[Ints, Ints], Ints]  # by times of issue and receipt, in order: which of them are looked at
 HOUR = 3600 * 10**6
 FOLD_BYTES = 8 << 20
 TOGETHER = 500
@@ -140,13 +140,30 @@ class Archive:
         self, zone: str, start: datetime, end: datetime, *, as_of: datetime, provider: str, signal: Signal
     ) -> Iterator[Receipt]:
         """The same, but of those that reached us within an hour only the newest; one at a time, for many take much room."""
+
+        def newest(issued: Ints, received: Ints) -> Ints:
+            del issued
+            return len(received) - 1 - np.unique(-(-received[::-1] // HOUR), return_index=True)[1]
+
+        return self._thinned(newest, Feed(zone, provider, str(signal)), start, end, as_of)
+
+    def first_of_each(
+        self, hours: int, zone: str, start: datetime, end: datetime, *, as_of: datetime, provider: str, signal: Signal
+    ) -> Iterator[Receipt]:
+        """The same, but of those that were issued within so many hours only the first, as it first came."""
+
+        def first(issued: Ints, received: Ints) -> Ints:
+            del received
+            return np.unique(issued // (hours * HOUR), return_index=True)[1]
+
+        return self._thinned(first, Feed(zone, provider, str(signal)), start, end, as_of)
+
+    def _thinned(self, thin: Thin, feed: Feed, start: datetime, end: datetime, as_of: datetime) -> Iterator[Receipt]:
         with self._lock:
-            feeds = self._feeds(zone, provider, signal)
-            found = [
-                issue for feed in feeds for issue in self._issued(feed, micros(start), micros(end), micros(as_of), thin=True)
-            ]
-        newest = {_hour_after(issue.received_at): issue for issue in sorted(found, key=_age)}
-        return (issue.receipt() for issue in sorted(newest.values(), key=_age))
+            self._refresh()
+            found = sorted(self._issued(feed, micros(start), micros(end), micros(as_of), thin), key=_age)
+        keys = np.array([_age(issue) for issue in found], np.int64).reshape(-1, 2)
+        return (found[n].receipt() for n in sorted(thin(keys[:, 0], keys[:, 1]).tolist()))
 
     def realised(
         self,
@@ -243,13 +260,10 @@ class Archive:
             )
         return asked
 
-    def _issued(self, feed: Feed, start: int, end: int, at: int, *, thin: bool = False) -> Iterator[Issue]:
+    def _issued(self, feed: Feed, start: int, end: int, at: int, thin: Thin | None = None) -> Iterator[Issue]:
         def choose(issued: Ints, received: Ints) -> Ints:
             chosen = np.flatnonzero((issued >= start) & (issued < end) & (issued <= at) & (received <= at))
-            if not thin:
-                return chosen
-            _, newest = np.unique(_hour_after(received[chosen][::-1]), return_index=True)  # they are in order of issue
-            return chosen[np.sort(len(chosen) - 1 - newest)]
+            return chosen if thin is None else chosen[np.sort(thin(issued[chosen], received[chosen]))]
 
         for name in self._issues.names():
             if month(start) <= name <= month(end):
@@ -305,11 +319,6 @@ class Archive:
 
 def _age(issue: Issue) -> tuple[int, int]:
     return issue.issued_at, issue.received_at
-
-
-def _hour_after(received_at: A) -> A:
-    """The first full hour at which it was there."""
-    return -(-received_at // HOUR)
 
 
 def _last(issues: Iterable[Issue]) -> Issue | None:
