@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
+from batchsched.carbon import reproduce_ecoserve
 from batchsched.carbon.reproduce_greenllm import Assumed, Load, Reproduction, reproduce, table_1
 from batchsched.carbon.traffic import LLAMA_7B, Drafts, of_drafts, of_kv_cache
+from batchsched.cli.carbon_reproduce import reproduce as reproduce_command
 
 MEDIAN = Load("sharegpt p50", 160, 140, 0.080)
 
@@ -44,7 +50,7 @@ def test_the_life_claims_contradict_each_other_and_say_so(found: Reproduction) -
     verdicts = {(claim.about, claim.published): claim.agrees for claim in found.claims if "life" in claim.about}
     assert verdicts == {
         ("a shorter life of the new GPU", "raises the saving (section 5)"): False,
-        ("a shorter life of the new GPU", "lowers the saving (section 7.6, measured)"): False,
+        ("a shorter life of the new GPU", "lowers the saving (section 7.6)"): False,
         ("a longer life of the old GPU", "raises the saving (sections 5 and 7.6)"): True,
     }
     busy = reproduce([], Assumed(new_time=(1.0,)))
@@ -70,3 +76,61 @@ def test_both_measures_of_bandwidth_are_given(found: Reproduction) -> None:
     assert link.rate_ratio == pytest.approx(81.1, abs=0.1)
     by_measure = {claim.about: claim.agrees for claim in found.claims if claim.about.startswith("drafts")}
     assert list(by_measure.values()) == [False, True]
+
+
+@pytest.fixture(scope="module")
+def ecoserve() -> reproduce_ecoserve.Reproduction:
+    return reproduce_ecoserve.reproduce()
+
+
+def test_the_authors_example_node(ecoserve: reproduce_ecoserve.Reproduction) -> None:
+    node = ecoserve.node
+    assert node["gpu_kg"] == pytest.approx(103.0, abs=0.1)
+    assert node["host_kg"] == pytest.approx(1084, abs=1)
+    assert node["total_kg"] == pytest.approx(1908, abs=1)
+    assert node["embodied_g_per_h"] == pytest.approx(54.5, abs=0.1)
+    assert node["crossover_g_per_kwh"] == pytest.approx(11.4, abs=0.05)
+    assert [node[f"operational_g_per_h_at_{at}"] for at in (17, 261, 501)] == pytest.approx([81, 1242, 2385], abs=0.5)
+    assert sum(ecoserve.parts_kg.values()) == pytest.approx(node["total_kg"])
+
+
+def test_the_dies_share_is_a_fifth_but_for_the_newest(ecoserve: reproduce_ecoserve.Reproduction) -> None:
+    shares = {one.gpu: round(100 * one.share) for one in ecoserve.dies}
+    assert (shares["A100-80"], shares["H100"], shares["V100-PCIe-32"]) == (21, 40, 16)
+    agrees = {claim.about: claim.agrees for claim in ecoserve.claims if claim.about.startswith("the die's")}
+    assert [about for about, agreed in agrees.items() if not agreed] == ["the die's share of a GPU, H100"]
+
+
+def test_hosts_are_over_half_unless_the_vendor_is_believed(ecoserve: reproduce_ecoserve.Reproduction) -> None:
+    shares = {case: round(100 * share) for case, share in ecoserve.host_shares.items()}
+    assert list(shares.values())[:3] == [57, 45, 80]
+    disagree = [claim for claim in ecoserve.claims if "host's share" in claim.about and not claim.agrees]
+    assert ["NVIDIA" in claim.about for claim in disagree] == [True]
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(reproduce_command, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_command_prints_tables_and_json() -> None:
+    text = run("greenllm")
+    assert "V100\t20\t19.949\t-0.25\t815 mm2, 12 nm, 32 GB, 26 packages\t18.91" in text
+    assert "Assumed" in text
+    found = json.loads(run("greenllm", "--rho", "0.9", "--new-time", "0.8", "--json"))
+    assert [(one["rho"], one["new_time"]) for one in found["savings"]] == [(0.9, 0.8)]
+    assert "1,908 kg\t1,907.4 kg (-0.03 %)\tyes" in run("ecoserve")
+    assert json.loads(run("ecoserve", "--json"))["node"]["total_kg"] == pytest.approx(1908, abs=1)
+
+
+@pytest.mark.parametrize("paper", ["greenllm", "ecoserve"])
+def test_the_command_draws(paper: str, tmp_path: Path) -> None:
+    run(paper, "--plot", str(tmp_path / "picture.svg"), "--json")
+    assert "<svg" in (tmp_path / "picture.svg").read_text("utf-8")[:2000]
+
+
+def test_the_picture_has_a_known_form(tmp_path: Path) -> None:
+    result = CliRunner().invoke(reproduce_command, ["ecoserve", "--plot", str(tmp_path / "picture.bmp")])
+    assert result.exit_code == 2
+    assert ".png or .svg" in result.output

@@ -239,10 +239,10 @@ def _of_lives(lives: Sequence[Lives]) -> list[Claim]:
         ),
         Claim(
             "a shorter life of the new GPU",
-            "lowers the saving (section 7.6, measured)",
+            "lowers the saving (section 7.6)",
             shorter,
             all(new),
-            "The paper's two statements contradict each other; the measured one is what a still busy A100 gives.",
+            "The paper's two statements contradict each other; the second is what a still busy A100 gives.",
         ),
         Claim(
             "a longer life of the old GPU",
