@@ -17,7 +17,7 @@ from batchsched.units import HOURS_PER_YEAR
 
 T = TypeVar("T")
 
-NODE, NODE_GPU, LIFE_YEARS, UTILISATION = "eserve-8xH100", "H100", 4.0, 0.8
+NODE, NODE_GPU, LIFE_YEARS, UTILISATION = "eserve-8xh100", "H100", 4.0, 0.8
 """The authors' example; memory, disks and watts are in the catalogue."""
 INTENSITIES = (17.0, 261.0, 501.0)
 DIES = ("V100-PCIe-32", "T4", "L4", "A40", "A100-80", "H100")

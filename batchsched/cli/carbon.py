@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchsched.cli.carbon_reproduce import reproduce
 from batchsched.cli.common import config_option, json_option, load, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ CELLS = {
 @click.group()
 def carbon() -> None:
     """What hardware cost to make, and what running it costs."""
+
+
+carbon.add_command(reproduce)
 
 
 @carbon.command()
