@@ -25,15 +25,19 @@ from batchsched.clock import ManualClock
 from batchsched.forecasts import Realised, Signal, own
 from batchsched.forecasts.archive import Archive
 from batchsched.forecasts.evaluation import Array
+from batchsched.forecasts.layouts import CARBONCAST_POWER
+from batchsched.forecasts.port import Generation
+from benchmarks.forecast_ours import MIX
 from benchmarks.forecast_trials import DEFECTIVE, US_HISTORY
 
 FIRST, LAST = datetime(2022, 7, 1, tzinfo=UTC), datetime(2022, 12, 27, tzinfo=UTC)
 BEGINS = datetime(2019, 7, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
+WAYS = (("alone", False, False), ("generation", False, True), ("other zones", True, False), ("both", True, True))
 LEFT_OUT = (*DEFECTIVE, "WALC")
 
 
-def filled(folder: Path, history: pd.DataFrame, zones: list[str]) -> Archive:
+def filled(folder: Path, history: pd.DataFrame, zones: list[str], *, generation: bool) -> Archive:
     """An archive of these zones."""
     archive = Archive(folder)
     for zone in zones:
@@ -41,6 +45,11 @@ def filled(folder: Path, history: pd.DataFrame, zones: list[str]) -> Archive:
         starts = pd.DatetimeIndex(rows["interval_start_utc"]).to_pydatetime()
         values = zip(starts, rows["ci_direct"].tolist(), strict=True)
         archive.add_realised((Realised(zone, at, at + HOUR, value, "EIA-930", Signal()) for at, value in values), BEGINS)
+        if generation:
+            columns = {fuel: rows[name].tolist() for name, fuel in CARBONCAST_POWER.items() if name in rows}
+            mixes = ({fuel: mw[n] for fuel, mw in columns.items() if mw[n] == mw[n]} for n in range(len(rows)))
+            slots = zip(starts, mixes, strict=True)
+            archive.add_generation((Generation(zone, at, at + HOUR, "EIA-930", mix) for at, mix in slots), BEGINS)
     archive.fold()
     return archive
 
@@ -68,21 +77,31 @@ def main() -> None:
     data = Path(os.environ.get("BATCHSCHED_DATA", "../shared/data"))
     if not (data / US_HISTORY).is_file():
         sys.exit(f"This benchmark needs the shared data ({data / US_HISTORY} is absent). Name its folder in BATCHSCHED_DATA.")
-    history = pd.read_parquet(data / US_HISTORY)
+    history = pd.read_parquet(data / US_HISTORY).astype({"region": str})
+    history = history.merge(pd.read_parquet(data / MIX).astype({"region": str}), on=["region", "timestamp_utc"], how="left")
     history = history[(history["interval_start_utc"] >= BEGINS) & ~history["region"].isin(LEFT_OUT)]
     step = (LAST - FIRST) / asked.issues
     issues = [(FIRST + n * step).replace(minute=20, second=0, microsecond=0) for n in range(asked.issues)]
     own.LEARNT_ANEW = timedelta(days=366)  # one model for the whole half-year
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        whole = filled(Path(folder) / "whole", history, sorted(history["region"].unique()))
+        everybody = sorted(history["region"].unique())
+
+        def archive_for(zone: str, beside: bool, generation: bool) -> Archive:
+            place = Path(folder) / f"{'all' if beside else zone}-{generation}"
+            return (
+                Archive(place)
+                if place.exists()
+                else filled(place, history, everybody if beside else [zone], generation=generation)
+            )
+
         for zone in asked.zones:
             rows = history[history["region"] == zone]
             truth = dict(zip(pd.DatetimeIndex(rows["interval_start_utc"]).to_pydatetime(), rows["ci_direct"], strict=True))
-            for name, archive in (("with", whole), ("alone", filled(Path(folder) / zone, history, [zone]))):
-                found, learn_s, issue_s = errors(archive, zone, truth, issues)
+            for name, beside, generation in WAYS:
+                found, learn_s, issue_s = errors(archive_for(zone, beside, generation), zone, truth, issues)
                 shown = (100 * np.nanmean(found, axis=0)).round(2).tolist()
-                print(f"{zone:5} {name:6} days 1-4: {shown} %; learnt in {learn_s:.0f} s, an issue {issue_s:.2f} s", flush=True)
+                print(f"{zone:5} {name:18} days 1-4: {shown} %; learnt in {learn_s:.0f} s, an issue {issue_s:.2f} s", flush=True)
                 result.setdefault(name, []).append(shown)
     print(json.dumps({name: np.mean(found, axis=0).round(2).tolist() for name, found in result.items()}))
 

@@ -16,7 +16,7 @@ import msgspec
 from batchsched.clock import Clock
 from batchsched.errors import BatchschedError, ForecastUnavailable, InvalidValue, SignalMismatch, SourceLimited, SourceRefused
 from batchsched.feeds import OWN
-from batchsched.forecasts.port import Realised
+from batchsched.forecasts.sources.port import Generating
 
 if TYPE_CHECKING:
     from batchsched.forecasts.archive import Archive
@@ -154,8 +154,7 @@ class Feed:
         since = now - REVISED
         if self._clock.monotonic() >= self._filled.get(zone, -float("inf")):
             since = min(self._known_to(zone, now), since)
-        values = self.source.fetch_realised(zone, since, now, now)
-        added = self._archive.add_realised(values, self._clock.now())
+        _, added = self._measured(zone, since, now, now)
         if since < now - REVISED:
             self._filled[zone] = self._clock.monotonic() + FILL_EVERY_S
         return added
@@ -177,10 +176,19 @@ class Feed:
             return Backfilled(name, 0, 0, "it has no history")
         try:
             with self._asking:
-                values: list[Realised] = self.source.fetch_realised(zone, start, min(end, now), now)
+                received, added = self._measured(zone, start, min(end, now), now)
         except (ForecastUnavailable, SignalMismatch) as problem:
             return Backfilled(name, 0, 0, problem.message)
-        return Backfilled(name, len(values), self._archive.add_realised(values, self._clock.now()))
+        return Backfilled(name, received, added)
+
+    def _measured(self, zone: str, start: datetime, end: datetime, now: datetime) -> tuple[int, int]:
+        """Ask and keep: how many values came true, and how many of them were news."""
+        if isinstance(self.source, Generating):
+            values, generation = self.source.fetch_generation(zone, start, end, now)
+            self._archive.add_generation(generation, self._clock.now())
+        else:
+            values = self.source.fetch_realised(zone, start, end, now)
+        return len(values), self._archive.add_realised(values, self._clock.now())
 
 
 class Feeds:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from batchsched.errors import ForecastUnavailable, InvalidConfiguration
 from batchsched.forecasts.layouts import Content, Row, read_file
-from batchsched.forecasts.port import ForecastSlot, IntensityForecast, Realised, Signal
+from batchsched.forecasts.port import ForecastSlot, Generation, IntensityForecast, Realised, Signal
 
 log = logging.getLogger(__name__)
 _Piece = tuple[datetime, datetime, Row]
@@ -44,8 +44,7 @@ class FileProvider:
 
     def zones(self) -> list[str]:
         """Zones with a forecast or with measurements."""
-        content = self._fresh()
-        return sorted(content.forecasts.keys() | content.realised.keys())
+        return self._fresh().zones
 
     def signal_of(self, zone: str) -> Signal:
         """The file's one signal. Raises ForecastUnavailable for an unknown zone."""
@@ -77,6 +76,12 @@ class FileProvider:
             for since, to, row in takewhile(lambda piece: piece[0] < end, islice(pieces, first, None))
             if row.realised is not None and row.end <= now
         ]
+
+    def generation(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Generation]:
+        """What generated power in slots that begin in [start, end) and had ended by `now`."""
+        content, until = self._fresh(), min(end, now)
+        rows = [row for row in content.generated.get(zone, []) if row.mw and start <= row.start < end and row.end <= until]
+        return [Generation(zone, row.start, row.end, content.provider, row.mw or {}) for row in rows]
 
     def _fresh(self) -> Content:
         try:

@@ -7,11 +7,13 @@ out of the ordinary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from batchsched.errors import ForecastUnavailable, SignalMismatch
 from batchsched.feeds import OWN
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 LOOK_BACK = timedelta(weeks=10)  # what a model looks at when it forecasts
 LEARN_FROM = timedelta(days=3 * 366)  # what it learns from
 MOST_BESIDE = 24
+WIND, STORAGE = "wind", "storage"
 _LATELY_H = 4 * WEEK_H
 
 
@@ -42,12 +45,15 @@ class Gathered:
     def to_learn(self, zone: str, signal: Signal, now: datetime) -> History:
         """The last three years at most. Raises ForecastUnavailable where nothing is known."""
         first, values = self._known(zone, signal, now - LEARN_FROM, now)
-        return self._history(zone, signal, now, first, values, self._beside(zone, signal, now, first, values))
+        seen = self._history(zone, signal, now, first, values, self._beside(zone, signal, now, first, values))
+        return replace(_alive(seen), beside={name: _alive(other) for name, other in seen.beside.items()})
 
     def to_forecast(self, model: Model, signal: Signal, now: datetime) -> History:
         """The last weeks, with all that the model looks at. Raises ForecastUnavailable where nothing of the zone is known."""
         first, values = self._known(model.zone, signal, now - LOOK_BACK, now)
-        return self._history(model.zone, signal, now, first, values, model.profile.beside)
+        seen = self._history(model.zone, signal, now, first, values, model.profile.beside)
+        beside = {name: replace(other, mix=_with(other.mix, [WIND], other)) for name, other in seen.beside.items()}
+        return replace(seen, mix=_with(seen.mix, model.profile.sources, seen), beside=beside)
 
     def _known(self, zone: str, signal: Signal, since: datetime, now: datetime) -> tuple[int, Floats]:
         """The hours from the first known one to `now`, and when that was."""
@@ -68,8 +74,14 @@ class Gathered:
 
     def _history(self, zone: str, signal: Signal, now: datetime, first: int, values: Floats, beside: Iterable[str]) -> History:
         begins_at = instant_of(first)
-        others = {name: History(name, begins_at, self._hours(name, signal, first, now)) for name in beside}
-        return History(zone, begins_at, values, utc_offset_h=utc_offset_h(zone), beside=others)
+        others = {
+            name: History(name, begins_at, self._hours(name, signal, first, now), self._mix(name, first, now)) for name in beside
+        }
+        return History(zone, begins_at, values, self._mix(zone, first, now), None, utc_offset_h(zone), others)
+
+    def _mix(self, zone: str, first: int, now: datetime) -> dict[str, Floats]:
+        found = self._archive.generation(zone, first, hour_of(now), as_of=now)
+        return {fuel: np.maximum(mw, 0).astype(np.float32) for fuel, mw in found.items() if fuel != STORAGE}
 
     def _beside(self, zone: str, signal: Signal, now: datetime, first: int, values: Floats) -> list[str]:
         """The zones that were known half of the time, and lately: those whose days go most with this one's, if there are many."""
@@ -79,9 +91,24 @@ class Gathered:
         for name in names:
             other = self._hours(name, signal, first, now)
             common = np.isfinite(values) & np.isfinite(other)
-            if common.sum() >= max(LEAST_H, len(values) / 2) and common[-_LATELY_H:].sum() >= _LATELY_H / 2:
+            if common.sum() >= max(LEAST_H, len(values) / 2) and _lately(common):
                 likeness[name] = abs(float(np.corrcoef(own, _unusual(other))[0, 1]))
         return sorted(sorted(likeness, key=lambda name: -np.nan_to_num(likeness[name]))[:MOST_BESIDE])
+
+
+def _alive(history: History) -> History:
+    """Without the fuels that have not been heard of lately: a model must not count on them."""
+    return replace(history, mix={fuel: mw for fuel, mw in history.mix.items() if _lately(np.isfinite(mw))})
+
+
+def _lately(known: NDArray[np.bool_]) -> bool:
+    return bool(known[-_LATELY_H:].sum() >= _LATELY_H / 2)
+
+
+def _with(mix: Mapping[str, Floats], fuels: Iterable[str], history: History) -> dict[str, Floats]:
+    """The mix, and nothing known of the fuels that it lacks."""
+    unknown = np.full(len(history.intensity), np.nan, np.float32)
+    return {**dict.fromkeys(fuels, unknown), **mix}
 
 
 def _unusual(values: Floats) -> Floats:

@@ -3,11 +3,12 @@
 A layout is known by its columns. Rows of any layout become the same: one slot, with what was expected of it, when, and what came
 true. A file has one signal. Ours names it; in the other two each row or column has its own, and one of them is chosen.
 
-Ours: `zone,start,end,issued_at,mean,q05,q25,q50,q75,q95,realised`. Instants are RFC 3339 with an offset, intensities gCO2e per
-kWh. A row with `mean` is one slot of the forecast issued at `issued_at`; a row with `realised` says what came true; one row may
-do both. `issued_at`, the quantiles and `realised` may be left out or empty, `issued_at` only where there is no `mean`. NaN and
-negative values are unknown. Lines `# signal: average direct`, `# provider: NAME`, `# licence: TEXT` before the header are
-optional; in Parquet these are pandas' `attrs`.
+Ours: `zone,start,end,issued_at,mean,q05,q25,q50,q75,q95,realised,mw_coal,...`. Instants are RFC 3339 with an offset, intensities
+gCO2e per kWh. A row with `mean` is one slot of the forecast issued at `issued_at`; a row with `realised` says what came true;
+`mw_` and a fuel says what generated that, in megawatts; one row may do all. `issued_at`, the quantiles, `realised` and fuels may
+be left out or empty, `issued_at` only where there is no `mean`. NaN, and negative intensities, are unknown. Lines
+`# signal: average direct`, `# provider: NAME`, `# licence: TEXT` before the header are optional; in Parquet these are pandas'
+`attrs`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from typing import Any
 import msgspec
 
 from batchsched.errors import InvalidConfiguration, InvalidValue
-from batchsched.forecasts.port import QUANTILES, ForecastSlot, IntensityForecast, Realised, Signal, known, plausible
+from batchsched.forecasts.cells import instant, needed, number, real
+from batchsched.forecasts.port import FUELS, QUANTILES, ForecastSlot, Generation, IntensityForecast, Realised, Signal, plausible
 from batchsched.forecasts.tables import Table, read_table
 
 REQUIRED = ("zone", "start", "end")
 QUANTILE_COLUMNS = tuple(f"q{round(level * 100):02d}" for level in QUANTILES)
+POWER_COLUMNS = {f"mw_{fuel}": fuel for fuel in FUELS}
+CARBONCAST_POWER = {name.replace("gas", "nat_gas"): fuel for name, fuel in POWER_COLUMNS.items()}
 COLUMNS = (*REQUIRED, "issued_at", "mean", *QUANTILE_COLUMNS, "realised")
 BOTH_SCOPES = (Signal("average", "direct"), Signal("average", "lifecycle"))
 _HOUR = timedelta(hours=1)
@@ -42,6 +46,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     quantiles: tuple[float, ...] | None
     realised: float | None
     estimated: bool = False
+    mw: Mapping[str, float] | None = None
 
 
 class Content(msgspec.Struct):
@@ -52,6 +57,12 @@ class Content(msgspec.Struct):
     licence: str = ""
     forecasts: dict[str, list[Row]] = {}
     realised: dict[str, list[Row]] = {}
+    generated: dict[str, list[Row]] = {}
+
+    @property
+    def zones(self) -> list[str]:
+        """All that it says something about."""
+        return sorted(self.forecasts.keys() | self.realised.keys() | self.generated.keys())
 
     def issues(self) -> Iterator[IntensityForecast]:
         """Every forecast of the file, each as it was issued; of overlapping slots the later start cuts the earlier one."""
@@ -75,6 +86,13 @@ class Content(msgspec.Struct):
             for row in rows:
                 if row.realised is not None:
                     yield Realised(zone, row.start, row.end, row.realised, self.provider, self.signal, row.estimated)
+
+    def generation(self) -> Iterator[Generation]:
+        """Everything that says what generated power."""
+        for zone, rows in self.generated.items():
+            for row in rows:
+                if row.mw:
+                    yield Generation(zone, row.start, row.end, self.provider, row.mw)
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -100,11 +118,12 @@ def read_file(path: Path, signal: Signal | None = None) -> Content:
     provider = table.options.get("provider") or layout.provider or f"file {path.name}"
     content = Content(provider, chosen, table.options.get("licence") or layout.licence)
     measured: dict[str, dict[tuple[datetime, datetime], Row]] = {}
-    for number, cells in table.rows:
+    generated: dict[str, dict[tuple[datetime, datetime], Row]] = {}
+    for line, cells in table.rows:
         try:
-            found = layout.row(cells, f"{path}, line {number}", chosen)
+            found = layout.row(cells, f"{path}, line {line}", chosen)
         except OverflowError:
-            raise InvalidConfiguration(f"{path}, line {number}: a time is out of range.") from None
+            raise InvalidConfiguration(f"{path}, line {line}: a time is out of range.") from None
         if found is None:
             continue
         zone, row = found
@@ -114,8 +133,11 @@ def read_file(path: Path, signal: Signal | None = None) -> Content:
             of_zone = measured.setdefault(zone, {})
             of_zone.pop((row.start, row.end), None)  # the last line holds, also in the order
             of_zone[row.start, row.end] = row
+        if row.mw:
+            generated.setdefault(zone, {})[row.start, row.end] = row
     content.forecasts = {zone: _possible_issues(rows, chosen) for zone, rows in content.forecasts.items()}
     content.realised = {zone: _possible(rows.values(), chosen, lambda row: row.realised) for zone, rows in measured.items()}
+    content.generated = {zone: list(rows.values()) for zone, rows in generated.items()}
     if layout.daily_too:
         _check_hours(path, content)
     return content
@@ -149,7 +171,10 @@ def _layout(table: Table) -> Layout:
     if layout := next((layout for layout in LAYOUTS if layout.needs <= named), None):
         return layout
     header = table.header
-    missing, unknown = [name for name in REQUIRED if name not in header], [name for name in header if name not in COLUMNS]
+    missing, unknown = (
+        [name for name in REQUIRED if name not in header],
+        [name for name in header if name not in {*COLUMNS, *POWER_COLUMNS}],
+    )
     if missing or unknown or len(set(header)) != len(header):
         what = (
             f"column '{missing[0]}' is missing"
@@ -158,7 +183,9 @@ def _layout(table: Table) -> Layout:
             if unknown
             else "a column is named twice"
         )
-        raise InvalidConfiguration(f"{table.where}: {what} (allowed: {', '.join(COLUMNS)}; the first three are needed).")
+        raise InvalidConfiguration(
+            f"{table.where}: {what} (allowed: {', '.join(COLUMNS)}, mw_coal and other fuels; the first three are needed)."
+        )
     return OURS
 
 
@@ -177,40 +204,48 @@ def _signal(path: Path, table: Table, layout: Layout, asked: Signal | None) -> S
 def _ours(cells: Mapping[str, Any], where: str, signal: Signal) -> tuple[str, Row]:
     del signal
     zone = str(cells["zone"]).strip()
-    start, end = (_instant(cells[name], f"{where}, column '{name}'") for name in ("start", "end"))
+    start, end = (instant(cells[name], f"{where}, column '{name}'") for name in ("start", "end"))
     if not zone or start is None or end is None or start >= end:
         raise InvalidConfiguration(f"{where}: zone, start and end are needed, and end lies after start.")
-    issued_at = _instant(cells.get("issued_at"), f"{where}, column 'issued_at'")
-    mean, realised = (_number(cells.get(name), f"{where}, column '{name}'") for name in ("mean", "realised"))
+    issued_at = instant(cells.get("issued_at"), f"{where}, column 'issued_at'")
+    mean, realised = (number(cells.get(name), f"{where}, column '{name}'") for name in ("mean", "realised"))
+    mw = _power(cells, POWER_COLUMNS, where)
     if mean is not None and issued_at is None:
         raise InvalidConfiguration(f"{where}, column 'issued_at': a row with a mean says when that forecast was issued.")
-    if realised is not None and end - start > LONGEST_MEASURED:
+    if (realised is not None or mw) and end - start > LONGEST_MEASURED:
         raise InvalidConfiguration(f"{where}, column 'realised': one measurement covers at most {LONGEST_MEASURED.days} days.")
-    levels = [_number(cells.get(name), f"{where}, column '{name}'") for name in QUANTILE_COLUMNS]
+    levels = [number(cells.get(name), f"{where}, column '{name}'") for name in QUANTILE_COLUMNS]
     quantiles = tuple(level for level in levels if level is not None)
     if quantiles and list(quantiles) != sorted(quantiles):
         raise InvalidConfiguration(f"{where}: the quantiles must not fall from q05 to q95.")
-    return zone, Row(start, end, issued_at, mean, quantiles if len(quantiles) == len(QUANTILES) else None, realised)
+    spread = quantiles if len(quantiles) == len(QUANTILES) else None
+    return zone, Row(start, end, issued_at, mean, spread, realised, mw=mw)
 
 
 def _carboncast_forecast(cells: Mapping[str, Any], where: str, signal: Signal) -> tuple[str, Row] | None:
     """An hour as forecast at an issue; known only once it was made, where the file says when that was (`created_utc`)."""
     if cells["kind"] != signal.scope:
         return None
-    start = _needed(cells, "target_time_utc", where)
-    issued_at = _needed(cells, "issue_time_utc", where)
-    made_at = _instant(cells.get("created_utc"), f"{where}, column 'created_utc'", utc=True)
-    mean, realised = (_number(cells[name], f"{where}, column '{name}'") for name in ("forecast", "actual"))
+    start = needed(cells, "target_time_utc", where)
+    issued_at = needed(cells, "issue_time_utc", where)
+    made_at = instant(cells.get("created_utc"), f"{where}, column 'created_utc'", utc=True)
+    mean, realised = (number(cells[name], f"{where}, column '{name}'") for name in ("forecast", "actual"))
     return str(cells["region"]), Row(start, start + _HOUR, max(issued_at, made_at or issued_at), mean, None, realised)
 
 
 def _carboncast_history(cells: Mapping[str, Any], where: str, signal: Signal) -> tuple[str, Row]:
     """An hour as it came true; `interval_start_utc` is its start, where the file has that column."""
-    start = _needed(cells, "interval_start_utc" if "interval_start_utc" in cells else "timestamp_utc", where)
+    start = needed(cells, "interval_start_utc" if "interval_start_utc" in cells else "timestamp_utc", where)
     column = f"ci_{signal.scope}"
-    return str(cells["region"]), Row(
-        start, start + _HOUR, None, None, None, _number(cells[column], f"{where}, column '{column}'")
-    )
+    realised = number(cells.get(column), f"{where}, column '{column}'")
+    mw = _power(cells, CARBONCAST_POWER, where)
+    return str(cells["region"]), Row(start, start + _HOUR, None, None, None, realised, mw=mw)
+
+
+def _power(cells: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, float] | None:
+    """Megawatts by fuel, of the columns that are there; what is no number is unknown."""
+    found = {fuel: mw for name, fuel in columns.items() if (mw := real(cells.get(name), f"{where}, column '{name}'")) is not None}
+    return found or None
 
 
 def _electricity_maps(cells: Mapping[str, Any], where: str, signal: Signal) -> tuple[str, Row]:
@@ -222,8 +257,8 @@ def _electricity_maps(cells: Mapping[str, Any], where: str, signal: Signal) -> t
     )
     if not column:
         raise InvalidConfiguration(f"{where}: no column has the {signal} carbon intensity.")
-    start = _needed(by_name, "datetime (utc)", where)
-    value = _number(by_name[column], f"{where}, column '{column}'")
+    start = needed(by_name, "datetime (utc)", where)
+    value = number(by_name[column], f"{where}, column '{column}'")
     estimated = str(by_name.get("data estimated", "")).lower() == "true"
     return str(by_name["zone id"]), Row(start, start + _HOUR, None, None, None, value, estimated)
 
@@ -242,6 +277,7 @@ LAYOUTS = (
         "CarbonCast",
         "Apache-2.0 (CarbonCast)",
     ),
+    Layout(frozenset({"region", "timestamp_utc", "mw_coal"}), _carboncast_history, "CarbonCast", "Apache-2.0 (CarbonCast)"),
     Layout(
         frozenset({"datetime (utc)", "zone id"}),
         _electricity_maps,
@@ -251,32 +287,3 @@ LAYOUTS = (
         daily_too=True,
     ),
 )
-
-
-def _needed(cells: Mapping[str, Any], name: str, where: str) -> datetime:
-    at = _instant(cells[name], f"{where}, column '{name}'", utc=True)
-    if at is None:
-        raise InvalidConfiguration(f"{where}, column '{name}': an instant is needed.")
-    return at
-
-
-def _instant(value: Any, where: str, *, utc: bool = False) -> datetime | None:
-    """An aware instant. `utc`: the column is UTC by its name, so the text may do without an offset."""
-    if value is None or value != value or not str(value).strip() or str(value) == "NaT":  # noqa: PLR0124 - NaN, NaT
-        return None
-    try:
-        at = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
-    except ValueError:
-        raise InvalidConfiguration(f"{where}: '{value}' is not an instant such as 2026-05-01T06:00:00Z.") from None
-    if at.tzinfo is None and utc:
-        return at.replace(tzinfo=UTC)
-    if at.tzinfo is None:
-        raise InvalidConfiguration(f"{where}: '{value}' has no time zone; add Z for UTC or an offset such as +02:00.")
-    return at.astimezone(UTC)
-
-
-def _number(value: Any, where: str) -> float | None:
-    try:
-        return known(float(value)) if value is not None and value != "" else None
-    except (TypeError, ValueError):
-        raise InvalidConfiguration(f"{where}: '{value}' is not a number of grams per kWh (empty: unknown).") from None

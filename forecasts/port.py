@@ -6,7 +6,7 @@ Intensities are gCO2e per kWh at the grid. A value that is not known is None, ne
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any, Literal, Protocol
@@ -20,6 +20,20 @@ from batchsched.units import iso
 CLIMATOLOGY = "climatology"
 # The worst power stations emit a fifth of this.
 MOST_G_PER_KWH = 10_000.0
+FUELS = (
+    "coal",
+    "gas",
+    "oil",
+    "biomass",
+    "geothermal",
+    "hydro",
+    "marine",
+    "nuclear",
+    "solar",
+    "wind",
+    "other",
+    "storage",
+)
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -111,6 +125,16 @@ class Realised(msgspec.Struct, frozen=True):
     signal: Signal
     estimated: bool = False
     """The provider itself says that it was not measured; a measurement may follow."""
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """What generated power in a zone over [start, end): megawatts by fuel. A fuel of FUELS that is not there is unknown."""
+
+    zone: str
+    start: datetime
+    end: datetime
+    provider: str
+    mw: Mapping[str, float]
 
 
 class Provider(Protocol):

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
@@ -21,6 +22,7 @@ from batchsched.forecasts import ForecastSlot, IntensityForecast, Signal
 from batchsched.forecasts.archive import Archive, Feed
 from batchsched.forecasts.archive.months import Ints, Months
 from batchsched.forecasts.persistence import hour_of, truth_of
+from batchsched.forecasts.port import Generation
 from tests.doomed_archive import HOUR, NOW, forecast, measured
 
 ROOT = Path(__file__).parent.parent
@@ -246,6 +248,49 @@ class TestSignals:
             assert found == pytest.approx([expected.get(hour, math.nan) for hour in range(first - 9, first + 3)], nan_ok=True)
 
 
+def generated(hour: float, provider: str = "grid", length: timedelta = HOUR, **mw: float) -> Generation:
+    """What an hour was generated from."""
+    return Generation("DE", NOW + hour * HOUR, NOW + hour * HOUR + length, provider, mw)
+
+
+class TestGeneration:
+    def mix(self, archive: Archive, as_of: datetime) -> dict[str, list[float]]:
+        first = hour_of(NOW)
+        found = archive.generation("DE", first - 3, first + 1, as_of=as_of)
+        return {fuel: np.round(mw, 2).tolist() for fuel, mw in found.items()}
+
+    def test_revisions_are_seen_as_they_came(self, tmp_path: Path, later: Later) -> None:
+        archive, nan = Archive(tmp_path), math.nan
+        given = [generated(-2, coal=1.234, wind=0), generated(-1, coal=7, storage=-3.5), generated(0, coal=9)]
+        assert archive.add_generation(given, NOW) == 3
+        assert archive.add_generation([generated(-2, coal=1.23, wind=5), generated(-1, coal=7, storage=-3.5)], NOW + HOUR) == 1
+        assert archive.add_generation([generated(-2, coal=1.23)], NOW + 2 * HOUR) == 1
+        archive = later(archive)
+        assert archive.add_generation([generated(-2, coal=1.23)], NOW + 3 * HOUR) == 0
+        before = {"coal": [nan, 1.23, 7.0, nan], "wind": [nan, 0.0, nan, nan], "storage": [nan, nan, -3.5, nan]}
+        assert str(self.mix(archive, NOW)) == str(before)  # as text, in which NaN is like NaN
+        after = {"coal": [nan, 1.23, 7.0, 9.0], "wind": [nan, 5.0, nan, nan], "storage": [nan, nan, -3.5, nan]}
+        assert str(self.mix(archive, NOW + HOUR)) == str(after)
+        assert list(self.mix(archive, NOW + 2 * HOUR)) == ["coal", "storage"]
+        assert self.mix(archive, NOW - HOUR) == {}
+
+    def test_the_later_of_two_providers_holds(self, tmp_path: Path) -> None:
+        archive = Archive(tmp_path)
+        archive.add_generation([generated(-2 + n / 4, "fine", HOUR / 4, hydro=n) for n in range(4)], NOW)
+        archive.add_generation([generated(-2, hydro=7, coal=1), generated(-1, hydro=math.nan, coal=1e9)], NOW - HOUR)
+        assert self.mix(archive, NOW)["hydro"][1] == 1.5
+        assert self.mix(archive, NOW - HOUR / 2)["hydro"][1] == 7
+
+    def test_it_is_no_feed_of_intensity(self, tmp_path: Path, later: Later) -> None:
+        archive = Archive(tmp_path)
+        archive.add_generation([generated(-1, coal=1)], NOW)
+        assert later(archive).feeds() == []
+        assert known(archive) == []
+        archive.fold()
+        table = pq.read_table(tmp_path / "generation" / "2026-05.parquet")
+        assert (table["coal"].to_pylist(), table["wind"].to_pylist()) == ([100], [None])
+
+
 class TestFolder:
     def test_one_writes_and_others_read_at_once(self, tmp_path: Path) -> None:
         writer, reader = Archive(tmp_path), Archive(tmp_path)
@@ -348,6 +393,7 @@ class TestFolder:
 import resource, signal
 from batchsched.errors import StorageFull
 from batchsched.forecasts.persistence import hour_of, truth_of
+from batchsched.forecasts.port import Generation
 from tests.doomed_archive import NOW, Archive, Path, forecast
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 archive = Archive(Path({str(tmp_path)!r}))

@@ -16,12 +16,13 @@ from batchsched.forecasts.gathered import MOST_BESIDE, Gathered
 from batchsched.forecasts.models import Model
 from batchsched.forecasts.own import Own
 from batchsched.forecasts.persistence import hour_of, instant_of
+from batchsched.forecasts.port import Generation
 from batchsched.forecasts.zones import utc_offset_h
 
 NOW = datetime(2026, 5, 20, 12, 20, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 DAYS = 100
-RUN = np.random.default_rng(5).normal(0, 1, (DAYS + 10) * 24)
+RUN = np.random.default_rng(5).normal(0, 1, (DAYS + 90) * 24)
 WEATHER = np.convolve(RUN, 0.97 ** np.arange(200))[: len(RUN)]
 """Comes over WEST, and reaches EAST a day later."""
 
@@ -110,6 +111,34 @@ def test_a_model_gets_what_it_has_learnt_with(tmp_path: Path) -> None:
     assert list(seen.beside) == ["WEST"]
     assert np.isnan(seen.beside["WEST"].intensity).all()
     assert np.isfinite(model.predict(seen, NOW)).all()
+
+
+def power(zone: str, until: datetime, days: int = DAYS) -> Iterator[Generation]:
+    """Wind and gas, all of the time."""
+    for hour in range(hour_of(until) - days * 24, hour_of(until)):
+        mw = {"gas": 1000.0 + hour % 24, "wind": 500.0 + hour % 7, "storage": -100.0}
+        yield Generation(zone, instant_of(hour), instant_of(hour + 1), "meter", mw)
+
+
+def test_generation_is_seen_as_it_was_known_and_its_silence_leaves_a_forecast(tmp_path: Path) -> None:
+    archive = site(tmp_path, "EAST", "WEST")
+    for zone in ("EAST", "WEST"):
+        archive.add_generation(power(zone, NOW - HOUR), NOW)
+    gathered = Gathered(archive)
+    seen = gathered.to_learn("EAST", Signal(), NOW)
+    archive.add_generation(power("EAST", NOW, 1), NOW + HOUR)
+    again = gathered.to_learn("EAST", Signal(), NOW)
+    assert sorted(seen.mix) == sorted(seen.beside["WEST"].mix) == ["gas", "wind"]
+    assert np.array_equal(seen.mix["wind"], again.mix["wind"], equal_nan=True)
+    assert np.isnan(seen.mix["wind"][-1])
+    assert gathered.to_learn("EAST", Signal(), NOW + HOUR).mix["wind"][-2] == 500 + (hour_of(NOW) - 1) % 7
+    model = Model.fit(seen, NOW)
+    assert model.profile.sources == ("gas", "wind")
+    assert model.profile.beside == {"WEST": True}
+    for now in (NOW, NOW + 15 * DAY, NOW + 75 * DAY):  # nothing more comes of it, in the end beyond what a forecast looks at
+        archive.add_realised(grid("EAST", now, 40, late_h=24), now)
+        assert np.isfinite(model.predict(gathered.to_forecast(model, Signal(), now), now)).all()
+    assert gathered.to_learn("EAST", Signal(), NOW + 75 * DAY).mix == {}
 
 
 @pytest.mark.parametrize(

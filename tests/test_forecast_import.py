@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Generator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePath
 
 import pytest
@@ -15,6 +15,7 @@ from batchsched.cli.main import main
 from batchsched.client.forecasts import import_file
 from batchsched.errors import ForecastUnavailable, InvalidInputFile, InvalidRequest, InvalidValue, PayloadTooLarge
 from batchsched.forecasts import Signal
+from batchsched.forecasts.persistence import hour_of
 from batchsched.server import forecasts as routes
 from tests.live import LiveServer, live_server
 from tests.test_forecasts import HOUR, NOW, row, two_days, write
@@ -107,6 +108,22 @@ def test_what_has_not_come_true_yet_is_not_taken_in(server: LiveServer, client: 
 def test_the_names_of_what_is_made_here_are_taken(client: Client, tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidValue, match=f"'{name}' is the name of"):
         client.forecasts.import_file(two_days(tmp_path / "f.csv"), provider=name)
+
+
+def test_what_it_was_generated_from(server: LiveServer, client: Client, tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "mix.csv", tmp_path / "history.csv"
+    ours.write_text("zone,start,end,mw_gas,mw_wind\nDE,2022-01-01T00:00Z,2022-01-01T01:00Z,5.5,\n")
+    theirs.write_text("region,timestamp_utc,mw_coal,mw_nat_gas\nFR,2022-01-01T00:00:00,,7\nFR,2022-01-01T01:00:00,nan,\n")
+    for path, zone in ((ours, "DE"), (theirs, "FR")):
+        found = client.forecasts.import_file(path)
+        assert (found.zones, found.generation, found.measurements) == ((zone,), 1, 0)
+    first = hour_of(datetime(2022, 1, 1, tzinfo=UTC))
+    for zone, mw in (("DE", 5.5), ("FR", 7.0)):
+        mix = server.runtime.archive.generation(zone, first, first + 1, as_of=server.runtime.clock.now())
+        assert {fuel: values.tolist() for fuel, values in mix.items()} == {"gas": [mw]}
+    ours.write_text("zone,start,end,mw_gas\nDE,2022-01-01T00:00Z,2022-01-01T01:00Z,much\n")
+    with pytest.raises(InvalidInputFile, match=r"line 2, column 'mw_gas': 'much' is not a number"):
+        client.forecasts.import_file(ours)
 
 
 async def test_the_asynchronous_twin(server: LiveServer, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from batchsched.forecasts.port import Signal
 from batchsched.forecasts.sources import Source, open_source
 from batchsched.forecasts.sources.fetcher import TRIES
 from batchsched.forecasts.sources.mix import STORAGE, intensities
-from batchsched.forecasts.sources.port import Point, cleaned
+from batchsched.forecasts.sources.port import Generating, Point, cleaned
 from tests.fake_providers import HOUR, SPEAK, USER, FakeProvider
 
 NOW = datetime(2026, 5, 10, 12, 0, tzinfo=UTC)
@@ -98,12 +98,13 @@ class FileWorld:
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
         if name == "value":
-            lines = ["# licence: CC0", "zone,start,end,issued_at,mean,realised"]
+            lines = ["# licence: CC0", "zone,start,end,issued_at,mean,realised,mw_coal,mw_wind"]
             for n in range(-24 * 230, 96):
                 at, told = NOW + n * HOUR, value(NOW + n * HOUR)
                 shown = "" if told is None else str(told)
                 ahead, behind = (NOW.isoformat(), shown) if n >= 0 else ("", ""), shown if n < 0 else ""
-                lines.append(f"Z,{at.isoformat()},{(at + HOUR).isoformat()},{ahead[0]},{ahead[1]},{behind}")
+                mix = f"{100 * told},{76000 - 100 * told}" if told is not None and n < 0 else ",56000"
+                lines.append(f"Z,{at.isoformat()},{(at + HOUR).isoformat()},{ahead[0]},{ahead[1]},{behind},{mix}")
             self.path.write_text("\n".join(lines))
             self.times = getattr(self, "times", 0) + 1
             os.utime(self.path, ns=(self.times, self.times))
@@ -169,6 +170,24 @@ class TestContract:
         assert all(value.end == after.start for value, after in pairwise(values))
         assert all(value.intensity_g_per_kwh == pytest.approx(200 + value.start.hour) for value in values)
         assert {(value.zone, value.provider, value.signal) for value in values} == {("Z", "mine", every.source.signal_of("Z"))}
+
+    def test_what_it_was_generated_from(self, every: Setup) -> None:
+        assert isinstance(every.source, Generating) == (every.kind in {"eia", "entsoe", "file"})
+        if not isinstance(every.source, Generating):
+            return
+        start, hole = NOW - 6 * HOUR, NOW - 4 * HOUR
+        every.fake.value = lambda at: None if at == hole else 200 + at.hour
+        found = every.source.fetch_generation("Z", start, NOW + 5 * HOUR, NOW)
+        assert found.realised == every.source.fetch_realised("Z", start, NOW + 5 * HOUR, NOW)
+        assert [one.start for one in found.generation] == [start + n * every.step for n in range(6 * HOUR // every.step)]
+        assert {(one.zone, one.provider, one.end - one.start) for one in found.generation} == {("Z", "mine", every.step)}
+        for one in found.generation:
+            if one.start.replace(minute=0) == hole:
+                assert "coal" not in one.mw
+            else:
+                coal = 100 * (200 + one.start.hour)
+                expected = {"coal": coal, "wind": 76000 - coal} | ({"storage": -50} if every.kind == "eia" else {})
+                assert one.mw == pytest.approx(expected)
 
     def test_a_long_history_comes_whole(self, every: Setup) -> None:
         start = NOW - timedelta(days=40)

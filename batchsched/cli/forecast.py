@@ -92,6 +92,7 @@ def import_(file: Path, provider: str | None, signal: str | None, as_json: bool,
     else:
         zones = ", ".join(found.zones) or "no zone"
         new = f"{found.forecasts} forecasts, {found.measurements} measurements"
+        new += f", {found.generation} slots of generation" if found.generation else ""
         say(f"New from {found.provider}, {found.signal}: {new} ({zones}).")
 
 

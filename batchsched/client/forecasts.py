@@ -67,13 +67,14 @@ class Forecast(msgspec.Struct, frozen=True):
 
 
 class Imported(msgspec.Struct, frozen=True):
-    """What a file brought: `forecasts` and `measurements` count those that were new."""
+    """What a file brought: forecasts, measured intensities and slots of generation, those that were new."""
 
     provider: str
     signal: str
     zones: tuple[str, ...]
     forecasts: int
     measurements: int
+    generation: int = 0
 
 
 class Backfilled(msgspec.Struct, frozen=True):

@@ -41,7 +41,7 @@ IMPORT = {
 
 
 class Imported(msgspec.Struct, forbid_unknown_fields=True):
-    """What a file brought: `forecasts` and `measurements` count those that were new. `id` is the file's name."""
+    """What a file brought: forecasts, measured intensities and slots of generation, as far as new. `id`: the file's name."""
 
     object: Literal["batchsched.import"]
     id: str
@@ -50,6 +50,7 @@ class Imported(msgspec.Struct, forbid_unknown_fields=True):
     zones: list[str]
     forecasts: int
     measurements: int
+    generation: int
 
 
 class Measurement(msgspec.Struct, forbid_unknown_fields=True):

@@ -166,12 +166,16 @@ class Forecasts:
         archive, now = self._runtime.archive, self._runtime.clock.now()
         issues = (msgspec.structs.replace(issue, provider=provider) for issue in content.issues())
         values = (msgspec.structs.replace(value, provider=provider) for value in content.measurements() if value.end <= now)
-        counts = archive.add_forecasts(issues, now), archive.add_realised(values, now)
+        generation = (msgspec.structs.replace(one, provider=provider) for one in content.generation() if one.end <= now)
+        counts = {
+            "forecasts": archive.add_forecasts(issues, now),
+            "measurements": archive.add_realised(values, now),
+            "generation": archive.add_generation(generation, now),
+        }
         with self._runtime.database.write() as connection:
-            who.did(connection, name, provider=provider, forecasts=counts[0], measurements=counts[1])
+            who.did(connection, name, provider=provider, **counts)
         self._runtime.scheduler.poke()
-        zones = sorted(content.forecasts.keys() | content.realised.keys())
-        return Imported("batchsched.import", name, provider, str(content.signal), zones, *counts)
+        return Imported("batchsched.import", name, provider, str(content.signal), content.zones, **counts)
 
     def show(self, zone: str, as_of: str | None, hours: int, provider: str | None, signal: str | None) -> Forecast:
         """Raises ForecastUnavailable, SignalMismatch, InvalidValue."""

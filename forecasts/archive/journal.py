@@ -19,11 +19,13 @@ from zlib import crc32
 import msgspec
 
 from batchsched.disk import append, room, sync_folder
+from batchsched.forecasts.archive.generated import Generated
 from batchsched.forecasts.archive.records import Feed, Issue, Measured
+from batchsched.forecasts.archive.weather import Run
 
 log = logging.getLogger(__name__)
 
-Record = Issue | Measured
+Record = Issue | Measured | Generated | Run
 R = TypeVar("R", bound=Record)
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from batchsched.disk import room, sync_folder
 from batchsched.errors import StorageUnavailable
 from batchsched.forecasts.archive.records import LEVELS, Feed
+from batchsched.forecasts.port import FUELS
 
 Ints = npt.NDArray[np.int64]
 Version = tuple[int, int, int]
@@ -42,6 +43,18 @@ ISSUES = pa.schema(
 )
 MEASURED = pa.schema(
     [*_FEED, ("start", _TIME), ("end", _TIME), ("received_at", _TIME), ("value", pa.int32()), ("estimated", pa.bool_())]
+)
+GENERATED = pa.schema([*_FEED, ("start", _TIME), ("end", _TIME), ("received_at", _TIME), *((fuel, pa.int32()) for fuel in FUELS)])
+RUNS = pa.schema(
+    [
+        *_FEED,
+        ("issued_at", _TIME),
+        ("received_at", _TIME),
+        ("published_at", _TIME),
+        ("start", _TIME),
+        ("step", pa.int64()),
+        ("values", pa.list_(pa.float32())),
+    ]
 )
 KEPT_TABLES = 32
 KEPT_NUMBERS = 1024

@@ -114,11 +114,12 @@ class Issue(msgspec.Struct, array_like=True, tag="issue", frozen=True):
         """Means, and quantiles where there are any."""
         return msgspec.json.decode(self.values, type=Levels)
 
-    def plain(self) -> dict[str, Any]:
-        """A row of a table with one column for each level."""
+    def plain(self) -> list[tuple[int, dict[str, Any]]]:
+        """A row of a table with one column for each level, and by which instant it belongs to a month."""
         row = msgspec.structs.asdict(self) | self.feed._asdict()
         levels = self.levels()
-        return row | dict(zip(LEVELS, [*levels, *[None] * (len(LEVELS) - len(levels))], strict=True))
+        row |= dict(zip(LEVELS, [*levels, *[None] * (len(LEVELS) - len(levels))], strict=True))
+        return [(self.issued_at, row)]
 
     @classmethod
     def from_plain(cls, feed: Feed, row: dict[str, Any]) -> Issue:
@@ -148,10 +149,10 @@ class Measured(msgspec.Struct, array_like=True, tag="measured", frozen=True):
                 by_feed.setdefault(feed, []).append(Slot(micros(value.start), micros(value.end), number, value.estimated))
         return [cls(feed, micros(received_at), slots) for feed, slots in by_feed.items()]
 
-    def plain(self) -> list[dict[str, Any]]:
-        """A row of a table for each slot."""
+    def plain(self) -> list[tuple[int, dict[str, Any]]]:
+        """A row of a table for each slot, and by which instant it belongs to a month."""
         own = self.feed._asdict() | {"received_at": self.received_at}
-        return [own | slot._asdict() for slot in self.values]
+        return [(slot.start, own | slot._asdict()) for slot in self.values]
 
 
 def micros(at: datetime) -> int:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from batchsched.forecasts.archive.generated import Generated
+from batchsched.forecasts.archive.issued import Kept
 from batchsched.forecasts.archive.journal import Journal
 from batchsched.forecasts.archive.months import Ints, Months, ints
 from batchsched.forecasts.archive.records import LONGEST_SLOT, Feed, Measured, micros_of_hour, month
 
 Floats = npt.NDArray[np.float64]
+S = TypeVar("S", bound=Measured | Generated)
 _HOUR = micros_of_hour(1)
 _WHOLE = 0.999
 
@@ -66,13 +70,11 @@ class Values(NamedTuple):
         return out
 
 
-class Slots:
+class Slots(Kept[S]):
     """The slots of one kind of record. `names`: the columns of numbers."""
 
-    def __init__(self, journal: Journal, months: Months, kind: type[Measured], names: Sequence[str]) -> None:
-        self.months = months
-        self._journal = journal
-        self._kind = kind
+    def __init__(self, journal: Journal, months: Months, kind: type[S], names: Sequence[str]) -> None:
+        super().__init__(journal, months, kind)
         self._names = names
 
     def read(self, feed: Feed, start: int, end: int, at: int) -> Values:
@@ -98,14 +100,37 @@ class Slots:
         same = (found.start[1:] == found.start[:-1]) & (found.end[1:] == found.end[:-1])
         return found.chosen(np.append(~same, True)[: len(order)])
 
-    def revised(self, record: Measured) -> Measured:
-        """Of a record what is new or has changed."""
+    def joined(self, feeds: Sequence[Feed], start: int, end: int, at: int) -> Values:
+        """The same of several feeds, without overlaps: the later receipt holds. The last column is the place of the feed."""
+        parts = [self.read(feed, start, end, at) for feed in feeds]
+        marked = [
+            part._replace(numbers=np.column_stack([part.numbers, np.full(len(part.start), of)])) for of, part in enumerate(parts)
+        ]
+        return apart(Values.joined(marked)) if marked else Values.empty(len(self._names) + 1)
+
+    def until(self, feed: Feed, at: int) -> int | None:
+        """The end of the last slot that had been received."""
+        recent = self._journal.records(self._kind, feed)
+        ends = [slot.end for record in recent if record.received_at <= at for slot in record.values]
+        for name in reversed(self.months.names()):
+            _, to, received = self.months.numbers(name, feed)
+            if known := to[received <= at].tolist():
+                ends.append(max(known))
+                break
+        return max(ends, default=None)
+
+    def news(self, some: list[S]) -> list[S]:
+        """Of some records what is new or has changed."""
+        return [new for record in some if (new := self._revised(record)).values]
+
+    def _revised(self, record: S) -> S:
         start, end = min(slot.start for slot in record.values), max(slot.end for slot in record.values)
         held = self.read(record.feed, start, end, record.received_at)
         spans = zip(held.start.tolist(), held.end.tolist(), strict=True)
-        known = dict(zip(spans, np.nan_to_num(held.numbers, nan=-1.0).tolist(), strict=True))
-        news = [slot for slot in record.values if known.get(slot[:2]) != np.nan_to_num([*slot.numbers()], nan=-1.0).tolist()]
-        return self._kind(record.feed, record.received_at, news)
+        known: dict[Any, Any] = dict(zip(spans, _comparable(held.numbers).tolist(), strict=True))
+        told = _comparable([slot.numbers() for slot in record.values]).tolist()
+        news = [slot for n, slot in enumerate(record.values) if known.get(slot[:2]) != told[n]]
+        return msgspec.structs.replace(record, values=news)
 
     def _folded(self, name: str, feed: Feed, start: int, end: int, at: int) -> Values:
         table = self.months.table(name, feed)
@@ -126,6 +151,11 @@ def apart(values: Values) -> Values:
         if (place == 0 or taken[place - 1][1] <= start) and (place == len(taken) or taken[place][0] >= end):
             taken.insert(place, (start, end, row))
     return values.chosen(np.array([row for _, _, row in taken], np.int64))
+
+
+def _comparable(numbers: Any) -> Floats:
+    """Unknown is like unknown, and unlike any power."""
+    return np.asarray(np.nan_to_num(np.asarray(numbers, float), nan=-1e300))
 
 
 def _floats(column: Any) -> Floats:

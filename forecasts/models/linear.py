@@ -59,8 +59,8 @@ class Linear:
         return cls(np.linalg.solve(gram + penalty, cross).astype(np.float32), spread, beside)
 
     def logs(self, features: Features, issues: Integers) -> Floats:
-        """Expected logarithms, [issues, leads]."""
-        rows, hour = _rows(features, issues, self.beside) / self.spread, features.hour(issues)
+        """Expected logarithms, [issues, leads]. What has fallen silent since counts as nothing out of the ordinary."""
+        rows, hour = np.nan_to_num(_rows(features, issues, self.beside)) / self.spread, features.hour(issues)
         out = np.empty((len(issues), self.leads_h), np.float32)
         for of_day in range(DAY_H):
             out[hour == of_day] = rows[hour == of_day] @ self.weights[of_day]

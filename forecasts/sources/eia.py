@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from batchsched.forecasts.port import Realised, Signal
-from batchsched.forecasts.sources.mix import CONTEXT, STORAGE, intensities
-from batchsched.forecasts.sources.port import Base, Point, instant, number
+from batchsched.forecasts.sources.mix import CONTEXT, STORAGE, by_fuel, intensities
+from batchsched.forecasts.sources.port import Base, Measured, Point, instant, number
 
 URL = "https://api.eia.gov"
 PATH = "/v2/electricity/rto/fuel-type-data/data/"
@@ -47,10 +47,14 @@ class Eia930(Base):
 
     def fetch_realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:
         """Hours by their fuels."""
+        return self.fetch_generation(zone, start, end, now).realised
+
+    def fetch_generation(self, zone: str, start: datetime, end: datetime, now: datetime) -> Measured:
+        """The same, and the power of each fuel."""
         theirs = self._theirs(zone)
         until = min(end, now)
         if start >= until:
-            return []
+            return Measured([], [])
         rows: list[Any] = []
         for _ in range(MOST_PAGES):
             page, total = self._page(theirs, min(start, until - CONTEXT), until, len(rows))
@@ -65,7 +69,8 @@ class Eia930(Base):
                 if mw is not None:
                     by_code[row["fueltype"]] = mw
         points = [Point(at, at + _HOUR, value) for at, value in intensities(mix, FUELS, self._signal).items()]
-        return self._realised(zone, points, start, end, now)
+        generation = self._generation(zone, by_fuel(mix, FUELS), _HOUR, start, until)
+        return Measured(self._realised(zone, points, start, end, now), generation)
 
     def _page(self, theirs: str, start: datetime, end: datetime, offset: int) -> tuple[list[Any], int]:
         body = self._fetcher.json(

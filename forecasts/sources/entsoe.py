@@ -16,8 +16,8 @@ from xml.etree import ElementTree as ET
 
 from batchsched.errors import ForecastUnavailable
 from batchsched.forecasts.port import Realised, Signal
-from batchsched.forecasts.sources.mix import CONTEXT, STORAGE, intensities
-from batchsched.forecasts.sources.port import Base, Point, instant, number, spans
+from batchsched.forecasts.sources.mix import CONTEXT, STORAGE, by_fuel, intensities
+from batchsched.forecasts.sources.port import Base, Measured, Point, instant, number, spans
 
 URL = "https://web-api.tp.entsoe.eu"
 LONGEST = timedelta(days=31)  # a year is allowed; a month keeps answers small
@@ -59,6 +59,10 @@ class EntsoE(Base):
 
     def fetch_realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:
         """Slots as fine as the finest series."""
+        return self.fetch_generation(zone, start, end, now).realised
+
+    def fetch_generation(self, zone: str, start: datetime, end: datetime, now: datetime) -> Measured:
+        """The same, and the power of each fuel."""
         theirs, until = self._theirs(zone), min(end, now)
         pieces: list[_Piece] = []
         for since, to in spans(min(start, until - CONTEXT), until, LONGEST) if start < until else ():
@@ -73,15 +77,14 @@ class EntsoE(Base):
             root = self._fetcher.xml(URL, "/api", params)
             with self._reading():
                 pieces += self._pieces(root)
-        return self._realised(zone, self._points(pieces), start, end, now)
-
-    def _points(self, pieces: list[_Piece]) -> list[Point]:
         step = min((length for _, length, _, _ in pieces), default=timedelta(hours=1))
         mix: dict[datetime, dict[str, float]] = {}
-        for start, length, kind, mw in pieces:
+        for at, length, kind, mw in pieces:
             for part in range(length // step):
-                mix.setdefault(start + part * step, {})[kind] = mw
-        return [Point(at, at + step, value) for at, value in intensities(mix, FUELS, self._signal).items()]
+                mix.setdefault(at + part * step, {})[kind] = mw
+        points = [Point(at, at + step, value) for at, value in intensities(mix, FUELS, self._signal).items()]
+        generation = self._generation(zone, by_fuel(mix, FUELS), step, start, until)
+        return Measured(self._realised(zone, points, start, end, now), generation)
 
     def _pieces(self, root: ET.Element) -> list[_Piece]:
         """Power by time and type. Raises ValueError and its like for what is no such document."""

@@ -11,7 +11,7 @@ from batchsched.errors import ForecastUnavailable
 from batchsched.feeds import FeedSource
 from batchsched.forecasts.file import FileProvider
 from batchsched.forecasts.port import IntensityForecast, Realised, Signal
-from batchsched.forecasts.sources.port import chosen
+from batchsched.forecasts.sources.port import Measured, chosen
 
 AHEAD = timedelta(hours=96)
 
@@ -49,3 +49,9 @@ class FileSource:
         """What came true, as far as the file says."""
         values = self._file.realised(self._theirs(zone), start, end, now)
         return [msgspec.structs.replace(value, zone=zone, provider=self.name) for value in values if value.start >= start]
+
+    def fetch_generation(self, zone: str, start: datetime, end: datetime, now: datetime) -> Measured:
+        """The same, and what power was generated from."""
+        found = self._file.generation(self._theirs(zone), start, end, now)
+        generation = [msgspec.structs.replace(one, zone=zone, provider=self.name) for one in found]
+        return Measured(self.fetch_realised(zone, start, end, now), generation)

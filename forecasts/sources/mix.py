@@ -16,7 +16,7 @@ from typing import Final
 from batchsched.forecasts.port import Signal
 
 STORAGE = "storage"
-"""What a store gives back was generated before."""
+"""What a store gives back was generated before: it counts in no intensity."""
 
 FACTORS: Final[Mapping[str, tuple[float, float]]] = {  # fuel: direct, lifecycle
     "coal": (760.0, 820.0),
@@ -55,6 +55,22 @@ def intensities(mix: Mix, fuels: Mapping[str, str], signal: Signal) -> dict[date
         missing = sum(_a_day_away(mix, start, code) for code in codes - by_code.keys())
         whole = total > 0 and missing <= NEGLIGIBLE_SHARE * total
         found[start] = sum(factor * mw for factor, mw in generated) / total if whole else None
+    return found
+
+
+def by_fuel(mix: Mix, fuels: Mapping[str, str]) -> dict[datetime, dict[str, float]]:
+    """Megawatts by fuel of each slot, stores too (negative while they fill); a fuel of which some is missing is left out."""
+    codes = {code for by_code in mix.values() for code in by_code}
+    found: dict[datetime, dict[str, float]] = {}
+    for start, by_code in mix.items():
+        most = NEGLIGIBLE_SHARE * sum(max(mw, 0.0) for mw in by_code.values())
+        missing = {fuels.get(code, "other") for code in codes - by_code.keys() if _a_day_away(mix, start, code) > most}
+        sums: dict[str, float] = {}
+        for code, mw in by_code.items():
+            fuel = fuels.get(code, "other")
+            if fuel not in missing:
+                sums[fuel] = sums.get(fuel, 0.0) + (mw if fuel == STORAGE else max(mw, 0.0))
+        found[start] = sums
     return found
 
 

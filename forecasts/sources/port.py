@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
 from batchsched.errors import ForecastUnavailable, InvalidConfiguration, InvalidValue, SignalMismatch
 from batchsched.feeds import FeedSource
-from batchsched.forecasts.port import ForecastSlot, IntensityForecast, Realised, Signal, known, plausible
+from batchsched.forecasts.port import ForecastSlot, Generation, IntensityForecast, Realised, Signal, known, plausible
 from batchsched.forecasts.sources.fetcher import Fetcher
 
 
@@ -38,6 +38,22 @@ class Source(Protocol):
 
     def fetch_realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:
         """What came true in slots that begin in [start, end) and had ended by `now`, in order. Raises like `fetch_forecast`."""
+        ...
+
+
+class Measured(NamedTuple):
+    """What came true, and what power was generated from, both in order."""
+
+    realised: list[Realised]
+    generation: list[Generation]
+
+
+@runtime_checkable
+class Generating(Protocol):
+    """A source that also sees what power is generated from."""
+
+    def fetch_generation(self, zone: str, start: datetime, end: datetime, now: datetime) -> Measured:
+        """What `fetch_realised` gives, and the generation of the same span, by one question. Raises like it."""
         ...
 
 
@@ -109,6 +125,16 @@ class Base:
             Realised(zone, point.start, point.end, point.value, self.name, self._signal, point.estimated)
             for point in cleaned(points, self._signal)
             if point.value is not None and start <= point.start < end and point.end <= now
+        ]
+
+    def _generation(
+        self, zone: str, mix: Mapping[datetime, Mapping[str, float]], step: timedelta, start: datetime, end: datetime
+    ) -> list[Generation]:
+        """Of slots that begin in [start, end - step]."""
+        return [
+            Generation(zone, at, at + step, self.name, mix[at])
+            for at in sorted(mix)
+            if mix[at] and start <= at and at + step <= end
         ]
 
     @contextmanager

@@ -1,0 +1,37 @@
+"""Weather forecasts as the archive keeps them: a record for each run of a weather model, zone and variable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from batchsched.forecasts.archive.records import Feed
+
+
+class Run(msgspec.Struct, array_like=True, tag="weather", frozen=True):
+    """One variable (the feed's third part) of one run: `values[n]` holds at `start` + n * `step`, microseconds; NaN is None.
+
+    `published_at`: when the run could be had.
+    """
+
+    feed: Feed
+    issued_at: int
+    received_at: int
+    published_at: int
+    start: int
+    step: int
+    values: tuple[float | None, ...]
+
+    def plain(self) -> list[tuple[int, dict[str, Any]]]:
+        """A row of a table, and by which instant it belongs to a month."""
+        return [(self.issued_at, msgspec.structs.asdict(self) | self.feed._asdict())]
+
+    @classmethod
+    def from_plain(cls, feed: Feed, row: dict[str, Any]) -> Run:
+        """The run of such a row."""
+        return cls(feed=feed, **row | {"values": tuple(row["values"])})
+
+    def says_the_same(self, other: Run) -> bool:
+        """Is it the same, whenever it came?"""
+        return msgspec.structs.replace(other, received_at=self.received_at) == self
