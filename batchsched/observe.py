@@ -5,12 +5,16 @@ The only place that turns the queue's rows, the forecasts and the profiles into 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
+import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +27,9 @@ from batchsched.planner import Job, PoolState, Problem, make_slots, open_share
 from batchsched.planner.latest_start import OpenPool
 from batchsched.profiles.lengths import estimate, refine
 from batchsched.profiles.measured import Observation, update
-from batchsched.profiles.prior import prior
+from batchsched.profiles.prior import IN_FLIGHT, prior
 from batchsched.profiles.profile import Profile
+from batchsched.profiles.shape import Shape, bytes_per_parameter, configured
 from batchsched.queue import batches, chunks, ledger, tallies, workers
 from batchsched.queue.database import Database
 from batchsched.settings import Settings
@@ -85,9 +90,18 @@ class Observer:
         """The profile of each model on each pool that may serve it."""
         found: dict[tuple[str, str], Profile] = {}
         for model, served in self.fleet.models.items():
-            size_b = served.parameters_b or size_of(served.path)
+            size = size_of(served.path, served.parameters_b)
             priors = {
-                name: prior(model, name, pool.gpu, size_b, vcpus=os.cpu_count() or 1, power_w=pool.power_w)
+                name: prior(
+                    model,
+                    name,
+                    pool.gpu,
+                    size,
+                    vcpus=os.cpu_count() or 1,
+                    power_w=pool.power_w,
+                    gpus=gpus_of([*pool.engine_args, *served.engine_args]),
+                    in_flight=min(pool.max_in_flight, IN_FLIGHT),
+                )
                 for name, pool in self.fleet.pools.items()
                 if pool.serves(model)
             }
@@ -124,10 +138,10 @@ class Observer:
             model=row["model"],
             remaining_requests=left,
             seconds_on={name: share * p.seconds(lengths.input_tokens, lengths.output_tokens) for name, p in known.items()},
-            power_w_on={name: p.power_w for name, p in known.items()},
+            power_w_on={name: p.power_for(lengths.input_tokens, lengths.output_tokens) for name, p in known.items()},
             startup_s_on={name: p.startup_s for name, p in known.items()},
             deadline_s=(row["deadline_at"] - now).total_seconds(),
-            sigma=max((p.sigma for p in known.values()), default=0.0),
+            sigma=max((p.sigma_for(lengths.input_tokens, lengths.output_tokens) for p in known.values()), default=0.0),
             sigma_own=lengths.sigma,
             confidence=options.get("confidence") or self._settings.planner.confidence,
             tenant=row["tenant"],
@@ -250,7 +264,26 @@ def _observations(rows: Sequence[Mapping[str, Any]]) -> list[Observation]:
 
 
 @lru_cache(maxsize=64)
-def size_of(path: str) -> float | None:
-    """Billions of parameters of a model folder, by the bytes of its 16-bit weights; None where there is no such folder here."""
-    weights = list(Path(path).glob("*.safetensors")) if path else []
-    return sum(file.stat().st_size for file in weights) / 2e9 or None
+def size_of(path: str, parameters_b: float | None = None) -> Shape | None:
+    """A model by its folder, as far as there is one here: its weights, where `parameters_b` does not say how many, and its
+    config.json; None where nothing is known."""
+    folder = Path(path) if path else None
+    config: dict[str, Any] = {}
+    if folder is not None:
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads((folder / "config.json").read_bytes())
+            config = found if isinstance(found, dict) else {}
+    if parameters_b is None and folder is not None:
+        weight_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        parameters_b = weight_bytes / 1e9 / bytes_per_parameter(config) or None
+    return configured(config, parameters_b) if parameters_b else None
+
+
+def gpus_of(engine_args: Sequence[str]) -> int | None:
+    """GPUs of one replica, as vLLM's flags have it; None where they do not say."""
+    flags = " ".join(engine_args).replace("=", " ").split()
+    sizes = [int(n) for flag, n in pairwise(flags) if flag in _SPREADS and n.isdecimal()]
+    return math.prod(sizes) if sizes else None
+
+
+_SPREADS = {"--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp"}

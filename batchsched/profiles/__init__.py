@@ -8,6 +8,9 @@ from batchsched.profiles.lengths import refine as refine
 from batchsched.profiles.measured import Observation as Observation
 from batchsched.profiles.measured import update as update
 from batchsched.profiles.prior import prior as prior
+from batchsched.profiles.profile import Drift as Drift
 from batchsched.profiles.profile import Profile as Profile
+from batchsched.profiles.shape import Shape as Shape
+from batchsched.profiles.shape import shape as shape
 
-__all__ = ["Lengths", "Observation", "Profile", "estimate", "prior", "refine", "update"]
+__all__ = ["Drift", "Lengths", "Observation", "Profile", "Shape", "estimate", "prior", "refine", "shape", "update"]

@@ -1,8 +1,11 @@
-"""From a prior and what was measured to a profile.
+"""From a prior and what was measured to a profile: a Bayesian update of two unknowns.
 
-Everything is done on the logarithm of the factor observed seconds / prior seconds. The prior counts as one observation with the
-prior's spread; recent observations count more, longer ones count more up to a point; and what was seen of the model on another
-pool moves a pool not yet seen by a part of the way, since most of a prior's error is common to a model.
+The unknowns are the logarithms of the factors by which reading (prefill) and writing (decoding) take longer than the prior says.
+The prior gives both the same spread and most of it in common (`TOGETHER`), so that chunks that are all alike move both, and
+chunks of different mixes tell them apart. One chunk shows the logarithm of its time, around what the two factors make of its
+tokens, with a spread of its own. Recent observations count more, longer ones count more up to a point; what was seen of the model
+on another pool moves a pool not yet seen by a part of the way, since most of a prior's error is common to a model; and what was
+seen before the pool changed its speed (`drift.py`) counts no more.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from datetime import datetime
 
 import msgspec
 
-from batchsched.profiles.profile import Profile
+from batchsched.profiles.drift import drifted
+from batchsched.profiles.profile import Profile, spread
 
 SIGMA_FLOOR = 0.1
 """Speed varies this much from hour to hour however well it is known."""
@@ -21,10 +25,14 @@ OWN_SPREAD = 0.25
 """Standard deviation of log(seconds) of one observation around the truth: what a chunk's mix of lengths does."""
 SHARED = 0.7
 """Share of a prior's log error that is common to a model on all pools."""
+TOGETHER = 0.7
+"""Correlation of the prior's errors in reading and in writing: the same engine, the same GPU, other bounds."""
 HALF_LIFE_S = 7 * 86400.0
 """An observation this much older than the newest counts half: engines are updated, neighbours change."""
 FULL_WEIGHT_S = 60.0
 """Shorter observations count less: ramp-up and ramp-down fill them."""
+ROUNDS = 4
+"""Of linearising the logarithm of a sum; two or three suffice."""
 
 
 class Observation(msgspec.Struct, frozen=True):
@@ -46,28 +54,31 @@ class Observation(msgspec.Struct, frozen=True):
 def update(prior: Profile, observations: Sequence[Observation], priors: dict[str, Profile] | None = None) -> Profile:
     """The profile of `prior.model` on `prior.pool` after these observations; others' models are ignored.
 
-    `priors`: the prior of the same model on other pools, so that what was seen there can be compared. Rates are scaled together:
-    a chunk gives one time for both phases.
+    `priors`: the prior of the same model on other pools, so that what was seen there can be compared.
     """
     own = [o for o in observations if o.model == prior.model and o.pool == prior.pool and _usable(o)]
-    log_factor, variance = _other_pools(prior, observations, priors or {})
-    if own:
-        weights = _weights(own)
-        mean = sum(w * _log_factor(prior, o) for w, o in zip(weights, own, strict=True)) / sum(weights)
-        seen = OWN_SPREAD**2 / sum(weights)
-        gain = variance / (variance + seen)
-        log_factor += gain * (mean - log_factor)
-        variance = variance * seen / (variance + seen)
-    sigma = min(prior.sigma, max(SIGMA_FLOOR, math.sqrt(variance)))
+    start, variance = _other_pools(prior, observations, priors or {})
+    change = drifted([(o.at, _log_factor(prior, o)) for o in own])
+    if change is not None:
+        own = [o for o in own if o.at >= change.since]
+    factors, apart = _posterior(prior, own, start, variance)
+    reading = _reading(prior, own)
+    sigma = (
+        min(prior.sigma, max(SIGMA_FLOOR, math.sqrt(spread(apart, reading)))) if own else min(prior.sigma, math.sqrt(variance))
+    )
+    watts = _power_factor(prior, own)
     return msgspec.structs.replace(
         prior,
-        input_tokens_per_s=prior.input_tokens_per_s * math.exp(-log_factor),
-        output_tokens_per_s=prior.output_tokens_per_s * math.exp(-log_factor),
+        input_tokens_per_s=prior.input_tokens_per_s * math.exp(-factors[0]),
+        output_tokens_per_s=prior.output_tokens_per_s * math.exp(-factors[1]),
         sigma=max(sigma, min(SIGMA_FLOOR, prior.sigma)),
-        power_w=_power(prior, own),
+        apart=(max(apart[0], SIGMA_FLOOR**2), max(apart[1], SIGMA_FLOOR**2), max(apart[2], SIGMA_FLOOR**2)) if own else None,
+        power_w=prior.power_w * watts,
+        input_power_w=None if prior.input_power_w is None else prior.input_power_w * watts,
         startup_s=_startup(prior, observations),
         source="measured" if own else prior.source,
         observations=len(own),
+        drift=change,
     )
 
 
@@ -84,6 +95,49 @@ def _weights(observations: Sequence[Observation]) -> list[float]:
     return [min(1.0, o.busy_s / FULL_WEIGHT_S) * 0.5 ** ((newest - o.at).total_seconds() / HALF_LIFE_S) for o in observations]
 
 
+def _reading(prior: Profile, own: Sequence[Observation]) -> float:
+    """Share of the time that the observed work reads, by the prior; half where nothing was observed."""
+    total_s = sum(prior.seconds(o.input_tokens, o.output_tokens) for o in own)
+    return sum(o.input_tokens for o in own) / prior.input_tokens_per_s / total_s if own else 0.5
+
+
+def _posterior(
+    prior: Profile, own: Sequence[Observation], start: float, variance: float
+) -> tuple[tuple[float, float], tuple[float, float, float]]:
+    """Log factors of reading and writing, and their variances and covariance: the normal closest to the posterior at its mode.
+
+    Each observation is a line in the two unknowns, its slopes being the shares of its time that read and write.
+    """
+    both = TOGETHER * variance
+    if not own or variance <= 0:
+        return (start, start), (variance, variance, both)
+    weights = _weights(own)
+    precision = _inverse((variance, variance, both))
+    at = (start, start)
+    covariance = (variance, variance, both)
+    for _ in range(ROUNDS):
+        a, d, b = precision
+        pulls = (a * start + b * start, b * start + d * start)
+        for weight, o in zip(weights, own, strict=True):
+            read_s = o.input_tokens / prior.input_tokens_per_s * math.exp(at[0])
+            write_s = o.output_tokens / prior.output_tokens_per_s * math.exp(at[1])
+            share = read_s / (read_s + write_s)
+            sure = weight / OWN_SPREAD**2
+            level = math.log(o.busy_s / (read_s + write_s)) + share * at[0] + (1 - share) * at[1]
+            a, d, b = a + sure * share**2, d + sure * (1 - share) ** 2, b + sure * share * (1 - share)
+            pulls = (pulls[0] + sure * share * level, pulls[1] + sure * (1 - share) * level)
+        covariance = _inverse((a, d, b))
+        at = (covariance[0] * pulls[0] + covariance[2] * pulls[1], covariance[2] * pulls[0] + covariance[1] * pulls[1])
+    return at, covariance
+
+
+def _inverse(matrix: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Of a symmetric two by two matrix: both entries of the diagonal, then the other."""
+    a, d, b = matrix
+    determinant = a * d - b * b
+    return d / determinant, a / determinant, -b / determinant
+
+
 def _other_pools(prior: Profile, observations: Sequence[Observation], priors: dict[str, Profile]) -> tuple[float, float]:
     """The log factor to start from and its variance, given what the model did on other pools."""
     variance = prior.sigma**2
@@ -98,14 +152,16 @@ def _other_pools(prior: Profile, observations: Sequence[Observation], priors: di
     return gain * mean, variance - gain * common
 
 
-def _power(prior: Profile, own: Sequence[Observation]) -> float:
+def _power_factor(prior: Profile, own: Sequence[Observation]) -> float:
+    """Measured watts over the prior's for the same mix of work, as far as the evidence goes."""
     measured = [o for o in own if o.energy_j is not None and o.energy_j > 0]
     if not measured:
-        return prior.power_w
+        return 1.0
     weights = _weights(measured)
-    mean = sum(w * (o.energy_j or 0.0) / o.busy_s for w, o in zip(weights, measured, strict=True)) / sum(weights)
+    ratios = [(o.energy_j or 0.0) / o.busy_s / prior.power_for(o.input_tokens, o.output_tokens) for o in measured]
+    mean = sum(w * ratio for w, ratio in zip(weights, ratios, strict=True)) / sum(weights)
     trust = sum(weights) / (sum(weights) + 0.25)
-    return prior.power_w + trust * (mean - prior.power_w)
+    return 1.0 + trust * (mean - 1.0)
 
 
 def _startup(prior: Profile, observations: Sequence[Observation]) -> float:

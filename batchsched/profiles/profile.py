@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime
 from statistics import NormalDist
 from typing import Literal
 
 import msgspec
 
 
+class Drift(msgspec.Struct, frozen=True):
+    """The pool changed its speed: `factor` is the time that work takes since then over what it took before."""
+
+    since: datetime
+    factor: float
+
+
 class Profile(msgspec.Struct, frozen=True):
     """One replica of a pool running a model at full batch.
 
-    Time for work is lognormal: its mean is `seconds()`, the standard deviation of its logarithm is `sigma`. The error is mostly
-    common to all work of the model, so that margins of several jobs add up.
+    Time for work is lognormal: its mean is `seconds()`, the standard deviation of its logarithm is `sigma`, or, for a given mix
+    of reading and writing, `sigma_for()`. The error is mostly common to all work of the model, so that margins of several jobs
+    add up.
     """
 
     model: str
@@ -21,13 +30,18 @@ class Profile(msgspec.Struct, frozen=True):
     input_tokens_per_s: float
     output_tokens_per_s: float
     power_w: float
-    """Watts while busy, of everything that the replica occupies."""
+    """Watts while it writes, of everything that the replica occupies."""
     idle_w: float
     sigma: float
     startup_s: float
     """From the launch of the engine until it answers."""
     source: Literal["prior", "measured"] = "prior"
     observations: int = 0
+    input_power_w: float | None = None
+    """Watts while it reads prompts, where that is known to differ."""
+    apart: tuple[float, float, float] | None = None
+    """Where reading and writing are known apart: variances of both log speeds, and their covariance."""
+    drift: Drift | None = None
 
     def seconds(self, input_tokens: float, output_tokens: float) -> float:
         """Expected replica-seconds for that many tokens, start-up not counted."""
@@ -36,8 +50,30 @@ class Profile(msgspec.Struct, frozen=True):
     def seconds_at(self, confidence: float, input_tokens: float, output_tokens: float) -> float:
         """Replica-seconds that suffice with that probability: the quantile of a lognormal with mean `seconds()`."""
         z = NormalDist().inv_cdf(confidence)
-        return self.seconds(input_tokens, output_tokens) * math.exp(z * self.sigma - self.sigma**2 / 2)
+        sigma = self.sigma_for(input_tokens, output_tokens)
+        return self.seconds(input_tokens, output_tokens) * math.exp(z * sigma - sigma**2 / 2)
+
+    def sigma_for(self, input_tokens: float, output_tokens: float) -> float:
+        """Standard deviation of the logarithm of `seconds()`."""
+        total_s = self.seconds(input_tokens, output_tokens)
+        if self.apart is None or total_s <= 0:
+            return self.sigma
+        reading = input_tokens / self.input_tokens_per_s / total_s
+        return math.sqrt(spread(self.apart, reading))
 
     def energy_j(self, input_tokens: float, output_tokens: float) -> float:
         """Expected joules for that many tokens."""
-        return self.power_w * self.seconds(input_tokens, output_tokens)
+        reading_w = self.power_w if self.input_power_w is None else self.input_power_w
+        return reading_w * input_tokens / self.input_tokens_per_s + self.power_w * output_tokens / self.output_tokens_per_s
+
+    def power_for(self, input_tokens: float, output_tokens: float) -> float:
+        """Mean watts over that work."""
+        seconds = self.seconds(input_tokens, output_tokens)
+        return self.energy_j(input_tokens, output_tokens) / seconds if seconds > 0 else self.power_w
+
+
+def spread(apart: tuple[float, float, float], reading: float) -> float:
+    """Variance of the logarithm of a time of which that share is reading."""
+    of_input, of_output, of_both = apart
+    writing = 1.0 - reading
+    return max(0.0, reading**2 * of_input + writing**2 * of_output + 2 * reading * writing * of_both)
