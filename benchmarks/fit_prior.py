@@ -159,7 +159,7 @@ class Judged:
     @property
     def energy(self) -> Vector:
         """Logarithms of predicted over measured joules a token."""
-        return self.watts - self.rate
+        return np.asarray(self.watts - self.rate)
 
     def sigma(self) -> float:
         """Spread of log speed for a model and an engine that were both not seen: every era foretold as the product would,

@@ -188,8 +188,11 @@ def _helix() -> Iterator[Measured]:
         gpu = {"a100": "A100-40", "v100": "V100", "t4": "T4", "l4": "L4"}[name]
         size, rate = float(row["batch_tokens_or_requests"]), 1e3 * float(row["batch_tokens_or_requests"]) / float(row["ms"])
         decoding = row["phase"] == "decode"
-        at = ("decode", size, HELIX_CONTEXT - 1) if decoding else ("prefill", 1.0, size)
-        yield Measured("Helix (2024)", "layers-2024", row["model"], family, shape, gpu, int(count or 1), *at, 2.0, rate, None)
+        point = Measured(
+            "Helix (2024)", "layers-2024", row["model"], family, shape, gpu, int(count or 1), "decode", size, HELIX_CONTEXT - 1,
+            2.0, rate, None,
+        )  # fmt: skip
+        yield point if row["phase"] == "decode" else point._replace(kind="prefill", in_flight=1.0, input_tokens=size)
 
 
 def _mlperf() -> Iterator[Measured]:
