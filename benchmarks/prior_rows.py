@@ -187,7 +187,6 @@ def _helix() -> Iterator[Measured]:
         name, _, count = row["gpu"].partition("x")
         gpu = {"a100": "A100-40", "v100": "V100", "t4": "T4", "l4": "L4"}[name]
         size, rate = float(row["batch_tokens_or_requests"]), 1e3 * float(row["batch_tokens_or_requests"]) / float(row["ms"])
-        decoding = row["phase"] == "decode"
         point = Measured(
             "Helix (2024)", "layers-2024", row["model"], family, shape, gpu, int(count or 1), "decode", size, HELIX_CONTEXT - 1,
             2.0, rate, None,
