@@ -73,9 +73,10 @@ class Observer:
             tallied = tallies.of_all(connection)
             observed = ledger.recent(connection)
             alive = workers.active(connection, now - timedelta(seconds=self._settings.server.lease_s))
+            idle_w = workers.idle_power(connection)
             tied = {row["id"]: chunks.pools_used(connection, row["id"]) for row in rows if row["options"].get("uniform")}
         everything: list[Mapping[str, Any]] = [*rows, *([newcomer] if newcomer else [])]
-        profiles = self.profiles(_observations(observed))
+        profiles = self.profiles(_observations(observed), idle_w)
         jobs = [self._job(row, shares.get(row["id"], []), profiles, now, tied.get(row["id"], [])) for row in everything]
         horizon_s = self._horizon_s(jobs)
         loaded = {name: [m for w in alive if w["pool"] == name for m in w["ready_models"]] for name in self.fleet.pools}
@@ -86,8 +87,10 @@ class Observer:
         connected = frozenset(worker["pool"] for worker in alive)
         return View(now, problem, pools, forecasts, leased, tallied, connected, notes)
 
-    def profiles(self, observations: Sequence[Observation]) -> dict[tuple[str, str], Profile]:
-        """The profile of each model on each pool that may serve it."""
+    def profiles(
+        self, observations: Sequence[Observation], idle_w: Mapping[str, float] | None = None
+    ) -> dict[tuple[str, str], Profile]:
+        """The profile of each model on each pool that may serve it; `idle_w`: what was measured of idle replicas, by pool."""
         found: dict[tuple[str, str], Profile] = {}
         for model, served in self.fleet.models.items():
             size = size_of(served.path, served.parameters_b)
@@ -106,13 +109,15 @@ class Observer:
                 if pool.serves(model)
             }
             for name, before in priors.items():
-                found[model, name] = update(before, observations, priors)
+                known = update(before, observations, priors)
+                measured_w = (idle_w or {}).get(name, known.idle_w)
+                found[model, name] = msgspec.structs.replace(known, idle_w=min(measured_w, known.power_w))
         return found
 
     def current_profiles(self) -> dict[tuple[str, str], Profile]:
         """The profiles as the ledger has them now."""
         with self._database.read() as connection:
-            return self.profiles(_observations(ledger.recent(connection)))
+            return self.profiles(_observations(ledger.recent(connection)), workers.idle_power(connection))
 
     def _job(
         self,

@@ -27,6 +27,8 @@ STATUS_HEADER = "x-batchsched-status"
 ReleaseReason = Literal["window_closed", "shutdown", "preempted", "cancelled", "paused"]
 EnergySource = Literal["nvml_counter", "nvml_power", "rapl", "modelled", "unmeasured"]
 SpentKind = Literal["metered", "idle", "waste", "others"]
+EnergyMark = Literal["", "mig", "shared"]
+"""What a GPU's figure must be read with: a slice's part of its board, by size; or a board that computed for others too."""
 
 
 class Register(msgspec.Struct):
@@ -121,11 +123,19 @@ class Spent(msgspec.Struct):
     parts: list[SpentPart]
 
 
+class IdlePower(msgspec.Struct):
+    """What a replica draws while it does nothing, host included, as measured before a model was loaded."""
+
+    power_w: float
+    source: EnergySource
+
+
 class Heartbeat(msgspec.Struct):
     """A worker is alive and holds these: POST /workers/{id}/heartbeat. Extends every lease that is still its own."""
 
     leases: list[HeldLease]
     spent: Spent | None = None
+    idle: IdlePower | None = None
 
 
 class Bye(msgspec.Struct):
@@ -145,7 +155,7 @@ class Meter(msgspec.Struct):
     """What a chunk took on its engine since the last message about it.
 
     `busy_s`: wall seconds of the engine charged to this chunk (an engine shared by two chunks is split by tokens);
-    `energy_j`: joules at the socket, split the same way.
+    `energy_j`: joules of the GPUs, or of the processors where the engine runs on those, split the same way.
     """
 
     started_at: datetime
@@ -155,6 +165,10 @@ class Meter(msgspec.Struct):
     energy_source: EnergySource
     startup_s: float = 0.0
     """Above 0: this is the start of an engine for this chunk, which took so long, and no work was done meanwhile."""
+    host_j: float = 0.0
+    """Joules of the host beside the GPUs, not in `energy_j`."""
+    host_source: EnergySource = "unmeasured"
+    mark: EnergyMark = ""
 
 
 class Result(msgspec.Struct):

@@ -12,40 +12,50 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 from datetime import datetime
+from typing import NamedTuple
 
-from batchsched.executors.meter import EnergyMeter
+from batchsched.executors.meters import EnergyMeter, Reading
 from batchsched.wire import EnergySource, Meter, SpentKind, SpentPart
 
 
+class _Amount(NamedTuple):
+    """What was used: by the engine's GPUs, by the host beside them, and for how long."""
+
+    energy_j: float = 0.0
+    host_j: float = 0.0
+    seconds: float = 0.0
+
+    def plus(self, other: _Amount, part: float = 1.0) -> _Amount:
+        """With that part of another, and never less than nothing."""
+        return _Amount(*(max(0.0, mine + part * more) for mine, more in zip(self, other, strict=True)))
+
+
 class _Account:
-    __slots__ = ("batch_id", "busy_s", "energy_j", "started_at", "tokens")
+    __slots__ = ("batch_id", "started_at", "tokens", "used")
 
     def __init__(self, started_at: datetime, batch_id: str = "") -> None:
         self.started_at = started_at
         self.batch_id = batch_id
-        self.busy_s = 0.0
-        self.energy_j = 0.0
+        self.used = _Amount()
         self.tokens = 0
 
 
 class _Use:
     """What a shared engine used while we used it, and how much of that has been charged to us."""
 
-    __slots__ = ("all_tokens", "busy_s", "charged_j", "charged_s", "energy_j", "our_tokens")
+    __slots__ = ("all_tokens", "charged", "our_tokens", "used")
 
     def __init__(self) -> None:
-        self.energy_j = self.busy_s = self.charged_j = self.charged_s = 0.0
+        self.used = self.charged = _Amount()
         self.all_tokens = self.our_tokens = 0.0
 
-    def ours(self, spent_j: float, busy_s: float) -> tuple[float, float]:
+    def ours(self, spent: _Amount) -> _Amount:
         """Add what was used; what is to be charged now. The whole comes to our share of the tokens, late but never twice."""
-        self.energy_j += spent_j
-        self.busy_s += busy_s
+        self.used = self.used.plus(spent)
         part = min(1.0, self.our_tokens / (self.all_tokens or 1.0))
-        due_j, due_s = max(0.0, part * self.energy_j - self.charged_j), max(0.0, part * self.busy_s - self.charged_s)
-        self.charged_j += due_j
-        self.charged_s += due_s
-        return due_j, due_s
+        due = _Amount().plus(self.used, part).plus(self.charged, -1.0)
+        self.charged = self.charged.plus(due)
+        return due
 
 
 class EnergyShare:
@@ -58,8 +68,7 @@ class EnergyShare:
         self._meter, self._now = meter, now
         self._accounts: dict[Hashable, _Account] = {}
         self._busy = False
-        self._source: EnergySource = "modelled"
-        self._read_j, self._read_at = 0.0, time.monotonic()
+        self._reading, self._read_at = Reading(0.0, "modelled"), time.monotonic()
         self._starting: _Account | None = None
         self._use = _Use()
         self._counter: float | None = None
@@ -82,7 +91,7 @@ class EnergyShare:
         """The engine was stopped; where no chunk had come, its start was in vain."""
         self._settle()
         if account := self._starting:
-            self._spend("waste", account.busy_s, account.energy_j)
+            self._spend("waste", account.used)
         self._starting = None
 
     def started(self, startup_s: float) -> Meter | None:
@@ -91,7 +100,7 @@ class EnergyShare:
         account, self._starting = self._starting, None
         if account is None:
             return None
-        return Meter(account.started_at, self._now(), account.busy_s, account.energy_j, self._source, startup_s)
+        return self._metered(account, self._now(), startup_s)
 
     def open(self, key: Hashable, batch_id: str = "") -> None:
         """Begin an account."""
@@ -102,7 +111,7 @@ class EnergyShare:
         """End it; what was not taken was wasted."""
         self._settle()
         if account := self._accounts.pop(key, None):
-            self._spend("waste", account.busy_s, account.energy_j, account.batch_id)
+            self._spend("waste", account.used, account.batch_id)
 
     def add(self, key: Hashable, tokens: int, counted: int | None = None) -> None:
         """A request came back with this many tokens computed, and `counted` by the engine (it counts cached ones too)."""
@@ -124,15 +133,14 @@ class EnergyShare:
             return None
         ended_at = max(self._now(), account.started_at)
         self._accounts[key] = _Account(ended_at, account.batch_id)
-        return Meter(account.started_at, ended_at, account.busy_s, account.energy_j, self._source)
+        return self._metered(account, ended_at)
 
     def give_back(self, key: Hashable, taken: Meter | None) -> None:
         """What was taken did not reach the server, or was refused there."""
         account = self._accounts.get(key)
         if account and taken:
             account.started_at = min(account.started_at, taken.started_at)
-            account.busy_s += taken.busy_s
-            account.energy_j += taken.energy_j
+            account.used = account.used.plus(_Amount(taken.energy_j, taken.host_j, taken.busy_s))
 
     def spent(self) -> list[SpentPart]:
         """All that was metered since the last time, and the part of it that is no chunk's."""
@@ -144,36 +152,52 @@ class EnergyShare:
     def _end_use(self) -> None:
         """Once we have nothing to do, what was not charged to us was others'."""
         if not self._accounts:
-            self._spend("others", self._use.busy_s - self._use.charged_s, self._use.energy_j - self._use.charged_j)
+            self._spend("others", self._use.used.plus(self._use.charged, -1.0))
             self._use = _Use()
 
-    def _spend(self, kind: SpentKind, seconds: float, energy_j: float, batch_id: str = "") -> None:
+    def _metered(self, account: _Account, ended_at: datetime, startup_s: float = 0.0) -> Meter:
+        used, said = account.used, self._reading
+        return Meter(
+            started_at=account.started_at,
+            ended_at=ended_at,
+            busy_s=used.seconds,
+            energy_j=used.energy_j,
+            energy_source=said.source,
+            startup_s=startup_s,
+            host_j=used.host_j,
+            host_source=said.host_source,
+            mark=said.mark,
+        )
+
+    def _spend(self, kind: SpentKind, used: _Amount, batch_id: str = "") -> None:
+        """GPUs and host are told apart where their sources differ; the seconds go with the GPUs."""
+        self._tell(kind, batch_id, self._reading.source, used.seconds, used.energy_j)
+        self._tell(kind, batch_id, self._reading.host_source, 0.0, used.host_j)
+
+    def _tell(self, kind: SpentKind, batch_id: str, source: EnergySource, seconds: float, energy_j: float) -> None:
         if seconds <= 0 and energy_j <= 0:
             return
-        part = self._spent.setdefault(
-            (kind, batch_id, self._source), SpentPart(kind, batch_id, self._now(), 0.0, 0.0, self._source)
-        )
+        part = self._spent.setdefault((kind, batch_id, source), SpentPart(kind, batch_id, self._now(), 0.0, 0.0, source))
         part.seconds += seconds
         part.energy_j += energy_j
 
     def _settle(self) -> None:
-        joules, self._source = self._meter.read()
+        before, self._reading = self._reading, self._meter.read()
         now = time.monotonic()
-        spent_j, elapsed_s = max(0.0, joules - self._read_j), now - self._read_at
-        busy_s = elapsed_s * self._busy
-        self._read_j, self._read_at = joules, now
-        self._spend("metered", elapsed_s, spent_j)
+        elapsed_s, self._read_at = now - self._read_at, now
+        spent = _Amount(
+            max(0.0, self._reading.energy_j - before.energy_j), max(0.0, self._reading.host_j - before.host_j), elapsed_s
+        )
+        self._spend("metered", spent)
+        busy = spent._replace(seconds=elapsed_s * self._busy)
         if self._starting and not self._accounts:
-            self._starting.energy_j += spent_j
-            self._starting.busy_s += elapsed_s
+            self._starting.used = self._starting.used.plus(spent)
         elif not self._accounts:
-            self._spend("idle" if self._counter is None else "others", elapsed_s, spent_j)
+            self._spend("idle" if self._counter is None else "others", spent)
         elif self._counter is not None:
-            spent_j, busy_s = self._use.ours(spent_j, busy_s)
+            busy = self._use.ours(busy)
         total = sum(account.tokens for account in self._accounts.values())
         for account in self._accounts.values():
-            part = account.tokens / total if total else 1 / len(self._accounts)
-            account.energy_j += spent_j * part
-            account.busy_s += busy_s * part
+            account.used = account.used.plus(busy, account.tokens / total if total else 1 / len(self._accounts))
         for account in self._accounts.values():
             account.tokens = 0

@@ -23,7 +23,7 @@ from batchsched.executors.driver import Driver, Outcome, Work
 from batchsched.executors.engine import AttachedEngine, Engine, VllmEngine
 from batchsched.executors.engine_home import find_engine
 from batchsched.executors.link import ServerLink
-from batchsched.executors.meter import choose_meter
+from batchsched.executors.meters import EnergyMeter, choose_meter, idle_power
 from batchsched.executors.orphans import end_orphans
 from batchsched.executors.probes import tokens_of
 from batchsched.executors.reporter import LOST, Reporter
@@ -41,6 +41,7 @@ from batchsched.wire import (
     Heartbeat,
     HeartbeatAnswer,
     HeldLease,
+    IdlePower,
     Lease,
     Meter,
     Register,
@@ -96,6 +97,9 @@ class WorkerLoop:
         self._share: EnergyShare
         self._unsaid: Spent | None = None
         self._said = 0
+        self._meter: EnergyMeter
+        self._fresh = True  # nothing of ours has been loaded yet
+        self._idle: IdlePower | None = None
         self._idle_since = time.monotonic()
 
     async def run(self) -> int:
@@ -115,7 +119,8 @@ class WorkerLoop:
         shared = home is None
         choice = choose_meter(self._me.pool, self._settings, self._engine.pids, here=self._engine.here, shared=shared)
         log.info("Energy is %s. Engine: %s.", choice.why, self._engine.describe())
-        self._share = EnergyShare(choice.meter, self._link.now)
+        self._meter = choice.meter
+        self._share = EnergyShare(self._meter, self._link.now)
         self._driver = Driver(
             self._engine,
             self._session,
@@ -215,7 +220,7 @@ class WorkerLoop:
             await asyncio.sleep(self._me.heartbeat_s)
             said = {held.lease.chunk_id: held for held in self._held.values()}  # of two leases of a chunk the newer
             held_leases = [HeldLease(chunk_id, held.lease.token) for chunk_id, held in said.items()]
-            message = Heartbeat(held_leases, self._spent())
+            message = Heartbeat(held_leases, self._spent(), self._idle)
             timeout_s = min(_LONGEST_BEAT_S, max(1.0, 2 * self._me.heartbeat_s))
             sent = time.monotonic()
             try:
@@ -359,6 +364,8 @@ class WorkerLoop:
             raise UnknownModel(f"The server asks for the model '{model}' without saying what it is.")
         log.info("Starting the engine for '%s'.", model)
         if not self._settings.engine_url:
+            if self._fresh:
+                self._fresh, self._idle = False, await idle_power(self._meter, self._pause)
             self._share.starting()
         await self._engine.start(spec, model)
         self._engine_failures = 0

@@ -22,6 +22,7 @@ def add(connection: Connection, **values: Any) -> bool:
 
     Spans of a chunk follow each other, so that short ones are kept as one of up to ten seconds.
     """
+    values = {"host_j": 0.0, "host_source": "unmeasured", "mark": "", **values}
     mine = (ledger.c.chunk_id == values["chunk_id"], ledger.c.pool == values["pool"])
     last = first(connection, select(ledger).where(*mine).order_by(ledger.c.id.desc()).limit(1))
     if last and values["started_at"] < last["ended_at"] and values["ended_at"] <= last["ended_at"]:
@@ -35,11 +36,13 @@ def add(connection: Connection, **values: Any) -> bool:
     return True
 
 
-_SUMMED = ("busy_s", "energy_j", "requests", "input_tokens", "cached_tokens", "output_tokens")
+_SUMMED = ("busy_s", "energy_j", "host_j", "requests", "input_tokens", "cached_tokens", "output_tokens")
+
+_ALIKE = ("energy_source", "host_source", "mark")
 
 
 def _continues(last: Row, values: dict[str, Any]) -> bool:
-    same = last["energy_source"] == values["energy_source"] and not last["startup_s"] and not values["startup_s"]
+    same = all(last[name] == values[name] for name in _ALIKE) and not last["startup_s"] and not values["startup_s"]
     return bool(same and values["started_at"] == last["ended_at"] and values["ended_at"] - last["started_at"] <= TOGETHER)
 
 
@@ -60,7 +63,7 @@ def recent(connection: Connection, limit: int = 2000) -> list[Row]:
             newest.c.pool,
             func.max(newest.c.ended_at).label("ended_at"),
             func.sum(newest.c.busy_s).label("busy_s"),
-            func.sum(newest.c.energy_j).label("energy_j"),
+            func.sum(newest.c.energy_j + newest.c.host_j).label("energy_j"),
             func.max(newest.c.energy_source).label("energy_source"),
             func.max(newest.c.startup_s).label("startup_s"),
             func.sum(newest.c.input_tokens).label("input_tokens"),
@@ -80,7 +83,7 @@ def tokens_since(connection: Connection, tenant: str, at: datetime) -> int:
 
 def energy_since(connection: Connection, tenant: str, at: datetime) -> list[Row]:
     """`pool`, `started_at` and `energy_j` of a tenant's work that began since then."""
-    query = select(ledger.c.pool, ledger.c.started_at, ledger.c.energy_j)
+    query = select(ledger.c.pool, ledger.c.started_at, (ledger.c.energy_j + ledger.c.host_j).label("energy_j"))
     return every(connection, query.where(ledger.c.tenant == tenant, ledger.c.started_at >= at))
 
 

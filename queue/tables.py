@@ -164,6 +164,8 @@ class WorkerRow(SQLModel, table=True):
     protocol: int = 1
     version: str = ""
     spent_number: int = Field(default=0, sa_type=BigInteger)
+    idle_w: float | None = None
+    """Watts of the replica before a model was loaded; None where nothing measured it."""
 
 
 class LedgerRow(SQLModel, table=True):
@@ -172,6 +174,7 @@ class LedgerRow(SQLModel, table=True):
     __tablename__ = "ledger"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (
         CheckConstraint("energy_j >= 0 AND busy_s >= 0", name="amounts_positive"),
+        CheckConstraint("host_j >= 0", name="host_positive"),
         CheckConstraint("ended_at >= started_at", name="span_forward"),
         Index("ledger_by_batch", "batch_id", "started_at"),
         Index("ledger_by_pool", "pool", "ended_at"),
@@ -190,6 +193,11 @@ class LedgerRow(SQLModel, table=True):
     busy_s: float
     energy_j: float
     energy_source: str
+    host_j: float = 0.0
+    """Of the host beside the GPUs, with a source of its own; not in `energy_j`."""
+    host_source: str = "unmeasured"
+    mark: str = ""
+    """wire.EnergyMark: what `energy_j` must be read with."""
     startup_s: float = 0.0
     requests: int
     input_tokens: int = Field(sa_type=BigInteger)

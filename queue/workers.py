@@ -40,3 +40,9 @@ def bye(connection: Connection, worker_id: str, now: datetime) -> None:
 def active(connection: Connection, since: datetime) -> list[Row]:
     """Workers that gave a sign of life since then."""
     return every(connection, select(workers).where(workers.c.state == "active", workers.c.seen_at >= since))
+
+
+def idle_power(connection: Connection) -> dict[str, float]:
+    """Watts of an idle replica of each pool, as a worker of it measured them last."""
+    measured = select(workers.c.pool, workers.c.idle_w).where(workers.c.idle_w.is_not(None)).order_by(workers.c.registered_at)
+    return {row["pool"]: row["idle_w"] for row in every(connection, measured)}

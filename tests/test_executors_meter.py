@@ -1,10 +1,8 @@
-"""Energy meters: the real nvidia-ml-py over a stub library in C, RAPL over a made folder, and the model."""
+"""Energy meters: RAPL over a made folder, the models, and how a reading is shared out."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -13,117 +11,120 @@ from pathlib import Path
 
 import pytest
 
-from batchsched.executors.meter import CpuSeconds, Modelled, Rapl, choose_meter
+from batchsched.executors.meters import Reading, choose_meter
+from batchsched.executors.meters.modelled import CpuSeconds, Modelled
+from batchsched.executors.meters.rapl import Rapl
 from batchsched.executors.share import EnergyShare
 from batchsched.fleet import GPU_TYPES, VCPU_IDLE_W, VCPU_MAX_W, Pool
 from batchsched.settings import Worker
 from batchsched.wire import EnergySource
 
-# A board at 200 W. MODE: counter (Volta and newer), power (no counter: NOT_SUPPORTED is 3), zero (a board that measures nothing).
-NVML = """
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-static int is(const char *mode) { const char *m = getenv("MODE"); return m && !strcmp(m, mode); }
-int nvmlInitWithFlags(unsigned f) { return 0; }
-int nvmlInit_v2(void) { return 0; }
-int nvmlShutdown(void) { return 0; }
-int nvmlDeviceGetCount_v2(unsigned *n) { *n = 2; return 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **h) { *h = (void *)(size_t)(i + 1); return i < 2 ? 0 : 2; }
-int nvmlDeviceGetTotalEnergyConsumption(void *h, unsigned long long *mj) {
-  struct timespec t;
-  if (is("power")) return 3;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  *mj = is("zero") ? 0 : 200ULL * (t.tv_sec * 1000ULL + t.tv_nsec / 1000000);
-  return 0;
-}
-int nvmlDeviceGetPowerUsage(void *h, unsigned *mw) { *mw = 200000; return 0; }
-"""
-READ = """
-import json, sys, time
-from batchsched.executors.meter import choose_meter
-from batchsched.fleet import Pool
-from batchsched.settings import Worker
-pool = Pool(gpu="A100-40", engine_args=sys.argv[1:])
-meter, why = choose_meter(pool, Worker())
-began, (before_j, _) = time.monotonic(), meter.read()
-time.sleep(0.5)
-joules, source = meter.read()
-print(json.dumps([(joules - before_j) / (time.monotonic() - began), source, why]))
-meter.close()
-"""
+
+def rapl(folder: Path, zone: str, name: str, uj: int, range_uj: int = 1_000_000_000) -> Path:
+    """A zone as Linux shows it; its counter."""
+    made = folder / zone
+    made.mkdir()
+    (made / "name").write_text(f"{name}\n")
+    (made / "energy_uj").write_text(f"{uj}\n")
+    (made / "max_energy_range_uj").write_text(f"{range_uj}\n")
+    return made / "energy_uj"
 
 
-@pytest.fixture(scope="module")
-def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the stub library."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler here, so the NVML meters are NOT tested")
-    folder = tmp_path_factory.mktemp("nvml")
-    (folder / "nvml.c").write_text(NVML, "utf-8")
-    subprocess.run([compiler, "-shared", "-fPIC", "-w", "-o", folder / "libnvidia-ml.so.1", folder / "nvml.c"], check=True)
-    return folder
+class Clock:
+    """Seconds as a test sets them."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-def watts(nvml: Path, mode: str, *engine_args: str, **env: str) -> tuple[float, str, str]:
-    """Power as a meter sees it over half a second, in a process of its own (the library is found when it starts)."""
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(nvml), "MODE": mode, **env}
-    answer = subprocess.run(
-        [sys.executable, "-c", READ, *engine_args], env=environment, capture_output=True, text=True, check=True
-    )
-    power_w, source, why = json.loads(answer.stdout)
-    return power_w, source, why
-
-
-def test_the_gpus_own_counter_comes_first(nvml: Path) -> None:
-    power_w, source, why = watts(nvml, "counter")
-    assert source == "nvml_counter"
-    assert power_w == pytest.approx(200, rel=0.05)
-    assert "1 GPU" in why
-
-
-def test_power_is_integrated_where_there_is_no_counter(nvml: Path) -> None:
-    power_w, source, _ = watts(nvml, "power")
-    assert source == "nvml_power"
-    assert power_w == pytest.approx(200, rel=0.05)
-
-
-def test_a_gpu_that_reports_zero_is_unmeasured_never_zero(nvml: Path) -> None:
-    assert watts(nvml, "zero")[1] == "unmeasured"
-
-
-def test_only_the_engines_gpus_are_counted(nvml: Path) -> None:
-    assert watts(nvml, "counter", "--tensor-parallel-size=2")[0] == pytest.approx(400, rel=0.05)
-    assert watts(nvml, "counter", "-tp", "2", CUDA_VISIBLE_DEVICES="1")[0] == pytest.approx(200, rel=0.05)
-
-
-def rapl(folder: Path, name: str, uj: int, range_uj: int = 1_000_000) -> Path:
-    zone = folder / name
-    zone.mkdir()
-    (zone / "energy_uj").write_text(f"{uj}\n")
-    (zone / "max_energy_range_uj").write_text(f"{range_uj}\n")
-    return zone / "energy_uj"
-
-
-def test_rapl_adds_packages_up_over_wraps_and_leaves_their_parts_out(tmp_path: Path) -> None:
-    first, second = rapl(tmp_path, "intel-rapl:0", 900_000), rapl(tmp_path, "intel-rapl:1", 0)
-    core = rapl(tmp_path, "intel-rapl:0:0", 0)  # a part of package 0: counted there already
+def test_rapl_adds_packages_and_memory_up_and_leaves_out_what_is_counted_there_already(tmp_path: Path) -> None:
+    counted = [
+        rapl(tmp_path, "intel-rapl:0", "package-0", 0),
+        rapl(tmp_path, "intel-rapl:1", "package-1-die-0", 0),
+        rapl(tmp_path, "intel-rapl:0:0", "dram", 0),
+    ]
+    left_out = [
+        rapl(tmp_path, "intel-rapl:0:1", "core", 0),
+        rapl(tmp_path, "intel-rapl:0:2", "uncore", 0),
+        rapl(tmp_path, "intel-rapl:2", "psys", 0),
+        rapl(tmp_path, "intel-rapl-mmio:0", "package-0", 0),
+    ]
     meter = Rapl.find(tmp_path)
     assert meter is not None
-    assert meter.read() == (0.0, "rapl")
-    first.write_text("100000\n")
-    second.write_text("50000\n")
-    core.write_text("70000\n")
-    joules, source = meter.read()
-    assert joules == pytest.approx(0.25)
-    assert source == "rapl"
+    assert meter.read() == Reading(0.0, "rapl")
+    for joules, counter in enumerate(counted, 1):
+        counter.write_text(f"{joules}000000\n")
+    for counter in left_out:
+        counter.write_text("500000000\n")
+    assert meter.read() == Reading(6.0, "rapl")
+    assert meter.by_domain_j == {"package": 3.0, "dram": 3.0}
+    meter.close()
+
+
+def test_rapl_counters_wrap_at_their_range_and_begin_anew_when_set_to_zero(tmp_path: Path) -> None:
+    clock = Clock()
+    counter = rapl(tmp_path, "intel-rapl:0", "package-0", 262_142_328_850, 262_143_328_850)
+    meter = Rapl([("package", counter.parent)], clock)
+    clock.now = 10.0
+    counter.write_text("2000000\n")
+    assert meter.read().energy_j == pytest.approx(3.0)
+    counter.write_text("502000000\n")
+    clock.now = 20.0
+    assert meter.read().energy_j == pytest.approx(503.0)
+    clock.now = 20.1
+    counter.write_text("0\n")  # by root's hand: 262 kJ in 0.1 s cannot be
+    assert meter.read().energy_j == pytest.approx(503.0)
+    clock.now = 21.0
+    counter.write_text("1000000\n")
+    assert meter.read().energy_j == pytest.approx(504.0)
+    assert meter.read().source == "rapl"
+    meter.close()
+
+
+def test_rapl_that_stands_still_is_unmeasured_but_memory_alone_may_be_missing(tmp_path: Path) -> None:
+    clock = Clock()
+    package, memory = rapl(tmp_path, "intel-rapl:0", "package-0", 5), rapl(tmp_path, "intel-rapl:0:0", "dram", 5)
+    meter = Rapl([("package", package.parent), ("dram", memory.parent)], clock)
+    clock.now = 30.0
+    package.write_text("7000005\n")
+    assert meter.read() == Reading(7.0, "rapl")
+    clock.now = 60.0
+    assert meter.read().source == "unmeasured"
+    meter.close()
+
+
+def test_a_rapl_counter_that_cannot_be_read_now_is_caught_up_with(tmp_path: Path) -> None:
+    counter = rapl(tmp_path, "intel-rapl:0", "package-0", 0)
+    meter = Rapl([("package", counter.parent)])
+    counter.write_text("")
+    assert meter.read() == Reading(0.0, "rapl")
+    counter.write_text("4000000\n")
+    assert meter.read().energy_j == 4.0
+    meter.close()
+
+
+def test_rapl_is_looked_at_more_often_than_it_wraps(tmp_path: Path) -> None:
+    counter = rapl(tmp_path, "intel-rapl:0", "package-0", 0, range_uj=1_000_000)
+    meter = Rapl([("package", counter.parent)])
+    counter.write_text("900000\n")
+    deadline = time.monotonic() + 10
+    while meter.by_domain_j["package"] == 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert meter.by_domain_j["package"] == pytest.approx(0.9)
+    meter.close()
 
 
 def test_rapl_is_chosen_for_a_cpu_pool_where_the_host_has_it(tmp_path: Path) -> None:
-    rapl(tmp_path, "intel-rapl:0", 0)
-    assert isinstance(choose_meter(Pool(), Worker(rapl_dir=str(tmp_path))).meter, Rapl)
+    rapl(tmp_path, "intel-rapl:0", "package-0", 0)
+    meter, why = choose_meter(Pool(), Worker(rapl_dir=str(tmp_path)))
+    assert isinstance(meter, Rapl)
+    assert "package" in why
+    meter.close()
     assert isinstance(choose_meter(Pool(), Worker(rapl_dir=str(tmp_path / "absent"))).meter, Modelled)
+    (tmp_path / "intel-rapl:0" / "name").write_text("psys\n")
+    assert isinstance(choose_meter(Pool(), Worker(rapl_dir=str(tmp_path))).meter, Modelled)
 
 
 @pytest.mark.parametrize(
@@ -137,27 +138,29 @@ def test_rapl_is_chosen_for_a_cpu_pool_where_the_host_has_it(tmp_path: Path) -> 
 def test_without_a_meter_watts_are_modelled_and_marked(pool: Pool, power_w: float, tmp_path: Path) -> None:
     meter, why = choose_meter(pool, Worker(rapl_dir=str(tmp_path)))
     began = time.monotonic()
-    before_j = meter.read()[0]
+    before = meter.read()
     time.sleep(0.05)
-    joules, source = meter.read()
-    assert source == "modelled"
+    after = meter.read()
+    assert after.source == "modelled"
     assert "modelled" in why
-    assert joules - before_j == pytest.approx(power_w * (time.monotonic() - began), rel=0.2)
+    assert (after.host_j > 0) == (pool.power_w is None)  # what the pool declares is the whole replica's
+    assert after.energy_j - before.energy_j == pytest.approx(power_w * (time.monotonic() - began), rel=0.2)
 
 
 def test_what_is_here_says_nothing_about_an_engine_elsewhere(tmp_path: Path) -> None:
-    rapl(tmp_path, "intel-rapl:0", 0)
+    rapl(tmp_path, "intel-rapl:0", "package-0", 0)
     settings = Worker(rapl_dir=str(tmp_path))
-    assert choose_meter(Pool(), settings, here=False).meter.read() == (0.0, "unmeasured")
+    assert choose_meter(Pool(), settings, here=False).meter.read() == Reading(0.0, "unmeasured")
+    assert choose_meter(Pool(gpu="T4"), settings, here=False).meter.read().host_j == 0
     assert isinstance(choose_meter(Pool(power_w=90.0), settings, here=False).meter, Modelled)
 
 
 def test_cpu_time_of_the_engines_processes_decides_the_model_of_a_cpu(tmp_path: Path) -> None:
     meter, _ = choose_meter(Pool(), Worker(rapl_dir=str(tmp_path)), lambda: [os.getpid()])
-    began, before_j, cpu_s = time.monotonic(), meter.read()[0], time.process_time()
+    began, before_j, cpu_s = time.monotonic(), meter.read().energy_j, time.process_time()
     while time.process_time() < cpu_s + 0.3:
         pass
-    joules = meter.read()[0] - before_j
+    joules = meter.read().energy_j - before_j
     idle_j = (os.cpu_count() or 1) * VCPU_IDLE_W * (time.monotonic() - began)
     assert joules == pytest.approx(idle_j + 0.3 * (VCPU_MAX_W - VCPU_IDLE_W), rel=0.25)
 
@@ -174,11 +177,11 @@ def test_cpu_seconds_never_fall_when_processes_come_and_go() -> None:
 class SetMeter:
     """A meter that shows what it is told."""
 
-    joules = 0.0
+    joules = host_joules = 0.0
     source: EnergySource = "rapl"
 
-    def read(self) -> tuple[float, EnergySource]:
-        return self.joules, self.source
+    def read(self) -> Reading:
+        return Reading(self.joules, self.source, self.host_joules, "modelled", "shared")
 
     def close(self) -> None:
         pass
@@ -193,7 +196,7 @@ def test_energy_is_split_by_tokens_and_none_is_lost_or_given_twice() -> None:
     share.busy(True)
     share.add("a", 30)
     share.add("b", 10)
-    meter.joules = 140.0
+    meter.joules, meter.host_joules = 140.0, 20.0
     first = share.take("a")
     meter.joules = 150.0  # no answers in this interval: halved
     share.close("a")
@@ -201,7 +204,8 @@ def test_energy_is_split_by_tokens_and_none_is_lost_or_given_twice() -> None:
     assert first is not None
     assert other is not None
     assert (first.energy_j, other.energy_j) == (30.0, 15.0)
-    assert first.energy_source == "rapl"
+    assert (first.host_j, other.host_j) == (15.0, 5.0)
+    assert (first.energy_source, first.host_source, first.mark) == ("rapl", "modelled", "shared")
     assert min(first.busy_s, other.busy_s) > 0
     meter.joules = 170.0
     share.add("b", 1)

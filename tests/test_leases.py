@@ -173,6 +173,32 @@ def test_an_engine_start_costs_energy_and_teaches_how_long_it_takes(server: Live
     assert profile.seconds(9, 15) < 40.0  # the start is no part of the speed
 
 
+def test_what_a_meter_says_of_the_host_and_of_others_reaches_the_report(server: LiveServer) -> None:
+    batch_id, worker = _started(server, 3), server.worker()
+    lease = worker.lease()
+    said = {"energy_source": "nvml_counter", "host_j": 25.0, "host_source": "rapl", "mark": "shared"}
+    for second in (0, 10):
+        span = {**meter(second), "ended_at": f"2026-01-01T00:00:{second + 10}Z", **said}
+        server.post(f"{PREFIX}/leases/{lease['chunk_id']}/results", {"token": lease["token"], "results": [], "meter": span})
+    worker.finish(lease)
+    server.until(batch_id, "completed")
+    report = server.get(f"{PREFIX}/batches/{batch_id}/report")
+    assert report["energy_by_source"] == {"nvml_counter": 200.0, "modelled": 100.0, "rapl": 50.0}
+    assert sum(row["busy_s"] for row in report["rows"]) == 30.0
+    assert any("computed for others" in note for note in report["notes"])
+    ran = [line for line in server.get(f"{PREFIX}/batches/{batch_id}/explain")["sentences"] if line.startswith("It ran")]
+    assert len(ran) == len([row for row in report["rows"] if row["energy_source"] != "rapl"])
+
+
+def test_idle_power_that_a_worker_measured_is_the_pools(server: LiveServer) -> None:
+    worker = server.worker()
+    beat = {"leases": [], "idle": {"power_w": 1.25, "source": "rapl"}}
+    server.post(f"{PREFIX}/workers/{worker.worker_id}/heartbeat", beat)
+    server.post(f"{PREFIX}/workers/{worker.worker_id}/heartbeat", {"leases": []})  # which takes nothing back
+    server.worker()
+    assert server.runtime.scheduler.observer.current_profiles()["tiny", "local"].idle_w == 1.25
+
+
 def test_finish_needs_every_line(server: LiveServer) -> None:
     _started(server, 3)
     worker = server.worker()

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchsched.executors.meters import Reading
 from batchsched.executors.share import EnergyShare
 from batchsched.fleet import Pool
 from batchsched.queue import spending, workers
 from batchsched.queue.database import Database
-from batchsched.wire import EnergySource, Meter, Spent, SpentKind, SpentPart
+from batchsched.wire import Meter, Spent, SpentKind, SpentPart
 from tests.fake_engine import FakeEngine
 from tests.fake_server import FakeServer
 from tests.test_executors_driver import working
@@ -27,10 +28,10 @@ AT = datetime(2026, 5, 1, 12, 59, 58, tzinfo=UTC)
 class Ticking:
     """A meter that goes up by as much as it is told before each reading."""
 
-    joules = 0.0
+    joules = host_joules = 0.0
 
-    def read(self) -> tuple[float, EnergySource]:
-        return self.joules, "rapl"
+    def read(self) -> Reading:
+        return Reading(self.joules, "rapl", self.host_joules, "modelled")
 
     def close(self) -> None:
         pass
@@ -60,7 +61,7 @@ class Hand:
         }
 
     def _charge(self, meter: Meter | None) -> None:
-        self.charged.append(meter.energy_j if meter else 0.0)
+        self.charged.append(meter.energy_j + meter.host_j if meter else 0.0)
 
 
 STEPS = st.lists(st.tuples(st.sampled_from(sorted(Hand().steps)), st.sampled_from("abc"), st.integers(0, 50)), max_size=60)
@@ -75,12 +76,27 @@ def test_everything_metered_is_charged_or_told_apart(steps: list[tuple[str, str,
     hand = Hand()
     for number, (step, key, amount) in enumerate(steps):
         hand.meter.joules += number % 7
+        hand.meter.host_joules += number % 3
         hand.steps[step](key, amount)
     for key in "abc":
         hand.share.close(key)
     hand.share.stopped()
     hand.told += hand.share.spent()
     assert _balance(hand.told) == pytest.approx(math.fsum(hand.charged))
+
+
+def test_the_host_is_told_under_its_own_source() -> None:
+    meter = Ticking()
+    share = EnergyShare(meter, lambda: AT)
+    meter.joules, meter.host_joules = 10.0, 4.0
+    parts = {(part.kind, part.energy_source): part for part in share.spent()}
+    assert {name: part.energy_j for name, part in parts.items()} == {
+        ("metered", "rapl"): 10.0,
+        ("metered", "modelled"): 4.0,
+        ("idle", "rapl"): 10.0,
+        ("idle", "modelled"): 4.0,
+    }
+    assert parts["idle", "rapl"].seconds > parts["idle", "modelled"].seconds == 0  # time is counted once
 
 
 def test_idle_time_lost_work_and_vain_starts_have_their_names() -> None:

@@ -10,7 +10,7 @@ from batchsched.carbon.hardware import Estimate
 from batchsched.carbon.models import Hardware
 from batchsched.carbon.report import Entry, Factor, Row, RunNow
 from batchsched.units import format_duration
-from batchsched.wire import EnergySource
+from batchsched.wire import EnergyMark, EnergySource
 
 METERS: dict[EnergySource, str] = {
     "nvml_counter": "measured by the GPU's energy counter (NVML)",
@@ -18,6 +18,10 @@ METERS: dict[EnergySource, str] = {
     "rapl": "measured by the host's energy counters (RAPL)",
     "modelled": "modelled from published power figures, not measured",
     "unmeasured": "not measured",
+}
+MARKS: dict[EnergyMark, str] = {
+    "mig": "ran on a slice of a GPU (MIG): the meter counts the whole board, of which a part by the slice's size is charged here",
+    "shared": "ran on a GPU that computed for others at the same time: all that the board drew is charged here",
 }
 _T = TypeVar("_T")
 
@@ -58,6 +62,7 @@ def remarks(
     ]
     if run_now and run_now.terms.simulated:
         notes.append(f"The baseline's place, site {run_now.terms.site}, is simulated.")
+    notes += [f"Work of pool {pool} {MARKS[mark]}." for pool, mark in sorted({(e.pool, e.mark) for e in entries if e.mark})]
     if any(row.energy_source == "modelled" for row in rows):
         notes.append("Energy is modelled, not measured, where no meter was found.")
     if run_now and run_now.terms.energy_source == "modelled":

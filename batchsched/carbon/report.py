@@ -10,7 +10,7 @@ import msgspec
 
 from batchsched.carbon.embodied import Policy
 from batchsched.carbon.hardware import Range
-from batchsched.wire import EnergySource
+from batchsched.wire import EnergyMark, EnergySource
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -31,6 +31,7 @@ class Entry(msgspec.Struct, frozen=True):
     input_tokens: int
     output_tokens: int
     pue: float
+    mark: EnergyMark = ""
 
 
 class Intensity(msgspec.Struct, frozen=True):

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from batchsched.carbon.ledger import account, total
 from batchsched.carbon.models import Hardware
 from batchsched.carbon.operational import operational_g
@@ -175,13 +177,24 @@ class Reports:
         }
 
     def _account(self, row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Report:
-        entries = [self._entry(entry) for entry in rows]
         starts = [entry["startup_s"] > 0 for entry in rows]
         # Run-now would have started its engine once, however often ours was started.
-        once = [entry for i, entry in enumerate(entries) if not (starts[i] and any(starts[:i]))]
-        baseline = self._baseline(row, once)
+        once = [entry for i, entry in enumerate(rows) if not (starts[i] and any(starts[:i]))]
+        baseline = self._baseline(row, self._entries(once))
         carbon = self._carbon
-        return account(entries, self._truth, baseline, carbon.embodied_policy, carbon.lifetime_years, self._hardware)
+        policy, years = carbon.embodied_policy, carbon.lifetime_years
+        return account(self._entries(rows), self._truth, baseline, policy, years, self._hardware)
+
+    def _entries(self, rows: Sequence[Mapping[str, Any]]) -> list[Entry]:
+        """The ledger's rows; after them what their hosts took, which has another source and was no work by itself."""
+        entries = [(self._entry(row), row) for row in rows]
+        none = {"busy_s": 0.0, "requests": 0, "input_tokens": 0, "output_tokens": 0, "mark": ""}
+        hosts = [
+            msgspec.structs.replace(entry, energy_j=row["host_j"], energy_source=row["host_source"], **none)
+            for entry, row in entries
+            if row["host_j"] > 0
+        ]
+        return [*(entry for entry, _ in entries), *hosts]
 
     def _entry(self, row: Mapping[str, Any]) -> Entry:
         """A ledger row with its place; that of a pool which is declared no more is unknown, and so are its grams."""
@@ -204,6 +217,7 @@ class Reports:
             input_tokens=row["input_tokens"],
             output_tokens=row["output_tokens"],
             pue=site.pue,
+            mark=row["mark"],
         )
 
     def _truth(self, zone: str, start: datetime, end: datetime) -> Intensity:
@@ -286,6 +300,8 @@ def _ran(report: Report | None) -> list[str]:
         return []
     out: list[str] = []
     for row in report.rows:
+        if row.busy_s == 0:
+            continue  # what the host took beside the GPUs
         known = row.intensity.mean_g_per_kwh
         grid = "at an unknown intensity" if known is None else f"at {known:.0f} gCO2e/kWh"
         span = f"{row.started_at:%d %b %H:%M:%S} to {row.ended_at:%H:%M:%S UTC}"

@@ -152,7 +152,8 @@ class LeaseDesk:
         """Extend what is still the worker's; name what is not, and what should stop."""
         now = self._runtime.clock.now()
         with self._database.write() as connection:
-            workers.seen(connection, worker_id, now)
+            idle = {"idle_w": message.idle.power_w} if message.idle else {}
+            workers.seen(connection, worker_id, now, **idle)
             if message.spent:
                 spending.add(connection, worker_id, [message.spent])
             protocol = workers.get(connection, worker_id)["protocol"]

@@ -1,0 +1,124 @@
+"""The best meter that this machine has for a pool's hardware: of its GPUs, and of the host beside them.
+
+The host's part of a replica is its processors' and memory's energy by the replica's share of the machine's GPUs. What board
+controllers know (IPMI, Redfish) is not asked for: without RAPL the processors are modelled; fans, disks and power supplies are in
+neither figure.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from batchsched.executors.meters import nvml
+from batchsched.executors.meters.modelled import CpuSeconds, Modelled, Unmeasured
+from batchsched.executors.meters.port import Choice, EnergyMeter, Reading
+from batchsched.executors.meters.rapl import Rapl
+from batchsched.fleet import GPU_TYPES, VCPU_IDLE_W, VCPU_MAX_W, Pool
+from batchsched.settings import Worker
+from batchsched.wire import EnergyMark
+
+_PARALLEL_FLAGS = ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp")
+_MODEL = f"{VCPU_IDLE_W:g} W idle to {VCPU_MAX_W:g} W busy for each vCPU, by CPU time used"
+_MARKED: dict[EnergyMark, str] = {
+    "mig": "; the boards are cut up (MIG), and only whole boards can be measured: our part by its size",
+    "shared": "; the boards compute for others too, and all that they draw is counted",
+}
+
+
+class WithHost:
+    """GPUs, and that share of what the host's meter says."""
+
+    def __init__(self, gpus: EnergyMeter, host: EnergyMeter, share: float = 1.0) -> None:
+        self._gpus, self._host, self._share = gpus, host, share
+
+    def read(self) -> Reading:
+        """Both, each with its source."""
+        host = self._host.read()
+        return self._gpus.read()._replace(host_j=host.energy_j * self._share, host_source=host.source)
+
+    def close(self) -> None:
+        """Close both."""
+        self._gpus.close()
+        self._host.close()
+
+
+def choose_meter(
+    pool: Pool, settings: Worker, pids: Callable[[], list[int]] = list, *, here: bool = True, shared: bool = False
+) -> Choice:
+    """The best meter that this machine has for the pool's hardware.
+
+    `pids`: the engine's processes, where they are ours. `here`: False for an engine on another machine, which no meter of this
+    one sees. `shared`: the engine may have other users; where it counts tokens, only our share will be charged.
+    """
+    meter, why = _choose(pool, settings, pids, here)
+    return Choice(meter, f"{why}; of this our share by the tokens that the engine counts" if shared else why)
+
+
+def _choose(pool: Pool, settings: Worker, pids: Callable[[], list[int]], here: bool) -> Choice:
+    if here and pool.gpu != "cpu" and (found := nvml.find(_gpus(pool))):
+        return _measured(pool, settings, pids, found)
+    if here and pool.gpu == "cpu" and (rapl := Rapl.find(Path(settings.rapl_dir))):
+        return Choice(rapl, f"measured by {_counters(settings, rapl)}")
+    return _modelled(pool, settings, pids, here)
+
+
+def _modelled(pool: Pool, settings: Worker, pids: Callable[[], list[int]], here: bool) -> Choice:
+    if pool.power_w is not None:
+        return _declared(pool.power_w)
+    if gpu := GPU_TYPES.get(pool.gpu):
+        # Without NVML nothing tells the utilisation; batch work keeps a GPU full, and more is safer than less.
+        choice = Choice(Modelled(gpu.tdp_w * _gpus(pool)), f"modelled: {_gpus(pool)} x {gpu.tdp_w:g} W, the TDP of {gpu.name}")
+        return _with_host(choice, settings, pids, 1.0) if here else choice
+    if not here:
+        return Choice(Unmeasured(), "unmeasured: the engine runs on another machine, and the pool declares no power_w")
+    if pool.gpu == "cpu":
+        return Choice(_cpu_model(pids), f"modelled: {_MODEL}")
+    return _with_host(Choice(Unmeasured(), f"unmeasured: nothing is known of the GPU type {pool.gpu}"), settings, pids, 1.0)
+
+
+def _declared(power_w: float) -> Choice:
+    return Choice(Modelled(power_w), f"modelled: {power_w:g} W, as the pool declares")
+
+
+def _measured(pool: Pool, settings: Worker, pids: Callable[[], list[int]], found: nvml.Found) -> Choice:
+    gpus = nvml.Gpus(found.nvml, found.devices, found.mark, pids)
+    reading = gpus.read()
+    count = f"{len(found.devices)} GPU(s)"
+    if reading.source == "unmeasured" and pool.power_w is not None:
+        gpus.close()
+        return _declared(pool.power_w)
+    why = {
+        "nvml_counter": f"measured by the energy counter of {count}",
+        "nvml_power": f"measured: power of {count} every {nvml.SAMPLE_S * 1000:.0f} ms",
+    }.get(reading.source, f"unmeasured: {count} report(s) no power, and the pool declares no power_w")
+    return _with_host(Choice(gpus, why + _MARKED.get(reading.mark, "")), settings, pids, found.part)
+
+
+def _with_host(gpus: Choice, settings: Worker, pids: Callable[[], list[int]], part: float) -> Choice:
+    """`part`: of the machine's GPUs, and so of the machine."""
+    if rapl := Rapl.find(Path(settings.rapl_dir)):
+        return Choice(WithHost(gpus.meter, rapl, part), f"{gpus.why}; {part:.0%} of the host by {_counters(settings, rapl)}")
+    return Choice(WithHost(gpus.meter, _cpu_model(pids, part)), f"{gpus.why}; {part:.0%} of the host modelled: {_MODEL}")
+
+
+def _counters(settings: Worker, rapl: Rapl) -> str:
+    return f"its counters in {settings.rapl_dir} ({' and '.join(rapl.by_domain_j)})"
+
+
+def _cpu_model(pids: Callable[[], list[int]], part: float = 1.0) -> Modelled:
+    """Idle watts of that part of the machine, and what the engine's own CPU time takes beyond them."""
+    used_s = CpuSeconds(pids, part)
+    return Modelled((os.cpu_count() or 1) * VCPU_IDLE_W * part, lambda: used_s() * (VCPU_MAX_W - VCPU_IDLE_W))
+
+
+def _gpus(pool: Pool) -> int:
+    """GPUs of one replica, by its parallelism flags."""
+    count = 1
+    words = [word for arg in pool.engine_args for word in arg.split("=", 1)]
+    for flag, value in itertools.pairwise(words):
+        if flag in _PARALLEL_FLAGS and value.isdigit():
+            count *= int(value)
+    return count
