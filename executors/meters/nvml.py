@@ -97,11 +97,12 @@ class Gpus:
         pids: Callable[[], list[int]] = list,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._nvml, self._devices, self._mark, self._pids, self._clock = nvml, devices, mark, pids, clock
+        self._nvml, self._devices, self._pids, self._clock = nvml, devices, pids, clock
+        self._mark: EnergyMark = mark
         self._lock = threading.Lock()
         self._boards = [Board(nvml, device, clock) for device in devices]
         self._ticker: Ticker | None = None
-        self._always, self._checked_at = bool(mark), -_MARK_EVERY_S
+        self._sliced, self._checked_at = bool(mark), -_MARK_EVERY_S
         self.read()
 
     @property
@@ -117,7 +118,7 @@ class Gpus:
         if self._ticker is None and any(board.source != "nvml_counter" for board in self._boards):
             self._ticker = Ticker("gpu-power", SAMPLE_S, self._look)
         now = self._clock()
-        if not self._always and now - self._checked_at >= _MARK_EVERY_S:
+        if not self._sliced and now - self._checked_at >= _MARK_EVERY_S:
             self._checked_at = now
             self._mark = "shared" if self._has_others() else ""
         return Reading(joules, self.source, mark=self._mark)
