@@ -213,6 +213,17 @@ class TestRealised:
         mine = archive.realised("DE", NOW - 9 * HOUR, NOW, as_of=NOW + HOUR, provider="grid")
         assert [value.intensity_g_per_kwh for value in mine] == [50, 60]
 
+    def test_of_two_that_overlap_the_better_source_holds(self, tmp_path: Path) -> None:
+        """Whoever came first; as of an instant it is the best that was there by then. Imported by no declared source: last."""
+        archive = Archive(tmp_path, order=lambda zone: ("best", "own", "grid") if zone == "DE" else ())
+        archive.add_realised([measured(-2, 51, provider="best"), measured(-1, 61, provider="best")], NOW)
+        archive.add_realised([measured(-1, 60), measured(0, 70), measured(1, 80)], NOW + HOUR)
+        archive.add_realised([measured(-1, 62, provider="best"), measured(0, 7, provider="file")], NOW + 2 * HOUR)
+        archive.add_realised([measured(0, 71, provider="best")], NOW + 3 * HOUR)
+        assert known(archive, NOW + HOUR) == [51, 61, 70, 80]
+        assert known(archive, NOW + 2 * HOUR) == [51, 62, 70, 80]
+        assert known(archive) == [51, 62, 71, 80]
+
     def test_only_the_span_is_read(self, tmp_path: Path, later: Later) -> None:
         archive = Archive(tmp_path)
         archive.add_realised([measured(hour, 100 + hour) for hour in range(-40, 40)], NOW)

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from batchsched import AsyncClient, Client
@@ -66,6 +67,15 @@ def test_plans_rest_on_the_source(server: LiveServer, client: Client) -> None:
     assert (listed["GB"], listed["DE"]) == ("grid", "climatology")
     view = server.runtime.scheduler.observer.look(datetime.now(UTC))
     assert view.forecasts["GB"].provider == "grid"
+
+
+def test_where_two_measured_the_declared_source_holds(server: LiveServer) -> None:
+    now = datetime.now(UTC)
+    before = server.runtime.provider.realised("GB", *_day(), now)
+    imported = [msgspec.structs.replace(one, provider="imported", intensity_g_per_kwh=5.0) for one in before]
+    assert server.runtime.archive.add_realised(imported, now) == len(before)
+    after = server.runtime.provider.realised("GB", *_day(), datetime.now(UTC))
+    assert {one.provider for one in after} == {"grid"}
 
 
 def test_metrics_say_who_serves(server: LiveServer) -> None:

@@ -24,7 +24,7 @@ from batchsched.errors import BatchschedError, ServerUnreachable
 if TYPE_CHECKING:
     from batchsched.forecasts.archive import Archive
     from batchsched.forecasts.chain import Chain
-    from batchsched.settings import Loaded
+    from batchsched.settings import Forecast, Loaded
 
 Level = Literal["ok", "warning", "broken"]
 SLOW_FSYNC_MS = 20.0
@@ -164,7 +164,7 @@ def _forecasts(loaded: Loaded, archive: Path) -> Iterator[Finding]:
 
     settings = loaded.settings
     base_dir = loaded.path.parent if loaded.path else Path.cwd()
-    opened = open_forecasts(settings.forecast, base_dir, lambda: _archive(archive), SystemClock())
+    opened = open_forecasts(settings.forecast, base_dir, lambda: _archive(archive, settings.forecast), SystemClock())
     provider, chain = opened.provider, opened.chain
     now = datetime.now(UTC)
     zones = sorted({site.zone for site in settings.sites.values()})
@@ -185,10 +185,10 @@ def _forecasts(loaded: Loaded, archive: Path) -> Iterator[Finding]:
         yield Finding("forecast", "ok", f"{provider.name}; no site is declared")
 
 
-def _archive(folder: Path) -> Archive:
+def _archive(folder: Path, settings: Forecast) -> Archive:
     from batchsched.forecasts.archive import Archive
 
-    return Archive(folder)
+    return Archive(folder, order=settings.order_for)
 
 
 def _served(chain: Chain, zone: str, now: datetime, folder: Path) -> Finding:

@@ -93,7 +93,7 @@ class Runtime:
         """What was known of the grid and when. Opened when it is first asked for: it brings Parquet along."""
         from batchsched.forecasts.archive import Archive
 
-        return Archive(self.settings.archive_folder())
+        return Archive(self.settings.archive_folder(), order=self.settings.forecast.order_for)
 
     def start(self) -> None:
         """Begin to work."""

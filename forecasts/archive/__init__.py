@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -63,10 +63,13 @@ class Summary(NamedTuple):
 class Archive:
     """The archive in a folder. Thread-safe. Intensities are kept to a hundredth of a gram per kWh.
 
-    `fold_bytes`: once the journal is longer than this, its records move into the months' files.
+    `order`: who measures a zone, the best one first; whoever it does not name comes last. `fold_bytes`: once the journal is
+    longer than this, its records move into the months' files.
     """
 
-    def __init__(self, folder: Path, *, fold_bytes: int = FOLD_BYTES) -> None:
+    def __init__(
+        self, folder: Path, *, order: Callable[[str], Sequence[str]] = lambda _zone: (), fold_bytes: int = FOLD_BYTES
+    ) -> None:
         self.folder = folder
         self._fold_bytes = fold_bytes
         self._lock = threading.RLock()
@@ -75,8 +78,8 @@ class Archive:
         self._issues = Issued(self._journal, Months(folder / "forecasts", ISSUES, issued), Issue)
         self._runs = Issued(self._journal, Months(folder / "weather", RUNS, issued), Run)
         measured = Months(folder / "realised", MEASURED, slots)
-        self._measured = Slots(self._journal, measured, Measured, ("value", "estimated"))
-        self._generated = Slots(self._journal, Months(folder / "generation", GENERATED, slots), Generated, FUELS)
+        self._measured = Slots(self._journal, measured, Measured, ("value", "estimated"), order)
+        self._generated = Slots(self._journal, Months(folder / "generation", GENERATED, slots), Generated, FUELS, order)
         self._kinds = (self._issues, self._measured, self._generated, self._runs)
 
     def add_forecast(self, forecast: IntensityForecast, received_at: datetime) -> bool:
@@ -187,7 +190,11 @@ class Archive:
         provider: str | None = None,
         signal: Signal | None = None,
     ) -> list[Realised]:
-        """What came true in [start, end), as far as it had reached us, in order. Where two overlap, the later receipt holds."""
+        """What came true in [start, end), as far as it had reached us, in order.
+
+        Where two overlap, the better one's holds by the zone's `order`; of one source, or of two that have no place in it, what
+        was received last.
+        """
         with self._lock:
             feeds = self._feeds(zone, provider, signal)
             found = self._measured.joined(feeds, micros(start), micros(end), micros(as_of))

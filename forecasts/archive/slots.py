@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -71,11 +71,14 @@ class Values(NamedTuple):
 
 
 class Slots(Kept[S]):
-    """The slots of one kind of record. `names`: the columns of numbers."""
+    """The slots of one kind of record. `names`: the columns of numbers. `order`: who measures a zone, the best one first."""
 
-    def __init__(self, journal: Journal, months: Months, kind: type[S], names: Sequence[str]) -> None:
+    def __init__(
+        self, journal: Journal, months: Months, kind: type[S], names: Sequence[str], order: Callable[[str], Sequence[str]]
+    ) -> None:
         super().__init__(journal, months, kind)
         self._names = names
+        self._order = order
 
     def read(self, feed: Feed, start: int, end: int, at: int) -> Values:
         """What touches [start, end), of each slot what had been received last by `at`."""
@@ -101,12 +104,20 @@ class Slots(Kept[S]):
         return found.chosen(np.append(~same, True)[: len(order)])
 
     def joined(self, feeds: Sequence[Feed], start: int, end: int, at: int) -> Values:
-        """The same of several feeds, without overlaps: the later receipt holds. The last column is the place of the feed."""
+        """The same of several feeds of a zone, without overlaps: the better one's holds, of equal ones what was received last.
+
+        The last column is the place of the feed.
+        """
         parts = [self.read(feed, start, end, at) for feed in feeds]
         marked = [
             part._replace(numbers=np.column_stack([part.numbers, np.full(len(part.start), of)])) for of, part in enumerate(parts)
         ]
-        return apart(Values.joined(marked)) if marked else Values.empty(len(self._names) + 1)
+        if not marked:
+            return Values.empty(len(self._names) + 1)
+        order = [*self._order(feeds[0].zone)]
+        ranks = np.array([order.index(feed.provider) if feed.provider in order else len(order) for feed in feeds])
+        found = Values.joined(marked)
+        return apart(found, ranks[found.numbers[:, -1].astype(int)])
 
     def until(self, feed: Feed, at: int) -> int | None:
         """The end of the last slot that had been received."""
@@ -139,13 +150,13 @@ class Slots(Kept[S]):
         return found.chosen((found.start < end) & (found.end > start) & (found.received_at <= at))
 
 
-def apart(values: Values) -> Values:
-    """In order and without overlaps: of two that overlap, the one that was received later holds."""
+def apart(values: Values, ranks: Ints) -> Values:
+    """In order and without overlaps: of two that overlap, the one of lower rank holds, of equal ones what was received later."""
     order = np.lexsort((values.end, values.start))
     if not (values.start[order][1:] < values.end[order][:-1]).any():
         return values.chosen(order)
     taken: list[tuple[int, int, int]] = []
-    for row in np.argsort(-values.received_at, kind="stable").tolist():
+    for row in np.lexsort((-values.received_at, ranks)).tolist():
         start, end = int(values.start[row]), int(values.end[row])
         place = bisect_right(taken, (start, end, -1))
         if (place == 0 or taken[place - 1][1] <= start) and (place == len(taken) or taken[place][0] >= end):
