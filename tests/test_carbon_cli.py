@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchsched.cli.main import cli
-from batchsched.errors import InvalidConfiguration, UnknownHardware
+from batchsched.errors import ForecastUnavailable, InvalidConfiguration, UnknownHardware
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +88,84 @@ class TestHardware:
         (tmp_path / "house" / "mine.toml").write_text("[gpus.T4]\nidle = 12\n")
         with pytest.raises(InvalidConfiguration, match=r"mine.toml: key 'gpus.T4.idle' is unknown; did you mean 'idle_w'"):
             said("hardware", "T4", "--config", str(config))
+
+
+class TestComparing:
+    def test_side_by_side(self, tmp_path: Path) -> None:
+        picture = tmp_path / "c.svg"
+        lines = said("compare", "t4", "a100-40gb", "H200", "--plot", str(picture)).splitlines()
+        rows = {row[0]: row[1:] for row in (line.split("\t") for line in lines)}
+        assert rows[""] == ["T4", "A100-40", "H200"]
+        assert rows["FP16, tensor cores, TFLOP/s"] == ["65", "312", "?"]
+        assert rows["embodied kg, greenllm_table1"] == ["10.3 / 10.3 / 10.3", "26.34 / 26.34 / 26.34", "unknown"]
+        assert rows["running, g/h"] == ["21.92", "125.3", "219.2"]
+        assert rows["making, g/h, published"][2] == "unknown"
+        svg = picture.read_text()
+        assert svg.count("<path") > 20
+
+    def test_as_json(self) -> None:
+        one, two = (json.loads(line) for line in said("compare", "V100", "H100", "--model", "sc23", "--json").splitlines())
+        assert one["embodied"]["sc23"]["kg"]["mid"] == pytest.approx(19.949, abs=1e-3)
+        assert two["hour"]["embodied_g"]["mid"] == pytest.approx(32671 / 43800, rel=1e-3)
+
+    def test_a_picture_needs_a_format(self) -> None:
+        done = CliRunner().invoke(cli, ["carbon", "compare", "T4", "--plot", "c.pdf"])
+        assert done.exit_code == 2
+        assert ".png or .svg" in done.output
+
+
+class TestCrossover:
+    def test_known_answers(self) -> None:
+        rows = dict(line.split("\t")[::2] for line in said("crossover", "A100-40", "--power", "300").splitlines()[1:])
+        assert rows["published"].split(" / ")[0] == "1.979"
+        assert rows["[ademe]"] == "13.77 / 13.77 / 13.77"
+        assert rows["[boavizta]"] == "21 / 21 / 21"
+
+    def test_idle_time_and_overhead_move_it(self) -> None:
+        busy = told("crossover", "H100")["crossover"]["published"]["crossover_g_per_kwh"]["mid"]
+        half = told("crossover", "H100", "--utilisation", "0.5", "--pue", "1.5")["crossover"]["published"]
+        assert half["power_w"] == 0.5 * 700 + 0.5 * 70
+        assert half["crossover_g_per_kwh"]["mid"] == pytest.approx(busy * 700 / half["power_w"] / 1.5)
+
+
+class TestWhatIf:
+    def test_a_row_for_each_combination(self) -> None:
+        rows = said("what-if", "T4", "--intensity", "17", "--zone", "SE", "--lifetime", "5", "--lifetime", "7").splitlines()[1:]
+        cells = [row.split("\t") for row in rows]
+        assert [cell[1] for cell in cells] == ["5", "7", "5", "7"]
+        assert cells[2][0].endswith("(SE)")
+        making = [float(cell[6].split(" / ")[1]) for cell in cells]
+        assert making[0] / making[1] == pytest.approx(7 / 5, rel=1e-3)
+
+    def test_the_three_grids_of_greenllm_by_default(self) -> None:
+        found = [json.loads(line) for line in said("what-if", "A100-40", "--json").splitlines()]
+        assert [one["terms"]["intensity_g_per_kwh"] for one in found] == [17, 261, 501]
+        assert found[1]["operational_g"] == pytest.approx(0.4 * 1.2 * 261)
+
+    def test_a_second_life_by_policy(self) -> None:
+        def making(policy: str) -> float:
+            found = told("what-if", "T4", "--age", "4", "--second-life", "4", "--policy", policy, "--intensity", "17")
+            return float(found["embodied_g"]["mid"])
+
+        assert making("whole_life") == pytest.approx(27000 / 8 / 8760)
+        assert making("remaining") == pytest.approx(27000 * 0.2 / 4 / 8760)
+        assert making("cut_off") == 0
+
+    def test_an_unknown_zone_is_told(self) -> None:
+        with pytest.raises(ForecastUnavailable, match="ATLANTIS"):
+            said("what-if", "T4", "--zone", "ATLANTIS")
+
+    def test_greenllm_as_printed(self) -> None:
+        """Equation 3 for the A100 at 400 W in California, busy all the hour: 0.43 g for making, 104.4 g for running."""
+        found = told("what-if", "A100-40", "--preset", "greenllm", "--intensity", "261")
+        assert found["embodied_g"] == pytest.approx(26340 / 7 / 8760)
+        assert found["operational_g"] == pytest.approx(104.4)
+        assert (found["unallocated_embodied_g"], found["unallocated_operational_g"]) == (0, 0)
+        part = told("what-if", "A100-40", "--preset", "greenllm", "--intensity", "261", "--utilisation", "0.25")
+        assert part["embodied_g"] + part["unallocated_embodied_g"] == pytest.approx(found["embodied_g"])
+        assert part["unallocated_operational_g"] == pytest.approx(0.75 * 46 / 1000 * 261)
+
+    def test_the_preset_names_its_own_terms(self) -> None:
+        for args in (("A100-40", "--pue", "1.1"), ("H100",)):
+            done = CliRunner().invoke(cli, ["carbon", "what-if", *args, "--preset", "greenllm"])
+            assert done.exit_code == 2

@@ -11,7 +11,7 @@ from batchsched.fleet import IDLE_SHARE_OF_TDP
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What holds. `power_w`: while busy, the GPU's limit where None; `idle_w`: likewise, as the catalogue has it."""
+    """What holds."""
 
     intensity_g_per_kwh: float
     lifetime_years: float = 5.0
@@ -20,7 +20,7 @@ class Terms(msgspec.Struct, frozen=True):
     utilisation: float = 1.0
     """Share of the time in which it is busy; the rest it idles, and is paid for all the same."""
     power_w: float | None = None
-    idle_w: float | None = None
+    """While busy; the GPU's limit where None."""
     age_years: float = 0.0
     second_life_years: float | None = None
     """Of a reused device, whose second life began at `age_years`."""
@@ -33,39 +33,41 @@ class Hour(msgspec.Struct, frozen=True):
     power_w: float
     """On average, idle time included."""
     operational_g: float
-    embodied_g: Range | None
-    total_g: Range | None
-    embodied_share: Range | None
-    crossover_g_per_kwh: Range | None
+    embodied_g: Range | None = None
+    crossover_g_per_kwh: Range | None = None
     """The intensity at which making the GPU weighs as much as running it."""
+
+    @property
+    def total_g(self) -> Range | None:
+        """Running and making."""
+        making, running = self.embodied_g, self.operational_g
+        return Range(running + making.low, running + making.mid, running + making.high) if making else None
+
+
+def powers_w(gpu: Gpu, power_w: float | None = None) -> tuple[float, float] | None:
+    """Watts while busy and while idle; None where nobody says what the GPU draws.
+
+    An idle figure that was not found is 12 % of the limit, as for priors.
+    """
+    limit_w = gpu.tdp_w.value if gpu.tdp_w else power_w
+    if limit_w is None:
+        return None
+    busy_w = limit_w if power_w is None else power_w
+    return busy_w, min(busy_w, gpu.idle_w.value if gpu.idle_w else IDLE_SHARE_OF_TDP * limit_w)
 
 
 def hour(gpu: Gpu, kg: Range | None, terms: Terms) -> Hour | None:
     """An hour of `gpu`, which took `kg` to make; None where neither the terms nor the catalogue say what it draws."""
-    busy_w = terms.power_w if terms.power_w is not None else gpu.tdp_w.value if gpu.tdp_w else None
-    if busy_w is None:
+    watts = powers_w(gpu, terms.power_w)
+    if watts is None:
         return None
-    power_w = terms.utilisation * busy_w + (1 - terms.utilisation) * min(busy_w, _idle_w(gpu, busy_w, terms))
+    power_w = terms.utilisation * watts[0] + (1 - terms.utilisation) * watts[1]
     facility_kwh = power_w / 1000 * terms.pue
     operational = facility_kwh * terms.intensity_g_per_kwh
     if kg is None:
-        return Hour(terms, power_w, operational, None, None, None, None)
-    embodied = kg.scaled(
-        charge_g(
-            1.0,
-            3600,
-            terms.lifetime_years,
-            terms.policy,
-            age_years=terms.age_years,
-            second_life_years=terms.second_life_years,
-        )
+        return Hour(terms, power_w, operational)
+    share = charge_g(
+        1.0, 3600, terms.lifetime_years, terms.policy, age_years=terms.age_years, second_life_years=terms.second_life_years
     )
-    total = Range(operational + embodied.low, operational + embodied.mid, operational + embodied.high)
-    shares = [e / t if t else 0.0 for e, t in zip(msgspec.structs.astuple(embodied), msgspec.structs.astuple(total), strict=True)]
-    return Hour(terms, power_w, operational, embodied, total, Range(*shares), embodied.scaled(1 / facility_kwh))
-
-
-def _idle_w(gpu: Gpu, busy_w: float, terms: Terms) -> float:
-    if terms.idle_w is not None:
-        return terms.idle_w
-    return gpu.idle_w.value if gpu.idle_w else IDLE_SHARE_OF_TDP * busy_w
+    embodied = kg.scaled(share)
+    return Hour(terms, power_w, operational, embodied, embodied.scaled(1 / facility_kwh))

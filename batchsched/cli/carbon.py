@@ -7,38 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchsched.cli.carbon_options import CELLS, claims, model_option, number, plain, three
 from batchsched.cli.carbon_reproduce import reproduce
+from batchsched.cli.carbon_whatif import compare, crossover, what_if
 from batchsched.cli.common import config_option, json_option, load, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
-    from batchsched.carbon.hardware import Estimate, Range
-    from batchsched.catalogue import Catalogue, Gpu, Host, Part, Sourced
+    from batchsched.carbon.hardware import Estimate
+    from batchsched.catalogue import Catalogue, Gpu, Host, Part
     from batchsched.settings import Loaded
-
-MODELS = ("published", "sc23", "act", "ecoserve", "greenllm_table1", "vendor")
-model_option = click.option("--model", type=click.Choice(MODELS), help="The embodied model [default: from the configuration].")
-
-# What people read of a cell, and its unit.
-CELLS = {
-    "die_mm2": ("die", "mm2"),
-    "node_nm": ("process node", "nm"),
-    "memory_gb": ("memory", "GB"),
-    "memory_kind": ("kind of memory", ""),
-    "bandwidth_gb_per_s": ("memory bandwidth", "GB/s"),
-    "tdp_w": ("power limit", "W"),
-    "idle_w": ("idle power", "W"),
-    "fp16_tflops": ("FP16, ordinary cores", "TFLOP/s"),
-    "fp16_tensor_tflops": ("FP16, tensor cores", "TFLOP/s"),
-    "fp32_tflops": ("FP32", "TFLOP/s"),
-    "compute_capability": ("compute capability", ""),
-    "embodied_kg": ("embodied, whole device", "kg"),
-    "die_kg": ("embodied, die alone", "kg"),
-    "gpu_slots": ("GPU slots", ""),
-    "dram_gb": ("DRAM", "GB"),
-    "ssd_gb": ("disks", "GB"),
-    "power_w": ("power", "W"),
-    "kg": ("embodied", "kg"),
-}
 
 
 @click.group()
@@ -46,7 +23,8 @@ def carbon() -> None:
     """What hardware cost to make, and what running it costs."""
 
 
-carbon.add_command(reproduce)
+for _command in (compare, crossover, what_if, reproduce):
+    carbon.add_command(_command)
 
 
 @carbon.command()
@@ -94,7 +72,7 @@ def _list(known: Catalogue, model: str, as_json: bool) -> None:
     made = Hardware(known, model)  # type: ignore[arg-type]  # click checked it
     if as_json:
         for gpu in known.gpus.values():
-            print_json({"gpu": _plain(gpu), "embodied": _plain(made.gpu(gpu.name))})
+            print_json({"gpu": plain(gpu), "embodied": plain(made.gpu(gpu.name))})
         return
     heads = ("GPU", "die mm2", "nm", "memory", "GB/s", "limit W", "idle W", "FP16", "FP16 tensor", "FP32", f"kgCO2e, {model}")
     print_table(heads, [[*_row(gpu), three(made.gpu(gpu.name).kg)] for gpu in known.gpus.values()])
@@ -111,7 +89,7 @@ def _list_parts(known: Catalogue, as_json: bool) -> None:
     things: list[Host | Part] = [*known.hosts.values(), *known.parts.values()]
     if as_json:
         for thing in things:
-            print_json(_plain(thing))
+            print_json(plain(thing))
         return
     rows = [(host.name, "server", claims(host.kg, "kg") if host.kg else _range(host), "") for host in known.hosts.values()]
     for part in known.parts.values():
@@ -131,7 +109,7 @@ def _show(
 ) -> None:
     if as_json:
         found = {"hardware": thing, "embodied": estimates, "crossover": crossings, "sources": _sources(thing, estimates, known)}
-        print_json(_plain(found))
+        print_json(plain(found))
         return
     click.echo(f"{thing.name}: {thing.title}\n")
     cells = {name: getattr(thing, name) for name in CELLS if hasattr(thing, name)}
@@ -173,30 +151,3 @@ def _sources(thing: Gpu | Host, estimates: list[Estimate], known: Catalogue) -> 
     used = {claim.source for cell in cells if cell for claim in cell.all}
     used |= {term.source for one in estimates for term in one.terms}
     return {key: known.reference(key) for key in sorted(used)}
-
-
-def number(cell: Sourced[float] | None) -> str:
-    """A figure for people; `?` where it is unknown."""
-    return f"{cell.value:g}" if cell else "?"
-
-
-def claims(cell: Sourced[Any] | None, unit: str, notes: bool = True) -> str:
-    """Every claim of a cell with its source."""
-    if cell is None:
-        return "unknown"
-    said = [f"{one.value:g}" if isinstance(one.value, float) else str(one.value) for one in cell.all]
-    return "; ".join(
-        f"{value} {unit}".rstrip() + f" [{one.source}{f', {one.note}' if notes and one.note else ''}]"
-        for value, one in zip(said, cell.all, strict=True)
-    )
-
-
-def three(kg: Range | None) -> str:
-    """Low / mid / high for people."""
-    return f"{kg.low:.4g} / {kg.mid:.4g} / {kg.high:.4g}" if kg else "unknown"
-
-
-def _plain(thing: Any) -> Any:
-    import msgspec
-
-    return msgspec.to_builtins(thing)

@@ -14,7 +14,7 @@ _CURVE_G_PER_KWH = range(1, 601, 3)
 
 def of_greenllm(found: GreenLlm, path: Path) -> None:
     """Savings by intensity and by lives, and what the link must carry; the assumed energies and times beside."""
-    figure, ((by_intensity, by_link), (by_new, by_old)) = _panels(2, 2)
+    figure, ((by_intensity, by_link), (by_new, by_old)) = panels(2, 2)
     for one in found.savings:
         split = found.assumed.split(one.rho, one.new_time)
         label = f"rho {one.rho:g}, t'A/tA {one.new_time:g}"
@@ -46,7 +46,7 @@ def of_greenllm(found: GreenLlm, path: Path) -> None:
 
 def of_ecoserve(found: EcoServe, path: Path) -> None:
     """The example node by part, the die's share of each GPU, the host's share of each system."""
-    figure, ((parts, dies, hosts),) = _panels(1, 3)
+    figure, ((parts, dies, hosts),) = panels(1, 3)
     parts.barh(list(found.parts_kg), list(found.parts_kg.values()))
     parts.set(title="example node, kgCO2e")
     dies.barh([one.gpu for one in found.dies], [100 * one.share for one in found.dies])
@@ -63,7 +63,7 @@ def of_ecoserve(found: EcoServe, path: Path) -> None:
     figure.savefig(path)
 
 
-def _panels(rows: int, columns: int) -> tuple[Any, Any]:
+def panels(rows: int, columns: int) -> tuple[Any, Any]:
     """Drawn without a display, and without the state that pyplot keeps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

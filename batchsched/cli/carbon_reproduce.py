@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchsched.cli.carbon_options import picture_option
 from batchsched.cli.common import json_option, need, print_json, print_table
 
 if TYPE_CHECKING:
@@ -17,20 +18,6 @@ if TYPE_CHECKING:
     from batchsched.carbon.reproduce_greenllm import Reproduction as GreenLlm
 
 share = click.FloatRange(0, min_open=True)
-
-
-def _picture_name(_context: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
-    if value and value.suffix not in {".png", ".svg"}:
-        raise click.BadParameter("give a name that ends in .png or .svg.")
-    return value
-
-
-plot_option = click.option(
-    "--plot",
-    type=click.Path(dir_okay=False, path_type=Path),
-    callback=_picture_name,
-    help="Also write an image (.png or .svg).",
-)
 
 
 @click.group()
@@ -55,7 +42,7 @@ def reproduce() -> None:
     show_default=True,
     help="Assumed chance that a drafted token is accepted.",
 )
-@plot_option
+@picture_option
 @json_option
 def greenllm(
     rho: tuple[float, ...],
@@ -89,7 +76,7 @@ def greenllm(
 
 
 @reproduce.command()
-@plot_option
+@picture_option
 @json_option
 def ecoserve(plot: Path | None, as_json: bool) -> None:
     """EcoServe: its authors' example node, the die's share of a GPU, the host's share of a server, by their own calculator."""

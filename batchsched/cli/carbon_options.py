@@ -1,0 +1,75 @@
+"""What the commands of `batchsched carbon` share: options, and figures as people read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from batchsched.carbon.hardware import Range
+    from batchsched.catalogue import Sourced
+
+MODELS = ("published", "sc23", "act", "ecoserve", "greenllm_table1", "vendor")
+model_option = click.option("--model", type=click.Choice(MODELS), help="The embodied model [default: from the configuration].")
+
+# What people read of a cell, and its unit.
+CELLS = {
+    "die_mm2": ("die", "mm2"),
+    "node_nm": ("process node", "nm"),
+    "memory_gb": ("memory", "GB"),
+    "memory_kind": ("kind of memory", ""),
+    "bandwidth_gb_per_s": ("memory bandwidth", "GB/s"),
+    "tdp_w": ("power limit", "W"),
+    "idle_w": ("idle power", "W"),
+    "fp16_tflops": ("FP16, ordinary cores", "TFLOP/s"),
+    "fp16_tensor_tflops": ("FP16, tensor cores", "TFLOP/s"),
+    "fp32_tflops": ("FP32", "TFLOP/s"),
+    "compute_capability": ("compute capability", ""),
+    "embodied_kg": ("embodied, whole device", "kg"),
+    "die_kg": ("embodied, die alone", "kg"),
+    "gpu_slots": ("GPU slots", ""),
+    "dram_gb": ("DRAM", "GB"),
+    "ssd_gb": ("disks", "GB"),
+    "power_w": ("power", "W"),
+    "kg": ("embodied", "kg"),
+}
+
+
+def _picture(_context: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
+    if value and value.suffix not in {".png", ".svg"}:
+        raise click.BadParameter("give a name that ends in .png or .svg.")
+    return value
+
+
+picture_option = click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), callback=_picture, help="Also write an image (.png or .svg)."
+)
+
+
+def number(cell: Sourced[Any] | None) -> str:
+    """A figure for people; `?` where it is unknown."""
+    return "?" if cell is None else f"{cell.value:g}" if isinstance(cell.value, float) else str(cell.value)
+
+
+def claims(cell: Sourced[Any] | None, unit: str, notes: bool = True) -> str:
+    """Every claim of a cell with its source."""
+    if cell is None:
+        return "unknown"
+    said = [f"{one.value:g}" if isinstance(one.value, float) else str(one.value) for one in cell.all]
+    return "; ".join(
+        f"{value} {unit}".rstrip() + f" [{one.source}{f', {one.note}' if notes and one.note else ''}]"
+        for value, one in zip(said, cell.all, strict=True)
+    )
+
+
+def three(kg: Range | None) -> str:
+    """Low / mid / high for people."""
+    return f"{kg.low:.4g} / {kg.mid:.4g} / {kg.high:.4g}" if kg else "unknown"
+
+
+def plain(thing: Any) -> Any:
+    import msgspec
+
+    return msgspec.to_builtins(thing)
