@@ -1,7 +1,7 @@
 """Which configuration serves a load best: GreenLLM's scheduler (arXiv 2412.20322, Algorithm 1), as pure functions.
 
 A matrix has loads for rows and configurations for columns; one holds the share of requests that keep their latencies, another
-grams. Gaps are filled beforehand (filtering.py): a cell that is still missing takes its configuration out of that row's choice.
+grams. Gaps are filled beforehand (schedule.py): a cell that is still missing takes its configuration out of that row's choice.
 Among the configurations that attain the target the one with the least carbon wins; where none does, the one that attains most or
 a default is taken, as the caller says.
 """
@@ -45,6 +45,8 @@ class Choice(msgspec.Struct, frozen=True):
     grams: float | None
     feasible: tuple[str, ...]
     """All that attain the target, least carbon first; empty where none does."""
+    estimated: bool = False
+    """Its figures were filled in, not measured."""
 
 
 def accepted(configurations: Iterable[Configuration], models: Collection[str], gpus: Collection[str] | None = None) -> list[str]:
