@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from batchsched.clock import Clock
-from batchsched.errors import BatchschedError, ForecastUnavailable, InvalidValue, SignalMismatch, SourceLimited, SourceRefused
+from batchsched.errors import (
+    BatchschedError,
+    ForecastUnavailable,
+    InvalidConfiguration,
+    InvalidValue,
+    SignalMismatch,
+    SourceLimited,
+    SourceRefused,
+)
 from batchsched.feeds import OWN
 from batchsched.forecasts.sources.port import Generating
 
@@ -124,6 +132,8 @@ class Feed:
         problem = raised.message if isinstance(raised, BatchschedError) else type(raised).__name__
         failures = self._state.failures + 1
         self._state = State(self.source.name, failures, problem, self._state.answered_at)
+        if isinstance(raised, InvalidConfiguration):  # of a file, which nobody minds being looked at
+            return self._refresh_s
         pause_s = min(FIRST_PAUSE_S * 2.0 ** min(failures - 1, 20), max(LONGEST_PAUSE_S, self._refresh_s))
         if isinstance(raised, SourceLimited):
             return max(pause_s, raised.retry_after_s)

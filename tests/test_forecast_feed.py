@@ -161,6 +161,14 @@ def test_failures_are_met_with_growing_patience(tmp_path: Path) -> None:
     assert house.round() == 60
 
 
+def test_a_bad_file_is_looked_at_as_often_as_a_good_one(tmp_path: Path) -> None:
+    source = Told("one")
+    house = House(tmp_path, source)
+    source.trouble["DE"] = InvalidConfiguration("The file is not one.")
+    assert [house.round() for _ in range(4)] == [900] * 4
+    assert house.feeds.feeds["one"].state.failures == 4
+
+
 def test_a_source_s_own_wish_is_kept_and_a_refused_key_is_not_hammered(tmp_path: Path) -> None:
     source = Told("one", "DE", "FR")
     house = House(tmp_path, source)
