@@ -21,7 +21,7 @@ _Piece = tuple[datetime, datetime, Row]
 class FileProvider:
     """Reads the file when made, and again whenever its time or size has changed. Raises InvalidConfiguration for a bad file.
 
-    One that goes bad or away later leaves what it last said in force, and a warning in the log, unless `strict`.
+    One that goes bad or away later, or to another signal, leaves what it last said in force, and a warning in the log, unless `strict`.
 
     Whoever writes the file should write a new one beside it and rename, so that no half of it is ever read.
     """
@@ -99,7 +99,7 @@ class FileProvider:
             self._keep(problem)
         else:
             self._realised = {zone: list(_resolve(rows)) for zone, rows in self._content.realised.items()}
-            self._problem = ""
+            self._problem, self._asked = "", self._content.signal  # which it keeps to
         self._seen = seen
 
     def _keep(self, problem: InvalidConfiguration) -> None:
