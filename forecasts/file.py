@@ -21,7 +21,8 @@ _Piece = tuple[datetime, datetime, Row]
 class FileProvider:
     """Reads the file when made, and again whenever its time or size has changed. Raises InvalidConfiguration for a bad file.
 
-    One that goes bad or away later, or to another signal, leaves what it last said in force, and a warning in the log, unless `strict`.
+    One that goes bad or away later, or to another signal, leaves what it last said in force, and a warning in the log; `strict`:
+    it raises then too.
 
     Whoever writes the file should write a new one beside it and rename, so that no half of it is ever read.
     """

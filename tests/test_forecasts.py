@@ -261,6 +261,15 @@ class TestFile:
         values = provider.realised("DE", NOW, NOW + 4 * HOUR, NOW + 4 * HOUR)
         assert [value.intensity_g_per_kwh for value in values] == known
 
+    def test_it_keeps_to_its_signal(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        path = write(tmp_path / "f.csv", row(0, 1, -1, "100"))
+        lenient, strict = FileProvider(path), FileProvider(path, strict=True)
+        write(path, row(0, 1, -1, "200"), options="# signal: marginal direct")
+        assert lenient.forecast("DE", NOW, NOW + HOUR).mean_over(NOW, NOW + HOUR) == 100
+        assert "has marginal direct, not average direct" in caplog.text
+        with pytest.raises(InvalidConfiguration, match="has marginal direct, not average direct"):
+            strict.forecast("DE", NOW, NOW + HOUR)
+
     def test_the_example_of_the_docs_is_read(self, tmp_path: Path) -> None:
         text = (Path(__file__).parents[1] / "docs" / "forecasts.md").read_text()
         example = text[text.index("# provider:") :].partition("```")[0]
