@@ -179,6 +179,13 @@ class Feed:
             at = max(at, value.end)
         return at
 
+    def is_asked_about(self, zone: str) -> bool:
+        """Also where a file that cannot be read might have the zone."""
+        try:
+            return zone in self.source.zones()
+        except InvalidConfiguration:
+            return True
+
     def backfill(self, zone: str, start: datetime, end: datetime) -> Backfilled:
         """Ask what came true in [start, end) and keep it."""
         name, now = self.source.name, self._clock.now()
@@ -187,7 +194,7 @@ class Feed:
         try:
             with self._asking:
                 received, added = self._measured(zone, start, min(end, now), now)
-        except (ForecastUnavailable, SignalMismatch) as problem:
+        except (ForecastUnavailable, InvalidConfiguration, SignalMismatch) as problem:
             return Backfilled(name, 0, 0, problem.message)
         return Backfilled(name, received, added)
 
@@ -243,7 +250,7 @@ class Feeds:
         """What each source of a zone has of [start, end). Raises ForecastUnavailable, and InvalidValue for a longer span."""
         if end - start > LONGEST_BACKFILL:
             raise InvalidValue(f"At most {LONGEST_BACKFILL.days} days are asked for at once.", param="to")
-        able = [feed for name, feed in self.feeds.items() if name != OWN and zone in feed.source.zones()]
+        able = [feed for name, feed in self.feeds.items() if name != OWN and feed.is_asked_about(zone)]
         if not able:
             raise ForecastUnavailable(f"No source is asked about the zone '{zone}'.", hint="Declare one under forecast.sources.")
         found = [feed.backfill(zone, start, end) for feed in able]

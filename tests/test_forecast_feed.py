@@ -247,6 +247,14 @@ class TestBackfill:
         assert house.archive.realised("DE", start, start + DAY, as_of=NOW - HOUR) == []  # it was not known before
         assert house.counted == {"news": 1}
 
+    def test_a_file_that_went_bad_stops_no_other(self, tmp_path: Path) -> None:
+        one, other = Told("one"), Told("other")
+        house = House(tmp_path, one, other)
+        one.trouble["DE"] = InvalidConfiguration("f.csv is not UTF-8 text.")
+        one.zones = lambda: (_ for _ in ()).throw(one.trouble["DE"])  # type: ignore[method-assign]
+        found = house.feeds.backfill("DE", NOW - DAY, NOW)
+        assert [(b.added, b.problem) for b in found] == [(0, "f.csv is not UTF-8 text."), (24, "")]
+
     def test_what_cannot_be_asked_is_refused(self, tmp_path: Path) -> None:
         house = House(tmp_path, Told("one"))
         with pytest.raises(ForecastUnavailable, match="No source is asked about the zone 'FR'"):

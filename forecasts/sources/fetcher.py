@@ -132,7 +132,7 @@ class Fetcher:
         """Seconds, also from a date, which counts by the provider's clock rather than ours."""
         text = answer.headers.get("retry-after", "").strip()
         at = _http_date(text)
-        if text.isdigit():
+        if text.isdecimal():
             wait_s = float(text)
         elif at:
             wait_s = (at - self.clock.now()).total_seconds() - self.skew_s
