@@ -14,6 +14,11 @@ class Range(msgspec.Struct, frozen=True):
     mid: float
     high: float
 
+    @property
+    def all(self) -> tuple[float, float, float]:
+        """The three, in this order."""
+        return self.low, self.mid, self.high
+
     def __add__(self, other: Range) -> Range:
         return Range(self.low + other.low, self.mid + other.mid, self.high + other.high)
 

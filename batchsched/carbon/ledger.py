@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 import msgspec
 
@@ -17,10 +18,13 @@ from batchsched.carbon.hardware import Range
 from batchsched.carbon.models import Hardware
 from batchsched.carbon.operational import operational_g
 from batchsched.carbon.provenance import METERS, factors, remarks, unique
-from batchsched.carbon.report import Baseline, Entry, Intensity, Report, Row, RunNow, Truth
+from batchsched.carbon.report import Baseline, Entry, Intensity, Report, Row, RunNow, Saving, Truth
+from batchsched.carbon.savings import with_embodied_g
 from batchsched.errors import SignalMismatch
 from batchsched.units import iso
 from batchsched.wire import EnergySource
+
+_Summed = TypeVar("_Summed", Range, Saving)
 
 __all__ = ["Baseline", "Entry", "Intensity", "Report", "Row", "RunNow", "Truth", "account", "total"]
 
@@ -40,32 +44,33 @@ def account(
     run_now = _run_now(baseline, truth, policy, lifetime_years, hardware) if baseline else None
     metered = [row for row in rows if row.energy_source != "unmeasured"]
     used = [(row.intensity, row.zone) for row in rows] + ([(run_now.intensity, run_now.terms.zone)] if run_now else [])
-    return _balanced(
-        Report(
-            requests=sum(entry.requests for entry in entries),
-            input_tokens=sum(entry.input_tokens for entry in entries),
-            output_tokens=sum(entry.output_tokens for entry in entries),
-            busy_s=sum(entry.busy_s for entry in entries),
-            energy_j=sum(row.energy_j for row in metered),
-            energy_by_source=_by_source((row.energy_source, row.energy_j) for row in metered),
-            operational_g=_known_sum(row.operational_g for row in metered),
-            unknown_energy_j=sum(row.energy_j for row in metered if row.operational_g is None),
-            unmeasured_s=sum(row.busy_s for row in rows if row.energy_source == "unmeasured"),
-            embodied_g=_embodied(((entry.gpu, entry.busy_s) for entry in entries), policy, lifetime_years, hardware),
-            embodied_unknown_s=sum(entry.busy_s for entry in entries if hardware.replica_kg(entry.gpu) is None),
-            policy=policy,
-            lifetime_years=lifetime_years,
-            signal=_one_signal((intensity.signal, zone) for intensity, zone in used if intensity.mean_g_per_kwh is not None),
-            simulated=any(entry.simulated for entry in entries),
-            baseline=run_now,
-            baseline_g=run_now.operational_g if run_now else None,
-            saved_g=None,
-            saved_fraction=None,
-            rows=rows,
-            provenance=factors(entries, rows, run_now, policy, lifetime_years, hardware),
-            notes=remarks(entries, rows, run_now, policy, hardware),
-        )
+    report = Report(
+        requests=sum(entry.requests for entry in entries),
+        input_tokens=sum(entry.input_tokens for entry in entries),
+        output_tokens=sum(entry.output_tokens for entry in entries),
+        busy_s=sum(entry.busy_s for entry in entries),
+        energy_j=sum(row.energy_j for row in metered),
+        energy_by_source=_by_source((row.energy_source, row.energy_j) for row in metered),
+        operational_g=_known_sum(row.operational_g for row in metered),
+        unknown_energy_j=sum(row.energy_j for row in metered if row.operational_g is None),
+        unmeasured_s=sum(row.busy_s for row in rows if row.energy_source == "unmeasured"),
+        embodied_g=_embodied(((entry.gpu, entry.busy_s) for entry in entries), policy, lifetime_years, hardware),
+        embodied_unknown_s=sum(entry.busy_s for entry in entries if hardware.replica_kg(entry.gpu) is None),
+        policy=policy,
+        lifetime_years=lifetime_years,
+        signal=_one_signal((intensity.signal, zone) for intensity, zone in used if intensity.mean_g_per_kwh is not None),
+        simulated=any(entry.simulated for entry in entries),
+        baseline=run_now,
+        baseline_g=run_now.operational_g if run_now else None,
+        saved_g=None,
+        saved_fraction=None,
+        saving=None,
+        saved_with_embodied_g=None,
+        rows=rows,
+        provenance=factors(entries, rows, run_now, policy, lifetime_years, hardware),
+        notes=remarks(entries, rows, run_now, policy, hardware),
     )
+    return _with_embodied(_balanced(report))
 
 
 _ADDED = (
@@ -81,6 +86,8 @@ def total(reports: Sequence[Report]) -> Report:
     if len({(report.policy, report.lifetime_years) for report in reports}) != 1:
         raise ValueError("A total is of one or more reports under one embodied policy and lifetime.")
     baselines = [report.baseline_g for report in reports]
+    savings = [report.saving for report in reports]
+    with_embodied = [report.saved_with_embodied_g for report in reports]
     embodied = [report.embodied_g for report in reports if report.embodied_g]
     return _balanced(
         msgspec.structs.replace(
@@ -93,6 +100,8 @@ def total(reports: Sequence[Report]) -> Report:
             simulated=any(report.simulated for report in reports),
             baseline=None,
             baseline_g=None if None in baselines else _known_sum(baselines),
+            saving=_sum_of_all(savings),
+            saved_with_embodied_g=_sum_of_all(with_embodied),
             rows=[row for report in reports for row in report.rows],
             provenance=unique(factor for report in reports for factor in report.provenance),
             notes=unique(note for report in reports for note in report.notes),
@@ -186,6 +195,13 @@ def _balanced(report: Report) -> Report:
     return msgspec.structs.replace(report, saved_g=saved_g, saved_fraction=fraction)
 
 
+def _with_embodied(report: Report) -> Report:
+    before = report.baseline.embodied_g if report.baseline else None
+    if report.saved_g is None or before is None or report.embodied_g is None or report.embodied_unknown_s:
+        return report
+    return msgspec.structs.replace(report, saved_with_embodied_g=with_embodied_g(report.saved_g, before, report.embodied_g))
+
+
 def _one_signal(named: Iterable[tuple[str, str]]) -> str | None:
     """The one signal of all; `named` pairs each with where it was used."""
     used = dict(named)
@@ -200,6 +216,11 @@ def _by_source(joules: Iterable[tuple[str, float]]) -> dict[str, float]:
     for source, energy_j in joules:
         sums[source] = sums.get(source, 0.0) + energy_j
     return sums
+
+
+def _sum_of_all(parts: Sequence[_Summed | None]) -> _Summed | None:
+    known = [part for part in parts if part is not None]
+    return sum(known[1:], known[0]) if known and len(known) == len(parts) else None
 
 
 def _known_sum(values: Iterable[float | None]) -> float | None:

@@ -32,6 +32,8 @@ class Entry(msgspec.Struct, frozen=True):
     output_tokens: int
     pue: float
     mark: EnergyMark = ""
+    attributed_j: float | None = None
+    """In spare capacity of an online service: our full share of the energy, where `energy_j` is only what we added to it."""
 
 
 class Intensity(msgspec.Struct, frozen=True):
@@ -92,6 +94,22 @@ class RunNow(msgspec.Struct, frozen=True):
     description: str
 
 
+class Saving(msgspec.Struct, frozen=True):
+    """Where a saving comes from, in grams; the four add up to it. A choice may have cost something: then it is negative.
+
+    `spare_g`: that an online service's idle power is not ours.
+    """
+
+    time_g: float
+    place_g: float
+    gpu_g: float
+    spare_g: float
+
+    def __add__(self, other: Saving) -> Saving:
+        mine, others = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
+        return Saving(*(a + b for a, b in zip(mine, others, strict=True)))
+
+
 class Factor(msgspec.Struct, frozen=True):
     """A number that entered the result, and who says so."""
 
@@ -126,6 +144,10 @@ class Report(msgspec.Struct, frozen=True):
     saved_g: float | None
     """Operational grams of the baseline less those of the batch; None unless both are known whole."""
     saved_fraction: float | None
+    saving: Saving | None
+    """`saved_g` by what it came from; None where that takes intensities that nobody knows."""
+    saved_with_embodied_g: Range | None
+    """`saved_g` and what less hardware was used up: by the low, mid and high published figures. None where one is missing."""
     rows: list[Row]
     provenance: list[Factor]
     notes: list[str]

@@ -12,7 +12,7 @@ from batchsched.cli.common import Connect, grams, json_option, print_facts, prin
 
 if TYPE_CHECKING:
     from batchsched.client import Report
-    from batchsched.client.results import Row
+    from batchsched.client.results import Band, Row, Saving
 
 
 @click.command()
@@ -60,15 +60,26 @@ def _sums(report: Report) -> list[tuple[str, str | None]]:
     if report.saved_fraction is not None:
         saved += f" ({report.saved_fraction:.0%})"
     embodied = report.embodied_g
-    band = " / ".join(grams(value) for value in (embodied.low, embodied.mid, embodied.high)) if embodied else None
     now = f"{grams(report.grams_run_now)} CO2e"
+    with_embodied = report.saved_with_embodied_g
     return [
         ("energy", _energy(report.energy_j) + (f" ({sources})" if sources else "")),
         ("operational", f"{grams(report.operational_g)} CO2e"),
         ("run at once", f"{now}: {report.baseline.description}" if report.baseline and report.baseline.description else now),
         ("saved", saved),
-        ("embodied", f"{band} CO2e (low / mid / high; {report.policy or 'no policy named'})" if band else None),
+        ("  by", _choices(report.saving) if report.saving and report.saved_g else None),
+        ("  with embodied", f"{_band(with_embodied)} (by the low / mid / high figures)" if with_embodied else None),
+        ("embodied", f"{_band(embodied)} CO2e (low / mid / high; {report.policy or 'no policy named'})" if embodied else None),
     ]
+
+
+def _band(band: Band) -> str:
+    return " / ".join(grams(value) for value in (band.low, band.mid, band.high))
+
+
+def _choices(saving: Saving) -> str:
+    parts = {"time": saving.time_g, "place": saving.place_g, "GPU": saving.gpu_g, "spare capacity": saving.spare_g}
+    return ", ".join(f"{choice} {grams(value)}" for choice, value in parts.items() if value)
 
 
 def _energy(joules: float | None) -> str:

@@ -290,6 +290,15 @@ class Factor(msgspec.Struct, frozen=True):
     source: str = ""
 
 
+class Saving(msgspec.Struct, frozen=True):
+    """Where a saving comes from, in grams: another time, another place, other GPUs, an online service's spare capacity."""
+
+    time_g: float = 0.0
+    place_g: float = 0.0
+    gpu_g: float = 0.0
+    spare_g: float = 0.0
+
+
 class Report(msgspec.Struct, frozen=True):
     """Energy, grams and savings with their provenance. `unknown_energy_j`: energy that no grams could be given for.
 
@@ -309,6 +318,8 @@ class Report(msgspec.Struct, frozen=True):
     baseline_g: float | None = None
     saved_g: float | None = None
     saved_fraction: float | None = None
+    saving: Saving | None = None
+    saved_with_embodied_g: Band | None = None
     rows: tuple[Row, ...] = ()
     provenance: tuple[Factor, ...] = ()
     notes: tuple[str, ...] = ()

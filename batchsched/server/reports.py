@@ -7,17 +7,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import msgspec
-
-from batchsched.carbon.ledger import account, total
+from batchsched.carbon.ledger import total
 from batchsched.carbon.models import Hardware
 from batchsched.carbon.operational import operational_g
-from batchsched.carbon.report import Baseline, Entry, Intensity, Report
+from batchsched.carbon.report import Report
 from batchsched.clock import Clock
-from batchsched.errors import ForecastUnavailable, NotFound
-from batchsched.fleet import Pool, Site
+from batchsched.errors import NotFound
 from batchsched.forecasts import Provider
-from batchsched.forecasts.truth import best_known
 from batchsched.planner.explain import explain
 from batchsched.published import Published
 from batchsched.queue import batches, chunks, ledger, plans
@@ -25,6 +21,7 @@ from batchsched.queue.database import Database
 from batchsched.queue.states import TERMINAL
 from batchsched.queue.tenancy import Tenant
 from batchsched.scheduler import Scheduler
+from batchsched.server.accounts import Accounts
 from batchsched.server.kept import Kept
 from batchsched.server.progress import Progress
 from batchsched.settings import Carbon
@@ -51,8 +48,7 @@ class Reports:
         self._scheduler = scheduler
         self._provider = provider
         self._clock = clock
-        self._carbon = carbon
-        self._hardware = hardware
+        self._accounts = Accounts(scheduler, provider, clock, carbon, hardware)
         self._progress = Progress(scheduler, clock)
         self._ended: Kept[dict[str, Any]] = Kept(clock, for_s=ENDED_S, most=MOST_ENDED)
 
@@ -74,14 +70,14 @@ class Reports:
         with self._database.read() as connection:
             row = batches.get(connection, batch_id, tenant)
             entries = ledger.of_batch(connection, batch_id)
-        return {"batch_id": batch_id, **self._account(row, entries).to_plain()}
+        return {"batch_id": batch_id, **self._accounts.whole(row, entries).to_plain()}
 
     def total(self, tenant: Tenant) -> dict[str, Any]:
         """One report over every batch of a tenant that ran. Raises NotFound where none did."""
         with self._database.read() as connection:
             rows = batches.page(connection, tenant, limit=100_000)
             pairs = [(row, ledger.of_batch(connection, row["id"])) for row in rows]
-        reports = [self._account(row, entries) for row, entries in pairs if entries]
+        reports = [self._accounts.whole(row, entries) for row, entries in pairs if entries]
         if not reports:
             raise NotFound("No batch has run yet, so there is nothing to report.")
         return {"batch_id": None, **total(reports).to_plain()}
@@ -96,7 +92,7 @@ class Reports:
         fleet, grams = self._scheduler.fleet, 0.0
         for (pool, hour), energy_j in sums.items():
             site = fleet.site_of(pool) if pool in fleet.pools else None
-            mean = self._truth(site.zone, hour, hour + timedelta(hours=1)).mean_g_per_kwh if site else None
+            mean = self._accounts.truth(site.zone, hour, hour + timedelta(hours=1)).mean_g_per_kwh if site else None
             grams += operational_g(energy_j, site.pue, mean) if site and mean is not None else 0.0
         return grams
 
@@ -105,7 +101,7 @@ class Reports:
         with self._database.read() as connection:
             row = batches.get(connection, batch_id, tenant)
             entries = ledger.of_batch(connection, batch_id)
-        report = self._account(row, entries) if entries else None
+        report = self._accounts.report(row, entries) if entries else None
         return [*_judged(row), *self._planned(row), *_ran(report)] or [
             f"The batch is {row['state']}; there is nothing to explain yet."
         ]
@@ -166,7 +162,7 @@ class Reports:
     def _grams(self, row: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         if not entries:
             return None
-        report = self._account(row, entries)
+        report = self._accounts.report(row, entries)
         return {
             "energy_j": report.energy_j,
             "energy_sources": report.energy_by_source,
@@ -175,90 +171,6 @@ class Reports:
             "embodied_g": report.to_plain()["embodied_g"],
             "simulated": report.simulated,
         }
-
-    def _account(self, row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Report:
-        starts = [entry["startup_s"] > 0 for entry in rows]
-        # Run-now would have started its engine once, however often ours was started.
-        once = [entry for i, entry in enumerate(rows) if not (starts[i] and any(starts[:i]))]
-        baseline = self._baseline(row, self._entries(once))
-        carbon = self._carbon
-        policy, years = carbon.embodied_policy, carbon.lifetime_years
-        return account(self._entries(rows), self._truth, baseline, policy, years, self._hardware)
-
-    def _entries(self, rows: Sequence[Mapping[str, Any]]) -> list[Entry]:
-        """The ledger's rows; after them what their hosts took, which has another source and was no work by itself."""
-        entries = [(self._entry(row), row) for row in rows]
-        none = {"busy_s": 0.0, "requests": 0, "input_tokens": 0, "output_tokens": 0, "mark": ""}
-        hosts = [
-            msgspec.structs.replace(entry, energy_j=row["host_j"], energy_source=row["host_source"], **none)
-            for entry, row in entries
-            if row["host_j"] > 0
-        ]
-        return [*(entry for entry, _ in entries), *hosts]
-
-    def _entry(self, row: Mapping[str, Any]) -> Entry:
-        """A ledger row with its place; that of a pool which is declared no more is unknown, and so are its grams."""
-        fleet = self._scheduler.fleet
-        pool = fleet.pools.get(row["pool"], Pool(site="", gpu="unknown"))
-        site = fleet.sites.get(pool.site, Site(zone="unknown", pue=1.0))
-        return Entry(
-            chunk_id=row["chunk_id"],
-            pool=row["pool"],
-            site=pool.site or "unknown",
-            zone=site.zone,
-            simulated=site.simulated,
-            gpu=pool.gpu,
-            started_at=row["started_at"],
-            ended_at=row["ended_at"],
-            busy_s=row["busy_s"],
-            energy_j=row["energy_j"],
-            energy_source=row["energy_source"],
-            requests=row["requests"],
-            input_tokens=row["input_tokens"],
-            output_tokens=row["output_tokens"],
-            pue=site.pue,
-            mark=row["mark"],
-        )
-
-    def _truth(self, zone: str, start: datetime, end: datetime) -> Intensity:
-        try:
-            known = best_known(self._provider, zone, start, end, self._clock.now())
-        except ForecastUnavailable as problem:
-            return Intensity(None, problem.message, "unknown")
-        return Intensity(known.mean_g_per_kwh, known.source, str(known.signal))
-
-    def _baseline(self, row: Mapping[str, Any], entries: Sequence[Entry]) -> Baseline | None:
-        """The same work at once at submission, on the newest pool of the home site (or of all, where that has none)."""
-        fleet = self._scheduler.fleet
-        able = fleet.pools_for(row["model"]) if row["model"] in fleet.models else []
-        at_home = [name for name in able if fleet.pools[name].site == fleet.home_site]
-        if not entries or not able:
-            return None
-        name = max(at_home or able, key=lambda pool: fleet.pools[pool].newness)
-        site = fleet.site_of(name)
-        busy_s, energy_j, source = 0.0, 0.0, entries[0].energy_source
-        profiles = self._scheduler.observer.current_profiles() if any(e.pool != name for e in entries) else {}
-        for entry in entries:
-            if entry.pool == name:
-                busy_s, energy_j = busy_s + entry.busy_s, energy_j + entry.energy_j
-                continue
-            there = profiles[row["model"], name]
-            busy_s += there.seconds(entry.input_tokens, entry.output_tokens)
-            energy_j += there.energy_j(entry.input_tokens, entry.output_tokens)
-            source = "modelled"
-        return Baseline(
-            pool=name,
-            site=fleet.pools[name].site,
-            zone=site.zone,
-            gpu=fleet.pools[name].gpu,
-            pue=site.pue,
-            start=row["created_at"],
-            energy_j=energy_j,
-            energy_source=source,
-            busy_s=busy_s,
-            simulated=site.simulated,
-            duration_s=busy_s / fleet.pools[name].count,
-        )
 
     # -- the picture --
 
@@ -271,7 +183,7 @@ class Reports:
             entries = ledger.of_batch(connection, batch_id)
             seen_at = (row["in_progress_at"] or row["created_at"]) + timedelta(seconds=5)
             archived = plans.latest(connection, by=seen_at)
-        report = self._account(row, entries)
+        report = self._accounts.report(row, entries)
         zones = sorted({item.zone for item in report.rows}) or [self._scheduler.fleet.sites[self._scheduler.fleet.home_site].zone]
         end = max([row["deadline_at"], *(item.ended_at for item in report.rows)])
         picture = Picture.of(row, report, zones, end, archived["body"] if archived else None)
@@ -300,8 +212,6 @@ def _ran(report: Report | None) -> list[str]:
         return []
     out: list[str] = []
     for row in report.rows:
-        if row.busy_s == 0:
-            continue  # what the host took beside the GPUs
         known = row.intensity.mean_g_per_kwh
         grid = "at an unknown intensity" if known is None else f"at {known:.0f} gCO2e/kWh"
         span = f"{row.started_at:%d %b %H:%M:%S} to {row.ended_at:%H:%M:%S UTC}"

@@ -1,0 +1,148 @@
+"""From the ledger's rows to a report: where each was, what the grid was then, and what running at once would have taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+from batchsched.carbon.ledger import account
+from batchsched.carbon.models import Hardware
+from batchsched.carbon.report import Baseline, Entry, Intensity, Report
+from batchsched.carbon.savings import with_saving
+from batchsched.clock import Clock
+from batchsched.errors import ForecastUnavailable
+from batchsched.fleet import Pool, Site
+from batchsched.forecasts import Provider
+from batchsched.forecasts.truth import best_known
+from batchsched.scheduler import Scheduler
+from batchsched.settings import Carbon
+from batchsched.wire import EnergySource
+
+
+class AtOnce(NamedTuple):
+    """What one entry's work would have taken on the baseline's pool."""
+
+    busy_s: float
+    energy_j: float
+    source: EnergySource
+
+
+class Accounts:
+    """Reads the fleet, the profiles and the forecasts; a batch's rows are given."""
+
+    def __init__(self, scheduler: Scheduler, provider: Provider, clock: Clock, carbon: Carbon, hardware: Hardware) -> None:
+        self._scheduler = scheduler
+        self._provider = provider
+        self._clock = clock
+        self._carbon = carbon
+        self._hardware = hardware
+
+    def report(self, batch: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Report:
+        """What a batch cost, by its rows of the ledger."""
+        return self._report(batch, rows)[0]
+
+    def whole(self, batch: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Report:
+        """The same with what the saving came from, which asks for more intensities."""
+        report, entries, at_once = self._report(batch, rows)
+        return with_saving(report, entries, [work.energy_j for work in at_once], self.truth) if at_once else report
+
+    def truth(self, zone: str, start: datetime, end: datetime) -> Intensity:
+        """The best that is known by now of a zone; unknown, with the reason, where nobody knows the zone."""
+        try:
+            known = best_known(self._provider, zone, start, end, self._clock.now())
+        except ForecastUnavailable as problem:
+            return Intensity(None, problem.message, "unknown")
+        return Intensity(known.mean_g_per_kwh, known.source, str(known.signal))
+
+    def _report(
+        self, batch: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+    ) -> tuple[Report, Sequence[Entry], Sequence[AtOnce]]:
+        pairs = self._entries(rows)
+        entries = [entry for entry, _ in pairs]
+        pool = self._baseline_pool(batch["model"]) if entries else None
+        at_once = self._at_once(batch["model"], pool, pairs) if pool else []
+        baseline = self._baseline(pool, batch["created_at"], at_once) if pool else None
+        policy, lifetime_years = self._carbon.embodied_policy, self._carbon.lifetime_years
+        return account(entries, self.truth, baseline, policy, lifetime_years, self._hardware), entries, at_once
+
+    def _entries(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Entry, bool]]:
+        """The ledger's rows, and whether running at once would have been spared them: its engine would have started once.
+
+        After them what their hosts took, which has another source and was no work by itself.
+        """
+        starts = [row["startup_s"] > 0 for row in rows]
+        pairs = [(self._entry(row), start and any(starts[:i])) for i, (row, start) in enumerate(zip(rows, starts, strict=True))]
+        none = {"busy_s": 0.0, "requests": 0, "input_tokens": 0, "output_tokens": 0, "mark": ""}
+        hosts = [
+            (msgspec.structs.replace(entry, energy_j=row["host_j"], energy_source=row["host_source"], **none), spared)
+            for (entry, spared), row in zip(pairs, rows, strict=True)
+            if row["host_j"] > 0
+        ]
+        return [*pairs, *hosts]
+
+    def _entry(self, row: Mapping[str, Any]) -> Entry:
+        """A ledger row with its place; that of a pool which is declared no more is unknown, and so are its grams."""
+        fleet = self._scheduler.fleet
+        pool = fleet.pools.get(row["pool"], Pool(site="", gpu="unknown"))
+        site = fleet.sites.get(pool.site, Site(zone="unknown", pue=1.0))
+        return Entry(
+            chunk_id=row["chunk_id"],
+            pool=row["pool"],
+            site=pool.site or "unknown",
+            zone=site.zone,
+            simulated=site.simulated,
+            gpu=pool.gpu,
+            started_at=row["started_at"],
+            ended_at=row["ended_at"],
+            busy_s=row["busy_s"],
+            energy_j=row["energy_j"],
+            energy_source=row["energy_source"],
+            requests=row["requests"],
+            input_tokens=row["input_tokens"],
+            output_tokens=row["output_tokens"],
+            pue=site.pue,
+            mark=row["mark"],
+        )
+
+    def _baseline_pool(self, model: str) -> str | None:
+        """The newest pool of the home site, or of all where that has none that runs the model."""
+        fleet = self._scheduler.fleet
+        able = fleet.pools_for(model) if model in fleet.models else []
+        at_home = [name for name in able if fleet.pools[name].site == fleet.home_site]
+        return max(at_home or able, key=lambda name: fleet.pools[name].newness, default=None)
+
+    def _at_once(self, model: str, pool: str, pairs: Sequence[tuple[Entry, bool]]) -> list[AtOnce]:
+        """Entry by entry, by the pool's profile where it ran on another one."""
+        profiles = self._scheduler.observer.current_profiles() if any(entry.pool != pool for entry, _ in pairs) else {}
+
+        def one(entry: Entry, spared: bool) -> AtOnce:
+            if spared:
+                return AtOnce(0.0, 0.0, entry.energy_source)
+            if entry.pool == pool:
+                return AtOnce(entry.busy_s, entry.energy_j, entry.energy_source)
+            there, tokens = profiles[model, pool], (entry.input_tokens, entry.output_tokens)
+            return AtOnce(there.seconds(*tokens), there.energy_j(*tokens), "modelled")
+
+        return [one(entry, spared) for entry, spared in pairs]
+
+    def _baseline(self, name: str, start: datetime, at_once: Sequence[AtOnce]) -> Baseline:
+        fleet = self._scheduler.fleet
+        pool, site = fleet.pools[name], fleet.site_of(name)
+        busy_s = sum(work.busy_s for work in at_once)
+        modelled = any(work.source == "modelled" for work in at_once)
+        return Baseline(
+            pool=name,
+            site=pool.site,
+            zone=site.zone,
+            gpu=pool.gpu,
+            pue=site.pue,
+            start=start,
+            energy_j=sum(work.energy_j for work in at_once),
+            energy_source="modelled" if modelled else at_once[0].source,
+            busy_s=busy_s,
+            simulated=site.simulated,
+            duration_s=busy_s / pool.count,
+        )
