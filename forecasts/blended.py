@@ -58,10 +58,10 @@ def _rows(model: Model, history: History, places: Integers, known: int, receipts
     members = model.members(history, places, delay_h=int(places[-1]) - known)
     if not receipts:
         return Rows(members, outcome)
-    return Rows(members, outcome, *_provided(places + history.first_hour, receipts))
+    return Rows(members, outcome, *in_force(places + history.first_hour, receipts))
 
 
-def _provided(hours: Integers, receipts: Sequence[Receipt]) -> tuple[Floats, Floats]:
+def in_force(hours: Integers, receipts: Sequence[Receipt]) -> tuple[Floats, Floats]:
     """By hour: the logarithms of the newest forecast that was there when it began, and its age in days."""
     logs = np.full((len(hours), HORIZON_H), np.nan, np.float32)
     age = np.zeros(len(hours), np.float32)

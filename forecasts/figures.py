@@ -31,7 +31,8 @@ class Skill(msgspec.Struct, frozen=True):
 
     `issues` were looked at, and `hours` of theirs compared. `mape`, `naive_mape`, `coverage90` and `width90` are fractions,
     `skill` is 1 - mape / naive_mape, and naive is the same hour of the last known day. `pinball_g` is the mean loss over the
-    quantiles.
+    quantiles. `captured` is the share of the saving of perfect foresight that 6 h jobs in windows of `to_h` hours would have had,
+    planned anew at each hour on the provider's newest forecast that was there by then; None unless `to_h` is whole days.
     """
 
     zone: str
@@ -47,3 +48,4 @@ class Skill(msgspec.Struct, frozen=True):
     pinball_g: float | None
     coverage90: float | None
     width90: float | None
+    captured: float | None = None

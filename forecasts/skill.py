@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from batchsched.errors import InvalidValue, SignalMismatch
-from batchsched.forecasts.evaluation import DAY_H, Array, Score, score
+from batchsched.forecasts.blended import in_force
+from batchsched.forecasts.evaluation import DAY_H, Array, Score, replanned, score
 from batchsched.forecasts.figures import Skill
 from batchsched.forecasts.persistence import hour_of, hourly, hours_of, truth_of
 from batchsched.forecasts.port import QUANTILES, IntensityForecast, Realised, Signal
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 LEADS_H = 96
 LONGEST = timedelta(days=366)
 MOST_ISSUES = 400
+CAPTURED = timedelta(days=92)  # what was captured is looked at hour by hour, so not over longer spans than this
 
 
 def skill_of(archive: Archive, zone: str, start: datetime, end: datetime, now: datetime, *, bin_h: int = DAY_H) -> list[Skill]:
@@ -35,7 +38,10 @@ def skill_of(archive: Archive, zone: str, start: datetime, end: datetime, now: d
     for feed in archive.feeds(zone):
         issues = _issues(archive, feed, start, end, now)
         if issues:
-            found += _judged(feed, issues, _truth(archive, feed, issues, now), bin_h)
+            truth = _truth(archive, feed, issues, now)
+            judged = _judged(feed, issues, truth, bin_h)
+            captured = _captured(archive, feed, max(start, end - CAPTURED), end, now, truth) if bin_h == DAY_H else {}
+            found += [msgspec.structs.replace(one, captured=captured.get(one.to_h)) for one in judged]
     return found
 
 
@@ -69,6 +75,23 @@ def _judged(feed: Feed, issues: list[IntensityForecast], truth: Mapping[int, flo
     return [_skill(feed, len(issues), one) for one in scores if one.count]
 
 
+def _captured(
+    archive: Archive, feed: Feed, start: datetime, end: datetime, now: datetime, truth: Mapping[int, float]
+) -> dict[int, float | None]:
+    """What planning on a feed would have captured, by hours of window; past a forecast's end its last day is repeated."""
+    hours = np.arange(hour_of(start), hour_of(end))
+    if not hours.size:
+        return {}
+    since, signal = start - timedelta(hours=LEADS_H), Signal.parse(feed.signal)
+    receipts = archive.each_hour(feed.zone, since, end, as_of=now, provider=feed.provider, signal=signal)
+    rows = in_force(hours, list(receipts))[0]
+    for lead in range(DAY_H, LEADS_H):
+        rows[:, lead] = np.where(np.isnan(rows[:, lead]), rows[:, lead - DAY_H], rows[:, lead])
+    actual = _looked_up(truth, hours)
+    windows = range(DAY_H, LEADS_H + 1, DAY_H)
+    return {window: _rounded(replanned(rows, actual, window).captured) for window in windows}
+
+
 def _band(issue: IntensityForecast, hours: NDArray[np.int64]) -> Array:
     levels = [
         hourly((slot.start, slot.end, slot.quantiles[n] if slot.quantiles else None) for slot in issue.slots)
@@ -84,4 +107,8 @@ def _looked_up(values: Mapping[int, float], hours: NDArray[np.int64]) -> Array:
 def _skill(feed: Feed, issues: int, one: Score) -> Skill:
     naive = one.mape / (1 - one.skill) if one.skill < 1 else math.nan
     figures = (one.mape, naive, one.skill, one.pinball_g, one.coverage90, one.width90)
-    return Skill(*feed, issues, one.from_h, one.to_h, one.count, *(round(f, 4) if math.isfinite(f) else None for f in figures))
+    return Skill(*feed, issues, one.from_h, one.to_h, one.count, *map(_rounded, figures))
+
+
+def _rounded(figure: float) -> float | None:
+    return round(figure, 4) if math.isfinite(figure) else None

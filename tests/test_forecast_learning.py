@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Generator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_origin, get_type_hints
 
 import pytest
+from msgspec import Struct, structs
 
 from batchsched import AsyncClient, Client
 from batchsched.cli.main import main
+from batchsched.client import forecasts as sdk
 from batchsched.clock import SystemClock
 from batchsched.errors import ForecastUnavailable, InvalidConfiguration
 from batchsched.feeds import FeedSource, ZoneFeed
-from batchsched.forecasts import Signal
+from batchsched.forecasts import ForecastSlot, IntensityForecast, Signal, figures
 from batchsched.forecasts.archive import Archive
 from batchsched.forecasts.opened import links_of, open_forecasts
 from batchsched.forecasts.skill import skill_of
+from batchsched.server import forecast_answers as answers
 from batchsched.settings import Forecast, load
 from batchsched.wire import PREFIX
 from tests.live import LiveServer, live_server
@@ -94,6 +99,35 @@ def test_the_commands(server: LiveServer, tmp_path: Path, capsys: pytest.Capture
     assert ran(server, capsys, "evaluate", "DE", "--from", "2020-01-01", "--to", "2020-02-01", "--json") == ""
 
 
+def replace_mean(slot: ForecastSlot, n: int) -> ForecastSlot:
+    """A forecast that is the worse the further it looks."""
+    mean = slot.mean_g_per_kwh
+    return structs.replace(slot, mean_g_per_kwh=None if mean is None else mean * (1 + n / 40 * math.sin(1.7 * n)))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (figures.Skill, sdk.Skill),
+        (figures.Trained, sdk.Trained),
+        (answers.Forecast, sdk.Forecast),
+        (answers.Measurement, sdk.Measurement),
+        (answers.ForecastFeed, sdk.ForecastFeed),
+        (answers.Imported, sdk.Imported),
+        (answers.Backfilled, sdk.Backfilled),
+        (ForecastSlot, sdk.ForecastSlot),
+    ],
+)
+def test_the_sdk_has_every_field_that_the_server_answers(ours: type[Struct], theirs: type[Struct]) -> None:
+    """And of the same type, lists as tuples."""
+    ours_have, theirs_have = get_type_hints(ours), get_type_hints(theirs)
+    ours_have = {name: kind for name, kind in ours_have.items() if name not in {"object", "id"}}
+    assert ours_have.keys() == theirs_have.keys()
+    for name, kind in ours_have.items():
+        if get_origin(kind) is None:
+            assert theirs_have[name] == kind, name
+
+
 class TestSkill:
     def test_each_day_ahead_against_naive(self, tmp_path: Path) -> None:
         site = Site(tmp_path, days=20)
@@ -108,6 +142,24 @@ class TestSkill:
         assert all(one.mape is not None and one.mape > 0.3 for one in found)
         assert all(one.skill is not None and one.skill < 0 for one in found)
         assert all(one.coverage90 == 1.0 for one in found)
+
+    def test_what_planning_on_it_would_have_captured(self, tmp_path: Path) -> None:
+        """Flat forecasts capture nothing, the truth all of it, and one that errs the more the further it looks a part."""
+        site = Site(tmp_path, days=20)
+        truth = {value.start: value.intensity_g_per_kwh for value in site.archive.realised("DE", NOW - 20 * DAY, NOW, as_of=NOW)}
+        for n in range(15):
+            at = (NOW - 16 * DAY + n * DAY).replace(minute=0)
+            site.archive.add_forecast(Site.forecast_of(at), at)
+            slots = tuple(ForecastSlot(s, s + HOUR, truth.get(s)) for s in (at + h * HOUR for h in range(96)))
+            seer = IntensityForecast("DE", at, "seer", Signal(), slots)
+            site.archive.add_forecast(seer, at)
+            worse = tuple(replace_mean(slot, h) for h, slot in enumerate(slots))
+            site.archive.add_forecast(structs.replace(seer, provider="worse", slots=worse), at)
+        found = {(one.provider, one.to_h): one.captured for one in skill_of(site.archive, "DE", NOW - 16 * DAY, NOW, NOW)}
+        assert found["seer", 24] == found["seer", 48] == 1.0
+        assert found["told", 24] == 0.0
+        assert 0.2 < (found["worse", 24] or 0) < 0.95
+        assert all(one.captured is None for one in skill_of(site.archive, "DE", NOW - 16 * DAY, NOW, NOW, bin_h=6))
 
     def test_a_changed_forecast_is_judged_as_it_first_came(self, tmp_path: Path) -> None:
         site = Site(tmp_path, days=20)

@@ -155,7 +155,10 @@ def train(zone: str | None, as_json: bool, connect: Connect) -> None:
 @json_option
 @server_options
 def evaluate(zone: str | None, since: str | None, until: str | None, plot: Path | None, as_json: bool, connect: Connect) -> None:
-    """Say how good each provider's forecasts were, by days ahead, against naive. With --json: one object a line."""
+    """Say how good each provider's forecasts were, by days ahead, against naive. With --json: one object a line.
+
+    Captured is the share of the saving of perfect foresight that 6 h jobs in windows of so many days would have had.
+    """
     start, end = instant(since, "--from") if since else None, instant(until, "--to") if until else None
     if plot and (plot.suffix not in {".png", ".svg"} or not zone):
         raise click.UsageError("--plot needs a zone, and a name that ends in .png or .svg.")
@@ -174,7 +177,16 @@ def evaluate(zone: str | None, since: str | None, until: str | None, plot: Path 
         say("The archive has no forecasts from then of which anything has come true.")
         return
     rows = [
-        (one.zone, one.provider, one.signal, f"{one.from_h}-{one.to_h} h", str(one.issues), *_shares(one), _grams(one.pinball_g))
+        (
+            one.zone,
+            one.provider,
+            one.signal,
+            f"{one.from_h}-{one.to_h} h",
+            str(one.issues),
+            *_shares(one),
+            _grams(one.pinball_g),
+            _share(one.captured),
+        )
         for one in found
     ]
     heads = (
@@ -189,6 +201,7 @@ def evaluate(zone: str | None, since: str | None, until: str | None, plot: Path 
         "in 90% band",
         "its width",
         "pinball, g",
+        "captured",
     )
     print_table(heads, rows)
 
@@ -202,7 +215,11 @@ def _zones(client: Client, zone: str | None) -> list[str]:
 
 def _shares(one: Skill) -> list[str]:
     shares = (one.mape, one.naive_mape, one.skill, one.coverage90, one.width90)
-    return ["" if share is None else f"{share:.1%}" for share in shares]
+    return [_share(share) for share in shares]
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
 
 
 def _grams(value: float | None) -> str:

@@ -109,7 +109,8 @@ class Skill(msgspec.Struct, frozen=True):
     """One provider's forecasts of hours that lay [from_h, to_h) ahead, of which `hours` are compared; None: cannot be said.
 
     `mape`, `naive_mape`, `coverage90` and `width90` are fractions; `skill` is 1 - mape / naive_mape, naive being the same hour
-    of the last known day. `pinball_g` is the mean loss over the quantiles, g/kWh.
+    of the last known day. `pinball_g` is the mean loss over the quantiles, g/kWh. `captured` is the share of the saving of
+    perfect foresight that 6 h jobs in windows of `to_h` hours would have had, planned anew each hour on what was there by then.
     """
 
     zone: str
@@ -125,6 +126,7 @@ class Skill(msgspec.Struct, frozen=True):
     pinball_g: float | None = None
     coverage90: float | None = None
     width90: float | None = None
+    captured: float | None = None
 
 
 class Which(TypedDict, total=False):
