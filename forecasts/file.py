@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -32,6 +33,7 @@ class FileProvider:
         self._path = path
         self._asked = signal
         self._strict = strict
+        self._reading = threading.Lock()
         self._problem = ""
         self._seen: tuple[int, int] | None = None
         self._content = Content("")
@@ -85,13 +87,20 @@ class FileProvider:
         return [Generation(zone, row.start, row.end, content.provider, row.mw or {}) for row in rows]
 
     def _fresh(self) -> Content:
+        if self._reading.acquire(blocking=False):  # who comes meanwhile gets what was there before
+            try:
+                self._look()
+            finally:
+                self._reading.release()
+        return self._content
+
+    def _look(self) -> None:
         try:
             stat = self._path.stat()
             if (seen := (stat.st_mtime_ns, stat.st_size)) != self._seen:
                 self._read(seen)
         except OSError as problem:
             self._keep(InvalidConfiguration(f"Cannot read the forecast file {self._path}: {problem.strerror}."))
-        return self._content
 
     def _read(self, seen: tuple[int, int]) -> None:
         try:

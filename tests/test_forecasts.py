@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from batchsched.forecasts.chain import Chain, Links
 from batchsched.forecasts.climatology import Climatology
 from batchsched.forecasts.continued import Continued
 from batchsched.forecasts.file import FileProvider
-from batchsched.forecasts.layouts import COLUMNS
+from batchsched.forecasts.layouts import COLUMNS, Content, read_file
 from batchsched.forecasts.truth import best_known
 from batchsched.settings import Forecast
 
@@ -260,6 +261,20 @@ class TestFile:
         assert [slot.mean_g_per_kwh for slot in provider.forecast("DE", NOW, NOW + 4 * HOUR).slots] == known
         values = provider.realised("DE", NOW, NOW + 4 * HOUR, NOW + 4 * HOUR)
         assert [value.intensity_g_per_kwh for value in values] == known
+
+    def test_one_at_a_time_reads_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = write(tmp_path / "f.csv", row(0, 1, -1, "100"))
+        provider = FileProvider(path)
+        meanwhile: list[float | None] = []
+
+        def slow(*given: Any) -> Content:
+            meanwhile.append(provider.forecast("DE", NOW, NOW + HOUR).mean_over(NOW, NOW + HOUR))
+            return read_file(*given)
+
+        monkeypatch.setattr("batchsched.forecasts.file.read_file", slow)
+        write(path, row(0, 1, -1, "2000"))
+        assert provider.forecast("DE", NOW, NOW + HOUR).mean_over(NOW, NOW + HOUR) == 2000
+        assert meanwhile == [100]
 
     def test_it_keeps_to_its_signal(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         path = write(tmp_path / "f.csv", row(0, 1, -1, "100"))
