@@ -51,6 +51,9 @@ bench-forecast: $(ENV) ## forecasts of intensity against naive and CarbonCast on
 bench-archive: $(ENV) ## how large a year of forecasts of 100 zones is, and how fast a day's decisions are read back
 	@$(PY) -m benchmarks.archive $(ARGS)
 
+bench-meter: $(ENV) ## what metering costs: CPU time of each meter as a share of one core
+	@$(PY) -m benchmarks.meter $(ARGS)
+
 chaos: $(ENV) ## kill servers, workers, engines and PostgreSQL 200 times while batches run; nothing may be lost or run again
 	@$(PY) -m tests.chaos $(ARGS)
 
@@ -75,4 +78,4 @@ $(PEERS): locks/peers.txt tools/make_env.py | $(ENV)
 .models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
 	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
 
-.PHONY: help env engine-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-archive chaos docs lock clean
+.PHONY: help env engine-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-archive bench-meter chaos docs lock clean
