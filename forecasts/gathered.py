@@ -17,21 +17,24 @@ from numpy.typing import NDArray
 
 from batchsched.errors import ForecastUnavailable, SignalMismatch
 from batchsched.feeds import OWN
+from batchsched.forecasts.archive.records import instant
 from batchsched.forecasts.models import History
 from batchsched.forecasts.models.history import DAY_H, WEEK_H, trailing_mean
 from batchsched.forecasts.models.model import LEAST_H
 from batchsched.forecasts.persistence import hour_of, instant_of
+from batchsched.forecasts.weather import as_seen
 from batchsched.forecasts.zones import utc_offset_h
 
 if TYPE_CHECKING:
     from batchsched.forecasts.archive import Archive
-    from batchsched.forecasts.models import Model
+    from batchsched.forecasts.models import Model, Weather
     from batchsched.forecasts.models.history import Floats
     from batchsched.forecasts.port import Signal
 
 LOOK_BACK = timedelta(weeks=10)  # what a model looks at when it forecasts
 LEARN_FROM = timedelta(days=3 * 366)  # what it learns from
 MOST_BESIDE = 24
+OLDEST_RUN = timedelta(days=3)
 WIND, STORAGE = "wind", "storage"
 _LATELY_H = 4 * WEEK_H
 
@@ -46,14 +49,16 @@ class Gathered:
         """The last three years at most. Raises ForecastUnavailable where nothing is known."""
         first, values = self._known(zone, signal, now - LEARN_FROM, now)
         seen = self._history(zone, signal, now, first, values, self._beside(zone, signal, now, first, values))
-        return replace(_alive(seen), beside={name: _alive(other) for name, other in seen.beside.items()})
+        beside = {name: _alive(other) for name, other in seen.beside.items()}
+        return replace(_alive(seen), weather=self._weather(zone, LEARN_FROM, now), beside=beside)
 
     def to_forecast(self, model: Model, signal: Signal, now: datetime) -> History:
         """The last weeks, with all that the model looks at. Raises ForecastUnavailable where nothing of the zone is known."""
         first, values = self._known(model.zone, signal, now - LOOK_BACK, now)
         seen = self._history(model.zone, signal, now, first, values, model.profile.beside)
         beside = {name: replace(other, mix=_with(other.mix, [WIND], other)) for name, other in seen.beside.items()}
-        return replace(seen, mix=_with(seen.mix, model.profile.sources, seen), beside=beside)
+        weather = self._weather(model.zone, LOOK_BACK, now, model.profile.weather) if model.profile.weather else None
+        return replace(seen, mix=_with(seen.mix, model.profile.sources, seen), weather=weather, beside=beside)
 
     def _known(self, zone: str, signal: Signal, since: datetime, now: datetime) -> tuple[int, Floats]:
         """The hours from the first known one to `now`, and when that was."""
@@ -82,6 +87,13 @@ class Gathered:
     def _mix(self, zone: str, first: int, now: datetime) -> dict[str, Floats]:
         found = self._archive.generation(zone, first, hour_of(now), as_of=now)
         return {fuel: np.maximum(mw, 0).astype(np.float32) for fuel, mw in found.items() if fuel != STORAGE}
+
+    def _weather(self, zone: str, span: timedelta, now: datetime, names: Iterable[str] | None = None) -> Weather | None:
+        """To learn: none where no run came of late."""
+        runs = self._archive.weather(zone, now - span, now, as_of=now)
+        if names is None and not any(instant(run.issued_at) >= now - OLDEST_RUN for run in runs):
+            return None
+        return as_seen(runs, names)
 
     def _beside(self, zone: str, signal: Signal, now: datetime, first: int, values: Floats) -> list[str]:
         """The zones that were known half of the time, and lately: those whose days go most with this one's, if there are many."""

@@ -25,6 +25,7 @@ from batchsched.errors import InvalidConfiguration, InvalidValue
 from batchsched.forecasts.cells import instant, needed, number, real
 from batchsched.forecasts.port import FUELS, QUANTILES, ForecastSlot, Generation, IntensityForecast, Realised, Signal, plausible
 from batchsched.forecasts.tables import Table, read_table
+from batchsched.forecasts.weather import WeatherRun, is_weather, runs_of
 
 REQUIRED = ("zone", "start", "end")
 QUANTILE_COLUMNS = tuple(f"q{round(level * 100):02d}" for level in QUANTILES)
@@ -50,7 +51,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 
 class Content(msgspec.Struct):
-    """A whole file. Of measurements of the very same slot the last one is kept."""
+    """A whole file, of weather or of intensities and generation. Of measurements of the very same slot the last one is kept."""
 
     provider: str
     signal: Signal = Signal()
@@ -58,11 +59,13 @@ class Content(msgspec.Struct):
     forecasts: dict[str, list[Row]] = {}
     realised: dict[str, list[Row]] = {}
     generated: dict[str, list[Row]] = {}
+    weather: list[WeatherRun] = []
 
     @property
     def zones(self) -> list[str]:
         """All that it says something about."""
-        return sorted(self.forecasts.keys() | self.realised.keys() | self.generated.keys())
+        told = {run.zone for run in self.weather}
+        return sorted(self.forecasts.keys() | self.realised.keys() | self.generated.keys() | told)
 
     def issues(self) -> Iterator[IntensityForecast]:
         """Every forecast of the file, each as it was issued; of overlapping slots the later start cuts the earlier one."""
@@ -113,6 +116,9 @@ def read_file(path: Path, signal: Signal | None = None) -> Content:
     Raises InvalidConfiguration for a bad file, and where it does not have that signal; OSError where there is none.
     """
     table = read_table(path)
+    if is_weather(table):
+        named = table.options.get("provider") or f"file {path.name}"
+        return Content(named, licence=table.options.get("licence", ""), weather=runs_of(path, table, named))
     layout = _layout(table)
     chosen = _signal(path, table, layout, signal)
     provider = table.options.get("provider") or layout.provider or f"file {path.name}"

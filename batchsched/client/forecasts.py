@@ -67,7 +67,7 @@ class Forecast(msgspec.Struct, frozen=True):
 
 
 class Imported(msgspec.Struct, frozen=True):
-    """What a file brought: forecasts, measured intensities and slots of generation, those that were new."""
+    """What of a file was new: forecasts, measured intensities, slots of generation, weather runs."""
 
     provider: str
     signal: str
@@ -75,6 +75,7 @@ class Imported(msgspec.Struct, frozen=True):
     forecasts: int
     measurements: int
     generation: int = 0
+    weather: int = 0
 
 
 class Backfilled(msgspec.Struct, frozen=True):

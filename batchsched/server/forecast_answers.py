@@ -41,7 +41,7 @@ IMPORT = {
 
 
 class Imported(msgspec.Struct, forbid_unknown_fields=True):
-    """What a file brought: forecasts, measured intensities and slots of generation, as far as new. `id`: the file's name."""
+    """What of a file was new: forecasts, measured intensities, slots of generation, weather runs. `id`: the file's name."""
 
     object: Literal["batchsched.import"]
     id: str
@@ -51,6 +51,7 @@ class Imported(msgspec.Struct, forbid_unknown_fields=True):
     forecasts: int
     measurements: int
     generation: int
+    weather: int
 
 
 class Measurement(msgspec.Struct, forbid_unknown_fields=True):

@@ -167,10 +167,12 @@ class Forecasts:
         issues = (msgspec.structs.replace(issue, provider=provider) for issue in content.issues())
         values = (msgspec.structs.replace(value, provider=provider) for value in content.measurements() if value.end <= now)
         generation = (msgspec.structs.replace(one, provider=provider) for one in content.generation() if one.end <= now)
+        weather = (msgspec.structs.replace(run, provider=provider) for run in content.weather if run.issued_at <= now)
         counts = {
             "forecasts": archive.add_forecasts(issues, now),
             "measurements": archive.add_realised(values, now),
             "generation": archive.add_generation(generation, now),
+            "weather": archive.add_weather(weather, now),
         }
         with self._runtime.database.write() as connection:
             who.did(connection, name, provider=provider, **counts)

@@ -41,6 +41,7 @@ from batchsched.forecasts.archive.records import (
 from batchsched.forecasts.archive.slots import Floats, Slots
 from batchsched.forecasts.archive.weather import Run
 from batchsched.forecasts.port import FUELS, Generation, IntensityForecast, Realised, Signal
+from batchsched.forecasts.weather import WeatherRun
 
 __all__ = ["Archive", "Feed", "Receipt", "Summary"]
 
@@ -100,6 +101,11 @@ class Archive:
         """The same for what power was generated from."""
         added = self._add(Generated.of(values, micros(received_at)), self._generated.news)
         return sum(len(record.values) for records in added for record in records)
+
+    def add_weather(self, runs: Iterable[WeatherRun], received_at: datetime) -> int:
+        """The same for runs of a weather model."""
+        added = self._add(Run.of(runs, micros(received_at)), self._runs.news)
+        return len({(run.feed[:2], run.issued_at) for records in added for run in records})
 
     def newest(
         self, zone: str, *, as_of: datetime, provider: str | None = None, signal: Signal | None = None
@@ -217,6 +223,15 @@ class Archive:
             found = self._generated.joined(feeds, micros_of_hour(first), micros_of_hour(last), micros(as_of))
         means = found.chosen(found.end <= micros(as_of)).by_hour(first, last) / PARTS_PER_MW
         return {fuel: means[:, n] for n, fuel in enumerate(FUELS) if np.isfinite(means[:, n]).any()}
+
+    def weather(self, zone: str, start: datetime, end: datetime, *, as_of: datetime) -> list[Run]:
+        """The weather runs of [start, end) that had been published and had reached us, with every change, in order of receipt."""
+        at = micros(as_of)
+        with self._lock:
+            self._refresh()
+            feeds = sorted(feed for feed in self._runs.feeds() if feed.zone == zone)
+            found = [run for feed in feeds for run in self._runs.between(feed, micros(start), micros(end), at)]
+        return sorted((run for run in found if run.published_at <= at), key=lambda run: run.received_at)
 
     def feeds(self, zone: str | None = None) -> list[Feed]:
         """Who has said something about what."""

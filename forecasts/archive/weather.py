@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 
-from batchsched.forecasts.archive.records import Feed
+from batchsched.forecasts.archive.records import Feed, micros
+from batchsched.forecasts.weather import WeatherRun
+
+_SINGLE = struct.Struct("f")
 
 
 class Run(msgspec.Struct, array_like=True, tag="weather", frozen=True):
@@ -22,6 +28,15 @@ class Run(msgspec.Struct, array_like=True, tag="weather", frozen=True):
     start: int
     step: int
     values: tuple[float | None, ...]
+
+    @classmethod
+    def of(cls, runs: Iterable[WeatherRun], received_at: int) -> Iterator[Run]:
+        """A record for each variable, in single precision."""
+        for run in runs:
+            edges = micros(run.issued_at), received_at, micros(run.published_at), micros(run.start)
+            for name, values in run.values.items():
+                single = tuple(None if value is None else _SINGLE.unpack(_SINGLE.pack(value))[0] for value in values)
+                yield cls(Feed(run.zone, run.provider, name), *edges, run.step // timedelta(microseconds=1), single)
 
     def plain(self) -> list[tuple[int, dict[str, Any]]]:
         """A row of a table, and by which instant it belongs to a month."""
