@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from sqlalchemy import Connection
 
 from batchsched.errors import ForecastUnavailable
 from batchsched.fleet import Fleet
 from batchsched.forecasts import IntensityForecast, Provider
 from batchsched.planner import Job, PoolState, Problem, make_slots, open_share
 from batchsched.planner.latest_start import OpenPool
+from batchsched.profiles.answers import Answers
 from batchsched.profiles.lengths import estimate, refine
 from batchsched.profiles.measured import Observation, update
 from batchsched.profiles.prior import IN_FLIGHT, prior
@@ -37,6 +39,7 @@ from batchsched.windows import openings
 
 log = logging.getLogger(__name__)
 LOOK_BACK = timedelta(days=30)
+LENGTHS_KEPT = timedelta(minutes=1)
 Span = tuple[float, float]
 
 
@@ -64,6 +67,8 @@ class Observer:
         self._settings = settings
         self._provider = provider
         self.fleet: Fleet = settings.fleet()
+        self._answers = Answers()
+        self._answers_at: datetime | None = None
 
     def look(self, now: datetime, newcomer: Mapping[str, Any] | None = None) -> View:
         """Everything open now; `newcomer`: a batch as it would be, in progress or not, looked at beside the others."""
@@ -72,6 +77,7 @@ class Observer:
             shares = _by_batch(chunks.summary(connection))
             tallied = tallies.of_all(connection)
             observed = ledger.recent(connection)
+            self._learn_lengths(connection, now)
             alive = workers.active(connection, now - timedelta(seconds=self._settings.server.lease_s))
             idle_w = workers.idle_power(connection)
             tied = {row["id"]: chunks.pools_used(connection, row["id"]) for row in rows if row["options"].get("uniform")}
@@ -119,6 +125,11 @@ class Observer:
         with self._database.read() as connection:
             return self.profiles(_observations(ledger.recent(connection)), workers.idle_power(connection))
 
+    def _learn_lengths(self, connection: Connection, now: datetime) -> None:
+        """How long answers were, looked up once a minute: it is a lot of rows, and a batch's own answers count at once."""
+        if self._answers_at is None or not timedelta() <= now - self._answers_at < LENGTHS_KEPT:
+            self._answers, self._answers_at = Answers(ledger.answers(connection)), now
+
     def _job(
         self,
         row: Mapping[str, Any],
@@ -128,7 +139,8 @@ class Observer:
         tied_to: list[str],
     ) -> Job:
         left = sum(int(share["requests"]) for share in mine) if mine else row["total"] - row["completed"] - row["failed"]
-        blind = estimate(row["input_bytes"], row["total"], row["max_tokens_total"])
+        answers = self._answers.expected(row["tenant"], row["model"], row["endpoint"])
+        blind = estimate(row["input_bytes"], row["total"], row["max_tokens_total"], answers)
         lengths = refine(blind, row["total"], row["completed"], row["input_tokens"], row["output_tokens"])
         options = row["options"]
         pools = self.fleet.pools_for(row["model"], options.get("sites"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -9,6 +10,8 @@ from batchsched.errors import InvalidValue
 
 JOULES_PER_KWH = 3_600_000.0
 HOURS_PER_YEAR = 8760.0
+
+LENGTHS_A_DOUBLING = 8
 
 LONGEST_S = 366 * 86400
 
@@ -87,3 +90,13 @@ def from_iso(text: str) -> datetime:
 def iso(at: datetime) -> str:
     """RFC 3339 in UTC with `Z`."""
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def length_class(tokens: int) -> int:
+    """Of an answer of that many tokens: eight classes to each doubling; below one token, the first."""
+    return max(0, math.floor(LENGTHS_A_DOUBLING * math.log2(tokens))) if tokens > 0 else 0
+
+
+def class_end(number: int) -> float:
+    """Tokens at which the next class begins; where one begins, the one before it ends."""
+    return float(2.0 ** ((number + 1) / LENGTHS_A_DOUBLING))

@@ -92,8 +92,8 @@ def move(
 
 
 _PLANNED = (
-    batches.c.id, batches.c.tenant, batches.c.priority, batches.c.model, batches.c.deadline_at, batches.c.options,
-    batches.c.total, batches.c.completed, batches.c.failed, batches.c.input_bytes, batches.c.max_tokens_total,
+    batches.c.id, batches.c.tenant, batches.c.endpoint, batches.c.priority, batches.c.model, batches.c.deadline_at,
+    batches.c.options, batches.c.total, batches.c.completed, batches.c.failed, batches.c.input_bytes, batches.c.max_tokens_total,
     batches.c.input_tokens, batches.c.output_tokens,
 )  # fmt: skip
 

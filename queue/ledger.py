@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -28,7 +29,9 @@ def add(connection: Connection, **values: Any) -> bool:
     if last and values["started_at"] < last["ended_at"] and values["ended_at"] <= last["ended_at"]:
         return False
     if last and _continues(last, values):
-        sums = {name: last[name] + values[name] for name in _SUMMED}
+        sums: dict[str, Any] = {name: last[name] + values[name] for name in _SUMMED}
+        if values.get("lengths"):
+            sums["lengths"] = dict(Counter(last["lengths"] or {}) + Counter(values["lengths"]))
         connection.execute(update(ledger).where(ledger.c.id == last["id"]).values(ended_at=values["ended_at"], **sums))
     else:
         tenant = select(batches.c.tenant).where(batches.c.id == values["batch_id"]).scalar_subquery()
@@ -73,6 +76,15 @@ def recent(connection: Connection, limit: int = 2000) -> list[Row]:
         .order_by(func.max(newest.c.id))
     )
     return every(connection, query)
+
+
+def answers(connection: Connection, limit: int = 2000) -> list[Row]:
+    """How long answers were, by the newest entries over all batches, newest first: `tenant`, `model`, `endpoint`, `batch_id` and
+    `lengths`."""
+    newest = select(ledger).order_by(ledger.c.id.desc()).limit(limit).subquery()
+    told = (newest.c.tenant, newest.c.model, batches.c.endpoint, newest.c.batch_id, newest.c.lengths)
+    query = select(*told).join(batches, batches.c.id == newest.c.batch_id).where(newest.c.lengths.is_not(None))
+    return every(connection, query.order_by(newest.c.id.desc()))
 
 
 def tokens_since(connection: Connection, tenant: str, at: datetime) -> int:

@@ -8,7 +8,7 @@ survives any crash, and what was stored but never named is never read. Nothing s
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from batchsched.queue.rows import Row
 from batchsched.queue.store import Record, Store, length_of
 from batchsched.queue.tenancy import ANY
 from batchsched.queue.together import Together
+from batchsched.units import length_class
 from batchsched.wire import Meter, Result
 
 MAX_REMEMBERED_LINES = 200_000
@@ -223,6 +224,7 @@ class Recorder:
             input_tokens=sum(result.input_tokens for result in results),
             cached_tokens=sum(result.cached_tokens for result in results),
             output_tokens=sum(result.output_tokens for result in results),
+            lengths=_lengths(results),
         )
         if entered:
             shares.charge(connection, batch["tenant"], busy_s / self._weights.get(batch["tenant"], 1.0))
@@ -237,6 +239,12 @@ def unfinished(store: Store, chunk: Row, done: set[int], input_file_id: str) -> 
             request = parse(text.data, line)
             missing.append((line, "" if isinstance(request, LineError) else request.custom_id))
     return missing
+
+
+def _lengths(results: Sequence[Result]) -> dict[str, int] | None:
+    """Answers by the class of their length; as text, since JSON has no other keys."""
+    found = Counter([str(length_class(result.output_tokens)) for result in results if result.ok and result.output_tokens > 0])
+    return dict(found) or None
 
 
 def _sums(groups: Sequence[Group]) -> dict[str, int]:

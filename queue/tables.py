@@ -203,6 +203,8 @@ class LedgerRow(SQLModel, table=True):
     input_tokens: int = Field(sa_type=BigInteger)
     cached_tokens: int = Field(sa_type=BigInteger)
     output_tokens: int = Field(sa_type=BigInteger)
+    lengths: dict[str, int] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    """How many answers were of which length: requests by class (units.length_class). None where nothing was answered."""
 
 
 class SpendingRow(SQLModel, table=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from batchsched.queue import batches, chunks, ledger
 from batchsched.queue.database import Database
 from batchsched.queue.folder_store import FolderStore
 from batchsched.queue.results import Known, Memory, Recorded, Recorder
-from batchsched.wire import Result
+from batchsched.units import length_class
+from batchsched.wire import Meter, Result
 from tests.test_queue_contract import LATER, add_batch, at_once, claim
 
 
@@ -31,6 +33,19 @@ def servers(database: Database, tmp_path: Path) -> list[Recorder]:
 
 def results(*lines: int, ok: bool = True) -> list[Result]:
     return [Result(line, ok, 3, 1, 5, msgspec.Raw(b'{"line":%d}' % line)) for line in lines]
+
+
+def test_how_long_answers_were_is_kept(servers: list[Recorder], database: Database) -> None:
+    """By length class, in the entry of their span; spans that follow each other are one entry, and errors are no answers."""
+    at = LATER
+    for seconds, group in enumerate([results(1, 2), results(3), results(4, ok=False)]):
+        start = at + timedelta(seconds=seconds)
+        meter = Meter(start, start + timedelta(seconds=1), 1.0, 2.0, "modelled")
+        servers[0].record("b-0", 1, group, meter)
+    with database.read() as connection:
+        found = ledger.answers(connection)
+    assert [row["lengths"] for row in found] == [{str(length_class(5)): 3}]
+    assert (found[0]["tenant"], found[0]["endpoint"], found[0]["batch_id"]) == ("t", "/v1/chat/completions", "b")
 
 
 def chunk_of(database: Database) -> dict[str, Any]:

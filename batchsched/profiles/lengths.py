@@ -9,19 +9,22 @@ import math
 
 import msgspec
 
+from batchsched.profiles.answers import LEVEL_WEIGHT, Answers, Expected
+
 BYTES_PER_TOKEN = 4.0
 """Of English text, roughly; code and other scripts have less. A rule of thumb, which the spread allows for."""
 LINE_OVERHEAD_BYTES = 150
 """JSON around one short chat request: custom_id, method, url, model, roles."""
-DEFAULT_OUTPUT_TOKENS = 229
-"""Mean answer of 82,814 ShareGPT conversations (lengths published with Helix, ASPLOS 2025), for lines without a limit."""
 LIMIT_SHARE = 0.6
 """Answers end before their limit more often than not; a guess between a half and all."""
-SIGMA_BLIND = 0.5
 SIGMA_LIMIT = 0.35
-"""Spread of log(tokens) before anything ran: without and with limits on the answers."""
+"""Spread of log(tokens) before anything ran, where all answers are limited."""
 SIGMA_ONE = 0.8
 """Spread of the mean that one answered request leaves (lengths within a batch are about as spread as their mean)."""
+
+
+UNKNOWN = Answers().expected("", "", "")
+"""Answers of which nothing is known."""
 
 
 class Lengths(msgspec.Struct, frozen=True):
@@ -32,12 +35,28 @@ class Lengths(msgspec.Struct, frozen=True):
     sigma: float
 
 
-def estimate(input_bytes: int, lines: int, max_tokens_total: int | None = None) -> Lengths:
-    """Tokens of `lines` requests in `input_bytes` of JSONL; `max_tokens_total`: sum of the answers' limits, if all have one."""
+def estimate(input_bytes: int, lines: int, max_tokens_total: int | None = None, answers: Expected | None = None) -> Lengths:
+    """Tokens of `lines` requests in `input_bytes` of JSONL.
+
+    `max_tokens_total`: sum of the answers' limits, if all have one; `answers`: what earlier ones let expect.
+    """
     text = max(input_bytes - LINE_OVERHEAD_BYTES * lines, lines)
-    if max_tokens_total is None:
-        return Lengths(text / BYTES_PER_TOKEN, float(DEFAULT_OUTPUT_TOKENS * lines), SIGMA_BLIND)
-    return Lengths(text / BYTES_PER_TOKEN, LIMIT_SHARE * max_tokens_total, SIGMA_LIMIT)
+    limit = max_tokens_total / lines if max_tokens_total is not None and lines else None
+    mean, sigma = _outputs(answers or UNKNOWN, lines, limit)
+    return Lengths(text / BYTES_PER_TOKEN, mean * lines, sigma)
+
+
+def _outputs(answers: Expected, lines: int, limit: float | None) -> tuple[float, float]:
+    """Tokens an answer, and the spread of their logarithm. A limit is also a hint, as long as no answers speak for themselves:
+    halfway between the answers that are usual and what the limit suggests, and as spread as the two are apart."""
+    mean, sigma = answers.mean(limit), answers.sigma(lines)
+    if mean <= 0:
+        return 0.0, SIGMA_LIMIT
+    if limit is None:
+        return mean, sigma
+    doubt = LEVEL_WEIGHT / (LEVEL_WEIGHT + answers.answers)
+    apart = math.log(max(1.0, LIMIT_SHARE * limit) / mean) / 2
+    return min(limit, mean * math.exp(doubt * apart)), (1 - doubt) * sigma + doubt * max(SIGMA_LIMIT, abs(apart))
 
 
 def refine(before: Lengths, lines: int, done: int, done_input_tokens: int, done_output_tokens: int) -> Lengths:
