@@ -18,6 +18,7 @@ import pandas as pd
 from batchsched.carbon.claims import Claim
 from batchsched.carbon.reproduce_greenllm import table_1
 from batchsched.profiles.slo import WORKLOADS
+from benchmarks import carbon_model_table as table
 
 ENERGY, HELIX = "energy_llm_measured.csv.gz", "perf_helix_t4_l4_v100_a100_layer_ms.csv"
 FAMILIES = {
@@ -35,6 +36,30 @@ UNCHECKED = [
     ("drafts on one GPU and the target on another", "no public table of that mode was found"),
 ]
 """What section 3.1 and 3.2 say that cannot be held against data here, and why."""
+
+
+def report(folder: Path, out: Path) -> dict[str, float]:
+    """Print what comes out, write the one table as CSV and picture into `out`; figures for the benchmark's last line."""
+    errors = table_1_max_error()
+    print(f"\nGreenLLM's Table 1: at most {errors[0]:.2f} % off (V100 and A100), {errors[1]:.2f} % (T4)")
+    print("\nGreenLLM's section 3 against real tables")
+    for claim in takeaways(folder):
+        verdict = {True: "agrees", False: "DISAGREES", None: "open"}[claim.agrees]
+        print(f"  {verdict:9}  {claim.about}: {claim.published}; {claim.computed}. {claim.note}")
+    asked = table.nguyen()
+    print("\nNguyen et al.'s question, modelled: which GPU emits least, by model, requests in flight and grid")
+    for (model, load, intensity), (gpu, times) in table.least(asked).items():
+        print(f"  {model}, {load:g} in flight, {intensity:g} g/kWh: {gpu}; the other emits {times:.2f} times as much")
+    share = [line.embodied_g.mid / table.total_g(line) for line in asked if line.embodied_g and line.grid == "NCSW"]
+    print(f"  making the GPU is {min(share):.0%} to {max(share):.0%} of it at 17 g/kWh")
+    every = table.lines(table.points())
+    out.mkdir(parents=True, exist_ok=True)
+    table.write(every, out / "carbon_model.csv")
+    table.draw(every, asked, out / "carbon_model.png")
+    print(
+        f"\n{len(every)} lines, model x GPU x grid x engine x technique, in {out / 'carbon_model.csv'}, drawn in carbon_model.png"
+    )
+    return {"table1_max_error_pct": round(max(errors), 3), "table1_max_error_but_t4_pct": round(errors[0], 3)}
 
 
 def table_1_max_error() -> tuple[float, float]:
