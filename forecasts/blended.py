@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from batchsched.forecasts.models import Blend, Rows
 from batchsched.forecasts.models.blend import BACK_H, VERSION
-from batchsched.forecasts.models.model import HORIZON_H
+from batchsched.forecasts.models.history import DAY_H
+from batchsched.forecasts.models.model import HORIZON_H, mean_log
 from batchsched.forecasts.persistence import hour_of, hours_of, instant_of
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 BEFORE_H = BACK_H + HORIZON_H  # so many rows before the first one that is learnt are looked at
 _LEAST_G = 1.0  # below it logarithms say nothing
+# A provider is left out of an issue while it is so many of its usual deviations further from our members than usual; for less
+# than so small a deviation nobody is left out, and none is judged by fewer hours than these.
+_FAR, _LEAST_USUAL, _LEAST_H = 6.0, 0.05, 2 * DAY_H
 
 
 @dataclass
@@ -31,11 +36,14 @@ class Blended:
     members: tuple[str, ...] = ()
     blend: Blend = field(default_factory=Blend)
     version: str = VERSION
+    left_out: bool = False
+    """Was the provider left out of the last issue?"""
 
     def issue(self, model: Model, history: History, delay_h: int, receipts: Sequence[Receipt], place: int) -> Floats:
         """The 96 means from `place` of the history on, after learning what is known `delay_h` before it.
 
-        Each place once, in order. `receipts`: the provider's forecasts, in order of issue; one counts from its receipt on.
+        Each place once, in order. `receipts`: the provider's forecasts, in order of issue; one counts from its receipt on. One
+        that suddenly says something else (a new unit, a lost digit) is left out, though learning sees it.
         """
         known, origin = place - delay_h, history.first_hour
         since = max(self.until - origin, BEFORE_H)
@@ -49,7 +57,25 @@ class Blended:
             self.blend.weigh()
             self.until = origin + known
         last = place - first
+        far = strange(rows)
+        self.left_out = bool(far[last])
+        if rows.provider is not None and far.any():
+            rows = replace(rows, provider=np.where(far[:, None], np.nan, rows.provider).astype(np.float32))
         return np.asarray(np.exp(self.blend.logs(history.zone, rows, last, last + 1)[0]))
+
+
+def strange(rows: Rows) -> NDArray[np.bool_]:
+    """By row: is the provider's next day, in the mean, further from our members' than it is wont to be over these rows?"""
+    if rows.provider is None:
+        return np.zeros(len(rows.outcome), bool)
+    apart = rows.provider[:, :DAY_H] - mean_log(dict(rows.members))[:, :DAY_H]
+    hours = np.isfinite(apart).sum(1)
+    mean = np.nansum(apart, 1) / np.maximum(hours, 1)
+    if np.count_nonzero(hours) < _LEAST_H:
+        return np.zeros(len(hours), bool)
+    middle = np.median(mean[hours > 0])
+    usual = 1.48 * np.median(np.abs(mean[hours > 0] - middle))
+    return np.asarray((hours > 0) & (np.abs(mean - middle) > _FAR * max(usual, _LEAST_USUAL)))
 
 
 def _rows(model: Model, history: History, places: Integers, known: int, receipts: Sequence[Receipt]) -> Rows:

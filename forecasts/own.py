@@ -92,9 +92,8 @@ class Own:
             return made
         model = self._model(zone, now) or self.train(zone, now)[1]
         provided = self._provided(zone, now - BLENDED, now)
-        means = self._blended(model, self._gathered.to_forecast(model, signal, now), provided, now)
+        means, with_whom = self._blended(model, self._gathered.to_forecast(model, signal, now), provided, now)
         slots = (ForecastSlot(instant_of(at), instant_of(at + 1), float(mean)) for at, mean in enumerate(means, hour_of(now)))
-        with_whom = f", blended with {provided[-1].forecast.provider}" if provided else ""
         note = f"from what its sources measured: {model.name}{with_whom}"
         forecast = IntensityForecast(zone, now, OWN, signal, tuple(slots), note)
         return self._calibrated(forecast, self._measured(zone, now - LOOK_BACK, now), now)
@@ -152,8 +151,8 @@ class Own:
         lasts = LEARNT_ANEW if found.linear else timedelta(days=1)
         return found if now - found.trained_until < lasts else None
 
-    def _blended(self, model: Model, history: History, provided: Sequence[Receipt], now: datetime) -> Floats:
-        """The 96 means: the model's, moved by its late errors, and with the zone's provider by how both have done."""
+    def _blended(self, model: Model, history: History, provided: Sequence[Receipt], now: datetime) -> tuple[Floats, str]:
+        """The 96 means: the model's, moved by its late errors, and with the zone's provider by how both have done; and which."""
         from batchsched.forecasts.blended import Blended
         from batchsched.forecasts.models.blend import VERSION
         from batchsched.forecasts.stored import load
@@ -161,13 +160,16 @@ class Own:
         place = history.index(now)
         delay_h = _delay_h(history, now)
         if delay_h > LATEST_REPORT_H or place - delay_h < 2 * 24:
-            return model.predict(history, now)
+            return model.predict(history, now), ""
         blended = load(self._path(history.zone, ".blend"), Blended)
         if blended is None or blended.version != VERSION or blended.until > hour_of(now):
             blended = Blended(hour_of(now) - delay_h)
         means = blended.issue(model, history, delay_h, provided, place)
         self._store(history.zone, ".blend", blended)
-        return means
+        name = provided[-1].forecast.provider if provided else ""
+        if blended.left_out:
+            return means, f", without {name}, which suddenly says something else"
+        return means, f", blended with {name}" if name else ""
 
     def _provided(self, zone: str, start: datetime, now: datetime) -> list[Receipt]:
         """The forecasts of the first of the zone's other sources that has any."""

@@ -16,7 +16,8 @@ from batchsched.clock import ManualClock
 from batchsched.errors import ForecastUnavailable
 from batchsched.forecasts import ForecastSlot, IntensityForecast, Realised, Signal
 from batchsched.forecasts.archive import Archive
-from batchsched.forecasts.models import Model
+from batchsched.forecasts.blended import strange
+from batchsched.forecasts.models import Model, Rows
 from batchsched.forecasts.models.model import VERSION
 from batchsched.forecasts.own import Own
 from batchsched.forecasts.port import describe
@@ -229,3 +230,40 @@ def test_a_provider_that_breaks_is_left_alone_at_once(tmp_path: Path, factor: fl
         own = Own(archive, {"DE": Signal()}, tmp_path / str(broken), ManualClock(NOW), {"DE": ["grid"]})
         means.append([slot.mean_g_per_kwh for slot in own.fetch_forecast("DE", NOW).slots])
     assert means[0] == means[1]
+
+
+def test_a_provider_that_loses_a_digit_is_left_out_until_its_outcomes_are_known(tmp_path: Path) -> None:
+    """Each value by itself may be true of this zone; that all of them are so far from ours is new."""
+    random = np.random.default_rng(3)
+    truth = [
+        msgspec.structs.replace(v, intensity_g_per_kwh=v.intensity_g_per_kwh * random.uniform(0.5, 1.5))
+        for v in sunny(NOW + 4 * DAY, 62)
+    ]
+    archive = Archive(tmp_path / "archive")
+    archive.add_realised([v for v in truth if v.end <= NOW], NOW)
+    issues = [one for one in provider_of(truth) if one.issued_at < NOW]
+    for n, forecast in enumerate(issues, 1):
+        scale = 0.1 if n == len(issues) else 1.0
+        slots = (msgspec.structs.replace(slot, mean_g_per_kwh=(slot.mean_g_per_kwh or 0) * scale) for slot in forecast.slots)
+        archive.add_forecast(msgspec.structs.replace(forecast, slots=tuple(slots)), forecast.issued_at)
+    made = Own(archive, {"DE": Signal()}, tmp_path, ManualClock(NOW), {"DE": ["grid"]}).fetch_forecast("DE", NOW)
+    assert "without grid" in describe(made)
+    true = {v.start: v.intensity_g_per_kwh for v in truth}
+    errors = [abs((slot.mean_g_per_kwh or 0) / true[slot.start] - 1) for slot in made.slots[:24]]
+    assert np.mean(errors) < 0.4
+
+
+@pytest.mark.parametrize(("factor", "far"), [(1.0, False), (1.2, False), (0.1, True), (2.2, True), (0.45, True)])
+def test_what_is_strange_of_a_provider(factor: float, far: bool) -> None:
+    """Beside its own past over our members: an error of a unit is, some tens of per cent are not."""
+    random = np.random.default_rng(4)
+    ours = random.normal(5.5, 0.3, (300, 96))
+    theirs = ours + random.normal(0.05, 0.2, ours.shape) + random.normal(0, 0.08, (300, 1))
+    theirs[100:110] += 2.0
+    theirs[-3:] += math.log(factor)
+    theirs[50:60] = theirs[:, 30:] = np.nan
+    rows = Rows({"linear": ours}, np.full(300, np.nan), theirs, np.zeros(300))
+    found = np.flatnonzero(strange(rows)).tolist()
+    assert found == [*range(100, 110), *([297, 298, 299] if far else [])]
+    assert not strange(Rows(rows.members, rows.outcome)).any()
+    assert not strange(rows.cut(270, 300)).any()
