@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, bindparam, func, insert, literal, or_, select, update
 
 from batchsched.errors import Conflict, NotFound
-from batchsched.queue import deliveries
+from batchsched.queue import books, deliveries
 from batchsched.queue.hot import Hot
 from batchsched.queue.rows import Row, beyond, every, first
 from batchsched.queue.states import BATCH_TRANSITIONS, OPEN, TERMINAL, sources
@@ -88,6 +88,7 @@ def move(
         state = get(connection, batch_id, ANY)["state"]
         raise Conflict(f"A batch with status '{state}' cannot become '{target}'.")
     if target in TERMINAL:
+        books.open_at(connection, batch_id, now)
         deliveries.announce(connection, batch_id, target, now)
 
 

@@ -16,7 +16,7 @@ from batchsched.queue import batches, files
 from batchsched.queue.rows import Row, every
 from batchsched.queue.states import OPEN, TERMINAL
 from batchsched.queue.tables import batches as table
-from batchsched.queue.tables import chunks, deliveries, idempotency, ledger, tallies
+from batchsched.queue.tables import books, chunks, deliveries, idempotency, ledger, postings, tallies
 from batchsched.queue.tables import files as file_table
 
 _ended_at = func.coalesce(table.c.completed_at, table.c.failed_at, table.c.expired_at, table.c.cancelled_at)
@@ -69,7 +69,7 @@ def forget(connection: Connection, batch_id: str) -> None:
     ended = select(table.c.id).where(table.c.id == batch_id, table.c.state.in_(sorted(TERMINAL)))
     if connection.scalar(ended.with_for_update()) is None:
         return
-    for each in (chunks, ledger, tallies, deliveries, idempotency):
+    for each in (chunks, ledger, postings, books, tallies, deliveries, idempotency):
         connection.execute(delete(each).where(each.c.batch_id == batch_id))
     connection.execute(delete(table).where(table.c.id == batch_id))
 

@@ -226,6 +226,40 @@ class SpendingRow(SQLModel, table=True):
     energy_j: float = 0.0
 
 
+class BookRow(SQLModel, table=True):
+    """How far the books of an ended batch are. `number` counts its entries; no `due_at`: no correction is awaited any more."""
+
+    __tablename__ = "books"  # pyright: ignore[reportAssignmentType]
+
+    batch_id: str = Field(sa_column=Column(String, ForeignKey("batches.id"), primary_key=True))
+    number: int = 0
+    due_at: datetime | None = Field(default=None, index=True)
+
+
+class PostingRow(SQLModel, table=True):
+    """An entry in a batch's books: what is added to or taken from one pool's hour. Rows are only ever added; their sum holds."""
+
+    __tablename__ = "postings"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (_one_of("kind", ("work", "waste")),)
+
+    batch_id: str = Field(sa_column=Column(String, ForeignKey("batches.id"), primary_key=True))
+    number: int = Field(primary_key=True)
+    posted_at: datetime
+    kind: str
+    pool: str
+    site: str
+    zone: str
+    hour: datetime
+    energy_source: str
+    energy_j: float
+    pue: float
+    intensity_g_per_kwh: float | None = None
+    intensity_source: str
+    signal: str
+    grams: float | None = None
+    why: str
+
+
 class PlanRow(SQLModel, table=True):
     """A published plan with the forecasts that it was made from, so that the decision can be replayed. `packed` holds it all, as
     compressed JSON; `body` did in plans of earlier versions."""
@@ -368,6 +402,8 @@ chunks = _table(ChunkRow)
 workers = _table(WorkerRow)
 ledger = _table(LedgerRow)
 spending = _table(SpendingRow)
+books = _table(BookRow)
+postings = _table(PostingRow)
 plans = _table(PlanRow)
 counters = _table(CounterRow)
 leadership = _table(LeadershipRow)

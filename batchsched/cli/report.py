@@ -12,23 +12,28 @@ from batchsched.cli.common import Connect, grams, json_option, print_facts, prin
 
 if TYPE_CHECKING:
     from batchsched.client import Report
-    from batchsched.client.results import Band, Row, Saving
+    from batchsched.client.results import Band, BookEntry, Row, Saving
 
 
 @click.command()
 @click.argument("batch_id", metavar="[ID]", required=False)
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Also write an image (.png or .svg) of one batch.")
+@click.option("--books", is_flag=True, help="The entries of one batch's books instead, with every correction.")
 @json_option
 @server_options
 def report(
     batch_id: str | None,
     plot: Path | None,
+    books: bool,
     as_json: bool,
     connect: Connect,
 ) -> None:
     """Energy, grams and savings of one batch, or of all where no ID is given."""
     if plot and (not batch_id or plot.suffix not in {".png", ".svg"}):
         raise click.UsageError("--plot needs a batch ID and a name that ends in .png or .svg.")
+    if books:
+        _show_books(batch_id, as_json, connect)
+        return
     with connect() as client:
         found = client.batches.report(batch_id) if batch_id else client.report()
         if plot and batch_id:
@@ -37,6 +42,36 @@ def report(
         print_json(found)
     else:
         show_report(found)
+
+
+def _show_books(batch_id: str | None, as_json: bool, connect: Connect) -> None:
+    if not batch_id:
+        raise click.UsageError("--books needs a batch ID.")
+    with connect() as client:
+        found = client.batches.books(batch_id)
+    if as_json:
+        print_json(found)
+        return
+    if not found.entries:
+        click.echo("Nothing is booked yet: the books are written when a batch has ended.")
+        return
+    cells = [_booked(entry) for entry in found.entries]
+    print_table(("entered", "pool", "hour", "kind", "energy", "g/kWh", "CO2e", "why"), cells)
+    click.echo(f"Sum: {_energy(found.energy_j)}, {grams(found.grams)} CO2e")
+
+
+def _booked(entry: BookEntry) -> tuple[str, ...]:
+    mean = entry.intensity_g_per_kwh
+    return (
+        _clock(entry.posted_at),
+        entry.pool,
+        f"{entry.hour.astimezone():%m-%d %H:%M}",
+        entry.kind,
+        _energy(entry.energy_j),
+        "unknown" if mean is None else f"{mean:.0f}",
+        grams(entry.grams),
+        entry.why,
+    )
 
 
 def show_report(report: Report) -> None:

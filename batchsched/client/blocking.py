@@ -11,7 +11,7 @@ from typing import TypeVar, Unpack
 from batchsched.client import calls, forecasts
 from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat
 from batchsched.client.forecasts import Backfilled, Forecast, ForecastFeed, Imported, Skill, Trained, Which
-from batchsched.client.results import Batch, Explanation, File, Model, OutputLine, Plan, Report
+from batchsched.client.results import Batch, Books, Explanation, File, Model, OutputLine, Plan, Report
 from batchsched.errors import BatchschedError
 from batchsched.transport import Transport
 
@@ -234,6 +234,10 @@ class Batches:
     def report(self, batch_id: str) -> Report:
         """Its energy, grams and savings."""
         return self._client.send(calls.report(batch_id))
+
+    def books(self, batch_id: str) -> Books:
+        """What was entered in its books since it ended: what it cost by pool and hour, and corrections."""
+        return self._client.send(calls.books(batch_id))
 
     def plot(self, batch_id: str, image_format: PlotFormat = "png") -> bytes:
         """An image: intensity, forecast band, and when the batch ran."""

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 import msgspec
 
-from batchsched.client.results import TERMINAL, Batch, Explanation, File, Key, Model, OutputLine, Page, Plan, Report
+from batchsched.client.results import TERMINAL, Batch, Books, Explanation, File, Key, Model, OutputLine, Page, Plan, Report
 from batchsched.errors import BatchschedError, InvalidRequest, ServerError, ServerUnreachable
 from batchsched.units import iso
 from batchsched.wire import CURSOR_HEADER, PREFIX, STATUS_HEADER
@@ -203,6 +203,11 @@ def explain_batch(batch_id: str) -> Call[Explanation]:
 def report(batch_id: str | None) -> Call[Report]:
     """Of one batch, or of all."""
     return Call("GET", f"{PREFIX}/batches/{_plain(batch_id)}/report" if batch_id is not None else f"{PREFIX}/report", read_report)
+
+
+def books(batch_id: str) -> Call[Books]:
+    """Of one batch."""
+    return Call("GET", f"{PREFIX}/batches/{_plain(batch_id)}/books", typed(Books))
 
 
 def plot(batch_id: str, image_format: PlotFormat) -> Call[bytes]:

@@ -332,6 +332,36 @@ class Report(msgspec.Struct, frozen=True):
         return self.baseline_g
 
 
+class BookEntry(msgspec.Struct, frozen=True):
+    """An entry in the books of a batch: joules and grams that were added to an hour of a pool, when, and why.
+
+    `kind`: `work`, or `waste` (nobody took the results). `grams` is None where they were not known, or did not change.
+    """
+
+    posted_at: datetime
+    kind: str
+    pool: str
+    hour: datetime
+    energy_j: float
+    why: str
+    grams: float | None = None
+    site: str = ""
+    zone: str = ""
+    energy_source: str = ""
+    pue: float = 1.0
+    intensity_g_per_kwh: float | None = None
+    intensity_source: str = ""
+    signal: str = ""
+
+
+class Books(msgspec.Struct, frozen=True):
+    """The books of a batch that ended, oldest entry first, and what they add up to. Entries are only ever added."""
+
+    energy_j: float
+    grams: float | None = None
+    entries: tuple[BookEntry, ...] = ()
+
+
 class Plan(msgspec.Struct, frozen=True):
     """The plan in force: what each pool should run when."""
 

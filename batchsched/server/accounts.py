@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -49,6 +49,19 @@ class Accounts:
         report, entries, at_once = self._report(batch, rows)
         return with_saving(report, entries, [work.energy_j for work in at_once], self.truth) if at_once else report
 
+    def entries(self, rows: Sequence[Mapping[str, Any]]) -> list[Entry]:
+        """Rows of the ledger, with their places."""
+        return [entry for entry, _ in self._entries(rows)]
+
+    def wasted(self, rows: Sequence[Mapping[str, Any]]) -> list[Entry]:
+        """Rows of what was wasted on a batch, hour by hour."""
+        none = {"chunk_id": "", "requests": 0, "input_tokens": 0, "output_tokens": 0, "mark": ""}
+
+        def span(row: Mapping[str, Any]) -> dict[str, Any]:
+            return {"started_at": row["hour"], "ended_at": row["hour"] + timedelta(hours=1), "busy_s": row["seconds"]}
+
+        return [self._entry({**row, **none, **span(row)}) for row in rows]
+
     def truth(self, zone: str, start: datetime, end: datetime) -> Intensity:
         """The best that is known by now of a zone; unknown, with the reason, where nobody knows the zone."""
         try:
@@ -75,7 +88,7 @@ class Accounts:
         """
         starts = [row["startup_s"] > 0 for row in rows]
         pairs = [(self._entry(row), start and any(starts[:i])) for i, (row, start) in enumerate(zip(rows, starts, strict=True))]
-        none = {"busy_s": 0.0, "requests": 0, "input_tokens": 0, "output_tokens": 0, "mark": ""}
+        none: dict[str, Any] = {"busy_s": 0.0, "requests": 0, "input_tokens": 0, "output_tokens": 0, "mark": ""}
         hosts = [
             (msgspec.structs.replace(entry, energy_j=row["host_j"], energy_source=row["host_source"], **none), spared)
             for (entry, spared), row in zip(pairs, rows, strict=True)

@@ -17,6 +17,7 @@ from fastapi.openapi.utils import get_openapi
 from msgspec import Meta
 
 from batchsched import wire
+from batchsched.carbon.books import Posting
 from batchsched.carbon.report import Report
 from batchsched.forecasts.figures import Trained
 from batchsched.lines import ENDPOINTS
@@ -318,6 +319,21 @@ class BatchReport(Report, frozen=True, kw_only=True):
     batch_id: Id | None
 
 
+class BookEntry(Posting, frozen=True, kw_only=True):
+    """One entry, and when it was made."""
+
+    posted_at: datetime
+
+
+class Books(_Exact):
+    """The books of a batch, and what they add up to."""
+
+    batch_id: Id
+    energy_j: float
+    grams: float | None
+    entries: list[BookEntry]
+
+
 class Allotment(_Exact):
     """Work of a batch on a pool, over a slot."""
 
@@ -423,6 +439,7 @@ CONTRACT: dict[str, Route] = {
     f"GET {PREFIX}/batches/{{batch_id}}/results": Route((LINES,), None, (404,), (wire.CURSOR_HEADER, wire.STATUS_HEADER)),
     f"GET {PREFIX}/batches/{{batch_id}}/explain": Route(Explanation, None, (404,)),
     f"GET {PREFIX}/batches/{{batch_id}}/report": Route(BatchReport, None, (404,)),
+    f"GET {PREFIX}/batches/{{batch_id}}/books": Route(Books, None, (404,)),
     f"GET {PREFIX}/batches/{{batch_id}}/plot": Route(("image/svg+xml", "image/png"), None, (404,)),
     f"GET {PREFIX}/report": Route(BatchReport, None, (404,)),
     f"GET {PREFIX}/plan": Route(Plan, None, (404,)),

@@ -28,9 +28,9 @@ from batchsched.forecasts.figures import Skill, Trained
 from batchsched.forecasts.layouts import Content, read_file
 from batchsched.forecasts.persistence import PERSISTENCE
 from batchsched.forecasts.port import CLIMATOLOGY
+from batchsched.server.accounting import MEDIA
 from batchsched.server.auth import Caller, Who
 from batchsched.server.batches import json_body
-from batchsched.server.extensions import MEDIA
 from batchsched.server.files import body
 from batchsched.server.forecast_answers import (
     Backfill,

@@ -27,6 +27,7 @@ from batchsched.queue.store import Store
 from batchsched.queue.stores import sweep
 from batchsched.queue.tenancy import ANY
 from batchsched.scheduler import Scheduler
+from batchsched.server.bookkeeping import Bookkeeping
 from batchsched.server.quotas import Quotas
 from batchsched.server.retention import Retention
 from batchsched.settings import Retention as RetentionRules
@@ -55,6 +56,7 @@ class Lifecycle:
         lease_s: float,
         leading: Callable[[], bool],
         kept: RetentionRules,
+        bookkeeping: Bookkeeping,
     ) -> None:
         """`leading`: may this server act? Several servers share the work of one; only the leader keeps house."""
         self._database = database
@@ -68,6 +70,7 @@ class Lifecycle:
         self._lease_s = lease_s
         self._leading = leading
         self._kept = kept
+        self._bookkeeping = bookkeeping
         self._retention = Retention(database, store, kept, clock)
         self._looked: tuple[datetime, float] | None = None
         self._sweep_at = clock.monotonic() + SWEEP_EVERY_S
@@ -119,6 +122,7 @@ class Lifecycle:
                 return
             step = self._reopen if batch["reopen"] else steps[batch["state"]]
             self._guarded(partial(step, batch))
+        self._guarded(self._bookkeeping.round)
         self._guarded(self._retention.round)
         self._guarded(self._sweep)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
+
+from batchsched.carbon.books import lines
 from batchsched.carbon.ledger import total
-from batchsched.carbon.models import Hardware
 from batchsched.carbon.operational import operational_g
 from batchsched.carbon.report import Report
 from batchsched.clock import Clock
@@ -16,15 +19,15 @@ from batchsched.errors import NotFound
 from batchsched.forecasts import Provider
 from batchsched.planner.explain import explain
 from batchsched.published import Published
-from batchsched.queue import batches, chunks, ledger, plans
+from batchsched.queue import batches, books, chunks, ledger, plans
 from batchsched.queue.database import Database
 from batchsched.queue.states import TERMINAL
 from batchsched.queue.tenancy import Tenant
 from batchsched.scheduler import Scheduler
 from batchsched.server.accounts import Accounts
+from batchsched.server.bookkeeping import posting
 from batchsched.server.kept import Kept
 from batchsched.server.progress import Progress
-from batchsched.settings import Carbon
 from batchsched.units import format_grams, iso
 
 ENDED_S = 300.0
@@ -35,20 +38,12 @@ MOST_ENDED = 5000
 class Reports:
     """Reads rows, the plan in force and the forecasts; changes nothing."""
 
-    def __init__(
-        self,
-        database: Database,
-        scheduler: Scheduler,
-        provider: Provider,
-        clock: Clock,
-        carbon: Carbon,
-        hardware: Hardware,
-    ) -> None:
+    def __init__(self, database: Database, scheduler: Scheduler, provider: Provider, clock: Clock, accounts: Accounts) -> None:
         self._database = database
         self._scheduler = scheduler
         self._provider = provider
         self._clock = clock
-        self._accounts = Accounts(scheduler, provider, clock, carbon, hardware)
+        self._accounts = accounts
         self._progress = Progress(scheduler, clock)
         self._ended: Kept[dict[str, Any]] = Kept(clock, for_s=ENDED_S, most=MOST_ENDED)
 
@@ -71,6 +66,22 @@ class Reports:
             row = batches.get(connection, batch_id, tenant)
             entries = ledger.of_batch(connection, batch_id)
         return {"batch_id": batch_id, **self._accounts.whole(row, entries).to_plain()}
+
+    def books(self, batch_id: str, tenant: Tenant) -> dict[str, Any]:
+        """What was entered in the books of a batch, and when. Raises NotFound."""
+        with self._database.read() as connection:
+            batches.get(connection, batch_id, tenant)
+            rows = books.of_batch(connection, batch_id)
+        entries = [posting(row) for row in rows]
+        known = [line.grams for line in lines(entries).values() if line.grams is not None]
+        return {
+            "batch_id": batch_id,
+            "energy_j": math.fsum(entry.energy_j for entry in entries),
+            "grams": math.fsum(known) if known else None,
+            "entries": [
+                {"posted_at": row["posted_at"], **msgspec.structs.asdict(entry)} for row, entry in zip(rows, entries, strict=True)
+            ],
+        }
 
     def total(self, tenant: Tenant) -> dict[str, Any]:
         """One report over every batch of a tenant that ran. Raises NotFound where none did."""

@@ -59,6 +59,7 @@ RULES: Final[dict[str, Rule]] = {
     f"DELETE {PREFIX}/batches/{{batch_id}}": _submit("batch.delete"),
     f"GET {PREFIX}/batches/{{batch_id}}/explain": _READ,
     f"GET {PREFIX}/batches/{{batch_id}}/report": _READ,
+    f"GET {PREFIX}/batches/{{batch_id}}/books": _READ,
     f"GET {PREFIX}/batches/{{batch_id}}/plot": _READ,
     f"GET {PREFIX}/report": _READ,
     f"GET {PREFIX}/plan": _OPERATE,

@@ -19,6 +19,8 @@ from batchsched.queue.results import Recorder
 from batchsched.queue.store import SWEEP_AGE_S
 from batchsched.queue.stores import open_store, settle, sweep
 from batchsched.scheduler import Scheduler
+from batchsched.server.accounts import Accounts
+from batchsched.server.bookkeeping import Bookkeeping
 from batchsched.server.feeding import feeds_of
 from batchsched.server.lifecycle import Lifecycle
 from batchsched.server.quotas import Quotas
@@ -56,7 +58,8 @@ class Runtime:
             self.leadership = Leadership(self.database, self.ids.new("server"), self.clock, self._begin_to_lead)
             self.scheduler = Scheduler(self.database, loaded.settings, provider, self.clock, self.leadership)
             hardware = Hardware(loaded.catalogue, loaded.settings.carbon.embodied_model)
-            self.reports = Reports(self.database, self.scheduler, provider, self.clock, loaded.settings.carbon, hardware)
+            accounts = Accounts(self.scheduler, provider, self.clock, loaded.settings.carbon, hardware)
+            self.reports = Reports(self.database, self.scheduler, provider, self.clock, accounts)
             self.quotas = Quotas(loaded.settings, self.reports.grams_since, self.clock)
             self.lifecycle = Lifecycle(
                 self.database,
@@ -70,6 +73,7 @@ class Runtime:
                 loaded.settings.server.lease_s,
                 self.leadership.leading,
                 loaded.settings.retention,
+                Bookkeeping(self.database, accounts, self.clock),
             )
             self.feeds = feeds_of(
                 opened,

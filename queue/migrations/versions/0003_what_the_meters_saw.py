@@ -25,3 +25,39 @@ def upgrade() -> None:
         sa.CheckConstraint("energy_j >= 0 AND seconds >= 0", name="amounts_positive"),
     )
     op.create_index("spending_by_batch", "spending", ["batch_id"])
+    _books()
+
+
+def _books() -> None:
+    op.create_table(
+        "books",
+        sa.Column("batch_id", sa.String(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("due_at", UTCDateTime(), nullable=True),
+        sa.ForeignKeyConstraint(["batch_id"], ["batches.id"]),
+        sa.PrimaryKeyConstraint("batch_id"),
+    )
+    op.create_index("ix_books_due_at", "books", ["due_at"])
+    op.execute(
+        "INSERT INTO books (batch_id, number, due_at) SELECT id, 0, created_at FROM batches "
+        "WHERE state IN ('completed', 'failed', 'expired', 'cancelled')"
+    )
+    op.create_table(
+        "postings",
+        sa.Column("batch_id", sa.String(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("posted_at", UTCDateTime(), nullable=False),
+        *(sa.Column(name, AutoString(), nullable=False) for name in ("kind", "pool", "site", "zone")),
+        sa.Column("hour", UTCDateTime(), nullable=False),
+        sa.Column("energy_source", AutoString(), nullable=False),
+        sa.Column("energy_j", sa.Float(), nullable=False),
+        sa.Column("pue", sa.Float(), nullable=False),
+        sa.Column("intensity_g_per_kwh", sa.Float(), nullable=True),
+        sa.Column("intensity_source", AutoString(), nullable=False),
+        sa.Column("signal", AutoString(), nullable=False),
+        sa.Column("grams", sa.Float(), nullable=True),
+        sa.Column("why", AutoString(), nullable=False),
+        sa.ForeignKeyConstraint(["batch_id"], ["batches.id"]),
+        sa.PrimaryKeyConstraint("batch_id", "number"),
+        sa.CheckConstraint("kind IN ('waste', 'work')", name="kind_known"),
+    )
