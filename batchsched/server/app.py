@@ -19,7 +19,7 @@ from batchsched.errors import BatchschedError, InvalidRequest, NotFound, QuotaEx
 from batchsched.server import accounting, batches, extensions, files, forecasts, keys, models, operations, results, workers
 from batchsched.server.auth import LOOPBACK_HOSTS, KeyCheck
 from batchsched.server.bind import is_exposed
-from batchsched.server.contract import document
+from batchsched.server.openapi import document
 from batchsched.server.runtime import Runtime
 
 log = logging.getLogger(__name__)
