@@ -6,6 +6,9 @@ description here is its line in the configuration reference. They travel to work
 
 from __future__ import annotations
 
+import itertools
+import math
+from datetime import date
 from typing import Annotated, Literal
 
 import msgspec
@@ -13,6 +16,7 @@ from msgspec import Meta
 
 from batchsched.catalogue import Catalogue, Gpu, builtin
 
+_PARALLEL_FLAGS = frozenset({"--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"})
 PoolKind = Literal["dedicated", "spare", "cpu"]
 
 
@@ -83,6 +87,18 @@ class Pool(msgspec.Struct, frozen=True):
     power_w: Annotated[float, Meta(gt=0, description="Watts of one busy replica, where no meter can measure it")] | None = None
     window: Annotated[Window | None, Meta(description="When it is open; always where absent")] = None
     engine_args: Annotated[list[str], Meta(description="Further vLLM flags for every model of this pool")] = []
+    host: Annotated[str, Meta(description="Server of the hardware catalogue that its GPUs share; `slot` is any")] = "slot"
+    bought_at: Annotated[date | None, Meta(description="Day the hardware was bought, such as 2021-06-01; new where absent")] = (
+        None
+    )
+    second_life_at: Annotated[date | None, Meta(description="Day its second life began, where it is reused hardware")] = None
+    second_life_years: Annotated[float, Meta(gt=0, description="How long that second life is planned to be")] | None = None
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one replica, by its parallelism flags."""
+        words = [word for arg in self.engine_args for word in arg.split("=", 1)]
+        return math.prod(int(n) for flag, n in itertools.pairwise(words) if flag in _PARALLEL_FLAGS and n.isdecimal())
 
     def serves(self, model: str) -> bool:
         """May this pool serve the model?"""

@@ -259,7 +259,12 @@ def load(path: Path | None = None, *, env: Mapping[str, str] | None = None, flag
             origins[key] = "command line"
     settings = _convert(tree, where)
     _cross_check(settings, where)
-    return Loaded(settings, origins, path, _catalogue(settings, origins, path))
+    catalogue = _catalogue(settings, origins, path)
+    able = [name for name, host in catalogue.hosts.items() if host.gpu_slots]
+    for name, pool in settings.pools.items():
+        if pool.host not in able:
+            _complain(where, f"pools.{name}.host", f"the catalogue has no server '{pool.host}' with GPU slots", able)
+    return Loaded(settings, origins, path, catalogue)
 
 
 def _catalogue(settings: Settings, origins: Mapping[str, str], path: Path | None) -> Catalogue:
@@ -409,6 +414,12 @@ def _check_pool(name: str, pool: Pool, settings: Settings, where: str) -> None:
             _complain(where, f"pools.{name}.models", f"there is no model '{model}'", settings.models)
     if pool.window:
         _check_window(pool.window, f"{where}: key 'pools.{name}.window")
+    if pool.second_life_at is None and pool.second_life_years is None:
+        return
+    if not (pool.second_life_at and pool.second_life_years and pool.bought_at and pool.bought_at < pool.second_life_at):
+        raise InvalidConfiguration(
+            f"{where}: key 'pools.{name}.second_life_at' needs second_life_years, and an earlier bought_at, beside it."
+        )
 
 
 def _complain(where: str, key: str, what: str, allowed: Any) -> None:

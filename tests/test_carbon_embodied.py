@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import date
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchsched.carbon.embodied import Policy, charge_g, crossover_g_per_kwh, first_life_g
+from batchsched.carbon.embodied import NEW, Held, Policy, charge_g, crossover_g_per_kwh, first_life_g
+from batchsched.carbon.models import Hardware
 from batchsched.carbon.operational import operational_g
+from batchsched.carbon.presets import greenllm
 from batchsched.carbon.recipe import embodied_kg
+from batchsched.fleet import Pool
 
 POLICIES: list[Policy] = ["sunk", "whole_life", "remaining", "cut_off"]
 YEAR_S = 8760 * 3600.0
@@ -72,6 +78,93 @@ def test_charges_of_two_lives_add_up(
     ]
     assert sum(reused) + first_life_g(kg, life, policy, handed, second) == pytest.approx(kg * 1000)
     assert all(charge >= 0 for charge in reused)
+
+
+class Slots(msgspec.Struct):
+    """A server's life: each slot of it is busy and idle in turn, and somebody pays for both."""
+
+    slots: int
+    parts: list[list[tuple[float, bool]]]
+
+
+@st.composite
+def servers(draw: st.DrawFn) -> Slots:
+    slots = draw(st.integers(1, 8))
+    parts = st.lists(st.tuples(st.floats(0.01, 1), st.booleans()), min_size=1, max_size=8)
+    return Slots(slots, [draw(parts) for _ in range(slots)])
+
+
+@given(
+    policy=st.sampled_from(POLICIES),
+    server=servers(),
+    gpu_kg=st.floats(1, 600),
+    host_kg=st.floats(1, 6000),
+    life=st.floats(1, 10),
+    second=st.none() | st.tuples(st.floats(0.1, 15), st.floats(0.5, 10)),
+)
+def test_every_gram_of_a_server_is_paid_for_once(
+    policy: Policy, server: Slots, gpu_kg: float, host_kg: float, life: float, second: tuple[float, float] | None
+) -> None:
+    """Busy and idle time of every slot, and what a first life bore, are the GPUs and the host: no more and no less."""
+    paid = {True: 0.0, False: 0.0}
+    replica_kg = gpu_kg + host_kg / server.slots
+    length = second[1] if second else life
+    for parts in server.parts:
+        begins = 0.0
+        for part, busy in parts:
+            years = part / sum(size for size, _ in parts) * length
+            age = second[0] + begins if second else begins
+            held = Held(age_years=age, second_from_years=second[0] if second else None, second_life_years=length)
+            paid[busy] += held.charge_g(replica_kg, years * YEAR_S, life, policy)
+            begins += years
+        assert Held(1, "slot", held.age_years + length, held.second_from_years, length).charge_g(
+            replica_kg, YEAR_S, life, policy
+        ) == pytest.approx(0, abs=1e-6)
+    total_kg = server.slots * gpu_kg + host_kg
+    before = first_life_g(total_kg, life, policy, *second) if second else 0.0
+    assert paid[True] + paid[False] + before == pytest.approx(total_kg * 1000)
+
+
+def test_greenllms_preset_leaves_the_idle_part_unpaid() -> None:
+    """It is no policy, for its charges fall short of the total by what it says is unallocated."""
+    life_s = 7 * YEAR_S
+    charge = greenllm("A100-40", 0.3 * life_s, 0.0, held_s=life_s)
+    assert charge
+    assert charge.embodied_g == pytest.approx(0.3 * 26340)
+    assert charge.embodied_g + charge.unallocated_embodied_g == pytest.approx(26340)
+    assert greenllm("H100", 1, 1) is None
+    one = greenllm("T4", 2.5, 100.0)
+    assert one
+    assert one.total_g == pytest.approx(2.5 / life_s * 10300 + 100 / 3.6e6 * 261)
+
+
+class TestHeld:
+    OLD = Pool(gpu="T4", bought_at=date(2019, 1, 1), second_life_at=date(2023, 1, 1), second_life_years=4, engine_args=["-tp=2"])
+
+    def test_a_pool_that_declares_nothing_is_new(self) -> None:
+        assert Held.of(Pool(gpu="H100"), date(2026, 1, 1)) == NEW
+
+    def test_its_place_in_life_follows_the_day(self) -> None:
+        first, second = Held.of(self.OLD, date(2020, 1, 1)), Held.of(self.OLD, date(2025, 1, 1))
+        assert (first.gpus, first.age_years, first.second_from_years) == (2, 1, None)
+        assert second.second_from_years == pytest.approx(4, abs=0.01)
+        assert second.age_years == pytest.approx(6, abs=0.01)
+
+    def test_written_off_hardware_costs_no_more(self) -> None:
+        held = Held.of(Pool(gpu="T4", bought_at=date(2015, 1, 1)), date(2026, 1, 1))
+        assert held.charge_g(100, YEAR_S, 5, "whole_life") == 0
+        late = Held.of(self.OLD, date(2027, 6, 1))
+        assert late.charge_g(100, YEAR_S, 5, "remaining") == 0
+
+    def test_a_replica_takes_a_slot_for_each_gpu(self) -> None:
+        hardware = Hardware()
+        one, two = hardware.replica_kg("H100"), hardware.replica_kg("H100", Held(gpus=2))
+        assert one
+        assert two == one.scaled(2)
+        of_p5 = hardware.host_share("p5-48xlarge").kg
+        assert of_p5
+        assert of_p5.mid == 5700 / 8
+        assert hardware.replica_kg("H100", Held(host="aws-g4dn")) is None, "its figure includes GPUs, its slots are unknown"
 
 
 def test_policies_differ_for_a_reused_device() -> None:

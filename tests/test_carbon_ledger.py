@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchsched.carbon.embodied import Held
+from batchsched.carbon.hardware import Range
 from batchsched.carbon.ledger import Baseline, Entry, Intensity, Report, account, total
 from batchsched.carbon.models import Hardware
 from batchsched.errors import SignalMismatch
@@ -71,11 +73,20 @@ class TestAccount:
     def test_embodied_is_beside_and_without_pue(self) -> None:
         year_s = 8760 * 3600
         report = account([entry(gpu="cpu", busy_s=year_s, pue=2.0)], truth, None, lifetime_years=5)
-        host = Hardware().host_share.kg
+        host = Hardware().host_share().kg
         assert host
         assert report.embodied_g == host.scaled(200)
         assert report.policy == "sunk"
         assert any(f.factor == "embodied policy" and "not weighed in decisions" in f.source for f in report.provenance)
+
+    def test_a_declared_second_life_is_charged_by_policy(self) -> None:
+        reused = entry(held=Held(gpus=2, age_years=6, second_from_years=4, second_life_years=4))
+        report = account([reused], truth, None, policy="remaining", lifetime_years=5)
+        assert report.embodied_g
+        assert report.embodied_g.mid == pytest.approx(2 * (27 + 136) * 1000 * 0.2 / 4 / 8760 / 2)
+        assert not any("second life" in note for note in report.notes)
+        assert account([reused], truth, None, policy="cut_off").embodied_g == Range(0, 0, 0)
+        assert any("No pool declares" in note for note in account([entry()], truth, None, policy="cut_off").notes)
 
     def test_neighbours_at_one_intensity_are_one_row(self) -> None:
         report = account([entry(0.5), entry(0), entry(1), entry(0, pool="other")], truth, None)

@@ -85,6 +85,8 @@ def test_config_show_names_the_origin_and_masks_the_key(
 
 CRON = '[sites.a]\nzone = "DE"\n[pools.b]\nsite = "a"\n[pools.b.window]\nduration = "8h"\ncron = '
 
+POOL = '[sites.a]\nzone = "DE"\n[pools.b]\nsite = "a"\n'
+
 
 @pytest.mark.parametrize(
     ("content", "words"),
@@ -108,6 +110,15 @@ CRON = '[sites.a]\nzone = "DE"\n[pools.b]\nsite = "a"\n[pools.b.window]\nduratio
         ('[forecast]\nsource = "file"\npath = "no.csv"', ["batchsched.toml", "'forecast.path'", "no.csv"]),
         (f'{CRON}"61 0 * * *"', ["batchsched.toml", "'pools.b.window.cron'", "minute", "61"]),
         (f'{CRON}"0 0 31 2 *"', ["batchsched.toml", "'pools.b.window.cron'", "never opens"]),
+        (f"{POOL}second_life_at = 2023-01-01", ["'pools.b.second_life_at'", "bought_at"]),
+        (f"{POOL}second_life_years = 3\nbought_at = 2020-01-01", ["'pools.b.second_life_at'"]),
+        (
+            f"{POOL}second_life_years = 3\nbought_at = 2024-01-01\nsecond_life_at = 2023-01-01",
+            ["'pools.b.second_life_at'", "earlier bought_at"],
+        ),
+        (f'{POOL}host = "mainframe"', ["'pools.b.host'", "mainframe", "p5-48xlarge"]),
+        ('[carbon]\ncatalogue = "no.toml"', ["no hardware catalogue", "no.toml"]),
+        ('[carbon]\nembodied_model = "guess"', ["'carbon.embodied_model'", "greenllm_table1"]),
         ("not toml", ["batchsched.toml", "TOML"]),
     ],
 )
@@ -118,6 +129,17 @@ def test_a_bad_configuration_names_file_key_and_what_is_allowed(
     assert call("config", "show") == exits.USAGE
     said = capsys.readouterr().err
     assert all(word in said for word in words), said
+
+
+def test_a_second_life_is_declared_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    declared = "bought_at = 2019-06-01\nsecond_life_at = 2024-01-01\nsecond_life_years = 4"
+    (tmp_path / "batchsched.toml").write_text(f"{POOL}{declared}\n", "utf-8")
+    assert call("config", "show") == exits.OK
+    shown = capsys.readouterr().out
+    assert 'bought_at = "2019-06-01"' in shown
+    (tmp_path / "batchsched.toml").write_text(shown, "utf-8")
+    assert call("config", "show") == exits.OK
+    assert capsys.readouterr().out == shown
 
 
 def test_a_flag_below_a_section_that_is_no_table_is_a_mistake_of_the_file(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -167,7 +168,7 @@ def type_name(hint: Any) -> str:
         return f"list of {type_name(get_args(hint)[0])}"
     if get_origin(hint) is dict:
         return "table"
-    names = {str: "text", int: "integer", float: "number", bool: "true or false"}
+    names = {date: "date", str: "text", int: "integer", float: "number", bool: "true or false"}
     return names.get(hint) or f"table `[pools.NAME.{hint.__name__.lower()}]`"
 
 

@@ -10,13 +10,58 @@ Charges over a device's life, idle time included, add up to its total: `first_li
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Literal
 
+import msgspec
+
+from batchsched.fleet import Pool
 from batchsched.units import HOURS_PER_YEAR
 
 Policy = Literal["sunk", "whole_life", "remaining", "cut_off"]
 
 _YEAR_S = HOURS_PER_YEAR * 3600
+
+
+class Held(msgspec.Struct, frozen=True):
+    """The hardware of one replica, and where it stood in its life when a reservation began."""
+
+    gpus: int = 1
+    host: str = "slot"
+    """A server of the catalogue, of which each GPU of the replica takes a slot."""
+    age_years: float = 0.0
+    second_from_years: float | None = None
+    """The age at which a second life began; None in the first."""
+    second_life_years: float = 0.0
+
+    @classmethod
+    def of(cls, pool: Pool, on: date) -> Held:
+        """A replica of a declared pool on that day; one whose purchase is not declared is new."""
+        held = cls(pool.gpus, pool.host)
+        if pool.bought_at is None:
+            return held
+        held = msgspec.structs.replace(held, age_years=max(0.0, (on - pool.bought_at).days / 365))
+        if pool.second_life_at is None or on < pool.second_life_at:
+            return held
+        began = (pool.second_life_at - pool.bought_at).days / 365
+        return msgspec.structs.replace(held, second_from_years=began, second_life_years=pool.second_life_years or 0.0)
+
+    def charge_g(self, total_kg: float, reserved_s: float, lifetime_years: float, policy: Policy) -> float:
+        """Grams for `reserved_s` seconds; nothing after the life, or the second one, is over."""
+        if self.second_from_years is None:
+            return charge_g(total_kg, reserved_s, lifetime_years, policy, age_years=self.age_years)
+        left_s = max(0.0, (self.second_from_years + self.second_life_years - self.age_years) * _YEAR_S)
+        return charge_g(
+            total_kg,
+            min(reserved_s, left_s),
+            lifetime_years,
+            policy,
+            age_years=self.second_from_years,
+            second_life_years=self.second_life_years,
+        )
+
+
+NEW = Held()
 
 
 def charge_g(

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from batchsched.carbon.embodied import Policy, charge_g
+from batchsched.carbon.embodied import Held, Policy
 from batchsched.carbon.hardware import Range
 from batchsched.carbon.models import Hardware
 from batchsched.carbon.operational import operational_g
@@ -54,8 +54,8 @@ def account(
         operational_g=_known_sum(row.operational_g for row in metered),
         unknown_energy_j=sum(row.energy_j for row in metered if row.operational_g is None),
         unmeasured_s=sum(row.busy_s for row in rows if row.energy_source == "unmeasured"),
-        embodied_g=_embodied(((entry.gpu, entry.busy_s) for entry in entries), policy, lifetime_years, hardware),
-        embodied_unknown_s=sum(entry.busy_s for entry in entries if hardware.replica_kg(entry.gpu) is None),
+        embodied_g=_embodied(((entry.gpu, entry.held, entry.busy_s) for entry in entries), policy, lifetime_years, hardware),
+        embodied_unknown_s=sum(entry.busy_s for entry in entries if hardware.replica_kg(entry.gpu, entry.held) is None),
         policy=policy,
         lifetime_years=lifetime_years,
         signal=_one_signal((intensity.signal, zone) for intensity, zone in used if intensity.mean_g_per_kwh is not None),
@@ -161,7 +161,7 @@ def _run_now(terms: Baseline, truth: Truth, policy: Policy, lifetime_years: floa
         ends_at=ends_at,
         intensity=intensity,
         operational_g=_grams(terms.energy_j, terms.energy_source, terms.pue, intensity),
-        embodied_g=_embodied([(terms.gpu, terms.busy_s)], policy, lifetime_years, hardware),
+        embodied_g=_embodied([(terms.gpu, terms.held, terms.busy_s)], policy, lifetime_years, hardware),
         description=(
             f"run at once at submission, {iso(terms.start)} to {iso(ends_at)}, on {terms.gpu} in pool {terms.pool} at site "
             f"{terms.site} (zone {terms.zone}), energy {METERS[terms.energy_source]}, grid: {intensity.source}"
@@ -175,12 +175,14 @@ def _grams(energy_j: float, source: EnergySource, pue: float, intensity: Intensi
     return operational_g(energy_j, pue, intensity.mean_g_per_kwh)
 
 
-def _embodied(reserved: Iterable[tuple[str, float]], policy: Policy, lifetime_years: float, hardware: Hardware) -> Range | None:
+def _embodied(
+    reserved: Iterable[tuple[str, Held, float]], policy: Policy, lifetime_years: float, hardware: Hardware
+) -> Range | None:
     """Replica seconds by GPU type to grams, over the types with a published figure."""
     charges = [
-        kg.scaled(charge_g(1.0, busy_s, lifetime_years, policy))
-        for gpu, busy_s in reserved
-        if (kg := hardware.replica_kg(gpu)) is not None
+        kg.scaled(held.charge_g(1.0, busy_s, lifetime_years, policy))
+        for gpu, held, busy_s in reserved
+        if (kg := hardware.replica_kg(gpu, held)) is not None
     ]
     return sum(charges[1:], charges[0]) if charges else None
 

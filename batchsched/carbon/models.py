@@ -8,9 +8,10 @@ import msgspec
 
 from batchsched.carbon.act import act
 from batchsched.carbon.ecoserve import ecoserve, ecoserve_host
+from batchsched.carbon.embodied import NEW, Held
 from batchsched.carbon.hardware import Estimate, Range, Term, three, unknown
 from batchsched.carbon.recipe import sc23
-from batchsched.catalogue import Catalogue, EmbodiedModel, Gpu, Host, Sourced, builtin
+from batchsched.catalogue import Catalogue, EmbodiedModel, Figure, Gpu, Host, Sourced, builtin
 
 Model = Callable[[Gpu, Catalogue], Estimate]
 VENDORS = frozenset({"nvidia_pcf", "boavizta_data", "dell_lca"})
@@ -19,6 +20,8 @@ VENDORS = frozenset({"nvidia_pcf", "boavizta_data", "dell_lca"})
 
 def published(gpu: Gpu | Host, catalogue: Catalogue) -> Estimate:
     """The catalogue's own low, mid and high, each from a source that is named."""
+    if isinstance(gpu, Host) and gpu.kg and not gpu.low_kg:
+        return _several(gpu.kg, catalogue)
     found = three(gpu.low_kg, gpu.mid_kg, gpu.high_kg, catalogue)
     if not found or not (gpu.low_kg and gpu.mid_kg and gpu.high_kg):
         return unknown("published", "no published figures were found")
@@ -60,20 +63,37 @@ class Hardware(msgspec.Struct, frozen=True):
         gpu = self.catalogue.gpus.get(name)
         return MODELS[self.model](gpu, self.catalogue) if gpu else unknown(self.model, "not in the catalogue")
 
-    @property
-    def host_share(self) -> Estimate:
-        """The rest of the server, for one GPU slot; for a pool without GPUs, the machine's share."""
-        return published(self.catalogue.hosts["slot"], self.catalogue)
+    def host_share(self, name: str = "slot") -> Estimate:
+        """The rest of a server, for one of its GPU slots; for a pool without GPUs, the machine's share."""
+        host = self.catalogue.hosts.get(name)
+        if host is None or host.gpu_slots is None:
+            return unknown(self.model, f"the catalogue lacks the server {name}, or its GPU slots")
+        found = next((one for one in host_estimates(host, self.catalogue) if one.kg), None)
+        if found is None or found.kg is None:
+            return unknown(self.model, f"no figures of the server {name} were found")
+        slots = host.gpu_slots.value
+        said = f"{found.spread}; a slot of {slots:g}" if slots > 1 else found.spread
+        return msgspec.structs.replace(found, kg=found.kg.scaled(1 / slots), spread=said)
 
-    def replica_kg(self, gpu: str) -> Range | None:
-        """One replica: its accelerator and its share of the host; None where either is unknown."""
-        kg, host = self.gpu(gpu).kg, self.host_share.kg
-        return kg + host if kg and host else None
+    def replica_kg(self, gpu: str, held: Held = NEW) -> Range | None:
+        """One replica: its accelerators, and a slot of the host for each; None where either is unknown."""
+        kg, host = self.gpu(gpu).kg, self.host_share(held.host).kg
+        return (kg + host).scaled(held.gpus) if kg and host else None
 
 
 def host_estimates(host: Host, catalogue: Catalogue) -> list[Estimate]:
     """A server by every model that knows servers."""
     return [published(host, catalogue), ecoserve_host(host, catalogue), vendor(host, catalogue)]
+
+
+def _several(kg: Figure, catalogue: Catalogue) -> Estimate:
+    """The claims of a server: the first, between the lowest and the highest."""
+    values = [claim.value for claim in kg.all]
+    said = "; ".join(
+        f"{one.value:g} kg: {catalogue.reference(one.source)}" + (f", {one.note}" * bool(one.note)) for one in kg.all
+    )
+    found = Range(min(values), kg.value, max(values))
+    return Estimate("published", found, said, f"{kg.value:g} kg, as published", [Term.of("the server", kg, "kg")])
 
 
 def _single(model: str, thing: Gpu | Host, sources: frozenset[str], catalogue: Catalogue) -> Estimate:

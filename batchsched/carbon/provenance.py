@@ -37,16 +37,18 @@ def factors(
     """Every number that entered the result, once each."""
     pues = {(entry.site, entry.pue) for entry in entries}
     gpus = {entry.gpu for entry in entries}
+    hosts = {entry.held.host for entry in entries} or {"slot"}
     if run_now:
         pues.add((run_now.terms.site, run_now.terms.pue))
         gpus.add(run_now.terms.gpu)
+        hosts.add(run_now.terms.held.host)
     return [
         *(Factor(f"energy, {source}", joules, "J", METERS[source]) for source, joules in _energy(rows).items()),
         *(Factor(f"PUE of site {site}", pue, "", "configuration") for site, pue in sorted(pues)),
         *_intensities(rows),
         *_baseline(run_now),
         *(_embodied(f"embodied carbon of one {gpu}", hardware.gpu(gpu)) for gpu in sorted(gpus - {"cpu"})),
-        _embodied("embodied carbon of the host's share", hardware.host_share),
+        *(_embodied(_slot_of(host), hardware.host_share(host)) for host in sorted(hosts)),
         Factor("service life", lifetime_years, "years", "configuration"),
         Factor("embodied policy", policy, "", "configuration; reported, not weighed in decisions"),
     ]
@@ -77,7 +79,7 @@ def remarks(
         notes.append(f"Grams of {', '.join(expected)} rest on expected, not on measured intensities, for part of the time.")
     if unpublished := sorted({entry.gpu for entry in entries if hardware.gpu(entry.gpu).kg is None}):
         notes.append(f"No embodied carbon is published for {', '.join(unpublished)}; it is missing here, the host's share too.")
-    if policy in {"remaining", "cut_off"}:
+    if policy in {"remaining", "cut_off"} and not any(entry.held.second_life_years for entry in entries):
         notes.append(f"No pool declares a second life, so {policy} charges what whole_life does.")
     return notes
 
@@ -89,6 +91,10 @@ def unique(items: Iterable[_T]) -> list[_T]:
         if item not in kept:
             kept.append(item)
     return kept
+
+
+def _slot_of(host: str) -> str:
+    return "embodied carbon of the host's share" + ("" if host == "slot" else f", {host}")
 
 
 def _is_expected(row: Row) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from batchsched.carbon.embodied import Policy
+from batchsched.carbon.embodied import NEW, Held, Policy
 from batchsched.carbon.hardware import Range
 from batchsched.wire import EnergyMark, EnergySource
 
@@ -34,6 +34,7 @@ class Entry(msgspec.Struct, frozen=True):
     mark: EnergyMark = ""
     attributed_j: float | None = None
     """In spare capacity of an online service: our full share of the energy, where `energy_j` is only what we added to it."""
+    held: Held = NEW
 
 
 class Intensity(msgspec.Struct, frozen=True):
@@ -65,6 +66,7 @@ class Baseline(msgspec.Struct, frozen=True):
     busy_s: float
     simulated: bool = False
     duration_s: float | None = None
+    held: Held = NEW
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from batchsched.carbon.embodied import Held
 from batchsched.carbon.ledger import account
 from batchsched.carbon.models import Hardware
 from batchsched.carbon.report import Baseline, Entry, Intensity, Report
@@ -118,6 +119,7 @@ class Accounts:
             output_tokens=row["output_tokens"],
             pue=site.pue,
             mark=row["mark"],
+            held=Held.of(pool, row["started_at"].date()),
         )
 
     def _baseline_pool(self, model: str) -> str | None:
@@ -158,4 +160,5 @@ class Accounts:
             busy_s=busy_s,
             simulated=site.simulated,
             duration_s=busy_s / pool.count,
+            held=Held.of(pool, start.date()),
         )

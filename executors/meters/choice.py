@@ -7,7 +7,6 @@ neither figure.
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,6 @@ from batchsched.fleet import GPU_TYPES, VCPU_IDLE_W, VCPU_MAX_W, Pool
 from batchsched.settings import Worker
 from batchsched.wire import EnergyMark
 
-_PARALLEL_FLAGS = ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp")
 _MODEL = f"{VCPU_IDLE_W:g} W idle to {VCPU_MAX_W:g} W busy for each vCPU, by CPU time used"
 _MARKED: dict[EnergyMark, str] = {
     "mig": "; the boards are cut up (MIG), and only whole boards can be measured: our part by its size",
@@ -58,7 +56,7 @@ def choose_meter(
 
 
 def _choose(pool: Pool, settings: Worker, pids: Callable[[], list[int]], here: bool) -> Choice:
-    if here and pool.gpu != "cpu" and (found := nvml.find(_gpus(pool))):
+    if here and pool.gpu != "cpu" and (found := nvml.find(pool.gpus)):
         return _measured(pool, settings, pids, found)
     if here and pool.gpu == "cpu" and (rapl := Rapl.find(Path(settings.rapl_dir))):
         return Choice(rapl, f"measured by {_counters(settings, rapl)}")
@@ -70,7 +68,7 @@ def _modelled(pool: Pool, settings: Worker, pids: Callable[[], list[int]], here:
         return _declared(pool.power_w)
     if gpu := GPU_TYPES.get(pool.gpu):
         # Without NVML nothing tells the utilisation; batch work keeps a GPU full, and more is safer than less.
-        choice = Choice(Modelled(gpu.tdp_w * _gpus(pool)), f"modelled: {_gpus(pool)} x {gpu.tdp_w:g} W, the TDP of {gpu.name}")
+        choice = Choice(Modelled(gpu.tdp_w * pool.gpus), f"modelled: {pool.gpus} x {gpu.tdp_w:g} W, the TDP of {gpu.name}")
         return _with_host(choice, settings, pids, 1.0) if here else choice
     if not here:
         return Choice(Unmeasured(), "unmeasured: the engine runs on another machine, and the pool declares no power_w")
@@ -112,13 +110,3 @@ def _cpu_model(pids: Callable[[], list[int]], part: float = 1.0) -> Modelled:
     """Idle watts of that part of the machine, and what the engine's own CPU time takes beyond them."""
     used_s = CpuSeconds(pids, part)
     return Modelled((os.cpu_count() or 1) * VCPU_IDLE_W * part, lambda: used_s() * (VCPU_MAX_W - VCPU_IDLE_W))
-
-
-def _gpus(pool: Pool) -> int:
-    """GPUs of one replica, by its parallelism flags."""
-    count = 1
-    words = [word for arg in pool.engine_args for word in arg.split("=", 1)]
-    for flag, value in itertools.pairwise(words):
-        if flag in _PARALLEL_FLAGS and value.isdigit():
-            count *= int(value)
-    return count
