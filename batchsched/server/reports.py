@@ -223,6 +223,8 @@ def _ran(report: Report | None) -> list[str]:
         return []
     out: list[str] = []
     for row in report.rows:
+        if row.busy_s == 0:
+            continue  # what the host took beside the GPUs
         known = row.intensity.mean_g_per_kwh
         grid = "at an unknown intensity" if known is None else f"at {known:.0f} gCO2e/kWh"
         span = f"{row.started_at:%d %b %H:%M:%S} to {row.ended_at:%H:%M:%S UTC}"
