@@ -61,7 +61,8 @@ def _score(
     if not truth.size:
         return Score(start, end, 0, float("nan"))
     mape = _mape(truth, mean[:, start:end][keep])
-    skill = 1 - mape / _mape(truth, reference[:, start:end][keep]) if reference is not None else float("nan")
+    theirs = _mape(truth, reference[:, start:end][keep]) if reference is not None else 0.0
+    skill = 1 - mape / theirs if theirs else float("nan")  # what is never wrong cannot be bettered
     if quantiles is None:
         return Score(start, end, truth.size, mape, skill=skill)
     band = quantiles[:, start:end][keep]

@@ -19,7 +19,7 @@ from batchsched.errors import ForecastUnavailable, SignalMismatch
 from batchsched.feeds import OWN
 from batchsched.forecasts.archive.records import instant
 from batchsched.forecasts.models import History
-from batchsched.forecasts.models.history import DAY_H, WEEK_H, trailing_mean
+from batchsched.forecasts.models.history import DAY_H, WEEK_H, Floats, trailing_mean
 from batchsched.forecasts.models.model import LEAST_H
 from batchsched.forecasts.persistence import hour_of, instant_of
 from batchsched.forecasts.weather import as_seen
@@ -28,7 +28,6 @@ from batchsched.forecasts.zones import utc_offset_h
 if TYPE_CHECKING:
     from batchsched.forecasts.archive import Archive
     from batchsched.forecasts.models import Model, Weather
-    from batchsched.forecasts.models.history import Floats
     from batchsched.forecasts.port import Signal
 
 LOOK_BACK = timedelta(weeks=10)  # what a model looks at when it forecasts
@@ -48,14 +47,15 @@ class Gathered:
     def to_learn(self, zone: str, signal: Signal, now: datetime) -> History:
         """The last three years at most. Raises ForecastUnavailable where nothing is known."""
         first, values = self._known(zone, signal, now - LEARN_FROM, now)
-        seen = self._history(zone, signal, now, first, values, self._beside(zone, signal, now, first, values))
+        seen = self._history(zone, now, first, values, self._beside(zone, signal, now, first, values))
         beside = {name: _alive(other) for name, other in seen.beside.items()}
         return replace(_alive(seen), weather=self._weather(zone, LEARN_FROM, now), beside=beside)
 
     def to_forecast(self, model: Model, signal: Signal, now: datetime) -> History:
         """The last weeks, with all that the model looks at. Raises ForecastUnavailable where nothing of the zone is known."""
         first, values = self._known(model.zone, signal, now - LOOK_BACK, now)
-        seen = self._history(model.zone, signal, now, first, values, model.profile.beside)
+        others = {name: self._hours(name, signal, first, now) for name in model.profile.beside}
+        seen = self._history(model.zone, now, first, values, others)
         beside = {name: replace(other, mix=_with(other.mix, [WIND], other)) for name, other in seen.beside.items()}
         weather = self._weather(model.zone, LOOK_BACK, now, model.profile.weather) if model.profile.weather else None
         return replace(seen, mix=_with(seen.mix, model.profile.sources, seen), weather=weather, beside=beside)
@@ -77,11 +77,9 @@ class Gathered:
         except SignalMismatch:  # it was gathered by another signal
             return np.full(hour_of(now) - first, np.nan, np.float32)
 
-    def _history(self, zone: str, signal: Signal, now: datetime, first: int, values: Floats, beside: Iterable[str]) -> History:
+    def _history(self, zone: str, now: datetime, first: int, values: Floats, beside: Mapping[str, Floats]) -> History:
         begins_at = instant_of(first)
-        others = {
-            name: History(name, begins_at, self._hours(name, signal, first, now), self._mix(name, first, now)) for name in beside
-        }
+        others = {name: History(name, begins_at, other, self._mix(name, first, now)) for name, other in beside.items()}
         return History(zone, begins_at, values, self._mix(zone, first, now), None, utc_offset_h(zone), others)
 
     def _mix(self, zone: str, first: int, now: datetime) -> dict[str, Floats]:
@@ -95,17 +93,18 @@ class Gathered:
             return None
         return as_seen(runs, names)
 
-    def _beside(self, zone: str, signal: Signal, now: datetime, first: int, values: Floats) -> list[str]:
+    def _beside(self, zone: str, signal: Signal, now: datetime, first: int, values: Floats) -> dict[str, Floats]:
         """The zones that were known half of the time, and lately: those whose days go most with this one's, if there are many."""
         feeds = self._archive.feeds()
         names = sorted({feed.zone for feed in feeds if feed.signal == str(signal) and feed.provider != OWN} - {zone})
-        own, likeness = _unusual(values), dict[str, float]()
+        own, found, likeness = _unusual(values), dict[str, Floats](), dict[str, float]()
         for name in names:
             other = self._hours(name, signal, first, now)
             common = np.isfinite(values) & np.isfinite(other)
             if common.sum() >= max(LEAST_H, len(values) / 2) and _lately(common):
-                likeness[name] = abs(float(np.corrcoef(own, _unusual(other))[0, 1]))
-        return sorted(sorted(likeness, key=lambda name: -np.nan_to_num(likeness[name]))[:MOST_BESIDE])
+                found[name] = other
+                likeness[name] = float(np.nan_to_num(abs(np.corrcoef(own, _unusual(other))[0, 1])))
+        return {name: found[name] for name in sorted(sorted(found, key=lambda name: -likeness[name])[:MOST_BESIDE])}
 
 
 def _alive(history: History) -> History:

@@ -20,9 +20,10 @@ from batchsched.clock import Clock
 from batchsched.errors import ForecastUnavailable, SignalMismatch
 from batchsched.feeds import OWN
 from batchsched.forecasts.figures import Trained
+from batchsched.forecasts.finer import in_steps, step_of
 from batchsched.forecasts.gathered import LOOK_BACK, Gathered
 from batchsched.forecasts.persistence import hour_of, instant_of
-from batchsched.forecasts.port import ForecastSlot, IntensityForecast, Realised, Signal
+from batchsched.forecasts.port import IntensityForecast, Realised, Signal
 
 if TYPE_CHECKING:
     from batchsched.forecasts.archive import Archive, Receipt
@@ -93,10 +94,11 @@ class Own:
         model = self._model(zone, now) or self.train(zone, now)[1]
         provided = self._provided(zone, now - BLENDED, now)
         means, with_whom = self._blended(model, self._gathered.to_forecast(model, signal, now), provided, now)
-        slots = (ForecastSlot(instant_of(at), instant_of(at + 1), float(mean)) for at, mean in enumerate(means, hour_of(now)))
+        values = self._measured(zone, now - LOOK_BACK, now)
+        slots = in_steps(hour_of(now), means.tolist(), step_of(values))
         note = f"from what its sources measured: {model.name}{with_whom}"
-        forecast = IntensityForecast(zone, now, OWN, signal, tuple(slots), note)
-        return self._calibrated(forecast, self._measured(zone, now - LOOK_BACK, now), now)
+        forecast = IntensityForecast(zone, now, OWN, signal, slots, note)
+        return self._calibrated(forecast, values, now)
 
     def fetch_realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:  # noqa: ARG002
         """Nothing: it measures nothing."""
@@ -248,4 +250,8 @@ def _tried(
     found = score(actual, means, reference=naive, bin_h=HORIZON_H)[0]
     if not found.count:
         return calibrator, blended, (None, None, None)
-    return calibrator, blended, (history.at(begin), round(found.mape, 4), round(found.skill, 4))
+    return (
+        calibrator,
+        blended,
+        (history.at(begin), round(found.mape, 4), round(found.skill, 4) if found.skill == found.skill else None),
+    )

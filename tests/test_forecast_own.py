@@ -267,3 +267,13 @@ def test_what_is_strange_of_a_provider(factor: float, far: bool) -> None:
     assert found == [*range(100, 110), *([297, 298, 299] if far else [])]
     assert not strange(Rows(rows.members, rows.outcome)).any()
     assert not strange(rows.cut(270, 300)).any()
+
+
+def test_a_grid_that_never_changes_is_learnt_too(tmp_path: Path) -> None:
+    archive, first = Archive(tmp_path), NOW.replace(minute=0)
+    flat = (Realised("DE", first - n * HOUR, first - (n - 1) * HOUR, 24.0, "meter", Signal()) for n in range(1, 40 * 24))
+    archive.add_realised(flat, NOW)
+    own = Own(archive, {"DE": Signal()}, tmp_path / "models", ManualClock(NOW))
+    trained, _ = own.train("DE", NOW)
+    assert (trained.mape, trained.skill) == (0, None)
+    assert [slot.mean_g_per_kwh for slot in own.fetch_forecast("DE", NOW).slots] == pytest.approx([24] * 96)
