@@ -56,6 +56,21 @@ def test_implication_1_holds_under_its_condition(split: Split, intensity: float)
         assert split.rho < 1
 
 
+@settings(deadline=None)
+@given(splits)
+def test_implication_1s_condition_is_exact_where_a_split_takes_more_energy(split: Split) -> None:
+    """Outside it, there is a grid clean enough for a split that takes more energy to save; under it there is none."""
+    assume(split.rho > 1 + MARGIN)
+    clear(split.embodied_split_g, split.embodied_alone_g)
+    added_kwh = (split.rho - 1) * split.alone.energy_j / 3.6e6
+    breaks_even = (split.embodied_alone_g - split.embodied_split_g) / added_kwh
+    if saving_needs_less_energy(split):
+        assert split.saving(0) < 0
+        assert breaks_even < 0
+    else:
+        assert split.saving(breaks_even / 2) > 0 > split.saving(breaks_even * 2)
+
+
 def test_implication_1_fails_outside_its_condition() -> None:
     """The old GPU takes over most of the time and was cheap to make: more energy, and still less carbon on a clean grid."""
     split = Split(Use(10, 1000), Use(1, 500), Use(10, 600), Device(100, 5), Device(1, 5))
@@ -107,8 +122,14 @@ def test_the_turning_point_is_where_the_condition_turns(split: Split) -> None:
     if turns is None:
         assert shorter_new_life_helps(split, 1e6)
     else:
+        assert turns > 0
         assert shorter_new_life_helps(split, turns * 0.99)
         assert not shorter_new_life_helps(split, turns * 1.01)
+
+
+def test_where_time_falls_as_much_as_energy_a_shorter_life_always_helps() -> None:
+    split = Split(Use(10, 1000), Use(5, 300), Use(10, 200), Device(100, 5), Device(10, 5))
+    assert new_life_turns_at_g_per_kwh(split) is None
 
 
 def test_implication_3_for_the_new_gpu_fails_outside_its_condition() -> None:

@@ -80,7 +80,7 @@ class Split(msgspec.Struct, frozen=True):
 def saving_needs_less_energy(split: Split) -> bool:
     """Implication 1: a split can only save carbon if it takes less energy (rho < 1). True where E'A + EB > EA.
 
-    Outside that condition a split that takes more energy can still save, on a grid that is clean enough. The paper takes the
+    Outside that condition any split that takes more energy still saves, on a grid that is clean enough. The paper takes the
     condition from its assumption A.3, which is about times alone (tA - t'A well below tB); what is needed is
     (tA - t'A) A / TA < tB B / TB, and an old GPU that was cheap to make or that lives long can break it. Less energy is necessary
     under the condition, never sufficient: the energy saved must also outweigh the added embodied carbon. The last lines of the
