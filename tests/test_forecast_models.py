@@ -216,6 +216,23 @@ class TestBlend:
         alone = late_error(blind, lived_through(Blend(), replace(rows, provider=None)))
         assert late_error(blind, lived_through(Blend(), rows)) < 1.1 * alone
 
+    def test_what_is_uncertain_is_forecast_by_its_harmonic_mean(self) -> None:
+        logs = np.random.default_rng(5).normal(5, 0.3, 40 * 24)
+        rows = Rows({"linear": np.full((len(logs), 96), 5, np.float32)}, logs.astype(np.float32))
+        found = lived_through(Blend(), rows)[30 * 24 :]
+        assert float(found.mean()) == pytest.approx(np.log(1 / np.mean(np.exp(-logs))), abs=0.02)
+        certain = lived_through(Blend(), replace(rows, outcome=np.full(len(logs), 5, np.float32)))
+        assert np.allclose(certain, 5, atol=1e-3)
+
+    def test_an_error_that_comes_back_every_day_is_taken_off(self) -> None:
+        hours = np.arange(40 * 24)
+        daily = 0.1 * np.cos(hours * 2 * np.pi / 24)
+        logs = 5 + daily + np.random.default_rng(5).normal(0, 0.1, len(hours))
+        rows = Rows({"linear": np.full((len(hours), 96), 5, np.float32)}, logs.astype(np.float32))
+        at_midnight = lived_through(Blend(), rows)[-24]
+        share = float(at_midnight @ daily[:96] / (daily[:96] @ daily[:96]))
+        assert share > 0.3
+
     def test_outcomes_enter_only_when_they_are_known(self, blind: History, blind_model: Model) -> None:
         rows = rows_of(blind, blind_model, 4)
         wild = replace(rows, outcome=np.where(np.arange(96) < 72, rows.outcome, 99.0))
