@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from batchsched.errors import ForecastUnavailable
-from batchsched.forecasts.port import ForecastSlot, IntensityForecast, Provider, Realised, Signal, weighted_mean
+from batchsched.forecasts.port import ForecastSlot, IntensityForecast, Provider, Realised, Signal, licences, weighted_mean
 
 _DAY = timedelta(days=1)
 
@@ -53,10 +53,12 @@ class Continued:
         if end >= until:
             return given
         if self._same_signal(zone):
-            by, added = self._typical.name, _from(self._typical.forecast(zone, now, until), end)
+            typical = self._typical.forecast(zone, now, until)
+            by, added, licence = self._typical.name, _from(typical, end), licences([given, typical])
         else:
-            by, added = "repeating its last day", _repeated(given, end, until)
-        return msgspec.structs.replace(given, slots=(*given.slots, *added), continued_by=by, continued_from=end)
+            by, added, licence = "repeating its last day", _repeated(given, end, until), given.licence
+        slots = (*given.slots, *added)
+        return msgspec.structs.replace(given, slots=slots, licence=licence, continued_by=by, continued_from=end)
 
     def realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:
         """The inner provider's measurements."""

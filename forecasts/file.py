@@ -75,7 +75,7 @@ class FileProvider:
         pieces = self._realised.get(zone, [])
         first = bisect_right(pieces, start, key=lambda piece: piece[1])
         return [
-            Realised(zone, since, to, row.realised, content.provider, content.signal, row.estimated)
+            Realised(zone, since, to, row.realised, content.provider, content.signal, row.estimated, content.licence)
             for since, to, row in takewhile(lambda piece: piece[0] < end, islice(pieces, first, None))
             if row.realised is not None and row.end <= now
         ]

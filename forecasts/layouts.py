@@ -88,7 +88,8 @@ class Content(msgspec.Struct):
         for zone, rows in self.realised.items():
             for row in rows:
                 if row.realised is not None:
-                    yield Realised(zone, row.start, row.end, row.realised, self.provider, self.signal, row.estimated)
+                    value, said = row.realised, (self.provider, self.signal, row.estimated, self.licence)
+                    yield Realised(zone, row.start, row.end, value, *said)
 
     def generation(self) -> Iterator[Generation]:
         """Everything that says what generated power."""

@@ -23,7 +23,7 @@ from batchsched.forecasts.figures import Trained
 from batchsched.forecasts.finer import in_steps, step_of
 from batchsched.forecasts.gathered import LOOK_BACK, Gathered
 from batchsched.forecasts.persistence import hour_of, instant_of
-from batchsched.forecasts.port import IntensityForecast, Realised, Signal
+from batchsched.forecasts.port import IntensityForecast, Realised, Signal, licences
 
 if TYPE_CHECKING:
     from batchsched.forecasts.archive import Archive, Receipt
@@ -97,7 +97,8 @@ class Own:
         values = self._measured(zone, now - LOOK_BACK, now)
         slots = in_steps(hour_of(now), means.tolist(), step_of(values))
         note = f"from what its sources measured: {model.name}{with_whom}"
-        forecast = IntensityForecast(zone, now, OWN, signal, slots, note)
+        licence = licences(values, [one.forecast for one in provided])
+        forecast = IntensityForecast(zone, now, OWN, signal, slots, licence, note=note)
         return self._calibrated(forecast, values, now)
 
     def fetch_realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:  # noqa: ARG002

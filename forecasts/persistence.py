@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
-from batchsched.forecasts.port import ForecastSlot, IntensityForecast, Realised, known
+from batchsched.forecasts.port import ForecastSlot, IntensityForecast, Realised, known, licences
 
 PERSISTENCE = "persistence"
 _HOUR_S = 3600
@@ -83,4 +83,4 @@ def persisted(zone: str, values: Iterable[Realised], now: datetime, until: datet
         start = end
     if not slots:
         return None
-    return IntensityForecast(zone, past[-1].end, PERSISTENCE, past[-1].signal, tuple(slots))
+    return IntensityForecast(zone, past[-1].end, PERSISTENCE, past[-1].signal, tuple(slots), licences(past))

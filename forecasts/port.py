@@ -69,7 +69,7 @@ class IntensityForecast(msgspec.Struct, frozen=True):
     """What a provider expected at `issued_at`. Slots are in order and do not overlap; they may leave gaps.
 
     `continued_by` and `continued_from` say who filled in the time after the provider's own forecast had ended, and from when;
-    `note` what else is no longer as the provider said it.
+    `note` what else is no longer as the provider said it, and of our own what it was made from.
     """
 
     zone: str
@@ -125,6 +125,7 @@ class Realised(msgspec.Struct, frozen=True):
     signal: Signal
     estimated: bool = False
     """The provider itself says that it was not measured; a measurement may follow."""
+    licence: str = ""
 
 
 class Generation(msgspec.Struct, frozen=True):
@@ -208,15 +209,20 @@ def one_signal(provider: Provider, zones: Iterable[str]) -> Signal:
     return next(iter(by_zone.values()), Signal())
 
 
+def licences(*given: Iterable[IntensityForecast | Realised]) -> str:
+    """Under which all of these were given, each named once."""
+    return "; ".join(dict.fromkeys(one.licence for some in given for one in some if one.licence))
+
+
 def describe(forecast: IntensityForecast) -> str:
     """One line that names the source of a forecast, for reports."""
     if forecast.provider == CLIMATOLOGY:
         return f"{CLIMATOLOGY}, a typical day"
     if forecast.continued_from and forecast.continued_from <= forecast.issued_at:
         return f"{forecast.continued_by}, where {forecast.provider} has no forecast"
-    by = f"our own models ({forecast.licence})" if forecast.provider == OWN else forecast.provider
+    by = f"our own models ({forecast.note})" if forecast.provider == OWN else forecast.provider
     text = f"forecast by {by}, issued {iso(forecast.issued_at)}"
-    if forecast.note:
+    if forecast.note and forecast.provider != OWN:
         text += f", {forecast.note}"
     if forecast.continued_by and forecast.continued_from:
         text += f", continued by {forecast.continued_by} from {iso(forecast.continued_from)}"

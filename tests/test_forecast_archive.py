@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -359,6 +360,40 @@ class TestFolder:
         assert [tuple(one.feed) for one in found] == [("DE", "grid", "average direct"), ("FR", "grid", "average direct")]
         assert [(one.newest_issue_at, one.realised_until) for one in found] == [(NOW - HOUR, NOW - HOUR), (None, NOW)]
         assert archive.summaries(NOW - HOUR)[0][1:] == (None, None)
+
+    def test_a_measurement_comes_back_with_its_licence(self, tmp_path: Path, later: Later) -> None:
+        """The newest one of its feed; revised values need not come with another."""
+        archive = Archive(tmp_path)
+        archive.add_realised([measured(-3, 50), msgspec.structs.replace(measured(-3, 70, zone="FR"), licence="CC0")], NOW)
+        archive.add_realised([msgspec.structs.replace(measured(-2, 60), licence="CC-BY-4.0")], NOW + HOUR)
+        archive = later(archive)
+
+        def said(zone: str, at: datetime = NOW + HOUR) -> list[str]:
+            return [value.licence for value in archive.realised(zone, NOW - 9 * HOUR, NOW, as_of=at)]
+
+        assert (said("DE"), said("FR")) == (["CC-BY-4.0"] * 2, ["CC0"])
+
+    def test_an_archive_of_before_there_were_licences_and_notes(self, tmp_path: Path) -> None:
+        archive = Archive(tmp_path)
+        archive.add_forecast(forecast(), NOW)
+        archive.add_realised([measured(-3, 50)], NOW)
+        (journal,) = (tmp_path / "journal").glob("*.log")
+        payloads = [msgspec.json.decode(line.partition(b" ")[2])[:-1] for line in journal.read_bytes().splitlines()]
+        old = [msgspec.json.encode(payload) for payload in payloads]
+        journal.write_bytes(b"".join(b"%08x %s\n" % (crc32(line), line) for line in old))
+        assert (known(Archive(tmp_path)), Archive(tmp_path).newest("DE", as_of=NOW)) == ([50], forecast())
+        Archive(tmp_path).fold()
+        for kind, column in (("forecasts", "note"), ("realised", "licence")):
+            (path,) = (tmp_path / kind).glob("*.parquet")
+            pq.write_table(pq.read_table(path).drop_columns([column]), path)
+        archive = Archive(tmp_path)
+        for _ in range(2):
+            assert (known(archive), archive.newest("DE", as_of=NOW)) == ([50], forecast())
+            archive.add_forecast(forecast(1, note="corrected"), NOW + HOUR)
+            archive.add_realised([msgspec.structs.replace(measured(-2, 60), licence="CC0")], NOW + 200 * HOUR)
+            archive.fold()
+        assert archive.newest("DE", as_of=NOW + HOUR) == forecast(1, note="corrected")
+        assert [v.licence for v in archive.realised("DE", NOW - 9 * HOUR, NOW, as_of=NOW + 200 * HOUR)] == ["CC0"] * 2
 
     def test_it_is_folded_by_itself_and_the_months_are_plain_parquet(self, tmp_path: Path) -> None:
         archive = Archive(tmp_path, fold_bytes=2000)

@@ -57,7 +57,7 @@ def test_plans_rest_on_our_models(server: LiveServer) -> None:
     with Client(server.url, "") as client:
         shown = client.forecasts.retrieve("DE")
     assert (shown.provider, shown.signal, len(shown.levels)) == ("own", "average direct", 5)
-    assert shown.licence.startswith("from what its sources measured: seasonal naive")
+    assert shown.note.startswith("from what its sources measured: seasonal naive")
     assert all(slot.quantiles for slot in shown.slots[:90])
     view = server.runtime.scheduler.observer.look(datetime.now(UTC))
     assert view.forecasts["DE"].provider == "own"

@@ -20,6 +20,7 @@ from batchsched.forecasts.blended import strange
 from batchsched.forecasts.models import Model, Rows
 from batchsched.forecasts.models.model import VERSION
 from batchsched.forecasts.own import Own
+from batchsched.forecasts.persistence import persisted
 from batchsched.forecasts.port import describe
 from batchsched.forecasts.stored import load, packed, store
 
@@ -143,13 +144,13 @@ def test_what_comes_later_changes_nothing(tmp_path: Path) -> None:
 def test_a_model_is_kept_over_a_restart_and_learnt_anew_after_a_week(tmp_path: Path) -> None:
     site = Site(tmp_path, days=90)
     made = site.issue()
-    assert "naive" not in made.licence
+    assert "naive" not in made.note
     model = next((tmp_path / "models").glob("*.model"))
     stored, before = model.read_bytes(), model.stat().st_mtime_ns
     site.own = site.begin()
     after = site.issue(NOW + HOUR)
     assert model.stat().st_mtime_ns == before
-    assert after.licence == made.licence
+    assert after.note == made.note
     last = made.slots[-1].mean_g_per_kwh
     assert last == pytest.approx(after.slots[-2].mean_g_per_kwh, rel=0.2)
     site.archive.add_realised(sunny(NOW + 7 * DAY, 7), NOW + 7 * DAY)
@@ -198,7 +199,7 @@ def test_a_good_provider_is_followed(tmp_path: Path) -> None:
             archive.add_forecast(forecast, forecast.issued_at)
         others = {"DE": ("none", "grid")} if blended else {}
         made = Own(archive, {"DE": Signal()}, tmp_path / str(blended), ManualClock(NOW), others).fetch_forecast("DE", NOW)
-        assert ("blended with grid" in made.licence) is blended
+        assert ("blended with grid" in made.note) is blended
         true = {v.start: v.intensity_g_per_kwh for v in truth}
         known = [(slot.mean_g_per_kwh, true[slot.start]) for slot in made.slots[:36] if slot.start in true]
         errors[blended] = float(np.mean([abs(mean - value) / value for mean, value in known if mean is not None]))
@@ -277,3 +278,20 @@ def test_a_grid_that_never_changes_is_learnt_too(tmp_path: Path) -> None:
     trained, _ = own.train("DE", NOW)
     assert (trained.mape, trained.skill) == (0, None)
     assert [slot.mean_g_per_kwh for slot in own.fetch_forecast("DE", NOW).slots] == pytest.approx([24] * 96)
+
+
+def test_its_licence_is_that_of_all_it_was_made_from(tmp_path: Path) -> None:
+    """The measurements' and the provider's that it is blended with; so with what stands in for it."""
+    site = Site(tmp_path, days=0)
+    values = [msgspec.structs.replace(value, licence="CC0") for value in sunny(NOW, 45)]
+    site.archive.add_realised(values, NOW)
+    theirs = msgspec.structs.replace(next(provider_of(values[-48:])), provider="told", licence="CC-BY-4.0")
+    site.archive.add_forecast(theirs, theirs.issued_at)
+    own = Own(site.archive, {"DE": Signal()}, tmp_path / "models", site.clock, {"DE": ["told"]})
+    made = own.fetch_forecast("DE", NOW)
+    assert made.licence == "CC0; CC-BY-4.0"
+    site.archive.add_forecast(made, NOW)
+    kept = site.archive.newest("DE", as_of=NOW, provider="own")
+    assert kept is not None
+    assert (kept.licence, kept.note) == (made.licence, made.note)
+    assert persisted("DE", values, NOW, NOW + DAY).licence == "CC0"  # type: ignore[union-attr]

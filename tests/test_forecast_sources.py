@@ -170,6 +170,7 @@ class TestContract:
         assert all(value.end == after.start for value, after in pairwise(values))
         assert all(value.intensity_g_per_kwh == pytest.approx(200 + value.start.hour) for value in values)
         assert {(value.zone, value.provider, value.signal) for value in values} == {("Z", "mine", every.source.signal_of("Z"))}
+        assert all(value.licence for value in values)
 
     def test_what_it_was_generated_from(self, every: Setup) -> None:
         assert isinstance(every.source, Generating) == (every.kind in {"eia", "entsoe", "file"})

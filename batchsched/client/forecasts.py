@@ -43,6 +43,7 @@ class Measurement(msgspec.Struct, frozen=True):
     intensity_g_per_kwh: float
     provider: str = ""
     estimated: bool = False
+    licence: str = ""
 
 
 class Forecast(msgspec.Struct, frozen=True):

@@ -62,6 +62,7 @@ class Measurement(msgspec.Struct, forbid_unknown_fields=True):
     intensity_g_per_kwh: float
     provider: str
     estimated: bool
+    licence: str
 
 
 class Forecast(msgspec.Struct, forbid_unknown_fields=True):

@@ -198,7 +198,7 @@ class Forecasts:
             levels=list(QUANTILES),
             slots=list(forecast.slots),
             realised=[
-                Measurement(value.start, value.end, value.intensity_g_per_kwh, value.provider, value.estimated)
+                Measurement(value.start, value.end, value.intensity_g_per_kwh, value.provider, value.estimated, value.licence)
                 for value in realised
             ],
         )

@@ -38,7 +38,7 @@ from batchsched.forecasts.archive.records import (
     micros,
     micros_of_hour,
 )
-from batchsched.forecasts.archive.slots import Floats, Slots
+from batchsched.forecasts.archive.slots import Floats, Measurements, Slots
 from batchsched.forecasts.archive.weather import Run
 from batchsched.forecasts.port import FUELS, Generation, IntensityForecast, Realised, Signal
 from batchsched.forecasts.weather import WeatherRun
@@ -79,7 +79,7 @@ class Archive:
         self._issues = Issued(self._journal, Months(folder / "forecasts", ISSUES, issued), Issue)
         self._runs = Issued(self._journal, Months(folder / "weather", RUNS, issued), Run)
         measured = Months(folder / "realised", MEASURED, slots)
-        self._measured = Slots(self._journal, measured, Measured, ("value", "estimated"), order)
+        self._measured = Measurements(self._journal, measured, Measured, ("value", "estimated"), order)
         self._generated = Slots(self._journal, Months(folder / "generation", GENERATED, slots), Generated, FUELS, order)
         self._kinds = (self._issues, self._measured, self._generated, self._runs)
 
@@ -204,8 +204,12 @@ class Archive:
         with self._lock:
             feeds = self._feeds(zone, provider, signal)
             found = self._measured.joined(feeds, micros(start), micros(end), micros(as_of))
+            said = [self._measured.licence(feed, micros(start), micros(end), micros(as_of)) for feed in feeds]
         rows = zip(found.start.tolist(), found.end.tolist(), found.numbers.tolist(), strict=True)
-        return [Slot(since, to, int(value), estimated > 0).realised(feeds[int(of)]) for since, to, (value, estimated, of) in rows]
+        return [
+            Slot(since, to, int(value), estimated > 0).realised(feeds[int(of)], said[int(of)])
+            for since, to, (value, estimated, of) in rows
+        ]
 
     def hours(self, zone: str, first: int, last: int, *, as_of: datetime, signal: Signal) -> Floats:
         """The same as means of the hours [first, last), counted from the epoch; NaN where an hour is not known whole."""

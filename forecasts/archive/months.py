@@ -39,10 +39,19 @@ ISSUES = pa.schema(
         ("continued_by", pa.string()),
         ("continued_from", _TIME),
         *((name, pa.list_(pa.int32())) for name in LEVELS),
+        ("note", pa.string()),
     ]
 )
 MEASURED = pa.schema(
-    [*_FEED, ("start", _TIME), ("end", _TIME), ("received_at", _TIME), ("value", pa.int32()), ("estimated", pa.bool_())]
+    [
+        *_FEED,
+        ("start", _TIME),
+        ("end", _TIME),
+        ("received_at", _TIME),
+        ("value", pa.int32()),
+        ("estimated", pa.bool_()),
+        ("licence", pa.string()),
+    ]
 )
 GENERATED = pa.schema([*_FEED, ("start", _TIME), ("end", _TIME), ("received_at", _TIME), *((fuel, pa.int32()) for fuel in FUELS)])
 RUNS = pa.schema(
@@ -113,7 +122,15 @@ class Months:
         """A feed's rows of a month, in order of the keys."""
         if feed not in self.feeds(month):
             return self._schema.empty_table()
-        return self._tables.get((month, feed, self._known[month].version), lambda: self._read(month, feed, self._schema.names))
+
+        def read() -> Any:
+            found = self._read(month, feed, self._schema.names)
+            for field in self._schema:
+                if field.name not in found.column_names:  # the month was written before there was such a column
+                    found = found.append_column(field, pa.nulls(len(found), field.type))
+            return found.select(self._schema.names)
+
+        return self._tables.get((month, feed, self._known[month].version), read)
 
     def numbers(self, month: str, feed: Feed) -> list[Ints]:
         """The keys alone, a column each."""

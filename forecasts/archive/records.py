@@ -42,11 +42,11 @@ class Slot(NamedTuple):
     value: int
     estimated: bool
 
-    def realised(self, feed: Feed) -> Realised:
+    def realised(self, feed: Feed, licence: str) -> Realised:
         """The measurement again."""
         signal = Signal.parse(feed.signal)
         span = instant(self.start), instant(self.end)
-        return Realised(feed.zone, *span, self.value / PARTS_PER_G, feed.provider, signal, bool(self.estimated))
+        return Realised(feed.zone, *span, self.value / PARTS_PER_G, feed.provider, signal, bool(self.estimated), licence)
 
     def numbers(self) -> tuple[float, ...]:
         """What is said of the time, as numbers."""
@@ -72,6 +72,7 @@ class Issue(msgspec.Struct, array_like=True, tag="issue", frozen=True):
     continued_by: str | None
     continued_from: int | None
     values: msgspec.Raw
+    note: str = ""
 
     @classmethod
     def of(cls, forecast: IntensityForecast, received_at: datetime) -> Issue:
@@ -90,6 +91,7 @@ class Issue(msgspec.Struct, array_like=True, tag="issue", frozen=True):
             forecast.continued_by,
             micros(forecast.continued_from) if forecast.continued_from else None,
             msgspec.Raw(msgspec.json.encode(levels)),
+            forecast.note,
         )
 
     def receipt(self) -> Receipt:
@@ -107,6 +109,7 @@ class Issue(msgspec.Struct, array_like=True, tag="issue", frozen=True):
             self.licence,
             self.continued_by,
             instant(self.continued_from) if self.continued_from is not None else None,
+            self.note,
         )
         return Receipt(instant(self.received_at), forecast)
 
@@ -125,7 +128,8 @@ class Issue(msgspec.Struct, array_like=True, tag="issue", frozen=True):
     def from_plain(cls, feed: Feed, row: dict[str, Any]) -> Issue:
         """The issue of such a row."""
         levels = [level for name in LEVELS if (level := row.pop(name)) is not None]
-        return cls(feed=feed, values=msgspec.Raw(msgspec.json.encode(levels)), **row)
+        note = row.pop("note") or ""  # months of before it was kept have none
+        return cls(feed=feed, values=msgspec.Raw(msgspec.json.encode(levels)), note=note, **row)
 
     def says_the_same(self, other: Issue) -> bool:
         """Is it the same forecast, whenever it came?"""
@@ -138,20 +142,23 @@ class Measured(msgspec.Struct, array_like=True, tag="measured", frozen=True):
     feed: Feed
     received_at: int
     values: list[Slot]
+    licence: str = ""
 
     @classmethod
     def of(cls, values: Iterable[Realised], received_at: datetime) -> list[Measured]:
         """A record for each feed; unknown values are left out."""
-        by_feed: dict[Feed, list[Slot]] = {}
+        by_feed: dict[tuple[Feed, str], list[Slot]] = {}
         for value in values:
             if (number := parts(value.intensity_g_per_kwh)) is not None:
                 feed = Feed(value.zone, value.provider, str(value.signal))
-                by_feed.setdefault(feed, []).append(Slot(micros(value.start), micros(value.end), number, value.estimated))
-        return [cls(feed, micros(received_at), slots) for feed, slots in by_feed.items()]
+                by_feed.setdefault((feed, value.licence), []).append(
+                    Slot(micros(value.start), micros(value.end), number, value.estimated)
+                )
+        return [cls(feed, micros(received_at), slots, licence) for (feed, licence), slots in by_feed.items()]
 
     def plain(self) -> list[tuple[int, dict[str, Any]]]:
         """A row of a table for each slot, and by which instant it belongs to a month."""
-        own = self.feed._asdict() | {"received_at": self.received_at}
+        own = self.feed._asdict() | {"received_at": self.received_at, "licence": self.licence}
         return [(slot.start, own | slot._asdict()) for slot in self.values]
 
 

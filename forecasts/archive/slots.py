@@ -150,6 +150,17 @@ class Slots(Kept[S]):
         return found.chosen((found.start < end) & (found.end > start) & (found.received_at <= at))
 
 
+class Measurements(Slots[Measured]):
+    """The slots of intensities."""
+
+    def licence(self, feed: Feed, start: int, end: int, at: int) -> str:
+        """Under which a feed gave the newest that had been received of what touches [start, end)."""
+        months = [name for name in self.months.names() if month(start - LONGEST_SLOT) <= name <= month(end)]
+        said = [self.months.table(name, feed)["licence"][-1].as_py() for name in months if feed in self.months.feeds(name)]
+        said += [record.licence for record in self._journal.records(Measured, feed) if record.received_at <= at]
+        return next(filter(None, reversed(said)), "")
+
+
 def apart(values: Values, ranks: Ints) -> Values:
     """In order and without overlaps: of two that overlap, the one of lower rank holds, of equal ones what was received later."""
     order = np.lexsort((values.end, values.start))

@@ -122,7 +122,7 @@ class Base:
 
     def _realised(self, zone: str, points: Iterable[Point], start: datetime, end: datetime, now: datetime) -> list[Realised]:
         return [
-            Realised(zone, point.start, point.end, point.value, self.name, self._signal, point.estimated)
+            Realised(zone, point.start, point.end, point.value, self.name, self._signal, point.estimated, self.licence)
             for point in cleaned(points, self._signal)
             if point.value is not None and start <= point.start < end and point.end <= now
         ]
