@@ -50,7 +50,7 @@ def report(folder: Path, out: Path) -> dict[str, float]:
     print("\nNguyen et al.'s question, modelled: which GPU emits least, by model, requests in flight and grid")
     for (model, load, intensity), (gpu, times) in table.least(asked).items():
         print(f"  {model}, {load:g} in flight, {intensity:g} g/kWh: {gpu}; the other emits {times:.2f} times as much")
-    share = [line.embodied_g.mid / table.total_g(line) for line in asked if line.embodied_g and line.grid == "NCSW"]
+    share = [line.embodied_g.mid / table.total_g(line) for line in asked if line.embodied_g and line.g_per_kwh == 17]
     print(f"  making the GPU is {min(share):.0%} to {max(share):.0%} of it at 17 g/kWh")
     every = table.lines(table.points())
     out.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from batchsched.carbon.embodied import charge_g
 from batchsched.carbon.hardware import Range
 from batchsched.carbon.models import Hardware
 from batchsched.carbon.operational import operational_g
-from batchsched.carbon.reproduce_greenllm import INTENSITIES
+from batchsched.carbon.presets import GRIDS_G_PER_KWH, INTENSITY_G_PER_KWH
 from batchsched.carbon.traffic import Drafts
 from batchsched.fleet import GPU_TYPES
 from batchsched.profiles.fitted import VLLM
@@ -89,7 +89,7 @@ def lines(of: Sequence[Point], hardware: Hardware | None = None) -> list[Line]:
     return [
         Line(point, grid, intensity, operational_g(1000 * point.j_per_token, PUE, intensity), _embodied(point, known))
         for point in of
-        for grid, intensity in INTENSITIES.items()
+        for grid, intensity in GRIDS_G_PER_KWH.items()
     ]
 
 
@@ -217,7 +217,7 @@ def draw(of: Sequence[Line], asked: Sequence[Line], path: Path) -> None:
     figure = Figure(figsize=(17, 4.6), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
     techniques, sizes, grids = figure.subplots(1, 3)
-    at_261 = [line for line in of if line.grid == "CISO"]
+    at_261 = [line for line in of if line.g_per_kwh == INTENSITY_G_PER_KWH]
     for technique, load in itertools.product(("16-bit", "8-bit", "prefix cache", "drafts"), LOADS):
         shown = [
             line

@@ -12,6 +12,7 @@ import msgspec
 from batchsched.carbon.claims import Claim, error_pct
 from batchsched.carbon.ecoserve import Version, gpu_kg, host_parts_kg
 from batchsched.carbon.embodied import crossover_g_per_kwh
+from batchsched.carbon.presets import GRIDS_G_PER_KWH
 from batchsched.catalogue import Catalogue, Gpu, Sourced, builtin
 from batchsched.units import HOURS_PER_YEAR
 
@@ -19,7 +20,6 @@ T = TypeVar("T")
 
 NODE, NODE_GPU, LIFE_YEARS, UTILISATION = "eserve-8xh100", "H100", 4.0, 0.8
 """The authors' example; memory, disks and watts are in the catalogue."""
-INTENSITIES = (17.0, 261.0, 501.0)
 DIES = ("V100-PCIe-32", "T4", "L4", "A40", "A100-80", "H100")
 CLAIMED_DIE_SHARE = 0.20
 NEAR = 0.05
@@ -122,7 +122,9 @@ def reproduce(catalogue: Catalogue | None = None) -> Reproduction:
         "host_kg": node.host_kg,
         "total_kg": node.total_kg,
         "embodied_g_per_h": node.embodied_g_per_h,
-        **{f"operational_g_per_h_at_{intensity:g}": node.operational_g_per_h(intensity) for intensity in INTENSITIES},
+        **{
+            f"operational_g_per_h_at_{intensity:g}": node.operational_g_per_h(intensity) for intensity in GRIDS_G_PER_KWH.values()
+        },
         "crossover_g_per_kwh": node.crossover_g_per_kwh,
         "host_kg_former_disks": old_disks.host_kg,
     }
@@ -174,7 +176,7 @@ def _of_node(node: Node) -> list[Claim]:
         close("example node, embodied carbon by the hour over 4 years", 54.5, node.embodied_g_per_h, "g/h"),
         *(
             close(f"example node, operation at {intensity:g} g/kWh", published, node.operational_g_per_h(intensity), "g/h")
-            for intensity, published in zip(INTENSITIES, (81, 1242, 2385), strict=True)
+            for intensity, published in zip(GRIDS_G_PER_KWH.values(), (81, 1242, 2385), strict=True)
         ),
         close("the intensity at which both are equal", 11.4, node.crossover_g_per_kwh, "g/kWh"),
     ]

@@ -12,15 +12,14 @@ import msgspec
 
 from batchsched.carbon.claims import Claim, error_pct
 from batchsched.carbon.greenllm import Device, Split, Use, new_life_turns_at_g_per_kwh, saving_grows_with_intensity
+from batchsched.carbon.models import greenllm_table1
+from batchsched.carbon.presets import GRIDS_G_PER_KWH, INTENSITY_G_PER_KWH, LIFETIME_YEARS
 from batchsched.carbon.recipe import embodied_kg
 from batchsched.carbon.traffic import LLAMA_7B, Drafts, of_drafts, of_kv_cache
+from batchsched.catalogue import builtin
 
-INTENSITIES = {"NCSW": 17.0, "CISO": 261.0, "MISO": 501.0}
-"""The paper's grids, g/kWh: north central Sweden, California, the Midwest of the United States."""
-LIFE_YEARS = 7.0
 OLD_LIVES = (5.0, 6.0, 7.0, 8.0, 9.0, 10.0)
 NEW_LIVES = (2.0, 3.0, 4.0, 5.0, 6.0, 7.0)
-TABLE_1_KG = {"T4": 10.3, "V100": 20.0, "A100": 26.34}
 HOUR_S = 3600.0
 
 
@@ -48,15 +47,17 @@ class Assumed(msgspec.Struct, frozen=True):
     power_w: float = 300.0
     """Mean draw of the A100 alone while busy."""
 
-    def split(self, rho: float, new_time: float, *, new_years: float = LIFE_YEARS, old_years: float = LIFE_YEARS) -> Split:
+    def split(
+        self, rho: float, new_time: float, *, new_years: float = LIFETIME_YEARS, old_years: float = LIFETIME_YEARS
+    ) -> Split:
         """An A100 beside a T4 with the embodied carbon of Table 1. Only the sum of both energies matters."""
         alone = Use(HOUR_S, self.power_w * HOUR_S)
         new, old = Use(HOUR_S * new_time, rho * alone.energy_j), Use(HOUR_S * self.old_time, 0.0)
-        return Split(alone, new, old, Device(TABLE_1_KG["A100"], new_years), Device(TABLE_1_KG["T4"], old_years))
+        return Split(alone, new, old, Device(_printed_kg("A100-40"), new_years), Device(_printed_kg("T4"), old_years))
 
 
 class Savings(msgspec.Struct, frozen=True):
-    """The share of carbon saved at each grid, for one assumed energy and time."""
+    """The share of carbon saved by g/kWh (as text), for one assumed energy and time."""
 
     rho: float
     new_time: float
@@ -135,7 +136,7 @@ def table_1() -> list[Table1Row]:
     packages for the T4, which the other two have."""
 
     def row(gpu: str, computed_kg: float, inputs: str, as_listed_kg: float) -> Table1Row:
-        published = TABLE_1_KG[gpu]
+        published = _printed_kg("A100-40" if gpu == "A100" else gpu)
         return Table1Row(gpu, published, computed_kg, error_pct(computed_kg, published), inputs, as_listed_kg)
 
     return [
@@ -145,14 +146,21 @@ def table_1() -> list[Table1Row]:
     ]
 
 
+def _printed_kg(gpu: str) -> float:
+    """Table 1, as the catalogue has it."""
+    kg = greenllm_table1(builtin().gpus[gpu], builtin()).kg
+    assert kg is not None
+    return kg.mid
+
+
 def _savings(assumed: Assumed, rho: float, new_time: float) -> Savings:
     split = assumed.split(rho, new_time)
-    saving = {grid: split.saving(intensity) for grid, intensity in INTENSITIES.items()}
+    saving = {f"{intensity:g}": split.saving(intensity) for intensity in GRIDS_G_PER_KWH.values()}
     return Savings(rho, new_time, saving, saving_grows_with_intensity(split), new_life_turns_at_g_per_kwh(split))
 
 
 def _lives(assumed: Assumed, gpu: str, rho: float, new_time: float) -> Lives:
-    intensity = INTENSITIES["CISO"]
+    intensity = INTENSITY_G_PER_KWH
     if gpu == "A100":
         saving = {f"{years:g}": assumed.split(rho, new_time, new_years=years).saving(intensity) for years in NEW_LIVES}
     else:
@@ -194,15 +202,15 @@ def _of_table(rows: Sequence[Table1Row]) -> list[Claim]:
 
 
 def _of_savings(savings: Sequence[Savings]) -> list[Claim]:
-    def spread(grid: str) -> str:
-        found = [one.saving[grid] for one in savings]
+    def spread(at: str) -> str:
+        found = [one.saving[at] for one in savings]
         return f"{min(found):.1%} to {max(found):.1%}"
 
     assumed = "Assumed energies and times: the figures are of the same kind, not a reproduction."
-    apart = max(abs(one.saving["MISO"] - one.saving["CISO"]) for one in savings)
+    apart = max(abs(one.saving["501"] - one.saving["261"]) for one in savings)
     return [
-        Claim("saving at 261 g/kWh", "31.3 to 40.6 % at most, by workload", spread("CISO"), None, assumed),
-        Claim("saving at 17 g/kWh", "27.9 % at most", spread("NCSW"), None, assumed),
+        Claim("saving at 261 g/kWh", "31.3 to 40.6 % at most, by workload", spread("261"), None, assumed),
+        Claim("saving at 17 g/kWh", "27.9 % at most", spread("17"), None, assumed),
         Claim(
             "savings grow with the intensity",
             "always (section 5)",
