@@ -51,6 +51,9 @@ bench-forecast: $(ENV) ## forecasts of intensity against naive and CarbonCast on
 bench-archive: $(ENV) ## how large a year of forecasts of 100 zones is, and how fast a day's decisions are read back
 	@$(PY) -m benchmarks.archive $(ARGS)
 
+bench-own: $(ENV) ## what the server's own models gain from generation, other zones and weather
+	@$(PY) -m benchmarks.forecast_own $(ARGS)
+
 bench-meter: $(ENV) ## what metering costs: CPU time of each meter as a share of one core
 	@$(PY) -m benchmarks.meter $(ARGS)
 
@@ -78,4 +81,4 @@ $(PEERS): locks/peers.txt tools/make_env.py | $(ENV)
 .models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
 	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
 
-.PHONY: help env engine-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-archive bench-meter chaos docs lock clean
+.PHONY: help env engine-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-archive bench-own bench-meter chaos docs lock clean

@@ -104,7 +104,10 @@ class FileProvider:
 
     def _read(self, seen: tuple[int, int]) -> None:
         try:
-            self._content = read_file(self._path, self._asked)
+            content = read_file(self._path, self._asked)
+            if content.weather:
+                raise InvalidConfiguration(f"{self._path} holds weather, not intensities; bring it in by 'forecast import'.")
+            self._content = content
         except InvalidConfiguration as problem:
             self._keep(problem)
         else:

@@ -26,6 +26,9 @@ from batchsched.forecasts.chain import Chain, Links
 from batchsched.forecasts.climatology import Climatology
 from batchsched.forecasts.feed import Feeds
 from batchsched.forecasts.opened import links_of, open_forecasts
+from batchsched.forecasts.persistence import hour_of, instant_of
+from batchsched.forecasts.port import Generation
+from batchsched.forecasts.sources.port import Measured
 from batchsched.forecasts.switches import Switches
 from batchsched.settings import Forecast
 
@@ -227,6 +230,26 @@ def test_threads_ask_by_themselves_and_only_where_they_lead(tmp_path: Path) -> N
         assert source.answered.wait(5)
     finally:
         house.feeds.stop()
+
+
+class Generates(Told):
+    """One that sees what power is generated from, too."""
+
+    def fetch_generation(self, zone: str, start: datetime, end: datetime, now: datetime) -> Measured:
+        values = self.fetch_realised(zone, start, end, now)
+        return Measured(values, [Generation(zone, v.start, v.end, self.name, {"coal": v.intensity_g_per_kwh}) for v in values])
+
+
+def test_generation_comes_with_what_came_true_and_by_the_same_question(tmp_path: Path) -> None:
+    source = Generates("one")
+    house = House(tmp_path, source)
+    house.feeds.feeds["one"].round()
+    assert len(source.starts) == 1
+    house.feeds.backfill("DE", NOW - 60 * DAY, NOW - 59 * DAY)
+    for until in (NOW, NOW - 59 * DAY):
+        last = hour_of(until)
+        coal = house.archive.generation("DE", last - 24, last, as_of=NOW)["coal"].tolist()
+        assert coal == [value_at(instant_of(hour)) for hour in range(last - 24, last)]
 
 
 class TestBackfill:

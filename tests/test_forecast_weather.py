@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchsched import Client
-from batchsched.errors import InvalidInputFile
+from batchsched.errors import InvalidConfiguration, InvalidInputFile
 from batchsched.forecasts import Realised, Signal
 from batchsched.forecasts.archive import Archive
+from batchsched.forecasts.file import FileProvider
 from batchsched.forecasts.gathered import Gathered
 from batchsched.forecasts.models import Model
 from batchsched.forecasts.persistence import hour_of, instant_of
@@ -37,7 +38,13 @@ def runs(until: int, days: int = DAYS, **changes: Any) -> Iterator[WeatherRun]:
     """One a day for four days, in steps of three hours, right to the point."""
     for hour in range(until // 24 * 24 - (days - 1) * 24, until, 24):
         values = tuple(wind(hour + 3 * n) for n in range(33))
-        told = {"zone": "EAST", "provider": "gfs", "values": {"wind": values}, "published_at": instant_of(hour + 5), **changes}
+        told: dict[str, Any] = {
+            "zone": "EAST",
+            "provider": "gfs",
+            "values": {"wind": values},
+            "published_at": instant_of(hour + 5),
+            **changes,
+        }
         yield WeatherRun(issued_at=instant_of(hour), start=instant_of(hour), step=3 * HOUR, **told)
 
 
@@ -123,6 +130,13 @@ def test_a_run_that_comes_later_changes_nothing(tmp_path: Path) -> None:
     assert after is not None
     assert np.array_equal(before.values["gfs wind"], after.values["gfs wind"], equal_nan=True)
     assert list(after.values) == ["gfs wind"]
+
+
+def test_it_is_no_source_of_intensity(tmp_path: Path) -> None:
+    path = tmp_path / "wx.csv"
+    path.write_text(HEADER + "EAST,2026-05-01T00:00Z,2026-05-01T00:00Z,,1,2")
+    with pytest.raises(InvalidConfiguration, match=r"wx\.csv holds weather, not intensities"):
+        FileProvider(path)
 
 
 def test_a_file_is_imported(tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ class Run(msgspec.Struct, array_like=True, tag="weather", frozen=True):
     @classmethod
     def from_plain(cls, feed: Feed, row: dict[str, Any]) -> Run:
         """The run of such a row."""
-        return cls(feed=feed, **row | {"values": tuple(row["values"])})
+        row["values"] = tuple(row["values"])
+        return cls(feed=feed, **row)
 
     def says_the_same(self, other: Run) -> bool:
         """Is it the same, whenever it came?"""
