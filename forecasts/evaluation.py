@@ -24,7 +24,8 @@ class Score(msgspec.Struct, frozen=True):
     """Means over the leads [from_h, to_h). What needs quantiles, or something to compare with, is NaN without it.
 
     `mape` is a fraction. `pinball_g` is the mean pinball loss over `QUANTILES`, g/kWh. `coverage90` is the share within the
-    outer quantiles, `width90` their mean distance over the mean value. `skill` is 1 - mape / the reference's mape.
+    outer quantiles, `width90` their mean distance over the mean value. `skill` is 1 - mape / the reference's mape, NaN where that
+    is zero.
     """
 
     from_h: int

@@ -6,9 +6,10 @@ that a restart, or another server of the same archive, goes on from there.
 
 from __future__ import annotations
 
+import fcntl
 import logging
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,7 +70,6 @@ class Own:
         self._others = others or {}
         self._folder = folder
         self._clock = clock
-        self._training = threading.Lock()
 
     def zones(self) -> list[str]:
         """Those of which something was measured; where somebody else forecasts one too, not before six weeks of it are known."""
@@ -92,6 +92,11 @@ class Own:
         if made and made.issued_at >= hour:
             return made
         model = self._model(zone, now) or self.train(zone, now)[1]
+        with self._alone(zone):
+            return self._issue(model, zone, now)
+
+    def _issue(self, model: Model, zone: str, now: datetime) -> IntensityForecast:
+        signal = self.signal_of(zone)
         provided = self._provided(zone, now - BLENDED, now)
         means, with_whom = self._blended(model, self._gathered.to_forecast(model, signal, now), provided, now)
         values = self._measured(zone, now - LOOK_BACK, now)
@@ -106,10 +111,13 @@ class Own:
         return []
 
     def train(self, zone: str, now: datetime) -> tuple[Trained, Model]:
-        """Learn a zone anew from what was known at `now`: seconds to a minute. Raises ForecastUnavailable where nothing was."""
+        """Learn a zone anew from what was known at `now`: seconds to a minute, in any server that shares the archive.
+
+        Raises ForecastUnavailable where nothing was known.
+        """
         from batchsched.forecasts.models import Model
 
-        with self._training:
+        with self._alone(zone):
             began_s = self._clock.monotonic()
             history = self._gathered.to_learn(zone, self.signal_of(zone), now)
             log.info("Learning '%s' from %d hours, with %d zones beside.", zone, len(history.intensity), len(history.beside))
@@ -126,6 +134,15 @@ class Own:
         signal = str(self.signal_of(zone))
         done = Trained(zone, signal, model.name, model.trained_from, model.trained_until, known_h, seconds, *held_out)
         return done, model
+
+    @contextmanager
+    def _alone(self, zone: str) -> Generator[None]:
+        """What was learnt of a zone is changed by one at a time, of all servers that share the folder."""
+        path = self._path(zone, ".lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
 
     def _holds_back(self, zone: str, now: datetime) -> bool:
         """A blend that has seen little might be worse than the forecast that it was made of."""

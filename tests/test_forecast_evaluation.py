@@ -28,6 +28,11 @@ class TestScore:
         assert (only.count, only.mape) == (1, 0.0)
         assert score(np.array([[np.nan]]), np.array([[1.0]]))[0].count == 0
 
+    def test_where_the_reference_never_errs_there_is_no_skill(self) -> None:
+        (only,) = score(np.array([[10.0]]), np.array([[11.0]]), reference=np.array([[10.0]]))
+        assert only.mape == pytest.approx(0.1)
+        assert np.isnan(only.skill)
+
     def test_the_true_quantiles_have_the_least_loss_and_cover_nine_in_ten(self) -> None:
         truth = np.random.default_rng(1).normal(300, 20, (4000, 1))
         z = np.array([-1.645, -0.674, 0.0, 0.674, 1.645])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,13 @@ import httpx
 import pytest
 
 from batchsched.clock import Clock, ManualClock
+from batchsched.forecasts.archive import Archive
 from batchsched.planner.fairness import arrivals
 from batchsched.queue import plans, shares, tallies
 from batchsched.queue.database import Database
 from batchsched.queue.tables import leadership
 from batchsched.wire import PREFIX
+from tests.fake_providers import FakeProvider
 from tests.live import BASIC, LiveServer, live_server, requests, wait_for
 from tests.processes import BATCHSCHED, Stage, end, free_port, tagged
 
@@ -158,6 +161,62 @@ def test_a_batch_goes_on_at_the_follower_when_the_leader_is_killed(postgres_url:
 def _in_state(client: httpx.Client, batch_id: str, state: str) -> dict[str, Any] | None:
     found: dict[str, Any] = client.get(f"/v1/batches/{batch_id}").json()
     return found if found["status"] == state else None
+
+
+SOURCE = """
+[forecast.sources.grid]
+kind = "gb"
+zones = {{ GB = "national" }}
+base_url = "{url}"
+min_interval_s = 0
+refresh_s = 0.5
+"""
+
+
+def test_only_the_leader_asks_for_forecasts_and_who_takes_over_goes_on(postgres_url: str, tmp_path: Path) -> None:
+    """Each server has a provider of its own to ask, that says the same; the archive's folder is shared."""
+    began = datetime.now(UTC)
+    mine, theirs = (FakeProvider("gb", "", began) for _ in range(2))
+    url = {"BATCHSCHED_SERVER_DATABASE_URL": postgres_url}
+    with closing(mine), closing(theirs), Stage(tmp_path, more=SOURCE.format(url=mine.url)) as stage:
+        leader = stage.server(extra=url)
+        wait_for(lambda: mine.asked)
+        other = tmp_path / "other.toml"
+        other.write_text(stage.config.read_text().replace(mine.url, theirs.url))
+        stage.port = free_port()
+        stage.start([*BATCHSCHED, "serve", "--config", str(other), "--port", str(stage.port)], "follower", url)
+        stage.url = f"http://127.0.0.1:{stage.port}"
+        wait_for(lambda: stage.answers(stage.url))
+        wait_for(lambda: _said_by(stage.url))
+        learnt = httpx.post(f"{stage.url}{PREFIX}/forecasts/GB/train", timeout=60)
+        assert learnt.status_code == 200, learnt.text
+        assert learnt.json()["known_h"] >= 40
+        asked = len(mine.asked)
+        wait_for(lambda: len(mine.asked) >= asked + 6)
+        assert not theirs.asked
+        end(leader, signal.SIGKILL)
+        asked = len(mine.asked)
+        wait_for(lambda: len(theirs.asked) >= 6, 30)
+        assert len(mine.asked) == asked
+        assert _said_by(stage.url) == {"grid"}
+        switches = (tmp_path / "data" / "forecasts" / "switches.jsonl").read_text().split()
+        assert len(switches) == len(set(switches))
+    archive = Archive(tmp_path / "data" / "forecasts")
+    now = datetime.now(UTC)
+    grid = archive.receipts("GB", began - timedelta(days=1), now, as_of=now, provider="grid")
+    assert len({one.forecast.issued_at for one in grid}) == len(grid) >= 4
+    lines = [json.loads(line.partition(b" ")[2]) for line in _journal(tmp_path / "data" / "forecasts")]
+    slots = [tuple(slot) for kind, *_, values in lines if kind == "measured" for slot in values]
+    assert len(slots) == len(set(slots)) >= 90
+
+
+def _said_by(url: str) -> set[str]:
+    found = httpx.get(f"{url}{PREFIX}/forecasts", timeout=30).json()["data"]
+    return {feed["provider"] for feed in found if feed["newest_issue_at"] and feed["realised_until"]}
+
+
+def _journal(folder: Path) -> list[bytes]:
+    return [line for path in (folder / "journal").glob("*.log") for line in path.read_bytes().splitlines() if line]
 
 
 # -- the rows, on both databases --
