@@ -219,3 +219,53 @@ class Fail(msgspec.Struct):
     message: str
     suspects: list[int]
     meter: Meter | None = None
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """Requests of one size that profile an engine. `qps`: how many arrive a second; None: as many at once as it takes."""
+
+    name: str
+    input_tokens: int
+    output_tokens: int
+    qps: float | None = None
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """One timed run of a probe on one replica.
+
+    `setting`: engine, version, flags and meter; trials of different settings are never thrown together. `rest_w`: what the loaded
+    engine draws while it does nothing, by the same meter. `latencies`: of each request (time to first token, time per further
+    token), seconds; only for arrivals at a rate. `ttft_s`, `tpot_s`: their means; at full load by the engine's own counts.
+    """
+
+    id: str
+    pool: str
+    model: str
+    setting: str
+    probe: Probe
+    started_at: datetime
+    seconds: float
+    requests: int
+    unanswered: int
+    input_tokens: int
+    output_tokens: int
+    energy_j: float
+    energy_source: EnergySource
+    host_j: float = 0.0
+    host_source: EnergySource = "unmeasured"
+    mark: EnergyMark = ""
+    rest_w: float | None = None
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    latencies: list[tuple[float, float]] = []
+
+    @property
+    def total_j(self) -> float | None:
+        """Of GPUs and host; None where it was not measured."""
+        return None if self.energy_source == "unmeasured" else self.energy_j + self.host_j
+
+
+class Trials(msgspec.Struct):
+    """What a profile run measured: POST /trials. Each trial counts once, however often it is sent."""
+
+    trials: list[Trial]

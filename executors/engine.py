@@ -40,6 +40,8 @@ class Engine(Protocol):
     served: str | None
     """The model that it serves now, by the name that requests use; None while it is down."""
     startup_s: float
+    build: str
+    """Which engine it is, version included, without where it lies."""
 
     async def start(self, model: ServedModel, served: str) -> None:
         """Serve `model` under the name `served`; back when it answers. Raises EngineFailed or UnknownModel."""
@@ -75,6 +77,7 @@ class VllmEngine:
         self._home, self._pool, self._settings = home, pool, settings
         self._process: subprocess.Popen[bytes] | None = None
         self._count = 0
+        self.build = f"{home.distribution} {home.version} ({home.device})"
 
     async def start(self, model: ServedModel, served: str) -> None:
         """Launch and wait until it answers; an engine that runs already is ended first."""
@@ -167,6 +170,7 @@ class AttachedEngine:
         self.here = urlsplit(self.url).hostname in {"localhost", "127.0.0.1", "::1"}
         self.served: str | None = None
         self.startup_s = 0.0
+        self.build = f"the engine at {self.url}"
 
     async def start(self, model: ServedModel, served: str) -> None:
         """Check that it answers and serves the model. Raises EngineFailed, or UnknownModel: then it serves what it served."""

@@ -24,6 +24,16 @@ async def healthy(session: aiohttp.ClientSession, url: str, tries: int = 1) -> b
     return False
 
 
+async def context_of(session: aiohttp.ClientSession, url: str, model: str) -> int | None:
+    """The longest request that it takes for a model, prompt and answer together, in tokens; None where it does not say."""
+    try:
+        async with session.get(f"{url}/v1/models", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)) as answer:
+            found = [one["max_model_len"] for one in (await answer.json())["data"] if one["id"] == model]
+            return int(found[0]) if found else None
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 async def models_of(session: aiohttp.ClientSession, url: str) -> list[str]:
     """The names under /v1/models; empty where that cannot be read."""
     try:

@@ -40,12 +40,13 @@ class FakeEngine:
         model: str = "tiny",
         *,
         delay_s: float = 0.0,
+        token_s: float = 0.0,
         max_len: int = 2048,
         embedding: bool = False,
         count_file: str = "",
         arrivals_file: str = "",
     ) -> None:
-        self.model, self.delay_s, self.max_len, self.embedding = model, delay_s, max_len, embedding
+        self.model, self.delay_s, self.token_s, self.max_len, self.embedding = model, delay_s, token_s, max_len, embedding
         self.computed: Counter[str] = Counter()
         self.in_flight = self.peak_in_flight = self.refused = 0
         self.prompt_tokens = self.generation_tokens = 0
@@ -118,7 +119,19 @@ class FakeEngine:
             return steered
         await asyncio.sleep(self.delay_s)
         self._count(prompt)
-        return web.json_response(self._answer(request.path, body, prompt))
+        answer = self._answer(request.path, body, prompt)
+        return await self._stream(request, answer) if body.get("stream") else web.json_response(answer)
+
+    async def _stream(self, request: web.Request, answer: dict[str, Any]) -> web.StreamResponse:
+        """A completion token by token, as server-sent events; its usage last."""
+        usage, about = answer["usage"], {"id": answer["id"], "model": self.model}
+        events = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await events.prepare(request)
+        for _ in range(usage["completion_tokens"]):
+            await events.write(_event({**about, "choices": [{"index": 0, "text": "a "}]}))
+            await asyncio.sleep(self.token_s)
+        await events.write(_event({**about, "choices": [], "usage": usage}) + b"data: [DONE]\n\n")
+        return events
 
     def _look(self, path: str, body: dict[str, Any]) -> tuple[web.Response | None, str]:
         if body.get("model", self.model) != self.model:
@@ -192,6 +205,10 @@ class FakeEngine:
             return about | {"object": "response", "status": "completed", "output": [output], "usage": usage}
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "length"}
         return about | {"object": "chat.completion", "choices": [choice]}
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
 
 
 def _tag(prompt: str) -> str:

@@ -1,0 +1,141 @@
+"""Put one probe's requests to an engine: as many at once as it takes, or as they arrive at a rate.
+
+Prompts are random tokens of the asked number, so that no tokenizer is needed and no prefix is in the engine's cache; answers have
+their full length (`ignore_eos`). Arrivals are a Poisson process and do not wait for answers, as users do not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import aiohttp
+
+from batchsched.wire import Probe
+
+_TOKENS = (10, 250)
+"""Ids that every vocabulary has, as plain words or bytes."""
+_MEANS = {"ttft_s": "vllm:time_to_first_token_seconds", "tpot_s": "vllm:request_time_per_output_token_seconds"}
+
+
+class Answer(NamedTuple):
+    """One request that was answered in full; latencies only where the answer was streamed."""
+
+    input_tokens: int
+    output_tokens: int
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+
+
+class Ran(NamedTuple):
+    """A probe's requests, all told."""
+
+    answers: list[Answer]
+    unanswered: int
+    seconds: float
+    problem: str = ""
+    """The first thing that went wrong."""
+
+
+class Asker:
+    """Asks one engine for one model. `timeout_s`: of one request."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, model: str, timeout_s: float) -> None:
+        self._session, self._url, self._model = session, url, model
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+
+    async def at_once(self, probe: Probe, count: int, in_flight: int, rng: random.Random) -> Ran:
+        """`count` requests, `in_flight` of them at any time."""
+        left = iter(range(count))
+
+        async def line(found: list[Answer | str]) -> None:
+            for _ in left:
+                await self._one(probe, rng, found, stream=False)
+
+        return await _timed(lambda found: asyncio.gather(*(line(found) for _ in range(min(in_flight, count)))))
+
+    async def at_rate(self, probe: Probe, seconds: float, least: int, rng: random.Random) -> Ran:
+        """Arrivals at `probe.qps` for so long, or until `least` have come."""
+        assert probe.qps
+
+        async def all_of_them(found: list[Answer | str]) -> None:
+            began, at_s, asked = time.monotonic(), 0.0, 0
+            async with asyncio.TaskGroup() as tasks:
+                while at_s < seconds or asked < least:
+                    await asyncio.sleep(max(0.0, began + at_s - time.monotonic()))
+                    tasks.create_task(self._one(probe, rng, found, stream=True))
+                    asked += 1
+                    at_s += rng.expovariate(probe.qps or 1.0)
+
+        return await _timed(all_of_them)
+
+    async def means(self) -> dict[str, tuple[float, float]]:
+        """Sum and count of what the engine itself measured of its requests since it started; empty where it does not say."""
+        try:
+            async with self._session.get(f"{self._url}/metrics", timeout=self._timeout) as answer:
+                lines = [line.rsplit(maxsplit=1) for line in (await answer.text()).splitlines() if line.startswith("vllm:")]
+                known = {line[0].partition("{")[0]: float(line[1]) for line in lines}
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, IndexError):
+            return {}
+        return {
+            name: (known[f"{metric}_sum"], known[f"{metric}_count"])
+            for name, metric in _MEANS.items()
+            if f"{metric}_sum" in known and f"{metric}_count" in known
+        }
+
+    async def _one(self, probe: Probe, rng: random.Random, found: list[Answer | str], *, stream: bool) -> None:
+        found.append(await self._ask(probe, _prompt(probe, rng), stream=stream))
+
+    async def _ask(self, probe: Probe, prompt: list[int], *, stream: bool) -> Answer | str:
+        """The answer, or what went wrong."""
+        body = {"model": self._model, "prompt": prompt, "max_tokens": probe.output_tokens, "ignore_eos": True, "temperature": 0}
+        if stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        began = time.monotonic()
+        try:
+            async with self._session.post(f"{self._url}/v1/completions", json=body, timeout=self._timeout) as answer:
+                if answer.status != 200:
+                    return f"the engine answered {answer.status}: {(await answer.text())[:300]}"
+                if stream:
+                    return await _streamed(answer, began)
+                return _counted((await answer.json())["usage"])
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError) as problem:
+            return f"{type(problem).__name__}: {problem}"
+
+
+def _prompt(probe: Probe, rng: random.Random) -> list[int]:
+    return [rng.randint(*_TOKENS) for _ in range(probe.input_tokens)]
+
+
+def _counted(usage: dict[str, Any]) -> Answer:
+    return Answer(int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+
+
+async def _streamed(answer: aiohttp.ClientResponse, began: float) -> Answer:
+    """Only the last event is parsed: the client must not be what is measured."""
+    first_at = last_at = 0.0
+    last = b""
+    async for line in answer.content:
+        if line.startswith(b"data: {"):
+            if not first_at:
+                first_at = time.monotonic()
+            elif b'"choices":[]' not in line:
+                last_at = time.monotonic()
+            last = line
+    counted = _counted(json.loads(last.removeprefix(b"data: "))["usage"])
+    further = counted.output_tokens - 1
+    tpot_s = (last_at - first_at) / further if further > 0 and last_at else 0.0
+    return counted._replace(ttft_s=first_at - began, tpot_s=tpot_s)
+
+
+async def _timed(act: Callable[[list[Answer | str]], Awaitable[object]]) -> Ran:
+    found: list[Answer | str] = []
+    began = time.monotonic()
+    await act(found)
+    seconds = time.monotonic() - began
+    problems = [each for each in found if isinstance(each, str)]
+    return Ran([each for each in found if isinstance(each, Answer)], len(problems), seconds, next(iter(problems), ""))

@@ -1,0 +1,153 @@
+"""One profile run from start to end: the pool's settings, the engine, its trials; and what was learnt to the server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import msgspec
+
+from batchsched.clock import IdSource, RandomIds, SystemClock
+from batchsched.errors import ServerUnreachable, UnknownModel
+from batchsched.executors.engine import AttachedEngine, Engine, VllmEngine
+from batchsched.executors.engine_home import find_engine
+from batchsched.executors.link import ServerLink
+from batchsched.executors.meters import choose_meter, idle_power
+from batchsched.executors.probes import context_of
+from batchsched.executors.probing import Asker
+from batchsched.executors.profiling import Bench, Profiler, Step
+from batchsched.executors.trial_log import TrialLog
+from batchsched.fleet import Fleet, Pool, ServedModel
+from batchsched.settings import Worker
+from batchsched.wire import Acknowledged, Heartbeat, IdlePower, Probe, Register, Registered, Trial, Trials
+
+GROUP = 100
+"""Trials in one message."""
+
+
+class Wanted(NamedTuple):
+    """What to profile. `probes`: for an engine with that longest request, in tokens; `enough`: needs a probe no further trial?"""
+
+    pool: str
+    model: str
+    probes: Callable[[int | None], Sequence[Probe]]
+    enough: Callable[[Sequence[Trial]], bool]
+    seconds: float
+
+
+class Profiled(NamedTuple):
+    """The trials of each probe, this run's and earlier ones' in the same setting; and where they are kept."""
+
+    trials: dict[Probe, list[Trial]]
+    path: Path
+
+
+class Server(NamedTuple):
+    """Where the server is; an empty URL: there is none."""
+
+    url: str
+    api_key: str
+
+
+async def run_profile(
+    wanted: Wanted,
+    settings: Worker,
+    server: Server,
+    fleet: Fleet,
+    *,
+    say: Callable[[str], None],
+    tell: Callable[[Step], None],
+    ids: IdSource | None = None,
+) -> Profiled:
+    """Start the engine (or use settings.engine_url's), try every probe often enough, stop it.
+
+    The pool and its models are the server's; `fleet`'s where it has none or does not answer. Raises UnknownModel, EngineMissing,
+    EngineFailed, what the server has against us, or ServerUnreachable for a pool that is declared nowhere here.
+    """
+    clock = SystemClock()
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        link = ServerLink(session, server.url, server.api_key, clock) if server.url else None
+        me, pool, models = await _place(link, wanted.pool, fleet, say)
+        if wanted.model not in models:
+            known = ", ".join(models) or "none"
+            raise UnknownModel(f"Pool '{wanted.pool}' does not serve a model '{wanted.model}'; it serves: {known}.")
+        engine = _engine(pool, settings)
+        meter, why = choose_meter(pool, settings, engine.pids, here=engine.here)
+        say(f"Energy is {why}.")
+        try:
+            idle = None if settings.engine_url else await idle_power(meter, asyncio.sleep)
+            await _introduce(link, me, idle)
+            served = models[wanted.model]
+            say(f"Starting the engine for '{wanted.model}'.")
+            await engine.start(served, wanted.model)
+            probes = wanted.probes(await context_of(session, engine.url, wanted.model))
+            source = meter.read().source
+            bench = Bench(wanted.pool, wanted.model, _setting(engine, pool, served, source), pool.max_in_flight, wanted.seconds)
+            log = TrialLog(Path(settings.state_dir), wanted.pool, wanted.model)
+            asker = Asker(session, engine.url, wanted.model, settings.request_timeout_s)
+            profiler = Profiler(bench, asker, meter, log, ids or RandomIds(), clock.now)
+            return Profiled(await profiler.run(probes, wanted.enough, tell), log.path)
+        finally:
+            await engine.stop()
+            meter.close()
+
+
+async def deliver(server: Server, trials: Sequence[Trial]) -> Acknowledged:
+    """Give trials to the server, which counts each once. Raises ServerUnreachable, NotFound for a pool that it does not know."""
+    told = Acknowledged(0, 0)
+    async with aiohttp.ClientSession() as session:
+        link = ServerLink(session, server.url, server.api_key, SystemClock())
+        for start in range(0, len(trials), GROUP):
+            answer = await link.call("POST", "/trials", Trials(list(trials[start : start + GROUP])))
+            group = msgspec.json.decode(answer, type=Acknowledged)
+            told = Acknowledged(told.recorded + group.recorded, told.duplicates + group.duplicates)
+    return told
+
+
+async def _place(
+    link: ServerLink | None, pool: str, fleet: Fleet, say: Callable[[str], None]
+) -> tuple[Registered | None, Pool, dict[str, ServedModel]]:
+    """The pool as the server has it, else as it is declared here."""
+    here = fleet.pools.get(pool)
+    if link is not None:
+        message = Register(pool, socket.gethostname(), os.getpid())
+        try:
+            me = msgspec.json.decode(await link.call("POST", "/workers", message), type=Registered)
+        except ServerUnreachable as problem:
+            if here is None:
+                raise
+            say(f"{problem.message} The pool is taken as it is declared here.")
+        else:
+            return me, me.pool, me.models
+    if here is None:
+        declared = ", ".join(fleet.pools) or "none"
+        raise UnknownModel(f"There is no pool '{pool}' in the configuration here; declared: {declared}.")
+    return None, here, {name: model for name, model in fleet.models.items() if here.serves(name)}
+
+
+async def _introduce(link: ServerLink | None, me: Registered | None, idle: IdlePower | None) -> None:
+    """Tell what an idle replica draws, and leave: while we profile, no work must be expected of us."""
+    if link is None or me is None:
+        return
+    if idle is not None:
+        await link.call("POST", f"/workers/{me.worker_id}/heartbeat", Heartbeat([], idle=idle))
+    await link.call("POST", f"/workers/{me.worker_id}/bye")
+
+
+def _engine(pool: Pool, settings: Worker) -> Engine:
+    if settings.engine_url:
+        return AttachedEngine(settings.engine_url)
+    return VllmEngine(find_engine(settings.engine_python), pool, settings)
+
+
+def _setting(engine: Engine, pool: Pool, served: ServedModel, source: str) -> str:
+    """What must be equal for trials to be comparable."""
+    flags = " ".join([*pool.engine_args, *served.engine_args]) or "no flags"
+    return (
+        f"{engine.build}; {flags}; context {served.max_model_len or 'its own'}; {pool.max_in_flight} in flight; energy {source}"
+    )
