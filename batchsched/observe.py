@@ -32,7 +32,7 @@ from batchsched.profiles.measured import Observation, update
 from batchsched.profiles.prior import IN_FLIGHT, prior
 from batchsched.profiles.profile import Profile
 from batchsched.profiles.shape import Shape, bytes_per_parameter, configured
-from batchsched.queue import batches, chunks, ledger, tallies, workers
+from batchsched.queue import batches, chunks, ledger, tallies, trials, workers
 from batchsched.queue.database import Database
 from batchsched.settings import Settings
 from batchsched.windows import openings
@@ -76,7 +76,7 @@ class Observer:
             rows = [row for row in batches.runnable(connection) if newcomer is None or row["id"] != newcomer["id"]]
             shares = _by_batch(chunks.summary(connection))
             tallied = tallies.of_all(connection)
-            observed = ledger.recent(connection)
+            observed = [*trials.recent(connection), *ledger.recent(connection)]
             self._learn_lengths(connection, now)
             alive = workers.active(connection, now - timedelta(seconds=self._settings.server.lease_s))
             idle_w = workers.idle_power(connection)
@@ -123,7 +123,8 @@ class Observer:
     def current_profiles(self) -> dict[tuple[str, str], Profile]:
         """The profiles as the ledger has them now."""
         with self._database.read() as connection:
-            return self.profiles(_observations(ledger.recent(connection)), workers.idle_power(connection))
+            observed = [*trials.recent(connection), *ledger.recent(connection)]
+            return self.profiles(_observations(observed), workers.idle_power(connection))
 
     def _learn_lengths(self, connection: Connection, now: datetime) -> None:
         """How long answers were, looked up once a minute: it is a lot of rows, and a batch's own answers count at once."""
@@ -263,7 +264,7 @@ def _near(edges: list[float], fine_s: float) -> list[float]:
 
 
 def _observations(rows: Sequence[Mapping[str, Any]]) -> list[Observation]:
-    """What the ledger saw, as profiles take it: a chunk's stay on a pool, or the start of an engine."""
+    """What was seen, as profiles take it: a chunk's stay on a pool, the start of an engine, a trial of a profile run."""
     return [
         Observation(row["model"], row["pool"], row["ended_at"], 0.0, 0, 0, startup_s=row["startup_s"])
         if row["startup_s"] > 0

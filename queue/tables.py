@@ -260,6 +260,29 @@ class PostingRow(SQLModel, table=True):
     why: str
 
 
+class TrialRow(SQLModel, table=True):
+    """One timed run of a profile, whole in `body` (wire.Trial); `qps` is NULL at full load, `energy_j` is GPUs and host."""
+
+    __tablename__ = "trials"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        CheckConstraint("energy_j >= 0 AND busy_s > 0", name="amounts_positive"),
+        Index("trials_by_age", "ended_at", "id"),
+    )
+
+    id: str = Field(primary_key=True)
+    pool: str
+    model: str
+    ended_at: datetime
+    qps: float | None = None
+    busy_s: float
+    startup_s: float = 0.0
+    energy_j: float
+    energy_source: str
+    input_tokens: int = Field(sa_type=BigInteger)
+    output_tokens: int = Field(sa_type=BigInteger)
+    body: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+
+
 class PlanRow(SQLModel, table=True):
     """A published plan with the forecasts that it was made from, so that the decision can be replayed. `packed` holds it all, as
     compressed JSON; `body` did in plans of earlier versions."""
@@ -404,6 +427,7 @@ ledger = _table(LedgerRow)
 spending = _table(SpendingRow)
 books = _table(BookRow)
 postings = _table(PostingRow)
+trials = _table(TrialRow)
 plans = _table(PlanRow)
 counters = _table(CounterRow)
 leadership = _table(LeadershipRow)

@@ -83,7 +83,7 @@ def summarise(trials: Sequence[Trial], bound: float = SPREAD, slo: Slo | None = 
         power_w=figure(_power_w(trial) for trial in trials),
         energy_j_per_token=figure(_energy_j_per_token(trial) for trial in trials),
         ttft_s=figure(trial.ttft_s for trial in trials),
-        tpot_s=figure(trial.tpot_s for trial in trials),
+        tpot_s=figure(trial.tpot_s for trial in trials) if trials[0].probe.output_tokens > 1 else None,
         attainment=None if kept is None else kept * answered / asked,
         energy_source=", ".join(sorted({trial.energy_source for trial in trials})),
         noise=[*_unsettled(trials, bound), *_idle_like(trials), *_disturbed(trials)],

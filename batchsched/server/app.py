@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 
 import batchsched
 from batchsched.errors import BatchschedError, InvalidRequest, NotFound, QuotaExceeded
-from batchsched.server import accounting, batches, extensions, files, forecasts, keys, models, operations, results, workers
+from batchsched.server import accounting, batches, extensions, files, forecasts, keys, models, operations, results, trials, workers
 from batchsched.server.auth import LOOPBACK_HOSTS, KeyCheck
 from batchsched.server.bind import is_exposed
 from batchsched.server.openapi import document
@@ -46,7 +46,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     )
     if not is_exposed(server):
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, server.host])
-    for module in (files, batches, operations, results, models, accounting, extensions, forecasts, keys, workers):
+    for module in (files, batches, operations, results, models, accounting, extensions, forecasts, keys, workers, trials):
         app.include_router(module.router(runtime))
 
     published = cache(lambda: document(app))

@@ -451,6 +451,8 @@ CONTRACT: dict[str, Route] = {
     f"POST {PREFIX}/workers": Route(wire.Registered, wire.Register, (404, 507)),
     f"POST {PREFIX}/workers/{{worker_id}}/heartbeat": Route(wire.HeartbeatAnswer, wire.Heartbeat, _CHANGES),
     f"POST {PREFIX}/workers/{{worker_id}}/bye": Route(Nothing, wire.Bye, _CHANGES),
+    f"POST {PREFIX}/trials": Route(wire.Acknowledged, wire.Trials, (404, 507)),
+    f"GET {PREFIX}/trials": Route(wire.Trials),
     f"POST {PREFIX}/leases": Route(wire.Claimed, wire.Claim, _CHANGES),
     f"GET {PREFIX}/chunks/{{chunk_id}}/input": Route((BINARY,), None, (404, 409)),
     f"POST {PREFIX}/leases/{{chunk_id}}/results": Route(wire.Acknowledged, wire.Results, _CHANGES),

@@ -78,6 +78,8 @@ RULES: Final[dict[str, Rule]] = {
     f"POST {PREFIX}/workers": _WORKER,
     f"POST {PREFIX}/workers/{{worker_id}}/heartbeat": _WORKER,
     f"POST {PREFIX}/workers/{{worker_id}}/bye": _WORKER,
+    f"POST {PREFIX}/trials": _WORKER,
+    f"GET {PREFIX}/trials": _OPERATE,
     f"POST {PREFIX}/leases": _WORKER,
     f"GET {PREFIX}/chunks/{{chunk_id}}/input": _WORKER,
     f"POST {PREFIX}/leases/{{chunk_id}}/results": _WORKER,
