@@ -16,7 +16,19 @@ from starlette.responses import JSONResponse
 
 import batchsched
 from batchsched.errors import BatchschedError, InvalidRequest, NotFound, QuotaExceeded
-from batchsched.server import accounting, batches, extensions, files, forecasts, keys, models, operations, results, trials, workers
+from batchsched.server import (
+    accounting,
+    batches,
+    extensions,
+    files,
+    forecasts,
+    keys,
+    models,
+    operations,
+    results,
+    trials,
+    workers,
+)
 from batchsched.server.auth import LOOPBACK_HOSTS, KeyCheck
 from batchsched.server.bind import is_exposed
 from batchsched.server.openapi import document
