@@ -134,3 +134,10 @@ def test_the_picture_has_a_known_form(tmp_path: Path) -> None:
     result = CliRunner().invoke(reproduce_command, ["ecoserve", "--plot", str(tmp_path / "picture.bmp")])
     assert result.exit_code == 2
     assert ".png or .svg" in result.output
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "0", "-1"])
+def test_what_is_assumed_is_a_positive_number(value: str) -> None:
+    result = CliRunner().invoke(reproduce_command, ["greenllm", "--rho", value])
+    assert result.exit_code == 2
+    assert "--rho" in result.output

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchsched.cli.carbon_options import picture_option
-from batchsched.cli.common import json_option, need, print_json, print_table
+from batchsched.cli.common import Number, json_option, need, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from batchsched.carbon.reproduce_ecoserve import Reproduction as EcoServe
     from batchsched.carbon.reproduce_greenllm import Reproduction as GreenLlm
 
-share = click.FloatRange(0, min_open=True)
+share = Number(0, min_open=True)
 
 
 @click.group()
@@ -37,7 +37,7 @@ def reproduce() -> None:
 @click.option("--drafts", type=click.IntRange(1, 64), default=4, show_default=True, help="Assumed tokens drafted in a round.")
 @click.option(
     "--acceptance",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=Number(0, 1, max_open=True),
     default=0.7,
     show_default=True,
     help="Assumed chance that a drafted token is accepted.",

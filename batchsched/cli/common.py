@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -31,6 +32,14 @@ config_option = click.option(
     "--config", type=click.Path(path_type=Path, dir_okay=False), help="Configuration file [default: ./batchsched.toml, if any]."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, and nothing else.")
+
+
+class Number(click.FloatRange):
+    """A finite number in a range; click's own lets NaN through, and infinity where there is no upper end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        return found if math.isfinite(found) else self.fail(f"{value} is not a finite number.", param, ctx)
 
 
 def _checked_deadline(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
