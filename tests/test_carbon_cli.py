@@ -151,6 +151,14 @@ class TestWhatIf:
         assert making("remaining") == pytest.approx(27000 * 0.2 / 4 / 8760)
         assert making("cut_off") == 0
 
+    def test_storage_is_a_part_of_its_own(self) -> None:
+        found = told("what-if", "T4", "--intensity", "261", "--stored", "1000")["storage"]
+        assert found["operational_g"] == pytest.approx(1.2 / 1000 * 1.2 * 261)
+        assert found["embodied_g"]["mid"] == pytest.approx(17300 / 5 / 8760)
+        heads, *rows = [row.split("\t") for row in said("what-if", "T4", "--stored", "1000", "--medium", "hdd").splitlines()]
+        assert heads[-1] == "making it, g/h"
+        assert {len(row) for row in rows} == {len(heads)}
+
     def test_an_unknown_zone_is_told(self) -> None:
         with pytest.raises(ForecastUnavailable, match="ATLANTIS"):
             said("what-if", "T4", "--zone", "ATLANTIS")

@@ -14,6 +14,8 @@ from batchsched.carbon.models import Hardware
 from batchsched.carbon.operational import operational_g
 from batchsched.carbon.presets import greenllm
 from batchsched.carbon.recipe import embodied_kg
+from batchsched.carbon.storage import Stored, keeping
+from batchsched.catalogue import builtin
 from batchsched.fleet import Pool
 
 POLICIES: list[Policy] = ["sunk", "whole_life", "remaining", "cut_off"]
@@ -171,3 +173,30 @@ def test_policies_differ_for_a_reused_device() -> None:
     charges = {policy: charge_g(100, YEAR_S, 5, policy, age_years=3, second_life_years=4) for policy in POLICIES}
     assert charges == pytest.approx({"sunk": 1e5 / 7, "whole_life": 1e5 / 7, "remaining": 1e5 * 0.4 / 4, "cut_off": 0})
     assert charge_g(100, YEAR_S, 5, "remaining", age_years=6, second_life_years=4) == 0
+
+
+class TestStorage:
+    def test_energy_and_making_by_gigabyte_and_time(self) -> None:
+        kept = keeping(Stored("weights", 16, 30 * 86400), 400)
+        assert kept
+        assert kept.energy_j == pytest.approx(16 * 0.0012 * 30 * 86400)
+        assert kept.operational_g == pytest.approx(kept.energy_j / 3.6e6 * 1.2 * 400)
+        assert kept.embodied_g.mid == pytest.approx(16 * 17.3 * 30 / (5 * 365))
+        assert "1.2 W a TB: Cloud Carbon Footprint" in kept.source
+
+    def test_copies_and_half_empty_disks_cost_more(self) -> None:
+        one, four = keeping(Stored("archive", 5, 3600, "hdd"), 100), keeping(Stored("archive", 5, 3600, "hdd", 2, 0.5), 100)
+        assert one
+        assert four
+        assert four.energy_j == pytest.approx(4 * one.energy_j)
+        assert four.embodied_g.high == pytest.approx(4 * one.embodied_g.high)
+
+    def test_a_disk_is_paid_for_over_its_life(self) -> None:
+        kept = keeping(Stored("log", 1000, 5 * YEAR_S), None)
+        assert kept
+        assert kept.embodied_g.high == pytest.approx(1000 * 109.99)
+        assert kept.operational_g is None
+
+    def test_an_unknown_medium_is_unknown(self) -> None:
+        bare = msgspec.structs.replace(builtin(), parts={})
+        assert keeping(Stored("input", 1, 1), 100, catalogue=bare) is None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchsched.carbon.hardware import Estimate, Range
+    from batchsched.carbon.storage import Keeping
     from batchsched.carbon.whatif import Hour, Terms
     from batchsched.catalogue import Catalogue, Gpu
     from batchsched.settings import Loaded
@@ -146,6 +147,8 @@ def crossover(
 @power_option
 @click.option("--age", type=click.FloatRange(0), default=0.0, metavar="YEARS", help="Its age when its second life began.")
 @click.option("--second-life", type=positive, metavar="YEARS", help="How long that is to be; without it, it is in its first.")
+@click.option("--stored", type=click.FloatRange(0), metavar="GB", help="Also keep so much data (weights, caches, files, logs).")
+@click.option("--medium", type=click.Choice(["ssd", "hdd"]), default="ssd", show_default=True, help="What it is kept on.")
 @click.option(
     "--preset", type=click.Choice(["greenllm"]), help="Charge as this paper does, and say what that leaves unallocated."
 )
@@ -163,6 +166,8 @@ def what_if(
     power: float | None,
     age: float,
     second_life: float | None,
+    stored: float | None,
+    medium: str,
     preset: str | None,
     model: str | None,
     as_json: bool,
@@ -177,8 +182,8 @@ def what_if(
     if not grids:
         grids = [(f"{one:g}", one) for one in (17.0, 261.0, 501.0)]
     if preset:
-        if lifetime or pue or policy or model or second_life:
-            raise click.UsageError("--preset names lifetime, PUE, policy and model itself; leave them out.")
+        if lifetime or pue or policy or model or second_life or stored:
+            raise click.UsageError("--preset names lifetime, PUE, policy, model and what counts itself; leave them out.")
         _as_printed(gpu, grids, utilisation or (1.0,), power, as_json)
         return
     combined = itertools.product(
@@ -192,10 +197,17 @@ def what_if(
         (grid, Terms(at, years, overhead, who, busy, power, age, second_life))  # type: ignore[arg-type]  # click checked the policy
         for (grid, at), years, overhead, who, busy in combined
     ]
-    _what_if(gpu, asked, model, loaded, as_json)
+    _what_if(gpu, asked, model, (stored, medium) if stored else None, loaded, as_json)
 
 
-def _what_if(gpu: Gpu, asked: list[tuple[str, Terms]], model: str | None, loaded: Loaded, as_json: bool) -> None:
+def _what_if(
+    gpu: Gpu,
+    asked: list[tuple[str, Terms]],
+    model: str | None,
+    kept: tuple[float, str] | None,
+    loaded: Loaded,
+    as_json: bool,
+) -> None:
     from batchsched.carbon.models import MODELS
     from batchsched.carbon.whatif import hour
 
@@ -203,16 +215,28 @@ def _what_if(gpu: Gpu, asked: list[tuple[str, Terms]], model: str | None, loaded
     made = MODELS[chosen](gpu, loaded.catalogue)  # type: ignore[index]
     rows: list[list[str]] = []
     for grid, terms in asked:
-        found = hour(gpu, made.kg, terms)
+        found, data = hour(gpu, made.kg, terms), _keeping(kept, terms, loaded.catalogue)
         if as_json:
-            print_json({"gpu": gpu.name, "model": chosen, "grid": grid, **(plain(found) if found else {"terms": plain(terms)})})
+            said = plain(found) if found else {"terms": plain(terms)}
+            print_json({"gpu": gpu.name, "model": chosen, "grid": grid, **said, "storage": plain(data)})
             continue
         held = [grid, f"{terms.lifetime_years:g}", f"{terms.pue:g}", terms.policy, f"{terms.utilisation:.0%}"]
-        rows.append([*held, *_grams(found)])
+        keeping_g = [f"{data.operational_g:.4g}", three(data.embodied_g)] if data else ["unknown", "unknown"]
+        rows.append([*held, *_grams(found), *(keeping_g if kept else ())])
     if rows:
         heads = ("g/kWh", "years", "PUE", "policy", "busy", "running, g/h", "making, g/h", "share of making", "equal at, g/kWh")
-        print_table(heads, rows)
+        print_table((*heads, *(("running storage, g/h", "making it, g/h") if kept else ())), rows)
         say(f"{gpu.name} by the model {chosen}; low / mid / high. {made.spread}")
+
+
+def _keeping(kept: tuple[float, str] | None, terms: Terms, known: Catalogue) -> Keeping | None:
+    """An hour of keeping data on disks that belong to nobody in particular."""
+    from batchsched.carbon.storage import Stored, keeping
+
+    if kept is None:
+        return None
+    stored = Stored("weights", kept[0], 3600, kept[1])  # type: ignore[arg-type]  # click checked the medium
+    return keeping(stored, terms.intensity_g_per_kwh, pue=terms.pue, lifetime_years=terms.lifetime_years, catalogue=known)
 
 
 def _grams(found: Hour | None) -> list[str]:
