@@ -21,8 +21,10 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
+from batchsched.carbon.embodied import Held
+from batchsched.carbon.models import Hardware
 from batchsched.errors import ForecastUnavailable
-from batchsched.fleet import Fleet
+from batchsched.fleet import Fleet, Pool
 from batchsched.forecasts import IntensityForecast, Provider
 from batchsched.planner import Job, PoolState, Problem, make_slots, open_share
 from batchsched.planner.latest_start import OpenPool
@@ -62,10 +64,11 @@ class View(msgspec.Struct, frozen=True):
 class Observer:
     """Looks at the queue, the forecasts and the clock."""
 
-    def __init__(self, database: Database, settings: Settings, provider: Provider) -> None:
+    def __init__(self, database: Database, settings: Settings, provider: Provider, hardware: Hardware) -> None:
         self._database = database
         self._settings = settings
         self._provider = provider
+        self._hardware = hardware
         self.fleet: Fleet = settings.fleet()
         self._answers = Answers()
         self._answers_at: datetime | None = None
@@ -232,10 +235,20 @@ class Observer:
                     simulated=site.simulated,
                     home=pool.site == self.fleet.home_site,
                     newness=pool.newness,
+                    embodied_g_per_s=self._embodied_g_per_s(pool, now),
                 )
             )
         open_pools = [OpenPool(name, replicas[name], self.open_spans(name, now, horizon_s, back=LOOK_BACK)) for name in spans]
         return Problem(slots, pools, jobs), open_pools
+
+    def _embodied_g_per_s(self, pool: Pool, now: datetime) -> float | None:
+        """What a second of a replica weighs in decisions: nothing where manufacturing is sunk, None where it is not known."""
+        carbon = self._settings.carbon
+        if carbon.embodied_policy == "sunk":
+            return 0.0
+        held = Held.of(pool, now.date())
+        kg = self._hardware.replica_kg(pool.gpu, held)
+        return held.charge_g(kg.mid, 3600, carbon.lifetime_years, carbon.embodied_policy) / 3600 if kg else None
 
     def open_spans(self, pool: str, now: datetime, horizon_s: float, back: timedelta = timedelta()) -> list[Span]:
         """When a pool is open, in seconds from now."""

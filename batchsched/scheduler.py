@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import msgspec
 from sqlalchemy import Connection
 
+from batchsched.carbon.models import Hardware
 from batchsched.clock import Clock
 from batchsched.errors import BatchschedError, ForecastUnavailable, InvalidConfiguration
 from batchsched.forecasts import Provider, one_signal
@@ -69,13 +70,15 @@ class Offer(msgspec.Struct, frozen=True):
 class Scheduler:
     """Keeps a plan in force. Thread-safe: plans are replaced whole."""
 
-    def __init__(self, database: Database, settings: Settings, provider: Provider, clock: Clock, lead: Lead) -> None:
+    def __init__(
+        self, database: Database, settings: Settings, provider: Provider, clock: Clock, lead: Lead, hardware: Hardware
+    ) -> None:
         """Raises InvalidConfiguration for a bad window, SignalMismatch where zones' signals differ."""
         self._database = database
         self._settings = settings
         self._clock = clock
         self._lead = lead
-        self._observer = Observer(database, settings, provider)
+        self._observer = Observer(database, settings, provider, hardware)
         self.fleet = self._observer.fleet
         _check_signals(provider, [site.zone for site in self.fleet.sites.values()])
         self._windows = {name: pool.window for name, pool in self.fleet.pools.items() if pool.window}

@@ -129,7 +129,7 @@ class Carbon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     embodied_policy: Annotated[
         Literal["sunk", "whole_life", "remaining", "cut_off"],
-        Meta(description="How reports charge manufacturing carbon; no policy weighs it in decisions yet"),
+        Meta(description="How manufacturing carbon is charged; plans weigh it too, unless it is `sunk`"),
     ] = "sunk"
     lifetime_years: Annotated[float, Meta(gt=0, description="Service life over which hardware is written off")] = 5.0
     embodied_model: Annotated[EmbodiedModel, Meta(description="Whose figures say what it took to make an accelerator")] = (

@@ -15,6 +15,7 @@ from batchsched.carbon.ecoserve import HOST_PARTS_KG, gpu_kg, host_kg
 from batchsched.carbon.hardware import Range
 from batchsched.carbon.models import MODELS, Hardware, host_estimates
 from batchsched.catalogue import EmbodiedModel, Gpu, Sourced, builtin, merged
+from batchsched.cli.carbon_options import three
 from batchsched.errors import InvalidConfiguration, UnknownHardware
 
 OURS = builtin()
@@ -235,3 +236,13 @@ class TestModels:
         recipe = Hardware(model="sc23").replica_kg("H200")
         assert recipe
         assert recipe.mid == pytest.approx(36.63 + 136, abs=0.01)
+
+
+def test_the_page_of_figures_is_current() -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "embodied.md").read_text("utf-8")
+    for gpu in OURS.gpus.values():
+        made = [MODELS[model](gpu, OURS).kg for model in ("published", "sc23", "act", "ecoserve")]
+        assert f"| {gpu.name} | {' | '.join(three(kg) if kg else '' for kg in made)} |\n" in page
+    cells = set(Gpu.__struct_fields__) - {"name"}
+    assert all(f"`{cell}`" in page for cell in cells)
+    assert all(f"`{model}`" in page for model in MODELS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Literal
 
 import msgspec
 import pytest
@@ -282,3 +283,33 @@ def test_slots_and_windows() -> None:
     assert made[-1].end_s == 7200
     assert open_share(slots(3), [(450.0, 1800.0)], 2) == [1.0, 2.0, 0.0]
     assert PoolState("a", "s", "z", 1, [1.0], 1.0, [None]).intensity_g_per_kwh == [None]
+
+
+class TestEmbodiedCarbon:
+    """A new pool that draws a tenth less, and took much more to make."""
+
+    def problem(self, new_g_per_s: float | None, old_g_per_s: float | None) -> Problem:
+        pools = [pool("new", [90.0] * 8, embodied_g_per_s=new_g_per_s), pool("old", [100.0] * 8, embodied_g_per_s=old_g_per_s)]
+        return Problem(slots(8), pools, [job("x", {"new": 1800.0, "old": 1800.0}, 7200.0)])
+
+    @pytest.mark.parametrize("solver", ["greedy", "cp-sat"])
+    @pytest.mark.parametrize(
+        ("new", "old", "chosen"),
+        [
+            (0.0, 0.0, "new"),
+            (0.02, 0.001, "old"),
+            (0.002, 0.001, "new"),  # 2.8 mg a second are saved by running it
+            (None, 0.001, "new"),
+            (None, 0.01, "old"),
+            (None, None, "new"),
+        ],
+    )
+    def test_it_decides_where_it_is_weighed(
+        self, solver: Literal["greedy", "cp-sat"], new: float, old: float, chosen: str
+    ) -> None:
+        problem = self.problem(new, old)
+        plan = make_plan(problem, solver)
+        verify(problem, plan)
+        assert {allotment.pool for allotment in plan.allotments} == {chosen}
+        running = 1800 * 1000 / JOULES_PER_KWH * (90 if chosen == "new" else 100)
+        assert grams(plan) == pytest.approx(running), "what is expected is what running emits"

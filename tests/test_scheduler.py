@@ -307,3 +307,18 @@ def test_work_moves_to_the_cleaner_site_and_the_report_says_that_the_place_is_si
         assert report["simulated"]
         assert any("simulated" in note for note in report["notes"])
         assert server.batch(batch["id"])["batchsched"]["carbon"]["simulated"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "lifetime", "grams"),
+    [("sunk", 10, 0.0), ("whole_life", 10, 136000 / (10 * 8760 * 3600)), ("whole_life", 5, 0.0)],
+    ids=["sunk", "weighed", "written off"],
+)
+def test_manufacturing_weighs_in_plans_where_the_policy_says_so(
+    tmp_path: Path, clock: ManualClock, policy: str, lifetime: int, grams: float
+) -> None:
+    """A pool of six years of age, which is a machine without GPUs: the host's share of 136 kg."""
+    carbon = f'bought_at = 2020-05-01\n[carbon]\nembodied_policy = "{policy}"\nlifetime_years = {lifetime}'
+    with _server(tmp_path, clock, [100.0] * 4, carbon, "greedy") as server:
+        (pool,) = server.runtime.scheduler.observer.look(NOW).problem.pools
+    assert pool.embodied_g_per_s == pytest.approx(grams)

@@ -23,6 +23,10 @@ MARKS: dict[EnergyMark, str] = {
     "mig": "ran on a slice of a GPU (MIG): the meter counts the whole board, of which a part by the slice's size is charged here",
     "shared": "ran on a GPU that computed for others at the same time: all that the board drew is charged here",
 }
+_WEIGHED = {
+    True: "configuration; reported, not weighed in decisions",
+    False: "configuration; plans weigh it, the middle figure, beside what running emits",
+}
 _T = TypeVar("_T")
 
 
@@ -50,7 +54,7 @@ def factors(
         *(_embodied(f"embodied carbon of one {gpu}", hardware.gpu(gpu)) for gpu in sorted(gpus - {"cpu"})),
         *(_embodied(_slot_of(host), hardware.host_share(host)) for host in sorted(hosts)),
         Factor("service life", lifetime_years, "years", "configuration"),
-        Factor("embodied policy", policy, "", "configuration; reported, not weighed in decisions"),
+        Factor("embodied policy", policy, "", _WEIGHED[policy == "sunk"]),
     ]
 
 

@@ -25,7 +25,9 @@ def assess(problem: Problem, prices: Prices, due: dict[str, float], allotments: 
         objective += g + prices.wait_g_per_s[use.slot_index] * use.seconds
         known = problem.pool(use.pool).intensity_g_per_kwh[use.slot_index] is not None
         so_far = grams.get(use.batch_id, 0.0)
-        grams[use.batch_id] = so_far + g if known and so_far is not None else None
+        # What is expected of a batch is what its running emits: that of making its hardware is reported apart.
+        running = g - prices.embodied_g_per_s[use.pool] * use.seconds
+        grams[use.batch_id] = so_far + running if known and so_far is not None else None
     late: dict[str, float] = {}
     later: dict[str, float] = {}
     for job in problem.jobs:

@@ -24,7 +24,6 @@ from batchsched.planner.hint import PoolHint, walk_pool
 from batchsched.planner.plan import Plan
 from batchsched.planner.price import Prices, price, work_s
 from batchsched.planner.problem import PoolState, Problem
-from batchsched.units import JOULES_PER_KWH
 
 MOST_VARIABLES = 60_000
 """Above this the greedy plan is kept: CP-SAT alone no longer finds a good one in seconds."""
@@ -203,7 +202,7 @@ class ClassModel:
                 most = self._units(min(self._pools[pool].capacity[t], group.width), t)
                 if most > 0:
                     x = self.x[c, pool, t] = self.model.new_int_var(0, most, "")
-                    gram = group.power_w[pool] / JOULES_PER_KWH * self.prices.intensity[pool][t] + self.prices.wait_g_per_s[t]
+                    gram = self.prices.replica_g(pool, group.power_w[pool], t) + self.prices.wait_g_per_s[t]
                     self._gram[c, pool, t] = gram
                     self._cost.append((x, gram * self.unit_s, most))
 
@@ -235,7 +234,7 @@ class ClassModel:
         for t, units in self._load_units(pool, m, slot):
             self._loading[m, pool, t].append((load, units))
         for t, seconds in load_share(self.problem, slot, startup_s):
-            grams += seconds * (power_w / JOULES_PER_KWH * self.prices.intensity[pool][t] + self.prices.wait_g_per_s[t])
+            grams += seconds * (self.prices.replica_g(pool, power_w, t) + self.prices.wait_g_per_s[t])
         self._cost.append((load, grams, self._replicas(pool)))
 
     def _add_capacity(self) -> None:

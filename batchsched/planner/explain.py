@@ -99,6 +99,7 @@ def _why_here(problem: Problem, plan: Plan, job: Job, mine: list[Allotment]) -> 
     known = {name: grams for name, grams in others.items() if grams is not None}
     if not known or planned is None:
         return ""
+    planned += sum((problem.pool(a.pool).embodied_g_per_s or 0.0) * a.seconds for a in mine)
     name = min(known, key=lambda n: (known[n], n))
     if known[name] <= planned:
         return f"Pool {name} could do it for {format_grams(known[name])}, but is needed for other work or for the deadline."
@@ -117,6 +118,7 @@ def _best_alone(problem: Problem, pool: PoolState, job: Job) -> float | None:
         take = min(left, seconds)
         grams += take * job.power_w_on[pool.name] / JOULES_PER_KWH * pool.pue * intensity
         left -= take
+    grams += (pool.embodied_g_per_s or 0.0) * job.seconds_on[pool.name]  # 0 unless the policy weighs it
     return grams if left <= 1e-6 else None
 
 

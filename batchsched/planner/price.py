@@ -26,10 +26,16 @@ class Prices(msgspec.Struct, frozen=True):
     """Added to a replica-second in each slot; grows with time."""
     loss_g_per_s: float
     """Grams that losing one second of work costs, counted on a job's fastest pool, at weight 1."""
+    embodied_g_per_s: dict[str, float]
+    """Manufacturing carbon that a replica-second of each pool weighs, unknowns filled in; 0 where the policy leaves it out."""
+
+    def replica_g(self, pool: str, power_w: float, slot: int) -> float:
+        """Grams of one replica-second at this power, without the trace for waiting."""
+        return power_w / JOULES_PER_KWH * self.intensity[pool][slot] + self.embodied_g_per_s[pool]
 
     def second_g(self, job: Job, pool: str, slot: int) -> float:
-        """Grams of one replica-second of a job, without the trace for waiting."""
-        return job.power_w_on[pool] / JOULES_PER_KWH * self.intensity[pool][slot]
+        """The same of a job."""
+        return self.replica_g(pool, job.power_w_on[pool], slot)
 
 
 def price(problem: Problem) -> Prices:
@@ -43,11 +49,19 @@ def price(problem: Problem) -> Prices:
     }
     dearest = max((max(row, default=0.0) for row in intensity.values()), default=0.0) or 1.0
     watts = max((w for job in problem.jobs for w in job.power_w_on.values()), default=0.0) or 1.0
-    top = watts / JOULES_PER_KWH * dearest
+    embodied = _embodied(problem)
+    top = watts / JOULES_PER_KWH * dearest + max(embodied.values(), default=0.0)
     end = problem.end_s or 1.0
     wait = [WAIT_SHARE * top * slot.end_s / end for slot in problem.slots]
     worst_use = max((_dearest_use_s(job) for job in problem.jobs if job.seconds_on), default=1.0)
-    return Prices(intensity, wait, LOSS_FACTOR * top * (1 + WAIT_SHARE) * worst_use)
+    return Prices(intensity, wait, LOSS_FACTOR * top * (1 + WAIT_SHARE) * worst_use, embodied)
+
+
+def _embodied(problem: Problem) -> dict[str, float]:
+    """As the pools say, and for those that do not know the worst that is known, and more: never preferred for it."""
+    worst = max((pool.embodied_g_per_s or 0.0 for pool in problem.pools), default=0.0)
+    said = {pool.name: pool.embodied_g_per_s for pool in problem.pools}
+    return {name: UNKNOWN_FACTOR * worst if grams is None else grams for name, grams in said.items()}
 
 
 def work_s(job: Job) -> float:

@@ -48,6 +48,8 @@ class PoolState(msgspec.Struct, frozen=True):
     home: bool = False
     newness: tuple[float, float] = (0.0, 0.0)
     """Orders hardware from old to new (fleet.Pool.newness)."""
+    embodied_g_per_s: float | None = 0.0
+    """Manufacturing carbon of a second of one replica, where the policy weighs it in decisions; None where it is unknown."""
 
 
 class Job(msgspec.Struct, frozen=True):

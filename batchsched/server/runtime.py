@@ -56,8 +56,8 @@ class Runtime:
             weights = {name: tenant.weight for name, tenant in loaded.settings.tenants.items()}
             self.recorder = Recorder(self.database, self.store, self.ids, weights)
             self.leadership = Leadership(self.database, self.ids.new("server"), self.clock, self._begin_to_lead)
-            self.scheduler = Scheduler(self.database, loaded.settings, provider, self.clock, self.leadership)
             hardware = Hardware(loaded.catalogue, loaded.settings.carbon.embodied_model)
+            self.scheduler = Scheduler(self.database, loaded.settings, provider, self.clock, self.leadership, hardware)
             accounts = Accounts(self.scheduler, provider, self.clock, loaded.settings.carbon, hardware)
             self.reports = Reports(self.database, self.scheduler, provider, self.clock, accounts)
             self.quotas = Quotas(loaded.settings, self.reports.grams_since, self.clock)
