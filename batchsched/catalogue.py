@@ -233,7 +233,8 @@ def _claims(value: Any, section: str, cell: str, where: str, path: Path) -> list
 
 def _claim(given: Any, words: bool, where: str, unnamed: str) -> tuple[Any, str, str]:
     """A bare value, `[value, source]` or `[value, source, note]`."""
-    value, *rest = given if isinstance(given, list) and given else [given]
+    cell: list[Any] = list(given) if isinstance(given, list) and given else [given]
+    value, rest = cell[0], cell[1:]
     fits = isinstance(value, str) if words else isinstance(value, int | float) and not isinstance(value, bool)
     if not fits or len(rest) > 2 or not all(isinstance(one, str) for one in rest):
         shape = "text" if words else "a number"
