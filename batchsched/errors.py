@@ -285,6 +285,11 @@ class SourceRefused(ForecastUnavailable):
 
     code = "source_refused"
 
+    def __init__(self, message: str | None = None, *, hint: str | None = None, status: int | None = None) -> None:
+        """`status`: of the source's answer."""
+        super().__init__(message, hint=hint)
+        self.status = status
+
 
 class SourceLimited(ForecastUnavailable):
     """A source of carbon intensity is not to be asked again yet."""

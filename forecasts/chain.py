@@ -65,6 +65,10 @@ class Chain:
         self._judged: dict[tuple[str, str], tuple[IntensityForecast, datetime, Judgement]] = {}
         self._nowcasts: dict[tuple[str, str], Nowcast] = {}
 
+    def relink(self, links: Mapping[str, Links]) -> None:
+        """From now on these are the zones, and the sources of each."""
+        self._links = links
+
     @property
     def name(self) -> str:
         """All sources' names."""

@@ -41,6 +41,7 @@ REVISED = timedelta(days=2)
 WANTED = timedelta(days=28)
 FILL_EVERY_S = 86400.0
 AHEAD = timedelta(days=1)
+NOT_KNOWN = 401
 LONGEST_BACKFILL = timedelta(days=31)
 
 
@@ -84,6 +85,7 @@ class Feed:
         self._stopping = threading.Event()
         self._due = -float("inf")
         self._filled: dict[str, float] = {}
+        self._woken = self._has_brought_news = False
         self._state = State(source.name, 0, "", None)
         self._thread = threading.Thread(target=self._run, name=f"feed {source.name}", daemon=True)
 
@@ -91,6 +93,10 @@ class Feed:
     def state(self) -> State:
         """How it is doing."""
         return self._state
+
+    def wake(self) -> None:
+        """Ask at once, where it has not brought any news yet."""
+        self._woken = not self._has_brought_news
 
     def start(self) -> None:
         """Begin."""
@@ -104,13 +110,17 @@ class Feed:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            if self._leading() and self._clock.monotonic() >= self._due:
+            if self._leading() and self.is_due():
                 self.round()
             self._stopping.wait(POLL_S)
 
+    def is_due(self) -> bool:
+        """Is it time to ask?"""
+        return self._woken or self._clock.monotonic() >= self._due
+
     def round(self) -> float:
         """Ask about every zone once. Returns the seconds until it is due again."""
-        before = self._state
+        before, self._woken = self._state, False
         try:
             news, problem = self._ask(self._clock.now())
             self._state = State(self.source.name, 0, problem, self._clock.now())
@@ -120,6 +130,7 @@ class Feed:
         if self._state.problem and self._state.problem != before.problem:
             log.warning("The source '%s': %s", self.source.name, self._state.problem)
         self._due = self._clock.monotonic() + pause_s
+        self._has_brought_news |= news
         try:
             self._after(news, self._state.failures > 0)
         except Exception:
@@ -152,6 +163,8 @@ class Feed:
                     except SourceLimited:
                         raise
                     except (ForecastUnavailable, SignalMismatch) as raised:
+                        if isinstance(raised, SourceRefused) and raised.status == NOT_KNOWN and not answered:
+                            raise  # the key itself, for whatever zone; what it only may not have is a 403
                         problem = raised
         if problem and not answered:
             raise problem
@@ -224,14 +237,19 @@ class Feeds:
         news: Callable[[], None],
         failed: Callable[[], None],
         switched: Callable[[], None],
+        relink: Callable[[], None] = lambda: None,
     ) -> None:
-        """`leading`: may this server ask? `news`: something was learnt. `failed`, `switched`: one more of these."""
+        """`leading`: may this server ask? `news`: something was learnt. `failed`, `switched`: one more of these.
+
+        `relink`: called after each round, for a source's zones may be others now.
+        """
         self._chain = chain
         self._switches = switches
         self._clock = clock
         self._news = news
         self._failed = failed
         self._switched = switched
+        self._relink = relink
         self.feeds = {
             name: Feed(source, refresh_s[name], archive, clock, leading, self._after) for name, source in sources.items()
         }
@@ -261,6 +279,9 @@ class Feeds:
     def _after(self, news: bool, failed: bool) -> None:
         if failed:
             self._failed()
+        self._relink()
+        if news and OWN in self.feeds:
+            self.feeds[OWN].wake()  # it looked when nothing had been measured yet
         now = self._clock.now()
         for zone in self._chain.chained():
             try:

@@ -58,11 +58,24 @@ class FileProvider:
     def forecast(self, zone: str, now: datetime, until: datetime) -> IntensityForecast:
         """For each moment the newest issue that was out by `now`. Raises ForecastUnavailable where no slot is known."""
         signal = self.signal_of(zone)
-        rows = [
-            row
-            for row in self._content.forecasts.get(zone, [])
-            if row.issued_at and row.issued_at <= now < row.end and (row.start < until or row.start <= now)
-        ]
+        rows = [row for row in self._out(zone, now) if now < row.end and (row.start < until or row.start <= now)]
+        return self._made(zone, signal, rows, now)
+
+    def newest(self, zone: str, now: datetime) -> IntensityForecast:
+        """The newest issue that was out by `now`, whole, and earlier ones where it leaves time open: the same until the next one.
+
+        Raises ForecastUnavailable where nothing of it lies ahead.
+        """
+        signal = self.signal_of(zone)
+        rows = self._out(zone, now)
+        issued_at = max((row.issued_at for row in rows if row.issued_at), default=now)
+        rows = [row for row in rows if row.end > issued_at]
+        return self._made(zone, signal, rows if any(row.end > now for row in rows) else [], now)
+
+    def _out(self, zone: str, now: datetime) -> list[Row]:
+        return [row for row in self._content.forecasts.get(zone, []) if row.issued_at and row.issued_at <= now]
+
+    def _made(self, zone: str, signal: Signal, rows: list[Row], now: datetime) -> IntensityForecast:
         if not rows:
             raise ForecastUnavailable(f"{self._path} has no forecast for '{zone}' after {now:%Y-%m-%d %H:%M:%S} UTC.")
         rows.sort(key=lambda row: row.issued_at or now)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from batchsched.forecasts.own import Own
     from batchsched.forecasts.sources import Source
 
+log = logging.getLogger(__name__)
+
 
 class Opened(NamedTuple):
     """The provider; where sources are declared, the chain in it and the sources by name, our own models among them."""
@@ -27,6 +31,8 @@ class Opened(NamedTuple):
     chain: Chain | None
     sources: Mapping[str, Source]
     own: Own | None = None
+    relink: Callable[[], None] = lambda: None
+    """Take notice of zones that a file has gained."""
 
 
 def open_forecasts(settings: Forecast, base_dir: Path, archive: Callable[[], Archive], clock: Clock) -> Opened:
@@ -43,11 +49,43 @@ def open_forecasts(settings: Forecast, base_dir: Path, archive: Callable[[], Arc
     kept, links = archive(), links_of(settings, sources)
     chain = Chain(kept, links, typical)
     provider = Continued(chain, typical)
-    if not settings.own:
-        return Opened(provider, chain, sources)
+    signals, others = _signals_and_others(links)
+    own = Own(kept, signals, kept.folder / "models", clock, others) if settings.own else None
+    relink = Relink(settings, sources, links, chain, own)
+    return Opened(provider, chain, {**sources, OWN: own} if own else sources, own, relink)
+
+
+class Relink:
+    """Looks which zones the sources have now, and tells the chain and our models. A zone that a source lost keeps its chain."""
+
+    def __init__(
+        self, settings: Forecast, sources: Mapping[str, Source], links: Mapping[str, Links], chain: Chain, own: Own | None
+    ) -> None:
+        self._settings, self._sources, self._chain, self._own = settings, sources, chain, own
+        self._links = links
+        self._zones = {name: source.zones() for name, source in sources.items()}
+        self._looking = threading.Lock()
+
+    def __call__(self) -> None:
+        """Does nothing where none has changed. One that would mix signals is warned of, and changes nothing."""
+        with self._looking:
+            try:
+                zones = {name: source.zones() for name, source in self._sources.items()}
+                if zones == self._zones:
+                    return
+                self._zones = zones
+                self._links = {**self._links, **links_of(self._settings, self._sources)}
+            except InvalidConfiguration as problem:
+                log.warning("Zones that have changed are not taken up: %s", problem.message)
+                return
+            self._chain.relink(self._links)
+            if self._own:
+                self._own.relink(*_signals_and_others(self._links))
+
+
+def _signals_and_others(links: Mapping[str, Links]) -> tuple[dict[str, Signal], dict[str, list[str]]]:
     others = {zone: [name for name in one.sources if name != OWN] for zone, one in links.items()}
-    own = Own(kept, {zone: one.signal for zone, one in links.items()}, kept.folder / "models", clock, others)
-    return Opened(provider, chain, {**sources, OWN: own}, own)
+    return {zone: one.signal for zone, one in links.items()}, others
 
 
 def links_of(settings: Forecast, sources: Mapping[str, Source]) -> dict[str, Links]:

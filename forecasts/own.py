@@ -71,6 +71,10 @@ class Own:
         self._folder = folder
         self._clock = clock
 
+    def relink(self, signals: Mapping[str, Signal], others: Mapping[str, Sequence[str]]) -> None:
+        """From now on these are the zones, and who else forecasts each."""
+        self._signals, self._others = signals, others
+
     def zones(self) -> list[str]:
         """Those of which something was measured; where somebody else forecasts one too, not before six weeks of it are known."""
         archived = {feed.zone for feed in self._archive.feeds() if feed.provider != OWN}

@@ -195,6 +195,49 @@ def test_one_zone_s_trouble_is_not_the_others(tmp_path: Path, kind: type[Batchsc
     assert (state.failures, state.problem) == (0, "No such zone.")
 
 
+def test_a_wrong_key_is_tried_once_a_round_and_not_for_each_zone(tmp_path: Path) -> None:
+    source = Told("one", *(f"Z{n}" for n in range(100)))
+    house = House(tmp_path, source)
+    wrong, not_in_the_plan = (SourceRefused("No.", status=status) for status in (401, 403))
+    source.trouble = dict.fromkeys(source.zones(), wrong)
+    assert house.round() == 3600
+    assert [zone for zone, _ in source.asked] == ["Z0"]
+    source.trouble = {"Z0": not_in_the_plan, "Z7": wrong}  # which the others are answered with: it is not the key
+    assert house.round() == 900
+    assert len(source.asked) == 1 + 100
+    assert house.archive.newest("Z99", as_of=house.clock.now()) is not None
+
+
+def test_our_models_look_again_as_soon_as_there_is_something_to_learn_from(tmp_path: Path) -> None:
+    """Every source asks at the start, and ours looks before there is anything: it need not wait for its next turn."""
+    own, one = Told("own"), Told("one")
+    own.zones, had = (lambda: ["DE"] if had else []), list[str]()  # type: ignore[method-assign]
+    house = House(tmp_path, one)
+    feeds = Feeds(
+        {"own": own, "one": one},
+        {"own": 300.0, "one": 900.0},
+        house.archive,
+        house.chain,
+        house.switches,
+        house.clock,
+        leading=lambda: True,
+        news=lambda: None,
+        failed=lambda: None,
+        switched=lambda: None,
+    )
+    ours = feeds.feeds["own"]
+    ours.round()
+    assert not ours.is_due()
+    had.append("DE")
+    feeds.feeds["one"].round()
+    assert ours.is_due()
+    ours.round()
+    assert not ours.is_due()
+    house.clock.advance(200)
+    feeds.feeds["one"].round()
+    assert not ours.is_due()  # from now on at its own pace
+
+
 def test_an_odd_failure_is_a_failure(tmp_path: Path) -> None:
     source = Told("one")
     source.trouble["DE"] = RuntimeError("a secret of the library")
@@ -326,6 +369,38 @@ class TestOpened:
         declared = {"gb": FeedSource(kind="gb", zones={"GB": "national"}), "mine": FeedSource(kind="file", path="f.csv")}
         links = links_of(Forecast(sources=declared, own=False), sources)
         assert {zone: chain.sources for zone, chain in links.items()} == {"GB": ("gb",), "DE": ("mine",)}
+
+    def test_a_file_s_new_zone_is_served_and_one_of_another_signal_is_not(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path, clock = tmp_path / "f.csv", ManualClock(NOW)
+
+        def write(*zones: str, signal: str = "average direct") -> None:
+            rows = [
+                f"{zone},{at.isoformat()},{(at + HOUR).isoformat()},{NOW.isoformat()},{n}" for zone in zones for n, at in ahead
+            ]
+            path.write_text("\n".join([f"# signal: {signal}", "zone,start,end,issued_at,mean", *rows]))
+
+        ahead = [(300 + n, NOW + n * HOUR) for n in range(30)]
+        write("DE")
+        declared = Forecast(sources={"mine": FeedSource(kind="file", path="f.csv")})
+        opened = open_forecasts(declared, tmp_path, lambda: Archive(tmp_path / "archive"), clock)
+        assert opened.chain is not None
+        assert opened.own is not None
+        write("DE", "FR", "PL")
+        opened.relink()
+        assert opened.chain.chained() == ["DE", "FR", "PL"]
+        assert opened.own.signal_of("FR") == Signal()
+        archive = Archive(tmp_path / "archive")
+        archive.add_forecast(opened.sources["mine"].fetch_forecast("FR", NOW), NOW)
+        assert opened.provider.forecast("FR", NOW, NOW + DAY).provider == "mine"
+        path.write_text("nonsense")
+        opened.relink()
+        assert opened.chain.chained() == ["DE", "FR", "PL"]
+        assert "are not taken up" in caplog.text
+        write("DE")  # who is gone for a while is served from what was known
+        opened.relink()
+        assert opened.provider.forecast("FR", NOW, NOW + DAY).provider == "mine"
 
     def test_without_sources_nothing_is_opened(self, tmp_path: Path) -> None:
         def never() -> Archive:

@@ -172,6 +172,20 @@ class TestFileSource:
         os.utime(tmp_path / "export.csv", ns=(1, 1))
         assert source.zones() == ["CISO", "PJM"]  # watched for change
 
+    def test_an_issue_is_one_record_however_often_it_is_asked_for(self, tmp_path: Path) -> None:
+        """Whole, and with what the one before it said of the time beyond."""
+        rows = [f"DE,{DAY + n * HOUR},{DAY + (n + 1) * HOUR},{DAY - HOUR},{100 + n}" for n in range(130)]
+        rows += [f"DE,{DAY + n * HOUR},{DAY + (n + 1) * HOUR},{DAY + 12 * HOUR},{300 + n}" for n in range(10, 120)]
+        write(tmp_path, "zone,start,end,issued_at,mean\n" + "\n".join(rows).replace("+00:00", "Z").replace(" ", "T"))
+        source = open_source("mine", FeedSource("file", path="export.csv"), tmp_path, ManualClock(DAY))
+        issues = [source.fetch_forecast("DE", DAY + n * HOUR) for n in range(36)]
+        assert [len({repr(issue) for issue in issues[since:to]}) for since, to in ((0, 12), (12, 36))] == [1, 1]
+        assert [slot.mean_g_per_kwh for slot in issues[0].slots] == list(range(100, 230))
+        assert issues[35].issued_at == DAY + 12 * HOUR
+        assert [slot.mean_g_per_kwh for slot in issues[35].slots] == [*range(312, 420), *range(220, 230)]
+        with pytest.raises(ForecastUnavailable):
+            source.fetch_forecast("DE", DAY + 130 * HOUR)
+
     def test_a_signal_that_the_file_does_not_have(self, tmp_path: Path) -> None:
         write(tmp_path, "zone,start,end,issued_at,mean\n")
         with pytest.raises(InvalidConfiguration, match="has average direct, not average lifecycle"):

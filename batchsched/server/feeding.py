@@ -52,4 +52,5 @@ def feeds_of(
         news=news,
         failed=failed,
         switched=switched,
+        relink=opened.relink,
     )

@@ -114,6 +114,7 @@ class Fetcher:
             raise SourceRefused(
                 f"The source '{self._name}' refused {'the key' if self.secret else 'us'} (status {status}).",
                 hint=advice if self.secret else None,
+                status=status,
             )
         if status >= 300 and status not in PASSING:
             raise ForecastUnavailable(

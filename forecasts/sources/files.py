@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -12,8 +12,6 @@ from batchsched.feeds import FeedSource
 from batchsched.forecasts.file import FileProvider
 from batchsched.forecasts.port import IntensityForecast, Realised, Signal
 from batchsched.forecasts.sources.port import Measured, chosen
-
-AHEAD = timedelta(hours=96)
 
 
 class FileSource:
@@ -42,7 +40,7 @@ class FileSource:
 
     def fetch_forecast(self, zone: str, now: datetime) -> IntensityForecast:
         """The newest issue in the file that was out by `now`."""
-        found = self._file.forecast(self._theirs(zone), now, now + AHEAD)
+        found = self._file.newest(self._theirs(zone), now)
         return msgspec.structs.replace(found, zone=zone, provider=self.name)
 
     def fetch_realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:
