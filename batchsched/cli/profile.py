@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from batchsched.cli.common import Connect, json_option, print_json, print_table, say, server_options, when
+from batchsched.cli.profile_run import run
 from batchsched.errors import ForecastUnavailable, NotFound
 from batchsched.units import kwh
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 @click.group()
 def profile() -> None:
     """How fast and at what power each pool runs each model."""
+
+
+profile.add_command(run)
 
 
 @profile.command()
