@@ -159,6 +159,11 @@ class TestWhatIf:
         assert heads[-1] == "making it, g/h"
         assert {len(row) for row in rows} == {len(heads)}
 
+    def test_numbers_are_finite(self) -> None:
+        done = CliRunner().invoke(cli, ["carbon", "what-if", "T4", "--intensity", "nan"])
+        assert done.exit_code == 2
+        assert "not a finite number" in done.output
+
     def test_an_unknown_zone_is_told(self) -> None:
         with pytest.raises(ForecastUnavailable, match="ATLANTIS"):
             said("what-if", "T4", "--zone", "ATLANTIS")

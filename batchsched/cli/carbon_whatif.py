@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchsched.cli.carbon_options import model_option, number, picture_option, plain, three
-from batchsched.cli.common import config_option, json_option, load, need, print_json, print_table, say
+from batchsched.cli.common import Number, config_option, json_option, load, need, print_json, print_table, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from batchsched.catalogue import Catalogue, Gpu
     from batchsched.settings import Loaded
 
-positive = click.FloatRange(0, min_open=True)
+positive = Number(0, min_open=True)
 POLICIES = ("sunk", "whole_life", "remaining", "cut_off")
 lifetime_option = click.option("--lifetime", type=positive, metavar="YEARS", help="Service life [default: configuration].")
-pue_option = click.option("--pue", type=click.FloatRange(1, 3), default=1.2, show_default=True, help="Facility's overhead.")
+pue_option = click.option("--pue", type=Number(1, 3), default=1.2, show_default=True, help="Facility's overhead.")
 power_option = click.option("--power", type=positive, metavar="W", help="Draw while busy [default: the GPU's limit].")
 busy_option = click.option(
     "--utilisation",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=1.0,
     show_default=True,
     help="Share of the time it is busy; else it idles.",
@@ -37,7 +37,7 @@ busy_option = click.option(
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="GPU...")
 @model_option
-@click.option("--intensity", type=click.FloatRange(0), default=261.0, show_default=True, help="Grid, in g/kWh.")
+@click.option("--intensity", type=Number(0), default=261.0, show_default=True, help="Grid, in g/kWh.")
 @lifetime_option
 @pue_option
 @busy_option
@@ -105,7 +105,7 @@ def _rows(columns: Sequence[dict[str, Any]], model: str) -> list[list[str]]:
 @click.command()
 @click.argument("name", metavar="GPU")
 @lifetime_option
-@click.option("--pue", type=click.FloatRange(1, 3), default=1.0, show_default=True, help="Facility's overhead.")
+@click.option("--pue", type=Number(1, 3), default=1.0, show_default=True, help="Facility's overhead.")
 @power_option
 @busy_option
 @json_option
@@ -139,15 +139,15 @@ def crossover(
 @click.option(
     "--zone", multiple=True, metavar="ZONE", help="A grid's typical year, from the built-in climatology; several: a row each."
 )
-@click.option("--intensity", type=click.FloatRange(0), multiple=True, help="A grid in g/kWh [default: 17, 261 and 501].")
+@click.option("--intensity", type=Number(0), multiple=True, help="A grid in g/kWh [default: 17, 261 and 501].")
 @click.option("--lifetime", type=positive, multiple=True, metavar="YEARS", help="Service life [default: configuration].")
-@click.option("--pue", type=click.FloatRange(1, 3), multiple=True, help="Facility's overhead [default: 1.2].")
+@click.option("--pue", type=Number(1, 3), multiple=True, help="Facility's overhead [default: 1.2].")
 @click.option("--policy", type=click.Choice(POLICIES), multiple=True, help="Who pays for making it [default: whole_life].")
-@click.option("--utilisation", type=click.FloatRange(0, 1), multiple=True, help="Share of the time it is busy [default: 1].")
+@click.option("--utilisation", type=Number(0, 1), multiple=True, help="Share of the time it is busy [default: 1].")
 @power_option
-@click.option("--age", type=click.FloatRange(0), default=0.0, metavar="YEARS", help="Its age when its second life began.")
+@click.option("--age", type=Number(0), default=0.0, metavar="YEARS", help="Its age when its second life began.")
 @click.option("--second-life", type=positive, metavar="YEARS", help="How long that is to be; without it, it is in its first.")
-@click.option("--stored", type=click.FloatRange(0), metavar="GB", help="Also keep so much data (weights, caches, files, logs).")
+@click.option("--stored", type=Number(0), metavar="GB", help="Also keep so much data (weights, caches, files, logs).")
 @click.option("--medium", type=click.Choice(["ssd", "hdd"]), default="ssd", show_default=True, help="What it is kept on.")
 @click.option(
     "--preset", type=click.Choice(["greenllm"]), help="Charge as this paper does, and say what that leaves unallocated."
