@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from datetime import date
 from typing import Annotated, Literal
 
@@ -16,7 +17,11 @@ from msgspec import Meta
 
 from batchsched.catalogue import Catalogue, Gpu, builtin
 
-_PARALLEL_FLAGS = frozenset({"--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"})
+_PARALLEL_FLAGS = {
+    **dict.fromkeys(("--tensor-parallel-size", "-tp"), "tensor"),
+    **dict.fromkeys(("--pipeline-parallel-size", "-pp"), "pipeline"),
+    **dict.fromkeys(("--data-parallel-size", "-dp"), "data"),
+}
 PoolKind = Literal["dedicated", "spare", "cpu"]
 
 
@@ -96,9 +101,8 @@ class Pool(msgspec.Struct, frozen=True):
 
     @property
     def gpus(self) -> int:
-        """GPUs of one replica, by its parallelism flags."""
-        words = [word for arg in self.engine_args for word in arg.split("=", 1)]
-        return math.prod(int(n) for flag, n in itertools.pairwise(words) if flag in _PARALLEL_FLAGS and n.isdecimal())
+        """GPUs of one replica, by the pool's own flags."""
+        return gpus_of(self.engine_args) or 1
 
     def serves(self, model: str) -> bool:
         """May this pool serve the model?"""
@@ -120,6 +124,13 @@ class ServedModel(msgspec.Struct, frozen=True):
     )
     max_model_len: Annotated[int, Meta(ge=16, description="Longest prompt plus answer, in tokens")] | None = None
     engine_args: Annotated[list[str], Meta(description="Further vLLM flags for this model")] = []
+
+
+def gpus_of(engine_args: Sequence[str]) -> int | None:
+    """GPUs of one replica, as vLLM's flags have it (of one that comes twice the last holds); None where they do not say."""
+    words = " ".join(engine_args).replace("=", " ").split()
+    sizes = {_PARALLEL_FLAGS[flag]: int(n) for flag, n in itertools.pairwise(words) if flag in _PARALLEL_FLAGS and n.isdecimal()}
+    return math.prod(sizes.values()) if sizes else None
 
 
 class Fleet(msgspec.Struct, frozen=True):

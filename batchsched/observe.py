@@ -8,13 +8,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from sqlalchemy import Connection
 from batchsched.carbon.embodied import Held
 from batchsched.carbon.models import Hardware
 from batchsched.errors import ForecastUnavailable
-from batchsched.fleet import Fleet, Pool
+from batchsched.fleet import Fleet, Pool, gpus_of
 from batchsched.forecasts import IntensityForecast, Provider
 from batchsched.planner import Job, PoolState, Problem, make_slots, open_share
 from batchsched.planner.latest_start import OpenPool
@@ -324,13 +322,3 @@ def size_of(path: str, parameters_b: float | None = None) -> Shape | None:
         weight_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         parameters_b = weight_bytes / 1e9 / bytes_per_parameter(config) or None
     return configured(config, parameters_b) if parameters_b else None
-
-
-def gpus_of(engine_args: Sequence[str]) -> int | None:
-    """GPUs of one replica, as vLLM's flags have it; None where they do not say."""
-    flags = " ".join(engine_args).replace("=", " ").split()
-    sizes = [int(n) for flag, n in pairwise(flags) if flag in _SPREADS and n.isdecimal()]
-    return math.prod(sizes) if sizes else None
-
-
-_SPREADS = {"--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp"}

@@ -77,12 +77,12 @@ async def run_profile(
             known = ", ".join(models) or "none"
             raise UnknownModel(f"Pool '{wanted.pool}' does not serve a model '{wanted.model}'; it serves: {known}.")
         engine = _engine(pool, settings)
-        meter, why = choose_meter(pool, settings, engine.pids, here=engine.here)
+        served = models[wanted.model]
+        meter, why = choose_meter(pool, settings, engine.pids, models=[served], here=engine.here)
         say(f"Energy is {why}.")
         try:
             idle = None if settings.engine_url else await idle_power(meter, asyncio.sleep)
             await _introduce(link, me, idle)
-            served = models[wanted.model]
             say(f"Starting the engine for '{wanted.model}'.")
             await engine.start(served, wanted.model)
             probes = wanted.probes(await context_of(session, engine.url, wanted.model))

@@ -14,9 +14,11 @@ import pytest
 from batchsched.executors.meters import EnergyMeter, choose_meter, idle_power
 from batchsched.executors.meters.counter import STALL_S, Counter
 from batchsched.executors.meters.nvml import Board, Device, Gpus
-from batchsched.fleet import Pool
+from batchsched.fleet import Pool, ServedModel
 from batchsched.settings import Worker
+from tests.fake_server import FakeServer
 from tests.nvml_stub import GPU_IS_LOST, NOT_SUPPORTED, Stub, compiled
+from tests.test_executors_driver import working
 
 GPU = Pool(gpu="A100-40")
 
@@ -228,6 +230,15 @@ def test_only_the_engines_gpus_are_counted(stub: Stub, worker: Worker, monkeypat
     assert risen_j(chosen(worker), stub) == pytest.approx(10.0)
 
 
+def test_a_model_that_takes_more_gpus_than_its_pools_flags_say_is_measured_whole(stub: Stub, worker: Worker) -> None:
+    small, large = ServedModel(), ServedModel(engine_args=["--tensor-parallel-size", "2"])
+    assert risen_j(choose_meter(GPU, worker, models=[small]).meter, stub) == pytest.approx(1.0)
+    assert risen_j(choose_meter(GPU, worker, models=[small, large]).meter, stub) == pytest.approx(11.0)
+    less = ServedModel(engine_args=["-tp=1"])  # the model's own flag wins
+    pool = Pool(gpu="A100-40", engine_args=["-tp=2"])
+    assert risen_j(choose_meter(pool, worker, models=[less]).meter, stub) == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("named", ["0", "MIG-0"])
 def test_a_slice_is_charged_its_part_of_the_board_and_marked(
     stub: Stub, worker: Worker, monkeypatch: pytest.MonkeyPatch, named: str
@@ -309,3 +320,21 @@ async def test_idle_power_is_measured_where_something_measures(stub: Stub, worke
     assert await three_seconds_at(10.0) is None  # others use it
     stub.boards[0].processes, stub.boards[0].energy_error, stub.boards[0].power = 0, NOT_SUPPORTED, 0
     assert await three_seconds_at(10.0) is None
+
+
+async def test_a_worker_tells_what_it_draws_before_its_first_model_and_charges_gpus_and_host(
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchsched.executors.meters.idle.IDLE_S", 0.2)
+    stub.boards[0].watts = 50  # its counter runs by itself
+    server = FakeServer(["a [[slow 0.2]]"], pool=GPU)
+    async with working(server, tmp_path, rapl_dir=str(tmp_path / "none")):
+        await server.until_done()
+        await server.until(lambda: any(message.idle for message in server.heard("heartbeat")))
+    idle = next(message.idle for message in server.heard("heartbeat") if message.idle)
+    assert idle.source == "nvml_counter"
+    assert 45 < idle.power_w < 60  # the host's share is modelled
+    meters = [meter for meter in server.chunks[0].meters if meter]
+    assert {(meter.energy_source, meter.host_source) for meter in meters} == {("nvml_counter", "modelled")}
+    assert sum(meter.energy_j for meter in meters) > 50 * 0.2
+    assert sum(meter.host_j for meter in meters) > 0

@@ -8,14 +8,16 @@ neither figure.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import msgspec
 
 from batchsched.executors.meters import nvml
 from batchsched.executors.meters.modelled import CpuSeconds, Modelled, Unmeasured
 from batchsched.executors.meters.port import Choice, EnergyMeter, Reading
 from batchsched.executors.meters.rapl import Rapl
-from batchsched.fleet import GPU_TYPES, VCPU_IDLE_W, VCPU_MAX_W, Pool
+from batchsched.fleet import GPU_TYPES, VCPU_IDLE_W, VCPU_MAX_W, Pool, ServedModel, gpus_of
 from batchsched.settings import Worker
 from batchsched.wire import EnergyMark
 
@@ -44,13 +46,23 @@ class WithHost:
 
 
 def choose_meter(
-    pool: Pool, settings: Worker, pids: Callable[[], list[int]] = list, *, here: bool = True, shared: bool = False
+    pool: Pool,
+    settings: Worker,
+    pids: Callable[[], list[int]] = list,
+    *,
+    models: Iterable[ServedModel] = (),
+    here: bool = True,
+    shared: bool = False,
 ) -> Choice:
     """The best meter that this machine has for the pool's hardware.
 
-    `pids`: the engine's processes, where they are ours. `here`: False for an engine on another machine, which no meter of this
-    one sees. `shared`: the engine may have other users; where it counts tokens, only our share will be charged.
+    `models`: those that the engine may come to serve; a replica is as many GPUs as the largest takes. `pids`: the engine's
+    processes, where they are ours. `here`: False for an engine on another machine, which no meter of this one sees. `shared`: the
+    engine may have other users; where it counts tokens, only our share will be charged.
     """
+    flags = [[*pool.engine_args, *model.engine_args] for model in models]
+    if most := max((gpus_of(each) or 1 for each in flags), default=0):
+        pool = msgspec.structs.replace(pool, engine_args=["-tp", str(most)])
     meter, why = _choose(pool, settings, pids, here)
     return Choice(meter, f"{why}; of this our share by the tokens that the engine counts" if shared else why)
 
