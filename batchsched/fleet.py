@@ -108,12 +108,6 @@ class Pool(msgspec.Struct, frozen=True):
         """May this pool serve the model?"""
         return not self.models or model in self.models
 
-    @property
-    def newness(self) -> tuple[float, float]:
-        """Orders pools from old to new hardware: compute capability, then memory bandwidth. A CPU is oldest."""
-        gpu = GPU_TYPES.get(self.gpu)
-        return (gpu.compute_capability, gpu.bandwidth_gb_per_s) if gpu else (0.0, 0.0)
-
 
 class ServedModel(msgspec.Struct, frozen=True):
     """A model that batches may name."""
@@ -140,6 +134,13 @@ class Fleet(msgspec.Struct, frozen=True):
     pools: dict[str, Pool]
     models: dict[str, ServedModel]
     home_site: str
+    gpus: dict[str, GpuType] = msgspec.field(default_factory=lambda: GPU_TYPES)
+    """The types that are known, the operator's own included."""
+
+    def newness(self, pool: str) -> tuple[float, float]:
+        """Orders pools from old to new hardware: compute capability, then memory bandwidth. A CPU is oldest."""
+        gpu = self.gpus.get(self.pools[pool].gpu)
+        return (gpu.compute_capability, gpu.bandwidth_gb_per_s) if gpu else (0.0, 0.0)
 
     def zone_of(self, pool: str) -> str:
         """The grid zone of a pool."""

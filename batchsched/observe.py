@@ -68,7 +68,7 @@ class Observer:
         self._settings = settings
         self._provider = provider
         self._hardware = hardware
-        self.fleet: Fleet = settings.fleet()
+        self.fleet: Fleet = settings.fleet(hardware.catalogue)
         self._answers = Answers()
         self._answers_at: datetime | None = None
 
@@ -107,7 +107,7 @@ class Observer:
                 name: prior(
                     model,
                     name,
-                    pool.gpu,
+                    self.fleet.gpus.get(pool.gpu, pool.gpu),
                     size,
                     vcpus=os.cpu_count() or 1,
                     power_w=pool.power_w,
@@ -239,7 +239,7 @@ class Observer:
                     loaded=loaded[name],
                     simulated=site.simulated,
                     home=pool.site == self.fleet.home_site,
-                    newness=pool.newness,
+                    newness=self.fleet.newness(name),
                     embodied_g_per_s=self._embodied_g_per_s(pool, now),
                 )
             )

@@ -20,7 +20,7 @@ from msgspec import Meta
 from batchsched.catalogue import Catalogue, EmbodiedModel, builtin, merged
 from batchsched.errors import InvalidConfiguration, InvalidValue
 from batchsched.feeds import OWN, FeedSource, ZoneFeed, complaint
-from batchsched.fleet import GPU_TYPES, Fleet, Pool, ServedModel, Site, Window
+from batchsched.fleet import GPU_TYPES, Fleet, Pool, ServedModel, Site, Window, gpu_types
 from batchsched.lines.rules import DEFAULT_LINE_BYTES, Rules
 from batchsched.units import parse_duration_s
 
@@ -214,10 +214,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tenants: Annotated[dict[str, Tenant], Meta(description="Weights and limits of tenants by name")] = {}
     webhooks: Annotated[dict[str, Webhook], Meta(description="Receivers of events by name")] = {}
 
-    def fleet(self) -> Fleet:
-        """Sites, pools and models, with the home site made explicit."""
+    def fleet(self, catalogue: Catalogue | None = None) -> Fleet:
+        """Sites, pools and models, with the home site made explicit, and the GPU types of a catalogue, ours where None."""
         home = self.carbon.home_site or next(iter(self.sites), "home")
-        return Fleet(self.sites, self.pools, self.models, home)
+        return Fleet(self.sites, self.pools, self.models, home, gpu_types(catalogue) if catalogue else GPU_TYPES)
 
     def archive_folder(self) -> Path:
         """Where the forecast archive is."""
@@ -258,12 +258,8 @@ def load(path: Path | None = None, *, env: Mapping[str, str] | None = None, flag
             _put(tree, key, value, where)
             origins[key] = "command line"
     settings = _convert(tree, where)
-    _cross_check(settings, where)
     catalogue = _catalogue(settings, origins, path)
-    able = [name for name, host in catalogue.hosts.items() if host.gpu_slots]
-    for name, pool in settings.pools.items():
-        if pool.host not in able:
-            _complain(where, f"pools.{name}.host", f"the catalogue has no server '{pool.host}' with GPU slots", able)
+    _cross_check(settings, where, catalogue)
     return Loaded(settings, origins, path, catalogue)
 
 
@@ -386,9 +382,10 @@ def _refuse_unknown(tree: Any, struct: Any, where: str, prefix: str) -> None:
                 _refuse_unknown(value, inner_type, where, f"{prefix}{key}.")
 
 
-def _cross_check(settings: Settings, where: str) -> None:
+def _cross_check(settings: Settings, where: str, catalogue: Catalogue) -> None:
     for name, pool in settings.pools.items():
         _check_pool(name, pool, settings, where)
+        _check_hardware(name, pool, catalogue, where)
     for name, webhook in settings.webhooks.items():
         _check_webhook(webhook, f"{where}: key 'webhooks.{name}")
     if 0 < settings.retention.batches_days < 35:
@@ -407,8 +404,6 @@ def _check_pool(name: str, pool: Pool, settings: Settings, where: str) -> None:
         _complain(where, f"pools.{name}.site", f"there is no site '{pool.site}'", settings.sites)
     if pool.kind == "spare":
         _complain(where, f"pools.{name}.kind", "'spare' is not supported yet", ["dedicated", "cpu"])
-    if pool.gpu != "cpu" and pool.gpu not in GPU_TYPES:
-        _complain(where, f"pools.{name}.gpu", f"'{pool.gpu}' is not a known GPU type", ["cpu", *GPU_TYPES])
     for model in pool.models:
         if model not in settings.models:
             _complain(where, f"pools.{name}.models", f"there is no model '{model}'", settings.models)
@@ -420,6 +415,20 @@ def _check_pool(name: str, pool: Pool, settings: Settings, where: str) -> None:
         raise InvalidConfiguration(
             f"{where}: key 'pools.{name}.second_life_at' needs second_life_years, and an earlier bought_at, beside it."
         )
+
+
+def _check_hardware(name: str, pool: Pool, catalogue: Catalogue, where: str) -> None:
+    types = gpu_types(catalogue)
+    if pool.gpu in catalogue.gpus and pool.gpu not in types:
+        raise InvalidConfiguration(
+            f"{where}: key 'pools.{name}.gpu': the catalogue's '{pool.gpu}' needs memory_gb, bandwidth_gb_per_s, tdp_w and "
+            "compute_capability before it can be planned with."
+        )
+    if pool.gpu != "cpu" and pool.gpu not in types:
+        _complain(where, f"pools.{name}.gpu", f"'{pool.gpu}' is not a known GPU type", ["cpu", *types])
+    able = [host for host, known in catalogue.hosts.items() if known.gpu_slots]
+    if pool.host not in able:
+        _complain(where, f"pools.{name}.host", f"the catalogue has no server '{pool.host}' with GPU slots", able)
 
 
 def _complain(where: str, key: str, what: str, allowed: Any) -> None:

@@ -11,6 +11,8 @@ from click.testing import CliRunner
 
 from batchsched.cli.main import cli
 from batchsched.errors import ForecastUnavailable, InvalidConfiguration, UnknownHardware
+from batchsched.profiles import prior
+from batchsched.settings import load
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +90,27 @@ class TestHardware:
         (tmp_path / "house" / "mine.toml").write_text("[gpus.T4]\nidle = 12\n")
         with pytest.raises(InvalidConfiguration, match=r"mine.toml: key 'gpus.T4.idle' is unknown; did you mean 'idle_w'"):
             said("hardware", "T4", "--config", str(config))
+
+
+class TestPoolsOfOnesOwn:
+    MINE = "[gpus.X1]\nmemory_gb = 64\nbandwidth_gb_per_s = 2000\ntdp_w = 500\n"
+    CONFIG = '[carbon]\ncatalogue = "mine.toml"\n[sites.a]\nzone = "DE"\n[pools.p]\nsite = "a"\ngpu = "X1"\n[models.m]\n'
+
+    def test_a_pool_may_name_it_and_is_planned_with(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.toml").write_text(f"{self.MINE}compute_capability = 9.5\n")
+        (tmp_path / "batchsched.toml").write_text(self.CONFIG)
+        loaded = load(tmp_path / "batchsched.toml", env={})
+        fleet = loaded.settings.fleet(loaded.catalogue)
+        assert fleet.newness("p") == (9.5, 2000)
+        assert fleet.gpus["X1"].idle_w == pytest.approx(60)
+        profile = prior("m", "p", fleet.gpus["X1"], 7.0)
+        assert 0 < profile.power_w <= 500
+
+    def test_what_it_lacks_is_told(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.toml").write_text(self.MINE)
+        (tmp_path / "batchsched.toml").write_text(self.CONFIG)
+        with pytest.raises(InvalidConfiguration, match=r"'pools.p.gpu': the catalogue's 'X1' needs .* compute_capability"):
+            load(tmp_path / "batchsched.toml", env={})
 
 
 class TestComparing:

@@ -47,7 +47,7 @@ class PoolState(msgspec.Struct, frozen=True):
     simulated: bool = False
     home: bool = False
     newness: tuple[float, float] = (0.0, 0.0)
-    """Orders hardware from old to new (fleet.Pool.newness)."""
+    """Orders hardware from old to new (fleet.Fleet.newness)."""
     embodied_g_per_s: float | None = 0.0
     """Manufacturing carbon of a second of one replica, where the policy weighs it in decisions; None where it is unknown."""
 

@@ -50,7 +50,7 @@ summaries a second (MLPerf v4.1), each of some ten to a hundred tokens: the orde
 def prior(
     model: str,
     pool: str,
-    gpu: str,
+    gpu: GpuType | str,
     size: Shape | float | None,
     *,
     vcpus: int = 1,
@@ -61,15 +61,15 @@ def prior(
 ) -> Profile:
     """The prior of a model on a pool's replica.
 
-    `gpu`: a key of fleet.GPU_TYPES or `cpu`, which has `vcpus` virtual CPUs. `size`: the model, or its billions of parameters;
-    None widens the spread. `power_w`: watts of a busy replica where the operator knows better. `gpus`: of one replica, where not
-    just as many as hold the weights.
+    `gpu`: a type, or a key of fleet.GPU_TYPES, or `cpu`, which has `vcpus` virtual CPUs. `size`: the model, or its billions of
+    parameters; None widens the spread. `power_w`: watts of a busy replica where the operator knows better. `gpus`: of one
+    replica, where not just as many as hold the weights.
     """
     known = size if isinstance(size, Shape) else shape(size or DEFAULT_PARAMETERS_B)
     if gpu == "cpu":
         found = _cpu(model, pool, known, vcpus)
     else:
-        kind = GPU_TYPES[gpu]
+        kind = GPU_TYPES[gpu] if isinstance(gpu, str) else gpu
         engine = Engine(known, kind, device(kind), VLLM, gpus or gpus_for(known, kind))
         found = _gpu(model, pool, engine, in_flight, context_tokens)
     if power_w:

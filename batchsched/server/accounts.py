@@ -127,7 +127,7 @@ class Accounts:
         fleet = self._scheduler.fleet
         able = fleet.pools_for(model) if model in fleet.models else []
         at_home = [name for name in able if fleet.pools[name].site == fleet.home_site]
-        return max(at_home or able, key=lambda name: fleet.pools[name].newness, default=None)
+        return max(at_home or able, key=fleet.newness, default=None)
 
     def _at_once(self, model: str, pool: str, pairs: Sequence[tuple[Entry, bool]]) -> list[AtOnce]:
         """Entry by entry, by the pool's profile where it ran on another one."""

@@ -39,7 +39,7 @@ class Runtime:
 
     def __init__(self, loaded: Loaded, *, clock: Clock | None = None, ids: IdSource | None = None) -> None:
         self.settings = loaded.settings
-        self.fleet = loaded.settings.fleet()
+        self.fleet = loaded.settings.fleet(loaded.catalogue)
         self.clock: Clock = clock or SystemClock()
         self.ids: IdSource = ids or RandomIds()
         self.started_at = self.clock.now()
