@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from batchsched.queue.rows import Row, every, first
 from batchsched.queue.tables import batches, counters, ledger
+from batchsched.queue.tenancy import Tenant, owned
 
 TOGETHER = timedelta(seconds=10)
 _FIRST = upsert(counters)  # SQLite writes it in the same words
@@ -53,6 +54,19 @@ def of_batch(connection: Connection, batch_id: str) -> list[Row]:
     """A batch's entries in time order."""
     query = select(ledger).where(ledger.c.batch_id == batch_id).order_by(ledger.c.started_at, ledger.c.id)
     return every(connection, query)
+
+
+def of_tenant(connection: Connection, tenant: Tenant, start: datetime, end: datetime) -> list[Row]:
+    """Entries of a tenant's work that began in [start, end), in time order."""
+    query = select(ledger).where(owned(ledger, tenant), ledger.c.started_at >= start, ledger.c.started_at < end)
+    return every(connection, query.order_by(ledger.c.started_at, ledger.c.id))
+
+
+def joules_of_pools(connection: Connection, start: datetime, end: datetime) -> dict[str, float]:
+    """What chunks were charged for work that began in [start, end), by pool; hosts included."""
+    joules = func.sum(ledger.c.energy_j + ledger.c.host_j)
+    query = select(ledger.c.pool, joules).where(ledger.c.started_at >= start, ledger.c.started_at < end)
+    return {pool: float(sum_j) for pool, sum_j in connection.execute(query.group_by(ledger.c.pool))}
 
 
 def recent(connection: Connection, limit: int = 2000) -> list[Row]:

@@ -195,6 +195,13 @@ def grams(value: float | None) -> str:
     return "unknown" if value is None else format_grams(value)
 
 
+def energy(joules: float | None) -> str:
+    """Joules in the unit that suits them."""
+    if joules is None:
+        return "unknown"
+    return f"{joules:.3g} J" if joules < 3600 else f"{joules / 3600:.4g} Wh" if joules < 3.6e6 else f"{joules / 3.6e6:.4g} kWh"
+
+
 def summary(batch: Batch) -> list[tuple[str, str | None]]:
     """A batch for people."""
     counts, progress, carbon, verdict = batch.request_counts, batch.progress, batch.carbon, batch.verdict

@@ -9,10 +9,22 @@ from pathlib import Path
 from typing import TypeVar, Unpack
 
 from batchsched.client import calls, forecasts, profiles
-from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat
+from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat, SliceBy
 from batchsched.client.forecasts import Backfilled, Forecast, ForecastFeed, Imported, Skill, Trained, Which
 from batchsched.client.profiles import Profiles
-from batchsched.client.results import Batch, Books, Explanation, File, Model, OutputLine, Plan, Report
+from batchsched.client.results import (
+    Batch,
+    Books,
+    Explanation,
+    File,
+    Model,
+    OutputLine,
+    Plan,
+    PoolEnergy,
+    Report,
+    RequestShare,
+    Slice,
+)
 from batchsched.errors import BatchschedError
 from batchsched.transport import AsyncTransport
 
@@ -54,6 +66,16 @@ class AsyncClient:
     async def report(self) -> Report:
         """The report over all batches."""
         return await self.send(calls.report(None))
+
+    async def slices(
+        self, by: SliceBy = "batch", *, batch_id: str | None = None, start: datetime | None = None, end: datetime | None = None
+    ) -> tuple[Slice, ...]:
+        """What work cost in slices: of one batch, or of all that began in [start, end)."""
+        return await self.send(calls.slices(by, batch_id, start, end))
+
+    async def meters(self, start: datetime | None = None, end: datetime | None = None) -> tuple[PoolEnergy, ...]:
+        """What the meters of each pool saw in the hours that begin in [start, end), and where it went."""
+        return await self.send(calls.meters(start, end))
 
     async def send(self, call: Call[T]) -> T:
         """Send one request and read its answer."""
@@ -245,6 +267,13 @@ class AsyncBatches:
     async def report(self, batch_id: str) -> Report:
         """Its energy, grams and savings."""
         return await self._client.send(calls.report(batch_id))
+
+    async def request_shares(self, batch_id: str) -> AsyncIterator[RequestShare]:
+        """What each of its requests cost, once it has ended."""
+        lines = calls.Lines()
+        async for block in self._client.blocks(calls.request_shares_path(batch_id)):
+            for line in lines.feed(block):
+                yield calls.request_share(line)
 
     async def books(self, batch_id: str) -> Books:
         """What was entered in its books since it ended: what it cost by pool and hour, and corrections."""

@@ -11,13 +11,29 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 import msgspec
 
-from batchsched.client.results import TERMINAL, Batch, Books, Explanation, File, Key, Model, OutputLine, Page, Plan, Report
+from batchsched.client.results import (
+    TERMINAL,
+    Batch,
+    Books,
+    Explanation,
+    File,
+    Key,
+    Model,
+    OutputLine,
+    Page,
+    Plan,
+    PoolEnergy,
+    Report,
+    RequestShare,
+    Slice,
+)
 from batchsched.errors import BatchschedError, InvalidRequest, ServerError, ServerUnreachable
 from batchsched.units import iso
 from batchsched.wire import CURSOR_HEADER, PREFIX, STATUS_HEADER
 
 T = TypeVar("T")
 PlotFormat = Literal["png", "svg"]
+SliceBy = Literal["batch", "tenant", "pool", "site", "chunk"]
 PAGE = 100
 
 
@@ -203,6 +219,37 @@ def explain_batch(batch_id: str) -> Call[Explanation]:
 def report(batch_id: str | None) -> Call[Report]:
     """Of one batch, or of all."""
     return Call("GET", f"{PREFIX}/batches/{_plain(batch_id)}/report" if batch_id is not None else f"{PREFIX}/report", read_report)
+
+
+def slices(by: SliceBy, batch_id: str | None, start: datetime | None, end: datetime | None) -> Call[tuple[Slice, ...]]:
+    """Of one batch, or of all work that began in a span."""
+    params = {"by": by, **({"batch_id": batch_id} if batch_id else {}), **_from_to(start, end)}
+    return Call("GET", f"{PREFIX}/report/slices", _listed(Slice), {"params": params})
+
+
+def meters(start: datetime | None, end: datetime | None) -> Call[tuple[PoolEnergy, ...]]:
+    """Of every pool."""
+    return Call("GET", f"{PREFIX}/report/meters", _listed(PoolEnergy), {"params": _from_to(start, end)})
+
+
+def _from_to(start: datetime | None, end: datetime | None) -> dict[str, str]:
+    return {name: iso(at) for name, at in (("from", start), ("to", end)) if at is not None}
+
+
+def _listed(kind: type[T]) -> Callable[[bytes], tuple[T, ...]]:
+    def decode(content: bytes) -> tuple[T, ...]:
+        page = typed(Page)(content)
+        return tuple(typed(kind)(item) for item in page.data)
+
+    return decode
+
+
+def request_shares_path(batch_id: str) -> str:
+    """Where each request's share is told, a line each."""
+    return f"{PREFIX}/batches/{_plain(batch_id)}/report/requests"
+
+
+request_share = typed(RequestShare)
 
 
 def books(batch_id: str) -> Call[Books]:

@@ -332,6 +332,55 @@ class Report(msgspec.Struct, frozen=True):
         return self.baseline_g
 
 
+class Sci(msgspec.Struct, frozen=True):
+    """Grams, operational and embodied, for a request and for 1,000 tokens: the Software Carbon Intensity."""
+
+    g_per_request: Band | None = None
+    g_per_1000_tokens: Band | None = None
+
+
+class Slice(msgspec.Struct, frozen=True):
+    """What one chunk, batch, tenant, pool or site took of the whole."""
+
+    name: str
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    busy_s: float = 0.0
+    energy_j: float = 0.0
+    operational_g: float | None = None
+    unknown_energy_j: float = 0.0
+    unmeasured_s: float = 0.0
+    embodied_g: Band | None = None
+    sci: Sci | None = None
+
+
+class RequestShare(msgspec.Struct, frozen=True):
+    """What one request took of its chunk, by its tokens."""
+
+    custom_id: str
+    chunk_id: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    energy_j: float = 0.0
+    operational_g: float | None = None
+    embodied_g: Band | None = None
+
+
+class PoolEnergy(msgspec.Struct, frozen=True):
+    """What a pool's meters saw, and where it went: the sum of the rest is `metered_j`."""
+
+    pool: str
+    metered_j: float = 0.0
+    charged_j: float = 0.0
+    idle_j: float = 0.0
+    waste_j: float = 0.0
+    others_j: float = 0.0
+    unaccounted_j: float = 0.0
+    idle_g: float | None = None
+    waste_g: float | None = None
+
+
 class BookEntry(msgspec.Struct, frozen=True):
     """An entry in the books of a batch: joules and grams that were added to an hour of a pool, when, and why.
 

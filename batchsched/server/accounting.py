@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
-from fastapi import APIRouter
-from starlette.responses import Response
+import msgspec
+from fastapi import APIRouter, Query
+from starlette.responses import Response, StreamingResponse
 
+from batchsched.errors import InvalidValue
 from batchsched.queue.tenancy import ANY
 from batchsched.server.auth import Who
+from batchsched.server.breakdown import By
 from batchsched.server.runtime import Runtime
 from batchsched.wire import PREFIX
 
+EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 MEDIA = {"png": "image/png", "svg": "image/svg+xml"}
 
 
@@ -44,4 +51,55 @@ def router(runtime: Runtime) -> APIRouter:
         """The report over all batches: of the caller's tenant, of every tenant for operators."""
         return runtime.reports.total(ANY if "operate" in who.scopes else who.tenant)
 
+    @routes.get(f"{PREFIX}/report/slices")
+    def report_slices(  # pyright: ignore[reportUnusedFunction]
+        who: Who,
+        by: By = "batch",
+        batch_id: str | None = None,
+        since: Annotated[str | None, Query(alias="from")] = None,
+        until: Annotated[str | None, Query(alias="to")] = None,
+    ) -> dict[str, Any]:
+        """What work cost in slices, of one batch or of all work that began in [from, to), with the SCI score of each."""
+        tenant = ANY if "operate" in who.scopes else who.tenant
+        slices = runtime.breakdown.slices(tenant, by, *_span(since, until), batch_id)
+        return {"object": "list", "by": by, "data": msgspec.to_builtins(slices)}
+
+    @routes.get(f"{PREFIX}/batches/{{batch_id}}/report/requests")
+    def report_requests(batch_id: str, who: Who) -> StreamingResponse:  # pyright: ignore[reportUnusedFunction]
+        """What each request of an ended batch cost, a line of JSON each."""
+        shares = runtime.breakdown.requests(batch_id, who.tenant)
+        return StreamingResponse(_json_lines(shares), media_type="application/jsonl")
+
+    @routes.get(f"{PREFIX}/report/meters")
+    def report_meters(  # pyright: ignore[reportUnusedFunction]
+        since: Annotated[str | None, Query(alias="from")] = None, until: Annotated[str | None, Query(alias="to")] = None
+    ) -> dict[str, Any]:
+        """What the meters of each pool saw in the hours that begin in [from, to), and where it went."""
+        return {"object": "list", "data": msgspec.to_builtins(runtime.breakdown.pools(*_span(since, until)))}
+
     return routes
+
+
+def _span(since: str | None, until: str | None) -> tuple[datetime, datetime]:
+    start, end = _instant(since, "from", EARLIEST), _instant(until, "to", LATEST)
+    if end <= start:
+        raise InvalidValue("'to' must lie after 'from'.", param="to")
+    return start, end
+
+
+def _instant(text: str | None, param: str, absent: datetime) -> datetime:
+    try:
+        at = datetime.fromisoformat(text) if text is not None else absent
+        if at.tzinfo is None:
+            raise InvalidValue(f"'{text}' has no time zone; add Z for UTC or an offset such as +02:00.", param=param)
+        return at.astimezone(UTC)
+    except ValueError:
+        raise InvalidValue(f"'{text}' is not an instant, such as 2026-05-01T06:00:00Z.", param=param) from None
+
+
+def _json_lines(items: Iterable[msgspec.Struct]) -> Iterator[bytes]:
+    """Many lines a block."""
+    encode = msgspec.json.Encoder().encode
+    source = iter(items)
+    while some := list(itertools.islice(source, 500)):
+        yield b"".join(encode(item) + b"\n" for item in some)

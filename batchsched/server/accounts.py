@@ -38,8 +38,7 @@ class Accounts:
         self._scheduler = scheduler
         self._provider = provider
         self._clock = clock
-        self._carbon = carbon
-        self._hardware = hardware
+        self._terms = carbon.embodied_policy, carbon.lifetime_years, hardware
 
     def report(self, batch: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Report:
         """What a batch cost, by its rows of the ledger."""
@@ -63,6 +62,20 @@ class Accounts:
 
         return [self._entry({**row, **none, **span(row)}) for row in rows]
 
+    def alone(self, rows: Sequence[Mapping[str, Any]]) -> Report:
+        """What these rows of the ledger cost, against nothing."""
+        return account(self.entries(rows), self.truth, None, *self._terms)
+
+    def grams_of_hours(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
+        """Operational grams of rows that stand for whole hours; None where part of them is unknown."""
+        report = account(self.wasted(rows), self.truth, None, *self._terms)
+        return None if report.unknown_energy_j or report.unmeasured_s else report.operational_g or 0.0
+
+    def site_of(self, pool: str) -> str:
+        """The site of a pool; `unknown` where it is declared no more."""
+        found = self._scheduler.fleet.pools.get(pool)
+        return found.site if found else "unknown"
+
     def truth(self, zone: str, start: datetime, end: datetime) -> Intensity:
         """The best that is known by now of a zone; unknown, with the reason, where nobody knows the zone."""
         try:
@@ -79,8 +92,7 @@ class Accounts:
         pool = self._baseline_pool(batch["model"]) if entries else None
         at_once = self._at_once(batch["model"], pool, pairs) if pool else []
         baseline = self._baseline(pool, batch["created_at"], at_once) if pool else None
-        policy, lifetime_years = self._carbon.embodied_policy, self._carbon.lifetime_years
-        return account(entries, self.truth, baseline, policy, lifetime_years, self._hardware), entries, at_once
+        return account(entries, self.truth, baseline, *self._terms), entries, at_once
 
     def _entries(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Entry, bool]]:
         """The ledger's rows, and whether running at once would have been spared them: its engine would have started once.

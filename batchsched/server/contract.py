@@ -15,8 +15,10 @@ from msgspec import Meta
 from batchsched import wire
 from batchsched.carbon.books import Posting
 from batchsched.carbon.report import Report
+from batchsched.carbon.slices import Slice
 from batchsched.forecasts.figures import Trained
 from batchsched.lines import ENDPOINTS
+from batchsched.server.breakdown import PoolEnergy
 from batchsched.server.forecast_answers import IMPORT, Backfill, BackfillSpan, Evaluation, Forecast, ForecastFeeds, Imported
 from batchsched.server.keys import NewKey
 from batchsched.server.options import EXPIRES_S, MAX_METADATA, Change, Options, Retry
@@ -331,6 +333,21 @@ class Books(_Exact):
     entries: list[BookEntry]
 
 
+class Slices(_Exact):
+    """Slices of what work cost."""
+
+    object: Literal["list"]
+    by: Literal["batch", "tenant", "pool", "site", "chunk"]
+    data: list[Slice]
+
+
+class Meters(_Exact):
+    """What the meters of each pool saw."""
+
+    object: Literal["list"]
+    data: list[PoolEnergy]
+
+
 class Allotment(_Exact):
     """Work of a batch on a pool, over a slot."""
 
@@ -435,7 +452,10 @@ CONTRACT: dict[str, Route] = {
     f"GET {PREFIX}/batches/{{batch_id}}/report": Route(BatchReport, None, (404,)),
     f"GET {PREFIX}/batches/{{batch_id}}/books": Route(Books, None, (404,)),
     f"GET {PREFIX}/batches/{{batch_id}}/plot": Route(("image/svg+xml", "image/png"), None, (404,)),
+    f"GET {PREFIX}/batches/{{batch_id}}/report/requests": Route((LINES,), None, (404, 409)),
     f"GET {PREFIX}/report": Route(BatchReport, None, (404,)),
+    f"GET {PREFIX}/report/slices": Route(Slices, None, (404,)),
+    f"GET {PREFIX}/report/meters": Route(Meters),
     f"GET {PREFIX}/plan": Route(Plan, None, (404,)),
     f"GET {PREFIX}/profiles": Route(Profiles),
     f"GET {PREFIX}/forecasts": Route(ForecastFeeds),

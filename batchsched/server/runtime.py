@@ -21,6 +21,7 @@ from batchsched.queue.stores import open_store, settle, sweep
 from batchsched.scheduler import Scheduler
 from batchsched.server.accounts import Accounts
 from batchsched.server.bookkeeping import Bookkeeping
+from batchsched.server.breakdown import Breakdown
 from batchsched.server.feeding import feeds_of
 from batchsched.server.lifecycle import Lifecycle
 from batchsched.server.quotas import Quotas
@@ -60,6 +61,7 @@ class Runtime:
             self.scheduler = Scheduler(self.database, loaded.settings, provider, self.clock, self.leadership, hardware)
             accounts = Accounts(self.scheduler, provider, self.clock, loaded.settings.carbon, hardware)
             self.reports = Reports(self.database, self.scheduler, provider, self.clock, accounts)
+            self.breakdown = Breakdown(self.database, self.store, accounts)
             self.quotas = Quotas(loaded.settings, self.reports.grams_since, self.clock)
             self.lifecycle = Lifecycle(
                 self.database,

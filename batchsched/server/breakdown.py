@@ -1,0 +1,149 @@
+"""What work cost, in slices: by chunk, batch, tenant, pool or site, by request; and what the pools' meters saw."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+from batchsched.carbon.slices import Answered, RequestShare, Slice, shared, sliced
+from batchsched.errors import Conflict, NotFound
+from batchsched.lines import iter_lines
+from batchsched.queue import batches, chunks, ledger, spending
+from batchsched.queue.database import Database
+from batchsched.queue.rows import Row
+from batchsched.queue.states import TERMINAL
+from batchsched.queue.store import Store
+from batchsched.queue.tenancy import Tenant
+from batchsched.server.accounts import Accounts
+
+By = Literal["batch", "tenant", "pool", "site", "chunk"]
+
+
+class PoolEnergy(msgspec.Struct, frozen=True):
+    """What a pool's meters saw, and where it went: `metered_j` is the sum of the rest.
+
+    `unaccounted_j`: what workers that died had not yet told of, or have still in hand; below zero, what was charged before meters
+    were told of.
+    """
+
+    pool: str
+    metered_j: float
+    charged_j: float
+    idle_j: float
+    waste_j: float
+    others_j: float
+    unaccounted_j: float
+    idle_g: float | None
+    waste_g: float | None
+
+
+class Breakdown:
+    """Reads rows and files; changes nothing."""
+
+    def __init__(self, database: Database, store: Store, accounts: Accounts) -> None:
+        self._database = database
+        self._store = store
+        self._accounts = accounts
+
+    def slices(self, tenant: Tenant, by: By, start: datetime, end: datetime, batch_id: str | None = None) -> list[Slice]:
+        """Of one batch, or of all work that began in [start, end). Raises NotFound."""
+        with self._database.read() as connection:
+            if batch_id is None:
+                rows = ledger.of_tenant(connection, tenant, start, end)
+            else:
+                batches.get(connection, batch_id, tenant)
+                rows = ledger.of_batch(connection, batch_id)
+        named: dict[str, list[Row]] = {}
+        for row in rows:
+            named.setdefault(self._name(row, by), []).append(row)
+        return [sliced(name, self._accounts.alone(some)) for name, some in sorted(named.items())]
+
+    def _name(self, row: Mapping[str, Any], by: By) -> str:
+        if by == "site":
+            return self._accounts.site_of(row["pool"])
+        return str(row[{"batch": "batch_id", "chunk": "chunk_id"}.get(by, by)])
+
+    def pools(self, start: datetime, end: datetime) -> list[PoolEnergy]:
+        """Every pool, over the hours that begin in [start, end)."""
+        with self._database.read() as connection:
+            seen = spending.of_pools(connection, start, end)
+            charged = ledger.joules_of_pools(connection, start, end)
+        names = sorted({row["pool"] for row in seen} | set(charged))
+        return [self._pool(name, [row for row in seen if row["pool"] == name], charged.get(name, 0.0)) for name in names]
+
+    def _pool(self, name: str, rows: Sequence[Row], charged_j: float) -> PoolEnergy:
+        def of(kind: str) -> list[Row]:
+            return [row for row in rows if row["kind"] == kind]
+
+        joules = {kind: math.fsum(row["energy_j"] for row in of(kind)) for kind in ("metered", "idle", "waste", "others")}
+        grams = {kind: self._accounts.grams_of_hours(of(kind)) for kind in ("idle", "waste")}
+        left_j = joules["metered"] - charged_j - joules["idle"] - joules["waste"] - joules["others"]
+        return PoolEnergy(
+            name, joules["metered"], charged_j, joules["idle"], joules["waste"], joules["others"], left_j,
+            grams["idle"], grams["waste"],
+        )  # fmt: skip
+
+    def requests(self, batch_id: str, tenant: Tenant) -> Iterator[RequestShare]:
+        """Each request's share. Raises NotFound, also where the result files are gone; Conflict while the batch runs."""
+        with self._database.read() as connection:
+            batch = batches.get(connection, batch_id, tenant)
+            if batch["state"] not in TERMINAL:
+                raise Conflict(f"Batch '{batch_id}' is {batch['state']}: what each request cost is told when it has ended.")
+            rows = ledger.of_batch(connection, batch_id)
+            cut = chunks.of_batch(connection, batch_id)
+        if batch["erased_at"] or not (batch["output_file_id"] or batch["error_file_id"]):
+            raise NotFound(f"Batch '{batch_id}' has no result files, so its requests are not known.")
+        return self._shares(batch, cut, rows)
+
+    def _shares(self, batch: Row, cut: Sequence[Row], rows: Sequence[Row]) -> Iterator[RequestShare]:
+        good, bad = self._lines(batch["output_file_id"]), self._lines(batch["error_file_id"])
+        of_chunk: dict[str, list[Row]] = {}
+        for row in rows:
+            of_chunk.setdefault(row["chunk_id"], []).append(row)
+        for chunk in cut:  # both files keep the order of the chunks
+            mine = [*itertools.islice(good, chunk["completed"]), *itertools.islice(bad, chunk["lines"] - chunk["completed"])]
+            yield from shared(chunk["id"], self._accounts.alone(of_chunk.get(chunk["id"], [])), mine)
+
+    def _lines(self, file_id: str | None) -> Iterator[Answered]:
+        for line in iter_lines(self._store.blocks(file_id)) if file_id else ():
+            yield answered(line.data)
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    input_tokens: int = 0
+    completion_tokens: int = 0
+    output_tokens: int = 0
+    prompt_tokens_details: dict[str, Any] | None = None
+    input_tokens_details: dict[str, Any] | None = None
+
+
+class _Body(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class _Response(msgspec.Struct):
+    body: _Body | None = None
+
+
+class _Line(msgspec.Struct):
+    custom_id: str = ""
+    response: _Response | None = None
+
+
+def answered(line: bytes) -> Answered:
+    """A line of a result file; one that tells of no tokens took none."""
+    found = msgspec.json.decode(line, type=_Line)
+    usage = (found.response and found.response.body and found.response.body.usage) or _Usage()
+    details = usage.prompt_tokens_details or usage.input_tokens_details or {}
+    return Answered(
+        found.custom_id,
+        usage.prompt_tokens or usage.input_tokens,
+        int(details.get("cached_tokens") or 0),
+        usage.completion_tokens or usage.output_tokens,
+    )
