@@ -96,7 +96,7 @@ class Breakdown:
                 raise Conflict(f"Batch '{batch_id}' is {batch['state']}: what each request cost is told when it has ended.")
             rows = ledger.of_batch(connection, batch_id)
             cut = chunks.of_batch(connection, batch_id)
-        if batch["erased_at"] or not (batch["output_file_id"] or batch["error_file_id"]):
+        if cut and not (batch["output_file_id"] or batch["error_file_id"]):
             raise NotFound(f"Batch '{batch_id}' has no result files, so its requests are not known.")
         return self._shares(batch, cut, rows)
 
