@@ -254,11 +254,15 @@ class Getter:
 
 
 class _NoQuery(logging.Filter):
-    """httpx logs each request with its URL, and some services want their key in there."""
+    """httpx logs each request with its URL, and some services want their key in there. What went well is a detail."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
+            well = any(isinstance(part, int) and part < 400 for part in record.args)
             record.args = tuple(part.copy_with(query=None) if isinstance(part, httpx.URL) else part for part in record.args)
+            if well and record.levelno == logging.INFO:
+                record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+                return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
         return True
 
 

@@ -119,7 +119,9 @@ def read_file(path: Path, signal: Signal | None = None) -> Content:
     table = read_table(path)
     if is_weather(table):
         named = table.options.get("provider") or f"file {path.name}"
-        return Content(named, licence=table.options.get("licence", ""), weather=runs_of(path, table, named))
+        content = Content(named, licence=table.options.get("licence", ""), weather=runs_of(path, table, named))
+        _check_names(path, content)
+        return content
     layout = _layout(table)
     chosen = _signal(path, table, layout, signal)
     provider = table.options.get("provider") or layout.provider or f"file {path.name}"
@@ -147,7 +149,14 @@ def read_file(path: Path, signal: Signal | None = None) -> Content:
     content.generated = {zone: list(rows.values()) for zone, rows in generated.items()}
     if layout.daily_too:
         _check_hours(path, content)
+    _check_names(path, content)
     return content
+
+
+def _check_names(path: Path, content: Content) -> None:
+    """A zone's name is a part of addresses."""
+    if odd := [zone for zone in content.zones if "/" in zone or zone in {".", ".."}]:
+        raise InvalidConfiguration(f"{path}: '{odd[0]}' cannot be the name of a zone, which has no slash and is more than dots.")
 
 
 def _possible(rows: Iterable[Row], signal: Signal, value: Callable[[Row], float | None]) -> list[Row]:

@@ -77,6 +77,16 @@ def test_a_year_of_hours_is_taken_in_and_folded(server: LiveServer, client: Clie
     assert [value.intensity_g_per_kwh for value in values] == list(range(8759))
 
 
+@pytest.mark.parametrize("zone", ["..", "a/b", "."])
+@pytest.mark.parametrize("header", ["zone,start,end,realised", "zone,start,end,issued_at,mean"])
+def test_a_zone_that_no_address_could_name_is_refused(client: Client, tmp_path: Path, zone: str, header: str) -> None:
+    path, hour = tmp_path / "f.csv", "2026-05-01T00:00:00Z,2026-05-01T01:00:00Z"
+    rest = "2026-05-01T00:00:00Z,5" if "mean" in header else "5"
+    path.write_text(f"{header}\n{zone},{hour},{rest}\n")
+    with pytest.raises(InvalidInputFile, match=rf"^f\.csv: '{zone}' cannot be the name of a zone"):
+        client.forecasts.import_file(path)
+
+
 def test_mistakes_name_the_file_as_its_owner_does(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "bad.csv"
     path.write_text("zone,start,end\nDE,soon,later\n")

@@ -17,11 +17,13 @@ from batchsched.errors import ForecastUnavailable
 from batchsched.forecasts import ForecastSlot, IntensityForecast, Realised, Signal
 from batchsched.forecasts.archive import Archive
 from batchsched.forecasts.blended import strange
+from batchsched.forecasts.calibration import Calibrator
 from batchsched.forecasts.models import Model, Rows
 from batchsched.forecasts.models.model import VERSION
 from batchsched.forecasts.own import Own
 from batchsched.forecasts.persistence import persisted
 from batchsched.forecasts.port import describe
+from batchsched.forecasts.scenarios import scenarios
 from batchsched.forecasts.stored import load, packed, store
 
 NOW = datetime(2026, 5, 20, 12, 20, tzinfo=UTC)
@@ -296,3 +298,18 @@ def test_its_licence_is_that_of_all_it_was_made_from(tmp_path: Path) -> None:
     assert kept is not None
     assert (kept.licence, kept.note) == (made.licence, made.note)
     assert persisted("DE", values, NOW, NOW + DAY).licence == "CC0"  # type: ignore[union-attr]
+
+
+def test_scenarios_from_what_is_kept(tmp_path: Path) -> None:
+    """As the docs say how: the newest forecast of the archive, and the calibrator that lies in its folder."""
+    site = Site(tmp_path)
+    site.own = Own(site.archive, {"DE": Signal()}, site.archive.folder / "models", site.clock)
+    site.issue()
+    issued = site.archive.newest("DE", as_of=NOW, provider="own")
+    assert issued is not None
+    learnt = Calibrator.from_bytes((site.archive.folder / "models/DE.average-direct.errors").read_bytes())
+    futures = scenarios({"DE": issued}, {"DE": learnt}, count=100, seed=1)["DE"]
+    assert futures.shape == (100, 96)
+    spread = np.array([slot.quantiles for slot in issued.slots[:90]])
+    inside = (futures[:, :90] >= spread[:, 0]) & (futures[:, :90] <= spread[:, -1])
+    assert 0.8 < inside.mean() < 0.97

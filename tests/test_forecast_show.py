@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Generator
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -17,6 +18,7 @@ from batchsched.errors import ForecastUnavailable, InvalidValue, SignalMismatch
 from batchsched.forecasts import Signal
 from batchsched.forecasts.chain import Chain, Links
 from batchsched.forecasts.climatology import Climatology
+from batchsched.wire import PREFIX
 from tests.doomed_archive import HOUR, NOW, forecast, measured
 from tests.live import LiveServer, live_server
 
@@ -135,3 +137,28 @@ def test_the_table_and_the_json(command: Command) -> None:
 def test_mistakes_are_told(command: Command) -> None:
     assert "ATLANTIS" in command("show", "ATLANTIS", code=exits.FAILURE)
     assert ".svg" in command("show", "DE", "--plot", "x.gif", code=exits.USAGE)
+    assert "--to must lie after" in command("evaluate", "DE", "--from", "2026-05-02", "--to", "2026-05-01", code=exits.USAGE)
+    assert "--to must lie after" in command("evaluate", "DE", "--from", "2999-01-01", code=exits.USAGE)
+    assert "nothing of the zone 'ATLANTIS'" in command("evaluate", "ATLANTIS", code=exits.FAILURE)
+
+
+def test_a_date_is_its_first_moment(command: Command) -> None:
+    shown = json.loads(command("show", "DE", "--as-of", "2026-05-01", "--json"))
+    assert shown["as_of"] == "2026-05-01T00:00:00Z"
+
+
+def test_a_plus_in_an_address(server: LiveServer) -> None:
+    """It stands for a space: the answer says so."""
+    asked = "2026-05-20T00:00:00+00:00"
+    path = f"{PREFIX}/forecasts/DE"
+    assert server.http.get(f"{path}?as_of={asked}").json()["error"]["hint"].endswith("write %2B.")
+    assert server.http.get(f"{path}?as_of={quote(asked)}").status_code == 200
+    told = server.http.get(f"{path}/evaluation?start=2026-05-02T00:00:00Z&end=2026-05-01T00:00:00Z")
+    assert (told.status_code, told.json()["error"]["param"]) == (400, "end")
+
+
+def test_nothing_to_learn_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with live_server(tmp_path) as empty, pytest.raises(SystemExit) as stop:
+        main(["forecast", "train", "--server", empty.url])
+    assert stop.value.code == exits.FAILURE
+    assert "Nothing has been measured" in capsys.readouterr().err

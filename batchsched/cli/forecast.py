@@ -48,7 +48,8 @@ def show(
     """Show a zone's forecast, and what came true in the day before."""
     if plot and plot.suffix not in {".png", ".svg"}:
         raise click.UsageError("--plot needs a name that ends in .png or .svg.")
-    which: Which = {"as_of": as_of, "hours": hours, "provider": provider, "signal": signal}
+    at = instant(as_of, "--as-of") if as_of else None
+    which: Which = {"as_of": at, "hours": hours, "provider": provider, "signal": signal}
     with connect() as client:
         found = client.forecasts.retrieve(zone, **which)
         if plot:
@@ -127,7 +128,7 @@ def backfill(zone: str, since: str, until: str | None, as_json: bool, connect: C
 def train(zone: str | None, as_json: bool, connect: Connect) -> None:
     """Let the server's own models learn a zone anew, or all, and say how well they did on weeks held out (needs `operate`)."""
     with connect() as client:
-        for name in _zones(client, zone):
+        for name in _zones(client, zone) or _nothing():
             try:
                 learnt = client.forecasts.train(name)
             except ForecastUnavailable as problem:
@@ -161,6 +162,8 @@ def evaluate(zone: str | None, since: str | None, until: str | None, plot: Path 
     Captured is the share of the saving of perfect foresight that 6 h jobs in windows of so many days would have had.
     """
     start, end = instant(since, "--from") if since else None, instant(until, "--to") if until else None
+    if start and start >= (end or datetime.now(UTC)):
+        raise click.UsageError("--to must lie after --from.")
     if plot and (plot.suffix not in {".png", ".svg"} or not zone):
         raise click.UsageError("--plot needs a zone, and a name that ends in .png or .svg.")
     found: list[Skill] = []
@@ -205,6 +208,12 @@ def evaluate(zone: str | None, since: str | None, until: str | None, plot: Path 
         "captured",
     )
     print_table(heads, rows)
+
+
+def _nothing() -> list[str]:
+    raise ForecastUnavailable(
+        "Nothing has been measured that could be learnt from.", hint="Declare forecast.sources, or import a file."
+    )
 
 
 def _zones(client: Client, zone: str | None) -> list[str]:

@@ -240,11 +240,17 @@ class Forecasts:
         return trained
 
     def evaluate(self, zone: str, start: str | None, end: str | None, *, bin_h: int = 24) -> list[Skill]:
-        """Nothing where no forecast of that span can be judged yet. Raises InvalidValue."""
+        """Nothing where no forecast of that span can be judged yet. Raises ForecastUnavailable (no such zone), InvalidValue."""
         from batchsched.forecasts.skill import skill_of
 
         until = self._instant(end, "end")
         since = self._instant(start, "start") if start else until - EVALUATED
+        if since >= until:
+            raise InvalidValue("'end' must lie after 'start'.", param="end")
+        if not self._runtime.archive.feeds(zone):
+            raise ForecastUnavailable(
+                f"The archive has nothing of the zone '{zone}'.", hint="`batchsched forecast zones` lists what it has."
+            )
         return skill_of(self._runtime.archive, zone, since, until, self._runtime.clock.now(), bin_h=bin_h)
 
     def _forecast(
@@ -275,7 +281,9 @@ class Forecasts:
         try:
             at = datetime.fromisoformat(text)
         except ValueError:
-            raise InvalidValue(f"'{text}' is not an instant such as 2026-05-01T06:00:00Z.", param=param) from None
+            plus = re.search(r"\d \d\d:?\d\d$", text)
+            hint = "In an address a + stands for a space; write %2B." if plus else None
+            raise InvalidValue(f"'{text}' is not an instant such as 2026-05-01T06:00:00Z.", param=param, hint=hint) from None
         if at.tzinfo is None:
             raise InvalidValue(f"'{text}' has no time zone; add Z for UTC or an offset such as +02:00.", param=param)
         if not EARLIEST <= at <= now:
