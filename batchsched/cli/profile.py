@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from batchsched.cli.common import Connect, json_option, print_json, print_table, say, server_options, when
+from batchsched.cli.common import Connect, json_option, need, print_json, print_table, say, server_options, when
+from batchsched.cli.profile_choice import choices, intensity_now, show_choices
 from batchsched.cli.profile_run import run
-from batchsched.errors import ForecastUnavailable, NotFound
+from batchsched.errors import NotFound
 from batchsched.units import kwh
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from batchsched.client import Client
     from batchsched.client.profiles import PoolProfile, Profiles
 
 
@@ -88,18 +88,36 @@ def show(model: str | None, pool: str | None, as_json: bool, connect: Connect) -
 @click.argument("model")
 @click.option("--input-tokens", type=click.IntRange(0), default=500, show_default=True, help="Of one request.")
 @click.option("--output-tokens", type=click.IntRange(0), help="Of one request [default: what answers are expected to be].")
+@click.option("--at-rates", is_flag=True, help="At each measured rate: the pool that keeps the latencies at least carbon.")
+@click.option("--also", metavar="MODEL", multiple=True, help="With --at-rates: another model that would do.")
 @json_option
 @server_options
-def compare(model: str, input_tokens: int, output_tokens: int | None, as_json: bool, connect: Connect) -> None:
+def compare(
+    model: str,
+    input_tokens: int,
+    output_tokens: int | None,
+    at_rates: bool,
+    also: tuple[str, ...],
+    as_json: bool,
+    connect: Connect,
+) -> None:
     """Set the pools that may serve a model side by side: seconds, joules and grams of 1,000 requests.
 
     Grams are of running it now, at each site's grid and PUE; embodied carbon is not among them. The best comes first.
     """
+    if also and not at_rates:
+        raise click.UsageError("--also goes with --at-rates.")
+    if at_rates:
+        need("server")
+        with connect() as client:
+            chosen_at = choices(client, {model, *also})
+        print_json({"loads": chosen_at}) if as_json else show_choices(chosen_at)
+        return
     with connect() as client:
         found = client.profiles()
         chosen = _chosen(found, model, None)
         answer = output_tokens if output_tokens is not None else _answer(found, model)
-        zones = {one.zone: _intensity(client, one.zone) for one in chosen}
+        zones = {one.zone: intensity_now(client, one.zone) for one in chosen}
     sides = sorted((Side.of(one, zones[one.zone], 1000 * input_tokens, 1000 * answer) for one in chosen), key=Side.order)
     if as_json:
         pools = [{name: value for name, value in side._asdict().items() if name != "known"} for side in sides]
@@ -162,15 +180,6 @@ def _answer(found: Profiles, model: str) -> float:
     """The mean answer that is expected, of the endpoint of which most is known."""
     mine = [one for one in found.answers if one.model == model and one.mean_tokens > 0]
     return max(mine, key=lambda one: one.answers).mean_tokens if mine else 0.0
-
-
-def _intensity(client: Client, zone: str) -> float | None:
-    """Of the hour that has begun, as foretold; None where nobody says."""
-    try:
-        slots = client.forecasts.retrieve(zone, hours=1).slots
-    except ForecastUnavailable:
-        return None
-    return slots[0].mean_g_per_kwh if slots else None
 
 
 def _say_drifts(chosen: Iterable[PoolProfile]) -> None:

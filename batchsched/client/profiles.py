@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from batchsched.client.calls import Call, typed
-from batchsched.wire import PREFIX
+from batchsched.wire import PREFIX, Trials
 
 
 class PoolProfile(msgspec.Struct, frozen=True):
@@ -75,3 +75,8 @@ class Profiles(msgspec.Struct, frozen=True):
 def profiles() -> Call[Profiles]:
     """Fetch them."""
     return Call("GET", f"{PREFIX}/profiles", typed(Profiles))
+
+
+def trials() -> Call[Trials]:
+    """Fetch the newest thousand trials of profile runs (needs a key with `operate`)."""
+    return Call("GET", f"{PREFIX}/trials", typed(Trials))

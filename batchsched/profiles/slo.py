@@ -61,4 +61,4 @@ class Load(msgspec.Struct, frozen=True, order=True):
     qps: float
 
     def __str__(self) -> str:
-        return f"{self.workload} {self.size} at {self.qps:g} requests/s"
+        return f"{self.workload} {self.size} at {self.qps:g}/s"
