@@ -25,10 +25,10 @@ from batchsched.forecasts.finer import in_steps, step_of
 from batchsched.forecasts.gathered import LOOK_BACK, Gathered
 from batchsched.forecasts.persistence import hour_of, instant_of
 from batchsched.forecasts.port import IntensityForecast, Realised, Signal, licences
+from batchsched.forecasts.tried import LATEST_REPORT_H, delay_of, tried
 
 if TYPE_CHECKING:
     from batchsched.forecasts.archive import Archive, Receipt
-    from batchsched.forecasts.blended import Blended
     from batchsched.forecasts.calibration import Calibrator
     from batchsched.forecasts.models import History, Model
     from batchsched.forecasts.models.history import Floats
@@ -38,14 +38,10 @@ log = logging.getLogger(__name__)
 REFRESH_S = 300.0
 FRESH_S = 6 * 3600.0
 LEARNT_ANEW = timedelta(days=7)
-HELD_OUT_H = 28 * 24
 TRIED = timedelta(days=50)  # the provider's forecasts over those weeks, and over those that their first day looks back on
 BLENDED = timedelta(weeks=3)  # the same where only the last issues are new
 RECENT = timedelta(weeks=4)  # what is plausible
 WORTH_BLENDING = timedelta(weeks=6)
-ISSUES_EVERY_H = 23  # held-out issues wander round the clock
-HORIZON_H = 96
-LATEST_REPORT_H = 24
 
 
 class Own:
@@ -125,7 +121,7 @@ class Own:
             began_s = self._clock.monotonic()
             history = self._gathered.to_learn(zone, self.signal_of(zone), now)
             log.info("Learning '%s' from %d hours, with %d zones beside.", zone, len(history.intensity), len(history.beside))
-            calibrator, blended, held_out = _tried(history, now, self._provided(zone, now - TRIED, now))
+            calibrator, blended, held_out = tried(history, now, self._provided(zone, now - TRIED, now))
             model = Model.fit(history, now)
             self._store(zone, ".model", model)
             if not self._path(zone, ".errors").exists():
@@ -182,7 +178,7 @@ class Own:
         from batchsched.forecasts.stored import load
 
         place = history.index(now)
-        delay_h = _delay_h(history, now)
+        delay_h = delay_of(history, now)
         if delay_h > LATEST_REPORT_H or place - delay_h < 2 * 24:
             return model.predict(history, now), ""
         blended = load(self._path(history.zone, ".blend"), Blended)
@@ -235,45 +231,3 @@ class Own:
     def _path(self, zone: str, suffix: str) -> Path:
         signal = self.signal_of(zone)
         return self._folder / f"{quote(zone, safe='')}.{signal.kind}-{signal.scope}{suffix}"
-
-
-def _delay_h(history: History, now: datetime) -> int:
-    """How many of the last hours before that of `now` are not known yet."""
-    import numpy as np
-
-    return history.index(now) - int(np.flatnonzero(np.isfinite(history.intensity)).max()) - 1
-
-
-def _tried(
-    history: History, now: datetime, receipts: Sequence[Receipt]
-) -> tuple[Calibrator, Blended | None, tuple[datetime | None, float | None, float | None]]:
-    """How one does that has not seen the last weeks: a calibrator and a blend that learnt from it; since when, error, skill."""
-    import numpy as np
-
-    from batchsched.forecasts.blended import Blended
-    from batchsched.forecasts.calibration import Calibrator, walk
-    from batchsched.forecasts.evaluation import score
-    from batchsched.forecasts.models import Model
-
-    calibrator, hours = Calibrator(), len(history.intensity)
-    begin = hours - min(HELD_OUT_H, hours // 2)
-    issues = np.arange(begin, hours - 24, ISSUES_EVERY_H)
-    if begin < 48 or not len(issues):
-        return calibrator, None, (None, None, None)
-    delay_h = min(_delay_h(history, now), LATEST_REPORT_H)
-    trial = Model.fit(history, history.at(begin))
-    blended = Blended(history.first_hour + begin)
-    means = np.stack([blended.issue(trial, history, delay_h, receipts, place) for place in issues.tolist()])
-    lead = np.arange(HORIZON_H)
-    ahead = np.concatenate([history.intensity, np.full(HORIZON_H, np.nan, np.float32)])
-    actual = ahead[issues[:, None] + lead]
-    naive = history.intensity[issues[:, None] - delay_h + (lead + delay_h) % 24 - 24]
-    walk(calibrator, means, history.intensity, begin, every_h=ISSUES_EVERY_H, delay_h=delay_h, origin=history.first_hour)
-    found = score(actual, means, reference=naive, bin_h=HORIZON_H)[0]
-    if not found.count:
-        return calibrator, blended, (None, None, None)
-    return (
-        calibrator,
-        blended,
-        (history.at(begin), round(found.mape, 4), round(found.skill, 4) if found.skill == found.skill else None),
-    )
