@@ -74,6 +74,12 @@ class TestHardware:
         assert "118.0 board + 54.3 peripherals" in text
         assert "disk factor: 0.01 kg/GB [eserve, bare NAND, current version]" in text
 
+    def test_a_part(self) -> None:
+        text = said("hardware", "SSD", "--explain")
+        assert "a unit is a      GB\n" in text
+        assert "published, high  0.10999 kg [dell_lca, 8 x 3.84 TB; EcoServe's former factor]" in text
+        assert "\n- ccf        Cloud Carbon Footprint" in text
+
     def test_unknown_and_ambiguous_names(self) -> None:
         with pytest.raises(UnknownHardware, match="Near: H100"):
             said("hardware", "H100X")

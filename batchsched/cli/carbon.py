@@ -35,7 +35,7 @@ for _command in (compare, crossover, what_if, reproduce):
 @json_option
 @config_option
 def hardware(name: str | None, explain: bool, parts: bool, model: str | None, as_json: bool, config: Path | None) -> None:
-    """Show one GPU or server, or list all: specifications, embodied carbon by model, each figure with its source."""
+    """Show one GPU, server or part, or list all: specifications, embodied carbon by model, each figure with its source."""
     loaded = load(config)
     known = loaded.catalogue
     if name is None:
@@ -47,6 +47,9 @@ def hardware(name: str | None, explain: bool, parts: bool, model: str | None, as
     if host := known.hosts.get(name.lower()):
         estimates = [one for one in host_estimates(host, known) if model in {None, one.model}]
         _show(host, estimates, known, None, explain, as_json)
+        return
+    if part := known.parts.get(name.lower()):
+        _show(part, [], known, None, explain, as_json)
         return
     gpu = known.gpu(name)
     estimates = [make(gpu, known) for key, make in BY_NAME.items() if model in {None, key}]
@@ -105,18 +108,27 @@ def _range(host: Host) -> str:
 
 
 def _show(
-    thing: Gpu | Host, estimates: list[Estimate], known: Catalogue, crossings: dict[str, Any] | None, explain: bool, as_json: bool
+    thing: Gpu | Host | Part,
+    estimates: list[Estimate],
+    known: Catalogue,
+    crossings: dict[str, Any] | None,
+    explain: bool,
+    as_json: bool,
 ) -> None:
     if as_json:
         found = {"hardware": thing, "embodied": estimates, "crossover": crossings, "sources": _sources(thing, estimates, known)}
         print_json(plain(found))
         return
     click.echo(f"{thing.name}: {thing.title}\n")
-    cells = {name: getattr(thing, name) for name in CELLS if hasattr(thing, name)}
+    # What the model `published` is made of is told with the models.
+    hidden = {"low_kg", "mid_kg", "high_kg"} if estimates else set[str]()
+    cells = {name: getattr(thing, name) for name in CELLS if hasattr(thing, name) and name not in hidden}
     print_facts((CELLS[name][0], claims(cell, CELLS[name][1], explain)) for name, cell in cells.items())
-    click.echo("\nEmbodied carbon, kgCO2e (low / mid / high):")
+    if estimates:
+        click.echo("\nEmbodied carbon, kgCO2e (low / mid / high):")
     for one in estimates:
-        click.echo(f"- {one.model}: {three(one.kg)} ({one.spread})")
+        why = f" ({one.spread})" if explain or one.kg is None else ""
+        click.echo(f"- {one.model}: {three(one.kg)}{why}")
         if explain and one.kg:
             _explain(one)
     if spread := _spread(thing, estimates):
@@ -137,7 +149,7 @@ def _explain(one: Estimate) -> None:
         click.echo(f"      {term.name}: {value} {term.unit}".rstrip() + f" [{term.source}{note}]")
 
 
-def _spread(thing: Gpu | Host, estimates: list[Estimate]) -> str | None:
+def _spread(thing: Gpu | Host | Part, estimates: list[Estimate]) -> str | None:
     """Of what others published of the whole device, not of what we compute."""
     said = getattr(thing, "embodied_kg", None)
     known = [value for one in estimates if one.kg and one.model == "published" for value in (one.kg.low, one.kg.high)]
@@ -145,9 +157,10 @@ def _spread(thing: Gpu | Host, estimates: list[Estimate]) -> str | None:
     return f"{min(known):.3g} and {max(known):.3g} kg, {max(known) / min(known):.2g} times" if len(set(known)) > 1 else None
 
 
-def _sources(thing: Gpu | Host, estimates: list[Estimate], known: Catalogue) -> dict[str, str]:
+def _sources(thing: Gpu | Host | Part, estimates: list[Estimate], known: Catalogue) -> dict[str, str]:
     """In full, those that were named."""
     cells = [getattr(thing, name) for name in thing.__struct_fields__ if name not in {"name", "title"}]
     used = {claim.source for cell in cells if cell for claim in cell.all}
     used |= {term.source for one in estimates for term in one.terms}
+    used -= {""}  # a kind or a unit is nobody's claim
     return {key: known.reference(key) for key in sorted(used)}

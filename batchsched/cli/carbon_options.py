@@ -33,7 +33,12 @@ CELLS = {
     "dram_gb": ("DRAM", "GB"),
     "ssd_gb": ("disks", "GB"),
     "power_w": ("power", "W"),
+    "per": ("a unit is a", ""),
     "kg": ("embodied", "kg"),
+    "low_kg": ("published, low", "kg"),
+    "mid_kg": ("published, mid", "kg"),
+    "high_kg": ("published, high", "kg"),
+    "w_per_unit": ("draws", "W"),
 }
 
 
@@ -57,11 +62,12 @@ def claims(cell: Sourced[Any] | None, unit: str, notes: bool = True) -> str:
     """Every claim of a cell with its source."""
     if cell is None:
         return "unknown"
-    said = [f"{one.value:g}" if isinstance(one.value, float) else str(one.value) for one in cell.all]
-    return "; ".join(
-        f"{value} {unit}".rstrip() + f" [{one.source}{f', {one.note}' if notes and one.note else ''}]"
-        for value, one in zip(said, cell.all, strict=True)
-    )
+    return "; ".join(f"{number(one)} {unit}".rstrip() + _whose(one, notes) for one in cell.all)
+
+
+def _whose(one: Sourced[Any], notes: bool) -> str:
+    said = [one.source, *([one.note] if notes and one.note else [])]
+    return f" [{', '.join(said)}]" if one.source else ""
 
 
 def three(kg: Range | None) -> str:
