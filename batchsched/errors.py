@@ -286,7 +286,7 @@ class SourceRefused(ForecastUnavailable):
     code = "source_refused"
 
     def __init__(self, message: str | None = None, *, hint: str | None = None, status: int | None = None) -> None:
-        """`status`: of the source's answer."""
+        """`status`: of the source's answer; 401 where it is the key itself that is refused, for whatever zone."""
         super().__init__(message, hint=hint)
         self.status = status
 

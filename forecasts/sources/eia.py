@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from batchsched.forecasts.port import Realised, Signal
 from batchsched.forecasts.sources.mix import CONTEXT, STORAGE, by_fuel, intensities
-from batchsched.forecasts.sources.port import Base, Measured, Point, instant, number
+from batchsched.forecasts.sources.port import Base, Measured, Point, about_the_key, instant, number
 
 URL = "https://api.eia.gov"
 PATH = "/v2/electricity/rto/fuel-type-data/data/"
@@ -73,25 +73,26 @@ class Eia930(Base):
         return Measured(self._realised(zone, points, start, end, now), generation)
 
     def _page(self, theirs: str, start: datetime, end: datetime, offset: int) -> tuple[list[Any], int]:
-        body = self._fetcher.json(
-            URL,
-            PATH,
-            {
-                "api_key": self._fetcher.secret,
-                "frequency": "hourly",
-                "data[0]": "value",
-                "facets[respondent][]": theirs,
-                "start": f"{start + _HOUR:%Y-%m-%dT%H}",
-                "end": f"{end + _HOUR:%Y-%m-%dT%H}",
-                "sort[0][column]": "period",
-                "sort[0][direction]": "asc",
-                # A second key: rows of one hour must not change places between two pages.
-                "sort[1][column]": "fueltype",
-                "sort[1][direction]": "asc",
-                "offset": str(offset),
-                "length": str(PAGE),
-            },
-        )
+        with about_the_key():
+            body = self._fetcher.json(
+                URL,
+                PATH,
+                {
+                    "api_key": self._fetcher.secret,
+                    "frequency": "hourly",
+                    "data[0]": "value",
+                    "facets[respondent][]": theirs,
+                    "start": f"{start + _HOUR:%Y-%m-%dT%H}",
+                    "end": f"{end + _HOUR:%Y-%m-%dT%H}",
+                    "sort[0][column]": "period",
+                    "sort[0][direction]": "asc",
+                    # A second key: rows of one hour must not change places between two pages.
+                    "sort[1][column]": "fueltype",
+                    "sort[1][direction]": "asc",
+                    "offset": str(offset),
+                    "length": str(PAGE),
+                },
+            )
         with self._reading():
             response = body["response"]
             return list(response["data"]), int(response["total"])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
-from batchsched.errors import ForecastUnavailable, InvalidConfiguration, InvalidValue, SignalMismatch
+from batchsched.errors import ForecastUnavailable, InvalidConfiguration, InvalidValue, SignalMismatch, SourceRefused
 from batchsched.feeds import FeedSource
 from batchsched.forecasts.port import ForecastSlot, Generation, IntensityForecast, Realised, Signal, known, plausible
 from batchsched.forecasts.sources.fetcher import Fetcher
@@ -155,6 +155,16 @@ class Base:
             raise SignalMismatch(
                 f"The source '{self.name}' was asked for {self._signal} and answered with {answer}: these are never mixed."
             )
+
+
+@contextmanager
+def about_the_key() -> Generator[None]:
+    """Around a question that is refused for its key alone, be it with a 403 that elsewhere may be of one zone."""
+    try:
+        yield
+    except SourceRefused as refused:
+        refused.status = 401
+        raise
 
 
 def chosen(name: str, declared: FeedSource) -> Signal | None:

@@ -16,7 +16,7 @@ from batchsched.errors import ForecastUnavailable, SourceRefused
 from batchsched.feeds import FeedSource
 from batchsched.forecasts.port import IntensityForecast, Realised, Signal
 from batchsched.forecasts.sources.fetcher import Fetcher
-from batchsched.forecasts.sources.port import Base, Point, instant, number, spans
+from batchsched.forecasts.sources.port import Base, Point, about_the_key, instant, number, spans
 from batchsched.units import iso
 
 URL = "https://api.watttime.org"
@@ -72,7 +72,8 @@ class WattTime(Base):
 
     def _log_in(self) -> None:
         basic = base64.b64encode(f"{self._user}:{self._fetcher.secret}".encode()).decode()
-        body = self._fetcher.json(URL, "/login", {}, {"authorization": f"Basic {basic}"})
+        with about_the_key():
+            body = self._fetcher.json(URL, "/login", {}, {"authorization": f"Basic {basic}"})
         with self._reading():
             self._token = str(body["token"])
         self._token_until = self._fetcher.clock.monotonic() + TOKEN_S
