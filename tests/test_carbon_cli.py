@@ -193,6 +193,12 @@ class TestWhatIf:
         assert done.exit_code == 2
         assert "not a finite number" in done.output
 
+    def test_a_gpu_that_draws_nothing_has_no_crossover(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.toml").write_text("[gpus.T4]\nidle_w = 0\n")
+        (tmp_path / "batchsched.toml").write_text('[carbon]\ncatalogue = "mine.toml"\n')
+        found = told("what-if", "T4", "--utilisation", "0", "--intensity", "261")
+        assert (found["operational_g"], found["crossover_g_per_kwh"]) == (0, None)
+
     def test_an_unknown_zone_is_told(self) -> None:
         with pytest.raises(ForecastUnavailable, match="ATLANTIS"):
             said("what-if", "T4", "--zone", "ATLANTIS")

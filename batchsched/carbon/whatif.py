@@ -35,7 +35,7 @@ class Hour(msgspec.Struct, frozen=True):
     operational_g: float
     embodied_g: Range | None = None
     crossover_g_per_kwh: Range | None = None
-    """The intensity at which making the GPU weighs as much as running it."""
+    """The intensity at which making the GPU weighs as much as running it; None also where it draws nothing."""
 
     @property
     def total_g(self) -> Range | None:
@@ -70,4 +70,4 @@ def hour(gpu: Gpu, kg: Range | None, terms: Terms) -> Hour | None:
         1.0, 3600, terms.lifetime_years, terms.policy, age_years=terms.age_years, second_life_years=terms.second_life_years
     )
     embodied = kg.scaled(share)
-    return Hour(terms, power_w, operational, embodied, embodied.scaled(1 / facility_kwh))
+    return Hour(terms, power_w, operational, embodied, embodied.scaled(1 / facility_kwh) if facility_kwh else None)

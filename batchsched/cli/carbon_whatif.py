@@ -145,8 +145,8 @@ def crossover(
 @click.option("--policy", type=click.Choice(POLICIES), multiple=True, help="Who pays for making it [default: whole_life].")
 @click.option("--utilisation", type=Number(0, 1), multiple=True, help="Share of the time it is busy [default: 1].")
 @power_option
-@click.option("--age", type=Number(0), default=0.0, metavar="YEARS", help="Its age when its second life began.")
-@click.option("--second-life", type=positive, metavar="YEARS", help="How long that is to be; without it, it is in its first.")
+@click.option("--age", type=Number(0), default=0.0, metavar="YEARS", help="How old it is; with --second-life, when that began.")
+@click.option("--second-life", type=positive, metavar="YEARS", help="It is reused, and to be for so long.")
 @click.option("--stored", type=Number(0), metavar="GB", help="Also keep so much data (weights, caches, files, logs).")
 @click.option("--medium", type=click.Choice(["ssd", "hdd"]), default="ssd", show_default=True, help="What it is kept on.")
 @click.option(
