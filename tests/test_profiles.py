@@ -207,6 +207,18 @@ def test_drift_is_noticed_and_dated() -> None:
     assert update(before, rows[:30]).drift is None
 
 
+def test_a_batch_of_another_mix_is_no_drift() -> None:
+    """Where the prior is wrong about reading and writing in opposite ways, other requests take other times."""
+    before, draw = prior("m", "p", "A100-80", 8), random.Random(6)
+    rows: list[Observation] = []
+    for i in range(60):
+        share = draw.uniform(0.7, 0.95) if i < 30 else draw.uniform(0.05, 0.3)
+        read, written = int(share * 100 * before.input_tokens_per_s), int((1 - share) * 100 * before.output_tokens_per_s)
+        busy_s = 0.5 * read / before.input_tokens_per_s + 2.0 * written / before.output_tokens_per_s
+        rows.append(Observation("m", "p", AT + timedelta(minutes=i), busy_s * math.exp(draw.gauss(0, 0.1)), read, written))
+    assert update(before, rows).drift is None
+
+
 def test_what_is_steady_seldom_looks_like_drift() -> None:
     draw = random.Random(11)
     alarms = sum(drifted([(AT + timedelta(minutes=i), draw.gauss(0, 0.25)) for i in range(100)]) is not None for _ in range(200))

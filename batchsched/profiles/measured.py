@@ -58,10 +58,12 @@ def update(prior: Profile, observations: Sequence[Observation], priors: dict[str
     """
     own = [o for o in observations if o.model == prior.model and o.pool == prior.pool and _usable(o)]
     start, variance = _other_pools(prior, observations, priors or {})
-    change = drifted([(o.at, _log_factor(prior, o)) for o in own])
+    factors, apart = _posterior(prior, own, start, variance)
+    # Held against what all of it says: against the prior, a batch of other mixes would look like a change of the pool.
+    change = drifted([(o.at, math.log(o.busy_s / _seconds(prior, factors, o))) for o in own])
     if change is not None:
         own = [o for o in own if o.at >= change.since]
-    factors, apart = _posterior(prior, own, start, variance)
+        factors, apart = _posterior(prior, own, start, variance)
     reading = _reading(prior, own)
     sigma = (
         min(prior.sigma, max(SIGMA_FLOOR, math.sqrt(spread(apart, reading)))) if own else min(prior.sigma, math.sqrt(variance))
@@ -84,6 +86,12 @@ def update(prior: Profile, observations: Sequence[Observation], priors: dict[str
 
 def _usable(o: Observation) -> bool:
     return o.busy_s > 0 and o.input_tokens + o.output_tokens > 0
+
+
+def _seconds(prior: Profile, factors: tuple[float, float], o: Observation) -> float:
+    """What an observation's tokens take where reading and writing take these log factors longer than the prior says."""
+    reading_s, writing_s = o.input_tokens / prior.input_tokens_per_s, o.output_tokens / prior.output_tokens_per_s
+    return reading_s * math.exp(factors[0]) + writing_s * math.exp(factors[1])
 
 
 def _log_factor(prior: Profile, o: Observation) -> float:
