@@ -44,9 +44,9 @@ class Constants:
         eras, devices = len(self.eras), len(self.devices)
         at = [math.log(3e-3)] * eras + [math.log(2e-4)] * eras + [math.log(1e-4)] * eras
         self.speed = np.array(
-            [*at, *[math.log(0.8)] * devices, *(math.log(TFLOPS[name]) for name in self.devices), math.log(5e-5)]
+            [*at, *[math.log(0.8)] * devices, *(math.log(TFLOPS[name]) for name in self.devices), math.log(5e-5), 0.0]
         )
-        self.speed_pull = np.array([*[1.5] * (3 * eras), *[0.08] * devices, *[0.6] * devices, 1.0])
+        self.speed_pull = np.array([*[1.5] * (3 * eras), *[0.08] * devices, *[0.6] * devices, 1.0, 0.3])
         self.power = np.array([*[math.log(0.3)] * devices, *[math.log(0.6)] * devices, math.log(0.7)])
         self.power_pull = np.array([*[0.4] * devices, *[0.4] * devices, 0.5])
 
@@ -54,7 +54,7 @@ class Constants:
         """The overheads of an era."""
         eras, i = len(self.eras), self.eras.index(era)
         base, layer, request = (math.exp(speed[i + part * eras]) for part in range(3))
-        return Software(base, layer, request, math.exp(speed[-1]))
+        return Software(base, layer, request, math.exp(speed[-2]), math.exp(speed[-1]))
 
     def device(self, speed: Vector, power: Vector, name: str) -> Device:
         """What a GPU type achieves and draws."""
@@ -207,12 +207,9 @@ def write(judged: Judged) -> None:
     """Put the constants into the code."""
     constants, speed, power = judged.constants, judged.speed, judged.power
     soft = constants.software(speed, PRODUCT)
-    lines = [f"VLLM = Software({soft.base_s:.3g}, {soft.layer_s:.3g}, {soft.request_s:.3g}, {soft.link_s:.3g})"]
-    lines += [
-        '"""Seconds of its own: a step, a layer, a running request, a layer on each doubling of GPUs."""',
-        "",
-        "DEVICES = {",
-    ]
+    figures = ", ".join(f"{x:.3g}" for x in (soft.base_s, soft.layer_s, soft.request_s, soft.link_s, soft.experts))
+    about = "Seconds of its own: a step, a layer, a running request, a layer on each doubling of GPUs; and the factor of experts."
+    lines = [f"VLLM = Software({figures})", f'"""{about}"""', "", "DEVICES = {"]
     for name in sorted(constants.devices, key=lambda name: GPU_TYPES[_example(name)].compute_capability):
         d = constants.device(speed, power, name)
         figures = ", ".join(f"{x:.3g}" for x in (d.bandwidth_share, d.tflops, d.static, d.memory, d.compute))

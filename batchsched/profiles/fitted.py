@@ -9,22 +9,22 @@ from __future__ import annotations
 
 from batchsched.profiles.roofline import Device, Software
 
-VLLM = Software(0.00115, 5.12e-05, 4.93e-05, 0.000114)
-"""Seconds of its own: a step, a layer, a running request, a layer on each doubling of GPUs."""
+VLLM = Software(0.00112, 4.94e-05, 4.59e-05, 0.000112, 2.88)
+"""Seconds of its own: a step, a layer, a running request, a layer on each doubling of GPUs; and the factor of experts."""
 
 DEVICES = {
-    "V100": Device(0.882, 90.3, 0.19, 0.726, 0.986),
-    "T4": Device(0.796, 22.6, 0.3, 0.6, 0.986),
-    "A100": Device(0.843, 207, 0.219, 0.612, 0.986),
-    "A40": Device(0.951, 87.6, 0.241, 0.915, 0.986),
-    "L4": Device(0.839, 48, 0.3, 0.6, 0.986),
-    "L40S": Device(0.797, 95.1, 0.3, 0.6, 0.986),
-    "H100": Device(0.931, 563, 0.259, 0.482, 0.986),
+    "V100": Device(0.882, 90.3, 0.19, 0.726, 0.999),
+    "T4": Device(0.795, 22.6, 0.3, 0.6, 0.999),
+    "A100": Device(0.843, 205, 0.211, 0.612, 0.999),
+    "A40": Device(0.951, 87.6, 0.241, 0.915, 0.999),
+    "L4": Device(0.839, 48, 0.3, 0.6, 0.999),
+    "L40S": Device(0.797, 93.6, 0.3, 0.6, 0.999),
+    "H100": Device(0.91, 542, 0.252, 0.461, 0.999),
 }
 """Achieved: share of bandwidth, TFLOP/s on 16-bit weights; of the power limit: static, memory and compute share."""
 
 METERED = frozenset(["A100", "A40", "H100", "V100"])
 """Whose power was measured; of the others it is as usual."""
 
-SIGMA = 0.60
+SIGMA = 0.61
 """Spread of log speed where neither the model nor the engine was seen: every era foretold as if it were `VLLM`."""

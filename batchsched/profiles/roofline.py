@@ -44,12 +44,16 @@ class Device(msgspec.Struct, frozen=True):
 
 
 class Software(msgspec.Struct, frozen=True):
-    """An engine's own time in a step, in seconds: a step, a layer, a running request, and a layer on each doubling of GPUs."""
+    """An engine's own time in a step, in seconds: a step, a layer, a running request, and a layer on each doubling of GPUs.
+
+    `experts`: how many times as long it takes to read the weights of a mixture of experts as to read those of a dense model.
+    """
 
     base_s: float
     layer_s: float
     request_s: float
     link_s: float
+    experts: float = 1.0
 
 
 class Engine(msgspec.Struct, frozen=True):
@@ -92,7 +96,8 @@ def step(engine: Engine, *, decoding: float, context_tokens: float, prompt_token
     """One step that decodes for `decoding` requests of `context_tokens` each and reads `prompt_tokens` of prompts."""
     shape, software = engine.shape, engine.software
     tokens = decoding + prompt_tokens
-    memory_s = (shape.touched_bytes(tokens) + decoding * context_tokens * shape.kv_bytes_per_token) / engine.bytes_per_s
+    slower = software.experts if shape.active_b < shape.parameters_b else 1.0
+    memory_s = (slower * shape.touched_bytes(tokens) + decoding * context_tokens * shape.kv_bytes_per_token) / engine.bytes_per_s
     compute_s = 2e9 * shape.active_b * tokens / engine.flops
     layer_s = software.layer_s + software.link_s * math.log2(engine.gpus)
     seconds = software.base_s + layer_s * shape.layers + software.request_s * decoding + memory_s + compute_s
