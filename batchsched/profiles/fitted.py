@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from batchsched.profiles.roofline import Device, Software
 
-VLLM = Software(0.00112, 4.94e-05, 4.59e-05, 0.000112, 2.88)
+VLLM = Software(0.00113, 5e-05, 4.77e-05, 0.000114, 1.48)
 """Seconds of its own: a step, a layer, a running request, a layer on each doubling of GPUs; and the factor of experts."""
 
 DEVICES = {
-    "V100": Device(0.882, 90.3, 0.19, 0.726, 0.999),
-    "T4": Device(0.795, 22.6, 0.3, 0.6, 0.999),
-    "A100": Device(0.843, 205, 0.211, 0.612, 0.999),
-    "A40": Device(0.951, 87.6, 0.241, 0.915, 0.999),
-    "L4": Device(0.839, 48, 0.3, 0.6, 0.999),
-    "L40S": Device(0.797, 93.6, 0.3, 0.6, 0.999),
-    "H100": Device(0.91, 542, 0.252, 0.461, 0.999),
+    "V100": Device(0.881, 90.3, 0.19, 0.725, 1),
+    "T4": Device(0.795, 22.6, 0.3, 0.6, 1),
+    "A100": Device(0.84, 207, 0.214, 0.615, 1),
+    "A40": Device(0.95, 87.5, 0.241, 0.915, 1),
+    "L4": Device(0.839, 48, 0.3, 0.6, 1),
+    "L40S": Device(0.797, 94.7, 0.3, 0.6, 1),
+    "H100": Device(0.919, 558, 0.256, 0.475, 1),
 }
 """Achieved: share of bandwidth, TFLOP/s on 16-bit weights; of the power limit: static, memory and compute share."""
 
