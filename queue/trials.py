@@ -13,12 +13,12 @@ from batchsched.queue.rows import Row, every
 from batchsched.queue.tables import trials
 from batchsched.wire import Trial
 
-_ADD = insert(trials).on_conflict_do_nothing(index_elements=["id"])  # SQLite writes it in the same words
+_ADD = insert(trials).on_conflict_do_nothing(index_elements=["id"]).returning(trials.c.id)  # SQLite writes it in the same words
 
 
 def add(connection: Connection, measured: Sequence[Trial]) -> int:
     """How many of them were new."""
-    return sum(connection.execute(_ADD, _row(trial)).rowcount for trial in measured)
+    return sum(connection.scalar(_ADD, _row(trial)) is not None for trial in measured)
 
 
 def recent(connection: Connection, limit: int = 500) -> list[Row]:

@@ -20,8 +20,8 @@ _numbers = itertools.count()
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[LiveServer]:
-    with live_server(tmp_path) as running:
+def server(tmp_path: Path, database_url: str) -> Iterator[LiveServer]:
+    with live_server(tmp_path, server__database_url=database_url) as running:
         yield running
 
 
