@@ -76,6 +76,10 @@ class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     zone: Annotated[str, Meta(description="Grid zone, named as the forecast source names it, such as `DE`")]
     pue: Annotated[float, Meta(ge=1.0, le=3.0, description="Power usage effectiveness: facility energy over IT energy")] = 1.2
     simulated: Annotated[bool, Meta(description="True where the engine really runs elsewhere; every report then says so")] = False
+    market_g_per_kwh: (
+        Annotated[float, Meta(ge=0, description="Factor of the site's power contract, reported apart as market-based grams")]
+        | None
+    ) = None
 
 
 class Pool(msgspec.Struct, frozen=True):

@@ -139,6 +139,9 @@ class Carbon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str, Meta(description="TOML file with hardware of your own, over the built-in catalogue (embodied.md says its form)")
     ] = ""
     home_site: Annotated[str, Meta(description="Site of the run-now baseline; empty: the first one")] = ""
+    network_kwh_per_gb: Annotated[
+        float, Meta(ge=0, description="Energy of a gigabyte between two sites; the literature has 0.001 to 0.14")
+    ] = 0.001
 
 
 class Tenant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

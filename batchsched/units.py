@@ -100,3 +100,12 @@ def length_class(tokens: int) -> int:
 def class_end(number: int) -> float:
     """Tokens at which the next class begins; where one begins, the one before it ends."""
     return float(2.0 ** ((number + 1) / LENGTHS_A_DOUBLING))
+
+
+def format_bytes(size: float) -> str:
+    """A size for people, in powers of a thousand."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.4g} TB"

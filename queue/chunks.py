@@ -312,6 +312,13 @@ def summary(connection: Connection) -> list[Row]:
     return every(connection, query)
 
 
+def bytes_of_pools(connection: Connection, batch_id: str) -> dict[str, int]:
+    """Bytes of a batch's chunks, requests and results, by the pool that had them last."""
+    size = func.sum(chunks.c.byte_end - chunks.c.byte_start + chunks.c.result_bytes)
+    query = select(chunks.c.pool, size).where(chunks.c.batch_id == batch_id, chunks.c.pool.is_not(None)).group_by(chunks.c.pool)
+    return {pool: int(total) for pool, total in connection.execute(query)}
+
+
 def pools_used(connection: Connection, batch_id: str) -> list[str]:
     """Pools on which some chunk of a batch has run or runs."""
     query = select(chunks.c.pool).distinct().where(chunks.c.batch_id == batch_id, chunks.c.pool.is_not(None))

@@ -69,6 +69,12 @@ def joules_of_pools(connection: Connection, start: datetime, end: datetime) -> d
     return {pool: float(sum_j) for pool, sum_j in connection.execute(query.group_by(ledger.c.pool))}
 
 
+def busy_s(connection: Connection, pool: str, start: datetime, end: datetime) -> float:
+    """Replica-seconds of all work on a pool that began in [start, end)."""
+    mine = (ledger.c.pool == pool, ledger.c.ended_at >= start, ledger.c.started_at >= start, ledger.c.started_at < end)
+    return float(connection.scalar(select(func.coalesce(func.sum(ledger.c.busy_s), 0.0)).where(*mine)) or 0.0)
+
+
 def recent(connection: Connection, limit: int = 2000) -> list[Row]:
     """The newest entries over all batches, oldest first: what profiles learn from. Single entries are too short to say much, so
     those of a chunk on a pool are summed up; engine starts stay apart."""

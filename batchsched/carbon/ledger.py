@@ -66,6 +66,8 @@ def account(
         saved_fraction=None,
         saving=None,
         saved_with_embodied_g=None,
+        market_g=_by_contract(entries),
+        beside=[],
         rows=rows,
         provenance=factors(entries, rows, run_now, policy, lifetime_years, hardware),
         notes=remarks(entries, rows, run_now, policy, hardware),
@@ -88,6 +90,7 @@ def total(reports: Sequence[Report]) -> Report:
     baselines = [report.baseline_g for report in reports]
     savings = [report.saving for report in reports]
     with_embodied = [report.saved_with_embodied_g for report in reports]
+    by_contract = [report.market_g for report in reports]
     embodied = [report.embodied_g for report in reports if report.embodied_g]
     return _balanced(
         msgspec.structs.replace(
@@ -102,6 +105,8 @@ def total(reports: Sequence[Report]) -> Report:
             baseline_g=None if None in baselines else _known_sum(baselines),
             saving=_sum_of_all(savings),
             saved_with_embodied_g=_sum_of_all(with_embodied),
+            market_g=None if None in by_contract else _known_sum(by_contract),
+            beside=[],
             rows=[row for report in reports for row in report.rows],
             provenance=unique(factor for report in reports for factor in report.provenance),
             notes=unique(note for report in reports for note in report.notes),
@@ -173,6 +178,16 @@ def _grams(energy_j: float, source: EnergySource, pue: float, intensity: Intensi
     if source == "unmeasured" or intensity.mean_g_per_kwh is None:
         return None
     return operational_g(energy_j, pue, intensity.mean_g_per_kwh)
+
+
+def _by_contract(entries: Iterable[Entry]) -> float | None:
+    """Never mixed with the grid's own: a site without a contract has no such figure, and then there is no sum."""
+    grams: list[float] = []
+    for entry in entries:
+        if entry.market_g_per_kwh is None or entry.energy_source == "unmeasured":
+            return None
+        grams.append(operational_g(entry.energy_j, entry.pue, entry.market_g_per_kwh))
+    return math.fsum(grams) if grams else None
 
 
 def _embodied(

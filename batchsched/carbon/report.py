@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -32,6 +32,8 @@ class Entry(msgspec.Struct, frozen=True):
     output_tokens: int
     pue: float
     mark: EnergyMark = ""
+    market_g_per_kwh: float | None = None
+    """The factor of the site's power contract."""
     attributed_j: float | None = None
     """In spare capacity of an online service: our full share of the energy, where `energy_j` is only what we added to it."""
     held: Held = NEW
@@ -112,6 +114,19 @@ class Saving(msgspec.Struct, frozen=True):
         return Saving(*(a + b for a, b in zip(mine, others, strict=True)))
 
 
+class Beside(msgspec.Struct, frozen=True):
+    """What a batch caused beside its own work, apart from the report's sums; `how` says how it was counted, and by whose figures.
+
+    `loading` is the exception: the part of the sums that starting engines took.
+    """
+
+    part: Literal["loading", "waste", "idle", "network", "storage"]
+    energy_j: float
+    operational_g: float | None
+    embodied_g: Range | None
+    how: str
+
+
 class Factor(msgspec.Struct, frozen=True):
     """A number that entered the result, and who says so."""
 
@@ -150,6 +165,10 @@ class Report(msgspec.Struct, frozen=True):
     """`saved_g` by what it came from; None where that takes intensities that nobody knows."""
     saved_with_embodied_g: Range | None
     """`saved_g` and what less hardware was used up: by the low, mid and high published figures. None where one is missing."""
+    market_g: float | None
+    """Operational grams by the factors of the sites' own power contracts; None unless each of its sites declares one."""
+    beside: list[Beside]
+    """Empty in a total over several batches."""
     rows: list[Row]
     provenance: list[Factor]
     notes: list[str]

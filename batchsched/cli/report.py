@@ -69,6 +69,11 @@ def show_report(report: Report) -> None:
     if report.rows:
         click.echo()
         print_table(("pool", "zone", "from", "to", "energy", "how known", "g/kWh", "CO2e"), [_cells(row) for row in report.rows])
+    if report.beside:
+        click.echo("\nBeside it, apart from the sums (loading is in them):")
+        heads = ("part", "energy", "CO2e", "embodied (low / mid / high)", "how")
+        cells = [(b.part, energy(b.energy_j), grams(b.operational_g), band(b.embodied_g), b.how) for b in report.beside]
+        print_table(heads, cells)
     if report.provenance:
         click.echo("\nWhere the figures come from:")
         for factor in report.provenance:
@@ -89,6 +94,7 @@ def _sums(report: Report) -> list[tuple[str, str | None]]:
     return [
         ("energy", energy(report.energy_j) + (f" ({sources})" if sources else "")),
         ("operational", f"{grams(report.operational_g)} CO2e"),
+        ("by contract", f"{grams(report.market_g)} CO2e (market-based, apart)" if report.market_g is not None else None),
         ("run at once", f"{now}: {report.baseline.description}" if report.baseline and report.baseline.description else now),
         ("saved", saved),
         ("  by", _choices(report.saving) if report.saving and report.saved_g else None),

@@ -299,6 +299,16 @@ class Saving(msgspec.Struct, frozen=True):
     spare_g: float = 0.0
 
 
+class Beside(msgspec.Struct, frozen=True):
+    """What a batch caused beside its work: `waste`, `idle`, `network`, `storage`, apart from the sums; `loading`, in them."""
+
+    part: str
+    energy_j: float = 0.0
+    operational_g: float | None = None
+    embodied_g: Band | None = None
+    how: str = ""
+
+
 class Report(msgspec.Struct, frozen=True):
     """Energy, grams and savings with their provenance. `unknown_energy_j`: energy that no grams could be given for.
 
@@ -320,6 +330,8 @@ class Report(msgspec.Struct, frozen=True):
     saved_fraction: float | None = None
     saving: Saving | None = None
     saved_with_embodied_g: Band | None = None
+    market_g: float | None = None
+    beside: tuple[Beside, ...] = ()
     rows: tuple[Row, ...] = ()
     provenance: tuple[Factor, ...] = ()
     notes: tuple[str, ...] = ()

@@ -68,13 +68,30 @@ class Accounts:
 
     def grams_of_hours(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
         """Operational grams of rows that stand for whole hours; None where part of them is unknown."""
-        report = account(self.wasted(rows), self.truth, None, *self._terms)
+        report = self.of_hours(rows)
         return None if report.unknown_energy_j or report.unmeasured_s else report.operational_g or 0.0
+
+    def of_hours(self, rows: Sequence[Mapping[str, Any]]) -> Report:
+        """What rows that stand for whole hours cost."""
+        return account(self.wasted(rows), self.truth, None, *self._terms)
+
+    @property
+    def home(self) -> str:
+        """The home site, where files lie."""
+        return self._scheduler.fleet.home_site
+
+    def site(self, name: str) -> Site:
+        """A declared site."""
+        return self._scheduler.fleet.sites[name]
+
+    def place(self, pool: str) -> str | None:
+        """The site of a pool that is declared."""
+        found = self._scheduler.fleet.pools.get(pool)
+        return found.site if found else None
 
     def site_of(self, pool: str) -> str:
         """The site of a pool; `unknown` where it is declared no more."""
-        found = self._scheduler.fleet.pools.get(pool)
-        return found.site if found else "unknown"
+        return self.place(pool) or "unknown"
 
     def truth(self, zone: str, start: datetime, end: datetime) -> Intensity:
         """The best that is known by now of a zone; unknown, with the reason, where nobody knows the zone."""
@@ -131,6 +148,7 @@ class Accounts:
             output_tokens=row["output_tokens"],
             pue=site.pue,
             mark=row["mark"],
+            market_g_per_kwh=site.market_g_per_kwh,
             held=Held.of(pool, row["started_at"].date()),
         )
 

@@ -25,6 +25,7 @@ from batchsched.queue.states import TERMINAL
 from batchsched.queue.tenancy import Tenant
 from batchsched.scheduler import Scheduler
 from batchsched.server.accounts import Accounts
+from batchsched.server.besides import Besides
 from batchsched.server.bookkeeping import posting
 from batchsched.server.kept import Kept
 from batchsched.server.progress import Progress
@@ -38,12 +39,15 @@ MOST_ENDED = 5000
 class Reports:
     """Reads rows, the plan in force and the forecasts; changes nothing."""
 
-    def __init__(self, database: Database, scheduler: Scheduler, provider: Provider, clock: Clock, accounts: Accounts) -> None:
+    def __init__(
+        self, database: Database, scheduler: Scheduler, provider: Provider, clock: Clock, accounts: Accounts, besides: Besides
+    ) -> None:
         self._database = database
         self._scheduler = scheduler
         self._provider = provider
         self._clock = clock
         self._accounts = accounts
+        self._besides = besides
         self._progress = Progress(scheduler, clock)
         self._ended: Kept[dict[str, Any]] = Kept(clock, for_s=ENDED_S, most=MOST_ENDED)
 
@@ -65,7 +69,8 @@ class Reports:
         with self._database.read() as connection:
             row = batches.get(connection, batch_id, tenant)
             entries = ledger.of_batch(connection, batch_id)
-        return {"batch_id": batch_id, **self._accounts.whole(row, entries).to_plain()}
+        report = msgspec.structs.replace(self._accounts.whole(row, entries), beside=self._besides.of(row, entries))
+        return {"batch_id": batch_id, **report.to_plain()}
 
     def books(self, batch_id: str, tenant: Tenant) -> dict[str, Any]:
         """What was entered in the books of a batch, and when. Raises NotFound."""

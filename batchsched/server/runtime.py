@@ -20,6 +20,7 @@ from batchsched.queue.store import SWEEP_AGE_S
 from batchsched.queue.stores import open_store, settle, sweep
 from batchsched.scheduler import Scheduler
 from batchsched.server.accounts import Accounts
+from batchsched.server.besides import Besides
 from batchsched.server.bookkeeping import Bookkeeping
 from batchsched.server.breakdown import Breakdown
 from batchsched.server.feeding import feeds_of
@@ -60,7 +61,8 @@ class Runtime:
             hardware = Hardware(loaded.catalogue, loaded.settings.carbon.embodied_model)
             self.scheduler = Scheduler(self.database, loaded.settings, provider, self.clock, self.leadership, hardware)
             accounts = Accounts(self.scheduler, provider, self.clock, loaded.settings.carbon, hardware)
-            self.reports = Reports(self.database, self.scheduler, provider, self.clock, accounts)
+            besides = Besides(self.database, accounts, self.clock, loaded.settings.carbon)
+            self.reports = Reports(self.database, self.scheduler, provider, self.clock, accounts, besides)
             self.breakdown = Breakdown(self.database, self.store, accounts)
             self.quotas = Quotas(loaded.settings, self.reports.grams_since, self.clock)
             self.lifecycle = Lifecycle(
