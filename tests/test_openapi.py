@@ -61,6 +61,11 @@ class Api:
         waiting = server.submit(requests(2), batchsched={"deadline": "3h"})["id"]
         server.submit(requests(2), batchsched={"deadline": "1s", "on_deadline": "finish"})  # it can wait no longer
         lease = worker.lease()
+        for zone, signal in (("DE", "average direct"), ("WORLD", "average lifecycle")):
+            measured = f"# signal: {signal}\nzone,start,end,realised\n{zone},2026-05-01T00:00:00Z,2026-05-01T01:00:00Z,300\n"
+            file = {"file": ("measured.csv", measured)}
+            answer = server.http.post(f"{PREFIX}/forecasts/import", files=file)
+            assert answer.status_code == 200, answer.text
         self.real: dict[str, list[str]] = {
             "file_id": [file_id, done["output_file_id"]],
             "batch_id": [batch_id, failed, waiting],

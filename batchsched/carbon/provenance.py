@@ -10,7 +10,7 @@ from batchsched.carbon.hardware import Estimate
 from batchsched.carbon.models import Hardware
 from batchsched.carbon.report import Entry, Factor, Row, RunNow
 from batchsched.units import format_duration
-from batchsched.wire import EnergyMark, EnergySource
+from batchsched.wire import EnergySource
 
 METERS: dict[EnergySource, str] = {
     "nvml_counter": "measured by the GPU's energy counter (NVML)",
@@ -19,7 +19,7 @@ METERS: dict[EnergySource, str] = {
     "modelled": "modelled from published power figures, not measured",
     "unmeasured": "not measured",
 }
-MARKS: dict[EnergyMark, str] = {
+MARKS: dict[str, str] = {
     "mig": "ran on a slice of a GPU (MIG): the meter counts the whole board, of which a part by the slice's size is charged here",
     "shared": "ran on a GPU that computed for others at the same time: all that the board drew is charged here",
 }
