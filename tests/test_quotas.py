@@ -13,6 +13,7 @@ import pytest
 from batchsched.cli.main import main
 from batchsched.clock import ManualClock
 from batchsched.errors import QuotaExceeded
+from batchsched.profiles.lengths import estimate, refine
 from batchsched.queue import batches, files, ledger
 from batchsched.queue.database import Database
 from batchsched.server.quotas import Quotas
@@ -39,7 +40,7 @@ def add_batch(database: Database, batch_id: str, *, tenant: str = "t", state: st
         "options": {},
         "total": 10,
         "input_bytes": 10 * 550,  # 100 tokens a line
-        "max_tokens_total": 1000,  # of which 60 a line are expected
+        "max_tokens_total": 1000,
     }
     with database.write() as connection:
         batches.add(connection, tenant=tenant, **{**row, **more})
@@ -66,6 +67,16 @@ def add_tokens(database: Database, at: datetime, tokens: int) -> None:
         )
 
 
+def expected(done: int = 0, input_tokens: int = 0, output_tokens: int = 0) -> float:
+    """Tokens that the rest of such a batch is expected to take."""
+    left = refine(estimate(10 * 550, 10, 1000), 10, done, input_tokens, output_tokens)
+    return left.input_tokens + left.output_tokens
+
+
+OPEN = expected() + expected(5, 500, 300)
+"""Of a batch at its begin and of one half done, as below."""
+
+
 def refusal(database: Database, asked: Quotas, tenant: str = "t") -> QuotaExceeded | None:
     """What one more create is told."""
     grams = asked.grams(tenant)
@@ -82,8 +93,8 @@ def refusal(database: Database, asked: Quotas, tenant: str = "t") -> QuotaExceed
     [
         ({"max_open_batches": 2}, "max_open_batches of tenant 't' is 2; 2 are taken, and this would add 1"),
         ({"max_enqueued_requests": 15}, "max_enqueued_requests of tenant 't' is 15; 15 are taken"),
-        ({"max_enqueued_tokens": 2400}, "max_enqueued_tokens of tenant 't' is 2,400; 2,400 are taken"),
-        ({"tokens_per_month": 2500}, "tokens_per_month of tenant 't' is 2,500; 2,500 are taken"),
+        ({"max_enqueued_tokens": int(OPEN)}, f"max_enqueued_tokens of tenant 't' is {int(OPEN):,}; {OPEN:,.0f} are taken"),
+        ({"tokens_per_month": int(OPEN) + 100}, f"of tenant 't' is {int(OPEN) + 100:,}; {OPEN + 100:,.0f} are taken"),
         ({"grams_per_month": 9.5}, "grams_per_month of tenant 't' is 9.5; 9.5 are taken"),
     ],
 )
