@@ -94,9 +94,9 @@ class Feed:
         """How it is doing."""
         return self._state
 
-    def wake(self) -> None:
-        """Ask at once, where it has not brought any news yet."""
-        self._woken = not self._has_brought_news
+    def wake(self, *, again: bool = False) -> None:
+        """Ask at once, where it has not brought any news yet, or `again`."""
+        self._woken |= again or not self._has_brought_news
 
     def start(self) -> None:
         """Begin."""
@@ -263,6 +263,11 @@ class Feeds:
         """Ask for nothing more."""
         for feed in self.feeds.values():
             feed.stop()
+
+    def look_again(self) -> None:
+        """Let our own models look at once: something was imported, or learnt."""
+        if OWN in self.feeds:
+            self.feeds[OWN].wake(again=True)
 
     def backfill(self, zone: str, start: datetime, end: datetime) -> list[Backfilled]:
         """What each source of a zone has of [start, end). Raises ForecastUnavailable, and InvalidValue for a longer span."""

@@ -25,7 +25,7 @@ from batchsched.forecasts.skill import skill_of
 from batchsched.server import forecast_answers as answers
 from batchsched.settings import Forecast, load
 from batchsched.wire import PREFIX
-from tests.live import LiveServer, live_server
+from tests.live import LiveServer, live_server, wait_for
 from tests.test_forecast_own import DAY, HOUR, NOW, Site, sunny
 
 SETTINGS = """
@@ -72,6 +72,18 @@ async def test_training_on_request(server: LiveServer) -> None:
     assert (learnt.zone, learnt.signal, learnt.known_h) == ("DE", "average direct", 40 * 24)
     assert learnt.mape is not None
     assert "forecast.train" in [entry["action"] for entry in server.get(f"{PREFIX}/audit")["data"]]
+
+
+def test_what_is_imported_is_forecast_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "history.csv"
+    rows = [f"DE,{one.start.isoformat()},{one.end.isoformat()},300" for one in sunny(datetime.now(UTC), 3)]
+    path.write_text("\n".join(["zone,start,end,realised", *rows]))
+    with live_server(tmp_path / "served", SETTINGS) as live, Client(live.url, "") as client:
+        feeds = live.runtime.feeds
+        assert feeds is not None
+        wait_for(lambda: not feeds.feeds["own"].is_due())  # it has looked in vain
+        client.forecasts.import_file(path)
+        wait_for(lambda: live.runtime.archive.newest("DE", as_of=datetime.now(UTC), provider="own"))
 
 
 def ran(server: LiveServer, capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:

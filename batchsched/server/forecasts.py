@@ -176,6 +176,8 @@ class Forecasts:
         }
         with self._runtime.database.write() as connection:
             who.did(connection, name, provider=provider, **counts)
+        if self._runtime.feeds:
+            self._runtime.feeds.look_again()
         self._runtime.scheduler.poke()
         return Imported("batchsched.import", name, provider, str(content.signal), content.zones, **counts)
 
@@ -237,6 +239,8 @@ class Forecasts:
         trained, _ = self._runtime.own.train(zone, self._runtime.clock.now())
         with self._runtime.database.write() as connection:
             who.did(connection, zone, model=trained.model)
+        if self._runtime.feeds:
+            self._runtime.feeds.look_again()
         return trained
 
     def evaluate(self, zone: str, start: str | None, end: str | None, *, bin_h: int = 24) -> list[Skill]:
