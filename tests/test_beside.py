@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batchsched import Client
-from batchsched.carbon.beside import metered, network
+from batchsched.carbon.beside import added, metered, network
 from batchsched.carbon.ledger import account, total
 from batchsched.carbon.report import Intensity
 from batchsched.units import format_bytes
@@ -48,6 +48,10 @@ def test_a_share_of_what_is_unknown_is_unknown() -> None:
     assert metered("idle", account([entry(), entry(zone="DARK")], truth, None), "").operational_g is None
     loading = metered("loading", account([entry()], truth, None), "")
     assert loading.embodied_g == account([entry()], truth, None).embodied_g
+    nameless = metered("idle", account([entry(gpu="H200")], truth, None), "")
+    assert nameless.embodied_g is None
+    assert added([loading, loading], "").embodied_g == account([entry(), entry()], truth, None).embodied_g
+    assert added([loading, nameless], "").embodied_g is None
 
 
 def test_contracts_are_reported_apart_and_only_where_every_site_has_one() -> None:
@@ -95,6 +99,10 @@ def test_a_real_batch_and_all_that_stands_beside_it(tmp_path: Path) -> None:
         assert found["loading"].energy_j == pytest.approx(700)
         assert found["waste"].energy_j == pytest.approx(9)
         assert found["idle"].energy_j == pytest.approx(40)  # it was alone that day
+        assert found["idle"].embodied_g  # one second each of a replica that was held for nothing
+        assert report.embodied_g
+        assert found["idle"].embodied_g.mid == pytest.approx(report.embodied_g.mid / 40)  # the work and the start took 40
+        assert found["waste"].embodied_g == found["idle"].embodied_g
         assert report.energy_j == pytest.approx(800)  # waste and idle time are not in it
         assert "between home and far" in found["network"].how
         assert found["storage"].embodied_g

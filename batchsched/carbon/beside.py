@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+from batchsched.carbon.hardware import Range
 from batchsched.carbon.operational import operational_g
 from batchsched.carbon.report import Beside, Intensity, Report
-
-JOULES_PER_KWH = 3.6e6
+from batchsched.units import JOULES_PER_KWH
 
 
 def metered(part: Literal["loading", "waste", "idle"], report: Report, how: str, share: float = 1.0) -> Beside:
-    """A share of what a report says. `idle` and `waste` have no embodied part: idle hardware is charged where it is reserved."""
+    """A share of what a report says. Hardware that was held for nothing is charged like hardware that worked."""
     whole = not (report.unknown_energy_j or report.unmeasured_s) and report.operational_g is not None
     grams = (report.operational_g or 0.0) * share if whole else None
-    embodied = report.embodied_g.scaled(share) if report.embodied_g and part == "loading" else None
+    embodied = report.embodied_g.scaled(share) if report.embodied_g and not report.embodied_unknown_s else None
     return Beside(part, report.energy_j * share, grams, embodied, how)
+
+
+def added(parts: Sequence[Beside], how: str) -> Beside:
+    """Parts of one kind, at least one, as one; grams that are unknown of one are unknown of all."""
+    grams = [part.operational_g for part in parts]
+    making = [part.embodied_g for part in parts]
+    operational = None if None in grams else sum(each for each in grams if each is not None)
+    embodied = None if None in making else sum((each for each in making if each is not None), Range(0, 0, 0))
+    return Beside(parts[0].part, sum(part.energy_j for part in parts), operational, embodied, how)
 
 
 def network(transferred_bytes: int, kwh_per_gb: float, ends: tuple[Intensity, Intensity], how: str) -> Beside:

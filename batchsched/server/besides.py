@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from batchsched.carbon.beside import metered, network
+from batchsched.carbon.beside import added, metered, network
 from batchsched.carbon.report import Beside
 from batchsched.carbon.storage import Stored, What, keeping
 from batchsched.clock import Clock
@@ -61,12 +61,8 @@ class Besides:
                 all_s = ledger.busy_s(connection, pool, day, day + DAY)
             if idle and all_s > 0:
                 parts.append(metered("idle", self._accounts.of_hours(idle), "", min(1.0, busy_s / all_s)))
-        if not parts:
-            return None
-        grams = [part.operational_g for part in parts]
-        known = None if None in grams else sum(each for each in grams if each is not None)
         how = "its part of what its pools took idle on the days that it ran, by busy time"
-        return Beside("idle", sum(part.energy_j for part in parts), known, None, how)
+        return added(parts, how) if parts else None
 
     def _network(self, batch_id: str, entries: Sequence[Row]) -> Iterator[Beside]:
         home = self._accounts.home
