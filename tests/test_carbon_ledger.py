@@ -190,6 +190,19 @@ class TestTotal:
         assert len(both.provenance) == len(set(both.provenance))
         assert total([one]).saved_g == one.saved_g
 
+    def test_rows_and_factors_do_not_grow_with_the_batches(self) -> None:
+        """Work of one pool in one hour is a row by its meter, however many batches it was of; hosts between them or not."""
+        parts = [
+            account([entry(), entry(energy_source="rapl", busy_s=0.0)], truth, baseline(energy_j=n)) for n in (1.0, 2.0, 3.0)
+        ]
+        both = total(parts)
+        assert [(row.energy_source, row.energy_j) for row in both.rows] == [("nvml_counter", 3 * KWH), ("rapl", 3 * KWH)]
+        factors = {factor.factor: factor.value for factor in both.provenance}
+        assert len(factors) == len(both.provenance)
+        assert factors["energy, nvml_counter"] == 3 * KWH
+        assert factors["energy of the baselines"] == 6.0
+        assert factors["intensity of DE, baselines"] == pytest.approx(400)
+
     def test_an_unknown_part_leaves_the_saving_unknown(self) -> None:
         known, dark = account([entry()], truth, baseline()), account([entry()], truth, baseline(zone="DARK"))
         assert total([known, dark]).saved_g is None

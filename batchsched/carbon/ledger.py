@@ -17,7 +17,7 @@ from batchsched.carbon.embodied import Held, Policy
 from batchsched.carbon.hardware import Range
 from batchsched.carbon.models import Hardware
 from batchsched.carbon.operational import operational_g
-from batchsched.carbon.provenance import METERS, factors, remarks, unique
+from batchsched.carbon.provenance import METERS, factors, in_all, remarks, unique
 from batchsched.carbon.report import Baseline, Entry, Intensity, Report, Row, RunNow, Saving, Truth
 from batchsched.carbon.savings import with_embodied_g
 from batchsched.errors import SignalMismatch
@@ -40,7 +40,7 @@ def account(
     hardware: Hardware = _PUBLISHED,
 ) -> Report:
     """The report of one batch. Raises SignalMismatch where intensities of different signals would be added or compared."""
-    rows = _merged(_row(entry, truth) for entry in sorted(entries, key=lambda entry: (entry.pool, entry.started_at)))
+    rows = _merged(_row(entry, truth) for entry in entries)
     run_now = _run_now(baseline, truth, policy, lifetime_years, hardware) if baseline else None
     metered = [row for row in rows if row.energy_source != "unmeasured"]
     used = [(row.intensity, row.zone) for row in rows] + ([(run_now.intensity, run_now.terms.zone)] if run_now else [])
@@ -92,6 +92,7 @@ def total(reports: Sequence[Report]) -> Report:
     with_embodied = [report.saved_with_embodied_g for report in reports]
     by_contract = [report.market_g for report in reports]
     embodied = [report.embodied_g for report in reports if report.embodied_g]
+    rows = _merged(row for report in reports for row in report.rows)
     return _balanced(
         msgspec.structs.replace(
             reports[0],
@@ -107,8 +108,8 @@ def total(reports: Sequence[Report]) -> Report:
             saved_with_embodied_g=_sum_of_all(with_embodied),
             market_g=None if None in by_contract else _known_sum(by_contract),
             beside=[],
-            rows=[row for report in reports for row in report.rows],
-            provenance=unique(factor for report in reports for factor in report.provenance),
+            rows=rows,
+            provenance=in_all(reports, rows),
             notes=unique(note for report in reports for note in report.notes),
         )
     )
@@ -132,9 +133,9 @@ def _row(entry: Entry, truth: Truth) -> Row:
 
 
 def _merged(rows: Iterable[Row]) -> list[Row]:
-    """Neighbouring rows of one pool that share their intensity and their meter, as one."""
+    """Rows of one pool and meter in time order, neighbours that share their intensity as one."""
     merged: list[Row] = []
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row.pool, row.energy_source, row.started_at)):
         last = merged[-1] if merged else None
         if last and (last.pool, last.energy_source) == (row.pool, row.energy_source) and _same(last.intensity, row.intensity):
             merged[-1] = msgspec.structs.replace(

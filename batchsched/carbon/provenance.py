@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TypeVar
 
 from batchsched.carbon.embodied import Policy
 from batchsched.carbon.hardware import Estimate
 from batchsched.carbon.models import Hardware
-from batchsched.carbon.report import Entry, Factor, Row, RunNow
+from batchsched.carbon.report import Entry, Factor, Intensity, Report, Row, RunNow
 from batchsched.units import format_duration
 from batchsched.wire import EnergySource
 
@@ -27,7 +27,7 @@ _WEIGHED = {
     True: "configuration; reported, not weighed in decisions",
     False: "configuration; plans weigh it, the middle figure, beside what running emits",
 }
-_T = TypeVar("_T")
+_T = TypeVar("_T", bound=Hashable)
 
 
 def factors(
@@ -47,14 +47,47 @@ def factors(
         gpus.add(run_now.terms.gpu)
         hosts.add(run_now.terms.held.host)
     return [
-        *(Factor(f"energy, {source}", joules, "J", METERS[source]) for source, joules in _energy(rows).items()),
+        *measured(rows),
         *(Factor(f"PUE of site {site}", pue, "", "configuration") for site, pue in sorted(pues)),
-        *_intensities(rows),
-        *_baseline(run_now),
+        *baseline(run_now),
         *(_embodied(f"embodied carbon of one {gpu}", hardware.gpu(gpu)) for gpu in sorted(gpus - {"cpu"})),
         *(_embodied(_slot_of(host), hardware.host_share(host)) for host in sorted(hosts)),
         Factor("service life", lifetime_years, "years", "configuration"),
         Factor("embodied policy", policy, "", _WEIGHED[policy == "sunk"]),
+    ]
+
+
+def measured(rows: Sequence[Row]) -> list[Factor]:
+    """Energy by its meter, and the energy-weighted mean of each grid by its source."""
+    joules = [Factor(f"energy, {source}", joules, "J", METERS[source]) for source, joules in _energy(rows).items()]
+    used = [(row.zone, row.intensity, row.energy_j) for row in rows if row.energy_source != "unmeasured"]
+    return joules + _intensities(used)
+
+
+def baseline(run_now: RunNow | None) -> list[Factor]:
+    """Its energy and its grid."""
+    if not run_now:
+        return []
+    terms, grid = run_now.terms, run_now.intensity
+    return [
+        Factor("energy of the baseline", terms.energy_j, "J", METERS[terms.energy_source]),
+        Factor(f"intensity of {terms.zone}, baseline", grid.mean_g_per_kwh, "g/kWh", f"{grid.source}; {grid.signal}"),
+    ]
+
+
+def in_all(reports: Sequence[Report], rows: Sequence[Row]) -> list[Factor]:
+    """Every number that entered a total: what holds for all its parts once, what was measured of each as a sum or a mean."""
+    own = {factor for report in reports for factor in (*measured(report.rows), *baseline(report.baseline))}
+    shared = unique(factor for report in reports for factor in report.provenance if factor not in own)
+    at_once = [report.baseline for report in reports if report.baseline]
+    joules: dict[EnergySource, float] = {}
+    for each in at_once:
+        joules[each.terms.energy_source] = joules.get(each.terms.energy_source, 0.0) + each.terms.energy_j
+    return [
+        *measured(rows),
+        *shared,
+        *(Factor("energy of the baselines", total_j, "J", METERS[source]) for source, total_j in joules.items()),
+        *_intensities([(f"{each.terms.zone}, baselines", each.intensity, each.terms.energy_j) for each in at_once]),
     ]
 
 
@@ -90,11 +123,7 @@ def remarks(
 
 def unique(items: Iterable[_T]) -> list[_T]:
     """Each item once, in the order of its first mention."""
-    kept: list[_T] = []
-    for item in items:
-        if item not in kept:
-            kept.append(item)
-    return kept
+    return list(dict.fromkeys(items))
 
 
 def _slot_of(host: str) -> str:
@@ -112,29 +141,18 @@ def _energy(rows: Iterable[Row]) -> dict[EnergySource, float]:
     return sums
 
 
-def _intensities(rows: Iterable[Row]) -> list[Factor]:
-    """The energy-weighted mean of each zone, by source."""
+def _intensities(used: Iterable[tuple[str, Intensity, float]]) -> list[Factor]:
+    """The energy-weighted mean of each zone, by source; `used`: zone, intensity and joules."""
     sums: dict[tuple[str, str, str], tuple[float, float]] = {}
-    for row in rows:
-        mean = row.intensity.mean_g_per_kwh
-        if mean is not None and row.energy_source != "unmeasured":
-            key = (row.zone, row.intensity.source, row.intensity.signal)
+    for zone, grid, energy_j in used:
+        if grid.mean_g_per_kwh is not None:
+            key = (zone, grid.source, grid.signal)
             grams, joules = sums.get(key, (0.0, 0.0))
-            sums[key] = (grams + mean * row.energy_j, joules + row.energy_j)
+            sums[key] = (grams + grid.mean_g_per_kwh * energy_j, joules + energy_j)
     return [
         Factor(f"intensity of {zone}", grams / joules, "g/kWh", f"{source}; {signal}")
         for (zone, source, signal), (grams, joules) in sums.items()
         if joules
-    ]
-
-
-def _baseline(run_now: RunNow | None) -> list[Factor]:
-    if not run_now:
-        return []
-    terms, grid = run_now.terms, run_now.intensity
-    return [
-        Factor("energy of the baseline", terms.energy_j, "J", METERS[terms.energy_source]),
-        Factor(f"intensity of {terms.zone}, baseline", grid.mean_g_per_kwh, "g/kWh", f"{grid.source}; {grid.signal}"),
     ]
 
 

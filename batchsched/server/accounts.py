@@ -18,9 +18,14 @@ from batchsched.errors import ForecastUnavailable
 from batchsched.fleet import Pool, Site
 from batchsched.forecasts import Provider
 from batchsched.forecasts.truth import best_known
+from batchsched.profiles import Profile
 from batchsched.scheduler import Scheduler
+from batchsched.server.kept import Kept
 from batchsched.settings import Carbon
 from batchsched.wire import EnergySource
+
+PROFILES_S = 5.0
+"""Profiles are learnt from thousands of rows, and a list of batches asks for them once a batch."""
 
 
 class AtOnce(NamedTuple):
@@ -38,6 +43,7 @@ class Accounts:
         self._scheduler = scheduler
         self._provider = provider
         self._clock = clock
+        self._profiles: Kept[dict[tuple[str, str], Profile]] = Kept(clock, for_s=PROFILES_S, most=1)
         self._terms = carbon.embodied_policy, carbon.lifetime_years, hardware
 
     def report(self, batch: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Report:
@@ -161,7 +167,8 @@ class Accounts:
 
     def _at_once(self, model: str, pool: str, pairs: Sequence[tuple[Entry, bool]]) -> list[AtOnce]:
         """Entry by entry, by the pool's profile where it ran on another one."""
-        profiles = self._scheduler.observer.current_profiles() if any(entry.pool != pool for entry, _ in pairs) else {}
+        elsewhere = any(entry.pool != pool for entry, _ in pairs)
+        profiles = self._profiles.get("now", self._scheduler.observer.current_profiles) if elsewhere else {}
 
         def one(entry: Entry, spared: bool) -> AtOnce:
             if spared:
