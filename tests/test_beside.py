@@ -101,6 +101,7 @@ def test_a_real_batch_and_all_that_stands_beside_it(tmp_path: Path) -> None:
         assert found["idle"].energy_j == pytest.approx(40)  # it was alone that day
         assert found["idle"].embodied_g  # one second each of a replica that was held for nothing
         assert report.embodied_g
+        assert report.embodied_g.mid
         assert found["idle"].embodied_g.mid == pytest.approx(report.embodied_g.mid / 40)  # the work and the start took 40
         assert found["waste"].embodied_g == found["idle"].embodied_g
         assert report.energy_j == pytest.approx(800)  # waste and idle time are not in it
