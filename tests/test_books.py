@@ -66,6 +66,11 @@ def test_what_was_booked_stays_where_it_was() -> None:
     assert corrections([entry(zone="SE", pue=2.0, site="north")], [], truth, first) == []
 
 
+def test_too_few_joules_to_divide_by_are_booked_all_the_same() -> None:
+    (only,) = corrections([entry(energy_j=5e-324)], [], truth, [])
+    assert (only.energy_j, only.intensity_g_per_kwh) == (5e-324, 400)
+
+
 def test_waste_and_unmeasured_work_have_lines_of_their_own() -> None:
     first = corrections([entry(), entry(energy_source="unmeasured", energy_j=0.0)], [entry(energy_j=KWH / 2)], truth, [])
     assert {(each.kind, each.energy_source): (each.energy_j, each.grams) for each in first} == {

@@ -111,7 +111,8 @@ def _correction(key: Key, entries: Sequence[Entry], truth: Truth, line: Line | N
             return None
         news = "the intensity became known" if line.grams is None else "the intensity was revised"
         why = "work was charged late" if more_j else news
-    mean = grams / operational_g(energy_j, place.pue, 1.0) if grams is not None and energy_j else means[-1]
+    of_one = operational_g(energy_j, place.pue, 1.0)  # nothing also where there are too few joules to tell
+    mean = grams / of_one if grams is not None and of_one else means[-1]
     return Posting(
         *key[:2], place.site, place.zone, *key[2:], more_j, place.pue, mean, grids[-1].source, grids[-1].signal, more_g, why
     )
