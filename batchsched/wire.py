@@ -10,7 +10,7 @@ A protocol and the one before it work together; what lies further apart is refus
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -52,6 +52,15 @@ class Registered(msgspec.Struct):
     heartbeat_s: float
     protocol: int = 1
     """What both speak from now on. Servers of protocol 1 do not say it."""
+
+
+def known_settings(registered: Registered) -> dict[str, Any]:
+    """What a worker of its protocol can read: those of protocol 1 refuse a pool with fields that they do not know."""
+    plain: dict[str, Any] = msgspec.to_builtins(registered)
+    if registered.protocol < 2:
+        for field in ("host", "bought_at", "second_life_at", "second_life_years"):
+            plain["pool"].pop(field)
+    return plain
 
 
 class Claim(msgspec.Struct):

@@ -15,6 +15,7 @@ from batchsched.queue import batches, chunks
 from batchsched.queue.database import Database
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS, TERMINAL
 from batchsched.queue.tables import batches as batch_table
+from batchsched.queue.tables import books
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 DOCS = Path(__file__).parent.parent / "docs" / "states.md"
@@ -44,6 +45,7 @@ def test_every_step_of_the_table_works_and_no_other(database: Database) -> None:
     for source in BATCH_TRANSITIONS:
         for target in BATCH_TRANSITIONS:
             with database.write() as connection:
+                connection.execute(books.delete())
                 connection.execute(batch_table.delete())
                 batches.add(connection, tenant="t", **_batch(source))
                 if target in BATCH_TRANSITIONS[source]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -39,6 +39,7 @@ from batchsched.wire import (
     Release,
     Results,
     known_reason,
+    known_settings,
 )
 
 Message = TypeVar("Message", bound=msgspec.Struct)
@@ -53,7 +54,7 @@ async def _read(request: Request, kind: type[Message]) -> Message:
         raise InvalidRequest(f"This is not a {kind.__name__} message: {problem}.") from None
 
 
-def _answer(message: msgspec.Struct | None = None) -> Response:
+def _answer(message: msgspec.Struct | dict[str, Any] | None = None) -> Response:
     content = msgspec.json.encode(message) if message is not None else b"{}"
     return Response(content, media_type="application/json")
 
@@ -66,7 +67,7 @@ def router(runtime: Runtime) -> APIRouter:
     @routes.post("/workers")
     async def register(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """A worker presents itself and gets its pool's settings."""
-        return _answer(await run_in_threadpool(desk.register, await _read(request, Register)))
+        return _answer(known_settings(await run_in_threadpool(desk.register, await _read(request, Register))))
 
     @routes.post("/workers/{worker_id}/heartbeat")
     async def heartbeat(worker_id: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
