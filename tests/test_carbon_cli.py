@@ -214,6 +214,6 @@ class TestWhatIf:
         assert part["unallocated_operational_g"] == pytest.approx(0.75 * 46 / 1000 * 261)
 
     def test_the_preset_names_its_own_terms(self) -> None:
-        for args in (("A100-40", "--pue", "1.1"), ("H100",)):
+        for args in (("A100-40", "--pue", "1.1"), ("A100-40", "--age", "3"), ("H100",)):
             done = CliRunner().invoke(cli, ["carbon", "what-if", *args, "--preset", "greenllm"])
             assert done.exit_code == 2

@@ -49,6 +49,13 @@ def profile(folder: Path, *more: str) -> Result:
     return CliRunner().invoke(run, [*where, *few, *more], catch_exceptions=False)
 
 
+@pytest.mark.parametrize("wrong", ["--rate=nan", "--rate=inf", "--seconds=nan", "--seconds=0", "--spread=nan", "--least=9"])
+def test_numbers_that_are_none_are_refused(wrong: str) -> None:
+    done = CliRunner().invoke(run, ["--pool", "local", "--model", "tiny", wrong])
+    assert done.exit_code == 2
+    assert wrong.partition("=")[0] in done.output
+
+
 @pytest.mark.slow
 def test_what_is_measured_is_shown_kept_and_told_to_the_server_once(server: LiveServer, tmp_path: Path) -> None:
     first = profile(tmp_path, "--json")

@@ -10,9 +10,8 @@ import msgspec
 import pytest
 
 from batchsched.profiles.grid import DECODE, RATES, grid
-from batchsched.profiles.matrices import load_of, matrices
 from batchsched.profiles.phases import phases
-from batchsched.profiles.schedule import schedule
+from batchsched.profiles.schedule import of_trials, schedule
 from batchsched.profiles.slo import WORKLOADS, Load, Slo
 from batchsched.profiles.trials import MOST, enough, figure, summarise, t95
 from batchsched.wire import Probe, Trial
@@ -149,14 +148,9 @@ def test_trials_at_rates_become_the_matrices_that_configurations_are_chosen_by()
         return [msgspec.structs.replace(made, pool=pool, started_at=at, setting=setting)] * count
 
     flags = some("old", 4000.0, 20, setting="older flags")
-    found = matrices([*some("old", 400.0), *some("new", 900.0, late=5), *some("wild", 1.0, count=1), *flags, *[trial()] * 3])
-    assert found.attainment == {load: {"m on old": 1.0, "m on new": 0.75}}  # one trial is too noisy to be a cell
+    found = of_trials([*some("old", 400.0), *some("new", 900.0, late=5), *flags, *[trial()] * 3])
+    assert found.attainment == {load: {"m on old": 1.0, "m on new": 0.75}}
     assert found.energy_j[load]["m on old"] == pytest.approx(400 / (20 * 300))
     chosen = schedule(found.attainment, found.energy_j, {"m on old": 300.0, "m on new": 300.0})[load]
     assert chosen is not None
     assert (chosen.configuration, chosen.estimated) == ("m on old", False)
-
-
-def test_probes_of_ones_own_are_no_loads() -> None:
-    assert load_of(RATED) == Load("sharegpt", "p50", 2.0)
-    assert load_of(FULL) is load_of(Probe("mine", 1, 1, 1.0)) is load_of(Probe("sharegpt p50 prefill", 1, 1, 1.0)) is None

@@ -19,6 +19,7 @@ from batchsched import Client
 from batchsched.carbon.hardware import Range
 from batchsched.carbon.ledger import account
 from batchsched.carbon.slices import Answered, sci, shared, sliced
+from batchsched.cli.common import energy
 from batchsched.cli.main import cli
 from batchsched.errors import Conflict, InvalidValue, NotFound
 from batchsched.server.breakdown import answered
@@ -172,11 +173,20 @@ def test_tables_go_into_files(done: tuple[LiveServer, str], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("joules", "said"), [(-1.0, "-1 J"), (7200.0, "2 Wh"), (-7.2e6, "-2 kWh"), (None, "unknown"), (0.0, "0 J")]
+)
+def test_energy_for_people(joules: float | None, said: str) -> None:
+    assert energy(joules) == said
+
+
+@pytest.mark.parametrize(
     ("args", "said"),
     [
         (["--by", "request"], "needs a batch ID"),
         (["--books"], "needs a batch ID"),
         (["--books", "--meters"], "exclude each other"),
+        (["batch_1", "--meters"], "leave the ID out"),
+        (["batch_1", "--books", "--plot", "x.svg"], "draws the report"),
         (["--export", "x.txt"], ".parquet"),
         (["--from", "2026-01-01"], "go with --by"),
     ],

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchsched.cli.carbon_options import CELLS, claims, model_option, number, plain, three
+from batchsched.cli.carbon_options import CELLS, claims, model_option, number, three
 from batchsched.cli.carbon_reproduce import reproduce
 from batchsched.cli.carbon_whatif import compare, crossover, what_if
-from batchsched.cli.common import config_option, json_option, load, print_facts, print_json, print_table
+from batchsched.cli.common import config_option, json_option, load, plain, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
     from batchsched.carbon.hardware import Estimate
@@ -92,7 +92,7 @@ def _list_parts(known: Catalogue, as_json: bool) -> None:
     things: list[Host | Part] = [*known.hosts.values(), *known.parts.values()]
     if as_json:
         for thing in things:
-            print_json(plain(thing))
+            print_json(thing)
         return
     rows = [(host.name, "server", claims(host.kg, "kg") if host.kg else _range(host), "") for host in known.hosts.values()]
     for part in known.parts.values():
@@ -117,7 +117,7 @@ def _show(
 ) -> None:
     if as_json:
         found = {"hardware": thing, "embodied": estimates, "crossover": crossings, "sources": _sources(thing, estimates, known)}
-        print_json(plain(found))
+        print_json(found)
         return
     click.echo(f"{thing.name}: {thing.title}\n")
     # What the model `published` is made of is told with the models.

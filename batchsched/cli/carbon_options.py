@@ -73,9 +73,3 @@ def _whose(one: Sourced[Any], notes: bool) -> str:
 def three(kg: Range | None) -> str:
     """Low / mid / high for people."""
     return f"{kg.low:.4g} / {kg.mid:.4g} / {kg.high:.4g}" if kg else "unknown"
-
-
-def plain(thing: Any) -> Any:
-    import msgspec
-
-    return msgspec.to_builtins(thing)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchsched.cli.carbon_options import model_option, number, picture_option, plain, three
-from batchsched.cli.common import Number, config_option, json_option, load, need, print_json, print_table, say
+from batchsched.cli.carbon_options import model_option, number, picture_option, three
+from batchsched.cli.common import Number, config_option, json_option, load, need, plain, print_json, print_table, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +71,7 @@ def compare(
         draw(columns, terms, plot)
     if as_json:
         for column in columns:
-            print_json(plain(column))
+            print_json(column)
         return
     print_table(("", *(gpu.name for gpu in gpus)), _rows(columns, chosen))
     say(f"Grams are for an hour at {intensity:g} g/kWh, busy {utilisation:.0%} of it, PUE {pue:g}, a life of {years:g} years.")
@@ -182,7 +182,7 @@ def what_if(
     if not grids:
         grids = [(f"{one:g}", one) for one in (17.0, 261.0, 501.0)]
     if preset:
-        if lifetime or pue or policy or model or second_life or stored:
+        if lifetime or pue or policy or model or age or second_life or stored:
             raise click.UsageError("--preset names lifetime, PUE, policy, model and what counts itself; leave them out.")
         _as_printed(gpu, grids, utilisation or (1.0,), power, as_json)
         return

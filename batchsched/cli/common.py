@@ -199,7 +199,8 @@ def energy(joules: float | None) -> str:
     """Joules in the unit that suits them."""
     if joules is None:
         return "unknown"
-    return f"{joules:.3g} J" if joules < 3600 else f"{joules / 3600:.4g} Wh" if joules < 3.6e6 else f"{joules / 3.6e6:.4g} kWh"
+    size = abs(joules)
+    return f"{joules:.3g} J" if size < 3600 else f"{joules / 3600:.4g} Wh" if size < 3.6e6 else f"{joules / 3.6e6:.4g} kWh"
 
 
 def summary(batch: Batch) -> list[tuple[str, str | None]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from batchsched.cli.common import config_option, json_option, load, need, print_json, print_table, say
+from batchsched.cli.common import Number, config_option, json_option, load, need, print_json, print_table, say
 from batchsched.errors import NotFound, ServerUnreachable
 
 if TYPE_CHECKING:
@@ -32,15 +32,13 @@ SIZES = ("p25", "p50", "p75")
 @click.option(
     "--rate",
     "rates",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     multiple=True,
     help="Requests a second, in place of the usual ones.",
 )
 @click.option("--full-load", is_flag=True, help="No arrivals at a rate: only as many requests at once as the pool takes.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True, help="Length of one trial.")
-@click.option(
-    "--spread", type=click.FloatRange(0, 1, min_open=True), default=0.10, show_default=True, help="How sure figures must be."
-)
+@click.option("--seconds", type=Number(0, min_open=True), default=20.0, show_default=True, help="Length of one trial.")
+@click.option("--spread", type=Number(0, 1, min_open=True), default=0.10, show_default=True, help="How sure figures must be.")
 @click.option("--least", type=click.IntRange(2), default=3, show_default=True, help="Trials of each probe at least.")
 @click.option("--most", type=click.IntRange(2), default=8, show_default=True, help="Trials of each probe at most.")
 @click.option("--server", metavar="URL", help="The server [default: from the configuration].")
@@ -73,6 +71,8 @@ def run(
     Stop its worker first: what else the machine does is measured too. A run that was stopped goes on where it stopped. With
     --json: one object.
     """
+    if least > most:
+        raise click.UsageError("--least is above --most.")
     need("worker")
     settings = load(config, worker__server_url=server, worker__engine_url=engine_url, server__api_key=api_key).settings
     from batchsched.executors.profile_run import Server, Wanted, run_profile

@@ -46,6 +46,10 @@ def report(
     """
     if plot and (not batch_id or plot.suffix not in {".png", ".svg"}):
         raise click.UsageError("--plot needs a batch ID and a name that ends in .png or .svg.")
+    if plot and (by or books or meters):
+        raise click.UsageError("--plot draws the report; leave out --by, --books and --meters.")
+    if meters and batch_id:
+        raise click.UsageError("--meters is about pools: leave the ID out.")
     if ((since or until) and not (by or meters)) or ((since or until) and batch_id):
         raise click.UsageError("--from and --to go with --by or --meters, and without an ID.")
     check_export(export)
