@@ -62,6 +62,12 @@ def small_house(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_the_page_about_the_house_names_the_whole_ground_floor() -> None:
+    drawn = (ROOT / "docs" / "architecture.md").read_text().split("```")[1]
+    modules = PYPROJECT["tool"]["importlinter"]["contracts"][0]["source_modules"]
+    assert {name.removeprefix("batchsched.") for name in modules} <= set(drawn.split())
+
+
 @pytest.mark.parametrize("folder", LINKED)
 def test_linked_folders_are_relative_links(folder: str) -> None:
     link = ROOT / "batchsched" / folder
