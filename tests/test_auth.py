@@ -176,6 +176,9 @@ def test_lists_and_inputs_keep_to_the_tenant(keyed: Keyed, things: dict[str, str
         assert keyed.call("GET", path, keyed.bob, params={"after": theirs}).status_code == 404
         assert theirs in [row["id"] for row in keyed.call("GET", path, keyed.alice).json()["data"]]
     assert keyed.call("GET", f"{PREFIX}/report", keyed.bob).status_code == 404  # nothing of bob's has run
+    slices = f"{PREFIX}/report/slices"
+    assert keyed.call("GET", slices, keyed.bob).json()["data"] == []
+    assert keyed.call("GET", slices, keyed.bob, params={"batch_id": things["batch_id"]}).status_code == 404
     stolen = keyed.submit(keyed.bob, things["file_id"])
     assert stolen["status"] == "failed"
     assert "Cannot find file" in stolen["errors"]["data"][0]["message"]

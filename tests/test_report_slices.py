@@ -21,6 +21,8 @@ from batchsched.carbon.ledger import account
 from batchsched.carbon.slices import Answered, sci, shared, sliced
 from batchsched.cli.common import energy
 from batchsched.cli.main import cli
+from batchsched.cli.report_tables import Table
+from batchsched.client import results
 from batchsched.errors import Conflict, InvalidValue, NotFound
 from batchsched.server.breakdown import answered
 from tests.live import LiveServer, live_server, requests, wait_for
@@ -195,3 +197,15 @@ def test_wrong_options_are_named(args: list[str], said: str) -> None:
     ran = CliRunner().invoke(cli, ["report", *args, "--server", "http://127.0.0.1:9"])
     assert ran.exit_code == 2
     assert said in ran.output
+
+
+def test_what_is_unknown_leaves_its_columns_empty(tmp_path: Path) -> None:
+    """Every row has every column, whatever is unknown of it."""
+    known = results.Slice("a", embodied_g=results.Band(1, 2, 3), sci=results.Sci(results.Band(4, 5, 6), None))
+    path = tmp_path / "slices.csv"
+    Table((), lambda _: (), [results.Slice("b"), known], "").write(path)
+    first, second = csv.DictReader(path.read_text().splitlines())
+    assert list(first) == list(second)
+    assert (first["embodied_g_mid"], second["embodied_g_mid"]) == ("", "2")
+    assert (second["sci_g_per_request_high"], second["sci_g_per_1000_tokens_low"]) == ("6", "")
+    assert not {"embodied_g", "sci", "sci_g_per_1000_tokens"} & first.keys()

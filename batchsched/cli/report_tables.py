@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 import click
 import msgspec
@@ -43,7 +43,7 @@ class Table(NamedTuple):
 
     def write(self, path: Path) -> None:
         """Every column of every row into a file; what lies deeper gets a name with an underscore."""
-        records = [dict(_flat(msgspec.to_builtins(row))) for row in self.rows]
+        records = [dict(_flat(type(row), row)) for row in self.rows]
         if path.suffix == ".json":
             path.write_text(json.dumps(records, indent=1) + "\n")
         elif path.suffix == ".parquet":
@@ -52,7 +52,7 @@ class Table(NamedTuple):
             pd.DataFrame(records).to_parquet(path, index=False)
         else:
             with path.open("w", newline="") as handle:
-                writer = csv.DictWriter(handle, list(dict.fromkeys(name for record in records for name in record)))
+                writer = csv.DictWriter(handle, list(records[0]) if records else ())
                 writer.writeheader()
                 writer.writerows(records)
         say(f"{len(records)} rows are in {path}.")
@@ -104,12 +104,19 @@ def rows_of(report: Report) -> Table:
     return Table((), lambda _: (), report.rows, "")
 
 
-def _flat(tree: dict[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(cast("dict[str, Any]", value), f"{before}{name}_")
+def _flat(kind: type[msgspec.Struct], row: Any, before: str = "") -> Iterable[tuple[str, Any]]:
+    """Names and values of all that a kind of row may have, so that every row has the same columns, the unknown ones empty."""
+    for field in msgspec.structs.fields(kind):
+        value = None if row is None else getattr(row, field.name)
+        deeper = next((one for one in (field.type, *get_args(field.type)) if _is_struct(one)), None)
+        if deeper:
+            yield from _flat(deeper, value, f"{before}{field.name}_")
         else:
-            yield f"{before}{name}", value
+            yield f"{before}{field.name}", msgspec.to_builtins(value)
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
 def band(value: Band | None) -> str:
