@@ -109,6 +109,19 @@ class Part(msgspec.Struct, frozen=True):
 
 _KINDS: dict[str, type[msgspec.Struct]] = {"gpus": Gpu, "hosts": Host, "parts": Part}
 _WORDS = {"memory_kind", "kind", "per"}
+_MAY_BE_ZERO = {
+    "low_kg",
+    "mid_kg",
+    "high_kg",
+    "kg",
+    "embodied_kg",
+    "die_kg",
+    "soc_kg",
+    "idle_w",
+    "w_per_unit",
+    "ssd_gb",
+    "dram_gb",
+}
 
 
 class Catalogue(msgspec.Struct, frozen=True):
@@ -228,10 +241,10 @@ def _claims(value: Any, section: str, cell: str, where: str, path: Path) -> list
         raise InvalidConfiguration(f"{where} is unknown; {advice}allowed here: {', '.join(sorted(known))}.")
     several = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
     words = cell in _WORDS or cell == "title"
-    return [_claim(one, words, where, f"declared in {path.name}") for one in several]
+    return [_claim(one, cell, words, where, f"declared in {path.name}") for one in several]
 
 
-def _claim(given: Any, words: bool, where: str, unnamed: str) -> tuple[Any, str, str]:
+def _claim(given: Any, name: str, words: bool, where: str, unnamed: str) -> tuple[Any, str, str]:
     """A bare value, `[value, source]` or `[value, source, note]`."""
     cell: list[Any] = list(given) if isinstance(given, list) and given else [given]
     value, rest = cell[0], cell[1:]
@@ -241,6 +254,8 @@ def _claim(given: Any, words: bool, where: str, unnamed: str) -> tuple[Any, str,
         raise InvalidConfiguration(f"{where} must be {shape}, or [{shape}, source], or [{shape}, source, note].")
     if not words and not 0 <= value < 1e12:
         raise InvalidConfiguration(f"{where} must not be negative, infinite or NaN.")
+    if not words and not value and name not in _MAY_BE_ZERO:
+        raise InvalidConfiguration(f"{where} must be above 0; leave out what is not known.")
     source, note = [*rest, "", ""][:2]
     return value if words else float(value), source or unnamed, note
 
@@ -254,6 +269,8 @@ def _built(rows: Rows, where: str) -> Catalogue:
             given = {getattr(thing, cell) is None for cell in ("low_kg", "mid_kg", "high_kg")}
             if len(given) > 1:
                 raise InvalidConfiguration(f"{where}: key '{section}.{name}' needs all of low_kg, mid_kg and high_kg, or none.")
+            if given == {False} and not thing.low_kg.value <= thing.mid_kg.value <= thing.high_kg.value:
+                raise InvalidConfiguration(f"{where}: key '{section}.{name}': low_kg, mid_kg and high_kg must not fall.")
     return Catalogue({key: cells["reference"][0][0] for key, cells in rows["sources"].items()}, **made)  # pyright: ignore
 
 

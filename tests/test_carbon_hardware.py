@@ -139,6 +139,8 @@ class TestUsersFile:
             ("[gpus.T4]\nidle_w = -1", "'gpus.T4.idle_w' must not be"),
             ("[gpus.T4]\nmemory_kind = 3", "'gpus.T4.memory_kind' must be text"),
             ("[gpus.MI300X]\nlow_kg = 3", "'gpus.MI300X' needs all of low_kg"),
+            ("[gpus.MI300X]\nlow_kg = 3\nmid_kg = 2\nhigh_kg = 4", "'gpus.MI300X': low_kg, mid_kg and high_kg must not fall"),
+            ("[hosts.ours]\ngpu_slots = 0", "'hosts.ours.gpu_slots' must be above 0"),
             ("[sources]\nlab = 3", "'sources.lab' must be text"),
             ("[gpus.T4\n", "not readable TOML"),
         ],
@@ -148,6 +150,12 @@ class TestUsersFile:
         with pytest.raises(InvalidConfiguration, match=said) as caught:
             merged(path)
         assert str(path) in caught.value.message
+
+    def test_a_node_between_two_has_no_parameters(self, tmp_path: Path) -> None:
+        known = merged(self.write(tmp_path, "[gpus.T4]\nnode_nm = 12.5"))
+        for model in ("sc23", "act"):
+            found = MODELS[model](known.gpus["T4"], known)
+            assert (found.kg, found.spread) == (None, "no parameters for a node of 12.5 nm")
 
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidConfiguration, match="no hardware catalogue"):

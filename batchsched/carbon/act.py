@@ -39,7 +39,7 @@ def act(gpu: Gpu, _catalogue: Catalogue) -> Estimate:
     if not (die and node and memory):
         return lacking("act", gpu.name, die_mm2=die, node_nm=node, memory_gb=memory)
     row = _STANDS_IN.get(int(node.value), int(node.value))
-    if row not in NODES:
+    if not node.value.is_integer() or row not in NODES:
         return unknown("act", f"no parameters for a node of {node.value:g} nm")
 
     def kg(per_cm2: float, dram_g: float, packages: int) -> float:

@@ -48,8 +48,9 @@ def sc23(gpu: Gpu, _catalogue: Catalogue) -> Estimate:
     die, node, memory = gpu.die_mm2, gpu.node_nm, gpu.memory_gb
     if not (die and node and memory):
         return lacking("sc23", gpu.name, die_mm2=die, node_nm=node, memory_gb=memory)
-    if (nm := int(node.value)) not in NODES:
-        return unknown("sc23", f"no parameters for a node of {nm} nm")
+    nm = int(node.value)
+    if nm != node.value or nm not in NODES:
+        return unknown("sc23", f"no parameters for a node of {node.value:g} nm")
     args = (die.value, nm, memory.value)
     kg = Range(embodied_kg(*args, 0), embodied_kg(*args), embodied_kg(*args, fab_g_per_kwh=LATER_FAB_G_PER_KWH))
     kwh, gases = NODES[nm]
