@@ -16,6 +16,7 @@ class TrialLog:
     """One file for a model on a pool. A line that a crash cut off is passed over."""
 
     def __init__(self, folder: Path, pool: str, model: str) -> None:
+        self._mine = pool, model
         self.path = folder / f"profile-{_slug(pool)}-{_slug(model)}.jsonl"
         self.trials: list[Trial] = []
         lines = self.path.read_bytes().split(b"\n") if self.path.is_file() else []
@@ -27,7 +28,8 @@ class TrialLog:
 
     def of(self, probe: Probe, setting: str) -> list[Trial]:
         """What was measured of a probe in this setting, oldest first."""
-        return [trial for trial in self.trials if trial.probe == probe and trial.setting == setting]
+        wanted = (*self._mine, probe, setting)  # two names may make one file name
+        return [trial for trial in self.trials if (trial.pool, trial.model, trial.probe, trial.setting) == wanted]
 
     def add(self, trial: Trial) -> None:
         """Keep one; it survives a crash once this returns. Raises StorageFull."""

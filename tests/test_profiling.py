@@ -19,6 +19,7 @@ from batchsched.executors.profiling import LEAST_ARRIVALS, Bench, Profiler, Step
 from batchsched.executors.trial_log import TrialLog
 from batchsched.wire import EnergySource, Probe, Trial
 from tests.fake_engine import FakeEngine, serve
+from tests.test_trials import trial
 
 FULL, RATED = Probe("full", 12, 6), Probe("rated", 12, 6, 100.0)
 SETTING = "fake"
@@ -140,6 +141,18 @@ async def test_trials_of_another_setting_are_kept_and_do_not_count(tmp_path: Pat
         found = await profiler(asker, tmp_path, setting="vllm 2").run([FULL], times(1), quiet)
     assert [trial.setting for trial in found[FULL]] == ["vllm 2"]
     assert len(TrialLog(tmp_path, "p", "tiny").trials) == 2
+
+
+def test_names_that_make_one_file_name_are_told_apart(tmp_path: Path) -> None:
+    """A pool `a` with a model `b-c`, and a pool `a-b` with a model `c`."""
+    one, other = TrialLog(tmp_path, "a", "b-c"), TrialLog(tmp_path, "a-b", "c")
+    assert one.path == other.path
+    made = trial(pool="a", model="b-c", probe=FULL, setting=SETTING)
+    one.add(made)
+    again = TrialLog(tmp_path, "a-b", "c")
+    assert again.trials == [made]
+    assert again.of(made.probe, made.setting) == []
+    assert one.of(made.probe, made.setting) == [made]
 
 
 async def test_a_line_that_a_crash_cut_off_costs_only_itself(tmp_path: Path) -> None:

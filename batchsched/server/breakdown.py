@@ -27,8 +27,8 @@ By = Literal["batch", "tenant", "pool", "site", "chunk"]
 class PoolEnergy(msgspec.Struct, frozen=True):
     """What a pool's meters saw, and where it went: `metered_j` is the sum of the rest.
 
-    `unaccounted_j`: what workers that died had not yet told of, or have still in hand; below zero, what was charged before meters
-    were told of.
+    `unaccounted_j`: what workers that died had not yet told of, or have still in hand, and what batches took that are no longer
+    kept; below zero, what was charged before meters were told of.
     """
 
     pool: str
