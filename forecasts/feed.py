@@ -171,7 +171,7 @@ class Feed:
         return news > 0, problem.message if problem else ""
 
     def _forecast(self, zone: str, now: datetime) -> int:
-        return self._archive.add_forecast(self.source.fetch_forecast(zone, now), self._clock.now())
+        return self._archive.add_forecast(self.source.fetch_forecast(zone, now), self._clock.now)
 
     def _recent(self, zone: str, now: datetime) -> int:
         since = now - REVISED
@@ -215,10 +215,10 @@ class Feed:
         """Ask and keep: how many values came true, and how many of them were news."""
         if isinstance(self.source, Generating):
             values, generation = self.source.fetch_generation(zone, start, end, now)
-            self._archive.add_generation(generation, self._clock.now())
+            self._archive.add_generation(generation, self._clock.now)
         else:
             values = self.source.fetch_realised(zone, start, end, now)
-        return len(values), self._archive.add_realised(values, self._clock.now())
+        return len(values), self._archive.add_realised(values, self._clock.now)
 
 
 class Feeds:

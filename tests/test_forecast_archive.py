@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from zlib import crc32
 
 import msgspec
@@ -20,6 +23,7 @@ from hypothesis import strategies as st
 
 from batchsched.errors import SignalMismatch, StorageUnavailable
 from batchsched.forecasts import ForecastSlot, IntensityForecast, Signal
+from batchsched.forecasts import archive as archives
 from batchsched.forecasts.archive import Archive, Feed
 from batchsched.forecasts.archive.months import Ints, Months
 from batchsched.forecasts.persistence import hour_of, truth_of
@@ -28,6 +32,7 @@ from tests.doomed_archive import HOUR, NOW, forecast, measured
 
 ROOT = Path(__file__).parent.parent
 MARGINAL = Signal("marginal", "direct")
+T = TypeVar("T")
 
 
 def known(archive: Archive, as_of: datetime = NOW + 99 * HOUR) -> list[float]:
@@ -301,6 +306,61 @@ class TestGeneration:
         archive.fold()
         table = pq.read_table(tmp_path / "generation" / "2026-05.parquet")
         assert (table["coal"].to_pylist(), table["wind"].to_pylist()) == ([100], [None])
+
+
+class TestWhatComesNow:
+    def test_an_instant_within_an_import_is_replayed_as_it_was_seen(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever looks between two blocks, or just before one is written, sees what is seen later as of that instant."""
+        monkeypatch.setattr(archives, "TOGETHER", 2)
+        archive, ticks, seen = Archive(tmp_path), itertools.count(1), dict[datetime, tuple[int, int]]()
+
+        def now() -> datetime:
+            return NOW + next(ticks) * HOUR / 100
+
+        def look(at: datetime) -> tuple[int, int]:
+            return len(archive.forecasts("DE", NOW - 99 * HOUR, NOW, as_of=at)), len(known(archive, at))
+
+        def watched(values: Iterable[T]) -> Iterator[T]:
+            for value in values:
+                at = now()
+                seen[at] = look(at)
+                yield value
+
+        assert archive.add_forecasts(watched(forecast(-n) for n in range(1, 8)), now) == 7
+        for n in range(-7, 0):
+            assert archive.add_realised(watched([measured(n, n + 50)]), now) == 1
+        assert {count for count, _ in seen.values()} == {0, 2, 4, 6, 7}
+        assert {at: look(at) for at in seen} == seen
+        assert look(now()) == (7, 7)
+
+    def test_the_clock_is_asked_where_readers_wait(self, tmp_path: Path) -> None:
+        archive, read = Archive(tmp_path), threading.Event()
+
+        def look() -> None:
+            known(archive)
+            read.set()
+
+        reader = threading.Thread(target=look)
+
+        def now() -> datetime:
+            if not reader.ident:
+                reader.start()
+            assert not read.wait(0.05)
+            return NOW
+
+        archive.add_realised([measured(-1, 60)], now)
+        reader.join(5)
+        assert read.is_set()
+
+    def test_a_clock_that_is_put_back_a_little_goes_on_from_where_it_was(self, tmp_path: Path) -> None:
+        archive = Archive(tmp_path)
+        for hour, put_back_s in enumerate((0, 20, 3600)):
+            at = NOW - timedelta(seconds=put_back_s)
+            archive.add_realised([measured(-9 + hour, hour)], partial(max, at, at))
+        assert known(archive, NOW - timedelta(seconds=1)) == [2]
+        assert known(Archive(tmp_path), NOW) == [0, 1, 2]
 
 
 class TestFolder:

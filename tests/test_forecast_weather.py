@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchsched import Client
+from batchsched.cli.main import main
 from batchsched.errors import InvalidConfiguration, InvalidInputFile
 from batchsched.forecasts import Realised, Signal
 from batchsched.forecasts.archive import Archive
@@ -139,7 +140,7 @@ def test_it_is_no_source_of_intensity(tmp_path: Path) -> None:
         FileProvider(path)
 
 
-def test_a_file_is_imported(tmp_path: Path) -> None:
+def test_a_file_is_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "wx.csv"
     lines = [f"EAST,2026-05-01T00:00Z,2026-05-01T{h:02}:00Z,,{h},{'' if h == 3 else 2 * h}" for h in (6, 0, 3)]
     lines.append("WEST,2026-05-01T00:00Z,2026-05-01T00:00Z,2026-05-01T03:30Z,1,nan")
@@ -147,7 +148,11 @@ def test_a_file_is_imported(tmp_path: Path) -> None:
     with live_server(tmp_path) as live, Client(live.url, "") as client:
         found = client.forecasts.import_file(path, provider="gfs")
         assert (found.weather, found.zones, found.measurements, found.forecasts) == (2, ("EAST", "WEST"), 0, 0)
-        assert client.forecasts.import_file(path, provider="gfs").weather == 0
+        again = client.forecasts.import_file(path, provider="gfs")
+        assert (again.weather, again.signal) == (0, "")  # weather has none
+        with pytest.raises(SystemExit):
+            main(["forecast", "import", str(path), "--provider", "sky", "--server", live.url, "--api-key", "k"])
+        assert "New from sky: 0 forecasts, 0 measurements, 2 weather runs (EAST, WEST)." in capsys.readouterr().err
         now = live.runtime.clock.now()
         kept = live.runtime.archive.weather("EAST", now - 900 * DAY, now, as_of=now)
         assert {run.feed.signal: run.values for run in kept} == {"wind": (0, 3, 6), "sun": (0, None, 12)}

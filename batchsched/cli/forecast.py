@@ -95,7 +95,8 @@ def import_(file: Path, provider: str | None, signal: str | None, as_json: bool,
         new = f"{found.forecasts} forecasts, {found.measurements} measurements"
         new += f", {found.generation} slots of generation" if found.generation else ""
         new += f", {found.weather} weather runs" if found.weather else ""
-        say(f"New from {found.provider}, {found.signal}: {new} ({zones}).")
+        whose = ", ".join(filter(None, (found.provider, found.signal)))
+        say(f"New from {whose}: {new} ({zones}).")
 
 
 @forecast.command()

@@ -68,7 +68,7 @@ class Forecast(msgspec.Struct, frozen=True):
 
 
 class Imported(msgspec.Struct, frozen=True):
-    """What of a file was new: forecasts, measured intensities, slots of generation, weather runs."""
+    """What of a file was new: forecasts, measured intensities, slots of generation, weather runs. `signal`: "" of weather."""
 
     provider: str
     signal: str

@@ -41,7 +41,10 @@ IMPORT = {
 
 
 class Imported(msgspec.Struct, forbid_unknown_fields=True):
-    """What of a file was new: forecasts, measured intensities, slots of generation, weather runs. `id`: the file's name."""
+    """What of a file was new: forecasts, measured intensities, slots of generation, weather runs. `id`: the file's name.
+
+    `signal` is empty for a file of weather, which has none.
+    """
 
     object: Literal["batchsched.import"]
     id: str

@@ -163,23 +163,25 @@ class Forecasts:
         provider = form.fields.get("provider") or content.provider
         if provider in TAKEN:
             raise InvalidValue(f"'{provider}' is the name of forecasts made here; give the file's another.", param="provider")
-        archive, now = self._runtime.archive, self._runtime.clock.now()
+        archive, clock = self._runtime.archive, self._runtime.clock
+        now = clock.now()
         issues = (msgspec.structs.replace(issue, provider=provider) for issue in content.issues())
         values = (msgspec.structs.replace(value, provider=provider) for value in content.measurements() if value.end <= now)
         generation = (msgspec.structs.replace(one, provider=provider) for one in content.generation() if one.end <= now)
         weather = (msgspec.structs.replace(run, provider=provider) for run in content.weather if run.issued_at <= now)
         counts = {
-            "forecasts": archive.add_forecasts(issues, now),
-            "measurements": archive.add_realised(values, now),
-            "generation": archive.add_generation(generation, now),
-            "weather": archive.add_weather(weather, now),
+            "forecasts": archive.add_forecasts(issues, clock.now),
+            "measurements": archive.add_realised(values, clock.now),
+            "generation": archive.add_generation(generation, clock.now),
+            "weather": archive.add_weather(weather, clock.now),
         }
         with self._runtime.database.write() as connection:
             who.did(connection, name, provider=provider, **counts)
         if self._runtime.feeds:
             self._runtime.feeds.look_again()
         self._runtime.scheduler.poke()
-        return Imported("batchsched.import", name, provider, str(content.signal), content.zones, **counts)
+        signal = "" if content.weather else str(content.signal)
+        return Imported("batchsched.import", name, provider, signal, content.zones, **counts)
 
     def show(self, zone: str, as_of: str | None, hours: int, provider: str | None, signal: str | None) -> Forecast:
         """Raises ForecastUnavailable, SignalMismatch, InvalidValue."""

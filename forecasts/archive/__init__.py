@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
 
 from batchsched.errors import SignalMismatch, StorageFull, StorageUnavailable
@@ -51,6 +52,10 @@ R = TypeVar("R", Issue, Measured, Generated, Run)
 HOUR = 3600 * 10**6
 FOLD_BYTES = 8 << 20
 TOGETHER = 500
+CLOCK_BACK = 60 * 10**6  # a clock that was put back by less goes on from where it was; by more, it was wrong before
+
+When = datetime | Callable[[], datetime]
+"""An instant of receipt, or the clock that says it when the record is written."""
 
 
 class Summary(NamedTuple):
@@ -66,6 +71,9 @@ class Archive:
 
     `order`: who measures a zone, the best one first; whoever it does not name comes last. `fold_bytes`: once the journal is
     longer than this, its records move into the months' files.
+
+    What comes now is given with a clock as its `received_at`: it is stamped under the lock that readers wait for, so that who
+    reads at an instant sees what anybody will see later as of that instant. An instant is for what came earlier.
     """
 
     def __init__(
@@ -83,28 +91,28 @@ class Archive:
         self._generated = Slots(self._journal, Months(folder / "generation", GENERATED, slots), Generated, FUELS, order)
         self._kinds = (self._issues, self._measured, self._generated, self._runs)
 
-    def add_forecast(self, forecast: IntensityForecast, received_at: datetime) -> bool:
+    def add_forecast(self, forecast: IntensityForecast, received_at: When) -> bool:
         """Keep a forecast; False where it was there. Durable when this returns. Raises StorageFull."""
         return self.add_forecasts([forecast], received_at) == 1
 
-    def add_forecasts(self, forecasts: Iterable[IntensityForecast], received_at: datetime) -> int:
+    def add_forecasts(self, forecasts: Iterable[IntensityForecast], received_at: When) -> int:
         """Keep those that are new, and say how many; one that has changed since, under the same time of issue, is new."""
-        issues = (Issue.of(forecast, received_at) for forecast in forecasts if forecast.slots)
-        return sum(map(len, self._add(issues, self._issues.news)))
+        issues = (Issue.of(forecast) for forecast in forecasts if forecast.slots)
+        return sum(map(len, self._add(issues, received_at, self._issues.news)))
 
-    def add_realised(self, values: Iterable[Realised], received_at: datetime) -> int:
+    def add_realised(self, values: Iterable[Realised], received_at: When) -> int:
         """Keep what is new or has changed (a revision: the earlier value stays), and say how many values these were."""
-        added = self._add(Measured.of(values, received_at), self._measured.news)
+        added = self._add(Measured.of(values), received_at, self._measured.news)
         return sum(len(record.values) for records in added for record in records)
 
-    def add_generation(self, values: Iterable[Generation], received_at: datetime) -> int:
+    def add_generation(self, values: Iterable[Generation], received_at: When) -> int:
         """The same for what power was generated from."""
-        added = self._add(Generated.of(values, micros(received_at)), self._generated.news)
+        added = self._add(Generated.of(values), received_at, self._generated.news)
         return sum(len(record.values) for records in added for record in records)
 
-    def add_weather(self, runs: Iterable[WeatherRun], received_at: datetime) -> int:
+    def add_weather(self, runs: Iterable[WeatherRun], received_at: When) -> int:
         """The same for runs of a weather model."""
-        added = self._add(Run.of(runs, micros(received_at)), self._runs.news)
+        added = self._add(Run.of(runs), received_at, self._runs.news)
         return len({(run.feed[:2], run.issued_at) for records in added for run in records})
 
     def newest(
@@ -265,14 +273,14 @@ class Archive:
         for kind in self._kinds:
             kind.months.refresh()
 
-    def _add(self, records: Iterable[R], news: Callable[[list[R]], list[R]]) -> list[list[R]]:
+    def _add(self, records: Iterable[R], received_at: When, news: Callable[[list[R]], list[R]]) -> list[list[R]]:
         added: list[list[R]] = []
         coming = iter(records)
         while some := list(islice(coming, TOGETHER)):
             with self._lock, self._journal.writing():
                 self._refresh()
-                if new := news(some):
-                    self._journal.append(new)
+                if new := news(self._stamped(some, received_at)):
+                    self._journal.append(self._stamped(new, received_at))  # again: looking took its time
                     added.append(new)
                 if self._journal.bytes > self._fold_bytes:
                     try:
@@ -280,6 +288,14 @@ class Archive:
                     except (StorageFull, StorageUnavailable) as problem:  # nothing is lost: the journal has it
                         log.warning("The forecast archive cannot be tidied: %s", problem.message)
         return added
+
+    def _stamped(self, records: list[R], received_at: When) -> list[R]:
+        if isinstance(received_at, datetime):
+            at = micros(received_at)
+        else:
+            at, last = micros(received_at()), self._journal.newest
+            at = last if at < last <= at + CLOCK_BACK else at
+        return [msgspec.structs.replace(record, received_at=at) for record in records]
 
     def _fold(self) -> None:
         for kind in self._kinds:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from batchsched.forecasts.archive.records import PARTS_PER_G, Feed, micros
+from batchsched.forecasts.archive.records import NOT_YET, PARTS_PER_G, Feed, micros
 from batchsched.forecasts.port import FUELS, Generation
 
 GENERATION = "generation"
@@ -37,7 +37,7 @@ class Generated(msgspec.Struct, array_like=True, tag="generated", frozen=True):
     values: list[Power]
 
     @classmethod
-    def of(cls, values: Iterable[Generation], received_at: int) -> list[Generated]:
+    def of(cls, values: Iterable[Generation]) -> list[Generated]:
         """A record for each feed; what is no power of a station is unknown, and left out."""
         by_feed: dict[Feed, list[Power]] = {}
         for value in values:
@@ -49,7 +49,7 @@ class Generated(msgspec.Struct, array_like=True, tag="generated", frozen=True):
             if mw:
                 feed = Feed(value.zone, value.provider, GENERATION)
                 by_feed.setdefault(feed, []).append(Power(micros(value.start), micros(value.end), mw))
-        return [cls(feed, received_at, slots) for feed, slots in by_feed.items()]
+        return [cls(feed, NOT_YET, slots) for feed, slots in by_feed.items()]
 
     def plain(self) -> list[tuple[int, dict[str, Any]]]:
         """A row of a table for each slot, with a column for each fuel, and by which instant it belongs to a month."""

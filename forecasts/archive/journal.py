@@ -34,7 +34,7 @@ class _Read:
     """A journal as far as it was read."""
 
     def __init__(self) -> None:
-        self.bytes = 0
+        self.bytes = self.newest = 0
         self.records: dict[type, dict[Feed, list[Any]]] = {}
 
     def more(self, path: Path) -> None:
@@ -46,6 +46,7 @@ class _Read:
         for line in whole.split(b"\n"):
             if line and (record := _record(line, path)):
                 self.records.setdefault(type(record), {}).setdefault(record.feed, []).append(record)
+                self.newest = max(self.newest, record.received_at)
 
 
 class Journal:
@@ -69,6 +70,11 @@ class Journal:
     def bytes(self) -> int:
         """How much there is to fold."""
         return sum(read.bytes for read in self._read.values())
+
+    @property
+    def newest(self) -> int:
+        """The latest receipt that its records have."""
+        return max((read.newest for read in self._read.values()), default=0)
 
     def feeds(self, kind: type) -> set[Feed]:
         """The feeds of its records of a kind."""

@@ -21,6 +21,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 PARTS_PER_G = 100
 MOST_G_PER_KWH = 1e6
+NOT_YET = 0  # the receipt of what has not been written
 LONGEST_SLOT = 31 * 86400 * 10**6
 LEVELS = ("mean", *(f"q{round(level * 100):02d}" for level in QUANTILES))
 Levels = list[list[int | None]]
@@ -75,7 +76,7 @@ class Issue(msgspec.Struct, array_like=True, tag="issue", frozen=True):
     note: str = ""
 
     @classmethod
-    def of(cls, forecast: IntensityForecast, received_at: datetime) -> Issue:
+    def of(cls, forecast: IntensityForecast) -> Issue:
         """The record of a forecast that has slots."""
         slots = forecast.slots
         levels: Levels = [[parts(slot.mean_g_per_kwh) for slot in slots]]
@@ -84,7 +85,7 @@ class Issue(msgspec.Struct, array_like=True, tag="issue", frozen=True):
         return cls(
             Feed(forecast.zone, forecast.provider, str(forecast.signal)),
             micros(forecast.issued_at),
-            micros(received_at),
+            NOT_YET,
             micros(slots[0].start),
             _grid(slots),
             forecast.licence,
@@ -145,7 +146,7 @@ class Measured(msgspec.Struct, array_like=True, tag="measured", frozen=True):
     licence: str = ""
 
     @classmethod
-    def of(cls, values: Iterable[Realised], received_at: datetime) -> list[Measured]:
+    def of(cls, values: Iterable[Realised]) -> list[Measured]:
         """A record for each feed; unknown values are left out."""
         by_feed: dict[tuple[Feed, str], list[Slot]] = {}
         for value in values:
@@ -154,7 +155,7 @@ class Measured(msgspec.Struct, array_like=True, tag="measured", frozen=True):
                 by_feed.setdefault((feed, value.licence), []).append(
                     Slot(micros(value.start), micros(value.end), number, value.estimated)
                 )
-        return [cls(feed, micros(received_at), slots, licence) for (feed, licence), slots in by_feed.items()]
+        return [cls(feed, NOT_YET, slots, licence) for (feed, licence), slots in by_feed.items()]
 
     def plain(self) -> list[tuple[int, dict[str, Any]]]:
         """A row of a table for each slot, and by which instant it belongs to a month."""

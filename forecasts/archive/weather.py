@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from batchsched.forecasts.archive.records import Feed, micros
+from batchsched.forecasts.archive.records import NOT_YET, Feed, micros
 from batchsched.forecasts.weather import WeatherRun
 
 _SINGLE = struct.Struct("f")
@@ -30,10 +30,10 @@ class Run(msgspec.Struct, array_like=True, tag="weather", frozen=True):
     values: tuple[float | None, ...]
 
     @classmethod
-    def of(cls, runs: Iterable[WeatherRun], received_at: int) -> Iterator[Run]:
+    def of(cls, runs: Iterable[WeatherRun]) -> Iterator[Run]:
         """A record for each variable, in single precision."""
         for run in runs:
-            edges = micros(run.issued_at), received_at, micros(run.published_at), micros(run.start)
+            edges = micros(run.issued_at), NOT_YET, micros(run.published_at), micros(run.start)
             for name, values in run.values.items():
                 single = tuple(None if value is None else _SINGLE.unpack(_SINGLE.pack(value))[0] for value in values)
                 yield cls(Feed(run.zone, run.provider, name), *edges, run.step // timedelta(microseconds=1), single)
