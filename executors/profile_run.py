@@ -87,7 +87,7 @@ async def run_profile(
             await engine.start(served, wanted.model)
             probes = wanted.probes(await context_of(session, engine.url, wanted.model))
             source = meter.read().source
-            bench = Bench(wanted.pool, wanted.model, _setting(engine, pool, served, source), pool.max_in_flight, wanted.seconds)
+            bench = Bench(wanted.pool, wanted.model, setting_of(engine, pool, served, source), pool.max_in_flight, wanted.seconds)
             log = TrialLog(Path(settings.state_dir), wanted.pool, wanted.model)
             asker = Asker(session, engine.url, wanted.model, settings.request_timeout_s)
             profiler = Profiler(bench, asker, meter, log, ids or RandomIds(), clock.now)
@@ -145,9 +145,10 @@ def _engine(pool: Pool, settings: Worker) -> Engine:
     return VllmEngine(find_engine(settings.engine_python), pool, settings)
 
 
-def _setting(engine: Engine, pool: Pool, served: ServedModel, source: str) -> str:
+def setting_of(engine: Engine, pool: Pool, served: ServedModel, source: str) -> str:
     """What must be equal for trials to be comparable."""
     flags = " ".join([*pool.engine_args, *served.engine_args]) or "no flags"
     return (
-        f"{engine.build}; {flags}; context {served.max_model_len or 'its own'}; {pool.max_in_flight} in flight; energy {source}"
+        f"{engine.build}; {served.path or 'by its name'}; {flags}; context {served.max_model_len or 'its own'}; "
+        f"{pool.max_in_flight} in flight; energy {source}"
     )

@@ -13,10 +13,13 @@ import pytest
 
 from batchsched.clock import RandomIds, SystemClock
 from batchsched.errors import EngineFailed
+from batchsched.executors.engine import AttachedEngine
 from batchsched.executors.meters import Reading
 from batchsched.executors.probing import Asker
+from batchsched.executors.profile_run import setting_of
 from batchsched.executors.profiling import LEAST_ARRIVALS, Bench, Profiler, Step
 from batchsched.executors.trial_log import TrialLog
+from batchsched.fleet import Pool, ServedModel
 from batchsched.wire import EnergySource, Probe, Trial
 from tests.fake_engine import FakeEngine, serve
 from tests.test_trials import trial
@@ -141,6 +144,12 @@ async def test_trials_of_another_setting_are_kept_and_do_not_count(tmp_path: Pat
         found = await profiler(asker, tmp_path, setting="vllm 2").run([FULL], times(1), quiet)
     assert [trial.setting for trial in found[FULL]] == ["vllm 2"]
     assert len(TrialLog(tmp_path, "p", "tiny").trials) == 2
+
+
+def test_another_model_behind_the_same_name_is_another_setting() -> None:
+    engine = AttachedEngine("http://127.0.0.1:9")
+    one, other = (setting_of(engine, Pool(site="s", gpu="T4"), ServedModel(path), "rapl") for path in ("m-1", "m-2"))
+    assert one != other
 
 
 def test_names_that_make_one_file_name_are_told_apart(tmp_path: Path) -> None:
