@@ -69,6 +69,10 @@ class Chain:
         """From now on these are the zones, and the sources of each."""
         self._links = links
 
+    def afresh(self) -> Chain:
+        """The same with a memory of its own, so that looking back does not drive out what plans need again soon."""
+        return Chain(self._archive, self._links, self._typical)
+
     @property
     def name(self) -> str:
         """All sources' names."""

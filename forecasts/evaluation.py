@@ -75,8 +75,10 @@ def _mape(truth: Array, mean: Array) -> float:
 
 
 def pinball(quantiles: Array, truth: Array) -> float:
-    """The mean pinball loss over `QUANTILES` (last axis) and all values that are known, g/kWh."""
+    """The mean pinball loss over `QUANTILES` (last axis) and all values that are known, g/kWh; NaN where none is."""
     below = truth[..., None] - quantiles
+    if not np.isfinite(below).any():
+        return float("nan")
     return float(np.nanmean(np.maximum(below * QUANTILES, below * (np.array(QUANTILES) - 1))))
 
 

@@ -33,6 +33,8 @@ class Skill(msgspec.Struct, frozen=True):
     `skill` is 1 - mape / naive_mape, and naive is the same hour of the last known day. `pinball_g` is the mean loss over the
     quantiles. `captured` is the share of the saving of perfect foresight that 6 h jobs in windows of `to_h` hours would have had,
     planned anew at each hour on the provider's newest forecast that was there by then; None unless `to_h` is whole days.
+
+    `served_by`: where the provider is "as served" (what plans read at `issues` instants), who served how many of them.
     """
 
     zone: str
@@ -49,3 +51,4 @@ class Skill(msgspec.Struct, frozen=True):
     coverage90: float | None
     width90: float | None
     captured: float | None = None
+    served_by: str = ""

@@ -20,6 +20,8 @@ from batchsched.errors import ForecastUnavailable, InvalidConfiguration
 from batchsched.feeds import FeedSource, ZoneFeed
 from batchsched.forecasts import ForecastSlot, IntensityForecast, Signal, figures
 from batchsched.forecasts.archive import Archive
+from batchsched.forecasts.chain import Chain, Links
+from batchsched.forecasts.climatology import Climatology
 from batchsched.forecasts.opened import links_of, open_forecasts
 from batchsched.forecasts.skill import skill_of
 from batchsched.server import forecast_answers as answers
@@ -102,7 +104,9 @@ def test_the_commands(server: LiveServer, tmp_path: Path, capsys: pytest.Capture
     for n in range(5):
         at = past + n * DAY
         server.runtime.archive.add_forecast(Site.forecast_of(at), at)
-    assert "told" in ran(server, capsys, "evaluate")
+    told = ran(server, capsys, "evaluate")
+    assert "told" in told
+    assert "as served (climatology" in told
     first = json.loads(ran(server, capsys, "evaluate", "DE", "--json", "--from", (past - DAY).isoformat()).splitlines()[0])
     assert (first["provider"], first["from_h"], first["to_h"], first["issues"]) == ("told", 0, 24, 5)
     picture = tmp_path / "de.svg"
@@ -180,6 +184,26 @@ class TestSkill:
         first = skill_of(site.archive, "DE", at, NOW, NOW)
         site.archive.add_forecast(Site.forecast_of(at, 300.0), at + DAY)
         assert skill_of(site.archive, "DE", at, NOW, NOW) == first
+
+    def test_what_was_served_is_judged_too(self, tmp_path: Path) -> None:
+        """A provider without quantiles, always a little too high: as it is served it has a spread."""
+        site, values = Site(tmp_path, days=0), list(sunny(NOW + 4 * DAY, 49))
+        truth = {value.start: value.intensity_g_per_kwh for value in values}
+        for n in range(40):
+            at = (NOW - 40 * DAY + n * DAY).replace(minute=0)
+            site.archive.add_realised([value for value in values if at - 5 * DAY < value.end <= at], at)
+            slots = tuple(ForecastSlot(s, s + HOUR, 1.04 * truth.get(s, 300.0)) for s in (at + h * HOUR for h in range(96)))
+            site.archive.add_forecast(IntensityForecast("DE", at, "raw", Signal(), slots), at)
+        chain = Chain(site.archive, {"DE": Links(("raw",), Signal())}, Climatology())
+        found = skill_of(site.archive, "DE", NOW - 10 * DAY, NOW, NOW, chain=chain)
+        raw, served = [[one for one in found if one.provider == name] for name in ("raw", "as served")]
+        assert [one.from_h for one in served] == [one.from_h for one in raw] == [0, 24, 48, 72]
+        assert {(one.issues, one.served_by, one.captured) for one in served} == {(27, "raw 27", None)}
+        assert [one.coverage90 for one in raw] == [None] * 4
+        assert all(one.coverage90 and one.width90 and one.pinball_g for one in served)
+        assert skill_of(site.archive, "DE", NOW - 10 * DAY, NOW, NOW, chain=chain, bin_h=6)[-1].from_h == 90
+        nobody = Chain(site.archive, {"FR": Links(("raw",), Signal())}, Climatology())
+        assert skill_of(site.archive, "DE", NOW - 10 * DAY, NOW, NOW, chain=nobody) == found[:4]
 
     def test_what_has_not_come_true_is_not_judged(self, tmp_path: Path) -> None:
         site = Site(tmp_path, days=20)

@@ -113,6 +113,8 @@ class Skill(msgspec.Struct, frozen=True):
     `mape`, `naive_mape`, `coverage90` and `width90` are fractions; `skill` is 1 - mape / naive_mape, naive being the same hour
     of the last known day. `pinball_g` is the mean loss over the quantiles, g/kWh. `captured` is the share of the saving of
     perfect foresight that 6 h jobs in windows of `to_h` hours would have had, planned anew each hour on what was there by then.
+
+    The provider "as served" is what plans rested on at `issues` instants; `served_by` says who served how many of them.
     """
 
     zone: str
@@ -129,6 +131,7 @@ class Skill(msgspec.Struct, frozen=True):
     coverage90: float | None = None
     width90: float | None = None
     captured: float | None = None
+    served_by: str = ""
 
 
 class Which(TypedDict, total=False):

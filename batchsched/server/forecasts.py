@@ -257,7 +257,8 @@ class Forecasts:
             raise ForecastUnavailable(
                 f"The archive has nothing of the zone '{zone}'.", hint="`batchsched forecast zones` lists what it has."
             )
-        return skill_of(self._runtime.archive, zone, since, until, self._runtime.clock.now(), bin_h=bin_h)
+        runtime = self._runtime
+        return skill_of(runtime.archive, zone, since, until, runtime.clock.now(), bin_h=bin_h, chain=runtime.chain)
 
     def _forecast(
         self, zone: str, now: datetime, until: datetime, provider: str | None, signal: str | None
