@@ -24,6 +24,7 @@ from batchsched.errors import (
     SourceRefused,
 )
 from batchsched.feeds import OWN
+from batchsched.forecasts.failing import FAILING, Failing, State
 from batchsched.forecasts.sources.port import Generating
 
 if TYPE_CHECKING:
@@ -43,15 +44,6 @@ FILL_EVERY_S = 86400.0
 AHEAD = timedelta(days=1)
 NOT_KNOWN = 401
 LONGEST_BACKFILL = timedelta(days=31)
-
-
-class State(msgspec.Struct, frozen=True):
-    """How a source is doing: failures since it last answered, with the last one in words."""
-
-    source: str
-    failures: int
-    problem: str
-    answered_at: datetime | None
 
 
 class Backfilled(msgspec.Struct, frozen=True):
@@ -123,7 +115,8 @@ class Feed:
         before, self._woken = self._state, False
         try:
             news, problem = self._ask(self._clock.now())
-            self._state = State(self.source.name, 0, problem, self._clock.now())
+            now = self._clock.now()
+            self._state = State(self.source.name, 0, problem, now, (before.since or now) if problem else None)
             pause_s = self._refresh_s
         except Exception as raised:
             news, pause_s = False, self._failed(raised)
@@ -142,7 +135,8 @@ class Feed:
             log.exception("The source '%s' failed in a way of its own.", self.source.name)
         problem = raised.message if isinstance(raised, BatchschedError) else type(raised).__name__
         failures = self._state.failures + 1
-        self._state = State(self.source.name, failures, problem, self._state.answered_at)
+        since = self._state.since or self._clock.now()
+        self._state = State(self.source.name, failures, problem, self._state.answered_at, since)
         if isinstance(raised, InvalidConfiguration):  # of a file, which nobody minds being looked at
             return self._refresh_s
         pause_s = min(FIRST_PAUSE_S * 2.0 ** min(failures - 1, 20), max(LONGEST_PAUSE_S, self._refresh_s))
@@ -245,6 +239,7 @@ class Feeds:
         """
         self._chain = chain
         self._switches = switches
+        self._failing = Failing(archive.folder / FAILING)
         self._clock = clock
         self._news = news
         self._failed = failed
@@ -284,6 +279,7 @@ class Feeds:
     def _after(self, news: bool, failed: bool) -> None:
         if failed:
             self._failed()
+        self._failing.note([feed.state for feed in self.feeds.values()])
         self._relink()
         if news and OWN in self.feeds:
             self.feeds[OWN].wake()  # it looked when nothing had been measured yet

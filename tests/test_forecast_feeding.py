@@ -149,8 +149,22 @@ def test_doctor_says_who_serves_and_why(
         "[forecast.sources", f'[forecast]\narchive_dir = "{folder}"\n[forecast.sources'
     )
     path.write_text(settings)
-    level, text = doctor(path, capsys)["forecast GB"]
+    found = doctor(path, capsys)
+    level, text = found["forecast GB"]
     assert (level, text.split(", ")[:2]) == ("ok", ["grid", "average direct"])
+    assert "source grid" not in found
+    feeds = server.runtime.feeds
+    assert feeds is not None
+    for said in ("no answer in 1 tries since 20", "no answer in 2 tries since 20"):  # what it said before is still fresh
+        grid.moods.extend(["403"] * 20)
+        feeds.feeds["grid"].round()
+        grid.moods.clear()
+        found = doctor(path, capsys)
+        assert (found["forecast GB"][0], found["source grid"][0]) == ("ok", "warning")
+        assert found["source grid"][1].startswith(said)
+        assert "403" in found["source grid"][1]
+    feeds.feeds["grid"].round()
+    assert "source grid" not in doctor(path, capsys)
     path.write_text(settings.replace("min_interval_s = 0", "fresh_s = 0.001"))
     level, text = doctor(path, capsys)["forecast GB"]
     assert level == "warning"

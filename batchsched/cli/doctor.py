@@ -181,8 +181,19 @@ def _forecasts(loaded: Loaded, archive: Path) -> Iterator[Finding]:
         if found.continued_by and found.continued_from:
             text += f"; from {found.continued_from:%Y-%m-%d %H:%M} UTC on continued by {found.continued_by}"
         yield Finding(f"forecast {zone}", "ok", text)
+    yield from _failing(archive, settings.forecast)
     if not zones:
         yield Finding("forecast", "ok", f"{provider.name}; no site is declared")
+
+
+def _failing(archive: Path, settings: Forecast) -> Iterator[Finding]:
+    """The sources that did not answer when a server last asked: what they said before may still be fresh."""
+    from batchsched.forecasts.failing import FAILING, Failing
+
+    for name, state in Failing(archive / FAILING).all().items():
+        if name in settings.sources:
+            what = f"no answer in {state.failures} tries" if state.failures else "no answer about some zone"
+            yield Finding(f"source {name}", "warning", f"{what} since {state.since:%Y-%m-%d %H:%M} UTC: {state.problem}")
 
 
 def _archive(folder: Path, settings: Forecast) -> Archive:
