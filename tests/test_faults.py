@@ -187,8 +187,8 @@ def test_a_real_limit_on_file_sizes_refuses_the_upload_and_keeps_serving(tmp_pat
     """The kernel's own refusal: RLIMIT_FSIZE stands in for a full disk (EFBIG instead of ENOSPC)."""
     with Stage(tmp_path) as stage:
         server = stage.server()
-        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (400_000, 400_000))
-        big, small = requests(5_000), requests(5)
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))  # the database and its log stay below
+        big, small = requests(30_000), requests(5)
         answer = httpx.post(f"{stage.url}/v1/files", files={"file": ("f", big)}, data={"purpose": "batch"}, timeout=30)
         assert (answer.status_code, answer.json()["error"]["code"]) == (507, "storage_full")
         assert "free some space" in answer.json()["error"]["message"]

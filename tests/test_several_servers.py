@@ -206,7 +206,7 @@ def test_only_the_leader_asks_for_forecasts_and_who_takes_over_goes_on(postgres_
     grid = archive.receipts("GB", began - timedelta(days=1), now, as_of=now, provider="grid")
     assert len({one.forecast.issued_at for one in grid}) == len(grid) >= 4
     lines = [json.loads(line.partition(b" ")[2]) for line in _journal(tmp_path / "data" / "forecasts")]
-    slots = [tuple(slot) for kind, *_, values in lines if kind == "measured" for slot in values]
+    slots = [tuple(slot) for kind, *said in lines if kind == "measured" for slot in said[2]]  # after feed and receipt
     assert len(slots) == len(set(slots)) >= 90
 
 
