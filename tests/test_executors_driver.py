@@ -25,6 +25,8 @@ from tests.fake_engine import FakeEngine, fake_home
 from tests.fake_engine import serve as serve_engine
 from tests.fake_server import FakeServer
 
+pytestmark = pytest.mark.slow
+
 
 @asynccontextmanager
 async def served(app: web.Application) -> AsyncGenerator[str]:

@@ -134,6 +134,7 @@ def charged_j(server: FakeServer) -> float:
     return math.fsum({meter.started_at: meter.energy_j for chunk in server.chunks for meter in chunk.meters if meter}.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", [{}, {"results": ["lose answer", 500]}, {"heartbeat": ["lose answer", 500]}])
 async def test_a_workers_words_add_up_to_its_meter(tmp_path: Path, trouble: dict[str, list[Any]]) -> None:
     server = FakeServer(
@@ -148,6 +149,7 @@ async def test_a_workers_words_add_up_to_its_meter(tmp_path: Path, trouble: dict
     assert "others" not in sums
 
 
+@pytest.mark.slow
 async def test_what_a_stolen_lease_took_is_told_as_waste_of_its_batch() -> None:
     pool = Pool(power_w=100)
     server, engine = FakeServer(["a [[slow 0.4]]", "b [[slow 30]]"], pool=pool), FakeEngine()
