@@ -21,7 +21,7 @@ from tests.queue_machine import QueueMachine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ROUGH = settings(
-    max_examples=25,
+    max_examples=15,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
