@@ -78,13 +78,12 @@ class Observer:
             rows = [row for row in batches.runnable(connection) if newcomer is None or row["id"] != newcomer["id"]]
             shares = _by_batch(chunks.summary(connection))
             tallied = tallies.of_all(connection)
-            observed = [*trials.recent(connection), *ledger.recent(connection)]
+            observed = _observed(connection)
             self._learn_lengths(connection, now)
             alive = workers.active(connection, now - timedelta(seconds=self._settings.server.lease_s))
-            idle_w = workers.idle_power(connection)
             tied = {row["id"]: chunks.pools_used(connection, row["id"]) for row in rows if row["options"].get("uniform")}
         everything: list[Mapping[str, Any]] = [*rows, *([newcomer] if newcomer else [])]
-        profiles = self.profiles(_observations(observed), idle_w)
+        profiles = self.profiles(*observed)
         jobs = [self._job(row, shares.get(row["id"], []), profiles, now, tied.get(row["id"], [])) for row in everything]
         horizon_s = self._horizon_s(jobs)
         loaded = {name: [m for w in alive if w["pool"] == name for m in w["ready_models"]] for name in self.fleet.pools}
@@ -126,8 +125,7 @@ class Observer:
     def current_profiles(self) -> dict[tuple[str, str], Profile]:
         """The profiles as the ledger has them now."""
         with self._database.read() as connection:
-            observed = [*trials.recent(connection), *ledger.recent(connection)]
-            return self.profiles(_observations(observed), workers.idle_power(connection))
+            return self.profiles(*_observed(connection))
 
     def current_answers(self) -> Answers:
         """How long answers were, as the ledger has it now."""
@@ -288,6 +286,11 @@ def _remark(found: Profile) -> str:
 def _near(edges: list[float], fine_s: float) -> list[float]:
     """Forecast steps that fall inside the fine part: an hourly forecast on a quarter-hour grid adds none."""
     return [edge for edge in edges if 0 < edge < fine_s]
+
+
+def _observed(connection: Connection) -> tuple[list[Observation], dict[str, float]]:
+    """What profiles are learnt from: observations, and the watts of idle replicas, by pool."""
+    return _observations([*trials.recent(connection), *ledger.recent(connection)]), workers.idle_power(connection)
 
 
 def _observations(rows: Sequence[Mapping[str, Any]]) -> list[Observation]:

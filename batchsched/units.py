@@ -77,6 +77,11 @@ def format_grams(grams: float) -> str:
     return f"{grams * 1e-6:.3g} t"
 
 
+def start_of_hour(at: datetime) -> datetime:
+    """When the hour began, in the offset of the instant."""
+    return at.replace(minute=0, second=0, microsecond=0)
+
+
 def to_unix(at: datetime) -> int:
     """Whole unix seconds, as OpenAI's objects carry them."""
     return int(at.timestamp())

@@ -11,9 +11,9 @@ from batchsched.errors import InvalidConfiguration
 from batchsched.forecasts.port import known
 
 
-def needed(cells: Mapping[str, Any], name: str, where: str) -> datetime:
-    """An instant of a column that is UTC by its name."""
-    at = instant(cells[name], f"{where}, column '{name}'", utc=True)
+def needed(cells: Mapping[str, Any], name: str, where: str, *, utc: bool = False) -> datetime:
+    """An instant that must be there. `utc`: as of `instant`."""
+    at = instant(cells[name], f"{where}, column '{name}'", utc=utc)
     if at is None:
         raise InvalidConfiguration(f"{where}, column '{name}': an instant is needed.")
     return at

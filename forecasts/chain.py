@@ -17,6 +17,7 @@ from batchsched.feeds import OWN
 from batchsched.forecasts.faults import Judgement, Limits, aged, judge
 from batchsched.forecasts.persistence import PERSISTENCE, persisted
 from batchsched.forecasts.port import IntensityForecast, Provider, Realised, Signal
+from batchsched.units import start_of_hour
 
 if TYPE_CHECKING:
     from batchsched.forecasts.archive import Archive
@@ -162,7 +163,7 @@ class Chain:
         if newest is None:
             return None
         limits = Limits(fresh_s=links.fresh_s[name]) if name in links.fresh_s else Limits()
-        hour = now.replace(minute=0, second=0, microsecond=0)
+        hour = start_of_hour(now)
         before = self._judged.get((zone, name))
         if not before or before[:2] != (newest, hour):
             realised = self.realised(zone, hour - _HISTORY, hour, hour)

@@ -14,6 +14,7 @@ from importlib import resources
 from batchsched.errors import ForecastUnavailable
 from batchsched.forecasts.port import CLIMATOLOGY, ForecastSlot, IntensityForecast, Realised, Signal
 from batchsched.forecasts.zones import ALIASES, WORLD, guess_zone
+from batchsched.units import start_of_hour
 
 __all__ = ["Climatology", "guess_zone"]
 
@@ -44,7 +45,7 @@ class Climatology:
         """Hours from the one that holds `now` to `until`. Raises ForecastUnavailable for an unknown zone."""
         own = self._own_name(zone)
         slots: list[ForecastSlot] = []
-        start = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+        start = start_of_hour(now.astimezone(UTC))
         while start < until or not slots:
             mean, quantiles = _typical(own, start)
             slots.append(ForecastSlot(start, start + _HOUR, mean, quantiles))

@@ -7,33 +7,21 @@ from datetime import datetime, timedelta
 import msgspec
 
 from batchsched.errors import ForecastUnavailable
-from batchsched.forecasts.port import ForecastSlot, IntensityForecast, Provider, Realised, Signal, licences, weighted_mean
+from batchsched.forecasts.port import ForecastSlot, IntensityForecast, Provider, licences, weighted_mean
+from batchsched.forecasts.wrapped import Wrapped
 
 _DAY = timedelta(days=1)
 
 
-class Continued:
+class Continued(Wrapped):
     """Continues `inner` by `typical` where that knows the zone by the same signal, else by repeating the last day that is known.
 
     Of a forecast shorter than a day the mean goes on. Repeated values carry no quantiles: how wrong they are is not known.
     """
 
     def __init__(self, inner: Provider, typical: Provider) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._typical = typical
-
-    @property
-    def name(self) -> str:
-        """The inner provider's name."""
-        return self._inner.name
-
-    def zones(self) -> list[str]:
-        """The inner provider's zones."""
-        return self._inner.zones()
-
-    def signal_of(self, zone: str) -> Signal:
-        """The inner provider's signal."""
-        return self._inner.signal_of(zone)
 
     def forecast(self, zone: str, now: datetime, until: datetime) -> IntensityForecast:
         """The inner forecast, continued to `until`; where it has ended before `now`, the typical one alone.
@@ -59,10 +47,6 @@ class Continued:
             by, added, licence = "repeating its last day", _repeated(given, end, until), given.licence
         slots = (*given.slots, *added)
         return msgspec.structs.replace(given, slots=slots, licence=licence, continued_by=by, continued_from=end)
-
-    def realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:
-        """The inner provider's measurements."""
-        return self._inner.realised(zone, start, end, now)
 
     def _same_signal(self, zone: str) -> bool:
         try:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from batchsched.errors import ForecastUnavailable
-from batchsched.forecasts.port import IntensityForecast, Provider, Realised, Signal
+from batchsched.forecasts.port import IntensityForecast, Provider, Realised
+from batchsched.forecasts.wrapped import Wrapped
 
 if TYPE_CHECKING:
     from batchsched.forecasts.nowcast import Nowcast
@@ -17,25 +18,12 @@ _AHEAD = timedelta(hours=96)
 _LATE = timedelta(days=2)
 
 
-class Corrected:
+class Corrected(Wrapped):
     """A provider whose issues and measurements are asked for as they were at any instant."""
 
     def __init__(self, inner: Provider) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._nowcasts: dict[str, Nowcast] = {}
-
-    @property
-    def name(self) -> str:
-        """The inner provider's name."""
-        return self._inner.name
-
-    def zones(self) -> list[str]:
-        """The inner provider's zones."""
-        return self._inner.zones()
-
-    def signal_of(self, zone: str) -> Signal:
-        """The inner provider's signal."""
-        return self._inner.signal_of(zone)
 
     def forecast(self, zone: str, now: datetime, until: datetime) -> IntensityForecast:
         """The inner forecast; where some of it has come true, or of those before it, corrected and with a spread from that."""
@@ -44,10 +32,6 @@ class Corrected:
             return given
         corrected = self._nowcast(zone).of(self._whole(given, now), now)
         return msgspec.structs.replace(corrected, slots=tuple(slot for slot in corrected.slots if slot.end > now))
-
-    def realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:
-        """The inner provider's measurements."""
-        return self._inner.realised(zone, start, end, now)
 
     def _whole(self, given: IntensityForecast, now: datetime) -> IntensityForecast:
         """With the slots of the same issue that lie behind."""

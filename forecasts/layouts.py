@@ -242,8 +242,8 @@ def _carboncast_forecast(cells: Mapping[str, Any], where: str, signal: Signal) -
     """An hour as forecast at an issue; known only once it was made, where the file says when that was (`created_utc`)."""
     if cells["kind"] != signal.scope:
         return None
-    start = needed(cells, "target_time_utc", where)
-    issued_at = needed(cells, "issue_time_utc", where)
+    start = needed(cells, "target_time_utc", where, utc=True)
+    issued_at = needed(cells, "issue_time_utc", where, utc=True)
     made_at = instant(cells.get("created_utc"), f"{where}, column 'created_utc'", utc=True)
     mean, realised = (number(cells[name], f"{where}, column '{name}'") for name in ("forecast", "actual"))
     return str(cells["region"]), Row(start, start + _HOUR, max(issued_at, made_at or issued_at), mean, None, realised)
@@ -251,7 +251,7 @@ def _carboncast_forecast(cells: Mapping[str, Any], where: str, signal: Signal) -
 
 def _carboncast_history(cells: Mapping[str, Any], where: str, signal: Signal) -> tuple[str, Row]:
     """An hour as it came true; `interval_start_utc` is its start, where the file has that column."""
-    start = needed(cells, "interval_start_utc" if "interval_start_utc" in cells else "timestamp_utc", where)
+    start = needed(cells, "interval_start_utc" if "interval_start_utc" in cells else "timestamp_utc", where, utc=True)
     column = f"ci_{signal.scope}"
     realised = number(cells.get(column), f"{where}, column '{column}'")
     mw = _power(cells, CARBONCAST_POWER, where)
@@ -273,7 +273,7 @@ def _electricity_maps(cells: Mapping[str, Any], where: str, signal: Signal) -> t
     )
     if not column:
         raise InvalidConfiguration(f"{where}: no column has the {signal} carbon intensity.")
-    start = needed(by_name, "datetime (utc)", where)
+    start = needed(by_name, "datetime (utc)", where, utc=True)
     value = number(by_name[column], f"{where}, column '{column}'")
     estimated = str(by_name.get("data estimated", "")).lower() == "true"
     return str(by_name["zone id"]), Row(start, start + _HOUR, None, None, None, value, estimated)

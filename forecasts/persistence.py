@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from batchsched.forecasts.port import ForecastSlot, IntensityForecast, Realised, known, licences
+from batchsched.units import start_of_hour
 
 PERSISTENCE = "persistence"
 _HOUR_S = 3600
@@ -75,7 +76,7 @@ def persisted(zone: str, values: Iterable[Realised], now: datetime, until: datet
         return None
     known_to = max(truth) + 1
     slots: list[ForecastSlot] = []
-    start = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    start = start_of_hour(now.astimezone(UTC))
     while start < until:
         end = start + timedelta(hours=1)
         if (mean := expected(truth, known_to, hour_of(start))) is not None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from batchsched.forecasts.calibration import LEADS_H, Calibrator
 from batchsched.forecasts.evaluation import Array
 from batchsched.forecasts.port import QUANTILES, IntensityForecast
+from batchsched.units import start_of_hour
 
 LEAST = 10  # fewer past issues than these say nothing about what goes together: then all hours of all zones rise and fall as one
 TOGETHER_H = 6  # issues of two zones this close count as one
@@ -34,7 +35,7 @@ def scenarios(
     hour = timedelta(hours=1)
     found: dict[str, Array] = {}
     for zone, forecast in forecasts.items():
-        issued = forecast.issued_at.replace(minute=0, second=0, microsecond=0)
+        issued = start_of_hour(forecast.issued_at)
         leads = [(slot.start + (slot.end - slot.start) / 2 - issued) // hour for slot in forecast.slots]
         bands = np.array([slot.quantiles or [np.nan] * len(QUANTILES) for slot in forecast.slots])
         found[zone] = at_ranks(bands, ranks[zone][:, np.clip(leads, 0, LEADS_H - 1)])

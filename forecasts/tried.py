@@ -12,13 +12,13 @@ from batchsched.forecasts.blended import Blended
 from batchsched.forecasts.calibration import Calibrator, walk
 from batchsched.forecasts.evaluation import score
 from batchsched.forecasts.models import History, Model
+from batchsched.forecasts.models.model import HORIZON_H
 
 if TYPE_CHECKING:
     from batchsched.forecasts.archive import Receipt
 
 HELD_OUT_H = 28 * 24
 ISSUES_EVERY_H = 23  # held-out issues wander round the clock
-HORIZON_H = 96
 LATEST_REPORT_H = 24
 
 

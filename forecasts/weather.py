@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from batchsched.errors import InvalidConfiguration
-from batchsched.forecasts.cells import instant, real
+from batchsched.forecasts.cells import instant, needed, real
 from batchsched.forecasts.tables import Table
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ LATEST = timedelta(hours=24)  # a run that came later than this is none
 FARTHEST_H = 120
 _REQUIRED = ("zone", "issued_at", "start")
 _MOST_STEPS = 1000
+_HOUR = 3600 * 10**6  # of an archive's instants
 
 
 class WeatherRun(msgspec.Struct, frozen=True):
@@ -62,7 +63,7 @@ def runs_of(path: Path, table: Table, provider: str) -> list[WeatherRun]:
     rows: dict[tuple[str, datetime, datetime], dict[datetime, list[float | None]]] = {}
     for line, cells in table.rows:
         where = f"{path}, line {line}"
-        issued_at, start = (_at(cells, name, where) for name in ("issued_at", "start"))
+        issued_at, start = (needed(cells, name, where) for name in ("issued_at", "start"))
         published_at = instant(cells.get("published_at"), f"{where}, column 'published_at'") or issued_at + PUBLISHED_AFTER
         if published_at < issued_at:
             raise InvalidConfiguration(f"{where}: a run is published after its time of issue.")
@@ -70,13 +71,6 @@ def runs_of(path: Path, table: Table, provider: str) -> list[WeatherRun]:
         rows.setdefault((str(cells["zone"]).strip(), issued_at, published_at), {})[start] = values
     named = [name.removeprefix(PREFIX) for name in variables]
     return [_run(zone, issued_at, at, provider, steps, named, path) for (zone, issued_at, at), steps in rows.items()]
-
-
-def _at(cells: Mapping[str, Any], name: str, where: str) -> datetime:
-    at = instant(cells[name], f"{where}, column '{name}'")
-    if at is None:
-        raise InvalidConfiguration(f"{where}, column '{name}': an instant is needed.")
-    return at
 
 
 def _run(
@@ -127,9 +121,6 @@ def as_seen(runs: Iterable[Run], names: Iterable[str] | None = None) -> Weather 
                 late = max(late, math.ceil((run.published_at - run.issued_at) / _HOUR))
                 values[name][row] = _hourly(run, hour)
     return Weather(np.array(hours, np.int64), values, late)
-
-
-_HOUR = 3600 * 10**6
 
 
 def _hourly(run: Run, hour: int) -> Any:

@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from batchsched.queue.rows import Row, every
 from batchsched.queue.tables import spending, workers
+from batchsched.units import start_of_hour
 from batchsched.wire import Spent, SpentPart
 
 _FIRST = insert(spending)  # SQLite writes it in the same words
@@ -37,7 +38,7 @@ def add(connection: Connection, worker_id: str, said: Sequence[Spent]) -> None:
 def _row(pool: str, part: SpentPart) -> dict[str, object]:
     return {
         "pool": pool,
-        "hour": part.started_at.replace(minute=0, second=0, microsecond=0),
+        "hour": start_of_hour(part.started_at),
         "kind": part.kind,
         "batch_id": part.batch_id,
         "energy_source": part.energy_source,

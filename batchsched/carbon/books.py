@@ -15,6 +15,7 @@ import msgspec
 
 from batchsched.carbon.operational import operational_g
 from batchsched.carbon.report import Entry, Truth
+from batchsched.units import start_of_hour
 from batchsched.wire import EnergySource
 
 Kind = Literal["work", "waste"]
@@ -87,7 +88,7 @@ def corrections(work: Sequence[Entry], waste: Sequence[Entry], truth: Truth, boo
     kinds: tuple[tuple[Kind, Sequence[Entry]], ...] = (("work", work), ("waste", waste))
     for kind, entries in kinds:
         for entry in entries:
-            hour = entry.started_at.replace(minute=0, second=0, microsecond=0)
+            hour = start_of_hour(entry.started_at)
             spent.setdefault(Key(kind, entry.pool, hour, entry.energy_source), []).append(entry)
     news = (_correction(key, entries, truth, stands.get(key)) for key, entries in sorted(spent.items()))
     return [posting for posting in news if posting is not None]

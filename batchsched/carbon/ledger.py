@@ -24,7 +24,7 @@ from batchsched.errors import SignalMismatch
 from batchsched.units import iso
 from batchsched.wire import EnergySource
 
-_Summed = TypeVar("_Summed", Range, Saving)
+_Summed = TypeVar("_Summed", float, Range, Saving)
 
 __all__ = ["Baseline", "Entry", "Intensity", "Report", "Row", "RunNow", "Truth", "account", "total"]
 
@@ -87,11 +87,6 @@ def total(reports: Sequence[Report]) -> Report:
     """
     if len({(report.policy, report.lifetime_years) for report in reports}) != 1:
         raise ValueError("A total is of one or more reports under one embodied policy and lifetime.")
-    baselines = [report.baseline_g for report in reports]
-    savings = [report.saving for report in reports]
-    with_embodied = [report.saved_with_embodied_g for report in reports]
-    by_contract = [report.market_g for report in reports]
-    embodied = [report.embodied_g for report in reports if report.embodied_g]
     rows = _merged(row for report in reports for row in report.rows)
     return _balanced(
         msgspec.structs.replace(
@@ -99,14 +94,14 @@ def total(reports: Sequence[Report]) -> Report:
             **{name: sum(getattr(report, name) for report in reports) for name in _ADDED},
             energy_by_source=_by_source(item for report in reports for item in report.energy_by_source.items()),
             operational_g=_known_sum(report.operational_g for report in reports),
-            embodied_g=sum(embodied[1:], embodied[0]) if embodied else None,
+            embodied_g=_known_sum(report.embodied_g for report in reports),
             signal=_one_signal((report.signal, "one batch") for report in reports if report.signal),
             simulated=any(report.simulated for report in reports),
             baseline=None,
-            baseline_g=None if None in baselines else _known_sum(baselines),
-            saving=_sum_of_all(savings),
-            saved_with_embodied_g=_sum_of_all(with_embodied),
-            market_g=None if None in by_contract else _known_sum(by_contract),
+            baseline_g=_sum_of_all([report.baseline_g for report in reports]),
+            saving=_sum_of_all([report.saving for report in reports]),
+            saved_with_embodied_g=_sum_of_all([report.saved_with_embodied_g for report in reports]),
+            market_g=_sum_of_all([report.market_g for report in reports]),
             beside=[],
             rows=rows,
             provenance=in_all(reports, rows),
@@ -195,12 +190,11 @@ def _embodied(
     reserved: Iterable[tuple[str, Held, float]], policy: Policy, lifetime_years: float, hardware: Hardware
 ) -> Range | None:
     """Replica seconds by GPU type to grams, over the types with a published figure."""
-    charges = [
+    return _known_sum(
         kg.scaled(held.charge_g(1.0, busy_s, lifetime_years, policy))
         for gpu, held, busy_s in reserved
         if (kg := hardware.replica_kg(gpu, held)) is not None
-    ]
-    return sum(charges[1:], charges[0]) if charges else None
+    )
 
 
 def _balanced(report: Report) -> Report:
@@ -237,10 +231,11 @@ def _by_source(joules: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 
 def _sum_of_all(parts: Sequence[_Summed | None]) -> _Summed | None:
-    known = [part for part in parts if part is not None]
-    return sum(known[1:], known[0]) if known and len(known) == len(parts) else None
+    """None where a part is unknown."""
+    return None if None in parts else _known_sum(parts)
 
 
-def _known_sum(values: Iterable[float | None]) -> float | None:
+def _known_sum(values: Iterable[_Summed | None]) -> _Summed | None:
+    """Of those that are known; None where none is."""
     known = [value for value in values if value is not None]
-    return sum(known) if known else None
+    return sum(known[1:], known[0]) if known else None

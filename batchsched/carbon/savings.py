@@ -29,7 +29,8 @@ class _Unknown(Exception):
 
 def with_saving(report: Report, entries: Sequence[Entry], at_once_j: Sequence[float], truth: Truth) -> Report:
     """The report of these entries with its saving taken apart, where all that takes is known: each hour's intensity at home, and
-    that of each zone at the time of the baseline. `at_once_j`: the baseline's energy, entry by entry."""
+    that of each zone at the time of the baseline. `at_once_j`: the baseline's energy, entry by entry; `truth` is asked
+    the same again and again."""
     if report.saved_g is None or report.baseline is None:
         return report
     try:
@@ -47,7 +48,6 @@ def with_embodied_g(saved_g: float, before: Range, after: Range) -> Range:
 
 def _counterfactual(pairs: Sequence[tuple[Entry, float]], run_now: RunNow, truth: Truth) -> Grams:
     terms = run_now.terms
-    known = cache(truth)
 
     def one(entry: Entry, base_j: float, made: frozenset[str]) -> float:
         attributed_j = entry.energy_j if entry.attributed_j is None else entry.attributed_j
@@ -56,7 +56,7 @@ def _counterfactual(pairs: Sequence[tuple[Entry, float]], run_now: RunNow, truth
             energy_j *= entry.energy_j / attributed_j
         zone, pue = (entry.zone, entry.pue) if "place" in made else (terms.zone, terms.pue)
         span = (entry.started_at, entry.ended_at) if "time" in made else (terms.start, run_now.ends_at)
-        mean = known(zone, *span).mean_g_per_kwh if energy_j else 0.0
+        mean = truth(zone, *span).mean_g_per_kwh if energy_j else 0.0
         if mean is None:
             raise _Unknown
         return operational_g(energy_j, pue, mean)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from batchsched.carbon.operational import operational_g
 from batchsched.cli.common import Connect, json_option, need, print_json, print_table, say, server_options, when
 from batchsched.cli.profile_choice import choices, intensity_now, show_choices
 from batchsched.cli.profile_run import run
 from batchsched.errors import NotFound
-from batchsched.units import kwh
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -159,7 +159,7 @@ class Side(NamedTuple):
     def of(cls, known: PoolProfile, g_per_kwh: float | None, input_tokens: float, output_tokens: float) -> Side:
         """What a pool takes for that many tokens."""
         energy_j = known.energy_j(input_tokens, output_tokens)
-        grams = None if g_per_kwh is None else kwh(energy_j) * known.pue * g_per_kwh
+        grams = None if g_per_kwh is None else operational_g(energy_j, known.pue, g_per_kwh)
         return cls(known, known.seconds(input_tokens, output_tokens), energy_j, g_per_kwh, grams)
 
     def order(self) -> tuple[float, float, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import click
 
 from batchsched.cli.common import Connect, energy, grams, json_option, print_facts, print_json, print_table, server_options
 from batchsched.cli.forecast import instant
-from batchsched.cli.report_tables import SLICES, band, check_export, rows_of, table_of
+from batchsched.cli.report_tables import SLICES, band, check_export, clock, rows_of, table_of
 
 if TYPE_CHECKING:
     from batchsched.client import Report
@@ -117,14 +116,10 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.pool,
         row.zone,
-        _clock(row.started_at),
-        _clock(row.ended_at),
+        clock(row.started_at),
+        clock(row.ended_at),
         energy(row.energy_j),
         row.energy_source,
         "unknown" if intensity is None else f"{intensity:.0f}",
         grams(row.operational_g),
     )
-
-
-def _clock(at: datetime) -> str:
-    return at.astimezone().strftime("%m-%d %H:%M:%S")

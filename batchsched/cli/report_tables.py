@@ -119,6 +119,11 @@ def _is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
+def clock(at: datetime) -> str:
+    """Day and time of the machine's zone."""
+    return at.astimezone().strftime("%m-%d %H:%M:%S")
+
+
 def band(value: Band | None) -> str:
     """Low, mid and high grams."""
     return " / ".join(grams(part) for part in (value.low, value.mid, value.high)) if value else "unknown"
@@ -146,7 +151,7 @@ def _metered(row: PoolEnergy) -> Sequence[str]:
 def _booked(entry: BookEntry) -> Sequence[str]:
     mean = entry.intensity_g_per_kwh
     return (
-        f"{entry.posted_at.astimezone():%m-%d %H:%M:%S}",
+        clock(entry.posted_at),
         entry.pool,
         f"{entry.hour.astimezone():%m-%d %H:%M}",
         entry.kind,

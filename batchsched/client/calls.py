@@ -237,11 +237,7 @@ def _from_to(start: datetime | None, end: datetime | None) -> dict[str, str]:
 
 
 def _listed(kind: type[T]) -> Callable[[bytes], tuple[T, ...]]:
-    def decode(content: bytes) -> tuple[T, ...]:
-        page = typed(Page)(content)
-        return tuple(typed(kind)(item) for item in page.data)
-
-    return decode
+    return lambda content: tuple(items(typed(Page)(content), kind))
 
 
 def request_shares_path(batch_id: str) -> str:
@@ -280,7 +276,7 @@ def revoke_key(key_id: str) -> Call[Key]:
 
 
 def models() -> Call[tuple[Model, ...]]:
-    return Call("GET", "/v1/models", lambda content: tuple(items(typed(Page)(content), Model)))
+    return Call("GET", "/v1/models", _listed(Model))
 
 
 class Lines:

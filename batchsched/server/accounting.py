@@ -15,10 +15,11 @@ from batchsched.errors import InvalidValue
 from batchsched.queue.tenancy import ANY
 from batchsched.server.auth import Who
 from batchsched.server.breakdown import By
+from batchsched.server.instants import EARLIEST, instant
 from batchsched.server.runtime import Runtime
 from batchsched.wire import PREFIX
 
-EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 MEDIA = {"png": "image/png", "svg": "image/svg+xml"}
 
 
@@ -81,20 +82,11 @@ def router(runtime: Runtime) -> APIRouter:
 
 
 def _span(since: str | None, until: str | None) -> tuple[datetime, datetime]:
-    start, end = _instant(since, "from", EARLIEST), _instant(until, "to", LATEST)
+    start = EARLIEST if since is None else instant(since, "from")
+    end = LATEST if until is None else instant(until, "to")
     if end <= start:
         raise InvalidValue("'to' must lie after 'from'.", param="to")
     return start, end
-
-
-def _instant(text: str | None, param: str, absent: datetime) -> datetime:
-    try:
-        at = datetime.fromisoformat(text) if text is not None else absent
-        if at.tzinfo is None:
-            raise InvalidValue(f"'{text}' has no time zone; add Z for UTC or an offset such as +02:00.", param=param)
-        return at.astimezone(UTC)
-    except ValueError:
-        raise InvalidValue(f"'{text}' is not an instant, such as 2026-05-01T06:00:00Z.", param=param) from None
 
 
 def _json_lines(items: Iterable[msgspec.Struct]) -> Iterator[bytes]:

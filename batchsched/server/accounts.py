@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,7 +12,7 @@ import msgspec
 from batchsched.carbon.embodied import Held
 from batchsched.carbon.ledger import account
 from batchsched.carbon.models import Hardware
-from batchsched.carbon.report import Baseline, Entry, Intensity, Report
+from batchsched.carbon.report import Baseline, Entry, Intensity, Report, Truth
 from batchsched.carbon.savings import with_saving
 from batchsched.clock import Clock
 from batchsched.errors import ForecastUnavailable
@@ -48,12 +49,13 @@ class Accounts:
 
     def report(self, batch: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Report:
         """What a batch cost, by its rows of the ledger."""
-        return self._report(batch, rows)[0]
+        return self._report(batch, rows, self.truth)[0]
 
     def whole(self, batch: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Report:
         """The same with what the saving came from, which asks for more intensities."""
-        report, entries, at_once = self._report(batch, rows)
-        return with_saving(report, entries, [work.energy_j for work in at_once], self.truth) if at_once else report
+        truth = cache(self.truth)  # half of what the saving asks for, the report has asked for
+        report, entries, at_once = self._report(batch, rows, truth)
+        return with_saving(report, entries, [work.energy_j for work in at_once], truth) if at_once else report
 
     def entries(self, rows: Sequence[Mapping[str, Any]]) -> list[Entry]:
         """Rows of the ledger, with their places."""
@@ -108,14 +110,14 @@ class Accounts:
         return Intensity(known.mean_g_per_kwh, known.source, str(known.signal))
 
     def _report(
-        self, batch: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+        self, batch: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], truth: Truth
     ) -> tuple[Report, Sequence[Entry], Sequence[AtOnce]]:
         pairs = self._entries(rows)
         entries = [entry for entry, _ in pairs]
         pool = self._baseline_pool(batch["model"]) if entries else None
         at_once = self._at_once(batch["model"], pool, pairs) if pool else []
         baseline = self._baseline(pool, batch["created_at"], at_once) if pool else None
-        return account(entries, self.truth, baseline, *self._terms), entries, at_once
+        return account(entries, truth, baseline, *self._terms), entries, at_once
 
     def _entries(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Entry, bool]]:
         """The ledger's rows, and whether running at once would have been spared them: its engine would have started once.

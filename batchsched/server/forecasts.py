@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from batchsched.server.forecast_answers import (
     Imported,
     Measurement,
 )
+from batchsched.server.instants import EARLIEST, instant
 from batchsched.server.options import form_of
 from batchsched.server.runtime import Runtime
 from batchsched.server.uploads import Form
@@ -52,7 +53,6 @@ MOST_HOURS = 168
 MOST_IMPORT_BYTES = 1 << 28
 EVALUATED = timedelta(days=28)
 TAKEN = frozenset({OWN, CLIMATOLOGY, PERSISTENCE})
-EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def router(runtime: Runtime) -> APIRouter:
@@ -285,17 +285,10 @@ class Forecasts:
         now = self._runtime.clock.now()
         if text is None:
             return now
-        try:
-            at = datetime.fromisoformat(text)
-        except ValueError:
-            plus = re.search(r"\d \d\d:?\d\d$", text)
-            hint = "In an address a + stands for a space; write %2B." if plus else None
-            raise InvalidValue(f"'{text}' is not an instant such as 2026-05-01T06:00:00Z.", param=param, hint=hint) from None
-        if at.tzinfo is None:
-            raise InvalidValue(f"'{text}' has no time zone; add Z for UTC or an offset such as +02:00.", param=param)
+        at = instant(text, param)
         if not EARLIEST <= at <= now:
             raise InvalidValue(f"'{param}' lies in the future, or before the year 2000.", param=param)
-        return at.astimezone(UTC)
+        return at
 
 
 def _content(form: Form) -> tuple[Content, str]:

@@ -29,7 +29,7 @@ from batchsched.server.besides import Besides
 from batchsched.server.bookkeeping import posting
 from batchsched.server.kept import Kept
 from batchsched.server.progress import Progress
-from batchsched.units import format_grams, iso
+from batchsched.units import format_grams, iso, start_of_hour
 
 ENDED_S = 300.0
 """The account of a batch that ended changes only when a better intensity becomes known, or a straggler's work is charged."""
@@ -104,7 +104,7 @@ class Reports:
             rows = ledger.energy_since(connection, tenant, at)
         sums = Counter[tuple[str, datetime]]()
         for row in rows:
-            sums[row["pool"], row["started_at"].replace(minute=0, second=0, microsecond=0)] += row["energy_j"]
+            sums[row["pool"], start_of_hour(row["started_at"])] += row["energy_j"]
         fleet, grams = self._scheduler.fleet, 0.0
         for (pool, hour), energy_j in sums.items():
             site = fleet.site_of(pool) if pool in fleet.pools else None
