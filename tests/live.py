@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import httpx
 import uvicorn
 
-from batchsched.clock import Clock
+from batchsched.clock import Clock, ManualClock
 from batchsched.server.app import create_app
 from batchsched.server.process import listen
 from batchsched.server.runtime import Runtime
@@ -21,6 +21,8 @@ from batchsched.settings import load
 from batchsched.wire import PREFIX
 
 T = TypeVar("T")
+PATIENCE_S = 60.0
+"""How long to wait for what must come: far longer than any machine takes, and free where it comes."""
 
 BASIC = """
 [sites.home]
@@ -39,7 +41,7 @@ class LiveServer:
     def __init__(self, url: str, runtime: Runtime) -> None:
         self.url = url
         self.runtime = runtime
-        self.http = httpx.Client(base_url=url, timeout=30)
+        self.http = httpx.Client(base_url=url, timeout=PATIENCE_S)
 
     def get(self, path: str, **params: Any) -> Any:
         """The JSON of a GET that must succeed."""
@@ -70,7 +72,7 @@ class LiveServer:
         found: dict[str, Any] = self.get(f"/v1/batches/{batch_id}")
         return found
 
-    def until(self, batch_id: str, *states: str, timeout_s: float = 20) -> dict[str, Any]:
+    def until(self, batch_id: str, *states: str, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
         """Wait for a batch to reach one of these states."""
 
         def reached() -> dict[str, Any] | None:
@@ -78,6 +80,12 @@ class LiveServer:
             return found if found["status"] in states else None
 
         return wait_for(reached, timeout_s)
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock of a server that was given a ManualClock; what is due by then is done at once."""
+        assert isinstance(self.runtime.clock, ManualClock)
+        self.runtime.clock.advance(seconds)
+        self.runtime.lifecycle.poke()
 
     def content(self, file_id: str) -> list[dict[str, Any]]:
         """The lines of a file."""
@@ -165,7 +173,7 @@ def requests(count: int, *, model: str = "tiny", start: int = 0, **body: Any) ->
     return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 
-def wait_for(probe: Callable[[], T | None], timeout_s: float = 40) -> T:
+def wait_for(probe: Callable[[], T | None], timeout_s: float = PATIENCE_S) -> T:
     """Ask until the answer is something; the pause is the server's own business, not an assumption about its speed."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
@@ -195,5 +203,5 @@ def live_server(folder: Path, text: str = BASIC, clock: Clock | None = None, **f
     finally:
         live.http.close()
         server.should_exit = True
-        thread.join(timeout=20)
+        thread.join(timeout=PATIENCE_S)
         listener.close()

@@ -207,7 +207,7 @@ def test_who_merges_late_changes_nothing_of_the_next_round(database: Database, t
 
 @pytest.fixture
 def server(tmp_path: Path) -> Generator[LiveServer]:
-    with live_server(tmp_path, server__chunk_lines=3) as live:
+    with live_server(tmp_path, clock=ManualClock(NOW), server__chunk_lines=3) as live:
         yield live
 
 
@@ -218,12 +218,12 @@ def _retry(server: LiveServer, batch_id: str, body: Any = None, status: int = 20
 
 def _expired(server: LiveServer, count: int, done: list[int], failed: list[int]) -> dict[str, Any]:
     """A batch that expired with these lines of its first chunk done and failed."""
-    batch_id = server.submit(requests(count), batchsched={"deadline": "2s"})["id"]
-    server.until(batch_id, "in_progress")
+    batch_id = server.submit(requests(count), batchsched={"deadline": "30s"})["id"]
     worker = server.worker()
     lease = worker.lease()
     worker.record(lease, done)
     worker.record(lease, failed, ok=False)
+    server.advance(30)
     return server.until(batch_id, "expired")
 
 
