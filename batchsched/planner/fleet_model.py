@@ -6,7 +6,8 @@ in units of the class; a replica of a configuration does `rate` of them a second
 
 What is decided: `run[A, T]`, replica-seconds worked; `starts[K, T]`, engines begun, whole; `held[K, T]`, replicas that hold their
 model when a slot ends, whole. Under these rules, for every slot t:
-- ready replicas: run of k + load seconds of k <= (held[k, t-1] + starts[k, t]) * slot_s[t]; held[k, t] <= held[k, t-1] + starts[k, t];
+- ready replicas: run of k + load seconds of k <= (held[k, t-1] + starts[k, t]) * slot_s[t];
+- what is held was held before or begun now: held[k, t] <= held[k, t-1] + starts[k, t];
 - GPUs in time: over k, gpus[k, p] * (run + load seconds) <= capacity[p, t] * slot_s[t]; a start that takes longer than its slot
   goes on in the next ones;
 - GPUs at a slot's end: over k, gpus[k, p] * held[k, t] <= room[p, t];
@@ -108,12 +109,17 @@ class FleetModel:
         return self.run_g / self.rate[:, None]
 
     @cached_property
-    def load_shares(self) -> Floats:
-        """[K, T, T] seconds that a start in the second index's slot takes of the third index's slot."""
+    def load_band(self) -> Floats:
+        """[K, T, L] seconds that a start in a slot takes of it and of the following ones; what passes the end is lost."""
         begin = np.concatenate([[0.0], np.cumsum(self.slot_s)])
-        until = begin[None, :-1] + self.load_s[:, None]
-        over = np.minimum(until[:, :, None], begin[None, None, 1:]) - np.maximum(begin[None, :-1, None], begin[None, None, :-1])
-        return np.maximum(0.0, over)
+        until = np.minimum(begin[None, :-1] + self.load_s[:, None], begin[-1])
+        last = np.searchsorted(begin, until - 1e-9, side="left")  # slots begun before a start is over
+        band = np.zeros((self.configs, self.slots, max(1, int((last - np.arange(self.slots)[None, :]).max(initial=1)))))
+        for i in range(band.shape[2]):
+            t = np.arange(self.slots - i)
+            over = np.minimum(until[:, t], begin[t + i + 1][None, :]) - begin[t + i][None, :]
+            band[:, t, i] = np.maximum(0.0, over)
+        return band
 
 
 @dataclass(frozen=True, eq=False)
