@@ -49,8 +49,8 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def tenants(self) -> set[str]:
         """Those who have work that somebody could take up now."""
-        open_now = {(a.pool, self.jobs[a.batch_id].model) for a in self.plan.allotments if a.start_s < 1.0}
-        placed = {a.batch_id for a in self.plan.allotments if (a.pool, self.jobs[a.batch_id].model) in open_now}
+        open_now = {(a.pool, self.jobs[a.batch_id].model_at(a.pool)) for a in self.plan.allotments if a.start_s < 1.0}
+        placed = {a.batch_id for a in self.plan.allotments if (a.pool, self.jobs[a.batch_id].model_at(a.pool)) in open_now}
         return {
             job.tenant
             for job in self.problem.jobs
@@ -120,9 +120,9 @@ class Published(msgspec.Struct, frozen=True, dict=True):
             return True
         if not any(a.pool == pool for a in self.plan.of(batch_id)):
             return False
-        now_s, model = (now - self.made_at).total_seconds(), self.jobs[batch_id].model
+        now_s, model = (now - self.made_at).total_seconds(), self.jobs[batch_id].model_at(pool)
         near = [a for a in self.plan.on(pool) if a.start_s - grace_s <= now_s < a.end_s + grace_s]
-        return any(self.jobs[a.batch_id].model == model for a in near)
+        return any(self.jobs[a.batch_id].model_at(pool) == model for a in near)
 
     def busy_now(self, pool: str, now: datetime) -> bool:
         """Does the plan have anything on a pool now?"""
@@ -138,4 +138,4 @@ class Published(msgspec.Struct, frozen=True, dict=True):
             return min(starts, default=None), None
         job, start_at = self.jobs[later.batch_id], self.at(later.start_s)
         loading = start_at - now <= timedelta(seconds=job.startup_s_on[pool])
-        return min([start_at, *starts]), job.model if loading else None
+        return min([start_at, *starts]), job.model_at(pool) if loading else None

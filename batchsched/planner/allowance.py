@@ -37,12 +37,12 @@ def allowances(
     by_s: dict[str, float] = {}
     for name in {*begun, *(leased.keys() & jobs.keys())}:
         job, left = jobs[name], begun.get(name, 0.0) - leased.get(name, 0.0)
-        room_s[job.model] += left * request_s(job, pool)
+        room_s[job.model_at(pool)] += left * request_s(job, pool)
         if name in open_now and left > _EPS:
-            by_s[job.model] = min(by_s.get(job.model, math.inf), plan.due_s.get(name, job.deadline_s))
+            by_s[job.model_at(pool)] = min(by_s.get(job.model_at(pool), math.inf), plan.due_s.get(name, job.deadline_s))
     allowed = {name: begun[name] - leased.get(name, 0.0) for name in open_now}
     for a in plan.on(pool):
-        if a.start_s > now_s and a.batch_id in jobs and a.end_s <= by_s.get(jobs[a.batch_id].model, -math.inf):
+        if a.start_s > now_s and a.batch_id in jobs and a.end_s <= by_s.get(jobs[a.batch_id].model_at(pool), -math.inf):
             before = begun.get(a.batch_id, 0.0) - leased.get(a.batch_id, 0.0)
             allowed[a.batch_id] = allowed.get(a.batch_id, before) + a.requests
     return {name: requests for name, requests in allowed.items() if requests > _EPS}, dict(room_s)

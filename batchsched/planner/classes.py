@@ -1,7 +1,7 @@
 """Jobs that differ only in size and deadline, taken together: what the solver sees.
 
-A class is one model at one set of relative speeds on its pools. How its share of the fleet is divided among its jobs is decided
-afterwards, by earliest deadline (disaggregate.py).
+A class is one model on each of its pools, at one set of relative speeds. How its share of the fleet is divided among its jobs is
+decided afterwards, by earliest deadline (disaggregate.py).
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Mark(msgspec.Struct, frozen=True):
 class WorkClass(msgspec.Struct, frozen=True):
     """Work is counted in seconds on the fastest pool; `ratio` says how many seconds the other pools take for one of these."""
 
-    model: str
+    models: dict[str, str]
+    """Which model serves it, by pool."""
     jobs: list[Job]
     ratio: dict[str, float]
     power_w: dict[str, float]
@@ -60,7 +61,8 @@ def classes(problem: Problem, due: dict[str, float]) -> list[WorkClass]:
         if job.remaining_requests > 0 and work_s(job) > 0 and known.issuperset(job.seconds_on):
             least = work_s(job)
             speeds = tuple((p, round(_STEPS_PER_E * math.log(s / least))) for p, s in sorted(job.seconds_on.items()))
-            groups[job.model, speeds, job.weight, job.finish_late].append(job)
+            models = tuple(job.model_at(pool) for pool, _ in speeds)
+            groups[models, speeds, job.weight, job.finish_late].append(job)
     return [_class(problem, due, jobs) for _, jobs in sorted(groups.items(), key=lambda item: repr(item[0]))]
 
 
@@ -68,7 +70,7 @@ def _class(problem: Problem, due: dict[str, float], jobs: list[Job]) -> WorkClas
     pools = list(jobs[0].seconds_on)
     total = sum(work_s(job) for job in jobs)
     return WorkClass(
-        jobs[0].model,
+        {p: jobs[0].model_at(p) for p in pools},
         jobs,
         {p: max(job.seconds_on[p] / work_s(job) for job in jobs) for p in pools},
         {p: sum(job.power_w_on[p] * work_s(job) for job in jobs) / total for p in pools},

@@ -81,7 +81,7 @@ class ClassModel:
         self.model: Any = cp_model.CpModel()
         self.unit_s = _unit_s(problem, groups)
         self._pools = {pool.name: pool for pool in problem.pools}
-        self._models = sorted({group.model for group in groups})
+        self._models = sorted({model for group in groups for model in group.models.values()})
         self._named = list(enumerate(self._models))
         self._gram: dict[Key, float] = {}
         self._cost: list[tuple[Any, float, int]] = []  # variable, grams a step, upper bound
@@ -127,9 +127,7 @@ class ClassModel:
         work: dict[Key, int] = {}
         states: dict[str, PoolHint] = {}
         for pool in self._pools.values():
-            users = {
-                m: [c for c, g in enumerate(self.groups) if g.model == name and pool.name in g.ratio] for m, name in self._named
-            }
+            users = {m: [c for c, g in enumerate(self.groups) if g.models.get(pool.name) == name] for m, name in self._named}
             users = {m: mine for m, mine in users.items() if mine}
             state = PoolHint(pool.name, self._slots_held(pool), {m: pool.loaded.count(self._models[m]) for m in users})
             states[pool.name] = state
@@ -149,10 +147,10 @@ class ClassModel:
 
     def _refill(self, c: int, slots: int, short: int, work: dict[Key, int], states: dict[str, PoolHint]) -> int:
         """Put work that is missing at a mark where it needs no further engine start, cheapest first; what is still missing."""
-        m = self._models.index(self.groups[c].model)
-        mine = [key for key in self.x if key[0] == c and key[2] < slots and states[key[1]].free(m, key[2]) > 0]
+        number = {pool: self._models.index(model) for pool, model in self.groups[c].models.items()}
+        mine = [key for key in self.x if key[0] == c and key[2] < slots and states[key[1]].free(number[key[1]], key[2]) > 0]
         for key in sorted(mine, key=lambda k: (self._gram[k] / self._speed(c, k[1]), k[2], k[1])):
-            speed = self._speed(c, key[1])
+            speed, m = self._speed(c, key[1]), number[key[1]]
             most = self._units(min(self._pools[key[1]].capacity[key[2]], self.groups[c].width), key[2])
             take = min(states[key[1]].free(m, key[2]), math.ceil(short / speed), most - work.get(key, 0))
             if take > 0:
@@ -208,9 +206,8 @@ class ClassModel:
 
     def _add_loads(self, m: int) -> None:
         """Engine starts of a model on each of its pools, and the replicas that hold it."""
-        mine = [(c, group) for c, group in enumerate(self.groups) if group.model == self._models[m]]
-        for pool in sorted({pool for _, group in mine for pool in group.ratio}):
-            users = [(c, group) for c, group in mine if pool in group.ratio]
+        for pool in sorted({pool for group in self.groups for pool, model in group.models.items() if model == self._models[m]}):
+            users = [(c, group) for c, group in enumerate(self.groups) if group.models.get(pool) == self._models[m]]
             startup = self._startup[m, pool] = max(group.startup_s[pool] for _, group in users)
             power = max(group.power_w[pool] for _, group in users)
             held: Any = self._pools[pool].loaded.count(self._models[m])

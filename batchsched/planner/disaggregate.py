@@ -26,7 +26,7 @@ def disaggregate(
 ) -> Plan:
     """The jobs' plan for classes' seconds (class, pool, slot) and engine starts (number of the model in order, pool, slot)."""
     allotments = [a for c, group in enumerate(groups) for a in _serve(problem, due, group, c, work)]
-    models = sorted({group.model for group in groups})
+    models = sorted({model for group in groups for model in group.models.values()})
     loads = [
         load
         for (m, pool, slot), replicas in sorted(starts.items())
@@ -74,10 +74,11 @@ def _load(
     """The start-up time of engines, on the account of the first job that uses them; none where nobody does."""
     from batchsched.planner.cpsat import load_share
 
-    jobs: dict[str, Job] = {job.batch_id: job for group in groups if group.model == model for job in group.jobs}
+    mine = [group for group in groups if group.models.get(pool) == model]
+    jobs: dict[str, Job] = {job.batch_id: job for group in mine for job in group.jobs}
     users = [a for a in allotments if a.pool == pool and a.slot_index >= slot and a.batch_id in jobs]
     if not users:
         return []
     first = min(users, key=lambda a: (a.slot_index, a.batch_id)).batch_id
-    startup = max(group.startup_s[pool] for group in groups if group.model == model and pool in group.startup_s)
+    startup = max(group.startup_s[pool] for group in mine)
     return [Load(first, model, pool, t, seconds * replicas) for t, seconds in load_share(problem, slot, startup)]

@@ -72,7 +72,7 @@ def _runs(mine: list[Allotment]) -> list[list[Allotment]]:
 
 def _where(problem: Problem, job: Job, run: list[Allotment], origin_at: datetime) -> str:
     pool = problem.pool(run[0].pool)
-    place = f"pool {pool.name} in {pool.zone}" + (" (a simulated place)" if pool.simulated else "")
+    place = f"{_named(job, pool.name)} in {pool.zone}" + (" (a simulated place)" if pool.simulated else "")
     start, end = _clock(origin_at, run[0].start_s), _clock(origin_at, run[-1].end_s)
     share = sum(a.requests for a in run) / max(1, job.remaining_requests)
     return f"Between {start} and {end} it runs on {place}: {min(1.0, share):.0%} of what is left."
@@ -102,8 +102,14 @@ def _why_here(problem: Problem, plan: Plan, job: Job, mine: list[Allotment]) -> 
     planned += sum((problem.pool(a.pool).embodied_g_per_s or 0.0) * a.seconds for a in mine)
     name = min(known, key=lambda n: (known[n], n))
     if known[name] <= planned:
-        return f"Pool {name} could do it for {format_grams(known[name])}, but is needed for other work or for the deadline."
-    return f"On pool {name}, the next best, it would cost at least {format_grams(known[name])}."
+        could = f"P{_named(job, name)[1:]} could do it for {format_grams(known[name])}"
+        return f"{could}, but is needed for other work or for the deadline."
+    return f"On {_named(job, name)}, the next best, it would cost at least {format_grams(known[name])}."
+
+
+def _named(job: Job, pool: str) -> str:
+    """A pool, with the model that serves the job there where it accepts several."""
+    return f"pool {pool} with {job.model_on[pool]}" if pool in job.model_on else f"pool {pool}"
 
 
 def _best_alone(problem: Problem, pool: PoolState, job: Job) -> float | None:

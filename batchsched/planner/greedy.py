@@ -56,7 +56,7 @@ class Filler:
 
     def resume(self, allotments: list[Allotment], loads: list[Load]) -> None:
         """Start from what another solver has placed."""
-        models = {job.batch_id: job.model for job in self.problem.jobs}
+        jobs = {job.batch_id: job for job in self.problem.jobs}
         self.allotments += allotments
         self.loads += loads
         uses: list[Allotment | Load] = [*allotments, *loads]
@@ -64,7 +64,7 @@ class Filler:
             self._room[use.pool][use.slot_index] -= use.seconds
         for a in allotments:
             width = math.ceil(a.seconds / self.problem.slots[a.slot_index].length_s - _EPS)
-            self._hot.setdefault((models[a.batch_id], a.pool), []).append((a.slot_index, width))
+            self._hot.setdefault((jobs[a.batch_id].model_at(a.pool), a.pool), []).append((a.slot_index, width))
 
     def place(self, job: Job, due_s: float, left: float = 1.0) -> None:
         """Give a job, or the share `left` of it, its slots, as far as there is room."""
@@ -95,14 +95,14 @@ class Filler:
         self, job: Job, pool: str, share: float, limit_s: float, order: list[int] | range, used: dict[int, float]
     ) -> tuple[_Take | None, float]:
         """Slots in that order that end by `limit_s`, for up to `share` of the job; and the share that they hold."""
-        work = share * job.seconds_on[pool]
+        work, model = share * job.seconds_on[pool], job.model_at(pool)
         startup = 0.0
         chosen: dict[int, float] = {}
         width = 0
         for _ in range(4):  # more seconds may need more replicas, which need more start-up
             chosen = self._choose(job, pool, work + startup, limit_s, order, used)
             width = max((math.ceil(s / self.problem.slots[t].length_s - _EPS) for t, s in chosen.items()), default=0)
-            needed = job.startup_s_on[pool] * max(0, width - self._hot_at(job.model, pool, min(chosen, default=0)))
+            needed = job.startup_s_on[pool] * max(0, width - self._hot_at(model, pool, min(chosen, default=0)))
             if needed <= startup + _EPS:
                 break
             startup = needed
@@ -135,7 +135,7 @@ class Filler:
         return max([self._pools[pool].loaded.count(model), *before])
 
     def _commit(self, job: Job, take: _Take, used: dict[int, float]) -> None:
-        startup, ready = take.startup_s, min(take.seconds)
+        startup, ready, model = take.startup_s, min(take.seconds), job.model_at(take.pool)
         for t in sorted(take.seconds):
             seconds = take.seconds[t]
             self._room[take.pool][t] -= seconds
@@ -144,10 +144,10 @@ class Filler:
             startup -= loading
             if loading > _EPS:
                 ready = t
-                self.loads.append(Load(job.batch_id, job.model, take.pool, t, loading))
+                self.loads.append(Load(job.batch_id, model, take.pool, t, loading))
             if seconds - loading > _EPS:
                 self.allotments.append(allot(self.problem, job, take.pool, t, seconds - loading))
-        self._hot.setdefault((job.model, take.pool), []).append((ready, take.width))
+        self._hot.setdefault((model, take.pool), []).append((ready, take.width))
 
 
 def allot(problem: Problem, job: Job, pool: str, slot: int, seconds: float) -> Allotment:

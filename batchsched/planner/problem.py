@@ -52,11 +52,20 @@ class PoolState(msgspec.Struct, frozen=True):
     """Manufacturing carbon of a second of one replica, where the policy weighs it in decisions; None where it is unknown."""
 
 
+class Effort(msgspec.Struct, frozen=True):
+    """What the rest of a job takes somewhere: replica-seconds, watts meanwhile, seconds to start an engine for it."""
+
+    seconds: float
+    power_w: float
+    startup_s: float
+
+
 class Job(msgspec.Struct, frozen=True):
     """The rest of a batch. The three mappings have one entry for each pool on which it may run."""
 
     batch_id: str
     model: str
+    """The one that its requests name."""
     remaining_requests: int
     seconds_on: dict[str, float]
     """Expected replica-seconds, above 0, that all the remaining work takes on each pool."""
@@ -76,6 +85,20 @@ class Job(msgspec.Struct, frozen=True):
     """Orders the work of one tenant; the higher first."""
     max_replicas: int | None = None
     """Replicas that can work on it at once (open chunks); None: as many as it has requests."""
+    model_on: dict[str, str] = {}
+    """Of a job that accepts several models: which of them serves it, for each of its pools."""
+    as_named: dict[str, Effort] = {}
+    """Where another model than the one it names was chosen: what it would take with that one. Nothing is planned by it."""
+
+    def model_at(self, pool: str) -> str:
+        """The model that serves it on a pool."""
+        return self.model_on.get(pool, self.model)
+
+    def named_on(self, pool: str) -> Effort | None:
+        """What it takes on a pool with the model that it names; None where that cannot be."""
+        if pool in self.seconds_on and self.model_at(pool) == self.model:
+            return Effort(self.seconds_on[pool], self.power_w_on[pool], self.startup_s_on[pool])
+        return self.as_named.get(pool)
 
     @property
     def width(self) -> int:

@@ -45,22 +45,23 @@ def verdict(problem: Problem, plan: Plan, batch_id: str) -> Verdict:
         _finish(problem, plan, job),
         plan.grams_expected.get(batch_id),
         run_now_grams(problem, job),
-        _reason(problem, job, share, chance, feasible),
+        _reason(problem, job, share, chance, feasible) + _served_by(plan, job),
     )
 
 
 def run_now_grams(problem: Problem, job: Job) -> float | None:
-    """Grams of running the whole job at once on the newest pool that may run it, at the home site where one is: the baseline.
+    """Grams of running the whole job at once, with the model that it names, on the newest pool that may run that, at the home
+    site where one is: the baseline.
 
     Opening hours and other jobs are left out. None where an intensity that it needs is unknown, or there is no pool.
     """
-    pools = [pool for pool in problem.pools if pool.name in job.seconds_on]
+    pools = [(pool, effort) for pool in problem.pools if (effort := job.named_on(pool.name))]
     if not pools:
         return None
-    pool = max(pools, key=lambda p: (p.home, p.newness, -job.seconds_on[p.name], p.name))
-    startup = 0.0 if job.model in pool.loaded else job.startup_s_on[pool.name]
+    pool, effort = max(pools, key=lambda one: (one[0].home, one[0].newness, -one[1].seconds, one[0].name))
+    startup = 0.0 if job.model in pool.loaded else effort.startup_s
     wide = max(1, min(job.width, pool.replicas))
-    left = startup + job.seconds_on[pool.name] / wide
+    left = startup + effort.seconds / wide
     grams = 0.0
     for slot, intensity in zip(problem.slots, pool.intensity_g_per_kwh, strict=True):
         if left <= 0:
@@ -68,7 +69,7 @@ def run_now_grams(problem: Problem, job: Job) -> float | None:
         if intensity is None:
             return None
         busy = min(left, slot.length_s)
-        grams += job.power_w_on[pool.name] * wide * busy / JOULES_PER_KWH * pool.pue * intensity
+        grams += effort.power_w * wide * busy / JOULES_PER_KWH * pool.pue * intensity
         left -= busy
     return grams if left <= 1e-9 else None
 
@@ -87,7 +88,8 @@ def _room(problem: Problem, job: Job, until_s: float) -> float:
                     free[name][t] -= taken
                     left -= taken / other.seconds_on[name]
     share = 0.0
-    startup = min((0.0 if job.model in pools[p].loaded else s for p, s in job.startup_s_on.items() if p in pools), default=0.0)
+    starts = ((pools[p], job.model_at(p), s) for p, s in job.startup_s_on.items() if p in pools)
+    startup = min((0.0 if model in pool.loaded else s for pool, model, s in starts), default=0.0)
     for t, slot in enumerate(problem.slots):
         width_s = job.width * max(0.0, min(slot.end_s, until_s) - slot.start_s)
         for name in sorted(set(job.seconds_on) & free.keys(), key=lambda n: (job.seconds_on[n], n)):
@@ -148,6 +150,12 @@ def _reason(problem: Problem, job: Job, share: float, chance: float, feasible: b
         else "no pool that may run it opens within the planned horizon"
     )
     return f"The deadline holds with a probability of {chance:.0%}, {asked}; {advice}."
+
+
+def _served_by(plan: Plan, job: Job) -> str:
+    """Of a job that accepts several models: those that are planned to serve it."""
+    models = sorted({job.model_at(a.pool) for a in plan.of(job.batch_id)})
+    return f" It is planned with the model {' and '.join(models)}." if job.model_on and models else ""
 
 
 def _enough(problem: Problem, job: Job, times: float) -> float | None:

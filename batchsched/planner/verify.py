@@ -137,7 +137,7 @@ def _cold(problem: Problem, plan: Plan) -> list[str]:
     first: dict[tuple[str, str], int] = {}
     startup: dict[tuple[str, str], float] = {}
     for a in plan.allotments:
-        key = (jobs[a.batch_id].model, a.pool)
+        key = (jobs[a.batch_id].model_at(a.pool), a.pool)
         if a.seconds > _SLACK:
             first[key] = min(first.get(key, a.slot_index), a.slot_index)
         startup[key] = min(startup.get(key, math.inf), jobs[a.batch_id].startup_s_on[a.pool])
