@@ -79,7 +79,7 @@ class Observer:
             shares = _by_batch(chunks.summary(connection))
             tallied = tallies.of_all(connection)
             observed = _observed(connection)
-            self._learn_lengths(connection, now)
+            self.answers(connection, now)
             alive = workers.active(connection, now - timedelta(seconds=self._settings.server.lease_s))
             tied = {row["id"]: chunks.pools_used(connection, row["id"]) for row in rows if row["options"].get("uniform")}
         everything: list[Mapping[str, Any]] = [*rows, *([newcomer] if newcomer else [])]
@@ -132,10 +132,11 @@ class Observer:
         with self._database.read() as connection:
             return Answers(ledger.answers(connection))
 
-    def _learn_lengths(self, connection: Connection, now: datetime) -> None:
+    def answers(self, connection: Connection, now: datetime) -> Answers:
         """How long answers were, looked up once a minute: it is a lot of rows, and a batch's own answers count at once."""
         if self._answers_at is None or not timedelta() <= now - self._answers_at < LENGTHS_KEPT:
             self._answers, self._answers_at = Answers(ledger.answers(connection)), now
+        return self._answers
 
     def _job(
         self,

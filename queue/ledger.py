@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, case, func, insert, select, update
+from sqlalchemy import Connection, Float, case, cast, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from batchsched.queue.rows import Row, every, first
@@ -99,11 +99,13 @@ def recent(connection: Connection, limit: int = 2000) -> list[Row]:
 
 
 def answers(connection: Connection, limit: int = 2000) -> list[Row]:
-    """How long answers were, by the newest entries over all batches, newest first: `tenant`, `model`, `endpoint`, `batch_id` and
-    `lengths`."""
+    """How long answers and their prompts were, by the newest entries over all batches, newest first: `tenant`, `model`,
+    `endpoint`, `batch_id`, `lengths`, `requests`, `input_tokens`, and `line_bytes` in the mean of the batch."""
     newest = select(ledger).order_by(ledger.c.id.desc()).limit(limit).subquery()
-    told = (newest.c.tenant, newest.c.model, batches.c.endpoint, newest.c.batch_id, newest.c.lengths)
-    query = select(*told).join(batches, batches.c.id == newest.c.batch_id).where(newest.c.lengths.is_not(None))
+    line_bytes = (cast(batches.c.input_bytes, Float) / batches.c.total).label("line_bytes")
+    names = ("tenant", "model", "batch_id", "lengths", "requests", "input_tokens")
+    query = select(*(newest.c[name] for name in names), batches.c.endpoint, line_bytes)
+    query = query.join(batches, batches.c.id == newest.c.batch_id).where(batches.c.total > 0, newest.c.requests > 0)
     return every(connection, query.order_by(newest.c.id.desc()))
 
 

@@ -19,7 +19,10 @@ def lock(connection: Connection, tenant: str) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(_LOCKS_OF_QUOTAS, func.hashtext(tenant))))
 
 
-_FACTS = ("id", "total", "completed", "failed", "input_bytes", "max_tokens_total", "input_tokens", "output_tokens", "verdict")
+_FACTS = (
+    *("id", "tenant", "model", "endpoint", "total", "completed", "failed", "input_bytes", "max_tokens_total"),
+    *("input_tokens", "output_tokens", "verdict"),
+)
 
 
 def open_batches(connection: Connection, tenant: str) -> list[Row]:

@@ -72,6 +72,32 @@ def test_a_batch_spreads_as_batches_did() -> None:
     assert alike.sigma(1) > 2 * alike.sigma(1000)
 
 
+def test_bytes_a_token_are_learnt_from_prompts() -> None:
+    """A tenant's own first, then everybody's of the model at the endpoint, then four; requests that failed teach nothing."""
+
+    def prompts(requests: int, ratio: float, **more: Any) -> dict[str, Any]:
+        told = row([10] * requests, **more)
+        return {**told, "requests": requests + 7, "input_tokens": round(requests * 400 / ratio), "line_bytes": 550}
+
+    assert Answers().expected("t", "m", CHAT).bytes_per_token == 4
+    known = Answers([prompts(2000, 1.5), prompts(2000, 3.0, tenant="other"), prompts(10_000, 8.0, endpoint="/v1/completions")])
+    assert known.expected("t", "m", CHAT).bytes_per_token == pytest.approx(1.5, rel=0.02)
+    assert known.expected("new", "m", CHAT).bytes_per_token == pytest.approx(2.0, rel=0.1)  # 8 bytes hold 16/3 + 8/3 tokens
+    assert known.expected("new", "another", CHAT).bytes_per_token == 4
+    few = Answers([prompts(20, 2.0)]).expected("t", "m", CHAT)
+    assert 2.0 < few.bytes_per_token < 4
+    assert estimate(5500, 10, None, known.expected("t", "m", CHAT)).input_tokens == pytest.approx(4000 / 1.5, rel=0.02)
+    newest_first = Answers([prompts(20_000, 2.0), prompts(20_000, 6.0)])
+    assert newest_first.expected("t", "m", CHAT).bytes_per_token < 2.2
+
+
+def test_embeddings_teach_bytes_a_token_though_they_have_no_answers() -> None:
+    told = {**row([], endpoint="/v1/embeddings"), "lengths": None, "requests": 1000, "input_tokens": 200_000, "line_bytes": 550}
+    known = Answers([told])
+    assert known.expected("t", "m", "/v1/embeddings").bytes_per_token == pytest.approx(2, rel=0.1)
+    assert known.of_tenant("t") == []
+
+
 def test_embeddings_have_no_answers() -> None:
     found = estimate(10_000, 10, None, Answers().expected("t", "m", "/v1/embeddings"))
     assert found.output_tokens == 0

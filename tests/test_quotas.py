@@ -9,22 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from batchsched.cli.main import main
 from batchsched.clock import ManualClock
 from batchsched.errors import QuotaExceeded
+from batchsched.profiles.answers import Answers
 from batchsched.profiles.lengths import estimate, refine
 from batchsched.queue import batches, files, ledger
 from batchsched.queue.database import Database
 from batchsched.server.quotas import Quotas
 from batchsched.settings import Settings, Tenant
+from batchsched.units import length_class
 from tests.live import BASIC, LiveServer, live_server, requests, wait_for
 
 NOW = datetime(2026, 3, 30, 12, tzinfo=UTC)
 
 
+def answers_now(connection: Connection, _now: datetime) -> Answers:
+    return Answers(ledger.answers(connection))
+
+
 def quotas(grams: float = 0.0, **limits: Any) -> Quotas:
-    return Quotas(Settings(tenants={"t": Tenant(**limits)}), lambda _tenant, _at: grams, ManualClock(NOW))
+    return Quotas(Settings(tenants={"t": Tenant(**limits)}), lambda _tenant, _at: grams, answers_now, ManualClock(NOW))
 
 
 def add_batch(database: Database, batch_id: str, *, tenant: str = "t", state: str = "in_progress", **more: Any) -> None:
@@ -46,30 +53,33 @@ def add_batch(database: Database, batch_id: str, *, tenant: str = "t", state: st
         batches.add(connection, tenant=tenant, **{**row, **more})
 
 
-def add_tokens(database: Database, at: datetime, tokens: int) -> None:
+def add_tokens(database: Database, at: datetime, tokens: int, **more: Any) -> None:
     with database.write() as connection:
         ledger.add(
             connection,
-            batch_id="b",
-            chunk_id=f"c{at}",
-            pool="p",
-            model="m",
-            started_at=at,
-            ended_at=at,
-            busy_s=1.0,
-            energy_j=1.0,
-            energy_source="modelled",
-            startup_s=0.0,
-            requests=1,
-            input_tokens=tokens - 1,
-            cached_tokens=0,
-            output_tokens=1,
+            **{
+                "batch_id": "b",
+                "chunk_id": f"c{at}",
+                "pool": "p",
+                "model": "m",
+                "started_at": at,
+                "ended_at": at,
+                "busy_s": 1.0,
+                "energy_j": 1.0,
+                "energy_source": "modelled",
+                "startup_s": 0.0,
+                "requests": 1,
+                "input_tokens": tokens - 1,
+                "cached_tokens": 0,
+                "output_tokens": 1,
+                **more,
+            },
         )
 
 
-def expected(done: int = 0, input_tokens: int = 0, output_tokens: int = 0) -> float:
+def expected(done: int = 0, input_tokens: int = 0, output_tokens: int = 0, limit: int = 1000) -> float:
     """Tokens that the rest of such a batch is expected to take."""
-    left = refine(estimate(10 * 550, 10, 1000), 10, done, input_tokens, output_tokens)
+    left = refine(estimate(10 * 550, 10, limit), 10, done, input_tokens, output_tokens)
     return left.input_tokens + left.output_tokens
 
 
@@ -113,6 +123,24 @@ def test_at_its_limit_a_tenant_is_refused_and_below_it_is_not(database: Database
     assert refusal(database, quotas(8.0, **limits), "u") is None
 
 
+def test_tokens_go_by_the_answers_that_the_tenant_had(database: Database) -> None:
+    """Its answers are ten tokens long whatever limit it asks, and its prompts have two bytes a token."""
+    add_batch(database, "past", state="completed", input_bytes=1000 * 550, total=1000, model="m")
+    add_batch(database, "next", max_tokens_total=10 * 4000, model="m")
+    add_batch(database, "alien", max_tokens_total=10 * 4000, model="another")
+    few = refusal(database, quotas(max_enqueued_tokens=1))
+    add_tokens(
+        database, NOW - timedelta(days=40), 1000 * 200 + 1, batch_id="past", requests=1000, lengths={str(length_class(10)): 1000}
+    )
+    learnt = refusal(database, quotas(max_enqueued_tokens=1))
+    assert few is not None
+    assert learnt is not None
+    alien = expected(limit=10 * 4000)
+    assert f"{2 * alien:,.0f} are taken" in few.message
+    taken = float(learnt.message.split("; ")[1].split(" are")[0].replace(",", ""))
+    assert taken - alien == pytest.approx(10 * (200 + 10), rel=0.1)
+
+
 def test_budgets_say_when_the_month_ends_and_places_when_a_batch_may_finish(database: Database) -> None:
     add_batch(database, "b")
     for limits in ({"tokens_per_month": 0}, {"grams_per_month": 0}):
@@ -137,7 +165,7 @@ def test_grams_are_asked_for_once_a_minute_and_anew_in_a_new_month() -> None:
         asked.append(at)
         return 7.0
 
-    limited = Quotas(Settings(tenants={"t": Tenant(grams_per_month=1)}), grams_since, clock)
+    limited = Quotas(Settings(tenants={"t": Tenant(grams_per_month=1)}), grams_since, answers_now, clock)
     assert limited.grams("nobody") == 0.0
     for seconds in (0, 59, 60):
         assert limited.grams("t") == 7.0

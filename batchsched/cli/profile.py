@@ -66,7 +66,7 @@ def show(model: str | None, pool: str | None, as_json: bool, connect: Connect) -
     )
     click.echo("")
     print_table(
-        ("model", "endpoint", "mean answer", "P50", "P90", "P99", "within", "answers seen"),
+        ("model", "endpoint", "mean answer", "P50", "P90", "P99", "within", "answers seen", "prompt bytes/token"),
         [
             (
                 one.model,
@@ -77,6 +77,7 @@ def show(model: str | None, pool: str | None, as_json: bool, connect: Connect) -
                 f"{one.p99_tokens:.0f}",
                 f"x{math.exp(one.sigma):.2f}",
                 f"{one.answers:.0f}",
+                f"{one.bytes_per_token:.2f}",
             )
             for one in lengths
         ],

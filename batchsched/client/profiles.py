@@ -53,6 +53,7 @@ class AnswerLengths(msgspec.Struct, frozen=True):
     """How long the caller's next answers are expected to be; `sigma`: spread of the logarithm of a large batch's mean.
 
     `answers`: those that this stands on, old ones counting less; 0 where only what is usual is known.
+    `bytes_per_token`: of prompts.
     """
 
     model: str
@@ -63,6 +64,7 @@ class AnswerLengths(msgspec.Struct, frozen=True):
     p90_tokens: float
     p99_tokens: float
     sigma: float
+    bytes_per_token: float = 4.0
 
 
 class Profiles(msgspec.Struct, frozen=True):

@@ -9,12 +9,8 @@ import math
 
 import msgspec
 
-from batchsched.profiles.answers import LEVEL_WEIGHT, Answers, Expected
+from batchsched.profiles.answers import LEVEL_WEIGHT, Answers, Expected, text_bytes
 
-BYTES_PER_TOKEN = 4.0
-"""Of English text, roughly; code and other scripts have less. A rule of thumb, which the spread allows for."""
-LINE_OVERHEAD_BYTES = 150
-"""JSON around one short chat request: custom_id, method, url, model, roles."""
 LIMIT_SHARE = 0.6
 """Answers end before their limit more often than not; a guess between a half and all."""
 SIGMA_LIMIT = 0.35
@@ -38,12 +34,13 @@ class Lengths(msgspec.Struct, frozen=True):
 def estimate(input_bytes: int, lines: int, max_tokens_total: int | None = None, answers: Expected | None = None) -> Lengths:
     """Tokens of `lines` requests in `input_bytes` of JSONL.
 
-    `max_tokens_total`: sum of the answers' limits, if all have one; `answers`: what earlier ones let expect.
+    `max_tokens_total`: sum of the answers' limits, if all have one; `answers`: what earlier ones, and their prompts, let
+    expect.
     """
-    text = max(input_bytes - LINE_OVERHEAD_BYTES * lines, lines)
+    known = answers or UNKNOWN
     limit = max_tokens_total / lines if max_tokens_total is not None and lines else None
-    mean, sigma = _outputs(answers or UNKNOWN, lines, limit)
-    return Lengths(text / BYTES_PER_TOKEN, mean * lines, sigma)
+    mean, sigma = _outputs(known, lines, limit)
+    return Lengths(text_bytes(input_bytes, lines) / known.bytes_per_token, mean * lines, sigma)
 
 
 def _outputs(answers: Expected, lines: int, limit: float | None) -> tuple[float, float]:

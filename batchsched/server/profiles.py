@@ -76,5 +76,7 @@ def _answers(known: Answers, tenant: str, models: list[str]) -> list[AnswerLengt
         expected = known.expected(tenant, model, endpoint)
         p50, p90, p99 = (expected.quantile(share) for share in (0.5, 0.9, 0.99))
         sigma = expected.sigma(LARGE)
-        found.append(AnswerLengths(model, endpoint, expected.answers, expected.mean(), p50, p90, p99, sigma))
+        found.append(
+            AnswerLengths(model, endpoint, expected.answers, expected.mean(), p50, p90, p99, sigma, expected.bytes_per_token)
+        )
     return found

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from batchsched.clock import Clock
 from batchsched.errors import QuotaExceeded
+from batchsched.profiles.answers import Answers
 from batchsched.profiles.lengths import estimate, refine
 from batchsched.queue import ledger, usage
 from batchsched.queue.rows import Row
@@ -27,6 +28,7 @@ GRAMS_KEPT_S = 60.0
 WAIT_S = (10, 3600)
 """Shortest and longest answer to when there may be room again, where no month has to end first."""
 GramsSince = Callable[[str, datetime], float]
+AnswersNow = Callable[[Connection, datetime], Answers]
 
 
 class Size(msgspec.Struct, frozen=True):
@@ -40,10 +42,11 @@ class Size(msgspec.Struct, frozen=True):
 class Quotas:
     """Checks, each in the write transaction of what it lets through."""
 
-    def __init__(self, settings: Settings, grams_since: GramsSince, clock: Clock) -> None:
-        """`grams_since(tenant, at)`: what a tenant's work cost since then."""
+    def __init__(self, settings: Settings, grams_since: GramsSince, answers: AnswersNow, clock: Clock) -> None:
+        """`grams_since(tenant, at)`: what a tenant's work cost since then; `answers(connection, now)`: how long answers were."""
         self._settings = settings
         self._grams_since = grams_since
+        self._answers = answers
         self._clock = clock
         self._grams: dict[str, tuple[float, datetime, float]] = {}
         self._lock = threading.Lock()
@@ -90,12 +93,13 @@ class Quotas:
             return
         usage.lock(connection, tenant)
         held = [row for row in usage.open_batches(connection, tenant) if row["id"] != batch["id"]]
-        self._hold_sizes(connection, tenant, limits, held, _left({**batch, **facts, "verdict": verdict}), grams)
+        more = self._left(connection, {**batch, **facts, "verdict": verdict})
+        self._hold_sizes(connection, tenant, limits, held, more, grams)
 
     def _hold_sizes(
         self, connection: Connection, tenant: str, limits: Tenant, held: Sequence[Row], more: Size, grams: float
     ) -> None:
-        sizes = [_left(row) for row in held]
+        sizes = [self._left(connection, row) for row in held]
         tokens, now = sum(size.tokens for size in sizes), self._clock.now()
         soon = self._soon(_finishes(held))
         month_s = math.ceil((month_after(now) - now).total_seconds())
@@ -110,6 +114,18 @@ class Quotas:
         if limits.grams_per_month is not None:
             expected = sum(size.grams for size in sizes)
             _hold("grams_per_month", tenant, limits.grams_per_month, grams + expected, more.grams, month_s)
+
+    def _left(self, connection: Connection, row: Mapping[str, Any]) -> Size:
+        """What an open batch is still expected to take."""
+        total, done = row["total"], row["completed"] + row["failed"]
+        left = total - done
+        if not left:
+            return Size()
+        answers = self._answers(connection, self._clock.now()).expected(row["tenant"], row["model"], row["endpoint"])
+        blind = estimate(row["input_bytes"], total, row["max_tokens_total"], answers)
+        lengths = refine(blind, total, done, row["input_tokens"], row["output_tokens"])
+        grams = (row["verdict"] or {}).get("expected_grams") or 0.0
+        return Size(left, lengths.input_tokens + lengths.output_tokens, grams * left / total)
 
     def _soon(self, instants: Sequence[datetime]) -> int:
         """Seconds until the first of these, within reason; a minute where there is none."""
@@ -133,18 +149,6 @@ def _hold(quota: str, tenant: str, limit: float, present: float, more: float, re
 
 def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.3g}"
-
-
-def _left(row: Mapping[str, Any]) -> Size:
-    """What an open batch is still expected to take."""
-    total, done = row["total"], row["completed"] + row["failed"]
-    left = total - done
-    if not left:
-        return Size()
-    blind = estimate(row["input_bytes"], total, row["max_tokens_total"])
-    lengths = refine(blind, total, done, row["input_tokens"], row["output_tokens"])
-    grams = (row["verdict"] or {}).get("expected_grams") or 0.0
-    return Size(left, lengths.input_tokens + lengths.output_tokens, grams * left / total)
 
 
 def _finishes(rows: Sequence[Row]) -> list[datetime]:

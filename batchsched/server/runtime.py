@@ -64,7 +64,7 @@ class Runtime:
             besides = Besides(self.database, accounts, self.clock, loaded.settings.carbon)
             self.reports = Reports(self.database, self.scheduler, provider, self.clock, accounts, besides)
             self.breakdown = Breakdown(self.database, self.store, accounts)
-            self.quotas = Quotas(loaded.settings, self.reports.grams_since, self.clock)
+            self.quotas = Quotas(loaded.settings, self.reports.grams_since, self.scheduler.observer.answers, self.clock)
             self.lifecycle = Lifecycle(
                 self.database,
                 self.store,
