@@ -21,19 +21,23 @@ from batchsched.queue import chunks
 from batchsched.queue.folder_store import FolderStore
 from batchsched.server.process import listen
 from batchsched.wire import PREFIX
-from tests.live import LiveServer, live_server, requests, wait_for
+from tests.live import PATIENCE_S, LiveServer, live_server, requests, wait_for
 from tests.processes import BATCHSCHED, ROOT, Stage
 
 pytestmark = pytest.mark.slow
 
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+
 
 def _serve(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*BATCHSCHED, "serve", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [*BATCHSCHED, "serve", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False
+    )
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Generator[LiveServer]:
-    with live_server(tmp_path, server__chunk_lines=3) as live:
+    with live_server(tmp_path, clock=ManualClock(NOW), server__chunk_lines=3) as live:
         yield live
 
 
@@ -74,10 +78,11 @@ def test_an_expiry_that_finds_the_disk_full_still_ends_as_expired(
     server: LiveServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its chunks are closed already when the merge fails; what is left must not look like a batch that is done."""
-    batch_id, worker = server.submit(requests(3), batchsched={"deadline": "1s"})["id"], server.worker()
+    batch_id, worker = server.submit(requests(3), batchsched={"deadline": "30s"})["id"], server.worker()
     worker.record(worker.lease(), [1])
     with monkeypatch.context() as patch:
         patch.setattr(FolderStore, "create", _no_room)
+        server.advance(30)
         wait_for(lambda: "The batch waits" in caplog.text)
         server.runtime.lifecycle.round()
         assert server.batch(batch_id)["status"] == "in_progress"
@@ -95,7 +100,7 @@ def test_housekeeping_survives_a_failed_read(server: LiveServer, monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr("batchsched.server.lifecycle.batches.due", fail)
-        assert failed.wait(10)
+        assert failed.wait(PATIENCE_S)
     batch_id = server.submit(requests(1))["id"]
     server.until(batch_id, "in_progress")
 
@@ -115,7 +120,7 @@ def test_what_a_crash_left_behind_is_swept_at_the_start(tmp_path: Path) -> None:
 
 def test_what_others_left_behind_is_swept_in_the_long_run(tmp_path: Path) -> None:
     """Of several servers one may have died; what is young may be another's work in hand."""
-    clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+    clock = ManualClock(NOW)
     with live_server(tmp_path, clock=clock) as server:
         old, young = (tmp_path / "data" / "files" / name for name in ("file-old", "file-young"))
         for path in (old, young):
@@ -130,7 +135,7 @@ def test_what_others_left_behind_is_swept_in_the_long_run(tmp_path: Path) -> Non
 
 
 def test_a_clock_that_jumps_takes_no_lease_from_a_healthy_worker(tmp_path: Path) -> None:
-    clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+    clock = ManualClock(NOW)
     with live_server(tmp_path, clock=clock) as server:
         server.submit(requests(3))
         worker = server.worker()
@@ -144,7 +149,7 @@ def test_a_clock_that_jumps_takes_no_lease_from_a_healthy_worker(tmp_path: Path)
 def test_a_clock_that_jumps_while_the_database_is_away_takes_no_lease_either(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+    clock = ManualClock(NOW)
     with live_server(tmp_path, clock=clock) as server:
         server.submit(requests(3))
         worker = server.worker()
@@ -159,7 +164,7 @@ def test_a_clock_that_jumps_while_the_database_is_away_takes_no_lease_either(
 
 
 def test_a_clock_that_jumps_back_holds_nobody_up(tmp_path: Path) -> None:
-    clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+    clock = ManualClock(NOW)
     with live_server(tmp_path, clock=clock) as server:
         server.submit(requests(3))
         worker = server.worker()
@@ -189,11 +194,11 @@ def test_a_real_limit_on_file_sizes_refuses_the_upload_and_keeps_serving(tmp_pat
         server = stage.server()
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))  # the database and its log stay below
         big, small = requests(30_000), requests(5)
-        answer = httpx.post(f"{stage.url}/v1/files", files={"file": ("f", big)}, data={"purpose": "batch"}, timeout=30)
+        answer = httpx.post(f"{stage.url}/v1/files", files={"file": ("f", big)}, data={"purpose": "batch"}, timeout=PATIENCE_S)
         assert (answer.status_code, answer.json()["error"]["code"]) == (507, "storage_full")
         assert "free some space" in answer.json()["error"]["message"]
         assert list((tmp_path / "data" / "files").iterdir()) == list((tmp_path / "data" / "tmp").iterdir()) == []
-        answer = httpx.post(f"{stage.url}/v1/files", files={"file": ("f", small)}, data={"purpose": "batch"}, timeout=30)
+        answer = httpx.post(f"{stage.url}/v1/files", files={"file": ("f", small)}, data={"purpose": "batch"}, timeout=PATIENCE_S)
         assert answer.status_code == 200
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ from click.testing import CliRunner
 
 from batchsched.cli.main import cli
 from batchsched.client import Client
+from batchsched.clock import ManualClock
 from batchsched.errors import IdempotencyMismatch, NotFound
 from batchsched.transport import Transport
-from tests.live import LiveServer, live_server, requests
+from tests.live import PATIENCE_S, LiveServer, live_server, requests
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
 
 @pytest.fixture
 def server(tmp_path: Path, database_url: str) -> Generator[LiveServer]:
-    with live_server(tmp_path, server__database_url=database_url) as live:
+    with live_server(tmp_path, clock=ManualClock(NOW), server__database_url=database_url) as live:
         yield live
 
 
@@ -52,7 +56,7 @@ def test_many_at_once_make_one_batch(server: LiveServer) -> None:
     body = {"input_file_id": server.upload(requests(1)), "endpoint": "/v1/chat/completions", "completion_window": "24h"}
 
     def create(_: int) -> str:
-        answer = httpx.post(f"{server.url}/v1/batches", json=body, headers={"idempotency-key": "once"}, timeout=30)
+        answer = httpx.post(f"{server.url}/v1/batches", json=body, headers={"idempotency-key": "once"}, timeout=PATIENCE_S)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["id"])
 
@@ -72,11 +76,10 @@ def test_a_refused_request_does_not_use_its_key_up(server: LiveServer) -> None:
 
 
 def test_a_repeat_is_answered_although_its_deadline_has_passed(server: LiveServer) -> None:
-    from datetime import UTC, datetime, timedelta
-
     body = {"input_file_id": server.upload(requests(1)), "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-    body["batchsched"] = {"deadline": (datetime.now(UTC) + timedelta(seconds=1.5)).isoformat()}  # type: ignore[assignment]
+    body["batchsched"] = {"deadline": (NOW + timedelta(seconds=30)).isoformat()}  # type: ignore[assignment]
     first = server.http.post("/v1/batches", json=body, headers={"idempotency-key": "k"}).json()["id"]
+    server.advance(31)
     server.until(first, "expired")
     assert server.http.post("/v1/batches", json=body, headers={"idempotency-key": "k"}).json()["id"] == first
 

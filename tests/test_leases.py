@@ -12,15 +12,18 @@ import pytest
 from batchsched.clock import ManualClock
 from batchsched.queue import chunks, ledger
 from batchsched.queue.store import Record
+from batchsched.server.workers import RETRY_PAUSE_S
 from batchsched.wire import PREFIX
 from tests.live import BASIC, HandWorker, LiveServer, live_server, meter, requests, wait_for
 
 pytestmark = pytest.mark.slow
 
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+
 
 @pytest.fixture
 def server(tmp_path: Path, database_url: str) -> Generator[LiveServer]:
-    with live_server(tmp_path, server__chunk_lines=3, server__database_url=database_url) as live:
+    with live_server(tmp_path, clock=ManualClock(NOW), server__chunk_lines=3, server__database_url=database_url) as live:
         yield live
 
 
@@ -130,19 +133,21 @@ def test_release_costs_no_attempt_and_failure_does(server: LiveServer) -> None:
     row = _state(server, lease["chunk_id"])
     assert (row["attempts"], row["state"], row["suspects"]) == (1, "pending", [2])
     assert row["not_before"] > server.runtime.clock.now()
-    lease = worker.lease()  # after the pause
+    server.advance(RETRY_PAUSE_S)
+    lease = worker.lease()
     assert (lease["attempt"], lease["suspects"]) == (2, [2])
     worker.finish(lease)
     server.until(batch_id, "completed")
 
 
 def test_after_the_last_attempt_unfinished_lines_become_error_lines(tmp_path: Path) -> None:
-    with live_server(tmp_path, server__max_attempts=2) as server:
+    with live_server(tmp_path, clock=ManualClock(NOW), server__max_attempts=2) as server:
         batch_id, worker = _started(server, 3), server.worker()
         worker.record(lease := worker.lease(), [2])
         for _ in range(2):
             body = {"token": lease["token"], "message": "it died", "suspects": []}
             server.post(f"{PREFIX}/leases/{lease['chunk_id']}/fail", body)
+            server.advance(RETRY_PAUSE_S)
             found = _state(server, lease["chunk_id"])
             lease = worker.lease() if found["state"] == "pending" else lease
         done = server.until(batch_id, "completed")
@@ -209,7 +214,7 @@ def test_finish_needs_every_line(server: LiveServer) -> None:
 
 def test_a_uniform_batch_stays_on_one_pool(tmp_path: Path) -> None:
     two = BASIC + "[pools.other]\ngpu = 'cpu'\n"
-    with live_server(tmp_path, two, server__chunk_lines=1) as server:
+    with live_server(tmp_path, two, ManualClock(NOW), server__chunk_lines=1) as server:
         body = {"batchsched": {"uniform": True, "deadline": "5s"}}  # no time to wait: every pool is offered the work
         batch_id = server.submit(requests(2), **body)["id"]
         server.until(batch_id, "in_progress")
@@ -239,7 +244,7 @@ def test_unknown_pools_and_workers_are_refused(server: LiveServer) -> None:
 
 
 def test_a_restart_gives_leases_their_full_time_again(tmp_path: Path) -> None:
-    clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+    clock = ManualClock(NOW)
     with live_server(tmp_path, clock=clock) as server:
         batch_id, worker = _started(server, 3), server.worker()
         lease = worker.lease()

@@ -18,10 +18,12 @@ from tests.live import LiveServer, live_server, requests, wait_for
 
 pytestmark = pytest.mark.slow
 
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Generator[LiveServer]:
-    with live_server(tmp_path, server__chunk_lines=3) as live:
+    with live_server(tmp_path, clock=ManualClock(NOW), server__chunk_lines=3) as live:
         yield live
 
 
@@ -77,9 +79,10 @@ def test_a_batch_that_is_paused_while_it_is_leased_leases_no_more_by_the_old_pla
 
 
 def test_a_paused_batch_expires_at_its_deadline(server: LiveServer) -> None:
-    batch_id, worker = _started(server, 6, batchsched={"deadline": "2s"}), server.worker()
+    batch_id, worker = _started(server, 6, batchsched={"deadline": "30s"}), server.worker()
     worker.finish(worker.lease())
     _do(server, batch_id, "pause")
+    server.advance(30)
     done = server.until(batch_id, "expired")
     assert done["request_counts"] == {"total": 6, "completed": 3, "failed": 3}
     assert done["batchsched"]["progress"]["state"] == "done"
@@ -116,7 +119,7 @@ def test_what_has_ended_can_be_neither_paused_nor_changed(server: LiveServer) ->
 
 
 def test_a_new_deadline_brings_a_new_verdict(tmp_path: Path) -> None:
-    clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+    clock = ManualClock(NOW)
     with live_server(tmp_path, clock=clock) as server:
         batch_id = _started(server, 50, batchsched={"deadline": "6h"})
         assert server.batch(batch_id)["batchsched"]["verdict"]["feasible"]
@@ -156,15 +159,14 @@ def test_a_deadline_that_changes_during_the_validation_is_the_one_that_is_judged
 
 
 def test_a_deadline_that_is_moved_on_saves_a_batch_from_expiring(tmp_path: Path) -> None:
-    clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+    clock = ManualClock(NOW)
     with live_server(tmp_path, clock=clock) as server:
         batch_id = _started(server, 2, batchsched={"deadline": "1h"})
         _do(server, batch_id, body={"deadline": "3h"})
         clock.advance(2 * 3600)
         server.runtime.lifecycle.round()
         assert server.batch(batch_id)["status"] == "in_progress"
-        clock.advance(2 * 3600)
-        server.runtime.lifecycle.poke()
+        server.advance(2 * 3600)
         server.until(batch_id, "expired")
 
 

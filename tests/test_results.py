@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Generator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,19 @@ from hypothesis import strategies as st
 from batchsched import AsyncClient, Client
 from batchsched.cli import exits
 from batchsched.cli.main import main
+from batchsched.clock import ManualClock
 from batchsched.errors import InvalidValue, NotFound, ServerUnreachable, StorageUnavailable
 from batchsched.server import results
 from batchsched.server.cursor import MAX_PIECES, Cursor
 from batchsched.wire import CURSOR_HEADER, PREFIX, STATUS_HEADER
-from tests.live import HandWorker, LiveServer, live_server, requests, wait_for
+from tests.live import PATIENCE_S, HandWorker, LiveServer, live_server, requests, wait_for
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Generator[LiveServer]:
-    with live_server(tmp_path, server__chunk_lines=3) as live:
+    with live_server(tmp_path, clock=ManualClock(datetime(2026, 5, 1, tzinfo=UTC)), server__chunk_lines=3) as live:
         yield live
 
 
@@ -72,10 +74,11 @@ def test_each_look_brings_what_came_since_the_last(server: LiveServer) -> None:
 
 
 def test_an_expired_batch_tells_the_lines_that_never_ran(server: LiveServer) -> None:
-    batch_id, worker = _started(server, 5, batchsched={"deadline": "2s"}), server.worker()
+    batch_id, worker = _started(server, 5, batchsched={"deadline": "30s"}), server.worker()
     worker.finish(worker.lease())
     names, cursor, _ = _read(server, batch_id)
     assert names == ["r0", "r1", "r2"]
+    server.advance(30)
     server.until(batch_id, "expired")
     assert _read(server, batch_id, cursor)[0] == ["r3", "r4"]
 
@@ -152,7 +155,7 @@ def _work(worker: HandWorker, steps: list[threading.Event], failing: bool = True
     """Record the lines of two chunks one by one, each when it is asked for; the last line fails."""
     leases = [worker.lease(), worker.lease()]
     for number, step in enumerate(steps):
-        assert step.wait(20)
+        assert step.wait(PATIENCE_S)
         worker.record(leases[number % 2], [leases[number % 2]["first_line"] + number // 2], ok=not failing or number < 5)
 
 

@@ -22,7 +22,7 @@ from batchsched.queue import batches, deliveries, ledger
 from batchsched.queue.database import Database
 from batchsched.server.webhooks import GIVE_UP_AFTER, Webhooks, is_public
 from batchsched.settings import Webhook, load
-from tests.live import BASIC, live_server, requests, wait_for
+from tests.live import BASIC, PATIENCE_S, live_server, requests, wait_for
 from tests.processes import Stage, end
 
 SECRET = "whsec_" + "YmF0Y2hzY2hlZCBzaWducyBpdHMgZXZlbnRzIHdpdGggdGhpcw=="
@@ -358,9 +358,10 @@ def test_a_server_killed_between_the_end_and_the_delivery_delivers_after_its_res
         stage.worker()
         with httpx.Client(base_url=stage.url) as http:
             file = http.post("/v1/files", files={"file": ("in.jsonl", requests(3))}, data={"purpose": "batch"}).json()["id"]
-            body = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-            batch_id = http.post("/v1/batches", json={**body, "batchsched": {"deadline": "30s"}}).json()["id"]
-        assert server.wait(timeout=30) == -signal.SIGKILL
+            body: dict[str, Any] = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+            body["batchsched"] = {"deadline": "30s", "on_deadline": "finish"}
+            batch_id = http.post("/v1/batches", json=body).json()["id"]
+        assert server.wait(timeout=PATIENCE_S) == -signal.SIGKILL
         assert receiver.heard == []
         again = stage.server()
         wait_for(lambda: receiver.heard)
