@@ -67,7 +67,8 @@ class EnergyShare:
     def __init__(self, meter: EnergyMeter, now: Callable[[], datetime]) -> None:
         self._meter, self._now = meter, now
         self._accounts: dict[Hashable, _Account] = {}
-        self._busy = False
+        self.in_flight = False
+        """Are requests in flight at the engine? The meter is read whenever this changes."""
         self._reading, self._read_at = Reading(0.0, "modelled"), time.monotonic()
         self._starting: _Account | None = None
         self._use = _Use()
@@ -121,9 +122,9 @@ class EnergyShare:
 
     def busy(self, busy: bool) -> None:
         """Requests are in flight at the engine, or no longer."""
-        if busy != self._busy:
+        if busy != self.in_flight:
             self._settle()
-            self._busy = busy
+            self.in_flight = busy
 
     def take(self, key: Hashable) -> Meter | None:
         """What the chunk took since the last time; None without an account."""
@@ -189,7 +190,7 @@ class EnergyShare:
             max(0.0, self._reading.energy_j - before.energy_j), max(0.0, self._reading.host_j - before.host_j), elapsed_s
         )
         self._spend("metered", spent)
-        busy = spent._replace(seconds=elapsed_s * self._busy)
+        busy = spent._replace(seconds=elapsed_s * self.in_flight)
         if self._starting and not self._accounts:
             self._starting.used = self._starting.used.plus(spent)
         elif not self._accounts:

@@ -118,7 +118,15 @@ class WorkerLoop:
         self._engine = VllmEngine(home, self._me.pool, self._settings) if home else AttachedEngine(self._settings.engine_url)
         shared = home is None
         pool, models = self._me.pool, self._me.models.values()
-        choice = choose_meter(pool, self._settings, self._engine.pids, models=models, here=self._engine.here, shared=shared)
+        choice = choose_meter(
+            pool,
+            self._settings,
+            self._engine.pids,
+            busy=lambda: self._share.in_flight,
+            models=models,
+            here=self._engine.here,
+            shared=shared,
+        )
         log.info("Energy is %s. Engine: %s.", choice.why, self._engine.describe())
         self._meter = choice.meter
         self._share = EnergyShare(self._meter, self._link.now)

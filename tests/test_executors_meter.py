@@ -147,6 +147,46 @@ def test_without_a_meter_watts_are_modelled_and_marked(pool: Pool, power_w: floa
     assert after.energy_j - before.energy_j == pytest.approx(power_w * (time.monotonic() - began), rel=0.2)
 
 
+@pytest.mark.parametrize(
+    ("pool", "busy_w", "idle_w", "said"),
+    [
+        (Pool(gpu="T4"), 70.0, 8.0, "8 W: 1 x 8 W, Cloud Carbon Footprint"),
+        (Pool(gpu="V100", engine_args=["-tp", "2"]), 600.0, 70.0, "70 W: 2 x 35 W, Cloud Carbon Footprint"),
+        (Pool(gpu="H200"), 700.0, 84.0, "84 W: 1 x 84 W, 12%, the median of the catalogue's GPUs, of the TDP"),
+        (Pool(gpu="T4", power_w=50.0), 50.0, 8.0, "8 W: 1 x 8 W, Cloud Carbon Footprint"),
+        (Pool(gpu="T4", power_w=5.0), 5.0, 5.0, "5 W: 1 x 8 W, Cloud Carbon Footprint"),
+        (Pool(gpu="nobody's", power_w=100.0), 100.0, 12.0, "12%, the median"),
+        (Pool(power_w=38.0), 38.0, 6.4, "an idle vCPU"),
+    ],
+)
+def test_a_modelled_replica_draws_idle_watts_while_nothing_is_in_flight(
+    pool: Pool, busy_w: float, idle_w: float, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    share: EnergyShare
+    meter, why = choose_meter(pool, Worker(rapl_dir="/nowhere"), busy=lambda: share.in_flight, here=False)
+    assert said in why
+    share = EnergyShare(meter, lambda: datetime.now(UTC))
+    clock.now = 100.0  # before any chunk
+    share.open("a", "batch_1")
+    clock.now = 110.0  # its input is on its way
+    share.busy(True)
+    clock.now = 111.0
+    share.busy(True)
+    clock.now = 115.0
+    share.busy(False)
+    clock.now = 125.0
+    taken = share.take("a")
+    share.close("a")
+    clock.now = 1125.0
+    told = {part.kind: part for part in share.spent()}
+    assert taken is not None
+    assert taken.energy_j == pytest.approx(20 * idle_w + 5 * busy_w)
+    assert told["idle"].energy_j == pytest.approx(1100 * idle_w)
+    assert told["metered"].energy_j == pytest.approx(taken.energy_j + told["idle"].energy_j) == meter.read().energy_j
+
+
 def test_what_is_here_says_nothing_about_an_engine_elsewhere(tmp_path: Path) -> None:
     rapl(tmp_path, "intel-rapl:0", "package-0", 0)
     settings = Worker(rapl_dir=str(tmp_path))

@@ -16,7 +16,7 @@ METERS: dict[EnergySource, str] = {
     "nvml_counter": "measured by the GPU's energy counter (NVML)",
     "nvml_power": "measured as GPU power, sampled and integrated (NVML)",
     "rapl": "measured by the host's energy counters (RAPL)",
-    "modelled": "modelled from published power figures, not measured",
+    "modelled": "modelled, not measured: published or declared watts, busy ones for work and idle ones for the rest",
     "unmeasured": "not measured",
 }
 MARKS: dict[str, str] = {

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import msgspec
 
+from batchsched.catalogue import builtin
 from batchsched.executors.meters import nvml
-from batchsched.executors.meters.modelled import CpuSeconds, Modelled, Unmeasured
+from batchsched.executors.meters.modelled import BusySeconds, CpuSeconds, Modelled, Unmeasured
 from batchsched.executors.meters.port import Choice, EnergyMeter, Reading
 from batchsched.executors.meters.rapl import Rapl
-from batchsched.fleet import GPU_TYPES, VCPU_IDLE_W, VCPU_MAX_W, Pool, ServedModel, gpus_of
+from batchsched.fleet import GPU_TYPES, IDLE_SHARE_OF_TDP, VCPU_IDLE_W, VCPU_MAX_W, Pool, ServedModel, gpus_of
 from batchsched.settings import Worker
 from batchsched.wire import EnergyMark
 
@@ -50,6 +51,7 @@ def choose_meter(
     settings: Worker,
     pids: Callable[[], list[int]] = list,
     *,
+    busy: Callable[[], bool] = lambda: True,
     models: Iterable[ServedModel] = (),
     here: bool = True,
     shared: bool = False,
@@ -57,30 +59,31 @@ def choose_meter(
     """The best meter that this machine has for the pool's hardware.
 
     `models`: those that the engine may come to serve; a replica is as many GPUs as the largest takes. `pids`: the engine's
-    processes, where they are ours. `here`: False for an engine on another machine, which no meter of this one sees. `shared`: the
-    engine may have other users; where it counts tokens, only our share will be charged.
+    processes, where they are ours. `busy`: are requests in flight? What is modelled draws idle watts while none are, and must
+    be read whenever this is about to change. `here`: False for an engine on another machine, which no meter of this one sees.
+    `shared`: the engine may have other users; where it counts tokens, only our share will be charged.
     """
     flags = [[*pool.engine_args, *model.engine_args] for model in models]
     if most := max((gpus_of(each) or 1 for each in flags), default=0):
         pool = msgspec.structs.replace(pool, engine_args=["-tp", str(most)])
-    meter, why = _choose(pool, settings, pids, here)
+    meter, why = _choose(pool, settings, pids, busy, here)
     return Choice(meter, f"{why}; of this our share by the tokens that the engine counts" if shared else why)
 
 
-def _choose(pool: Pool, settings: Worker, pids: Callable[[], list[int]], here: bool) -> Choice:
+def _choose(pool: Pool, settings: Worker, pids: Callable[[], list[int]], busy: Callable[[], bool], here: bool) -> Choice:
     if here and pool.gpu != "cpu" and (found := nvml.find(pool.gpus)):
-        return _measured(pool, settings, pids, found)
+        return _measured(pool, settings, pids, busy, found)
     if here and pool.gpu == "cpu" and (rapl := Rapl.find(Path(settings.rapl_dir))):
         return Choice(rapl, f"measured by {_counters(settings, rapl)}")
-    return _modelled(pool, settings, pids, here)
+    return _modelled(pool, settings, pids, busy, here)
 
 
-def _modelled(pool: Pool, settings: Worker, pids: Callable[[], list[int]], here: bool) -> Choice:
+def _modelled(pool: Pool, settings: Worker, pids: Callable[[], list[int]], busy: Callable[[], bool], here: bool) -> Choice:
     if pool.power_w is not None:
-        return _declared(pool.power_w)
+        return _declared(pool, pool.power_w, busy)
     if gpu := GPU_TYPES.get(pool.gpu):
         # Without NVML nothing tells the utilisation; batch work keeps a GPU full, and more is safer than less.
-        choice = Choice(Modelled(gpu.tdp_w * pool.gpus), f"modelled: {pool.gpus} x {gpu.tdp_w:g} W, the TDP of {gpu.name}")
+        choice = _by_use(pool, gpu.tdp_w * pool.gpus, f"{pool.gpus} x {gpu.tdp_w:g} W, the TDP of {gpu.name},", busy)
         return _with_host(choice, settings, pids, 1.0) if here else choice
     if not here:
         return Choice(Unmeasured(), "unmeasured: the engine runs on another machine, and the pool declares no power_w")
@@ -89,17 +92,38 @@ def _modelled(pool: Pool, settings: Worker, pids: Callable[[], list[int]], here:
     return _with_host(Choice(Unmeasured(), f"unmeasured: nothing is known of the GPU type {pool.gpu}"), settings, pids, 1.0)
 
 
-def _declared(power_w: float) -> Choice:
-    return Choice(Modelled(power_w), f"modelled: {power_w:g} W, as the pool declares")
+def _declared(pool: Pool, power_w: float, busy: Callable[[], bool]) -> Choice:
+    return _by_use(pool, power_w, f"{power_w:g} W, as the pool declares,", busy)
 
 
-def _measured(pool: Pool, settings: Worker, pids: Callable[[], list[int]], found: nvml.Found) -> Choice:
+def _by_use(pool: Pool, busy_w: float, said: str, busy: Callable[[], bool]) -> Choice:
+    """Busy watts while requests are in flight, idle watts while none are."""
+    idle_w, source = _idle(pool, busy_w)
+    busy_s = BusySeconds(busy)
+    meter = Modelled(idle_w, lambda: busy_s() * (busy_w - idle_w))
+    return Choice(meter, f"modelled: {said} while requests are in flight, else {idle_w:g} W: {source}")
+
+
+def _idle(pool: Pool, busy_w: float) -> tuple[float, str]:
+    """Watts of a replica of which `busy_w` are known, while it does nothing, and who says so."""
+    if pool.gpu == "cpu":
+        return busy_w * VCPU_IDLE_W / VCPU_MAX_W, f"the share that an idle vCPU takes of a busy one's {VCPU_MAX_W:g} W"
+    share = f"{IDLE_SHARE_OF_TDP:.0%}, the median of the catalogue's GPUs"
+    if (gpu := GPU_TYPES.get(pool.gpu)) is None:
+        return busy_w * IDLE_SHARE_OF_TDP, share
+    catalogue = builtin()
+    known = catalogue.gpus[gpu.name].idle_w
+    source = f"{pool.gpus} x {gpu.idle_w:g} W, " + (catalogue.reference(known.source) if known else f"{share}, of the TDP")
+    return min(busy_w, gpu.idle_w * pool.gpus), source
+
+
+def _measured(pool: Pool, settings: Worker, pids: Callable[[], list[int]], busy: Callable[[], bool], found: nvml.Found) -> Choice:
     gpus = nvml.Gpus(found.nvml, found.devices, found.mark, pids)
     reading = gpus.read()
     count = f"{len(found.devices)} GPU(s)"
     if reading.source == "unmeasured" and pool.power_w is not None:
         gpus.close()
-        return _declared(pool.power_w)
+        return _declared(pool, pool.power_w, busy)
     why = {
         "nvml_counter": f"measured by the energy counter of {count}",
         "nvml_power": f"measured: power of {count} every {nvml.SAMPLE_S * 1000:.0f} ms",

@@ -24,6 +24,21 @@ class Modelled:
         """Nothing runs."""
 
 
+class BusySeconds:
+    """Seconds with requests in flight. It looks only when asked, and so has to be asked whenever `busy` is about to change."""
+
+    def __init__(self, busy: Callable[[], bool]) -> None:
+        self._busy = busy
+        self._total_s, self._at = 0.0, time.monotonic()
+
+    def __call__(self) -> float:
+        """The sum, never falling."""
+        now = time.monotonic()
+        self._total_s += (now - self._at) * self._busy()
+        self._at = now
+        return self._total_s
+
+
 class Unmeasured:
     """No figure at all, and marked so: better than an invented one."""
 
