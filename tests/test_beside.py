@@ -12,7 +12,7 @@ from batchsched.carbon.beside import added, metered, network
 from batchsched.carbon.ledger import account, total
 from batchsched.carbon.report import Intensity
 from batchsched.units import format_bytes
-from tests.live import LiveServer, live_server, requests
+from tests.live import HandWorker, LiveServer, live_server, requests
 from tests.test_carbon_ledger import DIRECT, KWH, entry, truth
 
 TWO_SITES = """
@@ -72,6 +72,37 @@ def test_sizes_for_people(size: float, said: str) -> None:
 def spent(server: LiveServer, worker_id: str, *parts: dict[str, Any]) -> None:
     told = [{"seconds": 1.0, "energy_source": "modelled", "started_at": "2026-01-01T00:10:00Z", **part} for part in parts]
     server.post(f"/v1/batchsched/workers/{worker_id}/bye", {"spent": [{"number": 1, "parts": told}]})
+
+
+def loaded(server: LiveServer, worker: HandWorker, starts: int) -> dict[str, Any]:
+    """The report of a batch before whose work engines were started, each in 30 s with 700 J, and one more of the host."""
+    batch_id = server.submit(requests(2))["id"]
+    lease = worker.lease()
+    for number in range(starts):
+        span = {"started_at": f"2025-12-31T23:5{number}:00Z", "ended_at": f"2025-12-31T23:5{number}:30Z"}
+        meter = {**span, "busy_s": 30.0, "startup_s": 30.0, "energy_j": 700.0, "energy_source": "rapl"}
+        body = {"token": lease["token"], "results": [], "meter": {**meter, "host_j": 1.0, "host_source": "rapl"}}
+        server.post(f"/v1/batchsched/leases/{lease['chunk_id']}/results", body)
+    worker.finish(lease)
+    server.until(batch_id, "completed")
+    report: dict[str, Any] = server.get(f"/v1/batchsched/batches/{batch_id}/report")
+    assert report["energy_j"] == pytest.approx(100 + 701 * starts)
+    return report
+
+
+def test_the_baseline_on_another_pool_loads_its_model_where_the_batch_did_and_once(tmp_path: Path) -> None:
+    with live_server(tmp_path, TWO_SITES) as server:
+        far = server.worker("far")
+        runs = [loaded(server, far, starts) for starts in (0, 1, 2)]
+        profile = server.runtime.scheduler.observer.current_profiles()["tiny", "local"]
+        runs.append(loaded(server, server.worker("local"), 2))
+    warm, cold, twice, at_home = (report["baseline"]["terms"] for report in runs)
+    assert cold["energy_j"] - warm["energy_j"] == pytest.approx(profile.startup_s * profile.idle_w)
+    assert cold["busy_s"] - warm["busy_s"] == pytest.approx(profile.startup_s)
+    assert (twice["energy_j"], twice["busy_s"]) == pytest.approx((cold["energy_j"], cold["busy_s"]))
+    assert at_home["energy_j"] == pytest.approx(100 + 701)
+    for report in runs:
+        assert sum(report["saving"].values()) == pytest.approx(report["saved_g"])
 
 
 def test_a_real_batch_and_all_that_stands_beside_it(tmp_path: Path) -> None:

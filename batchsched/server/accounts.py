@@ -29,6 +29,14 @@ PROFILES_S = 5.0
 """Profiles are learnt from thousands of rows, and a list of batches asks for them once a batch."""
 
 
+class Charged(NamedTuple):
+    """An entry, and whether it is the batch's first engine start, or work that running at once would have been spared."""
+
+    entry: Entry
+    start: bool = False
+    spared: bool = False
+
+
 class AtOnce(NamedTuple):
     """What one entry's work would have taken on the baseline's pool."""
 
@@ -59,7 +67,7 @@ class Accounts:
 
     def entries(self, rows: Sequence[Mapping[str, Any]]) -> list[Entry]:
         """Rows of the ledger, with their places."""
-        return [entry for entry, _ in self._entries(rows)]
+        return [each.entry for each in self._entries(rows)]
 
     def wasted(self, rows: Sequence[Mapping[str, Any]]) -> list[Entry]:
         """Rows of what was wasted on a batch, hour by hour."""
@@ -112,27 +120,33 @@ class Accounts:
     def _report(
         self, batch: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], truth: Truth
     ) -> tuple[Report, Sequence[Entry], Sequence[AtOnce]]:
-        pairs = self._entries(rows)
-        entries = [entry for entry, _ in pairs]
+        charged = self._entries(rows)
+        entries = [each.entry for each in charged]
         pool = self._baseline_pool(batch["model"]) if entries else None
-        at_once = self._at_once(batch["model"], pool, pairs) if pool else []
+        at_once = self._at_once(batch["model"], pool, charged) if pool else []
         baseline = self._baseline(pool, batch["created_at"], at_once) if pool else None
         return account(entries, truth, baseline, *self._terms), entries, at_once
 
-    def _entries(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Entry, bool]]:
-        """The ledger's rows, and whether running at once would have been spared them: its engine would have started once.
+    def _entries(self, rows: Sequence[Mapping[str, Any]]) -> list[Charged]:
+        """The ledger's rows. Running at once would have started its engine once: it is spared all starts but the first.
 
         After them what their hosts took, which has another source and was no work by itself.
         """
         starts = [row["startup_s"] > 0 for row in rows]
-        pairs = [(self._entry(row), start and any(starts[:i])) for i, (row, start) in enumerate(zip(rows, starts, strict=True))]
+        charged = [
+            Charged(self._entry(row), start and not any(starts[:i]), start and any(starts[:i]))
+            for i, (row, start) in enumerate(zip(rows, starts, strict=True))
+        ]
         none: dict[str, Any] = {"busy_s": 0.0, "requests": 0, "input_tokens": 0, "output_tokens": 0, "mark": ""}
         hosts = [
-            (msgspec.structs.replace(entry, energy_j=row["host_j"], energy_source=row["host_source"], **none), spared)
-            for (entry, spared), row in zip(pairs, rows, strict=True)
+            Charged(
+                msgspec.structs.replace(each.entry, energy_j=row["host_j"], energy_source=row["host_source"], **none),
+                spared=each.spared,
+            )
+            for each, row in zip(charged, rows, strict=True)
             if row["host_j"] > 0
         ]
-        return [*pairs, *hosts]
+        return [*charged, *hosts]
 
     def _entry(self, row: Mapping[str, Any]) -> Entry:
         """A ledger row with its place; that of a pool which is declared no more is unknown, and so are its grams."""
@@ -167,20 +181,26 @@ class Accounts:
         at_home = [name for name in able if fleet.pools[name].site == fleet.home_site]
         return max(at_home or able, key=fleet.newness, default=None)
 
-    def _at_once(self, model: str, pool: str, pairs: Sequence[tuple[Entry, bool]]) -> list[AtOnce]:
-        """Entry by entry, by the pool's profile where it ran on another one."""
-        elsewhere = any(entry.pool != pool for entry, _ in pairs)
+    def _at_once(self, model: str, pool: str, charged: Sequence[Charged]) -> list[AtOnce]:
+        """Entry by entry, by the pool's profile where it ran on another one.
+
+        A start there is charged at idle power, the least that it can take: nothing says what loading draws, and the saving must
+        not grow by a guess.
+        """
+        elsewhere = any(each.entry.pool != pool for each in charged)
         profiles = self._profiles.get("now", self._scheduler.observer.current_profiles) if elsewhere else {}
 
-        def one(entry: Entry, spared: bool) -> AtOnce:
+        def one(entry: Entry, start: bool, spared: bool) -> AtOnce:
             if spared:
                 return AtOnce(0.0, 0.0, entry.energy_source)
             if entry.pool == pool:
                 return AtOnce(entry.busy_s, entry.energy_j, entry.energy_source)
             there, tokens = profiles[model, pool], (entry.input_tokens, entry.output_tokens)
+            if start:
+                return AtOnce(there.startup_s, there.startup_s * there.idle_w, "modelled")
             return AtOnce(there.seconds(*tokens), there.energy_j(*tokens), "modelled")
 
-        return [one(entry, spared) for entry, spared in pairs]
+        return [one(*each) for each in charged]
 
     def _baseline(self, name: str, start: datetime, at_once: Sequence[AtOnce]) -> Baseline:
         fleet = self._scheduler.fleet
