@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from batchsched.forecasts.archive import Archive
     from batchsched.forecasts.chain import Chain
     from batchsched.settings import Forecast, Loaded
+    from batchsched.transport import Transport
 
 Level = Literal["ok", "warning", "broken"]
 SLOW_FSYNC_MS = 20.0
@@ -295,6 +296,7 @@ def _server(loaded: Loaded) -> Iterator[Finding]:
     try:
         with Transport(url, loaded.settings.server.api_key, timeout_s=5.0, max_retries=0) as server:
             answer = server.request("GET", "/readyz")
+            drifts = list(_drifts(server))
     except ServerUnreachable:
         yield Finding("server", "warning", f"none answers at {url} (`batchsched run` needs none)")
         return
@@ -303,3 +305,28 @@ def _server(loaded: Loaded) -> Iterator[Finding]:
         apart_s = abs((datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds())
         level: Level = "ok" if apart_s < CLOCK_BEARABLE_S else "warning"
         yield Finding("server clock", level, f"within {apart_s + 1:.0f} s of this machine's")
+    yield from drifts
+
+
+def _drifts(server: Transport) -> Iterator[Finding]:
+    """Pools that changed their speed for good, as far as this key may read of them."""
+    import msgspec
+
+    from batchsched.client.profiles import Profiles
+    from batchsched.errors import PermissionDenied, Unauthorized
+    from batchsched.wire import PREFIX
+
+    try:
+        found = msgspec.json.decode(server.request("GET", f"{PREFIX}/profiles").content, type=Profiles)
+    except (PermissionDenied, Unauthorized) as problem:
+        yield Finding("speed of pools", "warning", f"not looked at: {problem.message}")
+        return
+    for one in found.profiles:
+        if one.drift_factor is not None and one.drift_since is not None:
+            slower = one.drift_factor > 1
+            advice = "look for throttling, other work there, an updated engine or driver" if slower else "nothing is wrong"
+            text = (
+                f"{one.model} takes {one.drift_factor:.2f} times as long since {one.drift_since:%Y-%m-%d %H:%M} UTC: {advice}; "
+                f"`batchsched profile run --pool {one.pool} --model {one.model}` measures anew"
+            )
+            yield Finding(f"speed of {one.pool}", "warning" if slower else "ok", text)
