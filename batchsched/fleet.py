@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
+from functools import cached_property
 from typing import Annotated, Literal
 
 import msgspec
@@ -105,7 +106,7 @@ class Pool(msgspec.Struct, frozen=True):
 
     @property
     def gpus(self) -> int:
-        """GPUs of one replica, by the pool's own flags."""
+        """GPUs of one replica, by the pool's own flags; its models' may say more (`replica_gpus`)."""
         return gpus_of(self.engine_args) or 1
 
     def serves(self, model: str) -> bool:
@@ -131,7 +132,13 @@ def gpus_of(engine_args: Sequence[str]) -> int | None:
     return math.prod(sizes.values()) if sizes else None
 
 
-class Fleet(msgspec.Struct, frozen=True):
+def replica_gpus(pool: Pool, models: Iterable[ServedModel] = ()) -> int:
+    """GPUs that one replica holds: as many as the largest of its models takes, by vLLM's flags."""
+    flags = [[*pool.engine_args, *model.engine_args] for model in models] or [pool.engine_args]
+    return max(gpus_of(each) or 1 for each in flags)
+
+
+class Fleet(msgspec.Struct, frozen=True, dict=True):
     """Everything declared about places and machines, by name."""
 
     sites: dict[str, Site]
@@ -140,6 +147,14 @@ class Fleet(msgspec.Struct, frozen=True):
     home_site: str
     gpus: dict[str, GpuType] = msgspec.field(default_factory=lambda: GPU_TYPES)
     """The types that are known, the operator's own included."""
+
+    @cached_property
+    def replica_gpus(self) -> dict[str, int]:
+        """GPUs of one replica of each pool."""
+        return {
+            name: replica_gpus(pool, [model for key, model in self.models.items() if pool.serves(key)])
+            for name, pool in self.pools.items()
+        }
 
     def newness(self, pool: str) -> tuple[float, float]:
         """Orders pools from old to new hardware: compute capability, then memory bandwidth. A CPU is oldest."""

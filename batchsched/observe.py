@@ -239,18 +239,18 @@ class Observer:
                     simulated=site.simulated,
                     home=pool.site == self.fleet.home_site,
                     newness=self.fleet.newness(name),
-                    embodied_g_per_s=self._embodied_g_per_s(pool, now),
+                    embodied_g_per_s=self._embodied_g_per_s(pool, self.fleet.replica_gpus[name], now),
                 )
             )
         open_pools = [OpenPool(name, replicas[name], self.open_spans(name, now, horizon_s, back=LOOK_BACK)) for name in spans]
         return Problem(slots, pools, jobs), open_pools
 
-    def _embodied_g_per_s(self, pool: Pool, now: datetime) -> float | None:
+    def _embodied_g_per_s(self, pool: Pool, gpus: int, now: datetime) -> float | None:
         """What a second of a replica weighs in decisions: nothing where manufacturing is sunk, None where it is not known."""
         carbon = self._settings.carbon
         if carbon.embodied_policy == "sunk":
             return 0.0
-        held = Held.of(pool, now.date())
+        held = Held.of(pool, now.date(), gpus)
         kg = self._hardware.replica_kg(pool.gpu, held)
         return held.charge_g(kg.mid, 3600, carbon.lifetime_years, carbon.embodied_policy) / 3600 if kg else None
 

@@ -141,21 +141,21 @@ def test_greenllms_preset_leaves_the_idle_part_unpaid() -> None:
 
 
 class TestHeld:
-    OLD = Pool(gpu="T4", bought_at=date(2019, 1, 1), second_life_at=date(2023, 1, 1), second_life_years=4, engine_args=["-tp=2"])
+    OLD = Pool(gpu="T4", bought_at=date(2019, 1, 1), second_life_at=date(2023, 1, 1), second_life_years=4)
 
     def test_a_pool_that_declares_nothing_is_new(self) -> None:
-        assert Held.of(Pool(gpu="H100"), date(2026, 1, 1)) == NEW
+        assert Held.of(Pool(gpu="H100"), date(2026, 1, 1), 1) == NEW
 
     def test_its_place_in_life_follows_the_day(self) -> None:
-        first, second = Held.of(self.OLD, date(2020, 1, 1)), Held.of(self.OLD, date(2025, 1, 1))
+        first, second = Held.of(self.OLD, date(2020, 1, 1), 2), Held.of(self.OLD, date(2025, 1, 1), 2)
         assert (first.gpus, first.age_years, first.second_from_years) == (2, 1, None)
         assert second.second_from_years == pytest.approx(4, abs=0.01)
         assert second.age_years == pytest.approx(6, abs=0.01)
 
     def test_written_off_hardware_costs_no_more(self) -> None:
-        held = Held.of(Pool(gpu="T4", bought_at=date(2015, 1, 1)), date(2026, 1, 1))
+        held = Held.of(Pool(gpu="T4", bought_at=date(2015, 1, 1)), date(2026, 1, 1), 1)
         assert held.charge_g(100, YEAR_S, 5, "whole_life") == 0
-        late = Held.of(self.OLD, date(2027, 6, 1))
+        late = Held.of(self.OLD, date(2027, 6, 1), 2)
         assert late.charge_g(100, YEAR_S, 5, "remaining") == 0
 
     def test_a_replica_takes_a_slot_for_each_gpu(self) -> None:

@@ -35,9 +35,9 @@ class Held(msgspec.Struct, frozen=True):
     second_life_years: float = 0.0
 
     @classmethod
-    def of(cls, pool: Pool, on: date) -> Held:
-        """A replica of a declared pool on that day; one whose purchase is not declared is new."""
-        held = cls(pool.gpus, pool.host)
+    def of(cls, pool: Pool, on: date, gpus: int) -> Held:
+        """A replica of so many GPUs of a declared pool on that day; one whose purchase is not declared is new."""
+        held = cls(gpus, pool.host)
         if pool.bought_at is None:
             return held
         held = msgspec.structs.replace(held, age_years=max(0.0, (on - pool.bought_at).days / 365))

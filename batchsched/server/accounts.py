@@ -171,7 +171,7 @@ class Accounts:
             pue=site.pue,
             mark=row["mark"],
             market_g_per_kwh=site.market_g_per_kwh,
-            held=Held.of(pool, row["started_at"].date()),
+            held=Held.of(pool, row["started_at"].date(), fleet.replica_gpus.get(row["pool"], 1)),
         )
 
     def _baseline_pool(self, model: str) -> str | None:
@@ -219,5 +219,5 @@ class Accounts:
             busy_s=busy_s,
             simulated=site.simulated,
             duration_s=busy_s / pool.count,
-            held=Held.of(pool, start.date()),
+            held=Held.of(pool, start.date(), fleet.replica_gpus[name]),
         )

@@ -18,7 +18,7 @@ from batchsched.executors.meters import nvml
 from batchsched.executors.meters.modelled import BusySeconds, CpuSeconds, Modelled, Unmeasured
 from batchsched.executors.meters.port import Choice, EnergyMeter, Reading
 from batchsched.executors.meters.rapl import Rapl
-from batchsched.fleet import GPU_TYPES, IDLE_SHARE_OF_TDP, VCPU_IDLE_W, VCPU_MAX_W, Pool, ServedModel, gpus_of
+from batchsched.fleet import GPU_TYPES, IDLE_SHARE_OF_TDP, VCPU_IDLE_W, VCPU_MAX_W, Pool, ServedModel, replica_gpus
 from batchsched.settings import Worker
 from batchsched.wire import EnergyMark
 
@@ -63,9 +63,7 @@ def choose_meter(
     be read whenever this is about to change. `here`: False for an engine on another machine, which no meter of this one sees.
     `shared`: the engine may have other users; where it counts tokens, only our share will be charged.
     """
-    flags = [[*pool.engine_args, *model.engine_args] for model in models]
-    if most := max((gpus_of(each) or 1 for each in flags), default=0):
-        pool = msgspec.structs.replace(pool, engine_args=["-tp", str(most)])
+    pool = msgspec.structs.replace(pool, engine_args=["-tp", str(replica_gpus(pool, models))])
     meter, why = _choose(pool, settings, pids, busy, here)
     return Choice(meter, f"{why}; of this our share by the tokens that the engine counts" if shared else why)
 
