@@ -6,6 +6,7 @@ The only place that turns the queue's rows, the forecasts and the profiles into 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ from batchsched.carbon.models import Hardware
 from batchsched.errors import ForecastUnavailable
 from batchsched.fleet import Fleet, Pool, gpus_of
 from batchsched.forecasts import IntensityForecast, Provider
+from batchsched.lines import ENDPOINTS
 from batchsched.planner import Job, PoolState, Problem, make_slots, open_share
 from batchsched.planner.latest_start import OpenPool
 from batchsched.profiles.answers import Answers
@@ -34,6 +36,7 @@ from batchsched.profiles.profile import Profile
 from batchsched.profiles.shape import Shape, bytes_per_parameter, configured
 from batchsched.queue import batches, chunks, ledger, tallies, trials, workers
 from batchsched.queue.database import Database
+from batchsched.queue.tenancy import ANY
 from batchsched.settings import Settings
 from batchsched.units import iso
 from batchsched.windows import openings
@@ -71,6 +74,8 @@ class Observer:
         self.fleet: Fleet = settings.fleet(hardware.catalogue)
         self._answers = Answers()
         self._answers_at: datetime | None = None
+        self._seen: dict[tuple[str, str], tuple[object, list[Observation]]] = {}
+        self._profiles: dict[str, tuple[list[Observation], dict[str, Profile]]] = {}
 
     def look(self, now: datetime, newcomer: Mapping[str, Any] | None = None) -> View:
         """Everything open now; `newcomer`: a batch as it would be, in progress or not, looked at beside the others."""
@@ -78,13 +83,13 @@ class Observer:
             rows = [row for row in batches.runnable(connection) if newcomer is None or row["id"] != newcomer["id"]]
             shares = _by_batch(chunks.summary(connection))
             tallied = tallies.of_all(connection)
-            observed = _observed(connection)
-            self.answers(connection, now)
+            observed = self._observed(connection)
+            everything: list[Mapping[str, Any]] = [*rows, *([newcomer] if newcomer else [])]
+            answers = self.answers(connection, everything, now)
             alive = workers.active(connection, now - timedelta(seconds=self._settings.server.lease_s))
             tied = {row["id"]: chunks.pools_used(connection, row["id"]) for row in rows if row["options"].get("uniform")}
-        everything: list[Mapping[str, Any]] = [*rows, *([newcomer] if newcomer else [])]
         profiles = self.profiles(*observed)
-        jobs = [self._job(row, shares.get(row["id"], []), profiles, now, tied.get(row["id"], [])) for row in everything]
+        jobs = [self._job(row, shares.get(row["id"], []), profiles, answers, now, tied.get(row["id"], [])) for row in everything]
         horizon_s = self._horizon_s(jobs)
         loaded = {name: [m for w in alive if w["pool"] == name for m in w["ready_models"]] for name in self.fleet.pools}
         replicas = self._replicas([worker["pool"] for worker in alive])
@@ -100,54 +105,92 @@ class Observer:
     ) -> dict[tuple[str, str], Profile]:
         """The profile of each model on each pool that may serve it; `idle_w`: what was measured of idle replicas, by pool."""
         found: dict[tuple[str, str], Profile] = {}
-        for model, served in self.fleet.models.items():
-            size = size_of(served.path, served.parameters_b)
-            priors = {
-                name: prior(
-                    model,
-                    name,
-                    self.fleet.gpus.get(pool.gpu, pool.gpu),
-                    size,
-                    vcpus=os.cpu_count() or 1,
-                    power_w=pool.power_w,
-                    gpus=gpus_of([*pool.engine_args, *served.engine_args]),
-                    in_flight=min(pool.max_in_flight, IN_FLIGHT),
-                )
-                for name, pool in self.fleet.pools.items()
-                if pool.serves(model)
-            }
-            for name, before in priors.items():
-                known = update(before, observations, priors)
+        for model in self.fleet.models:
+            for name, known in self._learnt(model, [seen for seen in observations if seen.model == model]).items():
                 measured_w = (idle_w or {}).get(name, known.idle_w)
                 found[model, name] = msgspec.structs.replace(known, idle_w=min(measured_w, known.power_w))
         return found
 
+    def _learnt(self, model: str, observations: list[Observation]) -> dict[str, Profile]:
+        """A model's profiles by pool; worked out anew where something was seen since."""
+        known = self._profiles.get(model)
+        if known is None or known[0] != observations:
+            priors = self._priors(model)
+            profiles = {name: update(before, observations, priors) for name, before in priors.items()}
+            known = self._profiles[model] = observations, profiles
+        return known[1]
+
+    def _priors(self, model: str) -> dict[str, Profile]:
+        """What is assumed of a model before anything was measured, by pool that may serve it."""
+        served = self.fleet.models[model]
+        size = size_of(served.path, served.parameters_b)
+        return {
+            name: prior(
+                model,
+                name,
+                self.fleet.gpus.get(pool.gpu, pool.gpu),
+                size,
+                vcpus=os.cpu_count() or 1,
+                power_w=pool.power_w,
+                gpus=gpus_of([*pool.engine_args, *served.engine_args]),
+                in_flight=min(pool.max_in_flight, IN_FLIGHT),
+            )
+            for name, pool in self.fleet.pools.items()
+            if pool.serves(model)
+        }
+
     def current_profiles(self) -> dict[tuple[str, str], Profile]:
         """The profiles as the ledger has them now."""
         with self._database.read() as connection:
-            return self.profiles(*_observed(connection))
+            return self.profiles(*self._observed(connection))
 
-    def current_answers(self) -> Answers:
-        """How long answers were, as the ledger has it now."""
+    def current_answers(self, tenant: str) -> Answers:
+        """How long a tenant's own answers were, as the ledger has it now."""
+        answers = Answers()
         with self._database.read() as connection:
-            return Answers(ledger.answers(connection))
+            for model, endpoint in itertools.product(self.fleet.models, ENDPOINTS):
+                answers.learn((tenant, model, endpoint), ledger.answers(connection, tenant, model, endpoint))
+        return answers
 
-    def answers(self, connection: Connection, now: datetime) -> Answers:
-        """How long answers were, looked up once a minute: it is a lot of rows, and a batch's own answers count at once."""
+    def _observed(self, connection: Connection) -> tuple[list[Observation], dict[str, float]]:
+        """What profiles are learnt from: observations, and the watts of idle replicas, by pool."""
+        found = _observations(trials.recent(connection))
+        for model, (name, pool) in itertools.product(self.fleet.models, self.fleet.pools.items()):
+            found += self._worked(connection, model, name) if pool.serves(model) else []
+        return found, workers.idle_power(connection)
+
+    def _worked(self, connection: Connection, model: str, pool: str) -> list[Observation]:
+        """What was seen of a model on a pool at work; read anew where it worked since."""
+        newest = ledger.newest(connection, model, pool)
+        known = self._seen.get((model, pool))
+        if known is None or known[0] != newest:
+            known = self._seen[model, pool] = newest, _observations(ledger.recent(connection, model, pool))
+        return known[1]
+
+    def answers(self, connection: Connection, jobs: Sequence[Mapping[str, Any]], now: datetime) -> Answers:
+        """How long answers were, as far as these batches need it; looked up once a minute: it is a lot of rows, and a batch's own
+        answers count at once."""
         if self._answers_at is None or not timedelta() <= now - self._answers_at < LENGTHS_KEPT:
-            self._answers, self._answers_at = Answers(ledger.answers(connection)), now
-        return self._answers
+            self._answers, self._answers_at = Answers(), now
+        answers = self._answers
+        for tenant, model, endpoint in {(job["tenant"], job["model"], job["endpoint"]) for job in jobs}:
+            if not answers.knows((tenant, model, endpoint)):
+                answers.learn((tenant, model, endpoint), ledger.answers(connection, tenant, model, endpoint))
+            if not answers.knows((model, endpoint)):
+                answers.learn((model, endpoint), ledger.answers(connection, ANY, model, endpoint))
+        return answers
 
     def _job(
         self,
         row: Mapping[str, Any],
         mine: Sequence[Mapping[str, Any]],
         profiles: dict[tuple[str, str], Profile],
+        lengths_of: Answers,
         now: datetime,
         tied_to: list[str],
     ) -> Job:
         left = sum(int(share["requests"]) for share in mine) if mine else row["total"] - row["completed"] - row["failed"]
-        answers = self._answers.expected(row["tenant"], row["model"], row["endpoint"])
+        answers = lengths_of.expected(row["tenant"], row["model"], row["endpoint"])
         blind = estimate(row["input_bytes"], row["total"], row["max_tokens_total"], answers)
         lengths = refine(blind, row["total"], row["completed"], row["input_tokens"], row["output_tokens"])
         options = row["options"]
@@ -287,11 +330,6 @@ def _remark(found: Profile) -> str:
 def _near(edges: list[float], fine_s: float) -> list[float]:
     """Forecast steps that fall inside the fine part: an hourly forecast on a quarter-hour grid adds none."""
     return [edge for edge in edges if 0 < edge < fine_s]
-
-
-def _observed(connection: Connection) -> tuple[list[Observation], dict[str, float]]:
-    """What profiles are learnt from: observations, and the watts of idle replicas, by pool."""
-    return _observations([*trials.recent(connection), *ledger.recent(connection)]), workers.idle_power(connection)
 
 
 def _observations(rows: Sequence[Mapping[str, Any]]) -> list[Observation]:

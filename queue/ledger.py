@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Float, case, cast, func, insert, select, update
+from sqlalchemy import Connection, Float, Select, bindparam, case, cast, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from batchsched.queue.rows import Row, every, first
@@ -35,8 +35,11 @@ def add(connection: Connection, **values: Any) -> bool:
             sums["lengths"] = dict(Counter(last["lengths"] or {}) + Counter(values["lengths"]))
         connection.execute(update(ledger).where(ledger.c.id == last["id"]).values(ended_at=values["ended_at"], **sums))
     else:
-        tenant = select(batches.c.tenant).where(batches.c.id == values["batch_id"]).scalar_subquery()
-        connection.execute(insert(ledger).values(tenant=tenant, **values))
+        of_batch = {
+            name: select(batches.c[name]).where(batches.c.id == values["batch_id"]).scalar_subquery()
+            for name in ("tenant", "endpoint")
+        }
+        connection.execute(insert(ledger).values(**of_batch, **values))
     return True
 
 
@@ -75,37 +78,51 @@ def busy_s(connection: Connection, pool: str, start: datetime, end: datetime) ->
     return float(connection.scalar(select(func.coalesce(func.sum(ledger.c.busy_s), 0.0)).where(*mine)) or 0.0)
 
 
-def recent(connection: Connection, limit: int = 2000) -> list[Row]:
-    """The newest entries over all batches, oldest first: what profiles learn from. Single entries are too short to say much, so
-    those of a chunk on a pool are summed up; engine starts stay apart."""
-    newest = select(ledger).order_by(ledger.c.id.desc()).limit(limit).subquery()
-    start = newest.c.startup_s > 0
-    query = (
-        select(
-            newest.c.model,
-            newest.c.pool,
-            func.max(newest.c.ended_at).label("ended_at"),
-            func.sum(newest.c.busy_s).label("busy_s"),
-            func.sum(newest.c.energy_j + newest.c.host_j).label("energy_j"),
-            func.max(newest.c.energy_source).label("energy_source"),
-            func.max(newest.c.startup_s).label("startup_s"),
-            func.sum(newest.c.input_tokens).label("input_tokens"),
-            func.sum(newest.c.output_tokens).label("output_tokens"),
-        )
-        .group_by(newest.c.chunk_id, newest.c.pool, newest.c.model, case((start, newest.c.id), else_=0))
-        .order_by(func.max(newest.c.id))
-    )
-    return every(connection, query)
+def newest(connection: Connection, model: str, pool: str) -> tuple[int, datetime] | None:
+    """The newest entry of a model on a pool, its number and end: as long as that is the same, `recent` is."""
+    found = first(connection, _NEWEST, {"model": model, "pool": pool})
+    return (found["id"], found["ended_at"]) if found else None
 
 
-def answers(connection: Connection, limit: int = 2000) -> list[Row]:
-    """How long answers and their prompts were, by the newest entries over all batches, newest first: `tenant`, `model`,
-    `endpoint`, `batch_id`, `lengths`, `requests`, `input_tokens`, and `line_bytes` in the mean of the batch."""
-    newest = select(ledger).order_by(ledger.c.id.desc()).limit(limit).subquery()
+def recent(connection: Connection, model: str, pool: str, limit: int = 1000) -> list[Row]:
+    """The newest entries of a model on a pool over all batches: what profiles learn from. Single entries are too short to say
+    much, so those of a chunk are summed up; engine starts stay apart."""
+    return every(connection, _RECENT, {"model": model, "pool": pool, "limit": limit})
+
+
+_OF_KIND = (ledger.c.model == bindparam("model"), ledger.c.pool == bindparam("pool"))
+_NEWEST = select(ledger.c.id, ledger.c.ended_at).where(*_OF_KIND).order_by(ledger.c.id.desc()).limit(1)
+
+
+def _recent() -> Select[Any]:
+    some = select(ledger).where(*_OF_KIND).order_by(ledger.c.id.desc()).limit(bindparam("limit")).subquery()
+    source = some.c.energy_source
+    # A sum is as good as the worst of its parts.
+    worst = func.min(case((source == "unmeasured", 0), (source == "modelled", 1), else_=2))
+    return select(
+        some.c.model,
+        some.c.pool,
+        func.max(some.c.ended_at).label("ended_at"),
+        func.sum(some.c.busy_s).label("busy_s"),
+        func.sum(some.c.energy_j + some.c.host_j).label("energy_j"),
+        case((worst == 0, "unmeasured"), (worst == 1, "modelled"), else_=func.max(source)).label("energy_source"),
+        func.max(some.c.startup_s).label("startup_s"),
+        func.sum(some.c.input_tokens).label("input_tokens"),
+        func.sum(some.c.output_tokens).label("output_tokens"),
+    ).group_by(some.c.chunk_id, some.c.pool, some.c.model, case((some.c.startup_s > 0, some.c.id), else_=0))
+
+
+_RECENT = _recent()
+
+
+def answers(connection: Connection, tenant: Tenant, model: str, endpoint: str, limit: int = 1000) -> list[Row]:
+    """How long answers of a model at an endpoint and their prompts were, by the newest entries, newest first: `batch_id`,
+    `lengths`, `requests`, `input_tokens`, and `line_bytes` in the mean of the batch."""
+    kind = (ledger.c.model == model, ledger.c.endpoint == endpoint, ledger.c.requests > 0)
+    newest = select(ledger).where(owned(ledger, tenant), *kind).order_by(ledger.c.id.desc()).limit(limit).subquery()
     line_bytes = (cast(batches.c.input_bytes, Float) / batches.c.total).label("line_bytes")
-    names = ("tenant", "model", "batch_id", "lengths", "requests", "input_tokens")
-    query = select(*(newest.c[name] for name in names), batches.c.endpoint, line_bytes)
-    query = query.join(batches, batches.c.id == newest.c.batch_id).where(batches.c.total > 0, newest.c.requests > 0)
+    query = select(*(newest.c[name] for name in ("batch_id", "lengths", "requests", "input_tokens")), line_bytes)
+    query = query.join(batches, batches.c.id == newest.c.batch_id).where(batches.c.total > 0)
     return every(connection, query.order_by(newest.c.id.desc()))
 
 

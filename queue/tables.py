@@ -19,6 +19,9 @@ def _one_of(column: str, values: Any) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
 
 
+_ANSWERED = text("requests > 0")
+
+
 class FileRow(SQLModel, table=True):
     """An uploaded or produced file; its bytes lie in the store under its id."""
 
@@ -180,10 +183,15 @@ class LedgerRow(SQLModel, table=True):
         Index("ledger_by_pool", "pool", "ended_at"),
         Index("ledger_by_chunk", "chunk_id", "started_at"),
         Index("ledger_by_tenant", "tenant", "started_at"),
+        # What is learnt goes by the newest of each kind, however much others were at work since.
+        Index("ledger_speeds", "model", "pool", "id"),
+        Index("ledger_answers", "model", "endpoint", "id", sqlite_where=_ANSWERED, postgresql_where=_ANSWERED),
+        Index("ledger_own_answers", "tenant", "model", "endpoint", "id", sqlite_where=_ANSWERED, postgresql_where=_ANSWERED),
     )
 
     id: int | None = Field(default=None, primary_key=True)
     tenant: str = "default"
+    endpoint: str = ""
     batch_id: str = Field(sa_column=Column(String, ForeignKey("batches.id"), nullable=False))
     chunk_id: str
     pool: str

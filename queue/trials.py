@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from batchsched.queue.rows import Row, every
@@ -22,10 +22,12 @@ def add(connection: Connection, measured: Sequence[Trial]) -> int:
 
 
 def recent(connection: Connection, limit: int = 500) -> list[Row]:
-    """The newest trials at full load, oldest first, in the columns of `ledger.recent`: what profiles learn from."""
+    """The newest trials at full load of each model on each pool, in the columns of `ledger.recent`: what profiles learn from."""
     known = [trials.c[name] for name in ("model", "pool", "ended_at", "busy_s", "energy_j", "energy_source", "startup_s")]
-    newest = select(*known, trials.c.input_tokens, trials.c.output_tokens).where(trials.c.qps.is_(None))
-    return every(connection, newest.order_by(trials.c.ended_at.desc(), trials.c.id).limit(limit))[::-1]
+    place = func.row_number().over(partition_by=(trials.c.model, trials.c.pool), order_by=(trials.c.ended_at.desc(), trials.c.id))
+    ranked = select(*known, trials.c.input_tokens, trials.c.output_tokens, place.label("place")).where(trials.c.qps.is_(None))
+    newest = ranked.subquery()
+    return every(connection, select(newest).where(newest.c.place <= limit))
 
 
 def page(connection: Connection, pool: str | None = None, model: str | None = None, limit: int = 1000) -> list[Trial]:

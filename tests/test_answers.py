@@ -95,7 +95,6 @@ def test_embeddings_teach_bytes_a_token_though_they_have_no_answers() -> None:
     told = {**row([], endpoint="/v1/embeddings"), "lengths": None, "requests": 1000, "input_tokens": 200_000, "line_bytes": 550}
     known = Answers([told])
     assert known.expected("t", "m", "/v1/embeddings").bytes_per_token == pytest.approx(2, rel=0.1)
-    assert known.of_tenant("t") == []
 
 
 def test_embeddings_have_no_answers() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,11 @@ from tests.live import BASIC, LiveServer, live_server, requests, wait_for
 NOW = datetime(2026, 3, 30, 12, tzinfo=UTC)
 
 
-def answers_now(connection: Connection, _now: datetime) -> Answers:
-    return Answers(ledger.answers(connection))
+def answers_now(connection: Connection, rows: Sequence[Mapping[str, Any]], _now: datetime) -> Answers:
+    answers = Answers()
+    for kind in {(row["tenant"], row["model"], row["endpoint"]) for row in rows}:
+        answers.learn(kind, ledger.answers(connection, *kind))
+    return answers
 
 
 def quotas(grams: float = 0.0, **limits: Any) -> Quotas:

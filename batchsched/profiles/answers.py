@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -81,72 +82,90 @@ class Expected(msgspec.Struct, frozen=True):
         return math.sqrt(self.between**2 + within / max(1, requests))
 
 
-class Answers:
-    """What is known of answers. Rows as queue.ledger.answers has them, newest first: `tenant`, `model`, `endpoint`, `batch_id`,
-    `lengths` (answers by class) and, where prompts are to teach too, `requests`, `input_tokens` and `line_bytes`."""
+class _Seen(msgspec.Struct, frozen=True):
+    """Answers of one kind by class, the logarithm of each batch's mean length, and of prompts the requests, bytes of text and
+    tokens; of answers and prompts old ones count less."""
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
-        self._own: dict[tuple[str, str, str], dict[int, float]] = defaultdict(lambda: defaultdict(float))
-        self._all: dict[tuple[str, str], dict[int, float]] = defaultdict(lambda: defaultdict(float))
-        self._counted: dict[tuple[str, ...], float] = defaultdict(float)
-        self._batches: dict[tuple[str, str, str], dict[str, tuple[float, float]]] = defaultdict(dict)
-        self._prompts: dict[tuple[str, ...], tuple[float, float, float]] = {}
-        """Requests, bytes of text and tokens, old ones counting less: of a tenant's key, and of everybody's."""
-        for row in rows:
-            self._add(row)
+    counts: dict[int, float]
+    means: list[float]
+    prompts: tuple[float, float, float]
 
-    def _add(self, row: Mapping[str, Any]) -> None:
-        key = (row["tenant"], row["model"], row["endpoint"])
-        self._add_prompts(key, row)
-        if not row["lengths"]:
-            return
-        found = {int(number): float(count) for number, count in row["lengths"].items()}
-        for of, counts in ((key, self._own[key]), (key[1:], self._all[key[1:]])):
-            weight = 0.5 ** (self._counted[of] / HALF_LIFE)
-            self._counted[of] += sum(found.values())
-            for number, count in found.items():
-                counts[number] += weight * count
-        count, tokens = self._batches[key].get(row["batch_id"], (0.0, 0.0))
-        more = sum(n * _middle(number) for number, n in found.items())
-        self._batches[key][row["batch_id"]] = (count + sum(found.values()), tokens + more)
-
-    def _add_prompts(self, key: tuple[str, str, str], row: Mapping[str, Any]) -> None:
-        """Requests that failed have no tokens; where others have answers, only those count."""
-        requests, tokens = sum((row["lengths"] or {}).values()) or row.get("requests", 0), row.get("input_tokens", 0)
-        if not (requests and tokens):
-            return
-        mine = (requests, text_bytes(requests * row["line_bytes"], requests), tokens)
-        for of in (key, key[1:]):
-            known = self._prompts.get(of, (0.0, 0.0, 0.0))
-            weight = 0.5 ** (known[0] / HALF_LIFE)
-            count, text, total = (before + weight * more for before, more in zip(known, mine, strict=True))
-            self._prompts[of] = (count, text, total)
-
-    def of_tenant(self, tenant: str) -> list[tuple[str, str]]:
-        """Models and endpoints from which a tenant had answers."""
-        return sorted((model, endpoint) for whose, model, endpoint in self._own if whose == tenant)
-
-    def expected(self, tenant: str, model: str, endpoint: str) -> Expected:
-        """The answers and prompts of a tenant's next batch."""
-        key = (tenant, model, endpoint)
-        ratio = self._bytes_per_token(key, self._bytes_per_token(key[1:], BYTES_PER_TOKEN))
-        if endpoint == EMBEDDINGS:
-            return Expected({}, 0.0, 0.0, ratio)
-        shared = _blend(self._all.get((model, endpoint), {}), usual())
-        own = self._own.get(key, {})
-        return Expected(_blend(own, shared), self._between(key), sum(own.values()), ratio)
-
-    def _bytes_per_token(self, of: tuple[str, ...], parent: float) -> float:
-        count, text, tokens = self._prompts.get(of, (0.0, 0.0, 0.0))
+    def bytes_per_token(self, parent: float) -> float:
+        """Of prompts; `parent`: what stands for some of them."""
+        count, text, tokens = self.prompts
         return (text / tokens * count + LEVEL_WEIGHT * parent) / (count + LEVEL_WEIGHT) if tokens else parent
 
-    def _between(self, key: tuple[str, str, str]) -> float:
-        means = [math.log(tokens / count) for count, tokens in self._batches.get(key, {}).values() if count >= 1 and tokens > 0]
-        middle = sum(means) / len(means) if means else 0.0
-        squares = sum((mean - middle) ** 2 for mean in means)
-        # One degree of freedom goes to the mean, which is not known either.
-        found = (BETWEEN_WEIGHT * BETWEEN**2 + squares) / (BETWEEN_WEIGHT + max(0, len(means) - 1))
-        return math.sqrt(found * (1 + 1 / max(1, len(means))) if means else found)
+
+class Answers:
+    """What is known of answers: of a kind, which is (tenant, model, endpoint), and of everybody's, (model, endpoint).
+
+    Rows as queue.ledger.answers has them, newest first: `batch_id`, `lengths` (answers by class) and, where prompts are to teach
+    too, `requests`, `input_tokens` and `line_bytes`.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Rows that name their `tenant`, `model` and `endpoint` also."""
+        self._seen: dict[tuple[str, ...], _Seen] = {}
+        kinds: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
+        for row in rows:
+            kinds[row["tenant"], row["model"], row["endpoint"]].append(row)
+            kinds[row["model"], row["endpoint"]].append(row)
+        for kind, its in kinds.items():
+            self.learn(kind, its)
+
+    def knows(self, kind: tuple[str, ...]) -> bool:
+        """Was it learnt, if only that there are none?"""
+        return kind in self._seen
+
+    def learn(self, kind: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> None:
+        """These rows are what is known of a kind."""
+        counts: dict[int, float] = defaultdict(float)
+        of_batch: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+        counted = 0.0
+        for row in rows:
+            found = {int(number): float(count) for number, count in (row["lengths"] or {}).items()}
+            weight = 0.5 ** (counted / HALF_LIFE)
+            counted += sum(found.values())
+            for number, count in found.items():
+                counts[number] += weight * count
+            count, tokens = of_batch[row["batch_id"]]
+            more = sum(n * _middle(number) for number, n in found.items())
+            of_batch[row["batch_id"]] = (count + sum(found.values()), tokens + more)
+        means = [math.log(tokens / count) for count, tokens in of_batch.values() if count >= 1 and tokens > 0]
+        self._seen[kind] = _Seen(dict(counts), means, _prompts(rows))
+
+    def expected(self, tenant: str, model: str, endpoint: str, *, alone: bool = False) -> Expected:
+        """The answers and prompts of a tenant's next batch; `alone`: by its own and what is usual, nobody else's."""
+        own = self._seen.get((tenant, model, endpoint), _NONE)
+        others = _NONE if alone else self._seen.get((model, endpoint), _NONE)
+        ratio = own.bytes_per_token(others.bytes_per_token(BYTES_PER_TOKEN))
+        if endpoint == EMBEDDINGS:
+            return Expected({}, 0.0, 0.0, ratio)
+        shares = _blend(own.counts, _blend(others.counts, usual()))
+        return Expected(shares, _between(own.means), sum(own.counts.values()), ratio)
+
+
+_NONE = _Seen({}, [], (0.0, 0.0, 0.0))
+
+
+def _prompts(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
+    """Requests that failed have no tokens; where others have answers, only those count."""
+    known = (0.0, 0.0, 0.0)
+    for row in rows:
+        requests, tokens = sum((row["lengths"] or {}).values()) or row.get("requests", 0), row.get("input_tokens", 0)
+        if requests and tokens:
+            weight = 0.5 ** (known[0] / HALF_LIFE)
+            more = (requests, text_bytes(requests * row["line_bytes"], requests), tokens)
+            known = (known[0] + weight * more[0], known[1] + weight * more[1], known[2] + weight * more[2])
+    return known
+
+
+def _between(means: Sequence[float]) -> float:
+    middle = sum(means) / len(means) if means else 0.0
+    squares = sum((mean - middle) ** 2 for mean in means)
+    # One degree of freedom goes to the mean, which is not known either.
+    found = (BETWEEN_WEIGHT * BETWEEN**2 + squares) / (BETWEEN_WEIGHT + max(0, len(means) - 1))
+    return math.sqrt(found * (1 + 1 / max(1, len(means))) if means else found)
 
 
 def text_bytes(line_bytes: float, lines: int) -> float:
@@ -154,6 +173,7 @@ def text_bytes(line_bytes: float, lines: int) -> float:
     return max(line_bytes - LINE_OVERHEAD_BYTES * lines, lines)
 
 
+@cache
 def usual() -> dict[int, float]:
     """The usual answer, where nothing is known: shares by length class, from published workloads."""
     shares: dict[int, float] = defaultdict(float)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter
 
+from batchsched.lines import CHAT, EMBEDDINGS, ENDPOINTS
 from batchsched.profiles import Profile
 from batchsched.profiles.answers import Answers
 from batchsched.server.auth import Who
@@ -14,7 +16,6 @@ from batchsched.server.profile_answers import AnswerLengths, PoolProfile, Profil
 from batchsched.server.runtime import Runtime
 from batchsched.wire import PREFIX
 
-CHAT = "/v1/chat/completions"
 LARGE = 1_000_000
 """Requests of a batch so large that single answers average out."""
 
@@ -32,7 +33,7 @@ def router(runtime: Runtime) -> APIRouter:
             Profiles(
                 "batchsched.profiles",
                 [_profile(runtime, profile) for _, profile in sorted(known.items())],
-                _answers(observer.current_answers(), who.tenant, sorted({model for model, _ in known})),
+                _answers(observer.current_answers(who.tenant), who.tenant, sorted({model for model, _ in known})),
             )
         )
         return found
@@ -70,10 +71,13 @@ def _profile(runtime: Runtime, known: Profile) -> PoolProfile:
 
 
 def _answers(known: Answers, tenant: str, models: list[str]) -> list[AnswerLengths]:
-    """Of each model at each endpoint that the tenant had answers from, and of chats."""
+    """Of each model at each endpoint that the tenant had answers from, and of chats. By its own answers and what is usual: how
+    long others' are is theirs, though plans weigh it while a tenant has few."""
     found: list[AnswerLengths] = []
-    for model, endpoint in sorted({*known.of_tenant(tenant), *((model, CHAT) for model in models)}):
-        expected = known.expected(tenant, model, endpoint)
+    for model, endpoint in itertools.product(models, ENDPOINTS):
+        expected = known.expected(tenant, model, endpoint, alone=True)
+        if endpoint == EMBEDDINGS or not (expected.answers or endpoint == CHAT):
+            continue
         p50, p90, p99 = (expected.quantile(share) for share in (0.5, 0.9, 0.99))
         sigma = expected.sigma(LARGE)
         found.append(

@@ -28,7 +28,7 @@ GRAMS_KEPT_S = 60.0
 WAIT_S = (10, 3600)
 """Shortest and longest answer to when there may be room again, where no month has to end first."""
 GramsSince = Callable[[str, datetime], float]
-AnswersNow = Callable[[Connection, datetime], Answers]
+AnswersNow = Callable[[Connection, Sequence[Mapping[str, Any]], datetime], Answers]
 
 
 class Size(msgspec.Struct, frozen=True):
@@ -43,7 +43,8 @@ class Quotas:
     """Checks, each in the write transaction of what it lets through."""
 
     def __init__(self, settings: Settings, grams_since: GramsSince, answers: AnswersNow, clock: Clock) -> None:
-        """`grams_since(tenant, at)`: what a tenant's work cost since then; `answers(connection, now)`: how long answers were."""
+        """`grams_since(tenant, at)`: what a tenant's work cost since then; `answers(connection, batches, now)`: how long
+        answers were, as far as these batches need it."""
         self._settings = settings
         self._grams_since = grams_since
         self._answers = answers
@@ -121,7 +122,7 @@ class Quotas:
         left = total - done
         if not left:
             return Size()
-        answers = self._answers(connection, self._clock.now()).expected(row["tenant"], row["model"], row["endpoint"])
+        answers = self._answers(connection, [row], self._clock.now()).expected(row["tenant"], row["model"], row["endpoint"])
         blind = estimate(row["input_bytes"], total, row["max_tokens_total"], answers)
         lengths = refine(blind, total, done, row["input_tokens"], row["output_tokens"])
         grams = (row["verdict"] or {}).get("expected_grams") or 0.0
