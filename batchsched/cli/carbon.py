@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchsched.cli.carbon_options import CELLS, claims, model_option, number, three
+from batchsched.cli.carbon_options import CELLS, claims, form_of, model_option, number, three
 from batchsched.cli.carbon_reproduce import reproduce
 from batchsched.cli.carbon_whatif import compare, crossover, what_if
 from batchsched.cli.common import config_option, json_option, load, plain, print_facts, print_json, print_table
@@ -36,6 +36,8 @@ for _command in (compare, crossover, what_if, reproduce):
 @config_option
 def hardware(name: str | None, explain: bool, parts: bool, model: str | None, as_json: bool, config: Path | None) -> None:
     """Show one GPU, server or part, or list all: specifications, embodied carbon by model, each figure with its source."""
+    if (parts and name) or (explain and not name):
+        raise click.UsageError("--parts lists all: leave the NAME out." if parts else "--explain needs a NAME.")
     loaded = load(config)
     known = loaded.catalogue
     if name is None:
@@ -77,7 +79,19 @@ def _list(known: Catalogue, model: str, as_json: bool) -> None:
         for gpu in known.gpus.values():
             print_json({"gpu": plain(gpu), "embodied": plain(made.gpu(gpu.name))})
         return
-    heads = ("GPU", "die mm2", "nm", "memory", "GB/s", "limit W", "idle W", "FP16", "FP16 tensor", "FP32", f"kgCO2e, {model}")
+    heads = (
+        "GPU",
+        "die mm2",
+        "nm",
+        "memory",
+        "GB/s",
+        "limit W",
+        "idle W",
+        "FP16 TFLOP/s",
+        "FP16 tensor",
+        "FP32",
+        f"kgCO2e, {model}",
+    )
     print_table(heads, [[*_row(gpu), three(made.gpu(gpu.name).kg)] for gpu in known.gpus.values()])
 
 
@@ -123,7 +137,7 @@ def _show(
     # What the model `published` is made of is told with the models.
     hidden = {"low_kg", "mid_kg", "high_kg"} if estimates else set[str]()
     cells = {name: getattr(thing, name) for name in CELLS if hasattr(thing, name) and name not in hidden}
-    print_facts((CELLS[name][0], claims(cell, CELLS[name][1], explain)) for name, cell in cells.items())
+    print_facts((CELLS[name][0], claims(cell, CELLS[name][1], explain, form_of(name))) for name, cell in cells.items())
     if estimates:
         click.echo("\nEmbodied carbon, kgCO2e (low / mid / high):")
     for one in estimates:

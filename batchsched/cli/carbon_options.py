@@ -53,16 +53,21 @@ picture_option = click.option(
 )
 
 
-def number(cell: Sourced[Any] | None) -> str:
+def number(cell: Sourced[Any] | None, form: str = "g") -> str:
     """A figure for people; `?` where it is unknown."""
-    return "?" if cell is None else f"{cell.value:g}" if isinstance(cell.value, float) else str(cell.value)
+    return "?" if cell is None else f"{cell.value:{form}}" if isinstance(cell.value, float) else str(cell.value)
 
 
-def claims(cell: Sourced[Any] | None, unit: str, notes: bool = True) -> str:
+def form_of(name: str) -> str:
+    """How a cell is written: versions such as 8.0 keep their digit."""
+    return ".1f" if name == "compute_capability" else "g"
+
+
+def claims(cell: Sourced[Any] | None, unit: str, notes: bool = True, form: str = "g") -> str:
     """Every claim of a cell with its source."""
     if cell is None:
         return "unknown"
-    return "; ".join(f"{number(one)} {unit}".rstrip() + _whose(one, notes) for one in cell.all)
+    return "; ".join(f"{number(one, form)} {unit}".rstrip() + _whose(one, notes) for one in cell.all)
 
 
 def _whose(one: Sourced[Any], notes: bool) -> str:

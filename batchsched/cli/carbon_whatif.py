@@ -74,6 +74,8 @@ def compare(
             print_json(column)
         return
     print_table(("", *(gpu.name for gpu in gpus)), _rows(columns, chosen))
+    for gpu in gpus:
+        _warn(gpu, [terms])
     say(f"Grams are for an hour at {intensity:g} g/kWh, busy {utilisation:.0%} of it, PUE {pue:g}, a life of {years:g} years.")
 
 
@@ -86,11 +88,13 @@ def _compared(gpu: Gpu, model: str, terms: Terms, known: Catalogue) -> dict[str,
 
 
 def _rows(columns: Sequence[dict[str, Any]], model: str) -> list[list[str]]:
-    from batchsched.cli.carbon_options import CELLS
+    from batchsched.cli.carbon_options import CELLS, form_of
 
     gpus: list[Gpu] = [column["gpu"] for column in columns]
     shown = [name for name in CELLS if name in gpus[0].__struct_fields__ and not name.endswith("_kg")]
-    rows = [[", ".join(filter(None, CELLS[name])), *(number(getattr(gpu, name)) for gpu in gpus)] for name in shown]
+    rows = [
+        [", ".join(filter(None, CELLS[name])), *(number(getattr(gpu, name), form_of(name)) for gpu in gpus)] for name in shown
+    ]
     made = [column["embodied"] for column in columns]
     rows += [[f"embodied kg, {name}", *(three(by_model[name].kg) for by_model in made)] for name in made[0]]
     hours: list[Hour | None] = [column["hour"] for column in columns]
@@ -105,7 +109,7 @@ def _rows(columns: Sequence[dict[str, Any]], model: str) -> list[list[str]]:
 @click.command()
 @click.argument("name", metavar="GPU")
 @lifetime_option
-@click.option("--pue", type=Number(1, 3), default=1.0, show_default=True, help="Facility's overhead.")
+@pue_option
 @power_option
 @busy_option
 @json_option
@@ -123,15 +127,21 @@ def crossover(
     terms = Terms(0.0, lifetime or loaded.settings.carbon.lifetime_years, pue, utilisation=utilisation, power_w=power)
     several = {model: make for model, make in MODELS.items() if model not in {"greenllm_table1", "vendor"}}
     kgs: dict[str, Range] = {model: kg for model, make in several.items() if (kg := make(gpu, loaded.catalogue).kg)}
-    kgs |= {f"[{one.source}]": Range(*[one.value] * 3) for one in (gpu.embodied_kg.all if gpu.embodied_kg else ())}
+    said = gpu.embodied_kg.all if gpu.embodied_kg else ()
+    kgs |= {f"[{one.source}]": Range(*[one.value] * 3) for one in said}
     found = {by: one for by, kg in kgs.items() if (one := hour(gpu, kg, terms))}
     if as_json:
         print_json({"gpu": gpu.name, "terms": plain(terms), "crossover": {by: plain(one) for by, one in found.items()}})
         return
-    rows = [(by, three(kgs[by]), three(one.crossover_g_per_kwh)) for by, one in found.items()]
-    print_table(("by", "kgCO2e", "equal at, g/kWh"), rows)
-    watts = next((f"{one.power_w:g} W" for one in found.values()), "an unknown power")
-    say(f"Below that grid, making it weighs more. {watts} on average, PUE {pue:g}, a life of {terms.lifetime_years:g} years.")
+    notes = {f"[{one.source}]": one.note for one in said}
+    print_table(
+        ("by", "kgCO2e", "equal at, g/kWh", "note"),
+        [(by, three(kgs[by]), three(one.crossover_g_per_kwh), notes.get(by, "")) for by, one in found.items()],
+    )
+    for one in list(found.values())[:1]:
+        basis = f"{one.power_w:g} W on average, PUE {pue:g}, a life of {terms.lifetime_years:g} years"
+        say(f"Below that grid, making it weighs more. {basis}; `carbon hardware {gpu.name} --explain` has the sources.")
+    _warn(gpu, [terms], None if kgs else "no model has a figure for making it")
 
 
 @click.command("what-if")
@@ -148,7 +158,7 @@ def crossover(
 @click.option("--age", type=Number(0), default=0.0, metavar="YEARS", help="How old it is; with --second-life, when that began.")
 @click.option("--second-life", type=positive, metavar="YEARS", help="It is reused, and to be for so long.")
 @click.option("--stored", type=Number(0), metavar="GB", help="Also keep so much data (weights, caches, files, logs).")
-@click.option("--medium", type=click.Choice(["ssd", "hdd"]), default="ssd", show_default=True, help="What it is kept on.")
+@click.option("--medium", type=click.Choice(["ssd", "hdd"]), help="What it is kept on [default: ssd].")
 @click.option(
     "--preset", type=click.Choice(["greenllm"]), help="Charge as this paper does, and say what that leaves unallocated."
 )
@@ -167,7 +177,7 @@ def what_if(
     age: float,
     second_life: float | None,
     stored: float | None,
-    medium: str,
+    medium: str | None,
     preset: str | None,
     model: str | None,
     as_json: bool,
@@ -181,6 +191,8 @@ def what_if(
     grids = [*((f"{one:g}", one) for one in intensity), *(_typical(one) for one in zone)]
     if not grids:
         grids = [(f"{one:g}", one) for one in (17.0, 261.0, 501.0)]
+    if medium and not stored:
+        raise click.UsageError("--medium says what --stored is kept on: give both.")
     if preset:
         if lifetime or pue or policy or model or age or second_life or stored:
             raise click.UsageError("--preset names lifetime, PUE, policy, model and what counts itself; leave them out.")
@@ -197,7 +209,7 @@ def what_if(
         (grid, Terms(at, years, overhead, who, busy, power, age, second_life))  # type: ignore[arg-type]  # click checked the policy
         for (grid, at), years, overhead, who, busy in combined
     ]
-    _what_if(gpu, asked, model, (stored, medium) if stored else None, loaded, as_json)
+    _what_if(gpu, asked, model, (stored, medium or "ssd") if stored else None, loaded, as_json)
 
 
 def _what_if(
@@ -227,6 +239,23 @@ def _what_if(
         heads = ("g/kWh", "years", "PUE", "policy", "busy", "running, g/h", "making, g/h", "share of making", "equal at, g/kWh")
         print_table((*heads, *(("running storage, g/h", "making it, g/h") if kept else ())), rows)
         say(f"{gpu.name} by the model {chosen}; low / mid / high. {made.spread}")
+        others = [name for name, make in MODELS.items() if make(gpu, loaded.catalogue).kg]
+        advice = f"--model {' or '.join(others)} has one" if others else "no model has one"
+        _warn(gpu, [terms for _, terms in asked], None if made.kg else f"{chosen} has no figure for making it, {advice}")
+
+
+def _warn(gpu: Gpu, asked: Sequence[Terms], no_figure: str | None = None) -> None:
+    """Say what stands in, what is missing, and what is zero for a reason."""
+    from batchsched.fleet import IDLE_SHARE_OF_TDP
+
+    if no_figure:
+        say(f"{gpu.name}: {no_figure}; `carbon.catalogue` names a file with figures of your own.")
+    if gpu.tdp_w is None and any(one.power_w is None for one in asked):
+        say(f"{gpu.name}: its power limit is not known, so what it draws is not; --power of crossover and what-if says it.")
+    elif gpu.idle_w is None and any(one.utilisation < 1 for one in asked):
+        say(f"{gpu.name}: its idle power was not found; {IDLE_SHARE_OF_TDP:.0%} of its limit stands in.")
+    if any(one.second_life_years is None and one.age_years >= one.lifetime_years for one in asked):
+        say(f"{gpu.name}: where it is as old as its life, it is written off and charged nothing more.")
 
 
 def _keeping(kept: tuple[float, str] | None, terms: Terms, known: Catalogue) -> Keeping | None:
