@@ -61,6 +61,7 @@ GPU_TYPES: dict[str, GpuType] = gpu_types(builtin())
 # Cascade Lake (from SPECpower results), as listed in the GreenKube methodology.
 VCPU_IDLE_W = 0.64
 VCPU_MAX_W = 3.80
+VCPU_MODEL = f"CPU time used, {VCPU_IDLE_W:g} W idle to {VCPU_MAX_W:g} W busy for each vCPU (Cloud Carbon Footprint)"
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -108,6 +109,16 @@ class Pool(msgspec.Struct, frozen=True):
     def gpus(self) -> int:
         """GPUs of one replica, by the pool's own flags; its models' may say more (`replica_gpus`)."""
         return gpus_of(self.engine_args) or 1
+
+    @property
+    def power_model(self) -> str:
+        """By which figures the energy of a replica is modelled where nothing measures it."""
+        if self.power_w is not None:
+            return f"the {self.power_w:g} W that the pool declares, idle watts while no request is in flight"
+        if self.gpu == "cpu":
+            return VCPU_MODEL
+        known = GPU_TYPES.get(self.gpu)
+        return f"the TDP of {known.name}, {known.tdp_w:g} W, its idle watts while no request is in flight" if known else ""
 
     def serves(self, model: str) -> bool:
         """May this pool serve the model?"""

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Float, Select, bindparam, case, cast, func, i
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from batchsched.queue.rows import Row, every, first
-from batchsched.queue.tables import batches, counters, ledger
+from batchsched.queue.tables import batches, chunks, counters, ledger
 from batchsched.queue.tenancy import Tenant, owned
 
 TOGETHER = timedelta(seconds=10)
@@ -63,6 +63,30 @@ def of_tenant(connection: Connection, tenant: Tenant, start: datetime, end: date
     """Entries of a tenant's work that began in [start, end), in time order."""
     query = select(ledger).where(owned(ledger, tenant), ledger.c.started_at >= start, ledger.c.started_at < end)
     return every(connection, query.order_by(ledger.c.started_at, ledger.c.id))
+
+
+def worked(connection: Connection, batch_id: str) -> list[Row]:
+    """What a batch's chunks did on each pool: `chunk_id`, `pool`, `busy_s`, number of `entries`, `started_at`, `ended_at`.
+
+    With the chunk's `bytes`, requests and results, and the `last_pool` that had it: null where the chunk is there no more.
+    """
+    query = (
+        select(
+            ledger.c.chunk_id,
+            ledger.c.pool,
+            func.sum(ledger.c.busy_s).label("busy_s"),
+            func.count().label("entries"),
+            func.min(ledger.c.started_at).label("started_at"),
+            func.max(ledger.c.ended_at).label("ended_at"),
+            func.max(chunks.c.byte_end - chunks.c.byte_start + chunks.c.result_bytes).label("bytes"),
+            func.max(chunks.c.pool).label("last_pool"),
+        )
+        .select_from(ledger.outerjoin(chunks, chunks.c.id == ledger.c.chunk_id))
+        .where(ledger.c.batch_id == batch_id)
+        .group_by(ledger.c.chunk_id, ledger.c.pool)
+        .order_by(ledger.c.chunk_id, ledger.c.pool)
+    )
+    return every(connection, query)
 
 
 def joules_of_pools(connection: Connection, start: datetime, end: datetime) -> dict[str, float]:

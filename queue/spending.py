@@ -14,7 +14,8 @@ from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from batchsched.queue.rows import Row, every
-from batchsched.queue.tables import spending, workers
+from batchsched.queue.tables import batches, spending, workers
+from batchsched.queue.tenancy import Tenant, owned
 from batchsched.units import start_of_hour
 from batchsched.wire import Spent, SpentPart
 
@@ -61,3 +62,11 @@ def of_pool(connection: Connection, pool: str, start: datetime, end: datetime) -
 def of_batch(connection: Connection, batch_id: str) -> list[Row]:
     """What was wasted on a batch."""
     return every(connection, select(spending).where(spending.c.batch_id == batch_id).order_by(spending.c.hour))
+
+
+def wasted(connection: Connection, tenant: Tenant, start: datetime, end: datetime, batch_id: str | None = None) -> list[Row]:
+    """What was wasted on a tenant's batches, or on one of them, in the hours that begin in [start, end); with its `tenant`."""
+    query = select(spending, batches.c.tenant).join(batches, batches.c.id == spending.c.batch_id)
+    query = query.where(owned(batches, tenant), spending.c.hour >= start, spending.c.hour < end)
+    query = query if batch_id is None else query.where(spending.c.batch_id == batch_id)
+    return every(connection, query.order_by(spending.c.hour))

@@ -57,7 +57,7 @@ TOKENS = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 6000), st.integ
 @given(TOKENS, st.floats(1, 1e9))
 def test_the_shares_of_requests_add_up_to_their_chunk(tokens: list[tuple[int, int, int]], energy_j: float) -> None:
     report = account([entry(energy_j=energy_j)], truth, None)
-    shares = shared("c1", report, [Answered(f"r{n}", *each) for n, each in enumerate(tokens)])
+    shares = shared(sliced("c1", report), [Answered(f"r{n}", *each) for n, each in enumerate(tokens)])
     assert [share.custom_id for share in shares] == [f"r{n}" for n in range(len(tokens))]
     assert sum(share.energy_j for share in shares) == pytest.approx(report.energy_j)
     assert sum(share.operational_g or 0.0 for share in shares) == pytest.approx(report.operational_g)
@@ -65,9 +65,9 @@ def test_the_shares_of_requests_add_up_to_their_chunk(tokens: list[tuple[int, in
 
 def test_computed_tokens_weigh_and_cached_ones_do_not() -> None:
     report = account([entry(energy_j=KWH)], truth, None)
-    cheap, dear = shared("c1", report, [Answered("a", 100, 100, 10), Answered("b", 20, 0, 10)])
+    cheap, dear = shared(sliced("c1", report), [Answered("a", 100, 100, 10), Answered("b", 20, 0, 10)])
     assert (cheap.energy_j, dear.energy_j) == (KWH / 4, KWH * 3 / 4)
-    dark = shared("c1", account([entry(zone="DARK")], truth, None), [Answered("a", 1, 0, 1)])
+    dark = shared(sliced("c1", account([entry(zone="DARK")], truth, None)), [Answered("a", 1, 0, 1)])
     assert dark[0].operational_g is None
 
 
@@ -138,7 +138,8 @@ def test_meters_say_where_all_energy_went(done: tuple[LiveServer, str]) -> None:
     server.post(f"/v1/batchsched/workers/{worker.worker_id}/bye", {"spent": [spent]})
     with Client(server.url) as client:
         (pool,) = client.meters()
-        assert (pool.metered_j, pool.charged_j) == pytest.approx((charged_j + 60, charged_j))
+        assert (pool.metered_j, pool.modelled_j, pool.charged_j) == pytest.approx((0, charged_j + 60, charged_j))
+        assert "CPU time used" in pool.power_model
         assert (pool.idle_j, pool.waste_j, pool.others_j, pool.unaccounted_j) == pytest.approx((40, 15, 0, 5))
         assert pool.idle_g
         assert pool.waste_g == pytest.approx(pool.idle_g * 15 / 40)
@@ -203,7 +204,7 @@ def test_what_is_unknown_leaves_its_columns_empty(tmp_path: Path) -> None:
     """Every row has every column, whatever is unknown of it."""
     known = results.Slice("a", embodied_g=results.Band(1, 2, 3), sci=results.Sci(results.Band(4, 5, 6), None))
     path = tmp_path / "slices.csv"
-    Table((), lambda _: (), [results.Slice("b"), known], "").write(path)
+    Table((), [results.Slice("b"), known], "").write(path)
     first, second = csv.DictReader(path.read_text().splitlines())
     assert list(first) == list(second)
     assert (first["embodied_g_mid"], second["embodied_g_mid"]) == ("", "2")

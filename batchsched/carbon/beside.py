@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import msgspec
+
 from batchsched.carbon.hardware import Range
 from batchsched.carbon.operational import operational_g
+from batchsched.carbon.provenance import known_by, listed
 from batchsched.carbon.report import Beside, Intensity, Report
 from batchsched.units import JOULES_PER_KWH
 
@@ -16,7 +19,14 @@ def metered(part: Literal["loading", "waste", "idle"], report: Report, how: str,
     whole = not (report.unknown_energy_j or report.unmeasured_s) and report.operational_g is not None
     grams = (report.operational_g or 0.0) * share if whole else None
     embodied = report.embodied_g.scaled(share) if report.embodied_g and not report.embodied_unknown_s else None
-    return Beside(part, report.energy_j * share, grams, embodied, how)
+    return Beside(part, report.energy_j * share, grams, embodied, how, listed(known_by(report.rows)))
+
+
+def scaled(part: Beside, share: float) -> Beside:
+    """That share of it."""
+    grams = None if part.operational_g is None else part.operational_g * share
+    embodied = part.embodied_g.scaled(share) if part.embodied_g else None
+    return msgspec.structs.replace(part, energy_j=part.energy_j * share, operational_g=grams, embodied_g=embodied)
 
 
 def added(parts: Sequence[Beside], how: str) -> Beside:
@@ -33,4 +43,4 @@ def network(transferred_bytes: int, kwh_per_gb: float, ends: tuple[Intensity, In
     energy_j = transferred_bytes / 1e9 * kwh_per_gb * JOULES_PER_KWH
     means = [end.mean_g_per_kwh for end in ends if end.mean_g_per_kwh is not None]
     grams = operational_g(energy_j, 1.0, sum(means) / 2) if len(means) == len(ends) else None
-    return Beside("network", energy_j, grams, None, how)
+    return Beside("network", energy_j, grams, None, how, "grids " + " and ".join(dict.fromkeys(end.source for end in ends)))

@@ -17,7 +17,7 @@ from batchsched.carbon.embodied import Held, Policy
 from batchsched.carbon.hardware import Range
 from batchsched.carbon.models import Hardware
 from batchsched.carbon.operational import operational_g
-from batchsched.carbon.provenance import METERS, factors, in_all, remarks, unique
+from batchsched.carbon.provenance import METERS, factors, how_known, in_all, remarks, unique
 from batchsched.carbon.report import Baseline, Entry, Intensity, Report, Row, RunNow, Saving, Truth
 from batchsched.carbon.savings import with_embodied_g
 from batchsched.errors import SignalMismatch
@@ -122,6 +122,8 @@ def _row(entry: Entry, truth: Truth) -> Row:
         requests=entry.requests,
         energy_j=entry.energy_j,
         energy_source=entry.energy_source,
+        energy_how=how_known(entry),
+        pue=None if entry.site == "unknown" else entry.pue,
         intensity=intensity,
         operational_g=_grams(entry.energy_j, entry.energy_source, entry.pue, intensity),
     )
@@ -130,9 +132,9 @@ def _row(entry: Entry, truth: Truth) -> Row:
 def _merged(rows: Iterable[Row]) -> list[Row]:
     """Rows of one pool and meter in time order, neighbours that share their intensity as one."""
     merged: list[Row] = []
-    for row in sorted(rows, key=lambda row: (row.pool, row.energy_source, row.started_at)):
+    for row in sorted(rows, key=lambda row: (*_meter(row), row.started_at)):
         last = merged[-1] if merged else None
-        if last and (last.pool, last.energy_source) == (row.pool, row.energy_source) and _same(last.intensity, row.intensity):
+        if last and _meter(last) == _meter(row) and _same(last.intensity, row.intensity):
             merged[-1] = msgspec.structs.replace(
                 last,
                 ended_at=max(last.ended_at, row.ended_at),
@@ -144,6 +146,10 @@ def _merged(rows: Iterable[Row]) -> list[Row]:
         else:
             merged.append(row)
     return merged
+
+
+def _meter(row: Row) -> tuple[str, str, str]:
+    return row.pool, row.energy_source, row.energy_how
 
 
 def _same(one: Intensity, other: Intensity) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from batchsched.carbon.embodied import Policy
@@ -59,7 +59,7 @@ def factors(
 
 def measured(rows: Sequence[Row]) -> list[Factor]:
     """Energy by its meter, and the energy-weighted mean of each grid by its source."""
-    joules = [Factor(f"energy, {source}", joules, "J", METERS[source]) for source, joules in _energy(rows).items()]
+    joules = [Factor(f"energy, {source}", joules, "J", how) for (source, how), joules in _energy(rows).items()]
     used = [(row.zone, row.intensity, row.energy_j) for row in rows if row.energy_source != "unmeasured"]
     return joules + _intensities(used)
 
@@ -121,6 +121,31 @@ def remarks(
     return notes
 
 
+def how_known(entry: Entry) -> str:
+    """How the energy of an entry is known: by which meter, or by which model."""
+    modelled = entry.energy_source == "modelled" and entry.power_model
+    return f"modelled by {entry.power_model}" if modelled else METERS[entry.energy_source]
+
+
+def listed(weights: Mapping[str, float], most: int = 4) -> str:
+    """What is one kind of thing in words, by itself; of several the heaviest, each with its share."""
+    total = sum(weights.values())
+    if len(weights) < 2 or not total:
+        return "; ".join(weights)
+    ordered = sorted(weights, key=lambda words: -weights[words])
+    said = [f"{weights[words] / total:.0%} {words}" for words in ordered[:most]]
+    return "; ".join([*said, f"and {len(ordered) - most} more"] if len(ordered) > most else said)
+
+
+def known_by(rows: Iterable[Row]) -> dict[str, float]:
+    """Who says what the energy was, and what the grid was, by joules."""
+    sums: dict[str, float] = {}
+    for row in rows:
+        said = f"energy {row.energy_how}, grid {row.intensity.source}"
+        sums[said] = sums.get(said, 0.0) + row.energy_j
+    return sums
+
+
 def unique(items: Iterable[_T]) -> list[_T]:
     """Each item once, in the order of its first mention."""
     return list(dict.fromkeys(items))
@@ -134,10 +159,11 @@ def _is_expected(row: Row) -> bool:
     return row.intensity.mean_g_per_kwh is not None and not row.intensity.source.startswith("realised")
 
 
-def _energy(rows: Iterable[Row]) -> dict[EnergySource, float]:
-    sums: dict[EnergySource, float] = {}
+def _energy(rows: Iterable[Row]) -> dict[tuple[str, str], float]:
+    sums: dict[tuple[str, str], float] = {}
     for row in rows:
-        sums[row.energy_source] = sums.get(row.energy_source, 0.0) + row.energy_j
+        key = row.energy_source, row.energy_how
+        sums[key] = sums.get(key, 0.0) + row.energy_j
     return sums
 
 

@@ -37,6 +37,8 @@ class Entry(msgspec.Struct, frozen=True):
     attributed_j: float | None = None
     """In spare capacity of an online service: our full share of the energy, where `energy_j` is only what we added to it."""
     held: Held = NEW
+    power_model: str = ""
+    """Where `energy_j` is modelled: by which figures."""
 
 
 class Intensity(msgspec.Struct, frozen=True):
@@ -83,6 +85,9 @@ class Row(msgspec.Struct, frozen=True):
     requests: int
     energy_j: float
     energy_source: EnergySource
+    energy_how: str
+    pue: float | None
+    """None where the pool is declared no more, and so its site is unknown."""
     intensity: Intensity
     operational_g: float | None
 
@@ -125,6 +130,8 @@ class Beside(msgspec.Struct, frozen=True):
     operational_g: float | None
     embodied_g: Range | None
     how: str
+    source: str = ""
+    """Whose figures: how its energy is known, and the grid's intensity."""
 
 
 class Factor(msgspec.Struct, frozen=True):

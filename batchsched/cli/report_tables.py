@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args, get_origin
 
 import click
 import msgspec
@@ -17,17 +17,24 @@ from batchsched.cli.common import energy, grams, need, print_json, print_table, 
 if TYPE_CHECKING:
     from batchsched.client import Client, Report
     from batchsched.client.calls import SliceBy
-    from batchsched.client.results import Band, BookEntry, PoolEnergy, RequestShare, Slice
+    from batchsched.client.results import Band, BookEntry, Cost, Part, PoolEnergy, RequestShare, Slice
 
 SLICES = ("batch", "tenant", "pool", "site", "chunk", "request")
+PARTS = ("loading", "idle", "network", "storage", "waste")
 FORMATS = (".csv", ".json", ".parquet")
 
 
-class Table(NamedTuple):
-    """Headings, how a row is shown under them, and the rows. `empty` is said where there are none."""
+class Columns(NamedTuple):
+    """Headings, and how a row is shown under them."""
 
     headings: Sequence[str]
     cells: Callable[[Any], Sequence[str]]
+
+
+class Table(NamedTuple):
+    """Rows, and one or several sets of columns that they are shown in. `empty` is said where there are no rows."""
+
+    columns: Sequence[Columns]
     rows: Sequence[msgspec.Struct]
     empty: str
 
@@ -37,24 +44,28 @@ class Table(NamedTuple):
             for row in self.rows:
                 print_json(row)
         elif self.rows:
-            print_table(self.headings, map(self.cells, self.rows))
+            for number, (headings, cells) in enumerate(self.columns):
+                if number:
+                    click.echo()
+                print_table(headings, map(cells, self.rows))
         else:
             say(self.empty)
 
     def write(self, path: Path) -> None:
         """Every column of every row into a file; what lies deeper gets a name with an underscore."""
         records = [dict(_flat(type(row), row)) for row in self.rows]
+        cells = [{name: _text(value) for name, value in record.items()} for record in records]
         if path.suffix == ".json":
             path.write_text(json.dumps(records, indent=1) + "\n")
         elif path.suffix == ".parquet":
             import pandas as pd
 
-            pd.DataFrame(records).to_parquet(path, index=False)
+            pd.DataFrame(cells).to_parquet(path, index=False)
         else:
             with path.open("w", newline="") as handle:
-                writer = csv.DictWriter(handle, list(records[0]) if records else ())
+                writer = csv.DictWriter(handle, list(cells[0]) if cells else ())
                 writer.writeheader()
-                writer.writerows(records)
+                writer.writerows(cells)
         say(f"{len(records)} rows are in {path}.")
 
 
@@ -85,34 +96,42 @@ def table_of(
     if books and batch_id:
         heads = ("entered", "pool", "hour", "kind", "energy", "g/kWh", "CO2e", "why")
         empty = "Nothing is booked yet: the books are written when a batch has ended."
-        return Table(heads, _booked, client.batches.books(batch_id).entries, empty)
+        return Table([Columns(heads, _booked)], client.batches.books(batch_id).entries, empty)
     if meters:
-        heads = ("pool", "metered", "charged", "idle", "waste", "others", "unaccounted", "idle CO2e", "waste CO2e")
-        return Table(heads, _metered, client.meters(start, end), "No meter has told anything yet.")
+        heads = ("pool", "metered", "modelled", "charged", "idle", "waste", "others", "unaccounted", "idle CO2e", "waste CO2e")
+        return Table([Columns(heads, _metered)], client.meters(start, end), "No meter has told anything yet.")
     if by == "request" and batch_id:
-        heads = ("request", "in", "out", "energy", "CO2e", "embodied (low / mid / high)")
-        return Table(heads, _request, list(client.batches.request_shares(batch_id)), "It has no requests.")
+        shares = list(client.batches.request_shares(batch_id))
+        return Table([Columns(("request", "in", "out", *_COST), _request)], shares, "It has no requests.")
     if by:
-        heads = (by, "requests", "tokens", "energy", "CO2e", "embodied (low / mid / high)", "SCI a request", "SCI 1,000 tokens")
         found = client.slices(cast("SliceBy", by), batch_id=batch_id, start=start, end=end)
-        return Table(heads, _sliced, found, "Nothing ran yet.")
+        took = Columns((by, "requests", "tokens", *_COST), _sliced)
+        scores = Columns((by, *PARTS, "SCI a request", "SCI 1,000 tokens"), _beside)
+        return Table([took, scores], found, "Nothing ran yet.")
     return None
 
 
 def rows_of(report: Report) -> Table:
     """The rows of a report, for a file."""
-    return Table((), lambda _: (), report.rows, "")
+    return Table((), report.rows, "")
 
 
 def _flat(kind: type[msgspec.Struct], row: Any, before: str = "") -> Iterable[tuple[str, Any]]:
     """Names and values of all that a kind of row may have, so that every row has the same columns, the unknown ones empty."""
-    for field in msgspec.structs.fields(kind):
+    fields = msgspec.structs.fields(kind)
+    for field in sorted(fields, key=lambda field: field.name not in kind.__annotations__):  # whose it is, then what it cost
         value = None if row is None else getattr(row, field.name)
-        deeper = next((one for one in (field.type, *get_args(field.type)) if _is_struct(one)), None)
+        kinds = () if get_origin(field.type) is tuple else (field.type, *get_args(field.type))
+        deeper = next((one for one in kinds if _is_struct(one)), None)
         if deeper:
             yield from _flat(deeper, value, f"{before}{field.name}_")
         else:
             yield f"{before}{field.name}", msgspec.to_builtins(value)
+
+
+def _text(value: Any) -> Any:
+    """A cell: what has parts of its own as JSON."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else value
 
 
 def _is_struct(kind: Any) -> bool:
@@ -130,21 +149,48 @@ def band(value: Band | None) -> str:
 
 
 def _sliced(row: Slice) -> Sequence[str]:
-    score = row.sci
     tokens = row.input_tokens + row.output_tokens
+    return row.name, f"{row.requests:,}", f"{tokens:,}", *_cost(row)
+
+
+def _beside(row: Slice) -> Sequence[str]:
+    score = row.sci
     return (
-        row.name, f"{row.requests:,}", f"{tokens:,}", energy(row.energy_j), grams(row.operational_g), band(row.embodied_g),
+        row.name, *(_part(getattr(row, part)) for part in PARTS),
         band(score.g_per_request if score else None), band(score.g_per_1000_tokens if score else None),
     )  # fmt: skip
 
 
+def _part(part: Part | None) -> str:
+    """Its grams; with a mark where there are more that nobody knows."""
+    if part is None or part.g is None:
+        return "unknown"
+    return grams(part.g) + ("" if part.complete else " +")
+
+
+_COST = ("energy", "how known", "PUE", "g/kWh", "CO2e", "embodied (low / mid / high)")
+
+
+def _cost(row: Cost) -> Sequence[str]:
+    pue = "unknown" if row.pue is None else f"{row.pue:.3g}"
+    grid = "unknown" if row.intensity_g_per_kwh is None else f"{row.intensity_g_per_kwh:.0f}"
+    return energy(row.energy_j), _known(row), pue, grid, grams(row.operational_g), band(row.embodied_g)
+
+
+def _known(row: Cost) -> str:
+    """The meters and models, several with their shares of the energy."""
+    sources = sorted(row.energy_by_source.items(), key=lambda item: -item[1])
+    if len(sources) == 1:
+        return sources[0][0]
+    return ", ".join(f"{joules / row.energy_j:.0%} {name}" for name, joules in sources if row.energy_j) or "unknown"
+
+
 def _request(row: RequestShare) -> Sequence[str]:
-    counts = f"{row.input_tokens:,}", f"{row.output_tokens:,}"
-    return row.custom_id, *counts, energy(row.energy_j), grams(row.operational_g), band(row.embodied_g)
+    return row.custom_id, f"{row.input_tokens:,}", f"{row.output_tokens:,}", *_cost(row)
 
 
 def _metered(row: PoolEnergy) -> Sequence[str]:
-    joules = (row.metered_j, row.charged_j, row.idle_j, row.waste_j, row.others_j, row.unaccounted_j)
+    joules = (row.metered_j, row.modelled_j, row.charged_j, row.idle_j, row.waste_j, row.others_j, row.unaccounted_j)
     return row.pool, *map(energy, joules), grams(row.idle_g), grams(row.waste_g)
 
 

@@ -267,6 +267,8 @@ class Row(msgspec.Struct, frozen=True):
     ended_at: datetime
     energy_j: float | None = None
     energy_source: str = ""
+    energy_how: str = ""
+    pue: float | None = None
     requests: int = 0
     intensity: Intensity = Intensity()
     operational_g: float | None = None
@@ -307,6 +309,7 @@ class Beside(msgspec.Struct, frozen=True):
     operational_g: float | None = None
     embodied_g: Band | None = None
     how: str = ""
+    source: str = ""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -351,7 +354,45 @@ class Sci(msgspec.Struct, frozen=True):
     g_per_1000_tokens: Band | None = None
 
 
-class Slice(msgspec.Struct, frozen=True):
+class Part(msgspec.Struct, frozen=True):
+    """Joules and operational grams (`g`) of what is known of a part; `complete`: that is all. `how`: by what rule and figures."""
+
+    energy_j: float | None = None
+    g: float | None = None
+    embodied_g: Band | None = None
+    complete: bool = False
+    how: str = ""
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """What some work took, and beside each figure how it is known. A part is None where it is not known at that level.
+
+    The PUE is weighted by energy, the intensity, which is what came true, by energy and PUE. `loading` (engine starts) is in the
+    sums; the other parts stand apart.
+    """
+
+    energy_j: float = 0.0
+    energy_how: str = ""
+    energy_by_source: dict[str, float] = {}
+    pue: float | None = None
+    pue_how: str = ""
+    intensity_g_per_kwh: float | None = None
+    intensity_how: str = ""
+    signal: str | None = None
+    operational_g: float | None = None
+    unknown_energy_j: float = 0.0
+    unmeasured_s: float = 0.0
+    embodied_g: Band | None = None
+    embodied_unknown_s: float = 0.0
+    embodied_how: str = ""
+    loading: Part | None = None
+    idle: Part | None = None
+    network: Part | None = None
+    storage: Part | None = None
+    waste: Part | None = None
+
+
+class Slice(Cost, frozen=True):
     """What one chunk, batch, tenant, pool or site took of the whole."""
 
     name: str
@@ -359,31 +400,28 @@ class Slice(msgspec.Struct, frozen=True):
     input_tokens: int = 0
     output_tokens: int = 0
     busy_s: float = 0.0
-    energy_j: float = 0.0
-    operational_g: float | None = None
-    unknown_energy_j: float = 0.0
-    unmeasured_s: float = 0.0
-    embodied_g: Band | None = None
     sci: Sci | None = None
+    provenance: tuple[Factor, ...] = ()
 
 
-class RequestShare(msgspec.Struct, frozen=True):
+class RequestShare(Cost, frozen=True):
     """What one request took of its chunk, by its tokens."""
 
     custom_id: str
     chunk_id: str = ""
     input_tokens: int = 0
     output_tokens: int = 0
-    energy_j: float = 0.0
-    operational_g: float | None = None
-    embodied_g: Band | None = None
 
 
 class PoolEnergy(msgspec.Struct, frozen=True):
-    """What a pool's meters saw, and where it went: the sum of the rest is `metered_j`."""
+    """What a pool drew, and where it went: the sum of the rest is `metered_j` and `modelled_j` (by `power_model`, where there is
+    no meter) together. For `unmeasured_s` seconds nothing is known."""
 
     pool: str
     metered_j: float = 0.0
+    modelled_j: float = 0.0
+    unmeasured_s: float = 0.0
+    power_model: str = ""
     charged_j: float = 0.0
     idle_j: float = 0.0
     waste_j: float = 0.0

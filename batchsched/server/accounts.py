@@ -16,7 +16,7 @@ from batchsched.carbon.report import Baseline, Entry, Intensity, Report, Truth
 from batchsched.carbon.savings import with_saving
 from batchsched.clock import Clock
 from batchsched.errors import ForecastUnavailable
-from batchsched.fleet import Pool, Site
+from batchsched.fleet import VCPU_MODEL, Pool, Site
 from batchsched.forecasts import Provider
 from batchsched.forecasts.truth import best_known
 from batchsched.profiles import Profile
@@ -105,6 +105,11 @@ class Accounts:
         found = self._scheduler.fleet.pools.get(pool)
         return found.site if found else None
 
+    def power_model(self, pool: str) -> str:
+        """By which figures the energy of a pool is modelled where nothing measures it; empty where nobody knows."""
+        found = self._scheduler.fleet.pools.get(pool)
+        return found.power_model if found else ""
+
     def site_of(self, pool: str) -> str:
         """The site of a pool; `unknown` where it is declared no more."""
         return self.place(pool) or "unknown"
@@ -138,6 +143,7 @@ class Accounts:
             for i, (row, start) in enumerate(zip(rows, starts, strict=True))
         ]
         none: dict[str, Any] = {"busy_s": 0.0, "requests": 0, "input_tokens": 0, "output_tokens": 0, "mark": ""}
+        none["power_model"] = VCPU_MODEL
         hosts = [
             Charged(
                 msgspec.structs.replace(each.entry, energy_j=row["host_j"], energy_source=row["host_source"], **none),
@@ -172,6 +178,7 @@ class Accounts:
             mark=row["mark"],
             market_g_per_kwh=site.market_g_per_kwh,
             held=Held.of(pool, row["started_at"].date(), fleet.replica_gpus.get(row["pool"], 1)),
+            power_model=pool.power_model,
         )
 
     def _baseline_pool(self, model: str) -> str | None:

@@ -20,19 +20,26 @@ from batchsched.queue.states import TERMINAL
 from batchsched.queue.store import Store
 from batchsched.queue.tenancy import Tenant
 from batchsched.server.accounts import Accounts
+from batchsched.server.besides import Besides
+from batchsched.server.dividing import Division
 
 By = Literal["batch", "tenant", "pool", "site", "chunk"]
 
 
 class PoolEnergy(msgspec.Struct, frozen=True):
-    """What a pool's meters saw, and where it went: `metered_j` is the sum of the rest.
+    """What a pool drew, and where it went: `metered_j` and `modelled_j` are together the sum of the rest.
 
+    `metered_j`: what meters measured; `modelled_j`: what was modelled by `power_model`, where there is no meter; for
+    `unmeasured_s` seconds nothing is known at all.
     `unaccounted_j`: what workers that died had not yet told of, or have still in hand, and what batches took that are no longer
     kept; below zero, what was charged before meters were told of.
     """
 
     pool: str
     metered_j: float
+    modelled_j: float
+    unmeasured_s: float
+    power_model: str
     charged_j: float
     idle_j: float
     waste_j: float
@@ -45,10 +52,11 @@ class PoolEnergy(msgspec.Struct, frozen=True):
 class Breakdown:
     """Reads rows and files; changes nothing."""
 
-    def __init__(self, database: Database, store: Store, accounts: Accounts) -> None:
+    def __init__(self, database: Database, store: Store, accounts: Accounts, besides: Besides) -> None:
         self._database = database
         self._store = store
         self._accounts = accounts
+        self._besides = besides
 
     def slices(self, tenant: Tenant, by: By, start: datetime, end: datetime, batch_id: str | None = None) -> list[Slice]:
         """Of one batch, or of all work that began in [start, end). Raises NotFound."""
@@ -58,10 +66,19 @@ class Breakdown:
             else:
                 batches.get(connection, batch_id, tenant)
                 rows = ledger.of_batch(connection, batch_id)
-        named: dict[str, list[Row]] = {}
-        for row in rows:
-            named.setdefault(self._name(row, by), []).append(row)
-        return [sliced(name, self._accounts.alone(some)) for name, some in sorted(named.items())]
+            wasted = [] if by == "chunk" else spending.wasted(connection, tenant, start, end, batch_id)
+        named: dict[str, tuple[list[Row], list[Row]]] = {}
+        for which, some in enumerate((rows, wasted)):
+            for row in some:
+                named.setdefault(self._name(row, by), ([], []))[which].append(row)
+        division = self._division()
+        return [
+            sliced(name, self._accounts.alone(work), division.parts(work, None if by == "chunk" else lost))
+            for name, (work, lost) in sorted(named.items())
+        ]
+
+    def _division(self) -> Division:
+        return Division(self._database, self._accounts, self._besides)
 
     def _name(self, row: Mapping[str, Any], by: By) -> str:
         if by == "site":
@@ -81,10 +98,13 @@ class Breakdown:
             return [row for row in rows if row["kind"] == kind]
 
         joules = {kind: math.fsum(row["energy_j"] for row in of(kind)) for kind in ("metered", "idle", "waste", "others")}
+        modelled_j = math.fsum(row["energy_j"] for row in of("metered") if row["energy_source"] == "modelled")
+        unmeasured_s = math.fsum(row["seconds"] for row in of("metered") if row["energy_source"] == "unmeasured")
         grams = {kind: self._accounts.grams_of_hours(of(kind)) for kind in ("idle", "waste")}
         left_j = joules["metered"] - charged_j - joules["idle"] - joules["waste"] - joules["others"]
         return PoolEnergy(
-            name, joules["metered"], charged_j, joules["idle"], joules["waste"], joules["others"], left_j,
+            name, joules["metered"] - modelled_j, modelled_j, unmeasured_s, self._accounts.power_model(name),
+            charged_j, joules["idle"], joules["waste"], joules["others"], left_j,
             grams["idle"], grams["waste"],
         )  # fmt: skip
 
@@ -105,9 +125,11 @@ class Breakdown:
         of_chunk: dict[str, list[Row]] = {}
         for row in rows:
             of_chunk.setdefault(row["chunk_id"], []).append(row)
+        division = self._division()
         for chunk in cut:  # both files keep the order of the chunks
             mine = [*itertools.islice(good, chunk["completed"]), *itertools.islice(bad, chunk["lines"] - chunk["completed"])]
-            yield from shared(chunk["id"], self._accounts.alone(of_chunk.get(chunk["id"], [])), mine)
+            work = of_chunk.get(chunk["id"], [])
+            yield from shared(sliced(chunk["id"], self._accounts.alone(work), division.parts(work)), mine)
 
     def _lines(self, file_id: str | None) -> Iterator[Answered]:
         for line in iter_lines(self._store.blocks(file_id)) if file_id else ():

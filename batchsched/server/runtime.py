@@ -63,7 +63,7 @@ class Runtime:
             accounts = Accounts(self.scheduler, provider, self.clock, loaded.settings.carbon, hardware)
             besides = Besides(self.database, accounts, self.clock, loaded.settings.carbon)
             self.reports = Reports(self.database, self.scheduler, provider, self.clock, accounts, besides)
-            self.breakdown = Breakdown(self.database, self.store, accounts)
+            self.breakdown = Breakdown(self.database, self.store, accounts, besides)
             self.quotas = Quotas(loaded.settings, self.reports.grams_since, self.scheduler.observer.answers, self.clock)
             self.lifecycle = Lifecycle(
                 self.database,

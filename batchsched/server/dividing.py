@@ -1,0 +1,157 @@
+"""Divides what batches caused beside their work among the ledger's entries, so that any slices of these add up.
+
+An entry pays for an engine start, if it is one; for a share of its pool's idle energy of the day, by busy time; and of what its
+batch keeps and sent over the network for its chunk's share, by bytes, of which the chunk's entries bear theirs by busy time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any, NamedTuple
+
+from batchsched.carbon.beside import scaled
+from batchsched.carbon.parts import Part, Parts, together
+from batchsched.carbon.report import Beside
+from batchsched.errors import NotFound
+from batchsched.queue import batches, files, ledger
+from batchsched.queue.database import Database
+from batchsched.queue.rows import Row
+from batchsched.queue.tenancy import ANY
+from batchsched.server.accounts import Accounts
+from batchsched.server.besides import Besides, Span, day_of
+
+_FILES = ("input_file_id", "output_file_id", "error_file_id")
+
+
+class _Portion(NamedTuple):
+    """A chunk's share of something, and what was done for it."""
+
+    share: float
+    busy_s: float
+    entries: int
+
+    def of(self, row: Mapping[str, Any]) -> float:
+        """An entry's share."""
+        return self.share * (row["busy_s"] / self.busy_s if self.busy_s else 1 / self.entries)
+
+
+class _Batch(NamedTuple):
+    """What a batch's files caused, and the portions of its chunks: of all files; of what was sent to a pool."""
+
+    kept: list[Beside]
+    gone: bool
+    sent: dict[str, Beside]
+    of_files: dict[str, _Portion]
+    of_sent: dict[tuple[str, str], _Portion]
+
+
+class Division:
+    """For one answer: days and batches are looked up once."""
+
+    def __init__(self, database: Database, accounts: Accounts, besides: Besides) -> None:
+        self._database = database
+        self._accounts = accounts
+        self._besides = besides
+        self._idle_of_day = cache(besides.idle_of_day)
+        self._batch = cache(self._look_up)
+
+    def parts(self, rows: Sequence[Row], wasted: Sequence[Row] | None = None) -> Parts:
+        """Of entries of the ledger; `wasted`: what meters told of work that was lost, None where that cannot be known."""
+        told = any(self._idle_of_day(pool, day)[0] for pool, day in _days(rows))
+        waste = self._waste(wasted) if wasted or (told and wasted is not None) else None
+        return Parts(self._loading(rows), self._idle(rows), self._network(rows), self._storage(rows), waste)
+
+    def _loading(self, rows: Sequence[Row]) -> Part:
+        found = self._besides.loading(rows)
+        return together(found.how if found else "no engine start", [found] if found else [])
+
+    def _waste(self, wasted: Sequence[Row] | None) -> Part:
+        found = self._besides.waste(wasted or ())
+        return together("work whose results nobody took", [found] if found else [])
+
+    def _idle(self, rows: Sequence[Row]) -> Part:
+        shares: list[Beside] = []
+        untold: set[str] = set()
+        for (pool, day), busy_s in _days(rows).items():
+            idle, all_s = self._idle_of_day(pool, day)
+            if idle is None:
+                untold.add(pool)
+            else:
+                shares.append(scaled(idle, min(1.0, busy_s / all_s) if all_s else 0.0))
+        missing = f"no meter told of idle time on pool {', '.join(sorted(untold))}" if untold else ""
+        return together("of what the pools took idle on the days of the work, by busy time", shares, missing)
+
+    def _network(self, rows: Sequence[Row]) -> Part:
+        owed: defaultdict[tuple[str, str], float] = defaultdict(float)
+        lost: set[str] = set()
+        for row in rows:
+            batch, pool = self._batch(row["batch_id"]), row["pool"]
+            if pool in batch.sent:
+                owed[row["batch_id"], pool] += batch.of_sent[row["chunk_id"], pool].of(row)
+            elif self._accounts.place(pool) is None:
+                lost.add(pool)
+        shares = [scaled(self._batch(batch_id).sent[pool], share) for (batch_id, pool), share in owed.items()]
+        missing = f"nobody knows where pool {', '.join(sorted(lost))} stood" if lost else ""
+        return together("data between sites, by bytes" if shares else "no data between sites", shares, missing)
+
+    def _storage(self, rows: Sequence[Row]) -> Part:
+        owed: defaultdict[str, float] = defaultdict(float)
+        for row in rows:
+            owed[row["batch_id"]] += self._batch(row["batch_id"]).of_files[row["chunk_id"]].of(row)
+        shares = [scaled(kept, share) for batch_id, share in owed.items() for kept in self._batch(batch_id).kept]
+        gone = sum(self._batch(batch_id).gone for batch_id in owed)
+        missing = f"files of {gone} batch(es) are gone, and for how long they were kept is not known" if gone else ""
+        return together("files since they came, by bytes", shares, missing)
+
+    def _look_up(self, batch_id: str) -> _Batch:
+        with self._database.read() as connection:
+            batch = batches.get(connection, batch_id, ANY)
+            work = ledger.worked(connection, batch_id)
+        chunks = {row["chunk_id"]: row["bytes"] or 0 for row in work}
+        pools: dict[str, list[Row]] = {}
+        for row in work:
+            pools.setdefault(row["pool"], []).append(row)
+        spans: dict[str, Span] = {
+            pool: (min(row["started_at"] for row in some), max(row["ended_at"] for row in some)) for pool, some in pools.items()
+        }
+        of_sent: dict[tuple[str, str], _Portion] = {}
+        for pool, some in pools.items():  # the bytes of a chunk that moved on went to the pool that had it last
+            sizes = {row["chunk_id"]: row["bytes"] or 0 if row["last_pool"] == pool else 0 for row in some}
+            of_sent.update({(chunk, pool): portion for chunk, portion in _portions(sizes, some).items()})
+        kept = list(self._besides.storage(batch))
+        return _Batch(kept, self._gone(batch), self._besides.network(batch_id, spans), _portions(chunks, work), of_sent)
+
+    def _gone(self, batch: Row) -> bool:
+        """Is one of its files there no more?"""
+        try:
+            with self._database.read() as connection:
+                for name in _FILES:
+                    if batch[name]:
+                        files.get(connection, batch[name], ANY)
+        except NotFound:
+            return True
+        return batch["erased_at"] is not None
+
+
+def _days(rows: Sequence[Row]) -> Mapping[tuple[str, datetime], float]:
+    """Busy seconds by pool and day."""
+    busy_s: defaultdict[tuple[str, datetime], float] = defaultdict(float)
+    for row in rows:
+        busy_s[row["pool"], day_of(row["started_at"])] += row["busy_s"]
+    return busy_s
+
+
+def _portions(sizes: Mapping[str, int], work: Sequence[Row]) -> dict[str, _Portion]:
+    """By size; equal ones where nothing has any."""
+    total = sum(sizes.values())
+    busy_s: defaultdict[str, float] = defaultdict(float)
+    entries: Counter[str] = Counter()
+    for row in work:
+        busy_s[row["chunk_id"]] += row["busy_s"]
+        entries[row["chunk_id"]] += row["entries"]
+    return {
+        name: _Portion(size / total if total else 1 / len(sizes), busy_s[name], entries[name]) for name, size in sizes.items()
+    }
