@@ -192,6 +192,8 @@ def test_energy_for_people(joules: float | None, said: str) -> None:
         (["batch_1", "--books", "--plot", "x.svg"], "draws the report"),
         (["--export", "x.txt"], ".parquet"),
         (["--from", "2026-01-01"], "go with --by"),
+        (["--export", "no/such/table.csv"], "no folder no/such"),
+        (["batch_1", "--plot", "no/such/plot.svg"], "no folder no/such"),
     ],
 )
 def test_wrong_options_are_named(args: list[str], said: str) -> None:

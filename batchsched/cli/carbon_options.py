@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchsched.cli.common import NewFile
+
 if TYPE_CHECKING:
     from batchsched.carbon.hardware import Range
     from batchsched.catalogue import Sourced
@@ -48,9 +50,7 @@ def _picture(_context: click.Context, _parameter: click.Parameter, value: Path |
     return value
 
 
-picture_option = click.option(
-    "--plot", type=click.Path(dir_okay=False, path_type=Path), callback=_picture, help="Also write an image (.png or .svg)."
-)
+picture_option = click.option("--plot", type=NewFile(), callback=_picture, help="Also write an image (.png or .svg).")
 
 
 def number(cell: Sourced[Any] | None, form: str = "g") -> str:

@@ -42,6 +42,19 @@ class Number(click.FloatRange):
         return found if math.isfinite(found) else self.fail(f"{value} is not a finite number.", param, ctx)
 
 
+class NewFile(click.Path):
+    """A file to be written, in a folder that is there: told before anything else is done."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(super().convert(value, param, ctx))
+        if not path.parent.is_dir():
+            self.fail(f"there is no folder {path.parent}; make it first, or name another.", param, ctx)
+        return path
+
+
 def _checked_deadline(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     from datetime import UTC
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from batchsched.cli.common import Connect, json_option, print_facts, print_json, print_table, say, server_options, when
+from batchsched.cli.common import Connect, NewFile, json_option, print_facts, print_json, print_table, say, server_options, when
 from batchsched.errors import ForecastUnavailable
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def forecast() -> None:
 @click.option("--hours", type=click.IntRange(1, 168), default=96, show_default=True, help="How far ahead.")
 @click.option("--provider", metavar="NAME", help="Of this provider, from the archive [default: what plans rest on].")
 @click.option("--signal", metavar="TEXT", help="Of this signal, from the archive, such as 'marginal direct'.")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Also write an image (.png or .svg).")
+@click.option("--plot", type=NewFile(), help="Also write an image (.png or .svg).")
 @json_option
 @server_options
 def show(
@@ -154,7 +154,7 @@ def train(zone: str | None, as_json: bool, connect: Connect) -> None:
 @click.argument("zone", required=False)
 @click.option("--from", "since", metavar="TIME", help="The first issue [default: four weeks before the end].")
 @click.option("--to", "until", metavar="TIME", help="Issues before this [default: now].")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Also write an image (.png or .svg).")
+@click.option("--plot", type=NewFile(), help="Also write an image (.png or .svg).")
 @json_option
 @server_options
 def evaluate(zone: str | None, since: str | None, until: str | None, plot: Path | None, as_json: bool, connect: Connect) -> None:

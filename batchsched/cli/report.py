@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchsched.cli.common import Connect, energy, grams, json_option, print_facts, print_json, print_table, server_options
+from batchsched.cli.common import (
+    Connect,
+    NewFile,
+    energy,
+    grams,
+    json_option,
+    print_facts,
+    print_json,
+    print_table,
+    server_options,
+)
 from batchsched.cli.forecast import instant
 from batchsched.cli.report_tables import SLICES, band, check_export, clock, rows_of, table_of
 
@@ -18,13 +28,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("batch_id", metavar="[ID]", required=False)
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Also write an image (.png or .svg) of one batch.")
+@click.option("--plot", type=NewFile(), help="Also write an image (.png or .svg) of one batch.")
 @click.option("--books", is_flag=True, help="The entries of one batch's books instead, with every correction.")
 @click.option("--by", type=click.Choice(SLICES), help="What each of these took; `request` of one batch that has ended.")
 @click.option("--meters", is_flag=True, help="What the meters of each pool saw, and where it went.")
 @click.option("--from", "since", metavar="TIME", help="Only work that began from then on.")
 @click.option("--to", "until", metavar="TIME", help="Only work that began before then.")
-@click.option("--export", type=click.Path(dir_okay=False, path_type=Path), help="Also write the table (.csv, .json, .parquet).")
+@click.option("--export", type=NewFile(), help="Also write the table (.csv, .json, .parquet).")
 @json_option
 @server_options
 def report(
