@@ -49,7 +49,8 @@ class NewFile(click.Path):
         super().__init__(dir_okay=False, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        path = Path(super().convert(value, param, ctx))
+        super().convert(value, param, ctx)
+        path = Path(value)
         if not path.parent.is_dir():
             self.fail(f"there is no folder {path.parent}; make it first, or name another.", param, ctx)
         return path
