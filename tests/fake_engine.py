@@ -49,6 +49,8 @@ class FakeEngine:
         self.model, self.delay_s, self.token_s, self.max_len, self.embedding = model, delay_s, token_s, max_len, embedding
         self.computed: Counter[str] = Counter()
         self.in_flight = self.peak_in_flight = self.refused = 0
+        self.gate = asyncio.Event()  # while it is closed, nothing is answered
+        self.gate.set()
         self.prompt_tokens = self.generation_tokens = 0
         self.draining = self.dead = False
         self.overloaded_above = 10**9
@@ -117,6 +119,7 @@ class FakeEngine:
         steered = await self._steer(request, prompt)
         if steered is not None:
             return steered
+        await self.gate.wait()
         await asyncio.sleep(self.delay_s)
         self._count(prompt)
         answer = self._answer(request.path, body, prompt)

@@ -35,6 +35,7 @@ from batchsched.wire import (
     Result,
     Results,
 )
+from tests.live import PATIENCE_S
 
 
 class Chunk:
@@ -111,7 +112,7 @@ class FakeServer:
         """Messages of one kind, in order."""
         return [message for verb, message in self.said if verb == kind]
 
-    async def until(self, true: Callable[[], Any], timeout_s: float = 20) -> None:
+    async def until(self, true: Callable[[], Any], timeout_s: float = PATIENCE_S) -> None:
         """Wait for something to hold. Raises what the worker under test died of, if it did."""
         async with asyncio.timeout(timeout_s):
             while not true():
@@ -122,7 +123,7 @@ class FakeServer:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.changed.wait(), 0.05)
 
-    async def until_done(self, timeout_s: float = 20) -> None:
+    async def until_done(self, timeout_s: float = PATIENCE_S) -> None:
         """Wait until every chunk is finished or given up."""
         await self.until(lambda: all(chunk.state in {"finished", "given up"} for chunk in self.chunks), timeout_s)
 

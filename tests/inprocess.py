@@ -17,7 +17,7 @@ from batchsched.clock import Clock, SeededIds
 from batchsched.server.app import create_app
 from batchsched.server.runtime import Runtime
 from batchsched.settings import load
-from tests.live import BASIC
+from tests.live import BASIC, put_database
 
 
 class InProcess:
@@ -33,7 +33,10 @@ class InProcess:
         self.runtime = self._made()
 
     def _made(self) -> Runtime:
-        runtime = Runtime(load(self._config, env={}, flags=self._flags), clock=self._clock, ids=self._ids)
+        loaded = load(self._config, env={}, flags=self._flags)
+        if not loaded.settings.server.database_url:
+            put_database(Path(loaded.settings.server.data_dir) / "batchsched.db")
+        runtime = Runtime(loaded, clock=self._clock, ids=self._ids)
         runtime.recover()
         self._app = create_app(runtime)
         return runtime

@@ -7,13 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import httpx
 import uvicorn
 
 from batchsched.clock import Clock, ManualClock
+from batchsched.queue.database import Database
 from batchsched.server.app import create_app
 from batchsched.server.process import listen
 from batchsched.server.runtime import Runtime
@@ -23,6 +26,9 @@ from batchsched.wire import PREFIX
 T = TypeVar("T")
 PATIENCE_S = 60.0
 """How long to wait for what must come: far longer than any machine takes, and free where it comes."""
+
+HTTP = httpx.Client(timeout=PATIENCE_S, verify=False, limits=httpx.Limits(max_keepalive_connections=0))
+"""For single questions without TLS, whose setup takes 40 ms each time; no connection outlives a server that is killed."""
 
 BASIC = """
 [sites.home]
@@ -41,7 +47,7 @@ class LiveServer:
     def __init__(self, url: str, runtime: Runtime) -> None:
         self.url = url
         self.runtime = runtime
-        self.http = httpx.Client(base_url=url, timeout=PATIENCE_S)
+        self.http = httpx.Client(base_url=url, timeout=PATIENCE_S, verify=False)
 
     def get(self, path: str, **params: Any) -> Any:
         """The JSON of a GET that must succeed."""
@@ -184,6 +190,22 @@ def wait_for(probe: Callable[[], T | None], timeout_s: float = PATIENCE_S) -> T:
     raise AssertionError(f"nothing came within {timeout_s} s")
 
 
+@cache
+def _empty_database() -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "batchsched.db"
+        Database(path).close()
+        return path.read_bytes()
+
+
+def put_database(path: Path) -> Path:
+    """An empty SQLite database where there is none yet: some hundred servers need not each migrate their own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_bytes(_empty_database())
+    return path
+
+
 @contextmanager
 def live_server(folder: Path, text: str = BASIC, clock: Clock | None = None, **flags: Any) -> Generator[LiveServer]:
     """Run a server on a free port with its data in `folder`."""
@@ -191,7 +213,10 @@ def live_server(folder: Path, text: str = BASIC, clock: Clock | None = None, **f
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(text)
     flags = {"server.data_dir": str(folder / "data"), **{key.replace("__", "."): value for key, value in flags.items()}}
-    runtime = Runtime(load(config, env={}, flags=flags), clock=clock)
+    loaded = load(config, env={}, flags=flags)
+    if not loaded.settings.server.database_url:
+        put_database(Path(loaded.settings.server.data_dir) / "batchsched.db")
+    runtime = Runtime(loaded, clock=clock)
     listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(create_app(runtime), log_config=None, timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Generator
 from typing import Any
 
-import httpx
 import pytest
 from moto.server import ThreadedMotoServer
+
+from tests.live import HTTP
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -26,20 +27,20 @@ class ObjectServer:
 
     def reset(self) -> None:
         """Forget everything, then make the bucket."""
-        httpx.post(f"{self.url}/moto-api/reset").raise_for_status()
-        httpx.put(f"{self.url}/bucket").raise_for_status()
+        HTTP.post(f"{self.url}/moto-api/reset").raise_for_status()
+        HTTP.put(f"{self.url}/bucket").raise_for_status()
 
     def objects(self) -> list[str]:
         """Every key in the bucket."""
         import re
 
-        return re.findall(r"<Key>([^<]+)</Key>", httpx.get(f"{self.url}/bucket").text)
+        return re.findall(r"<Key>([^<]+)</Key>", HTTP.get(f"{self.url}/bucket").text)
 
     def unfinished(self) -> list[str]:
         """Keys of uploads that were begun and neither finished nor dropped."""
         import re
 
-        return re.findall(r"<Key>([^<]+)</Key>", httpx.get(f"{self.url}/bucket?uploads").text)
+        return re.findall(r"<Key>([^<]+)</Key>", HTTP.get(f"{self.url}/bucket?uploads").text)
 
     def stop(self) -> None:
         """It answers no more; another on its port would know what it knew."""

@@ -25,7 +25,7 @@ import pytest
 
 from batchsched.queue.database import Database, upgrade
 from batchsched.queue.postgres import Postgres
-from tests.live import wait_for
+from tests.live import put_database, wait_for
 
 TEMPLATE = "migrated"
 FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
@@ -195,6 +195,6 @@ def database_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def database(database_url: str, tmp_path: Path) -> Iterator[Database]:
     """An open database of either kind."""
-    made = Database(database_url or tmp_path / "batchsched.db")
+    made = Database(database_url or put_database(tmp_path / "batchsched.db"))
     yield made
     made.close()

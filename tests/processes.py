@@ -18,7 +18,7 @@ import httpx
 from batchsched.errors import StorageUnavailable
 from batchsched.queue.folder_store import FolderStore
 from batchsched.queue.store import Store
-from tests.live import wait_for
+from tests.live import HTTP, PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parent.parent
 BATCHSCHED = [sys.executable, "-m", "batchsched.cli"]
@@ -78,7 +78,7 @@ class Stage:
         extra = {**(extra or {}), **({"DOOM_VICTIM": str(self.victim)} if instead else {})}
         command = BATCHSCHED if doom is None else [sys.executable, "-m", "tests.doomed_server", doom[0], str(doom[1]), "--"]
         process = self.start([*command, "serve", "--config", str(self.config)], "server", extra)
-        wait_for(lambda: self.answers(self.url) or process.poll() is not None, 30)
+        wait_for(lambda: self.answers(self.url) or process.poll() is not None)
         assert process.poll() is None, (self.folder / "server.log").read_text()
         return process
 
@@ -86,7 +86,7 @@ class Stage:
         """Start the counting engine."""
         arguments = ["--port", str(self.engine_port), "--delay-s", str(self.delay_s), "--count-file", str(self.counts_file)]
         process = self.start([sys.executable, str(ROOT / "tests" / "fake_engine.py"), *arguments], "engine")
-        wait_for(lambda: self.answers(self.engine_url, "/health"), 30)
+        wait_for(lambda: self.answers(self.engine_url, "/health"))
         return process
 
     def worker(self) -> subprocess.Popen[bytes]:
@@ -97,7 +97,7 @@ class Stage:
     def answers(self, url: str, path: str = "/livez") -> bool:
         """Does somebody answer there?"""
         with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(url + path, timeout=5).status_code == 200
+            return HTTP.get(url + path, timeout=5).status_code == 200
         return False
 
     def computed(self) -> Counter[str]:
@@ -148,7 +148,7 @@ def end(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) 
             os.killpg(process.pid, how)
         else:
             process.send_signal(how)
-    return process.wait(timeout=60)
+    return process.wait(timeout=PATIENCE_S)
 
 
 def tagged(count: int) -> bytes:

@@ -28,7 +28,7 @@ from batchsched.server.auth import check_keys, digest_of
 from batchsched.server.rules import RULES, SCOPES
 from batchsched.settings import Server
 from batchsched.wire import PREFIX
-from tests.live import BASIC, LiveServer, live_server, requests, wait_for
+from tests.live import BASIC, HTTP, LiveServer, live_server, requests, wait_for
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -57,8 +57,8 @@ class Keyed:
 
     def call(self, method: str, path: str, key: str | None, **options: Any) -> httpx.Response:
         """One request with a key, or with none."""
-        with httpx.Client(base_url=self.server.url, timeout=30) as client:
-            return client.request(method, path, headers={"authorization": f"Bearer {key}"} if key else {}, **options)
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return HTTP.request(method, self.server.url + path, headers=headers, **options)
 
     def upload(self, key: str, data: bytes) -> str:
         """A file of whoever holds the key."""

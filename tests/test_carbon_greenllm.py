@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from batchsched.carbon.greenllm import (
@@ -40,7 +40,6 @@ def with_old_life(split: Split, years: float) -> Split:
     return msgspec.structs.replace(split, old_gpu=msgspec.structs.replace(split.old_gpu, life_years=years))
 
 
-@settings(deadline=None)
 @given(splits, intensities)
 def test_equation_5_is_the_share_of_grams(split: Split, intensity: float) -> None:
     alone_g = split.alone.energy_j / 3.6e6 * intensity + split.embodied_alone_g
@@ -48,7 +47,6 @@ def test_equation_5_is_the_share_of_grams(split: Split, intensity: float) -> Non
     assert abs(1 - split.saving(intensity) - share) <= 1e-9 * max(1.0, share, split.rho)
 
 
-@settings(deadline=None)
 @given(splits, intensities)
 def test_implication_1_holds_under_its_condition(split: Split, intensity: float) -> None:
     assume(saving_needs_less_energy(split))
@@ -56,7 +54,6 @@ def test_implication_1_holds_under_its_condition(split: Split, intensity: float)
         assert split.rho < 1
 
 
-@settings(deadline=None)
 @given(splits)
 def test_implication_1s_condition_is_exact_where_a_split_takes_more_energy(split: Split) -> None:
     """Outside it, there is a grid clean enough for a split that takes more energy to save; under it there is none."""
@@ -86,7 +83,6 @@ def test_less_energy_alone_does_not_suffice() -> None:
     assert split.saving(1) < 0 < split.saving(1000)
 
 
-@settings(deadline=None)
 @given(splits, intensities, st.floats(1.5, 10))
 def test_implication_2_is_its_condition(split: Split, intensity: float, factor: float) -> None:
     clear(split.embodied_split_g, split.rho * split.embodied_alone_g)
@@ -104,7 +100,6 @@ def test_implication_2_fails_outside_its_condition() -> None:
     assert split.saving(17) > split.saving(261) > split.saving(501) > 0.5
 
 
-@settings(deadline=None)
 @given(splits, intensities, st.floats(1, 15), st.floats(1.5, 10))
 def test_implication_3_for_the_new_gpu_is_its_condition(split: Split, intensity: float, years: float, factor: float) -> None:
     left = split.alone.energy_j / 3.6e6 * intensity * (split.new.time_s - split.rho * split.alone.time_s)
@@ -115,7 +110,6 @@ def test_implication_3_for_the_new_gpu_is_its_condition(split: Split, intensity:
     assert (short > long) == shorter_new_life_helps(split, intensity)
 
 
-@settings(deadline=None)
 @given(splits)
 def test_the_turning_point_is_where_the_condition_turns(split: Split) -> None:
     turns = new_life_turns_at_g_per_kwh(split)
@@ -141,7 +135,6 @@ def test_implication_3_for_the_new_gpu_fails_outside_its_condition() -> None:
     assert with_new_life(split, 2).saving(1) > with_new_life(split, 7).saving(1)
 
 
-@settings(deadline=None)
 @given(splits, intensities, st.floats(1, 15), st.floats(1.5, 10))
 def test_a_longer_life_of_the_old_gpu_never_lowers_the_saving(
     split: Split, intensity: float, years: float, factor: float

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.live import wait_for
+from tests.live import HTTP, PATIENCE_S, wait_for
 from tests.processes import Stage, end, tagged
 
 pytestmark = pytest.mark.slow
@@ -24,19 +24,19 @@ COUNT = 40
 
 
 def _upload(stage: Stage, data: bytes) -> str:
-    answer = httpx.post(f"{stage.url}/v1/files", files={"file": ("in.jsonl", data)}, data={"purpose": "batch"}, timeout=30)
+    answer = HTTP.post(f"{stage.url}/v1/files", files={"file": ("in.jsonl", data)}, data={"purpose": "batch"})
     return str(answer.json()["id"])
 
 
 def _create(stage: Stage, file_id: str) -> str:
     body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "1h"}
-    return str(httpx.post(f"{stage.url}/v1/batches", json=body, timeout=30).json()["id"])
+    return str(HTTP.post(f"{stage.url}/v1/batches", json=body).json()["id"])
 
 
-def _completed(stage: Stage, batch_id: str, timeout_s: float = 45) -> dict[str, Any]:
+def _completed(stage: Stage, batch_id: str, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
     def look() -> dict[str, Any] | None:
         try:
-            batch: dict[str, Any] = httpx.get(f"{stage.url}/v1/batches/{batch_id}", timeout=10).json()
+            batch: dict[str, Any] = HTTP.get(f"{stage.url}/v1/batches/{batch_id}").json()
         except httpx.HTTPError:
             return None
         return batch if batch.get("status") in {"completed", "failed", "expired"} else None
@@ -48,7 +48,7 @@ def _whole(stage: Stage, batch: dict[str, Any], count: int = COUNT) -> None:
     """Every request has exactly one result."""
     assert batch["status"] == "completed", batch
     assert batch["request_counts"] == {"total": count, "completed": count, "failed": 0}
-    text = httpx.get(f"{stage.url}/v1/files/{batch['output_file_id']}/content").text
+    text = HTTP.get(f"{stage.url}/v1/files/{batch['output_file_id']}/content").text
     ids = Counter(json.loads(line)["custom_id"] for line in text.splitlines())
     assert ids == Counter(f"r{i}" for i in range(count))
 
@@ -68,7 +68,7 @@ def test_the_server_dies(tmp_path: Path, point: str, times: int) -> None:
         doomed = stage.server((point, times))
         batch_id = _create(stage, _upload(stage, tagged(COUNT)))
         stage.worker()
-        assert doomed.wait(timeout=40) == -signal.SIGKILL
+        assert doomed.wait(timeout=PATIENCE_S) == -signal.SIGKILL
         assert stage.half_done() or point not in {"append", "acknowledged"}
         acknowledged, before = stage.acknowledged(), stage.computed()
         stage.server()
@@ -81,8 +81,8 @@ def test_the_server_dies_while_it_ends_a_batch_that_expired(tmp_path: Path, poin
     with Stage(tmp_path) as stage:
         doomed = stage.server((point, 1))
         body = {"input_file_id": _upload(stage, tagged(3)), "endpoint": "/v1/chat/completions", "completion_window": "1s"}
-        batch_id = httpx.post(f"{stage.url}/v1/batches", json=body, timeout=30).json()["id"]
-        assert doomed.wait(timeout=30) == -signal.SIGKILL
+        batch_id = HTTP.post(f"{stage.url}/v1/batches", json=body).json()["id"]
+        assert doomed.wait(timeout=PATIENCE_S) == -signal.SIGKILL
         stage.server()
         batch = _completed(stage, batch_id)
         assert batch["status"] == "expired"
@@ -100,7 +100,7 @@ def test_a_worker_or_an_engine_dies_at_a_point_of_the_server(tmp_path: Path, vic
         worker = stage.worker()
         dead = worker if victim == "worker" else engine
         stage.victim.write_text(str(dead.pid))
-        assert dead.wait(timeout=40) == -signal.SIGKILL
+        assert dead.wait(timeout=PATIENCE_S) == -signal.SIGKILL
         acknowledged, before = stage.acknowledged(), stage.computed()
         if victim == "worker":
             stage.worker()
@@ -113,7 +113,7 @@ def test_a_worker_or_an_engine_dies_at_a_point_of_the_server(tmp_path: Path, vic
 def _nothing_left(stage: Stage) -> bool:
     """No file, not even a part of one."""
     data = stage.folder / "data"
-    listed = httpx.get(f"{stage.url}/v1/files").json()["data"]
+    listed = HTTP.get(f"{stage.url}/v1/files").json()["data"]
     return not listed and not [*(data / "tmp").iterdir(), *(data / "files").iterdir()]
 
 
@@ -123,7 +123,7 @@ def test_the_server_dies_while_a_file_is_uploaded(tmp_path: Path, point: str, ti
         doomed = stage.server((point, times))
         with pytest.raises(httpx.HTTPError):
             _upload(stage, tagged(COUNT))
-        assert doomed.wait(timeout=30) == -signal.SIGKILL
+        assert doomed.wait(timeout=PATIENCE_S) == -signal.SIGKILL
         stage.server()
         assert _nothing_left(stage)
 
@@ -134,11 +134,11 @@ def test_the_server_dies_while_a_batch_is_cut(tmp_path: Path) -> None:
         file_id = _upload(stage, tagged(COUNT))
         with suppress(httpx.HTTPError):  # it may die before it has answered
             _create(stage, file_id)
-        assert doomed.wait(timeout=30) == -signal.SIGKILL
+        assert doomed.wait(timeout=PATIENCE_S) == -signal.SIGKILL
         stage.engine()
         stage.server()
         stage.worker()
-        [batch] = httpx.get(f"{stage.url}/v1/batches").json()["data"]
+        [batch] = HTTP.get(f"{stage.url}/v1/batches").json()["data"]
         _whole(stage, _completed(stage, batch["id"]))
 
 
@@ -229,11 +229,11 @@ def test_a_worker_that_was_stopped_beyond_its_lease_changes_nothing(tmp_path: Pa
         sleeper.send_signal(signal.SIGSTOP)
         stage.worker()
         _whole(stage, _completed(stage, batch_id))
-        results = httpx.get(f"{stage.url}/v1/batches/{batch_id}").json()
+        results = HTTP.get(f"{stage.url}/v1/batches/{batch_id}").json()
         sleeper.send_signal(signal.SIGCONT)
-        wait_for(lambda: "batchsched_stale_completions_total" in httpx.get(f"{stage.url}/metrics").text)
-        _whole(stage, httpx.get(f"{stage.url}/v1/batches/{batch_id}").json())
-        assert httpx.get(f"{stage.url}/v1/batches/{batch_id}").json()["usage"] == results["usage"]
+        wait_for(lambda: "batchsched_stale_completions_total" in HTTP.get(f"{stage.url}/metrics").text)
+        _whole(stage, HTTP.get(f"{stage.url}/v1/batches/{batch_id}").json())
+        assert HTTP.get(f"{stage.url}/v1/batches/{batch_id}").json()["usage"] == results["usage"]
 
 
 def test_a_worker_that_is_told_to_stop_gives_back_what_it_holds(tmp_path: Path) -> None:

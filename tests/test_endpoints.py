@@ -40,7 +40,7 @@ def test_a_batch_of_every_endpoint_comes_back_answered(tmp_path: Path, endpoint:
         with openai.OpenAI(base_url=f"{stage.url}/v1", api_key="unused") as client:
             file = client.files.create(file=("in.jsonl", data), purpose="batch")
             batch = client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")
-            done = wait_for(lambda: b if (b := client.batches.retrieve(batch.id)).status == "completed" else None, 40)
+            done = wait_for(lambda: b if (b := client.batches.retrieve(batch.id)).status == "completed" else None)
             assert done.output_file_id
             lines = [json.loads(text) for text in client.files.content(done.output_file_id).text.splitlines()]
         assert sorted(line["custom_id"] for line in lines) == [f"r{i}" for i in range(5)]

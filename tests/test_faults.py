@@ -12,7 +12,6 @@ from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
 import pytest
 
 from batchsched.clock import ManualClock
@@ -21,7 +20,7 @@ from batchsched.queue import chunks
 from batchsched.queue.folder_store import FolderStore
 from batchsched.server.process import listen
 from batchsched.wire import PREFIX
-from tests.live import PATIENCE_S, LiveServer, live_server, requests, wait_for
+from tests.live import HTTP, PATIENCE_S, LiveServer, live_server, requests, wait_for
 from tests.processes import BATCHSCHED, ROOT, Stage
 
 pytestmark = pytest.mark.slow
@@ -194,11 +193,11 @@ def test_a_real_limit_on_file_sizes_refuses_the_upload_and_keeps_serving(tmp_pat
         server = stage.server()
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))  # the database and its log stay below
         big, small = requests(30_000), requests(5)
-        answer = httpx.post(f"{stage.url}/v1/files", files={"file": ("f", big)}, data={"purpose": "batch"}, timeout=PATIENCE_S)
+        answer = HTTP.post(f"{stage.url}/v1/files", files={"file": ("f", big)}, data={"purpose": "batch"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (507, "storage_full")
         assert "free some space" in answer.json()["error"]["message"]
         assert list((tmp_path / "data" / "files").iterdir()) == list((tmp_path / "data" / "tmp").iterdir()) == []
-        answer = httpx.post(f"{stage.url}/v1/files", files={"file": ("f", small)}, data={"purpose": "batch"}, timeout=PATIENCE_S)
+        answer = HTTP.post(f"{stage.url}/v1/files", files={"file": ("f", small)}, data={"purpose": "batch"})
         assert answer.status_code == 200
 
 

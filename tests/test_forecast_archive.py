@@ -29,6 +29,7 @@ from batchsched.forecasts.archive.months import Ints, Months
 from batchsched.forecasts.persistence import hour_of, truth_of
 from batchsched.forecasts.port import Generation
 from tests.doomed_archive import HOUR, NOW, forecast, measured
+from tests.live import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
 MARGINAL = Signal("marginal", "direct")
@@ -169,7 +170,7 @@ class TestForecasts:
         assert [slot.mean_g_per_kwh for slot in newest.slots] == [None, None, None, None, None, 0]
         assert not archive.add_forecast(forecast(slots=()), NOW)
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @example(received=[(0, 0, 100.0), (0, 0, 200.0)], folds=set(), as_of=0)
     @given(
         received=st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 6), st.sampled_from([100.0, 200.0])), max_size=8),
@@ -351,7 +352,7 @@ class TestWhatComesNow:
             return NOW
 
         archive.add_realised([measured(-1, 60)], now)
-        reader.join(5)
+        reader.join(PATIENCE_S)
         assert read.is_set()
 
     def test_a_clock_that_is_put_back_a_little_goes_on_from_where_it_was(self, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from batchsched.forecasts.port import Generation
 from batchsched.forecasts.sources.port import Measured
 from batchsched.forecasts.switches import Switches
 from batchsched.settings import Forecast
+from tests.live import PATIENCE_S
 
 NOW = datetime(2026, 5, 20, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -270,7 +271,7 @@ def test_threads_ask_by_themselves_and_only_where_they_lead(tmp_path: Path) -> N
     try:
         assert source.asked == []
         leads.set()
-        assert source.answered.wait(5)
+        assert source.answered.wait(PATIENCE_S)
     finally:
         house.feeds.stop()
 

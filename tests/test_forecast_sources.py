@@ -346,7 +346,7 @@ MOODS = ["", "401", "403", "404", "429", "429 7", "500", "503", "cut", "html", "
 
 
 @pytest.mark.parametrize("kind", sorted(SPEAK))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     secret=st.text("abcdefghijklmnopqrstuvwxyz0123456789-_=+/&?%", min_size=12, max_size=40),
     moods=st.lists(st.sampled_from(MOODS), max_size=4),
@@ -433,7 +433,7 @@ def spoiled(status: int, kind: str, body: str, data: st.DataObject) -> tuple[int
 
 
 @pytest.mark.parametrize("kind", sorted(SPEAK))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_one_odd_thing_in_an_answer_is_unknown_or_refused(kind: str, data: st.DataObject) -> None:
     made = Setup(kind)

@@ -19,7 +19,7 @@ from batchsched.client import Client
 from batchsched.clock import ManualClock
 from batchsched.errors import IdempotencyMismatch, NotFound
 from batchsched.transport import Transport
-from tests.live import PATIENCE_S, LiveServer, live_server, requests
+from tests.live import HTTP, LiveServer, live_server, requests
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
@@ -56,7 +56,7 @@ def test_many_at_once_make_one_batch(server: LiveServer) -> None:
     body = {"input_file_id": server.upload(requests(1)), "endpoint": "/v1/chat/completions", "completion_window": "24h"}
 
     def create(_: int) -> str:
-        answer = httpx.post(f"{server.url}/v1/batches", json=body, headers={"idempotency-key": "once"}, timeout=PATIENCE_S)
+        answer = HTTP.post(f"{server.url}/v1/batches", json=body, headers={"idempotency-key": "once"})
         assert answer.status_code == 200, answer.text
         return str(answer.json()["id"])
 

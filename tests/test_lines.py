@@ -311,7 +311,7 @@ ENDS = st.sampled_from([b"\n", b"\r\n", b"\n\n", b" \n", b"\n \r\n\n"])
     chunk_lines=st.integers(1, 7),
     chunk_bytes=st.integers(1, 2000),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_sound_file_is_accepted_cut_whole_and_reaches_the_engine_byte_for_byte(
     url: str, bodies: list[dict[str, Any]], ends: list[bytes], escaped: bool, block: int, chunk_lines: int, chunk_bytes: int
 ) -> None:
@@ -352,7 +352,7 @@ ODD = st.sampled_from(
 
 
 @given(lines=st.lists(st.tuples(st.sampled_from(ENDPOINTS[:2]), st.integers(0, 9), ODD), min_size=1, max_size=6), first=ODD)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_quick_way_and_the_thorough_way_agree(lines: list[tuple[str, int, dict[str, Any]]], first: dict[str, Any]) -> None:
     def refuse(_: bytes) -> Any:
         raise msgspec.ValidationError
@@ -384,7 +384,7 @@ def damaged(at: int, by: bytes) -> bytes:
     block=st.integers(1, 50),
 )  # fmt: skip
 @example(data=b"\n" * 5, block=2)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_bytes_have_an_answer(data: bytes, block: int) -> None:
     checker, facts = checked(data, Rules(max_line_bytes=1024), block)
     assert (facts is None) == (checker.error_count > 0)

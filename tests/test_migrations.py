@@ -22,6 +22,7 @@ from batchsched.queue import batches, chunks, files, ledger, plans, workers
 from batchsched.queue.database import MIGRATIONS, Database, upgrade
 from batchsched.queue.postgres import Postgres
 from batchsched.queue.sqlite import Sqlite
+from tests.live import PATIENCE_S
 from tests.postgres import PostgresServer
 from tests.processes import ROOT
 
@@ -128,7 +129,7 @@ def test_several_servers_may_migrate_at_once(postgres: PostgresServer) -> None:
     with postgres.fresh(template="template0") as url:
         code = f"from batchsched.queue.database import Database; Database({url!r}).close()"
         started = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(2)]
-        assert [process.wait(timeout=30) for process in started] == [0, 0]
+        assert [process.wait(timeout=PATIENCE_S) for process in started] == [0, 0]
         opened = Database(url)
         with opened.read() as connection:
             assert batches.counted(connection) == {}

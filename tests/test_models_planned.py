@@ -51,7 +51,7 @@ def test_the_check_refuses_work_of_a_model_that_is_not_loaded() -> None:
         verify(cold, plan)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seeds)
 def test_plans_of_jobs_with_several_models_keep_every_rule(seed: int) -> None:
     draw, plain = random.Random(seed), fleet_problem(seed, jobs=5, count=12)

@@ -163,7 +163,7 @@ def test_whatever_comes_is_answered_as_declared(api: Api, route: str) -> None:
     operation = api.schema[re.sub(r":\w+}", "}", path)][method]
 
     @given(data=st.data())
-    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=SLOW)
+    @settings(max_examples=EXAMPLES, derandomize=True, database=None, suppress_health_check=SLOW)
     def check(data: st.DataObject) -> None:
         case: Any = data.draw(operation.as_strategy())
         for name, ids in api.real.items():

@@ -92,7 +92,7 @@ def test_latest_start_counts_width_startup_windows_margin_and_lateness() -> None
     assert latest_safe_starts([job("j", {"b": 1.0}, 600.0)], always)["j"] == -math.inf
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds)
 def test_latest_start_comes_before_deadline_and_earlier_with_more_confidence(seed: int) -> None:
     problem = fleet_problem(seed)
@@ -102,7 +102,7 @@ def test_latest_start_comes_before_deadline_and_earlier_with_more_confidence(see
     assert all(usual[key] <= alone[key] + 1e-6 for key in usual)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 20)), min_size=1, max_size=8), seeds)
 def test_disaggregation_meets_every_deadline_that_the_rows_allow(shape: list[tuple[int, int]], seed: int) -> None:
     """Capacity given at random to a class, until its prefix rows hold: then no job is late."""

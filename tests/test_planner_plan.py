@@ -26,14 +26,14 @@ def grams(plan: Plan) -> float:
     return sum(known)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds, st.floats(0.2, 8.0))
 def test_greedy_plans_are_safe(seed: int, load: float) -> None:
     problem = fleet_problem(seed, load=load)
     verify(problem, make_plan(problem, "greedy"))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seeds)
 def test_cp_sat_is_safe_and_never_worse_than_greedy(seed: int) -> None:
     problem = fleet_problem(seed, jobs=4, pools=2, count=16)
@@ -42,7 +42,7 @@ def test_cp_sat_is_safe_and_never_worse_than_greedy(seed: int) -> None:
     assert plan.objective <= base.objective * (1 + 1e-12)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(50, 500), min_size=8, max_size=8), st.lists(st.integers(1, 4), min_size=2, max_size=2))
 def test_cp_sat_meets_brute_force(intensity: list[int], lengths: list[int]) -> None:
     """Whole slots on one replica, no start-up: every way to give the slots to the two jobs is tried."""

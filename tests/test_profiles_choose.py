@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchsched.profiles.choose import Configuration, accepted, choose, choose_each, grams, undominated
@@ -160,7 +160,6 @@ resources = st.dictionaries(st.sampled_from(["J at home", "J abroad", "A100 s", 
 prices = st.fixed_dictionaries({name: st.integers(0, 5).map(float) for name in ("J at home", "J abroad", "A100 s", "T4 s")})
 
 
-@settings(deadline=None)
 @given(st.dictionaries(names, resources, min_size=1), prices)
 def test_pruning_never_costs_anything_at_any_prices(needs: dict[str, dict[str, float]], price: dict[str, float]) -> None:
     kept = undominated(needs)

@@ -15,7 +15,7 @@ import pytest
 from batchsched.errors import Conflict, DatabaseBusy, InvalidRequest, NotFound, StaleLease
 from batchsched.queue import batches, chunks, files, ledger, plans, retention, workers
 from batchsched.queue.database import Database, again
-from tests.live import live_server, requests
+from tests.live import PATIENCE_S, live_server, requests
 
 T = TypeVar("T")
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -342,7 +342,7 @@ def test_a_file_is_not_removed_under_a_batch_that_is_about_to_need_it(postgres_u
     holds = threading.Event()
 
     def needed_when_removed() -> bool:
-        holds.wait(20)
+        holds.wait(PATIENCE_S)
         with database.write() as connection:
             files.get(connection, "f", "t", lock=True)
             return batches.uses_file(connection, "f")
@@ -378,7 +378,7 @@ def test_two_pools_do_not_both_begin_a_uniform_batch(postgres_url: str) -> None:
 def test_a_step_that_gave_way_is_taken_again(postgres_url: str) -> None:
     database = Database(postgres_url)
     add_batch(database, cut=2)
-    gate = threading.Barrier(2, timeout=20)
+    gate = threading.Barrier(2, timeout=PATIENCE_S)
     turns: list[int] = []
 
     @again

@@ -21,7 +21,7 @@ from batchsched.queue.database import Database
 from batchsched.server.quotas import Quotas
 from batchsched.settings import Settings, Tenant
 from batchsched.units import length_class
-from tests.live import BASIC, LiveServer, live_server, requests, wait_for
+from tests.live import BASIC, PATIENCE_S, LiveServer, live_server, requests, wait_for
 
 NOW = datetime(2026, 3, 30, 12, tzinfo=UTC)
 
@@ -211,7 +211,7 @@ def test_two_at_once_cannot_both_take_the_last_place(database: Database) -> None
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=PATIENCE_S)
     assert sorted(accepted) == ["batch", "file"]
 
 

@@ -147,7 +147,7 @@ def _result(line: int, ok: bool, turn: int) -> Result:
     return Result(line, ok, 3, 1, 5, msgspec.Raw(json.dumps(output).encode()))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     total=st.integers(1, 7),
     rounds=st.lists(ROUND, min_size=1, max_size=3),

@@ -16,7 +16,7 @@ from batchsched.errors import ForecastUnavailable, InvalidConfiguration, UnsafeP
 from batchsched.planner import make_plan
 from batchsched.units import from_iso, iso
 from batchsched.wire import PREFIX
-from tests.live import HandWorker, LiveServer, live_server, requests, wait_for
+from tests.live import PATIENCE_S, HandWorker, LiveServer, live_server, requests, wait_for
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 CONFIG = """
@@ -138,7 +138,7 @@ def test_claims_go_on_by_the_last_plan_while_the_next_is_being_made(
 
     def slow(*args: Any) -> Any:
         busy.set()
-        go_on.wait(20)
+        go_on.wait(PATIENCE_S)
         return make_plan(*args)
 
     with _server(tmp_path, clock, [300] * 30) as server:
@@ -146,7 +146,7 @@ def test_claims_go_on_by_the_last_plan_while_the_next_is_being_made(
         _submit(server)
         monkeypatch.setattr(batchsched.scheduler, "make_plan", slow)
         server.runtime.scheduler.poke()
-        assert busy.wait(20)
+        assert busy.wait(PATIENCE_S)
         assert len(worker.claim()) == 1
         go_on.set()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import threading
-import time
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -24,7 +23,7 @@ from batchsched.queue.database import Database
 from batchsched.queue.tables import leadership
 from batchsched.wire import PREFIX
 from tests.fake_providers import FakeProvider
-from tests.live import BASIC, LiveServer, live_server, requests, wait_for
+from tests.live import BASIC, HTTP, PATIENCE_S, LiveServer, live_server, requests, wait_for
 from tests.processes import BATCHSCHED, Stage, end, free_port, tagged
 
 pytestmark = pytest.mark.slow
@@ -45,10 +44,9 @@ def two_servers(folder: Path, url: str, clock: Clock | None = None, **flags: Any
 def test_a_follower_serves_everything_by_the_leaders_plan(postgres_url: str, tmp_path: Path) -> None:
     with two_servers(tmp_path, postgres_url) as (leader, follower):
         worker = follower.worker()
-        created = time.monotonic()
         batch_id = follower.submit(requests(10))["id"]
-        lease = worker.lease()
-        assert time.monotonic() - created < 5
+        lease = worker.lease()  # PATIENCE_S is far less than the leader takes who is not told of it
+        assert leader.runtime.settings.planner.replan_s / 4 > PATIENCE_S
         assert lease["batch_id"] == batch_id
         assert leader.batch(batch_id)["batchsched"]["progress"]["running_on"] == ["local"]
         wait_for(lambda: follower.get(f"{PREFIX}/plan")["made_at"] == leader.get(f"{PREFIX}/plan")["made_at"])
@@ -141,13 +139,13 @@ def test_a_batch_goes_on_at_the_follower_when_the_leader_is_killed(postgres_url:
         wait_for(lambda: stage.answers(stage.url))
         stage.engine()
         stage.worker()
-        with httpx.Client(base_url=stage.url, timeout=30) as client:
+        with httpx.Client(base_url=stage.url, timeout=PATIENCE_S) as client:
             upload = client.post("/v1/files", files={"file": ("in.jsonl", tagged(80))}, data={"purpose": "batch"}).json()
             body = {"input_file_id": upload["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
             batch_id = client.post("/v1/batches", json=body).json()["id"]
-            wait_for(lambda: client.get(f"/v1/batches/{batch_id}").json()["request_counts"]["completed"] >= 8, 30)
+            wait_for(lambda: client.get(f"/v1/batches/{batch_id}").json()["request_counts"]["completed"] >= 8)
             end(leader, signal.SIGKILL)
-            done = wait_for(lambda: _in_state(client, batch_id, "completed"), 40)
+            done = wait_for(lambda: _in_state(client, batch_id, "completed"))
         assert done["request_counts"] == {"total": 80, "completed": 80, "failed": 0}
     assert max(stage.computed().values()) == 1
     database = Database(postgres_url)
@@ -188,7 +186,7 @@ def test_only_the_leader_asks_for_forecasts_and_who_takes_over_goes_on(postgres_
         stage.url = f"http://127.0.0.1:{stage.port}"
         wait_for(lambda: stage.answers(stage.url))
         wait_for(lambda: _said_by(stage.url))
-        learnt = httpx.post(f"{stage.url}{PREFIX}/forecasts/GB/train", timeout=60)
+        learnt = HTTP.post(f"{stage.url}{PREFIX}/forecasts/GB/train")
         assert learnt.status_code == 200, learnt.text
         assert learnt.json()["known_h"] >= 40
         asked = len(mine.asked)
@@ -196,7 +194,7 @@ def test_only_the_leader_asks_for_forecasts_and_who_takes_over_goes_on(postgres_
         assert not theirs.asked
         end(leader, signal.SIGKILL)
         asked = len(mine.asked)
-        wait_for(lambda: len(theirs.asked) >= 6, 30)
+        wait_for(lambda: len(theirs.asked) >= 6)
         assert len(mine.asked) == asked
         assert _said_by(stage.url) == {"grid"}
         switches = (tmp_path / "data" / "forecasts" / "switches.jsonl").read_text().split()
@@ -211,7 +209,7 @@ def test_only_the_leader_asks_for_forecasts_and_who_takes_over_goes_on(postgres_
 
 
 def _said_by(url: str) -> set[str]:
-    found = httpx.get(f"{url}{PREFIX}/forecasts", timeout=30).json()["data"]
+    found = HTTP.get(f"{url}{PREFIX}/forecasts").json()["data"]
     return {feed["provider"] for feed in found if feed["newest_issue_at"] and feed["realised_until"]}
 
 

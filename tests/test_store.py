@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
@@ -19,6 +18,7 @@ from batchsched.queue.folder_store import FolderStore
 from batchsched.queue.object_store import ObjectStore, open_object_store
 from batchsched.queue.store import Part, Record, Store, encoded, length_of, parts_of
 from batchsched.queue.stores import open_store, settle
+from tests.live import HTTP
 from tests.object_server import ObjectServer
 from tests.processes import free_port
 
@@ -342,7 +342,7 @@ def test_a_broken_upload_leaves_no_pieces_either(object_server: ObjectServer) ->
 
 def test_pieces_that_a_crash_left_are_swept(object_server: ObjectServer) -> None:
     for key in ("ours/files/file-1", "theirs/files/file-1"):
-        httpx.post(f"{object_server.url}/bucket/{key}?uploads").raise_for_status()
+        HTTP.post(f"{object_server.url}/bucket/{key}?uploads").raise_for_status()
     open_object_store("s3://bucket/ours").sweep(set(), set(), 0)
     assert object_server.unfinished() == ["theirs/files/file-1"]
 

@@ -18,7 +18,7 @@ from batchsched.queue.object_store import open_object_store
 from batchsched.server.runtime import Runtime
 from batchsched.settings import Loaded, Server, Settings, load
 from batchsched.wire import PREFIX
-from tests.live import LiveServer, live_server, requests, wait_for
+from tests.live import HTTP, PATIENCE_S, LiveServer, live_server, requests, wait_for
 from tests.object_server import ObjectServer
 from tests.processes import BATCHSCHED, Stage, acknowledged, free_port, tagged
 
@@ -144,7 +144,7 @@ def test_the_doctor_looks_at_the_store(tmp_path: Path, object_server: ObjectServ
 
 def test_a_full_disk_under_results(tmp_path: Path) -> None:
     """The kernel's own refusal, in the middle of a group: RLIMIT_FSIZE stands in for a full disk."""
-    with Stage(tmp_path) as stage, httpx.Client(base_url=stage.url, timeout=30) as http:
+    with Stage(tmp_path) as stage, httpx.Client(base_url=stage.url, timeout=PATIENCE_S) as http:
         server = stage.server()
         file_id = http.post("/v1/files", files={"file": ("f", tagged(3))}, data={"purpose": "batch"}).json()["id"]
         body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "1h"}
@@ -179,7 +179,7 @@ def test_a_server_without_its_store_does_not_start(tmp_path: Path, object_server
     with Stage(tmp_path) as stage:
         stage.config.write_text(stage.config.read_text().replace("[server]", "[server]\nstore_url = 's3://nowhere'"))
         process = stage.start([*BATCHSCHED, "serve", "--config", str(stage.config)], "server")
-        assert process.wait(timeout=30) == 75
+        assert process.wait(timeout=PATIENCE_S) == 75
         text = (tmp_path / "server.log").read_text()
         assert "The object store nowhere cannot be used" in text
         assert "Traceback" not in text
@@ -195,21 +195,21 @@ def test_the_server_dies(tmp_path: Path, object_server: ObjectServer, point: str
         stage.engine()
         doomed = stage.server((point, times))
         file = {"file": ("in.jsonl", tagged(40))}
-        file_id = httpx.post(f"{stage.url}/v1/files", files=file, data={"purpose": "batch"}).json()["id"]
+        file_id = HTTP.post(f"{stage.url}/v1/files", files=file, data={"purpose": "batch"}).json()["id"]
         body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "1h"}
-        batch_id = httpx.post(f"{stage.url}/v1/batches", json=body).json()["id"]
+        batch_id = HTTP.post(f"{stage.url}/v1/batches", json=body).json()["id"]
         stage.worker()
-        assert doomed.wait(timeout=40) == -signal.SIGKILL
+        assert doomed.wait(timeout=PATIENCE_S) == -signal.SIGKILL
         safe, before = acknowledged(tmp_path / "data", store), stage.computed()
         parts = [key for key in object_server.objects() if "/results/" in key]
         assert parts
         stage.server()
 
         def completed() -> str | None:
-            batch = httpx.get(f"{stage.url}/v1/batches/{batch_id}").json()
+            batch = HTTP.get(f"{stage.url}/v1/batches/{batch_id}").json()
             return batch["output_file_id"] if batch["status"] == "completed" else None
 
-        output = httpx.get(f"{stage.url}/v1/files/{wait_for(completed, 40)}/content").text.splitlines()
+        output = HTTP.get(f"{stage.url}/v1/files/{wait_for(completed)}/content").text.splitlines()
         assert sorted(json.loads(line)["custom_id"] for line in output) == sorted(f"r{i}" for i in range(40))
         assert not {custom_id for custom_id in safe if stage.computed()[custom_id] != before[custom_id]}
         wait_for(lambda: not any("/results/" in key for key in object_server.objects()))

@@ -19,7 +19,7 @@ from batchsched.queue.results import Recorded, Recorder
 from batchsched.queue.tenancy import ANY
 from batchsched.queue.together import Together
 from batchsched.wire import Result
-from tests.live import wait_for
+from tests.live import PATIENCE_S, wait_for
 from tests.test_queue_contract import add_batch, at_once, claim
 
 LINES = 10
@@ -32,13 +32,13 @@ def test_what_comes_in_while_a_round_runs_is_the_next_round() -> None:
     def all_of(works: Sequence[int]) -> Sequence[str | Exception]:
         rounds.append(sorted(works))
         running.set()
-        assert go_on.wait(10)
+        assert go_on.wait(PATIENCE_S)
         return [ValueError(work) if work == 3 else str(work) for work in works]
 
     together = Together(all_of)
     with ThreadPoolExecutor(5) as threads:
         first = threads.submit(together.do, 0)
-        assert running.wait(10)
+        assert running.wait(PATIENCE_S)
         others = {work: threads.submit(together.do, work) for work in (1, 2, 3, 4)}
         wait_for(lambda: together.waiting == 4)
         go_on.set()

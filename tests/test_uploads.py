@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from batchsched.queue import files
 from batchsched.queue.tenancy import ANY
-from tests.live import LiveServer, live_server, requests
+from tests.live import PATIENCE_S, LiveServer, live_server, requests
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_a_form_has_one_file_and_few_fields(server: LiveServer) -> None:
 
 
 @given(st.one_of(st.binary(max_size=400), st.binary(max_size=100).map(lambda data: requests(2)[:-20] + data)), st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_no_bytes_bring_the_server_down(server: LiveServer, data: bytes, whole_form: bool) -> None:
     if whole_form:
         answer = server.http.post("/v1/files", content=data, headers={"content-type": "multipart/form-data; boundary=x"})
@@ -84,7 +84,7 @@ def test_senders_that_stand_still_are_given_up_and_keep_nobody_waiting(
     head += b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
     port = int(server.url.rsplit(":", 1)[1])
     with ExitStack() as stack:
-        senders = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 20)) for _ in range(45)]
+        senders = [stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE_S)) for _ in range(45)]
         for sender in senders:
             sender.sendall(head + b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n{"cus')
         assert server.get("/v1/files")["object"] == "list"

@@ -12,10 +12,11 @@ from croniter import CroniterBadDateError, croniter
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from batchsched.clock import ManualClock, SystemClock
+from batchsched.clock import ManualClock
 from batchsched.errors import InvalidConfiguration
 from batchsched.fleet import Window
 from batchsched.windows import WindowTimer, check, closes_at, is_open, openings, opens_at, parse_cron
+from tests.live import PATIENCE_S
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
@@ -63,7 +64,7 @@ moments = st.datetimes(datetime(2024, 1, 1), datetime(2030, 12, 31)).map(lambda 
 @example("0 22 * * 1-5", datetime(2026, 11, 20))  # noqa: DTZ001
 @example("0 0 13 * 5", datetime(2026, 11, 1))  # noqa: DTZ001 - either day
 @example("0 0 */2 * 1", datetime(2026, 11, 1))  # noqa: DTZ001 - both days: a field with * does not widen
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_starts_are_what_another_parser_finds(line: str, moment: datetime) -> None:
     start = moment.replace(tzinfo=UTC)
     assert starts(Window(line, "1s"), start, start + 3 * DAY)[:60] == theirs(line, start, start + 3 * DAY)
@@ -76,7 +77,7 @@ def test_starts_are_what_another_parser_finds(line: str, moment: datetime) -> No
         [BERLIN, "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "America/Sao_Paulo", "Pacific/Auckland"]
     ),
 )
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=75)
 def test_starts_in_a_zone_where_no_clock_changes(line: str, moment: datetime, zone: str) -> None:
     local = moment.replace(tzinfo=ZoneInfo(zone))
     assume(len({(local + n * DAY).utcoffset() for n in range(-2, 6)}) == 1)
@@ -205,7 +206,7 @@ ZONES = [
     minute=st.integers(0, 59),
     minutes_open=st.integers(1, 3000),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_daily_window_opens_once_a_local_date(zone: str, year: int, hour: int, minute: int, minutes_open: int) -> None:
     window = Window(f"{minute} {hour} * * *", f"{minutes_open}m", zone)
     start = datetime(year, 1, 1, tzinfo=UTC)
@@ -236,28 +237,25 @@ def test_rare_days_are_found() -> None:
 # ---- the timer
 
 
-class OffsetClock(SystemClock):
-    """The machine's clock, set to another time of day."""
-
-    def __init__(self, now: datetime) -> None:
-        self._offset = now - datetime.now(UTC)
-
-    def now(self) -> datetime:
-        return super().now() + self._offset
-
-
 def test_timer_tells_at_start_and_at_each_change() -> None:
     told: queue.Queue[tuple[str, bool]] = queue.Queue()
     windows = {"night": Window("0 22 * * *", "8h"), "moment": Window("0 22 * * *", "1s")}
-    timer = WindowTimer(windows, lambda name, opened: told.put((name, opened)), OffsetClock(utc("2026-05-01T21:59:59.600000")))
+    clock = ManualClock(utc("2026-05-01T21:59:59.950000"))  # it stands still, so the timer looks again each 50 ms
+    timer = WindowTimer(windows, lambda name, opened: told.put((name, opened)), clock)
     timer.start()
     try:
-        assert {told.get(timeout=5), told.get(timeout=5)} == {("night", False), ("moment", False)}
-        assert {told.get(timeout=5), told.get(timeout=5)} == {("night", True), ("moment", True)}
-        assert told.get(timeout=5) == ("moment", False)
+        assert _two(told) == {("night", False), ("moment", False)}
+        clock.advance(1.0)
+        assert _two(told) == {("night", True), ("moment", True)}
+        clock.advance(0.1)
+        assert told.get(timeout=PATIENCE_S) == ("moment", False)
     finally:
         timer.stop()
     assert told.empty()
+
+
+def _two(told: queue.Queue[tuple[str, bool]]) -> set[tuple[str, bool]]:
+    return {told.get(timeout=PATIENCE_S), told.get(timeout=PATIENCE_S)}
 
 
 def test_timer_survives_a_callback_that_fails(caplog: pytest.LogCaptureFixture) -> None:
@@ -268,10 +266,13 @@ def test_timer_survives_a_callback_that_fails(caplog: pytest.LogCaptureFixture) 
         if opened:
             raise RuntimeError("the callback failed")
 
-    timer = WindowTimer({"a": Window("0 22 * * *", "1s")}, fail, OffsetClock(utc("2026-05-01T21:59:59.800000")))
+    clock = ManualClock(utc("2026-05-01T21:59:59.950000"))
+    timer = WindowTimer({"a": Window("0 22 * * *", "1s")}, fail, clock)
     timer.start()
     try:
-        assert [told.get(timeout=5) for _ in range(3)] == [False, True, False]
+        for opened, then_s in ((False, 1.0), (True, 0.1), (False, 0.0)):
+            assert told.get(timeout=PATIENCE_S) is opened
+            clock.advance(then_s)
     finally:
         timer.stop()
     assert "the callback failed" in caplog.text
