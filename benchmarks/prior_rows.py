@@ -66,7 +66,8 @@ def measured() -> list[Measured]:
     return [*_energy(), *_helix(), *_mlperf()]
 
 
-# By the models' own config.json: family, billions of parameters, layers, key-value heads times their width, active billions.
+# Entered by hand after the models' published configurations, not read from their files: family, billions of parameters, layers,
+# key-value heads times their width, active billions.
 _MODELS: dict[str, tuple[str, float, int, int, float | None]] = {
     "Llama-2-7b": ("Llama 2", 6.74, 32, 4096, None),
     "Llama-2-13b": ("Llama 2", 13.0, 40, 5120, None),

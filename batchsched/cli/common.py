@@ -217,6 +217,17 @@ def energy(joules: float | None) -> str:
     return f"{joules:.3g} J" if size < 3600 else f"{joules / 3600:.4g} Wh" if size < 3.6e6 else f"{joules / 3.6e6:.4g} kWh"
 
 
+def so_far(value: float | None, unknown_energy_j: float, unmeasured_s: float) -> str:
+    """Grams of what is known, and of how much work none are known: never as if that were nothing."""
+    from batchsched.units import format_duration
+
+    missing = [f"{energy(unknown_energy_j)} whose grid is not yet known"] if unknown_energy_j else []
+    missing += [f"{format_duration(unmeasured_s)} of work that nothing measured"] if unmeasured_s else []
+    if value is None:
+        return ": ".join(["unknown", *([" and ".join(missing)] if missing else [])])
+    return f"{grams(value)} CO2e" + (f", without {' and '.join(missing)}" if missing else "")
+
+
 def summary(batch: Batch) -> list[tuple[str, str | None]]:
     """A batch for people."""
     counts, progress, carbon, verdict = batch.request_counts, batch.progress, batch.carbon, batch.verdict
@@ -242,7 +253,12 @@ def summary(batch: Batch) -> list[tuple[str, str | None]]:
             verdict.reason or ("feasible" if verdict.feasible else "not feasible") if verdict and not batch.done else None,
         ),
         ("expected finish", when(verdict.expected_finish_at) if verdict and not batch.done else None),
-        ("carbon", f"{grams(carbon.grams)} (run at once: {grams(carbon.grams_run_now)})" if carbon else None),
+        (
+            "carbon",
+            f"{so_far(carbon.grams, carbon.unknown_energy_j, carbon.unmeasured_s)} (run at once: {grams(carbon.grams_run_now)})"
+            if carbon
+            else None,
+        ),
         *(("error", error_line(error)) for error in (batch.errors.data[:20] if batch.errors else ())),
     ]
 

@@ -80,7 +80,8 @@ def describe(batch: Batch) -> str:
         left_s = (batch.deadline_at - datetime.now(UTC)).total_seconds()
         parts.append(f"{format_duration(left_s)} to the deadline" if left_s > 0 else "past its deadline")
     if carbon and carbon.grams is not None:
-        parts.append(f"{grams(carbon.grams)} CO2e")
+        known = not (carbon.unknown_energy_j or carbon.unmeasured_s)
+        parts.append(f"{'' if known else 'at least '}{grams(carbon.grams)} CO2e")
     return ", ".join(parts)
 
 

@@ -17,9 +17,10 @@ from batchsched.cli.common import (
     print_json,
     print_table,
     server_options,
+    so_far,
 )
 from batchsched.cli.forecast import instant
-from batchsched.cli.report_tables import SLICES, band, check_export, clock, rows_of, table_of
+from batchsched.cli.report_tables import SLICES, band, check_export, clock, measured, rows_of, table_of
 
 if TYPE_CHECKING:
     from batchsched.client import Report
@@ -76,17 +77,25 @@ def report(
             table.write(export)
 
 
+_WHY_IDLE = """\
+So much is its part of what its pools took without work on the days that it ran. The work of a day shares it by busy time: what
+ran alone bears the whole day's, however short it was. Windows and stopped workers lessen it; to move this batch only moves it to
+others."""
+
+
 def show_report(report: Report) -> None:
     """Print a report: the sums, where and when the work ran, where each factor comes from, what to bear in mind."""
     print_facts(_sums(report))
     if report.rows:
         click.echo()
         print_table(("pool", "zone", "from", "to", "energy", "how known", "g/kWh", "CO2e"), [_cells(row) for row in report.rows])
-    if report.beside:
+    if beside := [part for part in report.beside if part.part != "idle"]:
         click.echo("\nBeside it, apart from the sums (loading is in them):")
         heads = ("part", "energy", "CO2e", "embodied (low / mid / high)", "how")
-        cells = [(b.part, energy(b.energy_j), grams(b.operational_g), band(b.embodied_g), b.how) for b in report.beside]
-        print_table(heads, cells)
+        print_table(heads, [(b.part, energy(b.energy_j), grams(b.operational_g), band(b.embodied_g), b.how) for b in beside])
+    for idle in (part for part in report.beside if part.part == "idle"):
+        took = f"{energy(idle.energy_j)}, {grams(idle.operational_g)} CO2e, embodied {band(idle.embodied_g)}"
+        click.echo(f"\nIdle pools, in none of the figures above: {took}.\n{_WHY_IDLE}")
     if report.provenance:
         click.echo("\nWhere the figures come from:")
         for factor in report.provenance:
@@ -105,8 +114,8 @@ def _sums(report: Report) -> list[tuple[str, str | None]]:
     now = f"{grams(report.grams_run_now)} CO2e"
     with_embodied = report.saved_with_embodied_g
     return [
-        ("energy", energy(report.energy_j) + (f" ({sources})" if sources else "")),
-        ("operational", f"{grams(report.operational_g)} CO2e"),
+        ("energy", measured(report.energy_j, report.unmeasured_s) + (f" ({sources})" if sources else "")),
+        ("operational", so_far(report.operational_g, report.unknown_energy_j, report.unmeasured_s)),
         ("by contract", f"{grams(report.market_g)} CO2e (market-based, apart)" if report.market_g is not None else None),
         ("run at once", f"{now}: {report.baseline.description}" if report.baseline and report.baseline.description else now),
         ("saved", saved),
@@ -128,7 +137,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.zone,
         clock(row.started_at),
         clock(row.ended_at),
-        energy(row.energy_j),
+        "unknown" if row.energy_source == "unmeasured" else energy(row.energy_j),
         row.energy_source,
         "unknown" if intensity is None else f"{intensity:.0f}",
         grams(row.operational_g),

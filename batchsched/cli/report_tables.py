@@ -143,6 +143,13 @@ def clock(at: datetime) -> str:
     return at.astimezone().strftime("%m-%d %H:%M:%S")
 
 
+def measured(energy_j: float | None, unmeasured_s: float) -> str:
+    """Joules; with a mark where there are more that nothing measured."""
+    if not unmeasured_s:
+        return energy(energy_j)
+    return f"{energy(energy_j)} +" if energy_j else "unknown"
+
+
 def band(value: Band | None) -> str:
     """Low, mid and high grams."""
     return " / ".join(grams(part) for part in (value.low, value.mid, value.high)) if value else "unknown"
@@ -174,7 +181,9 @@ _COST = ("energy", "how known", "PUE", "g/kWh", "CO2e", "embodied (low / mid / h
 def _cost(row: Cost) -> Sequence[str]:
     pue = "unknown" if row.pue is None else f"{row.pue:.3g}"
     grid = "unknown" if row.intensity_g_per_kwh is None else f"{row.intensity_g_per_kwh:.0f}"
-    return energy(row.energy_j), _known(row), pue, grid, grams(row.operational_g), band(row.embodied_g)
+    more = " +" if row.operational_g is not None and (row.unknown_energy_j or row.unmeasured_s) else ""
+    joules = measured(row.energy_j, row.unmeasured_s)
+    return joules, _known(row), pue, grid, grams(row.operational_g) + more, band(row.embodied_g)
 
 
 def _known(row: Cost) -> str:

@@ -122,12 +122,17 @@ class Band(msgspec.Struct, frozen=True):
 
 
 class Carbon(msgspec.Struct, frozen=True):
-    """Energy and grams of CO2e so far. `grams`: operational, paid at the intensity that came true where it is known."""
+    """Energy and grams of CO2e so far. `grams`: operational, paid at the intensity that came true where it is known.
+
+    They are without `unknown_energy_j`, whose intensity nobody knows yet, and `unmeasured_s` of work that nothing measured.
+    """
 
     energy_j: float | None = None
     energy_sources: dict[str, float] = {}
     grams: float | None = None
     grams_run_now: float | None = None
+    unknown_energy_j: float = 0.0
+    unmeasured_s: float = 0.0
     embodied_g: Band | None = None
     simulated: bool = False
 

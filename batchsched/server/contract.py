@@ -189,12 +189,15 @@ class Band(_Exact):
 
 
 class Carbon(_Exact):
-    """Energy, and grams of CO2e, so far; null where unknown."""
+    """Energy, and grams of CO2e, so far; null where unknown. `grams` are without `unknown_energy_j`, whose intensity nobody knows
+    yet, and without `unmeasured_s` of work that nothing measured."""
 
     energy_j: float
     energy_sources: dict[str, float]
     grams: float | None
     grams_run_now: float | None
+    unknown_energy_j: float
+    unmeasured_s: float
     embodied_g: Band | None
     simulated: bool
 

@@ -184,6 +184,8 @@ class Reports:
             "energy_sources": report.energy_by_source,
             "grams": report.operational_g,
             "grams_run_now": report.baseline_g,
+            "unknown_energy_j": report.unknown_energy_j,
+            "unmeasured_s": report.unmeasured_s,
             "embodied_g": report.to_plain()["embodied_g"],
             "simulated": report.simulated,
         }
@@ -234,9 +236,11 @@ def _ran(report: Report | None) -> list[str]:
         grid = "at an unknown intensity" if known is None else f"at {known:.0f} gCO2e/kWh"
         span = f"{row.started_at:%d %b %H:%M:%S} to {row.ended_at:%H:%M:%S UTC}"
         out.append(f"It ran on pool {row.pool} in {row.zone} from {span}, {grid} ({row.intensity.source}).")
-    if report.operational_g is not None and report.baseline_g is not None:
+    if report.operational_g is not None and report.baseline_g is not None and report.saved_g is not None:
         out.append(
             f"So far it cost {format_grams(report.operational_g)} CO2e; the same work run at once at submission would have cost "
             f"{format_grams(report.baseline_g)}."
         )
+    elif report.operational_g is not None:
+        out.append(f"So far it cost at least {format_grams(report.operational_g)} CO2e: not all of its grams are known yet.")
     return out
