@@ -10,10 +10,10 @@ import itertools
 import json
 import logging
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,11 @@ from batchsched.forecasts import IntensityForecast, Provider
 from batchsched.lines import ENDPOINTS
 from batchsched.planner import Job, PoolState, Problem, make_slots, open_share
 from batchsched.planner.latest_start import OpenPool
+from batchsched.planner.problem import Effort
 from batchsched.profiles.answers import Answers
-from batchsched.profiles.lengths import estimate, refine
+from batchsched.profiles.candidates import Candidate, one_a_pool
+from batchsched.profiles.choose import Configuration, accepted
+from batchsched.profiles.lengths import Lengths, estimate, refine
 from batchsched.profiles.measured import Observation, update
 from batchsched.profiles.prior import IN_FLIGHT, prior
 from batchsched.profiles.profile import Profile
@@ -63,6 +66,32 @@ class View(msgspec.Struct, frozen=True):
     notes: list[str]
 
 
+class _Scene:
+    """What all jobs of one look share."""
+
+    def __init__(
+        self,
+        now: datetime,
+        fleet: Fleet,
+        profiles: Mapping[tuple[str, str], Profile],
+        answers: Answers,
+        replicas: Mapping[str, int],
+        loaded: Mapping[str, Sequence[str]],
+        asked: Counter[str],
+    ) -> None:
+        """`loaded`: models by pool; `asked`: how many batches accept each model."""
+        self.now, self.profiles, self.answers, self._fleet = now, profiles, answers, fleet
+        self.replicas, self.loaded, self.asked = replicas, loaded, asked
+        self._ways = {
+            Configuration(f"{model} on {pool}", model, "standalone", (pool,)): (model, pool) for model, pool in profiles
+        }
+        self.accepted = cache(self._accepted)
+
+    def _accepted(self, models: Sequence[str], sites: Sequence[str]) -> list[tuple[str, str]]:
+        pools = [name for name, pool in self._fleet.pools.items() if not sites or pool.site in sites]
+        return [self._ways[way] for way in accepted(self._ways, models, pools)]
+
+
 class Observer:
     """Looks at the queue, the forecasts and the clock."""
 
@@ -87,12 +116,14 @@ class Observer:
             everything: list[Mapping[str, Any]] = [*rows, *([newcomer] if newcomer else [])]
             answers = self.answers(connection, everything, now)
             alive = workers.active(connection, now - timedelta(seconds=self._settings.server.lease_s))
-            tied = {row["id"]: chunks.pools_used(connection, row["id"]) for row in rows if row["options"].get("uniform")}
+            tied = {row["id"]: chunks.served_by(connection, row["id"]) for row in rows if row["options"].get("uniform")}
         profiles = self.profiles(*observed)
-        jobs = [self._job(row, shares.get(row["id"], []), profiles, answers, now, tied.get(row["id"], [])) for row in everything]
-        horizon_s = self._horizon_s(jobs)
         loaded = {name: [m for w in alive if w["pool"] == name for m in w["ready_models"]] for name in self.fleet.pools}
         replicas = self._replicas([worker["pool"] for worker in alive])
+        asked = Counter(model for row in everything for model in batches.models(row))
+        scene = _Scene(now, self.fleet, profiles, answers, replicas, loaded, asked)
+        jobs = [self._job(row, shares.get(row["id"], []), scene, tied.get(row["id"], set())) for row in everything]
+        horizon_s = self._horizon_s(jobs)
         forecasts, notes = self._forecasts(now, horizon_s)
         problem, pools = self._assemble(now, horizon_s, jobs, replicas, loaded, forecasts)
         leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in shares.values() for s in m if s["state"] == "leased"}
@@ -173,7 +204,7 @@ class Observer:
         if self._answers_at is None or not timedelta() <= now - self._answers_at < LENGTHS_KEPT:
             self._answers, self._answers_at = Answers(), now
         answers = self._answers
-        for tenant, model, endpoint in {(job["tenant"], job["model"], job["endpoint"]) for job in jobs}:
+        for tenant, model, endpoint in {(job["tenant"], model, job["endpoint"]) for job in jobs for model in batches.models(job)}:
             if not answers.knows((tenant, model, endpoint)):
                 answers.learn((tenant, model, endpoint), ledger.answers(connection, tenant, model, endpoint))
             if not answers.knows((model, endpoint)):
@@ -184,39 +215,61 @@ class Observer:
         self,
         row: Mapping[str, Any],
         mine: Sequence[Mapping[str, Any]],
-        profiles: dict[tuple[str, str], Profile],
-        lengths_of: Answers,
-        now: datetime,
-        tied_to: list[str],
+        scene: _Scene,
+        tied_to: set[tuple[str, str | None]],
     ) -> Job:
         left = sum(int(share["requests"]) for share in mine) if mine else row["total"] - row["completed"] - row["failed"]
-        answers = lengths_of.expected(row["tenant"], row["model"], row["endpoint"])
-        blind = estimate(row["input_bytes"], row["total"], row["max_tokens_total"], answers)
-        lengths = refine(blind, row["total"], row["completed"], row["input_tokens"], row["output_tokens"])
-        options = row["options"]
-        pools = self.fleet.pools_for(row["model"], options.get("sites"))
-        known = {name: profiles[row["model"], name] for name in pools if (row["model"], name) in profiles}
-        if options.get("uniform") and known:
-            fastest = min(known, key=lambda name: (known[name].seconds(lengths.input_tokens, lengths.output_tokens), name))
-            known = {name: known[name] for name in (tied_to or [fastest]) if name in known}
-        # Lines that failed leave no tokens behind, yet they are no work any more.
-        share = left / max(1, row["total"] - row["completed"])
+        width = sum(int(share["chunks"]) for share in mine)
+        options, several = row["options"], len(batches.models(row)) > 1
+        deadline_s = (row["deadline_at"] - scene.now).total_seconds()
+        able = self._candidates(row, scene, left, width or left)
+        open_to = [one for one in able if not tied_to or (one.pool, None if one.model == row["model"] else one.model) in tied_to]
+        known = one_a_pool(open_to, deadline_s) if several else {one.pool: one for one in open_to}
+        if options.get("uniform") and not tied_to and known:
+            fastest = min(known, key=lambda name: (known[name].seconds, name))
+            known = {fastest: known[fastest]}
+        given_up = [one for one in able if one.model == row["model"] and known.get(one.pool) is not one]
         return Job(
             batch_id=row["id"],
             model=row["model"],
             remaining_requests=left,
-            seconds_on={name: share * p.seconds(lengths.input_tokens, lengths.output_tokens) for name, p in known.items()},
-            power_w_on={name: p.power_for(lengths.input_tokens, lengths.output_tokens) for name, p in known.items()},
-            startup_s_on={name: p.startup_s for name, p in known.items()},
-            deadline_s=(row["deadline_at"] - now).total_seconds(),
-            sigma=max((p.sigma_for(lengths.input_tokens, lengths.output_tokens) for p in known.values()), default=0.0),
-            sigma_own=lengths.sigma,
-            confidence=options.get("confidence") or self._settings.planner.confidence,
+            seconds_on={name: one.seconds for name, one in known.items()},
+            power_w_on={name: one.power_w for name, one in known.items()},
+            startup_s_on={name: one.profile.startup_s for name, one in known.items()},
+            deadline_s=deadline_s,
+            sigma=max((one.sigma for one in known.values()), default=0.0),
+            sigma_own=max((one.lengths.sigma for one in known.values()), default=0.0),
+            confidence=self._confidence(options),
             tenant=row["tenant"],
             priority=row["priority"],
             finish_late=options.get("on_deadline") == "finish",
-            max_replicas=sum(int(share["chunks"]) for share in mine) or None,
+            max_replicas=width or None,
+            model_on={name: one.model for name, one in known.items()} if several else {},
+            as_named={one.pool: Effort(one.seconds, one.power_w, one.profile.startup_s) for one in given_up},
         )
+
+    def _candidates(self, row: Mapping[str, Any], scene: _Scene, left: int, width: int) -> list[Candidate]:
+        """The configurations that may serve a batch: an accepted model on a pool of an accepted site."""
+        # Lines that failed leave no tokens behind, yet they are no work any more.
+        share = left / max(1, row["total"] - row["completed"])
+        lengths = {model: _lengths(row, model, scene.answers) for model in batches.models(row)}
+        confidence = self._confidence(row["options"])
+        return [
+            Candidate(
+                profile=scene.profiles[model, pool],
+                site=self.fleet.pools[pool].site,
+                lengths=lengths[model],
+                share=share,
+                confidence=confidence,
+                replicas=min(width, scene.replicas[pool]),
+                loaded=model in scene.loaded[pool],
+                shared=scene.asked[model] > 1,
+            )
+            for model, pool in scene.accepted(tuple(lengths), tuple(row["options"].get("sites") or ()))
+        ]
+
+    def _confidence(self, options: Mapping[str, Any]) -> float:
+        return options.get("confidence") or self._settings.planner.confidence
 
     def _horizon_s(self, jobs: list[Job]) -> float:
         """As far as any deadline, within the configured horizon; late work still gets a day."""
@@ -304,6 +357,13 @@ class Observer:
             return [(-back.total_seconds(), horizon_s)]
         found = openings(window, now - back, now + timedelta(seconds=horizon_s))
         return [((a - now).total_seconds(), (b - now).total_seconds()) for a, b in found]
+
+
+def _lengths(row: Mapping[str, Any], model: str, known: Answers) -> Lengths:
+    """Tokens of what a batch has left, if this model does it: by what was answered of it, and of others with the model."""
+    answers = known.expected(row["tenant"], model, row["endpoint"])
+    blind = estimate(row["input_bytes"], row["total"], row["max_tokens_total"], answers)
+    return refine(blind, row["total"], row["completed"], row["input_tokens"], row["output_tokens"])
 
 
 def _by_batch(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

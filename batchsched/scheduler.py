@@ -252,8 +252,11 @@ class Scheduler:
         """Models that some pool may serve."""
         return [name for name in self.fleet.models if self.fleet.pools_for(name)]
 
-    def offer(self, connection: Connection, pool: str, now: datetime) -> Offer:
-        """What a pool should lease now, within the transaction that leases it: nobody else leases for this pool meanwhile."""
+    def offer(self, connection: Connection, pool: str, now: datetime, *, renames: bool) -> Offer:
+        """What a pool should lease now, within the transaction that leases it: nobody else leases for this pool meanwhile.
+
+        `renames`: its worker can serve requests with another model than they name; else each gets the one that it names.
+        """
         published = self._in_force(connection)
         if published is None or not self._open(pool, now):
             return Offer(Turns([], {}, {}))
@@ -262,10 +265,13 @@ class Scheduler:
             tallies.take_turns(connection, pool)
             published = self._in_force(connection) or published
         leased, served = (tallies.of_pool(connection, pool), self._served(connection, published)) if able else ({}, {})
-        turns = published.turns(pool, now, able, leased, served, self._weights)
+        if not renames:
+            named = {name: job.model for name, job in published.jobs.items()}
+            able = [name for name in able if name in named and self.fleet.pools[pool].serves(named[name])]
+        turns = published.turns(pool, now, able, leased, served, self._weights, renames=renames)
         self._refresh(published, pool, now, idle=turns.over)
         next_at, prepare = published.coming(pool, now)
-        return Offer(turns, prepare, next_at)
+        return Offer(turns, prepare if renames else None, next_at)
 
     def _served(self, connection: Connection, published: Published) -> dict[str, float]:
         """What each tenant was served, with what its leases are still expected to take."""

@@ -64,17 +64,22 @@ def known_settings(registered: Registered) -> dict[str, Any]:
 
 
 class Claim(msgspec.Struct):
-    """A worker asks for work: POST /leases. `ready_models`: what its engine serves right now."""
+    """A worker asks for work: POST /leases. `ready_models`: what its engine serves right now.
+
+    `renames`: it can serve a lease with another model than the requests name. Workers that do not say so get no such lease.
+    """
 
     worker_id: str
     max_chunks: int = 1
     ready_models: list[str] = []
+    renames: bool = False
 
 
 class Lease(msgspec.Struct):
     """A right to one chunk: its lines `first_line` .. `first_line + lines - 1`, 1-based in the batch's file.
 
-    `done`: line numbers already recorded, not to run again. `suspects`: lines that were in flight when an engine died.
+    `done`: line numbers already recorded, not to run again. `suspects`: lines that were in flight when an engine died. `rename`:
+    the requests name another model than `model`, which is to take its place.
     """
 
     chunk_id: str
@@ -87,6 +92,7 @@ class Lease(msgspec.Struct):
     done: list[int]
     suspects: list[int]
     attempt: int
+    rename: bool = False
 
 
 class Claimed(msgspec.Struct):

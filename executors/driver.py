@@ -25,7 +25,7 @@ from batchsched.executors.engine import Engine
 from batchsched.executors.probes import healthy
 from batchsched.executors.reporter import Reporter
 from batchsched.executors.share import EnergyShare
-from batchsched.lines import LineError, Request, answered, unanswered
+from batchsched.lines import LineError, Request, answered, renamed, unanswered
 from batchsched.wire import Lease, ReleaseReason, Result
 
 log = logging.getLogger(__name__)
@@ -237,7 +237,7 @@ class Driver:
             while time.monotonic() >= self._sure_until:
                 await self._renewed.wait()
             line.asking = True
-            status, body, request_id = await self._ask(work.lease.endpoint, line.request.body)
+            status, body, request_id = await self._ask(work.lease, line.request.body)
             verdict, answer = judge(status, body) if status else (Verdict.TROUBLE, None)
             if verdict is Verdict.OK and answer:
                 read, cached, written = answer.tokens
@@ -262,12 +262,11 @@ class Driver:
             # Spread by line number, so that lines that were turned away together do not come back together.
             await asyncio.sleep(min(_LONGEST_PAUSE_S, 0.1 * 2**pauses) * (0.75 + line.number % 16 / 32))
 
-    async def _ask(self, endpoint: str, body: msgspec.Raw) -> tuple[int, bytes, str]:
+    async def _ask(self, lease: Lease, body: msgspec.Raw) -> tuple[int, bytes, str]:
         """Status (0 where no whole answer came), body or trouble, request id."""
+        url, data = self._engine.url + lease.endpoint, renamed(body, lease.model) if lease.rename else bytes(body)
         try:
-            async with self._session.post(
-                self._engine.url + endpoint, data=bytes(body), headers=_HEADERS, timeout=self._timeout
-            ) as answer:
+            async with self._session.post(url, data=data, headers=_HEADERS, timeout=self._timeout) as answer:
                 return answer.status, await answer.read(), answer.headers.get("x-request-id", "")
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as problem:
             return 0, (str(problem) or type(problem).__name__).encode(), ""

@@ -183,7 +183,7 @@ class WorkerLoop:
             await self._wait(None)
             return
         ready = [self._engine.served] if self._engine.served and self._engine.alive() else []
-        claimed = await self._link.insist("POST", "/leases", Claim(self._me.worker_id, 1, ready), Claimed)
+        claimed = await self._link.insist("POST", "/leases", Claim(self._me.worker_id, 1, ready, renames=True), Claimed)
         for lease in claimed.leases:
             self._take(lease)
         if claimed.prepare and claimed.prepare not in ready and not self._held:

@@ -92,6 +92,11 @@ def move(
         deliveries.announce(connection, batch_id, target, now)
 
 
+def models(row: Mapping[str, Any]) -> list[str]:
+    """The models that may serve a batch: the one that its requests name, and the others that it accepts."""
+    return list(dict.fromkeys([*([row["model"]] if row["model"] else []), *(row["options"].get("models") or [])]))
+
+
 _PLANNED = (
     batches.c.id, batches.c.tenant, batches.c.endpoint, batches.c.priority, batches.c.model, batches.c.deadline_at,
     batches.c.options, batches.c.total, batches.c.completed, batches.c.failed, batches.c.input_bytes, batches.c.max_tokens_total,

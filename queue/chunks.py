@@ -66,6 +66,7 @@ _TAKE = Hot(
         token=chunks.c.token + 1,
         worker_id=bindparam("worker"),
         pool=bindparam("on_pool"),
+        model=bindparam("with_model"),
         lease_until=bindparam("until"),
         not_before=None,
     )
@@ -134,10 +135,18 @@ def get(connection: Connection, chunk_id: str, *, lock: bool = False) -> Row:
 
 
 def claim(
-    connection: Connection, batch_id: str, *, worker_id: str, pool: str, limit: int, now: datetime, lease_s: float
+    connection: Connection,
+    batch_id: str,
+    *,
+    worker_id: str,
+    pool: str,
+    limit: int,
+    now: datetime,
+    lease_s: float,
+    model: str | None = None,
 ) -> list[Row]:
-    """Lease up to `limit` of a batch's pending chunks, in file order."""
-    values = {"worker": worker_id, "on_pool": pool, "until": now + timedelta(seconds=lease_s)}
+    """Lease up to `limit` of a batch's pending chunks, in file order; to be served with `model` where requests name another."""
+    values = {"worker": worker_id, "on_pool": pool, "with_model": model, "until": now + timedelta(seconds=lease_s)}
     taken = _TAKE.rows(connection, {"batch": batch_id, "now": now, "limit": limit, **values})
     return sorted(taken, key=lambda row: row["position"])
 
@@ -319,10 +328,10 @@ def bytes_of_pools(connection: Connection, batch_id: str) -> dict[str, int]:
     return {pool: int(total) for pool, total in connection.execute(query)}
 
 
-def pools_used(connection: Connection, batch_id: str) -> list[str]:
-    """Pools on which some chunk of a batch has run or runs."""
-    query = select(chunks.c.pool).distinct().where(chunks.c.batch_id == batch_id, chunks.c.pool.is_not(None))
-    return sorted(name for name in connection.scalars(query) if name)
+def served_by(connection: Connection, batch_id: str) -> set[tuple[str, str | None]]:
+    """Pools on which some chunk of a batch has run or runs, each with the model; None: the one that its requests name."""
+    query = select(chunks.c.pool, chunks.c.model).distinct().where(chunks.c.batch_id == batch_id, chunks.c.pool.is_not(None))
+    return {(pool, model) for pool, model in connection.execute(query)}
 
 
 def leased_pools(connection: Connection, batch_id: str) -> list[str]:

@@ -45,7 +45,7 @@ def add(connection: Connection, **values: Any) -> bool:
 
 _SUMMED = ("busy_s", "energy_j", "host_j", "requests", "input_tokens", "cached_tokens", "output_tokens")
 
-_ALIKE = ("energy_source", "host_source", "mark")
+_ALIKE = ("model", "energy_source", "host_source", "mark")
 
 
 def _continues(last: Row, values: dict[str, Any]) -> bool:

@@ -210,7 +210,7 @@ class Recorder:
             batch_id=chunk["batch_id"],
             chunk_id=chunk["id"],
             pool=chunk["pool"],
-            model=batch["model"],
+            model=chunk["model"] or batch["model"],
             started_at=meter.started_at,
             ended_at=max(meter.started_at, meter.ended_at),
             busy_s=busy_s,

@@ -148,6 +148,8 @@ class ChunkRow(SQLModel, table=True):
     suspects: list[int] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     round: int = 0
     parts: list[Any] = Field(default_factory=list, sa_column=Column(JSON, nullable=False, server_default="[]"))
+    model: str | None = None
+    """Which model its last lease was served with; None: the one that its requests name."""
 
 
 class WorkerRow(SQLModel, table=True):

@@ -21,7 +21,7 @@ def lock(connection: Connection, tenant: str) -> None:
 
 _FACTS = (
     *("id", "tenant", "model", "endpoint", "total", "completed", "failed", "input_bytes", "max_tokens_total"),
-    *("input_tokens", "output_tokens", "verdict"),
+    *("input_tokens", "output_tokens", "verdict", "options"),
 )
 
 

@@ -97,24 +97,31 @@ class LiveServer:
         """The lines of a file."""
         return [json.loads(line) for line in self.http.get(f"/v1/files/{file_id}/content").text.splitlines()]
 
-    def worker(self, pool: str = "local") -> HandWorker:
+    def worker(self, pool: str = "local", **how: Any) -> HandWorker:
         """A worker driven by hand."""
         answer = self.post(f"{PREFIX}/workers", {"pool": pool, "host": "test", "pid": 1})
-        return HandWorker(self, answer["worker_id"])
+        return HandWorker(self, answer["worker_id"], **how)
 
 
 class HandWorker:
-    """Speaks the workers' protocol, one step at a time."""
+    """Speaks the workers' protocol, one step at a time. Without `renames`, as workers did that knew no lease of another model."""
 
-    def __init__(self, server: LiveServer, worker_id: str) -> None:
+    def __init__(self, server: LiveServer, worker_id: str, ready: str = "tiny", renames: bool = False) -> None:
         self.server = server
         self.worker_id = worker_id
+        self.ready = ready
+        self.said = {"renames": True} if renames else {}
         self.messages = 0
+
+    def ask(self, max_chunks: int = 1) -> dict[str, Any]:
+        """The whole answer to one claim."""
+        body = {"worker_id": self.worker_id, "max_chunks": max_chunks, "ready_models": [self.ready], **self.said}
+        answer: dict[str, Any] = self.server.post(f"{PREFIX}/leases", body)
+        return answer
 
     def claim(self, max_chunks: int = 1) -> list[dict[str, Any]]:
         """Ask once."""
-        body = {"worker_id": self.worker_id, "max_chunks": max_chunks, "ready_models": ["tiny"]}
-        leases: list[dict[str, Any]] = self.server.post(f"{PREFIX}/leases", body)["leases"]
+        leases: list[dict[str, Any]] = self.ask(max_chunks)["leases"]
         return leases
 
     def lease(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ MADE_UP = {
 TOKENS = 300  # of a request of ShareGPT's median size, in and out
 RATES = [0.25, 0.5, 1, 2, 4, 5, 8, 8.5, 9, 10, 10.5, 12]
 GRID = dict.fromkeys(MADE_UP, 261.0)
-LARGE = accepted(CONFIGURATIONS, {"7b"})
+LARGE = [one.name for one in accepted(CONFIGURATIONS, {"7b"})]
 
 
 def attained(qps: float, capacity: float) -> float:
@@ -110,12 +110,12 @@ def test_where_none_attains_the_target_the_caller_says_what_then() -> None:
 
 def test_a_smaller_model_on_an_old_gpu_wins_where_the_batch_accepts_it() -> None:
     load = Load("sharegpt", "p50", 2)
-    both = accepted(CONFIGURATIONS, {"7b", "1b"})
+    both = [one.name for one in accepted(CONFIGURATIONS, {"7b", "1b"})]
     without, with_small = (choose(ATTAINMENT[load], GRAMS[load], among=among) for among in (LARGE, both))
     assert without is not None
     assert with_small is not None
     assert (without.configuration, with_small.configuration) == ("drafts", "small")
-    assert accepted(CONFIGURATIONS, {"7b", "1b"}, gpus={"T4"}) == ["small"]
+    assert [one.name for one in accepted(CONFIGURATIONS, {"7b", "1b"}, gpus={"T4"})] == ["small"]
 
 
 def test_the_grid_of_each_site_decides_where_the_configurations_stand_apart() -> None:

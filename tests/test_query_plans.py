@@ -109,7 +109,7 @@ STEPS: dict[str, Callable[[Connection], object]] = {
     "chunks.of_worker": lambda c: chunks.of_worker(c, "w"),
     "chunks.of_batch": lambda c: chunks.of_batch(c, "b9", after=1, limit=500),
     "chunks.by_state": lambda c: chunks.by_state(c, "b9"),
-    "chunks.pools_used": lambda c: chunks.pools_used(c, "b9"),
+    "chunks.served_by": lambda c: chunks.served_by(c, "b9"),
     "chunks.summary": chunks.summary,
     "chunks.close": lambda c: chunks.close(c, "b9", leased_too=True),
     "chunks.forgive": lambda c: chunks.forgive(c, NOW, 60),

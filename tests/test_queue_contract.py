@@ -367,7 +367,7 @@ def test_two_pools_do_not_both_begin_a_uniform_batch(postgres_url: str) -> None:
     def begin(pool: str) -> bool:
         with database.write() as connection:
             batches.get(connection, "b", "t", lock=True)
-            if any(used != pool for used in chunks.pools_used(connection, "b")):
+            if any(used != (pool, None) for used in chunks.served_by(connection, "b")):
                 return False
             return bool(chunks.claim(connection, "b", worker_id="w", pool=pool, limit=1, now=NOW, lease_s=LEASE_S))
 

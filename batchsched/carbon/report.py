@@ -39,6 +39,8 @@ class Entry(msgspec.Struct, frozen=True):
     held: Held = NEW
     power_model: str = ""
     """Where `energy_j` is modelled: by which figures."""
+    model: str = ""
+    """That served it; empty where that is of no account."""
 
 
 class Intensity(msgspec.Struct, frozen=True):

@@ -235,7 +235,7 @@ def summary(batch: Batch) -> list[tuple[str, str | None]]:
     return [
         ("batch", batch.id),
         ("status", batch.status),
-        ("model", batch.model),
+        ("model", " or ".join(batch.batchsched.models or ()) or batch.model),
         ("endpoint", batch.endpoint),
         # Before the validation ends nobody knows how many there are.
         (

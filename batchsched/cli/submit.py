@@ -18,6 +18,14 @@ from batchsched.cli.infile import first_endpoint
 @click.option("--endpoint", help="The batch's endpoint [default: the first line's url].")
 @click.option("--confidence", type=click.FloatRange(0.5, 1, max_open=True), help="Asked probability of keeping the deadline.")
 @click.option("--site", "sites", multiple=True, help="A site where it may run (repeatable) [default: all].")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME,...",
+    callback=lambda _context, _parameter, names: [name for one in names for name in one.split(",") if name],
+    help="A further model that will do (repeatable) [default: only the one that the lines name].",
+)
 @click.option("--on-deadline", type=click.Choice(["expire", "finish"]), help="What to do at the deadline [default: expire].")
 @click.option("--require-feasible", is_flag=True, help="Refuse the batch if its deadline cannot be kept.")
 @priority_option
@@ -29,7 +37,7 @@ def submit(*, file: Path, endpoint: str | None, then_wait: bool, as_json: bool, 
     """Upload FILE and submit it as a batch."""
     from batchsched.cli.progress import watch
 
-    asked: Any = {name: value for name, value in options.items() if value not in (None, (), False)}
+    asked: Any = {name: value for name, value in options.items() if value not in (None, (), [], False)}
     with connect() as client:
         batch = client.batches.create(file=file, endpoint=endpoint or first_endpoint(file), **asked)
         if then_wait:

@@ -134,7 +134,7 @@ class BatchOptions(TypedDict, total=False):
     `confidence`: asked probability of keeping the deadline. `sites`: where it may run. `on_deadline`: `expire` stops there and
     keeps what is done, `finish` goes on. `require_feasible`: refuse the batch where the deadline cannot be kept. `uniform`: one
     model and GPU type for all requests. `priority`: from -100 to 100 (default 0); among a tenant's batches the higher goes first.
-    `models` (further models that will do): not yet; the server refuses it.
+    `models`: further models that will do, beside the one that the lines name.
     """
 
     endpoint: str

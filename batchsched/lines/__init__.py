@@ -34,6 +34,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 _requests = msgspec.json.Decoder(Request)
+_bodies = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def parse(line: bytes, number: int) -> Request | LineError:
@@ -42,6 +43,11 @@ def parse(line: bytes, number: int) -> Request | LineError:
         return _requests.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         return LineError("invalid_json_line", f"The line is not a valid request: {problem}.", number)
+
+
+def renamed(body: bytes | msgspec.Raw, model: str) -> bytes:
+    """A request's body with another model in the place of the one that it names; all else stays as the bytes that were sent."""
+    return msgspec.json.encode({**_bodies.decode(body), "model": model})
 
 
 class Line(NamedTuple):

@@ -88,7 +88,7 @@ class Job(msgspec.Struct, frozen=True):
     model_on: dict[str, str] = {}
     """Of a job that accepts several models: which of them serves it, for each of its pools."""
     as_named: dict[str, Effort] = {}
-    """Where another model than the one it names was chosen: what it would take with that one. Nothing is planned by it."""
+    """Where it might be with the model that it names, and is not to be: what that would take. Nothing is planned by it."""
 
     def model_at(self, pool: str) -> str:
         """The model that serves it on a pool."""

@@ -31,7 +31,7 @@ class Configuration(msgspec.Struct, frozen=True):
     model: str
     mode: Mode
     gpus: tuple[str, ...]
-    """What one replica takes, the GPU with the target model (or the prefill) first."""
+    """What one replica takes, types of GPU or pools of them, that with the target model (or the prefill) first."""
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -49,9 +49,11 @@ class Choice(msgspec.Struct, frozen=True):
     """Its figures were filled in, not measured."""
 
 
-def accepted(configurations: Iterable[Configuration], models: Collection[str], gpus: Collection[str] | None = None) -> list[str]:
-    """Names of the configurations that serve an accepted model, on GPUs that are at hand (None: on any)."""
-    return [one.name for one in configurations if one.model in models and (gpus is None or all(gpu in gpus for gpu in one.gpus))]
+def accepted(
+    configurations: Iterable[Configuration], models: Collection[str], gpus: Collection[str] | None = None
+) -> list[Configuration]:
+    """The configurations that serve an accepted model, on GPUs that are at hand (None: on any)."""
+    return [one for one in configurations if one.model in models and (gpus is None or all(gpu in gpus for gpu in one.gpus))]
 
 
 def grams(energy_j: Row, g_per_kwh: Row, embodied_g: Row | None = None) -> dict[str, float]:

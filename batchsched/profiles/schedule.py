@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar, get_args
 
 import msgspec
 
-from batchsched.profiles.choose import Choice, Row, choose, grams
+from batchsched.profiles.choose import Choice, Row, choose_each, grams
 from batchsched.profiles.filtering import Scale, fill
 from batchsched.profiles.slo import ATTAINMENT_TARGET, WORKLOADS, Load, SizeName
 from batchsched.profiles.trials import summarise
@@ -74,13 +74,15 @@ def schedule(
     """
     loads = list(dict.fromkeys([*attainment, *energy_j]))
     kept, joules = filled(attainment, loads, "odds"), filled(energy_j, loads, "log")
-    chosen: dict[LoadT, Choice | None] = {}
-    for load in loads:
-        row = grams(joules[load], g_per_kwh, embodied_g.get(load, {}) if embodied_g is not None else None)
-        one = choose(kept[load], row, target=target, default=default, among=among)
-        known = one is not None and all(one.configuration in cells.get(load, {}) for cells in (attainment, energy_j))
-        chosen[load] = msgspec.structs.replace(one, estimated=not known) if one else None
-    return chosen
+    emitted = {
+        load: grams(joules[load], g_per_kwh, embodied_g.get(load, {}) if embodied_g is not None else None) for load in loads
+    }
+    chosen = choose_each(kept, emitted, target=target, default=default, among=among)
+
+    def known(load: LoadT, one: Choice) -> bool:
+        return all(one.configuration in cells.get(load, {}) for cells in (attainment, energy_j))
+
+    return {load: one and msgspec.structs.replace(one, estimated=not known(load, one)) for load, one in chosen.items()}
 
 
 def filled(cells: Matrix[LoadT], loads: Collection[LoadT], scale: Scale) -> dict[LoadT, dict[str, float]]:

@@ -179,6 +179,7 @@ class Accounts:
             market_g_per_kwh=site.market_g_per_kwh,
             held=Held.of(pool, row["started_at"].date(), fleet.replica_gpus.get(row["pool"], 1)),
             power_model=pool.power_model,
+            model=row.get("model", ""),
         )
 
     def _baseline_pool(self, model: str) -> str | None:
@@ -189,18 +190,18 @@ class Accounts:
         return max(at_home or able, key=fleet.newness, default=None)
 
     def _at_once(self, model: str, pool: str, charged: Sequence[Charged]) -> list[AtOnce]:
-        """Entry by entry, by the pool's profile where it ran on another one.
+        """Entry by entry, by the pool's profile where it ran on another one, or with another model than its requests name.
 
         A start there is charged at idle power, the least that it can take: nothing says what loading draws, and the saving must
         not grow by a guess.
         """
-        elsewhere = any(each.entry.pool != pool for each in charged)
+        elsewhere = any((each.entry.model, each.entry.pool) != (model, pool) for each in charged)
         profiles = self._profiles.get("now", self._scheduler.observer.current_profiles) if elsewhere else {}
 
         def one(entry: Entry, start: bool, spared: bool) -> AtOnce:
             if spared:
                 return AtOnce(0.0, 0.0, entry.energy_source)
-            if entry.pool == pool:
+            if (entry.model, entry.pool) == (model, pool):
                 return AtOnce(entry.busy_s, entry.energy_j, entry.energy_source)
             there, tokens = profiles[model, pool], (entry.input_tokens, entry.output_tokens)
             if start:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.concurrency import run_in_threadpool
 
 from batchsched.errors import Conflict, InvalidRequest, NotFound
+from batchsched.lines.strict import shown
 from batchsched.queue import batches, files, idempotency
 from batchsched.server.auth import Caller, Who
 from batchsched.server.objects import batch_object, list_object
@@ -22,7 +23,7 @@ def router(runtime: Runtime) -> APIRouter:
     routes = APIRouter(tags=["Batches"])
     database = runtime.database
 
-    def shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    def as_object(row: Mapping[str, Any]) -> dict[str, Any]:
         return batch_object(row, runtime.reports.additions(row))
 
     @routes.post("/v1/batches")
@@ -34,7 +35,7 @@ def router(runtime: Runtime) -> APIRouter:
         Sent again with the same Idempotency-Key, it is answered with the same batch.
         """
         body = await json_body(request)
-        return await run_in_threadpool(lambda: shown(_create(runtime, body, who, idempotency_key)))
+        return await run_in_threadpool(lambda: as_object(_create(runtime, body, who, idempotency_key)))
 
     @routes.get("/v1/batches")
     def list_batches(  # pyright: ignore[reportUnusedFunction]
@@ -43,14 +44,14 @@ def router(runtime: Runtime) -> APIRouter:
         """Batches, newest first."""
         with database.read() as connection:
             rows = batches.page(connection, who.tenant, limit=limit + 1, after=after)
-        return list_object(rows, limit, shown)
+        return list_object(rows, limit, as_object)
 
     @routes.get("/v1/batches/{batch_id}")
     def retrieve_batch(batch_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """One batch."""
         with database.read() as connection:
             row = batches.get(connection, batch_id, who.tenant)
-        return shown(row)
+        return as_object(row)
 
     @routes.post("/v1/batches/{batch_id}/cancel")
     def cancel_batch(batch_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
@@ -64,7 +65,7 @@ def router(runtime: Runtime) -> APIRouter:
                 who.did(connection, batch_id)
                 row = batches.get(connection, batch_id, who.tenant)
         runtime.lifecycle.poke()
-        return shown(row)
+        return as_object(row)
 
     return routes
 
@@ -100,7 +101,7 @@ def _accept(runtime: Runtime, new: NewBatch, who: Caller, key: str | None, asked
                 problem = f"File {new.input_file_id} does not have the purpose 'batch'."
         except NotFound:
             problem = f"Cannot find file {new.input_file_id}."
-        _refuse_unknown_sites(runtime, new)
+        _refuse_unknown(runtime, new)
         batches.add(
             connection,
             tenant=who.tenant,
@@ -123,8 +124,13 @@ def _accept(runtime: Runtime, new: NewBatch, who: Caller, key: str | None, asked
     return row
 
 
-def _refuse_unknown_sites(runtime: Runtime, new: NewBatch) -> None:
+def _refuse_unknown(runtime: Runtime, new: NewBatch) -> None:
+    """Sites and models that are not there; the lines' own model is looked at with the lines."""
+    sites, models = list(runtime.fleet.sites), runtime.scheduler.served_models()
     for site in new.options.sites or []:
-        if site not in runtime.fleet.sites:
-            known = ", ".join(runtime.fleet.sites)
-            raise InvalidRequest(f"There is no site '{site}'; known: {known}.", param="batchsched.sites")
+        if site not in sites:
+            raise InvalidRequest(f"There is no site '{site}'; known: {', '.join(sites)}.", param="batchsched.sites")
+    for model in new.options.models or []:
+        if model not in models:
+            served = ", ".join(models) or "none"
+            raise InvalidRequest(f"The model '{shown(model)}' is not served here; served: {served}.", param="batchsched.models")

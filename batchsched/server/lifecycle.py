@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -17,7 +17,7 @@ from batchsched.clock import Clock, IdSource
 from batchsched.errors import BatchschedError, Conflict, DeadlineInfeasible, QuotaExceeded, StorageFull, StorageUnavailable
 from batchsched.lines import LineError
 from batchsched.queue import batches, chunks, deliveries, files, ledger
-from batchsched.queue.cutting import Cutter
+from batchsched.queue.cutting import Cut, Cutter
 from batchsched.queue.database import Database
 from batchsched.queue.merging import merge
 from batchsched.queue.reopening import rebuild
@@ -177,8 +177,9 @@ class Lifecycle:
             missing = f"Cannot find file {batch['input_file_id']}."
             self._fail(batch, [LineError("invalid_request", missing, None, "file_id")])
             return
-        if cut.errors:
-            self._fail(batch, cut.errors)
+        errors = cut.errors or _too_short(cut, models, batch["options"].get("models") or [])
+        if errors:
+            self._fail(batch, errors)
             return
         now = self._clock.now()
         verdict = self._scheduler.verdict({**batch, **cut.columns})
@@ -246,3 +247,15 @@ class Lifecycle:
         if self._clock.monotonic() >= self._sweep_at:
             self._sweep_at = self._clock.monotonic() + SWEEP_EVERY_S
             sweep(self._database, self._store)
+
+
+def _too_short(cut: Cut, models: Mapping[str, int | None], accepted: Sequence[str]) -> list[LineError]:
+    """What is wrong with models that a batch accepts beside the one that its lines name: their contexts must hold its answers."""
+    limit = (cut.facts and cut.facts.max_tokens) or 0
+    text = "'{}' is accepted, but prompt and answer together have at most {} tokens with it, and a line asks for {}."
+    found = [(model, models.get(model)) for model in accepted]
+    return [
+        LineError("invalid_value", text.format(model, longest, limit), None, "batchsched.models")
+        for model, longest in found
+        if longest is not None and limit >= longest
+    ]

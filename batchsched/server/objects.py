@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from batchsched.queue.batches import models as accepted
 from batchsched.units import iso, to_unix
 
 _STAMPS = (
@@ -50,6 +51,7 @@ def batch_object(row: Mapping[str, Any], additions: Mapping[str, Any]) -> dict[s
         "metadata": row["meta"],
         "batchsched": {
             **options,
+            "models": accepted(row) if options.get("models") else None,
             "priority": row["priority"],
             "deadline_at": iso(row["deadline_at"]),
             "paused_at": iso(row["paused_at"]) if row["paused_at"] else None,

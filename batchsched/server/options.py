@@ -10,12 +10,13 @@ import msgspec
 from msgspec import Meta
 
 from batchsched.errors import InvalidRequest, InvalidType, InvalidValue, MissingParameter
-from batchsched.lines import ENDPOINTS
+from batchsched.lines import EMBEDDINGS, ENDPOINTS
 from batchsched.units import parse_deadline, parse_duration_s
 
 Form = TypeVar("Form", bound=msgspec.Struct)
 Priority = Annotated[int, Meta(ge=-100, le=100)]
 MAX_METADATA = 16
+MAX_MODELS = 16
 EXPIRES_S = (3600, 2_592_000)
 
 
@@ -24,7 +25,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     deadline: str | None = None
     confidence: Annotated[float, Meta(ge=0.5, lt=1)] | None = None
-    models: list[str] | None = None
+    models: Annotated[list[str], Meta(max_length=MAX_MODELS)] | None = None
     sites: list[str] | None = None
     on_deadline: Literal["expire", "finish"] = "expire"
     require_feasible: bool = False
@@ -80,8 +81,9 @@ def parse_new_batch(body: Any, now: datetime) -> NewBatch:
         inside = f'{{"batchsched": {{"{astray}": ...}}}}'
         raise InvalidValue(f"'{astray}' belongs under the key 'batchsched': {inside}.", param=astray)
     options = form_of(Options, body.get("batchsched"), "batchsched")
-    if options.models:
-        raise InvalidValue("'batchsched.models' is not supported yet; leave it out.", param="batchsched.models")
+    if options.models and body["endpoint"] == EMBEDDINGS and not options.uniform:
+        text = "Vectors of different models cannot be compared, so embeddings that accept several must ask for 'uniform'."
+        raise InvalidValue(text, param="batchsched.models")
     return NewBatch(
         input_file_id=body["input_file_id"],
         endpoint=body["endpoint"],

@@ -193,7 +193,7 @@ class LeaseDesk:
         with self._database.write() as connection:
             worker = workers.get(connection, message.worker_id)
             workers.seen(connection, message.worker_id, now, ready_models=message.ready_models)
-            offer = self._runtime.scheduler.offer(connection, worker["pool"], now)
+            offer = self._runtime.scheduler.offer(connection, worker["pool"], now, renames=message.renames)
             taken, prepare = self._take(connection, worker, offer.turns, message)
         leases = self._as_leases(taken)
         coming = offer.prepare if offer.prepare not in message.ready_models else None
@@ -210,7 +210,7 @@ class LeaseDesk:
             if want is None:
                 return taken, load
             batch = batches.get(connection, want.batch_id, ANY)
-            chunk = self._claim_one(connection, worker, batch)
+            chunk = self._claim_one(connection, worker, batch, None if want.model == batch["model"] else want.model)
             if chunk is None:
                 turns.drop(want)
                 continue
@@ -220,15 +220,22 @@ class LeaseDesk:
             taken.append((chunk, batch))
         return taken, None
 
-    def _claim_one(self, connection: Connection, worker: Row, batch: Row) -> Row | None:
-        """A chunk of the batch. A uniform batch stays where it began."""
-        pool, now = worker["pool"], self._runtime.clock.now()
+    def _claim_one(self, connection: Connection, worker: Row, batch: Row, model: str | None) -> Row | None:
+        """A chunk of the batch, to be served with `model` where its requests name another. A uniform batch stays as it began."""
         if batch["options"].get("uniform"):
             batches.get(connection, batch["id"], ANY, lock=True)  # or two pools might begin it at once
-            if any(used != pool for used in chunks.pools_used(connection, batch["id"])):
+            if any(used != (worker["pool"], model) for used in chunks.served_by(connection, batch["id"])):
                 return None
-        lease_s = self._limits.lease_s
-        got = chunks.claim(connection, batch["id"], worker_id=worker["id"], pool=pool, limit=1, now=now, lease_s=lease_s)
+        got = chunks.claim(
+            connection,
+            batch["id"],
+            worker_id=worker["id"],
+            pool=worker["pool"],
+            limit=1,
+            now=self._runtime.clock.now(),
+            lease_s=self._limits.lease_s,
+            model=model,
+        )
         return got[0] if got else None
 
     def _as_leases(self, taken: list[tuple[Row, Row]]) -> list[Lease]:
@@ -247,12 +254,13 @@ class LeaseDesk:
             batch_id=batch["id"],
             token=chunk["token"],
             endpoint=batch["endpoint"],
-            model=batch["model"],
+            model=chunk["model"] or batch["model"],
             first_line=chunk["first_line"],
             lines=chunk["lines"],
             done=sorted(self._runtime.recorder.done(chunk)),
             suspects=chunk["suspects"],
             attempt=chunk["attempts"] + 1,
+            rename=chunk["model"] is not None,
         )
 
     def _poll_s(self, next_at: datetime | None) -> float:

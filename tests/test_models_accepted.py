@@ -1,0 +1,248 @@
+"""Batches that accept several models, on a real server: which one serves them where, and what is written down of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Generator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchsched.clock import ManualClock
+from batchsched.executors.worker import run_worker
+from batchsched.lines import renamed
+from batchsched.queue import ledger
+from batchsched.settings import Worker
+from batchsched.units import iso
+from batchsched.wire import PREFIX
+from tests.fake_engine import FakeEngine
+from tests.fake_engine import serve as serve_engine
+from tests.live import HandWorker, LiveServer, live_server, requests
+
+NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+CONFIG = """
+[sites.home]
+zone = "DIRTY"
+[sites.north]
+zone = "CLEAN"
+[pools.new]
+gpu = "H100"
+models = {on_new}
+[pools.old]
+site = "north"
+gpu = "T4"
+models = ["small"]
+[models.big]
+parameters_b = 8
+[models.small]
+parameters_b = 1
+max_model_len = 2048
+[forecast]
+source = "file"
+path = "forecast.csv"
+[planner]
+solver = "{solver}"
+[server]
+lease_s = 100000
+"""
+GRID = {"DIRTY": 500, "CLEAN": 20}
+Accepts = dict[str, Any]
+
+
+def _live(folder: Path, grid: dict[str, int] = GRID, solver: str = "greedy", on_new: str = '["big"]') -> Any:
+    _forecast(folder, grid)
+    return live_server(folder, CONFIG.format(solver=solver, on_new=on_new), clock=ManualClock(NOW))
+
+
+def _forecast(folder: Path, grid: dict[str, int]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = ["# provider: test forecast", "zone,start,end,issued_at,mean,q05,q25,q50,q75,q95,realised"]
+    for zone, mean in grid.items():
+        for hour in range(30):
+            start = NOW + timedelta(hours=hour)
+            span = f"{iso(start)},{iso(start + timedelta(hours=1))},{iso(NOW - timedelta(hours=1))}"
+            rows.append(f"{zone},{span},{','.join([str(mean)] * 7)}")
+    (folder / "forecast.csv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture(params=["greedy", "cp-sat"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[LiveServer]:
+    with _live(tmp_path, solver=request.param) as live:
+        yield live
+
+
+@pytest.fixture
+def greedy(tmp_path: Path) -> Generator[LiveServer]:
+    with _live(tmp_path) as live:
+        yield live
+
+
+def _submit(server: LiveServer, count: int = 200, **ours: Any) -> dict[str, Any]:
+    batch_id = server.submit(requests(count, model="big"), batchsched={"deadline": "12h", **ours})["id"]
+    found = server.until(batch_id, "in_progress", "failed")
+    server.runtime.scheduler.plan_now()
+    return found
+
+
+def _workers(server: LiveServer, **how: Any) -> tuple[HandWorker, HandWorker]:
+    """Of the new pool with the big model, and of the old one with the small model."""
+    return server.worker("new", ready="big", **how), server.worker("old", ready="small", **how)
+
+
+def test_a_batch_that_accepts_a_small_model_goes_to_the_old_gpu_where_that_is_cleaner(server: LiveServer) -> None:
+    new, old = _workers(server, renames=True)
+    batch = _submit(server, models=["small"])
+    ours = batch["batchsched"]
+    assert (batch["model"], ours["models"]) == ("big", ["big", "small"])
+    assert ours["verdict"]["feasible"]
+    assert "planned with the model small" in ours["verdict"]["reason"]
+    assert ours["verdict"]["expected_grams"] < ours["verdict"]["expected_grams_run_now"] / 5
+    told = " ".join(server.get(f"{PREFIX}/batches/{batch['id']}/explain")["sentences"])
+    assert "on pool old with small in CLEAN" in told
+    assert new.claim() == []
+    (lease,) = old.claim()
+    assert (lease["model"], lease["rename"]) == ("small", True)
+
+
+def test_a_batch_that_accepts_one_model_stays_where_that_is_served(server: LiveServer) -> None:
+    new, old = _workers(server, renames=True)
+    batch = _submit(server)
+    assert (batch["model"], batch["batchsched"]["models"]) == ("big", None)
+    assert "model" not in batch["batchsched"]["verdict"]["reason"]
+    assert old.claim() == []
+    (lease,) = new.claim()
+    assert (lease["model"], lease["rename"]) == ("big", False)
+
+
+def test_the_small_model_is_not_taken_where_its_place_is_the_dirtier(tmp_path: Path) -> None:
+    with _live(tmp_path, {"DIRTY": 5, "CLEAN": 900}) as server:
+        new, old = _workers(server, renames=True)
+        _submit(server, models=["small"])
+        assert old.claim() == []
+        assert len(new.claim()) == 1
+
+
+def test_what_is_written_down_is_the_model_that_served(greedy: LiveServer) -> None:
+    _, old = _workers(greedy, renames=True)
+    batch = _submit(greedy, count=50, models=["small"])
+    old.finish(old.lease())
+    done = greedy.until(batch["id"], "completed")
+    assert done["model"] == "big"
+    with greedy.runtime.database.read() as connection:
+        assert {row["model"] for row in ledger.of_batch(connection, batch["id"])} == {"small"}
+        kinds = {model: ledger.answers(connection, "default", model, "/v1/chat/completions") for model in ("big", "small")}
+        assert {model for model, rows in kinds.items() if rows} == {"small"}
+        assert ledger.recent(connection, "small", "old")
+        assert not ledger.recent(connection, "big", "old")
+    report = greedy.get(f"{PREFIX}/batches/{batch['id']}/report")
+    big = greedy.runtime.scheduler.observer.current_profiles()["big", "new"]
+    assert report["baseline"]["terms"]["energy_j"] == pytest.approx(big.energy_j(50 * 3, 50 * 5))
+
+
+def test_a_chunk_that_was_given_back_may_go_on_with_another_model(greedy: LiveServer, tmp_path: Path) -> None:
+    new, old = _workers(greedy, renames=True)
+    batch = _submit(greedy, count=50, models=["small"])
+    lease = old.lease()
+    old.record(lease, [1, 2, 3])
+    greedy.post(f"{PREFIX}/leases/{lease['chunk_id']}/release", {"token": lease["token"], "reason": "shutdown"})
+    greedy.post(f"{PREFIX}/workers/{old.worker_id}/bye")
+    _turn_grid(tmp_path, greedy, {"DIRTY": 5, "CLEAN": 900})
+    again = new.lease()
+    assert (again["chunk_id"], again["model"], again["rename"]) == (lease["chunk_id"], "big", False)
+    assert again["done"] == [1, 2, 3]
+    new.messages = 30  # another span of time than what came before
+    new.finish(again)
+    greedy.until(batch["id"], "completed")
+    with greedy.runtime.database.read() as connection:
+        rows = ledger.of_batch(connection, batch["id"])
+    assert {row["model"]: row["requests"] for row in rows} == {"small": 3, "big": 47}
+
+
+def test_a_uniform_batch_stays_on_one_model_and_one_pool(greedy: LiveServer, tmp_path: Path) -> None:
+    new, old = _workers(greedy, renames=True)
+    _submit(greedy, count=5000, models=["small"], uniform=True)
+    first = new.claim() or old.claim()
+    assert len(first) == 1
+    for _ in range(2):
+        _turn_grid(tmp_path, greedy, {"DIRTY": 900, "CLEAN": 5})
+        leases = [*new.claim(), *old.claim()]
+        assert {lease["model"] for lease in leases} <= {first[0]["model"]}
+        _turn_grid(tmp_path, greedy, {"DIRTY": 5, "CLEAN": 900})
+
+
+def test_a_worker_that_cannot_rename_is_given_the_named_model_where_its_pool_serves_that(tmp_path: Path) -> None:
+    with _live(tmp_path, {"DIRTY": 5, "CLEAN": 900}, on_new='["big", "small"]') as server:
+        _submit(server, models=["small"])
+        able, older = server.worker("new", ready="big", renames=True), server.worker("new", ready="big")
+        assert able.ask()["prepare"] == "small"
+        (lease,) = older.claim()
+        assert (lease["model"], lease["rename"]) == ("big", False)
+
+
+def test_a_worker_that_cannot_rename_is_given_nothing_where_its_pool_does_not(greedy: LiveServer) -> None:
+    _submit(greedy, models=["small"])
+    answer = greedy.worker("old", ready="big").ask()
+    assert (answer["leases"], answer["prepare"]) == ([], None)
+    assert greedy.worker("old", ready="small", renames=True).claim()
+
+
+@pytest.mark.slow
+async def test_a_worker_puts_the_model_that_serves_into_every_request(greedy: LiveServer) -> None:
+    stop, (runner, port) = asyncio.Event(), await serve_engine(FakeEngine("small"))
+    settings = Worker(server_url=greedy.url, engine_url=f"http://127.0.0.1:{port}", drain_s=1.0)
+    worker = asyncio.create_task(run_worker(settings, "old", stop=stop))
+    try:
+        batch = await asyncio.to_thread(_submit, greedy, 20, models=["small"])
+        done = await asyncio.to_thread(greedy.until, batch["id"], "completed", timeout_s=60)
+    finally:
+        stop.set()
+        assert await worker == 0
+        await runner.cleanup()
+    assert (done["model"], done["request_counts"]) == ("big", {"total": 20, "completed": 20, "failed": 0})
+    answers = await asyncio.to_thread(greedy.content, done["output_file_id"])
+    assert {line["response"]["body"]["model"] for line in answers} == {"small"}
+    assert {line["custom_id"]: line["response"]["body"]["choices"][0]["message"]["content"] for line in answers} == {
+        f"r{i}": f"{i} say" for i in range(20)
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "ours", "words"),
+    [
+        ({}, {"models": ["other"]}, "model 'other' is not served here; served: big, small"),
+        ({"endpoint": "/v1/embeddings"}, {"models": ["small"]}, "must ask for 'uniform'"),
+        ({}, {"models": "small"}, "Expected `array | null`"),
+    ],
+)
+def test_models_that_cannot_be_are_refused(greedy: LiveServer, fields: dict[str, Any], ours: dict[str, Any], words: str) -> None:
+    body = {"input_file_id": "file-x", "endpoint": "/v1/chat/completions", "completion_window": "24h", **fields}
+    error = greedy.post("/v1/batches", {**body, "batchsched": ours}, 400)["error"]
+    assert words in error["message"]
+    assert error["param"] == "batchsched.models"
+
+
+def test_an_accepted_model_must_have_room_for_the_answers(greedy: LiveServer) -> None:
+    data = requests(3, model="big", max_tokens=4000)
+    batch_id = greedy.submit(data, batchsched={"models": ["small"]})["id"]
+    (error,) = greedy.until(batch_id, "failed")["errors"]["data"]
+    assert (error["code"], error["param"], error["line"]) == ("invalid_value", "batchsched.models", None)
+    assert "'small' is accepted" in error["message"]
+    greedy.until(greedy.submit(data)["id"], "in_progress")
+
+
+def test_a_body_gets_another_model_and_keeps_every_other_byte() -> None:
+    body = (
+        b'{"model": "big", "temperature": 1.10, "x": 12345678901234567890, "messages":[{"role":"user","content":"\\u00e4 big"}]}'
+    )
+    found = renamed(body, "small")
+    assert json.loads(found) == {**json.loads(body), "model": "small"}
+    assert b"1.10" in found
+    assert b'[{"role":"user","content":"\\u00e4 big"}]' in found
+
+
+def _turn_grid(folder: Path, server: LiveServer, grid: dict[str, int]) -> None:
+    _forecast(folder, grid)
+    server.runtime.scheduler.plan_now()
