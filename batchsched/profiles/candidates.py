@@ -92,13 +92,13 @@ def one_a_pool(candidates: Iterable[Candidate], deadline_s: float) -> dict[str, 
 def needs(one: Candidate) -> Row:
     """What it takes of everything whose price is not known yet.
 
-    A start is apart from the work, for it has an hour of its own. That of a model which other batches accept as well is unlike
-    any other: whoever takes it may find it paid.
+    What is kept free for the worst case is apart, for it is seldom worked; so is a start, which has an hour of its own. The start
+    of a model that other batches accept as well is unlike any other: whoever takes it may find it paid.
     """
     taken = {
         f"J at {one.site}": one.seconds * one.power_w,
         f"s of {one.pool}": one.seconds,
-        f"s of {one.pool} at the worst": one.sure_s,
+        f"s of {one.pool} to spare": one.sure_s - one.seconds,
     }
     if not one.loaded:
         what = f"to start {one.model if one.shared else 'an engine'} on {one.pool}"
