@@ -146,7 +146,7 @@ def test_every_bad_line_is_listed(server: LiveServer) -> None:
         ({"batchsched": {"confidence": 2}}, "invalid_value", "batchsched.confidence"),
         ({"batchsched": {"speed": 1}}, "invalid_value", "batchsched"),
         ({"batchsched": {"sites": ["mars"]}}, "invalid_request", "batchsched.sites"),
-        ({"batchsched": {"models": ["tiny"]}}, "invalid_value", "batchsched.models"),
+        ({"batchsched": {"models": ["other"]}}, "invalid_request", "batchsched.models"),
         ({"batchsched": {"priority": 101}}, "invalid_value", "batchsched.priority"),
         ({"deadline": "6h"}, "invalid_value", "deadline"),
     ],
