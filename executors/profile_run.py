@@ -18,6 +18,7 @@ from batchsched.executors.engine import AttachedEngine, Engine, VllmEngine
 from batchsched.executors.engine_home import find_engine
 from batchsched.executors.link import ServerLink
 from batchsched.executors.meters import choose_meter, idle_power
+from batchsched.executors.orphans import end_orphans
 from batchsched.executors.probes import context_of
 from batchsched.executors.probing import Asker
 from batchsched.executors.profiling import Bench, Profiler, Step
@@ -83,12 +84,16 @@ async def run_profile(
         try:
             idle = None if settings.engine_url else await idle_power(meter, asyncio.sleep)
             await _introduce(link, me, idle)
+            if not settings.engine_url and (orphans := await asyncio.to_thread(end_orphans)):
+                say(f"Ended {orphans} engine processes that a dead run or worker had left behind.")
             say(f"Starting the engine for '{wanted.model}'.")
             await engine.start(served, wanted.model)
             probes = wanted.probes(await context_of(session, engine.url, wanted.model))
             source = meter.read().source
             bench = Bench(wanted.pool, wanted.model, setting_of(engine, pool, served, source), pool.max_in_flight, wanted.seconds)
             log = TrialLog(Path(settings.state_dir), wanted.pool, wanted.model)
+            if before := log.in_setting(bench.setting):
+                say(f"{before} trials of earlier runs in this setting count; what they say is not measured again.")
             asker = Asker(session, engine.url, wanted.model, settings.request_timeout_s)
             profiler = Profiler(bench, asker, meter, log, ids or RandomIds(), clock.now)
             return Profiled(await profiler.run(probes, wanted.enough, tell), log.path)

@@ -31,6 +31,10 @@ class TrialLog:
         wanted = (*self._mine, probe, setting)  # two names may make one file name
         return [trial for trial in self.trials if (trial.pool, trial.model, trial.probe, trial.setting) == wanted]
 
+    def in_setting(self, setting: str) -> int:
+        """How many trials of any probe there are in this setting."""
+        return sum((trial.pool, trial.model, trial.setting) == (*self._mine, setting) for trial in self.trials)
+
     def add(self, trial: Trial) -> None:
         """Keep one; it survives a crash once this returns. Raises StorageFull."""
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchsched.cli.main import cli
+from batchsched.errors import NotFound
 from batchsched.profiles.schedule import of_trials
 from batchsched.profiles.slo import Load
 from batchsched.wire import Probe, Trial
@@ -51,6 +52,19 @@ def test_the_frugal_pool_wins_until_it_misses_the_latencies(server: LiveServer) 
     table = compare(server, "tiny").stdout
     assert "1 of 2 configurations attains 90%; tiny on large emits least (100% attained)" in table
     assert compare(server, "other").exit_code != 0
+
+
+def test_without_measurements_it_says_what_to_run(server: LiveServer) -> None:
+    done = compare(server, "tiny")
+    assert isinstance(done.exception, NotFound)
+    assert "Nothing was measured of tiny at a rate" in done.exception.message
+    assert "without --full-load" in str(done.exception.hint)
+
+
+def test_sizes_do_not_go_with_rates(server: LiveServer) -> None:
+    done = compare(server, "tiny", "--input-tokens", "10")
+    assert done.exit_code == 2
+    assert "leave out their tokens" in done.output
 
 
 def test_a_second_model_needs_rates() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +13,11 @@ from click.testing import CliRunner, Result
 
 from batchsched.cli.profile_run import run
 from batchsched.errors import UnknownModel
+from batchsched.executors.orphans import end_orphans
 from batchsched.wire import PREFIX
 from tests.fake_engine import fake_home
-from tests.live import LiveServer, live_server
+from tests.live import LiveServer, live_server, wait_for
+from tests.processes import BATCHSCHED, ROOT
 
 TEXT = """
 [sites.home]
@@ -25,6 +29,10 @@ max_in_flight = 4
 [planner]
 solver = "greedy"
 """
+
+
+WHERE = ["--pool", "local", "--model", "tiny"]
+FEW = ["--workload=sharegpt", "--size=p25", "--rate=40", "--seconds=0.1", "--spread=1", "--least=2", "--most=3"]
 
 
 @pytest.fixture
@@ -44,9 +52,7 @@ def asked(folder: Path) -> int:
 
 
 def profile(folder: Path, *more: str) -> Result:
-    few = ["--workload=sharegpt", "--size=p25", "--rate=40", "--seconds=0.1", "--spread=1", "--least=2", "--most=3"]
-    where = ["--pool", "local", "--model", "tiny", "--config", str(folder / "here.toml")]
-    return CliRunner().invoke(run, [*where, *few, *more], catch_exceptions=False)
+    return CliRunner().invoke(run, [*WHERE, "--config", str(folder / "here.toml"), *FEW, *more], catch_exceptions=False)
 
 
 @pytest.mark.parametrize("wrong", ["--rate=nan", "--rate=inf", "--seconds=nan", "--seconds=0", "--spread=nan", "--least=9"])
@@ -77,6 +83,26 @@ def test_what_is_measured_is_shown_kept_and_told_to_the_server_once(server: Live
     assert "sharegpt p25" in again.stdout
     assert asked(tmp_path) == before  # nothing is measured twice
     assert server.get(f"{PREFIX}/trials")["trials"] == told
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_goes_on_and_no_engine_is_left(server: LiveServer, tmp_path: Path) -> None:
+    """kill -9 of the command once two trials are on disk: they are neither lost nor measured again."""
+    log = tmp_path / "state" / "profile-local-tiny.jsonl"
+    command = [*BATCHSCHED, "profile", "run", *WHERE, *FEW, "--config", str(tmp_path / "here.toml")]
+    with (tmp_path / "first.log").open("wb") as said:
+        first = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+    wait_for(lambda: (log.is_file() and log.read_bytes().count(b"\n{") >= 2) or first.poll() is not None)
+    first.send_signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL, (tmp_path / "first.log").read_text()
+    before = [json.loads(line)["id"] for line in log.read_text().splitlines() if line.endswith("}")]
+    second = profile(tmp_path, "--json")
+    assert second.exit_code == 0, second.stderr
+    assert f"{len(before)} trials of earlier runs in this setting count" in second.stderr
+    after = [json.loads(line)["id"] for line in log.read_text().splitlines() if line.endswith("}")]
+    assert after[: len(before)] == before
+    assert sum(one["trials"] for one in json.loads(second.stdout)["probes"]) == len(after)
+    assert end_orphans() == 0
 
 
 def test_noise_is_named_and_not_told(server: LiveServer, tmp_path: Path) -> None:

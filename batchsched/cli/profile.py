@@ -87,15 +87,19 @@ def show(model: str | None, pool: str | None, as_json: bool, connect: Connect) -
 
 @profile.command()
 @click.argument("model")
-@click.option("--input-tokens", type=click.IntRange(0), default=500, show_default=True, help="Of one request.")
+@click.option("--input-tokens", type=click.IntRange(0), help="Of one request [default: 500].")
 @click.option("--output-tokens", type=click.IntRange(0), help="Of one request [default: what answers are expected to be].")
-@click.option("--at-rates", is_flag=True, help="At each measured rate: the pool that keeps the latencies at least carbon.")
+@click.option(
+    "--at-rates",
+    is_flag=True,
+    help="Instead, for each load measured at a rate: the pool that keeps its latencies with the least carbon.",
+)
 @click.option("--also", metavar="MODEL", multiple=True, help="With --at-rates: another model that would do.")
 @json_option
 @server_options
 def compare(
     model: str,
-    input_tokens: int,
+    input_tokens: int | None,
     output_tokens: int | None,
     at_rates: bool,
     also: tuple[str, ...],
@@ -109,23 +113,26 @@ def compare(
     if also and not at_rates:
         raise click.UsageError("--also goes with --at-rates.")
     if at_rates:
+        if input_tokens is not None or output_tokens is not None:
+            raise click.UsageError("--at-rates goes by the requests that were measured; leave out their tokens.")
         need("server")
         with connect() as client:
             chosen_at = choices(client, {model, *also})
         print_json({"loads": chosen_at}) if as_json else show_choices(chosen_at)
         return
+    prompt = 500 if input_tokens is None else input_tokens
     with connect() as client:
         found = client.profiles()
         chosen = _chosen(found, model, None)
         answer = output_tokens if output_tokens is not None else _answer(found, model)
         zones = {one.zone: intensity_now(client, one.zone) for one in chosen}
-    sides = sorted((Side.of(one, zones[one.zone], 1000 * input_tokens, 1000 * answer) for one in chosen), key=Side.order)
+    sides = sorted((Side.of(one, zones[one.zone], 1000 * prompt, 1000 * answer) for one in chosen), key=Side.order)
     if as_json:
         pools = [{name: value for name, value in side._asdict().items() if name != "known"} for side in sides]
         pools = [{"pool": side.known.pool, **row} for side, row in zip(sides, pools, strict=True)]
-        print_json({"model": model, "requests": 1000, "input_tokens": input_tokens, "output_tokens": answer, "pools": pools})
+        print_json({"model": model, "requests": 1000, "input_tokens": prompt, "output_tokens": answer, "pools": pools})
         return
-    say(f"1,000 requests of {input_tokens} tokens in and {answer:.0f} out, on one replica, now:")
+    say(f"1,000 requests of {prompt} tokens in and {answer:.0f} out, on one replica, now:")
     least_j = min(side.energy_j for side in sides)
     print_table(
         ("pool", "GPU", "seconds", "within", "kJ", "of least", "g/kWh", "grams", "source"),

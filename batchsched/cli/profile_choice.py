@@ -36,7 +36,8 @@ def choices(client: Client, models: Collection[str]) -> list[LoadChoice]:
     if not known.energy_j or not known.attainment:
         raise NotFound(
             f"Nothing was measured of {' or '.join(sorted(models))} at a rate, energy included.",
-            hint="`batchsched profile run --pool P --model M` measures it.",
+            hint="`batchsched profile run --pool P --model M`, without --full-load, measures it. Without --at-rates, pools are "
+            "compared by what is known or expected of them.",
         )
     places = {one.pool: one for one in client.profiles().profiles}
     grid = {zone: intensity_now(client, zone) for zone in {one.zone for one in places.values()}}
