@@ -149,7 +149,7 @@ class ClassModel:
         upper = np.full((classes, slots + 1), np.inf)
         upper[:, 0] = 0.0
         self.sums = self.columns.add(upper.ravel(), np.zeros(upper.size), False) + np.arange(upper.size).reshape(upper.shape)
-        adds = self.rows.add(np.zeros(classes * slots), np.full(classes * slots, np.inf)).reshape(classes, slots)
+        adds = self.adds = self.rows.add(np.zeros(classes * slots), np.full(classes * slots, np.inf)).reshape(classes, slots)
         c, m, p, t = self.x_at
         self.rows.put(adds[c, t], self.x_first + np.arange(len(t)), it.done[m, p, t] / self.unit[c])
         self.rows.put(adds.ravel(), self.lost.ravel(), 1.0)

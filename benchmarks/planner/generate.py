@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -140,7 +141,7 @@ def opened(rng: np.random.Generator, gpus: Ints, starts_h: Floats) -> Ints:
     return capacity
 
 
-def with_batches(rng: np.random.Generator, fleet: dict[str, object], count: int, starts_h: Floats) -> Instance:
+def with_batches(rng: np.random.Generator, fleet: Mapping[str, object], count: int, starts_h: Floats) -> Instance:
     """The fleet with batches that load it to LOAD."""
     need, rate, capacity, slot_s, site = (np.asarray(fleet[key]) for key in ("need", "rate", "capacity", "slot_s", "site"))
     models, sites = classes(rng, count, need, capacity, site)
