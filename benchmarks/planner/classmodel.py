@@ -1,9 +1,10 @@
 """The class model of an instance as one linear program: what the whole-model solvers get, and whose relaxation is the bound.
 
-Columns: x[c, m, p, t] replicas for a class; l[m, p, t] loads; z[c, t] requests of a class lost at the end of a slot; S[c, t]
-requests done or lost by then. Rows: capacity; loads; S adds up; and for each release a and deadline b of a class,
-S[c, b] - S[c, a] covers what is released at a or later and due by b. These rows are what makes serving by earliest deadline
-possible. Losing may be counted for a batch that was released before a, so that the relaxation is a lower bound whatever is lost.
+Columns: run[a, t] as a share of a slot; starts[k, t] and held[k, t], whole; lost[c, t], work of a class given up at the end of a
+slot; sums[c, t], work done or given up by then, in units of a busy replica-slot. Rows: the rules of the array model
+(fleet_model.py), and for each release a and due time b of a class, sums[c, b] - sums[c, a] covers what is released at a or
+later and due by b. These rows are what makes serving by earliest deadline possible. What is given up may be counted for a batch
+that was released before a, so that the relaxation is a lower bound whatever is late.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
-from benchmarks.planner.instance import Bools, Floats, Instance, Ints
+from batchsched.planner.fleet_model import FleetPlan, Floats, Ints
+from benchmarks.planner.instance import Instance
 
+Bools = npt.NDArray[np.bool_]
 Row = tuple[int, int, int]
 """Class, release, deadline."""
 
@@ -61,26 +65,32 @@ class Rows:
 
 
 class ClassModel:
-    """Without its interval rows, which `intervals` lists."""
+    """Without its interval rows, which `intervals` lists. For starts that are no longer than their slot."""
 
     def __init__(self, instance: Instance) -> None:
-        self.instance = instance
+        self.instance, self.model = instance, instance.model
+        if (self.model.load_s[:, None] > self.model.slot_s).any():
+            raise ValueError("A start takes longer than a slot.")
         self.columns, self.rows = Columns(), Rows()
-        self.unit = np.array([instance.done[able].max(initial=1e-9) for _, able in instance.classes])
-        """Requests of a class that count as one in its rows."""
+        done = self.model.rate[:, None] * self.model.slot_s[None]
+        self.unit = np.zeros(self.model.classes)
+        """[C] units of work that count as one in the rows of a class."""
+        np.maximum.at(self.unit, self.model.arc_class, done.max(axis=1))
+        self._add_columns()
         self._add_replicas()
-        self._add_loads()
         self._add_sums()
 
     @cached_property
     def demands(self) -> list[tuple[Ints, Ints, Floats]]:
-        """Of each class: its releases, its deadlines, and [release, deadline] what must be done in between, in its unit."""
+        """Of each class: its releases, its due times, and [release, due] what must be done in between, in its unit."""
         found = []
-        for (mine, _), unit in zip(self.instance.classes, self.unit, strict=True):
-            starts, i = np.unique(self.instance.release[mine], return_inverse=True)
-            ends, j = np.unique(self.instance.deadline[mine], return_inverse=True)
+        m = self.model
+        for c in range(m.classes):
+            mine = np.flatnonzero(m.batch_class == c)
+            starts, i = np.unique(m.release[mine], return_inverse=True)
+            ends, j = np.unique(m.due[mine], return_inverse=True)
             due = np.zeros((len(starts), len(ends)))
-            np.add.at(due, (i, j), self.instance.work[mine] / unit)
+            np.add.at(due, (i, j), m.work[mine] / self.unit[c])
             found.append((starts, ends, due[::-1].cumsum(axis=0)[::-1].cumsum(axis=1)))
         return found
 
@@ -100,58 +110,76 @@ class ClassModel:
         starts, ends, due = self.demands[c]
         return float(due[np.searchsorted(starts, a), np.searchsorted(ends, b)])
 
-    def replicas(self, values: Floats) -> Ints:
-        """[C, M, P, T] of a whole solution."""
-        found = np.zeros((len(self.instance.classes), *self.instance.shape), np.int64)
-        found[self.x_at] = np.round(values[self.x_first : self.x_first + len(self.x_at[0])]).astype(np.int64)
-        return found
+    def plan(self, values: Floats) -> FleetPlan:
+        """Of a whole solution; what it left undone is late."""
+        from batchsched.planner.fleet_verify import fleet_cost, missed
+
+        m = self.model
+        run = np.zeros(m.run_g.shape)
+        run[self.run_at] = np.maximum(0.0, values[self.run[self.run_at]]) * m.slot_s[self.run_at[1]]
+        starts, held = (np.round(values[at]).astype(np.int64) for at in (self.starts, self.held))
+        late = np.zeros(len(m.work))
+        done = np.zeros((m.classes, m.slots))
+        np.add.at(done, m.arc_class, run * m.rate[:, None])
+        for c in range(m.classes):
+            mine = np.flatnonzero(m.batch_class == c)
+            late[mine] = missed(m.release[mine], m.due[mine], m.work[mine], done[c])
+        late[late < 1e-7 * m.work] = 0.0
+        plan = FleetPlan(run, starts, held, late, 0.0, 0.0)
+        return FleetPlan(run, starts, held, late, fleet_cost(m, plan), 0.0)
+
+    def _add_columns(self) -> None:
+        m = self.model
+        first = np.full(m.classes, m.slots)
+        last = np.zeros(m.classes, np.int64)
+        np.minimum.at(first, m.batch_class, m.release)
+        np.maximum.at(last, m.batch_class, m.due)
+        slot = np.arange(m.slots)
+        asked = (slot >= first[m.arc_class][:, None]) & (slot < last[m.arc_class][:, None])
+        most = m.capacity[self.instance.pool] / m.gpus.max(axis=1)[:, None]
+        self.run_at = np.nonzero(asked & (most[m.arc_config] > 0))
+        self.run = np.full(m.run_g.shape, -1)
+        a, t = self.run_at
+        self.run[a, t] = self.columns.add(most[m.arc_config[a], t], (m.run_g * m.slot_s)[a, t], False) + np.arange(len(a))
+        grid = np.arange(m.load_g.size).reshape(m.load_g.shape)
+        held = np.floor(m.room[self.instance.pool] / m.gpus.max(axis=1)[:, None])
+        self.starts = grid + self.columns.add(np.ceil(most).ravel(), m.load_g.ravel(), True)
+        self.held = grid + self.columns.add(held.ravel(), m.hold_g.ravel(), True)
+        loss = np.repeat(m.late_g * self.unit, m.slots)
+        self.lost = self.columns.add(np.full(loss.shape, np.inf), loss, False) + np.arange(loss.size).reshape(m.classes, m.slots)
+        upper = np.full((m.classes, m.slots + 1), np.inf)
+        upper[:, 0] = 0.0
+        numbers = np.arange(upper.size).reshape(upper.shape)
+        self.sums = self.columns.add(upper.ravel(), np.zeros(upper.size), False) + numbers
 
     def _add_replicas(self) -> None:
-        it = self.instance
-        slots = np.arange(it.shape[2])
-        able = np.array([able for _, able in it.classes])
-        open_to = np.array([(slots >= it.release[b].min()) & (slots < it.deadline[b].max()) for b, _ in it.classes])
-        self.most = np.where(it.need[:, :, None] > 0, it.capacity[None] // np.maximum(1, it.need)[:, :, None], 0)
-        self.x_at = np.nonzero(able[:, :, :, None] & open_to[:, None, None, :] & (self.most > 0)[None])
-        _, m, p, t = self.x_at
-        self.x_first = self.columns.add(self.most[m, p, t], it.replica_g[m, p, t], True)
-        used = np.zeros(it.shape[1:], bool)
-        used[p, t] = True
-        number = np.full(it.shape[1:], -1)
-        number[used] = self.rows.add(np.full(int(used.sum()), -np.inf), it.capacity[used])
-        self.rows.put(number[p, t], self.x_first + np.arange(len(t)), it.need[m, p])
-
-    def _add_loads(self) -> None:
-        it = self.instance
-        _, m, p, t = self.x_at
-        used = np.zeros(it.shape, bool)
-        used[m, p, t] = True
-        self.l_at = np.nonzero(used)
-        number = np.full(it.shape, -1)
-        lm, lp, lt = self.l_at
-        self.l_first = self.columns.add(self.most[self.l_at], it.load_g[self.l_at], True)
-        held = np.where(lt == 0, it.held[lm, lp], 0)
-        number[self.l_at] = self.rows.add(-held.astype(float), np.full(len(lt), np.inf))
-        x = self.x_first + np.arange(len(t))
-        self.rows.put(number[self.l_at], self.l_first + np.arange(len(lt)), 1.0)  # l - n[t] + n[t-1] >= 0, or -held
-        self.rows.put(number[m, p, t], x, -1.0)
-        after = t + 1 < it.shape[2]
-        after[after] = used[m[after], p[after], t[after] + 1]
-        self.rows.put(number[m[after], p[after], t[after] + 1], x[after], 1.0)
+        """Engines ready, held, and their GPUs; time in slots."""
+        m, (a, t) = self.model, self.run_at
+        k, p, loads = m.arc_config[a], self.instance.pool, m.load_s[:, None] / m.slot_s
+        loaded = np.zeros(m.load_g.shape)
+        loaded[:, 0] = m.loaded
+        self.ready = self.rows.add(np.full(loaded.size, -np.inf), loaded.ravel()).reshape(loaded.shape)
+        self.rows.put(self.ready[k, t], self.run[a, t], 1.0)
+        self.rows.put(self.ready.ravel(), self.starts.ravel(), (loads - 1.0).ravel())
+        self.rows.put(self.ready[:, 1:].ravel(), self.held[:, :-1].ravel(), -1.0)
+        kept = self.kept = self.rows.add(np.full(loaded.size, -np.inf), loaded.ravel()).reshape(loaded.shape)
+        self.rows.put(kept.ravel(), self.held.ravel(), 1.0)
+        self.rows.put(kept.ravel(), self.starts.ravel(), -1.0)
+        self.rows.put(kept[:, 1:].ravel(), self.held[:, :-1].ravel(), -1.0)
+        shape = m.capacity.shape
+        time = self.time = self.rows.add(np.full(m.capacity.size, -np.inf), m.capacity.ravel()).reshape(shape)
+        room = self.room = self.rows.add(np.full(m.room.size, -np.inf), m.room.ravel()).reshape(shape)
+        need = m.gpus.max(axis=1)
+        self.rows.put(time[p[k], t], self.run[a, t], need[k])
+        self.rows.put(time[p].ravel(), self.starts.ravel(), (loads * need[:, None]).ravel())
+        self.rows.put(room[p].ravel(), self.held.ravel(), np.repeat(need, m.slots))
 
     def _add_sums(self) -> None:
-        it = self.instance
-        classes, slots = len(it.classes), it.shape[2]
-        loss = np.array([it.late_g[mine].min() * unit for (mine, _), unit in zip(it.classes, self.unit, strict=True)])
-        self.lost = self.columns.add(np.full(classes * slots, np.inf), np.repeat(loss, slots), False) + np.arange(
-            classes * slots
-        ).reshape(classes, slots)
-        upper = np.full((classes, slots + 1), np.inf)
-        upper[:, 0] = 0.0
-        self.sums = self.columns.add(upper.ravel(), np.zeros(upper.size), False) + np.arange(upper.size).reshape(upper.shape)
-        adds = self.adds = self.rows.add(np.zeros(classes * slots), np.full(classes * slots, np.inf)).reshape(classes, slots)
-        c, m, p, t = self.x_at
-        self.rows.put(adds[c, t], self.x_first + np.arange(len(t)), it.done[m, p, t] / self.unit[c])
-        self.rows.put(adds.ravel(), self.lost.ravel(), 1.0)
-        self.rows.put(adds.ravel(), self.sums[:, 1:].ravel(), -1.0)
-        self.rows.put(adds.ravel(), self.sums[:, :-1].ravel(), 1.0)
+        m, (a, t) = self.model, self.run_at
+        c = m.arc_class[a]
+        zeros = np.zeros(self.lost.size)
+        self.adds = self.rows.add(zeros, zeros + np.inf).reshape(self.lost.shape)
+        self.rows.put(self.adds[c, t], self.run[a, t], m.rate[a] * m.slot_s[t] / self.unit[c])
+        self.rows.put(self.adds.ravel(), self.lost.ravel(), 1.0)
+        self.rows.put(self.adds.ravel(), self.sums[:, 1:].ravel(), -1.0)
+        self.rows.put(self.adds.ravel(), self.sums[:, :-1].ravel(), 1.0)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from batchsched.fleet import GPU_TYPES
+from batchsched.planner.fleet_model import FleetModel, Floats, Ints
 from batchsched.profiles.prior import prior
 from batchsched.profiles.roofline import gpus_for
 from batchsched.profiles.shape import shape
-from benchmarks.planner.instance import Bools, Floats, Instance, Ints
+from batchsched.units import JOULES_PER_KWH
+from benchmarks.planner.instance import Instance
 from benchmarks.planner.intensities import draw
 
 HARDWARE = {"H100": 1.0, "A100-80": 1.5, "L40S": 1.5, "V100": 2.0, "T4": 2.0, "cpu": 1.0}
 """Types of pools, and how large a pool of each is beside the others. A CPU pool counts machines."""
 VCPUS = 64
+Bools = npt.NDArray[np.bool_]
 MODELS_B = (1.5, 8.0, 32.0, 70.0)
 """Billions of parameters."""
 MODEL_SETS = ((0,), (1,), (2,), (3,), (0, 1), (1, 2))
@@ -31,6 +34,8 @@ SPARE_SHARE, WINDOW_SHARE = 0.35, 0.15
 RELEASED_SHARE = 0.35
 """Of batches: known and ready as the plan begins."""
 LEAST_WINDOW_H = 2.0
+LATE_FACTOR = 10.0
+"""A late request costs this times the dearest way to serve it."""
 LOAD = 0.45
 """GPU-seconds that the batches take, spread evenly over all GPUs that may run them, beside the GPU-seconds open."""
 MOST_OF_WINDOW = 0.25
@@ -70,26 +75,46 @@ def generate(size: Size, seed: int) -> Instance:
     site = np.arange(size.pools) % sites
     kinds = hardware(rng, site)
     gpus = shares(rng, kinds, size.gpus)
-    need, rate, power, startup = profiles(kinds)
+    need, rate, power, idle, startup = profiles(kinds)
     capacity = opened(rng, gpus, starts_h)
-    fleet = {
-        "seed": seed,
-        "zones": zones,
-        "pools": tuple(f"{kind}-{zones[s]}-{p}" for p, (kind, s) in enumerate(zip(kinds, site, strict=True))),
-        "slot_s": slot_s,
-        "site": site,
-        "newness": np.array([GPU_TYPES[k].compute_capability if k in GPU_TYPES else 0.0 for k in kinds]),
-        "pue": rng.uniform(1.08, 1.5, sites)[site],
-        "gpus": gpus,
-        "capacity": capacity,
-        "intensity": hourly[site][:, starts_h.astype(int)],
-        "need": need,
-        "rate": rate,
-        "power_w": power,
-        "startup_s": startup,
-        "held": np.zeros_like(need),
-    }
-    return with_batches(rng, fleet, size.batches, starts_h)
+    models, chosen = accepted(rng, size.batches, need, capacity, site)
+    release, due = windows(rng, size.batches, starts_h, slot_s)
+    able = models[:, :, None] & chosen[:, None, site] & (need > 0)
+    until_s = np.concatenate([np.zeros((size.pools, 1)), np.cumsum(capacity * slot_s, axis=1)], axis=1)
+    shut = (np.where(able.any(axis=1), (until_s[:, due] - until_s[:, release]).T, 0.0) < slot_s[0] * MOST_NEEDED).all(axis=1)
+    release[shut], due[shut] = 0, size.slots
+    work = works(rng, able, need, rate, until_s, release, due)
+    classes, batch_class = np.unique(np.hstack([models, chosen]), axis=0, return_inverse=True)
+    m, p = np.nonzero(need)
+    c, k = np.nonzero(classes[:, m] & classes[:, len(need) + site[p]])
+    pue = rng.uniform(1.08, 1.5, sites)[site][p]
+    g_per_j = pue[:, None] * hourly[site[p]][:, starts_h.astype(int)] / JOULES_PER_KWH
+    idle_g = idle[m, p][:, None] * slot_s * g_per_j
+    run_g = ((power - idle)[m, p][:, None] * g_per_j)[k]
+    late_g = np.zeros(len(classes))
+    np.maximum.at(late_g, c, LATE_FACTOR * ((run_g + (idle_g / slot_s)[k]) / rate[m, p][k][:, None]).max(axis=1))
+    model = FleetModel(
+        slot_s=slot_s,
+        capacity=capacity.astype(float),
+        room=np.minimum(capacity, np.concatenate([capacity[:, 1:], capacity[:, -1:]], axis=1)).astype(float),
+        gpus=np.eye(size.pools)[p] * need[m, p][:, None],
+        loaded=np.zeros(len(m), np.int64),
+        load_s=startup[m, p],
+        load_g=((power - idle) * startup)[m, p][:, None] * g_per_j + idle_g,
+        hold_g=np.concatenate([idle_g[:, 1:], np.zeros((len(m), 1))], axis=1),
+        arc_class=c,
+        arc_config=k,
+        rate=rate[m, p][k],
+        run_g=run_g,
+        late_g=late_g,
+        batch_class=batch_class.ravel(),
+        release=release,
+        due=due,
+        work=work,
+    )
+    names = tuple(f"{kind}-{zones[s]}-{number}" for number, (kind, s) in enumerate(zip(kinds, site, strict=True)))
+    newness = np.array([GPU_TYPES[kind].compute_capability if kind in GPU_TYPES else 0.0 for kind in kinds])[p]
+    return Instance(model, seed, zones, names, gpus, newness)
 
 
 def hardware(rng: np.random.Generator, site: Ints) -> list[str]:
@@ -112,10 +137,10 @@ def shares(rng: np.random.Generator, kinds: list[str], gpus: int) -> Ints:
     return found
 
 
-def profiles(kinds: list[str]) -> tuple[Ints, Floats, Floats, Floats]:
-    """[M, P] GPUs, requests a second, watts and start-up seconds of a replica, as the prior has them."""
+def profiles(kinds: list[str]) -> tuple[Ints, Floats, Floats, Floats, Floats]:
+    """[M, P] GPUs, requests a second, watts busy and idle, and start-up seconds of a replica, as the prior has them."""
     need = np.zeros((len(MODELS_B), len(kinds)), np.int64)
-    rate, power, startup = np.zeros(need.shape), np.zeros(need.shape), np.zeros(need.shape)
+    rate, power, idle, startup = (np.zeros(need.shape) for _ in range(4))
     for m, billions in enumerate(MODELS_B):
         for p, kind in enumerate(kinds):
             taken = 1 if kind == "cpu" else gpus_for(shape(billions), GPU_TYPES[kind])
@@ -125,8 +150,9 @@ def profiles(kinds: list[str]) -> tuple[Ints, Floats, Floats, Floats]:
             need[m, p] = taken
             rate[m, p] = 1 / found.seconds(INPUT_TOKENS, OUTPUT_TOKENS)
             power[m, p] = found.power_for(INPUT_TOKENS, OUTPUT_TOKENS)
+            idle[m, p] = found.idle_w
             startup[m, p] = found.startup_s
-    return need, rate, power, startup
+    return need, rate, power, idle, startup
 
 
 def opened(rng: np.random.Generator, gpus: Ints, starts_h: Floats) -> Ints:
@@ -141,45 +167,33 @@ def opened(rng: np.random.Generator, gpus: Ints, starts_h: Floats) -> Ints:
     return capacity
 
 
-def with_batches(rng: np.random.Generator, fleet: Mapping[str, object], count: int, starts_h: Floats) -> Instance:
-    """The fleet with batches that load it to LOAD."""
-    need, rate, capacity, slot_s, site = (np.asarray(fleet[key]) for key in ("need", "rate", "capacity", "slot_s", "site"))
-    models, sites = classes(rng, count, need, capacity, site)
-    release, deadline = windows(rng, count, starts_h, slot_s)
-    open_s = np.concatenate([np.zeros((len(site), 1)), np.cumsum(capacity * slot_s, axis=1)], axis=1)
+def works(rng: np.random.Generator, able: Bools, need: Ints, rate: Floats, until_s: Floats, release: Ints, due: Ints) -> Floats:
+    """[B] requests, so that all together load the fleet to LOAD. `able`: [B, M, P]; `until_s`: [P, T + 1] GPU-seconds so far."""
     per_gpu = np.divide(rate, need, out=np.zeros_like(rate), where=need > 0)
-    able = models[:, :, None] & sites[:, None, site] & (need > 0)[None]
     best = np.where(able, per_gpu[None], 0.0).max(axis=1)  # [B, P] requests a GPU-second
-    reach_s = (open_s[:, deadline] - open_s[:, release]).T  # [B, P] GPU-seconds
+    reach_s = (until_s[:, due] - until_s[:, release]).T  # [B, P] GPU-seconds
     could = (best * reach_s).sum(axis=1)  # requests, had it all to itself
-    rate_mean = could / np.maximum(1.0, np.where(best > 0, reach_s, 0.0).sum(axis=1))
-    wanted_s = rng.lognormal(0.0, 1.0, count) * np.sqrt(starts_h[-1] / 24 + (deadline - release))
-    work = wanted_s * rate_mean
+    mean = could / np.maximum(1.0, np.where(best > 0, reach_s, 0.0).sum(axis=1))
+    work = rng.lognormal(0.0, 1.0, len(due)) * np.sqrt(due - release) * mean
     for _ in range(8):  # the largest are cut, the others grow
-        spent_s = (work / np.maximum(rate_mean, 1e-12)).sum()
-        work = np.minimum(work * LOAD * float(open_s[:, -1].sum()) / spent_s, MOST_OF_WINDOW * could)
-    return Instance(
-        **fleet,  # type: ignore[arg-type]
-        models=models,
-        sites=sites,
-        release=release,
-        deadline=deadline,
-        work=np.maximum(1.0, np.round(work)),
-    )
+        spent_s = (work / np.maximum(mean, 1e-12)).sum()
+        work = np.minimum(work * LOAD * float(until_s[:, -1].sum()) / spent_s, MOST_OF_WINDOW * could)
+    found: Floats = np.maximum(1.0, np.round(work))
+    return found
 
 
-def classes(rng: np.random.Generator, count: int, need: Ints, capacity: Ints, site: Ints) -> tuple[Bools, Bools]:
+def accepted(rng: np.random.Generator, count: int, need: Ints, capacity: Ints, site: Ints) -> tuple[Bools, Bools]:
     """What each batch accepts; places with many GPUs are asked for more often, places with none for it never."""
     sites = int(site.max()) + 1
-    sets = [np.ones(sites, bool)] + [rng.random(sites) < share for share in (0.8, 0.6, 0.5, 0.4, 0.25)]
+    sets = [np.ones(sites, bool)] + [rng.random(sites) < share for share in (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)]
     kinds = [(models, chosen) for models in MODEL_SETS for chosen in sets]
     odds = np.zeros(len(kinds))
     for i, (models, chosen) in enumerate(kinds):
         reached = chosen[site] & (need[list(models)] > 0).any(axis=0)
         odds[i] = MODEL_ODDS[MODEL_SETS.index(models)] * capacity[reached].sum() / capacity.sum()
     picked = rng.choice(len(kinds), count, p=odds / odds.sum())
-    accepted = np.array([[m in kinds[k][0] for m in range(len(need))] for k in range(len(kinds))])
-    return accepted[picked], np.array([chosen for _, chosen in kinds])[picked]
+    asked = np.array([[m in kinds[k][0] for m in range(len(need))] for k in range(len(kinds))])
+    return asked[picked], np.array([chosen for _, chosen in kinds])[picked]
 
 
 def windows(rng: np.random.Generator, count: int, starts_h: Floats, slot_s: Floats) -> tuple[Ints, Ints]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from batchsched.forecasts.climatology import Climatology
-from benchmarks.planner.instance import Floats
+from batchsched.planner.fleet_model import Floats
 
 ZONES = ("DE", "ES", "NL", "PL", "SE", "CISO", "ERCO", "PJM", "NYIS", "ISNE")
 FILES = ("ci_carboncast_eu_aus_2020_2021.parquet", "ci_carboncast_us32_2019_2022.parquet")

@@ -4,85 +4,89 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.planner.check import FleetPlan
-from benchmarks.planner.instance import Floats, Instance, Ints
+from batchsched.planner.fleet_model import FleetPlan, Ints
+from benchmarks.planner.instance import Instance
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Models, pools and slots side by side."""
+    """Arcs and slots side by side; `config` is the arcs'."""
 
-    model: Ints
-    pool: Ints
+    arc: Ints
+    config: Ints
     slot: Ints
 
-    def __len__(self) -> int:
-        return len(self.slot)
-
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        return zip(self.model.tolist(), self.pool.tolist(), self.slot.tolist(), strict=True)
+        return zip(self.arc.tolist(), self.config.tolist(), self.slot.tolist(), strict=True)
 
     def pick(self, order: Ints) -> Cells:
         """These of them, in that order."""
-        return Cells(self.model[order], self.pool[order], self.slot[order])
-
-    @property
-    def at(self) -> tuple[Ints, Ints, Ints]:
-        """As an index."""
-        return self.model, self.pool, self.slot
+        return Cells(self.arc[order], self.config[order], self.slot[order])
 
 
-@dataclass
 class Ledger:
-    """`free` GPUs [P, T]; `spare` requests that the replicas so far could still do [M, P, T]."""
+    """Whole replicas, each for a whole slot; one that was not there in the slot before spends its start there."""
 
-    instance: Instance
-    free: Ints = field(init=False)
-    replicas: Ints = field(init=False)
-    spare: Floats = field(init=False)
-    left: Floats = field(init=False)
-    _shares: list[tuple[int, int, int, int, float]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.free = self.instance.capacity.copy()
-        self.replicas = np.zeros(self.instance.shape, np.int64)
-        self.spare = np.zeros(self.instance.shape)
-        self.left = self.instance.work.copy()
+    def __init__(self, instance: Instance) -> None:
+        model = instance.model
+        self.instance = instance
+        self.free = np.floor(model.capacity).astype(np.int64)
+        """[P, T] GPUs."""
+        self.ready = np.zeros(model.load_g.shape, np.int64)
+        """[K, T] replicas."""
+        self.spare_s = np.zeros(model.load_g.shape)
+        """[K, T] seconds that they have left."""
+        self.run = np.zeros(model.run_g.shape)
+        self.left = model.work.copy()
+        self._need = model.gpus.max(axis=1).astype(np.int64)
 
     def cells(self, batch: int) -> Cells:
         """Where and when a batch may run."""
-        it = self.instance
-        model, pool = np.nonzero(it.usable[batch])
-        slots = np.arange(it.release[batch], it.deadline[batch])
-        return Cells(np.repeat(model, len(slots)), np.repeat(pool, len(slots)), np.tile(slots, len(model)))
+        model = self.instance.model
+        arcs = self.instance.arcs[model.batch_class[batch]]
+        slots = np.arange(model.release[batch], model.due[batch])
+        arc = np.repeat(arcs, len(slots))
+        return Cells(arc, model.arc_config[arc], np.tile(slots, len(arcs)))
 
     def fits(self, cells: Cells) -> Ints:
         """How many more replicas have room in each."""
-        found: Ints = self.free[cells.pool, cells.slot] // self.instance.need[cells.model, cells.pool]
+        found: Ints = self.free[self.instance.pool[cells.config], cells.slot] // self._need[cells.config]
         return found
 
     def place(self, batch: int, cells: Cells) -> None:
         """Serve a batch in cells in that order: in what their replicas have to spare, then by as many more as fit."""
-        it = self.instance
-        for m, p, t in cells.pick(np.flatnonzero(self.spare[cells.at] + self.fits(cells) > 0)):
-            left, done, need = self.left[batch], it.done[m, p, t], it.need[m, p]
-            if left <= 1e-9:
+        model = self.instance.model
+        able = self.spare_s[cells.config, cells.slot] + self.fits(cells) > 0
+        for a, k, t in cells.pick(np.flatnonzero(able)):
+            asked_s = self.left[batch] / model.rate[a]
+            if asked_s <= 1e-9:
                 return
-            more = min(self.free[p, t] // need, math.ceil(max(0.0, left - self.spare[m, p, t]) / done - 1e-9))
-            self.replicas[m, p, t] += more
-            self.free[p, t] -= more * need
-            room = self.spare[m, p, t] + more * done
-            taken = min(left, room)
-            self.spare[m, p, t] = room - taken
-            self.left[batch] = left - taken
-            self._shares.append((batch, m, p, t, taken))
+            while self.spare_s[k, t] < asked_s - 1e-9 and self._add(k, t, asked_s - self.spare_s[k, t]):
+                pass
+            taken_s = min(asked_s, self.spare_s[k, t])
+            self.spare_s[k, t] -= taken_s
+            self.run[a, t] += taken_s
+            self.left[batch] -= taken_s * model.rate[a]
+
+    def _add(self, k: int, t: int, wanted_s: float) -> bool:
+        """As many replicas as do so many seconds and have room: first those that were there before, then cold ones."""
+        model, p = self.instance.model, self.instance.pool[k]
+        room = int(self.free[p, t] // self._need[k])
+        if room <= 0:
+            return False
+        warm = max(0, int(self.ready[k, t - 1] if t else model.loaded[k]) - int(self.ready[k, t]))
+        each_s = model.slot_s[t] if warm else model.slot_s[t] - model.load_s[k]
+        count = min(room, math.ceil(wanted_s / each_s - 1e-9), warm or room)
+        self.ready[k, t] += count
+        self.free[p, t] -= count * self._need[k]
+        self.spare_s[k, t] += count * each_s
+        return True
 
     def plan(self) -> FleetPlan:
         """What was placed."""
-        shares = np.array(self._shares or np.zeros((0, 5)))
-        batch, model, pool, slot = shares[:, :4].T.astype(np.int64)
-        return FleetPlan(self.replicas, batch, model, pool, slot, shares[:, 4])
+        late = np.where(self.left > 1e-9 * self.instance.model.work, self.left, 0.0)
+        return self.instance.plan(self.run, self.ready, late)

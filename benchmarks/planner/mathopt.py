@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from batchsched.planner.fleet_model import FleetPlan
 from benchmarks.planner.classmodel import ClassModel
-from benchmarks.planner.instance import Ints
 
 
 def proto(model: ClassModel, whole: bool) -> Any:
@@ -62,15 +62,15 @@ def bound(model: ClassModel, limit_s: float) -> float | None:
     return result.objective_value() if result.termination.reason == mathopt.TerminationReason.OPTIMAL else None
 
 
-def branch_and_bound(model: ClassModel, limit_s: float) -> Ints | None:
-    """[C, M, P, T] replicas by HiGHS on the whole model; None where it found nothing in time."""
+def branch_and_bound(model: ClassModel, limit_s: float) -> FleetPlan | None:
+    """HiGHS on the whole model; None where it found nothing in time."""
     from ortools.math_opt.python import mathopt
 
     target = mathopt.Model.from_model_proto(proto(model, whole=True))
     result = mathopt.solve(target, mathopt.SolverType.HIGHS, params=_params(limit_s))
     if not result.has_primal_feasible_solution():
         return None
-    return model.replicas(np.array(result.variable_values(list(target.variables()))))
+    return model.plan(np.array(result.variable_values(list(target.variables()))))
 
 
 def _params(limit_s: float) -> Any:

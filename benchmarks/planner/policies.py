@@ -17,19 +17,20 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.planner.check import FleetPlan
-from benchmarks.planner.instance import Floats, Instance, Ints
+from batchsched.planner.fleet_model import FleetPlan, Floats, Ints
+from benchmarks.planner.instance import Instance
 from benchmarks.planner.ledger import Cells, Ledger
 
+Policy = Callable[[Instance], FleetPlan]
 PIECE_SHARE = 1 / 8
 Score = Callable[[Floats, Ints, float], Floats]
-"""Of the grams and the slots until the finish, by start, and of the grams of starting at once on the newest pool; the least wins."""
+"""Of grams and slots until the finish, by start, and of the grams of starting at once on the newest pool; the least wins."""
 
 
 def earliest_deadline(instance: Instance) -> FleetPlan:
     """EDF on the cheapest slot."""
     ledger = Ledger(instance)
-    for batch in np.lexsort((instance.release, instance.deadline)).tolist():
+    for batch in np.lexsort((instance.model.release, instance.model.due)).tolist():
         _cheapest(ledger, batch)
     return ledger.plan()
 
@@ -37,24 +38,24 @@ def earliest_deadline(instance: Instance) -> FleetPlan:
 def run_now(instance: Instance) -> FleetPlan:
     """At once, on the newest pools."""
     ledger = Ledger(instance)
-    for batch in np.lexsort((instance.deadline, instance.release)).tolist():
+    for batch in _arrivals(instance):
         cells = ledger.cells(batch)
-        order = np.lexsort((-instance.done[cells.at], -instance.newness[cells.pool], cells.slot))
+        order = np.lexsort((-instance.model.rate[cells.arc], -instance.newness[cells.config], cells.slot))
         ledger.place(batch, cells.pick(order))
     return ledger.plan()
 
 
 def marginal(instance: Instance) -> FleetPlan:
-    """What replicas have to spare is free; one more costs its grams, and a load where it has no neighbour that is idle."""
-    ledger = Ledger(instance)
-    for batch in np.lexsort((instance.deadline, instance.release)).tolist():
+    """What replicas have to spare costs its running; one more its being there as well, and a load where no neighbour is idle."""
+    ledger, model = Ledger(instance), instance.model
+    for batch in _arrivals(instance):
         cells = ledger.cells(batch)
-        padded = np.pad(ledger.replicas, ((0, 0), (0, 0), (1, 1)))
-        m, p, t = cells.at
-        here, before, after = padded[m, p, t + 1], padded[m, p, t], padded[m, p, t + 2]
-        loads = (here >= before).astype(int) - (here < after)
-        price = (instance.replica_g[cells.at] + loads * instance.load_g[cells.at]) / instance.done[cells.at]
-        ledger.place(batch, cells.pick(np.argsort(np.where(ledger.spare[cells.at] > 0, 0.0, price), kind="stable")))
+        k, t = cells.config, cells.slot
+        padded = np.pad(ledger.ready, ((0, 0), (1, 1)))
+        loads = (padded[k, t + 1] >= padded[k, t]).astype(int) - (padded[k, t + 1] < padded[k, t + 2])
+        there = (instance.ready_g[k, t] + loads * (model.load_g[k, t] - instance.ready_g[k, t])) / model.slot_s[t]
+        price = model.run_g[cells.arc, t] + np.where(ledger.spare_s[k, t] > 0, 0.0, there)
+        ledger.place(batch, cells.pick(np.argsort(price / model.rate[cells.arc], kind="stable")))
     return ledger.plan()
 
 
@@ -68,45 +69,47 @@ def carbon_time(instance: Instance) -> FleetPlan:
     return _in_pieces(instance, lambda grams, finish, now_g: (grams - now_g) / finish)
 
 
+def _arrivals(instance: Instance) -> list[int]:
+    order: list[int] = np.lexsort((instance.model.due, instance.model.release)).tolist()
+    return order
+
+
 def _cheapest(ledger: Ledger, batch: int) -> None:
-    it, cells = ledger.instance, ledger.cells(batch)
-    ledger.place(batch, cells.pick(np.argsort(it.replica_g[cells.at] / it.done[cells.at], kind="stable")))
+    cells = ledger.cells(batch)
+    ledger.place(batch, cells.pick(np.argsort(ledger.instance.unit_g[cells.arc, cells.slot], kind="stable")))
 
 
 def _in_pieces(instance: Instance, score: Score) -> FleetPlan:
-    ledger = Ledger(instance)
-    for batch in np.lexsort((instance.deadline, instance.release)).tolist():
-        places = np.argwhere(instance.usable[batch])
-        newest = places[np.argmax(instance.newness[places[:, 1]])]
-        at = (*newest, instance.release[batch])
-        now_g = float(instance.work[batch] * instance.replica_g[at] / instance.done[at])
-        found = [(*_piece(ledger, batch, int(m), int(p), score, now_g), int(m), int(p)) for m, p in places]
-        best, slots, m, p = min(found, key=lambda item: item[0])
+    ledger, model = Ledger(instance), instance.model
+    for batch in _arrivals(instance):
+        arcs = instance.arcs[model.batch_class[batch]]
+        newest = arcs[np.argmax(instance.newness[model.arc_config[arcs]])]
+        now_g = float(model.work[batch] * instance.unit_g[newest, min(model.release[batch], model.slots - 1)])
+        found = [(*_piece(ledger, batch, arc, score, now_g), arc) for arc in arcs.tolist()]
+        best, slots, arc = min(found, key=lambda item: item[0])
         if math.isfinite(best):
-            same = np.full(len(slots), m), np.full(len(slots), p)
-            ledger.place(batch, Cells(*same, slots))
+            ledger.place(batch, Cells(np.full(len(slots), arc), np.full(len(slots), model.arc_config[arc]), slots))
         if ledger.left[batch] > 0:
             _cheapest(ledger, batch)
     return ledger.plan()
 
 
-def _piece(
-    ledger: Ledger, batch: int, m: int, p: int, score: Score, now_g: float
-) -> tuple[float, Ints]:
-    """The best start of a batch on one pool: its score, infinite where there is none, and the slots from it on."""
-    it = ledger.instance
-    a, b = int(it.release[batch]), int(it.deadline[batch])
-    done = it.done[m, p, a:b]
-    width = max(1, math.ceil(it.work[batch] / max(done.sum() * PIECE_SHARE, 1e-9)))
+def _piece(ledger: Ledger, batch: int, arc: int, score: Score, now_g: float) -> tuple[float, Ints]:
+    """The best start of a batch on one arc: its score, infinite where there is none, and the slots from it on."""
+    model = ledger.instance.model
+    k, work = int(model.arc_config[arc]), float(model.work[batch])
+    slots = np.arange(model.release[batch], model.due[batch])
+    done = model.rate[arc] * model.slot_s[slots]
+    width = max(1, math.ceil(work / max(done.sum() * PIECE_SHARE, 1e-9)))
     reached = np.append(0.0, np.cumsum(done)) * width
-    ends = np.searchsorted(reached, reached[:-1] + it.work[batch] * (1 - 1e-9))
-    open_ = ledger.free[p, a:b] // it.need[m, p] >= width
-    shut = np.append(0, np.cumsum(~open_))
+    ends = np.searchsorted(reached, reached[:-1] + work + width * model.rate[arc] * model.load_s[k] - 1e-9 * work)
+    room = ledger.fits(Cells(np.full(len(slots), arc), np.full(len(slots), k), slots)) >= width
+    shut = np.append(0, np.cumsum(~room))
     starts = np.flatnonzero(ends < len(reached))
     starts = starts[shut[ends[starts]] == shut[starts]]
     if not len(starts):
         return math.inf, starts
-    spent = np.append(0.0, np.cumsum(it.replica_g[m, p, a:b])) * width
+    spent = np.append(0.0, np.cumsum(ledger.instance.unit_g[arc, slots] * done)) * width
     values = score(spent[ends[starts]] - spent[starts], ends[starts], now_g)
-    best = int(starts[int(np.argmin(values))])
-    return float(values.min()), np.arange(a + best, a + int(ends[best]))
+    best = int(np.argmin(values))
+    return float(values[best]), slots[starts[best] : ends[starts[best]]]
