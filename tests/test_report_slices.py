@@ -204,11 +204,12 @@ def test_wrong_options_are_named(args: list[str], said: str) -> None:
 
 def test_what_is_unknown_leaves_its_columns_empty(tmp_path: Path) -> None:
     """Every row has every column, whatever is unknown of it."""
-    known = results.Slice("a", embodied_g=results.Band(1, 2, 3), sci=results.Sci(results.Band(4, 5, 6), None))
+    known = results.Slice("a", embodied_g=results.Band(1, 2, 0.1 + 0.2), sci=results.Sci(results.Band(4, 5, 6), None))
     path = tmp_path / "slices.csv"
     Table((), [results.Slice("b"), known], "").write(path)
     first, second = csv.DictReader(path.read_text().splitlines())
     assert list(first) == list(second)
     assert (first["embodied_g_mid"], second["embodied_g_mid"]) == ("", "2")
+    assert second["embodied_g_high"] == "0.3"
     assert (second["sci_g_per_request_high"], second["sci_g_per_1000_tokens_low"]) == ("6", "")
     assert not {"embodied_g", "sci", "sci_g_per_1000_tokens"} & first.keys()

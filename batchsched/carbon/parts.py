@@ -50,22 +50,17 @@ class Parts(NamedTuple):
 
 def together(rule: str, shares: Sequence[Beside], missing: str = "") -> Part:
     """Shares of one kind as one part, none where there are none. `missing`: what is unknown beside them, in words."""
-    known = [each for each in shares if each.energy_j or each.operational_g is not None]
-    grams = [each.operational_g for each in known if each.operational_g is not None]
-    making = [each.embodied_g for each in known if each.embodied_g is not None]
-    lacking = [each for each in known if each.embodied_g is None and each.part != "network"]
-    complete = not missing and len(grams) == len(shares) and not lacking
-    said = listed(_joules(known))
-    how = "; ".join(each for each in (rule, said, missing) if each)
-    if not known and not complete:
-        return Part(None, None, None, False, how)
-    nothing = not shares
+    none = not shares and not missing
+    joules = [each.energy_j for each in shares if each.energy_j or each.operational_g is not None]
+    grams = [each.operational_g for each in shares if each.operational_g is not None]
+    making = [each.embodied_g for each in shares if each.embodied_g is not None]
+    lacking = [each for each in shares if each.embodied_g is None and each.part != "network"]
     return Part(
-        math.fsum(each.energy_j for each in known),
-        math.fsum(grams) if grams or nothing else None,
+        math.fsum(joules) if joules or none else None,
+        math.fsum(grams) if grams or none else None,
         sum(making, Range(0, 0, 0)) if making else None,
-        complete,
-        how,
+        not missing and not lacking and len(grams) == len(shares),
+        "; ".join(each for each in (rule, listed(_joules(shares)), missing) if each),
     )
 
 

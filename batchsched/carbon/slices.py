@@ -82,7 +82,7 @@ class Answered(NamedTuple):
     output_tokens: int
 
 
-_SUMS = ("energy_j", "energy_by_source", "operational_g", "unknown_energy_j", "unmeasured_s", "embodied_g", "embodied_unknown_s")
+SUMS = ("energy_j", "energy_by_source", "operational_g", "unknown_energy_j", "unmeasured_s", "embodied_g", "embodied_unknown_s")
 
 
 def sci(report: Report) -> Sci | None:
@@ -122,7 +122,7 @@ def sliced(name: str, report: Report, parts: Parts = _NO_PARTS) -> Slice:
         intensity_how=listed(_joules_by(report.rows, "intensity")),
         signal=report.signal,
         embodied_how=f"{report.policy}, over {report.lifetime_years:g} years; low / mid / high: {made}",
-        **{field: getattr(report, field) for field in _SUMS},
+        **{field: getattr(report, field) for field in SUMS},
         **parts._asdict(),
     )
 
@@ -154,7 +154,7 @@ def shared(chunk: Slice, answered: Iterable[Answered]) -> list[RequestShare]:
     weights = [float(max(0, each.input_tokens - each.cached_tokens) + each.output_tokens) for each in requests]
     weights = weights if sum(weights) else [1.0] * len(requests)
     total = sum(weights)
-    amounts = {field: getattr(chunk, field) for field in (*_SUMS, *Parts._fields)}
+    amounts = {field: getattr(chunk, field) for field in (*SUMS, *Parts._fields)}
     same = {field: getattr(chunk, field) for field in Cost.__struct_fields__ if field not in amounts}
     return [
         RequestShare(

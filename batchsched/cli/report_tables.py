@@ -65,7 +65,7 @@ class Table(NamedTuple):
             with path.open("w", newline="") as handle:
                 writer = csv.DictWriter(handle, list(cells[0]) if cells else ())
                 writer.writeheader()
-                writer.writerows(cells)
+                writer.writerows({name: _rounded(value) for name, value in row.items()} for row in cells)
         say(f"{len(records)} rows are in {path}.")
 
 
@@ -132,6 +132,11 @@ def _flat(kind: type[msgspec.Struct], row: Any, before: str = "") -> Iterable[tu
 def _text(value: Any) -> Any:
     """A cell: what has parts of its own as JSON."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else value
+
+
+def _rounded(value: Any) -> Any:
+    """A number without the noise of its last binary digits."""
+    return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 def _is_struct(kind: Any) -> bool:

@@ -65,12 +65,12 @@ class Division:
         return Parts(self._loading(rows), self._idle(rows), self._network(rows), self._storage(rows), waste)
 
     def _loading(self, rows: Sequence[Row]) -> Part:
-        found = self._besides.loading(rows)
-        return together(found.how if found else "no engine start", [found] if found else [])
+        starts = [found for row in rows if row["startup_s"] > 0 and (found := self._besides.loading([row]))]
+        return together(f"{len(starts)} engine start(s); in the sums", starts)
 
     def _waste(self, wasted: Sequence[Row] | None) -> Part:
-        found = self._besides.waste(wasted or ())
-        return together("work whose results nobody took", [found] if found else [])
+        found = [part for row in wasted or () if (part := self._besides.waste([row]))]
+        return together("work whose results nobody took", found)
 
     def _idle(self, rows: Sequence[Row]) -> Part:
         shares: list[Beside] = []
