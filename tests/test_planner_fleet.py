@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from batchsched.planner.fleet_bound import FleetPrices, lower_bound
+from batchsched.planner.fleet_demand import Demand
 from batchsched.planner.fleet_model import FleetModel
+from batchsched.planner.fleet_relax import relax
 
 
 def fleet(**more: object) -> FleetModel:
@@ -52,3 +59,98 @@ def test_a_start_goes_on_in_the_next_slots_and_not_beyond_the_end() -> None:
 def test_nonsense_is_refused(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field.split("_", maxsplit=1)[0]):
         fleet(**{field: value})
+
+
+def drawn(seed: int, pools: int = 2, slots: int = 8, batches: int = 6) -> FleetModel:
+    """A small fleet: a model a class, all on all pools, starts and holding that cost, some replicas loaded."""
+    rng = np.random.default_rng(seed)
+    classes = 2
+    k = classes * pools
+    config, pool = np.arange(k), np.arange(k) % pools
+    capacity = rng.integers(0, 4, (pools, slots)).astype(float)
+    release = rng.integers(0, slots - 1, batches)
+    return FleetModel(
+        slot_s=rng.choice([100.0, 200.0], slots),
+        capacity=capacity,
+        room=np.minimum(capacity, np.roll(capacity, -1, axis=1)),
+        gpus=np.eye(pools)[pool] * rng.integers(1, 3, k)[:, None],
+        loaded=np.zeros(k, np.int64),
+        load_s=rng.uniform(0, 30, k),
+        load_g=rng.uniform(5, 20, (k, slots)),
+        hold_g=rng.uniform(0, 5, (k, slots)),
+        arc_class=config // pools,
+        arc_config=config,
+        rate=rng.uniform(0.5, 2, k),
+        run_g=rng.uniform(0.1, 1, (k, slots)),
+        late_g=np.full(classes, 50.0),
+        batch_class=rng.integers(0, classes, batches),
+        release=release,
+        due=np.minimum(slots, release + rng.integers(0, slots, batches)),
+        work=rng.uniform(5, 150, batches),
+    )
+
+
+seeds = st.integers(0, 10_000)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds)
+def test_interval_rows_say_whether_earliest_deadline_first_serves_all(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    release = rng.integers(0, 6, 5)
+    model = fleet(
+        slot_s=np.full(8, 100.0), capacity=np.ones((1, 8)), room=np.ones((1, 8)), load_g=np.ones((1, 8)), hold_g=np.ones((1, 8)),
+        run_g=np.ones((1, 8)), batch_class=np.zeros(5, np.int64), release=release, due=release + rng.integers(1, 3, 5),
+        work=rng.integers(1, 5, 5).astype(float),
+    )  # fmt: skip
+    demand = Demand(model)
+    served = rng.integers(0, 6, 8).astype(float)
+    done = np.concatenate([[0.0], np.cumsum(served)])[None, :] / demand.unit[0]
+    left = model.work.copy()
+    late = 0.0
+    for t, room in enumerate(served.tolist()):
+        free = room
+        for b in sorted(range(5), key=lambda b: (model.due[b], b)):
+            if model.release[b] <= t < model.due[b]:
+                taken = min(free, left[b])
+                left[b] -= taken
+                free -= taken
+        late += sum(left[b] for b in range(5) if model.due[b] == t + 1)
+    assert (len(demand.missing(done)) == 0) == (late == 0)
+
+
+@settings(max_examples=12, deadline=None)
+@given(seeds, seeds)
+def test_any_prices_bound_the_cost_and_the_programs_own_give_it(seed: int, other: int) -> None:
+    model = drawn(seed)
+    found = relax(model)
+    rng = np.random.default_rng(other)
+    shares = rng.uniform(0, 1.5, model.capacity.shape), rng.uniform(0, 1, model.load_g.shape)
+    best = found.last.prices
+    other_prices = FleetPrices(best.gpu * shares[0], best.room, best.ready * shares[1])
+    assert found.bound_g == pytest.approx(found.last.cost_g, rel=1e-3)
+    assert lower_bound(model, other_prices) <= found.last.cost_g * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("late_g", [2.0, 100.0])
+def test_late_work_is_chosen_where_it_is_cheaper_than_any_way_to_do_it(late_g: float) -> None:
+    model = fleet(load_g=np.zeros((1, 3)), late_g=np.full(1, late_g), run_g=np.full((1, 3), 5.0))
+    assert relax(model).bound_g == pytest.approx(100 * min(5.0, late_g))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(50, 500), min_size=8, max_size=8), st.lists(st.integers(1, 4), min_size=2, max_size=2))
+def test_the_relaxation_meets_brute_force(grams: list[int], lengths: list[int]) -> None:
+    """Whole slots on one replica, starts for free: every way to give the slots to the two batches is tried."""
+    model = fleet(
+        slot_s=np.full(8, 100.0), capacity=np.ones((1, 8)), room=np.ones((1, 8)), hold_g=np.zeros((1, 8)),
+        load_g=np.zeros((1, 8)), load_s=np.zeros(1), run_g=np.array([grams], float),
+        batch_class=np.zeros(2, np.int64), release=np.zeros(2, np.int64),
+        due=np.array([4, 8]), work=100.0 * np.array(lengths), late_g=np.full(1, 1e4),
+    )  # fmt: skip
+    best = min(
+        100.0 * sum(grams[t] for t in (*early, *late))
+        for early in itertools.combinations(range(4), lengths[0])
+        for late in itertools.combinations([t for t in range(8) if t not in early], lengths[1])
+    )
+    assert relax(model).bound_g == pytest.approx(best)

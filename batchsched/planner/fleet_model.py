@@ -81,8 +81,8 @@ class FleetModel:
                 raise ValueError(f"{name} has the shape {array.shape}, not {shape}.")
             if not np.all(np.isfinite(array)) or np.any(array < 0):
                 raise ValueError(f"{name} has a value that is negative or not finite.")
-        if np.any(self.rate <= 0) or np.any(self.slot_s <= 0):
-            raise ValueError("A rate or a slot's length is 0.")
+        if np.any(self.rate <= 0) or np.any(self.slot_s <= 0) or not np.all(self.gpus.any(axis=1)):
+            raise ValueError("A rate or a slot's length is 0, or a configuration takes nothing of any pool.")
         for name, index, count in (("arc_class", self.arc_class, c), ("arc_config", self.arc_config, k),
                                    ("batch_class", self.batch_class, c)):  # fmt: skip
             if index.size and (index.min() < 0 or index.max() >= count):

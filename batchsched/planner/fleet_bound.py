@@ -1,0 +1,116 @@
+"""A lower bound of what any plan costs, from prices alone.
+
+Prices on a pool's time, on its room and on ready replicas turn the rules they belong to into costs. What is left falls apart:
+each batch takes its cheapest slot, each configuration keeps its replicas along its cheapest path through time. So any prices
+that are not negative give a true bound, whoever found them and however roughly; the best ones give the LP's value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from batchsched.planner.fleet_model import FleetModel, Floats
+
+
+@dataclass(frozen=True, eq=False)
+class FleetPrices:
+    """Grams, none negative."""
+
+    gpu: Floats
+    """[P, T] of a GPU-second."""
+    room: Floats
+    """[P, T] of a GPU that holds a model when the slot ends."""
+    ready: Floats
+    """[K, T] of a ready replica-second."""
+
+
+def floor_prices(model: FleetModel) -> FleetPrices:
+    """What being ready costs whoever pays for starts and holding: a replica ready in a slot was either held or begun."""
+    held = np.concatenate([np.where(model.loaded > 0, 0.0, np.inf)[:, None], model.hold_g[:, :-1]], axis=1)
+    ready: Floats = np.minimum(held, model.load_g) / model.slot_s
+    return FleetPrices(np.zeros_like(model.capacity), np.zeros_like(model.room), ready)
+
+
+def work_price(model: FleetModel, prices: FleetPrices) -> Floats:
+    """[A, T] grams of a unit of work, with what its GPUs and its replica are worth elsewhere."""
+    taken = model.gpus[model.arc_config] @ prices.gpu + prices.ready[model.arc_config]
+    out: Floats = (model.run_g + taken) / model.rate[:, None]
+    return out
+
+
+def class_price(model: FleetModel, prices: FleetPrices) -> Floats:
+    """[C, T] grams of a unit of each class's work where it is cheapest; never more than being late."""
+    out = np.repeat(model.late_g[:, None], model.slots, axis=1)
+    np.minimum.at(out, model.arc_class, work_price(model, prices))
+    return out
+
+
+def lower_bound(model: FleetModel, prices: FleetPrices) -> float:
+    """Grams that every plan costs at least."""
+    paid = float((prices.gpu * model.capacity * model.slot_s).sum() + (prices.room * model.room).sum())
+    return _batches_g(model, class_price(model, prices)) + _replicas_g(model, prices) - paid
+
+
+def _batches_g(model: FleetModel, price: Floats) -> float:
+    """Every batch at the cheapest slot of its window: minima over ranges from minima over powers of two."""
+    levels = [price]
+    while 2 ** len(levels) <= model.slots:
+        half = 2 ** (len(levels) - 1)
+        levels.append(np.minimum(levels[-1][:, :-half], levels[-1][:, half:]))
+    length = model.due - model.release
+    cheapest = model.late_g[model.batch_class].copy()
+    for level, table in enumerate(levels):
+        at = (length >= 2**level) & (length < 2 ** (level + 1))
+        c, a, b = model.batch_class[at], model.release[at], model.due[at]
+        cheapest[at] = np.minimum(table[c, a], table[c, b - 2**level])
+    return float(cheapest @ model.work)
+
+
+def _replicas_g(model: FleetModel, prices: FleetPrices) -> float:
+    cold, warm, _ = replica_paths(model, prices)
+    return float(warm @ model.loaded + cold @ (_most_replicas(model) - model.loaded))
+
+
+def replica_paths(model: FleetModel, prices: FleetPrices) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+    """The cheapest path through time of one replica of each configuration: begun, kept, let go, perhaps never there.
+
+    [K] grams of one that is not held at first, [K] of one that is, and [K, T] whether the first kind is ready in a slot. Below 0
+    where the prices of ready replicas promise more than starts and room cost.
+    """
+    earns = prices.ready * model.slot_s
+    start = model.load_g + _load_price(model, prices) - earns
+    keep = model.hold_g + model.gpus @ prices.room
+    cold, warm = np.zeros(model.configs), np.zeros(model.configs)
+    begins = np.zeros(start.shape, bool)
+    stays = np.zeros(start.shape, bool)
+    for t in reversed(range(model.slots)):  # cold, warm: cheapest rest of the horizon from here on
+        stays[:, t] = keep[:, t] + warm < cold
+        after = np.minimum(cold, keep[:, t] + warm)
+        begins[:, t] = start[:, t] + after < cold
+        cold, warm = np.minimum(cold, start[:, t] + after), after - earns[:, t]
+    used = np.zeros(start.shape, bool)
+    held = np.zeros(model.configs, bool)
+    for t in range(model.slots):
+        used[:, t] = held | begins[:, t]
+        held = used[:, t] & stays[:, t]
+    return cold, warm, used
+
+
+def _load_price(model: FleetModel, prices: FleetPrices) -> Floats:
+    """[K, T] what the seconds of a start are worth, of its GPUs and of the replica itself."""
+    worth = model.gpus @ prices.gpu + prices.ready
+    out = np.zeros_like(worth)
+    for i in range(model.load_band.shape[2]):
+        out[:, : model.slots - i] += model.load_band[:, : model.slots - i, i] * worth[:, i:]
+    return out
+
+
+def _most_replicas(model: FleetModel) -> Floats:
+    """[K] replicas of a configuration that could be of use at once: of each pool's room or open GPUs, rounded up."""
+    gpus = np.maximum(model.room, model.capacity).max(axis=1, initial=0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fits = np.where(model.gpus > 0, np.ceil(gpus / model.gpus), np.inf)
+    return np.asarray(np.maximum(fits.min(axis=1), model.loaded))

@@ -1,0 +1,193 @@
+"""The linear program of a fleet's work: who runs where and when, columns and interval rows as they are called for.
+
+Columns: run[a, t] where asked for, late[c, t], and done[c, t], a class's work until a slot begins: late work counts as done,
+dearly, so there is always an answer. Rows: GPUs in time, the sums that make `done`, and interval rows, of just two entries each.
+Engine starts are left out at first: without them the program is solved in a second at fleet size, with them in many. Then `fix`
+holds replicas at whole numbers; what their starts take of the GPUs' time is taken from the rows' right sides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from batchsched.planner.fleet_bound import FleetPrices
+from batchsched.planner.fleet_demand import Demand
+from batchsched.planner.fleet_model import FleetModel, Floats, Ints
+from batchsched.planner.linear import Answer, LinearProgram
+
+Flags = npt.NDArray[np.bool_]
+
+_HOUR_S = 3600.0
+"""Time is in hours within the program, so that figures stay near 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Relaxed:
+    """An answer in the model's terms."""
+
+    cost_g: float
+    """Of work and lateness; of starts and holding too where they are columns."""
+    run: Floats
+    """[A, T] replica-seconds."""
+    late_g: float
+    done: Floats
+    """[C, T+1] in the demand's units."""
+    worth: Floats
+    """[C, T] grams that a unit of work done in a slot saves."""
+    prices: FleetPrices
+
+
+class FleetLp:
+    """The program; the basis is kept from solve to solve."""
+
+    def __init__(self, model: FleetModel, demand: Demand, charge: Floats) -> None:
+        self.model, self.demand = model, demand
+        self.charge = charge
+        """[K, T] grams of a ready replica-second, paid by the work that it does."""
+        self.lp = LinearProgram()
+        self.hours = model.slot_s / _HOUR_S
+        self.scale = _scale(model, demand)
+        """Steps of the program's cost a gram, so that figures stay near 1."""
+        hopeless = model.due <= model.release
+        self._lost_g = float(model.late_g[model.batch_class[hopeless]] @ model.work[hopeless])
+        self.run_id = np.full(model.run_g.shape, -1)
+        self.ready_id = np.full((model.configs, model.slots), -1)
+        """[K, T] rows that keep work within ready replicas; -1 where there is none."""
+        self.intervals: Ints = np.zeros((0, 3), np.int64)
+        self._interval_id: Ints = np.zeros(0, np.int64)
+        self._entries: list[tuple[Ints, Ints, Floats]] = []
+        self._room: Floats | None = None
+        zero = np.zeros((model.classes, model.slots))
+        self._late = self.columns(np.repeat((model.late_g * demand.unit)[:, None], model.slots, axis=1))
+        most = np.full((model.classes, model.slots + 1), np.inf)
+        most[:, 0] = 0.0
+        self._done = self.columns(np.zeros(most.shape), most)
+        self.gpu_row = self.rows(np.full(model.capacity.shape, -np.inf), model.capacity * self.hours)
+        self._done_row = self.rows(zero, zero)
+        self.enter(self._done_row, self._done[:, 1:], 1.0)
+        self.enter(self._done_row, self._done[:, :-1], -1.0)
+        self.enter(self._done_row, self._late, -1.0)
+
+    def add_runs(self, wanted: Flags) -> int:
+        """Add run columns for the places of `wanted` [A, T] that have none yet; how many."""
+        a, t = np.nonzero(wanted & (self.run_id < 0))
+        if not a.size:
+            return 0
+        m = self.model
+        k, c = m.arc_config[a], m.arc_class[a]
+        ids = self.columns((m.run_g[a, t] + self.charge[k, t]) * _HOUR_S)
+        self.run_id[a, t] = ids
+        for p in range(m.capacity.shape[0]):
+            takes = m.gpus[k, p] > 0
+            self.enter(self.gpu_row[p, t[takes]], ids[takes], m.gpus[k[takes], p])
+        self.enter(self._done_row[c, t], ids, -m.rate[a] * _HOUR_S / self.demand.unit[c])
+        if self._room is not None:
+            self._limit(a, t)
+        return int(a.size)
+
+    def add_intervals(self, rows: Ints) -> None:
+        """Add interval rows (class, from, until)."""
+        ids = self.lp.add_rows(self.demand.asked(rows), np.full(len(rows), np.inf))
+        self.enter(ids, self._done[rows[:, 0], rows[:, 2]], 1.0)
+        self.enter(ids, self._done[rows[:, 0], rows[:, 1]], -1.0)
+        self.intervals = np.concatenate([self.intervals, rows])
+        self._interval_id = np.concatenate([self._interval_id, ids])
+
+    def recharge(self, charge: Floats) -> None:
+        """Another price of ready replicas."""
+        self.charge = charge
+        a, t = np.nonzero(self.run_id >= 0)
+        order = np.argsort(self.run_id[a, t])
+        a, t = a[order], t[order]
+        grams = self.model.run_g[a, t] + charge[self.model.arc_config[a], t]
+        self.lp.set_costs(self.run_id[a, t], grams * _HOUR_S * self.scale)
+
+    def fix(self, ready: Ints, starts: Ints) -> None:
+        """Keep work within these ready replicas [K, T], less what these starts [K, T] take; every later answer obeys."""
+        m = self.model
+        loading = loading_s(m, starts) / _HOUR_S
+        self._room = np.maximum(0.0, ready * self.hours - loading)
+        self._limit(*np.nonzero((self.run_id >= 0) & (self.ready_id[m.arc_config] < 0)))
+        at = self.ready_id >= 0
+        rows = np.concatenate([self.gpu_row.ravel(), self.ready_id[at]])
+        sides = np.concatenate([(m.capacity * self.hours - m.gpus.T @ loading).ravel(), self._room[at]])
+        order = np.argsort(rows)
+        self.lp.set_upper_sides(rows[order], np.maximum(0.0, sides[order]))
+
+    def solve(self, *, dual: bool = True) -> Answer:
+        """Solve as it stands."""
+        if self._entries:
+            rows, columns, values = (np.concatenate(part) for part in zip(*self._entries, strict=True))
+            self.lp.add_entries(rows, columns, values)
+            self._entries = []
+        return self.lp.solve(dual=dual)
+
+    def relaxed(self, answer: Answer) -> Relaxed:
+        """An answer in the model's terms."""
+        x, price = answer.x, answer.price / self.scale
+        run = np.where(self.run_id >= 0, x[self.run_id], 0.0) * _HOUR_S
+        return Relaxed(
+            answer.cost / self.scale + self._lost_g,
+            np.maximum(0.0, run),
+            float((x[self._late] * (self.model.late_g * self.demand.unit)[:, None]).sum()) + self._lost_g,
+            x[self._done],
+            -price[self._done_row] / self.demand.unit[:, None],
+            self.prices(price),
+        )
+
+    def prices(self, price: Floats) -> FleetPrices:
+        """Prices from the rows' dual values in grams."""
+        ready = np.where(self.ready_id >= 0, -price[self.ready_id], 0.0) / _HOUR_S
+        gpu = -price[self.gpu_row] / _HOUR_S
+        return FleetPrices(np.maximum(0.0, gpu), np.zeros_like(self.model.room), self.charge + np.maximum(0.0, ready))
+
+    def binding(self, answer: Answer) -> Ints:
+        """The interval rows that have a price."""
+        found: Ints = self.intervals[answer.price[self._interval_id] > 1e-9]
+        return found
+
+    def columns(self, cost: Floats, upper: Floats | float = np.inf) -> Ints:
+        """New columns from 0 to `upper` with their grams, numbered in the shape of `cost`."""
+        flat = cost.ravel() * self.scale
+        most = np.broadcast_to(np.asarray(upper, float), cost.shape).ravel()
+        return self.lp.add_columns(flat, np.zeros(len(flat)), most).reshape(cost.shape)
+
+    def rows(self, lower: Floats, upper: Floats) -> Ints:
+        """New rows, numbered in the shape of their sides."""
+        return self.lp.add_rows(lower.ravel(), upper.ravel()).reshape(lower.shape)
+
+    def enter(self, rows: Ints, columns: Ints, values: Floats | float) -> None:
+        """Coefficients for the next solve; shapes are broadcast."""
+        shape = np.broadcast_shapes(rows.shape, columns.shape)
+        value = np.broadcast_to(np.asarray(values, float), shape).ravel()
+        self._entries.append((np.broadcast_to(rows, shape).ravel(), np.broadcast_to(columns, shape).ravel(), value))
+
+    def _limit(self, a: Ints, t: Ints) -> None:
+        """Rows that keep these runs within ready replicas."""
+        k = self.model.arc_config[a]
+        place = np.unique(k * self.model.slots + t)
+        place = place[self.ready_id.ravel()[place] < 0]
+        assert self._room is not None
+        room = self._room.ravel()[place]
+        self.ready_id.ravel()[place] = self.lp.add_rows(np.full(room.shape, -np.inf), room)
+        self.enter(self.ready_id[k, t], self.run_id[a, t], 1.0)
+
+
+def loading_s(model: FleetModel, starts: Ints) -> Floats:
+    """[K, T] replica-seconds that these starts take."""
+    out = np.zeros(starts.shape)
+    for i in range(model.load_band.shape[2]):
+        upto = model.slots - i
+        out[:, i:] += starts[:, :upto] * model.load_band[:, :upto, i]
+    return out
+
+
+def _scale(model: FleetModel, demand: Demand) -> float:
+    cheapest = np.full(model.classes, np.inf)
+    np.minimum.at(cheapest, model.arc_class, model.unit_g.min(axis=1, initial=np.inf))
+    used = cheapest * demand.unit
+    used = used[np.isfinite(used) & (used > 0)]
+    return 1.0 / float(np.median(used)) if used.size else 1.0

@@ -1,0 +1,142 @@
+"""A linear program that grows and changes between solves, with its basis kept: GLOP behind OR-tools' MathOpt.
+
+Columns and rows are added as arrays; MathOpt's own messages are used rather than its Python objects, which are made one by one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from batchsched.planner.fleet_model import Floats, Ints
+
+GLOP = 3
+"""MathOpt's number of the simplex solver."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """`optimal`: otherwise the work limit cut the solve short and the figures are the last ones it had, if any."""
+
+    optimal: bool
+    cost: float
+    x: Floats
+    """A value a column."""
+    price: Floats
+    """A dual value a row."""
+    iterations: int
+
+
+class LinearProgram:
+    """Minimise cost @ x under lower <= x <= upper and rows; all columns and rows are numbered from 0 in order of arrival."""
+
+    def __init__(self) -> None:
+        from ortools.math_opt import model_pb2
+
+        self.columns = 0
+        self.rows = 0
+        self.iterations = 0
+        """Simplex steps of all solves: the measure of work done."""
+        self._model: Any = model_pb2.ModelProto()
+        self._solver: Any = None
+        self._solved_rows = 0
+        self._update: Any = None
+
+    def add_columns(self, cost: Floats, lower: Floats, upper: Floats) -> Ints:
+        """Their numbers. Coefficients come with `add_entries`, before the next solve."""
+        ids = np.arange(self.columns, self.columns + len(cost))
+        self.columns += len(cost)
+        pending = self._pending()
+        variables = pending.variables if self._solver is None else pending.new_variables
+        variables.ids.extend(ids.tolist())
+        variables.lower_bounds.extend(lower.tolist())
+        variables.upper_bounds.extend(upper.tolist())
+        variables.integers.extend([False] * len(ids))
+        costs = pending.objective.linear_coefficients if self._solver is None else pending.objective_updates.linear_coefficients
+        costs.ids.extend(ids.tolist())
+        costs.values.extend(cost.tolist())
+        return ids
+
+    def add_rows(self, lower: Floats, upper: Floats) -> Ints:
+        """Their numbers."""
+        ids = np.arange(self.rows, self.rows + len(lower))
+        self.rows += len(lower)
+        pending = self._pending()
+        rows = pending.linear_constraints if self._solver is None else pending.new_linear_constraints
+        rows.ids.extend(ids.tolist())
+        rows.lower_bounds.extend(lower.tolist())
+        rows.upper_bounds.extend(upper.tolist())
+        return ids
+
+    def add_entries(self, rows: Ints, columns: Ints, values: Floats) -> None:
+        """Coefficients, once between two solves; those of one place add up."""
+        key, place = np.unique(rows * self.columns + columns, return_inverse=True)
+        summed = np.bincount(place.ravel(), values, minlength=len(key))
+        pending = self._pending()
+        matrix = pending.linear_constraint_matrix if self._solver is None else pending.linear_constraint_matrix_updates
+        matrix.row_ids.extend((key // self.columns).tolist())
+        matrix.column_ids.extend((key % self.columns).tolist())
+        matrix.coefficients.extend(summed.tolist())
+
+    def set_costs(self, columns: Ints, cost: Floats) -> None:
+        """New costs of columns that are there; `columns` in rising order, once between two solves and before new columns."""
+        pending = self._pending()
+        costs = pending.objective.linear_coefficients if self._solver is None else pending.objective_updates.linear_coefficients
+        costs.ids.extend(columns.tolist())
+        costs.values.extend(cost.tolist())
+
+    def set_upper_sides(self, rows: Ints, upper: Floats) -> None:
+        """New upper sides of rows; `rows` in rising order, once between two solves."""
+        known = rows < self._solved_rows  # what is new since is not yet the solver's: its sides are changed where they wait
+        pending = self._pending()
+        sides = pending.linear_constraint_updates.upper_bounds
+        sides.ids.extend(rows[known].tolist())
+        sides.values.extend(upper[known].tolist())
+        for row, side in zip((rows[~known] - self._solved_rows).tolist(), upper[~known].tolist(), strict=True):
+            pending.new_linear_constraints.upper_bounds[row] = side
+
+    def solve(self, *, dual: bool = True, most_iterations: int | None = None) -> Answer:
+        """Solve from the last basis, by the dual or the primal simplex method."""
+        from ortools.math_opt import callback_pb2, model_parameters_pb2, parameters_pb2
+
+        self._flush()
+        parameters = parameters_pb2.SolveParametersProto()
+        parameters.glop.use_dual_simplex = dual
+        parameters.glop.use_preprocessing = False  # it would throw the basis away
+        if most_iterations is not None:
+            parameters.iteration_limit = most_iterations
+        extra = model_parameters_pb2.ModelSolveParametersProto()
+        result = self._solver.solve(parameters, extra, None, callback_pb2.CallbackRegistrationProto(), None, None)
+        steps = int(result.solve_stats.simplex_iterations)
+        self.iterations += steps
+        x, price, cost = np.zeros(self.columns), np.zeros(self.rows), float("nan")
+        for solution in result.solutions[:1]:
+            cost = float(solution.primal_solution.objective_value)
+            _fill(x, solution.primal_solution.variable_values)
+            _fill(price, solution.dual_solution.dual_values)
+        return Answer(result.termination.reason == 1, cost, x, price, steps)
+
+    def _pending(self) -> Any:
+        from ortools.math_opt import model_update_pb2
+
+        if self._solver is None:
+            return self._model
+        if self._update is None:
+            self._update = model_update_pb2.ModelUpdateProto()
+        return self._update
+
+    def _flush(self) -> None:
+        from ortools.math_opt import parameters_pb2
+        from ortools.math_opt.core.python import solver
+
+        if self._solver is None:
+            self._solver = solver.new(GLOP, self._model, parameters_pb2.SolverInitializerProto())
+        elif self._update is not None and not self._solver.update(self._update):
+            raise AssertionError("GLOP takes every update")
+        self._update = None
+        self._solved_rows = self.rows
+
+
+def _fill(into: Floats, sparse: Any) -> None:
+    into[np.array(sparse.ids, np.int64)] = np.array(sparse.values, np.float64)
