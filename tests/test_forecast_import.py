@@ -33,6 +33,13 @@ def client(server: LiveServer) -> Generator[Client]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Generator[Client]:
+    """Of a server that may be shared, for it takes nothing in."""
+    with live_server(tmp_path_factory.mktemp("refusing")) as live, Client(live.url, "") as made:
+        yield made
+
+
 def test_a_file_is_kept_once_and_known_from_now_on(server: LiveServer, client: Client, tmp_path: Path) -> None:
     path, before = two_days(tmp_path / "f.csv"), server.runtime.clock.now()
     found = client.forecasts.import_file(path)
@@ -79,30 +86,30 @@ def test_a_year_of_hours_is_taken_in_and_folded(server: LiveServer, client: Clie
 
 @pytest.mark.parametrize("zone", ["..", "a/b", "."])
 @pytest.mark.parametrize("header", ["zone,start,end,realised", "zone,start,end,issued_at,mean"])
-def test_a_zone_that_no_address_could_name_is_refused(client: Client, tmp_path: Path, zone: str, header: str) -> None:
+def test_a_zone_that_no_address_could_name_is_refused(refusing: Client, tmp_path: Path, zone: str, header: str) -> None:
     path, hour = tmp_path / "f.csv", "2026-05-01T00:00:00Z,2026-05-01T01:00:00Z"
     rest = "2026-05-01T00:00:00Z,5" if "mean" in header else "5"
     path.write_text(f"{header}\n{zone},{hour},{rest}\n")
     with pytest.raises(InvalidInputFile, match=rf"^f\.csv: '{zone}' cannot be the name of a zone"):
-        client.forecasts.import_file(path)
+        refusing.forecasts.import_file(path)
 
 
-def test_mistakes_name_the_file_as_its_owner_does(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_name_the_file_as_its_owner_does(refusing: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "bad.csv"
     path.write_text("zone,start,end\nDE,soon,later\n")
     with pytest.raises(InvalidInputFile, match=r"^bad\.csv, line 2, column 'start': 'soon'"):
-        client.forecasts.import_file(path)
+        refusing.forecasts.import_file(path)
     for name in ("..", "a/../../x.csv", "x" * 300, ".csv", "no.parquet"):
         with pytest.raises((InvalidInputFile, InvalidRequest)) as problem:
-            client.send(import_file(PurePath(name), io.BytesIO(b"nonsense\n"), None, None))
+            refusing.send(import_file(PurePath(name), io.BytesIO(b"nonsense\n"), None, None))
         assert "batchsched-" not in problem.value.message
     for text in ("0001-01-01T00:00:00+14:00,0001-01-02T00:00:00+14:00,1", "x" * 200_000):
         path.write_text(f"zone,start,end,realised\nDE,{text}\n")
         with pytest.raises(InvalidInputFile, match=r"bad\.csv"):
-            client.forecasts.import_file(path)
+            refusing.forecasts.import_file(path)
     monkeypatch.setattr(routes, "MOST_IMPORT_BYTES", 10)
     with pytest.raises(PayloadTooLarge):
-        client.forecasts.import_file(path)
+        refusing.forecasts.import_file(path)
 
 
 def test_what_has_not_come_true_yet_is_not_taken_in(server: LiveServer, client: Client, tmp_path: Path) -> None:
@@ -115,9 +122,9 @@ def test_what_has_not_come_true_yet_is_not_taken_in(server: LiveServer, client: 
 
 
 @pytest.mark.parametrize("name", ["own", "climatology", "persistence"])
-def test_the_names_of_what_is_made_here_are_taken(client: Client, tmp_path: Path, name: str) -> None:
+def test_the_names_of_what_is_made_here_are_taken(refusing: Client, tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidValue, match=f"'{name}' is the name of"):
-        client.forecasts.import_file(two_days(tmp_path / "f.csv"), provider=name)
+        refusing.forecasts.import_file(two_days(tmp_path / "f.csv"), provider=name)
 
 
 def test_what_it_was_generated_from(server: LiveServer, client: Client, tmp_path: Path) -> None:

@@ -86,10 +86,10 @@ def test_tokens_of_an_answer_of_any_endpoint(usage: dict[str, Any] | None, token
     assert answered(b'{"custom_id":"x","response":null,"error":{"code":"c"}}') == Answered("x", 0, 0, 0)
 
 
-@pytest.fixture
-def done(tmp_path: Path) -> Generator[tuple[LiveServer, str]]:
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[LiveServer, str]]:
     """A server with one batch of three chunks that has ended, a line of it with an error."""
-    with live_server(tmp_path, server__chunk_lines=2) as server:
+    with live_server(tmp_path_factory.mktemp("slices"), server__chunk_lines=2) as server:
         batch_id = server.submit(requests(6))["id"]
         worker = server.worker()
         for number in range(3):
@@ -123,6 +123,7 @@ def test_slices_of_a_real_batch_add_up(done: tuple[LiveServer, str]) -> None:
         running = server.submit(requests(2))["id"]
         with pytest.raises(Conflict, match="when it has ended"):
             list(client.batches.request_shares(running))
+        server.post(f"/v1/batches/{running}/cancel")
 
 
 def test_meters_say_where_all_energy_went(done: tuple[LiveServer, str]) -> None:
