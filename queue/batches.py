@@ -49,6 +49,13 @@ def page(connection: Connection, tenant: Tenant, *, limit: int, after: str | Non
     return every(connection, query.order_by(batches.c.created_at.desc(), batches.c.id.desc()).limit(limit))
 
 
+def newest(connection: Connection, tenant: Tenant, start: datetime, end: datetime, limit: int) -> list[Row]:
+    """`id`, `model` and `created_at` of up to `limit` batches of a tenant that were created in [start, end), newest first."""
+    query = select(batches.c.id, batches.c.model, batches.c.created_at)
+    query = query.where(owned(batches, tenant), batches.c.created_at >= start, batches.c.created_at < end)
+    return every(connection, query.order_by(batches.c.created_at.desc(), batches.c.id.desc()).limit(limit))
+
+
 def in_state(connection: Connection, states: Sequence[str]) -> list[Row]:
     """Every batch in one of these states, the earliest deadline first."""
     query = select(batches).where(batches.c.state.in_(states)).order_by(batches.c.deadline_at, batches.c.id)

@@ -85,6 +85,8 @@ STEPS: dict[str, Callable[[Connection], object]] = {
     "batches.page": lambda c: batches.page(c, "t7", limit=20),
     "batches.page after": lambda c: batches.page(c, "t7", limit=20, after="b4007"),
     "batches.page of all": lambda c: batches.page(c, ANY, limit=20, after="b4007"),
+    "batches.newest": lambda c: batches.newest(c, "t7", NOW, NOW + timedelta(days=1), 20),
+    "batches.newest of all": lambda c: batches.newest(c, ANY, NOW, NOW + timedelta(days=1), 20),
     "batches.in_state": lambda c: batches.in_state(c, ["validating", "in_progress", "finalizing", "cancelling"]),
     "batches.due": lambda c: batches.due(c, NOW - timedelta(days=1)),
     "batches.runnable": batches.runnable,

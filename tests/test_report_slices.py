@@ -192,7 +192,7 @@ def test_energy_for_people(joules: float | None, said: str) -> None:
         (["batch_1", "--meters"], "leave the ID out"),
         (["batch_1", "--books", "--plot", "x.svg"], "draws the report"),
         (["--export", "x.txt"], ".parquet"),
-        (["--from", "2026-01-01"], "go with --by"),
+        (["batch_1", "--from", "2026-01-01"], "leave the ID out"),
         (["--export", "no/such/table.csv"], "no folder no/such"),
         (["batch_1", "--plot", "no/such/plot.svg"], "no folder no/such"),
     ],

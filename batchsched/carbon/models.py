@@ -56,16 +56,29 @@ class Hardware(msgspec.Struct, frozen=True):
 
     catalogue: Catalogue = builtin()
     model: EmbodiedModel = "published"
+    kept: dict[tuple[str, str], Estimate] = msgspec.field(default_factory=dict)
+    """What was worked out: a report over many batches asks for the same few parts again and again."""
 
     def gpu(self, name: str) -> Estimate:
         """An accelerator alone, by its exact name. A `cpu` replica has none: zero; what the catalogue lacks is unknown."""
+        return self._once(("gpu", name), self._gpu)
+
+    def host_share(self, name: str = "slot") -> Estimate:
+        """The rest of a server, for one of its GPU slots; for a pool without GPUs, the machine's share."""
+        return self._once(("host", name), self._host_share)
+
+    def _once(self, key: tuple[str, str], make: Callable[[str], Estimate]) -> Estimate:
+        if key not in self.kept:
+            self.kept[key] = make(key[1])
+        return self.kept[key]
+
+    def _gpu(self, name: str) -> Estimate:
         if name == "cpu":
             return Estimate(self.model, Range(0, 0, 0), "no accelerator")
         gpu = self.catalogue.gpus.get(name)
         return MODELS[self.model](gpu, self.catalogue) if gpu else unknown(self.model, "not in the catalogue")
 
-    def host_share(self, name: str = "slot") -> Estimate:
-        """The rest of a server, for one of its GPU slots; for a pool without GPUs, the machine's share."""
+    def _host_share(self, name: str) -> Estimate:
         host = self.catalogue.hosts.get(name)
         if host is None or host.gpu_slots is None:
             return unknown(self.model, f"the catalogue lacks the server {name}, or its GPU slots")

@@ -19,6 +19,7 @@ from batchsched.carbon.operational import operational_g
 from batchsched.carbon.report import Entry, Report, RunNow, Saving, Truth
 
 CHOICES = ("time", "place", "gpu", "spare")
+_BOTH = (False, True)
 Grams = Callable[[frozenset[str]], float]
 """Operational grams where only these choices were made."""
 
@@ -48,27 +49,47 @@ def with_embodied_g(saved_g: float, before: Range, after: Range) -> Range:
 
 def _counterfactual(pairs: Sequence[tuple[Entry, float]], run_now: RunNow, truth: Truth) -> Grams:
     terms = run_now.terms
-
-    def one(entry: Entry, base_j: float, made: frozenset[str]) -> float:
+    spans = {False: (terms.start, run_now.ends_at)}
+    parts: list[tuple[dict[tuple[bool, bool], float], dict[tuple[bool, bool], float]]] = []
+    for entry, base_j in pairs:
         attributed_j = entry.energy_j if entry.attributed_j is None else entry.attributed_j
-        energy_j = attributed_j if "gpu" in made else base_j
-        if "spare" in made and attributed_j:
-            energy_j *= entry.energy_j / attributed_j
-        zone, pue = (entry.zone, entry.pue) if "place" in made else (terms.zone, terms.pue)
-        span = (entry.started_at, entry.ended_at) if "time" in made else (terms.start, run_now.ends_at)
-        mean = truth(zone, *span).mean_g_per_kwh if energy_j else 0.0
-        if mean is None:
-            raise _Unknown
-        return operational_g(energy_j, pue, mean)
+        added = entry.energy_j / attributed_j if attributed_j else 1.0
+        joules = {(gpu, spare): (attributed_j if gpu else base_j) * (added if spare else 1.0) for gpu in _BOTH for spare in _BOTH}
+        if not any(joules.values()):
+            continue
+        spans[True] = (entry.started_at, entry.ended_at)
+        weights: dict[tuple[bool, bool], float] = {}
+        for time, place in itertools.product(_BOTH, _BOTH):
+            mean = truth(entry.zone if place else terms.zone, *spans[time]).mean_g_per_kwh
+            if mean is None:
+                raise _Unknown
+            weights[time, place] = operational_g(1.0, entry.pue if place else terms.pue, mean)
+        parts.append((joules, weights))
 
-    return cache(lambda made: math.fsum(one(entry, base_j, made) for entry, base_j in pairs))
+    def grams(made: frozenset[str]) -> float:
+        where, what = ("time" in made, "place" in made), ("gpu" in made, "spare" in made)
+        return math.fsum(joules[what] * weights[where] for joules, weights in parts)
+
+    return cache(grams)
+
+
+def _steps() -> list[tuple[str, frozenset[str], frozenset[str], float]]:
+    """Each choice after each set of others: the share of all orders in which just these were made before it."""
+    found: list[tuple[str, frozenset[str], frozenset[str], float]] = []
+    for choice in CHOICES:
+        others = [other for other in CHOICES if other != choice]
+        for size in range(len(CHOICES)):
+            share = 1 / len(CHOICES) / math.comb(len(others), size)
+            sets = (frozenset(made) for made in itertools.combinations(others, size))
+            found += [(choice, before, before | {choice}, share) for before in sets]
+    return found
+
+
+_STEPS = _steps()
 
 
 def _shapley(grams: Grams) -> Saving:
     saved = dict.fromkeys(CHOICES, 0.0)
-    orders = list(itertools.permutations(CHOICES))
-    for order in orders:
-        for place, choice in enumerate(order):
-            before = frozenset(order[:place])
-            saved[choice] += (grams(before) - grams(before | {choice})) / len(orders)
+    for choice, before, after, share in _STEPS:
+        saved[choice] += (grams(before) - grams(after)) * share
     return Saving(**{f"{choice}_g": value for choice, value in saved.items()})

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 @click.option("--books", is_flag=True, help="The entries of one batch's books instead, with every correction.")
 @click.option("--by", type=click.Choice(SLICES), help="What each of these took; `request` of one batch that has ended.")
 @click.option("--meters", is_flag=True, help="What the meters of each pool saw, and where it went.")
-@click.option("--from", "since", metavar="TIME", help="Only work that began from then on.")
+@click.option(
+    "--from", "since", metavar="TIME", help="Only work that began from then on; of the report, batches created from then on."
+)
 @click.option("--to", "until", metavar="TIME", help="Only work that began before then.")
 @click.option("--export", type=NewFile(), help="Also write the table (.csv, .json, .parquet).")
 @json_option
@@ -60,15 +62,15 @@ def report(
         raise click.UsageError("--plot draws the report; leave out --by, --books and --meters.")
     if meters and batch_id:
         raise click.UsageError("--meters is about pools: leave the ID out.")
-    if ((since or until) and not (by or meters)) or ((since or until) and batch_id):
-        raise click.UsageError("--from and --to go with --by or --meters, and without an ID.")
+    if (since or until) and batch_id:
+        raise click.UsageError("--from and --to are about many batches: leave the ID out.")
     check_export(export)
     start, end = instant(since, "--from") if since else None, instant(until, "--to") if until else None
     with connect() as client:
         if table := table_of(client, batch_id, by, start, end, books=books, meters=meters):
             table.show(as_json)
         else:
-            found = client.batches.report(batch_id) if batch_id else client.report()
+            found = client.batches.report(batch_id) if batch_id else client.report(start, end)
             if plot and batch_id:
                 plot.write_bytes(client.batches.plot(batch_id, "svg" if plot.suffix == ".svg" else "png"))
             print_json(found) if as_json else show_report(found)

@@ -63,9 +63,9 @@ class AsyncClient:
         """How fast and at what power each pool runs each model, and how long answers are."""
         return await self.send(profiles.profiles())
 
-    async def report(self) -> Report:
-        """The report over all batches."""
-        return await self.send(calls.report(None))
+    async def report(self, start: datetime | None = None, end: datetime | None = None) -> Report:
+        """The report over all batches that were created in [start, end); of very many over the newest, as its first note says."""
+        return await self.send(calls.report_of_all(start, end))
 
     async def slices(
         self, by: SliceBy = "batch", *, batch_id: str | None = None, start: datetime | None = None, end: datetime | None = None

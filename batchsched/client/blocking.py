@@ -63,9 +63,9 @@ class Client:
         """How fast and at what power each pool runs each model, and how long answers are."""
         return self.send(profiles.profiles())
 
-    def report(self) -> Report:
-        """The report over all batches."""
-        return self.send(calls.report(None))
+    def report(self, start: datetime | None = None, end: datetime | None = None) -> Report:
+        """The report over all batches that were created in [start, end); of very many over the newest, as its first note says."""
+        return self.send(calls.report_of_all(start, end))
 
     def slices(
         self, by: SliceBy = "batch", *, batch_id: str | None = None, start: datetime | None = None, end: datetime | None = None

@@ -216,9 +216,13 @@ def explain_batch(batch_id: str) -> Call[Explanation]:
     return Call("GET", f"{PREFIX}/batches/{_plain(batch_id)}/explain", typed(Explanation))
 
 
-def report(batch_id: str | None) -> Call[Report]:
-    """Of one batch, or of all."""
-    return Call("GET", f"{PREFIX}/batches/{_plain(batch_id)}/report" if batch_id is not None else f"{PREFIX}/report", read_report)
+def report(batch_id: str) -> Call[Report]:
+    return Call("GET", f"{PREFIX}/batches/{_plain(batch_id)}/report", read_report)
+
+
+def report_of_all(start: datetime | None, end: datetime | None) -> Call[Report]:
+    """Of the batches that were created in a span."""
+    return Call("GET", f"{PREFIX}/report", read_report, {"params": _from_to(start, end)})
 
 
 def slices(by: SliceBy, batch_id: str | None, start: datetime | None, end: datetime | None) -> Call[tuple[Slice, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -15,11 +15,10 @@ from batchsched.errors import InvalidValue
 from batchsched.queue.tenancy import ANY
 from batchsched.server.auth import Who
 from batchsched.server.breakdown import By
-from batchsched.server.instants import EARLIEST, instant
+from batchsched.server.instants import EARLIEST, LATEST, instant
 from batchsched.server.runtime import Runtime
 from batchsched.wire import PREFIX
 
-LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 MEDIA = {"png": "image/png", "svg": "image/svg+xml"}
 
 
@@ -48,9 +47,16 @@ def router(runtime: Runtime) -> APIRouter:
         return Response(runtime.reports.plot(batch_id, who.tenant, format), media_type=MEDIA.get(format))
 
     @routes.get(f"{PREFIX}/report")
-    def report_all(who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        """The report over all batches: of the caller's tenant, of every tenant for operators."""
-        return runtime.reports.total(ANY if "operate" in who.scopes else who.tenant)
+    def report_all(  # pyright: ignore[reportUnusedFunction]
+        who: Who,
+        since: Annotated[str | None, Query(alias="from")] = None,
+        until: Annotated[str | None, Query(alias="to")] = None,
+    ) -> dict[str, Any]:
+        """The report over all batches created in [from, to): of the caller's tenant, of every tenant for operators.
+
+        Where they are more than 20,000 it is about the newest of them, and its first note says so.
+        """
+        return runtime.reports.total(ANY if "operate" in who.scopes else who.tenant, *_span(since, until))
 
     @routes.get(f"{PREFIX}/report/slices")
     def report_slices(  # pyright: ignore[reportUnusedFunction]

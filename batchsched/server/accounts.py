@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,7 +18,7 @@ from batchsched.clock import Clock
 from batchsched.errors import ForecastUnavailable
 from batchsched.fleet import VCPU_MODEL, Pool, Site
 from batchsched.forecasts import Provider
-from batchsched.forecasts.truth import best_known
+from batchsched.forecasts.truth import Hindsight, Known, best_known
 from batchsched.profiles import Profile
 from batchsched.scheduler import Scheduler
 from batchsched.server.kept import Kept
@@ -59,9 +59,9 @@ class Accounts:
         """What a batch cost, by its rows of the ledger."""
         return self._report(batch, rows, self.truth)[0]
 
-    def whole(self, batch: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Report:
+    def whole(self, batch: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], truth: Truth | None = None) -> Report:
         """The same with what the saving came from, which asks for more intensities."""
-        truth = cache(self.truth)  # half of what the saving asks for, the report has asked for
+        truth = truth or cache(self.truth)  # half of what the saving asks for, the report has asked for
         report, entries, at_once = self._report(batch, rows, truth)
         return with_saving(report, entries, [work.energy_j for work in at_once], truth) if at_once else report
 
@@ -78,9 +78,9 @@ class Accounts:
 
         return [self._entry({**row, **none, **span(row)}) for row in rows]
 
-    def alone(self, rows: Sequence[Mapping[str, Any]]) -> Report:
+    def alone(self, rows: Sequence[Mapping[str, Any]], truth: Truth | None = None) -> Report:
         """What these rows of the ledger cost, against nothing."""
-        return account(self.entries(rows), self.truth, None, *self._terms)
+        return account(self.entries(rows), truth or self.truth, None, *self._terms)
 
     def grams_of_hours(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
         """Operational grams of rows that stand for whole hours; None where part of them is unknown."""
@@ -116,11 +116,11 @@ class Accounts:
 
     def truth(self, zone: str, start: datetime, end: datetime) -> Intensity:
         """The best that is known by now of a zone; unknown, with the reason, where nobody knows the zone."""
-        try:
-            known = best_known(self._provider, zone, start, end, self._clock.now())
-        except ForecastUnavailable as problem:
-            return Intensity(None, problem.message, "unknown")
-        return Intensity(known.mean_g_per_kwh, known.source, str(known.signal))
+        return _intensity(partial(best_known, self._provider, now=self._clock.now()), zone, start, end)
+
+    def truth_since(self, since: datetime) -> Truth:
+        """`truth` for many spans after an instant, with what is known now; a span that is asked twice is looked up once."""
+        return cache(partial(_intensity, Hindsight(self._provider, since, self._clock.now()).known))
 
     def _report(
         self, batch: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], truth: Truth
@@ -160,7 +160,7 @@ class Accounts:
         pool = fleet.pools.get(row["pool"], Pool(site="", gpu="unknown"))
         site = fleet.sites.get(pool.site, Site(zone="unknown", pue=1.0))
         return Entry(
-            chunk_id=row["chunk_id"],
+            chunk_id=row.get("chunk_id", ""),
             pool=row["pool"],
             site=pool.site or "unknown",
             zone=site.zone,
@@ -229,3 +229,11 @@ class Accounts:
             duration_s=busy_s / pool.count,
             held=Held.of(pool, start.date(), fleet.replica_gpus[name]),
         )
+
+
+def _intensity(known: Callable[[str, datetime, datetime], Known], zone: str, start: datetime, end: datetime) -> Intensity:
+    try:
+        found = known(zone, start, end)
+    except ForecastUnavailable as problem:
+        return Intensity(None, problem.message, "unknown")
+    return Intensity(found.mean_g_per_kwh, found.source, str(found.signal))

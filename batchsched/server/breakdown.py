@@ -72,8 +72,9 @@ class Breakdown:
             for row in some:
                 named.setdefault(self._name(row, by), ([], []))[which].append(row)
         division = self._division()
+        truth = self._accounts.truth_since(min((row["started_at"] for row in rows), default=start))
         return [
-            sliced(name, self._accounts.alone(work), division.parts(work, None if by == "chunk" else lost))
+            sliced(name, self._accounts.alone(work, truth), division.parts(work, None if by == "chunk" else lost))
             for name, (work, lost) in sorted(named.items())
         ]
 

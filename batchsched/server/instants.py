@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from batchsched.errors import InvalidValue
 
-EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 
 def instant(text: str, param: str) -> datetime:

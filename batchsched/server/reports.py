@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from batchsched.scheduler import Scheduler
 from batchsched.server.accounts import Accounts
 from batchsched.server.besides import Besides
 from batchsched.server.bookkeeping import posting
+from batchsched.server.instants import EARLIEST, LATEST
 from batchsched.server.kept import Kept
 from batchsched.server.progress import Progress
 from batchsched.units import format_grams, iso, start_of_hour
@@ -34,6 +36,8 @@ from batchsched.units import format_grams, iso, start_of_hour
 ENDED_S = 300.0
 """The account of a batch that ended changes only when a better intensity becomes known, or a straggler's work is charged."""
 MOST_ENDED = 5000
+MOST_IN_ALL = 20_000
+"""Batches in one report over all: a few seconds."""
 
 
 class Reports:
@@ -49,6 +53,7 @@ class Reports:
         self._accounts = accounts
         self._besides = besides
         self._progress = Progress(scheduler, clock)
+        self.most = MOST_IN_ALL
         self._ended: Kept[dict[str, Any]] = Kept(clock, for_s=ENDED_S, most=MOST_ENDED)
 
     def additions(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,15 +93,27 @@ class Reports:
             ],
         }
 
-    def total(self, tenant: Tenant) -> dict[str, Any]:
-        """One report over every batch of a tenant that ran. Raises NotFound where none did."""
+    def total(self, tenant: Tenant, start: datetime = EARLIEST, end: datetime = LATEST) -> dict[str, Any]:
+        """One report over a tenant's batches that were created in [start, end), as far as they ran; over the newest where they
+        are too many, which its first note says. Raises NotFound where none ran."""
         with self._database.read() as connection:
-            rows = batches.page(connection, tenant, limit=100_000)
-            pairs = [(row, ledger.of_batch(connection, row["id"])) for row in rows]
-        reports = [self._accounts.whole(row, entries) for row, entries in pairs if entries]
-        if not reports:
-            raise NotFound("No batch has run yet, so there is nothing to report.")
-        return {"batch_id": None, **total(reports).to_plain()}
+            found = batches.newest(connection, tenant, start, end, self.most + 1)
+            told = found[: self.most]
+            sums = ledger.sums_of_batches(connection, tenant, told[-1]["created_at"], end) if told else []
+        if not sums:
+            raise NotFound("No batch has run in this time, so there is nothing to report.")
+        truth, of = self._accounts.truth_since(told[-1]["created_at"]), {row["id"]: row for row in told}
+        reports = [
+            self._accounts.whole(of[batch_id], list(entries), truth)
+            for batch_id, entries in itertools.groupby(sums, lambda row: row["batch_id"])
+            if batch_id in of
+        ]
+        whole = total(reports)
+        if len(found) > self.most:
+            since = iso(told[-1]["created_at"])
+            cut = f"Only the newest {self.most:,} batches are here, from {since}: ask for shorter times by 'from' and 'to'."
+            whole = msgspec.structs.replace(whole, notes=[cut, *whole.notes])
+        return {"batch_id": None, **whole.to_plain()}
 
     def grams_since(self, tenant: str, at: datetime) -> float:
         """Operational grams of a tenant's work since then, pool by pool and hour by hour; what is not known is left out."""
