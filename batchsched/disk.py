@@ -44,3 +44,12 @@ def append(descriptor: int, payload: bytes) -> int:
         raise
     os.fsync(descriptor)
     return start
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder, those that links name too; what goes away meanwhile counts for nothing."""
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size

@@ -6,6 +6,7 @@ description here is its line in the configuration reference. They travel to work
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -138,9 +139,22 @@ class ServedModel(msgspec.Struct, frozen=True):
 
 def gpus_of(engine_args: Sequence[str]) -> int | None:
     """GPUs of one replica, as vLLM's flags have it (of one that comes twice the last holds); None where they do not say."""
-    words = " ".join(engine_args).replace("=", " ").split()
-    sizes = {_PARALLEL_FLAGS[flag]: int(n) for flag, n in itertools.pairwise(words) if flag in _PARALLEL_FLAGS and n.isdecimal()}
+    pairs = itertools.pairwise(_words(engine_args))
+    sizes = {_PARALLEL_FLAGS[flag]: int(n) for flag, n in pairs if flag in _PARALLEL_FLAGS and n.isdecimal()}
     return math.prod(sizes.values()) if sizes else None
+
+
+def kv_offload_gib(engine_args: Sequence[str]) -> float | None:
+    """Memory that an engine reserves for KV caches moved off its GPUs, as vLLM's flags have it; None where it reserves none."""
+    found: float | None = None
+    for flag, size in itertools.pairwise(_words(engine_args)):
+        with contextlib.suppress(ValueError):
+            found = float(size) if flag == "--kv-offloading-size" else found
+    return found
+
+
+def _words(engine_args: Sequence[str]) -> list[str]:
+    return " ".join(engine_args).replace("=", " ").split()
 
 
 def replica_gpus(pool: Pool, models: Iterable[ServedModel] = ()) -> int:

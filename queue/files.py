@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, insert, literal, or_, select
 
 from batchsched.errors import NotFound
 from batchsched.queue.rows import Row, beyond, every, first
-from batchsched.queue.tables import files
+from batchsched.queue.tables import batches, files, tombstones
 from batchsched.queue.tenancy import Tenant, owned
 
+_NAMES = {"output": "_output.jsonl", "error": "_error.jsonl"}
+_IS_RESULT = files.c.purpose == "batch_output"
 _shown = [column for column in files.c if column.name != "facts"]  # facts may be long, and lists are
 
 
@@ -56,9 +60,43 @@ def page(
     return every(connection, query.order_by(*order).limit(limit))
 
 
-def remove(connection: Connection, file_id: str) -> None:
-    """Forget a file."""
+def remove(connection: Connection, file_id: str, now: datetime) -> None:
+    """Forget a file. Of a batch's its size and its times stay, for what keeping it took."""
+    of_batch = func.replace(func.replace(files.c.filename, _NAMES["output"], ""), _NAMES["error"], "")
+    named = select(batches.c.id).where(batches.c.input_file_id == files.c.id).exists()
+    gone = select(
+        files.c.id,
+        files.c.tenant,
+        case((_IS_RESULT, of_batch), else_=""),
+        files.c.bytes,
+        files.c.created_at,
+        literal(now, tombstones.c.deleted_at.type),
+    ).where(files.c.id == file_id, or_(_IS_RESULT, named))
+    connection.execute(insert(tombstones).from_select([column.name for column in tombstones.c], gone))
     connection.execute(delete(files).where(files.c.id == file_id))
+
+
+def results_of(batch: Mapping[str, Any]) -> ColumnElement[bool]:
+    """Every result file that a batch ever had: a retry leaves the earlier ones to their time."""
+    names = [batch["id"] + ending for ending in _NAMES.values()]
+    return and_(files.c.tenant == batch["tenant"], _IS_RESULT, files.c.filename.in_(names))
+
+
+def kept_for(connection: Connection, batch: Mapping[str, Any]) -> list[Row]:
+    """Every file that a batch ever had, its input first: `id`, `bytes`, `created_at`, `deleted_at` (None while it is there), and
+    among how many batches it is `shared`."""
+    mine, own = batch["input_file_id"], batch["tenant"]
+    there = (files.c.id, files.c.bytes, files.c.created_at, literal(None, tombstones.c.deleted_at.type).label("deleted_at"))
+    gone = (tombstones.c.id, tombstones.c.bytes, tombstones.c.created_at, tombstones.c.deleted_at)
+    found = [
+        *every(connection, select(*there).where(files.c.id == mine, files.c.tenant == own)),
+        *every(connection, select(*gone).where(tombstones.c.id == mine, tombstones.c.tenant == own)),
+        *every(connection, select(*there).where(results_of(batch))),
+        *every(connection, select(*gone).where(tombstones.c.batch_id == batch["id"])),
+    ]
+    count = select(func.count()).where(batches.c.input_file_id == mine, batches.c.tenant == own)
+    sharers = connection.scalar(count) or 1
+    return [{**row, "shared": sharers if row["id"] == mine else 1} for row in found]
 
 
 def ids(connection: Connection) -> set[str]:

@@ -132,9 +132,10 @@ def joules_of_pools(connection: Connection, start: datetime, end: datetime) -> d
     return {pool: float(sum_j) for pool, sum_j in connection.execute(query.group_by(ledger.c.pool))}
 
 
-def busy_s(connection: Connection, pool: str, start: datetime, end: datetime) -> float:
-    """Replica-seconds of all work on a pool that began in [start, end)."""
-    mine = (ledger.c.pool == pool, ledger.c.ended_at >= start, ledger.c.started_at >= start, ledger.c.started_at < end)
+def busy_s(connection: Connection, start: datetime, end: datetime, *, pool: str = "", model: str = "") -> float:
+    """Replica-seconds of all work that began in [start, end): on any pool, of any model, where none is named."""
+    mine = [ledger.c.ended_at >= start, ledger.c.started_at >= start, ledger.c.started_at < end]
+    mine += [column == name for column, name in ((ledger.c.pool, pool), (ledger.c.model, model)) if name]
     return float(connection.scalar(select(func.coalesce(func.sum(ledger.c.busy_s), 0.0)).where(*mine)) or 0.0)
 
 

@@ -16,7 +16,7 @@ from batchsched.queue import batches, files
 from batchsched.queue.rows import Row, every
 from batchsched.queue.states import OPEN, TERMINAL
 from batchsched.queue.tables import batches as table
-from batchsched.queue.tables import books, chunks, deliveries, idempotency, ledger, postings, tallies
+from batchsched.queue.tables import books, chunks, deliveries, idempotency, ledger, postings, tallies, tombstones
 from batchsched.queue.tables import files as file_table
 
 _ended_at = func.coalesce(table.c.completed_at, table.c.failed_at, table.c.expired_at, table.c.cancelled_at)
@@ -32,19 +32,12 @@ def erase(connection: Connection, batch: Row, now: datetime) -> list[str]:
     if connection.execute(update(table).where(*ended).values(erased_at=now, **bare)).rowcount != 1:
         state = batches.get(connection, batch["id"], batch["tenant"])["state"]
         raise Conflict(f"A batch with status '{state}' cannot be deleted.", hint="Cancel it first, and wait for its end.")
-    gone = _results_of(connection, batch)
+    gone = list(connection.scalars(select(file_table.c.id).where(files.results_of(batch))))
     if _own_input(connection, batch):
         gone.append(batch["input_file_id"])
     for file_id in gone:
-        files.remove(connection, file_id)
+        files.remove(connection, file_id, now)
     return gone
-
-
-def _results_of(connection: Connection, batch: Row) -> list[str]:
-    """Every result file that the batch ever had: a retry leaves the earlier ones to their time."""
-    names = [f"{batch['id']}_{kind}.jsonl" for kind in ("output", "error")]
-    mine = (file_table.c.tenant == batch["tenant"], file_table.c.purpose == "batch_output", file_table.c.filename.in_(names))
-    return list(connection.scalars(select(file_table.c.id).where(*mine)))
 
 
 def _own_input(connection: Connection, batch: Row) -> bool:
@@ -66,12 +59,15 @@ def over(connection: Connection, before: datetime, limit: int) -> list[str]:
 def forget(connection: Connection, batch_id: str) -> None:
     """Remove an ended batch and everything that points to it; nothing of one that was retried meanwhile. Its files have a time of
     their own."""
-    ended = select(table.c.id).where(table.c.id == batch_id, table.c.state.in_(sorted(TERMINAL)))
-    if connection.scalar(ended.with_for_update()) is None:
+    ended = select(table.c.input_file_id).where(table.c.id == batch_id, table.c.state.in_(sorted(TERMINAL)))
+    input_id = connection.scalar(ended.with_for_update())
+    if input_id is None:
         return
-    for each in (chunks, ledger, postings, books, tallies, deliveries, idempotency):
+    for each in (chunks, ledger, postings, books, tallies, deliveries, idempotency, tombstones):
         connection.execute(delete(each).where(each.c.batch_id == batch_id))
     connection.execute(delete(table).where(table.c.id == batch_id))
+    others = select(table.c.id).where(table.c.input_file_id == input_id).exists()
+    connection.execute(delete(tombstones).where(tombstones.c.id == input_id, ~others))
 
 
 def expired(connection: Connection, now: datetime, limit: int, *, lock: bool = False) -> list[str]:

@@ -46,6 +46,21 @@ class FileRow(SQLModel, table=True):
     facts: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
 
 
+class TombstoneRow(SQLModel, table=True):
+    """A file of a batch that was deleted: until then it was kept, and that cost something. It holds nothing of the content."""
+
+    __tablename__ = "tombstones"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (Index("tombstones_by_batch", "batch_id"),)
+
+    id: str = Field(primary_key=True)
+    tenant: str
+    batch_id: str
+    """Of what a batch put out; empty for an upload, which several batches may name."""
+    bytes: int = Field(sa_type=BigInteger)
+    created_at: datetime
+    deleted_at: datetime
+
+
 class BatchRow(SQLModel, table=True):
     """A batch: one input file, one model, one endpoint, a deadline."""
 
@@ -430,6 +445,7 @@ def _table(row: type[SQLModel]) -> Table:
 
 
 files = _table(FileRow)
+tombstones = _table(TombstoneRow)
 batches = _table(BatchRow)
 chunks = _table(ChunkRow)
 workers = _table(WorkerRow)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, literal_column, select
 
 from batchsched.queue.rows import Row, every
 from batchsched.queue.states import OPEN
@@ -34,6 +34,14 @@ def open_batches(connection: Connection, tenant: str) -> list[Row]:
 def stored_bytes(connection: Connection, tenant: str) -> int:
     """Bytes of a tenant's files, inputs and results alike."""
     return int(connection.scalar(select(func.coalesce(func.sum(files.c.bytes), 0)).where(files.c.tenant == tenant)) or 0)
+
+
+def database_bytes(connection: Connection) -> int:
+    """What the database takes up, all its tables and indexes."""
+    of_postgres = "pg_database_size(current_database())"
+    of_sqlite = "(SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size())"
+    size = of_postgres if connection.dialect.name == "postgresql" else of_sqlite
+    return int(connection.scalar(select(literal_column(size))) or 0)
 
 
 def first_expiry(connection: Connection, tenant: str) -> datetime | None:

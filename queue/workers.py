@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from batchsched.errors import NotFound
 from batchsched.queue.rows import Row, every, first
@@ -46,3 +46,9 @@ def idle_power(connection: Connection) -> dict[str, float]:
     """Watts of an idle replica of each pool, as a worker of it measured them last."""
     measured = select(workers.c.pool, workers.c.idle_w).where(workers.c.idle_w.is_not(None)).order_by(workers.c.registered_at)
     return {row["pool"]: row["idle_w"] for row in every(connection, measured)}
+
+
+def hosts(connection: Connection, pool: str, start: datetime, end: datetime) -> int:
+    """On how many machines a pool had workers at some time in [start, end)."""
+    there = (workers.c.pool == pool, workers.c.seen_at >= start, workers.c.registered_at < end)
+    return connection.scalar(select(func.count(workers.c.host.distinct())).where(*there)) or 0

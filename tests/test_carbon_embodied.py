@@ -179,6 +179,7 @@ class TestStorage:
     def test_energy_and_making_by_gigabyte_and_time(self) -> None:
         kept = keeping(Stored("weights", 16, 30 * 86400), 400)
         assert kept
+        assert kept.energy_j
         assert kept.energy_j == pytest.approx(16 * 0.0012 * 30 * 86400)
         assert kept.operational_g == pytest.approx(kept.energy_j / 3.6e6 * 1.2 * 400)
         assert kept.embodied_g.mid == pytest.approx(16 * 17.3 * 30 / (5 * 365))
@@ -188,6 +189,7 @@ class TestStorage:
         one, four = keeping(Stored("archive", 5, 3600, "hdd"), 100), keeping(Stored("archive", 5, 3600, "hdd", 2, 0.5), 100)
         assert one
         assert four
+        assert one.energy_j
         assert four.energy_j == pytest.approx(4 * one.energy_j)
         assert four.embodied_g.high == pytest.approx(4 * one.embodied_g.high)
 

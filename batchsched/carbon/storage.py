@@ -17,7 +17,7 @@ from batchsched.carbon.operational import operational_g
 from batchsched.catalogue import Catalogue, builtin
 
 What = Literal["weights", "kv_cache", "input", "output", "log", "archive"]
-Medium = Literal["ssd", "hdd"]
+Medium = Literal["ssd", "hdd", "dram"]
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -37,10 +37,11 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class Keeping(msgspec.Struct, frozen=True):
-    """What that cost. `energy_j`: at the disks, before the facility's overhead; grams are None without an intensity."""
+    """What that cost. `energy_j`: at the disks, before the facility's overhead; None where no source says what the medium draws.
+    Grams are None without it, and without an intensity."""
 
     stored: Stored
-    energy_j: float
+    energy_j: float | None
     operational_g: float | None
     embodied_g: Range
     source: str
@@ -58,15 +59,16 @@ def keeping(
     known = catalogue or builtin()
     disk = known.parts.get(stored.medium)
     found = three(disk.low_kg, disk.mid_kg, disk.high_kg, known) if disk else None
-    if disk is None or found is None or disk.w_per_unit is None:
+    if disk is None or found is None:
         return None
-    energy_j = disk.w_per_unit.value * stored.disk_gb * stored.held_s
+    watts = disk.w_per_unit
+    energy_j = watts.value * stored.disk_gb * stored.held_s if watts else None
     kg_per_gb, said = found
     share = charge_g(1.0, stored.held_s, lifetime_years, "whole_life")
     return Keeping(
         stored,
         energy_j,
-        None if intensity_g_per_kwh is None else operational_g(energy_j, pue, intensity_g_per_kwh),
+        None if intensity_g_per_kwh is None or energy_j is None else operational_g(energy_j, pue, intensity_g_per_kwh),
         kg_per_gb.scaled(stored.disk_gb * share),
-        f"{disk.w_per_unit.value * 1000:g} W a TB: {known.reference(disk.w_per_unit.source)}; embodied, {said}",
+        f"{f'{watts.value * 1000:g} W a TB: {known.reference(watts.source)}' if watts else 'energy not known'}; embodied, {said}",
     )

@@ -1,39 +1,31 @@
-"""Gathers what a batch caused beside its work, from rows: engine starts, waste, idle pools, transfers, stored files."""
+"""Gathers what a batch caused beside its work, from rows: engine starts, waste, idle pools, transfers, what was kept."""
 
 from __future__ import annotations
 
-import contextlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 
 from batchsched.carbon.beside import added, metered, network, scaled
 from batchsched.carbon.hardware import Range
 from batchsched.carbon.report import Beside
-from batchsched.carbon.storage import Stored, What, keeping
-from batchsched.clock import Clock
-from batchsched.errors import NotFound
-from batchsched.queue import chunks, files, ledger, spending
+from batchsched.queue import chunks, ledger, spending
 from batchsched.queue.database import Database
 from batchsched.queue.rows import Row
-from batchsched.queue.tenancy import ANY
 from batchsched.server.accounts import Accounts
+from batchsched.server.stored import DAY, Storage, by_day
 from batchsched.settings import Carbon
 from batchsched.units import format_bytes
 
-DAY = timedelta(days=1)
 Span = tuple[datetime, datetime]
-_FILES: tuple[tuple[str, What], ...] = (("input_file_id", "input"), ("output_file_id", "output"), ("error_file_id", "output"))
 
 
 class Besides:
     """Reads rows; changes nothing."""
 
-    def __init__(self, database: Database, accounts: Accounts, clock: Clock, carbon: Carbon) -> None:
+    def __init__(self, database: Database, accounts: Accounts, storage: Storage, carbon: Carbon) -> None:
         self._database = database
         self._accounts = accounts
-        self._clock = clock
+        self.storage = storage
         self._carbon = carbon
 
     def of(self, batch: Row, entries: Sequence[Row]) -> list[Beside]:
@@ -46,7 +38,7 @@ class Besides:
             start, end = spans.get(row["pool"], (row["started_at"], row["ended_at"]))
             spans[row["pool"]] = min(start, row["started_at"]), max(end, row["ended_at"])
         moved = self.network(batch["id"], spans).values()
-        return [*(part for part in parts if part), *moved, *self.storage(batch)]
+        return [*(part for part in parts if part), *moved, *self.storage.of(batch, entries)]
 
     def loading(self, entries: Sequence[Row]) -> Beside | None:
         """The engine starts among entries of the ledger, None where there are none."""
@@ -58,11 +50,8 @@ class Besides:
         return metered("waste", self._accounts.of_hours(rows), "work whose results nobody took") if rows else None
 
     def _idle(self, entries: Sequence[Row]) -> Beside | None:
-        mine: Counter[tuple[str, datetime]] = Counter()
-        for row in entries:
-            mine[row["pool"], day_of(row["started_at"])] += row["busy_s"]
         parts: list[Beside] = []
-        for (pool, day), busy_s in mine.items():
+        for (pool, day), busy_s in by_day(entries).items():
             idle, all_s = self.idle_of_day(pool, day)
             if idle and idle.how and all_s > 0:
                 parts.append(scaled(idle, min(1.0, busy_s / all_s)))
@@ -74,7 +63,7 @@ class Besides:
         among which it is shared."""
         with self._database.read() as connection:
             told = spending.of_pool(connection, pool, day, day + DAY)
-            all_s = ledger.busy_s(connection, pool, day, day + DAY)
+            all_s = ledger.busy_s(connection, day, day + DAY, pool=pool)
         idle = [row for row in told if row["kind"] == "idle"]
         if not idle:
             return Beside("idle", 0.0, 0.0, Range(0, 0, 0), "") if told else None, all_s
@@ -95,23 +84,3 @@ class Besides:
             here, away = (self._accounts.truth(self._accounts.site(name).zone, *spans[pool]) for name in (home, there))
             how = f"{format_bytes(size)} between {home} and {there}, {self._carbon.network_kwh_per_gb:g} kWh a GB"
             yield pool, network(size, self._carbon.network_kwh_per_gb, (here, away), how)
-
-    def storage(self, batch: Mapping[str, Any]) -> Iterator[Beside]:
-        """A batch's files, while they are there."""
-        now, home = self._clock.now(), self._accounts.site(self._accounts.home)
-        for column, what in _FILES:
-            with self._database.read() as connection, contextlib.suppress(NotFound):
-                file = files.get(connection, batch[column] or "", ANY)
-                held_s = (now - file["created_at"]).total_seconds()
-                grid = self._accounts.truth(home.zone, file["created_at"], now)
-                stored = Stored(what, file["bytes"] / 1e9, held_s)
-                kept = keeping(stored, grid.mean_g_per_kwh, pue=home.pue, lifetime_years=self._carbon.lifetime_years)
-                if kept:
-                    how = f"{what} file, {format_bytes(file['bytes'])} since {file['created_at']:%d %b %H:%M}; {kept.source}"
-                    source = f"{kept.source}; grid {grid.source}"
-                    yield Beside("storage", kept.energy_j, kept.operational_g, kept.embodied_g, how, source)
-
-
-def day_of(at: datetime) -> datetime:
-    """When the day began, in the offset of the instant."""
-    return at.replace(hour=0, minute=0, second=0, microsecond=0)

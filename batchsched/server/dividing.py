@@ -15,15 +15,13 @@ from typing import Any, NamedTuple
 from batchsched.carbon.beside import scaled
 from batchsched.carbon.parts import Part, Parts, together
 from batchsched.carbon.report import Beside
-from batchsched.errors import NotFound
-from batchsched.queue import batches, files, ledger
+from batchsched.queue import batches, ledger
 from batchsched.queue.database import Database
 from batchsched.queue.rows import Row
 from batchsched.queue.tenancy import ANY
 from batchsched.server.accounts import Accounts
-from batchsched.server.besides import Besides, Span, day_of
-
-_FILES = ("input_file_id", "output_file_id", "error_file_id")
+from batchsched.server.besides import Besides, Span
+from batchsched.server.stored import day_of
 
 
 class _Portion(NamedTuple):
@@ -39,10 +37,10 @@ class _Portion(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """What a batch's files caused, and the portions of its chunks: of all files; of what was sent to a pool."""
+    """What was kept for a batch and sent, and the portions of its chunks: of all that is kept; of what was sent to a pool."""
 
     kept: list[Beside]
-    gone: bool
+    forgotten: bool
     sent: dict[str, Beside]
     of_files: dict[str, _Portion]
     of_sent: dict[tuple[str, str], _Portion]
@@ -102,14 +100,15 @@ class Division:
         for row in rows:
             owed[row["batch_id"]] += self._batch(row["batch_id"]).of_files[row["chunk_id"]].of(row)
         shares = [scaled(kept, share) for batch_id, share in owed.items() for kept in self._batch(batch_id).kept]
-        gone = sum(self._batch(batch_id).gone for batch_id in owed)
+        gone = sum(self._batch(batch_id).forgotten for batch_id in owed)
         missing = f"files of {gone} batch(es) are gone, and for how long they were kept is not known" if gone else ""
-        return together("files since they came, by bytes", shares, missing)
+        return together("what was kept, by bytes of the work", shares, missing)
 
     def _look_up(self, batch_id: str) -> _Batch:
         with self._database.read() as connection:
             batch = batches.get(connection, batch_id, ANY)
             work = ledger.worked(connection, batch_id)
+            entries = ledger.of_batch(connection, batch_id)
         chunks = {row["chunk_id"]: row["bytes"] or 0 for row in work}
         pools: dict[str, list[Row]] = {}
         for row in work:
@@ -121,19 +120,9 @@ class Division:
         for pool, some in pools.items():  # the bytes of a chunk that moved on went to the pool that had it last
             sizes = {row["chunk_id"]: row["bytes"] or 0 if row["last_pool"] == pool else 0 for row in some}
             of_sent.update({(chunk, pool): portion for chunk, portion in _portions(sizes, some).items()})
-        kept = list(self._besides.storage(batch))
-        return _Batch(kept, self._gone(batch), self._besides.network(batch_id, spans), _portions(chunks, work), of_sent)
-
-    def _gone(self, batch: Row) -> bool:
-        """Is one of its files there no more?"""
-        try:
-            with self._database.read() as connection:
-                for name in _FILES:
-                    if batch[name]:
-                        files.get(connection, batch[name], ANY)
-        except NotFound:
-            return True
-        return batch["erased_at"] is not None
+        storage = self._besides.storage
+        sent = self._besides.network(batch_id, spans)
+        return _Batch(storage.of(batch, entries), storage.forgotten(batch), sent, _portions(chunks, work), of_sent)
 
 
 def _days(rows: Sequence[Row]) -> Mapping[tuple[str, datetime], float]:

@@ -69,7 +69,7 @@ def router(runtime: Runtime) -> APIRouter:
             files.get(connection, file_id, who.tenant, lock=True)
             if batches.uses_file(connection, file_id):
                 raise Conflict(f"File {file_id} is the input of a batch that is not finished.", hint="Cancel the batch first.")
-            files.remove(connection, file_id)
+            files.remove(connection, file_id, runtime.clock.now())
             who.did(connection, file_id)
         store.remove(file_id)
         return {"id": file_id, "object": "file", "deleted": True}

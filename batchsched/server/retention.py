@@ -37,9 +37,10 @@ class Retention:
             if not retention.expired(connection, self._clock.now(), FILES_A_ROUND):
                 return
         with self._database.write() as connection:
-            gone = retention.expired(connection, self._clock.now(), FILES_A_ROUND, lock=True)
+            now = self._clock.now()
+            gone = retention.expired(connection, now, FILES_A_ROUND, lock=True)
             for file_id in gone:
-                files.remove(connection, file_id)
+                files.remove(connection, file_id, now)
         for file_id in gone:
             self._store.remove(file_id)
 

@@ -27,6 +27,7 @@ from batchsched.server.feeding import feeds_of
 from batchsched.server.lifecycle import Lifecycle
 from batchsched.server.quotas import Quotas
 from batchsched.server.reports import Reports
+from batchsched.server.stored import Storage
 from batchsched.server.webhooks import Webhooks
 from batchsched.settings import Loaded
 
@@ -61,7 +62,8 @@ class Runtime:
             hardware = Hardware(loaded.catalogue, loaded.settings.carbon.embodied_model)
             self.scheduler = Scheduler(self.database, loaded.settings, provider, self.clock, self.leadership, hardware)
             accounts = Accounts(self.scheduler, provider, self.clock, loaded.settings.carbon, hardware)
-            besides = Besides(self.database, accounts, self.clock, loaded.settings.carbon)
+            storage = Storage(self.database, accounts, self.clock, loaded.settings, loaded.catalogue)
+            besides = Besides(self.database, accounts, storage, loaded.settings.carbon)
             self.reports = Reports(self.database, self.scheduler, provider, self.clock, accounts, besides)
             self.breakdown = Breakdown(self.database, self.store, accounts, besides)
             self.quotas = Quotas(loaded.settings, self.reports.grams_since, self.scheduler.observer.answers, self.clock)

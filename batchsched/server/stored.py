@@ -1,0 +1,206 @@
+"""Gathers what was kept for a batch: its files and results, weights, offloaded caches, the database, the archive of forecasts.
+
+What is a batch's alone is charged over its time. What many share (weights, database, archive) is charged by days: each batch that
+ran on a day has its part of it by busy time, as of idle pools. Sizes of those are today's; nobody wrote down what they were then.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from batchsched.carbon.beside import added, scaled
+from batchsched.carbon.report import Beside
+from batchsched.carbon.storage import Medium, Stored, What, keeping
+from batchsched.catalogue import Catalogue
+from batchsched.clock import Clock
+from batchsched.disk import folder_bytes
+from batchsched.fleet import Pool, ServedModel, kv_offload_gib
+from batchsched.observe import size_of
+from batchsched.queue import chunks, files, ledger, usage, workers
+from batchsched.queue.database import Database
+from batchsched.queue.rows import Row
+from batchsched.server.accounts import Accounts
+from batchsched.server.kept import Kept
+from batchsched.settings import Settings
+from batchsched.units import format_bytes
+
+DAY = timedelta(days=1)
+SIZES_S = 60.0
+"""Sizes of folders are looked at file by file, and all batches of a day ask for the same."""
+_GIB = 1 << 30
+_BY_DAYS = "its part of the days that it ran, by busy time"
+
+
+class Held(NamedTuple):
+    """Some bytes at a site for a while. `held_s`: where it is not all of that while."""
+
+    what: What
+    size_bytes: float
+    start: datetime
+    end: datetime
+    site: str
+    medium: Medium = "ssd"
+    copies: int = 1
+    held_s: float | None = None
+
+
+class _Day(NamedTuple):
+    """What something took on a day, on how many hosts, and the seconds of all the work among which it is shared."""
+
+    whole: Beside | None
+    all_s: float
+    copies: int
+
+
+class Storage:
+    """Reads rows and sizes; changes nothing."""
+
+    def __init__(self, database: Database, accounts: Accounts, clock: Clock, settings: Settings, catalogue: Catalogue) -> None:
+        self._database = database
+        self._accounts = accounts
+        self._clock = clock
+        self._settings = settings
+        self._catalogue = catalogue
+        self._sizes: Kept[int] = Kept(clock, for_s=SIZES_S, most=100)
+        self._days: Kept[_Day] = Kept(clock, for_s=SIZES_S, most=5000)
+
+    def of(self, batch: Row, entries: Sequence[Row]) -> list[Beside]:
+        """What is known of it by now. `entries`: the batch's rows of the ledger."""
+        found = [*self._files(batch), *self._results(batch)]
+        for model in dict.fromkeys(row["model"] for row in entries):
+            work = [row for row in entries if row["model"] == model]
+            found += [*self._weights(model, by_day(work)), *self._caches(model, work)]
+        return [*found, *self._house(by_day(entries))]
+
+    def _files(self, batch: Row) -> Iterator[Beside]:
+        with self._database.read() as connection:
+            rows = files.kept_for(connection, batch)
+        for row in rows:
+            what: What = "input" if row["id"] == batch["input_file_id"] else "output"
+            end = row["deleted_at"] or self._clock.now()
+            until = f" to {end:%d %b %H:%M}, when it was deleted" if row["deleted_at"] else ""
+            shared = f", shared by {row['shared']} batches" if row["shared"] > 1 else ""
+            how = f"{what} file, {format_bytes(row['bytes'])} since {row['created_at']:%d %b %H:%M}{until}{shared}"
+            yield from self._charged(
+                Held(what, row["bytes"], row["created_at"], end, self._accounts.home), how, 1 / row["shared"]
+            )
+
+    def forgotten(self, batch: Row) -> bool:
+        """Was one of its files deleted without a note of when? Earlier versions wrote none."""
+        with self._database.read() as connection:
+            known = {row["id"] for row in files.kept_for(connection, batch)}
+        named = {batch[name] for name in ("input_file_id", "output_file_id", "error_file_id")} - {None}
+        results = batch["completed"] + batch["failed"] > 0
+        return not named <= known or bool(batch["erased_at"] and results and known <= {batch["input_file_id"]})
+
+    def _results(self, batch: Row) -> Iterator[Beside]:
+        """Of its chunks, until they are merged."""
+        with self._database.read() as connection:
+            size = chunks.result_bytes(connection, batch["id"])
+        ends = [batch[name] for name in ("completed_at", "failed_at", "expired_at", "cancelled_at") if batch[name]]
+        if size and batch["in_progress_at"]:
+            end = max(ends, default=self._clock.now())
+            how = f"results of its chunks, {format_bytes(size)}, as if all had been there while it ran"
+            yield from self._charged(Held("output", size, batch["in_progress_at"], end, self._accounts.home), how)
+
+    def _weights(self, model: str, mine: Mapping[tuple[str, datetime], float]) -> Iterator[Beside]:
+        """A copy on each host of each pool that served it."""
+        size, said = self._weight_bytes(self._settings.models.get(model))
+        for pool in dict.fromkeys(pool for pool, _ in mine):
+            site = self._accounts.place(pool)
+            if not size or site is None:
+                continue
+            busy_s = {day: seconds for (name, day), seconds in mine.items() if name == pool}
+            days = {day: self._day("weights", size, day, site, pool, model) for day in busy_s}
+            hosts = max(day.copies for day in days.values())
+            how = f"weights of {model} on {hosts} host(s) of {pool}, {format_bytes(size)} ({said}), {_BY_DAYS}"
+            yield from _shared(days, busy_s, how)
+
+    def _weight_bytes(self, model: ServedModel | None) -> tuple[float, str]:
+        """Of its folder, where there is one here; else by the number of its parameters."""
+        if model is None:
+            return 0.0, ""
+        if model.path and (found := self._sizes.get(model.path, lambda: folder_bytes(Path(model.path)))):
+            return found, "its folder"
+        shape = size_of(model.path, model.parameters_b)
+        return (shape.weight_bytes, "by its parameters") if shape else (0.0, "")
+
+    def _caches(self, model: str, entries: Sequence[Row]) -> Iterator[Beside]:
+        """Memory that engines of the model reserve for offloaded KV caches, for the time that they worked."""
+        served = self._settings.models.get(model, ServedModel())
+        for pool in dict.fromkeys(row["pool"] for row in entries):
+            flags = [*self._settings.pools.get(pool, Pool()).engine_args, *served.engine_args]
+            gib, site = kv_offload_gib(flags), self._accounts.place(pool)
+            mine = [row for row in entries if row["pool"] == pool]
+            if gib is None or site is None:
+                continue
+            span = min(row["started_at"] for row in mine), max(row["ended_at"] for row in mine)
+            held = Held("kv_cache", gib * _GIB, *span, site, "dram", held_s=sum(row["busy_s"] for row in mine))
+            how = f"offloaded KV caches on {pool}, {gib:g} GiB of memory while it worked; in the host's share too"
+            yield from self._charged(held, how)
+
+    def _house(self, mine: Mapping[tuple[str, datetime], float]) -> Iterator[Beside]:
+        """What serves all batches, at the home site."""
+        with self._database.read() as connection:
+            size = usage.database_bytes(connection)
+        archive = self._settings.archive_folder()
+        kinds: tuple[tuple[What, int, str], ...] = (
+            ("log", size, "database: ledger, meters, spending, audit, plans"),
+            ("archive", self._sizes.get(archive, lambda: folder_bytes(archive)), "archive of forecasts"),
+        )
+        busy_s: dict[datetime, float] = {}
+        for (_, day), seconds in mine.items():
+            busy_s[day] = busy_s.get(day, 0.0) + seconds
+        for what, size, said in kinds:
+            days = {day: self._day(what, size, day, self._accounts.home) for day in busy_s}
+            yield from _shared(days, busy_s, f"{said}, {format_bytes(size)}, {_BY_DAYS}")
+
+    def _day(self, what: What, size: float, day: datetime, site: str, pool: str = "", model: str = "") -> _Day:
+        """What many share, on one day."""
+
+        def make() -> _Day:
+            with self._database.read() as connection:
+                all_s = ledger.busy_s(connection, day, day + DAY, pool=pool, model=model)
+                copies = max(1, workers.hosts(connection, pool, day, day + DAY))
+            held = Held(what, size, day, min(day + DAY, self._clock.now()), site, copies=copies)
+            return _Day(next(self._charged(held, ""), None), all_s, copies)
+
+        return self._days.get((what, day, pool, model), make)
+
+    def _charged(self, held: Held, how: str, share: float = 1.0) -> Iterator[Beside]:
+        """A share of what keeping something took; nothing where that was no time, or the catalogue does not know the medium."""
+        held_s = max(0.0, (held.end - held.start).total_seconds()) if held.held_s is None else held.held_s
+        site, years = self._accounts.site(held.site), self._settings.carbon.lifetime_years
+        stored = Stored(held.what, held.size_bytes / 1e9, held_s, held.medium, held.copies)
+        grid = self._accounts.truth(site.zone, held.start, held.end)
+        kept = keeping(stored, grid.mean_g_per_kwh, pue=site.pue, lifetime_years=years, catalogue=self._catalogue)
+        if kept and held.size_bytes and held_s:
+            how, source = f"{how}; {kept.source}", f"{kept.source}; grid {grid.source}"
+            whole = Beside("storage", kept.energy_j or 0.0, kept.operational_g, kept.embodied_g, how, source)
+            yield scaled(whole, share)
+
+
+def by_day(entries: Sequence[Mapping[str, Any]]) -> Counter[tuple[str, datetime]]:
+    """Busy seconds of each pool and day; days on which nothing was busy are left out."""
+    mine: Counter[tuple[str, datetime]] = Counter()
+    for row in entries:
+        mine[row["pool"], day_of(row["started_at"])] += row["busy_s"]
+    return +mine
+
+
+def day_of(at: datetime) -> datetime:
+    """When the day began, in the offset of the instant."""
+    return at.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _shared(days: Mapping[datetime, _Day], busy_s: Mapping[datetime, float], how: str) -> Iterator[Beside]:
+    """Our shares of some days as one, by busy time, with the words and the source of the first."""
+    parts = [scaled(day.whole, min(1.0, busy_s[at] / day.all_s)) for at, day in days.items() if day.whole and day.all_s]
+    if parts:
+        yield msgspec.structs.replace(added(parts, how + parts[0].how), source=parts[0].source)
