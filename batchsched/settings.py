@@ -423,9 +423,10 @@ def _check_pool(name: str, pool: Pool, settings: Settings, where: str) -> None:
 def _check_hardware(name: str, pool: Pool, catalogue: Catalogue, where: str) -> None:
     types = gpu_types(catalogue)
     if pool.gpu in catalogue.gpus and pool.gpu not in types:
+        cells = ("memory_gb", "bandwidth_gb_per_s", "tdp_w", "compute_capability")
+        lacking = ", ".join(cell for cell in cells if getattr(catalogue.gpus[pool.gpu], cell) is None)
         raise InvalidConfiguration(
-            f"{where}: key 'pools.{name}.gpu': the catalogue's '{pool.gpu}' needs memory_gb, bandwidth_gb_per_s, tdp_w and "
-            "compute_capability before it can be planned with."
+            f"{where}: key 'pools.{name}.gpu': the catalogue's '{pool.gpu}' lacks {lacking}, without which nothing can be planned."
         )
     if pool.gpu != "cpu" and pool.gpu not in types:
         _complain(where, f"pools.{name}.gpu", f"'{pool.gpu}' is not a known GPU type", ["cpu", *types])

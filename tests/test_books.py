@@ -20,7 +20,7 @@ from batchsched.cli.main import cli
 from batchsched.errors import Conflict
 from batchsched.queue import batches, books
 from batchsched.queue.database import Database
-from tests.live import live_server, requests, wait_for
+from tests.live import BASIC, live_server, requests, wait_for
 from tests.test_carbon_ledger import DIRECT, KWH, NOW, entry, truth
 from tests.test_queue_contract import LATER, add_batch
 
@@ -134,3 +134,13 @@ def test_an_ended_batch_gets_its_books(tmp_path: Path) -> None:
         assert "the batch ended" in printed.output
         with Client(server.url) as client:
             assert client.batches.books(batch_id).energy_j == found["energy_j"]
+
+
+def test_a_grid_that_nobody_knows_yet_leaves_joules_without_grams(tmp_path: Path) -> None:
+    with live_server(tmp_path, BASIC.replace("WORLD", "NOWHERE")) as server, Client(server.url) as client:
+        batch_id = server.submit(requests(4), batchsched={"deadline": "1s", "on_deadline": "finish"})["id"]
+        server.worker().drain(batch_id)
+        found = wait_for(lambda: (said := client.batches.books(batch_id)).entries and said)
+        assert found.grams is None
+        assert found.unknown_energy_j == pytest.approx(found.energy_j)
+        assert found.energy_j > 0

@@ -40,7 +40,9 @@ def _embodied(axis: Any, columns: Sequence[Mapping[str, Any]]) -> None:
         bars.set_label(model)
         axis.plot([at for at, _ in known], [kg.mid for _, kg in known], "_", color=f"C{i}", ms=7, mew=2)
     axis.set_xticks(range(len(columns)), [column["gpu"].name for column in columns])
+    lowest = [one.kg.low for column in columns for one in column["embodied"].values() if one.kg and one.kg.low]
     axis.set_yscale("log")
+    axis.set_ylim(bottom=0.8 * min(lowest, default=1.0))
     axis.set_title("embodied carbon, kgCO2e: low to high, middle marked", loc="left", fontsize=9)
 
 

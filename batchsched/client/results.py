@@ -459,10 +459,14 @@ class BookEntry(msgspec.Struct, frozen=True):
 
 
 class Books(msgspec.Struct, frozen=True):
-    """The books of a batch that ended, oldest entry first, and what they add up to. Entries are only ever added."""
+    """The books of a batch that ended, oldest entry first, and what they add up to. Entries are only ever added.
+
+    `grams` are without those of `unknown_energy_j`, which nobody knows yet.
+    """
 
     energy_j: float
     grams: float | None = None
+    unknown_energy_j: float = 0.0
     entries: tuple[BookEntry, ...] = ()
 
 

@@ -328,11 +328,12 @@ class BookEntry(Posting, frozen=True, kw_only=True):
 
 
 class Books(_Exact):
-    """The books of a batch, and what they add up to."""
+    """The books of a batch, and what they add up to; `grams` are without `unknown_energy_j`."""
 
     batch_id: Id
     energy_j: float
     grams: float | None
+    unknown_energy_j: float
     entries: list[BookEntry]
 
 

@@ -83,11 +83,13 @@ class Reports:
             batches.get(connection, batch_id, tenant)
             rows = books.of_batch(connection, batch_id)
         entries = [posting(row) for row in rows]
-        known = [line.grams for line in lines(entries).values() if line.grams is not None]
+        told = lines(entries).values()
+        known = [line.grams for line in told if line.grams is not None]
         return {
             "batch_id": batch_id,
             "energy_j": math.fsum(entry.energy_j for entry in entries),
             "grams": math.fsum(known) if known else None,
+            "unknown_energy_j": math.fsum(line.energy_j for line in told if line.grams is None),
             "entries": [
                 {"posted_at": row["posted_at"], **msgspec.structs.asdict(entry)} for row, entry in zip(rows, entries, strict=True)
             ],
