@@ -426,7 +426,7 @@ def _check_hardware(name: str, pool: Pool, catalogue: Catalogue, where: str) -> 
         cells = ("memory_gb", "bandwidth_gb_per_s", "tdp_w", "compute_capability")
         lacking = ", ".join(cell for cell in cells if getattr(catalogue.gpus[pool.gpu], cell) is None)
         raise InvalidConfiguration(
-            f"{where}: key 'pools.{name}.gpu': the catalogue's '{pool.gpu}' lacks {lacking}, without which nothing can be planned."
+            f"{where}: key 'pools.{name}.gpu': the catalogue's '{pool.gpu}' lacks {lacking}, which plans need."
         )
     if pool.gpu != "cpu" and pool.gpu not in types:
         _complain(where, f"pools.{name}.gpu", f"'{pool.gpu}' is not a known GPU type", ["cpu", *types])
