@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchsched.planner import Job, Problem, make_plan
-from batchsched.profiles.candidates import Candidate, needs, one_a_pool
+from batchsched.profiles.candidates import Candidate, by_pool, needs, one_a_pool, unbeaten
 from batchsched.profiles.choose import undominated
 from batchsched.profiles.lengths import Lengths
 from batchsched.profiles.profile import Profile
@@ -37,8 +37,13 @@ def names(ways: Iterable[Candidate]) -> list[tuple[str, str]]:
 
 def kept(ways: Sequence[Candidate]) -> list[Candidate]:
     """What nothing beats."""
-    left = undominated({str(i): needs(one) for i, one in enumerate(ways)})
-    return [ways[int(i)] for i in left]
+    return [one for some in by_pool(ways).values() for one in unbeaten(some)]
+
+
+def test_pools_can_be_looked_at_one_by_one() -> None:
+    ways = [way("big", "new", 100, 500), way("small", "new", 20, 400), way("small", "old", 200, 60), way("big", "old", 900, 65)]
+    together = undominated({str(i): needs(one) for i, one in enumerate(ways)})
+    assert names(kept(ways)) == names(ways[int(i)] for i in together) == [("small", "new"), ("small", "old")]
 
 
 def test_a_model_that_takes_more_of_everything_is_left_out_of_its_own_pool_alone() -> None:

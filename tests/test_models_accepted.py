@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from batchsched.cli.main import cli
+from batchsched.client import Client
 from batchsched.clock import ManualClock
 from batchsched.executors.worker import run_worker
 from batchsched.lines import renamed
@@ -231,6 +234,21 @@ def test_an_accepted_model_must_have_room_for_the_answers(greedy: LiveServer) ->
     assert (error["code"], error["param"], error["line"]) == ("invalid_value", "batchsched.models", None)
     assert "'small' is accepted" in error["message"]
     greedy.until(greedy.submit(data)["id"], "in_progress")
+
+
+def test_the_command_and_the_sdk_say_which_models_will_do(greedy: LiveServer, tmp_path: Path) -> None:
+    file = tmp_path / "input.jsonl"
+    file.write_bytes(requests(3, model="big"))
+    asked = ["submit", str(file), "--deadline", "12h", "--model", "small,big", "--server", greedy.url, "--json"]
+    answer = CliRunner().invoke(cli, asked, catch_exceptions=False)
+    assert answer.exit_code == 0, answer.output
+    assert json.loads(answer.stdout)["batchsched"]["models"] == ["small", "big"]
+    with Client(greedy.url) as client:
+        made = client.batches.create(file=file, deadline="12h", models=["small"])
+        greedy.until(made.id, "in_progress")
+        assert client.batches.retrieve(made.id).batchsched.models == ("big", "small")
+    shown = CliRunner().invoke(cli, ["show", made.id, "--server", greedy.url], catch_exceptions=False)
+    assert "big or small" in shown.output
 
 
 def test_a_body_gets_another_model_and_keeps_every_other_byte() -> None:

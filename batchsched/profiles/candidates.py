@@ -79,14 +79,26 @@ class Candidate(msgspec.Struct, frozen=True):
 def one_a_pool(candidates: Iterable[Candidate], deadline_s: float) -> dict[str, Candidate]:
     """What a planner gets that knows one model a pool: of those that nothing beats, on each pool the one that takes the fewest
     joules, the start of its engine among them, and keeps the deadline; where none keeps it, the one that is done first."""
-    by_name = {f"{one.model} on {one.pool}": one for one in candidates}
-    kept = [by_name[name] for name in undominated({name: needs(one) for name, one in by_name.items()})]
 
     def rank(one: Candidate) -> tuple[bool, float, str]:
         late = one.span_s > deadline_s
         return late, one.span_s if late else one.energy_j, one.model
 
-    return {pool: min((one for one in kept if one.pool == pool), key=rank) for pool in dict.fromkeys(one.pool for one in kept)}
+    return {pool: min(unbeaten(some), key=rank) for pool, some in by_pool(candidates).items()}
+
+
+def by_pool(candidates: Iterable[Candidate]) -> dict[str, list[Candidate]]:
+    """Those of each pool."""
+    found: dict[str, list[Candidate]] = {}
+    for one in candidates:
+        found.setdefault(one.pool, []).append(one)
+    return found
+
+
+def unbeaten(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Those of one pool that are worth a look. On different pools none beats another: each takes time of its own pool."""
+    by_model = {one.model: one for one in candidates}
+    return [by_model[model] for model in undominated({model: needs(one) for model, one in by_model.items()})]
 
 
 def needs(one: Candidate) -> Row:
