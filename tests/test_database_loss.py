@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from batchsched.errors import DatabaseBusy, DatabaseUnavailable, InvalidConfiguration, StorageFull
 from batchsched.queue import chunks, ledger
 from batchsched.queue.database import Database, translated
+from batchsched.server.runtime import Runtime
 from tests.live import LiveServer, live_server, requests, wait_for
 from tests.postgres import PostgresServer, database_in
 from tests.processes import BATCHSCHED, ROOT
@@ -64,6 +65,24 @@ def test_a_crash_and_restart_of_the_database_is_survived(own: PostgresServer, tm
         wait_for(lambda: leadership.leading() and leadership.epoch == 2)
         worker.record(lease, [3, 4, 5])
         assert worker.drain(batch_id)["request_counts"] == {"total": 10, "completed": 10, "failed": 0}
+
+
+@pytest.mark.slow
+def test_a_database_that_goes_away_while_a_server_starts_is_waited_for(
+    own: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was there when it was opened; the work of a start needs it again."""
+    recover = Runtime.recover
+
+    def without_database(runtime: Runtime) -> None:
+        own.stop(signal.SIGQUIT)
+        recover(runtime)
+        own.start()
+
+    monkeypatch.setattr(Runtime, "recover", without_database)
+    with own.fresh() as url, live_server(tmp_path, server__database_url=url) as server:
+        wait_for(server.runtime.leadership.leading)
+        assert server.worker().drain(server.submit(requests(3))["id"])["status"] == "completed"
 
 
 def test_connections_that_were_cut_are_replaced_unnoticed(postgres: PostgresServer, postgres_url: str) -> None:

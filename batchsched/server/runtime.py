@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from batchsched.carbon.models import Hardware
 from batchsched.clock import Clock, IdSource, RandomIds, SystemClock
-from batchsched.errors import InvalidConfiguration, StorageUnavailable
+from batchsched.errors import DatabaseUnavailable, InvalidConfiguration, StorageUnavailable
 from batchsched.forecasts.opened import open_forecasts
 from batchsched.queue import chunks
 from batchsched.queue.cutting import Cutter
@@ -119,7 +119,7 @@ class Runtime:
         alone = not (self.settings.server.store_url or self.settings.server.database_url)
         try:
             sweep(self.database, self.store, 0 if alone else SWEEP_AGE_S)
-        except StorageUnavailable as problem:
+        except (StorageUnavailable, DatabaseUnavailable) as problem:  # of which the latter was there a moment ago
             log.warning("Leftovers are not swept: %s", problem.message)
         self.leadership.start()
 
