@@ -248,7 +248,7 @@ def test_unknown_parts_are_null_and_say_why(runtime: Runtime) -> None:
 
 def test_a_part_says_whether_it_is_all() -> None:
     known, dark = Beside("idle", 1.0, 2.0, Range(1, 2, 3), "", "a"), Beside("idle", 3.0, None, None, "", "b")
-    assert together("by time", []) == Part(0.0, 0.0, None, True, "by time")
+    assert together("by time", []) == Part(0.0, 0.0, Range(0, 0, 0), True, "by time")
     assert together("by time", [known, known]) == Part(2.0, 4.0, Range(2, 4, 6), True, "by time; a")
     assert together("by time", [known, dark]) == Part(4.0, 2.0, Range(1, 2, 3), False, "by time; 75% b; 25% a")
     assert together("by time", [known], "and more").complete is False

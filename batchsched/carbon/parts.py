@@ -58,7 +58,7 @@ def together(rule: str, shares: Sequence[Beside], missing: str = "") -> Part:
     return Part(
         math.fsum(joules) if joules or none else None,
         math.fsum(grams) if grams or none else None,
-        sum(making, Range(0, 0, 0)) if making else None,
+        sum(making, Range(0, 0, 0)) if making or none else None,
         not missing and not lacking and len(grams) == len(shares),
         "; ".join(each for each in (rule, listed(_joules(shares)), missing) if each),
     )

@@ -90,7 +90,8 @@ def show_report(report: Report) -> None:
     print_facts(_sums(report))
     if report.rows:
         click.echo()
-        print_table(("pool", "zone", "from", "to", "energy", "how known", "g/kWh", "CO2e"), [_cells(row) for row in report.rows])
+        heads = ("pool", "zone", "from", "to", "energy", "how known", "PUE", "g/kWh", "CO2e")
+        print_table(heads, [_cells(row) for row in report.rows])
     if beside := [part for part in report.beside if part.part != "idle"]:
         click.echo("\nBeside it, apart from the sums (loading is in them):")
         heads = ("part", "energy", "CO2e", "embodied (low / mid / high)", "how")
@@ -141,6 +142,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         clock(row.ended_at),
         "unknown" if row.energy_source == "unmeasured" else energy(row.energy_j),
         row.energy_source,
+        "unknown" if row.pue is None else f"{row.pue:.3g}",
         "unknown" if intensity is None else f"{intensity:.0f}",
         grams(row.operational_g),
     )

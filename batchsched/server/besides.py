@@ -71,16 +71,18 @@ class Besides:
 
     def network(self, batch_id: str, spans: Mapping[str, Span]) -> dict[str, Beside]:
         """A batch's transfers, by pools away from home that it worked on; `spans`: from when to when."""
-        return dict(self._network(batch_id, spans))
-
-    def _network(self, batch_id: str, spans: Mapping[str, Span]) -> Iterator[tuple[str, Beside]]:
         home = self._accounts.home
+        away = {pool: there for pool in sorted(spans) if (there := self._accounts.place(pool)) not in (None, home)}
+        if not away:
+            return {}
         with self._database.read() as connection:
             bytes_of = chunks.bytes_of_pools(connection, batch_id)
-        for pool, size in sorted(bytes_of.items()):
-            there = self._accounts.place(pool)
-            if pool not in spans or there is None or there == home:
-                continue
-            here, away = (self._accounts.truth(self._accounts.site(name).zone, *spans[pool]) for name in (home, there))
-            how = f"{format_bytes(size)} between {home} and {there}, {self._carbon.network_kwh_per_gb:g} kWh a GB"
-            yield pool, network(size, self._carbon.network_kwh_per_gb, (here, away), how)
+        return {
+            pool: self._sent(bytes_of[pool], there, spans[pool]) for pool, there in away.items() if there and pool in bytes_of
+        }
+
+    def _sent(self, size: int, there: str, span: Span) -> Beside:
+        home = self._accounts.home
+        here, away = (self._accounts.truth(self._accounts.site(name).zone, *span) for name in (home, there))
+        how = f"{format_bytes(size)} between {home} and {there}, {self._carbon.network_kwh_per_gb:g} kWh a GB"
+        return network(size, self._carbon.network_kwh_per_gb, (here, away), how)
