@@ -90,8 +90,8 @@ def show_report(report: Report) -> None:
     print_facts(_sums(report))
     if report.rows:
         click.echo()
-        heads = ("pool", "zone", "from", "to", "energy", "how known", "PUE", "g/kWh", "CO2e")
-        print_table(heads, [_cells(row) for row in report.rows])
+        columns = ("pool", "zone", "from", "to", "energy", "how known", "PUE", "g/kWh", "CO2e")
+        print_table(columns, [_cells(row) for row in report.rows])
     if beside := [part for part in report.beside if part.part != "idle"]:
         click.echo("\nBeside it, apart from the sums (loading is in them):")
         heads = ("part", "energy", "CO2e", "embodied (low / mid / high)", "how")
