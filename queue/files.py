@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, insert, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, insert, literal, or_, select, union_all
 
 from batchsched.errors import NotFound
 from batchsched.queue.rows import Row, beyond, every, first
@@ -83,20 +83,20 @@ def results_of(batch: Mapping[str, Any]) -> ColumnElement[bool]:
 
 
 def kept_for(connection: Connection, batch: Mapping[str, Any]) -> list[Row]:
-    """Every file that a batch ever had, its input first: `id`, `bytes`, `created_at`, `deleted_at` (None while it is there), and
+    """Every file that a batch ever had: `id`, `bytes`, `created_at`, `deleted_at` (None while it is there), and
     among how many batches it is `shared`."""
     mine, own = batch["input_file_id"], batch["tenant"]
     there = (files.c.id, files.c.bytes, files.c.created_at, literal(None, tombstones.c.deleted_at.type).label("deleted_at"))
     gone = (tombstones.c.id, tombstones.c.bytes, tombstones.c.created_at, tombstones.c.deleted_at)
-    found = [
-        *every(connection, select(*there).where(files.c.id == mine, files.c.tenant == own)),
-        *every(connection, select(*gone).where(tombstones.c.id == mine, tombstones.c.tenant == own)),
-        *every(connection, select(*there).where(results_of(batch))),
-        *every(connection, select(*gone).where(tombstones.c.batch_id == batch["id"])),
-    ]
+    found = union_all(
+        select(*there).where(files.c.id == mine, files.c.tenant == own),
+        select(*gone).where(tombstones.c.id == mine, tombstones.c.tenant == own),
+        select(*there).where(results_of(batch)),
+        select(*gone).where(tombstones.c.batch_id == batch["id"]),
+    )
     count = select(func.count()).where(batches.c.input_file_id == mine, batches.c.tenant == own)
     sharers = connection.scalar(count) or 1
-    return [{**row, "shared": sharers if row["id"] == mine else 1} for row in found]
+    return [{**row, "shared": sharers if row["id"] == mine else 1} for row in every(connection, found)]
 
 
 def ids(connection: Connection) -> set[str]:

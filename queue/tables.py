@@ -31,6 +31,7 @@ class FileRow(SQLModel, table=True):
         CheckConstraint("bytes >= 0", name="bytes_positive"),
         Index("files_by_tenant", "tenant", "created_at", "id"),
         Index("files_by_expiry", "expires_at"),
+        Index("files_by_name", "tenant", "filename"),
     )
 
     id: str = Field(primary_key=True)

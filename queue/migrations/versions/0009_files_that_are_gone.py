@@ -9,7 +9,7 @@ down_revision = "0008"
 
 
 def upgrade() -> None:
-    """One new table."""
+    """One new table, and a way to the result files of a batch."""
     op.create_table(
         "tombstones",
         sa.Column("id", AutoString(), nullable=False),
@@ -21,3 +21,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("tombstones_by_batch", "tombstones", ["batch_id"])
+    op.create_index("files_by_name", "files", ["tenant", "filename"])
