@@ -263,7 +263,7 @@ class Observer:
                 confidence=confidence,
                 replicas=min(width, scene.replicas[pool]),
                 loaded=model in scene.loaded[pool],
-                shared=scene.asked[model] > 1,
+                asked=scene.asked[model],
             )
             for model, pool in scene.accepted(tuple(lengths), tuple(row["options"].get("sites") or ()))
         ]

@@ -66,9 +66,16 @@ def test_a_start_counts_for_a_model_that_is_not_loaded() -> None:
 
 
 def test_a_start_that_another_batch_may_pay_beats_nothing_and_is_beaten_only_by_what_is_loaded() -> None:
-    cold = [way(name, "a", seconds, 400, loaded=False, shared=True) for name, seconds in (("big", 100.0), ("small", 50.0))]
+    cold = [way(name, "a", seconds, 400, loaded=False, asked=2) for name, seconds in (("big", 100.0), ("small", 50.0))]
     assert names(kept(cold)) == [("big", "a"), ("small", "a")]
     assert names(kept([cold[0], way("small", "a", 50, 400)])) == [("small", "a")]
+
+
+def test_batches_that_accept_a_model_share_its_start() -> None:
+    big = way("big", "a", 100, 400)
+    alone, one_of_many = (way("small", "a", 50, 400, startup_s=300.0, loaded=False, asked=asked) for asked in (5, 10))
+    assert names(one_a_pool([big, alone], 9000.0).values()) == [("big", "a")]
+    assert names(one_a_pool([big, one_of_many], 9000.0).values()) == [("small", "a")]
 
 
 def test_what_cannot_be_in_time_anywhere_is_done_as_soon_as_can_be() -> None:

@@ -23,8 +23,8 @@ class Candidate(msgspec.Struct, frozen=True):
     replicas: int = 1
     """That can work on it at once."""
     loaded: bool = True
-    shared: bool = False
-    """Other batches accept the model too, so that its start may be theirs."""
+    asked: int = 1
+    """Batches that accept the model, this one among them: they share its start."""
 
     @property
     def model(self) -> str:
@@ -63,8 +63,8 @@ class Candidate(msgspec.Struct, frozen=True):
 
     @property
     def energy_j(self) -> float:
-        """With that start."""
-        return (self.seconds + self.start_s) * self.power_w
+        """With its share of that start."""
+        return (self.seconds + self.start_s / self.asked) * self.power_w
 
     @property
     def span_s(self) -> float:
@@ -78,7 +78,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 def one_a_pool(candidates: Iterable[Candidate], deadline_s: float) -> dict[str, Candidate]:
     """What a planner gets that knows one model a pool: of those that nothing beats, on each pool the one that takes the fewest
-    joules, the start of its engine among them, and keeps the deadline; where none keeps it, the one that is done first."""
+    joules, its share of an engine's start among them, and keeps the deadline; where none keeps it, the one that is done first."""
 
     def rank(one: Candidate) -> tuple[bool, float, str]:
         late = one.span_s > deadline_s
@@ -113,6 +113,6 @@ def needs(one: Candidate) -> Row:
         f"s of {one.pool} to spare": one.sure_s - one.seconds,
     }
     if not one.loaded:
-        what = f"to start {one.model if one.shared else 'an engine'} on {one.pool}"
+        what = f"to start {one.model if one.asked > 1 else 'an engine'} on {one.pool}"
         taken |= {f"J {what}": one.start_s * one.power_w, f"s {what}": one.start_s}
     return taken
