@@ -21,7 +21,7 @@ from tests.queue_machine import QueueMachine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ROUGH = settings(
-    max_examples=15,
+    max_examples=10,
     stateful_step_count=30,
     suppress_health_check=list(HealthCheck),
 )
