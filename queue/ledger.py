@@ -8,9 +8,11 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Connection,
     Float,
     Select,
+    Table,
     bindparam,
     case,
     cast,
@@ -23,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from batchsched.queue.rows import Row, every, first
-from batchsched.queue.tables import batches, chunks, counters, ledger
+from batchsched.queue.tables import batches, chunks, counters, forgotten, ledger
 from batchsched.queue.tenancy import Tenant, owned
 
 TOGETHER = timedelta(seconds=10)
@@ -133,10 +135,15 @@ def joules_of_pools(connection: Connection, start: datetime, end: datetime) -> d
 
 
 def busy_s(connection: Connection, start: datetime, end: datetime, *, pool: str = "", model: str = "") -> float:
-    """Replica-seconds of all work that began in [start, end): on any pool, of any model, where none is named."""
-    mine = [ledger.c.ended_at >= start, ledger.c.started_at >= start, ledger.c.started_at < end]
-    mine += [column == name for column, name in ((ledger.c.pool, pool), (ledger.c.model, model)) if name]
-    return float(connection.scalar(select(func.coalesce(func.sum(ledger.c.busy_s), 0.0)).where(*mine)) or 0.0)
+    """Replica-seconds of all work that began in [start, end), which are whole hours: on any pool, of any model, where none is
+    named; that of batches which are no longer kept included."""
+
+    def seconds(table: Table, *where: ColumnElement[bool]) -> float:
+        mine = [column == name for column, name in ((table.c.pool, pool), (table.c.model, model)) if name]
+        return float(connection.scalar(select(func.coalesce(func.sum(table.c.busy_s), 0.0)).where(*where, *mine)) or 0.0)
+
+    kept = seconds(ledger, ledger.c.ended_at >= start, ledger.c.started_at >= start, ledger.c.started_at < end)
+    return kept + seconds(forgotten, forgotten.c.hour >= start, forgotten.c.hour < end)
 
 
 def newest(connection: Connection, model: str, pool: str) -> tuple[int, datetime] | None:

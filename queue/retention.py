@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, select, update
 
 from batchsched.errors import Conflict, NotFound
-from batchsched.queue import batches, files
+from batchsched.queue import batches, files, forgotten
 from batchsched.queue.rows import Row, every
 from batchsched.queue.states import OPEN, TERMINAL
 from batchsched.queue.tables import batches as table
@@ -58,11 +58,12 @@ def over(connection: Connection, before: datetime, limit: int) -> list[str]:
 
 def forget(connection: Connection, batch_id: str) -> None:
     """Remove an ended batch and everything that points to it; nothing of one that was retried meanwhile. Its files have a time of
-    their own."""
+    their own, and what it took stays as part of a sum."""
     ended = select(table.c.input_file_id).where(table.c.id == batch_id, table.c.state.in_(sorted(TERMINAL)))
     input_id = connection.scalar(ended.with_for_update())
     if input_id is None:
         return
+    forgotten.add(connection, batch_id)
     for each in (chunks, ledger, postings, books, tallies, deliveries, idempotency, tombstones):
         connection.execute(delete(each).where(each.c.batch_id == batch_id))
     connection.execute(delete(table).where(table.c.id == batch_id))

@@ -252,6 +252,22 @@ class SpendingRow(SQLModel, table=True):
     energy_j: float = 0.0
 
 
+class ForgottenRow(SQLModel, table=True):
+    """What batches that are no longer kept took in one hour, by pool and model. `unknown_j`: joules of which `grams` has none."""
+
+    __tablename__ = "forgotten"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (CheckConstraint("energy_j >= 0 AND busy_s >= 0", name="amounts_positive"),)
+
+    pool: str = Field(primary_key=True)
+    model: str = Field(primary_key=True)
+    hour: datetime = Field(primary_key=True)
+    energy_source: str = Field(primary_key=True)
+    busy_s: float = 0.0
+    energy_j: float = 0.0
+    grams: float = 0.0
+    unknown_j: float = 0.0
+
+
 class BookRow(SQLModel, table=True):
     """How far the books of an ended batch are. `number` counts its entries; no `due_at`: no correction is awaited any more."""
 
@@ -452,6 +468,7 @@ chunks = _table(ChunkRow)
 workers = _table(WorkerRow)
 ledger = _table(LedgerRow)
 spending = _table(SpendingRow)
+forgotten = _table(ForgottenRow)
 books = _table(BookRow)
 postings = _table(PostingRow)
 trials = _table(TrialRow)

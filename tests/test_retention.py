@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,12 +14,15 @@ import pytest
 from batchsched.client import Client
 from batchsched.clock import ManualClock
 from batchsched.errors import Conflict, InvalidConfiguration, NotFound
-from batchsched.queue import files, idempotency, ledger
+from batchsched.queue import books, files, forgotten, idempotency, ledger, retention
+from batchsched.queue.database import Database
 from batchsched.queue.tenancy import ANY
 from batchsched.settings import Retention, load
 from batchsched.wire import PREFIX
 from tests.live import BASIC, LiveServer, live_server, requests, wait_for
 from tests.processes import Stage, end
+from tests.test_newest import AT, enter, span
+from tests.test_queue_contract import add_batch
 
 pytestmark = pytest.mark.slow
 
@@ -155,6 +159,70 @@ def test_ended_batches_go_after_their_days_with_all_that_points_to_them(tmp_path
             asked = idempotency.digest(connection, "default", body)
             assert idempotency.recall(connection, "default", "k", asked) is None
             assert files.get(connection, body["input_file_id"], ANY)  # over, but needed
+
+
+def test_what_forgotten_batches_took_stays_in_the_sums(tmp_path: Path, database_url: str) -> None:
+    """Meters add up before and after, to the joule; and batches that are kept bear no more of the idle time than before."""
+    clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+    text = BASIC + "[retention]\nbatches_days = 40\n"
+    with live_server(tmp_path, text, clock=clock, server__database_url=database_url) as server:
+        old = [_run(server, server.upload(requests(2)))["id"] for _ in range(2)]
+        kept = server.submit(requests(2), completion_window="300d")["id"]
+        worker = server.worker()
+        worker.record(worker.lease(), [1])
+        took = [server.get(f"{PREFIX}/batches/{batch_id}/report") for batch_id in (*old, kept)]
+        metered_j = sum(each["energy_j"] for each in took) + 40.0
+        part = {"batch_id": "", "started_at": "2026-01-01T00:10:00Z", "seconds": 1.0, "energy_source": "modelled"}
+        parts = [{**part, "kind": "metered", "energy_j": metered_j}, {**part, "kind": "idle", "energy_j": 40.0}]
+        server.post(f"{PREFIX}/workers/{worker.worker_id}/bye", {"spent": [{"number": 1, "parts": parts}]})
+        wait_for(lambda: all(server.get(f"{PREFIX}/batches/{batch_id}/books")["entries"] for batch_id in old))
+        (before,) = server.get(f"{PREFIX}/report/meters")["data"]
+        idle = _idle_j(server, kept)
+        assert (before["forgotten_j"], before["unaccounted_j"]) == pytest.approx((0.0, 0.0))
+        clock.advance(41 * DAY_S)
+        wait_for(lambda: all(server.http.get(f"/v1/batches/{batch_id}").status_code == 404 for batch_id in old))
+        (after,) = server.get(f"{PREFIX}/report/meters")["data"]
+        assert after["unaccounted_j"] == pytest.approx(0.0, abs=1e-6)
+        assert after["forgotten_j"] == pytest.approx(sum(each["energy_j"] for each in took[:2]))
+        assert after["charged_j"] == pytest.approx(took[2]["energy_j"])
+        assert after["forgotten_g"] == pytest.approx(sum(each["operational_g"] for each in took[:2]))
+        assert _idle_j(server, kept) == pytest.approx(idle)
+        assert 0 < idle < 40
+        hour = {"from": "2026-01-01T01:00:00Z", "to": "2026-01-01T02:00:00Z"}
+        assert server.get(f"{PREFIX}/report/meters", **hour)["data"] == []
+
+
+def _idle_j(server: LiveServer, batch_id: str) -> float:
+    """A batch's share of its pool's idle energy."""
+    beside = server.get(f"{PREFIX}/batches/{batch_id}/report")["beside"]
+    return math.fsum(part["energy_j"] for part in beside if part["part"] == "idle")
+
+
+def test_grams_that_no_book_has_are_unknown(database: Database) -> None:
+    """And what several batches took in one hour is one sum, by meter; a batch that is forgotten twice counts once."""
+    for n in range(2):
+        add_batch(database, f"b{n}", state="completed", total=10)
+    line = {
+        "kind": "work", "pool": "local", "site": "s", "zone": "z", "hour": AT, "energy_source": "rapl", "pue": 1.0,
+        "intensity_source": "", "signal": "", "why": "",
+    }  # fmt: skip
+    entries = [{**line, "energy_j": 600.0, "grams": 5.0}, {**line, "energy_j": 0.0, "grams": -1.0}]
+    with database.write() as connection:
+        for n, host_j in enumerate((7.0, 0.0)):
+            enter(connection, span(5, batch_id=f"b{n}", host_j=host_j, host_source="modelled"))
+            enter(
+                connection, span(59, batch_id=f"b{n}", model="large" if n else "tiny")
+            )  # ends in the next hour, began in this one
+        books.open_at(connection, "b1", AT)
+        books.add(connection, "b1", 0, entries, AT, None)
+        for batch_id in ("b0", "b1", "b1"):
+            retention.forget(connection, batch_id)
+    with database.read() as connection:
+        (row,) = forgotten.of_pools(connection, AT, AT + timedelta(hours=1))
+        assert row == {"pool": "local", "energy_j": 4 * 600.0 + 7.0, "grams": pytest.approx(4.0), "unknown_j": 2 * 600.0 + 7.0}
+        assert ledger.busy_s(connection, AT, AT + timedelta(days=1), pool="local") == 240.0
+        assert ledger.busy_s(connection, AT, AT + timedelta(days=1), model="large") == 60.0
+        assert forgotten.of_pools(connection, AT + timedelta(hours=1), AT + timedelta(hours=2)) == []
 
 
 def test_lives_in_figures() -> None:

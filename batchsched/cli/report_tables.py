@@ -98,7 +98,7 @@ def table_of(
         empty = "Nothing is booked yet: the books are written when a batch has ended."
         return Table([Columns(heads, _booked)], client.batches.books(batch_id).entries, empty)
     if meters:
-        heads = ("pool", "metered", "modelled", "charged", "idle", "waste", "others", "unaccounted", "idle CO2e", "waste CO2e")
+        heads = ("pool", "metered", "modelled", "charged", "idle", "waste", "others", "forgotten", "unaccounted", *_GRAMS)
         return Table([Columns(heads, _metered)], client.meters(start, end), "No meter has told anything yet.")
     if by == "request" and batch_id:
         shares = list(client.batches.request_shares(batch_id))
@@ -204,8 +204,12 @@ def _request(row: RequestShare) -> Sequence[str]:
 
 
 def _metered(row: PoolEnergy) -> Sequence[str]:
-    joules = (row.metered_j, row.modelled_j, row.charged_j, row.idle_j, row.waste_j, row.others_j, row.unaccounted_j)
-    return row.pool, *map(energy, joules), grams(row.idle_g), grams(row.waste_g)
+    joules = (row.metered_j, row.modelled_j, row.charged_j, row.idle_j, row.waste_j, row.others_j, row.forgotten_j)
+    cost = (row.idle_g, row.waste_g, row.forgotten_g)
+    return row.pool, *map(energy, joules), energy(row.unaccounted_j), *map(grams, cost)
+
+
+_GRAMS = ("idle CO2e", "waste CO2e", "forgotten CO2e")
 
 
 def _booked(entry: BookEntry) -> Sequence[str]:

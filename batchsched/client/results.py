@@ -431,9 +431,12 @@ class PoolEnergy(msgspec.Struct, frozen=True):
     idle_j: float = 0.0
     waste_j: float = 0.0
     others_j: float = 0.0
+    forgotten_j: float = 0.0
+    """What batches took that are no longer kept."""
     unaccounted_j: float = 0.0
     idle_g: float | None = None
     waste_g: float | None = None
+    forgotten_g: float | None = None
 
 
 class BookEntry(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ import msgspec
 from batchsched.carbon.slices import Answered, RequestShare, Slice, shared, sliced
 from batchsched.errors import Conflict, NotFound
 from batchsched.lines import iter_lines
-from batchsched.queue import batches, chunks, ledger, spending
+from batchsched.queue import batches, chunks, forgotten, ledger, spending
 from batchsched.queue.database import Database
 from batchsched.queue.rows import Row
 from batchsched.queue.states import TERMINAL
@@ -31,8 +31,8 @@ class PoolEnergy(msgspec.Struct, frozen=True):
 
     `metered_j`: what meters measured; `modelled_j`: what was modelled by `power_model`, where there is no meter; for
     `unmeasured_s` seconds nothing is known at all.
-    `unaccounted_j`: what workers that died had not yet told of, or have still in hand, and what batches took that are no longer
-    kept; below zero, what was charged before meters were told of.
+    `forgotten_j`: what batches took that are no longer kept. `unaccounted_j`: what workers that died had not yet told of, or
+    have still in hand; below zero, what was charged before meters were told of.
     """
 
     pool: str
@@ -44,9 +44,11 @@ class PoolEnergy(msgspec.Struct, frozen=True):
     idle_j: float
     waste_j: float
     others_j: float
+    forgotten_j: float
     unaccounted_j: float
     idle_g: float | None
     waste_g: float | None
+    forgotten_g: float | None
 
 
 class Breakdown:
@@ -91,10 +93,13 @@ class Breakdown:
         with self._database.read() as connection:
             seen = spending.of_pools(connection, start, end)
             charged = ledger.joules_of_pools(connection, start, end)
-        names = sorted({row["pool"] for row in seen} | set(charged))
-        return [self._pool(name, [row for row in seen if row["pool"] == name], charged.get(name, 0.0)) for name in names]
+            gone = {row["pool"]: row for row in forgotten.of_pools(connection, start, end)}
+        told: dict[str, list[Row]] = {name: [] for name in sorted({row["pool"] for row in seen} | set(charged) | set(gone))}
+        for row in seen:
+            told[row["pool"]].append(row)
+        return [self._pool(name, rows, charged.get(name, 0.0), gone.get(name)) for name, rows in told.items()]
 
-    def _pool(self, name: str, rows: Sequence[Row], charged_j: float) -> PoolEnergy:
+    def _pool(self, name: str, rows: Sequence[Row], charged_j: float, gone: Row | None) -> PoolEnergy:
         def of(kind: str) -> list[Row]:
             return [row for row in rows if row["kind"] == kind]
 
@@ -102,11 +107,13 @@ class Breakdown:
         modelled_j = math.fsum(row["energy_j"] for row in of("metered") if row["energy_source"] == "modelled")
         unmeasured_s = math.fsum(row["seconds"] for row in of("metered") if row["energy_source"] == "unmeasured")
         grams = {kind: self._accounts.grams_of_hours(of(kind)) for kind in ("idle", "waste")}
-        left_j = joules["metered"] - charged_j - joules["idle"] - joules["waste"] - joules["others"]
+        forgotten_j = gone["energy_j"] if gone else 0.0
+        forgotten_g = 0.0 if gone is None else gone["grams"] if not gone["unknown_j"] else None
+        left_j = joules["metered"] - charged_j - joules["idle"] - joules["waste"] - joules["others"] - forgotten_j
         return PoolEnergy(
             name, joules["metered"] - modelled_j, modelled_j, unmeasured_s, self._accounts.power_model(name),
-            charged_j, joules["idle"], joules["waste"], joules["others"], left_j,
-            grams["idle"], grams["waste"],
+            charged_j, joules["idle"], joules["waste"], joules["others"], forgotten_j, left_j,
+            grams["idle"], grams["waste"], forgotten_g,
         )  # fmt: skip
 
     def requests(self, batch_id: str, tenant: Tenant) -> Iterator[RequestShare]:
