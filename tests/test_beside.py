@@ -95,6 +95,7 @@ def test_the_baseline_on_another_pool_loads_its_model_where_the_batch_did_and_on
         far = server.worker("far")
         runs = [loaded(server, far, starts) for starts in (0, 1, 2)]
         profile = server.runtime.scheduler.observer.current_profiles()["tiny", "local"]
+        spent(server, far.worker_id)  # it leaves: the cleaner site has no worker now, so the work comes home
         runs.append(loaded(server, server.worker("local"), 2))
     warm, cold, twice, at_home = (report["baseline"]["terms"] for report in runs)
     assert cold["energy_j"] - warm["energy_j"] == pytest.approx(profile.startup_s * profile.idle_w)
