@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from batchsched.queue.rows import Row, every, first
-from batchsched.queue.tables import batches, chunks, counters, forgotten, ledger
+from batchsched.queue.tables import batches, chunks, counters, forgotten, ledger, workers
 from batchsched.queue.tenancy import Tenant, owned
 
 TOGETHER = timedelta(seconds=10)
@@ -139,7 +139,8 @@ def busy_s(connection: Connection, start: datetime, end: datetime, *, pool: str 
     named; that of batches which are no longer kept included."""
 
     def seconds(table: Table, *where: ColumnElement[bool]) -> float:
-        mine = [column == name for column, name in ((table.c.pool, pool), (table.c.model, model)) if name]
+        mine = [table.c.pool == pool if pool else table.c.pool.in_(select(workers.c.pool))]  # all of them: the index is by pool
+        mine += [table.c.model == model] if model else []
         return float(connection.scalar(select(func.coalesce(func.sum(table.c.busy_s), 0.0)).where(*where, *mine)) or 0.0)
 
     kept = seconds(ledger, ledger.c.ended_at >= start, ledger.c.started_at >= start, ledger.c.started_at < end)

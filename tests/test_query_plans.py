@@ -19,6 +19,7 @@ from batchsched.queue.tenancy import ANY
 pytestmark = pytest.mark.slow
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
+LATE = NOW + timedelta(hours=2)
 OPEN, ENDED, CUT = 2_000, 6_000, 5
 LARGE = {"batches", "chunks", "ledger", "files", "deliveries"}
 
@@ -95,6 +96,8 @@ STEPS: dict[str, Callable[[Connection], object]] = {
     "batches.count": lambda c: batches.count(c, "b7", completed=1, failed=0, input_tokens=1, cached_tokens=0, output_tokens=1),
     "files.page": lambda c: files.page(c, "t7", limit=100, after="f4007"),
     "files.page oldest first": lambda c: files.page(c, "t7", limit=100, after="f4007", newest_first=False),
+    "files.kept_for": lambda c: files.kept_for(c, {"id": "b9", "tenant": "t9", "input_file_id": "f9"}),
+    "files.remove": lambda c: files.remove(c, "f8", NOW),
     "retention.expired": lambda c: retention.expired(c, NOW, 100),
     "deliveries.forget": lambda c: deliveries.forget(c, NOW - timedelta(days=30)),
     "idempotency.forget": lambda c: idempotency.forget(c, NOW - timedelta(days=7)),
@@ -117,6 +120,8 @@ STEPS: dict[str, Callable[[Connection], object]] = {
     "chunks.forgive": lambda c: chunks.forgive(c, NOW, 60),
     "chunks.rescue": lambda c: chunks.rescue(c, NOW + timedelta(days=1)),
     "ledger.add": lambda c: ledger.add(c, **_span({"batch_id": "b9", "id": "b9-1"}, NOW)),
+    "ledger.busy_s": lambda c: ledger.busy_s(c, LATE, LATE + timedelta(days=1), pool="p", model="tiny"),
+    "ledger.busy_s of all": lambda c: ledger.busy_s(c, LATE, LATE + timedelta(days=1)),
     "ledger.of_batch": lambda c: ledger.of_batch(c, "b9"),
     "ledger.recent": lambda c: ledger.recent(c, "tiny", "p"),
     "ledger.newest": lambda c: ledger.newest(c, "tiny", "p"),
