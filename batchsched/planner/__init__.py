@@ -26,6 +26,7 @@ def make_plan(problem: Problem, solver: Literal["cp-sat", "greedy"] = "cp-sat", 
     from batchsched.planner.problem import cut
     from batchsched.planner.verify import verify, violations
 
+    problem = _at_home(problem)
     due = due_times(problem)
     instants = sorted({at for job in problem.jobs for at in (due[job.batch_id], job.deadline_s) if at > 0})
     fine = cut(problem, instants[:MOST_CUTS])
@@ -43,6 +44,18 @@ def make_plan(problem: Problem, solver: Literal["cp-sat", "greedy"] = "cp-sat", 
     if broken:
         return _noted(plan, f"CP-SAT's plan was unsafe ({broken[0]}); this is the greedy plan")
     return better
+
+
+def _at_home(problem: Problem) -> Problem:
+    """The same without places that are not among the pools: nothing can run there."""
+    known = {pool.name for pool in problem.pools}
+    if all(known.issuperset(job.seconds_on) for job in problem.jobs):
+        return problem
+    jobs = [
+        msgspec.structs.replace(job, seconds_on={pool: s for pool, s in job.seconds_on.items() if pool in known})
+        for job in problem.jobs
+    ]
+    return Problem(problem.slots, problem.pools, jobs)
 
 
 def _noted(plan: Plan, note: str) -> Plan:
