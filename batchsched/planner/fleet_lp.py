@@ -20,6 +20,8 @@ from batchsched.planner.linear import Answer, LinearProgram
 
 Flags = npt.NDArray[np.bool_]
 
+MOST_APART = 1e5
+"""Late work costs at most so many of the program's units of cost."""
 _HOUR_S = 3600.0
 """Time is in hours within the program, so that figures stay near 1."""
 
@@ -190,4 +192,6 @@ def _scale(model: FleetModel, demand: Demand) -> float:
     np.minimum.at(cheapest, model.arc_class, model.unit_g.min(axis=1, initial=np.inf))
     used = cheapest * demand.unit
     used = used[np.isfinite(used) & (used > 0)]
-    return 1.0 / float(np.median(used)) if used.size else 1.0
+    dearest = float((model.late_g * demand.unit).max(initial=0.0))
+    usual = float(np.median(used)) if used.size else 1.0
+    return 1.0 / max(usual, dearest / MOST_APART)  # beyond that GLOP loses its way

@@ -57,11 +57,14 @@ def tighten(lp: FleetLp, stop: Callable[[], bool] = lambda: False) -> Relaxation
 
 
 def settle(lp: FleetLp, stop: Callable[[], bool] = lambda: False) -> Relaxed:
-    """Solve with the columns that are there, adding interval rows until none is broken."""
+    """Solve with the columns that are there, adding interval rows until none is broken. Raises ArithmeticError."""
     if not len(lp.intervals):
         lp.add_intervals(lp.demand.missing(np.zeros((lp.model.classes, lp.model.slots + 1))))
     while True:
-        last = lp.relaxed(lp.solve())
+        answer = lp.solve()
+        if not answer.optimal:
+            raise ArithmeticError("The simplex solver found no optimum.")
+        last = lp.relaxed(answer)
         rows = lp.demand.missing(last.done)
         if not len(rows) or stop():
             return last

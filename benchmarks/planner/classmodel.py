@@ -86,7 +86,7 @@ class ClassModel:
         found = []
         m = self.model
         for c in range(m.classes):
-            mine = np.flatnonzero(m.batch_class == c)
+            mine = np.flatnonzero((m.batch_class == c) & (m.due > m.release))
             starts, i = np.unique(m.release[mine], return_inverse=True)
             ends, j = np.unique(m.due[mine], return_inverse=True)
             due = np.zeros((len(starts), len(ends)))
