@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -82,30 +82,28 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         self,
         pool: str,
         now: datetime,
-        ready: Collection[str],
+        ready: Mapping[str, str],
         leased: Mapping[str, float],
         served_s: Mapping[str, float],
         weights: Mapping[str, float],
-        *,
-        renames: bool = True,
     ) -> Turns:
-        """What a pool may work on now, of the batches in `ready`. `leased`: the pool's tally, by batch; `renames`: it may be with
-        another model than requests name."""
+        """What a pool may work on now, of the batches in `ready`, each with the model to serve it with. `leased`: the pool's
+        tally, by batch."""
         free = {name: job for name, job in self.jobs.items() if pool in job.seconds_on and not self.must(name, now)}
         allowed, room_s = allowances(self.plan, free, pool, (now - self.made_at).total_seconds(), leased)
         wants = [
-            self._want(name, pool, math.inf if name not in free else allowed[name], renames)
-            for name in ready
+            self._want(name, pool, math.inf if name not in free else allowed[name], model)
+            for name, model in ready.items()
             if self.suits(name, pool) and (name not in free or name in allowed)
         ]
         return Turns(wants, served_s, weights, room_s)
 
-    def _want(self, batch_id: str, pool: str, requests: float, renames: bool) -> Want:
+    def _want(self, batch_id: str, pool: str, requests: float, model: str) -> Want:
         job = self.jobs[batch_id]
         return Want(
             batch_id=batch_id,
             tenant=job.tenant,
-            model=job.model_at(pool) if renames else job.model,
+            model=model,
             deadline_s=job.deadline_s,
             priority=job.priority,
             requests=requests,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Protocol
@@ -252,10 +252,13 @@ class Scheduler:
         """Models that some pool may serve."""
         return [name for name in self.fleet.models if self.fleet.pools_for(name)]
 
-    def offer(self, connection: Connection, pool: str, now: datetime, *, renames: bool) -> Offer:
+    def offer(
+        self, connection: Connection, pool: str, now: datetime, *, renames: bool = True, lacking: Collection[str] = ()
+    ) -> Offer:
         """What a pool should lease now, within the transaction that leases it: nobody else leases for this pool meanwhile.
 
-        `renames`: its worker can serve requests with another model than they name; else each gets the one that it names.
+        `renames`: its worker can serve requests with another model than they name; `lacking`: models that its engine turned out
+        not to have. Where a batch was to have another and cannot, it gets the one that it names, if the pool serves that.
         """
         published = self._in_force(connection)
         if published is None or not self._open(pool, now):
@@ -265,10 +268,11 @@ class Scheduler:
             tallies.take_turns(connection, pool)
             published = self._in_force(connection) or published
         leased, served = (tallies.of_pool(connection, pool), self._served(connection, published)) if able else ({}, {})
-        if not renames:
-            named = {name: job.model for name, job in published.jobs.items()}
-            able = [name for name in able if name in named and self.fleet.pools[pool].serves(named[name])]
-        turns = published.turns(pool, now, able, leased, served, self._weights, renames=renames)
+        planned = {name: job for name in able if (job := published.jobs.get(name))}
+        chosen = {name: job.model_at(pool) for name, job in planned.items()}
+        models = {name: planned[name].model if model in lacking or not renames else model for name, model in chosen.items()}
+        models = {name: model for name, model in models.items() if self.fleet.pools[pool].serves(model)}
+        turns = published.turns(pool, now, models, leased, served, self._weights)
         self._refresh(published, pool, now, idle=turns.over)
         next_at, prepare = published.coming(pool, now)
         return Offer(turns, prepare if renames else None, next_at)

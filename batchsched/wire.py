@@ -67,12 +67,14 @@ class Claim(msgspec.Struct):
     """A worker asks for work: POST /leases. `ready_models`: what its engine serves right now.
 
     `renames`: it can serve a lease with another model than the requests name. Workers that do not say so get no such lease.
+    `lacking`: models that it was asked to get ready and that its engine turned out not to have.
     """
 
     worker_id: str
     max_chunks: int = 1
     ready_models: list[str] = []
     renames: bool = False
+    lacking: list[str] = []
 
 
 class Lease(msgspec.Struct):

@@ -183,13 +183,16 @@ class WorkerLoop:
             await self._wait(None)
             return
         ready = [self._engine.served] if self._engine.served and self._engine.alive() else []
-        claimed = await self._link.insist("POST", "/leases", Claim(self._me.worker_id, 1, ready, renames=True), Claimed)
+        claimed = await self._link.insist("POST", "/leases", self._claim(ready), Claimed)
         for lease in claimed.leases:
             self._take(lease)
         if claimed.prepare and claimed.prepare not in ready and not self._held:
             await self._prepare_or_wait(claimed.prepare, claimed.poll_s)
         elif not claimed.leases:
             await self._wait(min(claimed.poll_s, _WARM_POLL_S) if ready else claimed.poll_s)
+
+    def _claim(self, ready: list[str]) -> Claim:
+        return Claim(self._me.worker_id, 1, ready, renames=True, lacking=sorted(self._lacking))
 
     async def _wait(self, timeout_s: float | None) -> None:
         """Until something changes or the time is over; an engine of ours that has been idle for long is stopped meanwhile."""
@@ -378,6 +381,7 @@ class WorkerLoop:
             self._share.starting()
         await self._engine.start(spec, model)
         self._engine_failures = 0
+        self._lacking.discard(model)
         self._idle_since = time.monotonic()
         self._driver.revive()
         log.info("Ready after %.1f s: %s.", self._engine.startup_s, self._engine.describe())

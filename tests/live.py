@@ -106,11 +106,11 @@ class LiveServer:
 class HandWorker:
     """Speaks the workers' protocol, one step at a time. Without `renames`, as workers did that knew no lease of another model."""
 
-    def __init__(self, server: LiveServer, worker_id: str, ready: str = "tiny", renames: bool = False) -> None:
+    def __init__(self, server: LiveServer, worker_id: str, ready: str = "tiny", renames: bool = False, lacking: str = "") -> None:
         self.server = server
         self.worker_id = worker_id
         self.ready = ready
-        self.said = {"renames": True} if renames else {}
+        self.said = ({"renames": True} if renames else {}) | ({"lacking": [lacking]} if lacking else {})
         self.messages = 0
 
     def ask(self, max_chunks: int = 1) -> dict[str, Any]:

@@ -185,6 +185,13 @@ def test_a_worker_that_cannot_rename_is_given_the_named_model_where_its_pool_ser
         assert (lease["model"], lease["rename"]) == ("big", False)
 
 
+def test_a_worker_whose_engine_lacks_the_chosen_model_is_given_the_named_one(tmp_path: Path) -> None:
+    with _live(tmp_path, {"DIRTY": 5, "CLEAN": 900}, on_new='["big", "small"]') as server:
+        _submit(server, models=["small"])
+        (lease,) = server.worker("new", ready="big", renames=True, lacking="small").claim()
+        assert (lease["model"], lease["rename"]) == ("big", False)
+
+
 def test_a_worker_that_cannot_rename_is_given_nothing_where_its_pool_does_not(greedy: LiveServer) -> None:
     _submit(greedy, models=["small"])
     answer = greedy.worker("old", ready="big").ask()
@@ -192,24 +199,35 @@ def test_a_worker_that_cannot_rename_is_given_nothing_where_its_pool_does_not(gr
     assert greedy.worker("old", ready="small", renames=True).claim()
 
 
-@pytest.mark.slow
-async def test_a_worker_puts_the_model_that_serves_into_every_request(greedy: LiveServer) -> None:
-    stop, (runner, port) = asyncio.Event(), await serve_engine(FakeEngine("small"))
-    settings = Worker(server_url=greedy.url, engine_url=f"http://127.0.0.1:{port}", drain_s=1.0)
-    worker = asyncio.create_task(run_worker(settings, "old", stop=stop))
+async def _by_a_worker(server: LiveServer, pool: str, engine: str) -> list[dict[str, Any]]:
+    """Twenty requests by a real worker of a pool, on an engine with one model; the answers' bodies."""
+    stop, (runner, port) = asyncio.Event(), await serve_engine(FakeEngine(engine))
+    settings = Worker(server_url=server.url, engine_url=f"http://127.0.0.1:{port}", drain_s=1.0)
+    worker = asyncio.create_task(run_worker(settings, pool, stop=stop))
     try:
-        batch = await asyncio.to_thread(_submit, greedy, 20, models=["small"])
-        done = await asyncio.to_thread(greedy.until, batch["id"], "completed", timeout_s=60)
+        batch = await asyncio.to_thread(_submit, server, 20, models=["small"])
+        done = await asyncio.to_thread(server.until, batch["id"], "completed")
     finally:
         stop.set()
         assert await worker == 0
         await runner.cleanup()
     assert (done["model"], done["request_counts"]) == ("big", {"total": 20, "completed": 20, "failed": 0})
-    answers = await asyncio.to_thread(greedy.content, done["output_file_id"])
-    assert {line["response"]["body"]["model"] for line in answers} == {"small"}
-    assert {line["custom_id"]: line["response"]["body"]["choices"][0]["message"]["content"] for line in answers} == {
-        f"r{i}": f"{i} say" for i in range(20)
-    }
+    lines = await asyncio.to_thread(server.content, done["output_file_id"])
+    return [line["response"]["body"] for line in sorted(lines, key=lambda line: int(line["custom_id"][1:]))]
+
+
+@pytest.mark.slow
+async def test_a_worker_puts_the_model_that_serves_into_every_request(greedy: LiveServer) -> None:
+    bodies = await _by_a_worker(greedy, "old", "small")
+    assert {body["model"] for body in bodies} == {"small"}
+    assert [body["choices"][0]["message"]["content"] for body in bodies] == [f"{i} say" for i in range(20)]
+
+
+@pytest.mark.slow
+async def test_an_engine_that_has_only_the_named_model_serves_a_batch_that_was_to_have_another(tmp_path: Path) -> None:
+    with _live(tmp_path, {"DIRTY": 5, "CLEAN": 900}, on_new='["small", "big"]') as server:
+        bodies = await _by_a_worker(server, "new", "big")
+    assert {body["model"] for body in bodies} == {"big"}
 
 
 @pytest.mark.parametrize(

@@ -40,10 +40,13 @@ def _chunk(batch_id: str, position: int, lines: int = 10) -> dict[str, Any]:
     return {"id": f"{batch_id}-{position}", "batch_id": batch_id, "position": position, "lines": lines, "suspects": [], **where}
 
 
-def claim(database: Database, batch_id: str = "b", *, limit: int = 1, worker: str = "w", now: datetime = NOW) -> list[Any]:
+def claim(
+    database: Database, batch_id: str = "b", *, limit: int = 1, worker: str = "w", now: datetime = NOW, model: str | None = None
+) -> list[Any]:
     """Lease chunks for a worker."""
+    how: dict[str, Any] = {"worker_id": worker, "pool": "p", "limit": limit, "now": now, "lease_s": LEASE_S, "model": model}
     with database.statement() as connection:
-        return chunks.claim(connection, batch_id, worker_id=worker, pool="p", limit=limit, now=now, lease_s=LEASE_S)
+        return chunks.claim(connection, batch_id, **how)
 
 
 def at_once(steps: list[Callable[[], T]]) -> list[T]:
@@ -94,6 +97,20 @@ def test_chunks_are_leased_in_file_order_each_with_a_token_that_grows(database: 
     ]
     assert [row["id"] for row in claim(database, limit=9)] == ["b-2"]
     assert claim(database) == []
+
+
+def test_which_model_serves_a_chunk_is_told_by_its_last_lease(database: Database) -> None:
+    add_batch(database, cut=2)
+    (first,) = claim(database, model="small")
+    assert first["model"] == "small"
+    claim(database)
+    with database.write() as connection:
+        chunks.release(connection, first["id"], first["token"])
+        assert chunks.served_by(connection, "b") == {("p", "small"), ("p", None)}
+    (again,) = claim(database)
+    assert (again["id"], again["model"]) == (first["id"], None)
+    with database.read() as connection:
+        assert chunks.served_by(connection, "b") == {("p", None)}
 
 
 def test_a_batch_that_does_not_run_gives_no_chunks(database: Database) -> None:

@@ -193,7 +193,9 @@ class LeaseDesk:
         with self._database.write() as connection:
             worker = workers.get(connection, message.worker_id)
             workers.seen(connection, message.worker_id, now, ready_models=message.ready_models)
-            offer = self._runtime.scheduler.offer(connection, worker["pool"], now, renames=message.renames)
+            offer = self._runtime.scheduler.offer(
+                connection, worker["pool"], now, renames=message.renames, lacking=message.lacking
+            )
             taken, prepare = self._take(connection, worker, offer.turns, message)
         leases = self._as_leases(taken)
         coming = offer.prepare if offer.prepare not in message.ready_models else None
