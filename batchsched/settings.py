@@ -182,7 +182,11 @@ class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 30.0
     outputs_days: Annotated[float, Meta(ge=0, description="Output and error files, likewise")] = 30.0
     batches_days: Annotated[
-        float, Meta(ge=0, description="Ended batches with what they cost; 0: for ever, else at least 35, for budgets of a month")
+        float,
+        Meta(
+            ge=0,
+            description="Ended batches; what they took stays as a sum. 0: for ever, else at least 35, for budgets of a month",
+        ),
     ] = 0.0
     idempotency_days: Annotated[float, Meta(gt=0, description="Idempotency keys of created batches")] = 7.0
 

@@ -10,8 +10,8 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Executable,
     Float,
-    Select,
     Table,
     bindparam,
     case,
@@ -163,7 +163,7 @@ _OF_KIND = (ledger.c.model == bindparam("model"), ledger.c.pool == bindparam("po
 _NEWEST = select(ledger.c.id, ledger.c.ended_at).where(*_OF_KIND).order_by(ledger.c.id.desc()).limit(1)
 
 
-def _recent() -> Select[Any]:
+def _recent() -> Executable:
     some = select(ledger).where(*_OF_KIND).order_by(ledger.c.id.desc()).limit(bindparam("limit")).subquery()
     source = some.c.energy_source
     # A sum is as good as the worst of its parts.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -77,7 +77,7 @@ def server(tmp_path: Path, database_url: str) -> Iterator[LiveServer]:
 
 
 @contextmanager
-def _counted(runtime: Runtime) -> Iterator[list[str]]:
+def _counted(runtime: Runtime) -> Generator[list[str]]:
     """Statements that are sent meanwhile."""
     sent: list[str] = []
 

@@ -89,7 +89,7 @@ _STEPS = _steps()
 
 
 def _shapley(grams: Grams) -> Saving:
-    saved = dict.fromkeys(CHOICES, 0.0)
+    saved: dict[str, float] = dict.fromkeys(CHOICES, 0.0)
     for choice, before, after, share in _STEPS:
         saved[choice] += (grams(before) - grams(after)) * share
     return Saving(**{f"{choice}_g": value for choice, value in saved.items()})
