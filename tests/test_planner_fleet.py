@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchsched.planner.fleet import plans
 from batchsched.planner.fleet_bound import FleetPrices, lower_bound
+from batchsched.planner.fleet_deal import deal
 from batchsched.planner.fleet_demand import Demand
-from batchsched.planner.fleet_model import FleetModel
+from batchsched.planner.fleet_model import FleetModel, FleetPlan
 from batchsched.planner.fleet_relax import relax
+from batchsched.planner.fleet_verify import fleet_violations
 
 
 def fleet(**more: object) -> FleetModel:
@@ -154,3 +157,74 @@ def test_the_relaxation_meets_brute_force(grams: list[int], lengths: list[int]) 
         for late in itertools.combinations([t for t in range(8) if t not in early], lengths[1])
     )
     assert relax(model).bound_g == pytest.approx(best)
+
+
+def after(model: FleetModel, steps: int, seed: int = 0) -> FleetPlan:
+    """The plan that stands after some steps of the search."""
+    found = [step.plan for step in itertools.islice(plans(model, seed), steps)][-1]
+    assert found is not None
+    return found
+
+
+@settings(max_examples=12, deadline=None)
+@given(seeds)
+def test_plans_are_safe_and_never_below_their_bound(seed: int) -> None:
+    model = drawn(seed)
+    plan = after(model, 6)
+    assert fleet_violations(model, plan) == []
+    assert plan.gap >= -1e-6
+
+
+def test_the_same_steps_make_the_same_plan_and_more_steps_no_worse_one() -> None:
+    model = drawn(3, pools=3, slots=16, batches=20)
+    once, again, longer = after(model, 5), after(model, 5), after(model, 15)
+    assert once.cost_g == again.cost_g
+    assert np.array_equal(once.run, again.run)
+    assert longer.cost_g <= once.cost_g
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"capacity": np.zeros((1, 3)), "room": np.zeros((1, 3))},
+        {"due": np.zeros(1, np.int64)},
+        {
+            "batch_class": np.zeros(0, np.int64),
+            "release": np.zeros(0, np.int64),
+            "due": np.zeros(0, np.int64),
+            "work": np.zeros(0),
+        },
+        {"arc_class": np.zeros(0, np.int64), "arc_config": np.zeros(0, np.int64), "rate": np.zeros(0), "run_g": np.zeros((0, 3))},
+        {"run_g": np.zeros((1, 3)), "load_g": np.zeros((1, 3))},
+    ],
+    ids=["nothing open", "too late", "no batches", "nowhere to run", "all for free"],
+)
+def test_there_is_a_plan_for_any_fleet(change: dict[str, object]) -> None:
+    model = fleet(load_s=np.full(1, 50.0), **change)
+    plan = after(model, 3)
+    assert fleet_violations(model, plan) == []
+    possible = model.capacity.any() and model.rate.size and (model.due > model.release).all()
+    assert plan.late.sum() == pytest.approx(0.0 if possible else model.work.sum(), abs=1e-4)
+
+
+def test_a_loaded_replica_is_kept_through_a_gap_where_a_start_is_dearer() -> None:
+    """Cheap slots at both ends: one replica is enough, begun once and held between."""
+    model = fleet(
+        slot_s=np.full(4, 100.0), capacity=np.ones((1, 4)), room=np.ones((1, 4)), load_s=np.zeros(1),
+        load_g=np.full((1, 4), 50.0),
+        hold_g=np.ones((1, 4)), run_g=np.array([[1.0, 9.0, 9.0, 1.0]]), due=np.full(1, 4), work=np.full(1, 200.0),
+    )  # fmt: skip
+    plan = after(model, 4)
+    assert plan.cost_g == pytest.approx(200 + 50 + 3)
+    assert plan.starts.tolist() == [[1, 0, 0, 0]]
+
+
+def test_earliest_deadline_comes_first_within_a_class() -> None:
+    model = fleet(
+        batch_class=np.zeros(2, np.int64), release=np.zeros(2, np.int64), due=np.array([3, 1]), work=np.array([60.0, 60.0]),
+        load_s=np.zeros(1),
+    )  # fmt: skip
+    rows, seconds, late = deal(model, np.array([[80.0, 0.0, 30.0]]))
+    assert rows.tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 2]]
+    assert seconds.tolist() == [60.0, 20.0, 30.0]
+    assert late.tolist() == [10.0, 0.0]

@@ -2,8 +2,8 @@
 
 Columns: run[a, t] where asked for, late[c, t], and done[c, t], a class's work until a slot begins: late work counts as done,
 dearly, so there is always an answer. Rows: GPUs in time, the sums that make `done`, and interval rows, of just two entries each.
-Engine starts are left out at first: without them the program is solved in a second at fleet size, with them in many. Then `fix`
-holds replicas at whole numbers; what their starts take of the GPUs' time is taken from the rows' right sides.
+Engine starts are left out: without them the program is solved in a second at fleet size. fleet_replicas.py adds them to the
+solved program, whose basis then is most of the way to theirs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Flags = npt.NDArray[np.bool_]
 
 MOST_APART = 1e5
 """Late work costs at most so many of the program's units of cost."""
-_HOUR_S = 3600.0
+HOUR_S = 3600.0
 """Time is in hours within the program, so that figures stay near 1."""
 
 
@@ -35,6 +35,8 @@ class Relaxed:
     run: Floats
     """[A, T] replica-seconds."""
     late_g: float
+    late_units: Floats
+    """[C, T] work given up, at the end of the slot at the latest."""
     done: Floats
     """[C, T+1] in the demand's units."""
     worth: Floats
@@ -50,44 +52,40 @@ class FleetLp:
         self.charge = charge
         """[K, T] grams of a ready replica-second, paid by the work that it does."""
         self.lp = LinearProgram()
-        self.hours = model.slot_s / _HOUR_S
+        self.hours = model.slot_s / HOUR_S
         self.scale = _scale(model, demand)
         """Steps of the program's cost a gram, so that figures stay near 1."""
         hopeless = model.due <= model.release
         self._lost_g = float(model.late_g[model.batch_class[hopeless]] @ model.work[hopeless])
         self.run_id = np.full(model.run_g.shape, -1)
         self.ready_id = np.full((model.configs, model.slots), -1)
-        """[K, T] rows that keep work within ready replicas; -1 where there is none."""
+        """[K, T] rows that keep work within ready replicas, put there by fleet_replicas.py; -1 where there is none."""
         self.intervals: Ints = np.zeros((0, 3), np.int64)
-        self._interval_id: Ints = np.zeros(0, np.int64)
         self._entries: list[tuple[Ints, Ints, Floats]] = []
-        self._room: Floats | None = None
         zero = np.zeros((model.classes, model.slots))
         self._late = self.columns(np.repeat((model.late_g * demand.unit)[:, None], model.slots, axis=1))
         most = np.full((model.classes, model.slots + 1), np.inf)
         most[:, 0] = 0.0
         self._done = self.columns(np.zeros(most.shape), most)
         self.gpu_row = self.rows(np.full(model.capacity.shape, -np.inf), model.capacity * self.hours)
-        self._done_row = self.rows(zero, zero)
-        self.enter(self._done_row, self._done[:, 1:], 1.0)
-        self.enter(self._done_row, self._done[:, :-1], -1.0)
-        self.enter(self._done_row, self._late, -1.0)
+        self.done_row = self.rows(zero, zero)
+        self.enter(self.done_row, self._done[:, 1:], 1.0)
+        self.enter(self.done_row, self._done[:, :-1], -1.0)
+        self.enter(self.done_row, self._late, -1.0)
 
     def add_runs(self, wanted: Flags) -> int:
         """Add run columns for the places of `wanted` [A, T] that have none yet; how many."""
         a, t = np.nonzero(wanted & (self.run_id < 0))
-        if not a.size:
-            return 0
         m = self.model
         k, c = m.arc_config[a], m.arc_class[a]
-        ids = self.columns((m.run_g[a, t] + self.charge[k, t]) * _HOUR_S)
+        ids = self.columns((m.run_g[a, t] + self.charge[k, t]) * HOUR_S)
         self.run_id[a, t] = ids
         for p in range(m.capacity.shape[0]):
             takes = m.gpus[k, p] > 0
             self.enter(self.gpu_row[p, t[takes]], ids[takes], m.gpus[k[takes], p])
-        self.enter(self._done_row[c, t], ids, -m.rate[a] * _HOUR_S / self.demand.unit[c])
-        if self._room is not None:
-            self._limit(a, t)
+        limited = self.ready_id[k, t] >= 0
+        self.enter(self.ready_id[k, t][limited], ids[limited], 1.0)
+        self.enter(self.done_row[c, t], ids, -m.rate[a] * HOUR_S / self.demand.unit[c])
         return int(a.size)
 
     def add_intervals(self, rows: Ints) -> None:
@@ -96,28 +94,6 @@ class FleetLp:
         self.enter(ids, self._done[rows[:, 0], rows[:, 2]], 1.0)
         self.enter(ids, self._done[rows[:, 0], rows[:, 1]], -1.0)
         self.intervals = np.concatenate([self.intervals, rows])
-        self._interval_id = np.concatenate([self._interval_id, ids])
-
-    def recharge(self, charge: Floats) -> None:
-        """Another price of ready replicas."""
-        self.charge = charge
-        a, t = np.nonzero(self.run_id >= 0)
-        order = np.argsort(self.run_id[a, t])
-        a, t = a[order], t[order]
-        grams = self.model.run_g[a, t] + charge[self.model.arc_config[a], t]
-        self.lp.set_costs(self.run_id[a, t], grams * _HOUR_S * self.scale)
-
-    def fix(self, ready: Ints, starts: Ints) -> None:
-        """Keep work within these ready replicas [K, T], less what these starts [K, T] take; every later answer obeys."""
-        m = self.model
-        loading = loading_s(m, starts) / _HOUR_S
-        self._room = np.maximum(0.0, ready * self.hours - loading)
-        self._limit(*np.nonzero((self.run_id >= 0) & (self.ready_id[m.arc_config] < 0)))
-        at = self.ready_id >= 0
-        rows = np.concatenate([self.gpu_row.ravel(), self.ready_id[at]])
-        sides = np.concatenate([(m.capacity * self.hours - m.gpus.T @ loading).ravel(), self._room[at]])
-        order = np.argsort(rows)
-        self.lp.set_upper_sides(rows[order], np.maximum(0.0, sides[order]))
 
     def solve(self, *, dual: bool = True) -> Answer:
         """Solve as it stands."""
@@ -130,26 +106,22 @@ class FleetLp:
     def relaxed(self, answer: Answer) -> Relaxed:
         """An answer in the model's terms."""
         x, price = answer.x, answer.price / self.scale
-        run = np.where(self.run_id >= 0, x[self.run_id], 0.0) * _HOUR_S
+        run = np.where(self.run_id >= 0, x[self.run_id], 0.0) * HOUR_S
         return Relaxed(
             answer.cost / self.scale + self._lost_g,
             np.maximum(0.0, run),
             float((x[self._late] * (self.model.late_g * self.demand.unit)[:, None]).sum()) + self._lost_g,
+            x[self._late] * self.demand.unit[:, None],
             x[self._done],
-            -price[self._done_row] / self.demand.unit[:, None],
+            -price[self.done_row] / self.demand.unit[:, None],
             self.prices(price),
         )
 
     def prices(self, price: Floats) -> FleetPrices:
         """Prices from the rows' dual values in grams."""
-        ready = np.where(self.ready_id >= 0, -price[self.ready_id], 0.0) / _HOUR_S
-        gpu = -price[self.gpu_row] / _HOUR_S
-        return FleetPrices(np.maximum(0.0, gpu), np.zeros_like(self.model.room), self.charge + np.maximum(0.0, ready))
-
-    def binding(self, answer: Answer) -> Ints:
-        """The interval rows that have a price."""
-        found: Ints = self.intervals[answer.price[self._interval_id] > 1e-9]
-        return found
+        ready = np.where(self.ready_id >= 0, -price[self.ready_id], 0.0) / HOUR_S
+        gpu = -price[self.gpu_row] / HOUR_S
+        return FleetPrices(np.maximum(0.0, gpu), np.zeros_like(self.model.room), np.maximum(0.0, self.charge + ready))
 
     def columns(self, cost: Floats, upper: Floats | float = np.inf) -> Ints:
         """New columns from 0 to `upper` with their grams, numbered in the shape of `cost`."""
@@ -166,25 +138,6 @@ class FleetLp:
         shape = np.broadcast_shapes(rows.shape, columns.shape)
         value = np.broadcast_to(np.asarray(values, float), shape).ravel()
         self._entries.append((np.broadcast_to(rows, shape).ravel(), np.broadcast_to(columns, shape).ravel(), value))
-
-    def _limit(self, a: Ints, t: Ints) -> None:
-        """Rows that keep these runs within ready replicas."""
-        k = self.model.arc_config[a]
-        place = np.unique(k * self.model.slots + t)
-        place = place[self.ready_id.ravel()[place] < 0]
-        assert self._room is not None
-        room = self._room.ravel()[place]
-        self.ready_id.ravel()[place] = self.lp.add_rows(np.full(room.shape, -np.inf), room)
-        self.enter(self.ready_id[k, t], self.run_id[a, t], 1.0)
-
-
-def loading_s(model: FleetModel, starts: Ints) -> Floats:
-    """[K, T] replica-seconds that these starts take."""
-    out = np.zeros(starts.shape)
-    for i in range(model.load_band.shape[2]):
-        upto = model.slots - i
-        out[:, i:] += starts[:, :upto] * model.load_band[:, :upto, i]
-    return out
 
 
 def _scale(model: FleetModel, demand: Demand) -> float:

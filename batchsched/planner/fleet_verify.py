@@ -98,6 +98,8 @@ def _batches(model: FleetModel, plan: FleetPlan) -> list[str]:
     broken = _over("batch {}: more work late than it has", plan.late, model.work)
     for c in range(model.classes):
         mine = np.flatnonzero(model.batch_class == c)
+        if not mine.size:
+            continue
         promised = np.maximum(0.0, model.work[mine] - plan.late[mine])
         left = missed(model.release[mine], model.due[mine], promised, done[c])
         room = _SLACK * (model.work[mine] + model.work[mine].mean())

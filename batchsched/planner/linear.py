@@ -39,8 +39,9 @@ class LinearProgram:
         self.iterations = 0
         """Simplex steps of all solves: the measure of work done."""
         self._model: Any = model_pb2.ModelProto()
+        self._past: list[Any] = []
+        """Updates since the model was last handed over whole."""
         self._solver: Any = None
-        self._solved_rows = 0
         self._update: Any = None
 
     def add_columns(self, cost: Floats, lower: Floats, upper: Floats) -> Ints:
@@ -79,22 +80,12 @@ class LinearProgram:
         matrix.column_ids.extend((key % self.columns).tolist())
         matrix.coefficients.extend(summed.tolist())
 
-    def set_costs(self, columns: Ints, cost: Floats) -> None:
-        """New costs of columns that are there; `columns` in rising order, once between two solves and before new columns."""
-        pending = self._pending()
-        costs = pending.objective.linear_coefficients if self._solver is None else pending.objective_updates.linear_coefficients
-        costs.ids.extend(columns.tolist())
-        costs.values.extend(cost.tolist())
-
-    def set_upper_sides(self, rows: Ints, upper: Floats) -> None:
-        """New upper sides of rows; `rows` in rising order, once between two solves."""
-        known = rows < self._solved_rows  # what is new since is not yet the solver's: its sides are changed where they wait
-        pending = self._pending()
-        sides = pending.linear_constraint_updates.upper_bounds
-        sides.ids.extend(rows[known].tolist())
-        sides.values.extend(upper[known].tolist())
-        for row, side in zip((rows[~known] - self._solved_rows).tolist(), upper[~known].tolist(), strict=True):
-            pending.new_linear_constraints.upper_bounds[row] = side
+    def set_bounds(self, columns: Ints, lower: Floats, upper: Floats) -> None:
+        """New bounds of columns that are there; `columns` in rising order, once between two solves."""
+        updates = self._pending().variable_updates
+        for bounds, values in ((updates.lower_bounds, lower), (updates.upper_bounds, upper)):
+            bounds.ids.extend(columns.tolist())
+            bounds.values.extend(values.tolist())
 
     def solve(self, *, dual: bool = True, most_iterations: int | None = None) -> Answer:
         """Solve from the last basis, by the dual or the primal simplex method."""
@@ -107,7 +98,7 @@ class LinearProgram:
         if most_iterations is not None:
             parameters.iteration_limit = most_iterations
         extra = model_parameters_pb2.ModelSolveParametersProto()
-        result = self._solver.solve(parameters, extra, None, callback_pb2.CallbackRegistrationProto(), None, None)
+        result = self._run(parameters, extra, callback_pb2.CallbackRegistrationProto())
         steps = int(result.solve_stats.simplex_iterations)
         self.iterations += steps
         x, price, cost = np.zeros(self.columns), np.zeros(self.rows), float("nan")
@@ -116,6 +107,14 @@ class LinearProgram:
             _fill(x, solution.primal_solution.variable_values)
             _fill(price, solution.dual_solution.dual_values)
         return Answer(result.termination.reason == 1, cost, x, price, steps)
+
+    def _run(self, parameters: Any, extra: Any, callbacks: Any) -> Any:
+        try:
+            return self._solver.solve(parameters, extra, None, callbacks, None, None)
+        except Exception:  # GLOP gives up now and then on a basis that it came to: it begins anew, and for once with presolve
+            self._begin()
+            parameters.glop.use_preprocessing = True
+            return self._solver.solve(parameters, extra, None, callbacks, None, None)
 
     def _pending(self) -> Any:
         from ortools.math_opt import model_update_pb2
@@ -127,15 +126,49 @@ class LinearProgram:
         return self._update
 
     def _flush(self) -> None:
+        if self._solver is None:
+            self._begin()
+        elif self._update is not None:
+            self._past.append(self._update)
+            if not self._solver.update(self._update):
+                raise AssertionError("GLOP takes every update")
+        self._update = None
+
+    def _begin(self) -> None:
         from ortools.math_opt import parameters_pb2
         from ortools.math_opt.core.python import solver
 
-        if self._solver is None:
-            self._solver = solver.new(GLOP, self._model, parameters_pb2.SolverInitializerProto())
-        elif self._update is not None and not self._solver.update(self._update):
-            raise AssertionError("GLOP takes every update")
-        self._update = None
-        self._solved_rows = self.rows
+        for update in self._past:
+            merge(self._model, update)
+        self._past = []
+        self._solver = solver.new(GLOP, self._model, parameters_pb2.SolverInitializerProto())
+
+
+def merge(model: Any, update: Any) -> None:
+    """Bring a model up to date, so that a solver can begin anew from it."""
+    for into, new in (
+        (model.variables, update.new_variables),
+        (model.linear_constraints, update.new_linear_constraints),
+    ):
+        into.MergeFrom(new)
+    _set(model.variables.lower_bounds, update.variable_updates.lower_bounds)
+    _set(model.variables.upper_bounds, update.variable_updates.upper_bounds)
+    costs, new_costs = model.objective.linear_coefficients, update.objective_updates.linear_coefficients
+    costs.MergeFrom(new_costs)  # of new columns only, which are numbered on
+    matrix, new = model.linear_constraint_matrix, update.linear_constraint_matrix_updates
+    if new.row_ids:
+        rows = np.concatenate([np.array(matrix.row_ids, np.int64), np.array(new.row_ids, np.int64)])
+        columns = np.concatenate([np.array(matrix.column_ids, np.int64), np.array(new.column_ids, np.int64)])
+        values = np.concatenate([np.array(matrix.coefficients), np.array(new.coefficients)])
+        order = np.lexsort((columns, rows))
+        for field, array in (("row_ids", rows), ("column_ids", columns), ("coefficients", values)):
+            matrix.ClearField(field)
+            getattr(matrix, field).extend(array[order].tolist())
+
+
+def _set(into: Any, new: Any) -> None:
+    for i, value in zip(new.ids, new.values, strict=True):
+        into[i] = value
 
 
 def _fill(into: Floats, sparse: Any) -> None:

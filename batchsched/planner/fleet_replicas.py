@@ -1,0 +1,208 @@
+"""Replicas that start, stay and go, added to the solved program of a fleet's work.
+
+A place is a configuration in a slot where the program may use it. At place j: ready[j] replicas, starts[j] of them begun there,
+and held[j] kept from there to the configuration's next place, over the slots between. A ready replica takes its GPUs for its
+whole slot, whether it works, loads or idles. What being ready costs anyway is charged to work already (FleetLp.charge), so idle
+seconds are charged the same and starts and holding only what they cost beyond it. The program that was solved without replicas is
+then dual feasible with them, and the dual simplex method goes on from its basis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from batchsched.planner.fleet_bound import work_price
+from batchsched.planner.fleet_lp import HOUR_S, FleetLp, Relaxed
+from batchsched.planner.fleet_model import FleetModel, Floats, Ints
+
+MOST_SPILLED = 200
+"""Places that are added at once where work would be late."""
+LEAST_USE = 0.3
+"""Share of a slot that must be left after a start for a place to be worth adding."""
+_LATE = 1e-7
+"""Late work that costs less than this share of all is rounding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """An answer. `ready`: replicas at each place, [J]; `cost_g` is infinite where the bounds allow no answer."""
+
+    cost_g: float
+    ready: Floats
+    relaxed: Relaxed | None
+
+
+class Replicas:
+    """The program with replicas at places; `hold` bounds them, `solve` answers."""
+
+    def __init__(self, lp: FleetLp) -> None:
+        self.lp, self.model = lp, lp.model
+        m = self.model
+        on = np.zeros(m.load_g.shape, bool)
+        a, t = np.nonzero(lp.run_id >= 0)
+        on[m.arc_config[a], t] = True
+        on[m.loaded > 0, 0] = True  # what is loaded may be kept from there
+        self.config, self.slot = np.nonzero(on)
+        """[J] each: where the places are."""
+        self.index = np.full(on.shape, -1)
+        self.index[on] = np.arange(self.config.size)
+        self._next = _following(self.config, self.slot, m.slots)
+        self._add_columns()
+        self._add_rows()
+
+    @property
+    def places(self) -> int:
+        """J."""
+        return int(self.config.size)
+
+    def hold(self, lower: Floats, upper: Floats) -> None:
+        """Keep ready replicas within these bounds, [J] each."""
+        self.lp.lp.set_bounds(self._ready, lower, upper)
+
+    def solve(self) -> Solved:
+        """Interval rows are added until none is broken, places where work would be late otherwise."""
+        while True:
+            answer = self.lp.solve()
+            if not answer.optimal:
+                return Solved(np.inf, np.zeros(self.places), None)
+            found = self.lp.relaxed(answer)
+            rows = self.lp.demand.missing(found.done)
+            if len(rows):
+                self.lp.add_intervals(rows)
+            elif found.late_g <= _LATE * found.cost_g or not self._spill(found):
+                return Solved(found.cost_g, answer.x[self._ready], found)
+
+    def table(self, ready: Floats) -> Ints:
+        """[K, T] whole replicas from places' figures."""
+        out = np.zeros(self.model.load_g.shape, np.int64)
+        out[self.config, self.slot] = np.round(ready[: self.places]).astype(np.int64)
+        return out
+
+    def _add_columns(self) -> None:
+        m, lp, k, t = self.model, self.lp, self.config, self.slot
+        floor = lp.charge * m.slot_s
+        has = self._next < m.slots
+        held_g = np.concatenate([np.zeros((m.configs, 1)), np.cumsum(m.hold_g, axis=1)], axis=1)
+        kept = held_g[k[has], self._next[has]] - held_g[k[has], t[has]] - floor[k[has], self._next[has]]
+        self._ready = lp.columns(np.zeros(k.shape))
+        self._starts = lp.columns(np.maximum(0.0, m.load_g[k, t] - floor[k, t]))
+        self._held = np.full(k.shape, -1)
+        self._held[has] = lp.columns(np.maximum(0.0, kept))
+        self._idle = lp.columns(lp.charge[k, t] * HOUR_S)
+        self._loaded = lp.columns(np.zeros(m.configs), m.loaded.astype(float))
+
+    def _add_rows(self) -> None:
+        m, lp, k, t = self.model, self.lp, self.config, self.slot
+        use = lp.rows(np.zeros(k.shape), np.zeros(k.shape))
+        lp.ready_id[k, t] = use
+        lp.enter(use, self._idle, 1.0)
+        lp.enter(use, self._ready, -lp.hours[t])
+        a, s = np.nonzero(lp.run_id >= 0)
+        lp.enter(use[self.index[m.arc_config[a], s]], lp.run_id[a, s], 1.0)
+        self._enter_gpus(k, t, self._idle, np.ones(k.shape))
+        self._add_loading()
+        has = self._held >= 0
+        come = lp.rows(np.full(k.shape, -np.inf), np.zeros(k.shape))
+        lp.enter(come, self._ready, 1.0)
+        lp.enter(come, self._starts, -1.0)
+        after = self.index[k[has], self._next[has]]
+        lp.enter(come[after], self._held[has], -1.0)
+        first = np.setdiff1d(np.arange(k.size), after)
+        first = first[t[first] == 0]
+        lp.enter(come[first], self._loaded[k[first]], -1.0)
+        stay = lp.rows(np.full(int(has.sum()), -np.inf), np.zeros(int(has.sum())))
+        lp.enter(stay, self._held[has], 1.0)
+        lp.enter(stay, self._ready[has], -1.0)
+        length = np.where(has, self._next - t - 1, 0)
+        place = np.repeat(np.arange(k.size), length)
+        between = t[place] + 1 + np.arange(place.size) - np.repeat(np.cumsum(length) - length, length)
+        self._enter_gpus(k[place], between, self._held[place], lp.hours[between])
+
+    def _add_loading(self) -> None:
+        """A start takes time of its replica and its GPUs, in its slot and the following ones."""
+        m, lp = self.model, self.lp
+        for i in range(m.load_band.shape[2]):
+            inside = self.slot + i < m.slots
+            k, t = self.config[inside], self.slot[inside] + i
+            hours = m.load_band[k, self.slot[inside], i] / HOUR_S
+            self._enter_gpus(k, t, self._starts[inside], hours)
+            place = self.index[k, t]
+            lp.enter(lp.ready_id[k[place >= 0], t[place >= 0]], self._starts[inside][place >= 0], hours[place >= 0])
+
+    def _enter_gpus(self, k: Ints, t: Ints, columns: Ints, hours: Floats) -> None:
+        for p in range(self.model.capacity.shape[0]):
+            takes = self.model.gpus[k, p] > 0
+            self.lp.enter(self.lp.gpu_row[p, t[takes]], columns[takes], self.model.gpus[k[takes], p] * hours[takes])
+
+    def _spill(self, found: Relaxed) -> bool:
+        """Add places for replicas of a single slot, begun and gone there, that would save more than they cost; was there any?"""
+        m, lp = self.model, self.lp
+        useful = np.maximum(0.0, m.slot_s - m.load_s[:, None])
+        open_ = (self.index < 0) & (useful > LEAST_USE * m.slot_s)
+        whole = m.load_g + (m.gpus @ found.prices.gpu) * m.slot_s
+        worth = (found.worth[m.arc_class] * m.rate[:, None] - m.run_g) * useful[m.arc_config]
+        gain = np.where(open_[m.arc_config], worth - whole[m.arc_config], 0.0)
+        best = np.zeros(m.load_g.shape)
+        np.maximum.at(best, m.arc_config, gain)
+        k, t = np.nonzero(best > 1e-9 * abs(found.cost_g) / m.slots)
+        chosen = np.sort(np.argsort(-best[k, t], kind="stable")[:MOST_SPILLED])
+        if not chosen.size:
+            return False
+        k, t = k[chosen], t[chosen]
+        self.index[k, t] = self.places + np.arange(k.size)
+        self.config, self.slot = np.append(self.config, k), np.append(self.slot, t)
+        hours, loading = lp.hours[t], np.minimum(m.load_s[k] / HOUR_S, lp.hours[t])
+        ready, idle = lp.columns(m.load_g[k, t]), lp.columns(np.zeros(k.shape))
+        lp.ready_id[k, t] = use = lp.rows(np.zeros(k.shape), np.zeros(k.shape))
+        lp.charge[k, t] = 0.0
+        lp.enter(use, idle, 1.0)
+        lp.enter(use, ready, loading - hours)
+        self._enter_gpus(k, t, idle, np.ones(k.shape))
+        self._enter_gpus(k, t, ready, loading)
+        self._ready = np.append(self._ready, ready)
+        new = np.zeros(best.shape, bool)
+        new[k, t] = True
+        lp.add_runs(new[m.arc_config] & (gain > 0))
+        return True
+
+
+def add_replicas(lp: FleetLp, last: Relaxed, near: float) -> Replicas:
+    """Replicas in a solved program, with places wherever work would cost at most the share `near` more than it saves."""
+    wanted = work_price(lp.model, last.prices) <= (1 + near) * last.worth[lp.model.arc_class]
+    lp.add_runs(wanted)
+    lp.charge = lp.charge.copy()
+    return Replicas(lp)
+
+
+def paths(model: FleetModel, ready: Ints) -> tuple[Ints, Ints]:
+    """Starts and held replicas, [K, T] each, that make these replicas ready: kept from slot to slot where both have use for
+    them, and over a gap where that is cheaper than a start and there is room."""
+    before = np.concatenate([model.loaded[:, None], ready], axis=1)
+    kept = np.minimum(before[:, :-1], before[:, 1:])  # into each slot from the one before, or from what is loaded
+    held = np.concatenate([kept[:, 1:], np.zeros((model.configs, 1), np.int64)], axis=1)
+    room = model.room - model.gpus.T @ held
+    for k, t in np.argwhere(ready > kept):
+        last = _last_ready(before[k], int(t), int(kept[k, t]))
+        gap = slice(last, t)  # held at the ends of these slots too
+        if last >= 0 and model.hold_g[k, gap].sum() < model.load_g[k, t]:
+            most = min(int(before[k, last + 1 : t + 1].max(initial=0)), int(ready[k, t] - kept[k, t]))
+            fits = [int(x) for p in np.flatnonzero(model.gpus[k]) for x in room[p, gap] // model.gpus[k, p]]
+            more = max(0, min([most, int(before[k, last + 1]) - int(held[k, gap].max(initial=0)), *fits]))
+            held[k, gap] += more
+            kept[k, t] += more
+            room[:, gap] -= more * model.gpus[k][:, None]
+    return ready - kept, held
+
+
+def _last_ready(before: Ints, slot: int, kept: int) -> int:
+    """The last slot before the one just before `slot` with more replicas than are kept; -1 where there is none."""
+    found = np.flatnonzero(before[1:slot] > kept)
+    return int(found[-1]) if found.size else -1
+
+
+def _following(config: Ints, slot: Ints, slots: int) -> Ints:
+    """The slot of the same configuration's next place; `slots` where there is none. Places in order of both."""
+    follows = np.append(config[1:] == config[:-1], False) if config.size else np.zeros(0, bool)
+    return np.where(follows, np.append(slot[1:], 0) if slot.size else slot, slots)
