@@ -47,6 +47,7 @@ class Chunk:
         self.held = False
         self.state = "waiting"
         self.suspects: list[int] = []
+        self.rename = False
         self.results: dict[int, Result] = {}
         self.meters: list[Any] = []
 
@@ -215,7 +216,7 @@ class FakeServer:
         chunk.state = "leased"
         return Lease(
             chunk.id, "batch_1", chunk.token, chunk.endpoint, chunk.model, chunk.first_line, len(chunk.data),
-            sorted(chunk.results), chunk.suspects, chunk.attempt + 1,
+            sorted(chunk.results), chunk.suspects, chunk.attempt + 1, rename=chunk.rename,
         )  # fmt: skip
 
 

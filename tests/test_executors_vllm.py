@@ -62,6 +62,16 @@ async def test_completions(vllm: VllmEngine) -> None:
     assert all(isinstance(line["response"]["body"]["choices"][0]["text"], str) for line in outputs.values())
 
 
+async def test_an_accepted_model_answers_lines_that_name_another(vllm: VllmEngine) -> None:
+    server = FakeServer(["The wind", "The sun"])
+    for chunk in server.chunks:
+        chunk.rename, chunk.data = True, [line.replace(b'"tiny"', b'"large"') for line in chunk.data]
+    assert b'"large"' in server.chunks[0].data[0]
+    outputs = await drive(server, vllm.url)
+    for line in outputs.values():
+        assert (line["response"]["status_code"], line["response"]["body"]["model"]) == (200, "tiny")
+
+
 async def test_responses(vllm: VllmEngine) -> None:
     server = FakeServer(["The wind", "The sun", "word " * 3 * MAX_LEN], endpoint="/v1/responses")
     for chunk in server.chunks:
