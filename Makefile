@@ -57,6 +57,9 @@ bench-archive: $(ENV) ## how large a year of forecasts of 100 zones is, and how 
 bench-own: $(ENV) ## what the server's own models gain from generation, other zones and weather
 	@$(PY) -m benchmarks.forecast_own $(ARGS)
 
+bench-planner: $(ENV) ## whole fleets planned: gap to the bound, time, memory, and what others make of them (ARGS="--rows 1000x20x96 --seeds 1")
+	@$(PY) -m benchmarks.planner $(ARGS)
+
 bench-meter: $(ENV) ## what metering costs: CPU time of each meter as a share of one core
 	@$(PY) -m benchmarks.meter $(ARGS)
 
@@ -84,4 +87,4 @@ $(PEERS): locks/peers.txt tools/make_env.py | $(ENV)
 .models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
 	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
 
-.PHONY: help env engine-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-meter chaos docs lock clean
+.PHONY: help env engine-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-meter chaos docs lock clean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from functools import cache
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from batchsched.planner.fleet_model import FleetModel
 from batchsched.planner.fleet_verify import fleet_violations
 from benchmarks.planner import cpsat, policies
+from benchmarks.planner.__main__ import main
 from benchmarks.planner.classmodel import ClassModel
+from benchmarks.planner.events import events
 from benchmarks.planner.generate import Size, generate
 from benchmarks.planner.instance import Instance
 from benchmarks.planner.mathopt import bound, branch_and_bound
@@ -74,3 +77,26 @@ def test_no_plan_is_below_the_bound() -> None:
             assert fleet_violations(fleet.model, plan) == []
             assert plan.cost_g >= least * (1 - 1e-6)
     assert min(plan.cost_g for plan in found if plan is not None) < 1.5 * least
+
+
+def test_events_change_what_they_say() -> None:
+    fleet = small()
+    after = events(fleet, 0)
+    assert len(after["new batch"].work) == len(fleet.model.work) + 1
+    assert not np.allclose(after["changed forecast"].run_g, fleet.model.run_g)
+    assert np.array_equal(after["changed forecast"].capacity, fleet.model.capacity)
+    lost = after["lost pool"].capacity.sum(axis=1) == 0
+    assert lost.sum() == 1 + (fleet.model.capacity.sum(axis=1) == 0).sum()
+
+
+@pytest.mark.slow
+def test_the_benchmark_tells_what_it_found(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.planner.__main__.ROWS", (SMALL,))
+    monkeypatch.setattr("sys.argv", ["planner", "--rows", SMALL.name, "--seeds", "2", "--limit-s", "3"])
+    main()
+    told = json.loads(capfd.readouterr().out.splitlines()[-1])
+    (row,) = told["rows"]
+    assert (row["batches"], row["pools"], row["slots"], row["gpus"], row["unsafe"]) == (*SMALL, 0)
+    assert 0 <= row["gap_3s"] < 1
+    assert 0 < row["replan_s"] < 30
+    assert len(told["peers"]) == 7

@@ -1,0 +1,212 @@
+"""How near to the best plans of whole fleets come, how fast, and what others make of the same fleets. The last line is JSON.
+
+`python -m benchmarks.planner [--rows 1000x20x96,...] [--seeds 5] [--limit-s 30] [--no-peers]`. See docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import pickle
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from batchsched.planner.fleet_model import FleetPlan
+from batchsched.planner.fleet_verify import fleet_violations
+from benchmarks.planner import cpsat, mathopt, policies
+from benchmarks.planner.classmodel import ClassModel
+from benchmarks.planner.generate import ROWS, Size, generate
+from benchmarks.planner.instance import Instance
+from benchmarks.planner.intensities import folder
+from benchmarks.planner.trial import Trial
+
+POLICIES: dict[str, policies.Policy] = {
+    "EDF on the cheapest slot": policies.earliest_deadline,
+    "lowest window": policies.lowest_window,
+    "carbon-time": policies.carbon_time,
+    "marginal allocation": policies.marginal,
+    "run now": policies.run_now,
+}
+WHOLE: dict[str, Callable[[ClassModel, float, int], FleetPlan | None]] = {
+    "CP-SAT, whole model": cpsat.solve,
+    "HiGHS, whole model": lambda model, limit_s, _: mathopt.branch_and_bound(model, limit_s),
+}
+MOST_WHOLE = 30_000
+"""Fleets with more batches x pools are not given to whole-model solvers: at this size they find next to nothing."""
+MOST_BOUND, BOUND_LIMIT_S = 30_000, 240.0
+"""Up to this size the relaxation is solved whole; above, the planner's own proven bound counts, which lies a little lower."""
+
+
+@dataclass
+class Found:
+    """Of one row, a value a seed. `peers`: cost and share of late requests."""
+
+    trials: list[Trial] = field(default_factory=list)
+    rss_mb: list[float] = field(default_factory=list)
+    bounds: list[float] = field(default_factory=list)
+    peers: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+
+def main() -> None:
+    """Run the rows, print the tables, and the figures last."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", default=",".join(size.name for size in ROWS), help="batches x pools x slots, by commas")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--limit-s", type=float, default=30.0)
+    parser.add_argument("--no-peers", action="store_true")
+    asked = parser.parse_args()
+    known = {size.name: size for size in ROWS}
+    sizes = [known[name] for name in asked.rows.split(",")]
+    where = f"measured intensity in {folder()}" if folder() else "drawn intensity (BATCHSCHED_DATA is absent)"
+    load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
+    print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores, load {load}; {where}", flush=True)
+    results = {size: run_row(size, asked.seeds, asked.limit_s, not asked.no_peers) for size in sizes}
+    print(json.dumps(figures(results)))
+
+
+def run_row(size: Size, seeds: int, limit_s: float, peers: bool) -> Found:
+    """All seeds of a row, its table printed."""
+    began = time.perf_counter()
+    fleets = [generate(size, seed) for seed in range(seeds)]
+    found = Found()
+    for fleet in fleets:
+        trial, rss_mb = planned(fleet, limit_s)
+        found.trials.append(trial)
+        found.rss_mb.append(rss_mb)
+    with ProcessPoolExecutor(2) as others:
+        relaxed = others.map(relaxation, fleets if size.batches * size.pools <= MOST_BOUND else [])
+        simple = {name: others.map(by_policy, [name] * seeds, fleets) for name in (POLICIES if peers else {})}
+        found.bounds = [max(trial.bound_g, least) for trial, least in zip(found.trials, [*relaxed] or [0.0] * seeds, strict=True)]
+        found.peers = {name: list(values) for name, values in simple.items()}
+    if peers and size.batches * size.pools <= MOST_WHOLE:
+        found.peers |= {name: [by_solver(name, fleet, limit_s) for fleet in fleets] for name in WHOLE}
+    print_row(size, fleets, found, time.perf_counter() - began)
+    return found
+
+
+def planned(fleet: Instance, limit_s: float) -> tuple[Trial, float]:
+    """A trial in a process of its own, and the most memory that it and its children held, in MB."""
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "fleet"
+        path.write_bytes(pickle.dumps(fleet))
+        command = [sys.executable, "-m", "benchmarks.planner.trial", str(path), str(fleet.seed), str(limit_s)]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE)
+        process, most = psutil.Process(child.pid), 0
+        while child.poll() is None:
+            most = max(most, _rss(process))
+            time.sleep(0.05)
+        assert child.stdout is not None
+        said = child.stdout.read()
+    if child.returncode:
+        sys.exit(f"The trial of seed {fleet.seed} failed.")
+    return msgspec.convert(json.loads(said.splitlines()[-1]), Trial), most / 1e6
+
+
+def _rss(process: psutil.Process) -> int:
+    try:
+        return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def relaxation(fleet: Instance) -> float:
+    """The bound; 0 where it took too long."""
+    return mathopt.bound(ClassModel(fleet), BOUND_LIMIT_S) or 0.0
+
+
+def by_policy(name: str, fleet: Instance) -> tuple[float, float]:
+    """Cost and share of late requests."""
+    return _judged(name, fleet, POLICIES[name](fleet))
+
+
+def by_solver(name: str, fleet: Instance, limit_s: float) -> tuple[float, float]:
+    """The same; everything late where nothing was found."""
+    plan = WHOLE[name](ClassModel(fleet), limit_s, fleet.seed)
+    return (math.inf, 1.0) if plan is None else _judged(name, fleet, plan)
+
+
+def _judged(name: str, fleet: Instance, plan: FleetPlan) -> tuple[float, float]:
+    broken = fleet_violations(fleet.model, plan)
+    if broken:
+        sys.exit(f"{name}, seed {fleet.seed}: {'; '.join(broken)}")
+    return plan.cost_g, float(plan.late.sum() / fleet.model.work.sum())
+
+
+def gaps(found: Found, mark: str) -> list[float]:
+    """Of each seed, at that second."""
+    return [trial.costs[mark] / least - 1 for trial, least in zip(found.trials, found.bounds, strict=True)]
+
+
+def print_row(size: Size, fleets: list[Instance], found: Found, took_s: float) -> None:
+    """A row's table: medians over seeds, with their range."""
+    a_pool = [int(count) for fleet in fleets for count in fleet.gpus]
+    print(f"\n## {size.batches} batches, {size.pools} pools, {size.slots} slots: {statistics.mean(f.gpus.sum() for f in fleets):.0f}", end=" ")
+    print(f"GPUs ({min(a_pool)} to {max(a_pool)} a pool, median {statistics.median(a_pool):g}); took {took_s:.0f} s")
+    print(f"first plan {spread([t.first_s for t in found.trials])} s; memory {spread(found.rss_mb, '.0f')} MB")
+    for mark in found.trials[0].costs:
+        print(f"gap after {mark:>2} s: {spread(gaps(found, mark), '.2%')}")
+    for event in found.trials[0].replan_s:
+        print(f"replan, {event}: {spread([t.replan_s[event] for t in found.trials])} s")
+    for name in sorted({name for t in found.trials for name in t.shares}):
+        print(f"work of {name}: {spread([t.shares.get(name, 0.0) / (sum(t.shares.values()) or 1.0) for t in found.trials], '.0%')}")
+    for name, values in found.peers.items():
+        above = [cost / least - 1 for (cost, _), least in zip(values, found.bounds, strict=True)]
+        print(f"{name}: {spread(above, '.1%')} above the bound, late {spread([late for _, late in values], '.2%')}")
+    for seed, trial in enumerate(found.trials):
+        if trial.broken:
+            print(f"UNSAFE, seed {seed}: {'; '.join(trial.broken[:3])}")
+    sys.stdout.flush()
+
+
+def spread(values: Sequence[float], form: str = ".2f") -> str:
+    """Median and range."""
+    return f"{format(statistics.median(values), form)} ({format(min(values), form)} to {format(max(values), form)})"
+
+
+def figures(results: dict[Size, Found]) -> dict[str, object]:
+    """The figures of the last line, medians over seeds."""
+    rows = []
+    peers: dict[str, dict[str, dict[str, float | None]]] = {}
+    for size, found in results.items():
+        slowest = [max(trial.replan_s.values()) for trial in found.trials]
+        rows.append(
+            {
+                "batches": size.batches,
+                "pools": size.pools,
+                "slots": size.slots,
+                "gpus": size.gpus,
+                "first_s": median([trial.first_s for trial in found.trials]),
+                **{f"gap_{mark}s": median(gaps(found, mark)) for mark in found.trials[0].costs},
+                "rss_mb": median(found.rss_mb),
+                "replan_s": median(slowest),
+                "replan_new_batch_s": median([trial.replan_s["new batch"] for trial in found.trials]),
+                "unsafe": sum(bool(trial.broken) for trial in found.trials),
+            }
+        )
+        for name, values in found.peers.items():
+            above = [cost / least - 1 for (cost, _), least in zip(values, found.bounds, strict=True)]
+            peers.setdefault(name, {})[size.name] = {"gap": median(above), "late": median([late for _, late in values])}
+    return {"rows": rows, "peers": peers}
+
+
+def median(values: Sequence[float]) -> float | None:
+    """None where there is none for half of them."""
+    found = statistics.median(values)
+    return round(found, 5) if math.isfinite(found) else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""One fleet planned by the product, in a process of its own: `python -m benchmarks.planner.trial FLEET SEED LIMIT_S`.
+
+FLEET is a pickled Instance. Prints one line of JSON (`Trial`). Starts from nothing; every plan that is counted is verified.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from batchsched.planner.fleet import Step, plans
+from batchsched.planner.fleet_model import FleetModel, FleetPlan
+from batchsched.planner.fleet_verify import fleet_violations
+from benchmarks.planner.events import events
+from benchmarks.planner.instance import Instance
+
+MARKS_S = (1.0, 3.0, 10.0, 30.0)
+REPLAN_LIMIT_S = 30.0
+
+
+class Trial(msgspec.Struct):
+    """Costs in grams by the second at which they stood; infinite before the first plan."""
+
+    first_s: float
+    costs: dict[str, float]
+    bound_g: float
+    broken: list[str]
+    replan_s: dict[str, float]
+    shares: dict[str, float]
+    """Of the work after the first plan, by improver."""
+
+
+def main() -> None:
+    """Plan, replan, print."""
+    path, seed, limit_s = sys.argv[1:]
+    fleet: Instance = pickle.loads(Path(path).read_bytes())
+    print(json.dumps(msgspec.to_builtins(run(fleet, int(seed), float(limit_s)))))
+
+
+def run(fleet: Instance, seed: int, limit_s: float) -> Trial:
+    """One trial."""
+    _warm_up()
+    trial = Trial(math.inf, {}, 0.0, [], {}, {})
+    stood: list[tuple[float, FleetPlan]] = []
+    step: Step | None = None
+    began = time.perf_counter()
+    for step in plans(fleet.model, seed=seed):
+        if step.plan is not None and (not stood or step.plan is not stood[-1][1]):
+            if not stood:
+                trial.broken += fleet_violations(fleet.model, step.plan)
+                trial.first_s = time.perf_counter() - began
+            stood.append((time.perf_counter() - began, step.plan))
+        if time.perf_counter() - began >= limit_s:
+            break
+    trial.bound_g = step.bound_g if step else 0.0
+    for mark in [mark for mark in MARKS_S if mark <= limit_s]:
+        there = [plan for at, plan in stood if at <= mark]
+        trial.costs[f"{mark:g}"] = there[-1].cost_g if there else math.inf
+        if there:
+            trial.broken += fleet_violations(fleet.model, there[-1])
+    trial.shares = {name: float(share.work) for name, share in step.shares.items()} if step else {}
+    trial.replan_s = {name: _first_s(model, seed, trial) for name, model in events(fleet, seed).items()}
+    return trial
+
+
+def _first_s(model: FleetModel, seed: int, trial: Trial) -> float:
+    """Seconds to the first verified plan after an event."""
+    began = time.perf_counter()
+    for step in plans(model, seed=seed):
+        if step.plan is not None:
+            trial.broken += fleet_violations(model, step.plan)
+            return time.perf_counter() - began
+        if time.perf_counter() - began > REPLAN_LIMIT_S:
+            break
+    return math.inf
+
+
+def _warm_up() -> None:
+    """What a server has loaded long before."""
+    from ortools.math_opt import model_parameters_pb2, model_pb2, model_update_pb2  # noqa: F401
+    from ortools.math_opt.core.python import solver  # noqa: F401
+    from ortools.sat.python import cp_model  # noqa: F401
+
+
+if __name__ == "__main__":
+    main()
