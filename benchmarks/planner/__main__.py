@@ -103,13 +103,12 @@ def planned(fleet: Instance, limit_s: float) -> tuple[Trial, float]:
         path = Path(temporary) / "fleet"
         path.write_bytes(pickle.dumps(fleet))
         command = [sys.executable, "-m", "benchmarks.planner.trial", str(path), str(fleet.seed), str(limit_s)]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE)
-        process, most = psutil.Process(child.pid), 0
-        while child.poll() is None:
-            most = max(most, _rss(process))
-            time.sleep(0.05)
-        assert child.stdout is not None
-        said = child.stdout.read()
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+            process, most = psutil.Process(child.pid), 0
+            while child.poll() is None:
+                most = max(most, _rss(process))
+                time.sleep(0.05)
+            said = child.stdout.read() if child.stdout else b""
     if child.returncode:
         sys.exit(f"The trial of seed {fleet.seed} failed.")
     return msgspec.convert(json.loads(said.splitlines()[-1]), Trial), most / 1e6
@@ -153,15 +152,18 @@ def gaps(found: Found, mark: str) -> list[float]:
 def print_row(size: Size, fleets: list[Instance], found: Found, took_s: float) -> None:
     """A row's table: medians over seeds, with their range."""
     a_pool = [int(count) for fleet in fleets for count in fleet.gpus]
-    print(f"\n## {size.batches} batches, {size.pools} pools, {size.slots} slots: {statistics.mean(f.gpus.sum() for f in fleets):.0f}", end=" ")
-    print(f"GPUs ({min(a_pool)} to {max(a_pool)} a pool, median {statistics.median(a_pool):g}); took {took_s:.0f} s")
+    total = sum(a_pool) / len(fleets)
+    print(f"\n## {size.batches} batches, {size.pools} pools, {size.slots} slots, {total:.0f} GPUs; took {took_s:.0f} s")
+    print(f"GPUs a pool: {min(a_pool)} to {max(a_pool)}, median {statistics.median(a_pool):g}")
     print(f"first plan {spread([t.first_s for t in found.trials])} s; memory {spread(found.rss_mb, '.0f')} MB")
     for mark in found.trials[0].costs:
         print(f"gap after {mark:>2} s: {spread(gaps(found, mark), '.2%')}")
     for event in found.trials[0].replan_s:
         print(f"replan, {event}: {spread([t.replan_s[event] for t in found.trials])} s")
     for name in sorted({name for t in found.trials for name in t.shares}):
-        print(f"work of {name}: {spread([t.shares.get(name, 0.0) / (sum(t.shares.values()) or 1.0) for t in found.trials], '.0%')}")
+        print(
+            f"work of {name}: {spread([t.shares.get(name, 0.0) / (sum(t.shares.values()) or 1.0) for t in found.trials], '.0%')}"
+        )
     for name, values in found.peers.items():
         above = [cost / least - 1 for (cost, _), least in zip(values, found.bounds, strict=True)]
         print(f"{name}: {spread(above, '.1%')} above the bound, late {spread([late for _, late in values], '.2%')}")

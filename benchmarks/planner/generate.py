@@ -80,7 +80,8 @@ def generate(size: Size, seed: int) -> Instance:
     models, chosen = accepted(rng, size.batches, need, capacity, site)
     release, due = windows(rng, size.batches, starts_h, slot_s)
     able = models[:, :, None] & chosen[:, None, site] & (need > 0)
-    until_s: Floats = np.concatenate([np.zeros((size.pools, 1)), np.cumsum(capacity * slot_s, axis=1)], axis=1)
+    until_s = np.zeros((size.pools, size.slots + 1))
+    np.cumsum(capacity * slot_s, axis=1, out=until_s[:, 1:])
     shut = (np.where(able.any(axis=1), (until_s[:, due] - until_s[:, release]).T, 0.0) < slot_s[0] * MOST_NEEDED).all(axis=1)
     release[shut], due[shut] = 0, size.slots
     work = works(rng, able, need, rate, until_s, release, due)

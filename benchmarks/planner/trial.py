@@ -5,6 +5,7 @@ FLEET is a pickled Instance. Prints one line of JSON (`Trial`). Starts from noth
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import pickle
@@ -22,6 +23,7 @@ from benchmarks.planner.instance import Instance
 
 MARKS_S = (1.0, 3.0, 10.0, 30.0)
 REPLAN_LIMIT_S = 30.0
+MODULES = ("ortools.math_opt.model_pb2", "ortools.math_opt.core.python.solver", "ortools.sat.python.cp_model")
 
 
 class Trial(msgspec.Struct):
@@ -83,9 +85,8 @@ def _first_s(model: FleetModel, seed: int, trial: Trial) -> float:
 
 def _warm_up() -> None:
     """What a server has loaded long before."""
-    from ortools.math_opt import model_parameters_pb2, model_pb2, model_update_pb2  # noqa: F401
-    from ortools.math_opt.core.python import solver  # noqa: F401
-    from ortools.sat.python import cp_model  # noqa: F401
+    for name in MODULES:
+        importlib.import_module(name)
 
 
 if __name__ == "__main__":
