@@ -33,6 +33,7 @@ class Trial(msgspec.Struct):
     costs: dict[str, float]
     bound_g: float
     broken: list[str]
+    """By plans that therefore do not count."""
     replan_s: dict[str, float]
     shares: dict[str, float]
     """Of the work after the first plan, by improver."""
@@ -49,34 +50,33 @@ def run(fleet: Instance, seed: int, limit_s: float) -> Trial:
     """One trial."""
     _warm_up()
     trial = Trial(math.inf, {}, 0.0, [], {}, {})
-    stood: list[tuple[float, FleetPlan]] = []
+    stood: list[tuple[float, float]] = []
+    seen: FleetPlan | None = None
     step: Step | None = None
     began = time.perf_counter()
     for step in plans(fleet.model, seed=seed):
-        if step.plan is not None and (not stood or step.plan is not stood[-1][1]):
-            if not stood:
-                trial.broken += fleet_violations(fleet.model, step.plan)
-                trial.first_s = time.perf_counter() - began
-            stood.append((time.perf_counter() - began, step.plan))
+        if step.plan is not None and step.plan is not seen:
+            seen = step.plan
+            broken = fleet_violations(fleet.model, seen)
+            trial.broken += broken
+            if not broken:
+                stood.append((time.perf_counter() - began, seen.cost_g))
         if time.perf_counter() - began >= limit_s:
             break
+    trial.first_s = stood[0][0] if stood else math.inf
     trial.bound_g = step.bound_g if step else 0.0
     for mark in [mark for mark in MARKS_S if mark <= limit_s]:
-        there = [plan for at, plan in stood if at <= mark]
-        trial.costs[f"{mark:g}"] = there[-1].cost_g if there else math.inf
-        if there:
-            trial.broken += fleet_violations(fleet.model, there[-1])
+        trial.costs[f"{mark:g}"] = min((cost for at, cost in stood if at <= mark), default=math.inf)
     trial.shares = {name: float(share.work) for name, share in step.shares.items()} if step else {}
-    trial.replan_s = {name: _first_s(model, seed, trial) for name, model in events(fleet, seed).items()}
+    trial.replan_s = {name: _first_s(model, seed) for name, model in events(fleet, seed).items()}
     return trial
 
 
-def _first_s(model: FleetModel, seed: int, trial: Trial) -> float:
+def _first_s(model: FleetModel, seed: int) -> float:
     """Seconds to the first verified plan after an event."""
     began = time.perf_counter()
     for step in plans(model, seed=seed):
-        if step.plan is not None:
-            trial.broken += fleet_violations(model, step.plan)
+        if step.plan is not None and not fleet_violations(model, step.plan):
             return time.perf_counter() - began
         if time.perf_counter() - began > REPLAN_LIMIT_S:
             break
