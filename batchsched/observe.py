@@ -13,7 +13,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from batchsched.errors import ForecastUnavailable
 from batchsched.fleet import Fleet, Pool, gpus_of
 from batchsched.forecasts import IntensityForecast, Provider
 from batchsched.lines import ENDPOINTS
-from batchsched.planner import Job, PoolState, Problem, make_slots, open_share
+from batchsched.outlook import Outlooks
+from batchsched.planner import Job, PoolState, Problem, Slot, make_slots, open_share
 from batchsched.planner.latest_start import OpenPool
 from batchsched.planner.problem import Effort
 from batchsched.profiles.answers import Answers
@@ -78,14 +79,22 @@ class _Scene:
         replicas: Mapping[str, int],
         loaded: Mapping[str, Sequence[str]],
         asked: Counter[str],
+        slots: Sequence[Slot],
+        pools: Sequence[PoolState],
     ) -> None:
         """`loaded`: models by pool; `asked`: how many batches accept each model."""
         self.now, self.profiles, self.answers, self._fleet = now, profiles, answers, fleet
         self.replicas, self.loaded, self.asked = replicas, loaded, asked
+        self._slots, self._pools = slots, pools
         self._ways = {
             Configuration(f"{model} on {pool}", model, "standalone", (pool,)): (model, pool) for model, pool in profiles
         }
         self.accepted = cache(self._accepted)
+
+    @cached_property
+    def outlooks(self) -> Outlooks:
+        """Only batches that accept several models need them."""
+        return Outlooks(self._slots, self._pools)
 
     def _accepted(self, models: Sequence[str], sites: Sequence[str]) -> list[tuple[str, str]]:
         pools = [name for name, pool in self._fleet.pools.items() if not sites or pool.site in sites]
@@ -121,11 +130,12 @@ class Observer:
         loaded = {name: [m for w in alive if w["pool"] == name for m in w["ready_models"]] for name in self.fleet.pools}
         replicas = self._replicas([worker["pool"] for worker in alive])
         asked = Counter(model for row in everything for model in batches.models(row))
-        scene = _Scene(now, self.fleet, profiles, answers, replicas, loaded, asked)
-        jobs = [self._job(row, shares.get(row["id"], []), scene, tied.get(row["id"], set())) for row in everything]
-        horizon_s = self._horizon_s(jobs)
+        horizon_s = self._horizon_s(everything, now)
         forecasts, notes = self._forecasts(now, horizon_s)
-        problem, pools = self._assemble(now, horizon_s, jobs, replicas, loaded, forecasts)
+        slots, states, pools = self._assemble(now, horizon_s, replicas, loaded, forecasts)
+        scene = _Scene(now, self.fleet, profiles, answers, replicas, loaded, asked, slots, states)
+        jobs = [self._job(row, shares.get(row["id"], []), scene, tied.get(row["id"], set())) for row in everything]
+        problem = Problem(slots, states, jobs)
         leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in shares.values() for s in m if s["state"] == "leased"}
         connected = frozenset(worker["pool"] for worker in alive)
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
@@ -221,10 +231,12 @@ class Observer:
         left = sum(int(share["requests"]) for share in mine) if mine else row["total"] - row["completed"] - row["failed"]
         width = sum(int(share["chunks"]) for share in mine)
         options, several = row["options"], len(batches.models(row)) > 1
-        deadline_s = (row["deadline_at"] - scene.now).total_seconds()
+        deadline_s, confidence = (row["deadline_at"] - scene.now).total_seconds(), self._confidence(options)
         able = self._candidates(row, scene, left, width or left)
         open_to = [one for one in able if not tied_to or (one.pool, None if one.model == row["model"] else one.model) in tied_to]
-        known = one_a_pool(open_to, deadline_s) if several else {one.pool: one for one in open_to}
+        known = {one.pool: one for one in open_to}
+        if several:
+            known = one_a_pool(open_to, scene.outlooks.until(deadline_s), confidence)
         if options.get("uniform") and not tied_to and known:
             fastest = min(known, key=lambda name: (known[name].seconds, name))
             known = {fastest: known[fastest]}
@@ -239,7 +251,7 @@ class Observer:
             deadline_s=deadline_s,
             sigma=max((one.sigma for one in known.values()), default=0.0),
             sigma_own=max((one.lengths.sigma for one in known.values()), default=0.0),
-            confidence=self._confidence(options),
+            confidence=confidence,
             tenant=row["tenant"],
             priority=row["priority"],
             finish_late=options.get("on_deadline") == "finish",
@@ -253,14 +265,11 @@ class Observer:
         # Lines that failed leave no tokens behind, yet they are no work any more.
         share = left / max(1, row["total"] - row["completed"])
         lengths = {model: _lengths(row, model, scene.answers) for model in batches.models(row)}
-        confidence = self._confidence(row["options"])
         return [
             Candidate(
                 profile=scene.profiles[model, pool],
-                site=self.fleet.pools[pool].site,
                 lengths=lengths[model],
                 share=share,
-                confidence=confidence,
                 replicas=min(width, scene.replicas[pool]),
                 loaded=model in scene.loaded[pool],
                 asked=scene.asked[model],
@@ -271,11 +280,11 @@ class Observer:
     def _confidence(self, options: Mapping[str, Any]) -> float:
         return options.get("confidence") or self._settings.planner.confidence
 
-    def _horizon_s(self, jobs: list[Job]) -> float:
+    def _horizon_s(self, rows: Sequence[Mapping[str, Any]], now: datetime) -> float:
         """As far as any deadline, within the configured horizon; late work still gets a day."""
-        limits = self._settings.planner
-        needed = max((job.deadline_s for job in jobs), default=0.0)
-        if any(job.finish_late and job.deadline_s < limits.slot_s for job in jobs):
+        limits, soon = self._settings.planner, now + timedelta(seconds=self._settings.planner.slot_s)
+        needed = max(((row["deadline_at"] - now).total_seconds() for row in rows), default=0.0)
+        if any(row["options"].get("on_deadline") == "finish" and row["deadline_at"] < soon for row in rows):
             needed = max(needed, limits.fine_h * 3600)
         return min(limits.horizon_h * 3600, max(needed, limits.slot_s))
 
@@ -301,11 +310,10 @@ class Observer:
         self,
         now: datetime,
         horizon_s: float,
-        jobs: list[Job],
         replicas: dict[str, int],
         loaded: dict[str, list[str]],
         forecasts: dict[str, IntensityForecast],
-    ) -> tuple[Problem, list[OpenPool]]:
+    ) -> tuple[list[Slot], list[PoolState], list[OpenPool]]:
         spans = {name: self.open_spans(name, now, horizon_s) for name in self.fleet.pools}
         limits = self._settings.planner
         edges = [(slot.start - now).total_seconds() for f in forecasts.values() for slot in f.slots if limits.slot_s > 60]
@@ -339,7 +347,7 @@ class Observer:
                 )
             )
         open_pools = [OpenPool(name, replicas[name], self.open_spans(name, now, horizon_s, back=LOOK_BACK)) for name in spans]
-        return Problem(slots, pools, jobs), open_pools
+        return slots, pools, open_pools
 
     def _embodied_g_per_s(self, pool: Pool, gpus: int, now: datetime) -> float | None:
         """What a second of a replica weighs in decisions: nothing where manufacturing is sunk, None where it is not known."""

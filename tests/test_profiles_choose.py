@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from batchsched.profiles.choose import Configuration, accepted, choose, choose_each, grams, undominated
+from batchsched.profiles.choose import Configuration, accepted, choose, choose_each, grams
 from batchsched.profiles.schedule import schedule
 from batchsched.profiles.slo import ATTAINMENT_TARGET, WORKLOADS, Load, Slo
 
@@ -153,28 +151,6 @@ def test_the_border_of_the_target_is_feasible() -> None:
     chosen = choose({"a": ATTAINMENT_TARGET}, {"a": 1.0})
     assert chosen is not None
     assert chosen.why == "least_carbon"
-
-
-names = st.sampled_from("abcde")
-resources = st.dictionaries(st.sampled_from(["J at home", "J abroad", "A100 s", "T4 s"]), st.integers(0, 4).map(float))
-prices = st.fixed_dictionaries({name: st.integers(0, 5).map(float) for name in ("J at home", "J abroad", "A100 s", "T4 s")})
-
-
-@given(st.dictionaries(names, resources, min_size=1), prices)
-def test_pruning_never_costs_anything_at_any_prices(needs: dict[str, dict[str, float]], price: dict[str, float]) -> None:
-    kept = undominated(needs)
-
-    def cheapest(among: list[str]) -> float:
-        return min(sum(amount * price[resource] for resource, amount in needs[name].items()) for name in among)
-
-    assert kept
-    assert cheapest(kept) == cheapest(list(needs))
-
-
-def test_pruning_leaves_out_what_is_beaten_in_everything() -> None:
-    needs = {"new": {"J": 10.0, "A100 s": 1.0}, "waste": {"J": 11.0, "A100 s": 1.0}, "old": {"J": 12.0, "T4 s": 5.0}}
-    assert undominated(needs) == ["new", "old"]
-    assert undominated({"b": {"J": 1.0}, "a": {"J": 1.0}}) == ["a"]
 
 
 def test_attainment_asks_for_both_latencies() -> None:

@@ -1,25 +1,35 @@
-"""Which model serves a batch on each of its pools, where it accepts several: what no planner would choose is left out."""
+"""Which model serves a batch on each of its pools, where it accepts several: Algorithm 1, with the deadline for latencies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
+from statistics import NormalDist
 
 import msgspec
 
-from batchsched.profiles.choose import Row, undominated
+from batchsched.profiles.choose import choose, grams
 from batchsched.profiles.lengths import Lengths
 from batchsched.profiles.profile import Profile
+
+
+class Outlook(msgspec.Struct, frozen=True):
+    """What a pool has until the deadline of a batch, and what it costs there."""
+
+    open_s: float
+    g_per_kwh: float
+    """Mean forecast of that time, times the PUE."""
+    embodied_g_per_s: float
+    """Manufacturing carbon that a second of a replica weighs in plans; 0 where the policy leaves it out."""
 
 
 class Candidate(msgspec.Struct, frozen=True):
     """A model on a pool, and what the rest of a batch takes there."""
 
     profile: Profile
-    site: str
     lengths: Lengths
     """Of all requests that were not answered; `share` of them are still to do."""
     share: float = 1.0
-    confidence: float = 0.99
     replicas: int = 1
     """That can work on it at once."""
     loaded: bool = True
@@ -42,11 +52,6 @@ class Candidate(msgspec.Struct, frozen=True):
         return self.share * self.profile.seconds(*self._tokens)
 
     @property
-    def sure_s(self) -> float:
-        """The same with the asked confidence; never less."""
-        return max(self.seconds, self.share * self.profile.seconds_at(self.confidence, *self._tokens))
-
-    @property
     def power_w(self) -> float:
         """Watts meanwhile."""
         return self.profile.power_for(*self._tokens)
@@ -62,57 +67,52 @@ class Candidate(msgspec.Struct, frozen=True):
         return 0.0 if self.loaded else self.profile.startup_s
 
     @property
-    def energy_j(self) -> float:
-        """With its share of that start."""
-        return (self.seconds + self.start_s / self.asked) * self.power_w
+    def held_s(self) -> float:
+        """Expected seconds of a replica, with its share of that start."""
+        return self.seconds + self.start_s / self.asked
 
     @property
-    def span_s(self) -> float:
-        """How long it lasts with that start, with the asked confidence."""
-        return self.start_s + self.sure_s / max(1, self.replicas)
+    def done_s(self) -> float:
+        """How long it is expected to last, with that start."""
+        return self.start_s + self.seconds / max(1, self.replicas)
+
+    def attainment(self, within_s: float) -> float:
+        """The probability that it is done in that time."""
+        room, sigma = (within_s - self.start_s) * max(1, self.replicas), math.hypot(self.sigma, self.lengths.sigma)
+        if room <= 0 or self.seconds <= 0:
+            return float(self.seconds <= 0)
+        share = room / self.seconds
+        return NormalDist(-(sigma**2) / 2, sigma).cdf(math.log(share)) if sigma > 0 else float(share >= 1)
 
     @property
     def _tokens(self) -> tuple[float, float]:
         return self.lengths.input_tokens, self.lengths.output_tokens
 
 
-def one_a_pool(candidates: Iterable[Candidate], deadline_s: float) -> dict[str, Candidate]:
-    """What a planner gets that knows one model a pool: of those that nothing beats, on each pool the one that takes the fewest
-    joules, its share of an engine's start among them, and keeps the deadline; where none keeps it, the one that is done first."""
+def one_a_pool(candidates: Iterable[Candidate], outlook: Mapping[str, Outlook], confidence: float) -> dict[str, Candidate]:
+    """The configuration of each pool that emits least of those that keep the deadline with that confidence; where none does, the
+    one that keeps it most likely; where none can, the one that is expected to be done first.
 
-    def rank(one: Candidate) -> tuple[bool, float, str]:
-        late = one.span_s > deadline_s
-        return late, one.span_s if late else one.energy_j, one.model
-
-    return {pool: min(unbeaten(some), key=rank) for pool, some in by_pool(candidates).items()}
-
-
-def by_pool(candidates: Iterable[Candidate]) -> dict[str, list[Candidate]]:
-    """Those of each pool."""
-    found: dict[str, list[Candidate]] = {}
-    for one in candidates:
-        found.setdefault(one.pool, []).append(one)
-    return found
-
-
-def unbeaten(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Those of one pool that are worth a look. On different pools none beats another: each takes time of its own pool."""
-    by_model = {one.model: one for one in candidates}
-    return [by_model[model] for model in undominated({model: needs(one) for model, one in by_model.items()})]
-
-
-def needs(one: Candidate) -> Row:
-    """What it takes of everything whose price is not known yet.
-
-    What is kept free for the worst case is apart, for it is seldom worked; so is a start, which has an hour of its own. The start
-    of a model that other batches accept as well is unlike any other: whoever takes it may find it paid.
+    `outlook`: of each pool, until the deadline.
     """
-    taken = {
-        f"J at {one.site}": one.seconds * one.power_w,
-        f"s of {one.pool}": one.seconds,
-        f"s of {one.pool} to spare": one.sure_s - one.seconds,
-    }
-    if not one.loaded:
-        what = f"to start {one.model if one.asked > 1 else 'an engine'} on {one.pool}"
-        taken |= {f"J {what}": one.start_s * one.power_w, f"s {what}": one.start_s}
-    return taken
+    return {pool: _best(some, outlook[pool], confidence) for pool, some in _by_pool(candidates).items()}
+
+
+def _best(some: Mapping[str, Candidate], outlook: Outlook, confidence: float) -> Candidate:
+    attainment = {model: one.attainment(outlook.open_s) for model, one in some.items()}
+    emitted = grams(
+        {model: one.held_s * one.power_w for model, one in some.items()},
+        dict.fromkeys(some, outlook.g_per_kwh),
+        {model: one.held_s * outlook.embodied_g_per_s for model, one in some.items()},
+    )
+    first = None if any(attainment.values()) else min(some, key=lambda model: (some[model].done_s, model))
+    chosen = choose(attainment, emitted, target=confidence, default=first)
+    assert chosen is not None
+    return some[chosen.configuration]
+
+
+def _by_pool(candidates: Iterable[Candidate]) -> dict[str, dict[str, Candidate]]:
+    found: dict[str, dict[str, Candidate]] = {}
+    for one in candidates:
+        found.setdefault(one.pool, {})[one.model] = one
+    return found

@@ -118,25 +118,6 @@ def choose_each(
     }
 
 
-def undominated(needs: Mapping[str, Row]) -> list[str]:
-    """The configurations that a planner need look at: those that no other beats in everything.
-
-    `needs`: for each configuration what a unit of work takes of every resource whose price is not known yet, by the resource's
-    name: joules at each site (the grid's price changes from hour to hour), GPU-seconds of each pool, and the seconds that one
-    replica takes. What is not named is zero. One that takes no less of anything than another, and is not first by name
-    where they are equal, is never part of a better plan at any prices, and is left out.
-    """
-
-    def beats(other: str, name: str) -> bool:
-        one, two = needs[other], needs[name]
-        resources = one.keys() | two.keys()
-        if any(one.get(resource, 0.0) > two.get(resource, 0.0) for resource in resources):
-            return False
-        return other < name or any(one.get(resource, 0.0) < two.get(resource, 0.0) for resource in resources)
-
-    return [name for name in needs if not any(beats(other, name) for other in needs if other != name)]
-
-
 def _of(count: int, known: int) -> str:
     return f"{count} of {known} configurations {'attains' if count == 1 else 'attain'}"
 
