@@ -186,6 +186,17 @@ class Fleet(msgspec.Struct, frozen=True, dict=True):
         gpu = self.gpus.get(self.pools[pool].gpu)
         return (gpu.compute_capability, gpu.bandwidth_gb_per_s) if gpu else (0.0, 0.0)
 
+    def alike(self, one: str, other: str) -> bool:
+        """Do replicas of two pools run a model alike: the same hardware, with all settings that shape its speed and its draw?"""
+        if one == other or one not in self.pools or other not in self.pools:
+            return one == other
+        kinds = [
+            (pool.gpu, self.replica_gpus[name], pool.power_w, pool.engine_args, pool.max_in_flight)
+            for name in (one, other)
+            for pool in [self.pools[name]]
+        ]
+        return kinds[0] == kinds[1]
+
     def zone_of(self, pool: str) -> str:
         """The grid zone of a pool."""
         return self.site_of(pool).zone

@@ -148,8 +148,10 @@ class Observer:
         found: dict[tuple[str, str], Profile] = {}
         for model in self.fleet.models:
             for name, known in self._learnt(model, [seen for seen in observations if seen.model == model]).items():
-                measured_w = (idle_w or {}).get(name, known.idle_w)
-                found[model, name] = msgspec.structs.replace(known, idle_w=min(measured_w, known.power_w))
+                measured_w = (idle_w or {}).get(name)
+                rest_w = min(known.idle_w if measured_w is None else measured_w, known.power_w)
+                with_host = known.idle_with_host or measured_w is not None
+                found[model, name] = msgspec.structs.replace(known, idle_w=rest_w, idle_with_host=with_host)
         return found
 
     def _learnt(self, model: str, observations: list[Observation]) -> dict[str, Profile]:

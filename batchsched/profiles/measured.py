@@ -68,7 +68,7 @@ def update(prior: Profile, observations: Sequence[Observation], priors: dict[str
     sigma = (
         min(prior.sigma, max(SIGMA_FLOOR, math.sqrt(spread(apart, reading)))) if own else min(prior.sigma, math.sqrt(variance))
     )
-    watts = _power_factor(prior, own)
+    watts, trust = _power_factor(prior, own)
     return msgspec.structs.replace(
         prior,
         input_tokens_per_s=prior.input_tokens_per_s * math.exp(-factors[0]),
@@ -81,6 +81,7 @@ def update(prior: Profile, observations: Sequence[Observation], priors: dict[str
         source="measured" if own else prior.source,
         observations=len(own),
         drift=change,
+        with_host=prior.with_host + (1.0 - prior.with_host) * trust,
     )
 
 
@@ -160,16 +161,16 @@ def _other_pools(prior: Profile, observations: Sequence[Observation], priors: di
     return gain * mean, variance - gain * common
 
 
-def _power_factor(prior: Profile, own: Sequence[Observation]) -> float:
-    """Measured watts over the prior's for the same mix of work, as far as the evidence goes."""
+def _power_factor(prior: Profile, own: Sequence[Observation]) -> tuple[float, float]:
+    """Measured watts over the prior's for the same mix of work, as far as the evidence goes; and how far that is."""
     measured = [o for o in own if o.energy_j is not None and o.energy_j > 0]
     if not measured:
-        return 1.0
+        return 1.0, 0.0
     weights = _weights(measured)
     ratios = [(o.energy_j or 0.0) / o.busy_s / prior.power_for(o.input_tokens, o.output_tokens) for o in measured]
     mean = sum(w * ratio for w, ratio in zip(weights, ratios, strict=True)) / sum(weights)
     trust = sum(weights) / (sum(weights) + 0.25)
-    return 1.0 + trust * (mean - 1.0)
+    return 1.0 + trust * (mean - 1.0), trust
 
 
 def _startup(prior: Profile, observations: Sequence[Observation]) -> float:

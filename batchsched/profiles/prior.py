@@ -73,7 +73,8 @@ def prior(
         engine = Engine(known, kind, device(kind), VLLM, gpus or gpus_for(known, kind))
         found = _gpu(model, pool, engine, in_flight, context_tokens)
     if power_w:
-        found = msgspec.structs.replace(found, power_w=power_w, input_power_w=power_w, idle_w=min(found.idle_w, power_w))
+        idle_w = min(found.idle_w, power_w)
+        found = msgspec.structs.replace(found, power_w=power_w, input_power_w=power_w, idle_w=idle_w, with_host=1.0)
     return found if size is not None else msgspec.structs.replace(found, sigma=SIGMA_UNKNOWN_SIZE)
 
 
@@ -127,4 +128,6 @@ def _cpu(model: str, pool: str, known: Shape, vcpus: int) -> Profile:
         idle_w=VCPU_IDLE_W * vcpus,
         sigma=SIGMA_CPU,
         startup_s=STARTUP_S + known.weight_bytes / 1e9 / LOAD_GB_PER_S,
+        with_host=1.0,
+        idle_with_host=True,
     )

@@ -42,6 +42,11 @@ class Profile(msgspec.Struct, frozen=True):
     apart: tuple[float, float, float] | None = None
     """Where reading and writing are known apart: variances of both log speeds, and their covariance."""
     drift: Drift | None = None
+    with_host: float = 0.0
+    """How far the watts at work hold the host beside the GPUs: not at all by a prior of GPUs, wholly where they are declared or
+    a CPU's, and as far as meters had a say."""
+    idle_with_host: bool = False
+    """The same of `idle_w`."""
 
     def seconds(self, input_tokens: float, output_tokens: float) -> float:
         """Expected replica-seconds for that many tokens, start-up not counted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -21,28 +21,12 @@ from batchsched.forecasts import Provider
 from batchsched.forecasts.truth import Hindsight, Known, best_known
 from batchsched.profiles import Profile
 from batchsched.scheduler import Scheduler
+from batchsched.server.at_once import AtOnce, Charged, at_once
 from batchsched.server.kept import Kept
 from batchsched.settings import Carbon
-from batchsched.wire import EnergySource
 
 PROFILES_S = 5.0
 """Profiles are learnt from thousands of rows, and a list of batches asks for them once a batch."""
-
-
-class Charged(NamedTuple):
-    """An entry, and whether it is the batch's first engine start, or work that running at once would have been spared."""
-
-    entry: Entry
-    start: bool = False
-    spared: bool = False
-
-
-class AtOnce(NamedTuple):
-    """What one entry's work would have taken on the baseline's pool."""
-
-    busy_s: float
-    energy_j: float
-    source: EnergySource
 
 
 class Accounts:
@@ -62,8 +46,8 @@ class Accounts:
     def whole(self, batch: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], truth: Truth | None = None) -> Report:
         """The same with what the saving came from, which asks for more intensities."""
         truth = truth or cache(self.truth)  # half of what the saving asks for, the report has asked for
-        report, entries, at_once = self._report(batch, rows, truth)
-        return with_saving(report, entries, [work.energy_j for work in at_once], truth) if at_once else report
+        report, entries, base = self._report(batch, rows, truth)
+        return with_saving(report, entries, [work.energy_j for work in base], truth) if base else report
 
     def entries(self, rows: Sequence[Mapping[str, Any]]) -> list[Entry]:
         """Rows of the ledger, with their places."""
@@ -128,9 +112,9 @@ class Accounts:
         charged = self._entries(rows)
         entries = [each.entry for each in charged]
         pool = self._baseline_pool(batch["model"]) if entries else None
-        at_once = self._at_once(batch["model"], pool, charged) if pool else []
-        baseline = self._baseline(pool, batch["created_at"], at_once) if pool else None
-        return account(entries, truth, baseline, *self._terms), entries, at_once
+        base = self._at_once(batch["model"], pool, charged) if pool else []
+        baseline = self._baseline(pool, batch["created_at"], base) if pool else None
+        return account(entries, truth, baseline, *self._terms), entries, base
 
     def _entries(self, rows: Sequence[Mapping[str, Any]]) -> list[Charged]:
         """The ledger's rows. Running at once would have started its engine once: it is spared all starts but the first.
@@ -147,7 +131,9 @@ class Accounts:
         hosts = [
             Charged(
                 msgspec.structs.replace(each.entry, energy_j=row["host_j"], energy_source=row["host_source"], **none),
-                spared=each.spared,
+                each.start,
+                each.spared,
+                host=True,
             )
             for each, row in zip(charged, rows, strict=True)
             if row["host_j"] > 0
@@ -190,31 +176,20 @@ class Accounts:
         return max(at_home or able, key=fleet.newness, default=None)
 
     def _at_once(self, model: str, pool: str, charged: Sequence[Charged]) -> list[AtOnce]:
-        """Entry by entry, by the pool's profile where it ran on another one, or with another model than its requests name.
+        """Entry by entry what the baseline takes; as metered where that ran its model on a pool like its own."""
+        fleet = self._scheduler.fleet
+        alike = {name for name in {each.entry.pool for each in charged} if fleet.alike(name, pool)}
+        return at_once(
+            charged,
+            lambda entry: entry.model == model and entry.pool in alike,
+            lambda: self._profiles.get("now", self._scheduler.observer.current_profiles)[model, pool],
+        )
 
-        A start there is charged at idle power, the least that it can take: nothing says what loading draws, and the saving must
-        not grow by a guess.
-        """
-        elsewhere = any((each.entry.model, each.entry.pool) != (model, pool) for each in charged)
-        profiles = self._profiles.get("now", self._scheduler.observer.current_profiles) if elsewhere else {}
-
-        def one(entry: Entry, start: bool, spared: bool) -> AtOnce:
-            if spared:
-                return AtOnce(0.0, 0.0, entry.energy_source)
-            if (entry.model, entry.pool) == (model, pool):
-                return AtOnce(entry.busy_s, entry.energy_j, entry.energy_source)
-            there, tokens = profiles[model, pool], (entry.input_tokens, entry.output_tokens)
-            if start:
-                return AtOnce(there.startup_s, there.startup_s * there.idle_w, "modelled")
-            return AtOnce(there.seconds(*tokens), there.energy_j(*tokens), "modelled")
-
-        return [one(*each) for each in charged]
-
-    def _baseline(self, name: str, start: datetime, at_once: Sequence[AtOnce]) -> Baseline:
+    def _baseline(self, name: str, start: datetime, base: Sequence[AtOnce]) -> Baseline:
         fleet = self._scheduler.fleet
         pool, site = fleet.pools[name], fleet.site_of(name)
-        busy_s = sum(work.busy_s for work in at_once)
-        modelled = any(work.source == "modelled" for work in at_once)
+        busy_s = sum(work.busy_s for work in base)
+        modelled = any(work.source == "modelled" for work in base)
         return Baseline(
             pool=name,
             site=pool.site,
@@ -222,8 +197,8 @@ class Accounts:
             gpu=pool.gpu,
             pue=site.pue,
             start=start,
-            energy_j=sum(work.energy_j for work in at_once),
-            energy_source="modelled" if modelled else at_once[0].source,
+            energy_j=sum(work.energy_j for work in base),
+            energy_source="modelled" if modelled else base[0].source,
             busy_s=busy_s,
             simulated=site.simulated,
             duration_s=busy_s / pool.count,
