@@ -13,8 +13,7 @@ from sqlalchemy import insert
 
 from batchsched.carbon.report import Entry
 from batchsched.fleet import Fleet, Pool, Site
-from batchsched.observe import Observation
-from batchsched.profiles.measured import update
+from batchsched.profiles.measured import Observation, update
 from batchsched.profiles.prior import prior
 from batchsched.profiles.profile import Profile
 from batchsched.queue import tables

@@ -219,6 +219,24 @@ def test_spans_that_follow_each_other_are_one_entry_and_repeated_ones_change_not
     assert entries[0]["ended_at"] == NOW + timedelta(seconds=2)
 
 
+@pytest.mark.parametrize(
+    "change", [{"model": "small"}, {"energy_source": "rapl"}, {"host_source": "rapl"}, {"mark": "mig"}, {"startup_s": 1.0}]
+)
+def test_spans_that_differ_in_more_than_their_amounts_stay_apart(database: Database, change: dict[str, Any]) -> None:
+    """A chunk may move on to another model on its pool, or its meter may change."""
+    add_batch(database, cut=1)
+    span = {
+        "batch_id": "b", "chunk_id": "b-0", "pool": "p", "model": "tiny", "busy_s": 1.0, "energy_j": 10.0,
+        "energy_source": "modelled", "startup_s": 0.0, "requests": 1, "input_tokens": 2, "cached_tokens": 0, "output_tokens": 3,
+    }  # fmt: skip
+    for i, more in enumerate(({}, change)):
+        at = NOW + timedelta(seconds=i)
+        with database.write() as connection:
+            ledger.add(connection, **{**span, **more}, started_at=at, ended_at=at + timedelta(seconds=1))
+    with database.read() as connection:
+        assert len(ledger.of_batch(connection, "b")) == 2
+
+
 def test_counters_count_from_nothing(database: Database) -> None:
     for by in (1, 5):
         with database.write() as connection:
