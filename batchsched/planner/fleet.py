@@ -19,7 +19,7 @@ from batchsched.planner.fleet_relax import relax
 from batchsched.planner.fleet_replicas import Replicas, Solved, add_replicas, paths
 from batchsched.planner.fleet_round import round_up
 
-NEAR = 0.02
+NEAR = 0.15
 """Places for replicas: where work would cost up to this share more than it saves."""
 
 
@@ -43,10 +43,8 @@ def plans(model: FleetModel, seed: int = 0) -> Iterator[Step]:
     lp = relaxation.lp
     yield Step(None, bound, lp.lp.iterations, {})
     replicas = add_replicas(lp, relaxation.last, NEAR)
-    free = replicas.solve()
-    yield Step(None, bound, lp.lp.iterations, {})
     empty = np.zeros(replicas.places)
-    first = round_up(replicas, free, empty, np.full(empty.shape, np.inf))
+    first = round_up(replicas, empty, np.full(empty.shape, np.inf))
     if first is None:
         return
     portfolio = Portfolio(replicas, first, seed)
@@ -62,7 +60,7 @@ def plans(model: FleetModel, seed: int = 0) -> Iterator[Step]:
 def _plan(model: FleetModel, replicas: Replicas, solved: Solved, bound_g: float) -> FleetPlan:
     assert solved.relaxed is not None
     run = solved.relaxed.run
-    starts, held = paths(model, replicas.table(solved.ready))
+    starts, held = paths(model, replicas.table(solved))
     _, _, late = deal(model, run)
     cost = (model.run_g * run).sum() + (model.load_g * starts).sum() + (model.hold_g * held).sum()
     return FleetPlan(run, starts, held, late, float(cost + model.late_g[model.batch_class] @ late), bound_g)

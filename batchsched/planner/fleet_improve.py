@@ -20,6 +20,8 @@ MEMORY = 0.8
 LEAST_CHANCE = 0.1
 EASY = 800
 """Simplex steps of a neighbourhood of the right size."""
+MOST = 4000
+"""Simplex steps after which a solve is given up."""
 SMALLEST, LARGEST = 0.5, 8.0
 
 
@@ -48,11 +50,10 @@ class Portfolio:
         """Try one neighbourhood; what it found where it is cheaper."""
         name = self._choose()
         share, work = self.shares[name], self.replicas.lp.lp.iterations
-        ready = np.append(np.round(self.best.ready), np.zeros(self.replicas.places - len(self.best.ready)))
+        ready = np.round(self.best.ready)
         freed = self._freed(name, ready, share.size)
         lower, upper = np.where(freed, 0.0, ready), np.where(freed, np.inf, ready)
-        self.replicas.hold(lower, upper)
-        found = round_up(self.replicas, self.replicas.solve(), lower, upper, self.best.cost_g * (1 - 1e-9))
+        found = round_up(self.replicas, lower, upper, self.best.cost_g * (1 - 1e-9), MOST)
         work = self.replicas.lp.lp.iterations - work
         saved = self.best.cost_g - found.cost_g if found is not None else 0.0
         share.tried += 1

@@ -95,13 +95,17 @@ class FleetLp:
         self.enter(ids, self._done[rows[:, 0], rows[:, 1]], -1.0)
         self.intervals = np.concatenate([self.intervals, rows])
 
-    def solve(self, *, dual: bool = True) -> Answer:
+    def solve(self, *, most_iterations: int | None = None) -> Answer:
         """Solve as it stands."""
+        self.flush()
+        return self.lp.solve(most_iterations=most_iterations)
+
+    def flush(self) -> None:
+        """Hand over the coefficients that wait."""
         if self._entries:
             rows, columns, values = (np.concatenate(part) for part in zip(*self._entries, strict=True))
             self.lp.add_entries(rows, columns, values)
             self._entries = []
-        return self.lp.solve(dual=dual)
 
     def relaxed(self, answer: Answer) -> Relaxed:
         """An answer in the model's terms."""

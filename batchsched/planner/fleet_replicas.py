@@ -17,27 +17,28 @@ from batchsched.planner.fleet_bound import work_price
 from batchsched.planner.fleet_lp import HOUR_S, FleetLp, Relaxed
 from batchsched.planner.fleet_model import FleetModel, Floats, Ints
 
-MOST_SPILLED = 200
-"""Places that are added at once where work would be late."""
+SPILLS = 2
+"""Configurations for each class and slot on which work may run that finds no place."""
 LEAST_USE = 0.3
-"""Share of a slot that must be left after a start for a place to be worth adding."""
-_LATE = 1e-7
-"""Late work that costs less than this share of all is rounding."""
+"""Share of a slot that must be left after a start for it to be of use."""
 
 
 @dataclass(frozen=True, eq=False)
 class Solved:
-    """An answer. `ready`: replicas at each place, [J]; `cost_g` is infinite where the bounds allow no answer."""
+    """An answer; `cost_g` is infinite where the bounds allow none, or not within the work that was granted."""
 
     cost_g: float
     ready: Floats
+    """[J] replicas at each place."""
+    spilled: Floats
+    """[S] seconds of each spill."""
     relaxed: Relaxed | None
 
 
 class Replicas:
     """The program with replicas at places; `hold` bounds them, `solve` answers."""
 
-    def __init__(self, lp: FleetLp) -> None:
+    def __init__(self, lp: FleetLp, last: Relaxed) -> None:
         self.lp, self.model = lp, lp.model
         m = self.model
         on = np.zeros(m.load_g.shape, bool)
@@ -51,34 +52,41 @@ class Replicas:
         self._next = _following(self.config, self.slot, m.slots)
         self._add_columns()
         self._add_rows()
+        self._add_spills(last)
 
     @property
     def places(self) -> int:
         """J."""
         return int(self.config.size)
 
-    def hold(self, lower: Floats, upper: Floats) -> None:
-        """Keep ready replicas within these bounds, [J] each."""
-        self.lp.lp.set_bounds(self._ready, lower, upper)
+    def hold(self, lower: Floats, upper: Floats, spills: Floats) -> None:
+        """Keep ready replicas within these bounds, [J] each, and the seconds of spills below these, [S]."""
+        self.lp.flush()
+        columns = np.concatenate([self._ready, self._spill])
+        least = np.concatenate([lower, np.zeros(spills.shape)])
+        self.lp.lp.set_bounds(columns, least, np.concatenate([upper, spills / HOUR_S]))
 
-    def solve(self) -> Solved:
-        """Interval rows are added until none is broken, places where work would be late otherwise."""
+    def solve(self, most_work: int | None = None) -> Solved:
+        """Interval rows are added until none is broken. `most_work`: simplex steps for each solve."""
         while True:
-            answer = self.lp.solve()
+            answer = self.lp.solve(most_iterations=most_work)
             if not answer.optimal:
-                return Solved(np.inf, np.zeros(self.places), None)
+                return Solved(np.inf, np.zeros(self.places), np.zeros(self._spill.size), None)
             found = self.lp.relaxed(answer)
             rows = self.lp.demand.missing(found.done)
-            if len(rows):
-                self.lp.add_intervals(rows)
-            elif found.late_g <= _LATE * found.cost_g or not self._spill(found):
-                return Solved(found.cost_g, answer.x[self._ready], found)
+            if not len(rows):
+                spilled = answer.x[self._spill] * HOUR_S
+                found.run[self.spill_arc, self.spill_slot] += spilled
+                return Solved(found.cost_g, answer.x[self._ready], spilled, found)
+            self.lp.add_intervals(rows)
 
-    def table(self, ready: Floats) -> Ints:
-        """[K, T] whole replicas from places' figures."""
-        out = np.zeros(self.model.load_g.shape, np.int64)
-        out[self.config, self.slot] = np.round(ready[: self.places]).astype(np.int64)
-        return out
+    def table(self, solved: Solved) -> Ints:
+        """[K, T] whole replicas: those of places rounded, those of spills rounded up."""
+        out = np.zeros(self.model.load_g.shape)
+        np.add.at(out, (self.model.arc_config[self.spill_arc], self.spill_slot), solved.spilled / self.spill_useful)
+        out = np.ceil(out - 1e-6)
+        out[self.config, self.slot] = np.round(solved.ready)
+        return out.astype(np.int64)
 
     def _add_columns(self) -> None:
         m, lp, k, t = self.model, self.lp, self.config, self.slot
@@ -136,44 +144,38 @@ class Replicas:
             takes = self.model.gpus[k, p] > 0
             self.lp.enter(self.lp.gpu_row[p, t[takes]], columns[takes], self.model.gpus[k[takes], p] * hours[takes])
 
-    def _spill(self, found: Relaxed) -> bool:
-        """Add places for replicas of a single slot, begun and gone there, that would save more than they cost; was there any?"""
+    def _add_spills(self, last: Relaxed) -> None:
+        """Where work can go that finds no place: for each class and slot its cheapest configurations that have none there.
+
+        A spill is a replica begun for a single slot. It is a column without a row, so that it may be used in fractions: who
+        rounds makes them whole.
+        """
         m, lp = self.model, self.lp
         useful = np.maximum(0.0, m.slot_s - m.load_s[:, None])
-        open_ = (self.index < 0) & (useful > LEAST_USE * m.slot_s)
-        whole = m.load_g + (m.gpus @ found.prices.gpu) * m.slot_s
-        worth = (found.worth[m.arc_class] * m.rate[:, None] - m.run_g) * useful[m.arc_config]
-        gain = np.where(open_[m.arc_config], worth - whole[m.arc_config], 0.0)
-        best = np.zeros(m.load_g.shape)
-        np.maximum.at(best, m.arc_config, gain)
-        k, t = np.nonzero(best > 1e-9 * abs(found.cost_g) / m.slots)
-        chosen = np.sort(np.argsort(-best[k, t], kind="stable")[:MOST_SPILLED])
-        if not chosen.size:
-            return False
-        k, t = k[chosen], t[chosen]
-        self.index[k, t] = self.places + np.arange(k.size)
-        self.config, self.slot = np.append(self.config, k), np.append(self.slot, t)
-        hours, loading = lp.hours[t], np.minimum(m.load_s[k] / HOUR_S, lp.hours[t])
-        ready, idle = lp.columns(m.load_g[k, t]), lp.columns(np.zeros(k.shape))
-        lp.ready_id[k, t] = use = lp.rows(np.zeros(k.shape), np.zeros(k.shape))
-        lp.charge[k, t] = 0.0
-        lp.enter(use, idle, 1.0)
-        lp.enter(use, ready, loading - hours)
-        self._enter_gpus(k, t, idle, np.ones(k.shape))
-        self._enter_gpus(k, t, ready, loading)
-        self._ready = np.append(self._ready, ready)
-        new = np.zeros(best.shape, bool)
-        new[k, t] = True
-        lp.add_runs(new[m.arc_config] & (gain > 0))
-        return True
+        open_ = (self.index < 0) & (useful > LEAST_USE * m.slot_s) & (m.gpus.sum(axis=1)[:, None] > 0)
+        whole = m.load_g + (m.gpus @ last.prices.gpu) * m.slot_s
+        self.spill_g = np.where(open_, m.load_g / np.maximum(useful, 1e-9), 0.0)
+        """[K, T] grams of a start for each second that a spill works."""
+        price = np.where(open_, whole / np.maximum(useful, 1e-9), np.inf)[m.arc_config]
+        price = (price + m.run_g) / m.rate[:, None]
+        chosen = np.zeros(price.shape, bool)
+        for c in range(m.classes):
+            mine = np.flatnonzero(m.arc_class == c)
+            order = np.argsort(price[mine], axis=0, kind="stable")[:SPILLS]
+            chosen[mine[order], np.arange(m.slots)] = True
+        a, t = np.nonzero(chosen & np.isfinite(price))
+        k = m.arc_config[a]
+        self.spill_arc, self.spill_slot, self.spill_useful = a, t, useful[k, t]
+        self._spill = lp.columns((m.run_g[a, t] + self.spill_g[k, t]) * HOUR_S)
+        self._enter_gpus(k, t, self._spill, m.slot_s[t] / self.spill_useful)
+        lp.enter(lp.done_row[m.arc_class[a], t], self._spill, -m.rate[a] * HOUR_S / lp.demand.unit[m.arc_class[a]])
 
 
 def add_replicas(lp: FleetLp, last: Relaxed, near: float) -> Replicas:
     """Replicas in a solved program, with places wherever work would cost at most the share `near` more than it saves."""
     wanted = work_price(lp.model, last.prices) <= (1 + near) * last.worth[lp.model.arc_class]
     lp.add_runs(wanted)
-    lp.charge = lp.charge.copy()
-    return Replicas(lp)
+    return Replicas(lp, last)
 
 
 def paths(model: FleetModel, ready: Ints) -> tuple[Ints, Ints]:

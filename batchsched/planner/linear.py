@@ -82,6 +82,7 @@ class LinearProgram:
 
     def set_bounds(self, columns: Ints, lower: Floats, upper: Floats) -> None:
         """New bounds of columns that are there; `columns` in rising order, once between two solves."""
+        self._flush()
         updates = self._pending().variable_updates
         for bounds, values in ((updates.lower_bounds, lower), (updates.upper_bounds, upper)):
             bounds.ids.extend(columns.tolist())
