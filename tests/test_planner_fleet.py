@@ -161,7 +161,7 @@ def test_the_relaxation_meets_brute_force(grams: list[int], lengths: list[int]) 
 
 def after(model: FleetModel, steps: int, seed: int = 0) -> FleetPlan:
     """The plan that stands after some steps of the search."""
-    found = [step.plan for step in itertools.islice(plans(model, seed), steps)][-1]
+    *_, found = [step.plan for step in itertools.islice(plans(model, seed), steps)]
     assert found is not None
     return found
 

@@ -203,13 +203,18 @@ def test_solver_failure_leaves_the_greedy_plan(monkeypatch: pytest.MonkeyPatch) 
     assert "out of luck" in plan.notes[0]
 
 
-def test_too_large_for_cp_sat_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+@settings(max_examples=6, deadline=None)
+@given(seeds)
+def test_what_is_too_large_for_cp_sat_is_planned_as_a_fleet(seed: int) -> None:
     import batchsched.planner.cpsat as cpsat
 
-    monkeypatch.setattr(cpsat, "MOST_VARIABLES", 10)
-    plan = make_plan(fleet_problem(1))
-    assert plan.solver == "greedy"
-    assert "variables" in plan.notes[0]
+    problem = fleet_problem(seed, startup_s=20.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpsat, "MOST_VARIABLES", 10)
+        plan = make_plan(problem, time_limit_s=0.2)
+    verify(problem, plan)
+    assert plan.objective <= make_plan(problem, "greedy").objective * (1 + 1e-12)
+    assert plan.solver == "fleet" or any("nothing better" in note for note in plan.notes)
 
 
 def _broken(plan: Plan) -> dict[str, Plan]:

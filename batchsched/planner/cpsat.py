@@ -26,7 +26,9 @@ from batchsched.planner.price import Prices, price, work_s
 from batchsched.planner.problem import PoolState, Problem
 
 MOST_VARIABLES = 60_000
-"""Above this the greedy plan is kept: CP-SAT alone no longer finds a good one in seconds."""
+"""Above this the fleet's solver plans: CP-SAT alone no longer finds a good plan in seconds."""
+FLEET_WORK = 5_000
+"""Simplex steps of the fleet's solver for each second of the time limit."""
 UNITS_PER_SLOT = 100
 SPEED_STEPS = 1000
 """Speeds relative to a class's fastest pool are rounded down to this many steps."""
@@ -44,14 +46,17 @@ Key = tuple[int, str, int]
 
 
 def improve(problem: Problem, due: dict[str, float], start: Plan, *, time_limit_s: float = 2.0, seed: int = 0) -> Plan:
-    """The better of `start` and what CP-SAT finds from it. `problem`: with slots cut at the due times, as `start` has them."""
+    """The better of `start` and what CP-SAT finds from it; where there is too much for it, what the fleet's solver finds.
+
+    `problem`: with slots cut at the due times, as `start` has them.
+    """
     groups = classes(problem, due)
     slots = len(problem.slots)
     pools = sum(len(group.ratio) for group in groups)
     if not groups:
         return start
     if 3 * pools * slots > MOST_VARIABLES:
-        return _kept(start, f"{3 * pools * slots} variables are more than CP-SAT is asked for ({MOST_VARIABLES}): greedy plan")
+        return _by_fleet(problem, due, groups, start, int(time_limit_s * FLEET_WORK), seed)
     model = ClassModel(problem, groups, price(problem))
     model.hint(start)
     status, work, starts, bound = model.solve(time_limit_s, seed)
@@ -63,6 +68,15 @@ def improve(problem: Problem, due: dict[str, float], start: Plan, *, time_limit_
             start, bound=bound, notes=[*start.notes, "CP-SAT found nothing better than the greedy plan"]
         )
     return msgspec.structs.replace(found, bound=bound, solver="cp-sat", status=status.lower())
+
+
+def _by_fleet(problem: Problem, due: dict[str, float], groups: list[WorkClass], start: Plan, work: int, seed: int) -> Plan:
+    from batchsched.planner.fleet_problem import fleet_plan
+
+    found = fleet_plan(problem, due, groups, work, seed)
+    if found is None or found.objective > start.objective:
+        return _kept(start, "The fleet's solver found nothing better than the greedy plan")
+    return found
 
 
 def _kept(plan: Plan, note: str) -> Plan:

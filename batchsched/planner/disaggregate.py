@@ -35,8 +35,11 @@ def disaggregate(
     prices = price(problem)
     filler = Filler(problem, prices)
     filler.resume(allotments, loads)
+    done: dict[str, float] = defaultdict(float)
+    for a in allotments:
+        done[a.batch_id] += a.requests
     for job in sorted((job for group in groups for job in group.jobs), key=lambda j: (due[j.batch_id], j.deadline_s, j.batch_id)):
-        left = 1.0 - sum(a.seconds / job.seconds_on[a.pool] for a in allotments if a.batch_id == job.batch_id)
+        left = 1.0 - done[job.batch_id] / job.remaining_requests
         if left > _EPS:  # rounding to units, and jobs too narrow for what their class was given
             filler.place(job, due[job.batch_id], left)
     return assess(problem, prices, due, filler.allotments, filler.loads)

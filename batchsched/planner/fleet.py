@@ -19,7 +19,9 @@ from batchsched.planner.fleet_relax import relax
 from batchsched.planner.fleet_replicas import Replicas, Solved, add_replicas, paths
 from batchsched.planner.fleet_round import round_up
 
-NEAR = 0.15
+CLOSED = 1e-6
+"""A plan is not improved beyond this gap."""
+NEAR = 0.05
 """Places for replicas: where work would cost up to this share more than it saves."""
 
 
@@ -34,7 +36,7 @@ class Step:
 
 
 def plans(model: FleetModel, seed: int = 0) -> Iterator[Step]:
-    """The state after each step of the search, without end; the caller stops it by a clock, by the work or by the gap."""
+    """The state after each step of the search; the caller stops it by a clock, by the work or by the gap. Ends at the bound."""
     if not model.arc_class.size or not model.work.size:
         yield Step(_nothing(model), float(model.late_g[model.batch_class] @ model.work), 0, {})
         return
@@ -51,6 +53,8 @@ def plans(model: FleetModel, seed: int = 0) -> Iterator[Step]:
     best = _plan(model, replicas, first, bound)
     while True:
         yield Step(best, bound, lp.lp.iterations, portfolio.shares)
+        if best.gap <= CLOSED:
+            return
         found = portfolio.step()
         if found is not None:
             plan = _plan(model, replicas, found, bound)

@@ -59,7 +59,7 @@ class Portfolio:
         share.tried += 1
         share.work += work
         share.size = min(LARGEST, max(SMALLEST, share.size * (1.15 if work < EASY else 0.8)))
-        gain = saved / self.best.cost_g * 1e6 / max(50, work)
+        gain = saved / max(self.best.cost_g, 1e-12) * 1e6 / max(50, work)
         share.chance = MEMORY * share.chance + (1 - MEMORY) * (LEAST_CHANCE + gain)
         if found is None or saved <= 0:
             return None
@@ -92,7 +92,7 @@ class Portfolio:
         return self._of_class(name, size)
 
     def _of_class(self, name: str, size: float) -> Flags:
-        """All configurations of a class for a while; of one with late work, before that is given up."""
+        """All configurations of a class for a while; of one with late work, all on its pools, before that is given up."""
         r, m = self.replicas, self.replicas.model
         assert self.best.relaxed is not None
         late = self.best.relaxed.late_units * m.late_g[:, None]
@@ -105,6 +105,8 @@ class Portfolio:
             begin, end = middle - half, middle + half
         mine = np.zeros(m.configs, bool)
         mine[m.arc_config[m.arc_class == c]] = True
+        if name == "late":  # what keeps it out may be any other model on its pools
+            mine = np.asarray(np.any(m.gpus[:, np.any(m.gpus[mine] > 0, axis=0)] > 0, axis=1))
         return np.asarray(mine[r.config] & (r.slot >= begin) & (r.slot < end))
 
     def _around_idle(self, ready: Floats, size: float) -> Flags:

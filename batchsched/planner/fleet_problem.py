@@ -20,7 +20,9 @@ from batchsched.planner.plan import Plan
 from batchsched.planner.price import Prices, price, work_s
 from batchsched.planner.problem import Problem
 
-MOST_STEPS = 200
+MOST_STEPS = 100
+ENOUGH = 1e-3
+"""A plan this close to its bound, as a share, is not improved further."""
 
 
 def fleet_plan(problem: Problem, due: dict[str, float], groups: list[WorkClass], most_work: int, seed: int = 0) -> Plan | None:
@@ -30,7 +32,7 @@ def fleet_plan(problem: Problem, due: dict[str, float], groups: list[WorkClass],
     found: FleetPlan | None = None
     for number, step in enumerate(plans(model, seed)):
         found = step.plan
-        if step.work >= most_work or number >= MOST_STEPS:
+        if step.work >= most_work or number >= MOST_STEPS or (found is not None and found.gap <= ENOUGH):
             break
     if found is None:
         return None
