@@ -44,8 +44,8 @@ WHOLE: dict[str, Callable[[ClassModel, float, int], FleetPlan | None]] = {
     "CP-SAT, whole model": cpsat.solve,
     "HiGHS, whole model": lambda model, limit_s, _: mathopt.branch_and_bound(model, limit_s),
 }
-MOST_WHOLE = 30_000
-"""Fleets with more batches x pools are not given to whole-model solvers: at this size they find next to nothing."""
+MOST_WHOLE = 2_000_000
+"""Fleets with more batches x pools x slots are not given to whole-model solvers: at this size they find next to nothing."""
 MOST_BOUND, BOUND_LIMIT_S = 30_000, 240.0
 """Up to this size the relaxation is solved whole; above, the planner's own proven bound counts, which lies a little lower."""
 
@@ -91,11 +91,11 @@ def run_row(size: Size, seeds: int, limit_s: float, peers: bool) -> Found:
     with ProcessPoolExecutor(2) as others:
         relaxed = others.map(relaxation, fleets if size.batches * size.pools <= MOST_BOUND else [])
         simple = {name: others.map(by_policy, [name] * seeds, fleets) for name in (POLICIES if peers else {})}
-        easy = others.map(eased.greedy, fleets if peers and size.batches * size.pools <= MOST_WHOLE else [])
+        easy = others.map(eased.greedy, fleets if peers and size.batches * size.pools * size.slots <= MOST_WHOLE else [])
         found.bounds = [max(trial.bound_g, least) for trial, least in zip(found.trials, [*relaxed] or [0.0] * seeds, strict=True)]
         found.peers = {name: list(values) for name, values in simple.items()}
         found.eased = list(easy)
-    if peers and size.batches * size.pools <= MOST_WHOLE:
+    if peers and size.batches * size.pools * size.slots <= MOST_WHOLE:
         found.peers |= {name: [by_solver(name, fleet, limit_s) for fleet in fleets] for name in WHOLE}
     print_row(size, fleets, found, time.perf_counter() - began)
     return found

@@ -22,7 +22,7 @@ from benchmarks.planner.events import events
 from benchmarks.planner.instance import Instance
 
 MARKS_S = (1.0, 3.0, 10.0, 30.0)
-REPLAN_LIMIT_S = 30.0
+REPLAN_LIMIT_S = 15.0
 MODULES = ("ortools.math_opt.model_pb2", "ortools.math_opt.core.python.solver", "ortools.sat.python.cp_model")
 
 
