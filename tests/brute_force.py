@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -131,3 +132,11 @@ def tiny_fleet(seed: int) -> FleetModel:
         due=np.minimum(slots, release + rng.integers(0, slots + 1, batches)),
         work=rng.choice([1.0, 300.0, 900.0, 1200.0, 1e6], batches, p=[0.2, 0.3, 0.2, 0.25, 0.05]),
     )
+
+
+def tidy(seed: int) -> FleetModel:
+    """The same, as real pools are: what holds a model as a slot ends is open in it and in the next; what is loaded has GPUs."""
+    model = tiny_fleet(seed)
+    after = np.concatenate([model.capacity[:, 1:], model.capacity[:, -1:]], axis=1)
+    first = np.array([fits[0] for fits in _fits(model, model.capacity)])
+    return replace(model, room=np.minimum(model.capacity, after), loaded=np.minimum(model.loaded, first))

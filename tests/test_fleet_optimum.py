@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 
+from batchsched.planner.fleet import plans
 from batchsched.planner.fleet_model import FleetModel
 from batchsched.planner.fleet_relax import relax
+from batchsched.planner.fleet_verify import fleet_violations
 from benchmarks.planner.classmodel import ClassModel
+from benchmarks.planner.generate import Size, generate
 from benchmarks.planner.instance import Instance
 from benchmarks.planner.mathopt import bound, branch_and_bound
+from benchmarks.planner.policies import earliest_deadline
 
-from .brute_force import least_cost, tiny_fleet, tiny_seeds
+from .brute_force import least_cost, tidy, tiny_fleet, tiny_seeds
 
 
 @settings(max_examples=25, deadline=None)
@@ -22,6 +28,26 @@ from .brute_force import least_cost, tiny_fleet, tiny_seeds
 def test_the_proven_bound_is_one(seed: int) -> None:
     model = tiny_fleet(seed)
     assert relax(model).bound_g <= least_cost(model) * (1 + 1e-6) + 1e-6
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(tiny_seeds.filter(lambda seed: bool(least_cost(tidy(seed)) > 1e-3)))
+def test_plans_that_pass_the_check_lie_between_their_bound_and_what_can_be_had(seed: int) -> None:
+    model = tidy(seed)
+    least = least_cost(model)
+    for step in itertools.islice(plans(model), 10):
+        assert step.bound_g <= least * (1 + 1e-6) + 1e-6
+        if step.plan is not None and not fleet_violations(model, step.plan):
+            assert step.plan.cost_g >= least * (1 - 1e-6)
+            assert step.plan.cost_g - least <= step.plan.cost_g - step.plan.bound_g + 1e-6 * least
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(tiny_seeds)
+def test_greedy_never_beats_the_planner_by_more_than_its_gap(seed: int) -> None:
+    fleet = generate(Size(12, 4, 96, 24), seed)
+    plan = next(step.plan for step in plans(fleet.model) if step.plan is not None)
+    assert earliest_deadline(fleet).cost_g >= plan.bound_g * (1 - 1e-9)
 
 
 def _plain(model: FleetModel) -> bool:
