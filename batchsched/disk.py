@@ -46,10 +46,10 @@ def append(descriptor: int, payload: bytes) -> int:
     return start
 
 
-def folder_bytes(folder: Path) -> int:
+def folder_bytes(folder: Path, pattern: str = "*") -> int:
     """Bytes of all files below a folder, those that links name too; what goes away meanwhile counts for nothing."""
     size = 0
-    for path in folder.rglob("*"):
+    for path in folder.rglob(pattern):
         with contextlib.suppress(OSError):
             size += path.stat().st_size if path.is_file() else 0
     return size

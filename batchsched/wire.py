@@ -153,6 +153,8 @@ class Heartbeat(msgspec.Struct):
     leases: list[HeldLease]
     spent: Spent | None = None
     idle: IdlePower | None = None
+    logs_bytes: int | None = None
+    """Of the logs in its folder; None where it does not know."""
 
 
 class Bye(msgspec.Struct):

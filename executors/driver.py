@@ -44,6 +44,18 @@ class Outcome(msgspec.Struct, frozen=True):
     message: str = ""
     suspects: list[int] = []
 
+    async def tell(self, reporter: Reporter) -> None:
+        """The last word about the chunk."""
+        match self.end:
+            case "finished":
+                await reporter.finish()
+            case "released":
+                await reporter.release(self.reason)
+            case "failed":
+                await reporter.fail(self.message, self.suspects)
+            case "lost":
+                await reporter.abandon()
+
 
 class Line:
     """One request on its way."""

@@ -202,7 +202,7 @@ class AttachedEngine:
 
     def describe(self) -> str:
         """Where it is, and what it serves."""
-        return f"the engine at {self.url}, serving {self.served or 'nothing'}"
+        return self.build + (f", serving {self.served}" if self.served else "")
 
 
 def _kill_group(pgid: int) -> None:

@@ -13,11 +13,13 @@ import socket
 import time
 from collections.abc import Coroutine, Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
 
 from batchsched.clock import Clock, IdSource, RandomIds, SystemClock
+from batchsched.disk import folder_bytes
 from batchsched.errors import BatchschedError, EngineFailed, NotFound, ServerUnreachable, UnknownModel, UnsupportedProtocol
 from batchsched.executors.driver import Driver, Outcome, Work
 from batchsched.executors.engine import AttachedEngine, Engine, VllmEngine
@@ -100,6 +102,7 @@ class WorkerLoop:
         self._meter: EnergyMeter
         self._fresh = True  # nothing of ours has been loaded yet
         self._idle: IdlePower | None = None
+        self._logs_bytes: int | None = None
         self._idle_since = time.monotonic()
 
     async def run(self) -> int:
@@ -140,7 +143,8 @@ class WorkerLoop:
             on_change=self._changed.set,
         )
         self._driver.trust(time.monotonic() + self._me.lease_s)
-        beside = [asyncio.create_task(self._heartbeats()), asyncio.create_task(self._driver.watch())]
+        chores = (self._heartbeats(), self._weigh_logs(), self._driver.watch())
+        beside = [asyncio.create_task(chore) for chore in chores]
         if shared:
             beside.append(asyncio.create_task(self._count_tokens()))
         try:
@@ -232,7 +236,7 @@ class WorkerLoop:
             await asyncio.sleep(self._me.heartbeat_s)
             said = {held.lease.chunk_id: held for held in self._held.values()}  # of two leases of a chunk the newer
             held_leases = [HeldLease(chunk_id, held.lease.token) for chunk_id, held in said.items()]
-            message = Heartbeat(held_leases, self._spent(), self._idle)
+            message = Heartbeat(held_leases, self._spent(), self._idle, self._logs_bytes)
             timeout_s = min(_LONGEST_BEAT_S, max(1.0, 2 * self._me.heartbeat_s))
             sent = time.monotonic()
             try:
@@ -252,6 +256,12 @@ class WorkerLoop:
                 if (held := said.get(chunk_id)) and held.work:
                     self._driver.stop(held.work, reason, self._settings.drain_s)
             self._driver.trust(sent + self._me.lease_s)
+
+    async def _weigh_logs(self) -> None:
+        """Beside the heartbeats, which must not wait for a slow disk."""
+        while True:
+            self._logs_bytes = await asyncio.to_thread(folder_bytes, Path(self._settings.state_dir), "*.log")
+            await asyncio.sleep(self._me.heartbeat_s)
 
     def _spent(self) -> Spent | None:
         """What the meter saw since the server last heard of it; the same message until it has arrived."""
@@ -324,7 +334,7 @@ class WorkerLoop:
         outcome = await held.work.outcome
         if outcome.end == "finished":
             await self._recount()  # the last word about a chunk charges it by fresh counts
-        await _report(reporter, outcome)
+        await outcome.tell(reporter)
         log.info(
             "Chunk %s: %s, %d of %d lines recorded in %.1f s.",
             lease.chunk_id, outcome.end, reporter.recorded, lease.lines - len(lease.done), time.monotonic() - began,
@@ -449,18 +459,6 @@ class WorkerLoop:
             for each in (task, stop):
                 each.cancel()
             await asyncio.gather(task, stop, return_exceptions=True)
-
-
-async def _report(reporter: Reporter, outcome: Outcome) -> None:
-    match outcome.end:
-        case "finished":
-            await reporter.finish()
-        case "released":
-            await reporter.release(outcome.reason)
-        case "failed":
-            await reporter.fail(outcome.message, outcome.suspects)
-        case "lost":
-            await reporter.abandon()
 
 
 def _numbered(data: bytes, first_line: int) -> Iterator[tuple[int, Request | LineError]]:

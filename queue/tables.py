@@ -187,6 +187,9 @@ class WorkerRow(SQLModel, table=True):
     spent_number: int = Field(default=0, sa_type=BigInteger)
     idle_w: float | None = None
     """Watts of the replica before a model was loaded; None where nothing measured it."""
+    logs_bytes: int | None = Field(default=None, sa_type=BigInteger)
+    renames: bool | None = None
+    """Whether it can serve requests with another model than they name; None before its first claim."""
 
 
 class LedgerRow(SQLModel, table=True):

@@ -48,7 +48,10 @@ def idle_power(connection: Connection) -> dict[str, float]:
     return {row["pool"]: row["idle_w"] for row in every(connection, measured)}
 
 
-def hosts(connection: Connection, pool: str, start: datetime, end: datetime) -> int:
-    """On how many machines a pool had workers at some time in [start, end)."""
+def hosts(connection: Connection, pool: str, start: datetime, end: datetime) -> list[Row]:
+    """Machines on which a pool had workers at some time in [start, end): since when (`first_at`), and the bytes of their logs
+    (`logs_bytes`; None where no worker told)."""
     there = (workers.c.pool == pool, workers.c.seen_at >= start, workers.c.registered_at < end)
-    return connection.scalar(select(func.count(workers.c.host.distinct())).where(*there)) or 0
+    first_at, logs = func.min(workers.c.registered_at), func.max(workers.c.logs_bytes)
+    found = select(workers.c.host, first_at.label("first_at"), logs.label("logs_bytes")).where(*there)
+    return every(connection, found.group_by(workers.c.host))

@@ -445,6 +445,19 @@ async def test_heartbeats_go_on_whatever_one_is_answered(trouble: int | str) -> 
         await server.until(lambda: server.heard("heartbeat"))
 
 
+async def test_heartbeats_tell_of_the_logs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    (tmp_path / "engine-m-1.log").write_bytes(bytes(700))
+    (tmp_path / "trials.jsonl").write_bytes(bytes(40))
+    server = FakeServer(["a"])
+    async with working(server, FakeEngine(), state_dir=str(tmp_path)):
+        await server.until(lambda: any(beat.logs_bytes == 700 for beat in server.heard("heartbeat")))
+        (tmp_path / "engine-m-2.log").write_bytes(bytes(5))
+        await server.until(lambda: server.heard("heartbeat")[-1].logs_bytes == 705)
+    assert "Engine: the engine at http://" in caplog.text
+    assert "nothing" not in caplog.text
+
+
 async def test_two_workers_on_one_engine_share_its_energy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "TOKENS_EVERY_S", 0.05)
     pool = Pool(power_w=100.0, max_in_flight=4)

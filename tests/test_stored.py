@@ -149,13 +149,40 @@ def test_a_file_of_another_tenant_is_in_no_report(server: LiveServer) -> None:
 
 def test_weights_are_kept_on_each_host_and_shared_by_busy_time(server: LiveServer) -> None:
     first, second = ran(server, server.upload(requests(2))), ran(server, server.upload(requests(3)))
+    assert kept(server, first, "weights") == []  # the pool came this instant
+    server.advance(3 * 3600)
     (one,) = kept(server, first, "weights")
-    assert one["energy_j"] == pytest.approx(WEIGHTS * SSD_W_PER_BYTE * 6 * 3600 / 2)  # since midnight
+    assert one["energy_j"] == pytest.approx(WEIGHTS * SSD_W_PER_BYTE * 3 * 3600 / 2)
     server.post(f"{PREFIX}/workers", {"pool": "local", "host": "another", "pid": 1})
     server.advance(2 * DAY_S)
     parts = [*kept(server, first, "weights"), *kept(server, second, "weights")]
-    assert joules(parts) == [pytest.approx(2 * WEIGHTS * SSD_W_PER_BYTE * DAY_S / 2)] * 2  # of the one day on which they ran
+    there_s = (18 + 15) * 3600  # from when each host was first seen, to the end of the one day on which they ran
+    assert joules(parts) == [pytest.approx(WEIGHTS * SSD_W_PER_BYTE * there_s / 2)] * 2
     assert "on 2 host(s) of local, 3 MB (its folder)" in parts[0]["how"]
+    assert len(parts[0]["how"]) < 150  # its sources stand apart
+    assert "1.2 W a TB" in parts[0]["source"]
+
+
+def test_logs_are_kept_as_workers_told_of_them_last(server: LiveServer) -> None:
+    def told(host: str, size: int) -> None:
+        worker = server.post(f"{PREFIX}/workers", {"pool": "local", "host": host, "pid": 1})["worker_id"]
+        for logs_bytes in (7, size):
+            server.post(f"{PREFIX}/workers/{worker}/heartbeat", {"leases": [], "logs_bytes": logs_bytes})
+        server.post(f"{PREFIX}/workers/{worker}/heartbeat", {"leases": []})  # one that does not know keeps what is known
+
+    first, second = ran(server, server.upload(requests(2))), ran(server, server.upload(requests(3)))
+    elsewhere = ran(server, server.upload(requests(2)), "caching")
+    server.advance(60)
+    assert kept(server, first, "logs") == []  # of an older worker nothing is known
+    told("test", 2_000_000)
+    told("test", 1_000_000)  # workers of one host share a folder
+    told("another", 500_000)
+    server.advance(DAY_S)
+    parts = [*kept(server, first, "logs"), *kept(server, second, "logs")]
+    byte_s = 2_000_000 * 18 * 3600 + 500_000 * (18 * 3600 - 60)
+    assert joules(parts) == [pytest.approx(byte_s * SSD_W_PER_BYTE / 2)] * 2
+    assert "on 2 host(s) of local, 2.5 MB" in parts[0]["how"]
+    assert kept(server, elsewhere, "logs") == []
 
 
 def test_the_database_and_the_archive_are_shared_by_all_that_ran(server: LiveServer) -> None:

@@ -1,7 +1,8 @@
-"""Gathers what was kept for a batch: its files and results, weights, offloaded caches, the database, the archive of forecasts.
+"""Gathers what was kept for a batch: files and results, weights, offloaded caches, logs, the database, the archive of forecasts.
 
-What is a batch's alone is charged over its time. What many share (weights, database, archive) is charged by days: each batch that
-ran on a day has its part of it by busy time, as of idle pools. Sizes of those are today's; nobody wrote down what they were then.
+What is a batch's alone is charged over its time. What many share (weights, logs, database, archive) is charged by days: each
+batch that ran on a day has its part of it by busy time, as of idle pools. Sizes of those are today's; nobody wrote down earlier
+ones.
 """
 
 from __future__ import annotations
@@ -46,16 +47,16 @@ class Held(NamedTuple):
     end: datetime
     site: str
     medium: Medium = "ssd"
-    copies: int = 1
     held_s: float | None = None
 
 
 class _Day(NamedTuple):
-    """What something took on a day, on how many hosts, and the seconds of all the work among which it is shared."""
+    """What something took on a day, how large it was, on how many hosts, and the seconds of all the work that shares it."""
 
     whole: Beside | None
     all_s: float
-    copies: int
+    size_bytes: float
+    hosts: int
 
 
 class Storage:
@@ -76,7 +77,7 @@ class Storage:
         for model in dict.fromkeys(row["model"] for row in entries):
             work = [row for row in entries if row["model"] == model]
             found += [*self._weights(model, by_day(work)), *self._caches(model, work)]
-        return [*found, *self._house(by_day(entries))]
+        return [*found, *self._logs(by_day(entries)), *self._house(by_day(entries))]
 
     def _files(self, batch: Row) -> Iterator[Beside]:
         with self._database.read() as connection:
@@ -112,15 +113,27 @@ class Storage:
     def _weights(self, model: str, mine: Mapping[tuple[str, datetime], float]) -> Iterator[Beside]:
         """A copy on each host of each pool that served it."""
         size, said = self._weight_bytes(self._settings.models.get(model))
-        for pool in dict.fromkeys(pool for pool, _ in mine):
-            site = self._accounts.place(pool)
-            if not size or site is None:
-                continue
-            busy_s = {day: seconds for (name, day), seconds in mine.items() if name == pool}
-            days = {day: self._day("weights", size, day, site, pool, model) for day in busy_s}
-            hosts = max(day.copies for day in days.values())
+        for pool in dict.fromkeys(pool for pool, _ in mine) if size else ():
+            days, busy_s = self._on_hosts("weights", mine, pool, model, size)
+            hosts = max((day.hosts for day in days.values()), default=0)
             how = f"weights of {model} on {hosts} host(s) of {pool}, {format_bytes(size)} ({said}), {_BY_DAYS}"
             yield from _shared(days, busy_s, how)
+
+    def _logs(self, mine: Mapping[tuple[str, datetime], float]) -> Iterator[Beside]:
+        """Of workers and their engines, as the workers told of them last."""
+        for pool in dict.fromkeys(pool for pool, _ in mine):
+            days, busy_s = self._on_hosts("log", mine, pool)
+            size, hosts = max(((day.size_bytes, day.hosts) for day in days.values()), default=(0.0, 0))
+            how = f"logs on {hosts} host(s) of {pool}, {format_bytes(size)}, {_BY_DAYS}"
+            yield from _shared(days, busy_s, how)
+
+    def _on_hosts(
+        self, what: What, mine: Mapping[tuple[str, datetime], float], pool: str, model: str = "", size: float | None = None
+    ) -> tuple[dict[datetime, _Day], dict[datetime, float]]:
+        """What is on each host of a pool on the days of our work, and our busy seconds; nothing where its site is not known."""
+        site = self._accounts.place(pool)
+        busy_s = {day: seconds for (name, day), seconds in mine.items() if name == pool and site is not None}
+        return {day: self._day(what, size, day, site, pool, model) for day in busy_s if site is not None}, busy_s
 
     def _weight_bytes(self, model: ServedModel | None) -> tuple[float, str]:
         """Of its folder, where there is one here; else by the number of its parameters."""
@@ -161,27 +174,34 @@ class Storage:
             days = {day: self._day(what, size, day, self._accounts.home) for day in busy_s}
             yield from _shared(days, busy_s, f"{said}, {format_bytes(size)}, {_BY_DAYS}")
 
-    def _day(self, what: What, size: float, day: datetime, site: str, pool: str = "", model: str = "") -> _Day:
-        """What many share, on one day."""
+    def _day(self, what: What, size: float | None, day: datetime, site: str, pool: str = "", model: str = "") -> _Day:
+        """What many share, on one day; on each host of a pool since a worker was first seen there. `size`: None: its logs."""
 
         def make() -> _Day:
             with self._database.read() as connection:
                 all_s = ledger.busy_s(connection, day, day + DAY, pool=pool, model=model)
-                copies = max(1, workers.hosts(connection, pool, day, day + DAY))
-            held = Held(what, size, day, min(day + DAY, self._clock.now()), site, copies=copies)
-            return _Day(next(self._charged(held, ""), None), all_s, copies)
+                hosts = workers.hosts(connection, pool, day, day + DAY) if pool else []
+            kept = [(size if size is not None else host["logs_bytes"] or 0, max(day, host["first_at"])) for host in hosts]
+            kept = kept or [(size or 0, day)]
+            end, total = min(day + DAY, self._clock.now()), sum(each for each, _ in kept)
+            byte_s = sum(each * (end - since).total_seconds() for each, since in kept)
+            held = Held(what, total, min(since for _, since in kept), end, site, held_s=byte_s / total if total else 0.0)
+            return _Day(next(self._charged(held, ""), None), all_s, total, len(kept))
 
         return self._days.get((what, day, pool, model), make)
 
     def _charged(self, held: Held, how: str, share: float = 1.0) -> Iterator[Beside]:
         """A share of what keeping something took; nothing where that was no time, or the catalogue does not know the medium."""
         held_s = max(0.0, (held.end - held.start).total_seconds()) if held.held_s is None else held.held_s
+        if not (held.size_bytes and held_s):
+            return
         site, years = self._accounts.site(held.site), self._settings.carbon.lifetime_years
-        stored = Stored(held.what, held.size_bytes / 1e9, held_s, held.medium, held.copies)
+        stored = Stored(held.what, held.size_bytes / 1e9, held_s, held.medium)
         grid = self._accounts.truth(site.zone, held.start, held.end)
         kept = keeping(stored, grid.mean_g_per_kwh, pue=site.pue, lifetime_years=years, catalogue=self._catalogue)
-        if kept and held.size_bytes and held_s:
-            how, source = f"{how}; {kept.source}", f"{kept.source}; grid {grid.source}"
+        if kept:
+            how += "" if kept.energy_j is not None else "; energy not known"
+            source = f"{kept.source}; grid {grid.source}"
             whole = Beside("storage", kept.energy_j or 0.0, kept.operational_g, kept.embodied_g, how, source)
             yield scaled(whole, share)
 

@@ -153,8 +153,8 @@ class LeaseDesk:
         """Extend what is still the worker's; name what is not, and what should stop."""
         now = self._runtime.clock.now()
         with self._database.write() as connection:
-            idle = {"idle_w": message.idle.power_w} if message.idle else {}
-            workers.seen(connection, worker_id, now, **idle)
+            told = {"idle_w": message.idle.power_w if message.idle else None, "logs_bytes": message.logs_bytes}
+            workers.seen(connection, worker_id, now, **{name: value for name, value in told.items() if value is not None})
             if message.spent:
                 spending.add(connection, worker_id, [message.spent])
             protocol = workers.get(connection, worker_id)["protocol"]
@@ -192,7 +192,7 @@ class LeaseDesk:
         now = self._runtime.clock.now()
         with self._database.write() as connection:
             worker = workers.get(connection, message.worker_id)
-            workers.seen(connection, message.worker_id, now, ready_models=message.ready_models)
+            workers.seen(connection, message.worker_id, now, ready_models=message.ready_models, renames=message.renames)
             offer = self._runtime.scheduler.offer(
                 connection, worker["pool"], now, renames=message.renames, lacking=message.lacking
             )
