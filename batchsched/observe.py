@@ -139,6 +139,7 @@ class Observer:
         leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in shares.values() for s in m if s["state"] == "leased"}
         connected = frozenset(worker["pool"] for worker in alive)
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
+        notes += _unable(jobs, alive, self.fleet)
         return View(now, problem, pools, forecasts, leased, tallied, connected, notes)
 
     def profiles(
@@ -395,6 +396,19 @@ def _remark(found: Profile) -> str:
         f"Pool {found.pool}: {found.model} takes {found.drift.factor:.2f} times as long since {iso(found.drift.since)}; what was "
         "seen before counts no more."
     )
+
+
+def _unable(jobs: Sequence[Job], alive: Sequence[Mapping[str, Any]], fleet: Fleet) -> list[str]:
+    """What to tell of batches and pools where no worker can serve another model than the lines name, as older ones cannot."""
+    can = {worker["pool"] for worker in alive if worker["renames"] is not False}
+    older = {worker["pool"] for worker in alive} - can
+    return [
+        f"Batch {job.batch_id} gets nothing on pool {name}: its lines name {job.model}, which is not served there, and its "
+        f"workers cannot put {job.model_at(name)} in its place. Upgrade batchsched on the workers of {name}."
+        for job in jobs
+        for name in sorted(older & job.seconds_on.keys())
+        if job.model_at(name) != job.model and not fleet.pools[name].serves(job.model)
+    ]
 
 
 def _near(edges: list[float], fine_s: float) -> list[float]:

@@ -162,6 +162,12 @@ class TestComparing:
         assert done.exit_code == 2
         assert ".png or .svg" in done.output
 
+    @pytest.mark.parametrize("ask", ["compare T4", "reproduce greenllm", "reproduce ecoserve"])
+    def test_a_picture_needs_a_folder_before_anything_is_computed(self, ask: str, tmp_path: Path) -> None:
+        done = CliRunner().invoke(cli, ["carbon", *ask.split(), "--plot", str(tmp_path / "missing" / "c.svg")])
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert f"there is no folder {tmp_path / 'missing'}; make it first" in done.stderr
+
 
 class TestCrossover:
     def test_known_answers(self) -> None:

@@ -9,11 +9,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
+from batchsched.cli.common import summary
 from batchsched.cli.main import cli
-from batchsched.client import Client
+from batchsched.client import Batch, Client
 from batchsched.clock import ManualClock
 from batchsched.executors.worker import run_worker
 from batchsched.lines import renamed
@@ -193,10 +195,32 @@ def test_a_worker_whose_engine_lacks_the_chosen_model_is_given_the_named_one(tmp
 
 
 def test_a_worker_that_cannot_rename_is_given_nothing_where_its_pool_does_not(greedy: LiveServer) -> None:
-    _submit(greedy, models=["small"])
+    def told() -> list[str]:
+        greedy.runtime.scheduler.plan_now()
+        sentences = greedy.get(f"{PREFIX}/batches/{batch['id']}/explain")["sentences"]
+        return [said for said in sentences if "Upgrade batchsched on the workers of old" in said]
+
+    batch = _submit(greedy, models=["small"])
     answer = greedy.worker("old", ready="big").ask()
     assert (answer["leases"], answer["prepare"]) == ([], None)
-    assert greedy.worker("old", ready="small", renames=True).claim()
+    (why,) = told()
+    assert f"Batch {batch['id']} gets nothing on pool old: its lines name big" in why
+    assert why in greedy.get(f"{PREFIX}/plan")["notes"]
+    able = greedy.worker("old", ready="small", renames=True)
+    assert told() == []
+    assert able.claim()
+    assert told() == []
+
+
+def test_until_its_lines_are_read_a_batch_names_no_model_of_theirs() -> None:
+    def told(**fields: Any) -> str | None:
+        bare = {"id": "b", "endpoint": "e", "input_file_id": "f", "completion_window": "24h", "created_at": 1}
+        return dict(summary(msgspec.convert({**bare, "status": "validating", **fields}, Batch)))["model"]
+
+    assert told(model=None, batchsched={"models": ["small"]}) == "the one that its lines name or small"
+    assert told(model="big", batchsched={"models": ["big", "small"]}) == "big or small"
+    assert told(model="big") == "big"
+    assert told(model=None) is None
 
 
 async def _by_a_worker(server: LiveServer, pool: str, engine: str) -> list[dict[str, Any]]:

@@ -228,6 +228,12 @@ def so_far(value: float | None, unknown_energy_j: float, unmeasured_s: float) ->
     return f"{grams(value)} CO2e" + (f", without {' and '.join(missing)}" if missing else "")
 
 
+def _models(batch: Batch) -> str | None:
+    """Which may serve it. Before its validation ends nobody knows which one the lines name."""
+    named = [] if batch.model else ["the one that its lines name"]
+    return " or ".join([*named, *(batch.batchsched.models or ())]) if batch.batchsched.models else batch.model
+
+
 def summary(batch: Batch) -> list[tuple[str, str | None]]:
     """A batch for people."""
     counts, progress, carbon, verdict = batch.request_counts, batch.progress, batch.carbon, batch.verdict
@@ -235,7 +241,7 @@ def summary(batch: Batch) -> list[tuple[str, str | None]]:
     return [
         ("batch", batch.id),
         ("status", batch.status),
-        ("model", " or ".join(batch.batchsched.models or ()) or batch.model),
+        ("model", _models(batch)),
         ("endpoint", batch.endpoint),
         # Before the validation ends nobody knows how many there are.
         (

@@ -147,7 +147,8 @@ class Reports:
             return []
         latest = published.latest_start_at.get(row["id"])
         latest_s = (latest - published.made_at).total_seconds() if latest else None
-        return explain(published.problem, published.plan, row["id"], origin_at=published.made_at, latest_start_s=latest_s)
+        said = explain(published.problem, published.plan, row["id"], origin_at=published.made_at, latest_start_s=latest_s)
+        return [*said, *(note for note in published.notes if row["id"] in note)]
 
     def plan(self) -> dict[str, Any]:
         """The plan in force, with instants instead of seconds."""
