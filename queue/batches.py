@@ -50,8 +50,8 @@ def page(connection: Connection, tenant: Tenant, *, limit: int, after: str | Non
 
 
 def newest(connection: Connection, tenant: Tenant, start: datetime, end: datetime, limit: int) -> list[Row]:
-    """`id`, `model` and `created_at` of up to `limit` batches of a tenant that were created in [start, end), newest first."""
-    query = select(batches.c.id, batches.c.model, batches.c.created_at)
+    """`id`, `model`, `options` and `created_at` of up to `limit` batches of a tenant created in [start, end), newest first."""
+    query = select(batches.c.id, batches.c.model, batches.c.options, batches.c.created_at)
     query = query.where(owned(batches, tenant), batches.c.created_at >= start, batches.c.created_at < end)
     return every(connection, query.order_by(batches.c.created_at.desc(), batches.c.id.desc()).limit(limit))
 

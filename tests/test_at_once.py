@@ -9,9 +9,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import insert
 
 from batchsched.carbon.report import Entry
+from batchsched.cli.main import cli
+from batchsched.client import Client
 from batchsched.fleet import Fleet, Pool, Site
 from batchsched.profiles.measured import Observation, update
 from batchsched.profiles.prior import prior
@@ -90,6 +93,39 @@ def test_the_baseline_pays_for_its_host(server: LiveServer) -> None:
     there = server.runtime.scheduler.observer.current_profiles()["big", "new"]
     host_j = 10.0 * there.seconds(1000, 1000)  # ten watts
     assert found["baseline"]["terms"]["energy_j"] == pytest.approx(there.energy_j(1000, 1000) + host_j)
+
+
+def test_reports_say_which_model_served_and_which_the_baseline_takes(server: LiveServer) -> None:
+    found = report(server, {"pool": "old", "model": "small"}, {"pool": "old"}, options={"models": ["small"]})
+    assert [(row["pool"], row["model"], row["requests"]) for row in found["rows"]] == [("old", "big", 10), ("old", "small", 10)]
+    assert found["baseline"]["terms"]["model"] == "big"
+    assert "big on T4 in pool new" in found["baseline"]["description"]
+    assert found["models_accepted"] == ["big", "small"]
+    named = {(factor["factor"], factor["value"]) for factor in found["provenance"]}
+    served = {("model that served", "big"), ("model that served", "small"), ("model of the baseline", "big")}
+    assert served <= named
+    told = server.runtime.reports.explanation("b", ANY)
+    assert any("pool old with small in SE" in sentence for sentence in told)
+    with Client(server.url) as client:
+        assert [part.models for part in client.slices("batch")] == [("big", "small")]
+        assert [part.models for part in client.slices("chunk")] == [("small",), ("big",)]
+        whole = client.report()
+        assert (whole.models_accepted, {row.model for row in whole.rows}) == (("big", "small"), {"big", "small"})
+        assert served <= {(factor.factor, factor.value) for factor in whole.provenance}
+    for words, asked in (
+        ("GPU and model", ["report", "b"]),
+        ("GPU and model", ["report"]),
+        ("big, small", ["report", "--by", "pool"]),
+    ):
+        shown = CliRunner().invoke(cli, [*asked, "--server", server.url], catch_exceptions=False)
+        assert words in shown.output, shown.output
+
+
+def test_a_batch_of_one_model_saves_by_gpu(server: LiveServer) -> None:
+    assert report(server, {"pool": "old"})["models_accepted"] == []
+    shown = CliRunner().invoke(cli, ["report", "b", "--server", server.url], catch_exceptions=False)
+    assert "GPU" in shown.output
+    assert "GPU and model" not in shown.output
 
 
 def same(entry: Entry) -> bool:

@@ -36,16 +36,25 @@ gpu = "V100"
 [pools.new]
 gpu = "A100-80"
 site = "away"
+[pools.twin]
+gpu = "A100-80"
+site = "away"
+[pools.newest]
+gpu = "A100-80"
 [models.tiny]
 parameters_b = 8
+[models.small]
+parameters_b = 1
 [planner]
 solver = "greedy"
 """
 BATCHES = 40
+POOLS = ("old", "new", "twin")
 
 
 def _fill(runtime: Runtime) -> None:
-    """Batches of twelve spans on both pools, an hour apart, over the turn of hours; every third starts engines."""
+    """Batches of twelve spans on three pools, an hour apart, over the turn of hours; every third starts engines, every other one
+    accepts a second model, which serves part of every fourth. One pool is like the baseline's."""
     batch: dict[str, Any] = {
         "tenant": "default", "endpoint": "/v1/chat/completions", "input_file_id": "f", "completion_window": "1h", "model": "tiny",
         "state": "completed", "deadline_at": AT, "meta": {}, "options": {}, "total": 120,
@@ -57,14 +66,18 @@ def _fill(runtime: Runtime) -> None:
             at = began + timedelta(seconds=10 * part)
             spans.append(
                 span(
-                    batch_id=f"b{n}", chunk_id=f"b{n}-{part % 4}", pool="old" if part % 2 else "new", started_at=at,
+                    batch_id=f"b{n}", chunk_id=f"b{n}-{part % 4}", pool=POOLS[part % 3], started_at=at,
+                    model="small" if n % 4 < part % 2 else "tiny",
                     ended_at=at + timedelta(seconds=10), busy_s=10.0, energy_j=1000.0 + part, host_j=7.0 if part % 2 else 0.0,
                     host_source="modelled", startup_s=5.0 if n % 3 == 0 and part in {0, 1, 6} else 0.0,
                     energy_source="rapl" if part < 8 else "nvml_counter",
                 )
             )  # fmt: skip
     with runtime.database.write() as connection:
-        rows = [{**batch, "id": f"b{n}", "created_at": AT + timedelta(hours=n)} for n in range(BATCHES)]
+        accepts: list[dict[str, Any]] = [{"models": ["small"]}, {}]
+        rows = [
+            {**batch, "id": f"b{n}", "created_at": AT + timedelta(hours=n), "options": accepts[n % 2]} for n in range(BATCHES)
+        ]
         connection.execute(insert(tables.batches), rows)
         connection.execute(insert(tables.ledger), spans)
 
@@ -107,6 +120,13 @@ def test_the_whole_is_the_sum_of_its_batches(server: LiveServer) -> None:
     assert whole["embodied_g"]["mid"] == pytest.approx(sum(one["embodied_g"]["mid"] for one in each))
     assert sum(whole["energy_by_source"].values()) == pytest.approx(whole["energy_j"])
     assert whole["notes"] == each[0]["notes"]
+    at_once_j = sum(one["baseline"]["terms"]["energy_j"] for one in each)
+    told = [factor["value"] for factor in whole["provenance"] if factor["factor"] == "energy of the baselines"]
+    assert sum(told) == pytest.approx(at_once_j, rel=1e-12)
+    assert whole["models_accepted"] == ["small", "tiny"]
+    assert {(row["pool"], row["model"]) for row in whole["rows"]} == {
+        (pool, model) for pool in POOLS for model in ("small", "tiny")
+    }
 
 
 @pytest.mark.parametrize("by", ["batch", "tenant", "pool", "site", "chunk"])

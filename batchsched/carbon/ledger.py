@@ -38,8 +38,12 @@ def account(
     policy: Policy = "sunk",
     lifetime_years: float = 5.0,
     hardware: Hardware = _PUBLISHED,
+    models_accepted: Sequence[str] = (),
 ) -> Report:
-    """The report of one batch. Raises SignalMismatch where intensities of different signals would be added or compared."""
+    """The report of one batch, which several models may serve where they are given.
+
+    Raises SignalMismatch where intensities of different signals would be added or compared.
+    """
     rows = _merged(_row(entry, truth) for entry in entries)
     run_now = _run_now(baseline, truth, policy, lifetime_years, hardware) if baseline else None
     metered = [row for row in rows if row.energy_source != "unmeasured"]
@@ -64,6 +68,7 @@ def account(
         baseline_g=run_now.operational_g if run_now else None,
         saved_g=None,
         saved_fraction=None,
+        models_accepted=list(models_accepted),
         saving=None,
         saved_with_embodied_g=None,
         market_g=_by_contract(entries),
@@ -99,6 +104,7 @@ def total(reports: Sequence[Report]) -> Report:
             simulated=any(report.simulated for report in reports),
             baseline=None,
             baseline_g=_sum_of_all([report.baseline_g for report in reports]),
+            models_accepted=sorted({model for report in reports for model in report.models_accepted}),
             saving=_sum_of_all([report.saving for report in reports]),
             saved_with_embodied_g=_sum_of_all([report.saved_with_embodied_g for report in reports]),
             market_g=_sum_of_all([report.market_g for report in reports]),
@@ -114,6 +120,7 @@ def _row(entry: Entry, truth: Truth) -> Row:
     intensity = truth(entry.zone, entry.started_at, entry.ended_at)
     return Row(
         pool=entry.pool,
+        model=entry.model,
         site=entry.site,
         zone=entry.zone,
         started_at=entry.started_at,
@@ -130,7 +137,7 @@ def _row(entry: Entry, truth: Truth) -> Row:
 
 
 def _merged(rows: Iterable[Row]) -> list[Row]:
-    """Rows of one pool and meter in time order, neighbours that share their intensity as one."""
+    """Rows of one pool, model and meter in time order, neighbours that share their intensity as one."""
     merged: list[Row] = []
     for row in sorted(rows, key=lambda row: (*_meter(row), row.started_at)):
         last = merged[-1] if merged else None
@@ -148,8 +155,8 @@ def _merged(rows: Iterable[Row]) -> list[Row]:
     return merged
 
 
-def _meter(row: Row) -> tuple[str, str, str]:
-    return row.pool, row.energy_source, row.energy_how
+def _meter(row: Row) -> tuple[str, str, str, str]:
+    return row.pool, row.model, row.energy_source, row.energy_how
 
 
 def _same(one: Intensity, other: Intensity) -> bool:
@@ -163,6 +170,7 @@ def _run_now(terms: Baseline, truth: Truth, policy: Policy, lifetime_years: floa
     duration_s = terms.busy_s if terms.duration_s is None else terms.duration_s
     ends_at = terms.start + timedelta(seconds=duration_s)
     intensity = truth(terms.zone, terms.start, ends_at)
+    ran = f"{terms.model} on" if terms.model else "on"
     return RunNow(
         terms=terms,
         ends_at=ends_at,
@@ -170,7 +178,7 @@ def _run_now(terms: Baseline, truth: Truth, policy: Policy, lifetime_years: floa
         operational_g=_grams(terms.energy_j, terms.energy_source, terms.pue, intensity),
         embodied_g=_embodied([(terms.gpu, terms.held, terms.busy_s)], policy, lifetime_years, hardware),
         description=(
-            f"run at once at submission, {iso(terms.start)} to {iso(ends_at)}, on {terms.gpu} in pool {terms.pool} at site "
+            f"run at once at submission, {iso(terms.start)} to {iso(ends_at)}, {ran} {terms.gpu} in pool {terms.pool} at site "
             f"{terms.site} (zone {terms.zone}), energy {METERS[terms.energy_source]}, grid: {intensity.source}"
         ),
     )

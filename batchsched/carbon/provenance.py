@@ -46,9 +46,13 @@ def factors(
         pues.add((run_now.terms.site, run_now.terms.pue))
         gpus.add(run_now.terms.gpu)
         hosts.add(run_now.terms.held.host)
+    served = sorted({entry.model for entry in entries} - {""})
+    named = run_now.terms.model if run_now else ""
     return [
         *measured(rows),
+        *(Factor("model that served", model, "", "ledger") for model in served),
         *(Factor(f"PUE of site {site}", pue, "", "configuration") for site, pue in sorted(pues)),
+        *([Factor("model of the baseline", named, "", "named by the requests")] if named else []),
         *baseline(run_now),
         *(_embodied(f"embodied carbon of one {gpu}", hardware.gpu(gpu)) for gpu in sorted(gpus - {"cpu"})),
         *(_embodied(_slot_of(host), hardware.host_share(host)) for host in sorted(hosts)),

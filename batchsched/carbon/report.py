@@ -73,12 +73,15 @@ class Baseline(msgspec.Struct, frozen=True):
     simulated: bool = False
     duration_s: float | None = None
     held: Held = NEW
+    model: str = ""
+    """That the batch's requests name."""
 
 
 class Row(msgspec.Struct, frozen=True):
-    """Neighbouring work of one pool at one intensity: a line of the report, a bar of the plot."""
+    """Neighbouring work of one model on one pool at one intensity: a line of the report, a bar of the plot."""
 
     pool: str
+    model: str
     site: str
     zone: str
     started_at: datetime
@@ -108,7 +111,7 @@ class RunNow(msgspec.Struct, frozen=True):
 class Saving(msgspec.Struct, frozen=True):
     """Where a saving comes from, in grams; the four add up to it. A choice may have cost something: then it is negative.
 
-    `spare_g`: that an online service's idle power is not ours.
+    `gpu_g`: of other GPUs, and of the model that served on them; `spare_g`: that an online service's idle power is not ours.
     """
 
     time_g: float
@@ -170,6 +173,8 @@ class Report(msgspec.Struct, frozen=True):
     saved_g: float | None
     """Operational grams of the baseline less those of the batch; None unless both are known whole."""
     saved_fraction: float | None
+    models_accepted: list[str]
+    """Where batches let others than the model that their requests name serve them: then `gpu_g` is of GPU and model."""
     saving: Saving | None
     """`saved_g` by what it came from; None where that takes intensities that nobody knows."""
     saved_with_embodied_g: Range | None

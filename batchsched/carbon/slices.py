@@ -31,6 +31,8 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     operational grams are the three multiplied. `loading` is in the sums, the other parts stand apart.
     """
 
+    models: list[str]
+    """That served it."""
     energy_j: float
     energy_how: str
     energy_by_source: dict[str, float]
@@ -115,6 +117,7 @@ def sliced(name: str, report: Report, parts: Parts = _NO_PARTS) -> Slice:
         busy_s=report.busy_s,
         sci=sci(report),
         provenance=report.provenance,
+        models=sorted({row.model for row in report.rows} - {""}),
         energy_how=listed(_joules_by(report.rows, "energy_how")),
         pue=_mean([(row.pue, row.energy_j) for row in known if row.pue is not None]),
         pue_how=f"configuration: {listed(places)}" if places else "no pool of it is declared any more",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,7 @@ def show_report(report: Report) -> None:
     print_facts(_sums(report))
     if report.rows:
         click.echo()
-        columns = ("pool", "zone", "from", "to", "energy", "how known", "PUE", "g/kWh", "CO2e")
+        columns = ("pool", "model", "zone", "from", "to", "energy", "how known", "PUE", "g/kWh", "CO2e")
         print_table(columns, [_cells(row) for row in report.rows])
     if beside := [part for part in report.beside if part.part != "idle"]:
         click.echo("\nBeside it, apart from the sums (loading is in them):")
@@ -124,14 +125,15 @@ def _sums(report: Report) -> list[tuple[str, str | None]]:
         ("by contract", f"{grams(report.market_g)} CO2e (market-based, apart)" if report.market_g is not None else None),
         ("run at once", f"{now}: {report.baseline.description}" if report.baseline and report.baseline.description else now),
         ("saved", saved),
-        ("  by", _choices(report.saving) if report.saving and report.saved_g else None),
+        ("  by", _choices(report.saving, report.models_accepted) if report.saving and report.saved_g else None),
         ("  with embodied", f"{band(with_embodied)} (by the low / mid / high figures)" if with_embodied else None),
         ("embodied", f"{band(embodied)} CO2e (low / mid / high; {report.policy or 'no policy named'})" if embodied else None),
     ]
 
 
-def _choices(saving: Saving) -> str:
-    parts = {"time": saving.time_g, "place": saving.place_g, "GPU": saving.gpu_g, "spare capacity": saving.spare_g}
+def _choices(saving: Saving, models: Sequence[str]) -> str:
+    gpu = "GPU and model" if models else "GPU"
+    parts = {"time": saving.time_g, "place": saving.place_g, gpu: saving.gpu_g, "spare capacity": saving.spare_g}
     return ", ".join(f"{choice} {grams(value)}" for choice, value in parts.items() if value)
 
 
@@ -139,6 +141,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     intensity = row.intensity.mean_g_per_kwh
     return (
         row.pool,
+        row.model,
         row.zone,
         clock(row.started_at),
         clock(row.ended_at),

@@ -105,7 +105,7 @@ def table_of(
         return Table([Columns(("request", "in", "out", *_COST), _request)], shares, "It has no requests.")
     if by:
         found = client.slices(cast("SliceBy", by), batch_id=batch_id, start=start, end=end)
-        took = Columns((by, "requests", "tokens", *_COST), _sliced)
+        took = Columns((by, "requests", "tokens", "model", *_COST), _sliced)
         scores = Columns((by, *PARTS, "SCI a request", "SCI 1,000 tokens"), _beside)
         return Table([took, scores], found, "Nothing ran yet.")
     return None
@@ -162,7 +162,7 @@ def band(value: Band | None) -> str:
 
 def _sliced(row: Slice) -> Sequence[str]:
     tokens = row.input_tokens + row.output_tokens
-    return row.name, f"{row.requests:,}", f"{tokens:,}", *_cost(row)
+    return row.name, f"{row.requests:,}", f"{tokens:,}", ", ".join(row.models), *_cost(row)
 
 
 def _beside(row: Slice) -> Sequence[str]:

@@ -263,7 +263,7 @@ class Intensity(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """Work of one pool at one intensity. `energy_source`: measured how, or modelled."""
+    """Work of one model on one pool at one intensity. `energy_source`: measured how, or modelled."""
 
     pool: str
     site: str
@@ -275,6 +275,7 @@ class Row(msgspec.Struct, frozen=True):
     energy_how: str = ""
     pue: float | None = None
     requests: int = 0
+    model: str = ""
     intensity: Intensity = Intensity()
     operational_g: float | None = None
 
@@ -298,7 +299,8 @@ class Factor(msgspec.Struct, frozen=True):
 
 
 class Saving(msgspec.Struct, frozen=True):
-    """Where a saving comes from, in grams: another time, another place, other GPUs, an online service's spare capacity."""
+    """Where a saving comes from, in grams: another time, another place, other GPUs with the model that served
+    there, an online service's spare capacity."""
 
     time_g: float = 0.0
     place_g: float = 0.0
@@ -336,6 +338,8 @@ class Report(msgspec.Struct, frozen=True):
     baseline_g: float | None = None
     saved_g: float | None = None
     saved_fraction: float | None = None
+    models_accepted: tuple[str, ...] = ()
+    """Where batches let others than the model that their requests name serve them."""
     saving: Saving | None = None
     saved_with_embodied_g: Band | None = None
     market_g: float | None = None
@@ -376,6 +380,8 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     sums; the other parts stand apart.
     """
 
+    models: tuple[str, ...] = ()
+    """That served it."""
     energy_j: float = 0.0
     energy_how: str = ""
     energy_by_source: dict[str, float] = {}

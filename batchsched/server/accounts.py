@@ -20,6 +20,7 @@ from batchsched.fleet import VCPU_MODEL, Pool, Site
 from batchsched.forecasts import Provider
 from batchsched.forecasts.truth import Hindsight, Known, best_known
 from batchsched.profiles import Profile
+from batchsched.queue.batches import models as models_of
 from batchsched.scheduler import Scheduler
 from batchsched.server.at_once import AtOnce, Charged, at_once
 from batchsched.server.kept import Kept
@@ -113,8 +114,10 @@ class Accounts:
         entries = [each.entry for each in charged]
         pool = self._baseline_pool(batch["model"]) if entries else None
         base = self._at_once(batch["model"], pool, charged) if pool else []
-        baseline = self._baseline(pool, batch["created_at"], base) if pool else None
-        return account(entries, truth, baseline, *self._terms), entries, base
+        baseline = self._baseline(pool, batch, base) if pool else None
+        models = models_of(batch)
+        accepted = models if len(models) > 1 else ()
+        return account(entries, truth, baseline, *self._terms, models_accepted=accepted), entries, base
 
     def _entries(self, rows: Sequence[Mapping[str, Any]]) -> list[Charged]:
         """The ledger's rows. Running at once would have started its engine once: it is spared all starts but the first.
@@ -185,7 +188,8 @@ class Accounts:
             lambda: self._profiles.get("now", self._scheduler.observer.current_profiles)[model, pool],
         )
 
-    def _baseline(self, name: str, start: datetime, base: Sequence[AtOnce]) -> Baseline:
+    def _baseline(self, name: str, batch: Mapping[str, Any], base: Sequence[AtOnce]) -> Baseline:
+        start: datetime = batch["created_at"]
         fleet = self._scheduler.fleet
         pool, site = fleet.pools[name], fleet.site_of(name)
         busy_s = sum(work.busy_s for work in base)
@@ -203,6 +207,7 @@ class Accounts:
             simulated=site.simulated,
             duration_s=busy_s / pool.count,
             held=Held.of(pool, start.date(), fleet.replica_gpus[name]),
+            model=batch["model"],
         )
 
 

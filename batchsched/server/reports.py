@@ -255,7 +255,8 @@ def _ran(report: Report | None) -> list[str]:
         known = row.intensity.mean_g_per_kwh
         grid = "at an unknown intensity" if known is None else f"at {known:.0f} gCO2e/kWh"
         span = f"{row.started_at:%d %b %H:%M:%S} to {row.ended_at:%H:%M:%S UTC}"
-        out.append(f"It ran on pool {row.pool} in {row.zone} from {span}, {grid} ({row.intensity.source}).")
+        ran = f"pool {row.pool} with {row.model}" if row.model else f"pool {row.pool}"
+        out.append(f"It ran on {ran} in {row.zone} from {span}, {grid} ({row.intensity.source}).")
     if report.operational_g is not None and report.baseline_g is not None and report.saved_g is not None:
         out.append(
             f"So far it cost {format_grams(report.operational_g)} CO2e; the same work run at once at submission would have cost "
