@@ -25,7 +25,7 @@ from batchsched.units import iso
 from batchsched.wire import PREFIX
 from tests.fake_engine import FakeEngine
 from tests.fake_engine import serve as serve_engine
-from tests.live import HandWorker, LiveServer, live_server, requests
+from tests.live import HandWorker, LiveServer, live_server, requests, wait_for
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 CONFIG = """
@@ -58,11 +58,12 @@ Accepts = dict[str, Any]
 
 
 def _live(folder: Path, grid: dict[str, int] = GRID, solver: str = "greedy", on_new: str = '["big"]') -> Any:
-    _forecast(folder, grid)
+    write_forecast(folder, grid)
     return live_server(folder, CONFIG.format(solver=solver, on_new=on_new), clock=ManualClock(NOW))
 
 
-def _forecast(folder: Path, grid: dict[str, int]) -> None:
+def write_forecast(folder: Path, grid: dict[str, int]) -> None:
+    """Of 30 hours, the same in each."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = ["# provider: test forecast", "zone,start,end,issued_at,mean,q05,q25,q50,q75,q95,realised"]
     for zone, mean in grid.items():
@@ -166,16 +167,66 @@ def test_a_chunk_that_was_given_back_may_go_on_with_another_model(greedy: LiveSe
     assert {row["model"]: row["requests"] for row in rows} == {"small": 3, "big": 47}
 
 
-def test_a_uniform_batch_stays_on_one_model_and_one_pool(greedy: LiveServer, tmp_path: Path) -> None:
+def test_a_uniform_batch_stays_on_one_model_and_one_pool(tmp_path: Path) -> None:
+    """On the fastest pool from the start; and wherever the grid turns, there is work there and nowhere else."""
+    with _live(tmp_path, on_new='["big", "small"]') as server:
+        new, old = _workers(server, renames=True)
+        _submit(server, count=5000, models=["small"], uniform=True)
+        assert new.ask()["prepare"] == "small"
+        new.ready = "small"
+        for grid in ({"DIRTY": 900, "CLEAN": 5}, {"DIRTY": 5, "CLEAN": 900}) * 2:
+            assert old.claim() == []
+            assert [lease["model"] for lease in new.claim()] == ["small"]
+            _turn_grid(tmp_path, server, grid)
+
+
+def test_a_uniform_batch_goes_on_with_the_model_that_it_began_with(tmp_path: Path) -> None:
+    """Though the plan would have another, which is the only one that an older worker can have."""
+    with _live(tmp_path, {"DIRTY": 5, "CLEAN": 900}, on_new='["big", "small"]') as server:
+        _submit(server, count=5000, models=["small"], uniform=True)
+        (first,) = server.worker("new", ready="big").claim()
+        assert (first["model"], first["rename"]) == ("big", False)
+        small = server.worker("new", ready="small", renames=True)
+        assert small.claim() == []  # the plan that is out still says small
+        server.runtime.scheduler.plan_now()
+        assert small.ask()["prepare"] == "big"
+        (second,) = server.worker("new", ready="big", renames=True).claim()
+        assert (second["model"], second["rename"]) == ("big", False)
+
+
+def test_a_retry_accepts_the_same_models(greedy: LiveServer, tmp_path: Path) -> None:
     new, old = _workers(greedy, renames=True)
-    _submit(greedy, count=5000, models=["small"], uniform=True)
-    first = new.claim() or old.claim()
-    assert len(first) == 1
-    for _ in range(2):
-        _turn_grid(tmp_path, greedy, {"DIRTY": 900, "CLEAN": 5})
-        leases = [*new.claim(), *old.claim()]
-        assert {lease["model"] for lease in leases} <= {first[0]["model"]}
-        _turn_grid(tmp_path, greedy, {"DIRTY": 5, "CLEAN": 900})
+    batch = _submit(greedy, count=50, models=["small"])
+    _retry_one(greedy, old, batch["id"])
+    _turn_grid(tmp_path, greedy, {"DIRTY": 5, "CLEAN": 900})
+    last = new.lease()
+    assert (last["model"], last["rename"], len(last["done"])) == ("big", False, 49)
+    new.finish(last)
+    done = greedy.until(batch["id"], "completed")
+    assert done["request_counts"] == {"total": 50, "completed": 50, "failed": 0}
+    assert done["batchsched"]["models"] == ["big", "small"]
+    with greedy.runtime.database.read() as connection:
+        assert {row["model"] for row in ledger.of_batch(connection, batch["id"])} == {"small", "big"}
+
+
+def test_a_retry_of_a_uniform_batch_goes_on_with_the_model_that_did_the_rest(tmp_path: Path) -> None:
+    with _live(tmp_path, {"DIRTY": 5, "CLEAN": 900}, on_new='["big", "small"]') as server:
+        batch = _submit(server, count=50, models=["small"], uniform=True)
+        _retry_one(server, server.worker("new", ready="big"), batch["id"])
+        server.runtime.scheduler.plan_now()
+        assert server.worker("new", ready="small", renames=True).ask()["prepare"] == "big"
+        (last,) = server.worker("new", ready="big", renames=True).claim()
+        assert (last["model"], last["rename"], len(last["done"])) == ("big", False, 49)
+
+
+def _retry_one(server: LiveServer, worker: HandWorker, batch_id: str) -> None:
+    """The worker does all of the batch but one request, which fails, and is to be done again."""
+    lease = worker.lease()
+    worker.record(lease, [7], ok=False)
+    worker.finish({**lease, "done": [7]})
+    server.until(batch_id, "completed")
+    server.post(f"{PREFIX}/batches/{batch_id}/retry", {"deadline": "12h"})
+    wait_for(lambda: server.runtime.scheduler.observer.look(NOW).problem.jobs)  # its chunk has its answers back
 
 
 def test_a_worker_that_cannot_rename_is_given_the_named_model_where_its_pool_serves_that(tmp_path: Path) -> None:
@@ -304,5 +355,5 @@ def test_a_body_gets_another_model_and_keeps_every_other_byte() -> None:
 
 
 def _turn_grid(folder: Path, server: LiveServer, grid: dict[str, int]) -> None:
-    _forecast(folder, grid)
+    write_forecast(folder, grid)
     server.runtime.scheduler.plan_now()
