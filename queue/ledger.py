@@ -139,11 +139,12 @@ def busy_s(connection: Connection, start: datetime, end: datetime, *, pool: str 
     named; that of batches which are no longer kept included."""
 
     def seconds(table: Table, *where: ColumnElement[bool]) -> float:
-        mine = [table.c.pool == pool if pool else table.c.pool.in_(select(workers.c.pool))]  # all of them: the index is by pool
+        mine = [table.c.pool == pool] if pool else []
         mine += [table.c.model == model] if model else []
         return float(connection.scalar(select(func.coalesce(func.sum(table.c.busy_s), 0.0)).where(*where, *mine)) or 0.0)
 
-    kept = seconds(ledger, ledger.c.ended_at >= start, ledger.c.started_at >= start, ledger.c.started_at < end)
+    ours = () if pool else (ledger.c.pool.in_(select(workers.c.pool)),)  # that is all of them: the index is by pool
+    kept = seconds(ledger, *ours, ledger.c.ended_at >= start, ledger.c.started_at >= start, ledger.c.started_at < end)
     return kept + seconds(forgotten, forgotten.c.hour >= start, forgotten.c.hour < end)
 
 
