@@ -120,3 +120,9 @@ def test_idle_pools_stand_by_themselves_and_are_explained(capsys: pytest.Capture
     assert "idle" not in table
     assert idle.startswith("in none of the figures above: 2 kWh, unknown CO2e, embodied 1 g / 2 g / 3 g.")
     assert "ran alone bears the whole day's" in idle
+
+
+def test_sources_of_what_was_kept_stand_once(capsys: pytest.CaptureFixture[str]) -> None:
+    kept = [results.Beside("storage", 1.0, 1.0, how=how, source="1.2 W a TB") for how in ("input file", "output file")]
+    show_report(results.Report(operational_g=1.0, beside=tuple(kept)))
+    assert capsys.readouterr().out.count("1.2 W a TB") == 1

@@ -97,7 +97,7 @@ def show_report(report: Report) -> None:
         click.echo("\nBeside it, apart from the sums (loading is in them):")
         heads = ("part", "energy", "CO2e", "embodied (low / mid / high)", "how")
         print_table(heads, [(b.part, energy(b.energy_j), grams(b.operational_g), band(b.embodied_g), b.how) for b in beside])
-        for source in dict.fromkeys(part.source for part in beside if part.part == "storage"):
+        for source in dict.fromkeys(part.source for part in beside if part.part == "storage" and part.source):
             click.echo(f"Storage by: {source}.")
     for idle in (part for part in report.beside if part.part == "idle"):
         took = f"{energy(idle.energy_j)}, {grams(idle.operational_g)} CO2e, embodied {band(idle.embodied_g)}"
