@@ -91,7 +91,8 @@ def loaded(server: LiveServer, worker: HandWorker, starts: int) -> dict[str, Any
 
 
 def test_the_baseline_on_another_pool_loads_its_model_where_the_batch_did_and_once(tmp_path: Path) -> None:
-    with live_server(tmp_path, TWO_SITES) as server:
+    other = TWO_SITES.replace("[models.tiny]", "max_in_flight = 8\n[models.tiny]")  # of the far pool: not like the one at home
+    with live_server(tmp_path, other) as server:
         far = server.worker("far")
         runs = [loaded(server, far, starts) for starts in (0, 1, 2)]
         profile = server.runtime.scheduler.observer.current_profiles()["tiny", "local"]
