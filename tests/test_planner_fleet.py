@@ -14,8 +14,10 @@ from batchsched.planner.fleet_bound import FleetPrices, lower_bound
 from batchsched.planner.fleet_deal import deal
 from batchsched.planner.fleet_demand import Demand
 from batchsched.planner.fleet_model import FleetModel, FleetPlan
-from batchsched.planner.fleet_relax import relax
+from batchsched.planner.fleet_relax import relax, start_bound
 from batchsched.planner.fleet_verify import fleet_violations
+
+from .brute_force import least_cost, tiny_fleet, tiny_seeds
 
 
 def fleet(**more: object) -> FleetModel:
@@ -157,6 +159,13 @@ def test_the_relaxation_meets_brute_force(grams: list[int], lengths: list[int]) 
         for late in itertools.combinations([t for t in range(8) if t not in early], lengths[1])
     )
     assert relax(model).bound_g == pytest.approx(best)
+
+
+@settings(max_examples=15, deadline=None)
+@given(tiny_seeds)
+def test_the_bound_that_knows_of_starts_is_one(seed: int) -> None:
+    model = tiny_fleet(seed)
+    assert start_bound(model, relax(model)) <= least_cost(model) * (1 + 1e-6) + 1e-6
 
 
 def after(model: FleetModel, steps: int, seed: int = 0) -> FleetPlan:

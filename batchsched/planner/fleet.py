@@ -8,14 +8,15 @@ same instance and seed, however long it takes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from batchsched.planner.fleet_deal import deal
 from batchsched.planner.fleet_improve import Portfolio, Share
 from batchsched.planner.fleet_model import FleetModel, FleetPlan
-from batchsched.planner.fleet_relax import relax
+from batchsched.planner.fleet_relax import relax, start_bound
 from batchsched.planner.fleet_replicas import Replicas, Solved, add_replicas, paths
 from batchsched.planner.fleet_round import round_up
 
@@ -49,8 +50,12 @@ def plans(model: FleetModel, seed: int = 0) -> Iterator[Step]:
     first = round_up(replicas, empty, np.full(empty.shape, np.inf))
     if first is None:
         return
-    portfolio = Portfolio(replicas, first, seed)
     best = _plan(model, replicas, first, bound)
+    yield Step(best, bound, lp.lp.iterations, {})
+    with suppress(ArithmeticError):  # then the first bound stands
+        bound = max(bound, start_bound(model, relaxation))
+    portfolio = Portfolio(replicas, first, seed)
+    best = replace(best, bound_g=bound)
     while True:
         yield Step(best, bound, lp.lp.iterations, portfolio.shares)
         if best.gap <= CLOSED:

@@ -34,6 +34,29 @@ def floor_prices(model: FleetModel) -> FleetPrices:
     return FleetPrices(np.zeros_like(model.capacity), np.zeros_like(model.room), ready)
 
 
+def spread_starts(model: FleetModel, prices: FleetPrices) -> Floats:
+    """[K, T] grams of a ready replica-second: what being ready costs anyway, and its share of a start that served for as long as
+    there is room to hold it, at its cheapest."""
+    floor = floor_prices(model).ready
+    start = model.load_g - floor * model.slot_s + _load_price(model, FleetPrices(prices.gpu, prices.room, floor))
+    out = floor.copy()
+    ends = np.concatenate([np.zeros((model.configs, 1), bool), no_room(model)[:, :-1]], axis=1)
+    for k in np.flatnonzero(model.loaded == 0).tolist():
+        stretch = np.cumsum(ends[k])
+        for number in np.unique(stretch).tolist():
+            slots = np.flatnonzero(stretch == number)
+            out[k, slots] += max(0.0, float(start[k, slots].min())) / model.slot_s[slots].sum()
+    return out
+
+
+def no_room(model: FleetModel) -> npt.NDArray[np.bool_]:
+    """[K, T] where not even one replica may be held when the slot ends."""
+    pools = [np.flatnonzero(row) for row in model.gpus]
+    return np.array([(model.room[p] < model.gpus[k, p][:, None]).any(axis=0) for k, p in enumerate(pools)]).reshape(
+        model.load_g.shape
+    )
+
+
 def work_price(model: FleetModel, prices: FleetPrices) -> Floats:
     """[A, T] grams of a unit of work, with what its GPUs and its replica are worth elsewhere."""
     taken = model.gpus[model.arc_config] @ prices.gpu + prices.ready[model.arc_config]
@@ -82,7 +105,7 @@ def replica_paths(model: FleetModel, prices: FleetPrices) -> tuple[Floats, Float
     """
     earns = prices.ready * model.slot_s
     start = model.load_g + _load_price(model, prices) - earns
-    keep = model.hold_g + model.gpus @ prices.room
+    keep = np.where(no_room(model), np.inf, model.hold_g + model.gpus @ prices.room)
     cold, warm = np.zeros(model.configs), np.zeros(model.configs)
     begins = np.zeros(start.shape, bool)
     stays = np.zeros(start.shape, bool)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from batchsched.planner.fleet_bound import floor_prices, lower_bound, work_price
+from batchsched.planner.fleet_bound import floor_prices, lower_bound, spread_starts, work_price
 from batchsched.planner.fleet_demand import Demand
 from batchsched.planner.fleet_lp import Flags, FleetLp, Relaxed
 from batchsched.planner.fleet_model import FleetModel, Floats, Ints
@@ -42,6 +42,17 @@ def relax(model: FleetModel, stop: Callable[[], bool] = lambda: False) -> Relaxa
     near = work_price(model, prices) <= (1 + NEAR) * rough.worth[model.arc_class][:, block]
     lp.add_runs(near | (rough.run[:, block] > 0))
     return tighten(lp, stop)
+
+
+def start_bound(model: FleetModel, relaxation: Relaxation) -> float:
+    """A bound that knows of starts: solved again with each start's cost spread over the longest time that it could serve."""
+    prices = relaxation.last.prices
+    charge = spread_starts(model, prices)
+    lp = FleetLp(model, relaxation.lp.demand, charge)
+    lp.add_intervals(relaxation.lp.intervals)
+    near = work_price(model, replace(prices, ready=charge)) <= (1 + NEAR) * relaxation.last.worth[model.arc_class]
+    lp.add_runs(near | (relaxation.last.run > 0))
+    return tighten(lp).bound_g
 
 
 def tighten(lp: FleetLp, stop: Callable[[], bool] = lambda: False) -> Relaxation:
