@@ -182,8 +182,9 @@ def print_row(size: Size, fleets: list[Instance], found: Found, took_s: float) -
 
 
 def spread(values: Sequence[float], form: str = ".2f") -> str:
-    """Median and range."""
-    return f"{format(statistics.median(values), form)} ({format(min(values), form)} to {format(max(values), form)})"
+    """Median and range; `never` for what was not reached."""
+    told = [format(x, form) if math.isfinite(x) else "never" for x in (statistics.median(values), min(values), max(values))]
+    return f"{told[0]} ({told[1]} to {told[2]})"
 
 
 def figures(results: dict[Size, Found]) -> dict[str, object]:
