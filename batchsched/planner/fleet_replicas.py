@@ -95,7 +95,11 @@ class Replicas:
         held_g = np.concatenate([np.zeros((m.configs, 1)), np.cumsum(m.hold_g, axis=1)], axis=1)
         kept = held_g[k[has], self._next[has]] - held_g[k[has], t[has]] - floor[k[has], self._next[has]]
         self._ready = lp.columns(np.zeros(k.shape))
-        self._starts = lp.columns(np.maximum(0.0, m.load_g[k, t] - floor[k, t]))
+        loading = np.zeros(k.shape)  # seconds of a start are ready seconds too, but no work pays for them
+        for i in range(m.load_band.shape[2]):
+            inside = t + i < m.slots
+            loading[inside] += m.load_band[k[inside], t[inside], i] * lp.charge[k[inside], t[inside] + i]
+        self._starts = lp.columns(np.maximum(0.0, m.load_g[k, t] - floor[k, t] + loading))
         self._held = np.full(k.shape, -1)
         self._held[has] = lp.columns(np.maximum(0.0, kept))
         self._idle = lp.columns(lp.charge[k, t] * HOUR_S)
