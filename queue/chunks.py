@@ -321,18 +321,6 @@ def summary(connection: Connection) -> list[Row]:
     return every(connection, query)
 
 
-def bytes_of_pools(connection: Connection, batch_id: str) -> dict[str, int]:
-    """Bytes of a batch's chunks, requests and results, by the pool that had them last."""
-    size = func.sum(chunks.c.byte_end - chunks.c.byte_start + chunks.c.result_bytes)
-    query = select(chunks.c.pool, size).where(chunks.c.batch_id == batch_id, chunks.c.pool.is_not(None)).group_by(chunks.c.pool)
-    return {pool: int(total) for pool, total in connection.execute(query)}
-
-
-def result_bytes(connection: Connection, batch_id: str) -> int:
-    """Bytes of the results that a batch's chunks have recorded."""
-    return int(connection.scalar(select(func.sum(chunks.c.result_bytes)).where(chunks.c.batch_id == batch_id)) or 0)
-
-
 def served_by(connection: Connection, batch_id: str) -> set[tuple[str, str | None]]:
     """Pools on which some chunk of a batch has run or runs, each with the model; None: the one that its requests name."""
     query = select(chunks.c.pool, chunks.c.model).distinct().where(chunks.c.batch_id == batch_id, chunks.c.pool.is_not(None))

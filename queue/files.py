@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, insert, literal, or_, select, union_all
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, delete, func, insert, literal, null, or_, select, union_all
 
 from batchsched.errors import NotFound
 from batchsched.queue.rows import Row, beyond, every, first
@@ -82,21 +82,32 @@ def results_of(batch: Mapping[str, Any]) -> ColumnElement[bool]:
     return and_(files.c.tenant == batch["tenant"], _IS_RESULT, files.c.filename.in_(names))
 
 
-def kept_for(connection: Connection, batch: Mapping[str, Any]) -> list[Row]:
-    """Every file that a batch ever had: `id`, `bytes`, `created_at`, `deleted_at` (None while it is there), and
-    among how many batches it is `shared`."""
-    mine, own = batch["input_file_id"], batch["tenant"]
-    there = (files.c.id, files.c.bytes, files.c.created_at, literal(None, tombstones.c.deleted_at.type).label("deleted_at"))
-    gone = (tombstones.c.id, tombstones.c.bytes, tombstones.c.created_at, tombstones.c.deleted_at)
-    found = union_all(
-        select(*there).where(files.c.id == mine, files.c.tenant == own),
-        select(*gone).where(tombstones.c.id == mine, tombstones.c.tenant == own),
-        select(*there).where(results_of(batch)),
-        select(*gone).where(tombstones.c.batch_id == batch["id"]),
+def kept_for(connection: Connection, batch_ids: Select[tuple[str]] | Sequence[str]) -> list[Row]:
+    """Every file that batches ever had: `batch_id`, `id`, `bytes`, `created_at`, `deleted_at` (None while it is there), among how
+    many batches it is `shared`, and the `input_file_id` of an input."""
+    mine = batches.c.id.in_(batch_ids)
+    there = (files.c.bytes, files.c.created_at, literal(None, tombstones.c.deleted_at.type).label("deleted_at"))
+    gone = (tombstones.c.bytes, tombstones.c.created_at, tombstones.c.deleted_at)
+    inputs = (
+        select(batches.c.id.label("batch_id"), table.c.id, *columns, batches.c.input_file_id, batches.c.tenant).where(
+            mine, table.c.id == batches.c.input_file_id, table.c.tenant == batches.c.tenant
+        )
+        for table, columns in ((files, there), (tombstones, gone))
     )
-    count = select(func.count()).where(batches.c.input_file_id == mine, batches.c.tenant == own)
-    sharers = connection.scalar(count) or 1
-    return [{**row, "shared": sharers if row["id"] == mine else 1} for row in every(connection, found)]
+    none = (null(), null())
+    results = (
+        select(batches.c.id, files.c.id, *there, *none).where(
+            mine, files.c.filename == batches.c.id + ending, files.c.tenant == batches.c.tenant, _IS_RESULT
+        )
+        for ending in _NAMES.values()
+    )
+    deleted = select(tombstones.c.batch_id, tombstones.c.id, *gone, *none).where(tombstones.c.batch_id.in_(batch_ids))
+    found = every(connection, union_all(*inputs, *results, deleted))
+    named = select(batches.c.input_file_id).where(mine)
+    whose = (batches.c.input_file_id, batches.c.tenant)
+    count = select(*whose, func.count()).where(batches.c.input_file_id.in_(named)).group_by(*whose)
+    sharers = {(file_id, tenant): shared for file_id, tenant, shared in connection.execute(count)}
+    return [{**row, "shared": sharers.get((row["input_file_id"], row["tenant"]), 1)} for row in found]
 
 
 def ids(connection: Connection) -> set[str]:

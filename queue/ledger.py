@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Executable,
     Float,
     Table,
+    and_,
     bindparam,
     case,
     cast,
@@ -24,8 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from batchsched.queue.rows import Row, every, first
-from batchsched.queue.tables import batches, chunks, counters, forgotten, ledger, workers
+from batchsched.queue.rows import Row, every, first, step_of
+from batchsched.queue.tables import batches, counters, forgotten, ledger
 from batchsched.queue.tenancy import Tenant, owned
 
 TOGETHER = timedelta(seconds=10)
@@ -74,13 +76,8 @@ def of_batch(connection: Connection, batch_id: str) -> list[Row]:
     return every(connection, query)
 
 
-def of_tenant(connection: Connection, tenant: Tenant, start: datetime, end: datetime) -> list[Row]:
-    """Entries of a tenant's work that began in [start, end), in time order."""
-    query = select(ledger).where(owned(ledger, tenant), ledger.c.started_at >= start, ledger.c.started_at < end)
-    return every(connection, query.order_by(ledger.c.started_at, ledger.c.id))
-
-
 STEP_S = 300
+DAY_S = 86_400
 _EACH = ("batch_id", "model", "pool", "energy_source", "host_source", "mark")
 
 
@@ -91,40 +88,53 @@ def sums_of_batches(connection: Connection, tenant: Tenant, start: datetime, end
     step = cast(extract("epoch", ledger.c.started_at), BigInteger) // STEP_S
     each = [*(ledger.c[name] for name in _EACH), step, case((ledger.c.startup_s > 0, ledger.c.id), else_=0)]
     began = func.min(ledger.c.started_at)
-    counts = ("requests", "input_tokens", "output_tokens")
     query = select(
         *each[: len(_EACH)],
         began.label("started_at"),
         func.max(ledger.c.ended_at).label("ended_at"),
         func.max(ledger.c.startup_s).label("startup_s"),
-        *(func.sum(ledger.c[name]).label(name) for name in ("busy_s", "energy_j", "host_j")),
-        *(cast(func.sum(ledger.c[name]), BigInteger).label(name) for name in counts),  # PostgreSQL's would be a Decimal
+        *_sums("busy_s", "energy_j", "host_j"),
+        *_counts("requests", "input_tokens", "output_tokens"),
     ).where(ledger.c.batch_id.in_(mine))
     return every(connection, query.group_by(*each).order_by(ledger.c.batch_id, began, func.min(ledger.c.id)))
 
 
-def worked(connection: Connection, batch_id: str) -> list[Row]:
-    """What a batch's chunks did on each pool: `chunk_id`, `pool`, `busy_s`, number of `entries`, `started_at`, `ended_at`.
+_ALONE = ("batch_id", "tenant", "chunk_id", "model", "pool", "energy_source", "host_source", "mark")
 
-    With the chunk's `bytes`, requests and results, and the `last_pool` that had it: null where the chunk is there no more.
+
+def spans(connection: Connection, tenant: Tenant, start: datetime, end: datetime, batch_id: str | None = None) -> list[Row]:
+    """Work of a tenant that began in [start, end), or all of one of its batches, in time order: of each chunk on a pool by one
+    meter the sums of what lies within the same five minutes, and how many `entries` these are.
+
+    No grid reports finer, so grams of the sums are the sums of grams: engine starts, and entries that reach into the next five
+    minutes, stay apart.
     """
-    query = (
-        select(
-            ledger.c.chunk_id,
-            ledger.c.pool,
-            func.sum(ledger.c.busy_s).label("busy_s"),
-            func.count().label("entries"),
-            func.min(ledger.c.started_at).label("started_at"),
-            func.max(ledger.c.ended_at).label("ended_at"),
-            func.max(chunks.c.byte_end - chunks.c.byte_start + chunks.c.result_bytes).label("bytes"),
-            func.max(chunks.c.pool).label("last_pool"),
-        )
-        .select_from(ledger.outerjoin(chunks, chunks.c.id == ledger.c.chunk_id))
-        .where(ledger.c.batch_id == batch_id)
-        .group_by(ledger.c.chunk_id, ledger.c.pool)
-        .order_by(ledger.c.chunk_id, ledger.c.pool)
-    )
-    return every(connection, query)
+    step, until = step_of(ledger.c.started_at, STEP_S), extract("epoch", ledger.c.ended_at)  # whole seconds on SQLite
+    within = and_(ledger.c.startup_s <= 0, until < step + STEP_S)
+    each = [*(ledger.c[name] for name in _ALONE), step, case((within, 0), else_=ledger.c.id)]
+    began = func.min(ledger.c.started_at)
+    query = select(
+        *each[: len(_ALONE)],
+        began.label("started_at"),
+        func.max(ledger.c.ended_at).label("ended_at"),
+        func.max(ledger.c.startup_s).label("startup_s"),
+        func.count().label("entries"),
+        *_sums("busy_s", "energy_j", "host_j"),
+        *_counts("requests", "input_tokens", "output_tokens"),
+    ).where(owned(ledger, tenant))
+    if batch_id is None:
+        query = query.where(ledger.c.started_at >= start, ledger.c.started_at < end)
+    else:
+        query = query.where(ledger.c.batch_id == batch_id)
+    return every(connection, query.group_by(*each).order_by(began, func.min(ledger.c.id)))
+
+
+def _sums(*names: str) -> Iterator[ColumnElement[Any]]:
+    return (func.sum(ledger.c[name]).label(name) for name in names)
+
+
+def _counts(*names: str) -> Iterator[ColumnElement[Any]]:
+    return (cast(func.sum(ledger.c[name]), BigInteger).label(name) for name in names)  # PostgreSQL's would be a Decimal
 
 
 def joules_of_pools(connection: Connection, start: datetime, end: datetime) -> dict[str, float]:
@@ -134,18 +144,17 @@ def joules_of_pools(connection: Connection, start: datetime, end: datetime) -> d
     return {pool: float(sum_j) for pool, sum_j in connection.execute(query.group_by(ledger.c.pool))}
 
 
-def busy_s(connection: Connection, start: datetime, end: datetime, *, pool: str = "", model: str = "") -> float:
-    """Replica-seconds of all work that began in [start, end), which are whole hours: on any pool, of any model, where none is
-    named; that of batches which are no longer kept included."""
+def busy_of_days(connection: Connection, start: datetime, end: datetime, pools: Collection[str]) -> list[Row]:
+    """`busy_s` of all work on these pools that began in [start, end), which are whole days, by `day` (seconds since 1970), `pool`
+    and `model`. And, as `forgotten`, that of batches which are no longer kept, on any pool."""
 
-    def seconds(table: Table, *where: ColumnElement[bool]) -> float:
-        mine = [table.c.pool == pool] if pool else []
-        mine += [table.c.model == model] if model else []
-        return float(connection.scalar(select(func.coalesce(func.sum(table.c.busy_s), 0.0)).where(*where, *mine)) or 0.0)
+    def seconds(table: Table, at: ColumnElement[datetime], *where: ColumnElement[bool]) -> list[Row]:
+        each = (table.c.pool, table.c.model, step_of(at, DAY_S).label("day"))
+        query = select(*each, func.sum(table.c.busy_s).label("busy_s")).where(at >= start, at < end, *where).group_by(*each)
+        return [{**row, "forgotten": table is forgotten} for row in every(connection, query)]
 
-    ours = () if pool else (ledger.c.pool.in_(select(workers.c.pool)),)  # that is all of them: the index is by pool
-    kept = seconds(ledger, *ours, ledger.c.ended_at >= start, ledger.c.started_at >= start, ledger.c.started_at < end)
-    return kept + seconds(forgotten, forgotten.c.hour >= start, forgotten.c.hour < end)
+    ours = ledger.c.pool.in_(pools)  # all of them by name: the index is by pool
+    return [*seconds(ledger, ledger.c.started_at, ledger.c.ended_at >= start, ours), *seconds(forgotten, forgotten.c.hour)]
 
 
 def newest(connection: Connection, model: str, pool: str) -> tuple[int, datetime] | None:
@@ -203,9 +212,10 @@ def tokens_since(connection: Connection, tenant: str, at: datetime) -> int:
 
 
 def energy_since(connection: Connection, tenant: str, at: datetime) -> list[Row]:
-    """`pool`, `started_at` and `energy_j` of a tenant's work that began since then."""
-    query = select(ledger.c.pool, ledger.c.started_at, (ledger.c.energy_j + ledger.c.host_j).label("energy_j"))
-    return every(connection, query.where(ledger.c.tenant == tenant, ledger.c.started_at >= at))
+    """`energy_j` of a tenant's work that began since then, by `pool` and by the `hour` that it began in (seconds since 1970)."""
+    each = (ledger.c.pool, step_of(ledger.c.started_at, 3600).label("hour"))
+    query = select(*each, func.sum(ledger.c.energy_j + ledger.c.host_j).label("energy_j"))
+    return every(connection, query.where(ledger.c.tenant == tenant, ledger.c.started_at >= at).group_by(*each))
 
 
 def bump(connection: Connection, name: str, by: int = 1) -> None:

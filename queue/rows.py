@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Connection, Executable, Table, literal, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Connection, Executable, Table, extract, literal, literal_column, tuple_
+from sqlalchemy import cast as cast_to
 
 Row = dict[str, Any]
 
@@ -28,3 +30,10 @@ def beyond(table: Table, mark: Row, *, newest_first: bool) -> ColumnElement[bool
     age, place = (table.c.created_at, table.c.id), (mark["created_at"], mark["id"])
     there = tuple_(*(literal(value, column.type) for value, column in zip(place, age, strict=True)))
     return tuple_(*age) < there if newest_first else tuple_(*age) > there
+
+
+def step_of(at: ColumnElement[datetime], step_s: int) -> ColumnElement[int]:
+    """When the step began that an instant lies in, in seconds since 1970; steps follow each other from there."""
+    seconds = extract("epoch", at)
+    step: ColumnElement[int] = literal_column(str(step_s))  # PostgreSQL would take two parameters for two things to group by
+    return cast_to(seconds - seconds % step, BigInteger)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from batchsched.errors import NotFound
 from batchsched.queue.rows import Row, every, first
@@ -48,10 +48,13 @@ def idle_power(connection: Connection) -> dict[str, float]:
     return {row["pool"]: row["idle_w"] for row in every(connection, measured)}
 
 
-def hosts(connection: Connection, pool: str, start: datetime, end: datetime) -> list[Row]:
-    """Machines on which a pool had workers at some time in [start, end): since when (`first_at`), and the bytes of their logs
-    (`logs_bytes`; None where no worker told)."""
-    there = (workers.c.pool == pool, workers.c.seen_at >= start, workers.c.registered_at < end)
-    first_at, logs = func.min(workers.c.registered_at), func.max(workers.c.logs_bytes)
-    found = select(workers.c.host, first_at.label("first_at"), logs.label("logs_bytes")).where(*there)
-    return every(connection, found.group_by(workers.c.host))
+def presence(connection: Connection, start: datetime, end: datetime) -> list[Row]:
+    """Who was there at some time in [start, end): `pool`, `host`, `registered_at`, `seen_at`, and the `logs_bytes`
+    of its host, None where it did not tell."""
+    shown = (workers.c[name] for name in ("pool", "host", "registered_at", "seen_at", "logs_bytes"))
+    return every(connection, select(*shown).where(workers.c.seen_at >= start, workers.c.registered_at < end))
+
+
+def pools(connection: Connection) -> set[str]:
+    """Every pool that ever had a worker."""
+    return set(connection.scalars(select(workers.c.pool).distinct()))

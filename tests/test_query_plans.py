@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, insert, select
 
-from batchsched.queue import batches, chunks, deliveries, files, idempotency, ledger, plans, retention, tables, tallies
+from batchsched.queue import batches, caused, chunks, deliveries, files, idempotency, ledger, plans, retention, tables, tallies
 from batchsched.queue.database import Database
 from batchsched.queue.hot import Hot
 from batchsched.queue.tenancy import ANY
@@ -96,7 +96,11 @@ STEPS: dict[str, Callable[[Connection], object]] = {
     "batches.count": lambda c: batches.count(c, "b7", completed=1, failed=0, input_tokens=1, cached_tokens=0, output_tokens=1),
     "files.page": lambda c: files.page(c, "t7", limit=100, after="f4007"),
     "files.page oldest first": lambda c: files.page(c, "t7", limit=100, after="f4007", newest_first=False),
-    "files.kept_for": lambda c: files.kept_for(c, {"id": "b9", "tenant": "t9", "input_file_id": "f9"}),
+    "files.kept_for": lambda c: files.kept_for(c, ["b9"]),
+    "caused.facts": lambda c: caused.facts(c, ["b9"]),
+    "caused.worked": lambda c: caused.worked(c, ["b9"]),
+    "caused.days": lambda c: caused.days(c, ["b9"]),
+    "caused.sizes": lambda c: caused.sizes(c, ["b9"]),
     "files.remove": lambda c: files.remove(c, "f8", NOW),
     "retention.expired": lambda c: retention.expired(c, NOW, 100),
     "deliveries.forget": lambda c: deliveries.forget(c, NOW - timedelta(days=30)),
@@ -120,8 +124,8 @@ STEPS: dict[str, Callable[[Connection], object]] = {
     "chunks.forgive": lambda c: chunks.forgive(c, NOW, 60),
     "chunks.rescue": lambda c: chunks.rescue(c, NOW + timedelta(days=1)),
     "ledger.add": lambda c: ledger.add(c, **_span({"batch_id": "b9", "id": "b9-1"}, NOW)),
-    "ledger.busy_s": lambda c: ledger.busy_s(c, LATE, LATE + timedelta(days=1), pool="p", model="tiny"),
-    "ledger.busy_s of all": lambda c: ledger.busy_s(c, LATE, LATE + timedelta(days=1)),
+    "ledger.busy_of_days": lambda c: ledger.busy_of_days(c, LATE, LATE + timedelta(days=1), ["p"]),
+    "ledger.spans": lambda c: ledger.spans(c, "t7", NOW, NOW + timedelta(days=1), "b9"),
     "ledger.of_batch": lambda c: ledger.of_batch(c, "b9"),
     "ledger.recent": lambda c: ledger.recent(c, "tiny", "p"),
     "ledger.newest": lambda c: ledger.newest(c, "tiny", "p"),

@@ -90,7 +90,7 @@ def server(tmp_path: Path, database_url: str) -> Iterator[LiveServer]:
 
 
 @contextmanager
-def _counted(runtime: Runtime) -> Generator[list[str]]:
+def counted(runtime: Runtime) -> Generator[list[str]]:
     """Statements that are sent meanwhile."""
     sent: list[str] = []
 
@@ -107,7 +107,7 @@ def _counted(runtime: Runtime) -> Generator[list[str]]:
 def test_the_whole_is_the_sum_of_its_batches(server: LiveServer) -> None:
     reports = server.runtime.reports
     each = [reports.report(f"b{n}", ANY) for n in range(BATCHES)]
-    with _counted(server.runtime) as sent:
+    with counted(server.runtime) as sent:
         whole = reports.total(ANY)
     assert len([one for one in sent if "ledger" in one]) < 5 + 4  # profiles are looked up by model and pool
     for name in ("requests", "input_tokens", "output_tokens", "busy_s", "energy_j"):

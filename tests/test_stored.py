@@ -13,7 +13,7 @@ from sqlalchemy import select
 from batchsched.carbon.storage import Stored, keeping
 from batchsched.clock import ManualClock
 from batchsched.fleet import kv_offload_gib
-from batchsched.queue import files, retention
+from batchsched.queue import batches, files, retention
 from batchsched.queue.tables import tombstones
 from batchsched.wire import PREFIX
 from tests.live import LiveServer, live_server, requests
@@ -140,11 +140,18 @@ def test_a_file_of_another_tenant_is_in_no_report(server: LiveServer) -> None:
     with server.runtime.database.write() as connection:
         row = {"purpose": "batch", "filename": "f", "bytes": 5, "sha256": "", "created_at": now}
         files.add(connection, tenant="alice", id="file-alice", **row)
-        spy = {"id": "batch_spy", "tenant": "bob", "input_file_id": "file-alice"}
-        assert files.kept_for(connection, spy) == []
-        assert [row["bytes"] for row in files.kept_for(connection, {**spy, "tenant": "alice"})] == [5]
+        batch = {
+            "endpoint": "/v1/chat/completions", "input_file_id": "file-alice", "completion_window": "1h", "state": "failed",
+            "created_at": now, "deadline_at": now, "meta": {}, "options": {},
+        }  # fmt: skip
+        batches.add(connection, tenant="bob", id="batch_spy", **batch)
+        batches.add(connection, tenant="alice", id="batch_own", **batch)
+        both = ["batch_spy", "batch_own"]
+        (own,) = files.kept_for(connection, both)
+        assert (own["batch_id"], own["bytes"], own["shared"], own["deleted_at"]) == ("batch_own", 5, 1, None)
         files.remove(connection, "file-alice", now)
-        assert files.kept_for(connection, spy) == []
+        (own,) = files.kept_for(connection, both)
+        assert (own["batch_id"], own["bytes"], own["deleted_at"]) == ("batch_own", 5, now)
 
 
 def test_weights_are_kept_on_each_host_and_shared_by_busy_time(server: LiveServer) -> None:

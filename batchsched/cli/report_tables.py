@@ -37,6 +37,7 @@ class Table(NamedTuple):
     columns: Sequence[Columns]
     rows: Sequence[msgspec.Struct]
     empty: str
+    notes: Sequence[str] = ()
 
     def show(self, as_json: bool) -> None:
         """Print it; as JSON, one object a line."""
@@ -50,6 +51,8 @@ class Table(NamedTuple):
                 print_table(headings, map(cells, self.rows))
         else:
             say(self.empty)
+        for note in self.notes:
+            say(f"Note: {note}")
 
     def write(self, path: Path) -> None:
         """Every column of every row into a file; what lies deeper gets a name with an underscore."""
@@ -107,7 +110,7 @@ def table_of(
         found = client.slices(cast("SliceBy", by), batch_id=batch_id, start=start, end=end)
         took = Columns((by, "requests", "tokens", "model", *_COST), _sliced)
         scores = Columns((by, *PARTS, "SCI a request", "SCI 1,000 tokens"), _beside)
-        return Table([took, scores], found, "Nothing ran yet.")
+        return Table([took, scores], found, "Nothing ran yet.", found.notes)
     return None
 
 

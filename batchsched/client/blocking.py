@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar, Unpack
 
 from batchsched.client import calls, forecasts, profiles
-from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat, SliceBy
+from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat, SliceBy, Slices
 from batchsched.client.forecasts import Backfilled, Forecast, ForecastFeed, Imported, Skill, Trained, Which
 from batchsched.client.profiles import Profiles
 from batchsched.client.results import (
@@ -23,7 +23,6 @@ from batchsched.client.results import (
     PoolEnergy,
     Report,
     RequestShare,
-    Slice,
 )
 from batchsched.errors import BatchschedError
 from batchsched.transport import Transport
@@ -69,7 +68,7 @@ class Client:
 
     def slices(
         self, by: SliceBy = "batch", *, batch_id: str | None = None, start: datetime | None = None, end: datetime | None = None
-    ) -> tuple[Slice, ...]:
+    ) -> Slices:
         """What work cost in slices: of one batch, or of all that began in [start, end)."""
         return self.send(calls.slices(by, batch_id, start, end))
 

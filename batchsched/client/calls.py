@@ -225,10 +225,27 @@ def report_of_all(start: datetime | None, end: datetime | None) -> Call[Report]:
     return Call("GET", f"{PREFIX}/report", read_report, {"params": _from_to(start, end)})
 
 
-def slices(by: SliceBy, batch_id: str | None, start: datetime | None, end: datetime | None) -> Call[tuple[Slice, ...]]:
+class Slices(tuple[Slice, ...]):
+    """All of them; `notes` says what is left out."""
+
+    notes: tuple[str, ...] = ()
+
+
+def slices(by: SliceBy, batch_id: str | None, start: datetime | None, end: datetime | None) -> Call[Slices]:
     """Of one batch, or of all work that began in a span."""
     params = {"by": by, **({"batch_id": batch_id} if batch_id else {}), **_from_to(start, end)}
-    return Call("GET", f"{PREFIX}/report/slices", _listed(Slice), {"params": params})
+    return Call("GET", f"{PREFIX}/report/slices", _slices, {"params": params})
+
+
+class _Noted(Page, frozen=True):
+    notes: tuple[str, ...] = ()
+
+
+def _slices(content: bytes) -> Slices:
+    page = typed(_Noted)(content)
+    found = Slices(items(page, Slice))
+    found.notes = page.notes
+    return found
 
 
 def meters(start: datetime | None, end: datetime | None) -> Call[tuple[PoolEnergy, ...]]:

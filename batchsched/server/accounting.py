@@ -17,6 +17,7 @@ from batchsched.server.auth import Who
 from batchsched.server.breakdown import By
 from batchsched.server.instants import EARLIEST, LATEST, instant
 from batchsched.server.runtime import Runtime
+from batchsched.units import iso
 from batchsched.wire import PREFIX
 
 MEDIA = {"png": "image/png", "svg": "image/svg+xml"}
@@ -66,10 +67,15 @@ def router(runtime: Runtime) -> APIRouter:
         since: Annotated[str | None, Query(alias="from")] = None,
         until: Annotated[str | None, Query(alias="to")] = None,
     ) -> dict[str, Any]:
-        """What work cost in slices, of one batch or of all work that began in [from, to), with the SCI score of each."""
-        tenant = ANY if "operate" in who.scopes else who.tenant
-        slices = runtime.breakdown.slices(tenant, by, *_span(since, until), batch_id)
-        return {"object": "list", "by": by, "data": msgspec.to_builtins(slices)}
+        """What work cost in slices, of one batch or of all work that began in [from, to), with the SCI score of each.
+
+        Where more than 20,000 batches worked it is about the newest work, and `notes` says since when.
+        """
+        tenant, (start, end) = ANY if "operate" in who.scopes else who.tenant, _span(since, until)
+        cut = None if batch_id else runtime.breakdown.cut(tenant, start, end)
+        slices = runtime.breakdown.slices(tenant, by, cut or start, end, batch_id)
+        notes = [f"Only the work since {iso(cut)} is here: ask for shorter times by 'from' and 'to'."] if cut else []
+        return {"object": "list", "by": by, "data": msgspec.to_builtins(slices), "notes": notes}
 
     @routes.get(f"{PREFIX}/batches/{{batch_id}}/report/requests")
     def report_requests(batch_id: str, who: Who) -> StreamingResponse:  # pyright: ignore[reportUnusedFunction]

@@ -72,9 +72,9 @@ class Accounts:
         report = self.of_hours(rows)
         return None if report.unknown_energy_j or report.unmeasured_s else report.operational_g or 0.0
 
-    def of_hours(self, rows: Sequence[Mapping[str, Any]]) -> Report:
+    def of_hours(self, rows: Sequence[Mapping[str, Any]], truth: Truth | None = None) -> Report:
         """What rows that stand for whole hours cost."""
-        return account(self.wasted(rows), self.truth, None, *self._terms)
+        return account(self.wasted(rows), truth or self.truth, None, *self._terms)
 
     @property
     def home(self) -> str:

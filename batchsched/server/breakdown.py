@@ -13,7 +13,7 @@ import msgspec
 from batchsched.carbon.slices import Answered, RequestShare, Slice, shared, sliced
 from batchsched.errors import Conflict, NotFound
 from batchsched.lines import iter_lines
-from batchsched.queue import batches, chunks, forgotten, ledger, spending
+from batchsched.queue import batches, caused, chunks, forgotten, ledger, spending
 from batchsched.queue.database import Database
 from batchsched.queue.rows import Row
 from batchsched.queue.states import TERMINAL
@@ -22,8 +22,13 @@ from batchsched.queue.tenancy import Tenant
 from batchsched.server.accounts import Accounts
 from batchsched.server.besides import Besides
 from batchsched.server.dividing import Division
+from batchsched.server.instants import EARLIEST, LATEST
+from batchsched.server.lookup import Lookup
 
 By = Literal["batch", "tenant", "pool", "site", "chunk"]
+
+MOST_BATCHES = 20_000
+"""Whose work is in one answer: some seconds."""
 
 
 class PoolEnergy(msgspec.Struct, frozen=True):
@@ -59,29 +64,30 @@ class Breakdown:
         self._store = store
         self._accounts = accounts
         self._besides = besides
+        self.most = MOST_BATCHES
 
     def slices(self, tenant: Tenant, by: By, start: datetime, end: datetime, batch_id: str | None = None) -> list[Slice]:
         """Of one batch, or of all work that began in [start, end). Raises NotFound."""
         with self._database.read() as connection:
-            if batch_id is None:
-                rows = ledger.of_tenant(connection, tenant, start, end)
-            else:
+            if batch_id is not None:
                 batches.get(connection, batch_id, tenant)
-                rows = ledger.of_batch(connection, batch_id)
+            rows = ledger.spans(connection, tenant, start, end, batch_id)
+            look = Lookup(connection, caused.working(tenant, start, end) if batch_id is None else [batch_id], self._accounts)
             wasted = [] if by == "chunk" else spending.wasted(connection, tenant, start, end, batch_id)
         named: dict[str, tuple[list[Row], list[Row]]] = {}
         for which, some in enumerate((rows, wasted)):
             for row in some:
                 named.setdefault(self._name(row, by), ([], []))[which].append(row)
-        division = self._division()
-        truth = self._accounts.truth_since(min((row["started_at"] for row in rows), default=start))
+        division = Division(look, self._accounts, self._besides)
         return [
-            sliced(name, self._accounts.alone(work, truth), division.parts(work, None if by == "chunk" else lost))
+            sliced(name, self._accounts.alone(work, look.truth), division.parts(work, None if by == "chunk" else lost))
             for name, (work, lost) in sorted(named.items())
         ]
 
-    def _division(self) -> Division:
-        return Division(self._database, self._accounts, self._besides)
+    def cut(self, tenant: Tenant, start: datetime, end: datetime) -> datetime | None:
+        """From when on slices can be told where too much worked in [start, end) for one answer; None where it did not."""
+        with self._database.read() as connection:
+            return caused.since(connection, tenant, start, end, self.most)
 
     def _name(self, row: Mapping[str, Any], by: By) -> str:
         if by == "site":
@@ -122,22 +128,23 @@ class Breakdown:
             batch = batches.get(connection, batch_id, tenant)
             if batch["state"] not in TERMINAL:
                 raise Conflict(f"Batch '{batch_id}' is {batch['state']}: what each request cost is told when it has ended.")
-            rows = ledger.of_batch(connection, batch_id)
+            rows = ledger.spans(connection, tenant, EARLIEST, LATEST, batch_id)
+            look = Lookup(connection, [batch_id], self._accounts)
             cut = chunks.of_batch(connection, batch_id)
         if cut and not (batch["output_file_id"] or batch["error_file_id"]):
             raise NotFound(f"Batch '{batch_id}' has no result files, so its requests are not known.")
-        return self._shares(batch, cut, rows)
+        return self._shares(batch, cut, rows, look)
 
-    def _shares(self, batch: Row, cut: Sequence[Row], rows: Sequence[Row]) -> Iterator[RequestShare]:
+    def _shares(self, batch: Row, cut: Sequence[Row], rows: Sequence[Row], look: Lookup) -> Iterator[RequestShare]:
         good, bad = self._lines(batch["output_file_id"]), self._lines(batch["error_file_id"])
         of_chunk: dict[str, list[Row]] = {}
         for row in rows:
             of_chunk.setdefault(row["chunk_id"], []).append(row)
-        division = self._division()
+        division = Division(look, self._accounts, self._besides)
         for chunk in cut:  # both files keep the order of the chunks
             mine = [*itertools.islice(good, chunk["completed"]), *itertools.islice(bad, chunk["lines"] - chunk["completed"])]
             work = of_chunk.get(chunk["id"], [])
-            yield from shared(sliced(chunk["id"], self._accounts.alone(work), division.parts(work)), mine)
+            yield from shared(sliced(chunk["id"], self._accounts.alone(work, look.truth), division.parts(work)), mine)
 
     def _lines(self, file_id: str | None) -> Iterator[Answered]:
         for line in iter_lines(self._store.blocks(file_id)) if file_id else ():

@@ -9,19 +9,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from batchsched.carbon.beside import scaled
 from batchsched.carbon.parts import Part, Parts, together
 from batchsched.carbon.report import Beside
-from batchsched.queue import batches, ledger
-from batchsched.queue.database import Database
 from batchsched.queue.rows import Row
-from batchsched.queue.tenancy import ANY
 from batchsched.server.accounts import Accounts
-from batchsched.server.besides import Besides, Span
-from batchsched.server.stored import day_of
+from batchsched.server.besides import Besides
+from batchsched.server.lookup import Lookup, day_of
 
 
 class _Portion(NamedTuple):
@@ -32,8 +29,8 @@ class _Portion(NamedTuple):
     entries: int
 
     def of(self, row: Mapping[str, Any]) -> float:
-        """An entry's share."""
-        return self.share * (row["busy_s"] / self.busy_s if self.busy_s else 1 / self.entries)
+        """The share of some of its entries."""
+        return self.share * float(row["busy_s"] / self.busy_s if self.busy_s else row["entries"] / self.entries)
 
 
 class _Batch(NamedTuple):
@@ -47,27 +44,27 @@ class _Batch(NamedTuple):
 
 
 class Division:
-    """For one answer: days and batches are looked up once."""
+    """For one answer, of what was looked up for it."""
 
-    def __init__(self, database: Database, accounts: Accounts, besides: Besides) -> None:
-        self._database = database
+    def __init__(self, look: Lookup, accounts: Accounts, besides: Besides) -> None:
+        self._look = look
         self._accounts = accounts
         self._besides = besides
-        self._idle_of_day = cache(besides.idle_of_day)
-        self._batch = cache(self._look_up)
+        self._idle_of_day = cache(partial(besides.idle_of_day, look=look))
+        self._batch = cache(self._gather)
 
     def parts(self, rows: Sequence[Row], wasted: Sequence[Row] | None = None) -> Parts:
-        """Of entries of the ledger; `wasted`: what meters told of work that was lost, None where that cannot be known."""
+        """Of spans of the ledger; `wasted`: what meters told of work that was lost, None where that cannot be known."""
         told = any(self._idle_of_day(pool, day)[0] for pool, day in _days(rows))
         waste = self._waste(wasted) if wasted or (told and wasted is not None) else None
         return Parts(self._loading(rows), self._idle(rows), self._network(rows), self._storage(rows), waste)
 
     def _loading(self, rows: Sequence[Row]) -> Part:
-        starts = [found for row in rows if row["startup_s"] > 0 and (found := self._besides.loading([row]))]
+        starts = [found for row in rows if row["startup_s"] > 0 and (found := self._besides.loading([row], self._look.truth))]
         return together(f"{len(starts)} engine start(s); in the sums", starts)
 
     def _waste(self, wasted: Sequence[Row] | None) -> Part:
-        found = [part for row in wasted or () if (part := self._besides.waste([row]))]
+        found = [part for row in wasted or () if (part := self._besides.waste([row], self._look.truth))]
         return together("work whose results nobody took", found)
 
     def _idle(self, rows: Sequence[Row]) -> Part:
@@ -104,25 +101,16 @@ class Division:
         missing = f"files of {gone} batch(es) are gone, and for how long they were kept is not known" if gone else ""
         return together("what was kept, by bytes of the work", shares, missing)
 
-    def _look_up(self, batch_id: str) -> _Batch:
-        with self._database.read() as connection:
-            batch = batches.get(connection, batch_id, ANY)
-            work = ledger.worked(connection, batch_id)
-            entries = ledger.of_batch(connection, batch_id)
+    def _gather(self, batch_id: str) -> _Batch:
+        work, storage = self._look.work[batch_id], self._besides.storage
         chunks = {row["chunk_id"]: row["bytes"] or 0 for row in work}
-        pools: dict[str, list[Row]] = {}
-        for row in work:
-            pools.setdefault(row["pool"], []).append(row)
-        spans: dict[str, Span] = {
-            pool: (min(row["started_at"] for row in some), max(row["ended_at"] for row in some)) for pool, some in pools.items()
-        }
-        of_sent: dict[tuple[str, str], _Portion] = {}
-        for pool, some in pools.items():  # the bytes of a chunk that moved on went to the pool that had it last
+        sent, of_sent = self._besides.network(batch_id, self._look), dict[tuple[str, str], _Portion]()
+        for pool in sent:  # the bytes of a chunk that moved on went to the pool that had it last
+            some = [row for row in work if row["pool"] == pool]
             sizes = {row["chunk_id"]: row["bytes"] or 0 if row["last_pool"] == pool else 0 for row in some}
             of_sent.update({(chunk, pool): portion for chunk, portion in _portions(sizes, some).items()})
-        storage = self._besides.storage
-        sent = self._besides.network(batch_id, spans)
-        return _Batch(storage.of(batch, entries), storage.forgotten(batch), sent, _portions(chunks, work), of_sent)
+        kept = storage.of(batch_id, self._look)
+        return _Batch(kept, storage.forgotten(batch_id, self._look), sent, _portions(chunks, work), of_sent)
 
 
 def _days(rows: Sequence[Row]) -> Mapping[tuple[str, datetime], float]:

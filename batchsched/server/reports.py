@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -31,7 +30,7 @@ from batchsched.server.bookkeeping import posting
 from batchsched.server.instants import EARLIEST, LATEST
 from batchsched.server.kept import Kept
 from batchsched.server.progress import Progress
-from batchsched.units import format_grams, iso, start_of_hour
+from batchsched.units import format_grams, iso
 
 ENDED_S = 300.0
 """The account of a batch that ended changes only when a better intensity becomes known, or a straggler's work is charged."""
@@ -121,14 +120,14 @@ class Reports:
         """Operational grams of a tenant's work since then, pool by pool and hour by hour; what is not known is left out."""
         with self._database.read() as connection:
             rows = ledger.energy_since(connection, tenant, at)
-        sums = Counter[tuple[str, datetime]]()
+        fleet, truth, grams = self._scheduler.fleet, self._accounts.truth_since(at), 0.0
         for row in rows:
-            sums[row["pool"], start_of_hour(row["started_at"])] += row["energy_j"]
-        fleet, grams = self._scheduler.fleet, 0.0
-        for (pool, hour), energy_j in sums.items():
-            site = fleet.site_of(pool) if pool in fleet.pools else None
-            mean = self._accounts.truth(site.zone, hour, hour + timedelta(hours=1)).mean_g_per_kwh if site else None
-            grams += operational_g(energy_j, site.pue, mean) if site and mean is not None else 0.0
+            hour, site = (
+                datetime.fromtimestamp(row["hour"], UTC),
+                fleet.site_of(row["pool"]) if row["pool"] in fleet.pools else None,
+            )
+            mean = truth(site.zone, hour, hour + timedelta(hours=1)).mean_g_per_kwh if site else None
+            grams += operational_g(row["energy_j"], site.pue, mean) if site and mean is not None else 0.0
         return grams
 
     def explanation(self, batch_id: str, tenant: Tenant) -> list[str]:
