@@ -198,6 +198,7 @@ def test_a_retry_accepts_the_same_models(greedy: LiveServer, tmp_path: Path) -> 
     new, old = _workers(greedy, renames=True)
     batch = _submit(greedy, count=50, models=["small"])
     _retry_one(greedy, old, batch["id"])
+    assert not new.claim()  # it says what it has ready: a start would cost more than one request saves
     _turn_grid(tmp_path, greedy, {"DIRTY": 5, "CLEAN": 900})
     last = new.lease()
     assert (last["model"], last["rename"], len(last["done"])) == ("big", False, 49)
