@@ -120,7 +120,8 @@ class Scheduler:
             self._load_solver()
         while not self._stopping.is_set():
             poked = self._wake.is_set()
-            self._wake.clear()
+            if poked:  # one that comes just now stays for the next turn
+                self._wake.clear()
             leading = self._lead.leading()
             if leading:
                 self._guarded(self.plan_now, "No new plan")
