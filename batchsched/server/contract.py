@@ -343,6 +343,7 @@ class Slices(_Exact):
     object: Literal["list"]
     by: Literal["batch", "tenant", "pool", "site", "chunk"]
     data: list[Slice]
+    notes: list[str]
 
 
 class Meters(_Exact):
