@@ -7,8 +7,9 @@ decided afterwards, by earliest deadline (disaggregate.py).
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
 
@@ -89,9 +90,9 @@ def _marks(problem: Problem, due: dict[str, float], jobs: list[Job]) -> list[Mar
         if job.deadline_s > problem.end_s:
             asked[len(ends), RISK_SHARE, not job.finish_late].add(job.batch_id)
             continue
-        asked[_slots_by(ends, due[job.batch_id]), RISK_SHARE, False].add(job.batch_id)
+        asked[slots_by(ends, due[job.batch_id]), RISK_SHARE, False].add(job.batch_id)
         for at in (job.deadline_s, *late_marks(problem, job)):
-            asked[_slots_by(ends, at), 1.0, not job.finish_late].add(job.batch_id)
+            asked[slots_by(ends, at), 1.0, not job.finish_late].add(job.batch_id)
     work = {job.batch_id: work_s(job) for job in jobs}
     owed: dict[tuple[float, bool], set[str]] = defaultdict(set)
     marks: list[Mark] = []
@@ -102,6 +103,6 @@ def _marks(problem: Problem, due: dict[str, float], jobs: list[Job]) -> list[Mar
     return marks
 
 
-def _slots_by(ends: Iterable[float], at: float) -> int:
-    """How many slots end by an instant."""
-    return sum(1 for end in ends if end <= at + _EPS_S)
+def slots_by(ends: Sequence[float], at: float) -> int:
+    """How many slots end by an instant; `ends`: of all slots, in order."""
+    return bisect_right(ends, at + _EPS_S)

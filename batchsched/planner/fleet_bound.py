@@ -93,33 +93,24 @@ def _batches_g(model: FleetModel, price: Floats) -> float:
 
 
 def _replicas_g(model: FleetModel, prices: FleetPrices) -> float:
-    cold, warm, _ = replica_paths(model, prices)
+    cold, warm = replica_paths(model, prices)
     return float(warm @ model.loaded + cold @ (_most_replicas(model) - model.loaded))
 
 
-def replica_paths(model: FleetModel, prices: FleetPrices) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+def replica_paths(model: FleetModel, prices: FleetPrices) -> tuple[Floats, Floats]:
     """The cheapest path through time of one replica of each configuration: begun, kept, let go, perhaps never there.
 
-    [K] grams of one that is not held at first, [K] of one that is, and [K, T] whether the first kind is ready in a slot. Below 0
-    where the prices of ready replicas promise more than starts and room cost.
+    [K] grams of one that is not held at first, and [K] of one that is. Below 0 where the prices of ready replicas promise more
+    than starts and room cost.
     """
     earns = prices.ready * model.slot_s
     start = model.load_g + _load_price(model, prices) - earns
     keep = np.where(no_room(model), np.inf, model.hold_g + model.gpus @ prices.room)
     cold, warm = np.zeros(model.configs), np.zeros(model.configs)
-    begins = np.zeros(start.shape, bool)
-    stays = np.zeros(start.shape, bool)
     for t in reversed(range(model.slots)):  # cold, warm: cheapest rest of the horizon from here on
-        stays[:, t] = keep[:, t] + warm < cold
         after = np.minimum(cold, keep[:, t] + warm)
-        begins[:, t] = start[:, t] + after < cold
         cold, warm = np.minimum(cold, start[:, t] + after), after - earns[:, t]
-    used = np.zeros(start.shape, bool)
-    held = np.zeros(model.configs, bool)
-    for t in range(model.slots):
-        used[:, t] = held | begins[:, t]
-        held = used[:, t] & stays[:, t]
-    return cold, warm, used
+    return cold, warm
 
 
 def _load_price(model: FleetModel, prices: FleetPrices) -> Floats:

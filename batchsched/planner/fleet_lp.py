@@ -34,7 +34,6 @@ class Relaxed:
     """Of work and lateness; of starts and holding too where they are columns."""
     run: Floats
     """[A, T] replica-seconds."""
-    late_g: float
     late_units: Floats
     """[C, T] work given up, at the end of the slot at the latest."""
     done: Floats
@@ -80,13 +79,17 @@ class FleetLp:
         k, c = m.arc_config[a], m.arc_class[a]
         ids = self.columns((m.run_g[a, t] + self.charge[k, t]) * HOUR_S)
         self.run_id[a, t] = ids
-        for p in range(m.capacity.shape[0]):
-            takes = m.gpus[k, p] > 0
-            self.enter(self.gpu_row[p, t[takes]], ids[takes], m.gpus[k[takes], p])
+        self.enter_gpus(k, t, ids, np.ones(k.shape))
         limited = self.ready_id[k, t] >= 0
         self.enter(self.ready_id[k, t][limited], ids[limited], 1.0)
         self.enter(self.done_row[c, t], ids, -m.rate[a] * HOUR_S / self.demand.unit[c])
         return int(a.size)
+
+    def enter_gpus(self, k: Ints, t: Ints, columns: Ints, hours: Floats) -> None:
+        """Columns of these configurations take their GPUs in these slots, for so many hours a unit."""
+        for p in range(self.model.capacity.shape[0]):
+            takes = self.model.gpus[k, p] > 0
+            self.enter(self.gpu_row[p, t[takes]], columns[takes], self.model.gpus[k[takes], p] * hours[takes])
 
     def add_intervals(self, rows: Ints) -> None:
         """Add interval rows (class, from, until)."""
@@ -114,7 +117,6 @@ class FleetLp:
         return Relaxed(
             answer.cost / self.scale + self._lost_g,
             np.maximum(0.0, run),
-            float((x[self._late] * (self.model.late_g * self.demand.unit)[:, None]).sum()) + self._lost_g,
             x[self._late] * self.demand.unit[:, None],
             x[self._done],
             -price[self.done_row] / self.demand.unit[:, None],

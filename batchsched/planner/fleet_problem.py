@@ -7,12 +7,10 @@ share.
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 import numpy as np
 
-from batchsched.planner.classes import WorkClass
+from batchsched.planner.classes import WorkClass, slots_by
 from batchsched.planner.disaggregate import disaggregate
 from batchsched.planner.fleet import plans
 from batchsched.planner.fleet_model import FleetModel, FleetPlan
@@ -66,7 +64,7 @@ def fleet_model(
         power[k] = max(power[k], groups[c].power_w[pool])
     second_g = np.array([gram(pool, power[k]) for k, (_, pool) in enumerate(configs)]) + wait
     jobs = [(c, job) for c, group in enumerate(groups) for job in group.jobs]
-    ends = np.cumsum(slot_s) + (problem.slots[0].start_s if problem.slots else 0.0)
+    ends = [slot.end_s for slot in problem.slots]
     return FleetModel(
         slot_s=slot_s,
         capacity=capacity,
@@ -83,11 +81,6 @@ def fleet_model(
         late_g=np.array([prices.loss_g_per_s * group.weight for group in groups]),
         batch_class=np.array([c for c, _ in jobs], np.int64),
         release=np.zeros(len(jobs), np.int64),
-        due=np.array([_slots_by(ends, due[job.batch_id]) for _, job in jobs], np.int64),
+        due=np.array([slots_by(ends, due[job.batch_id]) for _, job in jobs], np.int64),
         work=np.array([work_s(job) for _, job in jobs]),
     )
-
-
-def _slots_by(ends: np.ndarray[tuple[int, ...], np.dtype[np.float64]], at: float) -> int:
-    """How many slots end by an instant."""
-    return 0 if math.isinf(at) and at < 0 else int(np.searchsorted(ends, at + 1e-6, side="right"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,18 +29,18 @@ class Relaxation:
     bound_g: float
 
 
-def relax(model: FleetModel, stop: Callable[[], bool] = lambda: False) -> Relaxation:
-    """Solve the program without engine starts. Where `stop` says so between rounds, what there is then is returned."""
+def relax(model: FleetModel) -> Relaxation:
+    """Solve the program without engine starts."""
     block = blocks(model)
     coarse = coarsen(model, block)
     hourly = FleetLp(coarse, Demand(coarse), floor_prices(coarse).ready)
     hourly.add_runs(np.ones(coarse.run_g.shape, bool))
-    rough = settle(hourly, stop)
+    rough = settle(hourly)
     prices = replace(floor_prices(model), gpu=rough.prices.gpu[:, block])
     lp = FleetLp(model, Demand(model), prices.ready)
     near = work_price(model, prices) <= (1 + NEAR) * rough.worth[model.arc_class][:, block]
     lp.add_runs(near | (rough.run[:, block] > 0))
-    return tighten(lp, stop)
+    return tighten(lp)
 
 
 def start_bound(model: FleetModel, relaxation: Relaxation) -> float:
@@ -55,19 +54,19 @@ def start_bound(model: FleetModel, relaxation: Relaxation) -> float:
     return tighten(lp).bound_g
 
 
-def tighten(lp: FleetLp, stop: Callable[[], bool] = lambda: False) -> Relaxation:
+def tighten(lp: FleetLp) -> Relaxation:
     """Solve a program, asking for columns until none would help."""
-    last = settle(lp, stop)
+    last = settle(lp)
     bound = lower_bound(lp.model, last.prices)
     for _ in range(MOST_ROUNDS):
-        if last.cost_g - bound <= CLOSE * last.cost_g or stop() or not lp.add_runs(gaining(lp, last)):
+        if last.cost_g - bound <= CLOSE * last.cost_g or not lp.add_runs(gaining(lp, last)):
             break
-        last = settle(lp, stop)
+        last = settle(lp)
         bound = max(bound, lower_bound(lp.model, last.prices))
     return Relaxation(lp, last, bound)
 
 
-def settle(lp: FleetLp, stop: Callable[[], bool] = lambda: False) -> Relaxed:
+def settle(lp: FleetLp) -> Relaxed:
     """Solve with the columns that are there, adding interval rows until none is broken. Raises ArithmeticError."""
     if not len(lp.intervals):
         lp.add_intervals(lp.demand.missing(np.zeros((lp.model.classes, lp.model.slots + 1))))
@@ -77,7 +76,7 @@ def settle(lp: FleetLp, stop: Callable[[], bool] = lambda: False) -> Relaxed:
             raise ArithmeticError("The simplex solver found no optimum.")
         last = lp.relaxed(answer)
         rows = lp.demand.missing(last.done)
-        if not len(rows) or stop():
+        if not len(rows):
             return last
         lp.add_intervals(rows)
 

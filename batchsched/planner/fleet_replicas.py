@@ -113,7 +113,7 @@ class Replicas:
         lp.enter(use, self._ready, -lp.hours[t])
         a, s = np.nonzero(lp.run_id >= 0)
         lp.enter(use[self.index[m.arc_config[a], s]], lp.run_id[a, s], 1.0)
-        self._enter_gpus(k, t, self._idle, np.ones(k.shape))
+        lp.enter_gpus(k, t, self._idle, np.ones(k.shape))
         self._add_loading()
         has = self._held >= 0
         come = lp.rows(np.full(k.shape, -np.inf), np.zeros(k.shape))
@@ -130,7 +130,7 @@ class Replicas:
         length = np.where(has, self._next - t - 1, 0)
         place = np.repeat(np.arange(k.size), length)
         between = t[place] + 1 + np.arange(place.size) - np.repeat(np.cumsum(length) - length, length)
-        self._enter_gpus(k[place], between, self._held[place], lp.hours[between])
+        lp.enter_gpus(k[place], between, self._held[place], lp.hours[between])
 
     def _add_loading(self) -> None:
         """A start takes time of its replica and its GPUs, in its slot and the following ones."""
@@ -139,14 +139,9 @@ class Replicas:
             inside = self.slot + i < m.slots
             k, t = self.config[inside], self.slot[inside] + i
             hours = m.load_band[k, self.slot[inside], i] / HOUR_S
-            self._enter_gpus(k, t, self._starts[inside], hours)
+            lp.enter_gpus(k, t, self._starts[inside], hours)
             place = self.index[k, t]
             lp.enter(lp.ready_id[k[place >= 0], t[place >= 0]], self._starts[inside][place >= 0], hours[place >= 0])
-
-    def _enter_gpus(self, k: Ints, t: Ints, columns: Ints, hours: Floats) -> None:
-        for p in range(self.model.capacity.shape[0]):
-            takes = self.model.gpus[k, p] > 0
-            self.lp.enter(self.lp.gpu_row[p, t[takes]], columns[takes], self.model.gpus[k[takes], p] * hours[takes])
 
     def _add_spills(self, last: Relaxed) -> None:
         """Where work can go that finds no place: for each class and slot its cheapest configurations that have none there.
@@ -158,8 +153,7 @@ class Replicas:
         useful = np.maximum(0.0, m.slot_s - m.load_s[:, None])
         open_ = (self.index < 0) & (useful > LEAST_USE * m.slot_s) & (m.gpus.sum(axis=1)[:, None] > 0)
         whole = m.load_g + (m.gpus @ last.prices.gpu) * m.slot_s
-        self.spill_g = np.where(open_, m.load_g / np.maximum(useful, 1e-9), 0.0)
-        """[K, T] grams of a start for each second that a spill works."""
+        start_g = np.where(open_, m.load_g / np.maximum(useful, 1e-9), 0.0)  # [K, T] for each second that a spill works
         price = np.where(open_, whole / np.maximum(useful, 1e-9), np.inf)[m.arc_config]
         price = (price + m.run_g) / m.rate[:, None]
         chosen = np.zeros(price.shape, bool)
@@ -170,8 +164,8 @@ class Replicas:
         a, t = np.nonzero(chosen & np.isfinite(price))
         k = m.arc_config[a]
         self.spill_arc, self.spill_slot, self.spill_useful = a, t, useful[k, t]
-        self._spill = lp.columns((m.run_g[a, t] + self.spill_g[k, t]) * HOUR_S)
-        self._enter_gpus(k, t, self._spill, m.slot_s[t] / self.spill_useful)
+        self._spill = lp.columns((m.run_g[a, t] + start_g[k, t]) * HOUR_S)
+        lp.enter_gpus(k, t, self._spill, m.slot_s[t] / self.spill_useful)
         lp.enter(lp.done_row[m.arc_class[a], t], self._spill, -m.rate[a] * HOUR_S / lp.demand.unit[m.arc_class[a]])
 
 

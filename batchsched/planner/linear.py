@@ -88,13 +88,13 @@ class LinearProgram:
             bounds.ids.extend(columns.tolist())
             bounds.values.extend(values.tolist())
 
-    def solve(self, *, dual: bool = True, most_iterations: int | None = None) -> Answer:
-        """Solve from the last basis, by the dual or the primal simplex method."""
+    def solve(self, *, most_iterations: int | None = None) -> Answer:
+        """Solve from the last basis, by the dual simplex method."""
         from ortools.math_opt import callback_pb2, model_parameters_pb2, parameters_pb2
 
         self._flush()
         parameters = parameters_pb2.SolveParametersProto()
-        parameters.glop.use_dual_simplex = dual
+        parameters.glop.use_dual_simplex = True
         parameters.glop.use_preprocessing = False  # it would throw the basis away
         if most_iterations is not None:
             parameters.iteration_limit = most_iterations
