@@ -10,7 +10,7 @@ import itertools
 import json
 import logging
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache, cached_property, lru_cache
@@ -40,6 +40,7 @@ from batchsched.profiles.profile import Profile
 from batchsched.profiles.shape import Shape, bytes_per_parameter, configured
 from batchsched.queue import batches, chunks, ledger, tallies, trials, workers
 from batchsched.queue.database import Database
+from batchsched.queue.rows import by_batch
 from batchsched.queue.tenancy import ANY
 from batchsched.settings import Settings
 from batchsched.units import iso
@@ -119,7 +120,7 @@ class Observer:
         """Everything open now; `newcomer`: a batch as it would be, in progress or not, looked at beside the others."""
         with self._database.read() as connection:
             rows = [row for row in batches.runnable(connection) if newcomer is None or row["id"] != newcomer["id"]]
-            shares = _by_batch(chunks.summary(connection))
+            shares = by_batch(chunks.summary(connection))
             tallied = tallies.of_all(connection)
             observed = self._observed(connection)
             everything: list[Mapping[str, Any]] = [*rows, *([newcomer] if newcomer else [])]
@@ -375,13 +376,6 @@ def _lengths(row: Mapping[str, Any], model: str, known: Answers) -> Lengths:
     answers = known.expected(row["tenant"], model, row["endpoint"])
     blind = estimate(row["input_bytes"], row["total"], row["max_tokens_total"], answers)
     return refine(blind, row["total"], row["completed"], row["input_tokens"], row["output_tokens"])
-
-
-def _by_batch(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        found[row["batch_id"]].append(row)
-    return found
 
 
 def _rounded(intensity: float | None) -> float | None:

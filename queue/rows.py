@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, cast
 
@@ -30,6 +31,14 @@ def beyond(table: Table, mark: Row, *, newest_first: bool) -> ColumnElement[bool
     age, place = (table.c.created_at, table.c.id), (mark["created_at"], mark["id"])
     there = tuple_(*(literal(value, column.type) for value, column in zip(place, age, strict=True)))
     return tuple_(*age) < there if newest_first else tuple_(*age) > there
+
+
+def by_batch(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by their `batch_id`, in their order."""
+    found: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row["batch_id"]].append(row)
+    return dict(found)
 
 
 def step_of(at: ColumnElement[datetime], step_s: int) -> ColumnElement[int]:

@@ -54,11 +54,6 @@ def of_pools(connection: Connection, start: datetime, end: datetime) -> list[Row
     return every(connection, query.order_by(spending.c.hour, spending.c.pool))
 
 
-def of_pool(connection: Connection, pool: str, start: datetime, end: datetime) -> list[Row]:
-    """A pool's hours that begin in [start, end)."""
-    return every(connection, select(spending).where(spending.c.pool == pool, spending.c.hour >= start, spending.c.hour < end))
-
-
 def of_batch(connection: Connection, batch_id: str) -> list[Row]:
     """What was wasted on a batch."""
     return every(connection, select(spending).where(spending.c.batch_id == batch_id).order_by(spending.c.hour))

@@ -124,11 +124,9 @@ class Accounts:
 
         After them what their hosts took, which has another source and was no work by itself.
         """
-        starts = [row["startup_s"] > 0 for row in rows]
-        charged = [
-            Charged(self._entry(row), start and not any(starts[:i]), start and any(starts[:i]))
-            for i, (row, start) in enumerate(zip(rows, starts, strict=True))
-        ]
+        starts = [i for i, row in enumerate(rows) if row["startup_s"] > 0]
+        first, later = starts[:1], {*starts[1:]}
+        charged = [Charged(self._entry(row), i in first, i in later) for i, row in enumerate(rows)]
         none: dict[str, Any] = {"busy_s": 0.0, "requests": 0, "input_tokens": 0, "output_tokens": 0, "mark": ""}
         none["power_model"] = VCPU_MODEL
         hosts = [

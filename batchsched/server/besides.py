@@ -12,8 +12,8 @@ from batchsched.queue import spending
 from batchsched.queue.database import Database
 from batchsched.queue.rows import Row
 from batchsched.server.accounts import Accounts
-from batchsched.server.lookup import Lookup
-from batchsched.server.stored import Storage, by_day
+from batchsched.server.lookup import Lookup, by_day
+from batchsched.server.stored import Storage
 from batchsched.settings import Carbon
 from batchsched.units import format_bytes
 
@@ -50,7 +50,7 @@ class Besides:
 
     def _idle(self, entries: Sequence[Row], look: Lookup) -> Beside | None:
         parts: list[Beside] = []
-        for (pool, day), busy_s in by_day(entries).items():
+        for (pool, day), busy_s in (+by_day(entries)).items():
             idle, all_s = self.idle_of_day(pool, day, look)
             if idle and idle.how and all_s > 0:
                 parts.append(scaled(idle, min(1.0, busy_s / all_s)))

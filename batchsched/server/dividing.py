@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from batchsched.carbon.report import Beside
 from batchsched.queue.rows import Row
 from batchsched.server.accounts import Accounts
 from batchsched.server.besides import Besides
-from batchsched.server.lookup import Lookup, day_of
+from batchsched.server.lookup import Lookup, by_day
 
 
 class _Portion(NamedTuple):
@@ -55,7 +54,7 @@ class Division:
 
     def parts(self, rows: Sequence[Row], wasted: Sequence[Row] | None = None) -> Parts:
         """Of spans of the ledger; `wasted`: what meters told of work that was lost, None where that cannot be known."""
-        told = any(self._idle_of_day(pool, day)[0] for pool, day in _days(rows))
+        told = any(self._idle_of_day(pool, day)[0] for pool, day in by_day(rows))
         waste = self._waste(wasted) if wasted or (told and wasted is not None) else None
         return Parts(self._loading(rows), self._idle(rows), self._network(rows), self._storage(rows), waste)
 
@@ -70,7 +69,7 @@ class Division:
     def _idle(self, rows: Sequence[Row]) -> Part:
         shares: list[Beside] = []
         untold: set[str] = set()
-        for (pool, day), busy_s in _days(rows).items():
+        for (pool, day), busy_s in by_day(rows).items():
             idle, all_s = self._idle_of_day(pool, day)
             if idle is None:
                 untold.add(pool)
@@ -111,14 +110,6 @@ class Division:
             of_sent.update({(chunk, pool): portion for chunk, portion in _portions(sizes, some).items()})
         kept = storage.of(batch_id, self._look)
         return _Batch(kept, storage.forgotten(batch_id, self._look), sent, _portions(chunks, work), of_sent)
-
-
-def _days(rows: Sequence[Row]) -> Mapping[tuple[str, datetime], float]:
-    """Busy seconds by pool and day."""
-    busy_s: defaultdict[tuple[str, datetime], float] = defaultdict(float)
-    for row in rows:
-        busy_s[row["pool"], day_of(row["started_at"])] += row["busy_s"]
-    return busy_s
 
 
 def _portions(sizes: Mapping[str, int], work: Sequence[Row]) -> dict[str, _Portion]:

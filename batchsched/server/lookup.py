@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import chain, pairwise
@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from batchsched.carbon.report import Intensity, Truth
 from batchsched.queue import caused, files, ledger, spending, workers
-from batchsched.queue.rows import Row
+from batchsched.queue.rows import Row, by_batch
 from batchsched.server.accounts import Accounts
 
 DAY = timedelta(days=1)
@@ -27,10 +27,10 @@ class Lookup:
 
     def __init__(self, connection: Connection, ids: caused.Ids, accounts: Accounts) -> None:
         self.batches = {row["id"]: row for row in caused.facts(connection, ids)}
-        self.work = _by_batch(caused.worked(connection, ids))
-        self.spans = _by_batch(caused.days(connection, ids))
-        self.files = _by_batch(files.kept_for(connection, ids))
-        self.sizes = _by_batch(caused.sizes(connection, ids))
+        self.work = by_batch(caused.worked(connection, ids))
+        self.spans = by_batch(caused.days(connection, ids))
+        self.files = by_batch(files.kept_for(connection, ids))
+        self.sizes = by_batch(caused.sizes(connection, ids))
         spans = [*chain.from_iterable(self.spans.values())]
         self.days = Days(connection, {day_of(row["started_at"]) for row in spans}, {row["pool"] for row in spans})
         began = (row["started_at"] for row in spans)
@@ -125,8 +125,9 @@ def day_of(at: datetime) -> datetime:
     return at.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def _by_batch(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    found: defaultdict[str, list[Row]] = defaultdict(list)
+def by_day(rows: Iterable[Row]) -> Counter[tuple[str, datetime]]:
+    """Busy seconds of each pool and day."""
+    busy_s: Counter[tuple[str, datetime]] = Counter()
     for row in rows:
-        found[row["batch_id"]].append(row)
-    return dict(found)
+        busy_s[row["pool"], day_of(row["started_at"])] += row["busy_s"]
+    return busy_s

@@ -7,11 +7,10 @@ ones.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,7 +27,7 @@ from batchsched.queue.database import Database
 from batchsched.queue.rows import Row
 from batchsched.server.accounts import Accounts
 from batchsched.server.kept import Kept
-from batchsched.server.lookup import DAY, Lookup, day_of
+from batchsched.server.lookup import DAY, Lookup, by_day
 from batchsched.settings import Settings
 from batchsched.units import format_bytes
 
@@ -77,8 +76,8 @@ class Storage:
         found, spans = [*self._files(batch_id, look), *self._results(batch_id, look)], look.spans.get(batch_id, [])
         for model in dict.fromkeys(row["model"] for row in spans):
             work = [row for row in spans if row["model"] == model]
-            found += [*self._weights(model, by_day(work), look), *self._caches(model, work, look)]
-        mine = by_day(spans)
+            found += [*self._weights(model, +by_day(work), look), *self._caches(model, work, look)]
+        mine = +by_day(spans)  # days on which nothing was busy share nothing
         return [*found, *self._logs(mine, look), *self._house(mine, look)]
 
     def _files(self, batch_id: str, look: Lookup) -> Iterator[Beside]:
@@ -210,14 +209,6 @@ class Storage:
             source = f"{kept.source}; grid {grid.source}"
             whole = Beside("storage", kept.energy_j or 0.0, kept.operational_g, kept.embodied_g, how, source)
             yield scaled(whole, share)
-
-
-def by_day(entries: Sequence[Mapping[str, Any]]) -> Counter[tuple[str, datetime]]:
-    """Busy seconds of each pool and day; days on which nothing was busy are left out."""
-    mine: Counter[tuple[str, datetime]] = Counter()
-    for row in entries:
-        mine[row["pool"], day_of(row["started_at"])] += row["busy_s"]
-    return +mine
 
 
 def _shared(days: Mapping[datetime, _Day], busy_s: Mapping[datetime, float], how: str) -> Iterator[Beside]:
