@@ -1,0 +1,22 @@
+"""Loops that Python is too slow for, compiled to machine code by numba when they are first called.
+
+What is compiled is kept beside the source, or in the user's cache folder where that cannot be written; where nothing can be
+written, each process compiles anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """The same function on numbers and numpy arrays, compiled. It must stay within numba's subset of Python."""
+    try:
+        return cast("F", numba.njit(cache=True)(function))
+    except RuntimeError:  # no place to keep it
+        return cast("F", numba.njit(function))
