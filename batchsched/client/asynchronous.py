@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar, Unpack
 
-from batchsched.client import calls, forecasts, profiles
+from batchsched.client import calls, forecasts, plans, profiles
 from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat, SliceBy, Slices
 from batchsched.client.forecasts import Backfilled, Forecast, ForecastFeed, Imported, Skill, Trained, Which
 from batchsched.client.profiles import Profiles
@@ -53,6 +53,7 @@ class AsyncClient:
         self.batches = AsyncBatches(self)
         self.models = AsyncModels(self)
         self.forecasts = AsyncForecasts(self)
+        self.plans = AsyncPlans(self)
 
     async def plan(self) -> Plan:
         """The plan in force."""
@@ -347,3 +348,14 @@ class AsyncForecasts:
     ) -> bytes:
         """An image of it: error and coverage by hours of lead."""
         return await self._client.send(forecasts.evaluation_plot(zone, image_format, start, end))
+
+
+class AsyncPlans:
+    """`client.plans`."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def plot(self, image_format: PlotFormat = "png") -> bytes:
+        """An image of the plan in force: pools by time, over intensity with its band."""
+        return await self._client.send(plans.plot(image_format))

@@ -480,12 +480,16 @@ class Books(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The plan in force: what each pool should run when."""
+    """A plan: what each pool should run when. `late`: requests that are not expected to be done in time, by batch."""
 
+    id: int = 0
     made_at: datetime | None = None
     solver: str | None = None
     status: str | None = None
     allotments: tuple[dict[str, Any], ...] = ()
+    loads: tuple[dict[str, Any], ...] = ()
+    late: dict[str, float] = {}
+    grams_expected: dict[str, float | None] = {}
     pools: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
     everything: dict[str, Any] = {}

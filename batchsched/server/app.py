@@ -25,6 +25,7 @@ from batchsched.server import (
     keys,
     models,
     operations,
+    plans,
     profiles,
     results,
     trials,
@@ -59,7 +60,21 @@ def create_app(runtime: Runtime) -> FastAPI:
     )
     if not is_exposed(server):
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, server.host])
-    routers = (files, batches, operations, results, models, accounting, extensions, forecasts, profiles, keys, workers, trials)
+    routers = (
+        files,
+        batches,
+        operations,
+        results,
+        models,
+        accounting,
+        plans,
+        extensions,
+        forecasts,
+        profiles,
+        keys,
+        workers,
+        trials,
+    )
     for module in routers:
         app.include_router(module.router(runtime))
 

@@ -22,6 +22,7 @@ from batchsched.server.breakdown import PoolEnergy
 from batchsched.server.forecast_answers import IMPORT, Backfill, BackfillSpan, Evaluation, Forecast, ForecastFeeds, Imported
 from batchsched.server.keys import NewKey
 from batchsched.server.options import EXPIRES_S, MAX_METADATA, Change, Options, Retry
+from batchsched.server.plan_answers import Plan
 from batchsched.server.profile_answers import Profiles
 from batchsched.server.rules import Scope
 from batchsched.server.uploads import PURPOSES
@@ -353,44 +354,6 @@ class Meters(_Exact):
     data: list[PoolEnergy]
 
 
-class Allotment(_Exact):
-    """Work of a batch on a pool, over a slot."""
-
-    batch_id: Id
-    pool: str
-    start_at: datetime
-    end_at: datetime
-    requests: float
-
-
-class PlannedPool(_Exact):
-    """A pool as the plan sees it."""
-
-    name: str
-    site: str
-    zone: str
-    simulated: bool
-    gpu: str
-    connected: bool
-    open: bool
-    intensity_g_per_kwh: list[float | None]
-
-
-class Plan(_Exact):
-    """The plan in force."""
-
-    made_at: datetime
-    solver: str
-    status: str
-    slots: list[datetime]
-    allotments: list[Allotment]
-    pools: list[PlannedPool]
-    latest_safe_start_at: dict[str, datetime | None]
-    late: dict[str, float]
-    grams_expected: dict[str, float | None]
-    notes: list[str]
-
-
 class Health(_Exact):
     """The server answers."""
 
@@ -462,6 +425,7 @@ CONTRACT: dict[str, Route] = {
     f"GET {PREFIX}/report/slices": Route(Slices, None, (404,)),
     f"GET {PREFIX}/report/meters": Route(Meters),
     f"GET {PREFIX}/plan": Route(Plan, None, (404,)),
+    f"GET {PREFIX}/plan/plot": Route(("image/svg+xml", "image/png"), None, (404,)),
     f"GET {PREFIX}/profiles": Route(Profiles),
     f"GET {PREFIX}/forecasts": Route(ForecastFeeds),
     f"POST {PREFIX}/forecasts/import": Route(Imported, IMPORT, (413, 507)),

@@ -1,9 +1,9 @@
-"""Routes beyond OpenAI's: the plan, health, metrics."""
+"""Routes beyond OpenAI's: health, metrics."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -13,7 +13,6 @@ from batchsched.errors import ForecastUnavailable
 from batchsched.queue import batches, deliveries, ledger
 from batchsched.queue.tenancy import ANY
 from batchsched.server.runtime import Runtime
-from batchsched.wire import PREFIX
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -22,11 +21,6 @@ if TYPE_CHECKING:
 def router(runtime: Runtime) -> APIRouter:
     """The routes, bound to a server."""
     routes = APIRouter(tags=["batchsched"])
-
-    @routes.get(f"{PREFIX}/plan")
-    def plan() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        """The plan in force."""
-        return runtime.reports.plan()
 
     @routes.get("/livez")
     def livez() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]

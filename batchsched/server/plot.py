@@ -46,22 +46,22 @@ class Picture(msgspec.Struct, frozen=True):
 def draw(picture: Picture, provider: Provider, now: datetime, kind: str) -> bytes:
     """The picture as PNG or SVG. Raises InvalidValue for any other kind."""
     panels = [partial(_zone, picture=picture, zone=zone, provider=provider, now=now) for zone in picture.zones]
-    return _drawn(picture.title, panels, "; ".join(["time (UTC)", *picture.notes]), kind)
+    return drawn(picture.title, panels, "; ".join(["time (UTC)", *picture.notes]), kind)
 
 
 def draw_forecast(forecast: IntensityForecast, realised: list[Realised], at: datetime, now: datetime, kind: str) -> bytes:
     """A forecast as it was known at an instant, and what has come true. Raises as `draw` does."""
 
     def panel(axis: Any) -> None:
-        _forecast(axis, forecast, forecast.slots[-1].end)
+        band(axis, forecast, forecast.slots[-1].end)
         _came_true(axis, realised)
         if at < now:
             axis.axvline(at, color=_NOW, lw=1, ls=":", label="as of")
         if now <= forecast.slots[-1].end:
             axis.axvline(now, color=_NOW, lw=1, label="now")
-        _finish(axis, forecast.zone)
+        finish(axis, forecast.zone)
 
-    return _drawn(f"{forecast.zone}: gCO2e/kWh, {forecast.signal}", [panel], "time (UTC)", kind)
+    return drawn(f"{forecast.zone}: gCO2e/kWh, {forecast.signal}", [panel], "time (UTC)", kind)
 
 
 def draw_skill(found: Sequence[Skill], kind: str) -> bytes:
@@ -79,17 +79,18 @@ def draw_skill(found: Sequence[Skill], kind: str) -> bytes:
                 axis.plot(middle, [getattr(one, against) for one in bins], color=line.get_color(), lw=1, ls=":")
         if not against:
             axis.axhline(0.9, color=_TRUE, lw=1, ls=":")
-        _finish(axis, name)
+        finish(axis, name)
 
     panels = [
         partial(panel, ours="mape", against="naive_mape", name="error"),
         partial(panel, ours="coverage90", against=None, name="in the 90% band"),
     ]
     title = f"{found[0].zone}: forecasts against what came true" if found else "nothing has come true to compare with"
-    return _drawn(title, panels, "hours ahead", kind, dates=False)
+    return drawn(title, panels, "hours ahead", kind, dates=False)
 
 
-def _drawn(title: str, panels: Sequence[Callable[[Any], None]], below: str, kind: str, *, dates: bool = True) -> bytes:
+def drawn(title: str, panels: Sequence[Callable[[Any], None]], below: str, kind: str, *, dates: bool = True) -> bytes:
+    """Panels one below the other over one time axis, as PNG or SVG. Raises InvalidValue for any other kind."""
     if kind not in {"png", "svg"}:
         raise InvalidValue(f"'{kind}' is not a picture format; use png or svg.", param="format")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -117,7 +118,7 @@ def _drawn(title: str, panels: Sequence[Callable[[Any], None]], below: str, kind
 def _zone(axis: Any, *, picture: Picture, zone: str, provider: Provider, now: datetime) -> None:
     forecast = picture.forecasts.get(zone)
     if forecast:
-        _forecast(axis, forecast, picture.end)
+        band(axis, forecast, picture.end)
     _realised(axis, picture, zone, provider, now)
     labelled = False
     for row in picture.rows:
@@ -127,17 +128,19 @@ def _zone(axis: Any, *, picture: Picture, zone: str, provider: Provider, now: da
     axis.axvline(picture.start, color=_NOW, lw=1, ls=":", label="submitted")
     axis.axvline(picture.deadline, color=_NOW, lw=1, ls="--", label="deadline")
     axis.set_xlim(picture.start - 0.03 * (picture.end - picture.start), picture.end + 0.03 * (picture.end - picture.start))
-    _finish(axis, zone)
+    finish(axis, zone)
 
 
-def _finish(axis: Any, zone: str) -> None:
+def finish(axis: Any, zone: str) -> None:
+    """What all panels of intensity have in common."""
     axis.set_ylabel(zone, fontsize=9)
     axis.set_ylim(0, 1.25 * axis.get_ylim()[1])  # room for the legend
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _forecast(axis: Any, forecast: IntensityForecast, end: datetime) -> None:
+def band(axis: Any, forecast: IntensityForecast, end: datetime) -> None:
+    """A forecast's mean and band, up to an instant."""
     slots = [slot for slot in forecast.slots if slot.mean_g_per_kwh is not None and slot.start < end]
     if not slots:
         return

@@ -18,7 +18,6 @@ from batchsched.clock import Clock
 from batchsched.errors import NotFound
 from batchsched.forecasts import Provider
 from batchsched.planner.explain import explain
-from batchsched.published import Published
 from batchsched.queue import batches, books, chunks, ledger, plans
 from batchsched.queue.database import Database
 from batchsched.queue.states import TERMINAL
@@ -148,49 +147,6 @@ class Reports:
         latest_s = (latest - published.made_at).total_seconds() if latest else None
         said = explain(published.problem, published.plan, row["id"], origin_at=published.made_at, latest_start_s=latest_s)
         return [*said, *(note for note in published.notes if row["id"] in note)]
-
-    def plan(self) -> dict[str, Any]:
-        """The plan in force, with instants instead of seconds."""
-        published = self._scheduler.published
-        if published is None:
-            raise NotFound("There is no plan yet; the server has just started.")
-        return {
-            "made_at": iso(published.made_at),
-            "solver": published.plan.solver,
-            "status": published.plan.status,
-            "slots": [iso(published.at(slot.start_s)) for slot in published.plan.slots],
-            "allotments": [
-                {
-                    "batch_id": a.batch_id,
-                    "pool": a.pool,
-                    "start_at": iso(published.at(a.start_s)),
-                    "end_at": iso(published.at(a.end_s)),
-                    "requests": a.requests,
-                }
-                for a in published.plan.allotments
-            ],
-            "pools": self._pools(published),
-            "latest_safe_start_at": {k: iso(at) if at else None for k, at in published.latest_start_at.items()},
-            "late": published.plan.late,
-            "grams_expected": published.plan.grams_expected,
-            "notes": [*published.notes, *published.plan.notes],
-        }
-
-    def _pools(self, published: Published) -> list[dict[str, Any]]:
-        fleet = self._scheduler.fleet
-        return [
-            {
-                "name": state.name,
-                "site": state.site,
-                "zone": state.zone,
-                "simulated": state.simulated,
-                "gpu": fleet.pools[state.name].gpu,
-                "connected": state.name in published.connected,
-                "open": bool(state.capacity and state.capacity[0] > 0),
-                "intensity_g_per_kwh": state.intensity_g_per_kwh,
-            }
-            for state in published.problem.pools
-        ]
 
     # -- grams --
 

@@ -66,6 +66,7 @@ RULES: Final[dict[str, Rule]] = {
     f"GET {PREFIX}/report/slices": _READ,
     f"GET {PREFIX}/report/meters": _OPERATE,
     f"GET {PREFIX}/plan": _OPERATE,
+    f"GET {PREFIX}/plan/plot": _OPERATE,
     f"GET {PREFIX}/profiles": Rule("read"),
     f"GET {PREFIX}/forecasts": Rule("read", ANY),
     f"POST {PREFIX}/forecasts/import": Rule("operate", ANY, "forecast.import"),

@@ -1,0 +1,66 @@
+"""What the routes about the plan give and take, as types."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+
+class _Exact(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """An object of which every field is named."""
+
+
+class Allotment(_Exact):
+    """Work of a batch on a pool, over a slot; `seconds` are those of replicas at work."""
+
+    batch_id: str
+    pool: str
+    start_at: datetime
+    end_at: datetime
+    requests: float
+    seconds: float
+
+
+class EngineStart(_Exact):
+    """Replica-seconds that starting engines takes in a slot, on the account of the first batch that uses them."""
+
+    batch_id: str
+    model: str
+    pool: str
+    start_at: datetime
+    end_at: datetime
+    seconds: float
+
+
+class PlannedPool(_Exact):
+    """A pool as the plan sees it; `capacity` (replicas that are open) and intensity have one entry a slot."""
+
+    name: str
+    site: str
+    zone: str
+    simulated: bool
+    gpu: str
+    connected: bool
+    open: bool
+    replicas: int
+    capacity: list[float]
+    intensity_g_per_kwh: list[float | None]
+
+
+class Plan(_Exact):
+    """A plan; `slots` begin at these instants, and the last one ends at `end_at`."""
+
+    id: int
+    made_at: datetime
+    solver: str
+    status: str
+    slots: list[datetime]
+    end_at: datetime
+    allotments: list[Allotment]
+    loads: list[EngineStart]
+    pools: list[PlannedPool]
+    latest_safe_start_at: dict[str, datetime | None]
+    late: dict[str, float]
+    grams_expected: dict[str, float | None]
+    notes: list[str]

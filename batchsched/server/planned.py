@@ -1,0 +1,127 @@
+"""A plan as people see it: instants instead of seconds, what each pool has open, how clean its zone is then."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from typing import Any
+
+from batchsched.clock import Clock
+from batchsched.errors import NotFound
+from batchsched.fleet import Fleet
+from batchsched.forecasts import IntensityForecast
+from batchsched.planner import Slot
+from batchsched.published import Published
+from batchsched.queue import plans
+from batchsched.queue.database import Database
+from batchsched.scheduler import Scheduler
+from batchsched.units import iso
+
+
+class PlanDesk:
+    """What the routes about the plan answer."""
+
+    def __init__(self, database: Database, scheduler: Scheduler, clock: Clock) -> None:
+        self._database = database
+        self._scheduler = scheduler
+        self._clock = clock
+
+    def shown(self) -> dict[str, Any]:
+        """The plan in force, as JSON. Raises NotFound before the first."""
+        return plan_object(self._in_force(), self._scheduler.fleet)
+
+    def plot(self, kind: str) -> bytes:
+        """The same as a picture; `kind`: png or svg. Raises NotFound, InvalidValue."""
+        from batchsched.server.plan_plot import draw_plan
+
+        published = self._in_force()
+        with self._database.read() as connection:
+            row = plans.latest(connection, by=published.made_at)
+        kept = row["body"]["forecasts"] if row else {}
+        forecasts = {zone: IntensityForecast.from_rows(rows) for zone, rows in kept.items()}
+        return draw_plan(published, forecasts, self._clock.now(), kind)
+
+    def _in_force(self) -> Published:
+        published = self._scheduler.published
+        if published is None:
+            raise NotFound("There is no plan yet; the server has just started.")
+        return published
+
+
+def plan_object(published: Published, fleet: Fleet) -> dict[str, Any]:
+    """A published plan as the API answers it. What has one entry a slot goes by the plan's slots, which may be finer than those
+    of the problem that it solves."""
+    plan, at = published.plan, published.at
+    return {
+        "id": published.id,
+        "made_at": iso(published.made_at),
+        "solver": plan.solver,
+        "status": plan.status,
+        "slots": [iso(at(slot.start_s)) for slot in plan.slots],
+        "end_at": iso(at(plan.slots[-1].end_s if plan.slots else 0.0)),
+        "allotments": [
+            {
+                "batch_id": a.batch_id,
+                "pool": a.pool,
+                "start_at": iso(at(a.start_s)),
+                "end_at": iso(at(a.end_s)),
+                "requests": a.requests,
+                "seconds": a.seconds,
+            }
+            for a in plan.allotments
+        ],
+        "loads": [
+            {
+                "batch_id": load.batch_id,
+                "model": load.model,
+                "pool": load.pool,
+                "start_at": iso(at(plan.slots[load.slot_index].start_s)),
+                "end_at": iso(at(plan.slots[load.slot_index].end_s)),
+                "seconds": load.seconds,
+            }
+            for load in plan.loads
+        ],
+        "pools": _pools(published, fleet),
+        "latest_safe_start_at": {name: iso(latest) if latest else None for name, latest in published.latest_start_at.items()},
+        "late": plan.late,
+        "grams_expected": plan.grams_expected,
+        "notes": [*published.notes, *plan.notes],
+    }
+
+
+def _pools(published: Published, fleet: Fleet) -> list[dict[str, Any]]:
+    of = parents(published)
+    return [
+        {
+            "name": state.name,
+            "site": state.site,
+            "zone": state.zone,
+            "simulated": state.simulated,
+            "gpu": fleet.pools[state.name].gpu if state.name in fleet.pools else "",
+            "connected": state.name in published.connected,
+            "open": bool(state.capacity and state.capacity[0] > 0),
+            "replicas": state.replicas,
+            "capacity": [state.capacity[t] for t in of],
+            "intensity_g_per_kwh": [state.intensity_g_per_kwh[t] for t in of],
+        }
+        for state in published.problem.pools
+    ]
+
+
+def parents(published: Published) -> list[int]:
+    """Of each of the plan's slots, the problem's slot in which it lies."""
+    starts = [slot.start_s for slot in published.problem.slots]
+    return [max(0, bisect_right(starts, _middle(slot)) - 1) for slot in published.plan.slots]
+
+
+def shares_of_use(published: Published) -> Mapping[str, list[float]]:
+    """Replicas at work on average in each of the plan's slots, engine starts included, by pool."""
+    slots = published.plan.slots
+    used = {state.name: [0.0] * len(slots) for state in published.problem.pools}
+    for use in published.plan.uses:
+        used.setdefault(use.pool, [0.0] * len(slots))[use.slot_index] += use.seconds / slots[use.slot_index].length_s
+    return used
+
+
+def _middle(slot: Slot) -> float:
+    return slot.start_s + slot.length_s / 2
