@@ -5,6 +5,7 @@ from __future__ import annotations
 from batchsched.client.asynchronous import AsyncClient
 from batchsched.client.blocking import Client
 from batchsched.client.forecasts import Forecast, ForecastFeed
+from batchsched.client.plans import Plan
 from batchsched.client.results import (
     Batch,
     BatchError,
@@ -13,7 +14,6 @@ from batchsched.client.results import (
     File,
     Model,
     OutputLine,
-    Plan,
     Progress,
     Report,
     Scheduling,

@@ -11,6 +11,7 @@ from typing import TypeVar, Unpack
 from batchsched.client import calls, forecasts, plans, profiles
 from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat, SliceBy, Slices
 from batchsched.client.forecasts import Backfilled, Forecast, ForecastFeed, Imported, Skill, Trained, Which
+from batchsched.client.plans import Plan
 from batchsched.client.profiles import Profiles
 from batchsched.client.results import (
     Batch,
@@ -19,7 +20,6 @@ from batchsched.client.results import (
     File,
     Model,
     OutputLine,
-    Plan,
     PoolEnergy,
     Report,
     RequestShare,
@@ -57,7 +57,7 @@ class AsyncClient:
 
     async def plan(self) -> Plan:
         """The plan in force."""
-        return await self.send(calls.plan())
+        return await self.send(plans.plan())
 
     async def profiles(self) -> Profiles:
         """How fast and at what power each pool runs each model, and how long answers are."""

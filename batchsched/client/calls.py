@@ -21,7 +21,6 @@ from batchsched.client.results import (
     Model,
     OutputLine,
     Page,
-    Plan,
     PoolEnergy,
     Report,
     RequestShare,
@@ -78,7 +77,7 @@ def typed(kind: type[T]) -> Callable[[bytes], T]:
     return decode
 
 
-def _whole(kind: type[T]) -> Callable[[bytes], T]:
+def whole(kind: type[T]) -> Callable[[bytes], T]:
     """Decode, and keep the answer as it came in `everything`."""
 
     def decode(content: bytes) -> T:
@@ -89,7 +88,7 @@ def _whole(kind: type[T]) -> Callable[[bytes], T]:
 
 
 output_line = typed(OutputLine)
-read_report = _whole(Report)
+read_report = whole(Report)
 
 
 def _nothing(_: bytes) -> None:
@@ -276,10 +275,6 @@ def books(batch_id: str) -> Call[Books]:
 
 def plot(batch_id: str, image_format: PlotFormat) -> Call[bytes]:
     return Call("GET", f"{PREFIX}/batches/{_plain(batch_id)}/plot", bytes, {"params": {"format": image_format}})
-
-
-def plan() -> Call[Plan]:
-    return Call("GET", f"{PREFIX}/plan", _whole(Plan))
 
 
 def create_key(scopes: Sequence[str], *, name: str = "", tenant: str | None = None, expires: str | None = None) -> Call[Key]:

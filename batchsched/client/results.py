@@ -479,23 +479,6 @@ class Books(msgspec.Struct, frozen=True):
     entries: tuple[BookEntry, ...] = ()
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """A plan: what each pool should run when. `late`: requests that are not expected to be done in time, by batch."""
-
-    id: int = 0
-    made_at: datetime | None = None
-    solver: str | None = None
-    status: str | None = None
-    allotments: tuple[dict[str, Any], ...] = ()
-    loads: tuple[dict[str, Any], ...] = ()
-    late: dict[str, float] = {}
-    grams_expected: dict[str, float | None] = {}
-    pools: tuple[dict[str, Any], ...] = ()
-    notes: tuple[str, ...] = ()
-    everything: dict[str, Any] = {}
-    """The server's answer as it came."""
-
-
 class Page(msgspec.Struct, frozen=True):
     """One page of a listing; `data` is decoded by whoever asked."""
 
