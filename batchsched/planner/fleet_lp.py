@@ -43,6 +43,26 @@ class Relaxed:
     prices: FleetPrices
 
 
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """Where a solved program stands, for another one of the same shapes: columns and rows in MathOpt's numbers."""
+
+    run: Ints
+    """[A, T]; -1 where there is no column."""
+    late: Ints
+    """[C, T]."""
+    done: Ints
+    """[C, T+1]."""
+    gpus: Ints
+    """[P, T]."""
+    sums: Ints
+    """[C, T]."""
+    intervals: Ints
+    """[N, 3] the interval rows."""
+    interval: Ints
+    """[N] where they stand."""
+
+
 class FleetLp:
     """The program; the basis is kept from solve to solve."""
 
@@ -60,6 +80,7 @@ class FleetLp:
         self.ready_id = np.full((model.configs, model.slots), -1)
         """[K, T] rows that keep work within ready replicas, put there by fleet_replicas.py; -1 where there is none."""
         self.intervals: Ints = np.zeros((0, 3), np.int64)
+        self._interval_row: Ints = np.zeros(0, np.int64)
         self._entries: list[tuple[Ints, Ints, Floats]] = []
         zero = np.zeros((model.classes, model.slots))
         self._late = self.columns(np.repeat((model.late_g * demand.unit)[:, None], model.slots, axis=1))
@@ -97,6 +118,25 @@ class FleetLp:
         self.enter(ids, self._done[rows[:, 0], rows[:, 2]], 1.0)
         self.enter(ids, self._done[rows[:, 0], rows[:, 1]], -1.0)
         self.intervals = np.concatenate([self.intervals, rows])
+        self._interval_row = np.concatenate([self._interval_row, ids])
+
+    def basis(self) -> Basis:
+        """Where the last solve ended; of what was added since, nothing."""
+        column, row = self.lp.column_status, self.lp.row_status
+        run = np.where((self.run_id >= 0) & (self.run_id < column.size), column[np.minimum(self.run_id, column.size - 1)], -1)
+        known = self._interval_row < row.size
+        return Basis(run, column[self._late], column[self._done], row[self.gpu_row], row[self.done_row],
+                     self.intervals[known], row[self._interval_row[known]])  # fmt: skip
+
+    def resume(self, basis: Basis) -> None:
+        """Take the columns and rows of another program of the same shapes, before any others, and begin where it stands."""
+        self.add_runs(basis.run >= 0)
+        self.add_intervals(basis.intervals)
+        column, row = np.zeros(self.lp.columns, np.int64), np.zeros(self.lp.rows, np.int64)
+        has = self.run_id >= 0
+        column[self.run_id[has]], column[self._late], column[self._done] = basis.run[has], basis.late, basis.done
+        row[self.gpu_row], row[self.done_row], row[self._interval_row] = basis.gpus, basis.sums, basis.interval
+        self.lp.stand(column, row)
 
     def solve(self, *, most_iterations: int | None = None) -> Answer:
         """Solve as it stands."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from batchsched.planner.fleet_bound import floor_prices, lower_bound, spread_starts, work_price
 from batchsched.planner.fleet_demand import Demand
-from batchsched.planner.fleet_lp import Flags, FleetLp, Relaxed
+from batchsched.planner.fleet_lp import Basis, Flags, FleetLp, Relaxed
 from batchsched.planner.fleet_model import FleetModel, Floats, Ints
 
 BLOCK_S = 3600.0
@@ -29,8 +30,13 @@ class Relaxation:
     bound_g: float
 
 
-def relax(model: FleetModel) -> Relaxation:
-    """Solve the program without engine starts."""
+def relax(model: FleetModel, basis: Basis | None = None) -> Relaxation:
+    """Solve the program without engine starts; from where another one of the same shapes ended, if that is known."""
+    if basis is not None:
+        warm = FleetLp(model, Demand(model), floor_prices(model).ready)
+        warm.resume(basis)
+        with suppress(ArithmeticError):  # then from nothing
+            return tighten(warm)
     block = blocks(model)
     coarse = coarsen(model, block)
     hourly = FleetLp(coarse, Demand(coarse), floor_prices(coarse).ready)

@@ -28,6 +28,10 @@ class Answer(msgspec.Struct, frozen=True):
     iterations: int
 
 
+_LOWER, _BASIC = 2, 5
+"""MathOpt's numbers of where a column or row stands in a basis: at its lower side, or within."""
+
+
 class LinearProgram:
     """Minimise cost @ x under lower <= x <= upper and rows; all columns and rows are numbered from 0 in order of arrival."""
 
@@ -43,11 +47,17 @@ class LinearProgram:
         """Updates since the model was last handed over whole."""
         self._solver: Any = None
         self._update: Any = None
+        self.column_status: Ints = np.zeros(0, np.int64)
+        """Where each column stands in the last basis, in MathOpt's numbers; of those that were there then."""
+        self.row_status: Ints = np.zeros(0, np.int64)
+        self._moved = False
+        """Whether the solver must be told the basis: it forgets it when it gets columns."""
 
     def add_columns(self, cost: Floats, lower: Floats, upper: Floats) -> Ints:
         """Their numbers. Coefficients come with `add_entries`, before the next solve."""
         ids = np.arange(self.columns, self.columns + len(cost))
         self.columns += len(cost)
+        self._moved = self.column_status.size > 0
         pending = self._pending()
         variables = pending.variables if self._solver is None else pending.new_variables
         variables.ids.extend(ids.tolist())
@@ -88,6 +98,11 @@ class LinearProgram:
             bounds.ids.extend(columns.tolist())
             bounds.values.extend(values.tolist())
 
+    def stand(self, column_status: Ints, row_status: Ints) -> None:
+        """Begin the next solve from this basis: of a program like this one, in the same numbers."""
+        self.column_status, self.row_status = column_status, row_status
+        self._moved = True
+
     def solve(self, *, most_iterations: int | None = None) -> Answer:
         """Solve from the last basis, by the dual simplex method."""
         from ortools.math_opt import callback_pb2, model_parameters_pb2, parameters_pb2
@@ -99,6 +114,8 @@ class LinearProgram:
         if most_iterations is not None:
             parameters.iteration_limit = most_iterations
         extra = model_parameters_pb2.ModelSolveParametersProto()
+        if self._moved:
+            self._tell(extra.initial_basis)
         result = self._run(parameters, extra, callback_pb2.CallbackRegistrationProto())
         steps = int(result.solve_stats.simplex_iterations)
         self.iterations += steps
@@ -107,13 +124,28 @@ class LinearProgram:
             cost = float(solution.primal_solution.objective_value)
             _fill(x, solution.primal_solution.variable_values)
             _fill(price, solution.dual_solution.dual_values)
+            self.column_status = np.array(solution.basis.variable_status.values, np.int64)
+            self.row_status = np.array(solution.basis.constraint_status.values, np.int64)
         return Answer(result.termination.reason == 1, cost, x, price, steps)
+
+    def _tell(self, basis: Any) -> None:
+        """The last basis with what came since: as many within it as there are rows, or MathOpt refuses it."""
+        column = np.append(self.column_status, np.full(self.columns - self.column_status.size, _LOWER))
+        row = np.append(self.row_status, np.full(self.rows - self.row_status.size, _BASIC))
+        few = self.rows - int((column == _BASIC).sum() + (row == _BASIC).sum())
+        row[np.flatnonzero(row != _BASIC)[: max(0, few)]] = _BASIC
+        column[np.flatnonzero(column == _BASIC)[: max(0, -few)]] = _LOWER
+        for told, status in ((basis.variable_status, column), (basis.constraint_status, row)):
+            told.ids.extend(range(status.size))
+            told.values.extend(status.tolist())
+        self._moved = False
 
     def _run(self, parameters: Any, extra: Any, callbacks: Any) -> Any:
         try:
             return self._solver.solve(parameters, extra, None, callbacks, None, None)
         except Exception:  # GLOP gives up now and then on a basis that it came to: it begins anew, and for once with presolve
             self._begin()
+            extra.ClearField("initial_basis")
             parameters.glop.use_preprocessing = True
             return self._solver.solve(parameters, extra, None, callbacks, None, None)
 
