@@ -6,12 +6,14 @@ Reads profiles, opening hours and deadlines, nothing else, so it holds when the 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 
 import msgspec
 
 from batchsched.planner.backward import Need, Span, fill_backward
-from batchsched.planner.problem import Job, Problem, quantile_factor
+from batchsched.planner.doubt import doubts, factor
+from batchsched.planner.problem import SURE, Job, Problem, Supply
 
 
 class OpenPool(msgspec.Struct, frozen=True):
@@ -20,6 +22,7 @@ class OpenPool(msgspec.Struct, frozen=True):
     name: str
     replicas: float
     intervals: list[tuple[float, float]]
+    supply: Supply = SURE
 
 
 def latest_safe_starts(jobs: list[Job], pools: list[OpenPool], margin_s: float = 0.0) -> dict[str, float]:
@@ -31,7 +34,10 @@ def latest_safe_starts(jobs: list[Job], pools: list[OpenPool], margin_s: float =
     interrupted and for the control loop's own delay.
     """
     spans = spans_of(pools, [job.deadline_s for job in jobs])
-    needs = [_need(job) for job in jobs if job.seconds_on and job.remaining_requests > 0]
+    supplies: dict[str, tuple[Supply, float]] = {}
+    for pool in pools:  # a pool may come in several layers
+        supplies[pool.name] = pool.supply, supplies.get(pool.name, (SURE, 0.0))[1] + pool.replicas
+    needs = [_need(job, supplies) for job in jobs if job.seconds_on and job.remaining_requests > 0]
     starts = fill_backward(needs, spans).starts
     return {
         job.batch_id: starts.get(job.batch_id, job.deadline_s if job.remaining_requests <= 0 else -math.inf) - margin_s
@@ -54,15 +60,15 @@ def open_pools(problem: Problem, look_back_s: float = 30 * 86400.0) -> list[Open
                 for t, slot in enumerate(problem.slots)
                 if state.capacity[t] >= level
             ]
-            pools.append(OpenPool(state.name, level - below, intervals))
+            pools.append(OpenPool(state.name, level - below, intervals, state.supply))
             below = level
     return pools
 
 
-def _need(job: Job) -> Need:
-    factor = quantile_factor(job.confidence, job.spread)
+def _need(job: Job, supplies: Mapping[str, tuple[Supply, float]]) -> Need:
+    times = {place: factor(doubt, job.confidence) for place, doubt in doubts(job, supplies).items()}
     startup = max(job.startup_s_on.values(), default=0.0)
-    return Need(job.batch_id, job.deadline_s, {p: s * factor for p, s in job.seconds_on.items()}, job.width, startup)
+    return Need(job.batch_id, job.deadline_s, {at: s * times[at] for at, s in job.seconds_on.items()}, job.width, startup)
 
 
 def spans_of(pools: list[OpenPool], deadlines: list[float]) -> list[Span]:

@@ -30,6 +30,22 @@ class Slot(msgspec.Struct, frozen=True):
         return self.start_s + self.length_s
 
 
+class Supply(msgspec.Struct, frozen=True):
+    """How sure the capacity of a pool is. Spreads are standard deviations of its logarithm."""
+
+    sigma: float = 0.0
+    """Of an error that lasts: all slots are off alike."""
+    slot_sigma: float = 0.0
+    """Of errors that come and go, each for `steady_s` seconds."""
+    steady_s: float = 900.0
+    failures_per_replica_h: float = 0.0
+    repair_s: float = 0.0
+    """Replica-seconds that a failure takes, from the last answer kept until the replica works again."""
+
+
+SURE = Supply()
+
+
 class PoolState(msgspec.Struct, frozen=True):
     """What the planner knows of a pool. `capacity` and `intensity_g_per_kwh` have one entry a slot."""
 
@@ -50,6 +66,7 @@ class PoolState(msgspec.Struct, frozen=True):
     """Orders hardware from old to new (fleet.Fleet.newness)."""
     embodied_g_per_s: float | None = 0.0
     """Manufacturing carbon of a second of one replica, where the policy weighs it in decisions; None where it is unknown."""
+    supply: Supply = SURE
 
 
 class Effort(msgspec.Struct, frozen=True):

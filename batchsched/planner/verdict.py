@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
+from bisect import bisect_left
 
 import msgspec
 
 from batchsched.planner.plan import Allotment, Plan
-from batchsched.planner.problem import Job, PoolState, Problem, quantile_factor
+from batchsched.planner.problem import Job, Problem
+from batchsched.planner.room import room
 from batchsched.units import JOULES_PER_KWH, format_duration
 
+_LONGEST_S = 10 * 365 * 86400.0
 AMPLE = 100
 """Beyond that, how many times the work fits says nothing more."""
 
@@ -30,14 +32,14 @@ class Verdict(msgspec.Struct, frozen=True):
 def verdict(problem: Problem, plan: Plan, batch_id: str) -> Verdict:
     """Judge one job of the problem. Raises KeyError where it is not among the jobs.
 
-    The time open to it before the deadline, less the expected work of jobs with earlier deadlines and one engine start, is set
-    against its own lognormal work. Time beyond the horizon is taken to be as open as the horizon is on average.
+    `probability` is that of running from now on, in the order of deadlines (room.py). A plan that waits uses up what of it lies
+    above the asked confidence, and no more.
     """
     job = next((job for job in problem.jobs if job.batch_id == batch_id), None)
     if job is None:
         raise KeyError(batch_id)
-    share = _room(problem, job, job.deadline_s)
-    chance = _probability(job, share)
+    open_to = room(problem, job, job.deadline_s)
+    chance = open_to.probability if job.remaining_requests > 0 else 1.0
     feasible = chance >= job.confidence
     return Verdict(
         feasible,
@@ -45,7 +47,7 @@ def verdict(problem: Problem, plan: Plan, batch_id: str) -> Verdict:
         _finish(problem, plan, job),
         plan.grams_expected.get(batch_id),
         run_now_grams(problem, job),
-        _reason(problem, job, share, chance, feasible) + _served_by(plan, job),
+        _reason(problem, job, open_to.times, chance, feasible) + _served_by(plan, job),
     )
 
 
@@ -74,54 +76,6 @@ def run_now_grams(problem: Problem, job: Job) -> float | None:
     return grams if left <= 1e-9 else None
 
 
-def _room(problem: Problem, job: Job, until_s: float) -> float:
-    """How many times the expected work fits before an instant, after all jobs with earlier deadlines."""
-    pools = {pool.name: pool for pool in problem.pools}
-    free = {pool.name: _open(problem, pool, until_s) for pool in problem.pools}
-    earlier = [other for other in problem.jobs if _before(other, job)]
-    for other in sorted(earlier, key=lambda o: (o.deadline_s, o.batch_id)):
-        left = 1.0
-        for name in sorted(set(other.seconds_on) & free.keys(), key=lambda n: (other.seconds_on[n], n)):
-            for t, slot in enumerate(problem.slots):
-                if left > 1e-9 and slot.start_s < other.deadline_s and other.seconds_on[name] > 0:
-                    taken = min(left * other.seconds_on[name], free[name][t], other.width * slot.length_s)
-                    free[name][t] -= taken
-                    left -= taken / other.seconds_on[name]
-    share = 0.0
-    starts = ((pools[p], job.model_at(p), s) for p, s in job.startup_s_on.items() if p in pools)
-    startup = min((0.0 if model in pool.loaded else s for pool, model, s in starts), default=0.0)
-    for t, slot in enumerate(problem.slots):
-        width_s = job.width * max(0.0, min(slot.end_s, until_s) - slot.start_s)
-        for name in sorted(set(job.seconds_on) & free.keys(), key=lambda n: (job.seconds_on[n], n)):
-            seconds = min(free[name][t], width_s)
-            width_s -= seconds
-            waste = min(startup, seconds)
-            startup -= waste
-            share += (seconds - waste) / job.seconds_on[name] if job.seconds_on[name] > 0 else math.inf
-    return share * max(1.0, until_s / problem.end_s) if problem.end_s > 0 else 0.0
-
-
-def _open(problem: Problem, pool: PoolState, until_s: float) -> list[float]:
-    return [
-        capacity * max(0.0, min(slot.end_s, until_s) - slot.start_s)
-        for slot, capacity in zip(problem.slots, pool.capacity, strict=True)
-    ]
-
-
-def _before(other: Job, job: Job) -> bool:
-    return (other.deadline_s, other.batch_id) < (job.deadline_s, job.batch_id) and other.deadline_s > 0
-
-
-def _probability(job: Job, share: float) -> float:
-    if job.remaining_requests <= 0:
-        return 1.0
-    if share <= 0:
-        return 0.0
-    if job.spread <= 0:
-        return 1.0 if share >= 1 - 1e-9 else 0.0
-    return NormalDist().cdf((math.log(share) + job.spread**2 / 2) / job.spread) if math.isfinite(share) else 1.0
-
-
 def _finish(problem: Problem, plan: Plan, job: Job) -> float | None:
     mine = plan.of(job.batch_id)
     if not mine:
@@ -143,7 +97,7 @@ def _reason(problem: Problem, job: Job, share: float, chance: float, feasible: b
         fits = f"{share:.1f}" if share < AMPLE else f"more than {AMPLE}"
         return f"There is time for {fits} times the expected work before the deadline."
     asked = f"asked are {job.confidence:.0%}"
-    enough = _enough(problem, job, quantile_factor(job.confidence, job.spread))
+    enough = _enough(problem, job)
     advice = (
         f"a deadline {format_duration(enough - max(0.0, job.deadline_s))} later would do"
         if enough is not None
@@ -158,13 +112,24 @@ def _served_by(plan: Plan, job: Job) -> str:
     return f" It is planned with the model {' and '.join(models)}." if job.model_on and models else ""
 
 
-def _enough(problem: Problem, job: Job, times: float) -> float | None:
-    """The first deadline, to the slot or the minute, by which there is time for so many times the expected work.
+def _enough(problem: Problem, job: Job) -> float | None:
+    """The first deadline, to the slot or the minute, by which it would be done with the asked confidence.
 
     None where nothing is open to it. The horizon ends with the last deadline: beyond it time is as open as before, on average.
     """
-    for slot in problem.slots:
-        if slot.end_s > job.deadline_s and _room(problem, job, slot.end_s) >= times:
-            return slot.end_s
-    share = _room(problem, job, problem.end_s)
-    return math.ceil(problem.end_s * times / share / 60) * 60.0 if share > 0 else None
+
+    def holds(until_s: float) -> bool:
+        return room(problem, job, until_s).probability >= job.confidence
+
+    ends = [slot.end_s for slot in problem.slots if slot.end_s > job.deadline_s]
+    if ends and holds(ends[-1]):
+        return ends[bisect_left(ends, True, key=holds)]
+    if room(problem, job, problem.end_s).times <= 0:
+        return None
+    longest = problem.end_s
+    while not holds(longest) and longest < _LONGEST_S:
+        longest *= 2
+    if not holds(longest):
+        return None
+    minutes = range(math.ceil(problem.end_s / 60), math.ceil(longest / 60) + 1)
+    return 60.0 * minutes[bisect_left(minutes, True, key=lambda minute: holds(60.0 * minute))]
