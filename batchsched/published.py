@@ -16,6 +16,17 @@ from batchsched.planner.allowance import allowances, request_s
 from batchsched.planner.fairness import Turns, Want
 
 
+class Recipe(msgspec.Struct, frozen=True):
+    """What a plan was made with: the same problem, recipe and versions make the same plan, unless a note says that it was cut
+    short."""
+
+    solver: str = "greedy"
+    work_s: float = 0.0
+    seed: int = 0
+    versions: dict[str, str] = {}
+    """Of the packages that decide."""
+
+
 class Published(msgspec.Struct, frozen=True, dict=True):
     """A plan, what it was made from, and what follows from it at an instant. Shared by threads, never changed."""
 
@@ -29,6 +40,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     connected: list[str] = []
     """Pools with a live worker."""
     notes: list[str] = []
+    recipe: Recipe = Recipe()
     id: int = 0
     """Grows from plan to plan."""
 

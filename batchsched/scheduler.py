@@ -27,10 +27,11 @@ from batchsched.planner.allowance import request_s
 from batchsched.planner.fairness import Turns, arrivals, contested
 from batchsched.planner.latest_start import latest_safe_starts
 from batchsched.planner.verdict import verdict as judge
-from batchsched.published import Published
+from batchsched.published import Published, Recipe
 from batchsched.queue import chunks, ledger, plans, shares, tallies
 from batchsched.queue.database import Database, again
 from batchsched.settings import Settings
+from batchsched.solving import SEED, Solved, Solver, versions
 from batchsched.units import iso
 from batchsched.windows import WindowTimer, check, is_open
 
@@ -79,6 +80,7 @@ class Scheduler:
         self._clock = clock
         self._lead = lead
         self._observer = Observer(database, settings, provider, hardware)
+        self._solver = Solver(settings.planner)
         self.fleet = self._observer.fleet
         _check_signals(provider, [site.zone for site in self.fleet.sites.values()])
         self._windows = {name: pool.window for name, pool in self.fleet.pools.items() if pool.window}
@@ -110,14 +112,15 @@ class Scheduler:
         if self._thread.ident is not None:
             self._timer.stop()
             self._thread.join(timeout=30)
+        self._solver.stop()
 
     def poke(self) -> None:
         """Something changed: plan again soon, here or where the leader is."""
         self._wake.set()
 
     def _run(self) -> None:
-        if self._settings.planner.solver == "cp-sat":
-            self._load_solver()
+        if self._lead.leading():
+            self._solver.start()
         while not self._stopping.is_set():
             poked = self._wake.is_set()
             if poked:  # one that comes just now stays for the next turn
@@ -166,13 +169,6 @@ class Scheduler:
         with self._database.read() as connection:
             self._in_force(connection)
 
-    def _load_solver(self) -> None:
-        """Its library takes half a second to load: better now than when the first batch waits."""
-        try:
-            import batchsched.planner.cpsat  # noqa: F401  # pyright: ignore[reportUnusedImport]
-        except ImportError as problem:
-            log.error("The solver cannot be loaded (%s); plans are greedy.", problem)
-
     def _pause_s(self) -> float:
         """Until the next slot begins, and never longer than the replanning period."""
         slot_s = self._settings.planner.slot_s
@@ -184,19 +180,22 @@ class Scheduler:
             epoch = self._lead.epoch
             view = self._observer.look(self._clock.now())
             latest = _latest_starts(view)
+            solved = self._solved(view)
+            limits = self._settings.planner
             published = Published(
                 made_at=view.now,
                 problem=view.problem,
-                plan=self._plan(view),
+                plan=solved.plan,
                 latest_start_at=latest,
                 contested=sorted(_contested(view, latest)),
                 connected=sorted(view.connected),
                 notes=view.notes,
+                recipe=Recipe(limits.solver, limits.solve_s, SEED, versions()),
             )
-            return self._publish(published, view, epoch)
+            return self._publish(published, view, epoch, solved.failure)
 
     @again
-    def _publish(self, published: Published, view: View, epoch: int) -> Published:
+    def _publish(self, published: Published, view: View, epoch: int, failure: str | None) -> Published:
         if self._published is not None and not published.problem.jobs and not self._published.problem.jobs:
             self._published = msgspec.structs.replace(
                 published, id=self._published.id
@@ -211,6 +210,8 @@ class Scheduler:
             tallies.rebase(connection, view.leased, view.tallied)
             shares.settle(connection, published.tenants, arrivals)
             plans.prune(connection, published.made_at - keep)
+            if failure:
+                ledger.bump(connection, f"solver_failures_total:{failure}")
             published = msgspec.structs.replace(published, id=number)
             self._published = published
         return published
@@ -229,13 +230,13 @@ class Scheduler:
         self._published = mine
         return mine
 
-    def _plan(self, view: View, at_most_s: float = math.inf) -> Plan:
+    def _solved(self, view: View) -> Solved:
         """A plan; an empty one where none can be made, for then the latest safe starts alone decide."""
         try:
-            return make_plan(view.problem, self._settings.planner.solver, min(at_most_s, self._settings.planner.solve_s))
+            return self._solver.plan(view.problem)
         except Exception as problem:
             log.exception("No plan could be made; each batch starts at its latest safe start.")
-            return Plan(view.problem.slots, [], status="failed", notes=[f"No plan could be made: {problem}"])
+            return Solved(Plan(view.problem.slots, [], status="failed", notes=[f"No plan could be made: {problem}"]))
 
     @property
     def published(self) -> Published | None:
@@ -308,7 +309,11 @@ class Scheduler:
     def verdict(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The answer at submission for a batch that has just been validated, as JSON."""
         view = self._observer.look(self._clock.now(), batch)
-        plan = self._plan(view, at_most_s=1.0)
+        try:
+            plan = make_plan(view.problem, "greedy")  # the solver may be busy for seconds
+        except Exception:
+            log.exception("No plan could be made for a verdict; it does without.")
+            plan = Plan(view.problem.slots, [])
         verdict = judge(view.problem, plan, batch["id"])
         finish_s = verdict.expected_finish_s
         return {

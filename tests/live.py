@@ -219,7 +219,8 @@ def live_server(folder: Path, text: str = BASIC, clock: Clock | None = None, **f
     config = folder / "batchsched.toml"
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(text)
-    flags = {"server.data_dir": str(folder / "data"), **{key.replace("__", "."): value for key, value in flags.items()}}
+    ours = {"server.data_dir": str(folder / "data"), "planner.memory_mb": 0}
+    flags = {**ours, **{key.replace("__", "."): value for key, value in flags.items()}}
     loaded = load(config, env={}, flags=flags)
     if not loaded.settings.server.database_url:
         put_database(Path(loaded.settings.server.data_dir) / "batchsched.db")

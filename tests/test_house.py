@@ -227,7 +227,7 @@ def test_every_metric_is_documented() -> None:
     code = "".join(
         path.read_text() for folder in ("batchsched", "batchsched/server", "queue") for path in (ROOT / folder).glob("*.py")
     )
-    bumped = set(re.findall(r'ledger\.bump\(connection, f?"(\w+_total|released_\{message\.reason\}_total)"', code))
+    bumped = set(re.findall(r'ledger\.bump\(connection, f?"(\w+_total|released_\{message\.reason\}_total)[":]', code))
     reasons = get_args(ReleaseReason)
     names = {name for bump in bumped for name in ([f"released_{r}_total" for r in reasons] if "{" in bump else [bump])}
     names |= set(re.findall(r'Gauge\("batchsched_(\w+)"', code))

@@ -59,7 +59,7 @@ def test_plans_of_jobs_with_several_models_keep_every_rule(seed: int) -> None:
         msgspec.structs.replace(one, model_on={name: draw.choice(["m0", "m1"]) for name in one.seconds_on}) for one in plain.jobs
     ]
     problem = msgspec.structs.replace(plain, jobs=jobs)
-    best, first = make_plan(problem, time_limit_s=0.5, seed=seed), make_plan(problem, "greedy")
+    best, first = make_plan(problem, work_s=0.5, seed=seed), make_plan(problem, "greedy")
     verify(problem, best)
     assert best.objective <= first.objective * (1 + 1e-9)
     assert not any("unsafe" in note or "failed" in note for note in best.notes)

@@ -62,7 +62,7 @@ def test_any_problem_has_a_plan(solver: Solver) -> None:
     @settings(max_examples=200 if solver == "greedy" else 60, deadline=None)
     @given(strange_problems())
     def holds(problem: Problem) -> None:
-        plan = make_plan(problem, solver, time_limit_s=0.2)
+        plan = make_plan(problem, solver, work_s=0.2)
         verify(problem, plan)
         assert not [note for note in plan.notes if "failed" in note or "unsafe" in note]
         assert math.isfinite(plan.objective)

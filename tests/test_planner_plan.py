@@ -37,7 +37,7 @@ def test_greedy_plans_are_safe(seed: int, load: float) -> None:
 @given(seeds)
 def test_cp_sat_is_safe_and_never_worse_than_greedy(seed: int) -> None:
     problem = fleet_problem(seed, jobs=4, pools=2, count=16)
-    base, plan = make_plan(problem, "greedy"), make_plan(problem, time_limit_s=0.5, seed=seed)
+    base, plan = make_plan(problem, "greedy"), make_plan(problem, work_s=0.5, seed=seed)
     verify(problem, plan)
     assert plan.objective <= base.objective * (1 + 1e-12)
 
@@ -74,7 +74,7 @@ def test_cp_sat_saves_an_engine_start_that_greedy_pays() -> None:
 
 def test_same_seed_same_plan() -> None:
     problem = fleet_problem(3, jobs=4, pools=2, count=16)
-    one, two = (msgspec.json.encode(make_plan(problem, time_limit_s=20, seed=5)) for _ in range(2))
+    one, two = (msgspec.json.encode(make_plan(problem, work_s=20, seed=5)) for _ in range(2))
     assert one == two
 
 
@@ -211,7 +211,7 @@ def test_what_is_too_large_for_cp_sat_is_planned_as_a_fleet(seed: int) -> None:
     problem = fleet_problem(seed, startup_s=20.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpsat, "MOST_VARIABLES", 10)
-        plan = make_plan(problem, time_limit_s=0.2)
+        plan = make_plan(problem, work_s=0.2)
     verify(problem, plan)
     assert plan.objective <= make_plan(problem, "greedy").objective * (1 + 1e-12)
     assert plan.solver == "fleet" or any("nothing better" in note for note in plan.notes)

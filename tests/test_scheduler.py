@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import batchsched.scheduler
+import batchsched.solving
 from batchsched.clock import ManualClock
 from batchsched.errors import ForecastUnavailable, InvalidConfiguration, UnsafePlan
 from batchsched.planner import make_plan
@@ -120,7 +121,7 @@ def test_the_latest_safe_start_holds_when_no_plan_can_be_made(
 ) -> None:
     server, worker = dirty_then_clean, dirty_then_clean.worker()
     batch = _submit(server, batchsched={"deadline": "90m"})  # the clean hours come too late for it
-    monkeypatch.setattr(batchsched.scheduler, "make_plan", _broken)
+    monkeypatch.setattr(batchsched.solving, "make_plan", _broken)
     batch = _replanned(server, batch["id"])
     latest = from_iso(batch["batchsched"]["progress"]["latest_safe_start_at"])
     assert NOW + timedelta(minutes=30) < latest < NOW + timedelta(minutes=90)
@@ -144,7 +145,7 @@ def test_claims_go_on_by_the_last_plan_while_the_next_is_being_made(
     with _server(tmp_path, clock, [300] * 30) as server:
         worker = server.worker()
         _submit(server)
-        monkeypatch.setattr(batchsched.scheduler, "make_plan", slow)
+        monkeypatch.setattr(batchsched.solving, "make_plan", slow)
         server.runtime.scheduler.poke()
         assert busy.wait(PATIENCE_S)
         assert len(worker.claim()) == 1
@@ -153,6 +154,7 @@ def test_claims_go_on_by_the_last_plan_while_the_next_is_being_made(
 
 def test_a_batch_is_accepted_when_no_plan_can_be_made(dirty_then_clean: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batchsched.scheduler, "make_plan", _broken)
+    monkeypatch.setattr(batchsched.solving, "make_plan", _broken)
     batch = _submit(dirty_then_clean, batchsched={"deadline": "90m"})
     assert batch["status"] == "in_progress"
     assert batch["batchsched"]["verdict"]["feasible"]

@@ -134,6 +134,8 @@ def _own(settings: Settings, state: Path) -> Settings:
     return msgspec.structs.replace(
         settings,
         server=msgspec.structs.replace(settings.server, lease_s=min(settings.server.lease_s, LEASE_S)),
+        # The server is started again where it dies: a process for the solver alone would only cost memory.
+        planner=msgspec.structs.replace(settings.planner, memory_mb=0),
         worker=msgspec.structs.replace(settings.worker, state_dir=str(state / "worker"), engine_tries=tries),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -9,41 +10,76 @@ import msgspec
 from batchsched.planner.plan import Allotment, Load, Plan
 from batchsched.planner.problem import Job, PoolState, Problem, Slot, make_slots, open_share
 
-__all__ = ["Allotment", "Job", "Load", "Plan", "PoolState", "Problem", "Slot", "make_plan", "make_slots", "open_share"]
+__all__ = [
+    "Allotment",
+    "Job",
+    "Load",
+    "Plan",
+    "PoolState",
+    "Problem",
+    "Slot",
+    "make_plan",
+    "make_slots",
+    "noted",
+    "open_share",
+    "solve",
+]
 
 MOST_CUTS = 96
 """Slots are cut at the first so many due times and deadlines; later ones are rounded down to a slot's end."""
 
 
-def make_plan(problem: Problem, solver: Literal["cp-sat", "greedy"] = "cp-sat", time_limit_s: float = 2.0, seed: int = 0) -> Plan:
-    """A verified plan: the greedy one, improved by CP-SAT where that is asked for and succeeds; a note says where it did not.
+def make_plan(
+    problem: Problem,
+    solver: Literal["cp-sat", "greedy"] = "cp-sat",
+    work_s: float = 2.0,
+    seed: int = 0,
+    wall_s: float = math.inf,
+) -> Plan:
+    """A verified plan: the greedy one, improved by a solver where that is asked for and succeeds; a note says where it did not.
 
-    The plan's slots may be finer than the problem's. The same problem and seed give the same plan, unless the wall clock cut
-    the solver short. Raises UnsafePlan where even the greedy plan breaks a rule.
+    The plan's slots may be finer than the problem's. The solver's work is counted: `work_s` is about its seconds on an idle core,
+    and the same problem, seed and work give the same plan, unless `wall_s` of the clock cut the solver short. Raises UnsafePlan
+    where even the greedy plan breaks a rule.
     """
+    from batchsched.planner.verify import verify, violations
+
+    plan, fine, due = _greedy(problem)
+    verify(problem, plan)
+    if solver == "greedy" or not problem.jobs or not problem.slots:
+        return plan
+    try:
+        better = _improved(plan, fine, due, work_s, seed, wall_s)
+    except Exception as error:  # whatever the solver does, there is a plan
+        return noted(plan, f"CP-SAT failed ({type(error).__name__}: {error}); this is the greedy plan")
+    broken = violations(problem, better)
+    if broken:
+        return noted(plan, f"CP-SAT's plan was unsafe ({broken[0]}); this is the greedy plan")
+    return better
+
+
+def solve(problem: Problem, work_s: float = 2.0, seed: int = 0, wall_s: float = math.inf) -> Plan:
+    """The plan of `make_plan` before it is verified. Raises whatever the solver does."""
+    return _improved(*_greedy(problem), work_s, seed, wall_s)
+
+
+def _greedy(problem: Problem) -> tuple[Plan, Problem, dict[str, float]]:
+    """The greedy plan; the problem in slots that are cut at due times; those."""
     from batchsched.planner.due import due_times
     from batchsched.planner.greedy import greedy
     from batchsched.planner.problem import cut
-    from batchsched.planner.verify import verify, violations
 
     problem = _at_home(problem)
     due = due_times(problem)
     instants = sorted({at for job in problem.jobs for at in (due[job.batch_id], job.deadline_s) if at > 0})
     fine = cut(problem, instants[:MOST_CUTS])
-    plan = greedy(fine, due)
-    verify(problem, plan)
-    if solver == "greedy" or not problem.jobs or not problem.slots:
-        return plan
-    try:
-        from batchsched.planner.cpsat import improve
+    return greedy(fine, due), fine, due
 
-        better = improve(fine, due, plan, time_limit_s=time_limit_s, seed=seed)
-    except Exception as error:  # whatever the solver does, there is a plan
-        return _noted(plan, f"CP-SAT failed ({type(error).__name__}: {error}); this is the greedy plan")
-    broken = violations(problem, better)
-    if broken:
-        return _noted(plan, f"CP-SAT's plan was unsafe ({broken[0]}); this is the greedy plan")
-    return better
+
+def _improved(plan: Plan, fine: Problem, due: dict[str, float], work_s: float, seed: int, wall_s: float) -> Plan:
+    from batchsched.planner.cpsat import improve
+
+    return improve(fine, due, plan, work_s=work_s, seed=seed, wall_s=wall_s)
 
 
 def _at_home(problem: Problem) -> Problem:
@@ -58,5 +94,6 @@ def _at_home(problem: Problem) -> Problem:
     return Problem(problem.slots, problem.pools, jobs)
 
 
-def _noted(plan: Plan, note: str) -> Plan:
+def noted(plan: Plan, note: str) -> Plan:
+    """The same with a note more."""
     return msgspec.structs.replace(plan, notes=[*plan.notes, note])

@@ -28,7 +28,7 @@ from batchsched.planner.problem import PoolState, Problem
 MOST_VARIABLES = 60_000
 """Above this the fleet's solver plans: CP-SAT alone no longer finds a good plan in seconds."""
 FLEET_WORK = 5_000
-"""Simplex steps of the fleet's solver for each second of the time limit."""
+"""Simplex steps of the fleet's solver for each second of work."""
 UNITS_PER_SLOT = 100
 SPEED_STEPS = 1000
 """Speeds relative to a class's fastest pool are rounded down to this many steps."""
@@ -39,13 +39,16 @@ GAP = 1e-3
 """Close enough to the bound to stop."""
 
 STEADY_SHARE = 0.2
-"""Of the time limit, in CP-SAT's deterministic seconds: on a calm machine it ends the search first, repeatably."""
+"""CP-SAT's deterministic seconds for each second of work: about what an idle core does in it."""
+CUT_SHORT = "The clock ended the search before its work was done: made again, this plan may come out otherwise"
 
 Key = tuple[int, str, int]
 """Class or model number, pool, slot."""
 
 
-def improve(problem: Problem, due: dict[str, float], start: Plan, *, time_limit_s: float = 2.0, seed: int = 0) -> Plan:
+def improve(
+    problem: Problem, due: dict[str, float], start: Plan, *, work_s: float = 2.0, seed: int = 0, wall_s: float = math.inf
+) -> Plan:
     """The better of `start` and what CP-SAT finds from it; where there is too much for it, what the fleet's solver finds.
 
     `problem`: with slots cut at the due times, as `start` has them.
@@ -56,18 +59,19 @@ def improve(problem: Problem, due: dict[str, float], start: Plan, *, time_limit_
     if not groups:
         return start
     if 3 * pools * slots > MOST_VARIABLES:
-        return _by_fleet(problem, due, groups, start, int(time_limit_s * FLEET_WORK), seed)
+        return _by_fleet(problem, due, groups, start, int(work_s * FLEET_WORK), seed)
     model = ClassModel(problem, groups, price(problem))
     model.hint(start)
-    status, work, starts, bound = model.solve(time_limit_s, seed)
+    status, work, starts, bound = model.solve(work_s, seed, wall_s)
+    start = _kept(start, CUT_SHORT) if model.cut_short else start
     if status not in {"OPTIMAL", "FEASIBLE"}:
-        return _kept(start, f"CP-SAT found no plan in {time_limit_s:g} s ({status}): greedy plan")
+        return _kept(start, f"CP-SAT found no plan with {work_s:g} s of work ({status}): greedy plan")
     found = disaggregate(problem, due, groups, work, starts)
     if found.objective > start.objective:
         return msgspec.structs.replace(
             start, bound=bound, notes=[*start.notes, "CP-SAT found nothing better than the greedy plan"]
         )
-    return msgspec.structs.replace(found, bound=bound, solver="cp-sat", status=status.lower())
+    return msgspec.structs.replace(found, bound=bound, solver="cp-sat", status=status.lower(), notes=start.notes)
 
 
 def _by_fleet(problem: Problem, due: dict[str, float], groups: list[WorkClass], start: Plan, work: int, seed: int) -> Plan:
@@ -113,18 +117,20 @@ class ClassModel:
         for group_index in range(len(groups)):
             self._add_marks(group_index)
         self.scale = self._minimize()
+        self.cut_short = False
 
-    def solve(self, time_limit_s: float, seed: int) -> tuple[str, dict[Key, float], dict[Key, int], float]:
+    def solve(self, work_s: float, seed: int, wall_s: float = math.inf) -> tuple[str, dict[Key, float], dict[Key, int], float]:
         """Status; seconds of work and engine starts by class or model name index, pool and slot; bound in grams."""
         from ortools.sat.python import cp_model
 
         solver: Any = cp_model.CpSolver()
-        solver.parameters.max_time_in_seconds = time_limit_s
-        solver.parameters.max_deterministic_time = time_limit_s * STEADY_SHARE
+        solver.parameters.max_time_in_seconds = wall_s
+        solver.parameters.max_deterministic_time = work_s * STEADY_SHARE
         solver.parameters.random_seed = seed
         solver.parameters.num_workers = 1
         solver.parameters.relative_gap_limit = GAP
         status: str = solver.status_name(solver.solve(self.model))
+        self.cut_short = status != "OPTIMAL" and solver.wall_time >= wall_s
         if status not in {"OPTIMAL", "FEASIBLE"}:
             return status, {}, {}, 0.0
         work = {key: solver.value(x) * self.unit_s for key, x in self.x.items() if solver.value(x)}

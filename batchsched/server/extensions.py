@@ -66,14 +66,16 @@ def _exposition(runtime: Runtime) -> bytes:
     pending.set(sum(waiting.values()))
     _served(runtime, registry)
     Gauge("batchsched_build_info", "Version.", ["version"], registry=registry).labels(version=batchsched.__version__).set(1)
-    families = [
-        CounterMetricFamily(f"batchsched_{name.removesuffix('_total')}", name.replace("_", " "), value=value)
-        for name, value in counters.items()
-    ]
+    families: dict[str, CounterMetricFamily] = {}
+    for counter, value in counters.items():
+        name, _, kind = counter.partition(":")
+        label = {"kind": kind} if kind else {}
+        family = CounterMetricFamily(f"batchsched_{name.removesuffix('_total')}", name.replace("_", " "), labels=list(label))
+        families.setdefault(name, family).add_metric(list(label.values()), value)
 
     class Counters:
         def collect(self) -> list[CounterMetricFamily]:
-            return families
+            return list(families.values())
 
     registry.register(Counters())
     return bytes(generate_latest(registry))

@@ -1,0 +1,291 @@
+"""The solver in a process of its own, so that whatever becomes of it, there is a plan.
+
+Native code may crash, eat the machine's memory or never come back. So the greedy plan is made here, the better one over there
+(`python -m batchsched.solving`, kept and warm), and what comes back counts only after the verifier here has seen it. Where
+nothing good comes in time, the greedy plan stands and says why. Both sides talk in frames of msgpack over a socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from functools import cache
+from importlib import metadata
+from typing import Literal
+
+import msgspec
+
+from batchsched.planner import Plan, Problem, make_plan, noted, solve
+from batchsched.planner.verify import violations
+from batchsched.settings import Planner
+
+log = logging.getLogger(__name__)
+Kind = Literal["died", "timeout", "memory", "error", "nonsense", "unsafe"]
+SEED = 0
+SLOWEST = 4.0
+"""The solver's work is counted; this many times the seconds that it takes on an idle core, and it is cut short."""
+GRACE_S = 10.0
+"""For starting, loading and reading on top; after that the process is ended."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
+NICE = 5
+LARGEST_BYTES = 2**31
+_HEAD = 8
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """One question; the answer is an Answer."""
+
+    problem: Problem
+    work_s: float
+    seed: int
+    wall_s: float
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A plan, or why there is none."""
+
+    plan: Plan | None = None
+    kind: Kind = "error"
+    trouble: str = ""
+
+
+class Solved(msgspec.Struct, frozen=True):
+    """A verified plan; `failure`: what the solver did wrong, where this is the greedy plan in its place."""
+
+    plan: Plan
+    failure: Kind | None = None
+
+
+class SolverFailed(Exception):
+    """The solver gave no plan."""
+
+    def __init__(self, kind: Kind, text: str) -> None:
+        super().__init__(text)
+        self.kind: Kind = kind
+
+
+class Solver:
+    """Makes plans. Thread-safe: one at a time. Without `memory_mb` it solves in this process."""
+
+    def __init__(self, settings: Planner, command: list[str] | None = None) -> None:
+        """`command`: what to run instead of this module; the number of its socket is added."""
+        self._settings = settings
+        self._command = command or [sys.executable, "-P", "-m", "batchsched.solving", str(settings.memory_mb), str(os.getpid())]
+        self._apart = settings.solver != "greedy" and settings.memory_mb > 0
+        self._asking = threading.Lock()
+        self._changed = threading.Condition()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._line: socket.socket | None = None
+        self._stopping = False
+        # The kernel ends the process with the thread that started it: this one lives as long as we do.
+        self._keeper = threading.Thread(target=self._keep, name="solver", daemon=True)
+
+    def start(self) -> None:
+        """Begin to load what it needs, which takes a second: better now than when the first batch waits."""
+        if self._apart and self._keeper.ident is None:
+            self._keeper.start()
+
+    def stop(self) -> None:
+        """End the process."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._end()
+        if self._keeper.ident is not None:
+            self._keeper.join(timeout=30)
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while there is one."""
+        process = self._process
+        return process.pid if process else None
+
+    def plan(self, problem: Problem) -> Solved:
+        """A verified plan, the best that the solver finds. Raises UnsafePlan where even the greedy one is not safe."""
+        settings = self._settings
+        if not self._apart:
+            return Solved(make_plan(problem, settings.solver, settings.solve_s, SEED))
+        first = make_plan(problem, "greedy")
+        if not problem.jobs or not problem.slots:
+            return Solved(first)
+        try:
+            found = self._ask(Ask(problem, settings.solve_s, SEED, SLOWEST * settings.solve_s))
+            if broken := violations(problem, found):
+                raise SolverFailed("unsafe", f"its plan was unsafe: {broken[0]}")
+        except SolverFailed as failure:
+            log.error("No plan from the solver: %s. The greedy plan stands in.", failure)
+            return Solved(noted(first, f"The solver failed ({failure}); this is the greedy plan"), failure.kind)
+        return Solved(found if found.objective <= first.objective else first)
+
+    # -- asking --
+
+    def _ask(self, question: Ask) -> Plan:
+        until = time.monotonic() + question.wall_s + GRACE_S
+        with self._asking:
+            self.start()
+            line = self._ready(until)
+            try:
+                send(line, msgspec.msgpack.encode(question), until)
+                answer = msgspec.msgpack.decode(receive(line, until), type=Answer)
+            except TimeoutError:
+                self._end()
+                raise SolverFailed("timeout", f"it did not answer within {question.wall_s + GRACE_S:g} s") from None
+            except (msgspec.DecodeError, ValueError) as problem:
+                self._end()
+                raise SolverFailed("nonsense", f"its answer cannot be read: {problem}") from None
+            except OSError:
+                raise self._death() from None
+        if answer.plan is None:
+            raise SolverFailed(answer.kind, answer.trouble)
+        return answer.plan
+
+    def _ready(self, until: float) -> socket.socket:
+        """The line to a process that lives. Raises SolverFailed where none comes up in time."""
+        with self._changed:
+            while (line := self._line) is None:
+                if self._stopping or not self._changed.wait(until - time.monotonic()):
+                    raise SolverFailed("died", "it does not come up again")
+            return line
+
+    def _death(self) -> SolverFailed:
+        process = self._process
+        if process is None:
+            return SolverFailed("died", "it ended")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+        code = process.poll()
+        self._end()
+        text = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+        return SolverFailed("died", f"it ended ({text})")
+
+    def _end(self) -> None:
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.kill()
+
+    # -- the process --
+
+    def _keep(self) -> None:
+        """Start the process, again and again where it ends; ever more slowly where it ends at once."""
+        pause_s = FIRST_PAUSE_S
+        while not self._stopping:
+            began = time.monotonic()
+            try:
+                self._run_once()
+            except OSError as problem:
+                log.error("The solver cannot be started: %s", problem)
+            pause_s = FIRST_PAUSE_S if time.monotonic() - began > LONGEST_PAUSE_S else min(LONGEST_PAUSE_S, 2 * pause_s)
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping, pause_s)
+
+    def _run_once(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [*self._command, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            )
+        with self._changed:
+            self._process, self._line = process, ours
+            self._changed.notify_all()
+        if self._stopping:
+            self._end()
+        process.wait()
+        with self._asking, self._changed:  # whoever is asking sees by himself that it is gone
+            self._line = None
+            ours.close()
+
+
+@cache
+def versions() -> dict[str, str]:
+    """The packages that decide what a plan looks like."""
+    found: dict[str, str] = {}
+    for name in ("batchsched", "ortools", "numba", "numpy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def send(line: socket.socket, body: bytes, until: float | None = None) -> None:
+    """A whole frame. Raises OSError, TimeoutError."""
+    line.settimeout(None if until is None else max(0.001, until - time.monotonic()))
+    line.sendall(len(body).to_bytes(_HEAD) + body)
+
+
+def receive(line: socket.socket, until: float | None = None) -> bytes:
+    """A whole frame. Raises OSError (ConnectionError) where the other side is gone, TimeoutError, ValueError."""
+    size = int.from_bytes(_read(line, _HEAD, until))
+    if size > LARGEST_BYTES:
+        raise ValueError(f"{size} bytes are no message")
+    return _read(line, size, until)
+
+
+def _read(line: socket.socket, size: int, until: float | None) -> bytes:
+    body = bytearray()
+    while len(body) < size:
+        line.settimeout(None if until is None else max(0.001, until - time.monotonic()))
+        part = line.recv(min(size - len(body), 2**20))
+        if not part:
+            raise ConnectionError("the other side is gone")
+        body += part
+    return bytes(body)
+
+
+# -- over there --
+
+
+def main(memory_mb: int, parent_pid: int, descriptor: int) -> int:
+    """Answer questions until the other side hangs up."""
+    from batchsched.executors.tether import bind_to_parent
+
+    if not bind_to_parent(parent_pid, signal.SIGKILL):
+        return 1
+    os.nice(NICE)
+    _limit(memory_mb)
+    line = socket.socket(fileno=descriptor)
+    import ortools.sat.python.cp_model  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+    import batchsched.planner.cpsat  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+    while True:
+        try:
+            body = receive(line)
+        except OSError:
+            return 0
+        answer = answer_to(body)
+        send(line, msgspec.msgpack.encode(answer))
+        if answer.kind == "memory":
+            return 1  # what it holds by now is best given back whole
+
+
+def answer_to(body: bytes) -> Answer:
+    """The answer to one question, whatever happens."""
+    try:
+        question = msgspec.msgpack.decode(body, type=Ask)
+        return Answer(solve(question.problem, question.work_s, question.seed, question.wall_s))
+    except MemoryError:
+        return Answer(kind="memory", trouble="it needs more memory than planner.memory_mb allows")
+    except Exception as problem:
+        return Answer(trouble=f"{type(problem).__name__}: {problem}")
+
+
+def _limit(memory_mb: int) -> None:
+    """What it writes to, not the address space: libraries reserve far more of that than they use."""
+    import resource
+
+    with contextlib.suppress(ValueError, OSError):  # some systems know no such limit
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_mb * 2**20, memory_mb * 2**20))
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

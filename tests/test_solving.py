@@ -1,0 +1,150 @@
+"""The solver in a process of its own: whatever becomes of that, there is a verified plan that says what happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import batchsched.solving
+from batchsched.planner import make_plan
+from batchsched.planner.verify import violations
+from batchsched.settings import Planner
+from batchsched.solving import Solver
+from tests.live import PATIENCE_S, wait_for
+from tests.planner_cases import fleet_problem
+
+PROBLEM = fleet_problem(3, load=0.8)
+SETTINGS = Planner(solve_s=0.2)
+FOREVER = Planner(solve_s=1e6)
+
+
+@contextmanager
+def _solver(settings: Planner = SETTINGS, code: str = "") -> Generator[Solver]:
+    """With `code` a process that runs that instead; it has `line`, its end of the socket."""
+    command = [sys.executable, "-c", f"import socket, sys\nline = socket.socket(fileno=int(sys.argv[-1]))\n{code}"]
+    solver = Solver(settings, command if code else None)
+    solver.start()
+    try:
+        yield solver
+    finally:
+        solver.stop()
+
+
+def test_the_process_gives_the_plan_that_would_be_made_here_and_lives_on() -> None:
+    with _solver() as solver:
+        first, again = solver.plan(PROBLEM), solver.plan(PROBLEM)
+        pid = solver.pid
+    assert first.failure is None
+    assert first.plan == again.plan == make_plan(PROBLEM, work_s=0.2)
+    assert pid is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_solver_that_is_killed_at_work_costs_a_better_plan_and_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batchsched.solving, "FIRST_PAUSE_S", 0.01)
+    asked = threading.Event()
+    send = batchsched.solving.send
+
+    def telling(*args: Any) -> None:
+        send(*args)
+        asked.set()
+
+    monkeypatch.setattr(batchsched.solving, "send", telling)
+    with _solver(FOREVER, "line.recv(1)\nimport time; time.sleep(1000)") as solver:
+        found: list[Any] = []
+        thread = threading.Thread(target=lambda: found.append(solver.plan(PROBLEM)))
+        thread.start()
+        assert asked.wait(PATIENCE_S)
+        killed = solver.pid
+        assert killed is not None
+        os.kill(killed, signal.SIGKILL)
+        thread.join(PATIENCE_S)
+        assert found[0].failure == "died"
+        assert found[0].plan.solver == "greedy"
+        assert "SIGKILL" in found[0].plan.notes[-1]
+        assert violations(PROBLEM, found[0].plan) == []
+        wait_for(lambda: solver.pid not in {None, killed})
+
+
+MEMORY = """
+import os, batchsched.solving as solving
+solving.solve = lambda *_: bytearray(2**31)
+line.detach()
+sys.exit(solving.main(400, os.getppid(), int(sys.argv[-1])))
+"""
+ANSWER = (
+    "import msgspec, batchsched.solving as s\ns.receive(line)\ns.send(line, msgspec.msgpack.encode(s.Answer({})))\nline.recv(1)"
+)
+UNSAFE = "s.Plan(s.solve(s.Problem([], [], [])).slots, [], late={'nobody': 1.0})"
+
+
+@pytest.mark.parametrize(
+    ("code", "failure", "word"),
+    [
+        pytest.param(MEMORY, "memory", "planner.memory_mb", marks=pytest.mark.skipif(sys.platform != "linux", reason="no limit")),
+        ("import os; os.abort()", "died", "SIGABRT"),
+        ("line.recv(1); line.sendall(b'x' * 64); line.recv(9)", "nonsense", "no message"),
+        ("line.recv(1); line.sendall((5).to_bytes(8) + b'12345'); line.recv(9)", "nonsense", "cannot be read"),
+        (ANSWER.format(UNSAFE), "unsafe", "unsafe"),
+        (ANSWER.format("trouble='ValueError: bad'"), "error", "bad"),
+    ],
+    ids=["memory", "crash", "noise", "no plan", "unsafe", "exception"],
+)
+def test_what_goes_wrong_over_there_is_said_here(code: str, failure: str, word: str) -> None:
+    with _solver(SETTINGS, code) as solver:
+        solved = solver.plan(PROBLEM)
+    assert solved.failure == failure
+    assert word in solved.plan.notes[-1]
+    assert solved.plan.allotments == make_plan(PROBLEM, "greedy").allotments
+
+
+ORPHAN = """
+import sys, time, batchsched.settings, batchsched.solving as solving
+solver = solving.Solver(batchsched.settings.Planner())
+solver.start()
+while solver.pid is None:
+    time.sleep(0.01)
+print(solver.pid, flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_the_process_ends_with_its_server_however_that_ends() -> None:
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        pid = int(server.stdout.readline())
+        server.kill()
+    wait_for(lambda: _ended(pid))
+
+
+def _ended(pid: int) -> bool:
+    try:
+        return "Z (zombie)" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_a_solver_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batchsched.solving, "GRACE_S", 0.5)
+    with _solver(Planner(solve_s=0.01), "import time; time.sleep(1000)") as solver:
+        wait_for(lambda: solver.pid)
+        hung = solver.pid
+        assert solver.plan(PROBLEM).failure == "timeout"
+        wait_for(lambda: solver.pid != hung)
+
+
+def test_without_memory_of_its_own_it_solves_here() -> None:
+    with _solver(Planner(solve_s=0.2, memory_mb=0)) as solver:
+        assert solver.plan(PROBLEM).plan == make_plan(PROBLEM, work_s=0.2)
+        assert solver.pid is None
