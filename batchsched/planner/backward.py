@@ -7,7 +7,9 @@ work starts at the instants found here and the earliest deadline always goes fir
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Collection
+from functools import cached_property
 
 import msgspec
 
@@ -34,20 +36,36 @@ class Span(msgspec.Struct, frozen=True):
     replicas: dict[str, float]
 
 
-class Filled(msgspec.Struct, frozen=True):
-    """`starts`: the latest start of each need, -inf where no time is enough. `full`: stretches and the pools without room."""
+class Filled(msgspec.Struct, frozen=True, dict=True):
+    """`starts`: the latest start of each need, -inf where no time is enough. `full`: stretches, the last first, and the pools
+    without room."""
 
     starts: dict[str, float]
     full: list[tuple[float, float, frozenset[str]]]
 
-    def busy_since(self, at: float, pools: set[str]) -> float:
+    def busy_since(self, at: float, pools: Collection[str]) -> float:
         """Going back from `at`, the first instant before which one of the pools had room."""
-        for start, _, taken in self.full:
-            if start < at - _EPS:
-                if not pools <= taken:
-                    break
-                at = start
-        return at
+        begins, sets = self._by_pools
+        index = bisect_left(begins, _EPS - at, key=lambda start: -start)
+        group = frozenset(pools)
+        if group not in sets:
+            sets[group] = self._since(group)
+        since = sets[group][index] if index < len(begins) else None
+        return at if since is None else since
+
+    @cached_property
+    def _by_pools(self) -> tuple[list[float], dict[frozenset[str], list[float | None]]]:
+        return [start for start, _, _ in self.full], {}
+
+    def _since(self, pools: frozenset[str]) -> list[float | None]:
+        """Of each stretch, since when all of these pools have had no room without a gap; None where one has."""
+        out: list[float | None] = []
+        since: float | None = None
+        for start, end, taken in reversed(self.full):
+            if end - start > 2 * _EPS:
+                since = (start if since is None else since) if pools <= taken else None
+            out.append(since)
+        return out[::-1]
 
     def busy_until(self, at: float, pools: Collection[str]) -> float:
         """Going on from `at`, the first instant after which one of the pools has room."""
@@ -107,27 +125,31 @@ def fill_backward(needs: list[Need], spans: list[Span]) -> Filled:
             t -= step
             for state, rate in zip(held, rates, strict=False):
                 state.pass_by(step, rate)
-            placed = {state.need.batch_id for state in held[: len(rates)] if state.placed}
+            placed = [state.need.batch_id for state in held[: len(rates)] if state.placed]
             if placed:
                 starts.update(dict.fromkeys(placed, t))
-                held = [state for state in held if state.need.batch_id not in placed]
+                held[: len(rates)] = [state for state in held[: len(rates)] if not state.placed]
     return Filled(starts, full)
 
 
 def _allot(held: list[_Open], replicas: dict[str, float]) -> tuple[list[float], frozenset[str]]:
     """Share of its work that each need does in a second, served in order, fastest pool first, as far down the line as anything
     is left to serve; and the pools without room."""
-    left = dict(replicas)
+    left = {pool: count for pool, count in replicas.items() if count > _EPS}
     rates: list[float] = []
     for state in held:
-        if all(room <= _EPS for room in left.values()):
+        if not left:
             break
         width, rate = float(state.need.width), 0.0
         for pool in state.fastest:
-            take = min(width, left.get(pool, 0.0))
-            if take > _EPS:
+            if pool in left:
+                take = min(width, left[pool])
+                rate += take / max(state.need.work_on[pool], _EPS)
                 left[pool] -= take
                 width -= take
-                rate += take / max(state.need.work_on[pool], _EPS)
+                if left[pool] <= _EPS:
+                    del left[pool]
+                if width <= _EPS:
+                    break
         rates.append(rate)
-    return rates, frozenset(pool for pool, room in left.items() if room <= _EPS)
+    return rates, frozenset(replicas.keys() - left.keys())

@@ -20,18 +20,20 @@ def assess(problem: Problem, prices: Prices, due: dict[str, float], allotments: 
     grams: dict[str, float | None] = {}
     objective = 0.0
     uses: list[Allotment | Load] = [*allotments, *loads]
+    unknown = {pool.name: [g is None for g in pool.intensity_g_per_kwh] for pool in problem.pools}
     for use in uses:
         g = prices.second_g(jobs[use.batch_id], use.pool, use.slot_index) * use.seconds
         objective += g + prices.wait_g_per_s[use.slot_index] * use.seconds
-        known = problem.pool(use.pool).intensity_g_per_kwh[use.slot_index] is not None
+        known = not unknown[use.pool][use.slot_index]
         so_far = grams.get(use.batch_id, 0.0)
         # What is expected of a batch is what its running emits: that of making its hardware is reported apart.
         running = g - prices.embodied_g_per_s[use.pool] * use.seconds
         grams[use.batch_id] = so_far + running if known and so_far is not None else None
     late: dict[str, float] = {}
     later: dict[str, float] = {}
+    ends = [slot.end_s for slot in problem.slots]
     for job in problem.jobs:
-        missing, penalty = _shortfall(problem, prices, job, due[job.batch_id], mine[job.batch_id])
+        missing, penalty = _shortfall(problem, prices, job, due[job.batch_id], mine[job.batch_id], ends)
         objective += penalty
         if missing > _NONE_LEFT and job.remaining_requests > 0:
             (late if job.deadline_s <= problem.end_s else later)[job.batch_id] = missing * job.remaining_requests
@@ -47,13 +49,15 @@ def assess(problem: Problem, prices: Prices, due: dict[str, float], allotments: 
     )
 
 
-def _shortfall(problem: Problem, prices: Prices, job: Job, due_s: float, mine: list[Allotment]) -> tuple[float, float]:
+def _shortfall(
+    problem: Problem, prices: Prices, job: Job, due_s: float, mine: list[Allotment], ends: list[float]
+) -> tuple[float, float]:
     """Share of a job that is not done by its deadline (or by the horizon's end), and what all its lateness costs in grams."""
     price = prices.loss_g_per_s * job.weight * work_s(job)
+    shares = [(ends[a.slot_index], a.seconds / job.seconds_on[a.pool]) for a in mine]
 
     def undone(at: float) -> float:
-        done = sum(a.seconds / job.seconds_on[a.pool] for a in mine if problem.slots[a.slot_index].end_s <= at + _EPS_S)
-        return max(0.0, 1.0 - done)
+        return max(0.0, 1.0 - sum(share for end, share in shares if end <= at + _EPS_S))
 
     if not job.seconds_on or work_s(job) <= 0:
         return (1.0 if not mine else 0.0), 0.0

@@ -20,10 +20,11 @@ import msgspec
 
 from batchsched.planner.classes import WorkClass, classes
 from batchsched.planner.disaggregate import disaggregate
+from batchsched.planner.engines import hold_room, load_share
 from batchsched.planner.hint import PoolHint, walk_pool
 from batchsched.planner.plan import Plan
 from batchsched.planner.price import Prices, price, work_s
-from batchsched.planner.problem import PoolState, Problem
+from batchsched.planner.problem import Problem
 
 MOST_VARIABLES = 60_000
 """Above this the fleet's solver plans: CP-SAT alone no longer finds a good plan in seconds."""
@@ -94,6 +95,7 @@ class ClassModel:
         from ortools.sat.python import cp_model
 
         self.problem = problem
+        self._lengths = [slot.length_s for slot in problem.slots]
         self.groups = groups
         self.prices = prices
         self.model: Any = cp_model.CpModel()
@@ -149,7 +151,7 @@ class ClassModel:
         for pool in self._pools.values():
             users = {m: [c for c, g in enumerate(self.groups) if g.models.get(pool.name) == name] for m, name in self._named}
             users = {m: mine for m, mine in users.items() if mine}
-            state = PoolHint(pool.name, self._slots_held(pool), {m: pool.loaded.count(self._models[m]) for m in users})
+            state = PoolHint(pool.name, hold_room(pool), {m: pool.loaded.count(self._models[m]) for m in users})
             states[pool.name] = state
             capacity = [self._units(c, t) for t, c in enumerate(pool.capacity)]
             lengths = [self._units(1, t) for t in range(len(capacity))]
@@ -197,11 +199,8 @@ class ClassModel:
         return (m, pool, slot) in self.loads
 
     def _load_units(self, pool: str, m: int, slot: int) -> list[tuple[int, int]]:
-        shares = load_share(self.problem, slot, self._startup[m, pool])
+        shares = load_share(self._lengths, slot, self._startup[m, pool])
         return [(t, min(math.ceil(seconds / self.unit_s - 1e-9), self._units(1, t))) for t, seconds in shares]
-
-    def _slots_held(self, pool: PoolState) -> int:
-        return max(self._replicas(pool.name), len(pool.loaded))
 
     def _speed(self, c: int, pool: str) -> int:
         return max(1, math.floor(SPEED_STEPS / self.groups[c].ratio[pool]))
@@ -241,7 +240,7 @@ class ClassModel:
                 if work:
                     busy = [v * units for v, units in self._loading[m, pool, t]]
                     self.model.add(sum(work) + sum(busy) <= ready * self._units(1, t))
-                after = self.held[m, pool, t] = self.model.new_int_var(0, self._slots_held(self._pools[pool]), "")
+                after = self.held[m, pool, t] = self.model.new_int_var(0, hold_room(self._pools[pool]), "")
                 self.model.add(after <= ready)
                 held = after
 
@@ -250,7 +249,7 @@ class ClassModel:
         load, grams = self.loads[m, pool, slot], 0.0
         for t, units in self._load_units(pool, m, slot):
             self._loading[m, pool, t].append((load, units))
-        for t, seconds in load_share(self.problem, slot, startup_s):
+        for t, seconds in load_share(self._lengths, slot, startup_s):
             grams += seconds * (self.prices.replica_g(pool, power_w, t) + self.prices.wait_g_per_s[t])
         self._cost.append((load, grams, self._replicas(pool)))
 
@@ -263,7 +262,7 @@ class ClassModel:
                 if work or loading:
                     self.model.add(sum(work) + sum(loading) <= self._units(pool.capacity[t], t))
                 if len(models) > 1:
-                    self.model.add(sum(self.held[m, pool.name, t] for m in models) <= self._slots_held(pool))
+                    self.model.add(sum(self.held[m, pool.name, t] for m in models) <= hold_room(pool))
 
     def _add_marks(self, c: int) -> None:
         """At each mark, work done and work missing cover what is due; what was given up at an earlier mark is not asked again."""
@@ -290,17 +289,6 @@ class ClassModel:
         assert sum(cost * most for _, cost, most in steps) < 2**53, "the objective could overflow"
         self.model.minimize(sum(cost * v for v, cost, _ in steps))
         return scale
-
-
-def load_share(problem: Problem, slot: int, startup_s: float) -> list[tuple[int, float]]:
-    """Seconds that an engine start beginning with a slot takes from that slot and the following ones."""
-    shares: list[tuple[int, float]] = []
-    while startup_s > 1e-9 and slot < len(problem.slots):
-        seconds = min(startup_s, problem.slots[slot].length_s)
-        shares.append((slot, seconds))
-        startup_s -= seconds
-        slot += 1
-    return shares
 
 
 def _unit_s(problem: Problem, groups: list[WorkClass]) -> float:

@@ -5,14 +5,16 @@ The prefix rows of the class model are what makes this order meet every deadline
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 
 from batchsched.planner.classes import WorkClass
 from batchsched.planner.cost import assess
-from batchsched.planner.greedy import Filler, allot
+from batchsched.planner.engines import load_share
+from batchsched.planner.greedy import Filler, allot, loads
 from batchsched.planner.plan import Allotment, Load, Plan
 from batchsched.planner.price import price
-from batchsched.planner.problem import Job, Problem
+from batchsched.planner.problem import Problem
 
 _EPS = 1e-9
 
@@ -25,16 +27,13 @@ def disaggregate(
     starts: dict[tuple[int, str, int], int],
 ) -> Plan:
     """The jobs' plan for classes' seconds (class, pool, slot) and engine starts (number of the model in order, pool, slot)."""
-    allotments = [a for c, group in enumerate(groups) for a in _serve(problem, due, group, c, work)]
-    models = sorted({model for group in groups for model in group.models.values()})
-    loads = [
-        load
-        for (m, pool, slot), replicas in sorted(starts.items())
-        for load in _load(problem, groups, allotments, models[m], pool, slot, replicas)
-    ]
+    by_class: dict[int, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    for (c, pool, t), seconds in sorted(work.items()):
+        by_class[c][t][pool] = seconds
+    allotments = [a for c, group in enumerate(groups) for a in _serve(problem, due, group, by_class[c])]
     prices = price(problem)
     filler = Filler(problem, prices)
-    filler.resume(allotments, loads)
+    filler.resume(allotments, _loads(problem, groups, allotments, starts))
     done: dict[str, float] = defaultdict(float)
     for a in allotments:
         done[a.batch_id] += a.requests
@@ -45,21 +44,17 @@ def disaggregate(
     return assess(problem, prices, due, filler.allotments, filler.loads)
 
 
-def _serve(
-    problem: Problem, due: dict[str, float], group: WorkClass, c: int, work: dict[tuple[int, str, int], float]
-) -> list[Allotment]:
+def _serve(problem: Problem, due: dict[str, float], group: WorkClass, by_slot: dict[int, dict[str, float]]) -> list[Allotment]:
+    """`by_slot`: seconds of the class by slot and pool."""
     left = {job.batch_id: 1.0 for job in group.jobs}
     jobs = sorted(group.jobs, key=lambda j: (due[j.batch_id], j.deadline_s, j.batch_id))
-    by_slot: dict[int, dict[str, float]] = defaultdict(dict)
-    for (owner, pool, t), seconds in sorted(work.items()):
-        if owner == c:
-            by_slot[t][pool] = seconds
     out: list[Allotment] = []
     for t in sorted(by_slot):
         slot, room = problem.slots[t], by_slot[t]
+        jobs = [job for job in jobs if left[job.batch_id] > _EPS and (slot.end_s <= job.deadline_s + 1e-6 or job.finish_late)]
         for job in jobs:
-            if left[job.batch_id] <= _EPS or (slot.end_s > job.deadline_s + 1e-6 and not job.finish_late):
-                continue
+            if max(room.values()) <= _EPS:
+                break
             width_s = job.width * slot.length_s
             for pool in room:
                 seconds = min(room[pool], left[job.batch_id] * job.seconds_on[pool], width_s)
@@ -71,17 +66,26 @@ def _serve(
     return out
 
 
-def _load(
-    problem: Problem, groups: list[WorkClass], allotments: list[Allotment], model: str, pool: str, slot: int, replicas: int
+def _loads(
+    problem: Problem, groups: list[WorkClass], allotments: list[Allotment], starts: dict[tuple[int, str, int], int]
 ) -> list[Load]:
     """The start-up time of engines, on the account of the first job that uses them; none where nobody does."""
-    from batchsched.planner.cpsat import load_share
-
-    mine = [group for group in groups if group.models.get(pool) == model]
-    jobs: dict[str, Job] = {job.batch_id: job for group in mine for job in group.jobs}
-    users = [a for a in allotments if a.pool == pool and a.slot_index >= slot and a.batch_id in jobs]
-    if not users:
-        return []
-    first = min(users, key=lambda a: (a.slot_index, a.batch_id)).batch_id
-    startup = max(group.startup_s[pool] for group in mine)
-    return [Load(first, model, pool, t, seconds * replicas) for t, seconds in load_share(problem, slot, startup)]
+    lengths = [slot.length_s for slot in problem.slots]
+    models = sorted({model for group in groups for model in group.models.values()})
+    startup: dict[tuple[str, str], float] = defaultdict(float)
+    for group in groups:
+        for pool, model in group.models.items():
+            startup[model, pool] = max(startup[model, pool], group.startup_s[pool])
+    model_of = {(job.batch_id, pool): model for group in groups for pool, model in group.models.items() for job in group.jobs}
+    users: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
+    for a in allotments:
+        users[model_of[a.batch_id, a.pool], a.pool].append((a.slot_index, a.batch_id))
+    for mine in users.values():
+        mine.sort()
+    out: list[Load] = []
+    for (m, pool, slot), replicas in sorted(starts.items()):
+        mine = users[models[m], pool]
+        first = bisect_left(mine, (slot, ""))
+        if first < len(mine):
+            out += loads(mine[first][1], models[m], pool, replicas, load_share(lengths, slot, startup[models[m], pool]))
+    return out

@@ -51,7 +51,7 @@ def _dues(jobs: list[Job], margins: Margins, spans: list[Span]) -> dict[str, flo
 
 def _due(job: Job, filled: Filled) -> float:
     """The start of the busy stretch that holds its margin: within it, others' margins may come first."""
-    return filled.busy_since(filled.starts.get(job.batch_id, job.deadline_s), set(job.seconds_on))
+    return filled.busy_since(filled.starts.get(job.batch_id, job.deadline_s), job.seconds_on)
 
 
 def _pooled(jobs: list[Job], doubted: dict[str, dict[str, Doubt]], margins: Margins, due: dict[str, float]) -> Margins:

@@ -43,7 +43,7 @@ def explain(
 def waiting_for(problem: Problem, plan: Plan, batch_id: str) -> tuple[str, float] | None:
     """What a job waits for, and until which second (its engine starts then); None while it may run or has no place."""
     mine = plan.of(batch_id)
-    starts = [plan.slots[use.slot_index].start_s for use in plan.uses if use.batch_id == batch_id]
+    starts = [plan.slots[use.slot_index].start_s for use in plan.uses if use.batch_id == batch_id and use.seconds > 0]
     if not mine or min(starts) <= _SOON_S:
         return None
     first, until = mine[0], min(starts)

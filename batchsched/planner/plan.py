@@ -33,6 +33,8 @@ class Load(msgspec.Struct, frozen=True):
     slot_index: int
     seconds: float
     """Replica-seconds."""
+    starts: int = 0
+    """Replicas that begin here; what goes on from the slot before is not counted again."""
 
 
 class Plan(msgspec.Struct, frozen=True, dict=True):

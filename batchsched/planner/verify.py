@@ -6,8 +6,8 @@ import math
 from collections import defaultdict
 
 from batchsched.errors import UnsafePlan
-from batchsched.planner.plan import Plan
-from batchsched.planner.problem import Job, PoolState, Problem
+from batchsched.planner.plan import Allotment, Load, Plan
+from batchsched.planner.problem import Job, Problem
 
 _SLACK = 1e-5
 """Relative rounding that is let pass."""
@@ -41,6 +41,8 @@ def _malformed(problem: Problem, plan: Plan) -> list[str]:
             broken.append(f"{what}: there is no such slot")
         if not (math.isfinite(use.seconds) and use.seconds >= 0):
             broken.append(f"{what}: {use.seconds} seconds")
+        if isinstance(use, Load) and use.starts < 0:
+            broken.append(f"{what}: {use.starts} engine starts")
     for name, counts in (("late", plan.late), ("later", plan.later)):
         for batch_id, requests in counts.items():
             if batch_id not in jobs or not (math.isfinite(requests) and requests >= 0):
@@ -69,22 +71,31 @@ def _overfull(problem: Problem, plan: Plan) -> list[str]:
     for use in plan.uses:
         taken[use.pool, use.slot_index] += use.seconds
     pools = {pool.name: pool for pool in problem.pools}
+    parts = _parts(problem, plan)
     broken: list[str] = []
     for (name, index), seconds in sorted(taken.items()):
-        open_s = _open_seconds(problem, pools[name], plan, index)
+        open_s = sum(length_s * pools[name].capacity[t] for t, length_s in parts[index])
         if seconds > open_s * (1 + _SLACK) + _SLACK:
             broken.append(f"{name} in slot {index}: {seconds:.3f} replica-seconds where {open_s:.3f} are open")
     return broken
 
 
-def _open_seconds(problem: Problem, pool: PoolState, plan: Plan, index: int) -> float:
-    """Replica-seconds of a pool within a slot of the plan, which may be a part of a slot of the problem."""
-    start, end = plan.slots[index].start_s, plan.slots[index].start_s + plan.slots[index].length_s
-    overlaps = (
-        (max(0.0, min(end, slot.start_s + slot.length_s) - max(start, slot.start_s)), capacity)
-        for slot, capacity in zip(problem.slots, pool.capacity, strict=True)
-    )
-    return sum(seconds * capacity for seconds, capacity in overlaps)
+def _parts(problem: Problem, plan: Plan) -> list[list[tuple[int, float]]]:
+    """Of each of the plan's slots, which of the problem's it lies in, with how many seconds."""
+    out: list[list[tuple[int, float]]] = []
+    first = 0
+    for slot in plan.slots:
+        start, end = slot.start_s, slot.start_s + slot.length_s
+        while first < len(problem.slots) and problem.slots[first].start_s + problem.slots[first].length_s <= start:
+            first += 1
+        mine: list[tuple[int, float]] = []
+        for t in range(first, len(problem.slots)):
+            if problem.slots[t].start_s >= end:
+                break
+            until = problem.slots[t].start_s + problem.slots[t].length_s
+            mine.append((t, min(end, until) - max(start, problem.slots[t].start_s)))
+        out.append(mine)
+    return out
 
 
 def _too_wide(problem: Problem, plan: Plan) -> list[str]:
@@ -103,12 +114,13 @@ def _too_wide(problem: Problem, plan: Plan) -> list[str]:
 def _unserved(problem: Problem, plan: Plan) -> list[str]:
     """Every request is done in time, counted late, or left for later with leave."""
     broken: list[str] = []
+    mine: dict[str, list[Allotment]] = defaultdict(list)
+    for a in plan.allotments:
+        mine[a.batch_id].append(a)
     for job in problem.jobs:
         slack = _SLACK * max(1.0, job.remaining_requests)
         total = in_time = 0.0
-        for a in plan.allotments:
-            if a.batch_id != job.batch_id:
-                continue
+        for a in mine[job.batch_id]:
             if abs(a.requests * job.seconds_on[a.pool] - a.seconds * job.remaining_requests) > slack * job.seconds_on[a.pool]:
                 broken.append(f"{job.batch_id} on {a.pool}: {a.requests:.3f} requests do not take {a.seconds:.3f} s")
             total += a.requests
@@ -132,19 +144,64 @@ def _miscounted(problem: Problem, plan: Plan, job: Job, total: float, in_time: f
 
 
 def _cold(problem: Problem, plan: Plan) -> list[str]:
-    """Work on a pool whose engine holds another model, with no time to load this one."""
+    """Work on replicas that do not hold its model, and models held on more replicas than there are."""
     jobs = {job.batch_id: job for job in problem.jobs}
-    first: dict[tuple[str, str], int] = {}
+    work: dict[tuple[str, str], dict[int, float]] = defaultdict(lambda: defaultdict(float))
     startup: dict[tuple[str, str], float] = {}
     for a in plan.allotments:
         key = (jobs[a.batch_id].model_at(a.pool), a.pool)
-        if a.seconds > _SLACK:
-            first[key] = min(first.get(key, a.slot_index), a.slot_index)
+        work[key][a.slot_index] += a.seconds
         startup[key] = min(startup.get(key, math.inf), jobs[a.batch_id].startup_s_on[a.pool])
-    loaded = {(model, pool.name) for pool in problem.pools for model in pool.loaded}
+    loads: dict[tuple[str, str], list[Load]] = defaultdict(list)
+    for load in plan.loads:
+        loads[load.model, load.pool].append(load)
+    pools = {pool.name: pool for pool in problem.pools}
+    holding: dict[str, list[int]] = {name: [0] * len(plan.slots) for name in pools}
     broken: list[str] = []
-    for (model, pool), slot in sorted(first.items()):
-        loading = sum(x.seconds for x in plan.loads if (x.model, x.pool) == (model, pool) and x.slot_index <= slot)
-        if (model, pool) not in loaded and loading < startup[model, pool] * (1 - _SLACK) - _SLACK:
-            broken.append(f"{model} on {pool}: work in slot {slot} with {loading:.1f} s of loading before it")
+    for (model, pool), busy in sorted(work.items()):
+        mine = loads[model, pool]
+        broken += _too_short(plan, f"{model} on {pool}", mine, startup[model, pool])
+        for load in mine:
+            busy[load.slot_index] += load.seconds
+        held = _least_held(plan, busy, mine)
+        if held[0] > pools[pool].loaded.count(model):
+            first = min(t for t, seconds in busy.items() if seconds > 0)
+            broken.append(f"{model} on {pool}: work in slot {first} and later on {held[0]} replicas that nobody started")
+        for t, kept in enumerate(held[1:]):
+            holding[pool][t] += kept
+    for name, replicas in sorted(holding.items()):
+        there = max([len(pools[name].loaded), *(math.ceil(open_) for open_ in pools[name].capacity)], default=0)
+        over = next((t for t, count in enumerate(replicas) if count > there), None)
+        if over is not None:
+            broken.append(f"{name} in slot {over}: {replicas[over]} replicas hold models, but there are {there}")
     return broken
+
+
+def _too_short(plan: Plan, what: str, loads: list[Load], startup_s: float) -> list[str]:
+    """Starts take their time, from the beginning of their slot on; what would pass the horizon's end is not asked for."""
+    asked: dict[int, float] = defaultdict(float)
+    for load in loads:
+        left, t = startup_s, load.slot_index
+        while load.starts and left > 0 and t < len(plan.slots):
+            asked[t] += load.starts * min(left, plan.slots[t].length_s)
+            left -= plan.slots[t].length_s
+            t += 1
+    for load in loads:
+        asked[load.slot_index] -= load.seconds
+    return [
+        f"{what}: engine starts take {seconds:.1f} s more in slot {t} than the plan says"
+        for t, seconds in sorted(asked.items())
+        if seconds > _SLACK * (1 + sum(load.seconds for load in loads))
+    ]
+
+
+def _least_held(plan: Plan, busy: dict[int, float], loads: list[Load]) -> list[int]:
+    """Replicas that must hold a model before the first slot, and at the end of each one, for what is done after it."""
+    starts: dict[int, int] = defaultdict(int)
+    for load in loads:
+        starts[load.slot_index] += load.starts
+    held = [0] * (len(plan.slots) + 1)
+    for t in range(len(plan.slots) - 1, -1, -1):
+        needed = math.ceil(busy.get(t, 0.0) / plan.slots[t].length_s * (1 - _SLACK) - _SLACK)
+        held[t] = max(0, needed - starts[t], held[t + 1] - starts[t])
+    return held

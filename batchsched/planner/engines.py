@@ -1,0 +1,112 @@
+"""Which replicas hold which model while work is placed: starts are paid for, and what is ready later was held until then."""
+
+from __future__ import annotations
+
+import math
+
+from batchsched.planner.problem import PoolState, Problem
+
+_EPS = 1e-9
+_MANY = 10**9
+_NEXT_TO_NOTHING = 1e-6
+"""Of a replica's slot: rounding that needs no further replica."""
+
+
+class Room:
+    """What is left of a pool in each slot: `seconds` of open replicas; `hold`: replicas that may yet hold a model at its end."""
+
+    def __init__(self, problem: Problem, pool: PoolState) -> None:
+        self.seconds = [c * slot.length_s for c, slot in zip(pool.capacity, problem.slots, strict=True)]
+        self.hold = [float(hold_room(pool))] * len(problem.slots)
+        self._first = 0
+
+    def first(self) -> int:
+        """The first slot with seconds left."""
+        while self._first < len(self.seconds) and self.seconds[self._first] <= _EPS:
+            self._first += 1
+        return self._first
+
+
+class Engines:
+    """The replicas of one model on one pool. `held[t]` keep the model as slot t ends: no more than is needed later."""
+
+    def __init__(self, problem: Problem, room: Room, loaded: int) -> None:
+        self._lengths = [slot.length_s for slot in problem.slots]
+        self._room = room
+        self._loaded = loaded
+        self.busy = [0.0] * len(self._lengths)
+        """Replica-seconds of work and of starting up."""
+        self.starts = [0] * len(self._lengths)
+        self.held = [0] * len(self._lengths)
+
+    def ready(self, slot: int) -> int:
+        """Replicas that may work in a slot, starting ones included."""
+        return (self.held[slot - 1] if slot else self._loaded) + self.starts[slot]
+
+    def needed(self, slot: int, seconds: float) -> int:
+        """Replicas that must be ready for so many further seconds."""
+        return math.ceil((self.busy[slot] + seconds) / self._lengths[slot] - _NEXT_TO_NOTHING)
+
+    def reach(self, slot: int, need: int) -> int:
+        """How many replicas, up to `need`, could be ready in a slot with no further start, were they held until then."""
+        held = self.held[slot - 1] if slot else self._loaded
+        most, begun = need - self.starts[slot], self.starts[slot]
+        for before in range(slot - 1, -1, -1):
+            most = min(most, self.held[before] + int(self._room.hold[before] + _EPS))
+            if most <= held:
+                break
+            held = max(held, min(most, self.ready(before)))
+        return held + begun
+
+    def keep(self, slot: int, replicas: int) -> None:
+        """Hold until a slot what `reach` said could be ready in it."""
+        want = replicas - self.starts[slot]
+        for before in range(slot - 1, -1, -1):
+            if self.held[before] >= want:
+                return
+            self._room.hold[before] -= want - self.held[before]
+            self.held[before] = want
+            if self.ready(before) >= want:
+                return
+
+    def startable(self, slot: int, startup_s: float, until: int) -> tuple[int, list[tuple[int, float]]]:
+        """How many can start in a slot, to be of use before slot `until`; and the seconds of one start by slot."""
+        spread = load_share(self._lengths, slot, startup_s)
+        last, seconds = spread[-1]
+        if last + (seconds >= self._lengths[last] - _EPS) >= until:
+            return 0, spread
+        fit = min(self._room.seconds[t] / s if s > 0 else math.inf for t, s in spread)
+        return int(min(fit, _MANY) + _EPS), spread
+
+    def start(self, slot: int, replicas: int, spread: list[tuple[int, float]]) -> None:
+        """Begin so many; their seconds are taken from the pool."""
+        self.starts[slot] += replicas
+        for t, seconds in spread:
+            self.work(t, replicas * seconds)
+
+    def work(self, slot: int, seconds: float) -> None:
+        """So many seconds are used."""
+        self.busy[slot] += seconds
+        self._room.seconds[slot] -= seconds
+
+    def settle(self) -> None:
+        """Hold what the seconds and the starts that were entered so far need, and no more."""
+        held = 0
+        for t in range(len(self.held) - 1, 0, -1):
+            held = max(0, self.needed(t, 0.0) - self.starts[t], held - self.starts[t])
+            self._room.hold[t - 1] -= held - self.held[t - 1]
+            self.held[t - 1] = held
+
+
+def hold_room(pool: PoolState) -> int:
+    """Replicas of a pool that can hold a model at once."""
+    return max(math.ceil(max(pool.capacity, default=0.0)), len(pool.loaded))
+
+
+def load_share(lengths: list[float], slot: int, startup_s: float) -> list[tuple[int, float]]:
+    """Seconds that an engine start beginning with a slot takes from that slot and the following ones."""
+    shares = [(slot, min(startup_s, lengths[slot]))]
+    while (startup_s := startup_s - shares[-1][1]) > _EPS and slot + len(shares) < len(lengths):
+        t = slot + len(shares)
+        shares.append((t, min(startup_s, lengths[t])))
+    return shares
