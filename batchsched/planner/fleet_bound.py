@@ -38,7 +38,7 @@ def spread_starts(model: FleetModel, prices: FleetPrices) -> Floats:
     """[K, T] grams of a ready replica-second: what being ready costs anyway, and its share of a start that served for as long as
     there is room to hold it, at its cheapest."""
     floor = floor_prices(model).ready
-    start = model.load_g - floor * model.slot_s + _load_price(model, FleetPrices(prices.gpu, prices.room, floor))
+    start = model.load_g - floor * model.slot_s + load_price(model, FleetPrices(prices.gpu, prices.room, floor))
     out = floor.copy()
     ends = np.concatenate([np.zeros((model.configs, 1), bool), no_room(model)[:, :-1]], axis=1)
     for k in np.flatnonzero(model.loaded == 0).tolist():
@@ -74,11 +74,13 @@ def class_price(model: FleetModel, prices: FleetPrices) -> Floats:
 def lower_bound(model: FleetModel, prices: FleetPrices) -> float:
     """Grams that every plan costs at least."""
     paid = float((prices.gpu * model.capacity * model.slot_s).sum() + (prices.room * model.room).sum())
-    return _batches_g(model, class_price(model, prices)) + _replicas_g(model, prices) - paid
+    least = least_replicas_g(model, *replica_paths(model, prices))
+    return float(batch_price(model, class_price(model, prices)) @ model.work) + least - paid
 
 
-def _batches_g(model: FleetModel, price: Floats) -> float:
-    """Every batch at the cheapest slot of its window: minima over ranges from minima over powers of two."""
+def batch_price(model: FleetModel, price: Floats) -> Floats:
+    """[B] grams of a unit at the cheapest slot of each batch's window, by its class's prices [C, T]; of late work at most."""
+    # minima over ranges from minima over powers of two
     levels = [price]
     while 2 ** len(levels) <= model.slots:
         half = 2 ** (len(levels) - 1)
@@ -89,11 +91,11 @@ def _batches_g(model: FleetModel, price: Floats) -> float:
         at = (length >= 2**level) & (length < 2 ** (level + 1))
         c, a, b = model.batch_class[at], model.release[at], model.due[at]
         cheapest[at] = np.minimum(table[c, a], table[c, b - 2**level])
-    return float(cheapest @ model.work)
+    return cheapest
 
 
-def _replicas_g(model: FleetModel, prices: FleetPrices) -> float:
-    cold, warm = replica_paths(model, prices)
+def least_replicas_g(model: FleetModel, cold: Floats, warm: Floats) -> float:
+    """Grams of all replicas on their cheapest paths (`replica_paths`)."""
     return float(warm @ model.loaded + cold @ (_most_replicas(model) - model.loaded))
 
 
@@ -104,7 +106,7 @@ def replica_paths(model: FleetModel, prices: FleetPrices) -> tuple[Floats, Float
     than starts and room cost.
     """
     earns = prices.ready * model.slot_s
-    start = model.load_g + _load_price(model, prices) - earns
+    start = model.load_g + load_price(model, prices) - earns
     keep = np.where(no_room(model), np.inf, model.hold_g + model.gpus @ prices.room)
     cold, warm = np.zeros(model.configs), np.zeros(model.configs)
     for t in reversed(range(model.slots)):  # cold, warm: cheapest rest of the horizon from here on
@@ -113,7 +115,7 @@ def replica_paths(model: FleetModel, prices: FleetPrices) -> tuple[Floats, Float
     return cold, warm
 
 
-def _load_price(model: FleetModel, prices: FleetPrices) -> Floats:
+def load_price(model: FleetModel, prices: FleetPrices) -> Floats:
     """[K, T] what the seconds of a start are worth, of its GPUs and of the replica itself."""
     worth = model.gpus @ prices.gpu + prices.ready
     out = np.zeros_like(worth)

@@ -27,6 +27,8 @@ class Relaxation:
 
     lp: FleetLp
     last: Relaxed
+    best: Relaxed
+    """The answer whose prices gave the bound."""
     bound_g: float
 
 
@@ -49,27 +51,33 @@ def relax(model: FleetModel, basis: Basis | None = None) -> Relaxation:
     return tighten(lp)
 
 
-def start_bound(model: FleetModel, relaxation: Relaxation) -> float:
-    """A bound that knows of starts: solved again with each start's cost spread over the longest time that it could serve."""
+def start_relaxation(model: FleetModel, relaxation: Relaxation) -> Relaxation:
+    """With a bound that knows of starts: their cost is spread over the longest time that each could serve."""
     prices = relaxation.last.prices
     charge = spread_starts(model, prices)
     lp = FleetLp(model, relaxation.lp.demand, charge)
     lp.add_intervals(relaxation.lp.intervals)
     near = work_price(model, replace(prices, ready=charge)) <= (1 + NEAR) * relaxation.last.worth[model.arc_class]
     lp.add_runs(near | (relaxation.last.run > 0))
-    return tighten(lp).bound_g
+    return tighten(lp)
+
+
+def start_bound(model: FleetModel, relaxation: Relaxation) -> float:
+    """Its grams alone."""
+    return start_relaxation(model, relaxation).bound_g
 
 
 def tighten(lp: FleetLp) -> Relaxation:
     """Solve a program, asking for columns until none would help."""
-    last = settle(lp)
+    best = last = settle(lp)
     bound = lower_bound(lp.model, last.prices)
     for _ in range(MOST_ROUNDS):
         if last.cost_g - bound <= CLOSE * last.cost_g or not lp.add_runs(gaining(lp, last)):
             break
         last = settle(lp)
-        bound = max(bound, lower_bound(lp.model, last.prices))
-    return Relaxation(lp, last, bound)
+        least = lower_bound(lp.model, last.prices)
+        best, bound = (last, least) if least > bound else (best, bound)
+    return Relaxation(lp, last, best, bound)
 
 
 def settle(lp: FleetLp) -> Relaxed:
