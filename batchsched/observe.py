@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -38,8 +38,9 @@ from batchsched.profiles.measured import Observation, update
 from batchsched.profiles.prior import IN_FLIGHT, prior
 from batchsched.profiles.profile import Profile
 from batchsched.profiles.shape import Shape, bytes_per_parameter, configured
-from batchsched.queue import batches, chunks, ledger, tallies, trials, workers
+from batchsched.queue import batches, chunks, ledger, overrides, tallies, trials, workers
 from batchsched.queue.database import Database
+from batchsched.queue.overrides import Overrides
 from batchsched.queue.rows import by_batch
 from batchsched.queue.tenancy import ANY
 from batchsched.settings import Settings
@@ -65,6 +66,7 @@ class View(msgspec.Struct, frozen=True):
     """Every tally at this look."""
     connected: frozenset[str]
     """Pools with a live worker."""
+    overrides: Overrides
     notes: list[str]
 
 
@@ -126,6 +128,7 @@ class Observer:
             everything: list[Mapping[str, Any]] = [*rows, *([newcomer] if newcomer else [])]
             answers = self.answers(connection, everything, now)
             alive = workers.active(connection, now - timedelta(seconds=self._settings.server.lease_s))
+            ruled = overrides.active(connection, now)
             tied = {row["id"]: chunks.served_by(connection, row["id"]) for row in rows if row["options"].get("uniform")}
         profiles = self.profiles(*observed)
         loaded = {name: [m for w in alive if w["pool"] == name for m in w["ready_models"]] for name in self.fleet.pools}
@@ -133,7 +136,7 @@ class Observer:
         asked = Counter(model for row in everything for model in batches.models(row))
         horizon_s = self._horizon_s(everything, now)
         forecasts, notes = self._forecasts(now, horizon_s)
-        slots, states, pools = self._assemble(now, horizon_s, replicas, loaded, forecasts)
+        slots, states, pools = self._assemble(now, horizon_s, replicas, loaded, forecasts, ruled.pools)
         scene = _Scene(now, self.fleet, profiles, answers, replicas, loaded, asked, slots, states)
         jobs = [self._job(row, shares.get(row["id"], []), scene, tied.get(row["id"], set())) for row in everything]
         problem = Problem(slots, states, jobs)
@@ -141,7 +144,10 @@ class Observer:
         connected = frozenset(worker["pool"] for worker in alive)
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
         notes += _unable(jobs, alive, self.fleet)
-        return View(now, problem, pools, forecasts, leased, tallied, connected, notes)
+        notes += [
+            f"Pool {name} is {one.how} since {iso(one.since)}: nothing is planned there." for name, one in ruled.pools.items()
+        ]
+        return View(now, problem, pools, forecasts, leased, tallied, connected, ruled, notes)
 
     def profiles(
         self, observations: Sequence[Observation], idle_w: Mapping[str, float] | None = None
@@ -317,8 +323,9 @@ class Observer:
         replicas: dict[str, int],
         loaded: dict[str, list[str]],
         forecasts: dict[str, IntensityForecast],
+        closed: Collection[str],
     ) -> tuple[list[Slot], list[PoolState], list[OpenPool]]:
-        spans = {name: self.open_spans(name, now, horizon_s) for name in self.fleet.pools}
+        spans = {name: [] if name in closed else self.open_spans(name, now, horizon_s) for name in self.fleet.pools}
         limits = self._settings.planner
         edges = [(slot.start - now).total_seconds() for f in forecasts.values() for slot in f.slots if limits.slot_s > 60]
         slots = make_slots(
@@ -350,7 +357,10 @@ class Observer:
                     embodied_g_per_s=self._embodied_g_per_s(pool, self.fleet.replica_gpus[name], now),
                 )
             )
-        open_pools = [OpenPool(name, replicas[name], self.open_spans(name, now, horizon_s, back=LOOK_BACK)) for name in spans]
+        open_pools = [
+            OpenPool(name, replicas[name], [] if name in closed else self.open_spans(name, now, horizon_s, back=LOOK_BACK))
+            for name in spans
+        ]
         return slots, pools, open_pools
 
     def _embodied_g_per_s(self, pool: Pool, gpus: int, now: datetime) -> float | None:

@@ -14,6 +14,7 @@ from batchsched.forecasts import IntensityForecast
 from batchsched.planner import Job, Plan, Problem
 from batchsched.planner.allowance import allowances, request_s
 from batchsched.planner.fairness import Turns, Want
+from batchsched.queue.overrides import Overrides
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -39,6 +40,8 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     """Batches whose deadlines are out of reach, or not within reach of all of them."""
     connected: list[str] = []
     """Pools with a live worker."""
+    overrides: Overrides = Overrides()
+    """What operators had decided by then: how its pools and its shifting stand."""
     notes: list[str] = []
     recipe: Recipe = Recipe()
     id: int = 0
@@ -79,9 +82,11 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         return self.made_at + timedelta(seconds=seconds)
 
     def must(self, batch_id: str, now: datetime) -> bool:
-        """Has its latest safe start come? True also where it was too late from the beginning."""
+        """May it not wait any longer? Its latest safe start has come, was too early from the beginning, or nothing is shifted."""
         if batch_id not in self.latest_start_at:
             return False
+        if self.overrides.frozen:
+            return True
         latest = self.latest_start_at[batch_id]
         return latest is None or latest <= now
 

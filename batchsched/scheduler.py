@@ -28,7 +28,7 @@ from batchsched.planner.fairness import Turns, arrivals, contested
 from batchsched.planner.latest_start import latest_safe_starts
 from batchsched.planner.verdict import verdict as judge
 from batchsched.published import Published, Recipe
-from batchsched.queue import chunks, ledger, plans, shares, tallies
+from batchsched.queue import chunks, ledger, overrides, plans, shares, tallies
 from batchsched.queue.database import Database, again
 from batchsched.settings import Settings
 from batchsched.solving import SEED, Solved, Solver, versions
@@ -170,9 +170,11 @@ class Scheduler:
             self._in_force(connection)
 
     def _pause_s(self) -> float:
-        """Until the next slot begins, and never longer than the replanning period."""
-        slot_s = self._settings.planner.slot_s
-        return min(self._settings.planner.replan_s, slot_s - self._clock.now().timestamp() % slot_s + 0.05)
+        """Until the next slot begins or shifting is to begin again, and never longer than the replanning period."""
+        slot_s, now = self._settings.planner.slot_s, self._clock.now()
+        frozen = self._published.overrides.frozen if self._published else None
+        thaw_s = (frozen.until - now).total_seconds() if frozen and frozen.until else math.inf
+        return max(0.0, min(self._settings.planner.replan_s, slot_s - now.timestamp() % slot_s + 0.05, thaw_s))
 
     def plan_now(self) -> Published:
         """Observe, plan and publish once. What is returned is not in force where another server took the lead meanwhile."""
@@ -182,6 +184,7 @@ class Scheduler:
             latest = _latest_starts(view)
             solved = self._solved(view)
             limits = self._settings.planner
+            solver = "at-once" if view.overrides.frozen else limits.solver
             published = Published(
                 made_at=view.now,
                 problem=view.problem,
@@ -189,8 +192,9 @@ class Scheduler:
                 latest_start_at=latest,
                 contested=sorted(_contested(view, latest)),
                 connected=sorted(view.connected),
+                overrides=view.overrides,
                 notes=view.notes,
-                recipe=Recipe(limits.solver, limits.solve_s, SEED, versions()),
+                recipe=Recipe(solver, limits.solve_s, SEED, versions()),
             )
             return self._publish(published, view, epoch, solved.failure)
 
@@ -233,6 +237,8 @@ class Scheduler:
     def _solved(self, view: View) -> Solved:
         """A plan; an empty one where none can be made, for then the latest safe starts alone decide."""
         try:
+            if view.overrides.frozen:
+                return Solved(make_plan(view.problem, "at-once"))
             return self._solver.plan(view.problem)
         except Exception as problem:
             log.exception("No plan could be made; each batch starts at its latest safe start.")
@@ -263,7 +269,7 @@ class Scheduler:
         not to have. Where a batch was to have another and cannot, it gets the one that it names, if the pool serves that.
         """
         published = self._in_force(connection)
-        if published is None or not self._open(pool, now):
+        if published is None or not self._open(pool, now) or overrides.closed(connection, pool):
             return Offer(Turns([], {}, {}))
         able = [name for name in chunks.ready(connection, now) if published.suits(name, pool)]
         if able:
@@ -293,6 +299,8 @@ class Scheduler:
         published = self._published
         if not self._open(pool, now):
             return False
+        if published is not None and (closed := published.overrides.pools.get(pool)):
+            return closed.how == "cordoned"
         return published is None or published.on_now(batch_id, pool, now, min(GRACE_S, self._settings.planner.slot_s / 2))
 
     def _open(self, pool: str, now: datetime) -> bool:
@@ -310,7 +318,7 @@ class Scheduler:
         """The answer at submission for a batch that has just been validated, as JSON."""
         view = self._observer.look(self._clock.now(), batch)
         try:
-            plan = make_plan(view.problem, "greedy")  # the solver may be busy for seconds
+            plan = make_plan(view.problem, "at-once" if view.overrides.frozen else "greedy")  # the solver may be busy for seconds
         except Exception:
             log.exception("No plan could be made for a verdict; it does without.")
             plan = Plan(view.problem.slots, [])

@@ -341,6 +341,19 @@ class PlanRow(SQLModel, table=True):
     packed: bytes | None = None
 
 
+class OverrideRow(SQLModel, table=True):
+    """What an operator decided over the plan's head, until it is lifted or its time is over. `what`: `plan` for `frozen`
+    shifting, `pool:NAME` for a pool that is `cordoned` (gets nothing new) or `drained` (and gives back what it has)."""
+
+    __tablename__ = "overrides"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (CheckConstraint("how IN ('frozen', 'cordoned', 'drained')", name="override_known"),)
+
+    what: str = Field(primary_key=True)
+    how: str
+    since: datetime
+    until: datetime | None = None
+
+
 class CounterRow(SQLModel, table=True):
     """A number that only grows, kept over restarts: refused stale writes, released chunks, wasted requests."""
 
@@ -476,6 +489,7 @@ books = _table(BookRow)
 postings = _table(PostingRow)
 trials = _table(TrialRow)
 plans = _table(PlanRow)
+overrides = _table(OverrideRow)
 counters = _table(CounterRow)
 leadership = _table(LeadershipRow)
 keys = _table(KeyRow)

@@ -98,6 +98,7 @@ def things(keyed: Keyed) -> dict[str, str]:
         "worker_id": "w",
         "chunk_id": "c",
         "zone": "DE",
+        "pool": "local",
     }
 
 
@@ -397,6 +398,11 @@ def acts(keyed: Keyed) -> dict[str, Callable[[], str]]:
             server.http.post(f"{PREFIX}/forecasts/import", files={"file": ("f.csv", "zone,start,end\n")}).json()["id"]
         ),
         "forecast.train": lambda: str(server.post(f"{PREFIX}/forecasts/{filled()}/train")["zone"]),
+        "plan.freeze": lambda: did(f"{PREFIX}/plan/freeze", {"until": "1h"}),
+        "plan.unfreeze": lambda: did(f"{PREFIX}/plan/unfreeze"),
+        "pool.cordon": lambda: did(f"{PREFIX}/pools/local/cordon"),
+        "pool.drain": lambda: did(f"{PREFIX}/pools/local/drain"),
+        "pool.open": lambda: did(f"{PREFIX}/pools/local/open"),
         "key.create": lambda: did(f"{PREFIX}/keys", {"scopes": ["read"]}),
         "key.revoke": lambda: did(f"{PREFIX}/keys/{did(f'{PREFIX}/keys', {'scopes': ['read']})}/revoke"),
     }

@@ -73,6 +73,7 @@ class Api:
             "chunk_id": [lease["chunk_id"]],
             "name": ["tiny"],
             "zone": ["DE", "WORLD"],
+            "pool": ["local"],
         }
         self.sound: dict[str, Any] = {
             "input_file_id": file_id, "completion_window": "24h", "deadline": "4h", "sites": ["home"], "models": None,

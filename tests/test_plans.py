@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from batchsched.cli.main import cli
 from batchsched.cli.plan import stretches
 from batchsched.cli.plan_picture import picture
 from batchsched.client import AsyncClient, Client
+from batchsched.clock import ManualClock
+from batchsched.errors import NotFound
 from batchsched.wire import PREFIX
 from tests.live import LiveServer, live_server, requests, wait_for
 
@@ -113,3 +116,77 @@ def test_a_column_is_as_dark_as_its_pool_is_busy() -> None:
 def test_adjoining_allotments_are_one_stretch() -> None:
     found = stretches(_plan([1.0, 0.5, 0.0, 1.0, 0.25], [1.0] * 5)["allotments"])
     assert [(row["start_at"].hour, row["end_at"].hour, row["requests"]) for row in found] == [(0, 2, 2.0), (3, 5, 2.0)]
+
+
+WINDOWED = """
+[sites.home]
+zone = "DE"
+[pools.local]
+gpu = "cpu"
+[models.tiny]
+[planner]
+solver = "greedy"
+replan_s = 3600
+"""
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> Iterator[tuple[LiveServer, ManualClock]]:
+    """A server at seven in the evening; the grid will be cleaner."""
+    clock = ManualClock(datetime(2026, 5, 1, 19, tzinfo=UTC))
+    with live_server(tmp_path, WINDOWED, clock) as live:
+        yield live, clock
+
+
+def test_frozen_work_starts_at_once_and_waits_again_when_thawed(clean: tuple[LiveServer, ManualClock]) -> None:
+    server, clock = clean
+    batch_id = server.submit(requests(2), batchsched={"deadline": "24h"})["id"]
+    worker = server.worker()
+    wait_for(lambda: server.batch(batch_id)["batchsched"]["progress"]["waiting_for"] is not None)
+    waits = wait_for(lambda: server.batch(batch_id)["batchsched"]["progress"]["waiting_until"])
+    assert waits > "2026-05-01T20"
+    assert worker.claim() == []
+    assert "until 2026" in command(server, "plan", "freeze", "--until", "2h")
+    wait_for(lambda: server.get(f"{PREFIX}/plan")["solver"] == "at-once")
+    assert "frozen" in command(server, "plan", "show")
+    assert any("frozen" in said for said in server.get(f"{PREFIX}/batches/{batch_id}/explain")["sentences"])
+    assert "batchsched_plan_frozen 1.0" in server.http.get("/metrics").text
+    (lease,) = worker.claim()
+    server.post(f"{PREFIX}/leases/{lease['chunk_id']}/release", {"token": lease["token"], "reason": "preempted"})
+    clock.advance(7201)
+    server.runtime.scheduler.poke()
+    wait_for(lambda: server.get(f"{PREFIX}/plan")["solver"] == "greedy")
+    assert server.get(f"{PREFIX}/plan")["frozen"] is None
+
+
+def test_a_frozen_plan_survives_a_restart(tmp_path: Path) -> None:
+    with live_server(tmp_path, WINDOWED) as server, Client(server.url) as client:
+        assert client.plans.freeze().frozen is not None
+    with live_server(tmp_path, WINDOWED) as server, Client(server.url) as client:
+        wait_for(lambda: server.runtime.scheduler.published)
+        assert client.plan().frozen is not None
+        assert client.plans.unfreeze().frozen is None
+        assert client.plan().frozen is None
+
+
+def test_a_cordoned_pool_gets_nothing_new_and_a_drained_one_gives_back(tmp_path: Path) -> None:
+    with live_server(tmp_path, WINDOWED) as server, Client(server.url) as client:
+        batch_id = server.submit(requests(2), batchsched={"deadline": "1m"})["id"]  # it can wait no longer
+        worker = server.worker()
+        lease = worker.lease()
+        assert client.pools.cordon("local").state == "cordoned"
+        wait_for(lambda: any("cordoned" in note for note in client.plan().notes))
+        beat = {"leases": [{"chunk_id": lease["chunk_id"], "token": lease["token"]}]}
+        assert server.post(f"{PREFIX}/workers/{worker.worker_id}/heartbeat", beat)["stop"] == {}
+        assert "drained" in command(server, "pool", "drain", "local")
+        wait_for(lambda: any("drained" in note for note in client.plan().notes))
+        stopped = server.post(f"{PREFIX}/workers/{worker.worker_id}/heartbeat", beat)["stop"]
+        assert stopped == {lease["chunk_id"]: "window_closed"}
+        server.post(f"{PREFIX}/leases/{lease['chunk_id']}/release", {"token": lease["token"], "reason": "window_closed"})
+        assert worker.claim() == []
+        assert 'batchsched_pool_closed{how="drained",pool="local"} 1.0' in server.http.get("/metrics").text
+        assert client.pools.open("local").state == "open"
+        assert [one.state for one in client.pools.list()] == ["open"]
+        worker.drain(batch_id)
+        with pytest.raises(NotFound, match="There are: local"):
+            client.pools.cordon("nowhere")

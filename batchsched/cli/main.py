@@ -36,6 +36,7 @@ COMMANDS = {
     "explain": ("batches:explain", "Say why a batch runs when and where it does."),
     "report": ("report:report", "Energy, grams and savings of one batch or of all."),
     "plan": ("plan:plan", "The plan in force."),
+    "pool": ("pool:pool", "Pools: see them, take them out of service, open them again."),
     "profile": ("profile:profile", "How fast and at what power each pool runs each model."),
     "forecast": ("forecast:forecast", "Forecasts of carbon intensity, and what was known when."),
     "carbon": ("carbon:carbon", "What hardware cost to make, and what running it costs; needs no server."),

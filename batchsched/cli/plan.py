@@ -24,7 +24,7 @@ from batchsched.cli.common import (
 from batchsched.units import from_iso
 
 if TYPE_CHECKING:
-    from batchsched.client import Plan
+    from batchsched.client.plans import Frozen, Plan
 
 MOST_ROWS = 40
 """Rows of the table that are shown without --all."""
@@ -83,10 +83,16 @@ def _facts(found: Plan) -> list[tuple[str, str | None]]:
     return [
         ("plan", str(found.id) if found.id else None),
         ("made", when(found.made_at) or "not yet"),
+        ("frozen", _frozen(found.frozen) if found.frozen else None),
         ("solver", " ".join(word for word in (found.solver, found.status) if word)),
         ("batches", f"{len({a['batch_id'] for a in found.allotments})} placed, {len(found.late)} expected to be late"),
         ("expected", expected if found.grams_expected else None),
     ]
+
+
+def _frozen(frozen: Frozen) -> str:
+    ends = f", until {when(frozen.until)}" if frozen.until else ""
+    return f"since {when(frozen.since)}{ends}: work starts at once where there is room"
 
 
 def _pool(pool: Mapping[str, Any]) -> tuple[str, ...]:
@@ -155,3 +161,31 @@ def _cell(name: str, value: object) -> str:
     if name.endswith("_at") and isinstance(value, str):
         return when(from_iso(value)) or ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@plan.command()
+@click.option("--until", metavar="WHEN", help="A duration such as 6h, or an instant [default: until `plan unfreeze`].")
+@json_option
+@server_options
+def freeze(until: str | None, as_json: bool, connect: Connect) -> None:
+    """Shift nothing more: work starts at once where there is room, the earliest deadline first."""
+    with connect() as client:
+        found = client.plans.freeze(until)
+    if as_json:
+        print_json(found)
+    else:
+        ends = when(found.frozen.until) if found.frozen else None
+        click.echo(f"Shifting is frozen{f' until {ends}' if ends else ''}: work starts at once where there is room.")
+
+
+@plan.command()
+@json_option
+@server_options
+def unfreeze(as_json: bool, connect: Connect) -> None:
+    """Let the plan shift work again."""
+    with connect() as client:
+        found = client.plans.unfreeze()
+    if as_json:
+        print_json(found)
+    else:
+        click.echo("Work waits again for cleaner hours.")

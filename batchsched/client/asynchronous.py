@@ -11,7 +11,7 @@ from typing import TypeVar, Unpack
 from batchsched.client import calls, forecasts, plans, profiles
 from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat, SliceBy, Slices
 from batchsched.client.forecasts import Backfilled, Forecast, ForecastFeed, Imported, Skill, Trained, Which
-from batchsched.client.plans import Plan
+from batchsched.client.plans import Plan, PoolStatus, Shifting
 from batchsched.client.profiles import Profiles
 from batchsched.client.results import (
     Batch,
@@ -54,6 +54,7 @@ class AsyncClient:
         self.models = AsyncModels(self)
         self.forecasts = AsyncForecasts(self)
         self.plans = AsyncPlans(self)
+        self.pools = AsyncPools(self)
 
     async def plan(self) -> Plan:
         """The plan in force."""
@@ -359,3 +360,34 @@ class AsyncPlans:
     async def plot(self, image_format: PlotFormat = "png") -> bytes:
         """An image of the plan in force: pools by time, over intensity with its band."""
         return await self._client.send(plans.plot(image_format))
+
+    async def freeze(self, until: str | datetime | None = None) -> Shifting:
+        """Shift nothing more: work starts at once where there is room, the earliest deadline first."""
+        return await self._client.send(plans.freeze(until))
+
+    async def unfreeze(self) -> Shifting:
+        """Shift again."""
+        return await self._client.send(plans.unfreeze())
+
+
+class AsyncPools:
+    """`client.pools`."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def list(self) -> tuple[PoolStatus, ...]:
+        """The pools, and how each stands."""
+        return await self._client.send(plans.pools())
+
+    async def cordon(self, pool: str) -> PoolStatus:
+        """Lease nothing new to it and plan nothing there; what runs goes on."""
+        return await self._client.send(plans.set_pool(pool, "cordon"))
+
+    async def drain(self, pool: str) -> PoolStatus:
+        """Cordon it, and have what runs given back unfinished."""
+        return await self._client.send(plans.set_pool(pool, "drain"))
+
+    async def open(self, pool: str) -> PoolStatus:
+        """Let it work again."""
+        return await self._client.send(plans.set_pool(pool, "open"))

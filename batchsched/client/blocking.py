@@ -11,7 +11,7 @@ from typing import TypeVar, Unpack
 from batchsched.client import calls, forecasts, plans, profiles
 from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat, SliceBy, Slices
 from batchsched.client.forecasts import Backfilled, Forecast, ForecastFeed, Imported, Skill, Trained, Which
-from batchsched.client.plans import Plan
+from batchsched.client.plans import Plan, PoolStatus, Shifting
 from batchsched.client.profiles import Profiles
 from batchsched.client.results import (
     Batch,
@@ -54,6 +54,7 @@ class Client:
         self.models = Models(self)
         self.forecasts = Forecasts(self)
         self.plans = Plans(self)
+        self.pools = Pools(self)
 
     def plan(self) -> Plan:
         """The plan in force."""
@@ -350,3 +351,34 @@ class Plans:
     def plot(self, image_format: PlotFormat = "png") -> bytes:
         """An image of the plan in force: pools by time, over intensity with its band."""
         return self._client.send(plans.plot(image_format))
+
+    def freeze(self, until: str | datetime | None = None) -> Shifting:
+        """Shift nothing more: work starts at once where there is room, the earliest deadline first."""
+        return self._client.send(plans.freeze(until))
+
+    def unfreeze(self) -> Shifting:
+        """Shift again."""
+        return self._client.send(plans.unfreeze())
+
+
+class Pools:
+    """`client.pools`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(self) -> tuple[PoolStatus, ...]:
+        """The pools, and how each stands."""
+        return self._client.send(plans.pools())
+
+    def cordon(self, pool: str) -> PoolStatus:
+        """Lease nothing new to it and plan nothing there; what runs goes on."""
+        return self._client.send(plans.set_pool(pool, "cordon"))
+
+    def drain(self, pool: str) -> PoolStatus:
+        """Cordon it, and have what runs given back unfinished."""
+        return self._client.send(plans.set_pool(pool, "drain"))
+
+    def open(self, pool: str) -> PoolStatus:
+        """Let it work again."""
+        return self._client.send(plans.set_pool(pool, "open"))

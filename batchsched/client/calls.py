@@ -249,14 +249,15 @@ def _slices(content: bytes) -> Slices:
 
 def meters(start: datetime | None, end: datetime | None) -> Call[tuple[PoolEnergy, ...]]:
     """Of every pool."""
-    return Call("GET", f"{PREFIX}/report/meters", _listed(PoolEnergy), {"params": _from_to(start, end)})
+    return Call("GET", f"{PREFIX}/report/meters", listed(PoolEnergy), {"params": _from_to(start, end)})
 
 
 def _from_to(start: datetime | None, end: datetime | None) -> dict[str, str]:
     return {name: iso(at) for name, at in (("from", start), ("to", end)) if at is not None}
 
 
-def _listed(kind: type[T]) -> Callable[[bytes], tuple[T, ...]]:
+def listed(kind: type[T]) -> Callable[[bytes], tuple[T, ...]]:
+    """Reads an answer as a list of our types."""
     return lambda content: tuple(items(typed(Page)(content), kind))
 
 
@@ -292,7 +293,7 @@ def revoke_key(key_id: str) -> Call[Key]:
 
 
 def models() -> Call[tuple[Model, ...]]:
-    return Call("GET", "/v1/models", _listed(Model))
+    return Call("GET", "/v1/models", listed(Model))
 
 
 class Lines:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import quote
 
 import msgspec
 
-from batchsched.client.calls import Call, PlotFormat, whole
+from batchsched.client.calls import Call, PlotFormat, asked, listed, typed, whole
 from batchsched.wire import PREFIX
+
+
+class Frozen(msgspec.Struct, frozen=True):
+    """Since when nothing is shifted, and until when by itself; None: until somebody unfreezes it."""
+
+    since: datetime
+    until: datetime | None = None
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -18,6 +26,7 @@ class Plan(msgspec.Struct, frozen=True):
     made_at: datetime | None = None
     solver: str | None = None
     status: str | None = None
+    frozen: Frozen | None = None
     allotments: tuple[dict[str, Any], ...] = ()
     loads: tuple[dict[str, Any], ...] = ()
     late: dict[str, float] = {}
@@ -28,6 +37,26 @@ class Plan(msgspec.Struct, frozen=True):
     """The server's answer as it came."""
 
 
+class Shifting(msgspec.Struct, frozen=True):
+    """How the plan's shifting stands; `frozen` is None where it shifts."""
+
+    frozen: Frozen | None = None
+
+
+class PoolStatus(msgspec.Struct, frozen=True):
+    """A pool. `state`: open, closed by its own window, or cordoned or drained by an operator, `since` then."""
+
+    id: str
+    site: str
+    zone: str
+    gpu: str
+    state: str
+    simulated: bool = False
+    replicas: int = 0
+    workers: int = 0
+    since: datetime | None = None
+
+
 def plan() -> Call[Plan]:
     return Call("GET", f"{PREFIX}/plan", whole(Plan))
 
@@ -35,3 +64,19 @@ def plan() -> Call[Plan]:
 def plot(image_format: PlotFormat) -> Call[bytes]:
     """Of the plan in force."""
     return Call("GET", f"{PREFIX}/plan/plot", bytes, {"params": {"format": image_format}})
+
+
+def freeze(until: str | datetime | None) -> Call[Shifting]:
+    return Call("POST", f"{PREFIX}/plan/freeze", typed(Shifting), {"json": asked(until=until)})
+
+
+def unfreeze() -> Call[Shifting]:
+    return Call("POST", f"{PREFIX}/plan/unfreeze", typed(Shifting))
+
+
+def pools() -> Call[tuple[PoolStatus, ...]]:
+    return Call("GET", f"{PREFIX}/pools", listed(PoolStatus))
+
+
+def set_pool(pool: str, how: Literal["cordon", "drain", "open"]) -> Call[PoolStatus]:
+    return Call("POST", f"{PREFIX}/pools/{quote(pool, safe='')}/{how}", typed(PoolStatus))

@@ -31,22 +31,24 @@ MOST_CUTS = 96
 
 def make_plan(
     problem: Problem,
-    solver: Literal["cp-sat", "greedy"] = "cp-sat",
+    solver: Literal["cp-sat", "greedy", "at-once"] = "cp-sat",
     work_s: float = 2.0,
     seed: int = 0,
     wall_s: float = math.inf,
 ) -> Plan:
     """A verified plan: the greedy one, improved by a solver where that is asked for and succeeds; a note says where it did not.
 
-    The plan's slots may be finer than the problem's. The solver's work is counted: `work_s` is about its seconds on an idle core,
-    and the same problem, seed and work give the same plan, unless `wall_s` of the clock cut the solver short. Raises UnsafePlan
-    where even the greedy plan breaks a rule.
+    `at-once` shifts nothing: each job where it is done soonest. The plan's slots may be finer than the problem's. The solver's
+    work is counted: `work_s` is about its seconds on an idle core, and the same problem, seed and work give the same plan, unless
+    `wall_s` of the clock cut the solver short. Raises UnsafePlan where even the greedy plan breaks a rule.
     """
+    from batchsched.planner.at_once import at_once
     from batchsched.planner.verify import verify, violations
 
     plan, fine, due = _greedy(problem)
+    plan = at_once(fine, due) if solver == "at-once" else plan
     verify(problem, plan)
-    if solver == "greedy" or not problem.jobs or not problem.slots:
+    if solver != "cp-sat" or not problem.jobs or not problem.slots:
         return plan
     try:
         better = _improved(plan, fine, due, work_s, seed, wall_s)

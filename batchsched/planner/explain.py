@@ -51,7 +51,7 @@ def waiting_for(problem: Problem, plan: Plan, batch_id: str) -> tuple[str, float
     if not pool.capacity or pool.capacity[0] <= 0:
         return f"pool {pool.name} to open", until
     now, then = pool.intensity_g_per_kwh[0], _mean(problem, pool, [first])
-    if now is not None and then is not None and then < now:
+    if now is not None and then is not None and then < now and plan.solver != "at-once":
         return f"cleaner power in {pool.zone} ({then:.0f} instead of {now:.0f} gCO2e/kWh)", until
     if any(a.slot_index == 0 for a in plan.on(pool.name)):
         return "batches with an earlier deadline", until

@@ -26,6 +26,7 @@ from batchsched.server import (
     models,
     operations,
     plans,
+    pools,
     profiles,
     results,
     trials,
@@ -61,19 +62,8 @@ def create_app(runtime: Runtime) -> FastAPI:
     if not is_exposed(server):
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, server.host])
     routers = (
-        files,
-        batches,
-        operations,
-        results,
-        models,
-        accounting,
-        plans,
-        extensions,
-        forecasts,
-        profiles,
-        keys,
-        workers,
-        trials,
+        *(files, batches, operations, results, models, accounting, plans, pools),
+        *(extensions, forecasts, profiles, keys, workers, trials),
     )
     for module in routers:
         app.include_router(module.router(runtime))

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 import batchsched
 from batchsched.errors import ForecastUnavailable
-from batchsched.queue import batches, deliveries, ledger
+from batchsched.queue import batches, deliveries, ledger, overrides
 from batchsched.queue.tenancy import ANY
 from batchsched.server.runtime import Runtime
 
@@ -59,11 +59,17 @@ def _exposition(runtime: Runtime) -> bytes:
         by_state = batches.counted(connection)
         counters = ledger.counted(connection)
         waiting = deliveries.waiting(connection)
+        ruled = overrides.active(connection, runtime.clock.now())
     gauge = Gauge("batchsched_batches", "Batches by state.", ["state"], registry=registry)
     for state, count in by_state.items():
         gauge.labels(state=state).set(count)
     pending = Gauge("batchsched_webhooks_pending", "Events that are still to be delivered.", registry=registry)
     pending.set(sum(waiting.values()))
+    frozen = Gauge("batchsched_plan_frozen", "1 while nothing is shifted.", registry=registry)
+    frozen.set(int(ruled.frozen is not None))
+    closed = Gauge("batchsched_pool_closed", "1 for pools that an operator closed.", ["pool", "how"], registry=registry)
+    for name, one in ruled.pools.items():
+        closed.labels(pool=name, how=one.how).set(1)
     _served(runtime, registry)
     Gauge("batchsched_build_info", "Version.", ["version"], registry=registry).labels(version=batchsched.__version__).set(1)
     families: dict[str, CounterMetricFamily] = {}

@@ -3,12 +3,55 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 import msgspec
 
 
 class _Exact(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """An object of which every field is named."""
+
+
+class Freeze(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """For how long nothing is shifted: a duration, or an instant; until somebody unfreezes it where it is left out."""
+
+    until: str | None = None
+
+
+class Frozen(_Exact):
+    """Since when nothing is shifted, and until when by itself."""
+
+    since: datetime
+    until: datetime | None
+
+
+class Shifting(_Exact):
+    """How the plan's shifting stands; `frozen` is null where it shifts."""
+
+    id: Literal["plan"]
+    frozen: Frozen | None
+
+
+class Pool(_Exact):
+    """A pool, and how it stands: `closed` by its own window, `cordoned` or `drained` by an operator, `since` then."""
+
+    object: Literal["batchsched.pool"]
+    id: str
+    site: str
+    zone: str
+    simulated: bool
+    gpu: str
+    replicas: int
+    workers: int
+    state: Literal["open", "closed", "cordoned", "drained"]
+    since: datetime | None
+
+
+class Pools(_Exact):
+    """All of them."""
+
+    object: Literal["list"]
+    data: list[Pool]
 
 
 class Allotment(_Exact):
@@ -55,6 +98,7 @@ class Plan(_Exact):
     made_at: datetime
     solver: str
     status: str
+    frozen: Frozen | None
     slots: list[datetime]
     end_at: datetime
     allotments: list[Allotment]

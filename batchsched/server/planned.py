@@ -12,9 +12,10 @@ from batchsched.fleet import Fleet
 from batchsched.forecasts import IntensityForecast
 from batchsched.planner import Slot
 from batchsched.published import Published
-from batchsched.queue import plans
+from batchsched.queue import overrides, plans
 from batchsched.queue.database import Database
 from batchsched.scheduler import Scheduler
+from batchsched.server.pools import frozen_object
 from batchsched.units import iso
 
 
@@ -28,7 +29,10 @@ class PlanDesk:
 
     def shown(self) -> dict[str, Any]:
         """The plan in force, as JSON. Raises NotFound before the first."""
-        return plan_object(self._in_force(), self._scheduler.fleet)
+        published = self._in_force()
+        with self._database.read() as connection:
+            frozen = overrides.active(connection, self._clock.now()).frozen
+        return plan_object(published, self._scheduler.fleet, frozen)
 
     def plot(self, kind: str) -> bytes:
         """The same as a picture; `kind`: png or svg. Raises NotFound, InvalidValue."""
@@ -48,7 +52,7 @@ class PlanDesk:
         return published
 
 
-def plan_object(published: Published, fleet: Fleet) -> dict[str, Any]:
+def plan_object(published: Published, fleet: Fleet, frozen: overrides.Override | None = None) -> dict[str, Any]:
     """A published plan as the API answers it. What has one entry a slot goes by the plan's slots, which may be finer than those
     of the problem that it solves."""
     plan, at = published.plan, published.at
@@ -57,6 +61,7 @@ def plan_object(published: Published, fleet: Fleet) -> dict[str, Any]:
         "made_at": iso(published.made_at),
         "solver": plan.solver,
         "status": plan.status,
+        "frozen": frozen_object(frozen),
         "slots": [iso(at(slot.start_s)) for slot in plan.slots],
         "end_at": iso(at(plan.slots[-1].end_s if plan.slots else 0.0)),
         "allotments": [

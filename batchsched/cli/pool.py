@@ -1,0 +1,76 @@
+"""`batchsched pool`: pools, for operators."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from batchsched.cli.common import Connect, json_option, print_json, print_table, server_options, when
+
+if TYPE_CHECKING:
+    from batchsched.client.plans import PoolStatus
+
+
+@click.group()
+def pool() -> None:
+    """Pools: see them, take them out of service, open them again. What is decided holds on every server and over restarts."""
+
+
+@pool.command("list")
+@json_option
+@server_options
+def list_(as_json: bool, connect: Connect) -> None:
+    """List the pools and how each stands. With --json: one object a line."""
+    with connect() as client:
+        _show(client.pools.list(), as_json)
+
+
+@pool.command()
+@click.argument("name")
+@json_option
+@server_options
+def cordon(name: str, as_json: bool, connect: Connect) -> None:
+    """Lease nothing new to a pool and plan nothing there; what runs goes on."""
+    with connect() as client:
+        _show((client.pools.cordon(name),), as_json)
+
+
+@pool.command()
+@click.argument("name")
+@json_option
+@server_options
+def drain(name: str, as_json: bool, connect: Connect) -> None:
+    """Cordon a pool, and have what runs given back unfinished, which costs it no attempt."""
+    with connect() as client:
+        _show((client.pools.drain(name),), as_json)
+
+
+@pool.command("open")
+@click.argument("name")
+@json_option
+@server_options
+def open_(name: str, as_json: bool, connect: Connect) -> None:
+    """Let a pool work again."""
+    with connect() as client:
+        _show((client.pools.open(name),), as_json)
+
+
+def _show(found: tuple[PoolStatus, ...], as_json: bool) -> None:
+    if as_json:
+        for one in found:
+            print_json(one)
+        return
+    rows = [
+        (
+            one.id,
+            one.site + (" (simulated)" if one.simulated else ""),
+            one.zone,
+            one.gpu,
+            str(one.replicas),
+            str(one.workers),
+            one.state + (f" since {when(one.since)}" if one.since else ""),
+        )
+        for one in found
+    ]
+    print_table(("pool", "site", "zone", "gpu", "replicas", "workers", "state"), rows)

@@ -1,0 +1,142 @@
+"""What operators decide over the plan's head: routes that close and open pools, and freeze shifting."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+
+from batchsched.errors import NotFound
+from batchsched.queue import overrides, workers
+from batchsched.server.auth import Caller, Who
+from batchsched.server.batches import json_body
+from batchsched.server.options import deadline_of, form_of
+from batchsched.server.plan_answers import Freeze
+from batchsched.server.runtime import Runtime
+from batchsched.units import iso
+from batchsched.windows import is_open
+from batchsched.wire import PREFIX
+
+
+def router(runtime: Runtime) -> APIRouter:
+    """The routes, bound to a server."""
+    routes = APIRouter(prefix=PREFIX, tags=["batchsched"])
+    rule = Override(runtime)
+
+    @routes.post("/plan/freeze")
+    async def freeze_plan(request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Shift nothing more: work starts at once where there is room, the earliest deadline first."""
+        asked = form_of(Freeze, await json_body(request))
+        return await run_in_threadpool(rule.freeze, who, asked)
+
+    @routes.post("/plan/unfreeze")
+    def unfreeze_plan(who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Shift again. No harm where it was not frozen."""
+        return rule.unfreeze(who)
+
+    @routes.get("/pools")
+    def list_pools() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """The pools, and how each stands."""
+        return {"object": "list", "data": rule.pools()}
+
+    @routes.post("/pools/{pool}/cordon")
+    def cordon_pool(pool: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Lease nothing new to a pool and plan nothing there; what runs goes on."""
+        return rule.close(who, pool, "cordoned")
+
+    @routes.post("/pools/{pool}/drain")
+    def drain_pool(pool: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Cordon a pool, and have what runs given back unfinished, which costs it no attempt."""
+        return rule.close(who, pool, "drained")
+
+    @routes.post("/pools/{pool}/open")
+    def open_pool(pool: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Let a pool work again. No harm where it may."""
+        return rule.open(who, pool)
+
+    return routes
+
+
+class Override:
+    """What the routes do. What is decided holds at once on every server, and over restarts."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._database = runtime.database
+        self._scheduler = runtime.scheduler
+        self._clock = runtime.clock
+        self._fleet = runtime.fleet
+        self._lease_s = runtime.settings.server.lease_s
+
+    def freeze(self, who: Caller, asked: Freeze) -> dict[str, Any]:
+        """Raises InvalidValue for an end that cannot be."""
+        now = self._clock.now()
+        until = deadline_of(asked.until, now, "until") if asked.until else None
+        with self._database.write() as connection:
+            overrides.freeze(connection, now, until)
+            who.did(connection, "plan", until=iso(until) if until else None)
+        self._scheduler.poke()
+        return {"id": "plan", "frozen": frozen_object(overrides.Override("frozen", now, until))}
+
+    def unfreeze(self, who: Caller) -> dict[str, Any]:
+        """Shift again."""
+        with self._database.write() as connection:
+            overrides.unfreeze(connection)
+            who.did(connection, "plan")
+        self._scheduler.poke()
+        return {"id": "plan", "frozen": None}
+
+    def close(self, who: Caller, pool: str, how: overrides.Closed) -> dict[str, Any]:
+        """Raises NotFound."""
+        self._known(pool)
+        with self._database.write() as connection:
+            overrides.close(connection, pool, how, self._clock.now())
+            who.did(connection, pool)
+        self._scheduler.poke()
+        return self._one(pool)
+
+    def open(self, who: Caller, pool: str) -> dict[str, Any]:
+        """Raises NotFound."""
+        self._known(pool)
+        with self._database.write() as connection:
+            overrides.reopen(connection, pool)
+            who.did(connection, pool)
+        self._scheduler.poke()
+        return self._one(pool)
+
+    def pools(self) -> list[dict[str, Any]]:
+        """All, in the order in which they are declared."""
+        now = self._clock.now()
+        with self._database.read() as connection:
+            ruled = overrides.active(connection, now)
+            alive = [row["pool"] for row in workers.active(connection, now - timedelta(seconds=self._lease_s))]
+        return [self._pool(name, ruled, alive, now) for name in self._fleet.pools]
+
+    def _one(self, pool: str) -> dict[str, Any]:
+        return next(one for one in self.pools() if one["id"] == pool)
+
+    def _pool(self, name: str, ruled: overrides.Overrides, alive: list[str], now: datetime) -> dict[str, Any]:
+        pool, site, closed = self._fleet.pools[name], self._fleet.site_of(name), ruled.pools.get(name)
+        by_window = "open" if pool.window is None or is_open(pool.window, now) else "closed"
+        return {
+            "object": "batchsched.pool",
+            "id": name,
+            "site": pool.site,
+            "zone": site.zone,
+            "simulated": site.simulated,
+            "gpu": pool.gpu,
+            "replicas": pool.count,
+            "workers": alive.count(name),
+            "state": closed.how if closed else by_window,
+            "since": iso(closed.since) if closed else None,
+        }
+
+    def _known(self, pool: str) -> None:
+        if pool not in self._fleet.pools:
+            raise NotFound(f"There is no pool '{pool[:64]}'. There are: {', '.join(self._fleet.pools)}.", param="pool")
+
+
+def frozen_object(one: overrides.Override | None) -> dict[str, Any] | None:
+    """Since when nothing is shifted, and until when."""
+    return {"since": iso(one.since), "until": iso(one.until) if one.until else None} if one else None
