@@ -342,8 +342,7 @@ class PlanRow(SQLModel, table=True):
 
 
 class OverrideRow(SQLModel, table=True):
-    """What an operator decided over the plan's head, until it is lifted or its time is over. `what`: `plan` for `frozen`
-    shifting, `pool:NAME` for a pool that is `cordoned` (gets nothing new) or `drained` (and gives back what it has)."""
+    """What an operator decided: `plan` is `frozen`, or `pool:NAME` is `cordoned` or `drained`; until it is lifted or over."""
 
     __tablename__ = "overrides"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (CheckConstraint("how IN ('frozen', 'cordoned', 'drained')", name="override_known"),)
