@@ -7,7 +7,7 @@ import math
 from batchsched.planner.problem import PoolState, Problem
 
 _EPS = 1e-9
-_MANY = 10**9
+_MANY = 10.0**9
 _NEXT_TO_NOTHING = 1e-6
 """Of a replica's slot: rounding that needs no further replica."""
 
@@ -75,12 +75,16 @@ class Engines:
         last, seconds = spread[-1]
         if last + (seconds >= self._lengths[last] - _EPS) >= until:
             return 0, spread
-        fit = min(self._room.seconds[t] / s if s > 0 else math.inf for t, s in spread)
-        return int(min(fit, _MANY) + _EPS), spread
+        fit = min(self._room.seconds[t] / s if s > 0 else _MANY for t, s in spread)
+        held = min((self._room.hold[t] for t, _ in spread[:-1]), default=_MANY)
+        return int(min(fit, held) + _EPS), spread
 
     def start(self, slot: int, replicas: int, spread: list[tuple[int, float]]) -> None:
-        """Begin so many; their seconds are taken from the pool."""
+        """Begin so many; their seconds are taken from the pool, and they are held until they are ready."""
         self.starts[slot] += replicas
+        for t, _ in spread[:-1]:
+            self.held[t] += replicas
+            self._room.hold[t] -= replicas
         for t, seconds in spread:
             self.work(t, replicas * seconds)
 
