@@ -36,7 +36,7 @@ def test_greedy_plans_hold_what_they_use(problem: Problem) -> None:
     make_plan(problem, "greedy")  # it is verified
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(crowded())
 def test_solved_plans_hold_what_they_use(problem: Problem) -> None:
     plan = make_plan(problem, "cp-sat", 0.2)

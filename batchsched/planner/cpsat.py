@@ -206,7 +206,10 @@ class ClassModel:
         return max(1, math.floor(SPEED_STEPS / self.groups[c].ratio[pool]))
 
     def _units(self, replicas: float, slot: int) -> int:
-        return math.floor(replicas * self.problem.slots[slot].length_s / self.unit_s + 1e-9)
+        """Of whole replicas, each rounded down by itself: a start that fills a slot then leaves nothing of its replica."""
+        part, whole = math.modf(replicas)
+        units = self._lengths[slot] / self.unit_s
+        return int(whole) * math.floor(units + 1e-9) + math.floor(part * units + 1e-9)
 
     def _replicas(self, pool: str) -> int:
         return math.ceil(max(self._pools[pool].capacity, default=0.0))
