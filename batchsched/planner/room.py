@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection
+from statistics import NormalDist
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from batchsched.planner.doubt import Doubt
-from batchsched.planner.problem import SURE, Job, PoolState, Problem
+from batchsched.planner.problem import SURE, Job, Problem
 
 _EPS = 1e-9
+Array = NDArray[np.float64]
 
 
 class Room(msgspec.Struct, frozen=True):
@@ -22,7 +23,7 @@ class Room(msgspec.Struct, frozen=True):
     times: float
     """How many times its work fits after the expected work of the jobs that are due earlier."""
     earlier: float
-    """What of that work is in doubt."""
+    """What those are expected to take of its places."""
     doubt: Doubt
     """Of its own work and `earlier` together, and of the places where they are done; in shares of their sum."""
 
@@ -35,97 +36,132 @@ class Room(msgspec.Struct, frozen=True):
 def room(problem: Problem, job: Job, until_s: float) -> Room:
     """What is open to a job of the problem until an instant. Time beyond the horizon is taken to be as open as the horizon is on
     average."""
-    ends = np.array([slot.end_s for slot in problem.slots])
-    starts = np.array([slot.start_s for slot in problem.slots])
-    lengths = np.clip(np.minimum(ends, until_s) - starts, 0.0, None)
-    pools = {pool.name: pool for pool in problem.pools}
-    free = {name: np.array(pool.capacity) * lengths for name, pool in pools.items()}
-    taken = _taken(problem, job, free, starts, lengths)
-    shares = _shares(job, pools, free, lengths)
-    beyond = max(1.0, until_s / problem.end_s) if problem.end_s > 0 else 0.0
-    times = sum(shares.values()) * beyond
-    open_to = {name: share * beyond for name, share in shares.items()}
-    doubted: list[tuple[Job, float]] = []
-    for other, on, whole in taken:
-        worth = {name: seconds / job.seconds_on[name] for name, seconds in on.items() if job.seconds_on.get(name, 0.0) > 0}
-        for name, share in worth.items():
-            open_to[name] = open_to.get(name, 0.0) + share
-        if other.spread > 0 and whole:  # what takes all that it can get takes no more
-            doubted.append((other, sum(worth.values())))
-    return Room(times, sum(share for _, share in doubted), _doubt(problem, job, doubted, open_to, times, until_s))
+    walk = _Walk(problem)
+    for other in problem.jobs if until_s > 0 else []:
+        if _order(other) < _order(job):
+            walk.waiting.append(other)
+    walk.go()
+    return walk.room(job, until_s)
 
 
-def _taken(
-    problem: Problem, job: Job, free: dict[str, NDArray[np.float64]], starts: NDArray[np.float64], lengths: NDArray[np.float64]
-) -> list[tuple[Job, dict[str, float], bool]]:
-    """Jobs with earlier deadlines, the seconds that each takes of its places, which `free` loses, and whether that is enough."""
-    found: list[tuple[Job, dict[str, float], bool]] = []
-    earlier = [other for other in problem.jobs if _before(other, job) and not job.seconds_on.keys().isdisjoint(other.seconds_on)]
-    for other in sorted(earlier, key=lambda o: (o.deadline_s, o.batch_id)):
-        left, on = 1.0, dict[str, float]()
-        slots = int(np.searchsorted(starts, other.deadline_s))
-        for name in sorted(set(other.seconds_on) & free.keys(), key=lambda n: (other.seconds_on[n], n)):
-            work = other.seconds_on[name]
-            if left <= _EPS or work <= 0:
-                continue
-            some = np.minimum(free[name][:slots], other.width * lengths[:slots])
-            some = np.diff(np.minimum(np.cumsum(some), left * work), prepend=0.0)
-            free[name][:slots] -= some
-            on[name] = float(some.sum())
-            left -= on[name] / work
-        found.append((other, on, left <= _EPS))
-    return found
-
-
-def _shares(
-    job: Job, pools: Mapping[str, PoolState], free: dict[str, NDArray[np.float64]], lengths: NDArray[np.float64]
-) -> dict[str, float]:
-    """How many times its work fits in each place, the fastest first, after one engine start."""
-    places = sorted(set(job.seconds_on) & free.keys(), key=lambda n: (job.seconds_on[n], n))
-    loaded = {name for name in places if job.model_at(name) in pools[name].loaded}
-    startup = min((0.0 if name in loaded else job.startup_s_on[name] for name in places), default=0.0)
-    width_s = job.width * lengths
+def probabilities(problem: Problem, only: Collection[str]) -> dict[str, float]:
+    """That each of these jobs is done by its deadline, in one walk over all."""
+    walk = _Walk(problem)
     found: dict[str, float] = {}
-    for name in places:
-        seconds = np.minimum(free[name], width_s)
-        width_s = width_s - seconds
-        open_s = float(seconds.sum())
-        waste = min(startup, open_s)
-        startup -= waste
-        found[name] = (open_s - waste) / job.seconds_on[name] if job.seconds_on[name] > 0 else math.inf
+    for job in sorted(problem.jobs, key=_order):
+        if job.batch_id in only:
+            walk.go()
+            found[job.batch_id] = walk.room(job, job.deadline_s).probability if job.remaining_requests > 0 else 1.0
+        walk.waiting.append(job)
     return found
 
 
-def _doubt(
-    problem: Problem, job: Job, doubted: Sequence[tuple[Job, float]], open_to: Mapping[str, float], times: float, until_s: float
-) -> Doubt:
-    """Of the job's work and that of others, by their shares of it, on places with so much room until then."""
-    total = 1.0 + sum(share for _, share in doubted)
-    common: dict[str, float] = defaultdict(float)
-    own = 0.0
-    for other, share in [(job, 1.0), *doubted]:
-        common[other.model] += share / total * _relative(other.sigma)
-        own += (share / total * _relative(other.sigma_own)) ** 2
-    spread, own = sum(math.log1p(share**2) for share in common.values()), math.log1p(own)
-    room = times + total - 1.0
-    if not 0 < room < math.inf:
-        return Doubt(math.sqrt(spread), math.sqrt(own))
-    stops = lost = 0.0
-    for pool in problem.pools:
-        if (here := open_to.get(pool.name, 0.0)) > 0 and pool.supply != SURE:
-            slots = max(1.0, min(until_s, problem.end_s) / pool.supply.steady_s)
-            spread += (here / room * pool.supply.sigma) ** 2
-            own += (here / room * pool.supply.slot_sigma) ** 2 / slots
-            failures = pool.supply.failures_per_replica_h * here * job.seconds_on[pool.name] / 3600
-            stops += failures
-            lost += failures * pool.supply.repair_s / job.seconds_on[pool.name]
-    return Doubt(math.sqrt(spread), math.sqrt(own), stops, lost / stops / total if stops > 0 else 0.0)
+class _Walk:
+    """Jobs take their expected work in the order of their deadlines, each on all of its places at once."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._starts = np.array([slot.start_s for slot in problem.slots])
+        self._lengths = np.array([slot.length_s for slot in problem.slots])
+        self._index = {pool.name: p for p, pool in enumerate(problem.pools)}
+        shape = (len(problem.pools), len(problem.slots))
+        self._capacity = np.array([pool.capacity for pool in problem.pools], float).reshape(shape)
+        self._free = self._capacity * self._lengths
+        self._models: dict[str, int] = {}
+        self.waiting: list[Job] = []
+        # Of each job that has taken its work: seconds by pool, deviation over mean, its model's part of that, its model.
+        self._seconds = np.zeros((len(problem.jobs), len(problem.pools)))
+        self._relative, self._common = np.zeros((2, len(problem.jobs)))
+        self._model = np.zeros(len(problem.jobs), int)
+        self._count = 0
+
+    def go(self) -> None:
+        """Those who wait take what they are expected to: nobody more than is open to it before its own deadline."""
+        for job in sorted(self.waiting, key=_order):
+            if job.deadline_s > 0 and job.remaining_requests > 0:
+                self._take(job)
+        self.waiting.clear()
+
+    def _take(self, job: Job) -> None:
+        usable, n = self._usable(job, job.deadline_s), self._count
+        rate = sum((seconds / job.seconds_on[name] for name, seconds in usable.items()), np.zeros(len(self._starts)))
+        left, self._relative[n] = _at_most(job.spread, float(rate.sum()))
+        used = np.clip((left - np.cumsum(rate) + rate) / np.maximum(rate, _EPS), 0.0, 1.0)
+        for name, seconds in usable.items():
+            self._free[self._index[name]] -= seconds * used
+            self._seconds[n, self._index[name]] = float((seconds * used).sum())
+        self._common[n] = job.sigma / job.spread if job.spread > 0 else 0.0
+        self._model[n] = self._models.setdefault(job.model, len(self._models))
+        self._count += 1
+
+    def _usable(self, job: Job, until_s: float) -> dict[str, Array]:
+        """Seconds that it can use of each slot on its places, the fastest first, as far as it is wide."""
+        lengths = np.clip(until_s - self._starts, 0.0, self._lengths)
+        width_s, found = job.width * lengths, dict[str, Array]()
+        for name in sorted(job.seconds_on.keys() & self._index.keys(), key=lambda n: (job.seconds_on[n], n)):
+            if job.seconds_on[name] > 0:
+                p = self._index[name]
+                found[name] = np.minimum(np.minimum(self._free[p], self._capacity[p] * lengths), width_s)
+                width_s = width_s - found[name]
+        return found
+
+    def room(self, job: Job, until_s: float) -> Room:
+        """What is open to it after all that has been taken."""
+        usable = self._usable(job, until_s)
+        per_second, shares = np.zeros(len(self._index)), np.zeros(len(self._index))
+        startup = self._startup_s(job, usable)
+        beyond = max(1.0, until_s / self._problem.end_s) if self._problem.end_s > 0 else 0.0
+        for name, seconds in usable.items():
+            p, open_s = self._index[name], float(seconds.sum())
+            waste = min(startup, open_s)
+            startup -= waste
+            per_second[p] = 1.0 / job.seconds_on[name]
+            shares[p] = (open_s - waste) * per_second[p] * beyond
+        taken = self._seconds[: self._count] * per_second
+        worth = taken.sum(axis=1) * (self._relative[: self._count] > 0)
+        doubt = self._doubt(job, worth, shares + taken.sum(axis=0), per_second, float(shares.sum()), until_s)
+        return Room(float(shares.sum()), float(worth.sum()), doubt)
+
+    def _startup_s(self, job: Job, usable: Collection[str]) -> float:
+        """Of one engine start, where it is shortest."""
+        pools = self._problem.pools
+        loaded = [name for name in usable if job.model_at(name) in pools[self._index[name]].loaded]
+        return 0.0 if loaded else min((job.startup_s_on[name] for name in usable), default=0.0)
+
+    def _doubt(self, job: Job, worth: Array, open_to: Array, per_second: Array, times: float, until_s: float) -> Doubt:
+        """Of the job's work and that of the earlier ones (`worth`), on places with so much room."""
+        total, n = 1.0 + float(worth.sum()), self._count
+        each = worth / total * self._relative[:n]
+        by_model = np.zeros(len(self._models) + 1)
+        np.add.at(by_model, self._model[:n], each * self._common[:n])
+        mine, of_model = math.sqrt(math.expm1(job.spread**2)) / total, job.sigma / job.spread if job.spread > 0 else 0.0
+        by_model[self._models.get(job.model, len(self._models))] += mine * of_model
+        spread = float(np.log1p(by_model**2).sum())
+        own = math.log1p(float((each**2 * (1 - self._common[:n] ** 2)).sum()) + mine**2 * (1 - of_model**2))
+        stops = lost = 0.0
+        room = times + total - 1.0
+        for p, pool in enumerate(self._problem.pools):
+            here, supply = float(open_to[p]), pool.supply
+            if here > 0 and room > 0 and supply != SURE:
+                slots = max(1.0, min(until_s, self._problem.end_s) / supply.steady_s)
+                spread += (here / room * supply.sigma) ** 2
+                own += (here / room * supply.slot_sigma) ** 2 / slots
+                failures = supply.failures_per_replica_h * here / float(per_second[p]) / 3600
+                stops += failures
+                lost += failures * supply.repair_s * float(per_second[p])
+        return Doubt(math.sqrt(spread), math.sqrt(own), stops, lost / stops / total if stops > 0 else 0.0)
 
 
-def _relative(sigma: float) -> float:
-    """The standard deviation of a lognormal over its mean."""
-    return math.sqrt(math.expm1(sigma * sigma))
+def _at_most(sigma: float, most: float) -> tuple[float, float]:
+    """A lognormal of mean 1 that is cut off at `most`: its mean, and its standard deviation over that."""
+    if most <= 0 or sigma <= 0:
+        return min(1.0, max(0.0, most)), 0.0
+    z, normal = (math.log(most) + sigma * sigma / 2) / sigma, NormalDist()
+    above = 1.0 - normal.cdf(z)
+    mean = normal.cdf(z - sigma) + most * above
+    square = math.exp(sigma * sigma) * normal.cdf(z - 2 * sigma) + most * most * above
+    return mean, math.sqrt(max(0.0, square - mean * mean)) / mean if mean > 0 else 0.0
 
 
-def _before(other: Job, job: Job) -> bool:
-    return (other.deadline_s, other.batch_id) < (job.deadline_s, job.batch_id) and other.deadline_s > 0
+def _order(job: Job) -> tuple[float, str]:
+    return job.deadline_s, job.batch_id
