@@ -113,15 +113,17 @@ def fill_backward(needs: list[Need], spans: list[Span]) -> Filled:
     held: list[_Open] = []
     for span in reversed(spans):
         t = span.end_s
+        has_room = {pool: count for pool, count in span.replicas.items() if count > _EPS}
+        closed = span.replicas.keys() - has_room.keys()
         while t > span.start_s + _EPS:
             while waiting and waiting[-1].deadline_s >= t - _EPS:
                 need = waiting.pop()
                 held.append(_Open(need, 1.0, need.startup_s, sorted(need.work_on, key=lambda p: (need.work_on[p], p))))
             floor = max(span.start_s, waiting[-1].deadline_s) if waiting else span.start_s
-            rates, taken = _allot(held, span.replicas)
+            rates, filled = _allot(held, has_room)
             step = min([t - floor, *(state.longest(rate) for state, rate in zip(held, rates, strict=False))])
             step = max(step, _EPS)
-            full.append((t - step, t, taken))
+            full.append((t - step, t, frozenset(closed | filled)))
             t -= step
             for state, rate in zip(held, rates, strict=False):
                 state.pass_by(step, rate)
@@ -132,10 +134,10 @@ def fill_backward(needs: list[Need], spans: list[Span]) -> Filled:
     return Filled(starts, full)
 
 
-def _allot(held: list[_Open], replicas: dict[str, float]) -> tuple[list[float], frozenset[str]]:
+def _allot(held: list[_Open], replicas: dict[str, float]) -> tuple[list[float], set[str]]:
     """Share of its work that each need does in a second, served in order, fastest pool first, as far down the line as anything
-    is left to serve; and the pools without room."""
-    left = {pool: count for pool, count in replicas.items() if count > _EPS}
+    is left to serve; and the pools that this fills."""
+    left = dict(replicas)
     rates: list[float] = []
     for state in held:
         if not left:
@@ -152,4 +154,4 @@ def _allot(held: list[_Open], replicas: dict[str, float]) -> tuple[list[float], 
                 if width <= _EPS:
                     break
         rates.append(rate)
-    return rates, frozenset(replicas.keys() - left.keys())
+    return rates, replicas.keys() - left.keys()

@@ -145,7 +145,7 @@ def contested(jobs: Iterable[Job], pools: list[OpenPool]) -> set[str]:
 
 
 def _filled(needs: list[Need], pools: list[OpenPool]) -> Filled:
-    return fill_backward(needs, spans_of(pools, [need.deadline_s for need in needs]))
+    return fill_backward(needs, spans_of(pools))
 
 
 def _late(filled: Filled) -> set[str]:

@@ -6,6 +6,7 @@ Reads profiles, opening hours and deadlines, nothing else, so it holds when the 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from itertools import pairwise
 
@@ -33,7 +34,7 @@ def latest_safe_starts(jobs: list[Job], pools: list[OpenPool], margin_s: float =
     that begin far enough before 0 to see by how much a job is late. `margin_s`: taken off the result, for leases that cannot be
     interrupted and for the control loop's own delay.
     """
-    spans = spans_of(pools, [job.deadline_s for job in jobs])
+    spans = spans_of(pools)
     supplies: dict[str, tuple[Supply, float]] = {}
     for pool in pools:  # a pool may come in several layers
         supplies[pool.name] = pool.supply, supplies.get(pool.name, (SURE, 0.0))[1] + pool.replicas
@@ -71,16 +72,23 @@ def _need(job: Job, supplies: Mapping[str, tuple[Supply, float]]) -> Need:
     return Need(job.batch_id, job.deadline_s, {at: s * times[at] for at, s in job.seconds_on.items()}, job.width, startup)
 
 
-def spans_of(pools: list[OpenPool], deadlines: list[float]) -> list[Span]:
-    """Stretches between all openings, closings and deadlines, with the replicas of each pool; 0 where it is closed."""
-    merged = [(pool, _merge(pool.intervals)) for pool in pools]
-    edges = sorted({at for _, spans in merged for span in spans for at in span} | {at for at in deadlines if math.isfinite(at)})
+def spans_of(pools: list[OpenPool]) -> list[Span]:
+    """Stretches between all openings and closings, with the replicas of each pool; 0 where it is closed."""
+    changes: dict[float, list[tuple[int, bool]]] = defaultdict(list)
+    layers: dict[str, list[int]] = defaultdict(list)
+    for i, pool in enumerate(pools):
+        layers[pool.name].append(i)
+        for start, end in _merge(pool.intervals):
+            changes[start].append((i, True))
+            changes[end].append((i, False))
+    is_open = [False] * len(pools)
+    replicas = dict.fromkeys(layers, 0.0)
     out: list[Span] = []
-    for start, end in pairwise(edges):
-        replicas = {pool.name: 0.0 for pool in pools}
-        for pool, intervals in merged:
-            if any(a <= start and end <= b for a, b in intervals):
-                replicas[pool.name] += pool.replicas
+    for start, end in pairwise(sorted(changes)):
+        for i, opens in changes[start]:
+            is_open[i] = opens
+        changed = {pools[i].name for i, _ in changes[start]}
+        replicas = replicas | {name: sum(pools[i].replicas for i in layers[name] if is_open[i]) for name in changed}
         out.append(Span(start, end, replicas))
     return out
 
