@@ -1,0 +1,88 @@
+"""Engines on a virtual clock: a replica at a time, which starts with one model, works, stands ready, and is stopped when idle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+
+_EPS = 1e-6
+
+
+class Engine(msgspec.Struct):
+    """One replica. `left_s`: of the present piece of time; `starting_s`: what its start still takes."""
+
+    model: str | None = None
+    starting_s: float = 0.0
+    left_s: float = 0.0
+    used: bool = False
+
+
+class Served(msgspec.Struct):
+    """What a pool did: replica-seconds of work and of starting, on how many engines, how many of them started, and when the last
+    one was done, in seconds from the beginning of the piece."""
+
+    work_s: float = 0.0
+    starting_s: float = 0.0
+    engines: int = 0
+    starts: int = 0
+    until_s: float = 0.0
+
+
+class Engines:
+    """All replicas. Time passes in pieces: `begin`, any number of `serve`, `end`."""
+
+    def __init__(self, replicas: Mapping[str, int]) -> None:
+        self._pools = {name: [Engine() for _ in range(count)] for name, count in replicas.items()}
+        self._piece_s = 0.0
+
+    def loaded(self, pool: str) -> list[str]:
+        """The model of each engine that is ready."""
+        return [one.model for one in self._pools[pool] if one.model is not None and one.starting_s <= _EPS]
+
+    def begin(self, seconds: float) -> None:
+        """A piece of time begins."""
+        self._piece_s = seconds
+        for engines in self._pools.values():
+            for one in engines:
+                one.left_s, one.used = seconds, False
+
+    def serve(self, pool: str, model: str, seconds: float, startup_s: float, width: int) -> Served:
+        """Up to so many replica-seconds of work, on at most `width` engines: first on those that have the model, then on empty
+        ones, then in place of another model that is not in use."""
+        done = Served()
+        able = [one for one in self._pools[pool] if one.left_s > _EPS and (one.model == model or not one.used)]
+        able.sort(key=lambda one: (one.model != model, not one.used, one.model is not None))
+        for one in able[: max(0, width)]:
+            if seconds - done.work_s <= _EPS:
+                break
+            if one.model != model:
+                one.model, one.starting_s = model, startup_s
+                done.starts += 1
+            one.used = True
+            done.engines += 1
+            starting = min(one.left_s, one.starting_s)
+            one.starting_s -= starting
+            work = min(one.left_s - starting, seconds - done.work_s)
+            one.left_s -= starting + work
+            done.starting_s += starting
+            done.work_s += work
+            done.until_s = max(done.until_s, self._piece_s - one.left_s)
+        return done
+
+    def room_s(self, pool: str) -> float:
+        """Replica-seconds of the piece that nobody has taken."""
+        return math.fsum(one.left_s for one in self._pools[pool])
+
+    def end(self) -> dict[tuple[str, str], float]:
+        """The piece is over: seconds for which engines that had worked stood ready, by pool and model. What did not work at all
+        is stopped, and costs nothing."""
+        idle: dict[tuple[str, str], float] = {}
+        for pool, engines in self._pools.items():
+            for one in engines:
+                if not one.used:
+                    one.model, one.starting_s = None, 0.0
+                elif one.model is not None and one.left_s > _EPS:
+                    idle[pool, one.model] = idle.get((pool, one.model), 0.0) + one.left_s
+        return idle

@@ -1,0 +1,81 @@
+"""What a simulation knows of the grid: forecasts as any provider of ours gives them, hour by hour, and what came true of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchsched.errors import ForecastUnavailable
+from batchsched.forecasts.port import QUANTILES, Provider
+
+Floats = NDArray[np.float64]
+HOUR = timedelta(hours=1)
+_QUARTILES = [QUANTILES.index(0.25), QUANTILES.index(0.75)]
+_QUARTILES_APART = 1.349  # in standard deviations of a normal distribution
+
+
+class Ahead:
+    """What is expected of each zone from one hour on, g/kWh: `mean` and `spread`, a standard deviation, by zone."""
+
+    def __init__(self, mean: dict[str, Floats], spread: dict[str, Floats]) -> None:
+        self.mean, self.spread = mean, spread
+
+
+class Grid:
+    """Zones over the hours of a simulation. Each forecast is asked for once, however many policies are tried.
+
+    The provider is asked with the virtual time as its `now`: by its contract, what it says then rests on nothing later.
+    """
+
+    def __init__(self, provider: Provider, zones: Sequence[str], start: datetime, hours: int, ahead_h: int = 96) -> None:
+        """`start`: a whole hour; the grid is known for `hours` from it on. Raises ForecastUnavailable where too little is."""
+        self.provider, self.zones, self.start, self.hours, self.ahead_h = provider, tuple(zones), start, hours, ahead_h
+        self.filled_h = 0
+        """Hours of all zones that were never measured, and are filled in from those beside them."""
+        self.truth = {zone: self._measured(zone) for zone in self.zones}
+        self._issued: dict[int, Ahead] = {}
+
+    def issued(self, hour: int) -> Ahead:
+        """As it was forecast at the beginning of that hour."""
+        if hour not in self._issued:
+            found = {zone: self._forecast(zone, hour) for zone in self.zones}
+            self._issued[hour] = Ahead({z: mean for z, (mean, _) in found.items()}, {z: sd for z, (_, sd) in found.items()})
+        return self._issued[hour]
+
+    def perfect(self, hour: int) -> Ahead:
+        """As it came true."""
+        mean = {zone: values[hour : hour + self.ahead_h] for zone, values in self.truth.items()}
+        return Ahead(mean, {zone: np.zeros(len(values)) for zone, values in mean.items()})
+
+    def _forecast(self, zone: str, hour: int) -> tuple[Floats, Floats]:
+        now = self.start + hour * HOUR
+        given = self.provider.forecast(zone, now, now + self.ahead_h * HOUR)
+        mean, spread = np.full(self.ahead_h, np.nan), np.zeros(self.ahead_h)
+        for slot in given.slots:
+            first = max(0, (slot.start - now) // HOUR)
+            hours = slice(first, max(first, -((now - slot.end) // HOUR)))
+            if slot.mean_g_per_kwh is not None:
+                mean[hours] = slot.mean_g_per_kwh
+            if slot.quantiles:
+                low, high = (slot.quantiles[n] for n in _QUARTILES)
+                spread[hours] = (high - low) / _QUARTILES_APART
+        return mean, spread
+
+    def _measured(self, zone: str) -> Floats:
+        end = self.start + self.hours * HOUR
+        values = np.full(self.hours, np.nan)
+        for one in self.provider.realised(zone, self.start, end, end):
+            first = max(0, (one.start - self.start) // HOUR)
+            values[first : max(first, -((self.start - one.end) // HOUR))] = one.intensity_g_per_kwh
+        known = np.flatnonzero(np.isfinite(values))
+        if len(known) < 0.9 * self.hours:
+            raise ForecastUnavailable(
+                f"Zone {zone} was measured for {len(known)} of the {self.hours} hours from {self.start:%Y-%m-%d %H:%M} UTC on.",
+                hint="Choose a start within the data, fewer days, or other zones.",
+            )
+        self.filled_h += self.hours - len(known)
+        filled: Floats = np.interp(np.arange(self.hours), known, values[known])
+        return filled

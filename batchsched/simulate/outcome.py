@@ -1,0 +1,90 @@
+"""What a simulation came to."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What one pool did for a batch without a break, or for none (`batch_id` empty: an engine that stood ready without work)."""
+
+    at_s: float
+    pool: str
+    batch_id: str
+    seconds: float
+    """Replica-seconds, engine start-up included."""
+    starting_s: float
+    """Of those, of engines that were starting."""
+    energy_j: float
+    grams: float
+    """Operational, at the intensity that came true."""
+
+
+class Outcome(msgspec.Struct):
+    """Grams are operational, at the intensities that came true."""
+
+    policy: str
+    batches: int = 0
+    missed: list[str] = []
+    """Batches that were not done by their deadline. They are finished all the same, so that all policies do the same work."""
+    unfinished: list[str] = []
+    """Batches that were not done when the simulation ended, a few days after the last one came."""
+    late_s: float = 0.0
+    """Of all missed batches together."""
+    waited_s: float = 0.0
+    """From coming to done, of all batches together."""
+    engine_starts: int = 0
+    replans: int = 0
+    planned_s: float = 0.0
+    """Replica-seconds that plans had for hours ahead, as the next plan found them."""
+    moved_s: float = 0.0
+    """Of those, what the next plan no longer had there."""
+    hurried_s: float = 0.0
+    """Replica-seconds that the latest safe start took, whatever the plan was."""
+    planning_cpu_s: float = 0.0
+    work: list[Work] = []
+
+    @property
+    def grams(self) -> float:
+        """Of everything."""
+        return math.fsum(one.grams for one in self.work)
+
+    @property
+    def energy_kwh(self) -> float:
+        """Of everything, at the socket."""
+        return math.fsum(one.energy_j for one in self.work) / 3.6e6
+
+    @property
+    def missed_share(self) -> float:
+        """Of the batches that were not done in time, as a fraction."""
+        return len(set(self.missed) | set(self.unfinished)) / self.batches if self.batches else 0.0
+
+    @property
+    def churn(self) -> float:
+        """The share of the work ahead that one plan moves elsewhere than the plan before had it."""
+        return self.moved_s / self.planned_s if self.planned_s else 0.0
+
+    def summary(self) -> dict[str, float | int | str]:
+        """The figures of a row of a table; everything per batch is a mean."""
+        count = max(1, self.batches)
+        return {
+            "policy": self.policy,
+            "grams": round(self.grams, 1),
+            "energy_kwh": round(self.energy_kwh, 3),
+            "batches": self.batches,
+            "missed": len(set(self.missed) | set(self.unfinished)),
+            "late_h": round(self.late_s / 3600 / max(1, len(self.missed)), 2),
+            "wait_h": round(self.waited_s / 3600 / count, 2),
+            "engine_starts": self.engine_starts,
+            "churn": round(self.churn, 4),
+            "hurried_h": round(self.hurried_s / 3600, 1),
+            "replans": self.replans,
+        }
+
+
+def captured(run_now: Outcome, policy: Outcome, perfect: Outcome) -> float:
+    """The share of the saving of perfect foresight over running at once; NaN where there is none to have."""
+    possible = run_now.grams - perfect.grams
+    return (run_now.grams - policy.grams) / possible if possible > 0 else math.nan

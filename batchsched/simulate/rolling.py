@@ -1,0 +1,243 @@
+"""The simulation: hour by hour, look at what is known, plan, let the engines run, pay for what came true."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from batchsched.planner import Allotment, Job, Plan, PoolState, Problem, make_slots
+from batchsched.planner.latest_start import latest_safe_starts, open_pools
+from batchsched.profiles.candidates import Candidate
+from batchsched.profiles.lengths import Lengths, refine
+from batchsched.simulate.engines import Engines, Served
+from batchsched.simulate.grid import Grid
+from batchsched.simulate.outcome import Outcome, Work
+from batchsched.simulate.policies import Policy
+from batchsched.simulate.scene import INPUT_TOKENS, OUTPUT_TOKENS, SIGMA_OWN, Arrival, Scene
+from batchsched.units import JOULES_PER_KWH
+
+TICK_S = 3600.0
+"""How often new batches are taken up; also the length of slots."""
+AFTER_H = 120
+"""Hours after the last batch may have come, in which the rest is done."""
+LATE_HORIZON_S = 24 * 3600.0
+CHUNK_REQUESTS = 200
+MARGIN_S = 60.0
+"""Taken off every latest safe start."""
+CONFIDENCE = 0.99
+_NONE_LEFT = 1e-6
+Progress = Callable[[float], object]
+
+
+class Batch(msgspec.Struct):
+    """A batch that has come and is not done."""
+
+    arrival: Arrival
+    left: float
+    """Requests; a fraction of one where an hour ends in the middle of it."""
+
+
+def hours_of(scene: Scene) -> int:
+    """How many hours a grid must cover."""
+    return scene.days * 24 + AFTER_H
+
+
+def simulate(scene: Scene, grid: Grid, policy: Policy, on_progress: Progress | None = None) -> Outcome:
+    """Run a scene under a policy. `on_progress` is told the share that is done."""
+    world, now_s, end_s = _World(scene, grid, policy), 0.0, grid.hours * 3600.0
+    while now_s < end_s and (world.coming or world.batches):
+        world.admit(now_s)
+        world.replan(now_s)
+        world.run(now_s, now_s + TICK_S)
+        now_s += TICK_S
+        if on_progress:
+            on_progress(min(1.0, now_s / (scene.days * 86400.0)))
+    world.outcome.unfinished = [*world.batches, *(arrival.batch_id for arrival in world.coming)]
+    return world.outcome
+
+
+class _World:
+    def __init__(self, scene: Scene, grid: Grid, policy: Policy) -> None:
+        self.scene, self.grid, self.policy = scene, grid, policy
+        self.coming = list(scene.arrivals)
+        self.batches: dict[str, Batch] = {}
+        self.outcome = Outcome(policy.name, len(scene.arrivals))
+        self._planner = policy.planner()
+        self._engines = Engines({name: pool.count for name, pool in scene.fleet.pools.items()})
+        self._plan, self._made_s = Plan([], []), 0.0
+        self._latest: dict[str, float] = {}
+        self._stale = True
+        self._busy: dict[str, int] = {}
+        """Engines that worked on each batch in the present piece of time."""
+
+    def admit(self, now_s: float) -> None:
+        """Take up what has come."""
+        while self.coming and self.coming[0].at_s <= now_s:
+            arrival = self.coming.pop(0)
+            self.batches[arrival.batch_id] = Batch(arrival, float(arrival.requests))
+            self._stale = True
+
+    # -- deciding --
+
+    def replan(self, now_s: float) -> None:
+        """Plan again where it is time to, or where something has come."""
+        if not self._stale and now_s % self.policy.replan_s:
+            return
+        self._stale = False
+        problem = self._problem(now_s)
+        began = time.process_time()
+        plan = self._planner(problem, now_s)
+        self.outcome.planning_cpu_s += time.process_time() - began
+        self.outcome.replans += 1
+        self._count_moves(plan, now_s)
+        starts = latest_safe_starts(problem.jobs, open_pools(problem), MARGIN_S)
+        self._latest = {batch_id: now_s + seconds for batch_id, seconds in starts.items()}
+        self._plan, self._made_s = plan, now_s
+
+    def _problem(self, now_s: float) -> Problem:
+        jobs = [self._job(batch, now_s) for batch in self.batches.values()]
+        needed = max((job.deadline_s for job in jobs), default=0.0)
+        if any(job.deadline_s < TICK_S for job in jobs):
+            needed = max(needed, LATE_HORIZON_S)
+        horizon_s = TICK_S * max(1, math.ceil(needed / TICK_S))
+        slots = make_slots(horizon_s, slot_s=TICK_S, long_slot_s=TICK_S, fine_s=horizon_s)
+        return Problem(slots, [self._pool(name, now_s, len(slots)) for name in self.scene.fleet.pools], jobs)
+
+    def _pool(self, name: str, now_s: float, slots: int) -> PoolState:
+        fleet = self.scene.fleet
+        pool, site = fleet.pools[name], fleet.site_of(name)
+        seen_h, hour = int(now_s - now_s % self.policy.replan_s) // 3600, int(now_s) // 3600
+        ahead = self.grid.perfect(seen_h) if self.policy.sees == "perfect" else self.grid.issued(seen_h)
+        first = hour - seen_h
+        known = ahead.mean[site.zone][first : first + slots] + self.policy.lean * ahead.spread[site.zone][first : first + slots]
+        values = [round(max(0.0, g), 3) if math.isfinite(g) else None for g in known.tolist()]
+        return PoolState(
+            name=name,
+            site=pool.site,
+            zone=site.zone,
+            replicas=pool.count,
+            capacity=[float(pool.count)] * slots,
+            pue=site.pue,
+            intensity_g_per_kwh=values + [None] * (slots - len(values)),
+            loaded=self._engines.loaded(name),
+            home=pool.site == fleet.home_site,
+            newness=fleet.newness(name),
+        )
+
+    def _job(self, batch: Batch, now_s: float) -> Job:
+        """As one who has seen no more than the answers so far thinks of it."""
+        arrival, left = batch.arrival, max(1, math.ceil(batch.left - _NONE_LEFT))
+        blind = Lengths(INPUT_TOKENS * arrival.requests, OUTPUT_TOKENS * arrival.requests, SIGMA_OWN)
+        done = arrival.requests - left
+        lengths = refine(blind, arrival.requests, done, round(INPUT_TOKENS * done), round(arrival.output_tokens * done))
+        able = {name: Candidate(self.scene.profiles[arrival.model, name], lengths) for name in arrival.pools}
+        return Job(
+            batch_id=arrival.batch_id,
+            model=arrival.model,
+            remaining_requests=left,
+            seconds_on={name: one.seconds for name, one in able.items()},
+            power_w_on={name: one.power_w for name, one in able.items()},
+            startup_s_on={name: one.profile.startup_s for name, one in able.items()},
+            deadline_s=arrival.deadline_s - now_s,
+            sigma=max(one.sigma for one in able.values()),
+            sigma_own=lengths.sigma,
+            confidence=CONFIDENCE,
+            finish_late=True,
+            max_replicas=math.ceil(left / CHUNK_REQUESTS),
+        )
+
+    def _count_moves(self, plan: Plan, now_s: float) -> None:
+        """How much of the last plan's work ahead is no longer where it was."""
+        before = _cells(self._plan, self._made_s, now_s, self.batches)
+        after = _cells(plan, now_s, now_s, self.batches)
+        self.outcome.planned_s += math.fsum(before.values())
+        self.outcome.moved_s += math.fsum(max(0.0, seconds - after.get(cell, 0.0)) for cell, seconds in before.items())
+
+    # -- what then happens --
+
+    def run(self, start_s: float, end_s: float) -> None:
+        """Let time pass, from one edge of the plan's slots, deadline or latest start to the next."""
+        edges = {self._made_s + slot.start_s for slot in self._plan.slots}
+        edges |= {batch.arrival.deadline_s for batch in self.batches.values()} | set(self._latest.values())
+        inner = sorted(edge for edge in edges if start_s + 1.0 < edge < end_s - 1.0)
+        at_s = start_s
+        for edge in [*inner, end_s]:
+            if edge - at_s >= 1.0:
+                self._piece(at_s, edge)
+                at_s = edge
+
+    def _piece(self, at_s: float, to_s: float) -> None:
+        self._engines.begin(to_s - at_s)
+        self._busy.clear()
+        late = [b for b in self.batches.values() if self._latest.get(b.arrival.batch_id, math.inf) <= at_s]
+        for batch in sorted(late, key=lambda b: (b.arrival.deadline_s, b.arrival.batch_id)):
+            for pool in sorted(batch.arrival.pools, key=lambda name: (self._request_s(batch, name), name)):
+                self.outcome.hurried_s += self._serve(batch, pool, math.inf, at_s)
+        for a in self._due(at_s, to_s):
+            if a.batch_id in self.batches:
+                share = (to_s - at_s) / (a.end_s - a.start_s)
+                self._serve(self.batches[a.batch_id], a.pool, a.seconds * share, at_s)
+        for (pool, model), seconds in self._engines.end().items():
+            self._pay(at_s, pool, "", seconds, 0.0, self.scene.profiles[model, pool].idle_w)
+        self.outcome.missed += [
+            name for name, b in self.batches.items() if at_s < b.arrival.deadline_s <= to_s and b.left > _NONE_LEFT
+        ]
+
+    def _due(self, at_s: float, to_s: float) -> list[Allotment]:
+        """What the plan has for this piece, the earliest deadline first."""
+        middle = (at_s + to_s) / 2 - self._made_s
+        now = [a for a in self._plan.allotments if a.start_s <= middle < a.end_s]
+        return sorted(now, key=lambda a: (self._plan.due_s.get(a.batch_id, math.inf), a.batch_id, a.pool))
+
+    def _serve(self, batch: Batch, pool: str, seconds: float, at_s: float) -> float:
+        """Let a pool work on a batch for up to so many replica-seconds; how many it took."""
+        arrival, request_s = batch.arrival, self._request_s(batch, pool)
+        if batch.left <= _NONE_LEFT:
+            return 0.0
+        profile = self.scene.profiles[arrival.model, pool]
+        width = math.ceil(batch.left / CHUNK_REQUESTS) - self._busy.get(arrival.batch_id, 0)
+        done = self._engines.serve(pool, arrival.model, min(seconds, batch.left * request_s), profile.startup_s, width)
+        if done.work_s + done.starting_s <= 0:
+            return 0.0
+        self._busy[arrival.batch_id] = self._busy.get(arrival.batch_id, 0) + done.engines
+        batch.left -= done.work_s / request_s
+        self.outcome.engine_starts += done.starts
+        watts = profile.power_for(INPUT_TOKENS, arrival.output_tokens)
+        self._pay(at_s, pool, arrival.batch_id, done.work_s + done.starting_s, done.starting_s, watts)
+        if batch.left <= _NONE_LEFT:
+            self._finish(batch, at_s, done)
+        return done.work_s + done.starting_s
+
+    def _finish(self, batch: Batch, at_s: float, done: Served) -> None:
+        finished_s = at_s + done.until_s
+        arrival = self.batches.pop(batch.arrival.batch_id).arrival
+        self.outcome.waited_s += finished_s - arrival.at_s
+        if finished_s > arrival.deadline_s + 1.0:
+            self.outcome.late_s += finished_s - arrival.deadline_s
+            if arrival.batch_id not in self.outcome.missed:
+                self.outcome.missed.append(arrival.batch_id)
+
+    def _pay(self, at_s: float, pool: str, batch_id: str, seconds: float, starting_s: float, watts: float) -> None:
+        site = self.scene.fleet.site_of(pool)
+        energy_j = seconds * watts * site.pue
+        grams = energy_j / JOULES_PER_KWH * float(self.grid.truth[site.zone][int(at_s // 3600)])
+        self.outcome.work.append(Work(at_s, pool, batch_id, seconds, starting_s, energy_j, grams))
+
+    def _request_s(self, batch: Batch, pool: str) -> float:
+        """Seconds of a replica that a request really takes."""
+        arrival = batch.arrival
+        return self.scene.profiles[arrival.model, pool].seconds(INPUT_TOKENS, arrival.output_tokens) * arrival.slowness
+
+
+def _cells(plan: Plan, made_s: float, since_s: float, batches: dict[str, Batch]) -> dict[tuple[str, str, int], float]:
+    """Replica-seconds of work by batch, pool and hour of the simulation, of batches that are open, from an hour on."""
+    found: dict[tuple[str, str, int], float] = {}
+    for a in plan.allotments:
+        at_s = made_s + (a.start_s + a.end_s) / 2
+        if at_s >= since_s and a.batch_id in batches:
+            cell = (a.batch_id, a.pool, int(at_s // 3600))
+            found[cell] = found.get(cell, 0.0) + a.seconds
+    return found
