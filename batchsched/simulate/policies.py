@@ -35,9 +35,9 @@ class Policy(msgspec.Struct, frozen=True):
     """How often forecasts are taken anew and everything is planned again; a new batch is planned at the next tick."""
 
 
-def planned(solver: Literal["cp-sat", "greedy"] = "greedy", time_limit_s: float = 10.0) -> Callable[[], Planner]:
-    """Our planner. With CP-SAT the limit is one of work, as long as the wall clock does not end it."""
-    return lambda: lambda problem, _now_s: make_plan(problem, solver, time_limit_s=time_limit_s)
+def planned(solver: Literal["cp-sat", "greedy"], work_s: float = 1.0) -> Callable[[], Planner]:
+    """Our planner, with so much work of the solver a plan."""
+    return lambda: lambda problem, _now_s: make_plan(problem, solver, work_s=work_s)
 
 
 def run_now() -> Planner:
