@@ -88,16 +88,15 @@ class _Open(msgspec.Struct):
 
     def longest(self, rate: float) -> float:
         """Seconds until its present phase ends."""
-        if rate <= 0:
-            return math.inf
         return self.work / rate if self.work > _EPS else self.startup_s
 
-    def pass_by(self, seconds: float, rate: float) -> None:
-        """Time in which it had replicas that do `rate` of it a second."""
-        if rate > 0 and self.work > _EPS:
+    def pass_by(self, seconds: float, rate: float) -> bool:
+        """Time in which it has replicas that do `rate` of it a second; whether all of it is placed then."""
+        if self.work > _EPS:
             self.work -= seconds * rate
-        elif rate > 0:
+        else:
             self.startup_s -= seconds
+        return self.placed
 
     @property
     def placed(self) -> bool:
@@ -113,23 +112,24 @@ def fill_backward(needs: list[Need], spans: list[Span]) -> Filled:
     held: list[_Open] = []
     for span in reversed(spans):
         t = span.end_s
-        has_room = {pool: count for pool, count in span.replicas.items() if count > _EPS}
-        closed = span.replicas.keys() - has_room.keys()
+        open_ = {pool: count for pool, count in span.replicas.items() if count > _EPS}
+        closed = frozenset(span.replicas.keys() - open_.keys())
         while t > span.start_s + _EPS:
             while waiting and waiting[-1].deadline_s >= t - _EPS:
                 need = waiting.pop()
                 held.append(_Open(need, 1.0, need.startup_s, sorted(need.work_on, key=lambda p: (need.work_on[p], p))))
             floor = max(span.start_s, waiting[-1].deadline_s) if waiting else span.start_s
-            rates, filled = _allot(held, has_room)
-            step = min([t - floor, *(state.longest(rate) for state, rate in zip(held, rates, strict=False))])
-            step = max(step, _EPS)
-            full.append((t - step, t, frozenset(closed | filled)))
-            t -= step
+            rates, filled = _allot(held, open_)
+            step = t - floor
             for state, rate in zip(held, rates, strict=False):
-                state.pass_by(step, rate)
-            placed = [state.need.batch_id for state in held[: len(rates)] if state.placed]
+                if rate > 0:
+                    step = min(step, state.longest(rate))
+            step = max(step, _EPS)
+            full.append((t - step, t, closed | filled if filled else closed))
+            t -= step
+            placed = [state for state, rate in zip(held, rates, strict=False) if rate > 0 and state.pass_by(step, rate)]
             if placed:
-                starts.update(dict.fromkeys(placed, t))
+                starts.update((state.need.batch_id, t) for state in placed)
                 held[: len(rates)] = [state for state in held[: len(rates)] if not state.placed]
     return Filled(starts, full)
 
@@ -137,21 +137,23 @@ def fill_backward(needs: list[Need], spans: list[Span]) -> Filled:
 def _allot(held: list[_Open], replicas: dict[str, float]) -> tuple[list[float], set[str]]:
     """Share of its work that each need does in a second, served in order, fastest pool first, as far down the line as anything
     is left to serve; and the pools that this fills."""
-    left = dict(replicas)
+    used: dict[str, float] = {}
+    filled: set[str] = set()
     rates: list[float] = []
     for state in held:
-        if not left:
+        if len(filled) == len(replicas):
             break
         width, rate = float(state.need.width), 0.0
         for pool in state.fastest:
-            if pool in left:
-                take = min(width, left[pool])
+            if pool in replicas and pool not in filled:
+                taken = used.get(pool, 0.0)
+                take = min(width, replicas[pool] - taken)
                 rate += take / max(state.need.work_on[pool], _EPS)
-                left[pool] -= take
+                used[pool] = taken + take
                 width -= take
-                if left[pool] <= _EPS:
-                    del left[pool]
+                if taken + take >= replicas[pool] - _EPS:
+                    filled.add(pool)
                 if width <= _EPS:
                     break
         rates.append(rate)
-    return rates, replicas.keys() - left.keys()
+    return rates, filled

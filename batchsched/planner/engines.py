@@ -17,7 +17,7 @@ class Room:
 
     def __init__(self, problem: Problem, pool: PoolState) -> None:
         self.seconds = [c * slot.length_s for c, slot in zip(pool.capacity, problem.slots, strict=True)]
-        self.hold = [float(hold_room(pool))] * len(problem.slots)
+        self.hold = [hold_room(pool)] * len(problem.slots)
         self._first = 0
 
     def first(self) -> int:
@@ -49,14 +49,17 @@ class Engines:
 
     def reach(self, slot: int, need: int) -> int:
         """How many replicas, up to `need`, could be ready in a slot with no further start, were they held until then."""
-        held = self.held[slot - 1] if slot else self._loaded
-        most, begun = need - self.starts[slot], self.starts[slot]
+        held, starts, free = self.held, self.starts, self._room.hold
+        best = held[slot - 1] if slot else self._loaded
+        most = need - starts[slot]
         for before in range(slot - 1, -1, -1):
-            most = min(most, self.held[before] + int(self._room.hold[before] + _EPS))
-            if most <= held:
+            most = min(most, held[before] + free[before])
+            if most <= best:
                 break
-            held = max(held, min(most, self.ready(before)))
-        return held + begun
+            ready = (held[before - 1] if before else self._loaded) + starts[before]
+            if ready > best:
+                best = min(most, ready)
+        return best + starts[slot]
 
     def keep(self, slot: int, replicas: int) -> None:
         """Hold until a slot what `reach` said could be ready in it."""

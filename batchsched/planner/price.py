@@ -80,4 +80,5 @@ def late_marks(problem: Problem, job: Job) -> list[float]:
 
 def _dearest_use_s(job: Job) -> float:
     """Replica-seconds that the dearest way takes for one second of work on the fastest pool."""
-    return max((s + job.startup_s_on[p]) / max(work_s(job), 0.1) for p, s in job.seconds_on.items())
+    work = max(work_s(job), 0.1)
+    return max((s + job.startup_s_on[p]) / work for p, s in job.seconds_on.items())
