@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from batchsched.cli.main import main
+from batchsched.errors import ForecastUnavailable
 from batchsched.forecasts.port import IntensityForecast, Realised
 from batchsched.forecasts.wrapped import Wrapped
 from batchsched.simulate import POLICIES, Arrival, Grid, Outcome, Scene, captured, draw_scene, simulate
+from batchsched.simulate.data import opened
 from batchsched.simulate.drawn import Drawn
 from batchsched.simulate.engines import Engines
 from batchsched.simulate.grid import HOUR
@@ -188,3 +194,39 @@ def test_an_engine_starts_once_and_keeps_its_model() -> None:
 def _with(here: Scene, arrival: Arrival) -> Scene:
     arrivals = [arrival if one.batch_id == arrival.batch_id else one for one in here.arrivals]
     return msgspec.structs.replace(here, arrivals=arrivals)
+
+
+def test_the_command_compares_policies(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BATCHSCHED_DATA", raising=False)
+    arguments = ["simulate", "--days", "1", "--zones", "CISO,DE", "--policy", "greedy"]
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 0
+    table = capsys.readouterr()
+    assert "typical days with drawn weather, from the seed" in table.out + table.err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["drawn"] is True
+    assert [one["policy"] for one in found["policies"]] == ["run now", "greedy"]
+    assert found["policies"][0]["saved"] == 0.0
+    assert found["policies"][1]["saved"] > 0.05
+
+
+def test_zones_that_the_data_lacks_are_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ForecastUnavailable, match=r"No file in .* has forecasts of CISO"),
+        opened(tmp_path, ["CISO"], START, 24, 0),
+    ):
+        pass
+
+
+@pytest.mark.skipif("BATCHSCHED_DATA" not in os.environ, reason="needs the shared data (BATCHSCHED_DATA)")
+@pytest.mark.slow
+def test_real_forecasts_are_read_as_they_were_issued() -> None:
+    start = datetime(2021, 10, 4, tzinfo=UTC)
+    with opened(Path(os.environ["BATCHSCHED_DATA"]), ["CISO", "PJM"], start, 96, 0) as provider:
+        found = Grid(provider, ["CISO", "PJM"], start, 96, ahead_h=48)
+        errors = [abs(found.issued(12).mean["CISO"][n] / found.truth["CISO"][12 + n] - 1) for n in range(48)]
+    assert 0 < sum(errors) / 48 < 0.4
+    assert found.issued(12).spread["CISO"][24] > found.issued(12).spread["CISO"][0] > 0

@@ -40,6 +40,7 @@ COMMANDS = {
     "profile": ("profile:profile", "How fast and at what power each pool runs each model."),
     "forecast": ("forecast:forecast", "Forecasts of carbon intensity, and what was known when."),
     "carbon": ("carbon:carbon", "What hardware cost to make, and what running it costs; needs no server."),
+    "simulate": ("simulate:simulate", "What policies would have emitted, on a virtual clock; needs no server."),
     "key": ("key:key", "API keys of tenants, operators and workers."),
 }
 

@@ -35,7 +35,7 @@ class Policy(msgspec.Struct, frozen=True):
     """How often forecasts are taken anew and everything is planned again; a new batch is planned at the next tick."""
 
 
-def planned(solver: Literal["cp-sat", "greedy"], work_s: float = 1.0) -> Callable[[], Planner]:
+def planned(solver: Literal["cp-sat", "greedy"], work_s: float = 2.0) -> Callable[[], Planner]:
     """Our planner, with so much work of the solver a plan."""
     return lambda: lambda problem, _now_s: make_plan(problem, solver, work_s=work_s)
 

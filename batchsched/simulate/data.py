@@ -1,0 +1,59 @@
+"""The grid that a simulation runs on: forecasts as they were issued and what came true of them, or drawn weather."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from batchsched.errors import ForecastUnavailable
+from batchsched.forecasts.climatology import Climatology
+from batchsched.forecasts.continued import Continued
+from batchsched.forecasts.corrected import Corrected
+from batchsched.forecasts.file import FileProvider
+from batchsched.forecasts.port import Provider
+from batchsched.simulate.drawn import Drawn
+from batchsched.simulate.grid import HOUR
+
+ISSUED = ("fc_carboncast_v21_firsttier_13regions_2021H2.parquet", "fc_carboncast_v3_us28_2022H2.parquet")
+"""Files of forecasts as issued, with what came true (CarbonCast)."""
+BEFORE = timedelta(days=45)
+"""So much of a file before the start is read: the correction of forecasts learns from it."""
+
+
+@contextmanager
+def opened(folder: Path | None, zones: Sequence[str], start: datetime, hours: int, seed: int) -> Generator[Provider]:
+    """A provider of these zones for these hours. Forecasts of files are corrected by what came true since, as plans read them.
+
+    Without a folder the weather is drawn. Raises ForecastUnavailable where no file of the folder has all of it.
+    """
+    if folder is None:
+        yield Drawn(start, hours, seed)
+        return
+    for name in ISSUED:
+        if (folder / name).is_file():
+            with TemporaryDirectory() as place:
+                part = Path(place) / name
+                if _cut(folder / name, part, zones, start, hours):
+                    yield Continued(Corrected(FileProvider(part)), Climatology())
+                    return
+    raise ForecastUnavailable(
+        f"No file in {folder} has forecasts of {', '.join(zones)} from {start:%Y-%m-%d} on for {hours / 24:.0f} days.",
+        hint=f"They are looked for in {' and '.join(ISSUED)}.",
+    )
+
+
+def _cut(whole: Path, part: Path, zones: Sequence[str], start: datetime, hours: int) -> bool:
+    """Write what these zones and hours need of a file; False where it has not all of that."""
+    import pandas as pd
+
+    end = start + hours * HOUR
+    frame = pd.read_parquet(whole, filters=[("region", "in", list(zones)), ("kind", "==", "direct")])
+    frame = frame[frame["target_time_utc"].between(start - BEFORE, end, inclusive="left")]
+    by_zone = frame.astype({"region": str, "kind": str}).groupby("region")["target_time_utc"].agg(["min", "max"])
+    if set(by_zone.index) < set(zones) or by_zone["min"].max() > start or by_zone["max"].min() < end - HOUR:
+        return False
+    frame.to_parquet(part)
+    return True
