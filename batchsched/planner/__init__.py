@@ -43,26 +43,31 @@ def make_plan(
     `wall_s` of the clock cut the solver short. Raises UnsafePlan where even the greedy plan breaks a rule.
     """
     from batchsched.planner.at_once import at_once
+    from batchsched.planner.greedy import greedy
+    from batchsched.planner.risk import hedged
     from batchsched.planner.verify import verify, violations
 
     plan, fine, due = _greedy(problem)
-    plan = at_once(fine, due) if solver == "at-once" else plan
+    if solver == "at-once":
+        plan = at_once(fine, due)
+    elif solver == "greedy":
+        plan = hedged(fine, due, plan, lambda priced, _: greedy(priced, due))
     verify(problem, plan)
-    if solver != "cp-sat" or not problem.jobs or not problem.slots:
-        return plan
-    try:
-        better = _improved(plan, fine, due, work_s, seed, wall_s)
-    except Exception as error:  # whatever the solver does, there is a plan
-        return noted(plan, f"CP-SAT failed ({type(error).__name__}: {error}); this is the greedy plan")
-    broken = violations(problem, better)
-    if broken:
-        return noted(plan, f"CP-SAT's plan was unsafe ({broken[0]}); this is the greedy plan")
-    return better
+    if solver == "cp-sat" and problem.jobs and problem.slots:
+        try:
+            better = _improved(plan, fine, due, work_s, seed, wall_s)
+            broken = violations(problem, better)
+            unsafe = f"CP-SAT's plan was unsafe ({broken[0]}); this is the greedy plan" if broken else ""
+            plan = noted(plan, unsafe) if unsafe else better
+        except Exception as error:  # whatever the solver does, there is a plan
+            plan = noted(plan, f"CP-SAT failed ({type(error).__name__}: {error}); this is the greedy plan")
+    return _with_interval(fine, plan)
 
 
 def solve(problem: Problem, work_s: float = 2.0, seed: int = 0, wall_s: float = math.inf) -> Plan:
     """The plan of `make_plan` before it is verified. Raises whatever the solver does."""
-    return _improved(*_greedy(problem), work_s, seed, wall_s)
+    plan, fine, due = _greedy(problem)
+    return _with_interval(fine, _improved(plan, fine, due, work_s, seed, wall_s))
 
 
 def _greedy(problem: Problem) -> tuple[Plan, Problem, dict[str, float]]:
@@ -80,8 +85,20 @@ def _greedy(problem: Problem) -> tuple[Plan, Problem, dict[str, float]]:
 
 def _improved(plan: Plan, fine: Problem, due: dict[str, float], work_s: float, seed: int, wall_s: float) -> Plan:
     from batchsched.planner.cpsat import improve
+    from batchsched.planner.risk import ROUNDS, hedged
 
-    return improve(fine, due, plan, work_s=work_s, seed=seed, wall_s=wall_s)
+    def again(priced: Problem, start: Plan) -> Plan:
+        return improve(priced, due, start, work_s=work_s / (2 * ROUNDS), seed=seed, wall_s=wall_s / (2 * ROUNDS))
+
+    alone = fine.risk.weight <= 0
+    first = improve(fine, due, plan, work_s=work_s if alone else work_s / 2, seed=seed, wall_s=wall_s if alone else wall_s / 2)
+    return hedged(fine, due, first, again)
+
+
+def _with_interval(fine: Problem, plan: Plan) -> Plan:
+    from batchsched.planner.futures import Futures
+
+    return msgspec.structs.replace(plan, grams_interval=Futures(fine).interval(plan)) if plan.allotments else plan
 
 
 def _at_home(problem: Problem) -> Problem:
@@ -93,7 +110,7 @@ def _at_home(problem: Problem) -> Problem:
         msgspec.structs.replace(job, seconds_on={pool: s for pool, s in job.seconds_on.items() if pool in known})
         for job in problem.jobs
     ]
-    return Problem(problem.slots, problem.pools, jobs)
+    return msgspec.structs.replace(problem, jobs=jobs)
 
 
 def noted(plan: Plan, note: str) -> Plan:

@@ -157,6 +157,12 @@ class Filler:
                 if left <= _EPS:
                     return
 
+    def follow(self, job: Job, pool: str, seconds: dict[int, float], left: float) -> float:
+        """Put up to the share `left` where another plan has it (seconds by slot, engine starts included); the share placed."""
+        work, used = job.seconds_on[pool], self._used.get(job.batch_id, {})
+        share = min(left, sum(seconds.values()) / work) if work > 0 else left
+        return self._commit(job, _Take(pool, seconds, share, 0.0), share, len(self._lengths), used)
+
     def _until(self, at_s: float) -> int:
         """How many slots end by then."""
         return bisect_right(self._ends, at_s + _EPS_S)

@@ -37,6 +37,14 @@ class Load(msgspec.Struct, frozen=True):
     """Replicas that begin here; what goes on from the slot before is not counted again."""
 
 
+class Interval(msgspec.Struct, frozen=True):
+    """A figure that is not certain: its mean, and what it stays above and below in 9 of 10 cases each."""
+
+    expected: float
+    p10: float
+    p90: float
+
+
 class Plan(msgspec.Struct, frozen=True, dict=True):
     """What each pool should work on in each slot. The first slots bind, the rest is intent."""
 
@@ -59,6 +67,8 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     solver: str = "greedy"
     status: str = ""
     notes: list[str] = []
+    grams_interval: Interval | None = None
+    """Of all that it emits, and of the making of hardware where that is weighed; None where an intensity is unknown."""
 
     @property
     def uses(self) -> list[Allotment | Load]:

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from itertools import pairwise
 from statistics import NormalDist
+from typing import Literal
 
 import msgspec
 
@@ -67,6 +68,12 @@ class PoolState(msgspec.Struct, frozen=True):
     embodied_g_per_s: float | None = 0.0
     """Manufacturing carbon of a second of one replica, where the policy weighs it in decisions; None where it is unknown."""
     supply: Supply = SURE
+    kind: str = ""
+    """What hardware it is: pools of one kind share the errors of their energy and of their making; empty: like no other."""
+    energy_sigma: float = 0.0
+    """How wrong its joules may be for given work: the standard deviation of their logarithm."""
+    embodied_sigma: float = 0.0
+    """The same of `embodied_g_per_s`."""
 
 
 class Effort(msgspec.Struct, frozen=True):
@@ -128,12 +135,26 @@ class Job(msgspec.Struct, frozen=True):
         return math.hypot(self.sigma, self.sigma_own)
 
 
+class Risk(msgspec.Struct, frozen=True):
+    """What a plan is to hold low: the mean of the grams, or in part their `measure` over futures that may come true."""
+
+    weight: float = 0.0
+    """Of the measure, 0 to 1; the mean has the rest."""
+    measure: Literal["mean", "quantile", "cvar"] = "cvar"
+    """`cvar`: the mean of the futures beyond the quantile."""
+    level: float = 0.9
+    """Of the quantile."""
+
+
 class Problem(msgspec.Struct, frozen=True):
     """Slots in order and without gaps; pools; jobs."""
 
     slots: list[Slot]
     pools: list[PoolState]
     jobs: list[Job]
+    scenarios: dict[str, list[list[float]]] = {}
+    """Futures of the intensity, by zone: of each its g/kWh by slot; the first of all zones belong together, and so on."""
+    risk: Risk = Risk()
 
     @property
     def end_s(self) -> float:
@@ -195,7 +216,8 @@ def cut(problem: Problem, instants: Iterable[float]) -> Problem:
         )
         for pool in problem.pools
     ]
-    return Problem(slots, pools, problem.jobs)
+    scenarios = {zone: [[row[i] for i in parent] for row in futures] for zone, futures in problem.scenarios.items()}
+    return msgspec.structs.replace(problem, slots=slots, pools=pools, scenarios=scenarios)
 
 
 def _with_cuts(edges: list[float], cuts: Iterable[float]) -> list[float]:

@@ -1,0 +1,99 @@
+"""What a plan may come to emit: futures in which the intensity, the joules and the making of hardware all come true together."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchsched.planner.plan import Allotment, Interval, Load, Plan
+from batchsched.planner.price import Prices, price
+from batchsched.planner.problem import Problem
+from batchsched.units import JOULES_PER_KWH
+
+COUNT = 40
+"""Futures, where the intensity brings none of its own."""
+DRAWS = 2000
+Array = NDArray[np.float64]
+
+
+class Futures:
+    """Joint draws of everything that makes grams of work. Their mean is what is expected. The same problem has the same ones."""
+
+    def __init__(self, problem: Problem, prices: Prices | None = None) -> None:
+        self.problem = problem
+        self.prices = prices or price(problem)
+        self.count = min((len(rows) for rows in problem.scenarios.values()), default=COUNT)
+        self._pools = {pool.name: p for p, pool in enumerate(problem.pools)}
+        rng = np.random.default_rng(0)
+        kinds = sorted({pool.kind or pool.name for pool in problem.pools})
+        energy, making = ({kind: self._spread(rng) for kind in kinds} for _ in range(2))
+        nominal = [self.prices.intensity[pool.name] for pool in problem.pools]
+        expected = np.array(nominal, float).reshape(len(problem.pools), len(problem.slots)) / JOULES_PER_KWH
+        gram = np.ones((self.count, *expected.shape))
+        embodied = np.ones((self.count, len(problem.pools)))
+        for p, pool in enumerate(problem.pools):
+            if rows := problem.scenarios.get(pool.zone):
+                known = [g is not None for g in pool.intensity_g_per_kwh]
+                gram[:, p, known] = np.maximum(np.array(rows[: self.count], float)[:, known], 1e-6)
+            gram[:, p] *= np.exp(pool.energy_sigma * energy[pool.kind or pool.name])[:, None]
+            embodied[:, p] = np.exp(pool.embodied_sigma * making[pool.kind or pool.name])
+        self.gram: Array = gram / gram.mean(axis=0) * expected
+        """Grams a joule, PUE included: [futures, pools, slots]."""
+        making_g = np.array([self.prices.embodied_g_per_s[pool.name] for pool in problem.pools])
+        self.embodied: Array = embodied / embodied.mean(axis=0) * making_g
+        """Grams a replica-second: [futures, pools]."""
+
+    def _spread(self, rng: np.random.Generator) -> Array:
+        """Standard normal errors, one a future, that lie evenly."""
+        return np.array([NormalDist().inv_cdf((n + 0.5) / self.count) for n in rng.permutation(self.count)])
+
+    @property
+    def certain(self) -> bool:
+        """Do all of them cost the same, whatever is done?"""
+        flat = np.ptp(self.gram, axis=0).max(initial=0.0) + np.ptp(self.embodied, axis=0).max(initial=0.0)
+        return bool(flat <= 1e-12 * (1.0 + self.gram.max(initial=0.0)))
+
+    def grams(self, uses: Sequence[Allotment | Load]) -> Array:
+        """What these come to in each future."""
+        jobs = {job.batch_id: job for job in self.problem.jobs}
+        joules = np.zeros(self.gram.shape[1:])
+        seconds = np.zeros(len(self._pools))
+        for use in uses:
+            p = self._pools[use.pool]
+            joules[p, use.slot_index] += jobs[use.batch_id].power_w_on[use.pool] * use.seconds
+            seconds[p] += use.seconds
+        total: Array = np.tensordot(self.gram, joules, axes=2) + self.embodied @ seconds
+        return total
+
+    def interval(self, plan: Plan) -> Interval | None:
+        """Of a plan in the problem's slots, with what its work may take more or less; None where an intensity is unknown."""
+        unknown = {(pool.name, t) for pool in self.problem.pools for t, g in enumerate(pool.intensity_g_per_kwh) if g is None}
+        if unknown and any((use.pool, use.slot_index) in unknown for use in plan.uses):
+            return None
+        jobs = {job.batch_id: job for job in self.problem.jobs}
+        groups: dict[tuple[str, float], list[Allotment | Load]] = defaultdict(list)
+        mine: dict[tuple[str, float], dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        for use in plan.uses:
+            job = jobs[use.batch_id]
+            group = job.model, round(job.sigma, 2)
+            groups[group].append(use)
+            mine[group][job.batch_id] += self.prices.second_g(job, use.pool, use.slot_index) * use.seconds
+        rng = np.random.default_rng(0)
+        models = {model: rng.standard_normal(DRAWS) for model in sorted({model for model, _ in groups})}
+        which = np.resize(rng.permutation(self.count), DRAWS)
+        total, expected = np.zeros(DRAWS), 0.0
+        for (model, sigma), uses in sorted(groups.items()):
+            of_jobs = mine[model, sigma]
+            whole = sum(of_jobs.values())
+            square = sum(grams**2 * math.expm1(jobs[name].sigma_own ** 2) for name, grams in of_jobs.items())
+            own = math.sqrt(math.log1p(square / whole**2)) if whole > 0 else 0.0
+            off = sigma * models[model] - sigma**2 / 2 + own * rng.standard_normal(DRAWS) - own**2 / 2
+            total += self.grams(uses)[which] * np.exp(off)
+            expected += whole
+        low, high = np.quantile(total, [0.1, 0.9])
+        return Interval(expected, float(low), float(high))
