@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -68,6 +68,12 @@ class View(msgspec.Struct, frozen=True):
     """Pools with a live worker."""
     overrides: Overrides
     notes: list[str]
+    job_of: Callable[[Mapping[str, Any]], Job]
+    """The job of a batch's row, as it would be with other options."""
+
+    def at(self, seconds: float) -> datetime:
+        """The instant so many seconds from now."""
+        return self.now + timedelta(seconds=seconds)
 
 
 class _Scene:
@@ -138,7 +144,11 @@ class Observer:
         forecasts, notes = self._forecasts(now, horizon_s)
         slots, states, pools = self._assemble(now, horizon_s, replicas, loaded, forecasts, ruled.pools)
         scene = _Scene(now, self.fleet, profiles, answers, replicas, loaded, asked, slots, states)
-        jobs = [self._job(row, shares.get(row["id"], []), scene, tied.get(row["id"], set())) for row in everything]
+
+        def job_of(row: Mapping[str, Any]) -> Job:
+            return self._job(row, shares.get(row["id"], []), scene, tied.get(row["id"], set()))
+
+        jobs = [job_of(row) for row in everything]
         problem = Problem(slots, states, jobs)
         leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in shares.values() for s in m if s["state"] == "leased"}
         connected = frozenset(worker["pool"] for worker in alive)
@@ -147,7 +157,7 @@ class Observer:
         notes += [
             f"Pool {name} is {one.how} since {iso(one.since)}: nothing is planned there." for name, one in ruled.pools.items()
         ]
-        return View(now, problem, pools, forecasts, leased, tallied, connected, ruled, notes)
+        return View(now, problem, pools, forecasts, leased, tallied, connected, ruled, notes, job_of)
 
     def profiles(
         self, observations: Sequence[Observation], idle_w: Mapping[str, float] | None = None
@@ -282,7 +292,7 @@ class Observer:
                 share=share,
                 replicas=min(width, scene.replicas[pool]),
                 loaded=model in scene.loaded[pool],
-                asked=scene.asked[model],
+                asked=max(1, scene.asked[model]),
             )
             for model, pool in scene.accepted(tuple(lengths), tuple(row["options"].get("sites") or ()))
         ]

@@ -21,18 +21,17 @@ from batchsched.carbon.models import Hardware
 from batchsched.clock import Clock
 from batchsched.errors import BatchschedError, ForecastUnavailable, InvalidConfiguration
 from batchsched.forecasts import Provider, one_signal
+from batchsched.judging import judged
 from batchsched.observe import Observer, View
 from batchsched.planner import Plan, make_plan
 from batchsched.planner.allowance import request_s
 from batchsched.planner.fairness import Turns, arrivals, contested
 from batchsched.planner.latest_start import latest_safe_starts
-from batchsched.planner.verdict import verdict as judge
 from batchsched.published import Published, Recipe
 from batchsched.queue import chunks, ledger, overrides, plans, shares, tallies
 from batchsched.queue.database import Database, again
 from batchsched.settings import Settings
 from batchsched.solving import SEED, Solved, Solver, versions
-from batchsched.units import iso
 from batchsched.windows import WindowTimer, check, is_open
 
 log = logging.getLogger(__name__)
@@ -316,22 +315,7 @@ class Scheduler:
 
     def verdict(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The answer at submission for a batch that has just been validated, as JSON."""
-        view = self._observer.look(self._clock.now(), batch)
-        try:
-            plan = make_plan(view.problem, "at-once" if view.overrides.frozen else "greedy")  # the solver may be busy for seconds
-        except Exception:
-            log.exception("No plan could be made for a verdict; it does without.")
-            plan = Plan(view.problem.slots, [])
-        verdict = judge(view.problem, plan, batch["id"])
-        finish_s = verdict.expected_finish_s
-        return {
-            "feasible": verdict.feasible,
-            "probability": round(verdict.probability, 4),
-            "expected_finish_at": iso(view.now + timedelta(seconds=finish_s)) if finish_s is not None else None,
-            "expected_grams": verdict.expected_grams,
-            "expected_grams_run_now": verdict.expected_grams_run_now,
-            "reason": verdict.reason,
-        }
+        return judged(self._observer.look(self._clock.now(), batch), batch, self.fleet)
 
 
 def _latest_starts(view: View) -> dict[str, datetime | None]:

@@ -109,14 +109,12 @@ class Solver:
 
     def plan(self, problem: Problem) -> Solved:
         """A verified plan, the best that the solver finds. Raises UnsafePlan where even the greedy one is not safe."""
-        settings = self._settings
-        if not self._apart:
-            return Solved(make_plan(problem, settings.solver, settings.solve_s, SEED))
         first = make_plan(problem, "greedy")
-        if not problem.jobs or not problem.slots:
+        if self._settings.solver == "greedy" or not problem.jobs or not problem.slots:
             return Solved(first)
+        question = Ask(problem, self._settings.solve_s, SEED, SLOWEST * self._settings.solve_s)
         try:
-            found = self._ask(Ask(problem, settings.solve_s, SEED, SLOWEST * settings.solve_s))
+            found = self._ask(question) if self._apart else _taken(answer_to(question))
             if broken := violations(problem, found):
                 raise SolverFailed("unsafe", f"its plan was unsafe: {broken[0]}")
         except SolverFailed as failure:
@@ -142,9 +140,7 @@ class Solver:
                 raise SolverFailed("nonsense", f"its answer cannot be read: {problem}") from None
             except OSError:
                 raise self._death() from None
-        if answer.plan is None:
-            raise SolverFailed(answer.kind, answer.trouble)
-        return answer.plan
+        return _taken(answer)
 
     def _ready(self, until: float) -> socket.socket:
         """The line to a process that lives. Raises SolverFailed where none comes up in time."""
@@ -206,6 +202,12 @@ class Solver:
             ours.close()
 
 
+def _taken(answer: Answer) -> Plan:
+    if answer.plan is None:
+        raise SolverFailed(answer.kind, answer.trouble)
+    return answer.plan
+
+
 @cache
 def versions() -> dict[str, str]:
     """The packages that decide what a plan looks like."""
@@ -259,19 +261,18 @@ def main(memory_mb: int, parent_pid: int, descriptor: int) -> int:
 
     while True:
         try:
-            body = receive(line)
+            question = msgspec.msgpack.decode(receive(line), type=Ask)
         except OSError:
             return 0
-        answer = answer_to(body)
+        answer = answer_to(question)
         send(line, msgspec.msgpack.encode(answer))
         if answer.kind == "memory":
             return 1  # what it holds by now is best given back whole
 
 
-def answer_to(body: bytes) -> Answer:
+def answer_to(question: Ask) -> Answer:
     """The answer to one question, whatever happens."""
     try:
-        question = msgspec.msgpack.decode(body, type=Ask)
         return Answer(solve(question.problem, question.work_s, question.seed, question.wall_s))
     except MemoryError:
         return Answer(kind="memory", trouble="it needs more memory than planner.memory_mb allows")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import batchsched.scheduler
+import batchsched.judging
 import batchsched.solving
 from batchsched.clock import ManualClock
 from batchsched.errors import ForecastUnavailable, InvalidConfiguration, UnsafePlan
@@ -153,7 +153,7 @@ def test_claims_go_on_by_the_last_plan_while_the_next_is_being_made(
 
 
 def test_a_batch_is_accepted_when_no_plan_can_be_made(dirty_then_clean: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batchsched.scheduler, "make_plan", _broken)
+    monkeypatch.setattr(batchsched.judging, "make_plan", _broken)
     monkeypatch.setattr(batchsched.solving, "make_plan", _broken)
     batch = _submit(dirty_then_clean, batchsched={"deadline": "90m"})
     assert batch["status"] == "in_progress"

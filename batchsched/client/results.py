@@ -87,8 +87,20 @@ class RequestCounts(msgspec.Struct, frozen=True):
     failed: int = 0
 
 
+class Option(msgspec.Struct, frozen=True):
+    """One thing that would make a deadline hold, and how probably; what its `kind` does not need is None."""
+
+    kind: str
+    probability: float
+    deadline_at: datetime | None = None
+    sites: tuple[str, ...] | None = None
+    model: str | None = None
+    pool: str | None = None
+    replicas: int | None = None
+
+
 class Verdict(msgspec.Struct, frozen=True):
-    """The answer at submission: can the deadline be kept, and at what carbon."""
+    """The answer at submission: can the deadline be kept, and at what carbon; where it cannot, what would make it so."""
 
     feasible: bool
     probability: float | None = None
@@ -96,6 +108,7 @@ class Verdict(msgspec.Struct, frozen=True):
     expected_grams: float | None = None
     expected_grams_run_now: float | None = None
     reason: str = ""
+    options: tuple[Option, ...] = ()
 
 
 class Progress(msgspec.Struct, frozen=True):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
+from collections.abc import Iterable
 
 import msgspec
 
+from batchsched.planner.advice import Alternative, Option, options, words
 from batchsched.planner.plan import Allotment, Plan
 from batchsched.planner.problem import Job, Problem
 from batchsched.planner.room import room
-from batchsched.units import JOULES_PER_KWH, format_duration
+from batchsched.units import JOULES_PER_KWH
 
-_LONGEST_S = 10 * 365 * 86400.0
 AMPLE = 100
 """Beyond that, how many times the work fits says nothing more."""
 
@@ -27,10 +26,14 @@ class Verdict(msgspec.Struct, frozen=True):
     expected_grams: float | None
     expected_grams_run_now: float | None
     reason: str
+    options: list[Option] = []
+    """Of a job that is not feasible: what would make it so."""
 
 
-def verdict(problem: Problem, plan: Plan, batch_id: str) -> Verdict:
+def verdict(problem: Problem, plan: Plan, batch_id: str, alternatives: Iterable[Alternative] = ()) -> Verdict:
     """Judge one job of the problem. Raises KeyError where it is not among the jobs.
+
+    `alternatives`: the job as it might be, looked at only where it is not feasible as it is.
 
     `probability` is that of running from now on, in the order of deadlines (room.py). A plan that waits uses up what of it lies
     above the asked confidence, and no more.
@@ -41,13 +44,15 @@ def verdict(problem: Problem, plan: Plan, batch_id: str) -> Verdict:
     open_to = room(problem, job, job.deadline_s)
     chance = open_to.probability if job.remaining_requests > 0 else 1.0
     feasible = chance >= job.confidence
+    mending = [] if feasible else options(problem, job, alternatives)
     return Verdict(
         feasible,
         chance,
         _finish(problem, plan, job),
         plan.grams_expected.get(batch_id),
         run_now_grams(problem, job),
-        _reason(problem, job, open_to.times, chance, feasible) + _served_by(plan, job),
+        _reason(job, open_to.times, chance, mending) + _served_by(plan, job),
+        mending,
     )
 
 
@@ -90,46 +95,20 @@ def _finish(problem: Problem, plan: Plan, job: Job) -> float | None:
     return max(end(a) for a in mine)
 
 
-def _reason(problem: Problem, job: Job, share: float, chance: float, feasible: bool) -> str:
-    if not job.seconds_on:
-        return f"No pool may run the model {job.model}."
-    if feasible:
-        fits = f"{share:.1f}" if share < AMPLE else f"more than {AMPLE}"
+def _reason(job: Job, times: float, chance: float, mending: list[Option]) -> str:
+    if chance >= job.confidence:
+        fits = f"{times:.1f}" if times < AMPLE else f"more than {AMPLE}"
         return f"There is time for {fits} times the expected work before the deadline."
-    asked = f"asked are {job.confidence:.0%}"
-    enough = _enough(problem, job)
-    advice = (
-        f"a deadline {format_duration(enough - max(0.0, job.deadline_s))} later would do"
-        if enough is not None
-        else "no pool that may run it opens within the planned horizon"
+    advice = words(job, mending)
+    if not job.seconds_on:
+        return f"No pool may run the model {job.model}{f'; {advice}' if advice else ''}."
+    advice = advice or (
+        "nothing that was tried would do" if times > 0 else "no pool that may run it opens within the planned horizon"
     )
-    return f"The deadline holds with a probability of {chance:.0%}, {asked}; {advice}."
+    return f"The deadline holds with a probability of {chance:.0%}, asked are {job.confidence:.0%}; {advice}."
 
 
 def _served_by(plan: Plan, job: Job) -> str:
     """Of a job that accepts several models: those that are planned to serve it."""
     models = sorted({job.model_at(a.pool) for a in plan.of(job.batch_id)})
     return f" It is planned with the model {' and '.join(models)}." if job.model_on and models else ""
-
-
-def _enough(problem: Problem, job: Job) -> float | None:
-    """The first deadline, to the slot or the minute, by which it would be done with the asked confidence.
-
-    None where nothing is open to it. The horizon ends with the last deadline: beyond it time is as open as before, on average.
-    """
-
-    def holds(until_s: float) -> bool:
-        return room(problem, job, until_s).probability >= job.confidence
-
-    ends = [slot.end_s for slot in problem.slots if slot.end_s > job.deadline_s]
-    if ends and holds(ends[-1]):
-        return ends[bisect_left(ends, True, key=holds)]
-    if room(problem, job, problem.end_s).times <= 0:
-        return None
-    longest = problem.end_s
-    while not holds(longest) and longest < _LONGEST_S:
-        longest *= 2
-    if not holds(longest):
-        return None
-    minutes = range(math.ceil(problem.end_s / 60), math.ceil(longest / 60) + 1)
-    return 60.0 * minutes[bisect_left(minutes, True, key=lambda minute: holds(60.0 * minute))]

@@ -155,8 +155,20 @@ class Usage(_Exact):
     total_tokens: int
 
 
+class Option(_Exact):
+    """One thing that would make the deadline hold, and how probably; what its kind does not need is null."""
+
+    kind: Literal["deadline", "sites", "model", "pool"]
+    probability: float
+    deadline_at: datetime | None
+    sites: list[str] | None
+    model: str | None
+    pool: str | None
+    replicas: int | None
+
+
 class Verdict(_Exact):
-    """Can the deadline be kept, and at what carbon."""
+    """Can the deadline be kept, and at what carbon; where it cannot, what would make it so."""
 
     feasible: bool
     probability: float
@@ -164,6 +176,7 @@ class Verdict(_Exact):
     expected_grams: float | None
     expected_grams_run_now: float | None
     reason: str
+    options: list[Option]
 
 
 class Progress(_Exact):

@@ -57,7 +57,7 @@ def batch_object(row: Mapping[str, Any], additions: Mapping[str, Any]) -> dict[s
             "paused_at": iso(row["paused_at"]) if row["paused_at"] else None,
             "erased_at": iso(row["erased_at"]) if row["erased_at"] else None,
             "round": row["round"],
-            "verdict": row["verdict"],
+            "verdict": {"options": [], **row["verdict"]} if row["verdict"] else None,  # older ones have no options
             **additions,
         },
     }

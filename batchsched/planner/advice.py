@@ -1,0 +1,121 @@
+"""What would make an infeasible job feasible: each option is judged as the job would be judged with it."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from batchsched.planner.problem import Job, PoolState, Problem
+from batchsched.planner.room import room
+from batchsched.units import format_duration
+
+Kind = Literal["deadline", "sites", "model", "pool"]
+MORE_REPLICAS = (1, 2, 4, 8)
+_DELAYS_S = sorted({60.0 * math.ceil(1.05**step) for step in range(320)})
+"""From a minute to ten years, in steps of 5 per cent."""
+
+
+class Option(msgspec.Struct, frozen=True):
+    """One thing that would do by itself, and the probability of the deadline with it. What its kind does not need is empty."""
+
+    kind: Kind
+    probability: float
+    deadline_s: float | None = None
+    sites: list[str] = []
+    """All that the batch may then go to."""
+    model: str | None = None
+    """Accepted beside those that it accepts."""
+    pool: str | None = None
+    replicas: int = 0
+    """More of that pool than there are."""
+
+
+class Alternative(msgspec.Struct, frozen=True):
+    """The job as it would be where its batch allowed more: another site, or another model."""
+
+    job: Job
+    sites: list[str] = []
+    model: str | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What it changes."""
+        return "sites" if self.sites else "model"
+
+
+def options(problem: Problem, job: Job, alternatives: Iterable[Alternative] = ()) -> list[Option]:
+    """What would do, at most one of each kind: the earliest deadline, the surest sites, the first model, the fewest replicas."""
+    problem = msgspec.structs.replace(problem, jobs=[other for other in problem.jobs if other.batch_id != job.batch_id])
+    found: list[Option | None] = [_deadline(problem, job)]
+    sites: list[Option] = []
+    model: Option | None = None
+    for other in alternatives:
+        if other.kind == "sites" or model is None:
+            option = _judged(problem, other.job, Option(other.kind, 0.0, sites=other.sites, model=other.model))
+            if option and option.kind == "sites":
+                sites.append(option)
+            else:
+                model = model or option
+    found += [max(sites, key=lambda option: option.probability, default=None), model, _replicas(problem, job)]
+    return [option for option in found if option is not None]
+
+
+def words(job: Job, found: Iterable[Option]) -> str:
+    """The options as a clause; empty where there are none."""
+    told = [_words(job, option) for option in found]
+    return f"{told[0]} would do{''.join(f', so would {more}' for more in told[1:])}" if told else ""
+
+
+def _words(job: Job, option: Option) -> str:
+    if option.deadline_s is not None:
+        return f"a deadline {format_duration(option.deadline_s - max(0.0, job.deadline_s))} later"
+    if option.sites:
+        return f"the sites {' and '.join(option.sites)}"
+    if option.model:
+        return f"accepting the model {option.model}"
+    return f"{option.replicas} more {'replica' if option.replicas == 1 else 'replicas'} in pool {option.pool}"
+
+
+def _judged(problem: Problem, job: Job, option: Option) -> Option | None:
+    """The option, if the deadline would then hold with the asked confidence."""
+    chance = room(problem, job, job.deadline_s).probability
+    return msgspec.structs.replace(option, probability=chance) if chance >= job.confidence else None
+
+
+def _deadline(problem: Problem, job: Job) -> Option | None:
+    """The first deadline that would do, to 5 % of the delay. The horizon ends with the last deadline; beyond it time is as
+    open as before, on average."""
+    begin = max(0.0, job.deadline_s)
+
+    def after(delay_s: float) -> Option | None:
+        until_s = begin + delay_s
+        return _judged(problem, msgspec.structs.replace(job, deadline_s=until_s), Option("deadline", 0.0, deadline_s=until_s))
+
+    at = bisect_left(_DELAYS_S, True, key=lambda delay_s: after(delay_s) is not None)
+    return after(_DELAYS_S[at]) if at < len(_DELAYS_S) else None
+
+
+def _replicas(problem: Problem, job: Job) -> Option | None:
+    """The fewest replicas more, of its fastest pool that is in service."""
+    pools = {pool.name: pool for pool in problem.pools if pool.replicas > 0 and max(pool.capacity, default=0.0) > 0}
+    name = min(job.seconds_on.keys() & pools.keys(), key=lambda name: (job.seconds_on[name], name), default=None)
+    if name is None:
+        return None
+    for more in MORE_REPLICAS:
+        grown = [_with(pool, more if pool.name == name else 0) for pool in problem.pools]
+        wider = msgspec.structs.replace(problem, pools=grown)
+        if option := _judged(wider, job, Option("pool", 0.0, pool=name, replicas=more)):
+            return option
+    return None
+
+
+def _with(pool: PoolState, more: int) -> PoolState:
+    """The pool with more replicas, open when it is."""
+    if not more:
+        return pool
+    grown = (pool.replicas + more) / pool.replicas
+    return msgspec.structs.replace(pool, replicas=pool.replicas + more, capacity=[grown * c for c in pool.capacity])
