@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 MOST_CUTS = 96
-"""Slots are cut at the first so many due times and deadlines; later ones are rounded down to a slot's end."""
+"""Slots are cut at up to so many due times and deadlines; of more, only where rounding down to a slot's end costs much."""
 
 
 def make_plan(
@@ -74,12 +74,12 @@ def _greedy(problem: Problem) -> tuple[Plan, Problem, dict[str, float]]:
     """The greedy plan; the problem in slots that are cut at due times; those."""
     from batchsched.planner.due import due_times
     from batchsched.planner.greedy import greedy
-    from batchsched.planner.problem import cut
+    from batchsched.planner.problem import cut, telling
 
     problem = _at_home(problem)
     due = due_times(problem)
-    instants = sorted({at for job in problem.jobs for at in (due[job.batch_id], job.deadline_s) if at > 0})
-    fine = cut(problem, instants[:MOST_CUTS])
+    instants = {at for job in problem.jobs for at in (due[job.batch_id], job.deadline_s) if at > 0}
+    fine = cut(problem, instants if len(instants) <= MOST_CUTS else telling(problem.slots, instants))
     return greedy(fine, due), fine, due
 
 

@@ -18,6 +18,9 @@ import msgspec
 SHORTEST_SLOT_S = 1.0
 """Cuts closer than this to a slot's edge are not made: slivers cost variables and buy nothing."""
 
+CUT_SHARE = 0.05
+"""Of the time until an instant, what may be lost where it is rounded down to a slot's end."""
+
 
 class Slot(msgspec.Struct, frozen=True):
     """A planning step."""
@@ -218,6 +221,18 @@ def cut(problem: Problem, instants: Iterable[float]) -> Problem:
     ]
     scenarios = {zone: [[row[i] for i in parent] for row in futures] for zone, futures in problem.scenarios.items()}
     return msgspec.structs.replace(problem, slots=slots, pools=pools, scenarios=scenarios)
+
+
+def telling(slots: list[Slot], instants: Iterable[float]) -> list[float]:
+    """Of many instants, few at which to cut: then each has a boundary before it by at most `CUT_SHARE` of the time until it."""
+    ends = [slot.end_s for slot in slots]
+    chosen = [slots[0].start_s] if slots else [0.0]
+    for at in sorted(instants):
+        before = bisect_right(ends, at) - 1
+        boundary = max(chosen[-1], ends[before]) if before >= 0 else chosen[-1]
+        if at - boundary > CUT_SHARE * at:
+            chosen.append(at)
+    return chosen[1:]
 
 
 def _with_cuts(edges: list[float], cuts: Iterable[float]) -> list[float]:
