@@ -10,7 +10,6 @@ import itertools
 import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache, cached_property, lru_cache
@@ -29,9 +28,9 @@ from batchsched.lines import ENDPOINTS
 from batchsched.outlook import Outlooks
 from batchsched.planner import Job, PoolState, Problem, Slot, make_slots, open_share
 from batchsched.planner.latest_start import OpenPool
-from batchsched.planner.problem import Effort
+from batchsched.planner.problem import Effort, standalone
 from batchsched.profiles.answers import Answers
-from batchsched.profiles.candidates import Candidate, one_a_pool
+from batchsched.profiles.candidates import Candidate, pruned
 from batchsched.profiles.choose import Configuration, accepted
 from batchsched.profiles.lengths import Lengths, estimate, refine
 from batchsched.profiles.measured import Observation, update
@@ -87,13 +86,12 @@ class _Scene:
         answers: Answers,
         replicas: Mapping[str, int],
         loaded: Mapping[str, Sequence[str]],
-        asked: Counter[str],
         slots: Sequence[Slot],
         pools: Sequence[PoolState],
     ) -> None:
-        """`loaded`: models by pool; `asked`: how many batches accept each model."""
+        """`loaded`: models by pool."""
         self.now, self.profiles, self.answers, self._fleet = now, profiles, answers, fleet
-        self.replicas, self.loaded, self.asked = replicas, loaded, asked
+        self.replicas, self.loaded = replicas, loaded
         self._slots, self._pools = slots, pools
         self._ways = {
             Configuration(f"{model} on {pool}", model, "standalone", (pool,)): (model, pool) for model, pool in profiles
@@ -139,11 +137,10 @@ class Observer:
         profiles = self.profiles(*observed)
         loaded = {name: [m for w in alive if w["pool"] == name for m in w["ready_models"]] for name in self.fleet.pools}
         replicas = self._replicas([worker["pool"] for worker in alive])
-        asked = Counter(model for row in everything for model in batches.models(row))
         horizon_s = self._horizon_s(everything, now)
         forecasts, notes = self._forecasts(now, horizon_s)
         slots, states, pools = self._assemble(now, horizon_s, replicas, loaded, forecasts, ruled.pools)
-        scene = _Scene(now, self.fleet, profiles, answers, replicas, loaded, asked, slots, states)
+        scene = _Scene(now, self.fleet, profiles, answers, replicas, loaded, slots, states)
 
         def job_of(row: Mapping[str, Any]) -> Job:
             return self._job(row, shares.get(row["id"], []), scene, tied.get(row["id"], set()))
@@ -254,13 +251,14 @@ class Observer:
         deadline_s, confidence = (row["deadline_at"] - scene.now).total_seconds(), self._confidence(options)
         able = self._candidates(row, scene, left, width or left)
         open_to = [one for one in able if not tied_to or (one.pool, None if one.model == row["model"] else one.model) in tied_to]
-        known = {one.pool: one for one in open_to}
         if several:
-            known = one_a_pool(open_to, scene.outlooks.until(deadline_s), confidence)
-        if options.get("uniform") and not tied_to and known:
-            fastest = min(known, key=lambda name: (known[name].seconds, name))
-            known = {fastest: known[fastest]}
-        given_up = [one for one in able if one.model == row["model"] and known.get(one.pool) is not one]
+            open_to = pruned(open_to, scene.outlooks.until(deadline_s), confidence)
+        if options.get("uniform") and not tied_to and open_to:
+            open_to = [min(open_to, key=lambda one: (one.seconds, one.pool, one.model))]
+        configs = [standalone(one.model, one.pool) for one in open_to]
+        keys = [config.pool if config.model == row["model"] else config.name for config in configs]
+        known = dict(zip(keys, open_to, strict=True))
+        given_up = [one for one in able if one.model == row["model"] and one not in open_to]
         return Job(
             batch_id=row["id"],
             model=row["model"],
@@ -269,14 +267,14 @@ class Observer:
             power_w_on={name: one.power_w for name, one in known.items()},
             startup_s_on={name: one.profile.startup_s for name, one in known.items()},
             deadline_s=deadline_s,
-            sigma=max((one.sigma for one in known.values()), default=0.0),
-            sigma_own=max((one.lengths.sigma for one in known.values()), default=0.0),
+            sigma=max((one.sigma for one in open_to), default=0.0),
+            sigma_own=max((one.lengths.sigma for one in open_to), default=0.0),
             confidence=confidence,
             tenant=row["tenant"],
             priority=row["priority"],
             finish_late=options.get("on_deadline") == "finish",
             max_replicas=width or None,
-            model_on={name: one.model for name, one in known.items()} if several else {},
+            configurations={key: config for key, config in zip(keys, configs, strict=True) if key != config.pool},
             as_named={one.pool: Effort(one.seconds, one.power_w, one.profile.startup_s) for one in given_up},
         )
 
@@ -292,7 +290,6 @@ class Observer:
                 share=share,
                 replicas=min(width, scene.replicas[pool]),
                 loaded=model in scene.loaded[pool],
-                asked=max(1, scene.asked[model]),
             )
             for model, pool in scene.accepted(tuple(lengths), tuple(row["options"].get("sites") or ()))
         ]
@@ -418,10 +415,11 @@ def _unable(jobs: Sequence[Job], alive: Sequence[Mapping[str, Any]], fleet: Flee
     older = {worker["pool"] for worker in alive} - can
     return [
         f"Batch {job.batch_id} gets nothing on pool {name}: its lines name {job.model}, which is not served there, and its "
-        f"workers cannot put {job.model_at(name)} in its place. Upgrade batchsched on the workers of {name}."
+        f"workers cannot put {model} in its place. Upgrade batchsched on the workers of {name}."
         for job in jobs
-        for name in sorted(older & job.seconds_on.keys())
-        if job.model_at(name) != job.model and not fleet.pools[name].serves(job.model)
+        for name in sorted(older.intersection(job.pools))
+        if not fleet.pools[name].serves(job.model)
+        for model in sorted({job.configuration(key).model for key in job.keys_on(name)} - {job.model})
     ]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from batchsched.forecasts import IntensityForecast
-from batchsched.planner import Job, Plan, Problem
-from batchsched.planner.allowance import allowances, request_s
+from batchsched.planner import Allotment, Job, Plan, Problem
+from batchsched.planner.allowance import allowances, key_now, request_s
 from batchsched.planner.fairness import Turns, Want
 from batchsched.queue.overrides import Overrides
 
@@ -64,13 +64,12 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def tenants(self) -> set[str]:
         """Those who have work that somebody could take up now."""
-        open_now = {(a.pool, self.jobs[a.batch_id].model_at(a.pool)) for a in self.plan.allotments if a.start_s < 1.0}
-        placed = {a.batch_id for a in self.plan.allotments if (a.pool, self.jobs[a.batch_id].model_at(a.pool)) in open_now}
+        open_now = {(a.pool, self._model(a)) for a in self.plan.allotments if a.start_s < 1.0}
+        placed = {a.batch_id for a in self.plan.allotments if (a.pool, self._model(a)) in open_now}
         return {
             job.tenant
             for job in self.problem.jobs
-            if not job.seconds_on.keys().isdisjoint(self.connected)
-            and (job.batch_id in placed or self.must(job.batch_id, self.made_at))
+            if not set(self.connected).isdisjoint(job.pools) and (job.batch_id in placed or self.must(job.batch_id, self.made_at))
         }
 
     @cached_property
@@ -93,7 +92,25 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     def suits(self, batch_id: str, pool: str) -> bool:
         """May a pool work on a batch at all?"""
         job = self.jobs.get(batch_id)
-        return job is not None and pool in job.seconds_on
+        return job is not None and pool in job.pools
+
+    def key(self, batch_id: str, pool: str, now: datetime) -> str | None:
+        """The job's name for the configuration in which a pool should work on a batch: the planned one, the fastest where it can
+        wait no longer; None where the pool may not work on it."""
+        job = self.jobs.get(batch_id)
+        if job is None:
+            return None
+        if self.must(batch_id, now):
+            return next(iter(job.keys_on(pool)), None)
+        return key_now(self.plan, job, pool, (now - self.made_at).total_seconds())
+
+    def model(self, batch_id: str, pool: str, now: datetime) -> str | None:
+        """The model with which a pool should serve a batch; None where it may not."""
+        key = self.key(batch_id, pool, now)
+        return None if key is None else self.jobs[batch_id].configuration(key).model
+
+    def _model(self, a: Allotment) -> str:
+        return self.jobs[a.batch_id].configuration(a.key).model
 
     def turns(
         self,
@@ -106,16 +123,16 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     ) -> Turns:
         """What a pool may work on now, of the batches in `ready`, each with the model to serve it with. `leased`: the pool's
         tally, by batch."""
-        free = {name: job for name, job in self.jobs.items() if pool in job.seconds_on and not self.must(name, now)}
+        free = {name: job for name, job in self.jobs.items() if pool in job.pools and not self.must(name, now)}
         allowed, room_s = allowances(self.plan, free, pool, (now - self.made_at).total_seconds(), leased)
         wants = [
-            self._want(name, pool, math.inf if name not in free else allowed[name], model)
+            self._want(name, key, math.inf if name not in free else allowed[name], model)
             for name, model in ready.items()
-            if self.suits(name, pool) and (name not in free or name in allowed)
+            if (name not in free or name in allowed) and (key := self.key(name, pool, now)) is not None
         ]
         return Turns(wants, served_s, weights, room_s)
 
-    def _want(self, batch_id: str, pool: str, requests: float, model: str) -> Want:
+    def _want(self, batch_id: str, key: str, requests: float, model: str) -> Want:
         job = self.jobs[batch_id]
         return Want(
             batch_id=batch_id,
@@ -124,8 +141,8 @@ class Published(msgspec.Struct, frozen=True, dict=True):
             deadline_s=job.deadline_s,
             priority=job.priority,
             requests=requests,
-            request_s=request_s(job, pool),
-            startup_s=job.startup_s_on[pool],
+            request_s=request_s(job, key),
+            startup_s=job.startup_s_on[key],
             due=math.isinf(requests) and batch_id not in self._contested,
         )
 
@@ -138,9 +155,9 @@ class Published(msgspec.Struct, frozen=True, dict=True):
             return True
         if not any(a.pool == pool for a in self.plan.of(batch_id)):
             return False
-        now_s, model = (now - self.made_at).total_seconds(), self.jobs[batch_id].model_at(pool)
+        now_s, model = (now - self.made_at).total_seconds(), self.model(batch_id, pool, now)
         near = [a for a in self.plan.on(pool) if a.start_s - grace_s <= now_s < a.end_s + grace_s]
-        return any(self.jobs[a.batch_id].model_at(pool) == model for a in near)
+        return any(self._model(a) == model for a in near)
 
     def busy_now(self, pool: str, now: datetime) -> bool:
         """Does the plan have anything on a pool now?"""
@@ -149,11 +166,9 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     def coming(self, pool: str, now: datetime) -> tuple[datetime | None, str | None]:
         """When something next begins on a pool, and the model to load if it is time to."""
         later = next((a for a in self.plan.on(pool) if self.at(a.start_s) > now), None)
-        starts = [
-            at for batch_id, at in self.latest_start_at.items() if at and at > now and pool in self.jobs[batch_id].seconds_on
-        ]
+        starts = [at for batch_id, at in self.latest_start_at.items() if at and at > now and self.suits(batch_id, pool)]
         if later is None:
             return min(starts, default=None), None
         job, start_at = self.jobs[later.batch_id], self.at(later.start_s)
-        loading = start_at - now <= timedelta(seconds=job.startup_s_on[pool])
-        return min([start_at, *starts]), job.model_at(pool) if loading else None
+        loading = start_at - now <= timedelta(seconds=job.startup_s_on[later.key])
+        return min([start_at, *starts]), self._model(later) if loading else None

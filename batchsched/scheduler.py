@@ -276,7 +276,7 @@ class Scheduler:
             published = self._in_force(connection) or published
         leased, served = (tallies.of_pool(connection, pool), self._served(connection, published)) if able else ({}, {})
         planned = {name: job for name in able if (job := published.jobs.get(name))}
-        chosen = {name: job.model_at(pool) for name, job in planned.items()}
+        chosen = {name: model for name in planned if (model := published.model(name, pool, now))}
         models = {name: planned[name].model if model in lacking or not renames else model for name, model in chosen.items()}
         models = {name: model for name, model in models.items() if self.fleet.pools[pool].serves(model)}
         turns = published.turns(pool, now, models, leased, served, self._weights)
@@ -289,7 +289,8 @@ class Scheduler:
         served = shares.served(connection)
         for (batch_id, pool), requests in chunks.in_flight(connection).items():
             if job := published.jobs.get(batch_id):
-                expected_s = requests * request_s(job, pool) / self._weights.get(job.tenant, 1.0)
+                per_request_s = request_s(job, next(iter(job.keys_on(pool)), ""))
+                expected_s = requests * per_request_s / self._weights.get(job.tenant, 1.0)
                 served[job.tenant] = served.get(job.tenant, 0.0) + expected_s
         return served
 

@@ -1,4 +1,4 @@
-"""Which model serves a batch on each of its pools: Algorithm 1 over candidates whose winners are known."""
+"""What a batch that accepts several models is planned with on each of its pools: Algorithm 1 prunes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ import msgspec
 import pytest
 
 from batchsched.outlook import Outlooks
-from batchsched.profiles.candidates import Candidate, Outlook, one_a_pool
+from batchsched.profiles.candidates import Candidate, pruned
 from batchsched.profiles.lengths import Lengths
 from batchsched.profiles.profile import Profile
 from tests.planner_cases import pool, slots
 
 TOKENS = 1000.0
-G_PER_KWH = 24.0
-"""20 g/kWh at a PUE of 1.2."""
-SLOT_G_PER_S = 0.0019
-"""Of an H100 with its share of a server, over its life."""
 
 
 def way(model: str, seconds: float, power_w: float, *, startup_s: float = 60.0, sigma: float = 0.0, **more: object) -> Candidate:
@@ -31,39 +27,35 @@ def way(model: str, seconds: float, power_w: float, *, startup_s: float = 60.0, 
 SLOW, FAST = way("slow", 300, 100), way("fast", 100, 400)
 
 
-def taken(*ways: Candidate, within_s: float = 3600.0, embodied: float = 0.0, confidence: float = 0.99) -> str:
-    """The model chosen on the one pool."""
-    (found,) = one_a_pool(ways, {"a": Outlook(within_s, G_PER_KWH, embodied)}, confidence).values()
-    return found.model
+def kept(*ways: Candidate, within_s: float = 3600.0, confidence: float = 0.99) -> str:
+    """The models that are left on the one pool."""
+    return " ".join(one.model for one in pruned(ways, {"a": within_s}, confidence))
 
 
-def test_a_tight_deadline_takes_the_fast_model_and_a_loose_one_the_clean_one() -> None:
-    assert taken(SLOW, FAST) == "slow"
-    assert taken(SLOW, FAST, within_s=300.0) == "slow"
-    assert taken(SLOW, FAST, within_s=299.0) == "fast"
+def test_what_may_miss_the_deadline_goes_where_another_keeps_it() -> None:
+    assert kept(SLOW, FAST) == "slow fast"
+    assert kept(SLOW, FAST, within_s=300.0) == "slow fast"
+    assert kept(SLOW, FAST, within_s=299.0) == "fast"
 
 
-def test_manufacturing_counts_where_plans_weigh_it() -> None:
-    """0.20 + 0.57 g against 0.27 + 0.19 g."""
-    assert taken(SLOW, FAST, embodied=SLOT_G_PER_S) == "fast"
-    assert taken(SLOW, FAST, embodied=SLOT_G_PER_S / 10) == "slow"
+def test_what_another_beats_in_every_respect_goes() -> None:
+    assert kept(SLOW, FAST, way("worse", 301, 100)) == "slow fast"
+    assert kept(way("small", 50, 100), SLOW, FAST) == "small"
+    assert kept(SLOW, way("twin", 300, 100)) == "slow twin"
 
 
-def test_each_pool_has_a_choice_of_its_own() -> None:
+def test_each_pool_is_looked_at_by_itself() -> None:
     elsewhere = [msgspec.structs.replace(one, profile=msgspec.structs.replace(one.profile, pool="b")) for one in (SLOW, FAST)]
-    outlook = {"a": Outlook(200.0, G_PER_KWH, 0.0), "b": Outlook(400.0, G_PER_KWH, 0.0)}
-    assert {on: one.model for on, one in one_a_pool([SLOW, FAST, *elsewhere], outlook, 0.99).items()} == {
-        "a": "fast",
-        "b": "slow",
-    }
+    found = pruned([SLOW, FAST, *elsewhere], {"a": 200.0, "b": 400.0}, 0.99)
+    assert [(one.pool, one.model) for one in found] == [("a", "fast"), ("b", "slow"), ("b", "fast")]
 
 
 def test_the_batch_says_how_sure_it_must_be() -> None:
     unsure = way("slow", 300, 100, sigma=0.5)
     chance = unsure.attainment(500.0)
     assert 0.8 < chance < 0.95
-    assert taken(unsure, FAST, within_s=500.0, confidence=chance - 0.01) == "slow"
-    assert taken(unsure, FAST, within_s=500.0, confidence=chance + 0.01) == "fast"
+    assert kept(unsure, FAST, within_s=500.0, confidence=chance - 0.01) == "slow fast"
+    assert kept(unsure, FAST, within_s=500.0, confidence=chance + 0.01) == "fast"
 
 
 @pytest.mark.parametrize(("profile_sigma", "own_sigma"), [(0.3, 0.0), (0.0, 0.3), (0.3, 0.4)])
@@ -76,57 +68,32 @@ def test_attainment_is_the_share_of_draws_that_are_in_time(profile_sigma: float,
 
 
 def test_replicas_share_the_work() -> None:
-    assert taken(msgspec.structs.replace(SLOW, replicas=2), FAST, within_s=200.0) == "slow"
+    assert kept(msgspec.structs.replace(SLOW, replicas=2), FAST, within_s=200.0) == "slow fast"
 
 
-def test_where_none_keeps_the_deadline_the_one_that_may_is_taken() -> None:
+def test_where_none_keeps_the_deadline_the_one_that_may_is_kept() -> None:
     unsure, more_unsure = way("slow", 300, 100, sigma=0.3), way("fast", 200, 400, sigma=0.3)
-    assert taken(unsure, more_unsure, within_s=200.0) == "fast"
-    assert taken(way("slow", 210, 100, sigma=0.3), way("fast", 200, 400, sigma=0.001), within_s=190.0) == "slow"
+    assert kept(unsure, more_unsure, within_s=200.0) == "fast"
+    assert kept(way("slow", 210, 100, sigma=0.3), way("fast", 200, 400, sigma=0.001), within_s=190.0) == "slow"
 
 
 def test_what_cannot_be_in_time_at_all_is_done_as_soon_as_can_be() -> None:
-    assert taken(SLOW, FAST, within_s=90.0) == "fast"
-    assert taken(SLOW, FAST, within_s=-10.0) == "fast"
+    assert kept(SLOW, FAST, within_s=90.0) == "fast"
+    assert kept(SLOW, FAST, within_s=-10.0) == "fast"
     cold = way("fast", 100, 400, startup_s=300.0, loaded=False)
-    assert taken(SLOW, cold, within_s=0.0) == "slow"
+    assert kept(SLOW, cold, within_s=0.0) == "slow"
 
 
 def test_a_start_counts_for_a_model_that_is_not_loaded() -> None:
     small = way("small", 50, 400, startup_s=300.0, loaded=False)
-    assert taken(way("big", 100, 400), small) == "big"
-    assert taken(way("big", 3000, 400), way("small", 1500, 400, startup_s=300.0, loaded=False)) == "small"
+    assert kept(way("big", 100, 400), small) == "big small"
+    assert kept(way("big", 100, 400), small, within_s=349.0) == "big"
     assert small.attainment(349.0) == 0.0
     assert small.attainment(350.0) == 1.0
 
 
-def test_batches_that_accept_a_model_share_its_start_with_its_manufacturing() -> None:
-    big = way("big", 100, 400)
-    alone, one_of_many = (way("small", 50, 400, startup_s=300.0, loaded=False, asked=asked) for asked in (5, 10))
-    assert taken(big, alone) == "big"
-    assert taken(big, one_of_many) == "small"
-    warm, cold = way("warm", 100, 120), way("cold", 50, 100, startup_s=60.0, loaded=False)
-    assert taken(warm, cold) == "cold"
-    assert taken(warm, cold, embodied=1.0) == "warm"
-
-
-def test_an_outlook_is_of_the_time_until_the_deadline_in_which_the_pool_is_open() -> None:
-    by_night = pool("a", [100.0, 200.0, 300.0, 400.0], replicas=2, capacity=[0.0, 2.0, 0.0, 1.0], pue=1.5)
+def test_a_pool_has_the_time_until_the_deadline_in_which_it_is_open() -> None:
+    by_night = pool("a", [100.0] * 4, replicas=2, capacity=[0.0, 2.0, 0.0, 1.0])
     outlooks = Outlooks(slots(4, 100.0), [by_night])
-    assert outlooks.until(150.0)["a"] == Outlook(50.0, 300.0, 0.0)
-    assert outlooks.until(400.0)["a"].g_per_kwh == pytest.approx(1.5 * (100 * 200 + 50 * 400) / 150)
-    assert outlooks.until(400.0)["a"].open_s == 150.0
-    assert outlooks.until(9000.0) == outlooks.until(400.0)
-    assert outlooks.until(50.0)["a"] == outlooks.until(-50.0)["a"] == Outlook(0.0, 150.0, 0.0)
-
-
-def test_an_unknown_grid_costs_more_than_any_that_is_known() -> None:
-    pools = [
-        pool("a", [None, 100.0]),
-        pool("b", [50.0, 200.0], embodied_g_per_s=0.1),
-        pool("c", [0.0] * 2, embodied_g_per_s=None),
-    ]
-    found = Outlooks(slots(2, 100.0), pools).until(200.0)
-    assert found["a"].g_per_kwh == pytest.approx((300 + 100) / 2)
-    assert found["b"] == Outlook(200.0, 125.0, 0.1)
-    assert found["c"].embodied_g_per_s == pytest.approx(0.15)
+    found = {at: outlooks.until(at)["a"] for at in (-50.0, 50.0, 150.0, 400.0, 9000.0)}
+    assert found == {-50.0: 0.0, 50.0: 0.0, 150.0: 50.0, 400.0: 150.0, 9000.0: 150.0}

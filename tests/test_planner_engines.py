@@ -92,6 +92,6 @@ def test_the_verifier_counts_what_is_held() -> None:
         return msgspec.structs.replace(a, slot_index=slot, start_s=900.0 * slot, end_s=900.0 * (slot + 1))
 
     moved = [at("m0", 0), at("n0", 1), at("m1", 2), at("n1", 3)]
-    loads = [Load("m0", "m", "a", 0, 10.0, 1), Load("n0", "n", "a", 1, 10.0, 1)]
+    loads = [Load("m0", "m", "a", 0, 10.0, "m on a", 1), Load("n0", "n", "a", 1, 10.0, "n on a", 1)]
     broken = violations(problem, msgspec.structs.replace(plan, allotments=moved, loads=loads))
     assert broken == ["a in slot 1: 2 replicas hold models, but there are 1"]

@@ -8,11 +8,13 @@ from typing import Literal
 import msgspec
 
 from batchsched.planner.plan import Allotment, Load, Plan
-from batchsched.planner.problem import Job, PoolState, Problem, Slot, make_slots, open_share
+from batchsched.planner.problem import Configuration, Job, Link, PoolState, Problem, Slot, make_slots, open_share
 
 __all__ = [
     "Allotment",
+    "Configuration",
     "Job",
+    "Link",
     "Load",
     "Plan",
     "PoolState",
@@ -102,15 +104,14 @@ def _with_interval(fine: Problem, plan: Plan) -> Plan:
 
 
 def _at_home(problem: Problem) -> Problem:
-    """The same without places that are not among the pools: nothing can run there."""
-    known = {pool.name for pool in problem.pools}
-    if all(known.issuperset(job.seconds_on) for job in problem.jobs):
-        return problem
-    jobs = [
-        msgspec.structs.replace(job, seconds_on={pool: s for pool, s in job.seconds_on.items() if pool in known})
-        for job in problem.jobs
-    ]
-    return msgspec.structs.replace(problem, jobs=jobs)
+    """The same without configurations of pools and links that it does not have: nothing can run there."""
+    known = problem.capacity.keys()
+
+    def here(job: Job) -> Job:
+        kept = {key: s for key, s in job.seconds_on.items() if all(name in known for name, _ in job.configuration(key).shares)}
+        return job if len(kept) == len(job.seconds_on) else msgspec.structs.replace(job, seconds_on=kept)
+
+    return msgspec.structs.replace(problem, jobs=[here(job) for job in problem.jobs])
 
 
 def noted(plan: Plan, note: str) -> Plan:

@@ -102,7 +102,8 @@ def _deadline(problem: Problem, job: Job) -> Option | None:
 def _replicas(problem: Problem, job: Job) -> Option | None:
     """The fewest replicas more, of its fastest pool that is in service."""
     pools = {pool.name: pool for pool in problem.pools if pool.replicas > 0 and max(pool.capacity, default=0.0) > 0}
-    name = min(job.seconds_on.keys() & pools.keys(), key=lambda name: (job.seconds_on[name], name), default=None)
+    work = job.work_on
+    name = min(work.keys() & pools.keys(), key=lambda name: (work[name], name), default=None)
     if name is None:
         return None
     for more in MORE_REPLICAS:

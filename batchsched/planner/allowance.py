@@ -12,9 +12,17 @@ from batchsched.planner.problem import Job
 _EPS = 1e-6
 
 
-def request_s(job: Job, pool: str) -> float:
-    """Engine seconds that one request of a job is expected to take on a pool."""
-    return job.seconds_on.get(pool, 0.0) / max(1, job.remaining_requests)
+def request_s(job: Job, key: str) -> float:
+    """Engine seconds that one request of a job is expected to take in a configuration, by the job's name for it."""
+    return job.seconds_on.get(key, 0.0) / max(1, job.remaining_requests)
+
+
+def key_now(plan: Plan, job: Job, pool: str, now_s: float) -> str | None:
+    """The job's name for the configuration in which a pool should work on it: by the plan that of its place there now, else of
+    the next, else of the last; the fastest where it has no place; None where the pool may not work on it."""
+    mine = [a for a in plan.of(job.batch_id) if a.pool == pool]
+    now = next((a for a in mine if now_s < a.end_s), mine[-1] if mine else None)
+    return now.key if now else next(iter(job.keys_on(pool)), None)
 
 
 def allowances(
@@ -26,6 +34,8 @@ def allowances(
     now: the pool works in the same slots all the same, so neither grams nor deadlines change, and tenants can share by weight
     what the planner gave to the earliest deadline. `leased`: requests of each job leased so far, as the tally counts them.
     """
+    keys = {name: key for name, job in jobs.items() if (key := key_now(plan, job, pool, now_s))}
+    models = {name: jobs[name].configuration(key).model for name, key in keys.items()}
     begun: dict[str, float] = defaultdict(float)
     open_now: set[str] = set()
     for a in plan.on(pool):
@@ -35,14 +45,15 @@ def allowances(
                 open_now.add(a.batch_id)
     room_s: dict[str, float] = defaultdict(float)
     by_s: dict[str, float] = {}
-    for name in {*begun, *(leased.keys() & jobs.keys())}:
-        job, left = jobs[name], begun.get(name, 0.0) - leased.get(name, 0.0)
-        room_s[job.model_at(pool)] += left * request_s(job, pool)
+    for name in {*begun, *(leased.keys() & keys.keys())}:
+        job, left, model = jobs[name], begun.get(name, 0.0) - leased.get(name, 0.0), models[name]
+        room_s[model] += left * request_s(job, keys[name])
         if name in open_now and left > _EPS:
-            by_s[job.model_at(pool)] = min(by_s.get(job.model_at(pool), math.inf), plan.due_s.get(name, job.deadline_s))
+            by_s[model] = min(by_s.get(model, math.inf), plan.due_s.get(name, job.deadline_s))
     allowed = {name: begun[name] - leased.get(name, 0.0) for name in open_now}
     for a in plan.on(pool):
-        if a.start_s > now_s and a.batch_id in jobs and a.end_s <= by_s.get(jobs[a.batch_id].model_at(pool), -math.inf):
+        same = a.start_s > now_s and a.key == keys.get(a.batch_id)
+        if same and a.end_s <= by_s.get(models[a.batch_id], -math.inf):
             before = begun.get(a.batch_id, 0.0) - leased.get(a.batch_id, 0.0)
             allowed[a.batch_id] = allowed.get(a.batch_id, before) + a.requests
     return {name: requests for name, requests in allowed.items() if requests > _EPS}, dict(room_s)

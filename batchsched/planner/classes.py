@@ -1,6 +1,6 @@
 """Jobs that differ only in size and deadline, taken together: what the solver sees.
 
-A class is one model on each of its pools, at one set of relative speeds. How its share of the fleet is divided among its jobs is
+A class has one set of configurations, at one set of relative speeds. How its share of the fleet is divided among its jobs is
 decided afterwards, by earliest deadline (disaggregate.py).
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import msgspec
 
 from batchsched.planner.price import RISK_SHARE, late_marks, work_s
-from batchsched.planner.problem import Job, Problem
+from batchsched.planner.problem import Configuration, Job, Problem
 
 _STEPS_PER_E = 20
 """Relative speeds within 5 % count as equal."""
@@ -36,10 +36,12 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class WorkClass(msgspec.Struct, frozen=True):
-    """Work is counted in seconds on the fastest pool; `ratio` says how many seconds the other pools take for one of these."""
+    """Work is counted in seconds where it is fastest; `ratio` says how many seconds another configuration takes for one of these.
 
-    models: dict[str, str]
-    """Which model serves it, by pool."""
+    All mappings have the jobs' names for the configurations.
+    """
+
+    configs: dict[str, Configuration]
     jobs: list[Job]
     ratio: dict[str, float]
     power_w: dict[str, float]
@@ -56,26 +58,25 @@ class WorkClass(msgspec.Struct, frozen=True):
 
 def classes(problem: Problem, due: dict[str, float]) -> list[WorkClass]:
     """The classes of a problem's runnable jobs, in a fixed order."""
-    known = {pool.name for pool in problem.pools}
     groups: dict[tuple[object, ...], list[Job]] = defaultdict(list)
     for job in problem.jobs:
-        if job.remaining_requests > 0 and work_s(job) > 0 and known.issuperset(job.seconds_on):
+        if job.remaining_requests > 0 and work_s(job) > 0:
             least = work_s(job)
             speeds = tuple((p, round(_STEPS_PER_E * math.log(s / least))) for p, s in sorted(job.seconds_on.items()))
-            models = tuple(job.model_at(pool) for pool, _ in speeds)
-            groups[models, speeds, job.weight, job.finish_late].append(job)
+            configs = tuple(job.configuration(key).name for key, _ in speeds)
+            groups[configs, speeds, job.weight, job.finish_late].append(job)
     return [_class(problem, due, jobs) for _, jobs in sorted(groups.items(), key=lambda item: repr(item[0]))]
 
 
 def _class(problem: Problem, due: dict[str, float], jobs: list[Job]) -> WorkClass:
-    pools = list(jobs[0].seconds_on)
+    keys = list(jobs[0].seconds_on)
     total = sum(work_s(job) for job in jobs)
     return WorkClass(
-        {p: jobs[0].model_at(p) for p in pools},
+        {key: jobs[0].configuration(key) for key in keys},
         jobs,
-        {p: max(job.seconds_on[p] / work_s(job) for job in jobs) for p in pools},
-        {p: sum(job.power_w_on[p] * work_s(job) for job in jobs) / total for p in pools},
-        {p: max(job.startup_s_on[p] for job in jobs) for p in pools},
+        {key: max(job.seconds_on[key] / work_s(job) for job in jobs) for key in keys},
+        {key: sum(job.power_w_on[key] * work_s(job) for job in jobs) / total for key in keys},
+        {key: max(job.startup_s_on[key] for job in jobs) for key in keys},
         jobs[0].weight,
         _marks(problem, due, jobs),
         sum(job.width for job in jobs),

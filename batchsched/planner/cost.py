@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchsched.planner.plan import Allotment, Load, Plan
+from batchsched.planner.plan import Allotment, Load, Plan, key_of
 from batchsched.planner.price import RISK_SHARE, Prices, late_marks, work_s
 from batchsched.planner.problem import Job, Problem
 
@@ -22,12 +22,14 @@ def assess(problem: Problem, prices: Prices, due: dict[str, float], allotments: 
     uses: list[Allotment | Load] = [*allotments, *loads]
     unknown = {pool.name: [g is None for g in pool.intensity_g_per_kwh] for pool in problem.pools}
     for use in uses:
-        g = prices.second_g(jobs[use.batch_id], use.pool, use.slot_index) * use.seconds
-        objective += g + prices.wait_g_per_s[use.slot_index] * use.seconds
+        job = jobs[use.batch_id]
+        key = key_of(job, use)
+        config = job.configuration(key)
+        running = prices.running_g(config, job.power_w_on[key], use.slot_index) * use.seconds
+        objective += running + (prices.besides_g(config) + prices.wait_g_per_s[use.slot_index]) * use.seconds
         known = not unknown[use.pool][use.slot_index]
         so_far = grams.get(use.batch_id, 0.0)
         # What is expected of a batch is what its running emits: that of making its hardware is reported apart.
-        running = g - prices.embodied_g_per_s[use.pool] * use.seconds
         grams[use.batch_id] = so_far + running if known and so_far is not None else None
     late: dict[str, float] = {}
     later: dict[str, float] = {}
@@ -54,7 +56,7 @@ def _shortfall(
 ) -> tuple[float, float]:
     """Share of a job that is not done by its deadline (or by the horizon's end), and what all its lateness costs in grams."""
     price = prices.loss_g_per_s * job.weight * work_s(job)
-    shares = [(ends[a.slot_index], a.seconds / job.seconds_on[a.pool]) for a in mine]
+    shares = [(ends[a.slot_index], a.seconds / job.seconds_on[a.key]) for a in mine]
 
     def undone(at: float) -> float:
         return max(0.0, 1.0 - sum(share for end, share in shares if end <= at + _EPS_S))

@@ -1,19 +1,18 @@
 """The class model of the assignment problem, solved by CP-SAT.
 
-Variables, for class c, model m, pool p, slot t, all integers:
-  x[c,p,t]  work units (a small number of replica-seconds) of the class done there
-  l[m,p,t]  replicas that begin to load the model in the slot; y[m,p,t] replicas that hold it when the slot ends
+Variables, for class c, configuration k, slot t, all integers:
+  x[c,k,t]  work units (a small number of replica-seconds) of the class done there
+  l[k,t]  replicas that begin to start in the slot; y[k,t] replicas that are kept ready when the slot ends
   missing work at each mark of a class (classes.Mark)
-Rows: capacity of each pool and slot in units, start-up time included (a start longer than a slot goes on in the next); work of a
-model only on replicas that hold it; at most the pool's replicas hold something; at each mark, work done plus work missing covers
-what is due. Cost: grams of work and of loading, a trace for waiting, lateness. Two models may share a replica's slot in time.
+Rows: capacity of each pool, link and slot in units, start-up time included (a start longer than a slot goes on in the next); work
+only on replicas that are ready; at most the pool's replicas are kept ready; at each mark, work done plus work missing covers what
+is due. Cost: grams of work and of loading, a trace for waiting, lateness. Two models may share a replica's slot in time.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,10 +20,10 @@ import msgspec
 from batchsched.planner.classes import WorkClass, classes
 from batchsched.planner.disaggregate import disaggregate
 from batchsched.planner.engines import hold_room, load_share
-from batchsched.planner.hint import PoolHint, walk_pool
+from batchsched.planner.hint import Engine, FleetHint, Key, walk
 from batchsched.planner.plan import Plan
 from batchsched.planner.price import Prices, price, work_s
-from batchsched.planner.problem import Problem
+from batchsched.planner.problem import Configuration, Problem
 
 MOST_VARIABLES = 60_000
 """Above this the fleet's solver plans: CP-SAT alone no longer finds a good plan in seconds."""
@@ -32,7 +31,7 @@ FLEET_WORK = 5_000
 """Simplex steps of the fleet's solver for each second of work."""
 UNITS_PER_SLOT = 100
 SPEED_STEPS = 1000
-"""Speeds relative to a class's fastest pool are rounded down to this many steps."""
+"""Speeds relative to a class's fastest configuration are rounded down to this many steps."""
 COST_STEPS = 10**6
 """The dearest unit of work costs this many integer steps, or fewer where sums would grow too large."""
 LARGEST_SUM = 2**52
@@ -42,9 +41,8 @@ GAP = 1e-3
 STEADY_SHARE = 0.2
 """CP-SAT's deterministic seconds for each second of work: about what an idle core does in it."""
 CUT_SHORT = "The clock ended the search before its work was done: made again, this plan may come out otherwise"
-
-Key = tuple[int, str, int]
-"""Class or model number, pool, slot."""
+PARTS = 1000
+"""A configuration that takes a part of a replica, or some of a link, takes whole numbers of so many parts, rounded up."""
 
 
 def improve(
@@ -56,10 +54,10 @@ def improve(
     """
     groups = classes(problem, due)
     slots = len(problem.slots)
-    pools = sum(len(group.ratio) for group in groups)
+    ways = sum(len(group.ratio) for group in groups)
     if not groups:
         return start
-    if 3 * pools * slots > MOST_VARIABLES:
+    if 3 * ways * slots > MOST_VARIABLES:
         return _by_fleet(problem, due, groups, start, int(work_s * FLEET_WORK), seed)
     model = ClassModel(problem, groups, price(problem))
     model.hint(start)
@@ -101,28 +99,34 @@ class ClassModel:
         self.model: Any = cp_model.CpModel()
         self.unit_s = _unit_s(problem, groups)
         self._pools = {pool.name: pool for pool in problem.pools}
-        self._models = sorted({model for group in groups for model in group.models.values()})
-        self._named = list(enumerate(self._models))
+        self._capacity = problem.capacity
+        self._configs = configurations(groups)
+        self._scale = {name: self._scale_of(name) for name in self._capacity}
+        self._users = users(groups, self._configs)
+        self._number = {config.name: k for k, config in enumerate(self._configs)}
+        self._takes = [[(name, self._parts(name, n)) for name, n in config.shares] for config in self._configs]
         self._gram: dict[Key, float] = {}
         self._cost: list[tuple[Any, float, int]] = []  # variable, grams a step, upper bound
         self.x: dict[Key, Any] = {}
-        self.loads: dict[Key, Any] = {}
-        self.held: dict[Key, Any] = {}
-        self._loading: dict[Key, list[tuple[Any, int]]] = defaultdict(list)
-        self._startup: dict[tuple[int, str], float] = {}
+        self.loads: dict[Engine, Any] = {}
+        self.held: dict[Engine, Any] = {}
+        self._loading: dict[Engine, list[tuple[Any, int]]] = defaultdict(list)
+        self._startup: dict[int, float] = {}
         self._missing: list[tuple[int, Any, int, int, int, bool]] = []  # class, variable, most, slots, asked, lost
         for c in range(len(groups)):
             self._add_work(c)
-        for m in range(len(self._models)):
-            self._add_loads(m)
+        for k in range(len(self._configs)):
+            self._add_loads(k)
         self._add_capacity()
         for group_index in range(len(groups)):
             self._add_marks(group_index)
         self.scale = self._minimize()
         self.cut_short = False
 
-    def solve(self, work_s: float, seed: int, wall_s: float = math.inf) -> tuple[str, dict[Key, float], dict[Key, int], float]:
-        """Status; seconds of work and engine starts by class or model name index, pool and slot; bound in grams."""
+    def solve(
+        self, work_s: float, seed: int, wall_s: float = math.inf
+    ) -> tuple[str, dict[Key, float], dict[tuple[str, int], int], float]:
+        """Status; seconds of work; engine starts by the configuration's name and slot; bound in grams."""
         from ortools.sat.python import cp_model
 
         solver: Any = cp_model.CpSolver()
@@ -136,7 +140,9 @@ class ClassModel:
         if status not in {"OPTIMAL", "FEASIBLE"}:
             return status, {}, {}, 0.0
         work = {key: solver.value(x) * self.unit_s for key, x in self.x.items() if solver.value(x)}
-        starts = {key: int(solver.value(load)) for key, load in self.loads.items() if solver.value(load)}
+        starts = {
+            (self._configs[k].name, t): int(solver.value(load)) for (k, t), load in self.loads.items() if solver.value(load)
+        }
         return status, work, starts, solver.best_objective_bound / self.scale
 
     def hint(self, plan: Plan) -> None:
@@ -144,66 +150,81 @@ class ClassModel:
         index = {job.batch_id: c for c, group in enumerate(self.groups) for job in group.jobs}
         seconds: dict[Key, float] = defaultdict(float)
         for a in plan.allotments:
-            seconds[index[a.batch_id], a.pool, a.slot_index] += a.seconds
+            seconds[index[a.batch_id], a.key, a.slot_index] += a.seconds
         wanted = {key: math.ceil(s / self.unit_s - 1e-6) for key, s in seconds.items() if key in self.x}
-        work: dict[Key, int] = {}
-        states: dict[str, PoolHint] = {}
-        for pool in self._pools.values():
-            users = {m: [c for c, g in enumerate(self.groups) if g.models.get(pool.name) == name] for m, name in self._named}
-            users = {m: mine for m, mine in users.items() if mine}
-            state = PoolHint(pool.name, hold_room(pool), {m: pool.loaded.count(self._models[m]) for m in users})
-            states[pool.name] = state
-            capacity = [self._units(c, t) for t, c in enumerate(pool.capacity)]
-            lengths = [self._units(1, t) for t in range(len(capacity))]
-            done, starts, held = walk_pool(
-                state, capacity, lengths, wanted, users, partial(self._may_load, pool.name), partial(self._load_units, pool.name)
-            )
-            work |= done
-            for table, values in ((self.loads, starts), (self.held, held)):
-                for key, variable in table.items():
-                    if key[1] == pool.name:
-                        self.model.add_hint(variable, values.get(key, 0))
-        self._hint_missing(work, states)
+        state = FleetHint(
+            self._takes,
+            {name: self._places(name) for name in self._pools},
+            {k: self.problem.ready(config) for k, config in enumerate(self._configs)},
+            {(name, t): self._room(name, t) for name in self._capacity for t in range(len(self.problem.slots))},
+        )
+        lengths = [self._units(1, t) for t in range(len(self.problem.slots))]
+        work, starts, held = walk(state, lengths, wanted, self._users, self._may_load, self._load_units)
+        for table, values in ((self.loads, starts), (self.held, held)):
+            for engine, variable in table.items():
+                self.model.add_hint(variable, values.get(engine, 0))
+        self._hint_missing(work, state)
         for key, x in self.x.items():
             self.model.add_hint(x, work.get(key, 0))
 
-    def _refill(self, c: int, slots: int, short: int, work: dict[Key, int], states: dict[str, PoolHint]) -> int:
+    def _refill(self, c: int, slots: int, short: int, work: dict[Key, int], state: FleetHint) -> int:
         """Put work that is missing at a mark where it needs no further engine start, cheapest first; what is still missing."""
-        number = {pool: self._models.index(model) for pool, model in self.groups[c].models.items()}
-        mine = [key for key in self.x if key[0] == c and key[2] < slots and states[key[1]].free(number[key[1]], key[2]) > 0]
+        number = {key: self._number[config.name] for key, config in self.groups[c].configs.items()}
+        mine = [key for key in self.x if key[0] == c and key[2] < slots and state.free(number[key[1]], key[2]) > 0]
         for key in sorted(mine, key=lambda k: (self._gram[k] / self._speed(c, k[1]), k[2], k[1])):
-            speed, m = self._speed(c, key[1]), number[key[1]]
-            most = self._units(min(self._pools[key[1]].capacity[key[2]], self.groups[c].width), key[2])
-            take = min(states[key[1]].free(m, key[2]), math.ceil(short / speed), most - work.get(key, 0))
+            speed, k = self._speed(c, key[1]), number[key[1]]
+            take = min(state.free(k, key[2]), math.ceil(short / speed), self._most(c, key[1], key[2]) - work.get(key, 0))
             if take > 0:
-                states[key[1]].take(m, key[2], take)
+                state.take(k, key[2], take)
                 work[key] = work.get(key, 0) + take
                 short -= take * speed
             if short <= 0:
                 break
         return short
 
-    def _hint_missing(self, work: dict[Key, int], states: dict[str, PoolHint]) -> None:
+    def _hint_missing(self, work: dict[Key, int], state: FleetHint) -> None:
         given_up: dict[int, int] = defaultdict(int)
         for c, missing, most, slots, asked, lost in self._missing:
             done = sum(self._speed(c, key[1]) * units for key, units in work.items() if key[0] == c and key[2] < slots)
             value = max(0, asked - done - given_up[c])
             if value:
-                value = max(0, self._refill(c, slots, value, work, states))
+                value = max(0, self._refill(c, slots, value, work, state))
             if lost:
                 value = min(value, most)
                 given_up[c] += value
             self.model.add_hint(missing, value)
 
-    def _may_load(self, pool: str, m: int, slot: int) -> bool:
-        return (m, pool, slot) in self.loads
+    def _may_load(self, k: int, slot: int) -> int:
+        return self._fit(k) if (k, slot) in self.loads else 0
 
-    def _load_units(self, pool: str, m: int, slot: int) -> list[tuple[int, int]]:
-        shares = load_share(self._lengths, slot, self._startup[m, pool])
+    def _load_units(self, k: int, slot: int) -> list[tuple[int, int]]:
+        shares = load_share(self._lengths, slot, self._startup[k])
         return [(t, min(math.ceil(seconds / self.unit_s - 1e-9), self._units(1, t))) for t, seconds in shares]
 
-    def _speed(self, c: int, pool: str) -> int:
-        return max(1, math.floor(SPEED_STEPS / self.groups[c].ratio[pool]))
+    def _scale_of(self, name: str) -> int:
+        """Parts of one replica of a pool, or of one of a link."""
+        taken = [n for config in self._configs for on, n in config.shares if on == name]
+        return 1 if all(n == int(n) for n in taken) else PARTS
+
+    def _parts(self, name: str, taken: float) -> int:
+        return math.ceil(taken * self._scale[name] - 1e-9)
+
+    def _room(self, name: str, slot: int) -> int:
+        """Of a pool or a link in a slot, in parts of units."""
+        return self._units(self._capacity[name][slot] * self._scale[name], slot)
+
+    def _places(self, pool: str) -> int:
+        """What may be kept ready on a pool, in parts of replicas."""
+        mine = [(k, n) for k, taken in enumerate(self._takes) for name, n in taken if name == pool]
+        loaded = sum(n * self.problem.ready(self._configs[k]) for k, n in mine)
+        return max(hold_room(self._pools[pool]) * self._scale[pool], loaded)
+
+    def _fit(self, k: int) -> int:
+        """Most replicas of a configuration that may be ready at once."""
+        return min(self._places(name) // n for name, n in self._takes[k] if name in self._pools)
+
+    def _speed(self, c: int, key: str) -> int:
+        return max(1, math.floor(SPEED_STEPS / self.groups[c].ratio[key]))
 
     def _units(self, replicas: float, slot: int) -> int:
         """Of whole replicas, each rounded down by itself: a start that fills a slot then leaves nothing of its replica."""
@@ -211,61 +232,65 @@ class ClassModel:
         units = self._lengths[slot] / self.unit_s
         return int(whole) * math.floor(units + 1e-9) + math.floor(part * units + 1e-9)
 
-    def _replicas(self, pool: str) -> int:
-        return math.ceil(max(self._pools[pool].capacity, default=0.0))
+    def _open(self, config: Configuration, slot: int) -> float:
+        """Replicas of a configuration that have room in a slot, were it alone there."""
+        return min(self._capacity[name][slot] / taken for name, taken in config.shares)
+
+    def _most(self, c: int, key: str, slot: int) -> int:
+        group = self.groups[c]
+        return self._units(min(self._open(group.configs[key], slot), group.width), slot)
 
     def _add_work(self, c: int) -> None:
         group = self.groups[c]
         last = max(mark.slots for mark in group.marks)
-        for pool in group.ratio:
+        for key, config in group.configs.items():
             for t in range(last):
-                most = self._units(min(self._pools[pool].capacity[t], group.width), t)
+                most = self._most(c, key, t)
                 if most > 0:
-                    x = self.x[c, pool, t] = self.model.new_int_var(0, most, "")
-                    gram = self.prices.replica_g(pool, group.power_w[pool], t) + self.prices.wait_g_per_s[t]
-                    self._gram[c, pool, t] = gram
+                    x = self.x[c, key, t] = self.model.new_int_var(0, most, "")
+                    gram = self.prices.replica_g(config, group.power_w[key], t) + self.prices.wait_g_per_s[t]
+                    self._gram[c, key, t] = gram
                     self._cost.append((x, gram * self.unit_s, most))
 
-    def _add_loads(self, m: int) -> None:
-        """Engine starts of a model on each of its pools, and the replicas that hold it."""
-        for pool in sorted({pool for group in self.groups for pool, model in group.models.items() if model == self._models[m]}):
-            users = [(c, group) for c, group in enumerate(self.groups) if group.models.get(pool) == self._models[m]]
-            startup = self._startup[m, pool] = max(group.startup_s[pool] for _, group in users)
-            power = max(group.power_w[pool] for _, group in users)
-            held: Any = self._pools[pool].loaded.count(self._models[m])
-            for t in range(len(self.problem.slots)):
-                ready: Any = held
-                if self._units(self._pools[pool].capacity[t], t) > 0:
-                    load = self.loads[m, pool, t] = self.model.new_int_var(0, self._replicas(pool), "")
-                    ready = held + load
-                    self._spread_load(m, pool, t, startup, power)
-                work = [self.x[c, pool, t] for c, _ in users if (c, pool, t) in self.x]
-                if work:
-                    busy = [v * units for v, units in self._loading[m, pool, t]]
-                    self.model.add(sum(work) + sum(busy) <= ready * self._units(1, t))
-                after = self.held[m, pool, t] = self.model.new_int_var(0, hold_room(self._pools[pool]), "")
-                self.model.add(after <= ready)
-                held = after
+    def _add_loads(self, k: int) -> None:
+        """Starts of a configuration, and its replicas that are kept ready."""
+        config, users = self._configs[k], self._users[k]
+        startup = self._startup[k] = max(self.groups[c].startup_s[key] for c, key in users)
+        power = max(self.groups[c].power_w[key] for c, key in users)
+        held: Any = self.problem.ready(config)
+        for t in range(len(self.problem.slots)):
+            ready: Any = held
+            if self._units(self._open(config, t), t) > 0:
+                load = self.loads[k, t] = self.model.new_int_var(0, self._fit(k), "")
+                ready = held + load
+                self._spread_load(k, t, startup, power)
+            work = [self.x[c, key, t] for c, key in users if (c, key, t) in self.x]
+            if work:
+                busy = [v * units for v, units in self._loading[k, t]]
+                self.model.add(sum(work) + sum(busy) <= ready * self._units(1, t))
+            after = self.held[k, t] = self.model.new_int_var(0, self._fit(k), "")
+            self.model.add(after <= ready)
+            held = after
 
-    def _spread_load(self, m: int, pool: str, slot: int, startup_s: float, power_w: float) -> None:
+    def _spread_load(self, k: int, slot: int, startup_s: float, power_w: float) -> None:
         """A start takes time from its slot and, where it is longer, from the following ones."""
-        load, grams = self.loads[m, pool, slot], 0.0
-        for t, units in self._load_units(pool, m, slot):
-            self._loading[m, pool, t].append((load, units))
+        load, grams = self.loads[k, slot], 0.0
+        for t, units in self._load_units(k, slot):
+            self._loading[k, t].append((load, units))
         for t, seconds in load_share(self._lengths, slot, startup_s):
-            grams += seconds * (self.prices.replica_g(pool, power_w, t) + self.prices.wait_g_per_s[t])
-        self._cost.append((load, grams, self._replicas(pool)))
+            grams += seconds * (self.prices.replica_g(self._configs[k], power_w, t) + self.prices.wait_g_per_s[t])
+        self._cost.append((load, grams, self._fit(k)))
 
     def _add_capacity(self) -> None:
-        for pool in self._pools.values():
-            models = [m for m in range(len(self._models)) if (m, pool.name, 0) in self.held]
+        for name in self._capacity:
+            mine = [(k, n) for k, taken in enumerate(self._takes) for on, n in taken if on == name]
             for t in range(len(self.problem.slots)):
-                work = [self.x[c, pool.name, t] for c in range(len(self.groups)) if (c, pool.name, t) in self.x]
-                loading = [v * units for m in models for v, units in self._loading.get((m, pool.name, t), [])]
+                work = [n * self.x[c, key, t] for k, n in mine for c, key in self._users[k] if (c, key, t) in self.x]
+                loading = [n * v * units for k, n in mine for v, units in self._loading.get((k, t), [])]
                 if work or loading:
-                    self.model.add(sum(work) + sum(loading) <= self._units(pool.capacity[t], t))
-                if len(models) > 1:
-                    self.model.add(sum(self.held[m, pool.name, t] for m in models) <= hold_room(pool))
+                    self.model.add(sum(work) + sum(loading) <= self._room(name, t))
+                if name in self._pools and len(mine) > 1:
+                    self.model.add(sum(n * self.held[k, t] for k, n in mine) <= self._places(name))
 
     def _add_marks(self, c: int) -> None:
         """At each mark, work done and work missing cover what is due; what was given up at an earlier mark is not asked again."""
@@ -280,7 +305,7 @@ class ClassModel:
             if mark.lost:
                 given_up.append(missing)
             owed = given_up if mark.lost else [*given_up, missing]
-            done = [self._speed(c, pool) * x for (owner, pool, t), x in self.x.items() if owner == c and t < mark.slots]
+            done = [self._speed(c, key) * x for (owner, key, t), x in self.x.items() if owner == c and t < mark.slots]
             self.model.add(sum(done) + sum(owed) >= asked)
 
     def _minimize(self) -> float:
@@ -292,6 +317,22 @@ class ClassModel:
         assert sum(cost * most for _, cost, most in steps) < 2**53, "the objective could overflow"
         self.model.minimize(sum(cost * v for v, cost, _ in steps))
         return scale
+
+
+def configurations(groups: list[WorkClass]) -> list[Configuration]:
+    """All that classes may be served by, each once, in order of their names."""
+    found = {config.name: config for group in groups for config in group.configs.values()}
+    return [found[name] for name in sorted(found)]
+
+
+def users(groups: list[WorkClass], configs: list[Configuration]) -> dict[int, list[tuple[int, str]]]:
+    """Of each configuration the classes that it may serve, with their names for it."""
+    number = {config.name: k for k, config in enumerate(configs)}
+    found: dict[int, list[tuple[int, str]]] = {k: [] for k in range(len(configs))}
+    for c, group in enumerate(groups):
+        for key, config in group.configs.items():
+            found[number[config.name]].append((c, key))
+    return found
 
 
 def _unit_s(problem: Problem, groups: list[WorkClass]) -> float:

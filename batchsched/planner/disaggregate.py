@@ -14,7 +14,7 @@ from batchsched.planner.engines import load_share
 from batchsched.planner.greedy import Filler, allot, loads
 from batchsched.planner.plan import Allotment, Load, Plan
 from batchsched.planner.price import price
-from batchsched.planner.problem import Problem
+from batchsched.planner.problem import Configuration, Problem
 
 _EPS = 1e-9
 
@@ -24,12 +24,13 @@ def disaggregate(
     due: dict[str, float],
     groups: list[WorkClass],
     work: dict[tuple[int, str, int], float],
-    starts: dict[tuple[int, str, int], int],
+    starts: dict[tuple[str, int], int],
 ) -> Plan:
-    """The jobs' plan for classes' seconds (class, pool, slot) and engine starts (number of the model in order, pool, slot)."""
+    """The jobs' plan for classes' seconds (class, their name for a configuration, slot) and engine starts (name of a
+    configuration, slot)."""
     by_class: dict[int, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
-    for (c, pool, t), seconds in sorted(work.items()):
-        by_class[c][t][pool] = seconds
+    for (c, key, t), seconds in sorted(work.items()):
+        by_class[c][t][key] = seconds
     allotments = [a for c, group in enumerate(groups) for a in _serve(problem, due, group, by_class[c])]
     prices = price(problem)
     filler = Filler(problem, prices)
@@ -45,7 +46,7 @@ def disaggregate(
 
 
 def _serve(problem: Problem, due: dict[str, float], group: WorkClass, by_slot: dict[int, dict[str, float]]) -> list[Allotment]:
-    """`by_slot`: seconds of the class by slot and pool."""
+    """`by_slot`: seconds of the class by slot and configuration."""
     left = {job.batch_id: 1.0 for job in group.jobs}
     jobs = sorted(group.jobs, key=lambda j: (due[j.batch_id], j.deadline_s, j.batch_id))
     out: list[Allotment] = []
@@ -56,36 +57,38 @@ def _serve(problem: Problem, due: dict[str, float], group: WorkClass, by_slot: d
             if max(room.values()) <= _EPS:
                 break
             width_s = job.width * slot.length_s
-            for pool in room:
-                seconds = min(room[pool], left[job.batch_id] * job.seconds_on[pool], width_s)
+            for key in room:
+                seconds = min(room[key], left[job.batch_id] * job.seconds_on[key], width_s)
                 if seconds > _EPS:
-                    room[pool] -= seconds
+                    room[key] -= seconds
                     width_s -= seconds
-                    left[job.batch_id] -= seconds / job.seconds_on[pool]
-                    out.append(allot(problem, job, pool, t, seconds))
+                    left[job.batch_id] -= seconds / job.seconds_on[key]
+                    out.append(allot(problem, job, key, t, seconds))
     return out
 
 
 def _loads(
-    problem: Problem, groups: list[WorkClass], allotments: list[Allotment], starts: dict[tuple[int, str, int], int]
+    problem: Problem, groups: list[WorkClass], allotments: list[Allotment], starts: dict[tuple[str, int], int]
 ) -> list[Load]:
     """The start-up time of engines, on the account of the first job that uses them; none where nobody does."""
     lengths = [slot.length_s for slot in problem.slots]
-    models = sorted({model for group in groups for model in group.models.values()})
-    startup: dict[tuple[str, str], float] = defaultdict(float)
+    configs: dict[str, Configuration] = {}
+    startup: dict[str, float] = defaultdict(float)
+    name_of: dict[tuple[str, str], str] = {}
     for group in groups:
-        for pool, model in group.models.items():
-            startup[model, pool] = max(startup[model, pool], group.startup_s[pool])
-    model_of = {(job.batch_id, pool): model for group in groups for pool, model in group.models.items() for job in group.jobs}
-    users: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
+        for key, config in group.configs.items():
+            configs[config.name] = config
+            startup[config.name] = max(startup[config.name], group.startup_s[key])
+            name_of |= {(job.batch_id, key): config.name for job in group.jobs}
+    users: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for a in allotments:
-        users[model_of[a.batch_id, a.pool], a.pool].append((a.slot_index, a.batch_id))
+        users[name_of[a.batch_id, a.key]].append((a.slot_index, a.batch_id))
     for mine in users.values():
         mine.sort()
     out: list[Load] = []
-    for (m, pool, slot), replicas in sorted(starts.items()):
-        mine = users[models[m], pool]
+    for (name, slot), replicas in sorted(starts.items()):
+        mine = users[name]
         first = bisect_left(mine, (slot, ""))
         if first < len(mine):
-            out += loads(mine[first][1], models[m], pool, replicas, load_share(lengths, slot, startup[models[m], pool]))
+            out += loads(mine[first][1], configs[name], replicas, load_share(lengths, slot, startup[name]))
     return out

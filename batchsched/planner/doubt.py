@@ -91,7 +91,7 @@ class Doubt(msgspec.Struct, frozen=True):
 
 def doubts(job: Job, supplies: Mapping[str, tuple[Supply, float]]) -> dict[str, Doubt]:
     """For each place of a job. `supplies`: of each pool, with its replicas."""
-    return {place: _doubt(job, seconds, *supplies.get(place, (SURE, 1.0))) for place, seconds in job.seconds_on.items()}
+    return {place: _doubt(job, seconds, *supplies.get(place, (SURE, 1.0))) for place, seconds in job.work_on.items()}
 
 
 def _doubt(job: Job, seconds: float, supply: Supply, replicas: float) -> Doubt:

@@ -41,7 +41,7 @@ def due_times(problem: Problem) -> dict[str, float]:
 
 def _dues(jobs: list[Job], margins: Margins, spans: list[Span]) -> dict[str, float]:
     needs = [
-        Need(job.batch_id, job.deadline_s, {at: s * margins[job.batch_id][at] for at, s in job.seconds_on.items()}, job.width)
+        Need(job.batch_id, job.deadline_s, {at: s * margins[job.batch_id][at] for at, s in job.work_on.items()}, job.width)
         for job in jobs
         if any(margin > 0 for margin in margins[job.batch_id].values())
     ]
@@ -51,7 +51,7 @@ def _dues(jobs: list[Job], margins: Margins, spans: list[Span]) -> dict[str, flo
 
 def _due(job: Job, filled: Filled) -> float:
     """The start of the busy stretch that holds its margin: within it, others' margins may come first."""
-    return filled.busy_since(filled.starts.get(job.batch_id, job.deadline_s), job.seconds_on)
+    return filled.busy_since(filled.starts.get(job.batch_id, job.deadline_s), job.pools)
 
 
 def _pooled(jobs: list[Job], doubted: dict[str, dict[str, Doubt]], margins: Margins, due: dict[str, float]) -> Margins:
@@ -59,8 +59,8 @@ def _pooled(jobs: list[Job], doubted: dict[str, dict[str, Doubt]], margins: Marg
     out = dict(margins)
     squares: dict[tuple[float, str], float] = {}
     for job in sorted(jobs, key=lambda j: (j.deadline_s, j.batch_id)):
-        fastest = min(job.seconds_on, key=lambda place: (job.seconds_on[place], place))
-        work, doubt, mine = job.seconds_on[fastest], doubted[job.batch_id][fastest], margins[job.batch_id]
+        fastest = min(job.work_on, key=lambda place: (job.work_on[place], place))
+        work, doubt, mine = job.work_on[fastest], doubted[job.batch_id][fastest], margins[job.batch_id]
         common = quantile_factor(job.confidence, doubt.common) - 1 + doubt.stops * doubt.stop
         own = NormalDist().inv_cdf(job.confidence) * doubt.own_share * (1 + common) * work
         key = (due[job.batch_id], job.model)

@@ -1,8 +1,9 @@
-"""Which replicas hold which model while work is placed: starts are paid for, and what is ready later was held until then."""
+"""Which replicas are ready while work is placed: starts are paid for, and what is ready later was held until then."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from batchsched.planner.problem import PoolState, Problem
 
@@ -13,11 +14,12 @@ _NEXT_TO_NOTHING = 1e-6
 
 
 class Room:
-    """What is left of a pool in each slot: `seconds` of open replicas; `hold`: replicas that may yet hold a model at its end."""
+    """What is left of a pool or a link in each slot: `seconds` that it is open; `hold`: replicas that may yet hold a model at its
+    end, on a link any number."""
 
-    def __init__(self, problem: Problem, pool: PoolState) -> None:
-        self.seconds = [c * slot.length_s for c, slot in zip(pool.capacity, problem.slots, strict=True)]
-        self.hold = [hold_room(pool)] * len(problem.slots)
+    def __init__(self, problem: Problem, capacity: Sequence[float], hold: float = math.inf) -> None:
+        self.seconds = [c * slot.length_s for c, slot in zip(capacity, problem.slots, strict=True)]
+        self.hold = [hold] * len(problem.slots)
         self._first = 0
 
     def first(self) -> int:
@@ -27,12 +29,34 @@ class Room:
         return self._first
 
 
-class Engines:
-    """The replicas of one model on one pool. `held[t]` keep the model as slot t ends: no more than is needed later."""
+class _Seconds:
+    """Replica-seconds that all of these have room for, by slot; of each a replica takes so much."""
 
-    def __init__(self, problem: Problem, room: Room, loaded: int) -> None:
+    def __init__(self, shares: Sequence[tuple[Room, float]]) -> None:
+        self._shares = shares
+
+    def __getitem__(self, slot: int) -> float:
+        return min(room.seconds[slot] / taken for room, taken in self._shares)
+
+
+class _Places(_Seconds):
+    """Replicas that may yet be kept ready on all of these as a slot ends."""
+
+    def __getitem__(self, slot: int) -> int:
+        return math.floor(min(room.hold[slot] / taken for room, taken in self._shares) + _EPS)
+
+
+class Engines:
+    """The replicas of one configuration. `held[t]` are kept ready as slot t ends: no more than is needed later."""
+
+    def __init__(self, problem: Problem, shares: Sequence[tuple[Room, float]], loaded: int) -> None:
+        """`shares`: what one replica takes."""
         self._lengths = [slot.length_s for slot in problem.slots]
-        self._room = room
+        self._shares = shares
+        (first, taken), alone = shares[0], len(shares) == 1
+        self.room: list[float] | _Seconds = first.seconds if alone and taken == 1 else _Seconds(shares)
+        """Replica-seconds that there is room for in each slot."""
+        self._free: list[float] | _Places = first.hold if alone and taken == 1 else _Places(shares)
         self._loaded = loaded
         self.busy = [0.0] * len(self._lengths)
         """Replica-seconds of work and of starting up."""
@@ -49,11 +73,11 @@ class Engines:
 
     def reach(self, slot: int, need: int) -> int:
         """How many replicas, up to `need`, could be ready in a slot with no further start, were they held until then."""
-        held, starts, free = self.held, self.starts, self._room.hold
+        held, starts, free = self.held, self.starts, self._free
         best = held[slot - 1] if slot else self._loaded
         most = need - starts[slot]
         for before in range(slot - 1, -1, -1):
-            most = min(most, held[before] + free[before])
+            most = min(most, held[before] + int(free[before]))
             if most <= best:
                 break
             ready = (held[before - 1] if before else self._loaded) + starts[before]
@@ -67,8 +91,7 @@ class Engines:
         for before in range(slot - 1, -1, -1):
             if self.held[before] >= want:
                 return
-            self._room.hold[before] -= want - self.held[before]
-            self.held[before] = want
+            self._hold(before, want)
             if self.ready(before) >= want:
                 return
 
@@ -78,31 +101,35 @@ class Engines:
         last, seconds = spread[-1]
         if last + (seconds >= self._lengths[last] - _EPS) >= until:
             return 0, spread
-        fit = min(self._room.seconds[t] / s if s > 0 else _MANY for t, s in spread)
-        held = min((self._room.hold[t] for t, _ in spread[:-1]), default=_MANY)
+        fit = min(self.room[t] / s if s > 0 else _MANY for t, s in spread)
+        held = min((self._free[t] for t, _ in spread[:-1]), default=_MANY)
         return int(min(fit, held) + _EPS), spread
 
     def start(self, slot: int, replicas: int, spread: list[tuple[int, float]]) -> None:
         """Begin so many; their seconds are taken from the pool, and they are held until they are ready."""
         self.starts[slot] += replicas
         for t, _ in spread[:-1]:
-            self.held[t] += replicas
-            self._room.hold[t] -= replicas
+            self._hold(t, self.held[t] + replicas)
         for t, seconds in spread:
             self.work(t, replicas * seconds)
 
     def work(self, slot: int, seconds: float) -> None:
         """So many seconds are used."""
         self.busy[slot] += seconds
-        self._room.seconds[slot] -= seconds
+        for room, taken in self._shares:
+            room.seconds[slot] -= seconds * taken
+
+    def _hold(self, slot: int, replicas: int) -> None:
+        for room, taken in self._shares:
+            room.hold[slot] -= (replicas - self.held[slot]) * taken
+        self.held[slot] = replicas
 
     def settle(self) -> None:
         """Hold what the seconds and the starts that were entered so far need, and no more."""
         held = 0
         for t in range(len(self.held) - 1, 0, -1):
             held = max(0, self.needed(t, 0.0) - self.starts[t], held - self.starts[t])
-            self._room.hold[t - 1] -= held - self.held[t - 1]
-            self.held[t - 1] = held
+            self._hold(t - 1, held)
 
 
 def hold_room(pool: PoolState) -> int:

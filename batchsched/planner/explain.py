@@ -6,7 +6,7 @@ import math
 from datetime import datetime, timedelta
 
 from batchsched.planner.plan import Allotment, Plan
-from batchsched.planner.problem import Job, PoolState, Problem
+from batchsched.planner.problem import Configuration, Job, PoolState, Problem
 from batchsched.planner.verdict import run_now_grams
 from batchsched.units import JOULES_PER_KWH, format_duration, format_grams
 
@@ -59,20 +59,20 @@ def waiting_for(problem: Problem, plan: Plan, batch_id: str) -> tuple[str, float
 
 
 def _runs(mine: list[Allotment]) -> list[list[Allotment]]:
-    """Allotments of adjoining slots on one pool, together; in order of time."""
+    """Allotments of adjoining slots in one configuration, together; in order of time."""
     runs: dict[str, list[list[Allotment]]] = {}
     for a in mine:
-        on_pool = runs.setdefault(a.pool, [])
+        on_pool = runs.setdefault(a.key, [])
         if on_pool and abs(on_pool[-1][-1].end_s - a.start_s) < _SOON_S:
             on_pool[-1].append(a)
         else:
             on_pool.append([a])
-    return sorted((run for on_pool in runs.values() for run in on_pool), key=lambda run: (run[0].start_s, run[0].pool))
+    return sorted((run for on_pool in runs.values() for run in on_pool), key=lambda run: (run[0].start_s, run[0].key))
 
 
 def _where(problem: Problem, job: Job, run: list[Allotment], origin_at: datetime) -> str:
     pool = problem.pool(run[0].pool)
-    place = f"{_named(job, pool.name)} in {pool.zone}" + (" (a simulated place)" if pool.simulated else "")
+    place = f"{_named(job, run[0].key)} in {pool.zone}" + (" (a simulated place)" if pool.simulated else "")
     start, end = _clock(origin_at, run[0].start_s), _clock(origin_at, run[-1].end_s)
     share = sum(a.requests for a in run) / max(1, job.remaining_requests)
     return f"Between {start} and {end} it runs on {place}: {min(1.0, share):.0%} of what is left."
@@ -94,8 +94,9 @@ def _why_then(problem: Problem, mine: list[Allotment]) -> str:
 
 def _why_here(problem: Problem, plan: Plan, job: Job, mine: list[Allotment]) -> str:
     planned = plan.grams_expected.get(job.batch_id)
-    used = {a.pool for a in mine}
-    others = {p.name: _best_alone(problem, p, job) for p in problem.pools if p.name in job.seconds_on and p.name not in used}
+    used = {a.key for a in mine}
+    open_to = [key for key in job.seconds_on if key not in used and problem.has(job.configuration(key))]
+    others = {key: _best_alone(problem, job, key) for key in open_to}
     known = {name: grams for name, grams in others.items() if grams is not None}
     if not known or planned is None:
         return ""
@@ -107,25 +108,37 @@ def _why_here(problem: Problem, plan: Plan, job: Job, mine: list[Allotment]) -> 
     return f"On {_named(job, name)}, the next best, it would cost at least {format_grams(known[name])}."
 
 
-def _named(job: Job, pool: str) -> str:
-    """A pool, with the model that serves the job there where it accepts several."""
-    return f"pool {pool} with {job.model_on[pool]}" if pool in job.model_on else f"pool {pool}"
+def _named(job: Job, key: str) -> str:
+    """A configuration: its pools, with the model that serves the job there where it accepts several, and how."""
+    config = job.configuration(key)
+    pools = f"pool{'s' if len(config.takes) > 1 else ''} {' and '.join(config.takes)}"
+    model = f" with {config.model}" if job.configurations else ""
+    return pools + model + (f" ({config.mode})" if config.mode != "standalone" else "")
 
 
-def _best_alone(problem: Problem, pool: PoolState, job: Job) -> float | None:
-    """Grams in a pool's cleanest open slots before the deadline, were it alone there; None where it does not fit."""
-    left, grams = job.seconds_on[pool.name], 0.0
+def _best_alone(problem: Problem, job: Job, key: str) -> float | None:
+    """Grams in a configuration's cleanest open slots before the deadline, were it alone there; None where it does not fit."""
+    config = job.configuration(key)
+    pool = problem.pool(config.pool)
+    left, grams = job.seconds_on[key], 0.0
     slots = [
         (g, min(c, float(job.width)) * slot.length_s)
-        for slot, c, g in zip(problem.slots, pool.capacity, pool.intensity_g_per_kwh, strict=True)
+        for slot, c, g in zip(problem.slots, _open(problem, config), pool.intensity_g_per_kwh, strict=True)
         if g is not None and slot.end_s <= job.deadline_s
     ]
     for intensity, seconds in sorted(slots):
         take = min(left, seconds)
-        grams += take * job.power_w_on[pool.name] / JOULES_PER_KWH * pool.pue * intensity
+        grams += take * job.power_w_on[key] / JOULES_PER_KWH * pool.pue * intensity
         left -= take
-    grams += (pool.embodied_g_per_s or 0.0) * job.seconds_on[pool.name]  # 0 unless the policy weighs it
+    made = sum((problem.pool(name).embodied_g_per_s or 0.0) * taken for name, taken in config.takes.items())
+    grams += made * job.seconds_on[key]  # 0 unless the policy weighs it
     return grams if left <= 1e-6 else None
+
+
+def _open(problem: Problem, config: Configuration) -> list[float]:
+    """Replicas of a configuration that are open in each slot."""
+    rows = [[open_ / taken for open_ in problem.capacity[name]] for name, taken in config.shares]
+    return [min(column) for column in zip(*rows, strict=True)]
 
 
 def _run_now(problem: Problem, plan: Plan, job: Job) -> list[str]:

@@ -126,7 +126,7 @@ def contested(jobs: Iterable[Job], pools: list[OpenPool]) -> set[str]:
     which of them will be late is then a matter of order, not of need.
     """
     needs = {
-        job.batch_id: Need(job.batch_id, job.deadline_s, job.seconds_on, job.width)
+        job.batch_id: Need(job.batch_id, job.deadline_s, job.work_on, job.width)
         for job in jobs
         if job.seconds_on and job.remaining_requests > 0
     }

@@ -10,7 +10,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from batchsched.planner.plan import Allotment, Interval, Load, Plan
+from batchsched.planner.plan import Allotment, Interval, Load, Plan, key_of
 from batchsched.planner.price import Prices, price
 from batchsched.planner.problem import Problem
 from batchsched.units import JOULES_PER_KWH
@@ -64,9 +64,11 @@ class Futures:
         joules = np.zeros(self.gram.shape[1:])
         seconds = np.zeros(len(self._pools))
         for use in uses:
-            p = self._pools[use.pool]
-            joules[p, use.slot_index] += jobs[use.batch_id].power_w_on[use.pool] * use.seconds
-            seconds[p] += use.seconds
+            job = jobs[use.batch_id]
+            key = key_of(job, use)
+            joules[self._pools[use.pool], use.slot_index] += job.power_w_on[key] * use.seconds
+            for pool, taken in job.configuration(key).takes.items():
+                seconds[self._pools[pool]] += use.seconds * taken
         total: Array = np.tensordot(self.gram, joules, axes=2) + self.embodied @ seconds
         return total
 
@@ -82,7 +84,7 @@ class Futures:
             job = jobs[use.batch_id]
             group = job.model, round(job.sigma, 2)
             groups[group].append(use)
-            mine[group][job.batch_id] += self.prices.second_g(job, use.pool, use.slot_index) * use.seconds
+            mine[group][job.batch_id] += self.prices.second_g(job, key_of(job, use), use.slot_index) * use.seconds
         rng = np.random.default_rng(0)
         models = {model: rng.standard_normal(DRAWS) for model in sorted({model for model, _ in groups})}
         which = np.resize(rng.permutation(self.count), DRAWS)

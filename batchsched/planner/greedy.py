@@ -1,8 +1,9 @@
 """A plan without a solver: earliest deadline first, each job into the cheapest slots that still keep its deadline.
 
-One pool that holds all of a job is preferred, since each further pool costs an engine start. Where none does, pools are filled
-one after another, the cheapest first; what does not fit by the due time goes into the first free slots after it, fastest pools
-first. Where work is late in the end, the same is tried without a look at the cost, and by weight; the best of these plans counts.
+One configuration that holds all of a job is preferred, since each further one costs an engine start. Where none does, they are
+filled one after another, the cheapest first; what does not fit by the due time goes into the first free slots after it, the
+fastest first. Where work is late in the end, the same is tried without a look at the cost, and by weight; the best of these
+plans counts.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from batchsched.planner.cost import assess
-from batchsched.planner.engines import Engines, Room
+from batchsched.planner.engines import Engines, Room, hold_room
 from batchsched.planner.plan import Allotment, Load, Plan
 from batchsched.planner.price import Prices, late_marks, price
-from batchsched.planner.problem import Job, Problem
+from batchsched.planner.problem import Configuration, Job, Problem
 from batchsched.units import JOULES_PER_KWH
 
 _EPS = 1e-9
@@ -25,9 +26,9 @@ _Order = Callable[[int], Iterable[int]]
 
 
 class _Take(msgspec.Struct):
-    """Seconds to take from the slots of one pool for one job, start-up included; the share of the job that they hold."""
+    """Seconds of one configuration to take from slots for one job, start-up included; the share of the job that they hold."""
 
-    pool: str
+    key: str
     seconds: dict[int, float]
     share: float
     cost: float
@@ -56,10 +57,9 @@ def _filled(problem: Problem, prices: Prices, due: dict[str, float], order: list
 class _Pool:
     """A pool while it is filled. `cheap`: its slots with room left that end by the latest due time so far, cheapest first."""
 
-    def __init__(self, intensity: list[float], room: Room, embodied_g_per_s: float) -> None:
+    def __init__(self, intensity: list[float], room: Room) -> None:
         self.intensity = intensity
         self.room = room
-        self.embodied_g_per_s = embodied_g_per_s
         self.cheap: list[tuple[float, int]] = []
         self._entered = 0
 
@@ -71,23 +71,8 @@ class _Pool:
         self._entered = max(self._entered, slots)
 
     def second_g(self, power_w: float) -> float:
-        """Grams of a replica-second in the cheapest slot; infinite where there is none."""
-        return power_w / JOULES_PER_KWH * self.cheap[0][0] + self.embodied_g_per_s if self.cheap else float("inf")
-
-    def choose(
-        self, order: Iterable[int], seconds: float, width: int, lengths: list[float], used: dict[int, float]
-    ) -> dict[int, float]:
-        """Seconds of slots in that order."""
-        chosen: dict[int, float] = {}
-        room = self.room.seconds
-        for t in order:
-            take = min(seconds, room[t], width * lengths[t] - used.get(t, 0.0))
-            if take > _EPS:
-                chosen[t] = take
-                seconds -= take
-                if seconds <= _EPS:
-                    break
-        return chosen
+        """Grams of a second in the cheapest slot; infinite where there is none."""
+        return power_w / JOULES_PER_KWH * self.cheap[0][0] if self.cheap else float("inf")
 
     def by_cost(self, until: int) -> Iterator[int]:
         """Slots among the first so many, the cheapest first."""
@@ -115,11 +100,10 @@ class Filler:
         self.loads: list[Load] = []
         self._lengths = [slot.length_s for slot in problem.slots]
         self._ends = [slot.end_s for slot in problem.slots]
-        self._states = {pool.name: pool for pool in problem.pools}
-        self._pools = {
-            p.name: _Pool(prices.intensity[p.name], Room(problem, p), prices.embodied_g_per_s[p.name]) for p in problem.pools
-        }
-        self._engines: dict[tuple[str, str], Engines] = {}
+        self._rooms = {pool.name: Room(problem, pool.capacity, hold_room(pool)) for pool in problem.pools}
+        self._rooms |= {link.name: Room(problem, link.capacity) for link in problem.links}
+        self._pools = {pool.name: _Pool(prices.intensity[pool.name], self._rooms[pool.name]) for pool in problem.pools}
+        self._engines: dict[str, Engines] = {}
         self._used: dict[str, dict[int, float]] = {}
 
     def resume(self, allotments: list[Allotment], loads: list[Load]) -> None:
@@ -128,11 +112,12 @@ class Filler:
         self.allotments += allotments
         self.loads += loads
         for a in allotments:
-            self._engines_of(jobs[a.batch_id].model_at(a.pool), a.pool).work(a.slot_index, a.seconds)
+            self._engines_of(jobs[a.batch_id].configuration(a.key)).work(a.slot_index, a.seconds)
             used = self._used.setdefault(a.batch_id, {})
             used[a.slot_index] = used.get(a.slot_index, 0.0) + a.seconds
         for load in loads:
-            engines = self._engines_of(load.model, load.pool)
+            job = jobs[load.batch_id]
+            engines = self._engines_of(job.configuration(job.key_of(load.config)))
             engines.work(load.slot_index, load.seconds)
             engines.starts[load.slot_index] += load.starts
         for engines in self._engines.values():
@@ -140,44 +125,48 @@ class Filler:
 
     def place(self, job: Job, due_s: float, left: float = 1.0, hurry: bool = False) -> None:
         """Give a job, or the share `left` of it, its slots, as far as there is room. `hurry`: whatever it costs."""
-        names = [name for name in job.seconds_on if name in self._pools]
-        if not names or job.remaining_requests <= 0:
+        if not job.seconds_on or job.remaining_requests <= 0:
             return
         used = self._used.get(job.batch_id, {})
-        fastest = sorted(names, key=lambda name: (job.seconds_on[name], name))
+        fastest = sorted(job.seconds_on, key=lambda key: (job.seconds_on[key], key))
         if not hurry:
-            left -= self._cheaply(job, names, left, self._until(due_s), used)
+            left -= self._cheaply(job, left, self._until(due_s), used)
         if left <= _EPS:
             return
         for limit in (due_s, job.deadline_s, *late_marks(self.problem, job)):
             until = self._until(limit)
-            for name in fastest:
-                take = self._take(job, name, left, self._pools[name].by_time, until, used)
+            for key in fastest:
+                take = self._take(job, key, left, self._pool(job, key).by_time, until, used)
                 left -= self._commit(job, take, left, until, used) if take else 0.0
                 if left <= _EPS:
                     return
 
-    def follow(self, job: Job, pool: str, seconds: dict[int, float], left: float) -> float:
+    def follow(self, job: Job, key: str, seconds: dict[int, float], left: float) -> float:
         """Put up to the share `left` where another plan has it (seconds by slot, engine starts included); the share placed."""
-        work, used = job.seconds_on[pool], self._used.get(job.batch_id, {})
+        work, used = job.seconds_on[key], self._used.get(job.batch_id, {})
         share = min(left, sum(seconds.values()) / work) if work > 0 else left
-        return self._commit(job, _Take(pool, seconds, share, 0.0), share, len(self._lengths), used)
+        return self._commit(job, _Take(key, seconds, share, 0.0), share, len(self._lengths), used)
 
     def _until(self, at_s: float) -> int:
         """How many slots end by then."""
         return bisect_right(self._ends, at_s + _EPS_S)
 
-    def _cheaply(self, job: Job, names: list[str], left: float, until: int, used: dict[int, float]) -> float:
-        """Into the pool that holds it all for the least cost, or into the cheapest ones one after another; the share placed."""
-        for name in names:
-            self._pools[name].enter(until)
-        least = {name: self._pools[name].second_g(job.power_w_on[name]) * job.seconds_on[name] for name in names}
+    def _pool(self, job: Job, key: str) -> _Pool:
+        return self._pools[job.configuration(key).pool]
+
+    def _cheaply(self, job: Job, left: float, until: int, used: dict[int, float]) -> float:
+        """Into what holds it all for the least cost, or into the cheapest ones one after another; the share placed."""
+        least: dict[str, float] = {}
+        for key, seconds in job.seconds_on.items():
+            pool = self._pool(job, key)
+            pool.enter(until)
+            least[key] = (pool.second_g(job.power_w_on[key]) + self.prices.besides_g(job.configuration(key))) * seconds
         whole: _Take | None = None
         parts: list[_Take] = []
-        for name in sorted(names, key=lambda name: (least[name], name)):
-            if whole and whole.cost <= least[name] * left:
+        for key in sorted(least, key=lambda key: (least[key], key)):
+            if whole and whole.cost <= least[key] * left:
                 break
-            take = self._take(job, name, left, self._pools[name].by_cost, until, used)
+            take = self._take(job, key, left, self._pool(job, key).by_cost, until, used)
             if take and take.share >= left - _EPS:
                 whole = take if whole is None or take.cost < whole.cost else whole
             elif take and whole is None:
@@ -185,88 +174,105 @@ class Filler:
         if whole:
             return self._commit(job, whole, left, until, used)
         placed = 0.0
-        for part in sorted(parts, key=lambda take: (take.cost / take.share, take.pool)):
-            order = self._pools[part.pool].by_cost
-            take = self._take(job, part.pool, left - placed, order, until, used) if placed < left - _EPS else None
+        for part in sorted(parts, key=lambda take: (take.cost / take.share, take.key)):
+            order = self._pool(job, part.key).by_cost
+            take = self._take(job, part.key, left - placed, order, until, used) if placed < left - _EPS else None
             placed += self._commit(job, take, left - placed, until, used) if take else 0.0
         return placed
 
-    def _take(self, job: Job, name: str, share: float, order: _Order, until: int, used: dict[int, float]) -> _Take | None:
+    def _take(self, job: Job, key: str, share: float, order: _Order, until: int, used: dict[int, float]) -> _Take | None:
         """Slots before `until` in that order for this share of the job and its engine starts; None where nothing fits."""
-        pool, work, startup_s = self._pools[name], job.seconds_on[name], job.startup_s_on[name]
-        width, startup = job.width, 0.0
+        config, work, startup_s = job.configuration(key), job.seconds_on[key], job.startup_s_on[key]
+        engines, startup = self._engines_of(config), 0.0
         for _ in range(4):  # more seconds may need more replicas, which need more start-up
-            chosen = pool.choose(order(until), share * work + startup, width, self._lengths, used)
-            needed = startup_s * self._starts(job.model_at(name), name, chosen) if startup_s > 0 else 0.0
+            chosen = self._choose(engines, order(until), share * work + startup, job.width, used)
+            needed = startup_s * self._starts(engines, chosen) if startup_s > 0 else 0.0
             if needed <= startup + _EPS:
                 break
             startup = needed
         held = (sum(chosen.values()) - startup) / work if work > 0 else share
         if not chosen or held <= _EPS:
             return None
-        watts, intensity, wait = job.power_w_on[name] / JOULES_PER_KWH, pool.intensity, self.prices.wait_g_per_s
-        cost = sum((watts * intensity[t] + pool.embodied_g_per_s + wait[t]) * s for t, s in chosen.items())
-        return _Take(name, chosen, min(held, share), cost)
+        watts, intensity = job.power_w_on[key] / JOULES_PER_KWH, self._pools[config.pool].intensity
+        besides, wait = self.prices.besides_g(config), self.prices.wait_g_per_s
+        cost = sum((watts * intensity[t] + besides + wait[t]) * s for t, s in chosen.items())
+        return _Take(key, chosen, min(held, share), cost)
 
-    def _starts(self, model: str, pool: str, chosen: dict[int, float]) -> int:
+    def _choose(
+        self, engines: Engines, order: Iterable[int], seconds: float, width: int, used: dict[int, float]
+    ) -> dict[int, float]:
+        """Seconds of slots in that order."""
+        chosen: dict[int, float] = {}
+        room, lengths = engines.room, self._lengths
+        for t in order:
+            take = min(seconds, room[t], width * lengths[t] - used.get(t, 0.0))
+            if take > _EPS:
+                chosen[t] = take
+                seconds -= take
+                if seconds <= _EPS:
+                    break
+        return chosen
+
+    def _starts(self, engines: Engines, chosen: dict[int, float]) -> int:
         """Engine starts that these seconds need, once begun ones are held from the first slot to the last."""
-        engines, most = self._engines_of(model, pool), 0
+        most = 0
         for t, seconds in chosen.items():
             need = engines.needed(t, seconds)
             if need > engines.ready(t) + most:
                 most = max(most, need - engines.reach(t, need))
         return most
 
-    def _engines_of(self, model: str, pool: str) -> Engines:
-        found = self._engines.get((model, pool))
+    def _engines_of(self, config: Configuration) -> Engines:
+        found = self._engines.get(config.name)
         if found is None:
-            loaded = self._states[pool].loaded.count(model)
-            found = self._engines[model, pool] = Engines(self.problem, self._pools[pool].room, loaded)
+            shares = [(self._rooms[name], taken) for name, taken in config.shares]
+            found = self._engines[config.name] = Engines(self.problem, shares, self.problem.ready(config))
         return found
 
     def _commit(self, job: Job, take: _Take, left: float, until: int, used: dict[int, float]) -> float:
         """Place up to the share `left` there, in order of time, as far as engines can be ready; the share placed."""
-        name, model, work = take.pool, job.model_at(take.pool), job.seconds_on[take.pool]
-        engines, room = self._engines_of(model, name), self._pools[name].room.seconds
+        config, work = job.configuration(take.key), job.seconds_on[take.key]
+        engines, pool = self._engines_of(config), self._pools[config.pool]
         missing_s = left * work
         for t in sorted(take.seconds):
             before = engines.busy[t]
-            ready = self._make_ready(job, name, engines, t, take.seconds[t], until)
+            ready = self._make_ready(job, take.key, engines, t, take.seconds[t], until)
             free = ready * self._lengths[t] - engines.busy[t]
-            seconds = min(missing_s, room[t], free, take.seconds[t] - (engines.busy[t] - before))
+            seconds = min(missing_s, engines.room[t], free, take.seconds[t] - (engines.busy[t] - before))
             if seconds > _EPS:
                 engines.work(t, seconds)
                 used[t] = used.get(t, 0.0) + seconds
                 missing_s -= seconds
-                self.allotments.append(allot(self.problem, job, name, t, seconds))
-            self._pools[name].close(t)
+                self.allotments.append(allot(self.problem, job, take.key, t, seconds))
+            pool.close(t)
         self._used[job.batch_id] = used
         return left - missing_s / work if work > 0 else left
 
-    def _make_ready(self, job: Job, pool: str, engines: Engines, slot: int, seconds: float, until: int) -> int:
+    def _make_ready(self, job: Job, key: str, engines: Engines, slot: int, seconds: float, until: int) -> int:
         """Hold and start replicas for so many seconds in a slot, as far as can be; how many are ready then."""
         need = engines.needed(slot, seconds)
         if need > engines.ready(slot):
             engines.keep(slot, engines.reach(slot, need))
         more = need - engines.ready(slot)
         if more > 0:
-            most, spread = engines.startable(slot, job.startup_s_on[pool], until)
+            most, spread = engines.startable(slot, job.startup_s_on[key], until)
             more = min(more, most)
             if more > 0:
                 engines.start(slot, more, spread)
-                self.loads += loads(job.batch_id, job.model_at(pool), pool, more, spread)
+                self.loads += loads(job.batch_id, job.configuration(key), more, spread)
         return engines.ready(slot)
 
 
-def loads(batch_id: str, model: str, pool: str, replicas: int, spread: list[tuple[int, float]]) -> list[Load]:
+def loads(batch_id: str, config: Configuration, replicas: int, spread: list[tuple[int, float]]) -> list[Load]:
     """The start of so many engines, by slot; `spread`: seconds of one of them (engines.load_share)."""
     return [
-        Load(batch_id, model, pool, t, seconds * replicas, replicas if not number else 0)
+        Load(batch_id, config.model, config.pool, t, seconds * replicas, config.name, replicas if not number else 0)
         for number, (t, seconds) in enumerate(spread)
     ]
 
 
-def allot(problem: Problem, job: Job, pool: str, slot: int, seconds: float) -> Allotment:
+def allot(problem: Problem, job: Job, key: str, slot: int, seconds: float) -> Allotment:
     """An allotment of that many replica-seconds; it may be used at any time within its slot."""
-    requests = job.remaining_requests * seconds / job.seconds_on[pool]
-    return Allotment(job.batch_id, pool, slot, problem.slots[slot].start_s, problem.slots[slot].end_s, requests, seconds)
+    requests, pool = job.remaining_requests * seconds / job.seconds_on[key], job.configuration(key).pool
+    start_s, end_s = problem.slots[slot].start_s, problem.slots[slot].end_s
+    return Allotment(job.batch_id, pool, slot, start_s, end_s, requests, seconds, "" if key == pool else key)

@@ -69,7 +69,7 @@ def open_pools(problem: Problem, look_back_s: float = 30 * 86400.0) -> list[Open
 def _need(job: Job, supplies: Mapping[str, tuple[Supply, float]]) -> Need:
     times = {place: factor(doubt, job.confidence) for place, doubt in doubts(job, supplies).items()}
     startup = max(job.startup_s_on.values(), default=0.0)
-    return Need(job.batch_id, job.deadline_s, {at: s * times[at] for at, s in job.seconds_on.items()}, job.width, startup)
+    return Need(job.batch_id, job.deadline_s, {at: s * times[at] for at, s in job.work_on.items()}, job.width, startup)
 
 
 def spans_of(pools: list[OpenPool]) -> list[Span]:

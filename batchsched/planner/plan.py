@@ -7,7 +7,7 @@ from functools import cached_property
 
 import msgspec
 
-from batchsched.planner.problem import Slot
+from batchsched.planner.problem import Job, Slot
 
 
 class Allotment(msgspec.Struct, frozen=True):
@@ -22,6 +22,13 @@ class Allotment(msgspec.Struct, frozen=True):
     """How many of its remaining requests are expected to be done here."""
     seconds: float
     """Replica-seconds of work, engine start-up not counted."""
+    config: str = ""
+    """The job's name for the configuration; empty: the pool's, which is the model that the job names by itself."""
+
+    @property
+    def key(self) -> str:
+        """The job's name for the configuration, in full."""
+        return self.config or self.pool
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -33,6 +40,8 @@ class Load(msgspec.Struct, frozen=True):
     slot_index: int
     seconds: float
     """Replica-seconds."""
+    config: str
+    """The configuration's own name (problem.Configuration)."""
     starts: int = 0
     """Replicas that begin here; what goes on from the slot before is not counted again."""
 
@@ -43,6 +52,11 @@ class Interval(msgspec.Struct, frozen=True):
     expected: float
     p10: float
     p90: float
+
+
+def key_of(job: Job, use: Allotment | Load) -> str:
+    """The job's name for the configuration of its work or of a start for it."""
+    return use.key if isinstance(use, Allotment) else job.key_of(use.config)
 
 
 class Plan(msgspec.Struct, frozen=True, dict=True):

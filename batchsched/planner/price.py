@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from batchsched.planner.problem import Job, Problem
+from batchsched.planner.problem import Configuration, Job, Problem
 from batchsched.units import JOULES_PER_KWH
 
 UNKNOWN_FACTOR = 1.5
@@ -25,17 +25,25 @@ class Prices(msgspec.Struct, frozen=True):
     wait_g_per_s: list[float]
     """Added to a replica-second in each slot; grows with time."""
     loss_g_per_s: float
-    """Grams that losing one second of work costs, counted on a job's fastest pool, at weight 1."""
+    """Grams that losing one second of work costs, counted where a job is fastest, at weight 1."""
     embodied_g_per_s: dict[str, float]
     """Manufacturing carbon that a replica-second of each pool weighs, unknowns filled in; 0 where the policy leaves it out."""
 
-    def replica_g(self, pool: str, power_w: float, slot: int) -> float:
-        """Grams of one replica-second at this power, without the trace for waiting."""
-        return power_w / JOULES_PER_KWH * self.intensity[pool][slot] + self.embodied_g_per_s[pool]
+    def running_g(self, config: Configuration, power_w: float, slot: int) -> float:
+        """Grams that one replica-second at this power emits by the forecast."""
+        return power_w / JOULES_PER_KWH * self.intensity[config.pool][slot]
 
-    def second_g(self, job: Job, pool: str, slot: int) -> float:
-        """The same of a job."""
-        return self.replica_g(pool, job.power_w_on[pool], slot)
+    def replica_g(self, config: Configuration, power_w: float, slot: int) -> float:
+        """What one replica-second weighs, without the trace for waiting."""
+        return self.running_g(config, power_w, slot) + self.besides_g(config)
+
+    def besides_g(self, config: Configuration) -> float:
+        """What a replica-second weighs in every slot alike."""
+        return sum(self.embodied_g_per_s[pool] * taken for pool, taken in config.takes.items())
+
+    def second_g(self, job: Job, key: str, slot: int) -> float:
+        """What a replica-second of a job weighs."""
+        return self.replica_g(job.configuration(key), job.power_w_on[key], slot)
 
 
 def price(problem: Problem) -> Prices:
@@ -50,7 +58,7 @@ def price(problem: Problem) -> Prices:
     dearest = max((max(row, default=0.0) for row in intensity.values()), default=0.0) or 1.0
     watts = max((w for job in problem.jobs for w in job.power_w_on.values()), default=0.0) or 1.0
     embodied = _embodied(problem)
-    top = watts / JOULES_PER_KWH * dearest + max(embodied.values(), default=0.0)
+    top = watts / JOULES_PER_KWH * dearest + max(embodied.values(), default=0.0) * _widest(problem)
     end = problem.end_s or 1.0
     wait = [WAIT_SHARE * top * slot.end_s / end for slot in problem.slots]
     worst_use = max((_dearest_use_s(job) for job in problem.jobs if job.seconds_on), default=1.0)
@@ -64,8 +72,14 @@ def _embodied(problem: Problem) -> dict[str, float]:
     return {name: UNKNOWN_FACTOR * worst if grams is None else grams for name, grams in said.items()}
 
 
+def _widest(problem: Problem) -> float:
+    """Most replicas of pools that a replica of a configuration takes."""
+    takes = (config.takes for job in problem.jobs for config in job.configurations.values())
+    return max((sum(taken.values()) for taken in takes), default=1.0)
+
+
 def work_s(job: Job) -> float:
-    """Seconds of a job's work on its fastest pool: the unit in which lateness is priced. 0 for a job without a pool."""
+    """Seconds of a job's work where it is fastest: the unit in which lateness is priced. 0 for a job without a configuration."""
     return min(job.seconds_on.values(), default=0.0)
 
 
@@ -79,6 +93,6 @@ def late_marks(problem: Problem, job: Job) -> list[float]:
 
 
 def _dearest_use_s(job: Job) -> float:
-    """Replica-seconds that the dearest way takes for one second of work on the fastest pool."""
+    """Replica-seconds that the dearest way takes for one second of work in the fastest configuration."""
     work = max(work_s(job), 0.1)
     return max((s + job.startup_s_on[p]) / work for p, s in job.seconds_on.items())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Literal
@@ -63,7 +64,7 @@ class PoolState(msgspec.Struct, frozen=True):
     intensity_g_per_kwh: list[float | None]
     """Mean forecast of each slot; None where unknown, which is never taken for zero."""
     loaded: list[str] = []
-    """Models loaded now, one entry a replica."""
+    """Models loaded now, one entry a replica; of a configuration that is not plain its name, at its first pool."""
     simulated: bool = False
     home: bool = False
     newness: tuple[float, float] = (0.0, 0.0)
@@ -79,6 +80,53 @@ class PoolState(msgspec.Struct, frozen=True):
     """The same of `embodied_g_per_s`."""
 
 
+class Link(msgspec.Struct, frozen=True):
+    """What configurations share that is no GPU: the bandwidth between pools. Its name is no pool's."""
+
+    name: str
+    capacity: list[float]
+    """Of each slot, in the unit in which configurations ask for it."""
+
+
+class Configuration(msgspec.Struct, frozen=True, dict=True):
+    """A model, served in a way: what one replica takes, for as long as it starts or works. Of one site."""
+
+    model: str
+    takes: dict[str, float]
+    """Replicas of each pool, a part of one allowed; the first pool's workers lease for it."""
+    links: dict[str, float] = {}
+    mode: str = "standalone"
+
+    @property
+    def pool(self) -> str:
+        """The pool whose workers lease for it."""
+        return next(iter(self.takes))
+
+    @property
+    def plain(self) -> bool:
+        """Is it the model by itself on one replica of a pool?"""
+        return self.takes == {self.pool: 1.0} and not self.links and self.mode == "standalone"
+
+    @cached_property
+    def name(self) -> str:
+        """The same for all that are the same, whatever jobs call them."""
+        if self.plain:
+            return f"{self.model} on {self.pool}"
+        parts = [f"{n:g} {name}" for name, n in [*self.takes.items(), *sorted(self.links.items())]]
+        return f"{self.model} on {' + '.join(parts)} ({self.mode})"
+
+    @cached_property
+    def shares(self) -> list[tuple[str, float]]:
+        """What it takes of each pool and link."""
+        return [*self.takes.items(), *self.links.items()]
+
+
+@lru_cache(maxsize=4096)
+def standalone(model: str, pool: str) -> Configuration:
+    """The model by itself on one replica of a pool."""
+    return Configuration(model, {pool: 1.0})
+
+
 class Effort(msgspec.Struct, frozen=True):
     """What the rest of a job takes somewhere: replica-seconds, watts meanwhile, seconds to start an engine for it."""
 
@@ -88,14 +136,18 @@ class Effort(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """The rest of a batch. The three mappings have one entry for each pool on which it may run."""
+    """The rest of a batch. The three mappings have one entry for each configuration in which it may run.
+
+    The name of a pool stands for the model that the job names, by itself on one replica there; what every other name stands for
+    is in `configurations`.
+    """
 
     batch_id: str
     model: str
     """The one that its requests name."""
     remaining_requests: int
     seconds_on: dict[str, float]
-    """Expected replica-seconds, above 0, that all the remaining work takes on each pool."""
+    """Expected replica-seconds, above 0, that all the remaining work takes in each configuration."""
     power_w_on: dict[str, float]
     startup_s_on: dict[str, float]
     deadline_s: float
@@ -112,18 +164,48 @@ class Job(msgspec.Struct, frozen=True):
     """Orders the work of one tenant; the higher first."""
     max_replicas: int | None = None
     """Replicas that can work on it at once (open chunks); None: as many as it has requests."""
-    model_on: dict[str, str] = {}
-    """Of a job that accepts several models: which of them serves it, for each of its pools."""
+    configurations: dict[str, Configuration] = {}
+    """Of those of its names that are not a pool's."""
     as_named: dict[str, Effort] = {}
-    """Where it might be with the model that it names, and is not to be: what that would take. Nothing is planned by it."""
+    """By pool, where it might be with the model that it names, and is not to be: what that would take. Never planned."""
 
-    def model_at(self, pool: str) -> str:
-        """The model that serves it on a pool."""
-        return self.model_on.get(pool, self.model)
+    def configuration(self, key: str) -> Configuration:
+        """What a name in its mappings stands for."""
+        return self.configurations.get(key) or standalone(self.model, key)
+
+    def keys_on(self, pool: str) -> list[str]:
+        """Its names for configurations that a pool's workers lease for, the fastest first."""
+        mine = [key for key in self.seconds_on if self.configuration(key).pool == pool]
+        return sorted(mine, key=lambda key: (self.seconds_on[key], key))
+
+    def key_of(self, config: str) -> str:
+        """Its name for the configuration of that name. Raises KeyError."""
+        for key in self.seconds_on:
+            if self.configuration(key).name == config:
+                return key
+        raise KeyError(config)
+
+    @property
+    def pools(self) -> list[str]:
+        """Those whose workers may lease it, in the order of its mappings."""
+        if not self.configurations:
+            return list(self.seconds_on)
+        return list(dict.fromkeys(self.configuration(key).pool for key in self.seconds_on))
+
+    @property
+    def work_on(self) -> dict[str, float]:
+        """Expected replica-seconds on each pool, in its fastest configuration there."""
+        if not self.configurations:
+            return self.seconds_on
+        found: dict[str, float] = {}
+        for key, seconds in self.seconds_on.items():
+            pool = self.configuration(key).pool
+            found[pool] = min(seconds, found.get(pool, seconds))
+        return found
 
     def named_on(self, pool: str) -> Effort | None:
         """What it takes on a pool with the model that it names; None where that cannot be."""
-        if pool in self.seconds_on and self.model_at(pool) == self.model:
+        if pool in self.seconds_on:
             return Effort(self.seconds_on[pool], self.power_w_on[pool], self.startup_s_on[pool])
         return self.as_named.get(pool)
 
@@ -150,7 +232,7 @@ class Risk(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Slots in order and without gaps; pools; jobs."""
+    """Slots in order and without gaps; pools; jobs; links between pools."""
 
     slots: list[Slot]
     pools: list[PoolState]
@@ -158,6 +240,7 @@ class Problem(msgspec.Struct, frozen=True):
     scenarios: dict[str, list[list[float]]] = {}
     """Futures of the intensity, by zone: of each its g/kWh by slot; the first of all zones belong together, and so on."""
     risk: Risk = Risk()
+    links: list[Link] = []
 
     @property
     def end_s(self) -> float:
@@ -170,6 +253,20 @@ class Problem(msgspec.Struct, frozen=True):
             if pool.name == name:
                 return pool
         raise KeyError(name)
+
+    def has(self, config: Configuration) -> bool:
+        """Are there all pools and links that it takes?"""
+        known = self.capacity
+        return all(name in known for name, _ in config.shares)
+
+    def ready(self, config: Configuration) -> int:
+        """Its replicas that are loaded now."""
+        return self.pool(config.pool).loaded.count(config.model if config.plain else config.name)
+
+    @property
+    def capacity(self) -> dict[str, list[float]]:
+        """What configurations take of, pools and links, in each slot."""
+        return {pool.name: pool.capacity for pool in self.pools} | {link.name: link.capacity for link in self.links}
 
 
 def quantile_factor(confidence: float, sigma: float) -> float:
@@ -219,8 +316,9 @@ def cut(problem: Problem, instants: Iterable[float]) -> Problem:
         )
         for pool in problem.pools
     ]
+    links = [Link(link.name, [link.capacity[i] for i in parent]) for link in problem.links]
     scenarios = {zone: [[row[i] for i in parent] for row in futures] for zone, futures in problem.scenarios.items()}
-    return msgspec.structs.replace(problem, slots=slots, pools=pools, scenarios=scenarios)
+    return msgspec.structs.replace(problem, slots=slots, pools=pools, links=links, scenarios=scenarios)
 
 
 def telling(slots: list[Slot], instants: Iterable[float]) -> list[float]:

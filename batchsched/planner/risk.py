@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from batchsched.planner.cost import assess
 from batchsched.planner.futures import Futures
 from batchsched.planner.greedy import Filler
-from batchsched.planner.plan import Plan
+from batchsched.planner.plan import Plan, key_of
 from batchsched.planner.price import price
 from batchsched.planner.problem import Problem, Risk
 from batchsched.units import JOULES_PER_KWH
@@ -131,16 +131,18 @@ def _priced(problem: Problem, futures: Futures, weights: Array) -> Problem:
 def _mixed(problem: Problem, due: dict[str, float], futures: Futures, plans: Sequence[Plan], shares: Array) -> Plan:
     """So much of each plan, as far as it fits; engines start where that needs them, the rest goes where it is cheapest."""
     seconds: dict[tuple[str, str], dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    by_id = {job.batch_id: job for job in problem.jobs}
     for plan, share in zip(plans, shares, strict=True):
         for use in plan.uses if share > _EPS else []:
-            seconds[use.batch_id, use.pool][use.slot_index] += float(share) * use.seconds
+            key = key_of(by_id[use.batch_id], use)
+            seconds[use.batch_id, key][use.slot_index] += float(share) * use.seconds
     filler = Filler(problem, futures.prices)
     jobs = sorted(problem.jobs, key=lambda j: (due[j.batch_id], j.deadline_s, j.batch_id))
     left = {job.batch_id: 1.0 for job in jobs}
     for job in jobs:
-        for pool in job.seconds_on:
-            if (of_slots := seconds.get((job.batch_id, pool))) and left[job.batch_id] > _EPS:
-                left[job.batch_id] -= filler.follow(job, pool, dict(of_slots), left[job.batch_id])
+        for key in job.seconds_on:
+            if (of_slots := seconds.get((job.batch_id, key))) and left[job.batch_id] > _EPS:
+                left[job.batch_id] -= filler.follow(job, key, dict(of_slots), left[job.batch_id])
     for job in jobs:
         if left[job.batch_id] > _EPS:
             filler.place(job, due[job.batch_id], left[job.batch_id])

@@ -84,7 +84,8 @@ class _Walk:
 
     def _take(self, job: Job) -> None:
         usable, n = self._usable(job, job.deadline_s), self._count
-        rate = sum((seconds / job.seconds_on[name] for name, seconds in usable.items()), np.zeros(len(self._starts)))
+        work = job.work_on
+        rate = sum((seconds / work[name] for name, seconds in usable.items()), np.zeros(len(self._starts)))
         left, self._relative[n] = _at_most(job.spread, float(rate.sum()))
         used = np.clip((left - np.cumsum(rate) + rate) / np.maximum(rate, _EPS), 0.0, 1.0)
         for name, seconds in usable.items():
@@ -97,9 +98,9 @@ class _Walk:
     def _usable(self, job: Job, until_s: float) -> dict[str, Array]:
         """Seconds that it can use of each slot on its places, the fastest first, as far as it is wide."""
         lengths = np.clip(until_s - self._starts, 0.0, self._lengths)
-        width_s, found = job.width * lengths, dict[str, Array]()
-        for name in sorted(job.seconds_on.keys() & self._index.keys(), key=lambda n: (job.seconds_on[n], n)):
-            if job.seconds_on[name] > 0:
+        width_s, found, work = job.width * lengths, dict[str, Array](), job.work_on
+        for name in sorted(work.keys() & self._index.keys(), key=lambda n: (work[n], n)):
+            if work[name] > 0:
                 p = self._index[name]
                 found[name] = np.minimum(np.minimum(self._free[p], self._capacity[p] * lengths), width_s)
                 width_s = width_s - found[name]
@@ -109,13 +110,13 @@ class _Walk:
         """What is open to it after all that has been taken."""
         usable = self._usable(job, until_s)
         per_second, shares = np.zeros(len(self._index)), np.zeros(len(self._index))
-        startup = self._startup_s(job, usable)
+        startup, work = self._startup_s(job, usable), job.work_on
         beyond = max(1.0, until_s / self._problem.end_s) if self._problem.end_s > 0 else 0.0
         for name, seconds in usable.items():
             p, open_s = self._index[name], float(seconds.sum())
             waste = min(startup, open_s)
             startup -= waste
-            per_second[p] = 1.0 / job.seconds_on[name]
+            per_second[p] = 1.0 / work[name]
             shares[p] = (open_s - waste) * per_second[p] * beyond
         taken = self._seconds[: self._count] * per_second
         worth = taken.sum(axis=1) * (self._relative[: self._count] > 0)
@@ -124,9 +125,9 @@ class _Walk:
 
     def _startup_s(self, job: Job, usable: Collection[str]) -> float:
         """Of one engine start, where it is shortest."""
-        pools = self._problem.pools
-        loaded = [name for name in usable if job.model_at(name) in pools[self._index[name]].loaded]
-        return 0.0 if loaded else min((job.startup_s_on[name] for name in usable), default=0.0)
+        configs = {key: config for key in job.seconds_on if (config := job.configuration(key)).pool in usable}
+        starts = (0.0 if self._problem.ready(config) else job.startup_s_on[key] for key, config in configs.items())
+        return min(starts, default=0.0)
 
     def _doubt(self, job: Job, worth: Array, open_to: Array, per_second: Array, times: float, until_s: float) -> Doubt:
         """Of the job's work and that of the earlier ones (`worth`), on places with so much room."""

@@ -110,5 +110,5 @@ def _reason(job: Job, times: float, chance: float, mending: list[Option]) -> str
 
 def _served_by(plan: Plan, job: Job) -> str:
     """Of a job that accepts several models: those that are planned to serve it."""
-    models = sorted({job.model_at(a.pool) for a in plan.of(job.batch_id)})
-    return f" It is planned with the model {' and '.join(models)}." if job.model_on and models else ""
+    models = sorted({job.configuration(a.key).model for a in plan.of(job.batch_id)})
+    return f" It is planned with the model {' and '.join(models)}." if job.configurations and models else ""

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 from batchsched.errors import UnsafePlan
 from batchsched.planner.plan import Allotment, Load, Plan
-from batchsched.planner.problem import Job, Problem
+from batchsched.planner.problem import Configuration, Job, Problem
 
 _SLACK = 1e-5
 """Relative rounding that is let pass."""
@@ -30,12 +30,14 @@ def violations(problem: Problem, plan: Plan) -> list[str]:
 def _malformed(problem: Problem, plan: Plan) -> list[str]:
     broken: list[str] = []
     jobs = {job.batch_id: job for job in problem.jobs}
-    pools = {pool.name for pool in problem.pools}
+    known = {one.name for one in problem.pools} | {link.name for link in problem.links}
     for use in plan.uses:
         what = f"{use.batch_id} on {use.pool} in slot {use.slot_index}"
         if use.batch_id not in jobs:
             broken.append(f"{what}: there is no such job")
-        elif use.pool not in pools or use.pool not in jobs[use.batch_id].seconds_on:
+            continue
+        config = _config(jobs[use.batch_id], use)
+        if config is None or next(iter(config.takes)) != use.pool or not known.issuperset({*config.takes, *config.links}):
             broken.append(f"{what}: the job may not run there")
         if not 0 <= use.slot_index < len(plan.slots):
             broken.append(f"{what}: there is no such slot")
@@ -48,6 +50,16 @@ def _malformed(problem: Problem, plan: Plan) -> list[str]:
             if batch_id not in jobs or not (math.isfinite(requests) and requests >= 0):
                 broken.append(f"{batch_id}: {requests} requests {name}")
     return broken or _misplaced(problem, plan)
+
+
+def _config(job: Job, use: Allotment | Load) -> Configuration | None:
+    """What a job is run by there: work has its own name for it, a start the name that it has itself."""
+    wanted = (use.config or use.pool) if isinstance(use, Allotment) else None
+    for own in job.seconds_on:
+        config = job.configurations.get(own) or Configuration(job.model, {own: 1.0})
+        if own == wanted or (wanted is None and config.name == use.config):
+            return config
+    return None
 
 
 def _misplaced(problem: Problem, plan: Plan) -> list[str]:
@@ -66,15 +78,18 @@ def _misplaced(problem: Problem, plan: Plan) -> list[str]:
 
 
 def _overfull(problem: Problem, plan: Plan) -> list[str]:
-    """More than a pool has open in a slot; a closed pool has nothing."""
+    """More than a pool or a link has open in a slot; a closed pool has nothing."""
+    jobs = {job.batch_id: job for job in problem.jobs}
     taken: dict[tuple[str, int], float] = defaultdict(float)
     for use in plan.uses:
-        taken[use.pool, use.slot_index] += use.seconds
-    pools = {pool.name: pool for pool in problem.pools}
+        config = _config(jobs[use.batch_id], use)
+        for name, share in [*config.takes.items(), *config.links.items()] if config else []:
+            taken[name, use.slot_index] += use.seconds * share
+    capacity = {pool.name: pool.capacity for pool in problem.pools} | {link.name: link.capacity for link in problem.links}
     parts = _parts(problem, plan)
     broken: list[str] = []
     for (name, index), seconds in sorted(taken.items()):
-        open_s = sum(length_s * pools[name].capacity[t] for t, length_s in parts[index])
+        open_s = sum(length_s * capacity[name][t] for t, length_s in parts[index])
         if seconds > open_s * (1 + _SLACK) + _SLACK:
             broken.append(f"{name} in slot {index}: {seconds:.3f} replica-seconds where {open_s:.3f} are open")
     return broken
@@ -121,7 +136,8 @@ def _unserved(problem: Problem, plan: Plan) -> list[str]:
         slack = _SLACK * max(1.0, job.remaining_requests)
         total = in_time = 0.0
         for a in mine[job.batch_id]:
-            if abs(a.requests * job.seconds_on[a.pool] - a.seconds * job.remaining_requests) > slack * job.seconds_on[a.pool]:
+            seconds = job.seconds_on[a.config or a.pool]
+            if abs(a.requests * seconds - a.seconds * job.remaining_requests) > slack * seconds:
                 broken.append(f"{job.batch_id} on {a.pool}: {a.requests:.3f} requests do not take {a.seconds:.3f} s")
             total += a.requests
             in_time += a.requests if a.end_s <= job.deadline_s + _SLACK else 0.0
@@ -144,36 +160,51 @@ def _miscounted(problem: Problem, plan: Plan, job: Job, total: float, in_time: f
 
 
 def _cold(problem: Problem, plan: Plan) -> list[str]:
-    """Work on replicas that do not hold its model, and models held on more replicas than there are."""
+    """Work on replicas that are not ready for it, and more replicas kept ready than there are."""
     jobs = {job.batch_id: job for job in problem.jobs}
-    work: dict[tuple[str, str], dict[int, float]] = defaultdict(lambda: defaultdict(float))
-    startup: dict[tuple[str, str], float] = {}
+    work: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    startup: dict[str, float] = {}
+    configs: dict[str, Configuration] = {}
     for a in plan.allotments:
-        key = (jobs[a.batch_id].model_at(a.pool), a.pool)
-        work[key][a.slot_index] += a.seconds
-        startup[key] = min(startup.get(key, math.inf), jobs[a.batch_id].startup_s_on[a.pool])
-    loads: dict[tuple[str, str], list[Load]] = defaultdict(list)
+        if config := _config(jobs[a.batch_id], a):
+            configs[config.name] = config
+            work[config.name][a.slot_index] += a.seconds
+            startup[config.name] = min(startup.get(config.name, math.inf), jobs[a.batch_id].startup_s_on[a.config or a.pool])
+    loads: dict[str, list[Load]] = defaultdict(list)
     for load in plan.loads:
-        loads[load.model, load.pool].append(load)
+        loads[load.config].append(load)
     pools = {pool.name: pool for pool in problem.pools}
-    holding: dict[str, list[int]] = {name: [0] * len(plan.slots) for name in pools}
+    holding: dict[str, list[float]] = {name: [0.0] * len(plan.slots) for name in pools}
     broken: list[str] = []
-    for (model, pool), busy in sorted(work.items()):
-        mine = loads[model, pool]
-        broken += _too_short(plan, f"{model} on {pool}", mine, startup[model, pool])
+    for name, busy in sorted(work.items()):
+        mine, config = loads[name], configs[name]
+        broken += _too_short(plan, name, mine, startup[name])
         for load in mine:
             busy[load.slot_index] += load.seconds
         held = _least_held(plan, busy, mine)
-        if held[0] > pools[pool].loaded.count(model):
+        if held[0] > _loaded(problem, config):
             first = min(t for t, seconds in busy.items() if seconds > 0)
-            broken.append(f"{model} on {pool}: work in slot {first} and later on {held[0]} replicas that nobody started")
-        for t, kept in enumerate(held[1:]):
-            holding[pool][t] += kept
-    for name, replicas in sorted(holding.items()):
-        there = max([len(pools[name].loaded), *(math.ceil(open_) for open_ in pools[name].capacity)], default=0)
-        over = next((t for t, count in enumerate(replicas) if count > there), None)
+            broken.append(f"{name}: work in slot {first} and later on {held[0]} replicas that nobody started")
+        for pool, share in config.takes.items():
+            holding[pool] = [before + kept * share for before, kept in zip(holding[pool], held[1:], strict=True)]
+    return broken + _overheld(problem, holding)
+
+
+def _loaded(problem: Problem, config: Configuration) -> int:
+    """Replicas of a configuration that are ready before the first slot."""
+    first = next(iter(config.takes))
+    plain = config.mode == "standalone" and not config.links and config.takes == {first: 1.0}
+    return sum(pool.loaded.count(config.model if plain else config.name) for pool in problem.pools if pool.name == first)
+
+
+def _overheld(problem: Problem, holding: dict[str, list[float]]) -> list[str]:
+    broken: list[str] = []
+    for pool in sorted(problem.pools, key=lambda pool: pool.name):
+        there = max([len(pool.loaded), *(math.ceil(open_) for open_ in pool.capacity)], default=0)
+        over = next((t for t, count in enumerate(holding[pool.name]) if count > there * (1 + _SLACK)), None)
         if over is not None:
-            broken.append(f"{name} in slot {over}: {replicas[over]} replicas hold models, but there are {there}")
+            count = holding[pool.name][over]
+            broken.append(f"{pool.name} in slot {over}: {count:g} replicas hold models, but there are {there}")
     return broken
 
 

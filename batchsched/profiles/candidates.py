@@ -1,26 +1,19 @@
-"""Which model serves a batch on each of its pools, where it accepts several: Algorithm 1, with the deadline for latencies."""
+"""Which configurations a batch that accepts several models is planned with: Algorithm 1 prunes, with the deadline for latencies.
+
+What it takes out can only lose: what may miss the deadline where another keeps it, and what another beats in every respect. Of
+the rest the plan chooses, slot by slot.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
 
 import msgspec
 
-from batchsched.profiles.choose import choose, grams
 from batchsched.profiles.lengths import Lengths
 from batchsched.profiles.profile import Profile
-
-
-class Outlook(msgspec.Struct, frozen=True):
-    """What a pool has until the deadline of a batch, and what it costs there."""
-
-    open_s: float
-    g_per_kwh: float
-    """Mean forecast of that time, times the PUE."""
-    embodied_g_per_s: float
-    """Manufacturing carbon that a second of a replica weighs in plans; 0 where the policy leaves it out."""
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -33,8 +26,6 @@ class Candidate(msgspec.Struct, frozen=True):
     replicas: int = 1
     """That can work on it at once."""
     loaded: bool = True
-    asked: int = 1
-    """Batches that accept the model, this one among them: they share its start."""
 
     @property
     def model(self) -> str:
@@ -67,11 +58,6 @@ class Candidate(msgspec.Struct, frozen=True):
         return 0.0 if self.loaded else self.profile.startup_s
 
     @property
-    def held_s(self) -> float:
-        """Expected seconds of a replica, with its share of that start."""
-        return self.seconds + self.start_s / self.asked
-
-    @property
     def done_s(self) -> float:
         """How long it is expected to last, with that start."""
         return self.start_s + self.seconds / max(1, self.replicas)
@@ -84,35 +70,38 @@ class Candidate(msgspec.Struct, frozen=True):
         share = room / self.seconds
         return NormalDist(-(sigma**2) / 2, sigma).cdf(math.log(share)) if sigma > 0 else float(share >= 1)
 
+    def beats(self, other: Candidate) -> bool:
+        """Is it no slower, no more power hungry and no later ready than another, and better in one of these?"""
+        mine, its = self._figures, other._figures
+        return mine != its and all(a <= b for a, b in zip(mine, its, strict=True))
+
+    @property
+    def _figures(self) -> tuple[float, float, float]:
+        return self.seconds, self.seconds * self.power_w, self.start_s
+
     @property
     def _tokens(self) -> tuple[float, float]:
         return self.lengths.input_tokens, self.lengths.output_tokens
 
 
-def one_a_pool(candidates: Iterable[Candidate], outlook: Mapping[str, Outlook], confidence: float) -> dict[str, Candidate]:
-    """The configuration of each pool that emits least of those that keep the deadline with that confidence; where none does, the
-    one that keeps it most likely; where none can, the one that is expected to be done first.
+def pruned(candidates: Iterable[Candidate], open_s: Mapping[str, float], confidence: float) -> list[Candidate]:
+    """What a batch is planned with on each pool: all that keep the deadline with that confidence and that no other beats; where
+    none keeps it, the one that does most likely; where none can, the one that is expected to be done first.
 
-    `outlook`: of each pool, until the deadline.
+    `open_s`: of each pool, until the deadline.
     """
-    return {pool: _best(some, outlook[pool], confidence) for pool, some in _by_pool(candidates).items()}
+    return [one for pool, some in _by_pool(candidates).items() for one in _left(some, open_s[pool], confidence)]
 
 
-def _best(some: Mapping[str, Candidate], outlook: Outlook, confidence: float) -> Candidate:
-    attainment = {model: one.attainment(outlook.open_s) for model, one in some.items()}
-    emitted = grams(
-        {model: one.held_s * one.power_w for model, one in some.items()},
-        dict.fromkeys(some, outlook.g_per_kwh),
-        {model: one.held_s * outlook.embodied_g_per_s for model, one in some.items()},
-    )
-    first = None if any(attainment.values()) else min(some, key=lambda model: (some[model].done_s, model))
-    chosen = choose(attainment, emitted, target=confidence, default=first)
-    assert chosen is not None
-    return some[chosen.configuration]
+def _left(some: Sequence[Candidate], open_s: float, confidence: float) -> list[Candidate]:
+    kept = [one for one in some if one.attainment(open_s) >= confidence]
+    if not kept:
+        return [min(some, key=lambda one: (-one.attainment(open_s), one.done_s, one.model))]
+    return [one for one in kept if not any(other.beats(one) for other in kept)]
 
 
-def _by_pool(candidates: Iterable[Candidate]) -> dict[str, dict[str, Candidate]]:
-    found: dict[str, dict[str, Candidate]] = {}
+def _by_pool(candidates: Iterable[Candidate]) -> dict[str, list[Candidate]]:
+    found: dict[str, list[Candidate]] = {}
     for one in candidates:
-        found.setdefault(one.pool, {})[one.model] = one
+        found.setdefault(one.pool, []).append(one)
     return found

@@ -70,7 +70,7 @@ class Progress:
         published = self._scheduler.published
         if published is None or row["id"] not in published.jobs:
             return "the next plan", None
-        pools = published.jobs[row["id"]].seconds_on
+        pools = published.jobs[row["id"]].pools
         if not any(pool in published.connected for pool in pools):
             return f"a worker of pool {' or '.join(pools)}" if pools else "a pool that serves its model", None
         return self._planned(published, row["id"])
