@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from sqlalchemy import Connection
@@ -23,7 +23,7 @@ from batchsched.errors import BatchschedError, ForecastUnavailable, InvalidConfi
 from batchsched.forecasts import Provider, one_signal
 from batchsched.judging import judged
 from batchsched.observe import Observer, View
-from batchsched.planner import Plan, make_plan
+from batchsched.planner import Plan, Problem, make_plan
 from batchsched.planner.allowance import request_s
 from batchsched.planner.fairness import Turns, arrivals, contested
 from batchsched.planner.latest_start import latest_safe_starts
@@ -33,6 +33,9 @@ from batchsched.queue.database import Database, again
 from batchsched.settings import Settings
 from batchsched.solving import SEED, Solved, Solver, versions
 from batchsched.windows import WindowTimer, check, is_open
+
+if TYPE_CHECKING:
+    from batchsched.forecasts.calibration import Calibrator
 
 log = logging.getLogger(__name__)
 LOOP_MARGIN_S = 5.0
@@ -71,14 +74,23 @@ class Scheduler:
     """Keeps a plan in force. Thread-safe: plans are replaced whole."""
 
     def __init__(
-        self, database: Database, settings: Settings, provider: Provider, clock: Clock, lead: Lead, hardware: Hardware
+        self,
+        database: Database,
+        settings: Settings,
+        provider: Provider,
+        clock: Clock,
+        lead: Lead,
+        hardware: Hardware,
+        learnt: Callable[[str], Calibrator | None] = lambda _: None,
     ) -> None:
-        """Raises InvalidConfiguration for a bad window, SignalMismatch where zones' signals differ."""
+        """`learnt`: how forecasts of a zone have erred, where that is known.
+
+        Raises InvalidConfiguration for a bad window, SignalMismatch where zones' signals differ."""
         self._database = database
         self._settings = settings
         self._clock = clock
         self._lead = lead
-        self._observer = Observer(database, settings, provider, hardware)
+        self._observer = Observer(database, settings, provider, hardware, learnt)
         self._solver = Solver(settings.planner)
         self.fleet = self._observer.fleet
         _check_signals(provider, [site.zone for site in self.fleet.sites.values()])
@@ -186,7 +198,7 @@ class Scheduler:
             solver = "at-once" if view.overrides.frozen else limits.solver
             published = Published(
                 made_at=view.now,
-                problem=view.problem,
+                problem=kept(view.problem),
                 plan=solved.plan,
                 latest_start_at=latest,
                 contested=sorted(_contested(view, latest)),
@@ -317,6 +329,11 @@ class Scheduler:
     def verdict(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The answer at submission for a batch that has just been validated, as JSON."""
         return judged(self._observer.look(self._clock.now(), batch), batch, self.fleet)
+
+
+def kept(problem: Problem) -> Problem:
+    """As it is published: without futures that no plan was made by, which would be most of it."""
+    return problem if problem.risk.weight > 0 else msgspec.structs.replace(problem, scenarios={})
 
 
 def _latest_starts(view: View) -> dict[str, datetime | None]:

@@ -205,14 +205,20 @@ class Own:
 
         return first_that_forecasts(self._archive, zone, self.signal_of(zone), self._others.get(zone, ()), since, now)
 
+    def learnt(self, zone: str) -> Calibrator | None:
+        """How its forecasts of a zone have erred, which says what goes together; None where nothing is kept of that."""
+        from batchsched.forecasts.calibration import Calibrator
+
+        try:
+            return Calibrator.from_bytes(self._path(zone, ".errors").read_bytes())
+        except (ForecastUnavailable, OSError, ValueError, msgspec.DecodeError):
+            return None
+
     def _calibrated(self, forecast: IntensityForecast, values: list[Realised], now: datetime) -> IntensityForecast:
         from batchsched.forecasts.calibrated import learn, with_quantiles
         from batchsched.forecasts.calibration import Calibrator
 
-        try:
-            calibrator = Calibrator.from_bytes(self._path(forecast.zone, ".errors").read_bytes())
-        except (OSError, ValueError, msgspec.DecodeError):
-            calibrator = Calibrator()
+        calibrator = self.learnt(forecast.zone) or Calibrator()
         learn(calibrator, values, now)
         found = with_quantiles(forecast, calibrator)
         self._keep(forecast.zone, calibrator)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, and_, case, extract, func, insert, select, update
 
 from batchsched.errors import NotFound
 from batchsched.queue.rows import Row, every, first
@@ -53,6 +53,15 @@ def presence(connection: Connection, start: datetime, end: datetime) -> list[Row
     of its host, None where it did not tell."""
     shown = (workers.c[name] for name in ("pool", "host", "registered_at", "seen_at", "logs_bytes"))
     return every(connection, select(*shown).where(workers.c.seen_at >= start, workers.c.registered_at < end))
+
+
+def lost(connection: Connection, since: datetime, silent_since: datetime) -> dict[str, tuple[int, float]]:
+    """Of each pool, how many workers that were there after `since` fell silent without a word before `silent_since`; and for how
+    many hours all of its workers served."""
+    gone = case((and_(workers.c.state == "active", workers.c.seen_at < silent_since), 1), else_=0)
+    served_s = extract("epoch", workers.c.seen_at) - extract("epoch", workers.c.registered_at)
+    query = select(workers.c.pool, func.sum(gone), func.sum(served_s)).where(workers.c.seen_at >= since).group_by(workers.c.pool)
+    return {pool: (int(count), float(seconds) / 3600) for pool, count, seconds in connection.execute(query)}
 
 
 def pools(connection: Connection) -> set[str]:

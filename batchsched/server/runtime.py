@@ -60,7 +60,8 @@ class Runtime:
             self.recorder = Recorder(self.database, self.store, self.ids, weights)
             self.leadership = Leadership(self.database, self.ids.new("server"), self.clock, self._begin_to_lead)
             hardware = Hardware(loaded.catalogue, loaded.settings.carbon.embodied_model)
-            self.scheduler = Scheduler(self.database, loaded.settings, provider, self.clock, self.leadership, hardware)
+            learnt = self.own.learnt if self.own else lambda _zone: None
+            self.scheduler = Scheduler(self.database, loaded.settings, provider, self.clock, self.leadership, hardware, learnt)
             accounts = Accounts(self.scheduler, provider, self.clock, loaded.settings.carbon, hardware)
             storage = Storage(self.database, accounts, self.clock, loaded.settings, loaded.catalogue)
             besides = Besides(self.database, accounts, storage, loaded.settings.carbon)
