@@ -279,10 +279,10 @@ def test_workers_come_and_go(database: Database) -> None:
         workers.seen(connection, "w", LATER, ready_models=["tiny"])
         assert workers.get(connection, "w")["ready_models"] == ["tiny"]
         hours = (LATER - NOW).total_seconds() / 3600
-        assert workers.lost(connection, NOW, LATER) == {"p": (0, pytest.approx(hours))}
-        assert workers.lost(connection, NOW, LATER + timedelta(hours=1)) == {"p": (1, pytest.approx(hours))}  # silent since
+        assert workers.lost(connection, NOW, LATER)["p"] == pytest.approx((0, hours))
+        assert workers.lost(connection, NOW, LATER + timedelta(hours=1))["p"] == pytest.approx((1, hours))  # silent since
         workers.bye(connection, "w", LATER)
-        assert workers.lost(connection, NOW, LATER + timedelta(hours=1)) == {"p": (0, pytest.approx(hours))}
+        assert workers.lost(connection, NOW, LATER + timedelta(hours=1))["p"] == pytest.approx((0, hours))
         assert workers.lost(connection, LATER + timedelta(hours=1), LATER + timedelta(hours=2)) == {}
         assert workers.active(connection, NOW) == []
         with pytest.raises(NotFound):
