@@ -28,7 +28,7 @@ from batchsched.lines import ENDPOINTS
 from batchsched.outlook import Outlooks
 from batchsched.planner import Job, PoolState, Problem, Slot, make_slots, open_share
 from batchsched.planner.latest_start import OpenPool
-from batchsched.planner.problem import Effort, Risk, standalone
+from batchsched.planner.problem import Effort, standalone
 from batchsched.profiles.answers import Answers
 from batchsched.profiles.candidates import Candidate, pruned
 from batchsched.profiles.choose import Configuration, accepted
@@ -43,7 +43,7 @@ from batchsched.queue.overrides import Overrides
 from batchsched.queue.rows import by_batch
 from batchsched.queue.tenancy import ANY
 from batchsched.settings import Settings
-from batchsched.uncertain import energy_sigmas, making_sigma, supply
+from batchsched.uncertain import Uncertain
 from batchsched.units import iso
 from batchsched.windows import openings
 
@@ -54,7 +54,6 @@ log = logging.getLogger(__name__)
 LOOK_BACK = timedelta(days=30)
 LENGTHS_KEPT = timedelta(minutes=1)
 Span = tuple[float, float]
-Scenarios = dict[str, list[list[float]]]
 
 
 class View(msgspec.Struct, frozen=True):
@@ -125,12 +124,12 @@ class Observer:
         learnt: Callable[[str], Calibrator | None] = lambda _: None,
     ) -> None:
         """`learnt`: how forecasts of a zone have erred, where that is known."""
-        self._learnt_of = learnt
         self._database = database
         self._settings = settings
         self._provider = provider
         self._hardware = hardware
         self.fleet: Fleet = settings.fleet(hardware.catalogue)
+        self._uncertain = Uncertain(settings.planner, self.fleet, hardware, learnt)
         self._answers = Answers()
         self._answers_at: datetime | None = None
         self._seen: dict[tuple[str, str], tuple[object, list[Observation]]] = {}
@@ -155,16 +154,15 @@ class Observer:
         horizon_s = self._horizon_s(everything, now)
         forecasts, notes = self._forecasts(now, horizon_s)
         slots, states, pools = self._assemble(now, horizon_s, replicas, loaded, forecasts, ruled.pools)
-        states, pools = self._doubted(states, pools, profiles, lost, now)
+        states, pools = self._uncertain.doubted(states, pools, profiles, lost, now)
         scene = _Scene(now, self.fleet, profiles, answers, replicas, loaded, slots, states)
 
         def job_of(row: Mapping[str, Any]) -> Job:
             return self._job(row, shares.get(row["id"], []), scene, tied.get(row["id"], set()))
 
         jobs = [job_of(row) for row in everything]
-        limits = self._settings.planner
-        risk = Risk(limits.risk, limits.risk_measure, limits.risk_level)
-        problem = Problem(slots, states, jobs, self._futures(forecasts, slots, now), risk)
+        futures = self._uncertain.futures(forecasts, slots, now)
+        problem = Problem(slots, states, jobs, futures, self._uncertain.risk)
         leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in shares.values() for s in m if s["state"] == "leased"}
         connected = frozenset(worker["pool"] for worker in alive)
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
@@ -387,49 +385,6 @@ class Observer:
             for name in spans
         ]
         return slots, pools, open_pools
-
-    def _doubted(
-        self,
-        states: list[PoolState],
-        pools: list[OpenPool],
-        profiles: Mapping[tuple[str, str], Profile],
-        lost: Mapping[str, tuple[int, float]],
-        now: datetime,
-    ) -> tuple[list[PoolState], list[OpenPool]]:
-        """With how sure their capacity, their energy and what it took to make them is."""
-        supplies = {name: supply(self._settings.planner, lost.get(name, (0, 0.0))) for name in self.fleet.pools}
-        energy = energy_sigmas(profiles)
-        found: list[PoolState] = []
-        for state in states:
-            pool = self.fleet.pools[state.name]
-            making = 0.0
-            if state.embodied_g_per_s:
-                making = making_sigma(
-                    self._hardware.replica_kg(pool.gpu, Held.of(pool, now.date(), self.fleet.replica_gpus[state.name]))
-                )
-            found.append(
-                msgspec.structs.replace(
-                    state,
-                    supply=supplies[state.name],
-                    kind=pool.gpu,
-                    energy_sigma=energy.get(state.name, 0.0),
-                    embodied_sigma=making,
-                )
-            )
-        return found, [msgspec.structs.replace(one, supply=supplies[one.name]) for one in pools]
-
-    def _futures(self, forecasts: Mapping[str, IntensityForecast], slots: Sequence[Slot], now: datetime) -> Scenarios:
-        """Of the grid; without a spread where none can be drawn, since plans do not hang on it."""
-        if not any(slot.quantiles for forecast in forecasts.values() for slot in forecast.slots):
-            return {}
-        from batchsched.forecasts.futures import futures
-
-        spans = [(now + timedelta(seconds=slot.start_s), now + timedelta(seconds=slot.end_s)) for slot in slots]
-        try:
-            return futures(forecasts, self._learnt_of, spans)
-        except Exception:
-            log.exception("No futures of the intensity can be drawn; plans take the forecast as it stands.")
-            return {}
 
     def _embodied_g_per_s(self, pool: Pool, gpus: int, now: datetime) -> float | None:
         """What a second of a replica weighs in decisions: nothing where manufacturing is sunk, None where it is not known."""

@@ -126,9 +126,7 @@ class Planner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confidence: Annotated[
         float, Meta(ge=0.5, lt=1, description="Asked probability of meeting a deadline, where a batch names none")
     ] = 0.99
-    risk: Annotated[
-        float, Meta(ge=0, le=1, description="How much bad futures of the intensity weigh in plans, against the mean of all")
-    ] = 0.0
+    risk: Annotated[float, Meta(ge=0, le=1, description="How much bad futures weigh in plans, beside the mean of all")] = 0.0
     risk_measure: Annotated[
         Literal["mean", "quantile", "cvar"],
         Meta(description="What of a plan's grams is to be low there: a quantile, or the mean of what lies beyond it (`cvar`)"),
@@ -136,7 +134,7 @@ class Planner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     risk_level: Annotated[float, Meta(gt=0, lt=1, description="Which quantile")] = 0.9
     failures_per_replica_h: Annotated[
         float,
-        Meta(ge=0, description="How often a replica fails, before its pool's workers have shown it; 0 leaves failures out"),
+        Meta(ge=0, description="How often a replica fails, until its pool's workers have shown it; 0: failures do not count"),
     ] = 0.001
     repair_s: Annotated[float, Meta(ge=0, description="How long a failed replica is away")] = 900.0
     keep_plans_days: Annotated[float, Meta(gt=0, description="Plans are kept for so long, to be looked at again")] = 14.0
