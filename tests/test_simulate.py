@@ -178,14 +178,20 @@ def test_an_engine_starts_once_and_keeps_its_model() -> None:
     engines.begin(100.0)
     first = engines.serve("pool", "one", 120.0, 30.0, width=2)
     assert (first.starts, first.starting_s, first.work_s, first.until_s) == (2, 60.0, 120.0, 100.0)
-    assert engines.end() == {("pool", "one"): 20.0}
+    assert engines.end() == {}
     engines.begin(100.0)
     second = engines.serve("pool", "one", math.inf, 30.0, width=1)
     assert (second.starts, second.work_s) == (0, 100.0)
     other = engines.serve("pool", "two", math.inf, 30.0, width=5)
     assert (other.starts, other.starting_s, other.work_s) == (1, 30.0, 70.0)
-    engines.end()
+    assert engines.end() == {}
     assert sorted(engines.loaded("pool")) == ["one", "two"]
+    engines.begin(100.0)
+    engines.serve("pool", "one", 40.0, 30.0, width=1)
+    assert engines.end() == {}
+    engines.begin(50.0)
+    engines.serve("pool", "one", 10.0, 30.0, width=1)
+    assert engines.end() == {("pool", "one"): 60.0}
     engines.begin(100.0)
     engines.end()
     assert engines.loaded("pool") == []

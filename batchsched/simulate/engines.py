@@ -11,11 +11,13 @@ _EPS = 1e-6
 
 
 class Engine(msgspec.Struct):
-    """One replica. `left_s`: of the present piece of time; `starting_s`: what its start still takes."""
+    """One replica. `left_s`: of the present piece of time; `starting_s`: what its start still takes; `stood_s`: for how long it
+    stood ready at the end of the piece before."""
 
     model: str | None = None
     starting_s: float = 0.0
     left_s: float = 0.0
+    stood_s: float = 0.0
     used: bool = False
 
 
@@ -58,7 +60,7 @@ class Engines:
             if seconds - done.work_s <= _EPS:
                 break
             if one.model != model:
-                one.model, one.starting_s = model, startup_s
+                one.model, one.starting_s, one.stood_s = model, startup_s, 0.0
                 done.starts += 1
             one.used = True
             done.engines += 1
@@ -76,13 +78,14 @@ class Engines:
         return math.fsum(one.left_s for one in self._pools[pool])
 
     def end(self) -> dict[tuple[str, str], float]:
-        """The piece is over: seconds for which engines that had worked stood ready, by pool and model. What did not work at all
-        is stopped, and costs nothing."""
+        """The piece is over: for how long engines that worked on in it stood ready in the piece before, by pool and model. What
+        has no work in the next piece was stopped after its last."""
         idle: dict[tuple[str, str], float] = {}
         for pool, engines in self._pools.items():
             for one in engines:
                 if not one.used:
                     one.model, one.starting_s = None, 0.0
-                elif one.model is not None and one.left_s > _EPS:
-                    idle[pool, one.model] = idle.get((pool, one.model), 0.0) + one.left_s
+                elif one.model is not None and one.stood_s > _EPS:
+                    idle[pool, one.model] = idle.get((pool, one.model), 0.0) + one.stood_s
+                one.stood_s = one.left_s if one.used else 0.0
         return idle

@@ -69,7 +69,7 @@ class _World:
         self._engines = Engines({name: pool.count for name, pool in scene.fleet.pools.items()})
         self._plan, self._made_s = Plan([], []), 0.0
         self._latest: dict[str, float] = {}
-        self._stale = True
+        self._stale, self._before_s = True, 0.0
         self._busy: dict[str, int] = {}
         """Engines that worked on each batch in the present piece of time."""
 
@@ -181,7 +181,8 @@ class _World:
                 share = (to_s - at_s) / (a.end_s - a.start_s)
                 self._serve(self.batches[a.batch_id], a.pool, a.seconds * share, at_s)
         for (pool, model), seconds in self._engines.end().items():
-            self._pay(at_s, pool, "", seconds, 0.0, self.scene.profiles[model, pool].idle_w)
+            self._pay(self._before_s, pool, "", seconds, 0.0, self.scene.profiles[model, pool].idle_w)
+        self._before_s = at_s
         self.outcome.missed += [
             name for name, b in self.batches.items() if at_s < b.arrival.deadline_s <= to_s and b.left > _NONE_LEFT
         ]
