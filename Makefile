@@ -60,6 +60,9 @@ bench-own: $(ENV) ## what the server's own models gain from generation, other zo
 bench-planner: $(ENV) ## whole fleets planned: gap to the bound, time, memory, and what others make of them (ARGS="--rows 1000x20x96 --seeds 1")
 	@$(PY) -m benchmarks.planner $(ARGS)
 
+bench-rolling: $(ENV) ## what refinements of a plan earn when it is made anew every hour on forecasts as issued (ARGS="--seeds 2")
+	@$(PY) -m benchmarks.rolling $(ARGS)
+
 bench-meter: $(ENV) ## what metering costs: CPU time of each meter as a share of one core
 	@$(PY) -m benchmarks.meter $(ARGS)
 
@@ -87,4 +90,4 @@ $(PEERS): locks/peers.txt tools/make_env.py | $(ENV)
 .models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
 	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
 
-.PHONY: help env engine-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-meter chaos docs lock clean
+.PHONY: help env engine-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-rolling bench-meter chaos docs lock clean

@@ -1,7 +1,7 @@
 """What refinements of a plan earn when it is made again and again: a rolling simulation. The last line is JSON.
 
-`python -m benchmarks.rolling [--seeds 6] [--days 7] [--load 0.3] [--half 2021] [--solver]`. Each seed draws its batches and a week of
-the half-year; all variants of a seed have the same batches, forecasts and truth, so that differences are paired. See
+`python -m benchmarks.rolling [--seeds 6] [--days 7] [--load 0.3] [--half 2021] [--solver]`. Each seed draws its batches and a week
+of the half-year; all variants of a seed have the same batches, forecasts and truth, so that differences are paired. See
 docs/benchmarks.md.
 """
 
@@ -15,10 +15,12 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
+from batchsched.planner.problem import Risk
 from batchsched.simulate import POLICIES, Grid, Outcome, Policy, captured, draw_scene, simulate
 from batchsched.simulate.data import opened
 from batchsched.simulate.policies import planned
@@ -32,6 +34,7 @@ HALVES = {
 WEEKS = 17
 BASE = "greedy"
 LEANS = (-0.5, -0.25, 0.25, 0.67)
+RISKS = (0.25, 0.5, 1.0)
 PERIODS_H = (3, 6, 24)
 
 
@@ -42,6 +45,7 @@ def variants(solver: bool) -> list[Policy]:
     base = POLICIES[BASE]
     found += [msgspec.structs.replace(base, name=f"lean {lean:+g}", lean=lean) for lean in LEANS]
     found += [msgspec.structs.replace(base, name=f"replan {hours} h", replan_s=hours * 3600.0) for hours in PERIODS_H]
+    found += [msgspec.structs.replace(base, name=f"risk {weight:g}", risk=Risk(weight)) for weight in RISKS]
     if solver:
         found += [msgspec.structs.replace(base, name="planner", planner=planned("cp-sat"))]
         found += [msgspec.structs.replace(base, name="planner, perfect", planner=planned("cp-sat"), sees="perfect")]
@@ -61,9 +65,9 @@ def trial(folder: Path | None, half: str, seed: int, days: int, load: float, pol
     return found
 
 
-def figures(trials: list[dict[str, Outcome]]) -> list[dict[str, float | str | list[float]]]:
+def figures(trials: list[dict[str, Outcome]]) -> list[dict[str, Any]]:
     """A row a variant: medians over the seeds; `points` are captured shares less those of the base, mean and 95 % by seeds."""
-    rows: list[dict[str, float | str | list[float]]] = []
+    rows: list[dict[str, Any]] = []
     for name in trials[0]:
         shares = np.array([captured(t["run now"], t[name], t["greedy, perfect foresight"]) for t in trials])
         apart = shares - [captured(t["run now"], t[BASE], t["greedy, perfect foresight"]) for t in trials]
@@ -108,7 +112,8 @@ def main() -> None:
         print(f"seed {seed}: {time.process_time() - began:.0f} s of CPU", file=sys.stderr, flush=True)
     rows = figures(trials)
     heads = ("variant", "saved", "captured", "points", "missed", "starts", "moved", "plan_s")
-    for row in (dict(zip(heads, heads, strict=True)), *rows):
+    titles: dict[str, Any] = dict(zip(heads, heads, strict=True))
+    for row in (titles, *rows):
         print("{:27}{:>9}{:>10}{!s:>24}{:>9}{:>9}{:>9}{:>9}".format(*(row[head] for head in heads)))
     said = {"half": asked.half, "load": asked.load, "days": asked.days, "seeds": asked.seeds, "drawn": not folder.is_dir()}
     print(json.dumps({**said, "rows": rows}))

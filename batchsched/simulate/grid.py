@@ -18,10 +18,13 @@ _QUARTILES_APART = 1.349  # in standard deviations of a normal distribution
 
 
 class Ahead:
-    """What is expected of each zone from one hour on, g/kWh: `mean` and `spread`, a standard deviation, by zone."""
+    """What is expected of each zone from one hour on, g/kWh by zone: the mean, and quantiles [hours, 5]; NaN where unknown."""
 
-    def __init__(self, mean: dict[str, Floats], spread: dict[str, Floats]) -> None:
-        self.mean, self.spread = mean, spread
+    def __init__(self, mean: dict[str, Floats], bands: dict[str, Floats]) -> None:
+        self.mean, self.bands = mean, bands
+        low, high = ({zone: band[:, n] for zone, band in bands.items()} for n in _QUARTILES)
+        self.spread = {zone: np.nan_to_num((high[zone] - low[zone]) / _QUARTILES_APART) for zone in bands}
+        """A standard deviation; 0 where it is unknown."""
 
 
 class Grid:
@@ -38,34 +41,38 @@ class Grid:
         self.truth = {zone: self._measured(zone) for zone in self.zones}
         self._issued: dict[int, Ahead] = {}
 
+    @property
+    def end(self) -> datetime:
+        """When what is known of it ends."""
+        return self.start + self.hours * HOUR
+
     def issued(self, hour: int) -> Ahead:
         """As it was forecast at the beginning of that hour."""
         if hour not in self._issued:
             found = {zone: self._forecast(zone, hour) for zone in self.zones}
-            self._issued[hour] = Ahead({z: mean for z, (mean, _) in found.items()}, {z: sd for z, (_, sd) in found.items()})
+            self._issued[hour] = Ahead({z: mean for z, (mean, _) in found.items()}, {z: band for z, (_, band) in found.items()})
         return self._issued[hour]
 
     def perfect(self, hour: int) -> Ahead:
         """As it came true."""
         mean = {zone: values[hour : hour + self.ahead_h] for zone, values in self.truth.items()}
-        return Ahead(mean, {zone: np.zeros(len(values)) for zone, values in mean.items()})
+        return Ahead(mean, {zone: np.repeat(values[:, None], len(QUANTILES), axis=1) for zone, values in mean.items()})
 
     def _forecast(self, zone: str, hour: int) -> tuple[Floats, Floats]:
         now = self.start + hour * HOUR
         given = self.provider.forecast(zone, now, now + self.ahead_h * HOUR)
-        mean, spread = np.full(self.ahead_h, np.nan), np.zeros(self.ahead_h)
+        mean, band = np.full(self.ahead_h, np.nan), np.full((self.ahead_h, len(QUANTILES)), np.nan)
         for slot in given.slots:
             first = max(0, (slot.start - now) // HOUR)
             hours = slice(first, max(first, -((now - slot.end) // HOUR)))
             if slot.mean_g_per_kwh is not None:
                 mean[hours] = slot.mean_g_per_kwh
             if slot.quantiles:
-                low, high = (slot.quantiles[n] for n in _QUARTILES)
-                spread[hours] = (high - low) / _QUARTILES_APART
-        return mean, spread
+                band[hours] = slot.quantiles
+        return mean, band
 
     def _measured(self, zone: str) -> Floats:
-        end = self.start + self.hours * HOUR
+        end = self.end
         values = np.full(self.hours, np.nan)
         for one in self.provider.realised(zone, self.start, end, end):
             first = max(0, (one.start - self.start) // HOUR)

@@ -13,6 +13,7 @@ import msgspec
 
 from batchsched.planner import Allotment, Job, Plan, Problem, make_plan
 from batchsched.planner.price import Prices, price
+from batchsched.planner.problem import Risk
 
 Planner = Callable[[Problem, float], Plan]
 """Of a problem, and of the seconds from the start of the simulation to the problem's origin."""
@@ -31,6 +32,7 @@ class Policy(msgspec.Struct, frozen=True):
     lean: float = 0.0
     """So many standard deviations are added to what is expected of an hour: above 0 for caution; below 0 for the value of
     waiting, since one who waits may still choose."""
+    risk: Risk = Risk()
     replan_s: float = 3600.0
     """How often forecasts are taken anew and everything is planned again; a new batch is planned at the next tick."""
 

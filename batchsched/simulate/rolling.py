@@ -13,6 +13,7 @@ from batchsched.planner.latest_start import latest_safe_starts, open_pools
 from batchsched.profiles.candidates import Candidate
 from batchsched.profiles.lengths import Lengths, refine
 from batchsched.simulate.engines import Engines, Served
+from batchsched.simulate.futures import Futures
 from batchsched.simulate.grid import Grid
 from batchsched.simulate.outcome import Outcome, Work
 from batchsched.simulate.policies import Policy
@@ -66,6 +67,7 @@ class _World:
         self.batches: dict[str, Batch] = {}
         self.outcome = Outcome(policy.name, len(scene.arrivals))
         self._planner = policy.planner()
+        self._futures = Futures(grid) if policy.risk.weight > 0 else None
         self._engines = Engines({name: pool.count for name, pool in scene.fleet.pools.items()})
         self._plan, self._made_s = Plan([], []), 0.0
         self._latest: dict[str, float] = {}
@@ -104,12 +106,25 @@ class _World:
             needed = max(needed, LATE_HORIZON_S)
         horizon_s = TICK_S * max(1, math.ceil(needed / TICK_S))
         slots = make_slots(horizon_s, slot_s=TICK_S, long_slot_s=TICK_S, fine_s=horizon_s)
-        return Problem(slots, [self._pool(name, now_s, len(slots)) for name in self.scene.fleet.pools], jobs)
+        pools = [self._pool(name, now_s, len(slots)) for name in self.scene.fleet.pools]
+        return Problem(slots, pools, jobs, self._scenarios(now_s, len(slots)), self.policy.risk)
+
+    def _scenarios(self, now_s: float, slots: int) -> dict[str, list[list[float]]]:
+        """Only a plan that weighs risk looks at them."""
+        if self._futures is None:
+            return {}
+        seen_h = self._seen_h(now_s)
+        first = int(now_s) // 3600 - seen_h
+        return {zone: rows[:, first : first + slots].tolist() for zone, rows in self._futures.at(seen_h).items()}
+
+    def _seen_h(self, now_s: float) -> int:
+        """The hour whose forecasts are in force."""
+        return int(now_s - now_s % self.policy.replan_s) // 3600
 
     def _pool(self, name: str, now_s: float, slots: int) -> PoolState:
         fleet = self.scene.fleet
         pool, site = fleet.pools[name], fleet.site_of(name)
-        seen_h, hour = int(now_s - now_s % self.policy.replan_s) // 3600, int(now_s) // 3600
+        seen_h, hour = self._seen_h(now_s), int(now_s) // 3600
         ahead = self.grid.perfect(seen_h) if self.policy.sees == "perfect" else self.grid.issued(seen_h)
         first = hour - seen_h
         known = ahead.mean[site.zone][first : first + slots] + self.policy.lean * ahead.spread[site.zone][first : first + slots]
