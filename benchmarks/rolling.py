@@ -1,7 +1,7 @@
 """What refinements of a plan earn when it is made again and again: a rolling simulation. The last line is JSON.
 
-`python -m benchmarks.rolling [--seeds 6] [--days 7] [--load 0.3] [--half 2021] [--solver]`. Each seed draws its batches and a week
-of the half-year; all variants of a seed have the same batches, forecasts and truth, so that differences are paired. See
+`python -m benchmarks.rolling [--seeds 6] [--days 7] [--load 0.3] [--half 2021] [--solver]`. Each seed draws its batches and a
+week of the half-year; all variants of a seed have the same batches, forecasts and truth, so that differences are paired. See
 docs/benchmarks.md.
 """
 

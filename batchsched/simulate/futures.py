@@ -48,7 +48,7 @@ class Futures:
             except ForecastUnavailable:
                 self._errors[hour] = None
                 return None
-            times = [self._grid.start + (hour + lead) * HOUR for lead in range(MATURED_DAYS * 24)]
+            times = [self._grid.start + (hour + lead) * HOUR for lead in range(min(MATURED_DAYS * 24, self._grid.ahead_h))]
             errors: dict[str, Array] = {}
             for zone, mean in ahead.mean.items():
                 came = np.array([self._truth[zone].get(at, np.nan) for at in times])
