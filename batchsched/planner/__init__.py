@@ -42,13 +42,16 @@ def make_plan(
 
     `at-once` shifts nothing: each job where it is done soonest. The plan's slots may be finer than the problem's. The solver's
     work is counted: `work_s` is about its seconds on an idle core, and the same problem, seed and work give the same plan, unless
-    `wall_s` of the clock cut the solver short. Raises UnsafePlan where even the greedy plan breaks a rule.
+    `wall_s` of the clock cut the solver short. Numbers that make no sense are left out, and a note says which. Raises UnsafePlan
+    where even the greedy plan breaks a rule, ValueError where the slots have gaps.
     """
     from batchsched.planner.at_once import at_once
     from batchsched.planner.greedy import greedy
     from batchsched.planner.risk import hedged
+    from batchsched.planner.sound import sound
     from batchsched.planner.verify import verify, violations
 
+    problem, wrong = sound(problem)
     plan, fine, due = _greedy(problem)
     if solver == "at-once":
         plan = at_once(fine, due)
@@ -63,12 +66,15 @@ def make_plan(
             plan = noted(plan, unsafe) if unsafe else better
         except Exception as error:  # whatever the solver does, there is a plan
             plan = noted(plan, f"CP-SAT failed ({type(error).__name__}: {error}); this is the greedy plan")
-    return _with_interval(fine, plan)
+    plan = _with_interval(fine, plan)
+    return noted(plan, f"What makes no sense is left out: {'; '.join(wrong)}.") if wrong else plan
 
 
 def solve(problem: Problem, work_s: float = 2.0, seed: int = 0, wall_s: float = math.inf) -> Plan:
     """The plan of `make_plan` before it is verified. Raises whatever the solver does."""
-    plan, fine, due = _greedy(problem)
+    from batchsched.planner.sound import sound
+
+    plan, fine, due = _greedy(sound(problem)[0])
     return _with_interval(fine, _improved(plan, fine, due, work_s, seed, wall_s))
 
 
@@ -78,7 +84,6 @@ def _greedy(problem: Problem) -> tuple[Plan, Problem, dict[str, float]]:
     from batchsched.planner.greedy import greedy
     from batchsched.planner.problem import cut, telling
 
-    problem = _at_home(problem)
     due = due_times(problem)
     instants = {at for job in problem.jobs for at in (due[job.batch_id], job.deadline_s) if at > 0}
     fine = cut(problem, instants if len(instants) <= MOST_CUTS else telling(problem.slots, instants))
@@ -101,17 +106,6 @@ def _with_interval(fine: Problem, plan: Plan) -> Plan:
     from batchsched.planner.futures import Futures
 
     return msgspec.structs.replace(plan, grams_interval=Futures(fine).interval(plan)) if plan.allotments else plan
-
-
-def _at_home(problem: Problem) -> Problem:
-    """The same without configurations of pools and links that it does not have: nothing can run there."""
-    known = problem.capacity.keys()
-
-    def here(job: Job) -> Job:
-        kept = {key: s for key, s in job.seconds_on.items() if all(name in known for name, _ in job.configuration(key).shares)}
-        return job if len(kept) == len(job.seconds_on) else msgspec.structs.replace(job, seconds_on=kept)
-
-    return msgspec.structs.replace(problem, jobs=[here(job) for job in problem.jobs])
 
 
 def noted(plan: Plan, note: str) -> Plan:
