@@ -65,10 +65,10 @@ class _Pool:
 
     def enter(self, slots: int) -> None:
         """Slots up to there come into consideration."""
-        for t in range(self._entered, slots):
-            if self.room.seconds[t] > _EPS:
-                insort(self.cheap, (self.intensity[t], t))
-        self._entered = max(self._entered, slots)
+        while self._entered < slots:
+            if self.room.seconds[self._entered] > _EPS:
+                insort(self.cheap, (self.intensity[self._entered], self._entered))
+            self._entered += 1
 
     def second_g(self, power_w: float) -> float:
         """Grams of a second in the cheapest slot; infinite where there is none."""
@@ -158,9 +158,10 @@ class Filler:
         """Into what holds it all for the least cost, or into the cheapest ones one after another; the share placed."""
         least: dict[str, float] = {}
         for key, seconds in job.seconds_on.items():
-            pool = self._pool(job, key)
+            config = job.configuration(key)
+            pool = self._pools[config.pool]
             pool.enter(until)
-            least[key] = (pool.second_g(job.power_w_on[key]) + self.prices.besides_g(job.configuration(key))) * seconds
+            least[key] = (pool.second_g(job.power_w_on[key]) + self.prices.besides_g(config)) * seconds
         whole: _Take | None = None
         parts: list[_Take] = []
         for key in sorted(least, key=lambda key: (least[key], key)):

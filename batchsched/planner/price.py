@@ -39,7 +39,10 @@ class Prices(msgspec.Struct, frozen=True):
 
     def besides_g(self, config: Configuration) -> float:
         """What a replica-second weighs in every slot alike."""
-        return sum(self.embodied_g_per_s[pool] * taken for pool, taken in config.takes.items())
+        grams = 0.0
+        for pool, taken in config.takes.items():
+            grams += self.embodied_g_per_s[pool] * taken
+        return grams
 
     def second_g(self, job: Job, key: str, slot: int) -> float:
         """What a replica-second of a job weighs."""

@@ -71,6 +71,8 @@ def _fitted(capacity: list[float], slots: int) -> list[float]:
 
 
 def _job(job: Job, known: Collection[str], wrong: list[str]) -> Job:
+    if _fine(job, known):
+        return job
     change: dict[str, object] = {}
     here = {key: s for key, s in job.seconds_on.items() if all(name in known for name, _ in job.configuration(key).shares)}
     able = {key: s for key, s in here.items() if job.remaining_requests <= 0 or _able(job, key)}
@@ -88,6 +90,16 @@ def _job(job: Job, known: Collection[str], wrong: list[str]) -> Job:
     if odd := sorted(change.keys() - _MAPPINGS):
         wrong.append(f"{' and '.join(odd)} of {job.batch_id} make no sense")
     return msgspec.structs.replace(job, **change) if change else job
+
+
+def _fine(job: Job, known: Collection[str]) -> bool:
+    """Is all of it plainly so? The quick look; what fails it is looked at closely."""
+    work, watts, starts = job.seconds_on, job.power_w_on, job.startup_s_on
+    numbers = [*work.values(), *watts.values(), *starts.values(), job.sigma, job.sigma_own, job.weight]
+    at_home = not job.configurations and all(map(known.__contains__, work))
+    agree = work.keys() == watts.keys() == starts.keys() and min(numbers) >= 0 and min(work.values(), default=1.0) > 0
+    timely = not math.isnan(job.deadline_s) and _LEAST_CONFIDENCE <= job.confidence <= _MOST_CONFIDENCE
+    return at_home and agree and timely and all(map(math.isfinite, numbers))
 
 
 def _able(job: Job, key: str) -> bool:
