@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable
+from functools import cache
 from typing import Literal
 
 import msgspec
 
 from batchsched.planner.problem import Job, PoolState, Problem
-from batchsched.planner.room import room
+from batchsched.planner.room import chances
 from batchsched.units import format_duration
 
 Kind = Literal["deadline", "sites", "model", "pool"]
@@ -41,26 +42,21 @@ class Alternative(msgspec.Struct, frozen=True):
     sites: list[str] = []
     model: str | None = None
 
-    @property
-    def kind(self) -> Kind:
-        """What it changes."""
-        return "sites" if self.sites else "model"
-
 
 def options(problem: Problem, job: Job, alternatives: Iterable[Alternative] = ()) -> list[Option]:
-    """What would do, at most one of each kind: the earliest deadline, the surest sites, the first model, the fewest replicas."""
-    problem = msgspec.structs.replace(problem, jobs=[other for other in problem.jobs if other.batch_id != job.batch_id])
-    found: list[Option | None] = [_deadline(problem, job)]
-    sites: list[Option] = []
-    model: Option | None = None
+    """What would do, at most one of each kind: the earliest deadline, to 5 % of the delay; the surest sites; the first model; the
+    fewest replicas. The horizon ends with the last deadline; beyond it time is taken to be as open as before, on average."""
+    begin = max(0.0, job.deadline_s)
+    tried = [Option("deadline", 0.0, deadline_s=begin + delay_s) for delay_s in _DELAYS_S]
+    variants = [msgspec.structs.replace(job, deadline_s=begin + delay_s) for delay_s in _DELAYS_S]
     for other in alternatives:
-        if other.kind == "sites" or model is None:
-            option = _judged(problem, other.job, Option(other.kind, 0.0, sites=other.sites, model=other.model))
-            if option and option.kind == "sites":
-                sites.append(option)
-            else:
-                model = model or option
-    found += [max(sites, key=lambda option: option.probability, default=None), model, _replicas(problem, job)]
+        tried.append(Option("sites" if other.sites else "model", 0.0, sites=other.sites, model=other.model))
+        variants.append(other.job)
+    chance = chances(problem, variants)
+    good = [msgspec.structs.replace(o, probability=p) for o, p in zip(tried, chance, strict=True) if p >= job.confidence]
+    first = {kind: next((option for option in good if option.kind == kind), None) for kind in ("deadline", "model")}
+    surest = max((option for option in good if option.kind == "sites"), key=lambda option: option.probability, default=None)
+    found = [first["deadline"], surest, first["model"], _replicas(problem, job)]
     return [option for option in found if option is not None]
 
 
@@ -80,25 +76,6 @@ def _words(job: Job, option: Option) -> str:
     return f"{option.replicas} more {'replica' if option.replicas == 1 else 'replicas'} in pool {option.pool}"
 
 
-def _judged(problem: Problem, job: Job, option: Option) -> Option | None:
-    """The option, if the deadline would then hold with the asked confidence."""
-    chance = room(problem, job, job.deadline_s).probability
-    return msgspec.structs.replace(option, probability=chance) if chance >= job.confidence else None
-
-
-def _deadline(problem: Problem, job: Job) -> Option | None:
-    """The first deadline that would do, to 5 % of the delay. The horizon ends with the last deadline; beyond it time is as
-    open as before, on average."""
-    begin = max(0.0, job.deadline_s)
-
-    def after(delay_s: float) -> Option | None:
-        until_s = begin + delay_s
-        return _judged(problem, msgspec.structs.replace(job, deadline_s=until_s), Option("deadline", 0.0, deadline_s=until_s))
-
-    at = bisect_left(_DELAYS_S, True, key=lambda delay_s: after(delay_s) is not None)
-    return after(_DELAYS_S[at]) if at < len(_DELAYS_S) else None
-
-
 def _replicas(problem: Problem, job: Job) -> Option | None:
     """The fewest replicas more, of its fastest pool that is in service."""
     pools = {pool.name: pool for pool in problem.pools if pool.replicas > 0 and max(pool.capacity, default=0.0) > 0}
@@ -106,12 +83,14 @@ def _replicas(problem: Problem, job: Job) -> Option | None:
     name = min(work.keys() & pools.keys(), key=lambda name: (work[name], name), default=None)
     if name is None:
         return None
-    for more in MORE_REPLICAS:
+
+    @cache
+    def chance(more: int) -> float:
         grown = [_with(pool, more if pool.name == name else 0) for pool in problem.pools]
-        wider = msgspec.structs.replace(problem, pools=grown)
-        if option := _judged(wider, job, Option("pool", 0.0, pool=name, replicas=more)):
-            return option
-    return None
+        return chances(msgspec.structs.replace(problem, pools=grown), [job])[0]
+
+    at = bisect_left(MORE_REPLICAS, True, key=lambda more: chance(more) >= job.confidence)
+    return Option("pool", chance(MORE_REPLICAS[at]), pool=name, replicas=MORE_REPLICAS[at]) if at < len(MORE_REPLICAS) else None
 
 
 def _with(pool: PoolState, more: int) -> PoolState:

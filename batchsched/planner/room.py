@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from statistics import NormalDist
 
 import msgspec
@@ -54,6 +54,18 @@ def probabilities(problem: Problem, only: Collection[str]) -> dict[str, float]:
             found[job.batch_id] = walk.room(job, job.deadline_s).probability if job.remaining_requests > 0 else 1.0
         walk.waiting.append(job)
     return found
+
+
+def chances(problem: Problem, variants: Sequence[Job]) -> list[float]:
+    """What each of these variants of one job would be promised beside all other jobs, in one walk."""
+    walk, found = _Walk(problem), dict[int, float]()
+    others = sorted((job for job in problem.jobs if job.batch_id != variants[0].batch_id), key=_order, reverse=True)
+    for n in sorted(range(len(variants)), key=lambda n: variants[n].deadline_s):
+        while others and _order(others[-1]) < _order(variants[n]):
+            walk.waiting.append(others.pop())
+        walk.go()
+        found[n] = walk.room(variants[n], variants[n].deadline_s).probability
+    return [found[n] for n in range(len(variants))]
 
 
 class _Walk:
