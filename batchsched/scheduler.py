@@ -30,6 +30,7 @@ from batchsched.planner.latest_start import latest_safe_starts
 from batchsched.published import Published, Recipe
 from batchsched.queue import chunks, ledger, overrides, plans, shares, tallies
 from batchsched.queue.database import Database, again
+from batchsched.risks import Risks
 from batchsched.settings import Settings
 from batchsched.solving import SEED, Solved, Solver, versions
 from batchsched.windows import WindowTimer, check, is_open
@@ -93,6 +94,7 @@ class Scheduler:
         self._observer = Observer(database, settings, provider, hardware, learnt)
         self._solver = Solver(settings.planner)
         self.fleet = self._observer.fleet
+        self._risks = Risks(database, self.fleet)
         _check_signals(provider, [site.zone for site in self.fleet.sites.values()])
         self._windows = {name: pool.window for name, pool in self.fleet.pools.items() if pool.window}
         for name, window in self._windows.items():
@@ -207,7 +209,9 @@ class Scheduler:
                 notes=view.notes,
                 recipe=Recipe(solver, limits.solve_s, SEED, versions()),
             )
-            return self._publish(published, view, epoch, solved.failure)
+            published = self._publish(published, view, epoch, solved.failure)
+            self._guarded(partial(self._risks.look, view, published.plan), "What was promised cannot be judged")
+            return published
 
     @again
     def _publish(self, published: Published, view: View, epoch: int, failure: str | None) -> Published:

@@ -176,16 +176,17 @@ class Tenant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grams_per_month: Annotated[float, Meta(ge=0, description="Budget of operational gCO2e for a UTC month")] | None = None
 
 
-EventType = Literal["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]
+Ending = Literal["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]
+EventType = Literal[Ending, "batch.at_risk", "batch.recovered"]
 
 
 class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Somebody who wants to be told when a batch ends."""
+    """Somebody who wants to be told when a batch ends, or when its deadline comes into doubt."""
 
     url: Annotated[str, Meta(description="Where events are posted to; https, unless `allow_private`")]
     secret: Annotated[str, Meta(description="Signs the events: `whsec_` and at least 24 random bytes in base64")]
     tenant: Annotated[str, Meta(description="Whose batches it hears of")] = "default"
-    events: Annotated[tuple[EventType, ...], Meta(description="What it hears of")] = get_args(EventType)
+    events: Annotated[tuple[EventType, ...], Meta(description="What it hears of")] = get_args(Ending)
     allow_private: Annotated[
         bool, Meta(description="Let it be plain http and an address that is not public (loopback, an intranet)")
     ] = False

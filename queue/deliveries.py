@@ -1,4 +1,4 @@
-"""Rows of deliveries: what webhooks are to be told of batches that ended.
+"""Rows of deliveries: what webhooks are to be told of batches that ended, or whose promises changed.
 
 The transaction that ends a batch writes one row without a receiver; `address` makes of it a row for each webhook that wants to
 hear. So no end is lost, whatever crashes, and what the configuration says about webhooks is asked in one place.
@@ -22,18 +22,22 @@ NOBODY = ""
 _PENDING = deliveries.c.state == "pending"
 
 
-def announce(connection: Connection, batch_id: str, state: str, now: datetime) -> None:
-    """A batch entered its last state: in the same transaction."""
+def announce(
+    connection: Connection, batch_id: str, what: str, now: datetime, *, again: bool = False, data: dict[str, Any] | None = None
+) -> None:
+    """A batch entered its last state, or what else is to be told of it, in the same transaction. `again`: more often than once in
+    a round; `data`: told beside its id."""
     values: dict[str, Any] = {
-        "id": literal(f"{batch_id}_{state}_") + cast(batches.c.round, String),
+        "id": literal(f"{batch_id}_{what}_{now.isoformat() if again else ''}_") + cast(batches.c.round, String),
         "tenant": batches.c.tenant,
         "hook": literal(NOBODY),
         "batch_id": batches.c.id,
-        "type": literal(f"batch.{state}"),
+        "type": literal(f"batch.{what}"),
         "state": literal("pending"),
         "attempts": literal(0),
         "created_at": literal(now, deliveries.c.created_at.type),
         "due_at": literal(now, deliveries.c.due_at.type),
+        "data": literal(data, deliveries.c.data.type),
     }
     source = select(*(value.label(name) for name, value in values.items())).where(batches.c.id == batch_id)
     connection.execute(upsert(deliveries).from_select(list(values), source).on_conflict_do_nothing())

@@ -42,6 +42,7 @@ def mark(connection: Connection, batch: Row, deadline_at: datetime, now: datetim
         reopen={"output_file_id": batch["output_file_id"]},
         failed=0,
         verdict=None,
+        risk=None,
         paused_at=None,
         output_file_id=None,
         error_file_id=None,

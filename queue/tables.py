@@ -113,6 +113,8 @@ class BatchRow(SQLModel, table=True):
     reopen: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     """While a retry takes over what was answered before: the output file that holds it."""
     erased_at: datetime | None = None
+    risk: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    """Where its promised deadline has come into doubt: since when, how probable it is, and what would mend it."""
 
 
 class ChunkRow(SQLModel, table=True):
@@ -423,6 +425,8 @@ class DeliveryRow(SQLModel, table=True):
     due_at: datetime
     ended_at: datetime | None = None
     last_error: str | None = None
+    data: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    """What the event says beside the batch's id."""
 
 
 class AuditRow(SQLModel, table=True):

@@ -42,7 +42,7 @@ def list_(limit: int, as_json: bool, connect: Connect) -> None:
     rows = [
         (
             batch.id,
-            f"{batch.status} (paused)" if batch.paused else batch.status,
+            f"{batch.status} ({mark})" if (mark := _mark(batch)) else batch.status,
             batch.model or "",
             f"{batch.progress.requests_done}/{batch.request_counts.total}",
             str(batch.request_counts.failed),
@@ -52,6 +52,11 @@ def list_(limit: int, as_json: bool, connect: Connect) -> None:
         for batch in batches
     ]
     print_table(("id", "status", "model", "done", "failed", "deadline", "submitted"), rows)
+
+
+def _mark(batch: Batch) -> str:
+    """What is to be known beside its status."""
+    return "paused" if batch.paused else "at risk" if batch.batchsched.risk else ""
 
 
 @click.command()

@@ -237,6 +237,7 @@ def _models(batch: Batch) -> str | None:
 def summary(batch: Batch) -> list[tuple[str, str | None]]:
     """A batch for people."""
     counts, progress, carbon, verdict = batch.request_counts, batch.progress, batch.carbon, batch.verdict
+    risk = batch.batchsched.risk
     failed = f", {counts.failed} failed" if counts.failed else ""
     return [
         ("batch", batch.id),
@@ -258,6 +259,7 @@ def summary(batch: Batch) -> list[tuple[str, str | None]]:
             "verdict",
             verdict.reason or ("feasible" if verdict.feasible else "not feasible") if verdict and not batch.done else None,
         ),
+        ("at risk", f"since {when(risk.since)}. {risk.reason}" if risk else None),
         ("expected finish", when(verdict.expected_finish_at) if verdict and not batch.done else None),
         (
             "carbon",

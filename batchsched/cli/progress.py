@@ -12,7 +12,7 @@ from batchsched.cli.common import grams, waiting
 from batchsched.units import format_duration
 
 if TYPE_CHECKING:
-    from batchsched.client import Batch, Client
+    from batchsched.client import Batch, Client, Risk
 
 PLAIN_EVERY_S = 10.0
 
@@ -33,9 +33,14 @@ class ProgressLine:
         self._printed_at = float("-inf")
         self._phase: object = None
         self._text = ""
+        self._risk: Risk | None = None
 
     def __call__(self, batch: Batch) -> None:
         """Show where the batch stands now."""
+        risk = batch.batchsched.risk
+        if risk != self._risk and (risk or not batch.done):
+            click.echo(f"AT RISK: {risk.reason}" if risk else "The deadline is no longer at risk.", err=True)
+        self._risk = risk
         self._show(describe(batch), (batch.status, batch.progress.state, batch.progress.waiting_for))
 
     def note(self, text: str) -> None:

@@ -17,8 +17,8 @@ from batchsched.client.results import (
     Progress,
     Report,
     Scheduling,
-    Verdict,
 )
+from batchsched.client.verdicts import Option, Risk, Verdict
 
 __all__ = [
     "AsyncClient",
@@ -31,10 +31,12 @@ __all__ = [
     "Forecast",
     "ForecastFeed",
     "Model",
+    "Option",
     "OutputLine",
     "Plan",
     "Progress",
     "Report",
+    "Risk",
     "Scheduling",
     "Verdict",
 ]

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from batchsched.client.verdicts import Risk, Verdict
+
 Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
 TERMINAL: frozenset[str] = frozenset({"failed", "completed", "expired", "cancelled"})
 
@@ -87,30 +89,6 @@ class RequestCounts(msgspec.Struct, frozen=True):
     failed: int = 0
 
 
-class Option(msgspec.Struct, frozen=True):
-    """One thing that would make a deadline hold, and how probably; what its `kind` does not need is None."""
-
-    kind: str
-    probability: float
-    deadline_at: datetime | None = None
-    sites: tuple[str, ...] | None = None
-    model: str | None = None
-    pool: str | None = None
-    replicas: int | None = None
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """The answer at submission: can the deadline be kept, and at what carbon; where it cannot, what would make it so."""
-
-    feasible: bool
-    probability: float | None = None
-    expected_finish_at: datetime | None = None
-    expected_grams: float | None = None
-    expected_grams_run_now: float | None = None
-    reason: str = ""
-    options: tuple[Option, ...] = ()
-
-
 class Progress(msgspec.Struct, frozen=True):
     """How far a batch is, and what it waits for."""
 
@@ -166,6 +144,8 @@ class Scheduling(msgspec.Struct, frozen=True):
     round: int = 0
     """How often it was retried."""
     verdict: Verdict | None = None
+    risk: Risk | None = None
+    """None while the deadline is not in doubt."""
     progress: Progress = Progress()
     carbon: Carbon | None = None
 

@@ -48,7 +48,7 @@ def verdict(problem: Problem, plan: Plan, batch_id: str, alternatives: Iterable[
     return Verdict(
         feasible,
         chance,
-        _finish(problem, plan, job),
+        finish_s(problem, plan, job),
         plan.grams_expected.get(batch_id),
         run_now_grams(problem, job),
         _reason(job, open_to.times, chance, mending) + _served_by(plan, job),
@@ -81,7 +81,8 @@ def run_now_grams(problem: Problem, job: Job) -> float | None:
     return grams if left <= 1e-9 else None
 
 
-def _finish(problem: Problem, plan: Plan, job: Job) -> float | None:
+def finish_s(problem: Problem, plan: Plan, job: Job) -> float | None:
+    """When a plan is done with a job; None where it does nothing for it."""
     mine = plan.of(job.batch_id)
     if not mine:
         return None

@@ -179,6 +179,17 @@ class Verdict(_Exact):
     options: list[Option]
 
 
+class Risk(_Exact):
+    """Since when and how far a promised deadline is in doubt, as it was judged then, and what would mend it."""
+
+    since: datetime
+    probability: float
+    deadline_at: datetime
+    expected_finish_at: datetime | None
+    reason: str
+    options: list[Option]
+
+
 class Progress(_Exact):
     """How far a batch is, and what it waits for."""
 
@@ -231,6 +242,7 @@ class Additions(_Exact):
     erased_at: datetime | None
     round: int
     verdict: Verdict | None
+    risk: Risk | None
     progress: Progress
     carbon: Carbon | None
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 import batchsched
 from batchsched.errors import ForecastUnavailable
-from batchsched.queue import batches, deliveries, ledger, overrides
+from batchsched.queue import batches, deliveries, ledger, overrides, risks
 from batchsched.queue.tenancy import ANY
 from batchsched.server.runtime import Runtime
 
@@ -59,10 +59,13 @@ def _exposition(runtime: Runtime) -> bytes:
         by_state = batches.counted(connection)
         counters = ledger.counted(connection)
         waiting = deliveries.waiting(connection)
+        at_risk = risks.counted(connection)
         ruled = overrides.active(connection, runtime.clock.now())
     gauge = Gauge("batchsched_batches", "Batches by state.", ["state"], registry=registry)
     for state, count in by_state.items():
         gauge.labels(state=state).set(count)
+    risky = Gauge("batchsched_batches_at_risk", "Batches whose promised deadlines are in doubt.", registry=registry)
+    risky.set(at_risk)
     pending = Gauge("batchsched_webhooks_pending", "Events that are still to be delivered.", registry=registry)
     pending.set(sum(waiting.values()))
     frozen = Gauge("batchsched_plan_frozen", "1 while nothing is shifted.", registry=registry)

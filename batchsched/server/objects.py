@@ -58,6 +58,7 @@ def batch_object(row: Mapping[str, Any], additions: Mapping[str, Any]) -> dict[s
             "erased_at": iso(row["erased_at"]) if row["erased_at"] else None,
             "round": row["round"],
             "verdict": {"options": [], **row["verdict"]} if row["verdict"] else None,  # older ones have no options
+            "risk": row["risk"] if row["state"] == "in_progress" else None,
             **additions,
         },
     }

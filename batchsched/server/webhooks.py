@@ -16,6 +16,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -153,9 +154,10 @@ class Webhooks:
 
 
 def event(row: Row) -> bytes:
-    """The body: OpenAI's event object. It says which batch, and nothing of what is in it."""
+    """The body: OpenAI's event object. It says which batch, and of a promise how it stands; nothing of what is in the batch."""
     created = to_unix(row["created_at"])
-    whole = {"id": row["id"], "object": "event", "type": row["type"], "created_at": created, "data": {"id": row["batch_id"]}}
+    whole: dict[str, Any] = {"id": row["id"], "object": "event", "type": row["type"], "created_at": created}
+    whole["data"] = {"id": row["batch_id"], **(row["data"] or {})}
     return msgspec.json.encode(whole)
 
 
