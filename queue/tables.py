@@ -20,6 +20,7 @@ def _one_of(column: str, values: Any) -> CheckConstraint:
 
 
 _ANSWERED = text("requests > 0")
+_PENDING = text("state = 'pending'")
 
 
 class FileRow(SQLModel, table=True):
@@ -129,13 +130,7 @@ class ChunkRow(SQLModel, table=True):
         UniqueConstraint("batch_id", "position", name="chunk_once"),
         Index("chunks_by_state", "batch_id", "state", "position"),
         # What claims look through: without it a claim may read past every chunk of the batch that is done.
-        Index(
-            "chunks_pending",
-            "batch_id",
-            "position",
-            sqlite_where=text("state = 'pending'"),
-            postgresql_where=text("state = 'pending'"),
-        ),
+        Index("chunks_pending", "batch_id", "position", sqlite_where=_PENDING, postgresql_where=_PENDING),
         Index(
             "chunks_resting",
             "not_before",
