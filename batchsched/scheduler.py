@@ -26,6 +26,7 @@ from batchsched.observe import Observer, View
 from batchsched.planner import Plan, Problem, make_plan
 from batchsched.planner.allowance import request_s
 from batchsched.planner.fairness import Turns, arrivals, contested
+from batchsched.planner.last import standing
 from batchsched.planner.latest_start import latest_safe_starts
 from batchsched.published import Published, Recipe
 from batchsched.queue import chunks, ledger, overrides, plans, shares, tallies
@@ -194,6 +195,9 @@ class Scheduler:
         with self._planning:  # a plan's tallies follow from those of the plan before it
             epoch = self._lead.epoch
             view = self._observer.look(self._clock.now())
+            if self._published is not None:  # where the search begins
+                stood = standing(self._published.plan, (view.now - self._published.made_at).total_seconds())
+                view = msgspec.structs.replace(view, problem=msgspec.structs.replace(view.problem, standing=stood))
             latest = _latest_starts(view)
             solved = self._solved(view)
             limits = self._settings.planner

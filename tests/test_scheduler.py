@@ -324,3 +324,14 @@ def test_manufacturing_weighs_in_plans_where_the_policy_says_so(
     with _server(tmp_path, clock, [100.0] * 4, carbon, "greedy") as server:
         (pool,) = server.runtime.scheduler.observer.look(NOW).problem.pools
     assert pool.embodied_g_per_s == pytest.approx(grams)
+
+
+def test_the_next_plan_begins_where_the_last_one_stands(dirty_then_clean: LiveServer, clock: ManualClock) -> None:
+    batch_id = _submit(dirty_then_clean, completion_window="24h")["id"]
+    first = dirty_then_clean.runtime.scheduler.published
+    assert first is not None
+    clock.advance(60)
+    second = dirty_then_clean.runtime.scheduler.plan_now()
+    assert {stood.batch_id for stood in second.problem.standing} == {batch_id}
+    at = [a.start_s - 60 for a in first.plan.allotments]
+    assert [stood.start_s for stood in second.problem.standing] == pytest.approx(at)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from batchsched.planner.classes import WorkClass, classes
 from batchsched.planner.disaggregate import disaggregate
 from batchsched.planner.engines import hold_room, load_share
 from batchsched.planner.hint import Engine, FleetHint, Key, walk
+from batchsched.planner.last import standing_work
 from batchsched.planner.plan import Plan
 from batchsched.planner.price import Prices, price, work_s
 from batchsched.planner.problem import Configuration, Problem
@@ -60,7 +62,7 @@ def improve(
     if 3 * ways * slots > MOST_VARIABLES:
         return _by_fleet(problem, due, groups, start, int(work_s * FLEET_WORK), seed)
     model = ClassModel(problem, groups, price(problem))
-    model.hint(start)
+    start = model.warm(due, start)
     status, work, starts, bound = model.solve(work_s, seed, wall_s)
     start = _kept(start, CUT_SHORT) if model.cut_short else start
     if status not in {"OPTIMAL", "FEASIBLE"}:
@@ -145,12 +147,49 @@ class ClassModel:
         }
         return status, work, starts, solver.best_objective_bound / self.scale
 
-    def hint(self, plan: Plan) -> None:
-        """Start the search from a plan in the same slots: every variable gets a value, and together they are feasible."""
+    def warm(self, due: dict[str, float], start: Plan) -> Plan:
+        """Start the search from the better of `start` and of what stood, made to fit; which it is."""
+        if self.problem.standing:
+            seconds = self._by_class(standing_work(self.problem))
+            work, starts, _ = self._walked(seconds)[0]
+            kept = disaggregate(
+                self.problem,
+                due,
+                self.groups,
+                {key: units * self.unit_s for key, units in work.items()},
+                {(self._configs[k].name, t): begun for (k, t), begun in starts.items()},
+            )
+            if kept.objective < start.objective:
+                start = msgspec.structs.replace(kept, solver="standing", notes=start.notes)
+        self.hint(start)
+        return start
+
+    def _by_class(self, work: Mapping[tuple[str, str, int], float]) -> dict[Key, float]:
+        """Seconds of work by class, from those by job."""
         index = {job.batch_id: c for c, group in enumerate(self.groups) for job in group.jobs}
         seconds: dict[Key, float] = defaultdict(float)
+        for (job, key, t), s in work.items():
+            if job in index:
+                seconds[index[job], key, t] += s
+        return seconds
+
+    def hint(self, plan: Plan) -> None:
+        """Start the search from a plan in the same slots: every variable gets a value, and together they are feasible."""
+        seconds: dict[tuple[str, str, int], float] = defaultdict(float)
         for a in plan.allotments:
-            seconds[index[a.batch_id], a.key, a.slot_index] += a.seconds
+            seconds[a.batch_id, a.key, a.slot_index] += a.seconds
+        (work, starts, held), state = self._walked(self._by_class(seconds))
+        for table, values in ((self.loads, starts), (self.held, held)):
+            for engine, variable in table.items():
+                self.model.add_hint(variable, values.get(engine, 0))
+        self._hint_missing(work, state)
+        for key, x in self.x.items():
+            self.model.add_hint(x, work.get(key, 0))
+
+    def _walked(
+        self, seconds: Mapping[Key, float]
+    ) -> tuple[tuple[dict[Key, int], dict[Engine, int], dict[Engine, int]], FleetHint]:
+        """As much of that work as fits, in units, with the starts that it takes and what is held; and what is left free."""
         wanted = {key: math.ceil(s / self.unit_s - 1e-6) for key, s in seconds.items() if key in self.x}
         state = FleetHint(
             self._takes,
@@ -159,13 +198,7 @@ class ClassModel:
             {(name, t): self._room(name, t) for name in self._capacity for t in range(len(self.problem.slots))},
         )
         lengths = [self._units(1, t) for t in range(len(self.problem.slots))]
-        work, starts, held = walk(state, lengths, wanted, self._users, self._may_load, self._load_units)
-        for table, values in ((self.loads, starts), (self.held, held)):
-            for engine, variable in table.items():
-                self.model.add_hint(variable, values.get(engine, 0))
-        self._hint_missing(work, state)
-        for key, x in self.x.items():
-            self.model.add_hint(x, work.get(key, 0))
+        return walk(state, lengths, wanted, self._users, self._may_load, self._load_units), state
 
     def _refill(self, c: int, slots: int, short: int, work: dict[Key, int], state: FleetHint) -> int:
         """Put work that is missing at a mark where it needs no further engine start, cheapest first; what is still missing."""

@@ -231,6 +231,16 @@ class Risk(msgspec.Struct, frozen=True):
     """Of the quantile."""
 
 
+class Stood(msgspec.Struct, frozen=True, array_like=True):
+    """A stretch of work as the last plan had it, in the new problem's time."""
+
+    batch_id: str
+    key: str
+    start_s: float
+    end_s: float
+    seconds: float
+
+
 class Problem(msgspec.Struct, frozen=True):
     """Slots in order and without gaps; pools; jobs; links between pools."""
 
@@ -241,6 +251,8 @@ class Problem(msgspec.Struct, frozen=True):
     """Futures of the intensity, by zone: of each its g/kWh by slot; the first of all zones belong together, and so on."""
     risk: Risk = Risk()
     links: list[Link] = []
+    standing: list[Stood] = []
+    """What stood when it was made: where the search for a plan may begin. No plan has to keep any of it."""
 
     @property
     def end_s(self) -> float:
