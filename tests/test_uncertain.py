@@ -18,6 +18,7 @@ from batchsched.planner.problem import Supply
 from batchsched.queue import plans
 from batchsched.settings import Planner
 from batchsched.uncertain import MODELLED_SIGMA, making_sigma, supply
+from batchsched.wire import PREFIX
 
 from .live import live_server, requests
 from .test_scheduler import CONFIG, NOW, _forecast
@@ -67,6 +68,8 @@ def test_a_server_plans_with_what_is_uncertain_and_says_how_much(tmp_path: Path,
         found, (pool,) = published.plan.grams_interval, server.runtime.scheduler.observer.look(NOW).problem.pools
         assert found is not None
         assert found.p10 < found.expected < found.p90
+        told = server.get(f"{PREFIX}/plan")["grams_interval"]
+        assert told == {"expected": found.expected, "p10": found.p10, "p90": found.p90}
         assert pool.supply.failures_per_replica_h > 0
         assert 0 < pool.energy_sigma <= MODELLED_SIGMA
         with server.runtime.database.read() as connection:

@@ -78,7 +78,7 @@ def _show(found: Plan, everything: bool) -> None:
 
 def _facts(found: Plan) -> list[tuple[str, str | None]]:
     known = [value for value in found.grams_expected.values() if value is not None]
-    unknown = len(found.grams_expected) - len(known)
+    unknown, spread = len(found.grams_expected) - len(known), found.grams_interval
     expected = grams(sum(known)) + (f", {unknown} of {len(known) + unknown} batches unknown" if unknown else "")
     return [
         ("plan", str(found.id) if found.id else None),
@@ -87,6 +87,7 @@ def _facts(found: Plan) -> list[tuple[str, str | None]]:
         ("solver", " ".join(word for word in (found.solver, found.status) if word)),
         ("batches", f"{len({a['batch_id'] for a in found.allotments})} placed, {len(found.late)} expected to be late"),
         ("expected", expected if found.grams_expected else None),
+        ("8 cases of 10", f"{grams(spread.p10)} to {grams(spread.p90)}" if spread else None),
     ]
 
 

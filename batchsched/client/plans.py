@@ -19,6 +19,14 @@ class Frozen(msgspec.Struct, frozen=True):
     until: datetime | None = None
 
 
+class GramsInterval(msgspec.Struct, frozen=True):
+    """What a whole plan is expected to emit, and what it stays above and below in 9 of 10 cases each."""
+
+    expected: float
+    p10: float
+    p90: float
+
+
 class Plan(msgspec.Struct, frozen=True):
     """A plan: what each pool should run when. `late`: requests that are not expected to be done in time, by batch."""
 
@@ -31,6 +39,7 @@ class Plan(msgspec.Struct, frozen=True):
     loads: tuple[dict[str, Any], ...] = ()
     late: dict[str, float] = {}
     grams_expected: dict[str, float | None] = {}
+    grams_interval: GramsInterval | None = None
     pools: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
     everything: dict[str, Any] = {}

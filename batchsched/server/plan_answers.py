@@ -91,6 +91,15 @@ class PlannedPool(_Exact):
     intensity_g_per_kwh: list[float | None]
 
 
+class GramsInterval(_Exact):
+    """What a whole plan is expected to emit, and what it stays above and below in 9 of 10 cases each. The making of hardware
+    counts where plans weigh it."""
+
+    expected: float
+    p10: float
+    p90: float
+
+
 class Plan(_Exact):
     """A plan; `slots` begin at these instants, and the last one ends at `end_at`."""
 
@@ -107,4 +116,5 @@ class Plan(_Exact):
     latest_safe_start_at: dict[str, datetime | None]
     late: dict[str, float]
     grams_expected: dict[str, float | None]
+    grams_interval: GramsInterval | None
     notes: list[str]

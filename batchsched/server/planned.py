@@ -6,6 +6,8 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec.structs import asdict
+
 from batchsched.clock import Clock
 from batchsched.errors import NotFound
 from batchsched.fleet import Fleet
@@ -90,6 +92,7 @@ def plan_object(published: Published, fleet: Fleet, frozen: overrides.Override |
         "latest_safe_start_at": {name: iso(latest) if latest else None for name, latest in published.latest_start_at.items()},
         "late": plan.late,
         "grams_expected": plan.grams_expected,
+        "grams_interval": asdict(plan.grams_interval) if plan.grams_interval else None,
         "notes": [*published.notes, *plan.notes],
     }
 
