@@ -83,6 +83,16 @@ class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[float, Meta(ge=0, description="Factor of the site's power contract, reported apart as market-based grams")]
         | None
     ) = None
+    electricity_price_per_kwh: Annotated[float, Meta(ge=0, description="Money for a kilowatt-hour, where plans weigh money")] = (
+        0.0
+    )
+    network_gb_per_s: (
+        Annotated[float, Meta(gt=0, description="Gigabytes a second between here and the home site; absent: files take no time")]
+        | None
+    ) = None
+    network_price_per_gb: Annotated[
+        float, Meta(ge=0, description="Money for a gigabyte between here and the home site, where plans weigh money")
+    ] = 0.0
 
 
 class Pool(msgspec.Struct, frozen=True):
@@ -97,6 +107,7 @@ class Pool(msgspec.Struct, frozen=True):
     models: Annotated[list[str], Meta(description="Models it may serve; empty: every declared model")] = []
     max_in_flight: Annotated[int, Meta(ge=1, le=100_000, description="Requests in flight at one engine")] = 256
     power_w: Annotated[float, Meta(gt=0, description="Watts of one busy replica, where no meter can measure it")] | None = None
+    price_per_h: Annotated[float, Meta(ge=0, description="Money for an hour of one replica, where plans weigh money")] = 0.0
     window: Annotated[Window | None, Meta(description="When it is open; always where absent")] = None
     engine_args: Annotated[list[str], Meta(description="Further vLLM flags for every model of this pool")] = []
     host: Annotated[str, Meta(description="Server of the hardware catalogue that its GPUs share; `slot` is any")] = "slot"

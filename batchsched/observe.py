@@ -43,6 +43,7 @@ from batchsched.queue.overrides import Overrides
 from batchsched.queue.rows import by_batch
 from batchsched.queue.tenancy import ANY
 from batchsched.settings import Settings
+from batchsched.transfers import Moved, Transfers
 from batchsched.uncertain import Uncertain
 from batchsched.units import iso
 from batchsched.windows import openings
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LOOK_BACK = timedelta(days=30)
+BYTES_PER_ANSWER_TOKEN = 4.5
+"""Of a result file, for what its transfer takes."""
 LENGTHS_KEPT = timedelta(minutes=1)
 Span = tuple[float, float]
 
@@ -92,11 +95,12 @@ class _Scene:
         loaded: Mapping[str, Sequence[str]],
         slots: Sequence[Slot],
         pools: Sequence[PoolState],
+        transfers: Transfers,
     ) -> None:
         """`loaded`: models by pool."""
         self.now, self.profiles, self.answers, self._fleet = now, profiles, answers, fleet
         self.replicas, self.loaded = replicas, loaded
-        self._slots, self._pools = slots, pools
+        self._slots, self._pools, self.transfers = slots, pools, transfers
         self._ways = {
             Configuration(f"{model} on {pool}", model, "standalone", (pool,)): (model, pool) for model, pool in profiles
         }
@@ -107,8 +111,9 @@ class _Scene:
         """Only batches that accept several models need them."""
         return Outlooks(self._slots, self._pools)
 
-    def _accepted(self, models: Sequence[str], sites: Sequence[str]) -> list[tuple[str, str]]:
-        pools = [name for name, pool in self._fleet.pools.items() if not sites or pool.site in sites]
+    def _accepted(self, models: Sequence[str], sites: Sequence[str], zones: Sequence[str]) -> list[tuple[str, str]]:
+        at = {name for name, site in self._fleet.sites.items() if not zones or site.zone in zones}
+        pools = [name for name, pool in self._fleet.pools.items() if pool.site in at and (not sites or pool.site in sites)]
         return [self._ways[way] for way in accepted(self._ways, models, pools)]
 
 
@@ -155,7 +160,8 @@ class Observer:
         forecasts, notes = self._forecasts(now, horizon_s)
         slots, states, pools = self._assemble(now, horizon_s, replicas, loaded, forecasts, ruled.pools)
         states, pools = self._uncertain.doubted(states, pools, profiles, lost, now)
-        scene = _Scene(now, self.fleet, profiles, answers, replicas, loaded, slots, states)
+        transfers = Transfers(self._settings, self.fleet, states, [self._at_home(forecasts, now, horizon_s)], loaded)
+        scene = _Scene(now, self.fleet, profiles, answers, replicas, loaded, slots, states, transfers)
 
         def job_of(row: Mapping[str, Any]) -> Job:
             return self._job(row, shares.get(row["id"], []), scene, tied.get(row["id"], set()))
@@ -274,14 +280,16 @@ class Observer:
         configs = [standalone(one.model, one.pool) for one in open_to]
         keys = [config.pool if config.model == row["model"] else config.name for config in configs]
         known = dict(zip(keys, open_to, strict=True))
+        moved = {key: self._moved(row, one, scene) for key, one in known.items()}
+        weights = {key: self._weights(one, scene) for key, one in known.items()}
         given_up = [one for one in able if one.model == row["model"] and one not in open_to]
         return Job(
             batch_id=row["id"],
             model=row["model"],
             remaining_requests=left,
-            seconds_on={name: one.seconds for name, one in known.items()},
+            seconds_on={name: one.seconds + moved[name].seconds for name, one in known.items()},
             power_w_on={name: one.power_w for name, one in known.items()},
-            startup_s_on={name: one.profile.startup_s for name, one in known.items()},
+            startup_s_on={name: one.profile.startup_s + weights[name].seconds for name, one in known.items()},
             deadline_s=deadline_s,
             sigma=max((one.sigma for one in open_to), default=0.0),
             sigma_own=max((one.lengths.sigma for one in open_to), default=0.0),
@@ -292,7 +300,21 @@ class Observer:
             max_replicas=width or None,
             configurations={key: config for key, config in zip(keys, configs, strict=True) if key != config.pool},
             as_named={one.pool: Effort(one.seconds, one.power_w, one.profile.startup_s) for one in given_up},
+            transfer_g_on={key: each.grams for key, each in moved.items() if each.grams},
+            load_g_on={key: each.grams for key, each in weights.items() if each.grams},
         )
+
+    def _moved(self, row: Mapping[str, Any], one: Candidate, scene: _Scene) -> Moved:
+        """The files of the rest of a batch, there and back."""
+        each = scene.transfers.gigabyte(one.pool)
+        gigabytes = one.share * (row["input_bytes"] + BYTES_PER_ANSWER_TOKEN * one.lengths.output_tokens) / 1e9
+        return Moved(each.seconds * gigabytes, each.grams * gigabytes)
+
+    def _weights(self, one: Candidate, scene: _Scene) -> Moved:
+        """A model's weights, for a start where they are not."""
+        served = self.fleet.models[one.model]
+        size = size_of(served.path, served.parameters_b)
+        return scene.transfers.weights(one.model, one.pool, size.weight_bytes / 1e9 if size else 0.0)
 
     def _candidates(self, row: Mapping[str, Any], scene: _Scene, left: int, width: int) -> list[Candidate]:
         """The configurations that may serve a batch: an accepted model on a pool of an accepted site."""
@@ -307,7 +329,9 @@ class Observer:
                 replicas=min(width, scene.replicas[pool]),
                 loaded=model in scene.loaded[pool],
             )
-            for model, pool in scene.accepted(tuple(lengths), tuple(row["options"].get("sites") or ()))
+            for model, pool in scene.accepted(
+                tuple(lengths), *(tuple(row["options"].get(name) or ()) for name in ("sites", "zones"))
+            )
         ]
 
     def _confidence(self, options: Mapping[str, Any]) -> float:
@@ -338,6 +362,12 @@ class Observer:
                     log.exception("The forecast for zone %s failed.", zone)
                 notes.append(f"Zone {zone}: {problem} Its intensity counts as unknown, and is never preferred.")
         return found, notes
+
+    def _at_home(self, forecasts: Mapping[str, IntensityForecast], now: datetime, horizon_s: float) -> float | None:
+        """The mean forecast of the home site's grid."""
+        site = self.fleet.sites.get(self.fleet.home_site)
+        forecast = forecasts.get(site.zone) if site else None
+        return forecast.mean_over(now, now + timedelta(seconds=horizon_s)) if forecast else None
 
     def _assemble(
         self,
@@ -378,6 +408,8 @@ class Observer:
                     home=pool.site == self.fleet.home_site,
                     newness=self.fleet.newness(name),
                     embodied_g_per_s=self._embodied_g_per_s(pool, self.fleet.replica_gpus[name], now),
+                    energy_g_per_kwh=site.electricity_price_per_kwh * limits.grams_per_currency + limits.grams_per_kwh,
+                    price_g_per_s=pool.price_per_h / 3600 * limits.grams_per_currency,
                 )
             )
         open_pools = [

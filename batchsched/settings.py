@@ -132,6 +132,12 @@ class Planner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(ge=0, description="How often a replica fails, until its pool's workers have shown it; 0: failures do not count"),
     ] = 0.001
     repair_s: Annotated[float, Meta(ge=0, description="How long a failed replica is away")] = 900.0
+    grams_per_currency: Annotated[
+        float, Meta(ge=0, description="Grams of CO2e that a unit of money weighs in plans; 0: they go by carbon alone")
+    ] = 0.0
+    grams_per_kwh: Annotated[
+        float, Meta(ge=0, description="Grams of CO2e that a kilowatt-hour weighs in plans on top of its carbon, to save energy")
+    ] = 0.0
     keep_plans_days: Annotated[float, Meta(gt=0, description="Plans are kept for so long, to be looked at again")] = 14.0
     solver: Annotated[Literal["cp-sat", "greedy"], Meta(description="`cp-sat`, or `greedy` to do without a solver")] = "cp-sat"
 

@@ -76,7 +76,8 @@ class Api:
             "pool": ["local"],
         }
         self.sound: dict[str, Any] = {
-            "input_file_id": file_id, "completion_window": "24h", "deadline": "4h", "sites": ["home"], "models": None,
+            "input_file_id": file_id, "completion_window": "24h", "deadline": "4h", "sites": ["home"], "zones": None,
+            "models": None,
             "pool": "local", "worker_id": worker.worker_id, "token": lease["token"], "protocol": 2, "expires": "1d",
         }  # fmt: skip
 

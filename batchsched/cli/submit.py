@@ -18,6 +18,7 @@ from batchsched.cli.infile import first_endpoint
 @click.option("--endpoint", help="The batch's endpoint [default: the first line's url].")
 @click.option("--confidence", type=click.FloatRange(0.5, 1, max_open=True), help="Asked probability of keeping the deadline.")
 @click.option("--site", "sites", multiple=True, help="A site where it may run (repeatable) [default: all].")
+@click.option("--zone", "zones", multiple=True, help="A grid zone where it may run (repeatable) [default: all].")
 @click.option(
     "--model",
     "models",

@@ -130,10 +130,10 @@ class BatchOptions(TypedDict, total=False):
     """What may be said about a batch beside its input; all of it optional.
 
     `deadline`: a duration such as `6h`, or an instant; wins over `completion_window` (OpenAI's field, 24h unless given).
-    `confidence`: asked probability of keeping the deadline. `sites`: where it may run. `on_deadline`: `expire` stops there and
-    keeps what is done, `finish` goes on. `require_feasible`: refuse the batch where the deadline cannot be kept. `uniform`: one
-    model and GPU type for all requests. `priority`: from -100 to 100 (default 0); among a tenant's batches the higher goes first.
-    `models`: further models that will do, beside the one that the lines name.
+    `confidence`: asked probability of keeping the deadline. `sites`, `zones`: where it may run, a rule that nothing breaks.
+    `on_deadline`: `expire` stops there and keeps what is done, `finish` goes on. `require_feasible`: refuse the batch where the
+    deadline cannot be kept. `uniform`: one model and GPU type for all requests. `priority`: from -100 to 100 (default 0); among a
+    tenant's batches the higher goes first. `models`: further models that will do, beside the one that the lines name.
     """
 
     endpoint: str
@@ -143,6 +143,7 @@ class BatchOptions(TypedDict, total=False):
     confidence: float | None
     models: Sequence[str] | None
     sites: Sequence[str] | None
+    zones: Sequence[str] | None
     on_deadline: Literal["expire", "finish"] | None
     require_feasible: bool | None
     uniform: bool | None

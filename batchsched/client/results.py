@@ -135,6 +135,7 @@ class Scheduling(msgspec.Struct, frozen=True):
     confidence: float | None = None
     models: tuple[str, ...] | None = None
     sites: tuple[str, ...] | None = None
+    zones: tuple[str, ...] | None = None
     on_deadline: str = "expire"
     require_feasible: bool = False
     uniform: bool = False

@@ -105,7 +105,10 @@ def _improved(plan: Plan, fine: Problem, due: dict[str, float], work_s: float, s
 def _with_interval(fine: Problem, plan: Plan) -> Plan:
     from batchsched.planner.futures import Futures
 
-    return msgspec.structs.replace(plan, grams_interval=Futures(fine).interval(plan)) if plan.allotments else plan
+    if not plan.allotments:
+        return plan
+    carbon = msgspec.structs.replace(fine, pools=[msgspec.structs.replace(pool, energy_g_per_kwh=0.0) for pool in fine.pools])
+    return msgspec.structs.replace(plan, grams_interval=Futures(carbon).interval(plan))
 
 
 def noted(plan: Plan, note: str) -> Plan:

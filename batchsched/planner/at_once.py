@@ -23,8 +23,10 @@ def at_once(problem: Problem, due: dict[str, float]) -> Plan:
 def _hurried(problem: Problem, pool: PoolState) -> PoolState:
     """With time for a price: the later, the dearer."""
     late: list[float | None] = [slot.end_s for slot in problem.slots]
-    return msgspec.structs.replace(pool, pue=1.0, intensity_g_per_kwh=late, embodied_g_per_s=0.0)
+    return msgspec.structs.replace(
+        pool, pue=1.0, intensity_g_per_kwh=late, embodied_g_per_s=0.0, energy_g_per_kwh=0.0, price_g_per_s=0.0
+    )
 
 
 def _alike(job: Job) -> Job:
-    return msgspec.structs.replace(job, power_w_on=dict.fromkeys(job.power_w_on, 1000.0))
+    return msgspec.structs.replace(job, power_w_on=dict.fromkeys(job.power_w_on, 1000.0), transfer_g_on={}, load_g_on={})

@@ -26,7 +26,12 @@ def assess(problem: Problem, prices: Prices, due: dict[str, float], allotments: 
         key = key_of(job, use)
         config = job.configuration(key)
         running = prices.running_g(config, job.power_w_on[key], use.slot_index) * use.seconds
-        objective += running + (prices.besides_g(config) + prices.wait_g_per_s[use.slot_index]) * use.seconds
+        weighs = prices.replica_g(config, job.power_w_on[key], use.slot_index) + prices.wait_g_per_s[use.slot_index]
+        if isinstance(use, Load):
+            objective += use.starts * job.load_g_on.get(key, 0.0)
+        else:
+            weighs += job.transfer_g_per_s(key)
+        objective += weighs * use.seconds
         known = not unknown[use.pool][use.slot_index]
         so_far = grams.get(use.batch_id, 0.0)
         # What is expected of a batch is what its running emits: that of making its hardware is reported apart.

@@ -282,6 +282,7 @@ class ClassModel:
                 if most > 0:
                     x = self.x[c, key, t] = self.model.new_int_var(0, most, "")
                     gram = self.prices.replica_g(config, group.power_w[key], t) + self.prices.wait_g_per_s[t]
+                    gram += group.transfer_g_per_s[key]
                     self._gram[c, key, t] = gram
                     self._cost.append((x, gram * self.unit_s, most))
 
@@ -290,13 +291,14 @@ class ClassModel:
         config, users = self._configs[k], self._users[k]
         startup = self._startup[k] = max(self.groups[c].startup_s[key] for c, key in users)
         power = max(self.groups[c].power_w[key] for c, key in users)
+        moved = max(self.groups[c].load_g[key] for c, key in users)
         held: Any = self.problem.ready(config)
         for t in range(len(self.problem.slots)):
             ready: Any = held
             if self._units(self._open(config, t), t) > 0:
                 load = self.loads[k, t] = self.model.new_int_var(0, self._fit(k), "")
                 ready = held + load
-                self._spread_load(k, t, startup, power)
+                self._spread_load(k, t, startup, power, moved)
             work = [self.x[c, key, t] for c, key in users if (c, key, t) in self.x]
             if work:
                 busy = [v * units for v, units in self._loading[k, t]]
@@ -305,9 +307,9 @@ class ClassModel:
             self.model.add(after <= ready)
             held = after
 
-    def _spread_load(self, k: int, slot: int, startup_s: float, power_w: float) -> None:
-        """A start takes time from its slot and, where it is longer, from the following ones."""
-        load, grams = self.loads[k, slot], 0.0
+    def _spread_load(self, k: int, slot: int, startup_s: float, power_w: float, grams: float) -> None:
+        """A start takes time from its slot and, where it is longer, from the following ones; `grams`: what it weighs besides."""
+        load = self.loads[k, slot]
         for t, units in self._load_units(k, slot):
             self._loading[k, t].append((load, units))
         for t, seconds in load_share(self._lengths, slot, startup_s):

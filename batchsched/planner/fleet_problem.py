@@ -59,11 +59,13 @@ def fleet_model(
     def gram(config: Configuration, power_w: float) -> list[float]:
         return [prices.replica_g(config, power_w, t) for t in range(len(slot_s))]
 
-    load_s, power = np.zeros(len(configs)), np.zeros(len(configs))
+    load_s, power, moved = np.zeros((3, len(configs)))
     for c, key, k in arcs:
         load_s[k] = max(load_s[k], groups[c].startup_s[key])
         power[k] = max(power[k], groups[c].power_w[key])
+        moved[k] = max(moved[k], groups[c].load_g[key])
     second_g = np.array([gram(config, power[k]) for k, config in enumerate(configs)]) + wait
+    transfer = np.array([groups[c].transfer_g_per_s[key] for c, key, _ in arcs])
     jobs = [(c, job) for c, group in enumerate(groups) for job in group.jobs]
     ends = [slot.end_s for slot in problem.slots]
     return FleetModel(
@@ -73,12 +75,12 @@ def fleet_model(
         gpus=_gpus(problem, configs),
         loaded=np.array([problem.ready(config) for config in configs], np.int64),
         load_s=load_s,
-        load_g=load_s[:, None] * second_g,
+        load_g=load_s[:, None] * second_g + moved[:, None],
         hold_g=np.zeros(second_g.shape),
         arc_class=np.array([c for c, _, _ in arcs], np.int64),
         arc_config=np.array([k for _, _, k in arcs], np.int64),
         rate=np.array([1.0 / groups[c].ratio[key] for c, key, _ in arcs]),
-        run_g=np.array([gram(configs[k], groups[c].power_w[key]) for c, key, k in arcs]) + wait,
+        run_g=np.array([gram(configs[k], groups[c].power_w[key]) for c, key, k in arcs]) + transfer[:, None] + wait,
         late_g=np.array([prices.loss_g_per_s * group.weight for group in groups]),
         batch_class=np.array([c for c, _ in jobs], np.int64),
         release=np.zeros(len(jobs), np.int64),

@@ -39,7 +39,7 @@ class Futures:
         for p, pool in enumerate(problem.pools):
             if rows := problem.scenarios.get(pool.zone):
                 known = [g is not None for g in pool.intensity_g_per_kwh]
-                gram[:, p, known] = np.maximum(np.array(rows[: self.count], float)[:, known], 1e-6)
+                gram[:, p, known] = np.maximum(np.array(rows[: self.count], float)[:, known], 1e-6) + pool.energy_g_per_kwh
             gram[:, p] *= np.exp(pool.energy_sigma * energy[pool.kind or pool.name])[:, None]
             embodied[:, p] = np.exp(pool.embodied_sigma * making[pool.kind or pool.name])
         self.gram: Array = gram / gram.mean(axis=0) * expected

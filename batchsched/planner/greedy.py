@@ -161,7 +161,8 @@ class Filler:
             config = job.configuration(key)
             pool = self._pools[config.pool]
             pool.enter(until)
-            least[key] = (pool.second_g(job.power_w_on[key]) + self.prices.besides_g(config)) * seconds
+            besides = self.prices.besides_g(config) + job.transfer_g_per_s(key)
+            least[key] = (pool.second_g(job.power_w_on[key]) + besides) * seconds
         whole: _Take | None = None
         parts: list[_Take] = []
         for key in sorted(least, key=lambda key: (least[key], key)):
@@ -184,10 +185,11 @@ class Filler:
     def _take(self, job: Job, key: str, share: float, order: _Order, until: int, used: dict[int, float]) -> _Take | None:
         """Slots before `until` in that order for this share of the job and its engine starts; None where nothing fits."""
         config, work, startup_s = job.configuration(key), job.seconds_on[key], job.startup_s_on[key]
-        engines, startup = self._engines_of(config), 0.0
+        engines, startup, starts = self._engines_of(config), 0.0, 0
         for _ in range(4):  # more seconds may need more replicas, which need more start-up
             chosen = self._choose(engines, order(until), share * work + startup, job.width, used)
-            needed = startup_s * self._starts(engines, chosen) if startup_s > 0 else 0.0
+            starts = self._starts(engines, chosen) if startup_s > 0 else 0
+            needed = startup_s * starts
             if needed <= startup + _EPS:
                 break
             startup = needed
@@ -195,8 +197,10 @@ class Filler:
         if not chosen or held <= _EPS:
             return None
         watts, intensity = job.power_w_on[key] / JOULES_PER_KWH, self._pools[config.pool].intensity
-        besides, wait = self.prices.besides_g(config), self.prices.wait_g_per_s
-        cost = sum((watts * intensity[t] + besides + wait[t]) * s for t, s in chosen.items())
+        besides, wait = self.prices.besides_g(config) + job.transfer_g_per_s(key), self.prices.wait_g_per_s
+        cost = starts * job.load_g_on.get(key, 0.0) + sum(
+            (watts * intensity[t] + besides + wait[t]) * s for t, s in chosen.items()
+        )
         return _Take(key, chosen, min(held, share), cost)
 
     def _choose(

@@ -21,32 +21,36 @@ class Prices(msgspec.Struct, frozen=True):
     """Prices of one problem."""
 
     intensity: dict[str, list[float]]
-    """g/kWh x PUE for each pool and slot, unknowns filled in."""
+    """g/kWh x PUE for each pool and slot, unknowns filled in, with what energy weighs besides (`energy_g_per_kwh`)."""
     wait_g_per_s: list[float]
     """Added to a replica-second in each slot; grows with time."""
     loss_g_per_s: float
     """Grams that losing one second of work costs, counted where a job is fastest, at weight 1."""
     embodied_g_per_s: dict[str, float]
     """Manufacturing carbon that a replica-second of each pool weighs, unknowns filled in; 0 where the policy leaves it out."""
+    energy_g_per_kwh: dict[str, float] = {}
+    """What a kWh of each pool's work weighs beside its carbon, times the PUE."""
+    held_g_per_s: dict[str, float] = {}
+    """What a replica-second of each pool weighs in every slot alike: manufacturing and money."""
 
     def running_g(self, config: Configuration, power_w: float, slot: int) -> float:
         """Grams that one replica-second at this power emits by the forecast."""
-        return power_w / JOULES_PER_KWH * self.intensity[config.pool][slot]
+        return power_w / JOULES_PER_KWH * (self.intensity[config.pool][slot] - self.energy_g_per_kwh.get(config.pool, 0.0))
 
     def replica_g(self, config: Configuration, power_w: float, slot: int) -> float:
         """What one replica-second weighs, without the trace for waiting."""
-        return self.running_g(config, power_w, slot) + self.besides_g(config)
+        return power_w / JOULES_PER_KWH * self.intensity[config.pool][slot] + self.besides_g(config)
 
     def besides_g(self, config: Configuration) -> float:
         """What a replica-second weighs in every slot alike."""
         grams = 0.0
         for pool, taken in config.takes.items():
-            grams += self.embodied_g_per_s[pool] * taken
+            grams += self.held_g_per_s[pool] * taken
         return grams
 
     def second_g(self, job: Job, key: str, slot: int) -> float:
-        """What a replica-second of a job weighs."""
-        return self.replica_g(job.configuration(key), job.power_w_on[key], slot)
+        """What a replica-second of a job's work weighs, with the files that it moves."""
+        return self.replica_g(job.configuration(key), job.power_w_on[key], slot) + job.transfer_g_per_s(key)
 
 
 def price(problem: Problem) -> Prices:
@@ -55,17 +59,22 @@ def price(problem: Problem) -> Prices:
     worst = max(known, default=1.0)
     unknown = max(UNKNOWN_FACTOR * worst, 1e-6)
     intensity = {
-        pool.name: [pool.pue * (unknown if g is None else max(0.0, g)) for g in pool.intensity_g_per_kwh]
+        pool.name: [
+            pool.pue * ((unknown if g is None else max(0.0, g)) + pool.energy_g_per_kwh) for g in pool.intensity_g_per_kwh
+        ]
         for pool in problem.pools
     }
     dearest = max((max(row, default=0.0) for row in intensity.values()), default=0.0) or 1.0
     watts = max((w for job in problem.jobs for w in job.power_w_on.values()), default=0.0) or 1.0
     embodied = _embodied(problem)
-    top = watts / JOULES_PER_KWH * dearest + max(embodied.values(), default=0.0) * _widest(problem)
+    held = {pool.name: embodied[pool.name] + pool.price_g_per_s for pool in problem.pools}
+    moved = max((job.transfer_g_per_s(key) for job in problem.jobs for key in job.transfer_g_on), default=0.0)
+    top = watts / JOULES_PER_KWH * dearest + max(held.values(), default=0.0) * _widest(problem) + moved
     end = problem.end_s or 1.0
     wait = [WAIT_SHARE * top * slot.end_s / end for slot in problem.slots]
-    worst_use = max((_dearest_use_s(job) for job in problem.jobs if job.seconds_on), default=1.0)
-    return Prices(intensity, wait, LOSS_FACTOR * top * (1 + WAIT_SHARE) * worst_use, embodied)
+    worst_use = max((_dearest_use_s(job, top) for job in problem.jobs if job.seconds_on), default=1.0)
+    energy = {pool.name: pool.pue * pool.energy_g_per_kwh for pool in problem.pools}
+    return Prices(intensity, wait, LOSS_FACTOR * top * (1 + WAIT_SHARE) * worst_use, embodied, energy, held)
 
 
 def _embodied(problem: Problem) -> dict[str, float]:
@@ -95,7 +104,8 @@ def late_marks(problem: Problem, job: Job) -> list[float]:
     return [*marks, ends[-1]] if ends and marks[-1] != ends[-1] else marks
 
 
-def _dearest_use_s(job: Job) -> float:
-    """Replica-seconds that the dearest way takes for one second of work in the fastest configuration."""
+def _dearest_use_s(job: Job, top_g: float) -> float:
+    """Replica-seconds that the dearest way takes for one second of work in the fastest configuration; `top_g`: of the dearest."""
     work = max(work_s(job), 0.1)
-    return max((s + job.startup_s_on[p]) / work for p, s in job.seconds_on.items())
+    moved = max(job.load_g_on.values(), default=0.0) / top_g
+    return max((s + job.startup_s_on[p] + moved) / work for p, s in job.seconds_on.items())

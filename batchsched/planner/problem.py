@@ -71,6 +71,10 @@ class PoolState(msgspec.Struct, frozen=True):
     """Orders hardware from old to new (fleet.Fleet.newness)."""
     embodied_g_per_s: float | None = 0.0
     """Manufacturing carbon of a second of one replica, where the policy weighs it in decisions; None where it is unknown."""
+    energy_g_per_kwh: float = 0.0
+    """What a kWh at the socket weighs beside its carbon: its price, or energy as such, where plans weigh them."""
+    price_g_per_s: float = 0.0
+    """What a second of one replica weighs as money."""
     supply: Supply = SURE
     kind: str = ""
     """What hardware it is: pools of one kind share the errors of their energy and of their making; empty: like no other."""
@@ -168,6 +172,15 @@ class Job(msgspec.Struct, frozen=True):
     """Of those of its names that are not a pool's."""
     as_named: dict[str, Effort] = {}
     """By pool, where it might be with the model that it names, and is not to be: what that would take. Never planned."""
+
+    transfer_g_on: dict[str, float] = {}
+    """What moving files for all the rest weighs, in grams with money where that is weighed; where absent nothing."""
+    load_g_on: dict[str, float] = {}
+    """The same of the model's weights, for each start of an engine."""
+
+    def transfer_g_per_s(self, key: str) -> float:
+        """What moving files weighs in a replica-second of work."""
+        return self.transfer_g_on[key] / self.seconds_on[key] if key in self.transfer_g_on else 0.0
 
     def configuration(self, key: str) -> Configuration:
         """What a name in its mappings stands for."""

@@ -122,6 +122,7 @@ def _priced(problem: Problem, futures: Futures, weights: Array) -> Problem:
                 for known, g in zip(pool.intensity_g_per_kwh, gram[p], strict=True)
             ],
             embodied_g_per_s=float(embodied[p]),
+            energy_g_per_kwh=0.0,  # it is among these
         )
         for p, pool in enumerate(problem.pools)
     ]

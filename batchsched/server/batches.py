@@ -130,6 +130,10 @@ def _refuse_unknown(runtime: Runtime, new: NewBatch) -> None:
     for site in new.options.sites or []:
         if site not in sites:
             raise InvalidRequest(f"There is no site '{site}'; known: {', '.join(sites)}.", param="batchsched.sites")
+    zones = sorted({site.zone for site in runtime.fleet.sites.values()})
+    for zone in new.options.zones or []:
+        if zone not in zones:
+            raise InvalidRequest(f"No site lies in the zone '{zone}'; known: {', '.join(zones)}.", param="batchsched.zones")
     for model in new.options.models or []:
         if model not in models:
             served = ", ".join(models) or "none"

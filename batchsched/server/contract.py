@@ -233,6 +233,7 @@ class Additions(_Exact):
     confidence: float | None
     models: list[str] | None
     sites: list[str] | None
+    zones: list[str] | None
     on_deadline: Literal["expire", "finish"]
     require_feasible: bool
     uniform: bool

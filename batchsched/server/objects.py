@@ -50,6 +50,7 @@ def batch_object(row: Mapping[str, Any], additions: Mapping[str, Any]) -> dict[s
         "usage": _usage(row),
         "metadata": row["meta"],
         "batchsched": {
+            "zones": None,  # older batches have none
             **options,
             "models": accepted(row) if options.get("models") else None,
             "priority": row["priority"],

@@ -27,6 +27,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confidence: Annotated[float, Meta(ge=0.5, lt=1)] | None = None
     models: Annotated[list[str], Meta(max_length=MAX_MODELS)] | None = None
     sites: list[str] | None = None
+    zones: list[str] | None = None
     on_deadline: Literal["expire", "finish"] = "expire"
     require_feasible: bool = False
     uniform: bool = False

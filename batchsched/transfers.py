@@ -1,0 +1,60 @@
+"""What moving files between the home site and another takes: seconds of a replica that waits for them, and what it weighs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+from batchsched.fleet import Fleet
+from batchsched.planner import PoolState
+from batchsched.planner.price import UNKNOWN_FACTOR
+from batchsched.settings import Settings
+
+
+class Moved(NamedTuple):
+    """Of one gigabyte. `grams`: by the mean grid of both ends, with money where plans weigh it."""
+
+    seconds: float
+    grams: float
+
+
+NOTHING = Moved(0.0, 0.0)
+
+
+class Transfers:
+    """Of one look. Files lie at the home site; a model's weights also wherever a pool of the site holds the model."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        fleet: Fleet,
+        pools: Sequence[PoolState],
+        home: Sequence[float | None],
+        loaded: Mapping[str, Sequence[str]],
+    ) -> None:
+        """`home`: the forecast of the home site's grid, by slot."""
+        self._settings, self._fleet = settings, fleet
+        grids = {pool.name: [g for g in pool.intensity_g_per_kwh if g is not None] for pool in pools}
+        known = [g for g in home if g is not None]
+        worst = UNKNOWN_FACTOR * max([g for row in grids.values() for g in row] + known, default=0.0)
+        here = fmean(known) if known else worst
+        self._grid = {name: (here + (fmean(row) if row else worst)) / 2 for name, row in grids.items()}
+        self._weights = {(fleet.pools[name].site, model) for name, models in loaded.items() for model in models}
+
+    def gigabyte(self, pool: str) -> Moved:
+        """To or from a pool."""
+        declared = self._fleet.pools[pool]
+        if declared.site == self._fleet.home_site:
+            return NOTHING
+        site, limits = self._fleet.sites[declared.site], self._settings.planner
+        kwh = self._settings.carbon.network_kwh_per_gb
+        grams = kwh * (self._grid[pool] + limits.grams_per_kwh) + site.network_price_per_gb * limits.grams_per_currency
+        return Moved(1.0 / site.network_gb_per_s if site.network_gb_per_s else 0.0, grams)
+
+    def weights(self, model: str, pool: str, gigabytes: float) -> Moved:
+        """A model's weights, before an engine of a pool can start."""
+        if (self._fleet.pools[pool].site, model) in self._weights:
+            return NOTHING
+        each = self.gigabyte(pool)
+        return Moved(each.seconds * gigabytes, each.grams * gigabytes)
