@@ -5,15 +5,12 @@ The only place that turns the queue's rows, the forecasts and the profiles into 
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cache, cached_property, lru_cache
-from pathlib import Path
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -36,14 +33,14 @@ from batchsched.profiles.lengths import Lengths, estimate, refine
 from batchsched.profiles.measured import Observation, update
 from batchsched.profiles.prior import IN_FLIGHT, prior
 from batchsched.profiles.profile import Profile
-from batchsched.profiles.shape import Shape, bytes_per_parameter, configured
 from batchsched.queue import batches, chunks, ledger, overrides, tallies, trials, workers
 from batchsched.queue.database import Database
 from batchsched.queue.overrides import Overrides
 from batchsched.queue.rows import by_batch
 from batchsched.queue.tenancy import ANY
 from batchsched.settings import Settings
-from batchsched.transfers import Moved, Transfers
+from batchsched.sizes import size_of
+from batchsched.transfers import Transfers
 from batchsched.uncertain import Uncertain
 from batchsched.units import iso
 from batchsched.windows import openings
@@ -53,8 +50,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LOOK_BACK = timedelta(days=30)
-BYTES_PER_ANSWER_TOKEN = 4.5
-"""Of a result file, for what its transfer takes."""
 LENGTHS_KEPT = timedelta(minutes=1)
 Span = tuple[float, float]
 
@@ -280,8 +275,8 @@ class Observer:
         configs = [standalone(one.model, one.pool) for one in open_to]
         keys = [config.pool if config.model == row["model"] else config.name for config in configs]
         known = dict(zip(keys, open_to, strict=True))
-        moved = {key: self._moved(row, one, scene) for key, one in known.items()}
-        weights = {key: self._weights(one, scene) for key, one in known.items()}
+        moved = {key: scene.transfers.files(one, row["input_bytes"]) for key, one in known.items()}
+        weights = {key: scene.transfers.weights(one.model, one.pool) for key, one in known.items()}
         given_up = [one for one in able if one.model == row["model"] and one not in open_to]
         return Job(
             batch_id=row["id"],
@@ -303,18 +298,6 @@ class Observer:
             transfer_g_on={key: each.grams for key, each in moved.items() if each.grams},
             load_g_on={key: each.grams for key, each in weights.items() if each.grams},
         )
-
-    def _moved(self, row: Mapping[str, Any], one: Candidate, scene: _Scene) -> Moved:
-        """The files of the rest of a batch, there and back."""
-        each = scene.transfers.gigabyte(one.pool)
-        gigabytes = one.share * (row["input_bytes"] + BYTES_PER_ANSWER_TOKEN * one.lengths.output_tokens) / 1e9
-        return Moved(each.seconds * gigabytes, each.grams * gigabytes)
-
-    def _weights(self, one: Candidate, scene: _Scene) -> Moved:
-        """A model's weights, for a start where they are not."""
-        served = self.fleet.models[one.model]
-        size = size_of(served.path, served.parameters_b)
-        return scene.transfers.weights(one.model, one.pool, size.weight_bytes / 1e9 if size else 0.0)
 
     def _candidates(self, row: Mapping[str, Any], scene: _Scene, left: int, width: int) -> list[Candidate]:
         """The configurations that may serve a batch: an accepted model on a pool of an accepted site."""
@@ -492,19 +475,3 @@ def _observations(rows: Sequence[Mapping[str, Any]]) -> list[Observation]:
         )
         for row in rows
     ]
-
-
-@lru_cache(maxsize=64)
-def size_of(path: str, parameters_b: float | None = None) -> Shape | None:
-    """A model by its folder, as far as there is one here: its weights, where `parameters_b` does not say how many, and its
-    config.json; None where nothing is known."""
-    folder = Path(path) if path else None
-    config: dict[str, Any] = {}
-    if folder is not None:
-        with contextlib.suppress(OSError, ValueError):
-            found = json.loads((folder / "config.json").read_bytes())
-            config = found if isinstance(found, dict) else {}
-    if parameters_b is None and folder is not None:
-        weight_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        parameters_b = weight_bytes / 1e9 / bytes_per_parameter(config) or None
-    return configured(config, parameters_b) if parameters_b else None

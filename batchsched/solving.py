@@ -24,7 +24,7 @@ import msgspec
 
 from batchsched.planner import Plan, Problem, make_plan, noted, solve
 from batchsched.planner.verify import violations
-from batchsched.settings import Planner
+from batchsched.planning import Planner
 
 log = logging.getLogger(__name__)
 Kind = Literal["died", "timeout", "memory", "error", "nonsense", "unsafe"]

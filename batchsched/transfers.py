@@ -9,7 +9,12 @@ from typing import NamedTuple
 from batchsched.fleet import Fleet
 from batchsched.planner import PoolState
 from batchsched.planner.price import UNKNOWN_FACTOR
+from batchsched.profiles.candidates import Candidate
 from batchsched.settings import Settings
+from batchsched.sizes import size_of
+
+BYTES_PER_ANSWER_TOKEN = 4.5
+"""Of a result file."""
 
 
 class Moved(NamedTuple):
@@ -52,9 +57,15 @@ class Transfers:
         grams = kwh * (self._grid[pool] + limits.grams_per_kwh) + site.network_price_per_gb * limits.grams_per_currency
         return Moved(1.0 / site.network_gb_per_s if site.network_gb_per_s else 0.0, grams)
 
-    def weights(self, model: str, pool: str, gigabytes: float) -> Moved:
-        """A model's weights, before an engine of a pool can start."""
-        if (self._fleet.pools[pool].site, model) in self._weights:
-            return NOTHING
-        each = self.gigabyte(pool)
+    def files(self, one: Candidate, input_bytes: int) -> Moved:
+        """The files of the rest of a batch, there and back."""
+        each = self.gigabyte(one.pool)
+        gigabytes = one.share * (input_bytes + BYTES_PER_ANSWER_TOKEN * one.lengths.output_tokens) / 1e9
+        return Moved(each.seconds * gigabytes, each.grams * gigabytes)
+
+    def weights(self, model: str, pool: str) -> Moved:
+        """A model's weights, before an engine of a pool can start; nothing where its size is not known."""
+        served, site = self._fleet.models[model], self._fleet.pools[pool].site
+        size = None if (site, model) in self._weights else size_of(served.path, served.parameters_b)
+        each, gigabytes = self.gigabyte(pool), size.weight_bytes / 1e9 if size else 0.0
         return Moved(each.seconds * gigabytes, each.grams * gigabytes)

@@ -19,8 +19,8 @@ from batchsched.forecasts import IntensityForecast
 from batchsched.planner import PoolState, Slot
 from batchsched.planner.latest_start import OpenPool
 from batchsched.planner.problem import Risk, Supply
+from batchsched.planning import Planner
 from batchsched.profiles.profile import Profile
-from batchsched.settings import Planner
 
 if TYPE_CHECKING:
     from batchsched.forecasts.calibration import Calibrator

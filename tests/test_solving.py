@@ -17,7 +17,7 @@ import pytest
 import batchsched.solving
 from batchsched.planner import make_plan
 from batchsched.planner.verify import violations
-from batchsched.settings import Planner
+from batchsched.planning import Planner
 from batchsched.solving import Solver
 from tests.live import PATIENCE_S, wait_for
 from tests.planner_cases import fleet_problem

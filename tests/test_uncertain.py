@@ -15,8 +15,8 @@ from batchsched.clock import ManualClock
 from batchsched.forecasts.futures import COUNT, futures
 from batchsched.forecasts.port import ForecastSlot, IntensityForecast, Signal
 from batchsched.planner.problem import Supply
+from batchsched.planning import Planner
 from batchsched.queue import plans
-from batchsched.settings import Planner
 from batchsched.uncertain import MODELLED_SIGMA, making_sigma, supply
 from batchsched.wire import PREFIX
 

@@ -21,7 +21,6 @@ from batchsched.catalogue import Catalogue
 from batchsched.clock import Clock
 from batchsched.disk import folder_bytes
 from batchsched.fleet import Pool, ServedModel, kv_offload_gib
-from batchsched.observe import size_of
 from batchsched.queue import usage
 from batchsched.queue.database import Database
 from batchsched.queue.rows import Row
@@ -29,6 +28,7 @@ from batchsched.server.accounts import Accounts
 from batchsched.server.kept import Kept
 from batchsched.server.lookup import DAY, Lookup, by_day
 from batchsched.settings import Settings
+from batchsched.sizes import size_of
 from batchsched.units import format_bytes
 
 SIZES_S = 60.0
