@@ -191,6 +191,7 @@ def _blend(own: Counts, parent: Counts) -> dict[int, float]:
     return {n: (own.get(n, 0.0) + LEVEL_WEIGHT * parent.get(n, 0.0)) / total for n in own.keys() | parent.keys()}
 
 
+@cache
 def _middle(number: int) -> float:
     """Tokens of an answer of this class: the whole numbers in it, in the mean."""
     low, high = math.ceil(class_end(number - 1) - 1e-9), math.ceil(class_end(number) - 1e-9) - 1

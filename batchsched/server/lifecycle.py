@@ -16,7 +16,7 @@ import msgspec
 from batchsched.clock import Clock, IdSource
 from batchsched.errors import BatchschedError, Conflict, DeadlineInfeasible, QuotaExceeded, StorageFull, StorageUnavailable
 from batchsched.lines import LineError
-from batchsched.queue import batches, chunks, deliveries, files, ledger
+from batchsched.queue import batches, chunks, deliveries, files, ledger, workers
 from batchsched.queue.cutting import Cut, Cutter
 from batchsched.queue.database import Database
 from batchsched.queue.merging import merge
@@ -73,6 +73,7 @@ class Lifecycle:
         self._bookkeeping = bookkeeping
         self._retention = Retention(database, store, kept, clock)
         self._looked: tuple[datetime, float] | None = None
+        self._present: set[str] = set()
         self._sweep_at = clock.monotonic() + SWEEP_EVERY_S
         self._wake = threading.Event()
         self._stopping = False
@@ -109,6 +110,7 @@ class Lifecycle:
     def round(self) -> None:
         """Do all that is due now, once."""
         self._guarded(self._rescue)
+        self._guarded(self._muster)
         with self._database.read() as connection:
             found = batches.due(connection, self._clock.now())
         steps: dict[str, Callable[[Row], None]] = {
@@ -147,6 +149,15 @@ class Lifecycle:
                 ledger.bump(connection, "lease_expired_total", len(lost))
         if lost:
             log.warning("%d lease(s) ran out without a heartbeat; the chunks are pending again.", len(lost))
+            self._scheduler.poke()
+
+    def _muster(self) -> None:
+        """A worker that fell silent is missed, whether it held anything or not."""
+        with self._database.read() as connection:
+            alive = workers.active(connection, self._clock.now() - timedelta(seconds=self._lease_s))
+        present, before = {worker["id"] for worker in alive}, self._present
+        self._present = present
+        if before - present:
             self._scheduler.poke()
 
     def _clock_jumped(self) -> bool:

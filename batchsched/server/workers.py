@@ -20,6 +20,7 @@ from batchsched.queue.database import again
 from batchsched.queue.rows import Row
 from batchsched.queue.store import begun
 from batchsched.queue.tenancy import ANY
+from batchsched.server.pace import Pace
 from batchsched.server.runtime import Runtime
 from batchsched.wire import (
     MIN_PROTOCOL,
@@ -128,6 +129,7 @@ class LeaseDesk:
         self._runtime = runtime
         self._database = runtime.database
         self._limits = runtime.settings.server
+        self._pace = Pace()
 
     def register(self, message: Register) -> Registered:
         """Raises NotFound for an unknown pool, UnsupportedProtocol."""
@@ -173,6 +175,8 @@ class LeaseDesk:
                 answer.stop[row["id"]] = "paused"
             elif not self._runtime.scheduler.may_go_on(row["batch_id"], row["pool"], now):
                 answer.stop[row["id"]] = "window_closed"
+        if self._pace.slow(worker_id, rows, self._runtime.scheduler.published, now):
+            self._runtime.scheduler.poke()
         answer.stop = {chunk_id: known_reason(reason, protocol) for chunk_id, reason in answer.stop.items()}
         return answer
 
