@@ -376,7 +376,6 @@ class Observer:
         for name, pool in self.fleet.pools.items():
             site = self.fleet.site_of(name)
             forecast = forecasts.get(site.zone)
-            instants = [(now + timedelta(seconds=s.start_s), now + timedelta(seconds=s.end_s)) for s in slots]
             pools.append(
                 PoolState(
                     name=name,
@@ -385,7 +384,7 @@ class Observer:
                     replicas=replicas[name],
                     capacity=open_share(slots, spans[name], replicas[name]),
                     pue=site.pue,
-                    intensity_g_per_kwh=[_rounded(forecast.mean_over(a, b)) if forecast else None for a, b in instants],
+                    intensity_g_per_kwh=[_mean_of(forecast, now, slot) for slot in slots],
                     loaded=loaded[name],
                     simulated=site.simulated,
                     home=pool.site == self.fleet.home_site,
@@ -424,6 +423,11 @@ def _lengths(row: Mapping[str, Any], model: str, known: Answers) -> Lengths:
     answers = known.expected(row["tenant"], model, row["endpoint"])
     blind = estimate(row["input_bytes"], row["total"], row["max_tokens_total"], answers)
     return refine(blind, row["total"], row["completed"], row["input_tokens"], row["output_tokens"])
+
+
+def _mean_of(forecast: IntensityForecast | None, made_at: datetime, slot: Slot) -> float | None:
+    start, end = made_at + timedelta(seconds=slot.start_s), made_at + timedelta(seconds=slot.end_s)
+    return _rounded(forecast.mean_over(start, end)) if forecast else None
 
 
 def _rounded(intensity: float | None) -> float | None:

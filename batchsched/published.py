@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -21,7 +21,7 @@ class Recipe(msgspec.Struct, frozen=True):
     """What a plan was made with: the same problem, recipe and versions make the same plan, unless a note says that it was cut
     short."""
 
-    solver: str = "greedy"
+    solver: Literal["cp-sat", "greedy", "at-once"] = "greedy"
     work_s: float = 0.0
     seed: int = 0
     versions: dict[str, str] = {}

@@ -256,12 +256,20 @@ class Scheduler:
     def _solved(self, view: View) -> Solved:
         """A plan; an empty one where none can be made, for then the latest safe starts alone decide."""
         try:
-            if view.overrides.frozen:
-                return Solved(make_plan(view.problem, "at-once"))
-            return self._solver.plan(view.problem)
+            return self.solved(view.problem, frozen=view.overrides.frozen is not None)
         except Exception as problem:
             log.exception("No plan could be made; each batch starts at its latest safe start.")
             return Solved(Plan(view.problem.slots, [], status="failed", notes=[f"No plan could be made: {problem}"]))
+
+    def solved(self, problem: Problem, *, frozen: bool = False) -> Solved:
+        """The plan of a problem, made as plans are; nothing is published. Raises UnsafePlan."""
+        return Solved(make_plan(problem, "at-once")) if frozen else self._solver.plan(problem)
+
+    def again(self, problem: Problem, recipe: Recipe) -> Plan:
+        """The plan of a problem by a recipe. Raises UnsafePlan."""
+        if recipe.solver == self._settings.planner.solver:
+            return self._solver.plan(problem, recipe.work_s, recipe.seed).plan
+        return make_plan(problem, recipe.solver, recipe.work_s, recipe.seed)
 
     @property
     def published(self) -> Published | None:

@@ -107,12 +107,15 @@ class Solver:
         process = self._process
         return process.pid if process else None
 
-    def plan(self, problem: Problem) -> Solved:
-        """A verified plan, the best that the solver finds. Raises UnsafePlan where even the greedy one is not safe."""
+    def plan(self, problem: Problem, work_s: float | None = None, seed: int = SEED) -> Solved:
+        """A verified plan, the best that the solver finds. Raises UnsafePlan where even the greedy one is not safe.
+
+        `work_s`: as in the settings where it is None."""
+        work_s = self._settings.solve_s if work_s is None else work_s
         first = make_plan(problem, "greedy")
         if self._settings.solver == "greedy" or not problem.jobs or not problem.slots:
             return Solved(first)
-        question = Ask(problem, self._settings.solve_s, SEED, SLOWEST * self._settings.solve_s)
+        question = Ask(problem, work_s, seed, SLOWEST * work_s)
         try:
             found = self._ask(question) if self._apart else _taken(answer_to(question))
             if broken := violations(problem, found):

@@ -42,10 +42,18 @@ def latest(connection: Connection, by: datetime | None = None) -> Row | None:
     query = select(plans).order_by(plans.c.id.desc()).limit(1)
     if by is not None:
         query = query.where(plans.c.made_at <= by)
-    row = first(connection, query)
+    return _unpacked(first(connection, query))
+
+
+def _unpacked(row: Row | None) -> Row | None:
     if row is not None and (packed := row.pop("packed")) is not None:
         row["body"] = msgspec.json.decode(zlib.decompress(packed))
     return row
+
+
+def get(connection: Connection, number: int) -> Row | None:
+    """The plan of that number, as `latest` gives it; None where it is not kept."""
+    return _unpacked(first(connection, select(plans).where(plans.c.id == number)))
 
 
 def prune(connection: Connection, before: datetime) -> int:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -16,9 +17,10 @@ from batchsched.cli.plan import stretches
 from batchsched.cli.plan_picture import picture
 from batchsched.client import AsyncClient, Client
 from batchsched.clock import ManualClock
-from batchsched.errors import NotFound
+from batchsched.errors import BatchschedError, NotFound
+from batchsched.server.replay import differing
 from batchsched.wire import PREFIX
-from tests.live import LiveServer, live_server, requests, wait_for
+from tests.live import BASIC, LiveServer, live_server, requests, wait_for
 
 TWO_SITES = """
 [sites.home]
@@ -190,3 +192,78 @@ def test_a_cordoned_pool_gets_nothing_new_and_a_drained_one_gives_back(tmp_path:
         worker.drain(batch_id)
         with pytest.raises(NotFound, match="There are: local"):
             client.pools.cordon("nowhere")
+
+
+def test_what_if_compares_by_prices_and_by_solving(server: LiveServer) -> None:
+    with Client(server.url) as client:
+        home = next(job for job in server.runtime.scheduler.published.jobs.values() if list(job.seconds_on) == ["local"])  # type: ignore[union-attr]
+        found = client.plans.what_if(with_zones={"local": "SE"})
+        assert found.difference_g < 0 or found.difference_g == pytest.approx(0)
+        found = client.plans.what_if(without_sites=["far"])
+        assert found.difference_g > 0
+        assert found.by_prices_g is not None
+        assert 0 < found.by_prices_g <= found.difference_g * 1.05
+        found = client.plans.what_if(deadlines={home.batch_id: "+24h"})
+        assert "24h later" in found.changes[0].replace("1d", "24h")
+        assert found.difference_g <= 1e-6
+        found = client.plans.what_if(pools={"local": -1})
+        assert [one.batch_id for one in found.late] == [home.batch_id]
+        assert found.by_prices_g is None
+        wrongs: list[Any] = [
+            {"pools": {"nowhere": 1}},
+            {"deadlines": {"nobody": "+1h"}},
+            {"with_zones": {"local": "NOWHERE"}},
+            {},
+        ]
+        for wrong in wrongs:
+            with pytest.raises(BatchschedError):
+                client.plans.what_if(**wrong)
+    said = command(server, "plan", "what-if", "--without-site", "far", "--pool", "local=+2")
+    assert "without site far" in said
+    assert "by prices" in said
+
+
+def test_a_batch_that_says_where_it_may_run_runs_in_no_copy(server: LiveServer) -> None:
+    found = server.get(f"{PREFIX}/plan/what-if", with_zone="local=SE")
+    home = next(job for job in server.runtime.scheduler.published.jobs.values() if list(job.seconds_on) == ["local"])  # type: ignore[union-attr]
+    assert home.batch_id not in [one["batch_id"] for one in found["batches"]]
+
+
+def test_a_replayed_plan_is_the_same(server: LiveServer) -> None:
+    with Client(server.url) as client:
+        found = client.plans.replay()
+        assert found.same, found.differences
+        assert found.recipe["solver"] == "greedy"
+        assert client.plans.replay(number=found.id).id == found.id
+        assert client.plans.replay(found.made_at).id == found.id
+        with pytest.raises(NotFound, match="keep_plans_days"):
+            client.plans.replay("2020-01-01T00:00:00Z")
+    assert "the same   yes" in command(server, "plan", "replay", str(found.id))
+
+
+def test_a_replay_tells_in_what_plans_differ(server: LiveServer) -> None:
+    scheduler = server.runtime.scheduler
+    assert scheduler.published is not None
+    old = scheduler.published.plan
+    moved = msgspec.structs.replace(old, allotments=old.allotments[1:])
+    assert differing(old, old) == []
+    assert "1 of" in differing(old, moved)[0]
+
+
+def test_a_replay_compares_forecasts_with_what_was_measured(tmp_path: Path) -> None:
+    clock = ManualClock(datetime(2026, 5, 1, 19, tzinfo=UTC))
+    forecast = tmp_path / "grid.csv"
+    rows = [
+        f"WORLD,2026-05-01T{hour}:00:00Z,2026-05-01T{hour + 1}:00:00Z,2026-05-01T12:00:00Z,100,{100 if hour < 19 else 50}"
+        for hour in range(18, 23)
+    ]
+    forecast.write_text("\n".join(["# signal: average lifecycle", "zone,start,end,issued_at,mean,realised", *rows, ""]))
+    text = BASIC + f'replan_s = 7200\n[forecast]\nsource = "file"\npath = "{forecast}"\n'
+    with live_server(tmp_path, text, clock) as server, Client(server.url) as client:
+        server.submit(requests(300), batchsched={"deadline": "2h"})
+        first = wait_for(lambda: next((p for p in [client.plan()] if p.allotments), None))
+        assert client.plans.replay(number=first.id).came_true == ()
+        clock.advance(7200)
+        (zone,) = client.plans.replay(number=first.id).came_true
+        assert zone.true_g == pytest.approx(zone.expected_g / 2)
+        assert zone.unknown_kwh == 0

@@ -21,6 +21,7 @@ from batchsched.cli.common import (
     server_options,
     when,
 )
+from batchsched.cli.plan_questions import replay, what_if
 from batchsched.units import from_iso
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ WIDTH = 100
 @click.group()
 def plan() -> None:
     """The plan in force: what each pool is to run, and when."""
+
+
+plan.add_command(what_if)
+plan.add_command(replay)
 
 
 @plan.command()

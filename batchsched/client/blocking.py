@@ -11,7 +11,7 @@ from typing import TypeVar, Unpack
 from batchsched.client import calls, forecasts, plans, profiles
 from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat, SliceBy, Slices
 from batchsched.client.forecasts import Backfilled, Forecast, ForecastFeed, Imported, Skill, Trained, Which
-from batchsched.client.plans import Plan, PoolStatus, Shifting
+from batchsched.client.plans import Plan, PoolStatus, Question, Replayed, Shifting, WhatIf
 from batchsched.client.profiles import Profiles
 from batchsched.client.results import (
     Batch,
@@ -351,6 +351,14 @@ class Plans:
     def plot(self, image_format: PlotFormat = "png") -> bytes:
         """An image of the plan in force: pools by time, over intensity with its band."""
         return self._client.send(plans.plot(image_format))
+
+    def what_if(self, **question: Unpack[Question]) -> WhatIf:
+        """What would be, were something another: grams by prices and by solving again, and who would be late. Nothing changes."""
+        return self._client.send(plans.what_if(question))
+
+    def replay(self, at: datetime | str | None = None, *, number: int | None = None) -> Replayed:
+        """The plan that was in force at an instant, or of that number (the last where neither is given), made again."""
+        return self._client.send(plans.replay(at, number))
 
     def freeze(self, until: str | datetime | None = None) -> Shifting:
         """Shift nothing more: work starts at once where there is room, the earliest deadline first."""

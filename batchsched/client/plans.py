@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 from urllib.parse import quote
 
 import msgspec
@@ -89,3 +90,80 @@ def pools() -> Call[tuple[PoolStatus, ...]]:
 
 def set_pool(pool: str, how: Literal["cordon", "drain", "open"]) -> Call[PoolStatus]:
     return Call("POST", f"{PREFIX}/pools/{quote(pool, safe='')}/{how}", typed(PoolStatus))
+
+
+class Late(msgspec.Struct, frozen=True):
+    """Requests of a batch that are not expected to be done in time, in either plan."""
+
+    batch_id: str
+    requests_before: float
+    requests_after: float
+
+
+class WhatIf(msgspec.Struct, frozen=True):
+    """Two plans compared: that of the problem in force, and that of the changed one.
+
+    `by_prices_g`: by the linear program's prices the change costs at least so much, or saves at most so much; None where they do
+    not tell. `unknown`: batches whose grams are not known; they are in none of the figures.
+    """
+
+    changes: tuple[str, ...]
+    grams_before: float
+    grams_after: float
+    difference_g: float
+    by_prices_g: float | None = None
+    late: tuple[Late, ...] = ()
+    unknown: tuple[str, ...] = ()
+    solvers: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    everything: dict[str, Any] = {}
+    """The server's answer as it came."""
+
+
+class CameTrue(msgspec.Struct, frozen=True):
+    """Of what a plan had placed until now in a zone: grams by its forecast, and at what was measured since."""
+
+    zone: str
+    expected_g: float
+    true_g: float
+    unknown_kwh: float = 0.0
+
+
+class Replayed(msgspec.Struct, frozen=True):
+    """A plan made again from the archive: is it the same, and if not, how does it differ."""
+
+    id: int
+    made_at: datetime
+    same: bool
+    recipe: dict[str, Any] = {}
+    differences: tuple[str, ...] = ()
+    objective_before: float = 0.0
+    objective_again: float = 0.0
+    came_true: tuple[CameTrue, ...] = ()
+    notes: tuple[str, ...] = ()
+    everything: dict[str, Any] = {}
+    """The server's answer as it came."""
+
+
+class Question(TypedDict, total=False):
+    """What is to be another. `deadlines`: by batch, `+2h`, `-30m` or a deadline; `pools`: replicas more or fewer, by name;
+    `with_zones`: by pool, the zone in which there were a copy of it."""
+
+    deadlines: Mapping[str, str]
+    pools: Mapping[str, int]
+    without_sites: Sequence[str]
+    with_zones: Mapping[str, str]
+
+
+def what_if(question: Question) -> Call[WhatIf]:
+    params = {
+        "deadline": [f"{name}={value}" for name, value in question.get("deadlines", {}).items()],
+        "pool": [f"{name}={more:+d}" for name, more in question.get("pools", {}).items()],
+        "without_site": list(question.get("without_sites", ())),
+        "with_zone": [f"{pool}={zone}" for pool, zone in question.get("with_zones", {}).items()],
+    }
+    return Call("GET", f"{PREFIX}/plan/what-if", whole(WhatIf), {"params": {name: some for name, some in params.items() if some}})
+
+
+def replay(at: datetime | str | None, number: int | None) -> Call[Replayed]:
+    return Call("GET", f"{PREFIX}/plan/replay", whole(Replayed), {"params": asked(at=at, id=number)})

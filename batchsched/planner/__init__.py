@@ -24,6 +24,7 @@ __all__ = [
     "make_slots",
     "noted",
     "open_share",
+    "prepared",
     "solve",
 ]
 
@@ -80,14 +81,22 @@ def solve(problem: Problem, work_s: float = 2.0, seed: int = 0, wall_s: float = 
 
 def _greedy(problem: Problem) -> tuple[Plan, Problem, dict[str, float]]:
     """The greedy plan; the problem in slots that are cut at due times; those."""
-    from batchsched.planner.due import due_times
     from batchsched.planner.greedy import greedy
+
+    fine, due = prepared(problem)
+    return greedy(fine, due), fine, due
+
+
+def prepared(problem: Problem, *others: Problem) -> tuple[Problem, dict[str, float]]:
+    """What every planner begins with: the problem in slots that are cut at due times, and those. `others`: problems on the same
+    slots whose due times are to be cuts too."""
+    from batchsched.planner.due import due_times
     from batchsched.planner.problem import cut, telling
 
     due = due_times(problem)
-    instants = {at for job in problem.jobs for at in (due[job.batch_id], job.deadline_s) if at > 0}
-    fine = cut(problem, instants if len(instants) <= MOST_CUTS else telling(problem.slots, instants))
-    return greedy(fine, due), fine, due
+    dues = [(problem, due), *((other, due_times(other)) for other in others)]
+    instants = {at for one, of in dues for job in one.jobs for at in (of[job.batch_id], job.deadline_s) if at > 0}
+    return cut(problem, instants if len(instants) <= MOST_CUTS else telling(problem.slots, instants)), due
 
 
 def _improved(plan: Plan, fine: Problem, due: dict[str, float], work_s: float, seed: int, wall_s: float) -> Plan:

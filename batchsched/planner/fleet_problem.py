@@ -47,6 +47,11 @@ def _arcs(groups: list[WorkClass], configs: list[Configuration]) -> list[tuple[i
     return [(c, key, number[group.configs[key].name]) for c, group in enumerate(groups) for key in sorted(group.configs)]
 
 
+def arrays(problem: Problem, due: dict[str, float], groups: list[WorkClass], prices: Prices) -> FleetModel:
+    """The arrays of a problem and its classes; arcs go by class and by its names of configurations."""
+    return fleet_model(problem, due, groups, configurations(groups), prices)
+
+
 def fleet_model(
     problem: Problem, due: dict[str, float], groups: list[WorkClass], configs: list[Configuration], prices: Prices
 ) -> FleetModel:

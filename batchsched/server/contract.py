@@ -22,7 +22,7 @@ from batchsched.server.breakdown import PoolEnergy
 from batchsched.server.forecast_answers import IMPORT, Backfill, BackfillSpan, Evaluation, Forecast, ForecastFeeds, Imported
 from batchsched.server.keys import NewKey
 from batchsched.server.options import EXPIRES_S, MAX_METADATA, Change, Options, Retry
-from batchsched.server.plan_answers import Freeze, Plan, Pool, Pools, Shifting
+from batchsched.server.plan_answers import Freeze, Plan, Pool, Pools, Replayed, Shifting, WhatIf
 from batchsched.server.profile_answers import Profiles
 from batchsched.server.rules import Scope
 from batchsched.server.uploads import PURPOSES
@@ -452,6 +452,8 @@ CONTRACT: dict[str, Route] = {
     f"GET {PREFIX}/report/meters": Route(Meters),
     f"GET {PREFIX}/plan": Route(Plan, None, (404,)),
     f"GET {PREFIX}/plan/plot": Route(("image/svg+xml", "image/png"), None, (404,)),
+    f"GET {PREFIX}/plan/what-if": Route(WhatIf, None, (404, 409)),
+    f"GET {PREFIX}/plan/replay": Route(Replayed, None, (404, 409)),
     f"POST {PREFIX}/plan/freeze": Route(Shifting, Freeze | None, (507,)),
     f"POST {PREFIX}/plan/unfreeze": Route(Shifting, None, (507,)),
     f"GET {PREFIX}/pools": Route(Pools),

@@ -100,6 +100,73 @@ class GramsInterval(_Exact):
     p90: float
 
 
+class Late(_Exact):
+    """Requests of a batch that are not expected to be done in time, in either plan."""
+
+    batch_id: str
+    requests_before: float
+    requests_after: float
+
+
+class BatchGrams(_Exact):
+    """Expected grams of a batch in either plan; null where unknown."""
+
+    batch_id: str
+    grams_before: float | None
+    grams_after: float | None
+
+
+class WhatIf(_Exact):
+    """Two plans compared: that of the problem in force, and that of the changed one. Grams are those of batches whose grams are
+    known; `by_prices_g`: by the prices of the linear program the change costs at least so much, or saves at most so much."""
+
+    id: int
+    made_at: datetime
+    changes: list[str]
+    grams_before: float
+    grams_after: float
+    difference_g: float
+    by_prices_g: float | None
+    late: list[Late]
+    batches: list[BatchGrams]
+    unknown: list[str]
+    solvers: list[str]
+    notes: list[str]
+
+
+class Recipe(_Exact):
+    """What a plan was made with."""
+
+    solver: str
+    work_s: float
+    seed: int
+    versions: dict[str, str]
+
+
+class CameTrue(_Exact):
+    """Of what a plan had placed until now in a zone: grams by its forecast, grams at what was measured since, and the energy for
+    which that is not known."""
+
+    zone: str
+    expected_g: float
+    true_g: float
+    unknown_kwh: float
+
+
+class Replayed(_Exact):
+    """A plan made again from the archive: is it the same, and if not, how does it differ."""
+
+    id: int
+    made_at: datetime
+    same: bool
+    recipe: Recipe
+    differences: list[str]
+    objective_before: float
+    objective_again: float
+    came_true: list[CameTrue]
+    notes: list[str]
+
+
 class Plan(_Exact):
     """A plan; `slots` begin at these instants, and the last one ends at `end_at`."""
 

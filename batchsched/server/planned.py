@@ -13,6 +13,7 @@ from batchsched.errors import NotFound
 from batchsched.fleet import Fleet
 from batchsched.forecasts import IntensityForecast
 from batchsched.planner import Slot
+from batchsched.planner.plan import key_of
 from batchsched.published import Published
 from batchsched.queue import overrides, plans
 from batchsched.queue.database import Database
@@ -31,7 +32,7 @@ class PlanDesk:
 
     def shown(self) -> dict[str, Any]:
         """The plan in force, as JSON. Raises NotFound before the first."""
-        published = self._in_force()
+        published = self.in_force()
         with self._database.read() as connection:
             frozen = overrides.active(connection, self._clock.now()).frozen
         return plan_object(published, self._scheduler.fleet, frozen)
@@ -40,14 +41,15 @@ class PlanDesk:
         """The same as a picture; `kind`: png or svg. Raises NotFound, InvalidValue."""
         from batchsched.server.plan_plot import draw_plan
 
-        published = self._in_force()
+        published = self.in_force()
         with self._database.read() as connection:
             row = plans.latest(connection, by=published.made_at)
         kept = row["body"]["forecasts"] if row else {}
         forecasts = {zone: IntensityForecast.from_rows(rows) for zone, rows in kept.items()}
         return draw_plan(published, forecasts, self._clock.now(), kind)
 
-    def _in_force(self) -> Published:
+    def in_force(self) -> Published:
+        """Raises NotFound before the first."""
         published = self._scheduler.published
         if published is None:
             raise NotFound("There is no plan yet; the server has just started.")
@@ -127,7 +129,9 @@ def shares_of_use(published: Published) -> Mapping[str, list[float]]:
     slots = published.plan.slots
     used = {state.name: [0.0] * len(slots) for state in published.problem.pools}
     for use in published.plan.uses:
-        used.setdefault(use.pool, [0.0] * len(slots))[use.slot_index] += use.seconds / slots[use.slot_index].length_s
+        job = published.jobs[use.batch_id]
+        for pool, taken in job.configuration(key_of(job, use)).takes.items():
+            used[pool][use.slot_index] += taken * use.seconds / slots[use.slot_index].length_s
     return used
 
 

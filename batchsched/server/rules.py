@@ -67,6 +67,8 @@ RULES: Final[dict[str, Rule]] = {
     f"GET {PREFIX}/report/meters": _OPERATE,
     f"GET {PREFIX}/plan": _OPERATE,
     f"GET {PREFIX}/plan/plot": _OPERATE,
+    f"GET {PREFIX}/plan/what-if": _OPERATE,
+    f"GET {PREFIX}/plan/replay": _OPERATE,
     f"POST {PREFIX}/plan/freeze": Rule("operate", ANY, "plan.freeze"),
     f"POST {PREFIX}/plan/unfreeze": Rule("operate", ANY, "plan.unfreeze"),
     f"GET {PREFIX}/pools": _OPERATE,
