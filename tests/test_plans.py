@@ -209,12 +209,7 @@ def test_what_if_compares_by_prices_and_by_solving(server: LiveServer) -> None:
         found = client.plans.what_if(pools={"local": -1})
         assert [one.batch_id for one in found.late] == [home.batch_id]
         assert found.by_prices_g is None
-        wrongs: list[Any] = [
-            {"pools": {"nowhere": 1}},
-            {"deadlines": {"nobody": "+1h"}},
-            {"with_zones": {"local": "NOWHERE"}},
-            {},
-        ]
+        wrongs: list[Any] = [{"pools": {"nowhere": 1}}, {"deadlines": {"nobody": "+1h"}}, {"with_zones": {"local": "NOWHERE"}}]
         for wrong in wrongs:
             with pytest.raises(BatchschedError):
                 client.plans.what_if(**wrong)
