@@ -13,12 +13,12 @@ from batchsched.errors import ForecastUnavailable, InvalidValue
 from batchsched.forecasts import Provider, one_signal
 from batchsched.planner import PoolState, Problem, Slot, make_slots, open_share
 from batchsched.planner.whatif import ByPrices, Changes, Copy, by_prices, changed, grams, late
+from batchsched.planning import Planner
 from batchsched.published import Published
 from batchsched.queue import batches
 from batchsched.queue.database import Database
 from batchsched.scheduler import Scheduler
 from batchsched.server.options import deadline_of
-from batchsched.settings import Planner
 from batchsched.units import format_duration, format_grams, iso, parse_duration_s
 
 MOST_REPLICAS = 10_000
