@@ -41,7 +41,7 @@ from batchsched.queue.tenancy import ANY
 from batchsched.settings import Settings
 from batchsched.sizes import size_of
 from batchsched.transfers import Transfers
-from batchsched.uncertain import Uncertain
+from batchsched.uncertain import TRANSFER_SIGMA, Uncertain
 from batchsched.units import iso
 from batchsched.windows import openings
 
@@ -163,7 +163,7 @@ class Observer:
 
         jobs = [job_of(row) for row in everything]
         futures = self._uncertain.futures(forecasts, slots, now)
-        problem = Problem(slots, states, jobs, futures, self._uncertain.risk)
+        problem = Problem(slots, states, jobs, futures, self._uncertain.risk, transfer_sigma=TRANSFER_SIGMA)
         leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in shares.values() for s in m if s["state"] == "leased"}
         connected = frozenset(worker["pool"] for worker in alive)
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]

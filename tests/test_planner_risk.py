@@ -69,16 +69,21 @@ def test_wider_intensity_spreads_over_zones_as_far_as_risk_weighs() -> None:
     assert counted(wide, quantile, Risk(1.0, "quantile")) < counted(wide, make_plan(wide), Risk(1.0, "quantile"))
 
 
-@pytest.mark.parametrize("what", ["energy", "embodied"])
-def test_wider_energy_and_embodied_widen_the_interval_and_turn_to_the_surer(what: str) -> None:
+@pytest.mark.parametrize("what", ["energy", "embodied", "communication"])
+def test_wider_energy_embodied_and_communication_widen_the_interval_and_turn_to_the_surer(what: str) -> None:
     def problem(sigma: float) -> Problem:
         of_pool: dict[str, dict[str, Any]] = {
             "energy": {"energy_sigma": sigma},
             "embodied": {"embodied_sigma": sigma, "embodied_g_per_s": 0.05},
+            "communication": {},
         }
         making = of_pool[what].get("embodied_g_per_s", 0.0)
         pools = [pool("a", [100.0] * 8, 4, **of_pool[what]), pool("b", [115.0] * 8, 4, embodied_g_per_s=making)]
-        return Problem(slots(8), pools, [job("x", {"a": 7200.0, "b": 7200.0}, 7200.0)])
+        moved = {"transfer_g_on": {"a": 100.0}} if what == "communication" else {}
+        if moved:
+            pools = [pool("a", [100.0] * 8, 4), pool("b", [160.0] * 8, 4)]
+        task = job("x", {"a": 7200.0, "b": 7200.0}, 7200.0, **moved)
+        return Problem(slots(8), pools, [task], transfer_sigma=sigma)
 
     narrow, wide = make_plan(problem(0.1)).grams_interval, make_plan(problem(0.6)).grams_interval
     assert narrow is not None

@@ -21,7 +21,7 @@ from batchsched.uncertain import MODELLED_SIGMA, making_sigma, supply
 from batchsched.wire import PREFIX
 
 from .live import live_server, requests
-from .test_scheduler import CONFIG, NOW, _forecast
+from .test_scheduler import CONFIG, NOW, _forecast  # pyright: ignore[reportPrivateUsage]
 
 HOUR = timedelta(hours=1)
 AT = datetime(2026, 5, 1, 12, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""What a plan may come to emit: futures in which the intensity, the joules and the making of hardware all come true together."""
+"""What a plan may come to emit: futures in which intensity, joules, the making of hardware and the network come true together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from batchsched.planner.plan import Allotment, Interval, Load, Plan, key_of
 from batchsched.planner.price import Prices, price
-from batchsched.planner.problem import Problem
+from batchsched.planner.problem import Job, Problem
 from batchsched.units import JOULES_PER_KWH
 
 COUNT = 40
@@ -47,6 +47,9 @@ class Futures:
         making_g = np.array([self.prices.embodied_g_per_s[pool.name] for pool in problem.pools])
         self.embodied: Array = embodied / embodied.mean(axis=0) * making_g
         """Grams a replica-second: [futures, pools]."""
+        moving = np.exp(problem.transfer_sigma * self._spread(rng))
+        self.transfer: Array = moving / moving.mean()
+        """What moving files comes to, over what is expected: [futures]."""
 
     def _spread(self, rng: np.random.Generator) -> Array:
         """Standard normal errors, one a future, that lie evenly."""
@@ -56,20 +59,22 @@ class Futures:
     def certain(self) -> bool:
         """Do all of them cost the same, whatever is done?"""
         flat = np.ptp(self.gram, axis=0).max(initial=0.0) + np.ptp(self.embodied, axis=0).max(initial=0.0)
+        if any(job.transfer_g_on or job.load_g_on for job in self.problem.jobs):
+            flat += np.ptp(self.transfer)
         return bool(flat <= 1e-12 * (1.0 + self.gram.max(initial=0.0)))
 
     def grams(self, uses: Sequence[Allotment | Load]) -> Array:
         """What these come to in each future."""
         jobs = {job.batch_id: job for job in self.problem.jobs}
-        joules = np.zeros(self.gram.shape[1:])
-        seconds = np.zeros(len(self._pools))
+        joules, seconds, moved_g = np.zeros(self.gram.shape[1:]), np.zeros(len(self._pools)), 0.0
         for use in uses:
             job = jobs[use.batch_id]
             key = key_of(job, use)
             joules[self._pools[use.pool], use.slot_index] += job.power_w_on[key] * use.seconds
+            moved_g += _moved_g(job, key, use)
             for pool, taken in job.configuration(key).takes.items():
                 seconds[self._pools[pool]] += use.seconds * taken
-        total: Array = np.tensordot(self.gram, joules, axes=2) + self.embodied @ seconds
+        total: Array = np.tensordot(self.gram, joules, axes=2) + self.embodied @ seconds + self.transfer * moved_g
         return total
 
     def interval(self, plan: Plan) -> Interval | None:
@@ -82,9 +87,10 @@ class Futures:
         mine: dict[tuple[str, float], dict[str, float]] = defaultdict(lambda: defaultdict(float))
         for use in plan.uses:
             job = jobs[use.batch_id]
-            group = job.model, round(job.sigma, 2)
+            key, group = key_of(job, use), (job.model, round(job.sigma, 2))
             groups[group].append(use)
-            mine[group][job.batch_id] += self.prices.second_g(job, key_of(job, use), use.slot_index) * use.seconds
+            running = self.prices.running_g(job.configuration(key), job.power_w_on[key], use.slot_index)
+            mine[group][job.batch_id] += running * use.seconds
         rng = np.random.default_rng(0)
         models = {model: rng.standard_normal(DRAWS) for model in sorted({model for model, _ in groups})}
         which = np.resize(rng.permutation(self.count), DRAWS)
@@ -92,10 +98,16 @@ class Futures:
         for (model, sigma), uses in sorted(groups.items()):
             of_jobs = mine[model, sigma]
             whole = sum(of_jobs.values())
-            square = sum(grams**2 * math.expm1(jobs[name].sigma_own ** 2) for name, grams in of_jobs.items())
+            square = sum(part**2 * math.expm1(jobs[name].sigma_own ** 2) for name, part in of_jobs.items())
             own = math.sqrt(math.log1p(square / whole**2)) if whole > 0 else 0.0
             off = sigma * models[model] - sigma**2 / 2 + own * rng.standard_normal(DRAWS) - own**2 / 2
-            total += self.grams(uses)[which] * np.exp(off)
-            expected += whole
+            grams = self.grams(uses)
+            total += grams[which] * np.exp(off)
+            expected += float(grams.mean())
         low, high = np.quantile(total, [0.1, 0.9])
         return Interval(expected, float(low), float(high))
+
+
+def _moved_g(job: Job, key: str, use: Allotment | Load) -> float:
+    """What moving files for it is expected to come to: the model's weights before a start, the batch's own for its work."""
+    return use.starts * job.load_g_on.get(key, 0.0) if isinstance(use, Load) else job.transfer_g_per_s(key) * use.seconds

@@ -266,6 +266,8 @@ class Problem(msgspec.Struct, frozen=True):
     links: list[Link] = []
     standing: list[Stood] = []
     """What stood when it was made: where the search for a plan may begin. No plan has to keep any of it."""
+    transfer_sigma: float = 0.0
+    """How wrong the grams of moving files may be, all alike: the standard deviation of their logarithm."""
 
     @property
     def end_s(self) -> float:

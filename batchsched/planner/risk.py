@@ -112,7 +112,7 @@ def _mix(futures: Futures, plans: Sequence[Plan], risk: Risk) -> tuple[Array, Ar
 
 
 def _priced(problem: Problem, futures: Futures, weights: Array) -> Problem:
-    """The problem at the intensities, and for the making of hardware the grams, that these weights make."""
+    """The problem at the intensities, and for making hardware and moving files the grams, that these weights make."""
     gram, embodied = np.tensordot(weights, futures.gram, axes=1), weights @ futures.embodied
     pools = [
         msgspec.structs.replace(
@@ -126,7 +126,16 @@ def _priced(problem: Problem, futures: Futures, weights: Array) -> Problem:
         )
         for p, pool in enumerate(problem.pools)
     ]
-    return msgspec.structs.replace(problem, pools=pools, scenarios={}, risk=Risk())
+    moved = float(weights @ futures.transfer)
+    jobs = [
+        msgspec.structs.replace(
+            job,
+            transfer_g_on={key: moved * grams for key, grams in job.transfer_g_on.items()},
+            load_g_on={key: moved * grams for key, grams in job.load_g_on.items()},
+        )
+        for job in problem.jobs
+    ]
+    return msgspec.structs.replace(problem, pools=pools, jobs=jobs, scenarios={}, risk=Risk(), transfer_sigma=0.0)
 
 
 def _mixed(problem: Problem, due: dict[str, float], futures: Futures, plans: Sequence[Plan], shares: Array) -> Plan:
