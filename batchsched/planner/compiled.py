@@ -16,7 +16,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def compiled(function: F) -> F:
     """The same function on numbers and numpy arrays, compiled. It must stay within numba's subset of Python."""
+    return _compile(function, {})
+
+
+def lean(function: F) -> F:
+    """The same without counting who refers to an array: calls with many arrays are then cheap, but none may be made within."""
+    return _compile(function, {"_nrt": False})
+
+
+def _compile(function: F, options: dict[str, Any]) -> F:
     try:
-        return cast("F", numba.njit(cache=True)(function))
+        return cast("F", numba.njit(cache=True, **options)(function))
     except RuntimeError:  # no place to keep it
-        return cast("F", numba.njit(function))
+        return cast("F", numba.njit(**options)(function))

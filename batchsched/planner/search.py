@@ -1,0 +1,138 @@
+"""The search for cheaper plans of a fleet: from an answer of the linear program or an older plan to a safe one, and on from there.
+
+Work is counted in places looked at, so that the same instance, seed and work take the same way on any machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from batchsched.planner.fleet_bound import FleetPrices
+from batchsched.planner.fleet_deal import deal
+from batchsched.planner.fleet_model import FleetModel, FleetPlan, Floats, Ints
+from batchsched.planner.search_load import adopt, fill, put
+from batchsched.planner.search_ruin import KINDS, improve
+from batchsched.planner.search_state import FREE, PIECES, WORK, State, fleet_of, nothing_placed
+
+ROUND_UP = 0.5
+"""Of the replicas that the linear program asks for: fractions from this on make one more."""
+
+
+@dataclass
+class Share:
+    """What a kind of improvement did."""
+
+    tried: int = 0
+    better: int = 0
+    saved_g: float = 0.0
+    work: int = 0
+
+
+class Search:
+    """A state of whole replicas and placed work, safe at any time."""
+
+    def __init__(self, model: FleetModel, prices: FleetPrices | None = None, seed: int = 0) -> None:
+        self.model = model
+        self._fleet = fleet_of(model, prices)
+        self._seed = seed
+        self._state = self._empty(4096)
+        self._chance = np.ones(len(KINDS))
+        self._tally = np.zeros((len(KINDS), 4))
+
+    @property
+    def cost_g(self) -> float:
+        """Of the plan as it stands, late work included."""
+        return float(self._state.cost[0])
+
+    @property
+    def work(self) -> int:
+        """Places looked at."""
+        return int(self._state.count[WORK])
+
+    @property
+    def shares(self) -> dict[str, Share]:
+        """What each kind of ruin did."""
+        return {name: Share(int(n), int(b), float(g), int(w)) for name, (n, b, g, w) in zip(KINDS, self._tally, strict=True)}
+
+    def load(self, run: Floats, starts: Ints | None = None, held: Ints | None = None, round_up: float = ROUND_UP) -> None:
+        """Take over replica-seconds [A, T] and replicas [K, T] as far as they fit; place the rest of the work where it costs least.
+
+        Without `starts` and `held` as many replicas as `run` asks for, a fraction from `round_up` on as a whole one.
+        """
+        rows, seconds, _ = deal(self.model, run)
+        if starts is None or held is None:
+            starts, held = self._replicas(run, round_up)
+        old = self._state
+        self._state = self._empty(4 * (len(rows) + self.model.work.size) + 4096)
+        self._state.count[WORK] = old.count[WORK]
+        adopt(self._fleet, self._state, starts, held)
+        put(self._fleet, self._state, rows, seconds)
+        self._fill()
+
+    def improve(self, most_work: int) -> bool:
+        """Look at so many places for something cheaper; whether it was found."""
+        before = self.cost_g
+        done = self.work + most_work
+        while self.work < done:
+            self._grow()
+            improve(self._fleet, self._state, self._chance, self._tally, min(done - self.work, 10_000_000))
+        return self.cost_g < before * (1 - 1e-12)
+
+    def plan(self, bound_g: float = 0.0) -> FleetPlan:
+        """The plan as it stands."""
+        s, m = self._state, self.model
+        run = np.zeros(m.run_g.shape)
+        used = _used(s)
+        np.add.at(run, (s.piece[used, 1], s.piece[used, 2]), s.seconds[used])
+        cost = (m.run_g * run).sum() + (m.load_g * s.starts).sum() + (m.hold_g * s.held).sum()
+        cost += m.late_g[m.batch_class] @ s.left
+        return FleetPlan(run, s.starts.copy(), s.held.copy(), s.left.copy(), float(cost), bound_g)
+
+    def _empty(self, pieces: int) -> State:
+        return nothing_placed(self.model, pieces, self._seed)
+
+    def _fill(self) -> None:
+        m = self.model
+        choice = (m.due - m.release) * np.bincount(m.arc_class, minlength=m.classes)[m.batch_class]
+        order = np.argsort(choice, kind="stable")
+        while True:
+            fill(self._fleet, self._state, order)
+            if self._state.count[FREE] >= 0:
+                return
+            self._grow()
+
+    def _grow(self) -> None:
+        """Twice as many pieces where half are used."""
+        s = self._state
+        size = len(s.seconds)
+        if s.count[PIECES] * 2 < size:
+            return
+        piece = np.concatenate([s.piece, np.full(s.piece.shape, -1)])
+        piece[size:-1, 3] = np.arange(size + 1, 2 * size)
+        piece[-1, 3] = s.count[FREE]
+        s.count[FREE] = size
+        self._state = s._replace(
+            piece=piece, seconds=np.concatenate([s.seconds, np.zeros(size)]),
+            log=np.zeros((2 * size, 3), np.int64), log_s=np.zeros(2 * size),
+        )  # fmt: skip
+
+    def _replicas(self, run: Floats, round_up: float) -> tuple[Ints, Ints]:
+        m = self.model
+        busy = np.zeros(m.load_g.shape)
+        np.add.at(busy, m.arc_config, run)
+        asked = np.floor(busy / m.slot_s + 1 - round_up + 1e-9).astype(np.int64)
+        before = np.concatenate([m.loaded[:, None], asked[:, :-1]], axis=1)
+        kept = np.minimum(before, asked)
+        held = np.concatenate([kept[:, 1:], np.zeros((m.configs, 1), np.int64)], axis=1)
+        return asked - kept, held
+
+
+def _used(s: State) -> Ints:
+    free = np.zeros(len(s.seconds), bool)
+    i = int(s.count[FREE])
+    while i >= 0:
+        free[i] = True
+        i = int(s.piece[i, 3])
+    return np.flatnonzero(~free)
