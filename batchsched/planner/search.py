@@ -1,4 +1,4 @@
-"""The search for cheaper plans of a fleet: from an answer of the linear program or an older plan to a safe one, and on from there.
+"""The search for cheaper plans of a fleet: from an answer of the linear program or an older plan to a safe one, and on.
 
 Work is counted in places looked at, so that the same instance, seed and work take the same way on any machine.
 """
@@ -14,7 +14,7 @@ from batchsched.planner.fleet_deal import deal
 from batchsched.planner.fleet_model import FleetModel, FleetPlan, Floats, Ints
 from batchsched.planner.search_load import adopt, fill, put
 from batchsched.planner.search_ruin import KINDS, improve
-from batchsched.planner.search_state import FREE, PIECES, WORK, State, fleet_of, nothing_placed
+from batchsched.planner.search_state import FREE, PIECES, WORK, State, nothing_placed, used_pieces, with_more_pieces
 
 ROUND_UP = 0.5
 """Of the replicas that the linear program asks for: fractions from this on make one more."""
@@ -35,8 +35,7 @@ class Search:
 
     def __init__(self, model: FleetModel, prices: FleetPrices | None = None, seed: int = 0) -> None:
         self.model = model
-        self._fleet = fleet_of(model, prices)
-        self._seed = seed
+        self._prices, self._seed = prices, seed
         self._state = self._empty(4096)
         self._chance = np.ones(len(KINDS))
         self._tally = np.zeros((len(KINDS), 4))
@@ -57,7 +56,7 @@ class Search:
         return {name: Share(int(n), int(b), float(g), int(w)) for name, (n, b, g, w) in zip(KINDS, self._tally, strict=True)}
 
     def load(self, run: Floats, starts: Ints | None = None, held: Ints | None = None, round_up: float = ROUND_UP) -> None:
-        """Take over replica-seconds [A, T] and replicas [K, T] as far as they fit; place the rest of the work where it costs least.
+        """Take over replica-seconds [A, T] and replicas [K, T] as far as they fit; the rest goes where it costs least.
 
         Without `starts` and `held` as many replicas as `run` asks for, a fraction from `round_up` on as a whole one.
         """
@@ -67,8 +66,8 @@ class Search:
         old = self._state
         self._state = self._empty(4 * (len(rows) + self.model.work.size) + 4096)
         self._state.count[WORK] = old.count[WORK]
-        adopt(self._fleet, self._state, starts, held)
-        put(self._fleet, self._state, rows, seconds)
+        adopt(self._state, starts, held)
+        put(self._state, rows, seconds)
         self._fill()
 
     def improve(self, most_work: int) -> bool:
@@ -77,46 +76,36 @@ class Search:
         done = self.work + most_work
         while self.work < done:
             self._grow()
-            improve(self._fleet, self._state, self._chance, self._tally, min(done - self.work, 10_000_000))
+            improve(self._state, self._chance, self._tally, min(done - self.work, 10_000_000))
         return self.cost_g < before * (1 - 1e-12)
 
     def plan(self, bound_g: float = 0.0) -> FleetPlan:
         """The plan as it stands."""
         s, m = self._state, self.model
         run = np.zeros(m.run_g.shape)
-        used = _used(s)
-        np.add.at(run, (s.piece[used, 1], s.piece[used, 2]), s.seconds[used])
-        cost = (m.run_g * run).sum() + (m.load_g * s.starts).sum() + (m.hold_g * s.held).sum()
-        cost += m.late_g[m.batch_class] @ s.left
-        return FleetPlan(run, s.starts.copy(), s.held.copy(), s.left.copy(), float(cost), bound_g)
+        used = used_pieces(s)
+        np.add.at(run, (used["arc"], used["slot"]), used["seconds"])
+        starts, held, late = s.cell["starts"].copy(), s.cell["held"].copy(), s.batch["left"].copy()
+        cost = (m.run_g * run).sum() + (m.load_g * starts).sum() + (m.hold_g * held).sum() + m.late_g[m.batch_class] @ late
+        return FleetPlan(run, starts, held, late, float(cost), bound_g)
 
     def _empty(self, pieces: int) -> State:
-        return nothing_placed(self.model, pieces, self._seed)
+        return nothing_placed(self.model, self._prices, pieces, self._seed)
 
     def _fill(self) -> None:
         m = self.model
         choice = (m.due - m.release) * np.bincount(m.arc_class, minlength=m.classes)[m.batch_class]
         order = np.argsort(choice, kind="stable")
         while True:
-            fill(self._fleet, self._state, order)
+            fill(self._state, order)
             if self._state.count[FREE] >= 0:
                 return
             self._grow()
 
     def _grow(self) -> None:
         """Twice as many pieces where half are used."""
-        s = self._state
-        size = len(s.seconds)
-        if s.count[PIECES] * 2 < size:
-            return
-        piece = np.concatenate([s.piece, np.full(s.piece.shape, -1)])
-        piece[size:-1, 3] = np.arange(size + 1, 2 * size)
-        piece[-1, 3] = s.count[FREE]
-        s.count[FREE] = size
-        self._state = s._replace(
-            piece=piece, seconds=np.concatenate([s.seconds, np.zeros(size)]),
-            log=np.zeros((2 * size, 3), np.int64), log_s=np.zeros(2 * size),
-        )  # fmt: skip
+        if self._state.count[PIECES] * 2 >= len(self._state.piece):
+            self._state = with_more_pieces(self._state)
 
     def _replicas(self, run: Floats, round_up: float) -> tuple[Ints, Ints]:
         m = self.model
@@ -127,12 +116,3 @@ class Search:
         kept = np.minimum(before, asked)
         held = np.concatenate([kept[:, 1:], np.zeros((m.configs, 1), np.int64)], axis=1)
         return asked - kept, held
-
-
-def _used(s: State) -> Ints:
-    free = np.zeros(len(s.seconds), bool)
-    i = int(s.count[FREE])
-    while i >= 0:
-        free[i] = True
-        i = int(s.piece[i, 3])
-    return np.flatnonzero(~free)
