@@ -1,8 +1,8 @@
-"""Plans for a whole fleet, better and better: linear program, rounding, improvement.
+"""Plans for a whole fleet, better and better: linear program, whole replicas, search.
 
-First the work without engine starts (fleet_relax.py), then replicas (fleet_replicas.py), whole ones by rounding (fleet_round.py),
-then neighbourhoods freed and rounded anew (fleet_improve.py). Whoever asks decides when to stop: each step is the same for the
-same instance and seed, however long it takes.
+First the work without engine starts (fleet_relax.py); its answer and prices are where the search begins (search.py), which then
+ruins and recreates. Whoever asks decides when to stop: each step is the same for the same instance and seed, however long it
+takes.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from batchsched.planner.fleet_deal import deal
-from batchsched.planner.fleet_improve import Portfolio, Share
 from batchsched.planner.fleet_model import FleetModel, FleetPlan
-from batchsched.planner.fleet_relax import relax, start_bound
-from batchsched.planner.fleet_replicas import Replicas, Solved, add_replicas, paths
-from batchsched.planner.fleet_round import round_up
+from batchsched.planner.fleet_relax import Relaxation, relax, start_relaxation
+from batchsched.planner.search import Search, Share
 
 CLOSED = 1e-6
 """A plan is not improved beyond this gap."""
-NEAR = 0.05
-"""Places for replicas: where work would cost up to this share more than it saves."""
+PLACES_A_STEP = 4_000
+"""Places that the search looks at in the time of a simplex step."""
+LEAST_PLACES, MOST_PLACES = 20_000, 1_000_000
+"""Of one step of the search."""
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What there is after a step. `plan` is None until there is a first one; `work`: simplex steps so far."""
+    """What there is after a step. `plan` is None until there is a first one; `work`: simplex steps, or what takes as long."""
 
     plan: FleetPlan | None
     bound_g: float
@@ -42,37 +41,28 @@ def plans(model: FleetModel, seed: int = 0) -> Iterator[Step]:
         yield Step(_nothing(model), float(model.late_g[model.batch_class] @ model.work), 0, {})
         return
     relaxation = relax(model)
-    bound = relaxation.bound_g
-    lp = relaxation.lp
-    yield Step(None, bound, lp.lp.iterations, {})
-    replicas = add_replicas(lp, relaxation.last, NEAR)
-    empty = np.zeros(replicas.places)
-    first = round_up(replicas, empty, np.full(empty.shape, np.inf))
-    if first is None:
-        return
-    best = _plan(model, replicas, first, bound)
-    yield Step(best, bound, lp.lp.iterations, {})
+    bound, steps = relaxation.bound_g, relaxation.lp.lp.iterations
+    yield Step(None, bound, steps, {})
+    search = _begun(model, relaxation, seed)
+    best = search.plan(bound)
+    yield Step(best, bound, steps + search.work // PLACES_A_STEP, {})
     with suppress(ArithmeticError):  # then the first bound stands
-        bound = max(bound, start_bound(model, relaxation))
-    portfolio = Portfolio(replicas, first, seed)
+        again = start_relaxation(model, relaxation)
+        bound, steps = max(bound, again.bound_g), steps + again.lp.lp.iterations
     best = replace(best, bound_g=bound)
+    places = min(MOST_PLACES, max(LEAST_PLACES, 50 * model.run_g.size))
     while True:
-        yield Step(best, bound, lp.lp.iterations, portfolio.shares)
+        yield Step(best, bound, steps + search.work // PLACES_A_STEP, search.shares)
         if best.gap <= CLOSED:
             return
-        found = portfolio.step()
-        if found is not None:
-            plan = _plan(model, replicas, found, bound)
-            best = plan if plan.cost_g < best.cost_g else best
+        if search.improve(places):
+            best = search.plan(bound)
 
 
-def _plan(model: FleetModel, replicas: Replicas, solved: Solved, bound_g: float) -> FleetPlan:
-    assert solved.relaxed is not None
-    run = solved.relaxed.run
-    starts, held = paths(model, replicas.table(solved))
-    _, _, late = deal(model, run)
-    cost = (model.run_g * run).sum() + (model.load_g * starts).sum() + (model.hold_g * held).sum()
-    return FleetPlan(run, starts, held, late, float(cost + model.late_g[model.batch_class] @ late), bound_g)
+def _begun(model: FleetModel, relaxation: Relaxation, seed: int) -> Search:
+    search = Search(model, relaxation.last.prices, seed)
+    search.load(relaxation.last.run)
+    return search
 
 
 def _nothing(model: FleetModel) -> FleetPlan:

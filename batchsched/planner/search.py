@@ -48,7 +48,7 @@ class Search:
     @property
     def work(self) -> int:
         """Places looked at."""
-        return int(self._state.count[WORK])
+        return int(self._state.counts[WORK])
 
     @property
     def shares(self) -> dict[str, Share]:
@@ -65,7 +65,7 @@ class Search:
             starts, held = self._replicas(run, round_up)
         old = self._state
         self._state = self._empty(4 * (len(rows) + self.model.work.size) + 4096)
-        self._state.count[WORK] = old.count[WORK]
+        self._state.counts[WORK] = old.counts[WORK]
         adopt(self._state, starts, held)
         put(self._state, rows, seconds)
         self._fill()
@@ -98,13 +98,13 @@ class Search:
         order = np.argsort(choice, kind="stable")
         while True:
             fill(self._state, order)
-            if self._state.count[FREE] >= 0:
+            if self._state.counts[FREE] >= 0:
                 return
             self._grow()
 
     def _grow(self) -> None:
         """Twice as many pieces where half are used."""
-        if self._state.count[PIECES] * 2 >= len(self._state.piece):
+        if self._state.counts[PIECES] * 2 >= len(self._state.piece):
             self._state = with_more_pieces(self._state)
 
     def _replicas(self, run: Floats, round_up: float) -> tuple[Ints, Ints]:

@@ -69,7 +69,7 @@ def _can_begin(s: State, k: int, t: int) -> bool:
 def offer(s: State, a: int, t: int, units: float, taste: Taste) -> tuple[float, float, int, int]:
     """A place for work: price of a unit, seconds, and how it comes by its replica."""
     k = s.arc[a].config
-    s.count[WORK] += 1
+    s.counts[WORK] += 1
     opened = open_s(s, k, t)
     least = 1e-6 * s.slot_s[t]
     if opened <= least:
@@ -129,7 +129,7 @@ def insert(s: State, b: int, taste: Taste) -> None:
         if not s.price[best] < s.group[c].late_g + taste.worth * s.cell[k, t].worth_g / s.arc[a].rate:
             return
         now, spent, how, at = offer(s, a, t, s.batch[b].left, taste)
-        if now > s.price[best] * (1 + 1e-9) + 1e-12:
+        if now > s.price[best] + 1e-9 * abs(s.price[best]) + 1e-12:
             s.price[best] = now
             continue
         if how != IDLE:

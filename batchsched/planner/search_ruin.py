@@ -24,14 +24,14 @@ STEPS_A_TRY = 100
 @lean
 def improve(s: State, chance: Floats, tally: Floats, most_work: int) -> None:
     """Try until so many places were looked at. `chance`: of each kind, adapted; `tally`: [kind, (tries, better, grams, work)]."""
-    begun = s.count[WORK]
+    begun = s.counts[WORK]
     keep(s)
-    while s.count[WORK] - begun < most_work:
+    while s.counts[WORK] - begun < most_work:
         kind = _choose(s, chance)
-        work, cost = s.count[WORK], s.cost[0]
-        s.count[WORK] += STEPS_A_TRY
+        work, cost = s.counts[WORK], s.cost[0]
+        s.counts[WORK] += STEPS_A_TRY
         attempt(s, kind)
-        work = s.count[WORK] - work
+        work = s.counts[WORK] - work
         saved = cost - s.cost[0]
         if saved >= -1e-12 * cost:
             keep(s)
@@ -90,7 +90,7 @@ def tidy(s: State) -> None:
 @lean
 def recreate(s: State, by: int, taste: Taste) -> None:
     """Place what was taken. `by`: the order; earliest due, least choice, most work, any."""
-    count = s.count[OPENED]
+    count = s.counts[OPENED]
     for o in range(count):
         b = s.opened[o]
         c = s.batch[b].group
@@ -119,7 +119,7 @@ def take(s: State, i: int, most_s: float) -> float:
         return 0.0
     spent = min(s.piece[i].seconds, most_s)
     place(s, b, a, t, -spent)
-    return spent
+    return float(spent)
 
 
 @lean

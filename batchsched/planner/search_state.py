@@ -14,7 +14,8 @@ import numpy.typing as npt
 from batchsched.planner.fleet_bound import FleetPrices
 from batchsched.planner.fleet_model import FleetModel, Floats, Ints
 
-Records = npt.NDArray[Any]
+Records = Any
+"""A numpy array of records; compiled code reads their fields as attributes, which type checkers do not know of."""
 Flags = npt.NDArray[np.bool_]
 
 LEAST_USE = 0.05
@@ -54,7 +55,7 @@ class State(NamedTuple):
 
     cost: Floats
     """Grams: now, and before this try."""
-    count: Ints
+    counts: Ints
     slot_s: Floats
     cell: Records
     """[K, T]"""
@@ -105,7 +106,7 @@ def nothing_placed(model: FleetModel, prices: FleetPrices | None, pieces: int, s
     count[RANDOM] = 0x5DEECE66D ^ seed
     cells = int(np.bincount(model.arc_class, minlength=1).max()) * t
     return State(
-        cost=np.full(2, float(model.late_g[model.batch_class] @ model.work)), count=count, slot_s=model.slot_s.astype(float),
+        cost=np.full(2, float(model.late_g[model.batch_class] @ model.work)), counts=count, slot_s=model.slot_s.astype(float),
         cell=cell, old_cell=cell.copy(), pool=pool, old_pool=pool.copy(),
         config=_records(CONFIG, k, loaded=model.loaded, takes_begin=takes_at[:-1], takes_end=takes_at[1:],
                         arcs_begin=config_arcs_at[:-1], arcs_end=config_arcs_at[1:]),
@@ -126,8 +127,8 @@ def nothing_placed(model: FleetModel, prices: FleetPrices | None, pieces: int, s
 def with_more_pieces(s: State) -> State:
     """The same with twice as many pieces; nothing may be written down."""
     size = len(s.piece)
-    piece = np.concatenate([s.piece, _records(PIECE, size, next=np.append(np.arange(size + 1, 2 * size), s.count[FREE]))])
-    s.count[FREE] = size
+    piece = np.concatenate([s.piece, _records(PIECE, size, next=np.append(np.arange(size + 1, 2 * size), s.counts[FREE]))])
+    s.counts[FREE] = size
     return s._replace(piece=piece, log=_records(LOG, 2 * size))
 
 
@@ -164,7 +165,7 @@ def _fresh(model: FleetModel) -> tuple[Ints, Floats, Floats]:
 def _rows(wanted: Flags) -> tuple[Ints, Ints]:
     """Where each row's columns begin, and the columns."""
     row, column = np.nonzero(wanted)
-    return np.searchsorted(row, np.arange(wanted.shape[0] + 1)), column
+    return np.searchsorted(row, np.arange(wanted.shape[0] + 1)), np.ascontiguousarray(column)
 
 
 def _groups(of: Ints, count: int) -> tuple[Ints, Ints]:

@@ -18,20 +18,20 @@ DUST = 1e-9
 @lean
 def draw(s: State) -> float:
     """A number from 0 to below 1."""
-    s.count[RANDOM] = (s.count[RANDOM] * 25214903917 + 11) & 281474976710655
-    return (s.count[RANDOM] >> 16) / 4294967296.0
+    s.counts[RANDOM] = (s.counts[RANDOM] * 25214903917 + 11) & 281474976710655
+    return float((s.counts[RANDOM] >> 16) / 4294967296.0)
 
 
 @lean
 def ready(s: State, k: int, t: int) -> int:
     """Replicas that can work in this slot."""
-    return s.cell[k, t].starts + (s.cell[k, t - 1].held if t > 0 else s.config[k].loaded)
+    return int(s.cell[k, t].starts + (s.cell[k, t - 1].held if t > 0 else s.config[k].loaded))
 
 
 @lean
 def idle_s(s: State, k: int, t: int) -> float:
     """Seconds of ready replicas without work."""
-    return ready(s, k, t) * s.slot_s[t] - s.cell[k, t].busy - s.cell[k, t].loading
+    return float(ready(s, k, t) * s.slot_s[t] - s.cell[k, t].busy - s.cell[k, t].loading)
 
 
 @lean
@@ -94,12 +94,12 @@ def start(s: State, k: int, t: int, more: int) -> None:
 @lean
 def link(s: State, b: int, a: int, t: int, spent: float) -> bool:
     """A new piece; False where all are used."""
-    i = s.count[FREE]
+    i = s.counts[FREE]
     if i < 0:
         return False
     k = s.arc[a].config
-    s.count[FREE] = s.piece[i].next
-    s.count[PIECES] += 1
+    s.counts[FREE] = s.piece[i].next
+    s.counts[PIECES] += 1
     s.piece[i].seconds = spent
     s.piece[i].batch, s.piece[i].arc, s.piece[i].slot = b, a, t
     s.piece[i].before = s.piece[i].before_here = -1
@@ -130,10 +130,10 @@ def unlink(s: State, i: int) -> None:
         s.first_here[k, t] = after
     if after >= 0:
         s.piece[after].before_here = before
-    s.piece[i].next = s.count[FREE]
+    s.piece[i].next = s.counts[FREE]
     s.piece[i].seconds = 0.0
-    s.count[FREE] = i
-    s.count[PIECES] -= 1
+    s.counts[FREE] = i
+    s.counts[PIECES] -= 1
 
 
 @lean
@@ -149,7 +149,7 @@ def place(s: State, b: int, a: int, t: int, spent: float) -> bool:
         i = s.batch[b].first
     touch(s, k)
     s.piece[i].seconds += spent
-    if s.piece[i].seconds <= 1e-9 * s.slot_s[t]:
+    if spent < 0 and s.piece[i].seconds <= DUST * s.slot_s[t]:
         spent -= s.piece[i].seconds
         unlink(s, i)
     late_g = s.group[s.batch[b].group].late_g
@@ -169,30 +169,30 @@ def write_down(s: State, b: int) -> bool:
     """A batch's pieces, before their first change of a try; False where there is no space for it."""
     if s.batch[b].opened:
         return True
-    begun = s.count[LOGGED]
+    begun = s.counts[LOGGED]
     i = s.batch[b].first
     while i >= 0:
-        if s.count[LOGGED] >= s.log.size:
-            s.count[LOGGED] = begun
+        if s.counts[LOGGED] >= s.log.size:
+            s.counts[LOGGED] = begun
             return False
-        j = s.count[LOGGED]
+        j = s.counts[LOGGED]
         s.log[j].batch, s.log[j].arc, s.log[j].slot = b, s.piece[i].arc, s.piece[i].slot
         s.log[j].seconds = s.piece[i].seconds
-        s.count[LOGGED] += 1
+        s.counts[LOGGED] += 1
         i = s.piece[i].next
     s.batch[b].opened = True
     s.batch[b].old_left = s.batch[b].left
-    s.opened[s.count[OPENED]] = b
-    s.count[OPENED] += 1
+    s.opened[s.counts[OPENED]] = b
+    s.counts[OPENED] += 1
     return True
 
 
 @lean
 def keep(s: State) -> None:
     """What was tried stands."""
-    for o in range(s.count[OPENED]):
+    for o in range(s.counts[OPENED]):
         s.batch[s.opened[o]].opened = False
-    s.count[OPENED] = s.count[LOGGED] = 0
+    s.counts[OPENED] = s.counts[LOGGED] = 0
     for k in range(s.config.size):
         s.config[k].touched = False
     for p in range(s.site.size):
@@ -203,12 +203,12 @@ def keep(s: State) -> None:
 @lean
 def undo(s: State) -> None:
     """All is as it was before the try."""
-    for o in range(s.count[OPENED]):
+    for o in range(s.counts[OPENED]):
         b = s.opened[o]
         while s.batch[b].first >= 0:
             unlink(s, s.batch[b].first)
         s.batch[b].left = s.batch[b].old_left
-    for j in range(s.count[LOGGED] - 1, -1, -1):
+    for j in range(s.counts[LOGGED] - 1, -1, -1):
         link(s, s.log[j].batch, s.log[j].arc, s.log[j].slot, s.log[j].seconds)
     for k in range(s.config.size):
         if s.config[k].touched:

@@ -43,7 +43,7 @@ def _cut_ends(s: State, k: int) -> None:
 
 @lean
 def _whole_s(s: State, t: int) -> float:
-    return s.slot_s[t] * (1 - 1e-12)
+    return float(s.slot_s[t] * (1 - 1e-12))
 
 
 @lean
@@ -62,7 +62,7 @@ def _is_useless(s: State, k: int, t: int) -> bool:
     for u in range(t, last + 1):
         if idle_s(s, k, u) + s.band[k, t, u - t] < _whole_s(s, u) or (u < last and s.cell[k, u].held <= 0):
             return False
-    return ready(s, k, last) > s.cell[k, last].held
+    return bool(ready(s, k, last) > s.cell[k, last].held)
 
 
 @lean
@@ -71,7 +71,7 @@ def _can_load(s: State, k: int, t: int) -> bool:
     spent = s.band[k, t, 0]
     if s.band.shape[2] > 1 and t + 1 < s.slot_s.size and s.band[k, t, 1] > 0:
         return False
-    return idle_s(s, k, t) >= spent and open_s(s, k, t) >= spent
+    return bool(idle_s(s, k, t) >= spent and open_s(s, k, t) >= spent)
 
 
 @lean
