@@ -124,7 +124,7 @@ def insert(s: State, b: int, taste: Taste) -> None:
         for j in range(1, arcs.size * width):
             if s.price[j] < s.price[best]:
                 best = j
-        a, t = arcs[best // width], begun + best % width
+        a, t = int(arcs[best // width]), begun + best % width
         k = s.arc[a].config
         if not s.price[best] < s.group[c].late_g + taste.worth * s.cell[k, t].worth_g / s.arc[a].rate:
             return
