@@ -140,7 +140,7 @@ def _take_batches(s: State, count: int) -> None:
     take_batch(s, b)
     for _ in range(count):
         if alike:
-            b = int(s.batches_of[s.group[c].batches_begin + int(draw(s) * (s.group[c].batches_end - s.group[c].batches_begin)))]
+            b = int(s.batches_of[s.group[c].batches_begin + int(draw(s) * (s.group[c].batches_end - s.group[c].batches_begin))])
         else:
             b = int(draw(s) * s.batch.size)
         take_batch(s, b)
