@@ -1,6 +1,6 @@
 """What refinements of a plan earn when it is made again and again: a rolling simulation. The last line is JSON.
 
-`python -m benchmarks.rolling [--seeds 6] [--days 7] [--load 0.3] [--half 2021] [--solver]`. Each seed draws its batches and a
+`python -m benchmarks.rolling [--seeds 4] [--days 4] [--load 0.3] [--half 2021] [--solver]`. Each seed draws its batches and a
 week of the half-year; all variants of a seed have the same batches, forecasts and truth, so that differences are paired. See
 docs/benchmarks.md.
 """
@@ -94,8 +94,8 @@ def _median(values: list[float]) -> float:
 def main() -> None:
     """Run, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--days", type=int, default=7)
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--days", type=int, default=4)
     parser.add_argument("--load", type=float, default=0.3)
     parser.add_argument("--half", choices=HALVES, default="2021")
     parser.add_argument("--solver", action="store_true")
