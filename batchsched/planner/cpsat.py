@@ -31,7 +31,7 @@ MOST_VARIABLES = 60_000
 """Above this the fleet's solver plans: CP-SAT alone no longer finds a good plan in seconds."""
 FLEET_WORK = 5_000
 """Simplex steps of the fleet's solver for each second of work."""
-UNITS_PER_SLOT = 100
+UNITS_PER_SLOT = 1000
 SPEED_STEPS = 1000
 """Speeds relative to a class's fastest configuration are rounded down to this many steps."""
 COST_STEPS = 10**6
@@ -70,16 +70,21 @@ def improve(
     found = disaggregate(problem, due, groups, work, starts)
     if found.objective > start.objective:
         return msgspec.structs.replace(
-            start, bound=bound, notes=[*start.notes, "CP-SAT found nothing better than the greedy plan"]
+            start, bound=min(bound, start.objective), notes=[*start.notes, "CP-SAT found nothing better than the greedy plan"]
         )
-    return msgspec.structs.replace(found, bound=bound, solver="cp-sat", status=status.lower(), notes=start.notes)
+    return msgspec.structs.replace(
+        found, bound=min(bound, found.objective), solver="cp-sat", status=status.lower(), notes=start.notes
+    )
 
 
 def _by_fleet(problem: Problem, due: dict[str, float], groups: list[WorkClass], start: Plan, work: int, seed: int) -> Plan:
     from batchsched.planner.fleet_problem import fleet_plan
 
-    found = fleet_plan(problem, due, groups, work, seed)
+    found = fleet_plan(problem, due, groups, work, seed, start)
     if found is None or found.objective > start.objective:
+        start = msgspec.structs.replace(
+            start, bound=min(found.bound, start.objective) if found and found.bound is not None else None
+        )
         return _kept(start, "The fleet's solver found nothing better than the greedy plan")
     return found
 
@@ -257,7 +262,7 @@ class ClassModel:
         return min(self._places(name) // n for name, n in self._takes[k] if name in self._pools)
 
     def _speed(self, c: int, key: str) -> int:
-        return max(1, math.floor(SPEED_STEPS / self.groups[c].ratio[key]))
+        return max(1, math.floor(1e-9 + SPEED_STEPS / self.groups[c].ratio[key]))
 
     def _units(self, replicas: float, slot: int) -> int:
         """Of whole replicas, each rounded down by itself: a start that fills a slot then leaves nothing of its replica."""
@@ -332,8 +337,8 @@ class ClassModel:
         group = self.groups[c]
         given_up: list[Any] = []
         for mark in sorted(group.marks, key=lambda k: (k.slots, not k.lost)):
-            asked = math.ceil(mark.work_s / self.unit_s * SPEED_STEPS)
-            most = math.ceil(mark.own_s / self.unit_s * SPEED_STEPS) if mark.lost else asked
+            asked = math.ceil(mark.work_s / self.unit_s * SPEED_STEPS - 1e-6)
+            most = math.ceil(mark.own_s / self.unit_s * SPEED_STEPS - 1e-6) if mark.lost else asked
             missing = self.model.new_int_var(0, most, "")
             self._missing.append((c, missing, most, mark.slots, asked, mark.lost))
             self._cost.append((missing, self.prices.loss_g_per_s * group.weight * mark.share * self.unit_s / SPEED_STEPS, most))
@@ -371,8 +376,10 @@ def users(groups: list[WorkClass], configs: list[Configuration]) -> dict[int, li
 
 
 def _unit_s(problem: Problem, groups: list[WorkClass]) -> float:
-    """Seconds of a work unit: a hundredth of the usual slot, finer for small jobs, coarser where there is very much work."""
+    """Seconds of a work unit: a thousandth of the usual slot, finer for small jobs, coarser where there is very much work."""
     lengths = sorted(slot.length_s for slot in problem.slots)
     smallest = min(work_s(job) for group in groups for job in group.jobs)
     total = sum(group.work_s for group in groups)
-    return max(min(lengths[len(lengths) // 2] / UNITS_PER_SLOT, smallest / 50), total / 10**6, 0.01)
+    fine = max(min(lengths[len(lengths) // 2] / UNITS_PER_SLOT, smallest / 500), total / 10**7, 0.001)
+    decade = 10.0 ** math.floor(math.log10(fine))
+    return max(decade * step for step in (1, 2, 5) if decade * step <= fine * (1 + 1e-9))  # whole seconds are whole units

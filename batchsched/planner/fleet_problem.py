@@ -1,11 +1,17 @@
 """A problem of jobs and pools as a fleet of arrays, and its plan as one of jobs again.
 
-A replica of a pool is what the arrays call a GPU, and links follow the pools. What the arrays cannot say is left to who
-places the rest job by job (disaggregate.py): work that comes too late for its due time, and jobs that are narrower than their
-share.
+A replica of a pool is what the arrays call a GPU, and links follow the pools. A job has one due time there: its own where it has
+time between that and its deadline, and being late for it costs accordingly little; else its deadline; of a job that is late
+already and finishes all the same, the next mark at which lateness costs again. What is missing then, and jobs that are narrower
+than their share, are left to who places the rest job by job (disaggregate.py). So the arrays' bound holds for the problem too, as
+far as its classes are alike.
 """
 
 from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,35 +22,68 @@ from batchsched.planner.disaggregate import disaggregate
 from batchsched.planner.fleet import plans
 from batchsched.planner.fleet_model import FleetModel, FleetPlan, Floats
 from batchsched.planner.plan import Plan
-from batchsched.planner.price import Prices, price, work_s
-from batchsched.planner.problem import Configuration, Problem
+from batchsched.planner.price import RISK_SHARE, Prices, late_marks, price, work_s
+from batchsched.planner.problem import Configuration, Job, Problem
 
 MOST_STEPS = 100
 ENOUGH = 1e-3
 """A plan this close to its bound, as a share, is not improved further."""
 
 
-def fleet_plan(problem: Problem, due: dict[str, float], groups: list[WorkClass], most_work: int, seed: int = 0) -> Plan | None:
-    """The plan that the fleet's solver finds with about so many simplex steps; None where it finds none."""
+class _Mark(NamedTuple):
+    """By the end of the first `slots` slots a job should be done; a second missing then costs `share` of a loss."""
+
+    slots: int
+    share: float
+
+
+def fleet_plan(
+    problem: Problem, due: dict[str, float], groups: list[WorkClass], most_work: int, seed: int = 0, start: Plan | None = None
+) -> Plan | None:
+    """The plan that the fleet's solver finds with about so many simplex steps; None where it finds none.
+
+    `start`: a plan in the same slots, by which jobs that are late already are given a time.
+    """
     configs = configurations(groups)
-    model = fleet_model(problem, due, groups, configs, price(problem))
+    ends = [slot.end_s for slot in problem.slots]
+    marks = {job.batch_id: _mark(problem, ends, job, due[job.batch_id], start) for group in groups for job in group.jobs}
+    kinds = sorted({(c, marks[job.batch_id].share) for c, group in enumerate(groups) for job in group.jobs})
+    model = fleet_model(problem, marks, groups, kinds, configs, price(problem))
     found: FleetPlan | None = None
+    bound_g = 0.0
     for number, step in enumerate(plans(model, seed)):
-        found = step.plan
+        found, bound_g = step.plan, max(bound_g, step.bound_g)
         if step.work >= most_work or number >= MOST_STEPS or (found is not None and found.gap <= ENOUGH):
             break
     if found is None:
         return None
-    keys = [key for _, key, _ in _arcs(groups, configs)]
-    work = {(int(model.arc_class[a]), keys[a], int(t)): float(found.run[a, t]) for a, t in np.argwhere(found.run > 0)}
+    work: dict[tuple[int, str, int], float] = defaultdict(float)
+    keys = [(kinds[kind][0], key) for kind, key, _ in _arcs(groups, kinds, configs)]
+    for a, t in np.argwhere(found.run > 0):
+        work[*keys[a], int(t)] += float(found.run[a, t])
     starts = {(configs[k].name, int(t)): int(found.starts[k, t]) for k, t in np.argwhere(found.starts > 0)}
-    return msgspec.structs.replace(disaggregate(problem, due, groups, work, starts), solver="fleet", status="feasible")
+    plan = disaggregate(problem, due, groups, dict(work), starts)
+    return msgspec.structs.replace(plan, solver="fleet", status="feasible", bound=min(bound_g, plan.objective))
 
 
-def _arcs(groups: list[WorkClass], configs: list[Configuration]) -> list[tuple[int, str, int]]:
-    """Class, its name for a configuration, and the number of that."""
+def _mark(problem: Problem, ends: list[float], job: Job, due_s: float, start: Plan | None) -> _Mark:
+    if job.deadline_s > problem.end_s:
+        return _Mark(len(ends), RISK_SHARE)
+    planned, last = slots_by(ends, due_s), slots_by(ends, job.deadline_s)
+    if planned > 0:
+        return _Mark(planned, RISK_SHARE if planned < last else 1 + RISK_SHARE)
+    if last > 0 or not job.finish_late:
+        return _Mark(last, 1.0)
+    done_s = max((a.end_s for a in start.of(job.batch_id)), default=problem.end_s) if start else problem.end_s
+    return _Mark(next((slots_by(ends, at) for at in late_marks(problem, job) if at >= done_s), len(ends)), 1.0)
+
+
+def _arcs(groups: list[WorkClass], kinds: list[tuple[int, float]], configs: list[Configuration]) -> list[tuple[int, str, int]]:
+    """Kind (a class, and what being late costs it), the class's name for a configuration, and the number of that."""
     number = {config.name: k for k, config in enumerate(configs)}
-    return [(c, key, number[group.configs[key].name]) for c, group in enumerate(groups) for key in sorted(group.configs)]
+    return [
+        (kind, key, number[groups[c].configs[key].name]) for kind, (c, _) in enumerate(kinds) for key in sorted(groups[c].configs)
+    ]
 
 
 def arrays(problem: Problem, due: dict[str, float], groups: list[WorkClass], prices: Prices) -> FleetModel:
@@ -53,10 +92,16 @@ def arrays(problem: Problem, due: dict[str, float], groups: list[WorkClass], pri
 
 
 def fleet_model(
-    problem: Problem, due: dict[str, float], groups: list[WorkClass], configs: list[Configuration], prices: Prices
+    problem: Problem,
+    marks: Mapping[str, _Mark],
+    groups: list[WorkClass],
+    kinds: list[tuple[int, float]],
+    configs: list[Configuration],
+    prices: Prices,
 ) -> FleetModel:
-    """The arrays of a problem."""
-    arcs, names = _arcs(groups, configs), list(problem.capacity)
+    """The arrays of a problem; their classes are `kinds`."""
+    arcs, names = _arcs(groups, kinds, configs), list(problem.capacity)
+    of_kind = [groups[c] for c, _ in kinds]
     capacity = np.array(list(problem.capacity.values()), float).reshape(len(names), len(problem.slots))
     slot_s = np.array([slot.length_s for slot in problem.slots])
     wait = np.array(prices.wait_g_per_s)
@@ -65,14 +110,14 @@ def fleet_model(
         return [prices.replica_g(config, power_w, t) for t in range(len(slot_s))]
 
     load_s, power, moved = np.zeros((3, len(configs)))
-    for c, key, k in arcs:
-        load_s[k] = max(load_s[k], groups[c].startup_s[key])
-        power[k] = max(power[k], groups[c].power_w[key])
-        moved[k] = max(moved[k], groups[c].load_g[key])
+    for kind, key, k in arcs:
+        load_s[k] = max(load_s[k], of_kind[kind].startup_s[key])
+        power[k] = max(power[k], of_kind[kind].power_w[key])
+        moved[k] = max(moved[k], of_kind[kind].load_g[key])
     second_g = np.array([gram(config, power[k]) for k, config in enumerate(configs)]) + wait
-    transfer = np.array([groups[c].transfer_g_per_s[key] for c, key, _ in arcs])
-    jobs = [(c, job) for c, group in enumerate(groups) for job in group.jobs]
-    ends = [slot.end_s for slot in problem.slots]
+    transfer = np.array([of_kind[kind].transfer_g_per_s[key] for kind, key, _ in arcs])
+    number = {kind: i for i, kind in enumerate(kinds)}
+    jobs = [(c, job, marks[job.batch_id]) for c, group in enumerate(groups) for job in group.jobs]
     return FleetModel(
         slot_s=slot_s,
         capacity=capacity,
@@ -82,15 +127,15 @@ def fleet_model(
         load_s=load_s,
         load_g=load_s[:, None] * second_g + moved[:, None],
         hold_g=np.zeros(second_g.shape),
-        arc_class=np.array([c for c, _, _ in arcs], np.int64),
+        arc_class=np.array([kind for kind, _, _ in arcs], np.int64),
         arc_config=np.array([k for _, _, k in arcs], np.int64),
-        rate=np.array([1.0 / groups[c].ratio[key] for c, key, _ in arcs]),
-        run_g=np.array([gram(configs[k], groups[c].power_w[key]) for c, key, k in arcs]) + transfer[:, None] + wait,
-        late_g=np.array([prices.loss_g_per_s * group.weight for group in groups]),
-        batch_class=np.array([c for c, _ in jobs], np.int64),
+        rate=np.array([1.0 / of_kind[kind].ratio[key] for kind, key, _ in arcs]),
+        run_g=np.array([gram(configs[k], of_kind[kind].power_w[key]) for kind, key, k in arcs]) + transfer[:, None] + wait,
+        late_g=np.array([prices.loss_g_per_s * groups[c].weight * share for c, share in kinds]),
+        batch_class=np.array([number[c, mark.share] for c, _, mark in jobs], np.int64),
         release=np.zeros(len(jobs), np.int64),
-        due=np.array([slots_by(ends, due[job.batch_id]) for _, job in jobs], np.int64),
-        work=np.array([work_s(job) for _, job in jobs]),
+        due=np.array([mark.slots for _, _, mark in jobs], np.int64),
+        work=np.array([work_s(job) for _, job, _ in jobs]),
     )
 
 

@@ -101,7 +101,7 @@ class Configuration(msgspec.Struct, frozen=True, dict=True):
     links: dict[str, float] = {}
     mode: str = "standalone"
 
-    @property
+    @cached_property
     def pool(self) -> str:
         """The pool whose workers lease for it."""
         return next(iter(self.takes))
