@@ -28,7 +28,7 @@ def test_work_moves_into_the_slots_that_take_over_its_time_and_never_grows() -> 
 
 def test_what_stood_is_where_the_search_begins() -> None:
     """With next to no work granted, the plan that a long search made comes back, and a job more in it."""
-    problem = fleet_problem(1, jobs=16)
+    problem = fleet_problem(7, jobs=12)
     before = make_plan(msgspec.structs.replace(problem, jobs=problem.jobs[:-1]), work_s=3.0)
     warm = msgspec.structs.replace(problem, standing=standing(before, 0.0))
     found, cold, greedy = make_plan(warm, work_s=0.1), make_plan(problem, work_s=0.1), make_plan(problem, "greedy")
