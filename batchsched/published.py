@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from batchsched.forecasts import IntensityForecast
-from batchsched.planner import Allotment, Job, Plan, Problem
+from batchsched.planner import Allotment, Job, Plan, Problem, prepared
 from batchsched.planner.allowance import allowances, key_now, request_s
 from batchsched.planner.fairness import Turns, Want
 from batchsched.queue.overrides import Overrides
+
+if TYPE_CHECKING:
+    from batchsched.planner.shadow import Shadow
+
+log = logging.getLogger(__name__)
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -60,6 +66,20 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     def jobs(self) -> dict[str, Job]:
         """The jobs, by batch."""
         return {job.batch_id: job for job in self.problem.jobs}
+
+    @cached_property
+    def shadow(self) -> Shadow | None:
+        """Prices of the problem, worked out when they are first asked for, in up to a second; None where there are none."""
+        from batchsched.planner.shadow import Arrays, Shadow
+        from batchsched.planner.sound import sound
+
+        if self.overrides.frozen or not self.plan.allotments:
+            return None
+        try:
+            return Shadow.cast(Arrays.of(*prepared(sound(self.problem)[0])))
+        except Exception:
+            log.exception("The plan's prices cannot be worked out; explanations do without.")
+            return None
 
     @cached_property
     def tenants(self) -> set[str]:

@@ -224,6 +224,13 @@ def test_a_batch_that_says_where_it_may_run_runs_in_no_copy(server: LiveServer) 
     assert home.batch_id not in [one["batch_id"] for one in found["batches"]]
 
 
+def test_explain_names_the_next_best_and_what_it_would_cost(server: LiveServer) -> None:
+    free = next(job for job in server.runtime.scheduler.published.jobs.values() if len(job.seconds_on) == 2)  # type: ignore[union-attr]
+    said = command(server, "explain", free.batch_id)
+    assert "On pool local, the next best place (from" in said
+    assert "all batches together would cost at least" in said
+
+
 def test_a_replayed_plan_is_the_same(server: LiveServer) -> None:
     with Client(server.url) as client:
         found = client.plans.replay()

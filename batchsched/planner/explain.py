@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import math
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from batchsched.planner.plan import Allotment, Plan
 from batchsched.planner.problem import Configuration, Job, PoolState, Problem
 from batchsched.planner.verdict import run_now_grams
 from batchsched.units import JOULES_PER_KWH, format_duration, format_grams
 
+if TYPE_CHECKING:
+    from batchsched.planner.alternatives import Alternative
+    from batchsched.planner.shadow import Shadow
+
 _SOON_S = 1.0
+_LITTLE = 0.002
+"""A difference below this share is not worth a word."""
 
 
 def explain(
-    problem: Problem, plan: Plan, batch_id: str, *, origin_at: datetime, latest_start_s: float | None = None
+    problem: Problem,
+    plan: Plan,
+    batch_id: str,
+    *,
+    origin_at: datetime,
+    latest_start_s: float | None = None,
+    shadow: Shadow | None = None,
 ) -> list[str]:
-    """Sentences about one job. `origin_at`: the instant of second 0. Raises KeyError where the job is not in the problem."""
+    """Sentences about one job. `origin_at`: the instant of second 0; `shadow`: the problem's prices, to say what the next best
+    would cost everybody. Raises KeyError where the job is not in the problem."""
     job = next((job for job in problem.jobs if job.batch_id == batch_id), None)
     if job is None:
         raise KeyError(batch_id)
@@ -26,7 +40,7 @@ def explain(
         out.append(
             "No pool has room for it before its deadline." if job.seconds_on else f"No pool may run the model {job.model}."
         )
-    out += [text for text in (_why_then(problem, mine), _why_here(problem, plan, job, mine)) if text]
+    out += [text for text in (_why_then(problem, mine), *_next_best(problem, plan, job, mine, origin_at, shadow)) if text]
     waiting = waiting_for(problem, plan, batch_id)
     if waiting:
         out.append(f"Until {_clock(origin_at, waiting[1])} it waits for {waiting[0]}.")
@@ -90,6 +104,35 @@ def _why_then(problem: Problem, mine: list[Allotment]) -> str:
     if now - then < 0.005 * max(now, 1e-9):
         return f"Power in {pool.zone} is at {now:.0f} gCO2e/kWh now and expected at {then:.0f} then: no gain in waiting."
     return f"Power in {pool.zone} is expected at {then:.0f} gCO2e/kWh then, {now:.0f} now."
+
+
+def _next_best(
+    problem: Problem, plan: Plan, job: Job, mine: list[Allotment], origin_at: datetime, shadow: Shadow | None
+) -> list[str]:
+    """The next best hour and the next best place, by prices; by what the place alone would cost where there are none."""
+    from batchsched.planner.alternatives import next_hour, next_place
+
+    if shadow is None or not mine:
+        return [_why_here(problem, plan, job, mine)]
+    hour, place = next_hour(shadow, job, mine), next_place(shadow, job, mine)
+    told = [_dearer(hour, "At the next best other time", origin_at)] if hour else []
+    if place is None:
+        return [*told, _why_here(problem, plan, job, mine)]
+    return [*told, _dearer(place, f"On {_named(job, place.place.key)}, the next best place", origin_at)]
+
+
+def _dearer(other: Alternative, where: str, origin_at: datetime) -> str:
+    at = f"{where} (from {_clock(origin_at, other.start_s)}),"
+    if other.more_g <= _LITTLE * max(other.place.own_g, 1e-9):
+        return f"{at} it would cost no more worth speaking of."
+    said = f"{at} all batches together would cost at least {format_grams(other.more_g)} more"
+    if abs(other.more_g - other.power_g) <= 0.05 * other.more_g:
+        return f"{said}, for its power."
+    if other.power_g > other.more_g:
+        return f"{said}: {format_grams(other.power_g)} for its power, less what the place that it leaves saves other work."
+    if other.power_g <= 0.05 * other.more_g:
+        return f"{said}, for other work needs that place more."
+    return f"{said}: {format_grams(other.power_g)} for its power, the rest because other work needs that place."
 
 
 def _why_here(problem: Problem, plan: Plan, job: Job, mine: list[Allotment]) -> str:

@@ -23,7 +23,9 @@ from batchsched.planner.price import Prices, price, work_s
 from batchsched.planner.problem import Job, Problem
 
 MOST_JOBS = 3000
-"""Beyond that the program takes more than a second: an answer that somebody waits for does without."""
+MOST_CELLS = 150_000
+"""Places of classes in slots. Beyond either the program takes more than a second or two: an answer that somebody waits for does
+without."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -81,7 +83,7 @@ class Shadow:
     def cast(cls, arrays_of: Arrays) -> Shadow | None:
         """Solve the program; None where there is nothing to solve, too much, or no answer."""
         model = arrays_of.model
-        if not model.work.size or not model.arc_class.size or model.work.size > MOST_JOBS:
+        if not 0 < model.work.size <= MOST_JOBS or not 0 < model.run_g.size <= MOST_CELLS:
             return None
         try:
             found = relax(model)

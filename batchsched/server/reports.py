@@ -145,7 +145,14 @@ class Reports:
             return []
         latest = published.latest_start_at.get(row["id"])
         latest_s = (latest - published.made_at).total_seconds() if latest else None
-        said = explain(published.problem, published.plan, row["id"], origin_at=published.made_at, latest_start_s=latest_s)
+        said = explain(
+            published.problem,
+            published.plan,
+            row["id"],
+            origin_at=published.made_at,
+            latest_start_s=latest_s,
+            shadow=published.shadow,
+        )
         if frozen := published.overrides.frozen:
             said.append(f"Shifting is frozen since {frozen.since:%d %b %H:%M UTC}: it starts as soon as there is room.")
         return [*said, *(note for note in published.notes if row["id"] in note)]

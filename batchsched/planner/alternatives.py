@@ -1,0 +1,54 @@
+"""What the next best place and the next best hour of a job would cost more: reduced costs of the plan's linear program."""
+
+from __future__ import annotations
+
+import msgspec
+
+from batchsched.planner.plan import Allotment
+from batchsched.planner.problem import Job
+from batchsched.planner.shadow import Place, Shadow
+
+
+class Alternative(msgspec.Struct, frozen=True):
+    """Somewhere or sometime else for all that is left of a job. However the rest is planned then, the least that all batches cost
+    together rises by `more_g` or more."""
+
+    place: Place
+    start_s: float
+    more_g: float
+    power_g: float
+    """Of that, what the job itself emits more there; the rest is what the place is worth to other work."""
+
+
+def next_place(shadow: Shadow, job: Job, mine: list[Allotment]) -> Alternative | None:
+    """The best configuration that is not used for it; None where there is no other, or its intensity is not known."""
+    used = {a.key for a in mine}
+    return _against(shadow, job, [place for place in shadow.places(job) if place.key not in used])
+
+
+def next_hour(shadow: Shadow, job: Job, mine: list[Allotment]) -> Alternative | None:
+    """The best hour in which it is not worked on, where it is worked on in others; None where there is none."""
+    spans = [(a.start_s, a.end_s) for a in mine]
+    slots = shadow.of.problem.slots
+    busy = {
+        t for t, slot in enumerate(slots) for start, end in spans if start < slot.end_s - _EPS_S and slot.start_s < end - _EPS_S
+    }
+    free = [t for t in range(len(slots)) if t not in busy]
+    found = [shadow.cheapest(job, key, free) for key in sorted({a.key for a in mine})]
+    return _against(shadow, job, [place for place in found if place is not None])
+
+
+def _against(shadow: Shadow, job: Job, others: list[Place]) -> Alternative | None:
+    places = shadow.places(job)
+    if not places or not others:
+        return None
+    best, other = places[0], min(others, key=lambda place: (place.grams, place.key))
+    if not (_known(shadow, job, best) and _known(shadow, job, other)):
+        return None
+    start_s = shadow.of.problem.slots[other.slot].start_s
+    return Alternative(other, start_s, max(0.0, other.grams - best.grams), other.own_g - best.own_g)
+
+
+def _known(shadow: Shadow, job: Job, place: Place) -> bool:
+    pools = job.configuration(place.key).takes
+    return all(shadow.of.problem.pool(name).intensity_g_per_kwh[place.slot] is not None for name in pools)
