@@ -30,10 +30,8 @@ def next_hour(shadow: Shadow, job: Job, mine: list[Allotment]) -> Alternative | 
     """The best hour in which it is not worked on, where it is worked on in others; None where there is none."""
     spans = [(a.start_s, a.end_s) for a in mine]
     slots = shadow.of.problem.slots
-    busy = {
-        t for t, slot in enumerate(slots) for start, end in spans if start < slot.end_s - _EPS_S and slot.start_s < end - _EPS_S
-    }
-    free = [t for t in range(len(slots)) if t not in busy]
+    middles = [slot.start_s + slot.length_s / 2 for slot in slots]
+    free = [t for t, middle in enumerate(middles) if not any(start <= middle < end for start, end in spans)]
     found = [shadow.cheapest(job, key, free) for key in sorted({a.key for a in mine})]
     return _against(shadow, job, [place for place in found if place is not None])
 
