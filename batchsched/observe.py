@@ -26,6 +26,7 @@ from batchsched.outlook import Outlooks
 from batchsched.planner import Job, PoolState, Problem, Slot, make_slots, open_share
 from batchsched.planner.latest_start import OpenPool
 from batchsched.planner.problem import Effort, standalone
+from batchsched.planner.uniform import fastest, one_each
 from batchsched.profiles.answers import Answers
 from batchsched.profiles.candidates import Candidate, pruned
 from batchsched.profiles.choose import Configuration, accepted
@@ -163,7 +164,7 @@ class Observer:
 
         jobs = [job_of(row) for row in everything]
         futures = self._uncertain.futures(forecasts, slots, now)
-        problem = Problem(slots, states, jobs, futures, self._uncertain.risk, transfer_sigma=TRANSFER_SIGMA)
+        problem = one_each(Problem(slots, states, jobs, futures, self._uncertain.risk, transfer_sigma=TRANSFER_SIGMA))
         leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in shares.values() for s in m if s["state"] == "leased"}
         connected = frozenset(worker["pool"] for worker in alive)
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
@@ -171,7 +172,7 @@ class Observer:
         notes += [
             f"Pool {name} is {one.how} since {iso(one.since)}: nothing is planned there." for name, one in ruled.pools.items()
         ]
-        return View(now, problem, pools, forecasts, leased, tallied, connected, ruled, notes, job_of)
+        return View(now, problem, pools, forecasts, leased, tallied, connected, ruled, notes, lambda row: fastest(job_of(row)))
 
     def profiles(
         self, observations: Sequence[Observation], idle_w: Mapping[str, float] | None = None
@@ -270,8 +271,6 @@ class Observer:
         open_to = [one for one in able if not tied_to or (one.pool, None if one.model == row["model"] else one.model) in tied_to]
         if several:
             open_to = pruned(open_to, scene.outlooks.until(deadline_s), confidence)
-        if options.get("uniform") and not tied_to and open_to:
-            open_to = [min(open_to, key=lambda one: (one.seconds, one.pool, one.model))]
         configs = [standalone(one.model, one.pool) for one in open_to]
         keys = [config.pool if config.model == row["model"] else config.name for config in configs]
         known = dict(zip(keys, open_to, strict=True))
@@ -292,6 +291,7 @@ class Observer:
             tenant=row["tenant"],
             priority=row["priority"],
             finish_late=options.get("on_deadline") == "finish",
+            uniform=bool(options.get("uniform")) and not tied_to,
             max_replicas=width or None,
             configurations={key: config for key, config in zip(keys, configs, strict=True) if key != config.pool},
             as_named={one.pool: Effort(one.seconds, one.power_w, one.profile.startup_s) for one in given_up},

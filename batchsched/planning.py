@@ -38,5 +38,8 @@ class Planner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grams_per_kwh: Annotated[
         float, Meta(ge=0, description="Grams of CO2e that a kilowatt-hour weighs in plans on top of its carbon, to save energy")
     ] = 0.0
+    churn: Annotated[
+        float, Meta(ge=0, lt=1, description="A new plan replaces the last one where it saves more than this share of its cost")
+    ] = 0.0
     keep_plans_days: Annotated[float, Meta(gt=0, description="Plans are kept for so long, to be looked at again")] = 14.0
     solver: Annotated[Literal["cp-sat", "greedy"], Meta(description="`cp-sat`, or `greedy` to do without a solver")] = "cp-sat"

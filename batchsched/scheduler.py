@@ -197,7 +197,9 @@ class Scheduler:
             view = self._observer.look(self._clock.now())
             if self._published is not None:  # where the search begins
                 stood = standing(self._published.plan, (view.now - self._published.made_at).total_seconds())
-                view = msgspec.structs.replace(view, problem=msgspec.structs.replace(view.problem, standing=stood))
+                view = msgspec.structs.replace(
+                    view, problem=msgspec.structs.replace(view.problem, standing=stood, churn=self._settings.planner.churn)
+                )
             latest = _latest_starts(view)
             solved = self._solved(view)
             limits = self._settings.planner

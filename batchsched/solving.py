@@ -23,6 +23,7 @@ from typing import Literal
 import msgspec
 
 from batchsched.planner import Plan, Problem, make_plan, noted, solve
+from batchsched.planner.churn import settled
 from batchsched.planner.verify import violations
 from batchsched.planning import Planner
 
@@ -114,7 +115,7 @@ class Solver:
         work_s = self._settings.solve_s if work_s is None else work_s
         first = make_plan(problem, "greedy")
         if self._settings.solver == "greedy" or not problem.jobs or not problem.slots:
-            return Solved(first)
+            return Solved(settled(problem, first))
         question = Ask(problem, work_s, seed, SLOWEST * work_s)
         try:
             found = self._ask(question) if self._apart else _taken(answer_to(question))
@@ -123,7 +124,7 @@ class Solver:
         except SolverFailed as failure:
             log.error("No plan from the solver: %s. The greedy plan stands in.", failure)
             return Solved(noted(first, f"The solver failed ({failure}); this is the greedy plan"), failure.kind)
-        return Solved(found if found.objective <= first.objective else first)
+        return Solved(settled(problem, found if found.objective <= first.objective else first))
 
     # -- asking --
 

@@ -168,15 +168,14 @@ def test_a_chunk_that_was_given_back_may_go_on_with_another_model(greedy: LiveSe
 
 
 def test_a_uniform_batch_stays_on_one_model_and_one_pool(tmp_path: Path) -> None:
-    """On the fastest pool from the start; and wherever the grid turns, there is work there and nowhere else."""
+    """On the cleanest that keeps the deadline; and wherever the grid turns, there is work there and nowhere else."""
     with _live(tmp_path, on_new='["big", "small"]') as server:
         new, old = _workers(server, renames=True)
         _submit(server, count=5000, models=["small"], uniform=True)
-        assert new.ask()["prepare"] == "small"
-        new.ready = "small"
-        for grid in ({"DIRTY": 900, "CLEAN": 5}, {"DIRTY": 5, "CLEAN": 900}) * 2:
-            assert old.claim() == []
-            assert [lease["model"] for lease in new.claim()] == ["small"]
+        for grid in ({"DIRTY": 5, "CLEAN": 900}, {"DIRTY": 900, "CLEAN": 5}) * 2:
+            assert new.claim() == []
+            assert new.ask()["prepare"] is None
+            assert [lease["model"] for lease in old.claim()] == ["small"]
             _turn_grid(tmp_path, server, grid)
 
 

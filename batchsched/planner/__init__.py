@@ -67,7 +67,7 @@ def make_plan(
             plan = noted(plan, unsafe) if unsafe else better
         except Exception as error:  # whatever the solver does, there is a plan
             plan = noted(plan, f"CP-SAT failed ({type(error).__name__}: {error}); this is the greedy plan")
-    plan = _with_interval(fine, plan)
+    plan = with_interval(fine, plan)
     return noted(plan, f"What makes no sense is left out: {'; '.join(wrong)}.") if wrong else plan
 
 
@@ -76,7 +76,7 @@ def solve(problem: Problem, work_s: float = 2.0, seed: int = 0, wall_s: float = 
     from batchsched.planner.sound import sound
 
     plan, fine, due = _greedy(sound(problem)[0])
-    return _with_interval(fine, _improved(plan, fine, due, work_s, seed, wall_s))
+    return with_interval(fine, _improved(plan, fine, due, work_s, seed, wall_s))
 
 
 def _greedy(problem: Problem) -> tuple[Plan, Problem, dict[str, float]]:
@@ -111,7 +111,8 @@ def _improved(plan: Plan, fine: Problem, due: dict[str, float], work_s: float, s
     return hedged(fine, due, first, again)
 
 
-def _with_interval(fine: Problem, plan: Plan) -> Plan:
+def with_interval(fine: Problem, plan: Plan) -> Plan:
+    """The plan with what its grams may come to. `fine`: the problem in the plan's slots."""
     from batchsched.planner.futures import Futures
 
     if not plan.allotments:

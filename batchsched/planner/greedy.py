@@ -141,6 +141,21 @@ class Filler:
                 if left <= _EPS:
                     return
 
+    def best(self, job: Job, due_s: float) -> str:
+        """The configuration that holds all of a job before an instant for the least cost; where none does, that holds most."""
+        until = self._until(due_s)
+        takes: list[_Take] = []
+        for key in job.seconds_on:
+            pool = self._pool(job, key)
+            pool.enter(until)
+            if take := self._take(job, key, 1.0, pool.by_cost, until, {}):
+                takes.append(take)
+        whole = [take for take in takes if take.share >= 1.0 - _EPS]
+        if whole:
+            return min(whole, key=lambda take: (take.cost, take.key)).key
+        share = {take.key: take.share for take in takes}
+        return min(job.seconds_on, key=lambda key: (-share.get(key, 0.0), job.seconds_on[key], key))
+
     def follow(self, job: Job, key: str, seconds: dict[int, float], left: float) -> float:
         """Put up to the share `left` where another plan has it (seconds by slot, engine starts included); the share placed."""
         work, used = job.seconds_on[key], self._used.get(job.batch_id, {})

@@ -166,6 +166,8 @@ class Job(msgspec.Struct, frozen=True):
     tenant: str = "default"
     priority: int = 0
     """Orders the work of one tenant; the higher first."""
+    uniform: bool = False
+    """It has to stay in one configuration (uniform.one_each chooses it)."""
     max_replicas: int | None = None
     """Replicas that can work on it at once (open chunks); None: as many as it has requests."""
     configurations: dict[str, Configuration] = {}
@@ -180,7 +182,8 @@ class Job(msgspec.Struct, frozen=True):
 
     def transfer_g_per_s(self, key: str) -> float:
         """What moving files weighs in a replica-second of work."""
-        return self.transfer_g_on[key] / self.seconds_on[key] if key in self.transfer_g_on else 0.0
+        seconds = self.seconds_on.get(key, 0.0)
+        return self.transfer_g_on.get(key, 0.0) / seconds if seconds > 0 else 0.0
 
     def configuration(self, key: str) -> Configuration:
         """What a name in its mappings stands for."""
@@ -265,9 +268,11 @@ class Problem(msgspec.Struct, frozen=True):
     risk: Risk = Risk()
     links: list[Link] = []
     standing: list[Stood] = []
-    """What stood when it was made: where the search for a plan may begin. No plan has to keep any of it."""
+    """What stood when it was made: where the search for a plan may begin."""
     transfer_sigma: float = 0.0
     """How wrong the grams of moving files may be, all alike: the standard deviation of their logarithm."""
+    churn: float = 0.0
+    """A plan replaces what stood where it saves more than this share of its cost, or leaves less work late."""
 
     @property
     def end_s(self) -> float:

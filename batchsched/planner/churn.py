@@ -1,0 +1,62 @@
+"""A limit on churn: what stood is kept where the new plan saves too little to turn everything over."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import msgspec
+
+from batchsched.planner import with_interval
+from batchsched.planner.cost import assess
+from batchsched.planner.due import due_times
+from batchsched.planner.greedy import Filler
+from batchsched.planner.last import standing_work
+from batchsched.planner.plan import Plan
+from batchsched.planner.price import price
+from batchsched.planner.problem import Problem, Slot, cut
+from batchsched.planner.sound import sound
+from batchsched.planner.verify import violations
+
+_EPS = 1e-9
+
+
+def settled(problem: Problem, found: Plan) -> Plan:
+    """`found`, or what stood carried on, where that leaves no more work late and costs at most the share `problem.churn` more.
+
+    What is new is placed beside it where it is cheapest.
+    """
+    if problem.churn <= 0 or not problem.standing or not found.slots:
+        return found
+    problem = sound(problem)[0]
+    fine = cut(problem, [slot.end_s for slot in found.slots[:-1]])
+    if not _same(fine.slots, found.slots):
+        return found
+    kept = _carried(fine)
+    later = sum(kept.late.values()) > sum(found.late.values()) + 1e-6
+    if later or kept.objective > (1.0 + problem.churn) * found.objective or violations(problem, kept):
+        return found
+    kept = msgspec.structs.replace(kept, solver="standing", status="feasible", bound=found.bound, notes=found.notes)
+    return with_interval(fine, kept)
+
+
+def _same(ours: list[Slot], theirs: list[Slot]) -> bool:
+    return len(ours) == len(theirs) and all(abs(a.start_s - b.start_s) < 1e-6 for a, b in zip(ours, theirs, strict=True))
+
+
+def _carried(fine: Problem) -> Plan:
+    due, prices = due_times(fine), price(fine)
+    by_key: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+    for (batch_id, key, t), seconds in standing_work(fine).items():
+        by_key[batch_id, key][t] = seconds
+    filler = Filler(fine, prices)
+    jobs = sorted(fine.jobs, key=lambda j: (due[j.batch_id], j.deadline_s, -j.weight, j.batch_id))
+    left = {job.batch_id: 1.0 for job in jobs if job.seconds_on and job.remaining_requests > 0}
+    for job in jobs:
+        for key in job.seconds_on:
+            stood = by_key.get((job.batch_id, key))
+            if stood and left.get(job.batch_id, 0.0) > _EPS:
+                left[job.batch_id] -= filler.follow(job, key, stood, left[job.batch_id])
+    for job in jobs:
+        if left.get(job.batch_id, 0.0) > _EPS:
+            filler.place(job, due[job.batch_id], left[job.batch_id])
+    return assess(fine, prices, due, filler.allotments, filler.loads)
