@@ -101,13 +101,14 @@ def prepared(problem: Problem, *others: Problem) -> tuple[Problem, dict[str, flo
 
 def _improved(plan: Plan, fine: Problem, due: dict[str, float], work_s: float, seed: int, wall_s: float) -> Plan:
     from batchsched.planner.cpsat import improve
+    from batchsched.planner.greedy import greedy
     from batchsched.planner.risk import ROUNDS, hedged
 
-    def again(priced: Problem, start: Plan) -> Plan:
-        return improve(priced, due, start, work_s=work_s / (2 * ROUNDS), seed=seed, wall_s=wall_s / (2 * ROUNDS))
+    def again(priced: Problem, standing: Plan) -> Plan:
+        start = min(standing, greedy(priced, due), key=lambda plan: plan.objective)
+        return improve(priced, due, start, work_s=work_s / ROUNDS, seed=seed, wall_s=wall_s / (2 * ROUNDS))
 
-    alone = fine.risk.weight <= 0
-    first = improve(fine, due, plan, work_s=work_s if alone else work_s / 2, seed=seed, wall_s=wall_s if alone else wall_s / 2)
+    first = improve(fine, due, plan, work_s=work_s, seed=seed, wall_s=wall_s if fine.risk.weight <= 0 else wall_s / 2)
     return hedged(fine, due, first, again)
 
 
