@@ -17,7 +17,7 @@ class Planner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     horizon_h: Annotated[float, Meta(gt=0, le=168, description="Hours that a plan looks ahead")] = 96.0
     replan_s: Annotated[float, Meta(gt=0, description="Plan again at least this often")] = 300.0
     solve_s: Annotated[float, Meta(gt=0, description="Work of the solver, in about seconds of an idle core")] = 2.0
-    memory_mb: Annotated[int, Meta(ge=0, description="Most memory of the solver's process; 0: solve within the server")] = 1024
+    memory_mb: Annotated[int, Meta(ge=0, description="Most memory of the solver's process; 0: solve within the server")] = 2048
     confidence: Annotated[
         float, Meta(ge=0.5, lt=1, description="Asked probability of meeting a deadline, where a batch names none")
     ] = 0.99

@@ -24,6 +24,7 @@ import msgspec
 
 from batchsched.planner import Plan, Problem, make_plan, noted, solve
 from batchsched.planner.churn import settled
+from batchsched.planner.sound import sound
 from batchsched.planner.verify import violations
 from batchsched.planning import Planner
 
@@ -111,11 +112,13 @@ class Solver:
     def plan(self, problem: Problem, work_s: float | None = None, seed: int = SEED) -> Solved:
         """A verified plan, the best that the solver finds. Raises UnsafePlan where even the greedy one is not safe.
 
-        `work_s`: as in the settings where it is None."""
+        `work_s`: as in the settings where it is None.
+        """
         work_s = self._settings.solve_s if work_s is None else work_s
         first = make_plan(problem, "greedy")
         if self._settings.solver == "greedy" or not problem.jobs or not problem.slots:
             return Solved(settled(problem, first))
+        problem, wrong = sound(problem)
         question = Ask(problem, work_s, seed, SLOWEST * work_s)
         try:
             found = self._ask(question) if self._apart else _taken(answer_to(question))
@@ -124,7 +127,7 @@ class Solver:
         except SolverFailed as failure:
             log.error("No plan from the solver: %s. The greedy plan stands in.", failure)
             return Solved(noted(first, f"The solver failed ({failure}); this is the greedy plan"), failure.kind)
-        return Solved(settled(problem, found if found.objective <= first.objective else first))
+        return Solved(settled(problem, noted(found, first.notes[-1]) if wrong else found))
 
     # -- asking --
 

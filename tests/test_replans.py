@@ -61,7 +61,10 @@ def test_an_idle_worker_that_falls_silent_is_missed_at_once(server: LiveServer, 
     pokes.clear()
     _beat(silent)
     server.runtime.lifecycle.round()
-    assert pokes == []  # one that is there again takes part in the next plan
+    assert pokes
+    pokes.clear()
+    server.runtime.lifecycle.round()
+    assert pokes == []
 
 
 def test_a_chunk_that_is_slower_than_thought_makes_one_new_plan(server: LiveServer) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+import batchsched.planner.cpsat
 import batchsched.solving
-from batchsched.planner import make_plan
+from batchsched.planner import make_plan, solve
+from batchsched.planner.cpsat import CUT_SHORT
 from batchsched.planner.verify import violations
 from batchsched.planning import Planner
 from batchsched.solving import Solver
@@ -148,3 +150,10 @@ def test_without_memory_of_its_own_it_solves_here() -> None:
     with _solver(Planner(solve_s=0.2, memory_mb=0)) as solver:
         assert solver.plan(PROBLEM).plan == make_plan(PROBLEM, work_s=0.2)
         assert solver.pid is None
+
+
+def test_a_fleets_plan_that_the_clock_cuts_short_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batchsched.planner.cpsat, "MOST_VARIABLES", 0)
+    notes = solve(PROBLEM, wall_s=0.0).notes
+    assert any(note in {CUT_SHORT, "The fleet's solver found nothing better than the greedy plan"} for note in notes)
+    assert CUT_SHORT not in solve(PROBLEM, work_s=0.2).notes

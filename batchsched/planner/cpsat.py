@@ -61,7 +61,7 @@ def improve(
     if not groups:
         return start
     if 3 * ways * slots > MOST_VARIABLES:
-        return _by_fleet(problem, due, groups, start, int(work_s * FLEET_WORK), seed)
+        return _by_fleet(problem, due, groups, start, int(work_s * FLEET_WORK), seed, wall_s)
     model = ClassModel(problem, groups, price(problem))
     start = model.warm(due, start)
     status, work, starts, bound = model.solve(work_s, seed, wall_s)
@@ -78,10 +78,12 @@ def improve(
     )
 
 
-def _by_fleet(problem: Problem, due: dict[str, float], groups: list[WorkClass], start: Plan, work: int, seed: int) -> Plan:
+def _by_fleet(
+    problem: Problem, due: dict[str, float], groups: list[WorkClass], start: Plan, work: int, seed: int, wall_s: float
+) -> Plan:
     from batchsched.planner.fleet_problem import fleet_plan
 
-    found = fleet_plan(problem, due, groups, work, seed, start)
+    found = fleet_plan(problem, due, groups, work, seed, start, wall_s)
     if found is None or found.objective > start.objective:
         start = msgspec.structs.replace(
             start, bound=min(found.bound, start.objective) if found and found.bound is not None else None

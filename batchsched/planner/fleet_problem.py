@@ -9,6 +9,8 @@ far as its classes are alike.
 
 from __future__ import annotations
 
+import math
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -17,7 +19,7 @@ import msgspec
 import numpy as np
 
 from batchsched.planner.classes import WorkClass, slots_by
-from batchsched.planner.cpsat import configurations
+from batchsched.planner.cpsat import CUT_SHORT, configurations
 from batchsched.planner.disaggregate import disaggregate
 from batchsched.planner.fleet import plans
 from batchsched.planner.fleet_model import FleetModel, FleetPlan, Floats
@@ -38,22 +40,32 @@ class _Mark(NamedTuple):
 
 
 def fleet_plan(
-    problem: Problem, due: dict[str, float], groups: list[WorkClass], most_work: int, seed: int = 0, start: Plan | None = None
+    problem: Problem,
+    due: dict[str, float],
+    groups: list[WorkClass],
+    most_work: int,
+    seed: int = 0,
+    start: Plan | None = None,
+    wall_s: float = math.inf,
 ) -> Plan | None:
     """The plan that the fleet's solver finds with about so many simplex steps; None where it finds none.
 
-    `start`: a plan in the same slots, by which jobs that are late already are given a time.
+    `start`: a plan in the same slots, by which jobs that are late already are given a time. `wall_s`: by the clock, for an
+    emergency; the plan then says so.
     """
+    until = time.monotonic() + wall_s
     configs = configurations(groups)
     ends = [slot.end_s for slot in problem.slots]
     marks = {job.batch_id: _mark(problem, ends, job, due[job.batch_id], start) for group in groups for job in group.jobs}
     kinds = sorted({(c, marks[job.batch_id].share) for c, group in enumerate(groups) for job in group.jobs})
     model = fleet_model(problem, marks, groups, kinds, configs, price(problem))
     found: FleetPlan | None = None
-    bound_g = 0.0
+    bound_g, cut_short = 0.0, False
     for number, step in enumerate(plans(model, seed)):
         found, bound_g = step.plan, max(bound_g, step.bound_g)
         if step.work >= most_work or number >= MOST_STEPS or (found is not None and found.gap <= ENOUGH):
+            break
+        if cut_short := time.monotonic() >= until:
             break
     if found is None:
         return None
@@ -63,7 +75,8 @@ def fleet_plan(
         work[*keys[a], int(t)] += float(found.run[a, t])
     starts = {(configs[k].name, int(t)): int(found.starts[k, t]) for k, t in np.argwhere(found.starts > 0)}
     plan = disaggregate(problem, due, groups, dict(work), starts)
-    return msgspec.structs.replace(plan, solver="fleet", status="feasible", bound=min(bound_g, plan.objective))
+    plan = msgspec.structs.replace(plan, solver="fleet", status="feasible", bound=min(bound_g, plan.objective))
+    return msgspec.structs.replace(plan, notes=[*plan.notes, CUT_SHORT]) if cut_short else plan
 
 
 def _mark(problem: Problem, ends: list[float], job: Job, due_s: float, start: Plan | None) -> _Mark:

@@ -152,12 +152,12 @@ class Lifecycle:
             self._scheduler.poke()
 
     def _muster(self) -> None:
-        """A worker that fell silent is missed, whether it held anything or not."""
+        """A worker that fell silent is missed, whether it held anything or not; one that comes back is welcome."""
         with self._database.read() as connection:
             alive = workers.active(connection, self._clock.now() - timedelta(seconds=self._lease_s))
         present, before = {worker["id"] for worker in alive}, self._present
         self._present = present
-        if before - present:
+        if present != before:
             self._scheduler.poke()
 
     def _clock_jumped(self) -> bool:
