@@ -40,7 +40,7 @@ from batchsched.queue.overrides import Overrides
 from batchsched.queue.rows import by_batch
 from batchsched.queue.tenancy import ANY
 from batchsched.settings import Settings
-from batchsched.sizes import size_of
+from batchsched.sizes import size_of, too_large
 from batchsched.transfers import Transfers
 from batchsched.uncertain import TRANSFER_SIGMA, Uncertain
 from batchsched.units import iso
@@ -92,13 +92,16 @@ class _Scene:
         slots: Sequence[Slot],
         pools: Sequence[PoolState],
         transfers: Transfers,
+        unfit: Collection[tuple[str, str]],
     ) -> None:
-        """`loaded`: models by pool."""
+        """`loaded`: models by pool; `unfit`: models with pools that cannot hold them."""
         self.now, self.profiles, self.answers, self._fleet = now, profiles, answers, fleet
         self.replicas, self.loaded = replicas, loaded
         self._slots, self._pools, self.transfers = slots, pools, transfers
         self._ways = {
-            Configuration(f"{model} on {pool}", model, "standalone", (pool,)): (model, pool) for model, pool in profiles
+            Configuration(f"{model} on {pool}", model, "standalone", (pool,)): (model, pool)
+            for model, pool in profiles
+            if (model, pool) not in unfit
         }
         self.accepted = cache(self._accepted)
 
@@ -157,7 +160,9 @@ class Observer:
         slots, states, pools = self._assemble(now, horizon_s, replicas, loaded, forecasts, ruled.pools)
         states, pools = self._uncertain.doubted(states, pools, profiles, lost, now)
         transfers = Transfers(self._settings, self.fleet, states, [self._at_home(forecasts, now, horizon_s)], loaded)
-        scene = _Scene(now, self.fleet, profiles, answers, replicas, loaded, slots, states, transfers)
+        unfit = self._unfit(profiles, loaded)
+        asked = {model for row in everything for model in batches.models(row)}
+        scene = _Scene(now, self.fleet, profiles, answers, replicas, loaded, slots, states, transfers, unfit)
 
         def job_of(row: Mapping[str, Any]) -> Job:
             return self._job(row, shares.get(row["id"], []), scene, tied.get(row["id"], set()))
@@ -169,6 +174,7 @@ class Observer:
         connected = frozenset(worker["pool"] for worker in alive)
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
         notes += _unable(jobs, alive, self.fleet)
+        notes += [why for (model, _), why in sorted(unfit.items()) if model in asked]
         notes += [
             f"Pool {name} is {one.how} since {iso(one.since)}: nothing is planned there." for name, one in ruled.pools.items()
         ]
@@ -186,6 +192,17 @@ class Observer:
                 with_host = known.idle_with_host or measured_w is not None
                 found[model, name] = msgspec.structs.replace(known, idle_w=rest_w, idle_with_host=with_host)
         return found
+
+    def _unfit(
+        self, profiles: Mapping[tuple[str, str], Profile], loaded: Mapping[str, Sequence[str]]
+    ) -> dict[tuple[str, str], str]:
+        """Models with pools that cannot hold them, and why: what has run or is loaded there can."""
+        found = {
+            (model, name): too_large(name, self.fleet.pools[name], model, self.fleet.models[model], self.fleet.gpus)
+            for (model, name), known in profiles.items()
+            if known.source == "prior" and model not in loaded[name]
+        }
+        return {key: why for key, why in found.items() if why}
 
     def _learnt(self, model: str, observations: list[Observation]) -> dict[str, Profile]:
         """A model's profiles by pool; worked out anew where something was seen since."""

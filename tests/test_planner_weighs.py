@@ -122,3 +122,16 @@ def test_an_unasked_weight_changes_nothing() -> None:
     problem = Problem(slots(4), [pool("a", [100.0, 50.0, 70.0, 90.0])], [job("j", 1800.0, 3600.0)])
     priced = msgspec.structs.replace(problem, pools=[msgspec.structs.replace(problem.pools[0], price_g_per_s=1.0)])
     assert make_plan(problem, "greedy").allotments == make_plan(priced, "greedy").allotments
+
+
+def test_a_model_that_a_pools_gpus_cannot_hold_is_never_planned_there_and_that_is_told(tmp_path: Path) -> None:
+    write_forecast(tmp_path, {"H": 300, "A": 10})
+    config = CONFIG.replace('site = "away"', 'site = "away"\ngpu = "T4"').replace("parameters_b = 8", "parameters_b = 13")
+    with live_server(tmp_path, config, clock=ManualClock(NOW)) as server:
+        batch_id = server.submit(requests(5, model="m"), batchsched={"deadline": "12h"})["id"]
+        server.until(batch_id, "in_progress")
+        published = server.runtime.scheduler.plan_now()
+        assert published.problem.jobs[0].pools == ["here"]
+        assert any("Pool there gets nothing of m: its weights take 26 GB" in note for note in published.notes)
+        server.worker("there", ready="m").ask()
+        assert "there" in server.runtime.scheduler.plan_now().problem.jobs[0].pools, "what is loaded fits"
