@@ -85,7 +85,7 @@ class Search:
         run = np.zeros(m.run_g.shape)
         used = used_pieces(s)
         np.add.at(run, (used["arc"], used["slot"]), used["seconds"])
-        starts, held, late = s.cell["starts"].copy(), s.cell["held"].copy(), s.batch["left"].copy()
+        starts, held, late = s.cell["starts"].astype(np.int64), s.cell["held"].astype(np.int64), s.batch["left"].copy()
         cost = (m.run_g * run).sum() + (m.load_g * starts).sum() + (m.hold_g * held).sum() + m.late_g[m.batch_class] @ late
         return FleetPlan(run, starts, held, late, float(cost), bound_g)
 

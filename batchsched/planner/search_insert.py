@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batchsched.planner.compiled import lean
+from batchsched.planner.compiled import inlined, lean
 from batchsched.planner.search_state import WORK, State
 from batchsched.planner.search_steps import draw, has_room, hold, idle_s, open_s, place, ready, start
 
@@ -29,36 +29,36 @@ class Taste(NamedTuple):
     """Share of the places that are overlooked."""
 
 
-@lean
+@inlined
 def way(s: State, k: int, t: int) -> tuple[int, int, float]:
     """The cheapest way to one more replica in a slot: how, from which slot, grams."""
     how, at, best = NOWHERE, -1, np.inf
-    if s.cell[k, t].fresh_from >= 0 and _can_begin(s, k, t):
-        how, at, best = FRESH, s.cell[k, t].fresh_from, s.cell[k, t].fresh_g
+    if s.term[k, t].fresh_from >= 0 and _can_begin(s, k, t):
+        how, at, best = FRESH, s.term[k, t].fresh_from, s.term[k, t].fresh_g
     grams = 0.0
     for u in range(t - 1, -1, -1):
-        grams += s.cell[k, u].hold_g
+        grams += s.term[k, u].hold_g
         if grams >= best or not has_room(s, k, u):
             break
         if ready(s, k, u) > s.cell[k, u].held:
             how, at, best = AFTER, u, grams
             break
     if s.band[k, t, 0] < s.slot_s[t] and open_s(s, k, t) > s.band[k, t, 0]:
-        grams = s.cell[k, t].load_g
+        grams = s.term[k, t].load_g
         for u in range(t, s.slot_s.size - 1):
-            grams += s.cell[k, u].hold_g
-            if grams >= best + s.cell[k, u + 1].load_g or not has_room(s, k, u):
+            grams += s.term[k, u].hold_g
+            if grams >= best + s.term[k, u + 1].load_g or not has_room(s, k, u):
                 break
             if s.cell[k, u + 1].starts > 0:
-                if grams - s.cell[k, u + 1].load_g < best:
-                    how, at, best = BEFORE, u + 1, grams - s.cell[k, u + 1].load_g
+                if grams - s.term[k, u + 1].load_g < best:
+                    how, at, best = BEFORE, u + 1, grams - s.term[k, u + 1].load_g
                 break
     return how, at, best
 
 
-@lean
+@inlined
 def _can_begin(s: State, k: int, t: int) -> bool:
-    begun = s.cell[k, t].fresh_from
+    begun = s.term[k, t].fresh_from
     for u in range(begun, t + 1):
         if open_s(s, k, u) < s.band[k, begun, u - begun] or (u < t and not has_room(s, k, u)):
             return False
@@ -75,7 +75,7 @@ def offer(s: State, a: int, t: int, units: float, taste: Taste) -> tuple[float, 
     if opened <= least:
         return np.inf, 0.0, NOWHERE, -1
     need = units / s.arc[a].rate
-    second_g = s.run_g[a, t] + taste.worth * s.cell[k, t].worth_g
+    second_g = s.run_g[a, t] + taste.worth * s.term[k, t].worth_g
     idle = idle_s(s, k, t)
     if idle > least:
         return second_g / s.arc[a].rate, min(idle, opened, need), IDLE, t
@@ -86,8 +86,8 @@ def offer(s: State, a: int, t: int, units: float, taste: Taste) -> tuple[float, 
         return np.inf, 0.0, NOWHERE, -1
     whole = min(s.slot_s[t] + idle, opened)
     if how == FRESH:
-        whole = min(s.cell[k, t].fresh_s + idle, opened - s.band[k, at, t - at])
-        base = s.cell[k, t - 1].hold_g if t > 0 else 0.0
+        whole = min(s.term[k, t].fresh_s + idle, opened - s.band[k, at, t - at])
+        base = s.term[k, t - 1].hold_g if t > 0 else 0.0
         if grams > base:
             grams = base + (grams - base) / max(1.0, min(taste.stretch, need / s.slot_s[t]))
     elif how == BEFORE:
@@ -126,7 +126,7 @@ def insert(s: State, b: int, taste: Taste) -> None:
                 best = j
         a, t = int(arcs[best // width]), begun + best % width
         k = s.arc[a].config
-        if not s.price[best] < s.group[c].late_g + taste.worth * s.cell[k, t].worth_g / s.arc[a].rate:
+        if not s.price[best] < s.group[c].late_g + taste.worth * s.term[k, t].worth_g / s.arc[a].rate:
             return
         now, spent, how, at = offer(s, a, t, s.batch[b].left, taste)
         if now > s.price[best] + 1e-9 * abs(s.price[best]) + 1e-12:

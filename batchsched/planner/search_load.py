@@ -29,7 +29,7 @@ def adopt(s: State, starts: Ints, held: Ints) -> None:
 @lean
 def _begins(s: State, k: int, t: int) -> bool:
     """Whether a start that is over within its slot has GPUs for it."""
-    return bool(s.cell[k, t].fresh_from == t and open_s(s, k, t) >= s.band[k, t, 0])
+    return bool(s.term[k, t].fresh_from == t and open_s(s, k, t) >= s.band[k, t, 0])
 
 
 @lean

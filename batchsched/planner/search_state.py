@@ -23,11 +23,13 @@ LEAST_USE = 0.05
 FREE, PIECES, OPENED, LOGGED, WORK, RANDOM = range(6)
 """Counters: head of the unused pieces, pieces used, batches and pieces written down, places looked at, the random state."""
 
-CELL = np.dtype([("starts", "i8"), ("held", "i8"), ("busy", "f8"), ("loading", "f8"), ("load_g", "f8"), ("hold_g", "f8"),
-                 ("worth_g", "f8"), ("fresh_from", "i8"), ("fresh_g", "f8"), ("fresh_s", "f8")], align=True)  # fmt: skip
-"""Of a configuration in a slot. `busy`, `loading`: seconds of work and of starts. `worth_g`: what the GPUs of a replica-second
-are worth elsewhere, as prices say. `fresh_from`: where a replica begins whose first useful slot is this (-1: none does),
-`fresh_g`: its grams until there, `fresh_s`: seconds that it can then work there."""
+CELL = np.dtype([("starts", "i4"), ("held", "i4"), ("busy", "f8"), ("loading", "f8")], align=True)
+"""Of a configuration in a slot. `busy`, `loading`: seconds of work and of starts."""
+TERM = np.dtype([("load_g", "f8"), ("hold_g", "f8"), ("worth_g", "f8"), ("fresh_g", "f8"), ("fresh_s", "f8"), ("fresh_from", "i4")],
+                align=True)  # fmt: skip
+"""Of the same, what does not change. `worth_g`: what the GPUs of a replica-second are worth elsewhere, as prices say.
+`fresh_from`: where a replica begins whose first useful slot is this (-1: none does), `fresh_g`: its grams until there, `fresh_s`:
+seconds that it can then work there."""
 POOL = np.dtype([("free_s", "f8"), ("free_room", "f8")], align=True)
 """Of a pool in a slot: GPU-seconds, and GPUs when it ends."""
 CONFIG = np.dtype([("loaded", "i8"), ("takes_begin", "i8"), ("takes_end", "i8"), ("arcs_begin", "i8"), ("arcs_end", "i8"),
@@ -60,6 +62,7 @@ class State(NamedTuple):
     cell: Records
     """[K, T]"""
     old_cell: Records
+    term: Records
     pool: Records
     """[P, T]"""
     old_pool: Records
@@ -98,7 +101,8 @@ def nothing_placed(model: FleetModel, prices: FleetPrices | None, pieces: int, s
     gpus = model.gpus[np.repeat(np.arange(k), np.diff(takes_at)), pool_of]
     worth = model.gpus @ prices.gpu if prices is not None else np.zeros((k, t))
     fresh_from, fresh_g, fresh_s = _fresh(model)
-    cell = _records(CELL, (k, t), load_g=model.load_g, hold_g=model.hold_g, worth_g=worth, fresh_from=fresh_from,
+    cell = _records(CELL, (k, t))
+    term = _records(TERM, (k, t), load_g=model.load_g, hold_g=model.hold_g, worth_g=worth, fresh_from=fresh_from,
                     fresh_g=fresh_g, fresh_s=fresh_s)  # fmt: skip
     pool = _records(POOL, model.capacity.shape, free_s=model.capacity * model.slot_s, free_room=model.room)
     piece = _records(PIECE, pieces, next=np.append(np.arange(1, pieces), -1))
@@ -107,7 +111,7 @@ def nothing_placed(model: FleetModel, prices: FleetPrices | None, pieces: int, s
     cells = int(np.bincount(model.arc_class, minlength=1).max()) * t
     return State(
         cost=np.full(2, float(model.late_g[model.batch_class] @ model.work)), counts=count, slot_s=model.slot_s.astype(float),
-        cell=cell, old_cell=cell.copy(), pool=pool, old_pool=pool.copy(),
+        cell=cell, old_cell=cell.copy(), term=term, pool=pool, old_pool=pool.copy(),
         config=_records(CONFIG, k, loaded=model.loaded, takes_begin=takes_at[:-1], takes_end=takes_at[1:],
                         arcs_begin=config_arcs_at[:-1], arcs_end=config_arcs_at[1:]),
         site=_records(SITE, len(pool), begin=configs_at[:-1], end=configs_at[1:]),

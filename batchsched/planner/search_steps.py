@@ -8,33 +8,33 @@ from __future__ import annotations
 
 import numpy as np
 
-from batchsched.planner.compiled import lean
+from batchsched.planner.compiled import inlined, lean
 from batchsched.planner.search_state import FREE, LOGGED, OPENED, PIECES, RANDOM, State
 
 DUST = 1e-9
 """Share of a batch's work, or of a slot, that is rounding."""
 
 
-@lean
+@inlined
 def draw(s: State) -> float:
     """A number from 0 to below 1."""
     s.counts[RANDOM] = (s.counts[RANDOM] * 25214903917 + 11) & 281474976710655
     return float((s.counts[RANDOM] >> 16) / 4294967296.0)
 
 
-@lean
+@inlined
 def ready(s: State, k: int, t: int) -> int:
     """Replicas that can work in this slot."""
     return int(s.cell[k, t].starts + (s.cell[k, t - 1].held if t > 0 else s.config[k].loaded))
 
 
-@lean
+@inlined
 def idle_s(s: State, k: int, t: int) -> float:
     """Seconds of ready replicas without work."""
     return float(ready(s, k, t) * s.slot_s[t] - s.cell[k, t].busy - s.cell[k, t].loading)
 
 
-@lean
+@inlined
 def open_s(s: State, k: int, t: int) -> float:
     """Replica-seconds for which its pools have GPUs."""
     least = np.inf
@@ -43,7 +43,7 @@ def open_s(s: State, k: int, t: int) -> float:
     return least
 
 
-@lean
+@inlined
 def has_room(s: State, k: int, t: int) -> bool:
     """Whether one more may be kept when the slot ends."""
     for j in range(s.config[k].takes_begin, s.config[k].takes_end):
@@ -73,7 +73,7 @@ def hold(s: State, k: int, t: int, more: int) -> None:
     """Keep so many more when the slot ends."""
     touch(s, k)
     s.cell[k, t].held += more
-    s.cost[0] += more * s.cell[k, t].hold_g
+    s.cost[0] += more * s.term[k, t].hold_g
     for j in range(s.config[k].takes_begin, s.config[k].takes_end):
         s.pool[s.takes[j].pool, t].free_room -= more * s.takes[j].gpus
 
@@ -83,7 +83,7 @@ def start(s: State, k: int, t: int, more: int) -> None:
     """Begin so many more in a slot."""
     touch(s, k)
     s.cell[k, t].starts += more
-    s.cost[0] += more * s.cell[k, t].load_g
+    s.cost[0] += more * s.term[k, t].load_g
     for i in range(min(s.band.shape[2], s.slot_s.size - t)):
         spent = more * s.band[k, t, i]
         s.cell[k, t + i].loading += spent

@@ -14,7 +14,7 @@ def trim(s: State, k: int) -> None:
     last = s.slot_s.size - 1
     for t in range(last):
         while s.cell[k, t].starts > 0 and s.cell[k, t].held > 0 and idle_s(s, k, t) + s.band[k, t, 0] >= _whole_s(s, t):
-            if s.cell[k, t].load_g + s.cell[k, t].hold_g < s.cell[k, t + 1].load_g or not _can_load(s, k, t + 1):
+            if s.term[k, t].load_g + s.term[k, t].hold_g < s.term[k, t + 1].load_g or not _can_load(s, k, t + 1):
                 break
             start(s, k, t, -1)
             hold(s, k, t, -1)
@@ -77,12 +77,12 @@ def _can_load(s: State, k: int, t: int) -> bool:
 @lean
 def _skip_gap(s: State, k: int, t: int) -> None:
     """One that is kept through idle slots from here on: let it go and begin it again, where that is cheaper."""
-    grams = s.cell[k, t - 1].hold_g
+    grams = s.term[k, t - 1].hold_g
     u = t
     while u < s.slot_s.size - 1 and s.cell[k, u].held > 0 and idle_s(s, k, u) >= _whole_s(s, u):
-        grams += s.cell[k, u].hold_g
+        grams += s.term[k, u].hold_g
         u += 1
-    if u > t and s.cell[k, u - 1].held > 0 and grams > s.cell[k, u].load_g and _can_load(s, k, u):
+    if u > t and s.cell[k, u - 1].held > 0 and grams > s.term[k, u].load_g and _can_load(s, k, u):
         for x in range(t - 1, u):
             hold(s, k, x, -1)
         start(s, k, u, 1)
@@ -94,8 +94,8 @@ def _bridge(s: State, k: int, t: int) -> None:
     while s.cell[k, t].starts > 0:
         grams, u = 0.0, t - 1
         while u >= 0:
-            grams += s.cell[k, u].hold_g
-            if grams >= s.cell[k, t].load_g or not has_room(s, k, u):
+            grams += s.term[k, u].hold_g
+            if grams >= s.term[k, t].load_g or not has_room(s, k, u):
                 return
             if ready(s, k, u) > s.cell[k, u].held:
                 break
