@@ -18,7 +18,7 @@ from benchmarks.planner.instance import Instance
 from benchmarks.planner.mathopt import bound, branch_and_bound
 from benchmarks.planner.policies import earliest_deadline
 
-from .brute_force import least_cost, tidy, tiny_fleet, tiny_seeds
+from .brute_force import least_cost, tiny_fleet, tiny_seeds
 
 
 @settings(max_examples=25, deadline=None)
@@ -31,15 +31,19 @@ def test_the_proven_bound_is_one(seed: int) -> None:
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(tiny_seeds.filter(lambda seed: bool(least_cost(tidy(seed)) > 1e-3)))
-def test_plans_that_pass_the_check_lie_between_their_bound_and_what_can_be_had(seed: int) -> None:
-    model = tidy(seed)
+@given(tiny_seeds)
+@example(11)  # once late for ever: one batch that a single replica could have done
+@example(45)  # once unsafe
+def test_every_plan_of_a_tiny_fleet_is_safe_and_the_last_one_is_near_the_best(seed: int) -> None:
+    model = tiny_fleet(seed)
     least = least_cost(model)
-    for step in itertools.islice(plans(model), 10):
+    for step in itertools.islice(plans(model), 8):
         assert step.bound_g <= least * (1 + 1e-6) + 1e-6
-        if step.plan is not None and not fleet_violations(model, step.plan):
-            assert step.plan.cost_g >= least * (1 - 1e-6)
-            assert step.plan.cost_g - least <= step.plan.cost_g - step.plan.bound_g + 1e-6 * least
+        if step.plan is not None:
+            assert fleet_violations(model, step.plan) == []
+            assert step.plan.cost_g >= least * (1 - 1e-6) - 1e-6
+    assert step.plan is not None
+    assert step.plan.cost_g <= least * 1.2 + 0.01  # mostly the best itself; work that is late for nothing would cost hundreds
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from batchsched.planner.fleet_demand import Demand
 from batchsched.planner.fleet_model import FleetModel, FleetPlan
 from batchsched.planner.fleet_relax import relax, start_bound
 from batchsched.planner.fleet_verify import fleet_violations
+from batchsched.planner.search import Search
 
 from .brute_force import least_cost, tiny_fleet, tiny_seeds
 
@@ -237,3 +239,20 @@ def test_earliest_deadline_comes_first_within_a_class() -> None:
     assert rows.tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 2]]
     assert seconds.tolist() == [60.0, 20.0, 30.0]
     assert late.tolist() == [10.0, 0.0]
+
+
+def test_a_search_goes_on_from_another_fleets_plan_safely_whatever_was_lost() -> None:
+    model = drawn(3, pools=3, slots=16, batches=20)
+    plan = after(model, 6)
+    gone = model.capacity.copy()
+    gone[0] = 0.0
+    lost = replace(model, capacity=gone, room=np.minimum(model.room, gone), work=model.work * 1.5)
+    search = Search(lost)
+    search.load(plan.run, plan.starts, plan.held)
+    taken_over = search.plan()
+    assert fleet_violations(lost, taken_over) == []
+    assert not (taken_over.run.sum(axis=1) * lost.gpus[lost.arc_config, 0]).any()
+    search.improve(100_000)
+    assert fleet_violations(lost, search.plan()) == []
+    assert search.plan().cost_g <= taken_over.cost_g
+    assert search.cost_g == pytest.approx(search.plan().cost_g)

@@ -16,7 +16,7 @@ from batchsched.planner.search_load import adopt, fill, put
 from batchsched.planner.search_ruin import KINDS, improve
 from batchsched.planner.search_state import FREE, PIECES, WORK, State, nothing_placed, used_pieces, with_more_pieces
 
-ROUND_UP = 0.5
+ROUND_UP = 0.8
 """Of the replicas that the linear program asks for: fractions from this on make one more."""
 
 

@@ -25,8 +25,8 @@ FREE, PIECES, OPENED, LOGGED, WORK, RANDOM = range(6)
 
 CELL = np.dtype([("starts", "i4"), ("held", "i4"), ("busy", "f8"), ("loading", "f8")], align=True)
 """Of a configuration in a slot. `busy`, `loading`: seconds of work and of starts."""
-TERM = np.dtype([("load_g", "f8"), ("hold_g", "f8"), ("worth_g", "f8"), ("fresh_g", "f8"), ("fresh_s", "f8"), ("fresh_from", "i4")],
-                align=True)  # fmt: skip
+TERM = np.dtype([("load_g", "f8"), ("hold_g", "f8"), ("worth_g", "f8"), ("fresh_g", "f8"), ("fresh_s", "f8"),
+                 ("fresh_from", "i4")], align=True)  # fmt: skip
 """Of the same, what does not change. `worth_g`: what the GPUs of a replica-second are worth elsewhere, as prices say.
 `fresh_from`: where a replica begins whose first useful slot is this (-1: none does), `fresh_g`: its grams until there, `fresh_s`:
 seconds that it can then work there."""
