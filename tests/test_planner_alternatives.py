@@ -89,6 +89,16 @@ def test_no_program_without_the_chosen_one_costs_less_than_was_said(seed: int) -
         assert forced.bound_g - shadow.bound_g >= other.more_g - 2e-3 * shadow.bound_g - 0.5
 
 
+def test_a_place_that_only_lateness_could_free_is_full() -> None:
+    others = [job(f"o{i}", {"b": 3600}, 2 * 3600) for i in range(2)]
+    problem = Problem(
+        slots(2, 3600), [pool("a", [300] * 2), pool("b", [100] * 2)], [job("x", {"a": 900, "b": 900}, 7200), *others]
+    )
+    plan = make_plan(problem)
+    said = explain(problem, plan, "x", origin_at=ORIGIN, shadow=shadow_of(problem))
+    assert any("On pool b" in text and "no room for it unless other work is late" in text for text in said)
+
+
 def test_without_prices_it_is_told_what_the_place_alone_would_cost() -> None:
     problem = two_pools()
     said = explain(problem, make_plan(problem, "greedy"), "x", origin_at=ORIGIN)

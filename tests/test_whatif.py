@@ -44,6 +44,15 @@ def test_losing_the_clean_site_costs_what_the_other_emits_more() -> None:
     assert back.grams <= -199
 
 
+def test_prices_tell_where_there_is_no_time_for_what_may_come_on_top() -> None:
+    """Then there is no due time, only the deadline."""
+    doubtful = job("x", {"a": 3600, "b": 3600}, 4 * 3600, sigma=2.0)
+    problem = Problem(slots(4, 3600), [pool("a", [100] * 4), pool("b", [300] * 4)], [doubtful])
+    told = by_prices(problem, changed(problem, Changes(without=["site-a"])))
+    assert told is not None
+    assert told.grams == pytest.approx(200, rel=0.01)
+
+
 def test_one_more_replica_is_worth_the_price_of_its_hours() -> None:
     jobs = [job(f"b{i}", 3600, 4 * 3600) for i in range(4)]
     problem = Problem(slots(4, 3600), [pool("a", [100, 400, 400, 400])], jobs)

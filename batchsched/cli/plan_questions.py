@@ -77,7 +77,7 @@ def _show_what_if(found: WhatIf) -> None:
         ("then", f"{grams(found.grams_after)} CO2e"),
         ("difference", f"{grams(abs(difference))} {'more' if difference > 0 else 'less'}" if difference else "none"),
     ]
-    if found.by_prices_g is not None:
+    if found.by_prices_g is not None and abs(found.by_prices_g) >= 1e-3:
         bound = "at most" if found.by_prices_g < 0 else "at least"
         facts.append(("by prices", f"{bound} {grams(abs(found.by_prices_g))} {'less' if found.by_prices_g < 0 else 'more'}"))
     if found.unknown:

@@ -8,6 +8,9 @@ from batchsched.planner.plan import Allotment
 from batchsched.planner.problem import Job
 from batchsched.planner.shadow import Place, Shadow
 
+_FULL = 0.5
+"""Of what being late costs: a place that is worth so much is given up by others only where they are late."""
+
 
 class Alternative(msgspec.Struct, frozen=True):
     """Somewhere or sometime else for all that is left of a job. However the rest is planned then, the least that all batches cost
@@ -18,6 +21,8 @@ class Alternative(msgspec.Struct, frozen=True):
     more_g: float
     power_g: float
     """Of that, what the job itself emits more there; the rest is what the place is worth to other work."""
+    full: bool = False
+    """There is no room for it without other work being late."""
 
 
 def next_place(shadow: Shadow, job: Job, mine: list[Allotment]) -> Alternative | None:
@@ -44,7 +49,9 @@ def _against(shadow: Shadow, job: Job, others: list[Place]) -> Alternative | Non
     if not (_known(shadow, job, best) and _known(shadow, job, other)):
         return None
     start_s = shadow.of.problem.slots[other.slot].start_s
-    return Alternative(other, start_s, max(0.0, other.grams - best.grams), other.own_g - best.own_g)
+    late_g = shadow.late_g(job)
+    more_g = min(other.grams, late_g) - min(best.grams, late_g)
+    return Alternative(other, start_s, max(0.0, more_g), other.own_g - best.own_g, other.grams >= _FULL * late_g)
 
 
 def _known(shadow: Shadow, job: Job, place: Place) -> bool:

@@ -123,6 +123,8 @@ def _next_best(
 
 def _dearer(other: Alternative, where: str, origin_at: datetime) -> str:
     at = f"{where} (from {_clock(origin_at, other.start_s)}),"
+    if other.full:
+        return f"{at} there is no room for it unless other work is late."
     if other.more_g <= _LITTLE * max(other.place.own_g, 1e-9):
         return f"{at} it would cost no more worth speaking of."
     said = f"{at} all batches together would cost at least {format_grams(other.more_g)} more"

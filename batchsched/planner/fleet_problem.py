@@ -100,10 +100,11 @@ def _arcs(groups: list[WorkClass], kinds: list[tuple[int, float]], configs: list
 
 
 def arrays(problem: Problem, due: dict[str, float], groups: list[WorkClass], prices: Prices) -> FleetModel:
-    """The arrays of a problem and its classes, late for a due time as for a deadline; arcs go by class and by its names of
-    configurations."""
+    """The arrays of a problem and its classes, late for a due time as for a deadline, which counts where there is no time for the
+    other; arcs go by class and by its names of configurations."""
     ends = [slot.end_s for slot in problem.slots]
-    marks = {job.batch_id: _Mark(slots_by(ends, due[job.batch_id]), 1.0) for group in groups for job in group.jobs}
+    jobs = [job for group in groups for job in group.jobs]
+    marks = {job.batch_id: _Mark(slots_by(ends, due[job.batch_id]) or slots_by(ends, job.deadline_s), 1.0) for job in jobs}
     return fleet_model(problem, marks, groups, [(c, 1.0) for c in range(len(groups))], configurations(groups), prices)
 
 

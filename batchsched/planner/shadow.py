@@ -95,6 +95,11 @@ class Shadow:
     def _price(self) -> Floats:
         return work_price(self.of.model, self.prices)
 
+    def late_g(self, job: Job) -> float:
+        """What being late with all the rest of a job counts; 0 where it has no class."""
+        known = self.of.batches.get(job.batch_id)
+        return float(self.of.model.late_g[known[0]]) * work_s(job) if known else 0.0
+
     def places(self, job: Job) -> list[Place]:
         """For each configuration of a job its cheapest open slot by its due time, the cheapest first."""
         found = [self.cheapest(job, key) for key in job.seconds_on]

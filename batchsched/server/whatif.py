@@ -22,6 +22,7 @@ from batchsched.server.options import deadline_of
 from batchsched.units import format_duration, format_grams, iso, parse_duration_s
 
 MOST_REPLICAS = 10_000
+_NOTHING_G = 1e-3
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -154,7 +155,7 @@ def _in_words(published: Published, changes: Changes) -> list[str]:
 
     return [
         *(moved(name, at_s) for name, at_s in changes.deadlines.items()),
-        *(f"pool {name} with {abs(n)} {'more' if n > 0 else 'fewer'} replicas" for name, n in changes.replicas.items()),
+        *(f"replicas of pool {name}: {abs(n)} {'more' if n > 0 else 'fewer'}" for name, n in changes.replicas.items()),
         *(f"without site {site}" for site in changes.without),
         *(f"a copy of pool {copy.pool} in zone {copy.zone} (simulated)" for copy in changes.copies),
     ]
@@ -167,6 +168,8 @@ def _notes(told: ByPrices | None, frozen: bool) -> list[str]:
         return ["There are no prices: nothing is planned, or too much for an answer at once."]
     if told.grams is None:
         return [f"By prices {'more' if told.late else 'less'} work would be late; grams do not measure that."]
+    if abs(told.grams) < _NOTHING_G:
+        return ["By prices it would make no difference; both plans are solved to within their gap."]
     kind = f"save at most {format_grams(-told.grams)}" if told.grams < 0 else f"cost at least {format_grams(told.grams)}"
     return [f"By prices it would {kind}; starts of engines are left out there. Both plans are solved to within their gap."]
 
