@@ -90,7 +90,7 @@ def test_no_program_without_the_chosen_one_costs_less_than_was_said(seed: int) -
 
 
 def test_a_place_that_only_lateness_could_free_is_full() -> None:
-    others = [job(f"o{i}", {"b": 3600}, 2 * 3600) for i in range(2)]
+    others = [job(f"o{i}", {"b": 3600}, 2 * 3600) for i in range(3)]
     problem = Problem(
         slots(2, 3600), [pool("a", [300] * 2), pool("b", [100] * 2)], [job("x", {"a": 900, "b": 900}, 7200), *others]
     )
