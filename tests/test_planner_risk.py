@@ -166,3 +166,14 @@ def test_many_jobs_spread_too() -> None:
 def test_risk_costs_nothing_where_nothing_is_uncertain() -> None:
     problem = fleet_problem(3)
     assert make_plan(at(1.0, problem), "greedy") == make_plan(problem, "greedy")
+
+
+def test_where_risk_cannot_be_weighed_the_plan_for_the_mean_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no program")
+
+    monkeypatch.setattr("batchsched.planner.risk._mix", broken)
+    problem = two_zones(0.5)
+    plan = make_plan(at(1.0, problem), "greedy")
+    assert plan.allotments == make_plan(problem, "greedy").allotments
+    assert any("Risk could not be weighed" in note for note in plan.notes)

@@ -20,6 +20,7 @@ from batchsched.planner.greedy import Filler
 from batchsched.planner.plan import Plan, key_of
 from batchsched.planner.price import price
 from batchsched.planner.problem import Problem, Risk
+from batchsched.planner.verify import violations
 from batchsched.units import JOULES_PER_KWH
 
 ROUNDS = 6
@@ -55,8 +56,9 @@ def hedged(problem: Problem, due: dict[str, float], first: Plan, plan_of: Callab
         shares, weights, least = _mix(futures, tried, risk)
         if sum(share > _EPS for share in shares) > 1:
             mixed = _mixed(problem, due, futures, tried, shares)
-            tried.append(mixed)
-            counts.append(_count(futures, mixed, risk))
+            if not violations(problem, mixed):
+                tried.append(mixed)
+                counts.append(_count(futures, mixed, risk))
         priced = _priced(problem, futures, weights)
         found = plan_of(priced, _again(priced, due, tried[int(np.argmin(counts))]))
         plan = _again(problem, due, found)
