@@ -7,8 +7,12 @@ import pytest
 from hypothesis import given, settings
 
 from batchsched.planner import Allotment, Plan, make_plan
+from batchsched.planner.classes import classes
+from batchsched.planner.due import due_times
+from batchsched.planner.fleet_problem import fleet_plan
+from batchsched.planner.greedy import greedy
 from batchsched.planner.last import standing, standing_work
-from batchsched.planner.problem import Problem, Stood
+from batchsched.planner.problem import Problem, Stood, cut
 from batchsched.planner.verify import violations
 
 from .planner_cases import fleet_problem, job, pool, seeds, slots
@@ -31,11 +35,24 @@ def test_what_stood_is_where_the_search_begins() -> None:
     problem = fleet_problem(7, jobs=12)
     before = make_plan(msgspec.structs.replace(problem, jobs=problem.jobs[:-1]), work_s=3.0)
     warm = msgspec.structs.replace(problem, standing=standing(before, 0.0))
-    found, cold, greedy = make_plan(warm, work_s=0.1), make_plan(problem, work_s=0.1), make_plan(problem, "greedy")
+    found, cold, simple = make_plan(warm, work_s=0.1), make_plan(problem, work_s=0.1), make_plan(problem, "greedy")
     assert before.solver != "greedy"
     assert violations(warm, found) == []
     assert found.objective < cold.objective
-    assert found.objective < greedy.objective
+    assert found.objective < simple.objective
+
+
+def test_the_fleets_solver_begins_there_too() -> None:
+    """What stood is a plan before the linear program is solved."""
+    problem = fleet_problem(1, jobs=16, load=0.4)
+    due = due_times(problem)
+    fine = cut(problem, [at for at in due.values() if at > 0])
+    warm = msgspec.structs.replace(fine, standing=standing(greedy(fine, due), 0.0))
+    found = fleet_plan(warm, due, classes(warm, due), most_work=1)
+    assert fleet_plan(fine, due, classes(fine, due), most_work=1) is None
+    assert found is not None
+    assert violations(problem, found) == []
+    assert found.objective < 1.1 * greedy(fine, due).objective
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)

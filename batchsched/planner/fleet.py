@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from batchsched.planner.fleet_model import FleetModel, FleetPlan
+from batchsched.planner.fleet_bound import FleetPrices, lower_bound
+from batchsched.planner.fleet_lp import Basis
+from batchsched.planner.fleet_model import FleetModel, FleetPlan, Floats, Ints
 from batchsched.planner.fleet_relax import Relaxation, relax, start_relaxation
 from batchsched.planner.search import Search, Share
 
@@ -35,15 +37,38 @@ class Step:
     shares: dict[str, Share]
 
 
-def plans(model: FleetModel, seed: int = 0) -> Iterator[Step]:
-    """The state after each step of the search; the caller stops it by a clock, by the work or by the gap. Ends at the bound."""
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """What stood, in the model's own shapes: where planning begins again. All but the work may be unknown."""
+
+    run: Floats
+    """[A, T] replica-seconds."""
+    starts: Ints | None = None
+    """[K, T]; unknown: as many replicas as the work takes."""
+    held: Ints | None = None
+    """[K, T]."""
+    prices: FleetPrices | None = None
+    basis: Basis | None = None
+    """Where the linear program ended."""
+
+
+def plans(model: FleetModel, seed: int = 0, standing: Standing | None = None) -> Iterator[Step]:
+    """The state after each step of the search; the caller stops it by a clock, by the work or by the gap. Ends at the bound.
+
+    `standing`: made to fit, it is the first plan, before the linear program is solved.
+    """
     if not model.arc_class.size or not model.work.size:
         yield Step(_nothing(model), float(model.late_g[model.batch_class] @ model.work), 0, {})
         return
-    relaxation = relax(model)
+    kept = _kept(model, standing, seed) if standing is not None else None
+    if kept is not None:
+        yield Step(kept, kept.bound_g, 0, {})
+    relaxation = relax(model, standing.basis if standing is not None else None)
     bound, steps = relaxation.bound_g, relaxation.lp.lp.iterations
-    yield Step(None, bound, steps, {})
+    yield Step(kept, bound, steps, {})
     search = _begun(model, relaxation, seed)
+    if kept is not None and kept.cost_g < search.cost_g:
+        search.load(kept.run, kept.starts, kept.held)
     best = search.plan(bound)
     yield Step(best, bound, steps + search.work // PLACES_A_STEP, {})
     with suppress(ArithmeticError):  # then the first bound stands
@@ -57,6 +82,13 @@ def plans(model: FleetModel, seed: int = 0) -> Iterator[Step]:
             return
         if search.improve(places):
             best = search.plan(bound)
+
+
+def _kept(model: FleetModel, standing: Standing, seed: int) -> FleetPlan:
+    """What stood, without what no longer fits, and with all work placed."""
+    search = Search(model, standing.prices, seed)
+    search.load(standing.run, standing.starts, standing.held)
+    return search.plan(lower_bound(model, standing.prices) if standing.prices else 0.0)
 
 
 def _begun(model: FleetModel, relaxation: Relaxation, seed: int) -> Search:

@@ -21,8 +21,9 @@ import numpy as np
 from batchsched.planner.classes import WorkClass, slots_by
 from batchsched.planner.cpsat import CUT_SHORT, configurations
 from batchsched.planner.disaggregate import disaggregate
-from batchsched.planner.fleet import plans
+from batchsched.planner.fleet import Standing, plans
 from batchsched.planner.fleet_model import FleetModel, FleetPlan, Floats
+from batchsched.planner.last import standing_work
 from batchsched.planner.plan import Plan
 from batchsched.planner.price import RISK_SHARE, Prices, late_marks, price, work_s
 from batchsched.planner.problem import Configuration, Job, Problem
@@ -48,7 +49,7 @@ def fleet_plan(
     start: Plan | None = None,
     wall_s: float = math.inf,
 ) -> Plan | None:
-    """The plan that the fleet's solver finds with about so many simplex steps; None where it finds none.
+    """The plan that the fleet's solver finds with about so many simplex steps, from what stood; None where it finds none.
 
     `start`: a plan in the same slots, by which jobs that are late already are given a time. `wall_s`: by the clock, for an
     emergency; the plan then says so.
@@ -61,7 +62,8 @@ def fleet_plan(
     model = fleet_model(problem, marks, groups, kinds, configs, price(problem))
     found: FleetPlan | None = None
     bound_g, cut_short = 0.0, False
-    for number, step in enumerate(plans(model, seed)):
+    standing = _standing(problem, groups, kinds, configs, marks)
+    for number, step in enumerate(plans(model, seed, standing)):
         found, bound_g = step.plan, max(bound_g, step.bound_g)
         if step.work >= most_work or number >= MOST_STEPS or (found is not None and found.gap <= ENOUGH):
             break
@@ -97,6 +99,25 @@ def _arcs(groups: list[WorkClass], kinds: list[tuple[int, float]], configs: list
     return [
         (kind, key, number[groups[c].configs[key].name]) for kind, (c, _) in enumerate(kinds) for key in sorted(groups[c].configs)
     ]
+
+
+def _standing(
+    problem: Problem,
+    groups: list[WorkClass],
+    kinds: list[tuple[int, float]],
+    configs: list[Configuration],
+    marks: Mapping[str, _Mark],
+) -> Standing | None:
+    """What stood, by arc."""
+    if not problem.standing:
+        return None
+    kind = {job.batch_id: kinds.index((c, marks[job.batch_id].share)) for c, group in enumerate(groups) for job in group.jobs}
+    arc = {(i, key): a for a, (i, key, _) in enumerate(_arcs(groups, kinds, configs))}
+    run = np.zeros((len(arc), len(problem.slots)))
+    for (job, key, t), seconds in standing_work(problem).items():
+        if job in kind:
+            run[arc[kind[job], key], t] += seconds
+    return Standing(run)
 
 
 def arrays(problem: Problem, due: dict[str, float], groups: list[WorkClass], prices: Prices) -> FleetModel:
