@@ -201,6 +201,7 @@ class Filler:
         """Slots before `until` in that order for this share of the job and its engine starts; None where nothing fits."""
         config, work, startup_s = job.configuration(key), job.seconds_on[key], job.startup_s_on[key]
         engines, startup, starts = self._engines_of(config), 0.0, 0
+        chosen: dict[int, float] = {}
         for _ in range(4):  # more seconds may need more replicas, which need more start-up
             chosen = self._choose(engines, order(until), share * work + startup, job.width, used)
             starts = self._starts(engines, chosen) if startup_s > 0 else 0
