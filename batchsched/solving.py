@@ -22,7 +22,7 @@ from typing import Literal
 
 import msgspec
 
-from batchsched.planner import Plan, Problem, make_plan, noted, solve
+from batchsched.planner import Job, Plan, PoolState, Problem, Slot, make_plan, noted, solve
 from batchsched.planner.churn import settled
 from batchsched.planner.sound import sound
 from batchsched.planner.verify import violations
@@ -34,7 +34,9 @@ SEED = 0
 SLOWEST = 4.0
 """The solver's work is counted; this many times the seconds that it takes on an idle core, and it is cut short."""
 GRACE_S = 10.0
-"""For starting, loading and reading on top; after that the process is ended."""
+"""On top, for reading and writing; after that the process is ended."""
+READY_S = 8.0
+"""For one that is still coming up."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 NICE = 5
 LARGEST_BYTES = 2**31
@@ -109,6 +111,11 @@ class Solver:
         process = self._process
         return process.pid if process else None
 
+    @property
+    def ready(self) -> bool:
+        """Has it loaded?"""
+        return self._line is not None
+
     def plan(self, problem: Problem, work_s: float | None = None, seed: int = SEED) -> Solved:
         """A verified plan, the best that the solver finds. Raises UnsafePlan where even the greedy one is not safe.
 
@@ -135,7 +142,7 @@ class Solver:
         until = time.monotonic() + question.wall_s + GRACE_S
         with self._asking:
             self.start()
-            line = self._ready(until)
+            line = self._ready(time.monotonic() + READY_S)
             try:
                 send(line, msgspec.msgpack.encode(question), until)
                 answer = msgspec.msgpack.decode(receive(line, until), type=Answer)
@@ -154,7 +161,7 @@ class Solver:
         with self._changed:
             while (line := self._line) is None:
                 if self._stopping or not self._changed.wait(until - time.monotonic()):
-                    raise SolverFailed("died", "it does not come up again")
+                    raise SolverFailed("died", "it is not up yet")
             return line
 
     def _death(self) -> SolverFailed:
@@ -199,10 +206,14 @@ class Solver:
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
         with self._changed:
-            self._process, self._line = process, ours
-            self._changed.notify_all()
+            self._process = process
         if self._stopping:
             self._end()
+        with contextlib.suppress(OSError):
+            receive(ours)  # it has loaded; the first time that may take a minute, which no question should wait for
+            with self._changed:
+                self._line = ours
+                self._changed.notify_all()
         process.wait()
         with self._asking, self._changed:  # whoever is asking sees by himself that it is gone
             self._line = None
@@ -266,6 +277,9 @@ def main(memory_mb: int, parent_pid: int, descriptor: int) -> int:
 
     import batchsched.planner.cpsat  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
+    with contextlib.suppress(Exception):  # what fails here fails once more where it is asked
+        _warm()
+    send(line, b"")
     while True:
         try:
             question = msgspec.msgpack.decode(receive(line), type=Ask)
@@ -275,6 +289,18 @@ def main(memory_mb: int, parent_pid: int, descriptor: int) -> int:
         send(line, msgspec.msgpack.encode(answer))
         if answer.kind == "memory":
             return 1  # what it holds by now is best given back whole
+
+
+def _warm() -> None:
+    """Compile what the fleet's solver needs; from the second start on it is read from a cache."""
+    from batchsched.planner.classes import classes
+    from batchsched.planner.fleet_problem import fleet_plan
+
+    on = {"a": 600.0}
+    pool = PoolState("a", "a", "a", 2, [2.0, 2.0], 1.0, [100.0, 50.0])
+    jobs = [Job(name, "m", 10, on, {"a": 1000.0}, {"a": 60.0}, 1800.0) for name in ("one", "two")]
+    problem, due = Problem([Slot(0.0, 900.0), Slot(900.0, 900.0)], [pool], jobs), {"one": 1800.0, "two": 1800.0}
+    fleet_plan(problem, due, classes(problem, due), most_work=1000)
 
 
 def answer_to(question: Ask) -> Answer:

@@ -29,10 +29,13 @@ SETTINGS = Planner(solve_s=0.2)
 FOREVER = Planner(solve_s=1e6)
 
 
+HELLO = "line.sendall(bytes(8))\n"
+
+
 @contextmanager
 def _solver(settings: Planner = SETTINGS, code: str = "") -> Generator[Solver]:
     """With `code` a process that runs that instead; it has `line`, its end of the socket."""
-    command = [sys.executable, "-c", f"import socket, sys\nline = socket.socket(fileno=int(sys.argv[-1]))\n{code}"]
+    command = [sys.executable, "-c", f"import socket, sys\nline = socket.socket(fileno=int(sys.argv[-1]))\n{HELLO}{code}"]
     solver = Solver(settings, command if code else None)
     solver.start()
     try:
@@ -43,6 +46,7 @@ def _solver(settings: Planner = SETTINGS, code: str = "") -> Generator[Solver]:
 
 def test_the_process_gives_the_plan_that_would_be_made_here_and_lives_on() -> None:
     with _solver() as solver:
+        wait_for(lambda: solver.ready, 2 * PATIENCE_S)  # the first time on a machine it compiles
         first, again = solver.plan(PROBLEM), solver.plan(PROBLEM)
         pid = solver.pid
     assert first.failure is None
@@ -81,6 +85,9 @@ def test_a_solver_that_is_killed_at_work_costs_a_better_plan_and_comes_again(mon
 MEMORY = """
 import os, batchsched.solving as solving
 solving.solve = lambda *_: bytearray(2**31)
+solving._warm = lambda: None
+send, told = solving.send, []
+solving.send = lambda *what: send(*what) if told else told.append(what)  # hello was said already
 line.detach()
 sys.exit(solving.main(400, os.getppid(), int(sys.argv[-1])))
 """
