@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -58,11 +57,10 @@ def fleet_plan(
     configs = configurations(groups)
     ends = [slot.end_s for slot in problem.slots]
     marks = {job.batch_id: _mark(problem, ends, job, due[job.batch_id], start) for group in groups for job in group.jobs}
-    kinds = sorted({(c, marks[job.batch_id].share) for c, group in enumerate(groups) for job in group.jobs})
-    model = fleet_model(problem, marks, groups, kinds, configs, price(problem))
+    model = fleet_model(problem, marks, groups, configs, price(problem))
     found: FleetPlan | None = None
     bound_g, cut_short = 0.0, False
-    standing = _standing(problem, groups, kinds, configs, marks)
+    standing = _standing(problem, groups, configs)
     for number, step in enumerate(plans(model, seed, standing)):
         found, bound_g = step.plan, max(bound_g, step.bound_g)
         if step.work >= most_work or number >= MOST_STEPS or (found is not None and found.gap <= ENOUGH):
@@ -71,12 +69,10 @@ def fleet_plan(
             break
     if found is None:
         return None
-    work: dict[tuple[int, str, int], float] = defaultdict(float)
-    keys = [(kinds[kind][0], key) for kind, key, _ in _arcs(groups, kinds, configs)]
-    for a, t in np.argwhere(found.run > 0):
-        work[*keys[a], int(t)] += float(found.run[a, t])
+    keys = [key for _, key, _ in _arcs(groups, configs)]
+    work = {(int(model.arc_class[a]), keys[a], int(t)): float(found.run[a, t]) for a, t in np.argwhere(found.run > 0)}
     starts = {(configs[k].name, int(t)): int(found.starts[k, t]) for k, t in np.argwhere(found.starts > 0)}
-    plan = disaggregate(problem, due, groups, dict(work), starts)
+    plan = disaggregate(problem, due, groups, work, starts)
     plan = msgspec.structs.replace(plan, solver="fleet", status="feasible", bound=min(bound_g, plan.objective))
     return msgspec.structs.replace(plan, notes=[*plan.notes, CUT_SHORT]) if cut_short else plan
 
@@ -93,30 +89,22 @@ def _mark(problem: Problem, ends: list[float], job: Job, due_s: float, start: Pl
     return _Mark(next((slots_by(ends, at) for at in late_marks(problem, job) if at >= done_s), len(ends)), 1.0)
 
 
-def _arcs(groups: list[WorkClass], kinds: list[tuple[int, float]], configs: list[Configuration]) -> list[tuple[int, str, int]]:
-    """Kind (a class, and what being late costs it), the class's name for a configuration, and the number of that."""
+def _arcs(groups: list[WorkClass], configs: list[Configuration]) -> list[tuple[int, str, int]]:
+    """Class, its name for a configuration, and the number of that."""
     number = {config.name: k for k, config in enumerate(configs)}
-    return [
-        (kind, key, number[groups[c].configs[key].name]) for kind, (c, _) in enumerate(kinds) for key in sorted(groups[c].configs)
-    ]
+    return [(c, key, number[group.configs[key].name]) for c, group in enumerate(groups) for key in sorted(group.configs)]
 
 
-def _standing(
-    problem: Problem,
-    groups: list[WorkClass],
-    kinds: list[tuple[int, float]],
-    configs: list[Configuration],
-    marks: Mapping[str, _Mark],
-) -> Standing | None:
+def _standing(problem: Problem, groups: list[WorkClass], configs: list[Configuration]) -> Standing | None:
     """What stood, by arc."""
     if not problem.standing:
         return None
-    kind = {job.batch_id: kinds.index((c, marks[job.batch_id].share)) for c, group in enumerate(groups) for job in group.jobs}
-    arc = {(i, key): a for a, (i, key, _) in enumerate(_arcs(groups, kinds, configs))}
+    of_class = {job.batch_id: c for c, group in enumerate(groups) for job in group.jobs}
+    arc = {(c, key): a for a, (c, key, _) in enumerate(_arcs(groups, configs))}
     run = np.zeros((len(arc), len(problem.slots)))
     for (job, key, t), seconds in standing_work(problem).items():
-        if job in kind:
-            run[arc[kind[job], key], t] += seconds
+        if job in of_class:
+            run[arc[of_class[job], key], t] += seconds
     return Standing(run)
 
 
@@ -126,20 +114,20 @@ def arrays(problem: Problem, due: dict[str, float], groups: list[WorkClass], pri
     ends = [slot.end_s for slot in problem.slots]
     jobs = [job for group in groups for job in group.jobs]
     marks = {job.batch_id: _Mark(slots_by(ends, due[job.batch_id]) or slots_by(ends, job.deadline_s), 1.0) for job in jobs}
-    return fleet_model(problem, marks, groups, [(c, 1.0) for c in range(len(groups))], configurations(groups), prices)
+    return fleet_model(problem, marks, groups, configurations(groups), prices)
 
 
 def fleet_model(
     problem: Problem,
     marks: Mapping[str, _Mark],
     groups: list[WorkClass],
-    kinds: list[tuple[int, float]],
     configs: list[Configuration],
     prices: Prices,
 ) -> FleetModel:
-    """The arrays of a problem; their classes are `kinds`."""
-    arcs, names = _arcs(groups, kinds, configs), list(problem.capacity)
-    of_kind = [groups[c] for c, _ in kinds]
+    """The arrays of a problem. What is late in a class costs what it costs the one that may be late most cheaply, so that the
+    arrays' bound holds."""
+    arcs, names = _arcs(groups, configs), list(problem.capacity)
+    late_share = np.array([min(marks[job.batch_id].share for job in group.jobs) for group in groups])
     capacity = np.array(list(problem.capacity.values()), float).reshape(len(names), len(problem.slots))
     slot_s = np.array([slot.length_s for slot in problem.slots])
     wait = np.array(prices.wait_g_per_s)
@@ -148,13 +136,12 @@ def fleet_model(
         return [prices.replica_g(config, power_w, t) for t in range(len(slot_s))]
 
     load_s, power, moved = np.zeros((3, len(configs)))
-    for kind, key, k in arcs:
-        load_s[k] = max(load_s[k], of_kind[kind].startup_s[key])
-        power[k] = max(power[k], of_kind[kind].power_w[key])
-        moved[k] = max(moved[k], of_kind[kind].load_g[key])
+    for c, key, k in arcs:
+        load_s[k] = max(load_s[k], groups[c].startup_s[key])
+        power[k] = max(power[k], groups[c].power_w[key])
+        moved[k] = max(moved[k], groups[c].load_g[key])
     second_g = np.array([gram(config, power[k]) for k, config in enumerate(configs)]) + wait
-    transfer = np.array([of_kind[kind].transfer_g_per_s[key] for kind, key, _ in arcs])
-    number = {kind: i for i, kind in enumerate(kinds)}
+    transfer = np.array([groups[c].transfer_g_per_s[key] for c, key, _ in arcs])
     jobs = [(c, job, marks[job.batch_id]) for c, group in enumerate(groups) for job in group.jobs]
     return FleetModel(
         slot_s=slot_s,
@@ -165,12 +152,12 @@ def fleet_model(
         load_s=load_s,
         load_g=load_s[:, None] * second_g + moved[:, None],
         hold_g=np.zeros(second_g.shape),
-        arc_class=np.array([kind for kind, _, _ in arcs], np.int64),
+        arc_class=np.array([c for c, _, _ in arcs], np.int64),
         arc_config=np.array([k for _, _, k in arcs], np.int64),
-        rate=np.array([1.0 / of_kind[kind].ratio[key] for kind, key, _ in arcs]),
-        run_g=np.array([gram(configs[k], of_kind[kind].power_w[key]) for kind, key, k in arcs]) + transfer[:, None] + wait,
-        late_g=np.array([prices.loss_g_per_s * groups[c].weight * share for c, share in kinds]),
-        batch_class=np.array([number[c, mark.share] for c, _, mark in jobs], np.int64),
+        rate=np.array([1.0 / groups[c].ratio[key] for c, key, _ in arcs]),
+        run_g=np.array([gram(configs[k], groups[c].power_w[key]) for c, key, k in arcs]) + transfer[:, None] + wait,
+        late_g=np.array([prices.loss_g_per_s * group.weight for group in groups]) * late_share,
+        batch_class=np.array([c for c, _, _ in jobs], np.int64),
         release=np.zeros(len(jobs), np.int64),
         due=np.array([mark.slots for _, _, mark in jobs], np.int64),
         work=np.array([work_s(job) for _, job, _ in jobs]),
