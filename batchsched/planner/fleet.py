@@ -1,8 +1,8 @@
 """Plans for a whole fleet, better and better: linear program, whole replicas, search.
 
-First the work without engine starts (fleet_relax.py); its answer and prices are where the search begins (search.py), which then
-ruins and recreates. Whoever asks decides when to stop: each step is the same for the same instance and seed, however long it
-takes.
+First the work without engine starts (fleet_relax.py); its answer and prices are where the search begins (search.py). It begins
+anew where replicas as columns (fleet_replicas.py) give a better start, then it ruins and recreates. Whoever asks decides when to
+stop: each step is the same for the same instance and seed, however long it takes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from batchsched.planner.fleet_bound import FleetPrices, lower_bound
 from batchsched.planner.fleet_lp import Basis
 from batchsched.planner.fleet_model import FleetModel, FleetPlan, Floats, Ints
 from batchsched.planner.fleet_relax import Relaxation, relax, start_relaxation
+from batchsched.planner.fleet_replicas import add_replicas
 from batchsched.planner.search import Search, Share
 
 CLOSED = 1e-6
@@ -75,6 +76,11 @@ def plans(model: FleetModel, seed: int = 0, standing: Standing | None = None) ->
         again = start_relaxation(model, relaxation)
         bound, steps = max(bound, again.bound_g), steps + again.lp.lp.iterations
     best = replace(best, bound_g=bound)
+    yield Step(best, bound, steps + search.work // PLACES_A_STEP, {})
+    begun = relaxation.lp.lp.iterations
+    first, search = search, _with_starts(model, relaxation, seed, search)
+    steps += relaxation.lp.lp.iterations - begun + (first.work // PLACES_A_STEP if search is not first else 0)
+    best = search.plan(bound)
     places = min(MOST_PLACES, max(LEAST_PLACES, 50 * model.run_g.size))
     while True:
         yield Step(best, bound, steps + search.work // PLACES_A_STEP, search.shares)
@@ -95,6 +101,14 @@ def _begun(model: FleetModel, relaxation: Relaxation, seed: int) -> Search:
     search = Search(model, relaxation.last.prices, seed)
     search.load(relaxation.last.run)
     return search
+
+
+def _with_starts(model: FleetModel, relaxation: Relaxation, seed: int, search: Search) -> Search:
+    """Begun anew from the program with replicas, where that is cheaper."""
+    other = Search(model, relaxation.last.prices, seed)
+    with suppress(ArithmeticError):
+        other.load(*add_replicas(relaxation.lp, relaxation.last).solve())
+    return other if other.cost_g < search.cost_g else search
 
 
 def _nothing(model: FleetModel) -> FleetPlan:

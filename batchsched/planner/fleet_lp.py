@@ -2,7 +2,8 @@
 
 Columns: run[a, t] where asked for, late[c, t], and done[c, t], a class's work until a slot begins: late work counts as done,
 dearly, so there is always an answer. Rows: GPUs in time, the sums that make `done`, and interval rows, of just two entries each.
-Engine starts are left out: without them the program is solved in a second at fleet size. The search (search.py) adds them.
+Engine starts are left out: without them the program is solved in a second at fleet size. fleet_replicas.py adds them to the
+solved program, whose basis then is most of the way to theirs.
 """
 
 from __future__ import annotations
