@@ -1,0 +1,57 @@
+"""What is compiled is kept by what it was made from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from batchsched.planner import compiled
+
+CALLED = "from batchsched.planner.compiled import lean\n\n\n@lean\ndef called(x: float) -> float:\n    return x + {}\n"
+CALLING = """
+from batchsched.planner.compiled import lean
+from called import called
+
+@lean
+def calling(x: float) -> float:
+    return 2 * called(x)
+
+print(calling(1.0))
+"""
+
+
+def answer(folder: Path, home: Path) -> str:
+    """What the calling module prints in a process of its own, with its folder standing in for the planner's."""
+    code = f"import sys; sys.path.insert(0, {str(folder)!r}); from batchsched.planner import compiled; "
+    code += f"compiled.__file__ = {str(folder / 'compiled.py')!r}; import calling"
+    env = {**os.environ, "XDG_CACHE_HOME": str(home), "NUMBA_CACHE_DIR": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, timeout=120)
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_a_changed_function_is_not_used_as_it_was_by_those_that_call_it(tmp_path: Path) -> None:
+    folder = tmp_path / "planner"
+    folder.mkdir()
+    shutil.copy(compiled.__file__, folder / "compiled.py")
+    (folder / "calling.py").write_text(CALLING)
+    for added, expected in (("1.0", "4.0"), ("2.0", "6.0")):
+        (folder / "called.py").write_text(CALLED.format(added))
+        assert answer(folder, tmp_path / "home") == expected
+    assert len(list((tmp_path / "home/batchsched/compiled").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_a_home_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file, no folder")
+    folder = tmp_path / "planner"
+    folder.mkdir()
+    shutil.copy(compiled.__file__, folder / "compiled.py")
+    (folder / "calling.py").write_text(CALLING)
+    (folder / "called.py").write_text(CALLED.format("1.0"))
+    assert answer(folder, tmp_path / "home") == "4.0"
