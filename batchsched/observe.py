@@ -314,6 +314,7 @@ class Observer:
             as_named={one.pool: Effort(one.seconds, one.power_w, one.profile.startup_s) for one in given_up},
             transfer_g_on={key: each.grams for key, each in moved.items() if each.grams},
             load_g_on={key: each.grams for key, each in weights.items() if each.grams},
+            at_once=row["started"] is not None,
         )
 
     def _candidates(self, row: Mapping[str, Any], scene: _Scene, left: int, width: int) -> list[Candidate]:

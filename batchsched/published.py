@@ -101,7 +101,12 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         return self.made_at + timedelta(seconds=seconds)
 
     def must(self, batch_id: str, now: datetime) -> bool:
-        """May it not wait any longer? Its latest safe start has come, was too early from the beginning, or nothing is shifted."""
+        """May it be worked on whatever the plan says? Its latest safe start has come, was too early from the beginning, nothing
+        is shifted, or it was told to start now."""
+        job = self.jobs.get(batch_id)
+        return (job is not None and job.at_once) or self._presses(batch_id, now)
+
+    def _presses(self, batch_id: str, now: datetime) -> bool:
         if batch_id not in self.latest_start_at:
             return False
         if self.overrides.frozen:
@@ -146,13 +151,13 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         free = {name: job for name, job in self.jobs.items() if pool in job.pools and not self.must(name, now)}
         allowed, room_s = allowances(self.plan, free, pool, (now - self.made_at).total_seconds(), leased)
         wants = [
-            self._want(name, key, math.inf if name not in free else allowed[name], model)
+            self._want(name, key, math.inf if name not in free else allowed[name], model, self._presses(name, now))
             for name, model in ready.items()
             if (name not in free or name in allowed) and (key := self.key(name, pool, now)) is not None
         ]
         return Turns(wants, served_s, weights, room_s)
 
-    def _want(self, batch_id: str, key: str, requests: float, model: str) -> Want:
+    def _want(self, batch_id: str, key: str, requests: float, model: str, presses: bool) -> Want:
         job = self.jobs[batch_id]
         return Want(
             batch_id=batch_id,
@@ -163,7 +168,8 @@ class Published(msgspec.Struct, frozen=True, dict=True):
             requests=requests,
             request_s=request_s(job, key),
             startup_s=job.startup_s_on[key],
-            due=math.isinf(requests) and batch_id not in self._contested,
+            due=presses and batch_id not in self._contested,
+            at_once=job.at_once,
         )
 
     def on_now(self, batch_id: str, pool: str, now: datetime, grace_s: float) -> bool:
@@ -178,6 +184,12 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         now_s, model = (now - self.made_at).total_seconds(), self.model(batch_id, pool, now)
         near = [a for a in self.plan.on(pool) if a.start_s - grace_s <= now_s < a.end_s + grace_s]
         return any(self._model(a) == model for a in near)
+
+    def start_at(self, batch_id: str) -> datetime | None:
+        """When a batch is to start by the plan, or at its latest safe start where that comes first; None: nobody knows."""
+        starts = [self.at(a.start_s) for a in self.plan.of(batch_id)[:1]]
+        latest = self.latest_start_at.get(batch_id)
+        return min([*starts, *([latest] if latest else [])], default=None)
 
     def busy_now(self, pool: str, now: datetime) -> bool:
         """Does the plan have anything on a pool now?"""

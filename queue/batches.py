@@ -107,7 +107,7 @@ def models(row: Mapping[str, Any]) -> list[str]:
 _PLANNED = (
     batches.c.id, batches.c.tenant, batches.c.endpoint, batches.c.priority, batches.c.model, batches.c.deadline_at,
     batches.c.options, batches.c.total, batches.c.completed, batches.c.failed, batches.c.input_bytes, batches.c.max_tokens_total,
-    batches.c.input_tokens, batches.c.output_tokens,
+    batches.c.input_tokens, batches.c.output_tokens, batches.c.started,
 )  # fmt: skip
 
 
@@ -120,9 +120,12 @@ def runnable(connection: Connection) -> list[Row]:
     return every(connection, select(*_PLANNED).where(*ready).order_by(batches.c.deadline_at, batches.c.id))
 
 
+_LIVE = ("validating", "in_progress")
+
+
 def edit(connection: Connection, batch_id: str, what: str, **values: Any) -> None:
     """Set fields of a batch that may still run. Raises NotFound, or Conflict saying that it cannot be `what` any more."""
-    live = batches.c.state.in_(["validating", "in_progress"])
+    live = batches.c.state.in_(_LIVE)
     if connection.execute(update(batches).where(batches.c.id == batch_id, live).values(**values)).rowcount != 1:
         state = get(connection, batch_id, ANY)["state"]
         raise Conflict(f"A batch with status '{state}' cannot be {what}.")
@@ -132,6 +135,18 @@ def pause(connection: Connection, batch_id: str, now: datetime) -> None:
     """Let nothing more of it be leased; one that is paused stays so since when it was. Raises NotFound, Conflict."""
     since = func.coalesce(batches.c.paused_at, literal(now, batches.c.paused_at.type))
     edit(connection, batch_id, "paused", paused_at=since)
+
+
+def start(connection: Connection, batch_id: str, told: Mapping[str, Any]) -> None:
+    """Let it wait no longer; one that was told so before stays as it was told then. Raises NotFound, Conflict."""
+    ready = (batches.c.id == batch_id, batches.c.state.in_(_LIVE), batches.c.paused_at.is_(None), batches.c.started.is_(None))
+    if connection.execute(update(batches).where(*ready).values(started=dict(told))).rowcount == 1:
+        return
+    row = get(connection, batch_id, ANY)
+    if row["state"] not in _LIVE:
+        raise Conflict(f"A batch with status '{row['state']}' cannot be started.")
+    if row["paused_at"]:
+        raise Conflict("This batch is paused, so it cannot be started.", hint=f"Resume it first: batchsched resume {batch_id}")
 
 
 def note(connection: Connection, batch_id: str, **values: Any) -> None:

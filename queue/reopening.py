@@ -44,6 +44,7 @@ def mark(connection: Connection, batch: Row, deadline_at: datetime, now: datetim
         verdict=None,
         risk=None,
         paused_at=None,
+        started=None,
         output_file_id=None,
         error_file_id=None,
         **dict.fromkeys(_ENDED),

@@ -116,6 +116,8 @@ class BatchRow(SQLModel, table=True):
     erased_at: datetime | None = None
     risk: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     """Where its promised deadline has come into doubt: since when, how probable it is, and what would mend it."""
+    started: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    """Where it was told to start now: since when, and when by the plan of that moment it would have started."""
 
 
 class ChunkRow(SQLModel, table=True):

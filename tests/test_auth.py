@@ -389,6 +389,7 @@ def acts(keyed: Keyed) -> dict[str, Callable[[], str]]:
         ),
         "batch.pause": lambda: did(f"{PREFIX}/batches/{batch_id}/pause"),
         "batch.resume": lambda: did(f"{PREFIX}/batches/{batch_id}/resume"),
+        "batch.start": lambda: did(f"{PREFIX}/batches/{batch_id}/start"),
         "batch.update": lambda: did(f"{PREFIX}/batches/{batch_id}", {"metadata": {"a": "b"}}),
         "batch.cancel": lambda: did(f"/v1/batches/{batch_id}/cancel"),
         "batch.retry": retried,

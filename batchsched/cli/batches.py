@@ -56,7 +56,10 @@ def list_(limit: int, as_json: bool, connect: Connect) -> None:
 
 def _mark(batch: Batch) -> str:
     """What is to be known beside its status."""
-    return "paused" if batch.paused else "at risk" if batch.batchsched.risk else ""
+    if batch.paused:
+        return "paused"
+    told = batch.batchsched.started and not batch.done
+    return "at risk" if batch.batchsched.risk else "told to start now" if told else ""
 
 
 @click.command()

@@ -237,7 +237,7 @@ def _models(batch: Batch) -> str | None:
 def summary(batch: Batch) -> list[tuple[str, str | None]]:
     """A batch for people."""
     counts, progress, carbon, verdict = batch.request_counts, batch.progress, batch.carbon, batch.verdict
-    risk = batch.batchsched.risk
+    risk, started = batch.batchsched.risk, batch.batchsched.started
     failed = f", {counts.failed} failed" if counts.failed else ""
     return [
         ("batch", batch.id),
@@ -253,6 +253,7 @@ def summary(batch: Batch) -> list[tuple[str, str | None]]:
         ),
         ("deadline", when(batch.deadline_at)),
         ("paused since", when(batch.batchsched.paused_at) if batch.paused else None),
+        ("told to start", f"now, at {when(started.since)}" if started and not batch.done else None),
         ("waiting for", waiting(batch)),
         ("running on", ", ".join(progress.running_on) or None),
         (

@@ -32,6 +32,7 @@ COMMANDS = {
     "retry": ("operations:retry", "Run again what failed or was left undone."),
     "pause": ("operations:pause", "Pause a batch; its deadline holds."),
     "resume": ("operations:resume", "Let a paused batch go on."),
+    "start": ("operations:start", "Start a batch now, whatever the plan says."),
     "update": ("operations:update", "Change a batch's deadline or priority."),
     "explain": ("batches:explain", "Say why a batch runs when and where it does."),
     "report": ("report:report", "Energy, grams and savings of one batch or of all."),

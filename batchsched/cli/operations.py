@@ -1,4 +1,4 @@
-"""The commands that change a batch on its way: retry, pause, resume, update."""
+"""The commands that change a batch on its way: retry, pause, resume, start, update."""
 
 from __future__ import annotations
 
@@ -36,6 +36,17 @@ def resume(batch_id: str, as_json: bool, connect: Connect) -> None:
     """Let a paused batch go on."""
     with connect() as client:
         show_batch(client.batches.resume(batch_id), as_json)
+
+
+@click.command()
+@about_one
+def start(batch_id: str, as_json: bool, connect: Connect) -> None:
+    """Start a batch now: it waits no longer for a better hour or place, only for room.
+
+    Deadlines of other batches hold all the same. A paused batch is to be resumed first.
+    """
+    with connect() as client:
+        show_batch(client.batches.start(batch_id), as_json)
 
 
 @click.command()

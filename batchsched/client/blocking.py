@@ -197,6 +197,10 @@ class Batches:
         """Let a paused batch go on."""
         return self._client.send(calls.resume_batch(batch_id))
 
+    def start(self, batch_id: str) -> Batch:
+        """Let it wait no longer for a better hour or place; other deadlines hold all the same."""
+        return self._client.send(calls.start_batch(batch_id))
+
     def retry(self, batch_id: str, *, deadline: str | datetime | None = None) -> Batch:
         """Run again only what failed or was left undone of a batch that ended; without `deadline`, for as long as at first."""
         return self._client.send(calls.retry_batch(batch_id, deadline))

@@ -192,6 +192,10 @@ def resume_batch(batch_id: str) -> Call[Batch]:
     return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/resume", typed(Batch))
 
 
+def start_batch(batch_id: str) -> Call[Batch]:
+    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/start", typed(Batch))
+
+
 def retry_batch(batch_id: str, deadline: str | datetime | None) -> Call[Batch]:
     return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/retry", typed(Batch), {"json": asked(deadline=deadline)})
 

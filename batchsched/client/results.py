@@ -128,6 +128,13 @@ class Carbon(msgspec.Struct, frozen=True):
     simulated: bool = False
 
 
+class Started(msgspec.Struct, frozen=True):
+    """Told to start now: since when, and when by the plan of that moment it would have started."""
+
+    since: datetime
+    planned_at: datetime | None = None
+
+
 class Scheduling(msgspec.Struct, frozen=True):
     """What batchsched adds to OpenAI's batch object, under the key `batchsched`."""
 
@@ -141,6 +148,7 @@ class Scheduling(msgspec.Struct, frozen=True):
     uniform: bool = False
     priority: int = 0
     paused_at: datetime | None = None
+    started: Started | None = None
     erased_at: datetime | None = None
     round: int = 0
     """How often it was retried."""

@@ -94,12 +94,14 @@ def prepared(problem: Problem, *others: Problem) -> tuple[Problem, dict[str, flo
     """What every planner begins with: the problem in slots that are cut at due times, and those. `others`: problems on the same
     slots whose due times are to be cuts too."""
     from batchsched.planner.due import due_times
+    from batchsched.planner.hastened import hastened
     from batchsched.planner.problem import cut, telling
 
     due = due_times(problem)
     dues = [(problem, due), *((other, due_times(other)) for other in others)]
     instants = {at for one, of in dues for job in one.jobs for at in (of[job.batch_id], job.deadline_s) if at > 0}
-    return cut(problem, instants if len(instants) <= MOST_CUTS else telling(problem.slots, instants)), due
+    fine = cut(problem, instants if len(instants) <= MOST_CUTS else telling(problem.slots, instants))
+    return fine, hastened(fine, due)
 
 
 def _improved(plan: Plan, fine: Problem, due: dict[str, float], work_s: float, seed: int, wall_s: float) -> Plan:

@@ -10,6 +10,7 @@ from batchsched.planner import with_interval
 from batchsched.planner.cost import assess
 from batchsched.planner.due import due_times
 from batchsched.planner.greedy import Filler
+from batchsched.planner.hastened import hastened
 from batchsched.planner.last import standing_work
 from batchsched.planner.plan import Plan
 from batchsched.planner.price import price
@@ -44,7 +45,7 @@ def _same(ours: list[Slot], theirs: list[Slot]) -> bool:
 
 
 def _carried(fine: Problem) -> Plan:
-    due, prices = due_times(fine), price(fine)
+    due, prices = hastened(fine, due_times(fine)), price(fine)
     by_key: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     for (batch_id, key, t), seconds in standing_work(fine).items():
         by_key[batch_id, key][t] = seconds
@@ -54,7 +55,7 @@ def _carried(fine: Problem) -> Plan:
     for job in jobs:
         for key in job.seconds_on:
             stood = by_key.get((job.batch_id, key))
-            if stood and left.get(job.batch_id, 0.0) > _EPS:
+            if stood and not job.at_once and left.get(job.batch_id, 0.0) > _EPS:
                 left[job.batch_id] -= filler.follow(job, key, stood, left[job.batch_id])
     for job in jobs:
         if left.get(job.batch_id, 0.0) > _EPS:

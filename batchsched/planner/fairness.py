@@ -2,7 +2,8 @@
 
 A tenant's virtual time is the engine time it was served, in seconds, over its weight. Who has least of it comes next, as in
 start-time fair queueing: while two tenants both have work, what they get differs from their weights by no more than a chunk each,
-whatever the sizes of the chunks. Within a tenant the higher priority goes first, then the earlier deadline.
+whatever the sizes of the chunks. Within a tenant comes first what was told to start now, then the higher priority, then the
+earlier deadline.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ class Want(msgspec.Struct):
     deadline_s: float
     priority: int
     requests: float
-    """How many it may lease; infinite once its latest safe start has come."""
+    """How many it may lease; infinite once its latest safe start has come, or where it was told to start now."""
     request_s: float
     """Expected engine seconds of one request."""
     startup_s: float
     due: bool
     """It can wait no longer, and its deadline can still be met."""
+    at_once: bool = False
+    """It was told to start now: it comes before what else its tenant has."""
 
 
 class Turns:
@@ -94,8 +97,8 @@ class Turns:
             return min(due, key=lambda want: (want.deadline_s, want.batch_id))
         return min(wants, key=self._rank, default=None)
 
-    def _rank(self, want: Want) -> tuple[float, str, int, float, str]:
-        return self._vtime(want), want.tenant, -want.priority, want.deadline_s, want.batch_id
+    def _rank(self, want: Want) -> tuple[float, str, bool, int, float, str]:
+        return self._vtime(want), want.tenant, not want.at_once, -want.priority, want.deadline_s, want.batch_id
 
     def _worth_a_start(self, want: Want, other: Want) -> bool:
         """Should the engine give up a model that has work (`other`) for one that it has to load first?"""

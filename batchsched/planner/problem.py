@@ -179,6 +179,8 @@ class Job(msgspec.Struct, frozen=True):
     """What moving files for all the rest weighs, in grams with money where that is weighed; where absent nothing."""
     load_g_on: dict[str, float] = {}
     """The same of the model's weights, for each start of an engine."""
+    at_once: bool = False
+    """It was told to start now: it is not shifted."""
 
     def transfer_g_per_s(self, key: str) -> float:
         """What moving files weighs in a replica-second of work."""

@@ -10,6 +10,7 @@ import msgspec
 
 from batchsched.planner.due import due_times
 from batchsched.planner.greedy import Filler
+from batchsched.planner.hastened import hastened
 from batchsched.planner.price import price
 from batchsched.planner.problem import Effort, Job, Problem, cut
 
@@ -24,6 +25,7 @@ def one_each(problem: Problem) -> Problem:
     due = due_times(fast)  # what separates a quantile from the mean is counted where it is surest to fit
     instants = sorted({due[job.batch_id] for job in problem.jobs if job.uniform and due[job.batch_id] > 0})
     fine = cut(problem, instants[:MOST_CUTS])
+    due = hastened(fine, due)
     filler = Filler(fine, price(fine))
     chosen: dict[str, Job] = {}
     for job in sorted(problem.jobs, key=lambda j: (due[j.batch_id], j.deadline_s, -j.weight, j.batch_id)):

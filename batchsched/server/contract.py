@@ -190,6 +190,13 @@ class Risk(_Exact):
     options: list[Option]
 
 
+class Started(_Exact):
+    """Told to start now: since when, and when by the plan of that moment it would have started; null where it had none."""
+
+    since: datetime
+    planned_at: datetime | None
+
+
 class Progress(_Exact):
     """How far a batch is, and what it waits for."""
 
@@ -240,6 +247,7 @@ class Additions(_Exact):
     priority: int
     deadline_at: datetime
     paused_at: datetime | None
+    started: Started | None
     erased_at: datetime | None
     round: int
     verdict: Verdict | None
@@ -440,6 +448,7 @@ CONTRACT: dict[str, Route] = {
     f"DELETE {PREFIX}/batches/{{batch_id}}": Route(Deleted, None, _CHANGES),
     f"POST {PREFIX}/batches/{{batch_id}}/pause": Route(Batch, None, _CHANGES),
     f"POST {PREFIX}/batches/{{batch_id}}/resume": Route(Batch, None, _CHANGES),
+    f"POST {PREFIX}/batches/{{batch_id}}/start": Route(Batch, None, _CHANGES),
     f"POST {PREFIX}/batches/{{batch_id}}/retry": Route(Batch, Retry | None, (*_CHANGES, 429)),
     f"GET {PREFIX}/batches/{{batch_id}}/results": Route((LINES,), None, (404,), (wire.CURSOR_HEADER, wire.STATUS_HEADER)),
     f"GET {PREFIX}/batches/{{batch_id}}/explain": Route(Explanation, None, (404,)),

@@ -56,6 +56,7 @@ def batch_object(row: Mapping[str, Any], additions: Mapping[str, Any]) -> dict[s
             "priority": row["priority"],
             "deadline_at": iso(row["deadline_at"]),
             "paused_at": iso(row["paused_at"]) if row["paused_at"] else None,
+            "started": row["started"],
             "erased_at": iso(row["erased_at"]) if row["erased_at"] else None,
             "round": row["round"],
             "verdict": {"options": [], **row["verdict"]} if row["verdict"] else None,  # older ones have no options

@@ -1,4 +1,4 @@
-"""Routes for what one can do with a batch beyond OpenAI: pause it, resume it, change it, retry it."""
+"""Routes for what one can do with a batch beyond OpenAI: pause it, resume it, start it now, change it, retry it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from batchsched.server.batches import json_body
 from batchsched.server.objects import batch_object
 from batchsched.server.options import Change, Retry, as_long_as_first, deadline_of, form_of, metadata_of
 from batchsched.server.runtime import Runtime
+from batchsched.units import iso
 from batchsched.wire import PREFIX
 
 
@@ -37,6 +38,11 @@ def router(runtime: Runtime) -> APIRouter:
     def resume_batch(batch_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Let a paused batch go on."""
         return shown(desk.resume(who, batch_id))
+
+    @routes.post("/batches/{batch_id}/start")
+    def start_batch(batch_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Let a batch wait no longer: it starts as soon as a pool that may run it is free. Other deadlines hold all the same."""
+        return shown(desk.start(who, batch_id))
 
     @routes.post("/batches/{batch_id}")
     async def update_batch(batch_id: str, request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
@@ -76,6 +82,13 @@ class Operations:
     def resume(self, who: Caller, batch_id: str) -> Mapping[str, Any]:
         """No harm where it was not paused. Raises NotFound, Conflict."""
         return self._done(who, batch_id, lambda connection: batches.edit(connection, batch_id, "resumed", paused_at=None))
+
+    def start(self, who: Caller, batch_id: str) -> Mapping[str, Any]:
+        """Telling it twice keeps the first instant. Raises NotFound; Conflict where it is paused or has ended."""
+        now, published = self._runtime.clock.now(), self._runtime.scheduler.published
+        planned_at = published.start_at(batch_id) if published else None
+        told = {"since": iso(now), "planned_at": iso(planned_at) if planned_at and planned_at > now else None}
+        return self._done(who, batch_id, lambda connection: batches.start(connection, batch_id, told))
 
     def update(self, who: Caller, batch_id: str, change: Change) -> Mapping[str, Any]:
         """Raises InvalidRequest and its kin; NotFound; Conflict once it has ended."""

@@ -29,7 +29,7 @@ from batchsched.server.bookkeeping import posting
 from batchsched.server.instants import EARLIEST, LATEST
 from batchsched.server.kept import Kept
 from batchsched.server.progress import Progress
-from batchsched.units import format_grams, iso
+from batchsched.units import format_grams, from_iso, iso
 
 ENDED_S = 300.0
 """The account of a batch that ended changes only when a better intensity becomes known, or a straggler's work is charged."""
@@ -153,6 +153,8 @@ class Reports:
             latest_start_s=latest_s,
             shadow=published.shadow,
         )
+        if row["started"]:
+            said.append(_told(row["started"]))
         if frozen := published.overrides.frozen:
             said.append(f"Shifting is frozen since {frozen.since:%d %b %H:%M UTC}: it starts as soon as there is room.")
         return [*said, *(note for note in published.notes if row["id"] in note)]
@@ -199,6 +201,14 @@ def _judged(row: Mapping[str, Any]) -> list[str]:
     word = "feasible" if verdict["feasible"] else "not feasible"
     said = f"The deadline was judged {word} (probability {verdict['probability']:.0%}). {verdict['reason']}"
     return [said, *_paused(row)]
+
+
+def _told(started: Mapping[str, Any]) -> str:
+    """That it was told to start now."""
+    said = f"It was told to start now at {from_iso(started['since']):%d %b %H:%M:%S UTC}"
+    if not started["planned_at"]:
+        return f"{said}: it starts as soon as there is room."
+    return f"{said}; by the plan it would have waited until {from_iso(started['planned_at']):%d %b %H:%M:%S UTC}."
 
 
 def _paused(row: Mapping[str, Any]) -> list[str]:

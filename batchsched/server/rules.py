@@ -54,6 +54,7 @@ RULES: Final[dict[str, Rule]] = {
     f"POST {PREFIX}/batches/{{batch_id}}": _submit("batch.update"),
     f"POST {PREFIX}/batches/{{batch_id}}/pause": _submit("batch.pause"),
     f"POST {PREFIX}/batches/{{batch_id}}/resume": _submit("batch.resume"),
+    f"POST {PREFIX}/batches/{{batch_id}}/start": _submit("batch.start"),
     f"POST {PREFIX}/batches/{{batch_id}}/retry": _submit("batch.retry"),
     f"GET {PREFIX}/batches/{{batch_id}}/results": _READ,
     f"DELETE {PREFIX}/batches/{{batch_id}}": _submit("batch.delete"),
