@@ -21,6 +21,7 @@ def _one_of(column: str, values: Any) -> CheckConstraint:
 
 _ANSWERED = text("requests > 0")
 _PENDING = text("state = 'pending'")
+_RESTING = text("not_before IS NOT NULL")
 
 
 class FileRow(SQLModel, table=True):
@@ -133,12 +134,7 @@ class ChunkRow(SQLModel, table=True):
         Index("chunks_by_state", "batch_id", "state", "position"),
         # What claims look through: without it a claim may read past every chunk of the batch that is done.
         Index("chunks_pending", "batch_id", "position", sqlite_where=_PENDING, postgresql_where=_PENDING),
-        Index(
-            "chunks_resting",
-            "not_before",
-            sqlite_where=text("not_before IS NOT NULL"),
-            postgresql_where=text("not_before IS NOT NULL"),
-        ),
+        Index("chunks_resting", "not_before", sqlite_where=_RESTING, postgresql_where=_RESTING),
         # Without lease_until: a heartbeat then changes no index.
         Index("chunks_leased", "worker_id", sqlite_where=text("state = 'leased'"), postgresql_where=text("state = 'leased'")),
     )
