@@ -49,7 +49,8 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     overrides: Overrides = Overrides()
     """What operators had decided by then: how its pools and its shifting stand."""
     notes: list[str] = []
-    recipe: Recipe = Recipe()
+    recipe: Recipe | None = None
+    """None: made by a version that did not say."""
     id: int = 0
     """Grows from plan to plan."""
 
@@ -60,7 +61,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Published:
         """As it was kept. Raises msgspec.ValidationError for a plan of another version that this one cannot read."""
-        return msgspec.convert({**row["body"], "id": row["id"]}, cls)
+        return msgspec.convert({**_today(row["body"]), "id": row["id"]}, cls)
 
     @cached_property
     def jobs(self) -> dict[str, Job]:
@@ -204,3 +205,14 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         job, start_at = self.jobs[later.batch_id], self.at(later.start_s)
         loading = start_at - now <= timedelta(seconds=job.startup_s_on[later.key])
         return min([start_at, *starts]), self._model(later) if loading else None
+
+
+def _today(body: dict[str, Any]) -> dict[str, Any]:
+    """A body as it would be written today: jobs once named the model that serves them on a pool instead of configurations."""
+    jobs = [
+        {**job, "configurations": {pool: {"model": model, "takes": {pool: 1.0}} for pool, model in served.items()}}
+        if (served := job.get("model_on"))
+        else job
+        for job in body["problem"]["jobs"]
+    ]
+    return {**body, "problem": {**body["problem"], "jobs": jobs}}

@@ -106,6 +106,8 @@ class Scheduler:
         self._timer = WindowTimer(self._windows, lambda _name, _open: self.poke(), clock)
         self._weights = {name: tenant.weight for name, tenant in settings.tenants.items()}
         self._published: Published | None = None
+        self._unreadable = 0
+        """The number of a plan of another version that this one cannot read, to say so once."""
         self._asked = 0
         self._planning = threading.Lock()
         self._wake = threading.Event()
@@ -202,8 +204,6 @@ class Scheduler:
                 )
             latest = _latest_starts(view)
             solved = self._solved(view)
-            limits = self._settings.planner
-            solver = "at-once" if view.overrides.frozen else limits.solver
             published = Published(
                 made_at=view.now,
                 problem=kept(view.problem),
@@ -213,7 +213,7 @@ class Scheduler:
                 connected=sorted(view.connected),
                 overrides=view.overrides,
                 notes=view.notes,
-                recipe=Recipe(solver, limits.solve_s, SEED, versions()),
+                recipe=self._recipe(frozen=view.overrides.frozen is not None),
             )
             published = self._publish(published, view, epoch, solved.failure)
             self._guarded(partial(self._risks.look, view, published.plan), "What was promised cannot be judged")
@@ -243,14 +243,15 @@ class Scheduler:
 
     def _in_force(self, connection: Connection) -> Published | None:
         """The newest plan, by whomever it was made: read anew where it is another than the last."""
-        mine = self._published
-        if plans.newest(connection) <= (mine.id if mine else 0):
+        mine, newest = self._published, plans.newest(connection)
+        if newest <= (mine.id if mine else 0) or newest == self._unreadable:
             return mine
         row = plans.latest(connection)
         try:
             mine = Published.of_row(row) if row else mine
         except (msgspec.ValidationError, KeyError) as problem:
-            log.warning("The newest plan is of a version that this server cannot read (%s); the next one will do.", problem)
+            self._unreadable = newest
+            log.warning("Plan %d is of a version that this server cannot read (%s); the next one will do.", newest, problem)
             return mine
         self._published = mine
         return mine
@@ -267,8 +268,13 @@ class Scheduler:
         """The plan of a problem, made as plans are; nothing is published. Raises UnsafePlan."""
         return Solved(make_plan(problem, "at-once")) if frozen else self._solver.plan(problem)
 
-    def again(self, problem: Problem, recipe: Recipe) -> Plan:
-        """The plan of a problem by a recipe. Raises UnsafePlan."""
+    def _recipe(self, *, frozen: bool) -> Recipe:
+        limits = self._settings.planner
+        return Recipe("at-once" if frozen else limits.solver, limits.solve_s, SEED, versions())
+
+    def again(self, problem: Problem, recipe: Recipe | None) -> Plan:
+        """The plan of a problem by a recipe; None: by that of today. Raises UnsafePlan."""
+        recipe = recipe or self._recipe(frozen=False)
         if recipe.solver == self._settings.planner.solver:
             return self._solver.plan(problem, recipe.work_s, recipe.seed).plan
         return make_plan(problem, recipe.solver, recipe.work_s, recipe.seed)

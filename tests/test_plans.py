@@ -18,6 +18,7 @@ from batchsched.cli.plan_picture import picture
 from batchsched.client import AsyncClient, Client
 from batchsched.clock import ManualClock
 from batchsched.errors import BatchschedError, NotFound
+from batchsched.queue import plans
 from batchsched.server.replay import differing
 from batchsched.wire import PREFIX
 from tests.live import BASIC, LiveServer, live_server, requests, wait_for
@@ -235,12 +236,52 @@ def test_a_replayed_plan_is_the_same(server: LiveServer) -> None:
     with Client(server.url) as client:
         found = client.plans.replay()
         assert found.same, found.differences
+        assert found.recipe is not None
         assert found.recipe["solver"] == "greedy"
         assert client.plans.replay(number=found.id).id == found.id
         assert client.plans.replay(found.made_at).id == found.id
         with pytest.raises(NotFound, match="keep_plans_days"):
             client.plans.replay("2020-01-01T00:00:00Z")
     assert "the same   yes" in command(server, "plan", "replay", str(found.id))
+
+
+def as_once_written(body: dict[str, Any]) -> dict[str, Any]:
+    """A plan as versions kept it that knew neither configurations nor recipes."""
+    old: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(body))
+    del old["recipe"], old["overrides"]
+    for one in [*old["plan"]["loads"], *old["plan"]["allotments"]]:
+        del one["config"]
+    for job in old["problem"]["jobs"]:
+        del job["configurations"]
+        job["model_on"] = {"local": "small"}
+    return old
+
+
+def test_a_plan_of_an_older_version_holds_and_can_be_replayed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = TWO_SITES.replace("[models.tiny]", "[models.tiny]\n[models.small]")
+    with live_server(tmp_path, text) as server, Client(server.url) as client:
+        scheduler, database, clock = server.runtime.scheduler, server.runtime.database, server.runtime.clock
+        batch = server.submit(requests(200), batchsched={"deadline": "30h", "sites": ["home"], "models": ["tiny", "small"]})
+        wait_for(lambda: scheduler.published is not None and scheduler.published.plan.loads)
+        server.runtime.scheduler.stop()
+        assert scheduler.published is not None
+        with database.write() as connection:
+            body = as_once_written(scheduler.published.body({}))
+            number = plans.add(connection, clock.now(), body, server.runtime.leadership.epoch)
+            assert number is not None
+            scheduler.offer(connection, "local", clock.now())
+        assert scheduler.published.id == number
+        assert {load.config for load in scheduler.published.plan.loads} <= {"tiny on local", "small on local"}
+        assert scheduler.published.model(batch["id"], "local", clock.now()) == "small"
+        found = client.plans.replay(number=number)
+        assert found.recipe is None
+        assert "not known" in found.notes[-1]
+        with database.write() as connection:
+            plans.add(connection, clock.now(), {"of": "another world"}, server.runtime.leadership.epoch)
+            for _ in range(3):
+                scheduler.offer(connection, "local", clock.now())
+        assert scheduler.published.id == number
+        assert len([line for line in caplog.messages if "cannot read" in line]) == 1
 
 
 def test_a_replay_tells_in_what_plans_differ(server: LiveServer) -> None:

@@ -117,7 +117,7 @@ def replay(which: str | None, as_json: bool, connect: Connect) -> None:
 
 
 def _show_replayed(found: Replayed) -> None:
-    recipe = ", ".join(f"{name} {value}" for name, value in found.recipe.items() if name != "versions")
+    recipe = ", ".join(f"{name} {value}" for name, value in (found.recipe or {}).items() if name != "versions") or "not known"
     same = "yes" if found.same else f"no: objective {found.objective_before:.6g} then, {found.objective_again:.6g} now"
     print_facts([("plan", f"{found.id}, of {when(found.made_at)}"), ("made with", recipe), ("the same", same)])
     for text in found.differences:

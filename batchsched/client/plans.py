@@ -135,7 +135,8 @@ class Replayed(msgspec.Struct, frozen=True):
     id: int
     made_at: datetime
     same: bool
-    recipe: dict[str, Any] = {}
+    recipe: dict[str, Any] | None = None
+    """None: not known."""
     differences: tuple[str, ...] = ()
     objective_before: float = 0.0
     objective_again: float = 0.0

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import msgspec
 
-from batchsched.planner.problem import Job, Slot
+from batchsched.planner.problem import Job, Slot, standalone
 
 
 class Allotment(msgspec.Struct, frozen=True):
@@ -41,10 +41,15 @@ class Load(msgspec.Struct, frozen=True):
     slot_index: int
     seconds: float
     """Replica-seconds."""
-    config: str
-    """The configuration's own name (problem.Configuration)."""
+    config: str = ""
+    """The configuration's own name (problem.Configuration); where none is given the model's by itself on the pool."""
     starts: int = 0
     """Replicas that begin here; what goes on from the slot before is not counted again."""
+
+    def __post_init__(self) -> None:
+        """Plans of a version that knew no configurations are read too."""
+        if not self.config:
+            msgspec.structs.force_setattr(self, "config", standalone(self.model, self.pool).name)
 
 
 class Interval(msgspec.Struct, frozen=True):

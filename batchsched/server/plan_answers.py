@@ -159,7 +159,7 @@ class Replayed(_Exact):
     id: int
     made_at: datetime
     same: bool
-    recipe: Recipe
+    recipe: Recipe | None
     differences: list[str]
     objective_before: float
     objective_again: float

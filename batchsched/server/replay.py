@@ -23,6 +23,9 @@ from batchsched.solving import versions
 from batchsched.units import JOULES_PER_KWH, iso
 
 _WHOLE = 1 - 1e-6
+_UNTOLD = (
+    "With what it was made is not known: a version made it that did not keep that. It was made again as plans are made today."
+)
 
 
 class Replay:
@@ -52,12 +55,12 @@ class Replay:
             "id": old.id,
             "made_at": iso(old.made_at),
             "same": not differences,
-            "recipe": msgspec.to_builtins(old.recipe),
+            "recipe": msgspec.to_builtins(old.recipe) if old.recipe else None,
             "differences": [*differences, *_versions(old)] if differences else [],
             "objective_before": old.plan.objective,
             "objective_again": new.objective,
             "came_true": self._came_true(old),
-            "notes": list(old.plan.notes),
+            "notes": [*old.plan.notes, *([] if old.recipe else [_UNTOLD])],
         }
 
     def _came_true(self, old: Published) -> list[dict[str, Any]]:
@@ -105,6 +108,8 @@ def differing(old: Plan, new: Plan) -> list[str]:
 
 
 def _versions(old: Published) -> list[str]:
+    if old.recipe is None:
+        return []
     ours, theirs = versions(), old.recipe.versions
     return [
         f"{name} was {theirs.get(name, 'not known')}, and is {ours.get(name, 'not there')}"
