@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 
 from batchsched.planner.fleet import plans
+from batchsched.planner.fleet_ascent import Ascent
 from batchsched.planner.fleet_bound import FleetPrices, lower_bound
 from batchsched.planner.fleet_gap import gap_parts
 from batchsched.planner.fleet_model import FleetPlan, Floats
-from batchsched.planner.fleet_relax import relax, start_relaxation
+from batchsched.planner.fleet_relax import relax
 from batchsched.planner.fleet_verify import fleet_cost, fleet_violations
 
 from .brute_force import tiny_fleet, tiny_seeds
@@ -68,13 +69,14 @@ def test_priced_gpus_that_nobody_uses_are_counted_and_a_weak_bound_is_the_rest()
 @given(tiny_seeds)
 def test_the_parts_of_any_fleet_are_its_gap(seed: int) -> None:
     model = tiny_fleet(seed)
-    first = relax(model)
-    relaxation = start_relaxation(model, first)
+    relaxation = relax(model)
+    ascent = Ascent(model, relaxation.last.prices)
+    ascent.climb(50)
     plan = next((step.plan for step in plans(model, seed) if step.plan is not None), None)
     if plan is None or fleet_violations(model, plan):
         return
-    plan = replace(plan, bound_g=relaxation.bound_g)
-    found = gap_parts(model, plan, relaxation.best.prices, relaxation.best.worth)
+    plan = replace(plan, bound_g=ascent.bound_g)
+    found = gap_parts(model, plan, ascent.prices, relaxation.last.worth)
     slack = 1e-6 * max(1.0, plan.cost_g)
     assert all(part >= -slack for part in msgspec.structs.astuple(found)[:-1])
     assert abs(found.rest_g) <= slack

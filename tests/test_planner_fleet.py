@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchsched.planner.fleet import plans
+from batchsched.planner.fleet_ascent import Ascent
 from batchsched.planner.fleet_bound import FleetPrices, lower_bound
 from batchsched.planner.fleet_deal import deal
 from batchsched.planner.fleet_demand import Demand
 from batchsched.planner.fleet_model import FleetModel, FleetPlan
-from batchsched.planner.fleet_relax import relax, start_bound
+from batchsched.planner.fleet_relax import relax
 from batchsched.planner.fleet_verify import fleet_violations
 from batchsched.planner.search import Search
 
@@ -165,9 +166,24 @@ def test_the_relaxation_meets_brute_force(grams: list[int], lengths: list[int]) 
 
 @settings(max_examples=15, deadline=None)
 @given(tiny_seeds)
-def test_the_bound_that_knows_of_starts_is_one(seed: int) -> None:
+def test_the_bound_climbs_and_stays_one(seed: int) -> None:
     model = tiny_fleet(seed)
-    assert start_bound(model, relax(model)) <= least_cost(model) * (1 + 1e-6) + 1e-6
+    relaxation = relax(model)
+    ascent = Ascent(model, relaxation.last.prices)
+    first = ascent.bound_g
+    ascent.climb(300)
+    assert first <= ascent.bound_g <= least_cost(model) * (1 + 1e-6) + 1e-6
+    assert ascent.bound_g == pytest.approx(lower_bound(model, ascent.prices))
+
+
+def test_the_bound_learns_what_a_start_costs() -> None:
+    """A replica must start, for 100 g; work alone costs 100. Without starts the bound knows of the work only."""
+    model = fleet(load_s=np.zeros(1), load_g=np.full((1, 3), 100.0), loaded=np.zeros(1, np.int64), work=np.full(1, 100.0))
+    relaxation = relax(model)
+    ascent = Ascent(model, relaxation.last.prices)
+    ascent.climb(1000)
+    assert relaxation.bound_g < 1.01 * least_cost(model)
+    assert ascent.bound_g == pytest.approx(least_cost(model), rel=0.01)
 
 
 def after(model: FleetModel, steps: int, seed: int = 0) -> FleetPlan:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from batchsched.planner.fleet_ascent import STEPS, Ascent
 from batchsched.planner.fleet_bound import FleetPrices, lower_bound
 from batchsched.planner.fleet_lp import Basis
 from batchsched.planner.fleet_model import FleetModel, FleetPlan, Floats, Ints
-from batchsched.planner.fleet_relax import Relaxation, relax, start_relaxation
+from batchsched.planner.fleet_relax import Relaxation, relax
 from batchsched.planner.fleet_replicas import add_replicas
 from batchsched.planner.search import Search, Share
 
@@ -24,6 +25,8 @@ CLOSED = 1e-6
 """A plan is not improved beyond this gap."""
 PLACES_A_STEP = 4_000
 """Places that the search looks at in the time of a simplex step."""
+CLIMBS = 2
+"""The bound climbs in so many parts."""
 LEAST_PLACES, MOST_PLACES = 20_000, 1_000_000
 """Of one step of the search."""
 
@@ -72,11 +75,12 @@ def plans(model: FleetModel, seed: int = 0, standing: Standing | None = None) ->
         search.load(kept.run, kept.starts, kept.held)
     best = search.plan(bound)
     yield Step(best, bound, steps + search.work // PLACES_A_STEP, {})
-    with suppress(ArithmeticError):  # then the first bound stands
-        again = start_relaxation(model, relaxation)
-        bound, steps = max(bound, again.bound_g), steps + again.lp.lp.iterations
-    best = replace(best, bound_g=bound)
-    yield Step(best, bound, steps + search.work // PLACES_A_STEP, {})
+    ascent = Ascent(model, relaxation.last.prices)
+    for _ in range(CLIMBS):
+        steps += ascent.climb(STEPS // CLIMBS)
+        bound = max(bound, ascent.bound_g)
+        best = replace(best, bound_g=bound)
+        yield Step(best, bound, steps + search.work // PLACES_A_STEP, {})
     begun = relaxation.lp.lp.iterations
     first, search = search, _with_starts(model, relaxation, seed, search)
     steps += relaxation.lp.lp.iterations - begun + (first.work // PLACES_A_STEP if search is not first else 0)

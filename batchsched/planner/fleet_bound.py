@@ -34,21 +34,6 @@ def floor_prices(model: FleetModel) -> FleetPrices:
     return FleetPrices(np.zeros_like(model.capacity), np.zeros_like(model.room), ready)
 
 
-def spread_starts(model: FleetModel, prices: FleetPrices) -> Floats:
-    """[K, T] grams of a ready replica-second: what being ready costs anyway, and its share of a start that served for as long as
-    there is room to hold it, at its cheapest."""
-    floor = floor_prices(model).ready
-    start = model.load_g - floor * model.slot_s + load_price(model, FleetPrices(prices.gpu, prices.room, floor))
-    out = floor.copy()
-    ends = np.concatenate([np.zeros((model.configs, 1), bool), no_room(model)[:, :-1]], axis=1)
-    for k in np.flatnonzero(model.loaded == 0).tolist():
-        stretch = np.cumsum(ends[k])
-        for number in np.unique(stretch).tolist():
-            slots = np.flatnonzero(stretch == number)
-            out[k, slots] += max(0.0, float(start[k, slots].min())) / model.slot_s[slots].sum()
-    return out
-
-
 def no_room(model: FleetModel) -> npt.NDArray[np.bool_]:
     """[K, T] where not even one replica may be held when the slot ends."""
     pools = [np.flatnonzero(row) for row in model.gpus]
@@ -96,7 +81,7 @@ def batch_price(model: FleetModel, price: Floats) -> Floats:
 
 def least_replicas_g(model: FleetModel, cold: Floats, warm: Floats) -> float:
     """Grams of all replicas on their cheapest paths (`replica_paths`)."""
-    return float(warm @ model.loaded + cold @ (_most_replicas(model) - model.loaded))
+    return float(warm @ model.loaded + cold @ (most_replicas(model) - model.loaded))
 
 
 def replica_paths(model: FleetModel, prices: FleetPrices) -> tuple[Floats, Floats]:
@@ -124,7 +109,7 @@ def load_price(model: FleetModel, prices: FleetPrices) -> Floats:
     return out
 
 
-def _most_replicas(model: FleetModel) -> Floats:
+def most_replicas(model: FleetModel) -> Floats:
     """[K] replicas of a configuration that could be of use at once: of each pool's room or open GPUs, rounded up."""
     gpus = np.maximum(model.room, model.capacity).max(axis=1, initial=0.0)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from batchsched.planner.fleet_bound import floor_prices, lower_bound, spread_starts, work_price
+from batchsched.planner.fleet_bound import floor_prices, lower_bound, work_price
 from batchsched.planner.fleet_demand import Demand
 from batchsched.planner.fleet_lp import Basis, Flags, FleetLp, Relaxed
 from batchsched.planner.fleet_model import FleetModel, Floats, Ints
@@ -49,22 +49,6 @@ def relax(model: FleetModel, basis: Basis | None = None) -> Relaxation:
     near = work_price(model, prices) <= (1 + NEAR) * rough.worth[model.arc_class][:, block]
     lp.add_runs(near | (rough.run[:, block] > 0))
     return tighten(lp)
-
-
-def start_relaxation(model: FleetModel, relaxation: Relaxation) -> Relaxation:
-    """With a bound that knows of starts: their cost is spread over the longest time that each could serve."""
-    prices = relaxation.last.prices
-    charge = spread_starts(model, prices)
-    lp = FleetLp(model, relaxation.lp.demand, charge)
-    lp.add_intervals(relaxation.lp.intervals)
-    near = work_price(model, replace(prices, ready=charge)) <= (1 + NEAR) * relaxation.last.worth[model.arc_class]
-    lp.add_runs(near | (relaxation.last.run > 0))
-    return tighten(lp)
-
-
-def start_bound(model: FleetModel, relaxation: Relaxation) -> float:
-    """Its grams alone."""
-    return start_relaxation(model, relaxation).bound_g
 
 
 def tighten(lp: FleetLp) -> Relaxation:

@@ -19,9 +19,10 @@ from pathlib import Path
 import msgspec
 
 from batchsched.planner.fleet import Standing, Step, plans
+from batchsched.planner.fleet_ascent import STEPS, Ascent
 from batchsched.planner.fleet_gap import gap_parts
 from batchsched.planner.fleet_model import FleetModel, FleetPlan
-from batchsched.planner.fleet_relax import relax, start_relaxation
+from batchsched.planner.fleet_relax import relax
 from batchsched.planner.fleet_verify import fleet_violations
 from benchmarks.planner.events import events
 from benchmarks.planner.generate import Size, generate
@@ -31,6 +32,8 @@ MARKS_S = (1.0, 3.0, 10.0, 30.0)
 REPLAN_LIMIT_S = 15.0
 MORE_S = 3.0
 """After the first plan, a replan goes on for so long."""
+COMPILED_STEPS = 7
+"""After so many steps of a plan all that is compiled has run."""
 MODULES = ("ortools.math_opt.model_pb2", "ortools.math_opt.core.python.solver", "ortools.sat.python.cp_model")
 
 
@@ -89,8 +92,9 @@ def run(fleet: Instance, seed: int, limit_s: float) -> Trial:
 def _after(fleet: Instance, seed: int, plan: FleetPlan, trial: Trial) -> None:
     """Where the gap of the last plan comes from, and what events do to it."""
     relaxation = relax(fleet.model)
-    priced = max(relaxation, start_relaxation(fleet.model, relaxation), key=lambda each: each.bound_g).best
-    trial.parts = msgspec.structs.asdict(gap_parts(fleet.model, plan, priced.prices, priced.worth))
+    ascent = Ascent(fleet.model, relaxation.last.prices)
+    ascent.climb(STEPS)
+    trial.parts = msgspec.structs.asdict(gap_parts(fleet.model, plan, ascent.prices, relaxation.last.worth))
     standing = Standing(plan.run, plan.starts, plan.held, relaxation.best.prices, relaxation.lp.basis())
     for name, model in events(fleet, seed).items():
         trial.replan_s[name], trial.replan_gap[name] = _replanned(model, standing, seed)
@@ -116,7 +120,10 @@ def warm_up() -> None:
     for name in MODULES:
         importlib.import_module(name)
     small = generate(Size(12, 4, 96, 24), 0)
-    plan = next(step.plan for step in itertools.islice(plans(small.model), 1, None) if step.plan is not None)
+    *_, step = itertools.islice(plans(small.model), COMPILED_STEPS)
+    plan = step.plan
+    if plan is None or not step.shares:
+        raise AssertionError("The search has not run.")
     for _ in itertools.islice(plans(small.model, 0, Standing(plan.run, plan.starts, plan.held)), 3):
         pass
 
