@@ -23,11 +23,11 @@ from batchsched.planner.search import Search, Share
 
 CLOSED = 1e-6
 """A plan is not improved beyond this gap."""
-PLACES_A_STEP = 4_000
+PLACES_A_STEP = 12_000
 """Places that the search looks at in the time of a simplex step."""
 CLIMBS = 2
 """The bound climbs in so many parts."""
-LEAST_PLACES, MOST_PLACES = 20_000, 1_000_000
+LEAST_PLACES, MOST_PLACES = 60_000, 3_000_000
 """Of one step of the search."""
 
 
@@ -85,7 +85,7 @@ def plans(model: FleetModel, seed: int = 0, standing: Standing | None = None) ->
     first, search = search, _with_starts(model, relaxation, seed, search)
     steps += relaxation.lp.lp.iterations - begun + (first.work // PLACES_A_STEP if search is not first else 0)
     best = search.plan(bound)
-    places = min(MOST_PLACES, max(LEAST_PLACES, 50 * model.run_g.size))
+    places = min(MOST_PLACES, max(LEAST_PLACES, 150 * model.run_g.size))
     while True:
         yield Step(best, bound, steps + search.work // PLACES_A_STEP, search.shares)
         if best.gap <= CLOSED:

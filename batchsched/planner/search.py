@@ -5,7 +5,7 @@ Work is counted in places looked at, so that the same instance, seed and work ta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,11 @@ from batchsched.planner.search_state import FREE, PIECES, WORK, State, nothing_p
 
 ROUND_UP = 0.8
 """Of the replicas that the linear program asks for: fractions from this on make one more."""
+
+HEAT = 0.002
+"""By how much a try may make the plan dearer at first, about: as a share of what a batch costs on average."""
+COOLED = 30_000
+"""Places for each batch after which it is half as much."""
 
 
 @dataclass
@@ -39,11 +44,12 @@ class Search:
         self._state = self._empty(4096)
         self._chance = np.ones(len(KINDS))
         self._tally = np.zeros((len(KINDS), 4))
+        self._best = self._plan()
 
     @property
     def cost_g(self) -> float:
-        """Of the plan as it stands, late work included."""
-        return float(self._state.cost[0])
+        """Of the cheapest plan so far, late work included."""
+        return self._best.cost_g
 
     @property
     def work(self) -> int:
@@ -69,17 +75,26 @@ class Search:
         adopt(self._state, starts, held)
         put(self._state, rows, seconds)
         self._fill()
+        self._best = self._plan()
+        self._state.cost[2] = self._state.cost[0]
 
     def improve(self, most_work: int) -> bool:
         """Look at so many places for something cheaper; whether it was found."""
-        before = self.cost_g
-        done = self.work + most_work
+        done, batches = self.work + most_work, max(1, self.model.work.size)
+        heat, half = HEAT * self.cost_g / batches, COOLED * batches
         while self.work < done:
             self._grow()
-            improve(self._state, self._chance, self._tally, min(done - self.work, 10_000_000))
-        return self.cost_g < before * (1 - 1e-12)
+            improve(self._state, self._chance, self._tally, min(done - self.work, 10_000_000), heat, half)
+        if not self._state.cost[0] < self.cost_g * (1 - 1e-12):
+            return False
+        self._best = self._plan()
+        return True
 
     def plan(self, bound_g: float = 0.0) -> FleetPlan:
+        """The cheapest plan so far."""
+        return replace(self._best, bound_g=bound_g)
+
+    def _plan(self) -> FleetPlan:
         """The plan as it stands."""
         s, m = self._state, self.model
         run = np.zeros(m.run_g.shape)
@@ -87,7 +102,7 @@ class Search:
         np.add.at(run, (used["arc"], used["slot"]), used["seconds"])
         starts, held, late = s.cell["starts"].astype(np.int64), s.cell["held"].astype(np.int64), s.batch["left"].copy()
         cost = (m.run_g * run).sum() + (m.load_g * starts).sum() + (m.hold_g * held).sum() + m.late_g[m.batch_class] @ late
-        return FleetPlan(run, starts, held, late, float(cost), bound_g)
+        return FleetPlan(run, starts, held, late, float(cost), 0.0)
 
     def _empty(self, pieces: int) -> State:
         return nothing_placed(self.model, self._prices, pieces, self._seed)

@@ -8,12 +8,12 @@ import numpy as np
 
 from batchsched.planner.compiled import inlined, lean
 from batchsched.planner.search_state import WORK, State
-from batchsched.planner.search_steps import draw, has_room, hold, idle_s, open_s, place, ready, start
+from batchsched.planner.search_steps import NEAR, draw, has_room, hold, idle_s, open_s, place, ready, start
 
 NOWHERE, IDLE, FRESH, AFTER, BEFORE = range(5)
 """How work gets its replica: not at all, one that idles, one that is begun, one that is kept on, one that is begun earlier."""
-NEAR = 4
-"""Slots around a change whose prices are looked at anew."""
+WEIGHED = 8
+"""Places that could be looked at while what a further replica costs is worked out."""
 
 
 class Taste(NamedTuple):
@@ -66,37 +66,47 @@ def _can_begin(s: State, k: int, t: int) -> bool:
 
 
 @lean
-def offer(s: State, a: int, t: int, units: float, taste: Taste) -> tuple[float, float, int, int]:
-    """A place for work: price of a unit, seconds, and how it comes by its replica."""
-    k = s.arc[a].config
-    s.counts[WORK] += 1
-    opened = open_s(s, k, t)
-    least = 1e-6 * s.slot_s[t]
+def weigh(s: State, k: int, t: int) -> None:
+    """What work could get in a slot of a configuration: idle seconds, else a further replica."""
+    s.counts[WORK] += WEIGHED
+    s.offer[k, t].known, s.offer[k, t].how, s.offer[k, t].at, s.offer[k, t].whole_s = True, NOWHERE, t, 1.0
+    s.offer[k, t].grams = s.offer[k, t].base_g = np.inf
+    opened, idle, least = open_s(s, k, t), idle_s(s, k, t), 1e-6 * s.slot_s[t]
     if opened <= least:
-        return np.inf, 0.0, NOWHERE, -1
-    need = units / s.arc[a].rate
-    second_g = s.run_g[a, t] + taste.worth * s.term[k, t].worth_g
-    idle = idle_s(s, k, t)
-    if idle > least:
-        return second_g / s.arc[a].rate, min(idle, opened, need), IDLE, t
-    if s.config[k].barred:
-        return np.inf, 0.0, NOWHERE, -1
-    how, at, grams = way(s, k, t)
-    if how == NOWHERE:
-        return np.inf, 0.0, NOWHERE, -1
-    whole = min(s.slot_s[t] + idle, opened)
+        return
+    how, at, grams, whole = IDLE, t, 0.0, min(idle, opened)
+    if idle <= least:
+        how, at, grams = way(s, k, t)
+        if how == NOWHERE:
+            return
+        whole = min(s.slot_s[t] + idle, opened)
+    base = grams
     if how == FRESH:
         whole = min(s.term[k, t].fresh_s + idle, opened - s.band[k, at, t - at])
-        base = s.term[k, t - 1].hold_g if t > 0 else 0.0
+        base = min(grams, s.term[k, t - 1].hold_g if t > 0 else 0.0)
+    elif how == BEFORE:
+        whole -= s.band[k, t, 0]
+    if whole > least:
+        s.offer[k, t].how, s.offer[k, t].at, s.offer[k, t].whole_s = how, at, whole
+        s.offer[k, t].grams, s.offer[k, t].base_g = grams, base
+
+
+@inlined
+def unit_price(s: State, a: int, k: int, t: int, units: float, taste: Taste) -> float:
+    """Of a unit of work there, by what is known."""
+    s.counts[WORK] += 1
+    if not s.offer[k, t].known:
+        weigh(s, k, t)
+    if s.offer[k, t].how == NOWHERE or (s.config[k].barred and s.offer[k, t].how != IDLE):
+        return np.inf
+    price = s.run_g[a, t] + taste.worth * s.term[k, t].worth_g
+    grams = s.offer[k, t].grams
+    if grams > 0:
+        need, whole, base = units / s.arc[a].rate, s.offer[k, t].whole_s, s.offer[k, t].base_g
         if grams > base:
             grams = base + (grams - base) / max(1.0, min(taste.stretch, need / s.slot_s[t]))
-    elif how == BEFORE:
-        whole = min(s.slot_s[t] + idle, opened) - s.band[k, t, 0]
-    if whole <= least:
-        return np.inf, 0.0, NOWHERE, -1
-    spent = min(whole, need)
-    price = (second_g * spent + grams * max(spent / whole, taste.blame)) / (s.arc[a].rate * spent)
-    return price, spent, how, at
+        price += grams * max(1.0 / whole, taste.blame / min(whole, need))
+    return float(price / s.arc[a].rate)
 
 
 @lean
@@ -118,50 +128,70 @@ def insert(s: State, b: int, taste: Taste) -> None:
     arcs = s.arcs_of[s.group[c].arcs_begin : s.group[c].arcs_end]
     if width <= 0 or arcs.size == 0:
         return
-    _weigh_all(s, b, taste)
+    for i in range(arcs.size):
+        _weigh_arc(s, b, i, 0, width, taste, True)
     while s.batch[b].left > 0:
-        best = 0
-        for j in range(1, arcs.size * width):
-            if s.price[j] < s.price[best]:
-                best = j
-        a, t = int(arcs[best // width]), begun + best % width
+        row = _cheapest_arc(s, arcs.size)
+        a, t, best = int(arcs[row]), begun + s.least[row] - row * width, s.least[row]
         k = s.arc[a].config
         if not s.price[best] < s.group[c].late_g + taste.worth * s.term[k, t].worth_g / s.arc[a].rate:
             return
-        now, spent, how, at = offer(s, a, t, s.batch[b].left, taste)
+        weigh(s, k, t)
+        now = unit_price(s, a, k, t, s.batch[b].left, taste)
         if now > s.price[best] + 1e-9 * abs(s.price[best]) + 1e-12:
             s.price[best] = now
+            _least_of(s, row, width)
             continue
+        how, at = int(s.offer[k, t].how), int(s.offer[k, t].at)
+        spent = min(s.offer[k, t].whole_s, s.batch[b].left / s.arc[a].rate)
         if how != IDLE:
             bring(s, k, t, how, at)
         if not place(s, b, a, t, spent) or s.batch[b].left <= 0:
             return
         near = 0 if how == IDLE else NEAR
-        _weigh_again(s, b, k, min(at, t) - near, max(at, t) + near + 1, taste)
+        _weigh_again(s, b, k, min(at, t) - near - begun, max(at, t) + near + 1 - begun, taste)
 
 
 @lean
-def _weigh_all(s: State, b: int, taste: Taste) -> None:
-    """Prices of all places of a batch; some are overlooked."""
-    c, begun, width = s.batch[b].group, s.batch[b].release, s.batch[b].due - s.batch[b].release
-    arcs = s.arcs_of[s.group[c].arcs_begin : s.group[c].arcs_end]
-    for i in range(arcs.size):
-        for t in range(width):
-            j = i * width + t
-            s.shut[j] = taste.blink > 0 and draw(s) < taste.blink
-            s.price[j] = np.inf if s.shut[j] else offer(s, arcs[i], begun + t, s.batch[b].left, taste)[0]
+def _cheapest_arc(s: State, arcs: int) -> int:
+    best = 0
+    for i in range(1, arcs):
+        if s.price[s.least[i]] < s.price[s.least[best]]:
+            best = i
+    return best
 
 
 @lean
 def _weigh_again(s: State, b: int, k: int, begin: int, end: int, taste: Taste) -> None:
-    """Prices of a batch's places on the pools of a configuration, in these slots."""
+    """Prices of a batch's places on the pools of a configuration, in these slots after its release."""
+    c = s.batch[b].group
+    for i in range(s.group[c].arcs_end - s.group[c].arcs_begin):
+        if _share(s, k, s.arc[s.arcs_of[s.group[c].arcs_begin + i]].config):
+            _weigh_arc(s, b, i, begin, end, taste, False)
+
+
+@lean
+def _weigh_arc(s: State, b: int, i: int, begin: int, end: int, taste: Taste, anew: bool) -> None:
+    """Prices of a batch's places on one of its arcs, in these slots after its release. Anew: some are overlooked."""
     c, begun, width = s.batch[b].group, s.batch[b].release, s.batch[b].due - s.batch[b].release
-    arcs = s.arcs_of[s.group[c].arcs_begin : s.group[c].arcs_end]
-    for i in range(arcs.size):
-        if _share(s, k, s.arc[arcs[i]].config):
-            for t in range(max(0, begin - begun), min(width, end - begun)):
-                if not s.shut[i * width + t]:
-                    s.price[i * width + t] = offer(s, arcs[i], begun + t, s.batch[b].left, taste)[0]
+    a = s.arcs_of[s.group[c].arcs_begin + i]
+    k = s.arc[a].config
+    for t in range(max(0, begin), min(width, end)):
+        j = i * width + t
+        if anew:
+            s.shut[j] = taste.blink > 0 and draw(s) < taste.blink
+        s.price[j] = np.inf if s.shut[j] else unit_price(s, a, k, begun + t, s.batch[b].left, taste)
+    _least_of(s, i, width)
+
+
+@lean
+def _least_of(s: State, i: int, width: int) -> None:
+    """Find an arc's cheapest place."""
+    best = i * width
+    for j in range(i * width + 1, (i + 1) * width):
+        if s.price[j] < s.price[best]:
+            best = j
+    s.least[i] = best
 
 
 @lean

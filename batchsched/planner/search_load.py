@@ -51,5 +51,5 @@ def fill(s: State, order: Ints) -> None:
         if s.batch[b].left > 0:
             insert(s, b, taste)
     for k in range(s.config.size):
-        trim(s, k)
+        trim(s, k, 0, s.slot_s.size)
     keep(s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from batchsched.planner.compiled import lean
+from batchsched.planner.compiled import inlined, lean
 from batchsched.planner.fleet_model import Floats
 from batchsched.planner.search_insert import Taste, insert
 from batchsched.planner.search_state import OPENED, WORK, State
@@ -22,22 +22,27 @@ STEPS_A_TRY = 100
 
 
 @lean
-def improve(s: State, chance: Floats, tally: Floats, most_work: int) -> None:
-    """Try until so many places were looked at. `chance`: of each kind, adapted; `tally`: [kind, (tries, better, grams, work)]."""
+def improve(s: State, chance: Floats, tally: Floats, most_work: int, heat: float, half: float) -> None:
+    """Try until so many places were looked at. `chance`: of each kind, adapted; `tally`: [kind, (tries, better, grams, work)].
+
+    What is dearer stays too now and then, by about `heat` grams at first, by half of it after `half` places.
+    """
     begun = s.counts[WORK]
     keep(s)
+    s.cost[2] = min(s.cost[2], s.cost[0])
     while s.counts[WORK] - begun < most_work:
         kind = _choose(s, chance)
         work, cost = s.counts[WORK], s.cost[0]
         s.counts[WORK] += STEPS_A_TRY
         attempt(s, kind)
         work = s.counts[WORK] - work
-        saved = cost - s.cost[0]
-        if saved >= -1e-12 * cost:
+        dearer = s.cost[0] - cost
+        if dearer <= 1e-12 * cost or dearer < -heat / (1.0 + s.counts[WORK] / half) * np.log(1.0 - draw(s)):
             keep(s)
         else:
             undo(s)
-            saved = 0.0
+        saved = max(0.0, s.cost[2] - s.cost[0])
+        s.cost[2] -= saved
         tally[kind, 0] += 1
         tally[kind, 1] += saved > 1e-9 * cost
         tally[kind, 2] += saved
@@ -84,7 +89,7 @@ def tidy(s: State) -> None:
     """Trim what was touched."""
     for k in range(s.config.size):
         if s.config[k].touched:
-            trim(s, k)
+            trim(s, k, s.config[k].begin, s.config[k].end)
 
 
 @lean
@@ -191,7 +196,7 @@ def _take_replica(s: State, length: int) -> None:
 
 @lean
 def _take_late(s: State, size: float) -> None:
-    """Work where a late batch could run, and that batch."""
+    """Work where a late batch could run, and that batch; where none is late, one that is far from its best place."""
     b = -1
     at = int(draw(s) * s.batch.size)
     for j in range(s.batch.size):
@@ -200,19 +205,69 @@ def _take_late(s: State, size: float) -> None:
             b = late
             break
     if b < 0:
-        return _take_batches(s, int(size))
+        _take_misplaced(s, size)
+        return
     write_down(s, b)
     c = s.batch[b].group
     arcs = s.arcs_of[s.group[c].arcs_begin : s.group[c].arcs_end]
     if arcs.size == 0:
-        return None
+        return
     for _ in range(max(2, int(size / 2))):
         k = s.arc[arcs[int(draw(s) * arcs.size)]].config
-        t = s.batch[b].release + int(draw(s) * (s.batch[b].due - s.batch[b].release))
-        p = s.takes[s.config[k].takes_begin].pool
+        _clear_pools(s, k, s.batch[b].release + int(draw(s) * (s.batch[b].due - s.batch[b].release)), 1)
+
+
+@lean
+def _take_misplaced(s: State, size: float) -> None:
+    """Of some batches that are drawn, the one that pays most beyond its cheapest place, and what stands there."""
+    b, most, best_k, best_t = -1, 0.0, 0, 0
+    for _ in range(6):
+        other = int(draw(s) * s.batch.size)
+        k, t, price = _best_place(s, other)
+        paid, i = 0.0, s.batch[other].first
+        while i >= 0:
+            a = s.piece[i].arc
+            paid += s.piece[i].seconds * (_fair_g(s, a, s.piece[i].slot) - price * s.arc[a].rate)
+            i = s.piece[i].next
+        if paid > most:
+            b, most, best_k, best_t = other, paid, k, t
+    if b < 0:
+        return
+    take_batch(s, b)
+    width = max(1, int(size / 4))
+    _clear_pools(s, best_k, best_t - int(draw(s) * width), width)
+
+
+@lean
+def _best_place(s: State, b: int) -> tuple[int, int, float]:
+    """Where a batch's work would cost least by prices alone, with some luck: configuration, slot, grams of a unit."""
+    c = s.batch[b].group
+    best, at, price = -1, 0, np.inf
+    for i in range(s.group[c].arcs_begin, s.group[c].arcs_end):
+        a = s.arcs_of[i]
+        luck = 1.0 + 0.03 * draw(s)
+        for t in range(s.batch[b].release, s.batch[b].due):
+            fair = _fair_g(s, a, t) / s.arc[a].rate * luck
+            if fair < price:
+                best, at, price = s.arc[a].config, t, fair
+    s.counts[WORK] += (s.batch[b].due - s.batch[b].release) * (s.group[c].arcs_end - s.group[c].arcs_begin) // 4
+    return best, at, price
+
+
+@inlined
+def _fair_g(s: State, a: int, t: int) -> float:
+    """Grams of a second of work by prices alone."""
+    k = s.arc[a].config
+    return float(s.run_g[a, t] + s.term[k, t].worth_g + s.term[k, t].hold_g / s.slot_s[t])
+
+
+@lean
+def _clear_pools(s: State, k: int, begin: int, width: int) -> None:
+    """All work on the pools of a configuration for a while."""
+    for i in range(s.config[k].takes_begin, s.config[k].takes_end):
+        p = s.takes[i].pool
         for j in range(s.site[p].begin, s.site[p].end):
-            _clear(s, s.configs_of[j], t, t + 1)
-    return None
+            _clear(s, s.configs_of[j], max(0, begin), min(s.slot_s.size, begin + width))
 
 
 @lean

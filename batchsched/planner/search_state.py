@@ -30,11 +30,16 @@ TERM = np.dtype([("load_g", "f8"), ("hold_g", "f8"), ("worth_g", "f8"), ("fresh_
 """Of the same, what does not change. `worth_g`: what the GPUs of a replica-second are worth elsewhere, as prices say.
 `fresh_from`: where a replica begins whose first useful slot is this (-1: none does), `fresh_g`: its grams until there, `fresh_s`:
 seconds that it can then work there."""
+OFFER = np.dtype([("grams", "f8"), ("base_g", "f8"), ("whole_s", "f8"), ("at", "i4"), ("how", "i2"), ("known", "?")], align=True)
+"""Of the same, what work could get there: seconds, on a replica that costs so many grams (`base_g` of them are not a start's),
+how it comes about and from which slot. Worked out when it is asked for, and again when something near it has changed."""
 POOL = np.dtype([("free_s", "f8"), ("free_room", "f8")], align=True)
 """Of a pool in a slot: GPU-seconds, and GPUs when it ends."""
 CONFIG = np.dtype([("loaded", "i8"), ("takes_begin", "i8"), ("takes_end", "i8"), ("arcs_begin", "i8"), ("arcs_end", "i8"),
-                   ("touched", "?"), ("barred", "?")], align=True)  # fmt: skip
-"""`touched`: written down; `barred`: it gets no further replica during this try."""
+                   ("begin", "i8"), ("end", "i8"), ("stale_begin", "i8"), ("stale_end", "i8"), ("touched", "?"),
+                   ("barred", "?")], align=True)  # fmt: skip
+"""`touched`: written down; `begin`, `end`: between which slots it was changed since; `stale_`: and what it could get;
+`barred`: it gets no further replica during this try."""
 TAKES = np.dtype([("pool", "i8"), ("gpus", "f8")], align=True)
 SITE = np.dtype([("begin", "i8"), ("end", "i8"), ("touched", "?")], align=True)
 """Of a pool, all slots: where its configurations stand in `configs_of`."""
@@ -56,13 +61,14 @@ class State(NamedTuple):
     """All that the search knows."""
 
     cost: Floats
-    """Grams: now, and before this try."""
+    """Grams: now, before this try, and the least so far."""
     counts: Ints
     slot_s: Floats
     cell: Records
     """[K, T]"""
     old_cell: Records
     term: Records
+    offer: Records
     pool: Records
     """[P, T]"""
     old_pool: Records
@@ -86,8 +92,9 @@ class State(NamedTuple):
     config_arcs_of: Ints
     configs_of: Ints
     price: Floats
-    """Scratch: of a class's arcs and slots; `shut` are overlooked."""
+    """Scratch: of a class's arcs and slots; `shut` are overlooked; `least`: each arc's cheapest."""
     shut: Flags
+    least: Ints
 
 
 def nothing_placed(model: FleetModel, prices: FleetPrices | None, pieces: int, seed: int) -> State:
@@ -108,10 +115,10 @@ def nothing_placed(model: FleetModel, prices: FleetPrices | None, pieces: int, s
     piece = _records(PIECE, pieces, next=np.append(np.arange(1, pieces), -1))
     count = np.zeros(6, np.int64)
     count[RANDOM] = 0x5DEECE66D ^ seed
-    cells = int(np.bincount(model.arc_class, minlength=1).max()) * t
+    arcs = int(np.bincount(model.arc_class, minlength=1).max())
     return State(
-        cost=np.full(2, float(model.late_g[model.batch_class] @ model.work)), counts=count, slot_s=model.slot_s.astype(float),
-        cell=cell, old_cell=cell.copy(), term=term, pool=pool, old_pool=pool.copy(),
+        cost=np.full(3, float(model.late_g[model.batch_class] @ model.work)), counts=count, slot_s=model.slot_s.astype(float),
+        cell=cell, old_cell=cell.copy(), term=term, offer=_records(OFFER, (k, t)), pool=pool, old_pool=pool.copy(),
         config=_records(CONFIG, k, loaded=model.loaded, takes_begin=takes_at[:-1], takes_end=takes_at[1:],
                         arcs_begin=config_arcs_at[:-1], arcs_end=config_arcs_at[1:]),
         site=_records(SITE, len(pool), begin=configs_at[:-1], end=configs_at[1:]),
@@ -124,7 +131,7 @@ def nothing_placed(model: FleetModel, prices: FleetPrices | None, pieces: int, s
         run_g=np.ascontiguousarray(model.run_g, float), band=np.ascontiguousarray(model.load_band),
         first_here=np.full((k, t), -1), piece=piece, log=_records(LOG, pieces), opened=np.zeros(b, np.int64),
         arcs_of=arcs_of, batches_of=batches_of, config_arcs_of=config_arcs_of, configs_of=configs_of,
-        price=np.zeros(cells), shut=np.zeros(cells, bool),
+        price=np.zeros(arcs * t), shut=np.zeros(arcs * t, bool), least=np.zeros(arcs, np.int64),
     )  # fmt: skip
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from batchsched.planner.compiled import inlined, lean
 from batchsched.planner.search_state import FREE, LOGGED, OPENED, PIECES, RANDOM, State
 
+NEAR = 4
+"""Slots around a change in which further replicas are weighed anew."""
 DUST = 1e-9
 """Share of a batch's work, or of a slot, that is rounding."""
 
@@ -53,11 +55,15 @@ def has_room(s: State, k: int, t: int) -> bool:
 
 
 @lean
-def touch(s: State, k: int) -> None:
-    """Write down how a configuration and its pools are, before the first change of a try."""
+def touch(s: State, k: int, begin: int, end: int, near: int) -> None:
+    """Write down how a configuration and its pools are, before the first change of a try; what is changed, and near it, is known
+    no more."""
+    _forget(s, k, max(0, begin - near), min(s.slot_s.size, end + near))
     if s.config[k].touched:
+        s.config[k].begin, s.config[k].end = min(s.config[k].begin, begin), max(s.config[k].end, end)
         return
     s.config[k].touched = True
+    s.config[k].begin, s.config[k].end = begin, end
     for t in range(s.slot_s.size):
         s.old_cell[k, t] = s.cell[k, t]
     for j in range(s.config[k].takes_begin, s.config[k].takes_end):
@@ -69,9 +75,25 @@ def touch(s: State, k: int) -> None:
 
 
 @lean
+def _forget(s: State, k: int, begin: int, end: int) -> None:
+    """What the configurations of its pools could get in these slots."""
+    for i in range(s.config[k].takes_begin, s.config[k].takes_end):
+        p = s.takes[i].pool
+        for j in range(s.site[p].begin, s.site[p].end):
+            other = s.configs_of[j]
+            for t in range(begin, end):
+                s.offer[other, t].known = False
+            if s.config[other].stale_end == 0:
+                s.config[other].stale_begin, s.config[other].stale_end = begin, end
+            else:
+                s.config[other].stale_begin = min(s.config[other].stale_begin, begin)
+                s.config[other].stale_end = max(s.config[other].stale_end, end)
+
+
+@lean
 def hold(s: State, k: int, t: int, more: int) -> None:
     """Keep so many more when the slot ends."""
-    touch(s, k)
+    touch(s, k, t, t + 1, NEAR)
     s.cell[k, t].held += more
     s.cost[0] += more * s.term[k, t].hold_g
     for j in range(s.config[k].takes_begin, s.config[k].takes_end):
@@ -81,7 +103,7 @@ def hold(s: State, k: int, t: int, more: int) -> None:
 @lean
 def start(s: State, k: int, t: int, more: int) -> None:
     """Begin so many more in a slot."""
-    touch(s, k)
+    touch(s, k, t, t + s.band.shape[2], NEAR)
     s.cell[k, t].starts += more
     s.cost[0] += more * s.term[k, t].load_g
     for i in range(min(s.band.shape[2], s.slot_s.size - t)):
@@ -147,7 +169,7 @@ def place(s: State, b: int, a: int, t: int, spent: float) -> bool:
         return False
     if i < 0:
         i = s.batch[b].first
-    touch(s, k)
+    touch(s, k, t, t + 1, s.band.shape[2] - 1)
     s.piece[i].seconds += spent
     if spent < 0 and s.piece[i].seconds <= DUST * s.slot_s[t]:
         spent -= s.piece[i].seconds
@@ -195,6 +217,7 @@ def keep(s: State) -> None:
     s.counts[OPENED] = s.counts[LOGGED] = 0
     for k in range(s.config.size):
         s.config[k].touched = False
+        s.config[k].stale_end = 0
     for p in range(s.site.size):
         s.site[p].touched = False
     s.cost[1] = s.cost[0]
@@ -210,16 +233,23 @@ def undo(s: State) -> None:
         s.batch[b].left = s.batch[b].old_left
     for j in range(s.counts[LOGGED] - 1, -1, -1):
         link(s, s.log[j].batch, s.log[j].arc, s.log[j].slot, s.log[j].seconds)
-    for k in range(s.config.size):
-        if s.config[k].touched:
-            for t in range(s.slot_s.size):
-                s.cell[k, t] = s.old_cell[k, t]
+    _undo_replicas(s)
     for p in range(s.site.size):
         if s.site[p].touched:
             for t in range(s.slot_s.size):
                 s.pool[p, t] = s.old_pool[p, t]
     s.cost[0] = s.cost[1]
     keep(s)
+
+
+@lean
+def _undo_replicas(s: State) -> None:
+    for k in range(s.config.size):
+        for t in range(s.config[k].stale_begin, s.config[k].stale_end):
+            s.offer[k, t].known = False
+        if s.config[k].touched:
+            for t in range(s.slot_s.size):
+                s.cell[k, t] = s.old_cell[k, t]
 
 
 @lean

@@ -8,37 +8,44 @@ from batchsched.planner.search_steps import has_room, hold, idle_s, open_s, read
 
 
 @lean
-def trim(s: State, k: int) -> None:
-    """Let go what no work needs: replicas at their ends and at their beginnings, over gaps; keep on what is begun again."""
-    _cut_ends(s, k)
+def trim(s: State, k: int, begin: int, end: int) -> None:
+    """Let go what no work needs, in these slots and next to them: replicas at their ends and at their beginnings, over gaps; keep
+    on what is begun again."""
     last = s.slot_s.size - 1
-    for t in range(last):
+    begin, end = max(0, begin - s.band.shape[2]), min(last, end)
+    _cut_ends(s, k, begin, end)
+    for t in range(begin, min(last, end + 1)):
         while s.cell[k, t].starts > 0 and s.cell[k, t].held > 0 and idle_s(s, k, t) + s.band[k, t, 0] >= _whole_s(s, t):
             if s.term[k, t].load_g + s.term[k, t].hold_g < s.term[k, t + 1].load_g or not _can_load(s, k, t + 1):
                 break
             start(s, k, t, -1)
             hold(s, k, t, -1)
             start(s, k, t + 1, 1)
-    for t in range(1, last + 1):
+    for t in range(max(1, begin), end + 1):
         if s.cell[k, t - 1].held > 0:
             _skip_gap(s, k, t)
         if s.cell[k, t].starts > 0:
             _bridge(s, k, t)
-    _cut_ends(s, k)
+    _cut_ends(s, k, begin, end)
 
 
 @lean
-def _cut_ends(s: State, k: int) -> None:
-    for t in range(s.slot_s.size - 1, -1, -1):
+def _cut_ends(s: State, k: int, begin: int, end: int) -> None:
+    for t in range(end, -1, -1):
+        cut = False
         while True:
             if s.cell[k, t].starts > 0 and _is_useless(s, k, t):
                 start(s, k, t, -1)
                 for i in range(_span(s, k, t)):
                     hold(s, k, t + i, -1)
+                cut = True
             elif t > 0 and s.cell[k, t - 1].held > 0 and ready(s, k, t) > s.cell[k, t].held and idle_s(s, k, t) >= _whole_s(s, t):
                 hold(s, k, t - 1, -1)
+                cut = True
             else:
                 break
+        if t <= begin and not cut:
+            return
 
 
 @lean
