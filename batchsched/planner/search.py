@@ -21,8 +21,8 @@ ROUND_UP = 0.8
 
 HEAT = 0.002
 """By how much a try may make the plan dearer at first, about: as a share of what a batch costs on average."""
-COOLED = 30_000
-"""Places for each batch after which it is half as much."""
+COOLED = 30_000_000
+"""Places after which it is half as much."""
 
 
 @dataclass
@@ -80,11 +80,11 @@ class Search:
 
     def improve(self, most_work: int) -> bool:
         """Look at so many places for something cheaper; whether it was found."""
-        done, batches = self.work + most_work, max(1, self.model.work.size)
-        heat, half = HEAT * self.cost_g / batches, COOLED * batches
+        done = self.work + most_work
+        heat = HEAT * self.cost_g / max(1, self.model.work.size)
         while self.work < done:
             self._grow()
-            improve(self._state, self._chance, self._tally, min(done - self.work, 10_000_000), heat, half)
+            improve(self._state, self._chance, self._tally, min(done - self.work, 10_000_000), heat, COOLED)
         if not self._state.cost[0] < self.cost_g * (1 - 1e-12):
             return False
         self._best = self._plan()
