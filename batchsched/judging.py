@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from batchsched.fleet import Fleet
 from batchsched.observe import View
 from batchsched.planner import Job, Plan, make_plan
 from batchsched.planner.advice import Alternative, Option
-from batchsched.planner.verdict import verdict
+from batchsched.planner.room import rooms
+from batchsched.planner.verdict import Verdict, verdict
 from batchsched.profiles.answers import EMBEDDINGS
 from batchsched.queue import batches
 from batchsched.units import iso
@@ -18,17 +19,38 @@ from batchsched.units import iso
 log = logging.getLogger(__name__)
 
 
-def judged(view: View, batch: Mapping[str, Any], fleet: Fleet) -> dict[str, Any]:
-    """The answer at submission for a batch that the view has among its jobs, as JSON.
+MOST_ADVISED = 20
+"""Where more are not feasible, or come into doubt, at once, the first of them, by deadline, are told what would mend it."""
+JOBS_ADVISED = 2000
+"""Of how many jobs all that advice may be made: a piece of it looks at each open job, and a plan may wait for it."""
 
-    When it will be done and what it will cost is told by the greedy plan: the solver may be busy for seconds.
+
+def judged(view: View, found: Sequence[Mapping[str, Any]], fleet: Fleet) -> list[dict[str, Any]]:
+    """The answers at submission for batches that the view has among its jobs, as JSON.
+
+    When they will be done and what they will cost is told by the greedy plan: the solver may be busy for seconds.
     """
     try:
         plan = make_plan(view.problem, "at-once" if view.overrides.frozen else "greedy")
     except Exception:
         log.exception("No plan could be made for a verdict; it does without.")
         plan = Plan(view.problem.slots, [])
-    found = verdict(view.problem, plan, batch["id"], alternatives(view, batch, fleet))
+    open_to = rooms(view.problem, {batch["id"] for batch in found})
+    out, advised = list[dict[str, Any]](), 0
+    for batch in found:
+        others = alternatives(view, batch, fleet) if advised < most_advised(view) else None
+        answer = verdict(view.problem, plan, batch["id"], others, open_to[batch["id"]])
+        advised += not answer.feasible
+        out.append(_as_answer(view, answer))
+    return out
+
+
+def most_advised(view: View) -> int:
+    """How many at once are told what would do."""
+    return max(1, min(MOST_ADVISED, JOBS_ADVISED // max(1, len(view.problem.jobs))))
+
+
+def _as_answer(view: View, found: Verdict) -> dict[str, Any]:
     return {
         "feasible": found.feasible,
         "probability": round(found.probability, 4),

@@ -139,14 +139,15 @@ class Observer:
         self._seen: dict[tuple[str, str], tuple[object, list[Observation]]] = {}
         self._profiles: dict[str, tuple[list[Observation], dict[str, Profile]]] = {}
 
-    def look(self, now: datetime, newcomer: Mapping[str, Any] | None = None) -> View:
-        """Everything open now; `newcomer`: a batch as it would be, in progress or not, looked at beside the others."""
+    def look(self, now: datetime, newcomers: Sequence[Mapping[str, Any]] = ()) -> View:
+        """Everything open now; `newcomers`: batches as they would be, in progress or not, looked at beside the others."""
+        new = {row["id"] for row in newcomers}
         with self._database.read() as connection:
-            rows = [row for row in batches.runnable(connection) if newcomer is None or row["id"] != newcomer["id"]]
+            rows = [row for row in batches.runnable(connection) if row["id"] not in new]
             shares = by_batch(chunks.summary(connection))
             tallied = tallies.of_all(connection)
             observed = self._observed(connection)
-            everything: list[Mapping[str, Any]] = [*rows, *([newcomer] if newcomer else [])]
+            everything: list[Mapping[str, Any]] = [*rows, *newcomers]
             answers = self.answers(connection, everything, now)
             alive = workers.active(connection, now - timedelta(seconds=self._settings.server.lease_s))
             ruled = overrides.active(connection, now)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from batchsched.fleet import Fleet
-from batchsched.judging import alternatives, as_json
+from batchsched.judging import alternatives, as_json, most_advised
 from batchsched.observe import View
 from batchsched.planner import Job, Plan
 from batchsched.planner.advice import options, words
@@ -19,8 +21,6 @@ from batchsched.units import iso
 
 WORSE = 2.0
 """A promise is in doubt once a miss is this many times as likely as was allowed; it holds again once a miss is that rare."""
-MOST_ADVISED = 20
-"""Where more come into doubt at once, the first of them, by deadline, are told what would mend it."""
 
 
 class Risks:
@@ -30,34 +30,47 @@ class Risks:
         self._database, self._fleet = database, fleet
 
     def look(self, view: View, plan: Plan) -> None:
-        """Judge every batch of the view; tell what changed."""
+        """Judge every batch of the view, and those that are paused as if they went on at once; tell what changed."""
         with self._database.read() as connection:
             promises = risks.promises(connection)
-        known = [job for job in sorted(view.problem.jobs, key=lambda job: job.deadline_s) if job.batch_id in promises]
-        asked = [job for job in known if promises[job.batch_id]["feasible"] or promises[job.batch_id]["risk"]]
+            paused = {row["id"]: view.job_of(row) for row in batches.paused(connection) if row["id"] in promises}
+        known = {job.batch_id: job for job in view.problem.jobs if job.batch_id not in paused} | paused
+        asked = [known[name] for name, promise in promises.items() if name in known and (promise["feasible"] or promise["risk"])]
         if not asked:
             return
-        chances = probabilities(view.problem, {job.batch_id for job in asked})
-        advised = 0
-        for job in asked:
+        chances = probabilities(view.problem, {job.batch_id for job in asked}, [job for job in asked if job.batch_id in paused])
+        worse, better = list[Job](), list[Job]()
+        for job in sorted(asked, key=lambda job: job.deadline_s):
             promise, chance = promises[job.batch_id], chances[job.batch_id]
             if promise["risk"] is None and in_doubt(chance, job.confidence):
-                self._raise(view, promise, self._found(view, plan, job, chance, advised < MOST_ADVISED))
-                advised += 1
+                worse.append(job)
             elif promise["risk"] is not None and (chance >= job.confidence or not promise["feasible"]):
-                self._clear(view, promise, {"probability": round(chance, 4)})
+                better.append(job)
+        most = most_advised(view)
+        found = {
+            job.batch_id: self._found(view, plan, job, chances[job.batch_id], advise=n < most, paused=job.batch_id in paused)
+            for n, job in enumerate(worse)
+        }
+        cleared = {job.batch_id: {"probability": round(chances[job.batch_id], 4)} for job in better}
+        if found or cleared:
+            self._tell(promises, found, cleared, view.now)
 
     @again
-    def _raise(self, view: View, promise: Row, found: dict[str, Any]) -> None:
+    def _tell(
+        self,
+        promises: Mapping[str, Row],
+        found: Mapping[str, dict[str, Any]],
+        cleared: Mapping[str, dict[str, Any]],
+        now: datetime,
+    ) -> None:
+        """All in one transaction: where a pool is lost there may be thousands."""
         with self._database.write() as connection:
-            risks.raise_one(connection, promise, found, view.now)
+            for name, risk in found.items():
+                risks.raise_one(connection, promises[name], risk, now)
+            for name, known in cleared.items():
+                risks.clear(connection, promises[name], known, now)
 
-    @again
-    def _clear(self, view: View, promise: Row, found: dict[str, Any]) -> None:
-        with self._database.write() as connection:
-            risks.clear(connection, promise, found, view.now)
-
-    def _found(self, view: View, plan: Plan, job: Job, chance: float, advise: bool) -> dict[str, Any]:
+    def _found(self, view: View, plan: Plan, job: Job, chance: float, *, advise: bool, paused: bool) -> dict[str, Any]:
         """What is known of a promise in doubt, as JSON."""
         mending = options(view.problem, job, alternatives(view, self._row(job.batch_id), self._fleet)) if advise else []
         advice, end_s = words(job, mending), finish_s(view.problem, plan, job)
@@ -66,6 +79,7 @@ class Risks:
             "deadline_at": iso(view.at(job.deadline_s)),
             "expected_finish_at": iso(view.at(end_s)) if end_s is not None else None,
             "reason": f"The deadline now holds with a probability of {chance:.0%} only, asked are {job.confidence:.0%}"
+            + (", even if it is resumed at once" if paused else "")
             + (f"; {advice}." if advice else "."),
             "options": [as_json(view, option) for option in mending],
         }

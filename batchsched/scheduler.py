@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -352,7 +352,11 @@ class Scheduler:
 
     def verdict(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The answer at submission for a batch that has just been validated, as JSON."""
-        return judged(self._observer.look(self._clock.now(), batch), batch, self.fleet)
+        return self.verdicts([batch])[0]
+
+    def verdicts(self, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The same of several that came at once, each judged beside all: in one look, by one plan."""
+        return judged(self._observer.look(self._clock.now(), found), found, self.fleet)
 
 
 def kept(problem: Problem) -> Problem:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, func, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, insert, literal, or_, select, update
 
 from batchsched.errors import Conflict, NotFound
 from batchsched.queue import books, deliveries
@@ -116,7 +116,16 @@ def runnable(connection: Connection) -> list[Row]:
 
     Only the columns that plans are made from: there may be thousands.
     """
-    ready = (batches.c.state == "in_progress", batches.c.paused_at.is_(None), batches.c.reopen.is_(None))
+    return _planned(connection, batches.c.paused_at.is_(None))
+
+
+def paused(connection: Connection) -> list[Row]:
+    """Every batch that would be runnable, were it not paused; the same columns."""
+    return _planned(connection, batches.c.paused_at.is_not(None))
+
+
+def _planned(connection: Connection, such: ColumnElement[bool]) -> list[Row]:
+    ready = (batches.c.state == "in_progress", batches.c.reopen.is_(None), such)
     return every(connection, select(*_PLANNED).where(*ready).order_by(batches.c.deadline_at, batches.c.id))
 
 

@@ -135,6 +135,43 @@ def test_a_new_deadline_brings_a_new_verdict_and_ends_the_risk(server: LiveServe
     assert [told["type"] for told in _events(server, batch_id)] == ["batch.at_risk", "batch.recovered"]
 
 
+def test_one_that_is_paused_for_too_long_is_at_risk_until_it_has_more_time(server: LiveServer) -> None:
+    batch_id, _ = _promised(server)
+    server.post(f"{PREFIX}/batches/{batch_id}/pause")
+    server.runtime.scheduler.plan_now()
+    assert _risk(server, batch_id) is None
+    clock = server.runtime.clock
+    assert isinstance(clock, ManualClock)
+    clock.advance(14.5 * 60)
+    server.runtime.scheduler.plan_now()
+    risk = _risk(server, batch_id)
+    assert risk is not None
+    assert "even if it is resumed at once" in risk["reason"]
+    server.post(f"{PREFIX}/batches/{batch_id}", {"deadline": "5h"})
+    server.runtime.scheduler.plan_now()
+    assert _risk(server, batch_id) is None
+
+
+def test_many_are_told_in_one_transaction_and_the_first_get_advice(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch_id, workers = _promised(server)
+    other_id = server.submit(requests(1000, model="big"), batchsched={"deadline": "20m"})["id"]
+    assert server.until(other_id, "in_progress")["batchsched"]["verdict"]["feasible"]
+    monkeypatch.setattr("batchsched.judging.JOBS_ADVISED", 1)
+    written: list[int] = []
+    tell = Risks._tell  # pyright: ignore[reportPrivateUsage]
+
+    def noted(*known: Any) -> None:
+        written.append(len(known[2]))
+        tell(*known)
+
+    monkeypatch.setattr(Risks, "_tell", noted)
+    _lose(server, workers[1:])
+    assert written == [2]
+    first, second = (_risk(server, name) or {} for name in (batch_id, other_id))
+    assert "would do" in first["reason"]
+    assert "would do" not in second["reason"]
+
+
 @pytest.mark.parametrize(
     ("confidence", "chance", "doubt"), [(0.99, 0.981, False), (0.99, 0.979, True), (0.5, 0.26, False), (0.5, 0.24, True)]
 )

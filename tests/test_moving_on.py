@@ -12,6 +12,7 @@ import pytest
 
 from batchsched.clock import ManualClock
 from batchsched.queue import batches, chunks, deliveries, retention
+from batchsched.scheduler import Scheduler
 from batchsched.server.operations import Operations
 from batchsched.wire import PREFIX
 from tests.inprocess import InProcess, in_process
@@ -184,3 +185,24 @@ def test_a_deadline_that_changes_as_the_validation_ends_is_judged_too(
         answer = server.post(f"{PREFIX}/batches/{batch_id}", {"deadline": "1s"}).json()
         assert not answer["batchsched"]["verdict"]["feasible"]
         assert not _feasible(server, batch_id)
+
+
+def test_those_that_came_together_are_judged_beside_each_other_by_one_plan(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_process() as make, closing(make(tmp_path, ManualClock(NOW), server__database_url=database_url)) as server:
+        found = [accepted(server) for _ in range(5)]
+        refused = accepted(server, batchsched={"deadline": "1s", "require_feasible": True})
+        rounds: list[int] = []
+        judge = Scheduler.verdicts
+
+        def counted(scheduler: Scheduler, new: Any) -> Any:
+            rounds.append(len(new))
+            return judge(scheduler, new)
+
+        monkeypatch.setattr(Scheduler, "verdicts", counted)
+        server.round()
+        assert sorted(rounds) == [1, 5]
+        assert {server.json(f"/v1/batches/{name}")["status"] for name in found} == {"in_progress"}
+        assert [_feasible(server, name) for name in found] == [True] * 5
+        assert server.json(f"/v1/batches/{refused}")["status"] == "failed"

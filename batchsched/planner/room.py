@@ -27,9 +27,14 @@ class Room(msgspec.Struct, frozen=True):
     doubt: Doubt
     """Of its own work and `earlier` together, and of the places where they are done; in shares of their sum."""
 
+    left: bool = True
+    """Is there any work?"""
+
     @property
     def probability(self) -> float:
         """That it is done by then."""
+        if not self.left:
+            return 1.0
         return self.doubt.within((self.times + self.earlier) / (1.0 + self.earlier)) if self.times > 0 else 0.0
 
 
@@ -44,16 +49,23 @@ def room(problem: Problem, job: Job, until_s: float) -> Room:
     return walk.room(job, until_s)
 
 
-def probabilities(problem: Problem, only: Collection[str]) -> dict[str, float]:
-    """That each of these jobs is done by its deadline, in one walk over all."""
-    walk = _Walk(problem)
-    found: dict[str, float] = {}
-    for job in sorted(problem.jobs, key=_order):
-        if job.batch_id in only:
+def rooms(problem: Problem, only: Collection[str], aside: Sequence[Job] = ()) -> dict[str, Room]:
+    """What is open to each of these jobs until its deadline, in one walk over all. `aside`: jobs that are not the problem's, each
+    judged beside those that are; they take nothing from each other."""
+    walk, apart = _Walk(problem), {job.batch_id for job in aside}
+    found: dict[str, Room] = {}
+    for job in sorted([*problem.jobs, *aside], key=_order):
+        if job.batch_id in only or job.batch_id in apart:
             walk.go()
-            found[job.batch_id] = walk.room(job, job.deadline_s).probability if job.remaining_requests > 0 else 1.0
-        walk.waiting.append(job)
+            found[job.batch_id] = walk.room(job, job.deadline_s)
+        if job.batch_id not in apart:
+            walk.waiting.append(job)
     return found
+
+
+def probabilities(problem: Problem, only: Collection[str], aside: Sequence[Job] = ()) -> dict[str, float]:
+    """That each of these jobs is done by its deadline, as `rooms` sees it."""
+    return {name: room.probability for name, room in rooms(problem, only, aside).items()}
 
 
 def chances(problem: Problem, variants: Sequence[Job]) -> list[float]:
@@ -133,7 +145,7 @@ class _Walk:
         taken = self._seconds[: self._count] * per_second
         worth = taken.sum(axis=1) * (self._relative[: self._count] > 0)
         doubt = self._doubt(job, worth, shares + taken.sum(axis=0), per_second, float(shares.sum()), until_s)
-        return Room(float(shares.sum()), float(worth.sum()), doubt)
+        return Room(float(shares.sum()), float(worth.sum()), doubt, job.remaining_requests > 0)
 
     def _startup_s(self, job: Job, usable: Collection[str]) -> float:
         """Of one engine start, where it is shortest."""

@@ -9,7 +9,7 @@ import msgspec
 from batchsched.planner.advice import Alternative, Option, options, words
 from batchsched.planner.plan import Allotment, Plan
 from batchsched.planner.problem import Job, Problem
-from batchsched.planner.room import room
+from batchsched.planner.room import Room, room
 from batchsched.units import JOULES_PER_KWH
 
 AMPLE = 100
@@ -30,10 +30,17 @@ class Verdict(msgspec.Struct, frozen=True):
     """Of a job that is not feasible: what would make it so."""
 
 
-def verdict(problem: Problem, plan: Plan, batch_id: str, alternatives: Iterable[Alternative] = ()) -> Verdict:
+def verdict(
+    problem: Problem,
+    plan: Plan,
+    batch_id: str,
+    alternatives: Iterable[Alternative] | None = (),
+    open_to: Room | None = None,
+) -> Verdict:
     """Judge one job of the problem. Raises KeyError where it is not among the jobs.
 
-    `alternatives`: the job as it might be, looked at only where it is not feasible as it is.
+    `alternatives`: the job as it might be, looked at only where it is not feasible as it is; None: seek no advice, which takes
+    most of the time. `open_to`: its room until its deadline, where that is known.
 
     `probability` is that of running from now on, in the order of deadlines (room.py). A plan that waits uses up what of it lies
     above the asked confidence, and no more.
@@ -41,17 +48,17 @@ def verdict(problem: Problem, plan: Plan, batch_id: str, alternatives: Iterable[
     job = next((job for job in problem.jobs if job.batch_id == batch_id), None)
     if job is None:
         raise KeyError(batch_id)
-    open_to = room(problem, job, job.deadline_s)
-    chance = open_to.probability if job.remaining_requests > 0 else 1.0
+    open_to = open_to or room(problem, job, job.deadline_s)
+    chance = open_to.probability
     feasible = chance >= job.confidence
-    mending = [] if feasible else options(problem, job, alternatives)
+    mending = [] if feasible or alternatives is None else options(problem, job, alternatives)
     return Verdict(
         feasible,
         chance,
         finish_s(problem, plan, job),
         plan.grams_expected.get(batch_id),
         run_now_grams(problem, job),
-        _reason(job, open_to.times, chance, mending) + _served_by(plan, job),
+        _reason(job, open_to.times, chance, mending, sought=alternatives is not None) + _served_by(plan, job),
         mending,
     )
 
@@ -96,17 +103,19 @@ def finish_s(problem: Problem, plan: Plan, job: Job) -> float | None:
     return max(end(a) for a in mine)
 
 
-def _reason(job: Job, times: float, chance: float, mending: list[Option]) -> str:
+def _reason(job: Job, times: float, chance: float, mending: list[Option], *, sought: bool) -> str:
     if chance >= job.confidence:
         fits = f"{times:.1f}" if times < AMPLE else f"more than {AMPLE}"
         return f"There is time for {fits} times the expected work before the deadline."
     advice = words(job, mending)
     if not job.seconds_on:
         return f"No pool may run the model {job.model}{f'; {advice}' if advice else ''}."
-    advice = advice or (
-        "nothing that was tried would do" if times > 0 else "no pool that may run it opens within the planned horizon"
-    )
-    return f"The deadline holds with a probability of {chance:.0%}, asked are {job.confidence:.0%}; {advice}."
+    if times <= 0:
+        advice = advice or "no pool that may run it opens within the planned horizon"
+    elif sought:
+        advice = advice or "nothing that was tried would do"
+    said = f"The deadline holds with a probability of {chance:.0%}, asked are {job.confidence:.0%}"
+    return f"{said}; {advice}." if advice else f"{said}."
 
 
 def _served_by(plan: Plan, job: Job) -> str:

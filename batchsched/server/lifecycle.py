@@ -5,11 +5,13 @@ Nothing is remembered between two rounds: what has to be done is read from the d
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -37,6 +39,8 @@ ROUND_S = 1.0
 CANCEL_GRACE = timedelta(seconds=30)
 CHECKPOINT_ROUNDS = 20
 CLOCK_JUMP_S = 5.0
+MOST_TOGETHER = 100
+"""New batches that are judged together: those of a burst get their verdicts by and by, each round of them with one plan."""
 SWEEP_EVERY_S = 6 * 3600.0
 
 
@@ -114,16 +118,19 @@ class Lifecycle:
         with self._database.read() as connection:
             found = batches.due(connection, self._clock.now())
         steps: dict[str, Callable[[Row], None]] = {
-            "validating": self._validate,
             "in_progress": self._watch,
             "finalizing": self._complete,
             "cancelling": self._cancel,
         }
+        new = [batch for batch in found if batch["state"] == "validating"]
+        first = {together[0]["id"]: together for together in _together(new)}
         for batch in found:
             if self._stopping or not self._leading():
                 return
-            step = self._reopen if batch["reopen"] else steps[batch["state"]]
-            self._guarded(partial(step, batch))
+            if batch["id"] in first:
+                self._guarded(partial(self._validate, first[batch["id"]]))
+            elif batch["state"] != "validating":
+                self._guarded(partial(self._reopen if batch["reopen"] else steps[batch["state"]], batch))
         self._guarded(self._bookkeeping.round)
         self._guarded(self._retention.round)
         self._guarded(self._sweep)
@@ -177,7 +184,17 @@ class Lifecycle:
         self._scheduler.poke()  # the plan in force was made for another hour
         return True
 
-    def _validate(self, batch: Row) -> None:
+    def _validate(self, new: Sequence[Row]) -> None:
+        """Check their files, judge those that are sound beside each other, and let them begin."""
+        sound = list[tuple[Row, Cut]]()
+        for batch in new:
+            self._guarded(partial(self._check, batch, sound))
+        verdicts = self._scheduler.verdicts([{**batch, **cut.columns} for batch, cut in sound]) if sound else []
+        for (batch, cut), verdict in zip(sound, verdicts, strict=True):
+            self._guarded(partial(self._begin, batch, cut, verdict))
+        self._scheduler.poke()
+
+    def _check(self, batch: Row, sound: list[tuple[Row, Cut]]) -> None:
         declared = self._scheduler.fleet.models
         models = {name: declared[name].max_model_len for name in self._scheduler.served_models()}
         try:
@@ -191,9 +208,11 @@ class Lifecycle:
         errors = cut.errors or _too_short(cut, models, batch["options"].get("models") or [])
         if errors:
             self._fail(batch, errors)
-            return
+        else:
+            sound.append((batch, cut))
+
+    def _begin(self, batch: Row, cut: Cut, verdict: dict[str, Any]) -> None:
         now = self._clock.now()
-        verdict = self._scheduler.verdict({**batch, **cut.columns})
         if batch["options"].get("require_feasible") and not verdict["feasible"]:
             text = f"{DeadlineInfeasible.__doc__} {verdict['reason']}"
             self._fail(batch, [LineError(DeadlineInfeasible.code, text, None, "batchsched.deadline")])
@@ -208,7 +227,6 @@ class Lifecycle:
                 chunks.add(connection, cut.chunks)
         except QuotaExceeded as problem:
             self._fail(batch, [LineError(problem.code, problem.message, None, None)])
-        self._scheduler.poke()
 
     def _fail(self, batch: Row, errors: list[LineError]) -> None:
         with self._database.write() as connection:
@@ -270,3 +288,10 @@ def _too_short(cut: Cut, models: Mapping[str, int | None], accepted: Sequence[st
         for model, longest in found
         if longest is not None and limit >= longest
     ]
+
+
+def _together(new: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Which batches are judged together; one that may be refused alone, for refused it takes nothing from the others."""
+    for alone, found in itertools.groupby(new, lambda batch: bool(batch["options"].get("require_feasible"))):
+        run, most = list(found), 1 if alone else MOST_TOGETHER
+        yield from (run[i : i + most] for i in range(0, len(run), most))
