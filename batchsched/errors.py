@@ -206,6 +206,14 @@ class DatabaseBusy(DatabaseUnavailable):
     code = "database_busy"
 
 
+class PlannerBusy(BatchschedError):
+    """The planner is busy with others' questions; try again in a minute."""
+
+    code = "planner_busy"
+    http_status = 503
+    exit_code = 75
+
+
 class DamagedDatabase(BatchschedError):
     """The database file cannot be read."""
 

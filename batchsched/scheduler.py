@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +20,7 @@ from sqlalchemy import Connection
 
 from batchsched.carbon.models import Hardware
 from batchsched.clock import Clock
-from batchsched.errors import BatchschedError, ForecastUnavailable, InvalidConfiguration
+from batchsched.errors import BatchschedError, ForecastUnavailable, InvalidConfiguration, PlannerBusy
 from batchsched.forecasts import Provider, one_signal
 from batchsched.judging import judged
 from batchsched.observe import Observer, View
@@ -33,7 +34,7 @@ from batchsched.queue import chunks, ledger, overrides, plans, shares, tallies
 from batchsched.queue.database import Database, again
 from batchsched.risks import Risks
 from batchsched.settings import Settings
-from batchsched.solving import SEED, Solved, Solver, versions
+from batchsched.solving import READY_S, SEED, Solved, Solver, versions
 from batchsched.windows import WindowTimer, check, is_open
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ POLL_S = 0.5
 """How often a leader asks whether other servers want a new plan, and the others whether there is one."""
 TROUBLE_S = 2.0
 GRACE_S = 10.0
+QUEUE_S = 10.0
+"""How long a question (what if, replay) waits for those before it."""
 REFRESH_AFTER = timedelta(seconds=2)
 
 
@@ -93,7 +96,9 @@ class Scheduler:
         self._clock = clock
         self._lead = lead
         self._observer = Observer(database, settings, provider, hardware, learnt)
-        self._solver = Solver(settings.planner)
+        self._solver = Solver(settings.planner, on_ready=self.poke)
+        self._questions = Solver(settings.planner)  # people never stand in the way of a plan
+        self._questioning = threading.Lock()
         self.fleet = self._observer.fleet
         self._risks = Risks(database, self.fleet)
         _check_signals(provider, [site.zone for site in self.fleet.sites.values()])
@@ -129,6 +134,7 @@ class Scheduler:
             self._timer.stop()
             self._thread.join(timeout=30)
         self._solver.stop()
+        self._questions.stop()
 
     def poke(self) -> None:
         """Something changed: plan again soon, here or where the leader is."""
@@ -143,7 +149,7 @@ class Scheduler:
                 self._wake.clear()
             leading = self._lead.leading()
             if leading:
-                self._guarded(self.plan_now, "No new plan")
+                self._guarded(partial(self.plan_now, ready_s=0.0), "No new plan")
             else:
                 self._guarded(partial(self._follow, poked), "The plan in force cannot be read")
             self._stopping.wait(SETTLE_S)
@@ -192,8 +198,11 @@ class Scheduler:
         thaw_s = (frozen.until - now).total_seconds() if frozen and frozen.until else math.inf
         return max(0.0, min(self._settings.planner.replan_s, slot_s - now.timestamp() % slot_s + 0.05, thaw_s))
 
-    def plan_now(self) -> Published:
-        """Observe, plan and publish once. What is returned is not in force where another server took the lead meanwhile."""
+    def plan_now(self, ready_s: float = READY_S) -> Published:
+        """Observe, plan and publish once. What is returned is not in force where another server took the lead meanwhile.
+
+        `ready_s`: how long to wait for a solver that is still coming up; when it has, a better plan follows by itself.
+        """
         with self._planning:  # a plan's tallies follow from those of the plan before it
             epoch = self._lead.epoch
             view = self._observer.look(self._clock.now())
@@ -203,7 +212,7 @@ class Scheduler:
                     view, problem=msgspec.structs.replace(view.problem, standing=stood, churn=self._settings.planner.churn)
                 )
             latest = _latest_starts(view)
-            solved = self._solved(view)
+            solved = self._solved(view, ready_s)
             published = Published(
                 made_at=view.now,
                 problem=kept(view.problem),
@@ -256,28 +265,42 @@ class Scheduler:
         self._published = mine
         return mine
 
-    def _solved(self, view: View) -> Solved:
+    def _solved(self, view: View, ready_s: float) -> Solved:
         """A plan; an empty one where none can be made, for then the latest safe starts alone decide."""
         try:
-            return self.solved(view.problem, frozen=view.overrides.frozen is not None)
+            return self._made(self._solver, view.problem, frozen=view.overrides.frozen is not None, ready_s=ready_s)
         except Exception as problem:
             log.exception("No plan could be made; each batch starts at its latest safe start.")
             return Solved(Plan(view.problem.slots, [], status="failed", notes=[f"No plan could be made: {problem}"]))
 
-    def solved(self, problem: Problem, *, frozen: bool = False) -> Solved:
-        """The plan of a problem, made as plans are; nothing is published. Raises UnsafePlan."""
-        return Solved(make_plan(problem, "at-once")) if frozen else self._solver.plan(problem)
+    def solved(self, *problems: Problem, frozen: bool = False) -> list[Solved]:
+        """The plans of problems, made as plans are; nothing is published. Raises PlannerBusy, UnsafePlan."""
+        with self._one_question():
+            return [self._made(self._questions, problem, frozen=frozen) for problem in problems]
 
     def _recipe(self, *, frozen: bool) -> Recipe:
         limits = self._settings.planner
         return Recipe("at-once" if frozen else limits.solver, limits.solve_s, SEED, versions())
 
-    def again(self, problem: Problem, recipe: Recipe | None) -> Plan:
-        """The plan of a problem by a recipe; None: by that of today. Raises UnsafePlan."""
+    def again(self, problem: Problem, recipe: Recipe | None) -> Solved:
+        """The plan of a problem by a recipe; None: by that of today. Raises PlannerBusy, UnsafePlan."""
         recipe = recipe or self._recipe(frozen=False)
-        if recipe.solver == self._settings.planner.solver:
-            return self._solver.plan(problem, recipe.work_s, recipe.seed).plan
-        return make_plan(problem, recipe.solver, recipe.work_s, recipe.seed)
+        with self._one_question():
+            if recipe.solver == self._settings.planner.solver:
+                return self._questions.plan(problem, recipe.work_s, recipe.seed)
+            return Solved(make_plan(problem, recipe.solver, recipe.work_s, recipe.seed))
+
+    def _made(self, solver: Solver, problem: Problem, *, frozen: bool, ready_s: float = READY_S) -> Solved:
+        return Solved(make_plan(problem, "at-once")) if frozen else solver.plan(problem, ready_s=ready_s)
+
+    @contextmanager
+    def _one_question(self) -> Generator[None]:
+        if not self._questioning.acquire(timeout=QUEUE_S):
+            raise PlannerBusy("The planner is busy with others' questions; try again in a minute.")
+        try:
+            yield
+        finally:
+            self._questioning.release()
 
     @property
     def published(self) -> Published | None:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from typing import Literal
@@ -36,7 +37,9 @@ SLOWEST = 4.0
 GRACE_S = 10.0
 """On top, for reading and writing; after that the process is ended."""
 READY_S = 8.0
-"""For one that is still coming up."""
+"""For one that is still coming up, where somebody waits for that."""
+LOADING_S = 300.0
+"""After that one that is still coming up is ended."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 NICE = 5
 LARGEST_BYTES = 2**31
@@ -65,21 +68,25 @@ class Solved(msgspec.Struct, frozen=True):
 
     plan: Plan
     failure: Kind | None = None
+    stood_in: str = ""
+    """Why the solver gave none, where this is the greedy plan in its place."""
 
 
 class SolverFailed(Exception):
     """The solver gave no plan."""
 
-    def __init__(self, kind: Kind, text: str) -> None:
+    def __init__(self, kind: Kind | None, text: str) -> None:
+        """`kind`: None where nothing went wrong: it comes up for the first time."""
         super().__init__(text)
-        self.kind: Kind = kind
+        self.kind: Kind | None = kind
 
 
 class Solver:
     """Makes plans. Thread-safe: one at a time. Without `memory_mb` it solves in this process."""
 
-    def __init__(self, settings: Planner, command: list[str] | None = None) -> None:
-        """`command`: what to run instead of this module; the number of its socket is added."""
+    def __init__(self, settings: Planner, command: list[str] | None = None, on_ready: Callable[[], None] = lambda: None) -> None:
+        """`command`: what to run instead of this module; the number of its socket is added. `on_ready`: called when it has
+        come up after a plan had to do without it."""
         self._settings = settings
         self._command = command or [sys.executable, "-P", "-m", "batchsched.solving", str(settings.memory_mb), str(os.getpid())]
         self._apart = settings.solver != "greedy" and settings.memory_mb > 0
@@ -88,6 +95,9 @@ class Solver:
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
         self._stopping = False
+        self._on_ready = on_ready
+        self._begun = 0  # processes
+        self._missed = False
         # The kernel ends the process with the thread that started it: this one lives as long as we do.
         self._keeper = threading.Thread(target=self._keep, name="solver", daemon=True)
 
@@ -116,10 +126,15 @@ class Solver:
         """Has it loaded?"""
         return self._line is not None
 
-    def plan(self, problem: Problem, work_s: float | None = None, seed: int = SEED) -> Solved:
+    @property
+    def slow(self) -> bool:
+        """May a plan take as long as the solver works?"""
+        return self.ready if self._apart else self._settings.solver != "greedy"
+
+    def plan(self, problem: Problem, work_s: float | None = None, seed: int = SEED, *, ready_s: float = READY_S) -> Solved:
         """A verified plan, the best that the solver finds. Raises UnsafePlan where even the greedy one is not safe.
 
-        `work_s`: as in the settings where it is None.
+        `work_s`: as in the settings where it is None; `ready_s`: how long to wait for a solver that is still coming up.
         """
         work_s = self._settings.solve_s if work_s is None else work_s
         first = make_plan(problem, "greedy")
@@ -128,21 +143,24 @@ class Solver:
         problem, wrong = sound(problem)
         question = Ask(problem, work_s, seed, SLOWEST * work_s)
         try:
-            found = self._ask(question) if self._apart else _taken(answer_to(question))
+            found = self._ask(question, ready_s) if self._apart else _taken(answer_to(question))
             if broken := violations(problem, found):
                 raise SolverFailed("unsafe", f"its plan was unsafe: {broken[0]}")
         except SolverFailed as failure:
-            log.error("No plan from the solver: %s. The greedy plan stands in.", failure)
-            return Solved(noted(first, f"The solver failed ({failure}); this is the greedy plan"), failure.kind)
+            level = logging.ERROR if failure.kind else logging.INFO
+            log.log(level, "No plan from the solver: %s. The greedy plan stands in.", failure)
+            told = f"The solver {'failed' if failure.kind else 'was not asked'} ({failure}); this is the greedy plan"
+            return Solved(noted(first, told), failure.kind, str(failure))
         return Solved(settled(problem, noted(found, first.notes[-1]) if wrong else found))
 
     # -- asking --
 
-    def _ask(self, question: Ask) -> Plan:
-        until = time.monotonic() + question.wall_s + GRACE_S
+    def _ask(self, question: Ask, ready_s: float) -> Plan:
+        self.start()
+        self._ready(ready_s)
         with self._asking:
-            self.start()
-            line = self._ready(time.monotonic() + READY_S)
+            line = self._ready(0.0)  # whoever asked before may have ended it
+            until = time.monotonic() + question.wall_s + GRACE_S
             try:
                 send(line, msgspec.msgpack.encode(question), until)
                 answer = msgspec.msgpack.decode(receive(line, until), type=Answer)
@@ -156,13 +174,14 @@ class Solver:
                 raise self._death() from None
         return _taken(answer)
 
-    def _ready(self, until: float) -> socket.socket:
+    def _ready(self, patience_s: float) -> socket.socket:
         """The line to a process that lives. Raises SolverFailed where none comes up in time."""
         with self._changed:
-            while (line := self._line) is None:
-                if self._stopping or not self._changed.wait(until - time.monotonic()):
-                    raise SolverFailed("died", "it is not up yet")
-            return line
+            self._changed.wait_for(lambda: self._line or self._stopping, patience_s)
+            if self._line is None:
+                self._missed = True
+                raise SolverFailed("died" if self._begun > 1 else None, "it is not up yet")
+            return self._line
 
     def _death(self) -> SolverFailed:
         process = self._process
@@ -176,7 +195,8 @@ class Solver:
         return SolverFailed("died", f"it ended ({text})")
 
     def _end(self) -> None:
-        process = self._process
+        with self._changed:
+            process, self._line = self._process, None  # nobody else is to find it dead
         if process is not None and process.poll() is None:
             process.kill()
 
@@ -207,17 +227,29 @@ class Solver:
             )
         with self._changed:
             self._process = process
+            self._begun += 1
         if self._stopping:
             self._end()
-        with contextlib.suppress(OSError):
-            receive(ours)  # it has loaded; the first time that may take a minute, which no question should wait for
-            with self._changed:
-                self._line = ours
-                self._changed.notify_all()
+        try:
+            receive(ours, time.monotonic() + LOADING_S)  # it has loaded; the first time that may take a minute
+            self._open(ours)
+        except (OSError, ValueError) as problem:
+            if not self._stopping:
+                log.error("The solver did not come up: %s", problem or "it took too long")
+            self._end()
         process.wait()
-        with self._asking, self._changed:  # whoever is asking sees by himself that it is gone
+        with self._changed:
             self._line = None
+        with self._asking:  # whoever is asking sees by himself that it is gone
             ours.close()
+
+    def _open(self, line: socket.socket) -> None:
+        with self._changed:
+            self._line = None if self._stopping else line
+            self._changed.notify_all()
+            missed, self._missed = self._missed, False
+        if missed and not self._stopping:
+            self._on_ready()
 
 
 def _taken(answer: Answer) -> Plan:

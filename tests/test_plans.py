@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+import batchsched.scheduler
 from batchsched.cli.main import cli
 from batchsched.cli.plan import stretches
 from batchsched.cli.plan_picture import picture
@@ -20,6 +21,7 @@ from batchsched.clock import ManualClock
 from batchsched.errors import BatchschedError, NotFound
 from batchsched.queue import plans
 from batchsched.server.replay import differing
+from batchsched.server.whatif import WhatIf
 from batchsched.wire import PREFIX
 from tests.live import BASIC, LiveServer, live_server, requests, wait_for
 
@@ -217,6 +219,22 @@ def test_what_if_compares_by_prices_and_by_solving(server: LiveServer) -> None:
     said = command(server, "plan", "what-if", "--without-site", "far", "--pool", "local=+2")
     assert "without site far" in said
     assert "by prices" in said
+
+
+def test_what_if_looks_no_further_than_plans_do(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler, limits = server.runtime.scheduler, server.runtime.settings.planner
+    assert scheduler.published is not None
+    asked = WhatIf(server.runtime.database, scheduler, server.runtime.provider, server.runtime.clock, limits)
+    assert asked._extended(scheduler.published, 8000 * 3600.0).end_s == pytest.approx(96 * 3600.0, abs=1.0)
+
+
+def test_who_asks_while_others_do_is_asked_to_come_again(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batchsched.scheduler, "QUEUE_S", 0.01)
+    with server.runtime.scheduler._one_question():
+        answer = server.http.get(f"{PREFIX}/plan/what-if", params={"pool": "local=+1"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "planner_busy")
+        server.runtime.scheduler.plan_now()  # plans do not wait for questions
+    server.get(f"{PREFIX}/plan/what-if", pool="local=+1")
 
 
 def test_a_batch_that_says_where_it_may_run_runs_in_no_copy(server: LiveServer) -> None:

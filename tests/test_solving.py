@@ -150,7 +150,51 @@ def test_a_solver_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
         wait_for(lambda: solver.pid)
         hung = solver.pid
         assert solver.plan(PROBLEM).failure == "timeout"
+        assert not solver.ready  # nobody else finds it dead
         wait_for(lambda: solver.pid != hung)
+
+
+def test_one_that_hangs_while_it_loads_is_ended_and_no_plan_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batchsched.solving, "LOADING_S", 0.2)
+    solver = Solver(SETTINGS, [sys.executable, "-c", "import time; time.sleep(1000)"])
+    try:
+        solved = solver.plan(PROBLEM, ready_s=0.0)
+        assert (solved.failure, solved.stood_in) == (None, "it is not up yet")
+        wait_for(lambda: solver.pid)
+        hung = solver.pid
+        wait_for(lambda: solver.pid != hung)
+        assert solver.plan(PROBLEM, ready_s=0.0).failure == "died"
+    finally:
+        solver.stop()
+
+
+def test_it_tells_when_it_has_come_up_after_a_plan_had_to_do_without() -> None:
+    up = threading.Event()
+    code = f"import socket, sys\nline = socket.socket(fileno=int(sys.argv[-1]))\n{HELLO}line.recv(1)"
+    solver = Solver(SETTINGS, [sys.executable, "-c", code], on_ready=up.set)
+    try:
+        assert solver.plan(PROBLEM, ready_s=0.0).stood_in
+        assert up.wait(PATIENCE_S)
+        assert solver.ready
+    finally:
+        solver.stop()
+
+
+def test_who_waits_in_line_loses_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each answer takes longer than half of what one question has."""
+    monkeypatch.setattr(batchsched.solving, "GRACE_S", 2.0)
+    slow = "import time\nwhile line.recv(2**20):\n    time.sleep(1.2)\n    line.sendall(answer)"
+    answer = "import msgspec, batchsched.solving as s\nbody = msgspec.msgpack.encode(s.Answer(trouble='no'))\n"
+    code = f"{answer}answer = len(body).to_bytes(8) + body\n{slow}"
+    found: list[Any] = []
+    with _solver(Planner(solve_s=0.01), code) as solver:
+        wait_for(lambda: solver.ready)
+        threads = [threading.Thread(target=lambda: found.append(solver.plan(PROBLEM).failure)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == ["error", "error"]
 
 
 def test_without_memory_of_its_own_it_solves_here() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from batchsched.errors import InvalidValue
-from batchsched.planner import Problem, make_plan, prepared
+from batchsched.planner import Job, Problem, make_plan, prepared
 from batchsched.planner.shadow import Arrays, Shadow
 from batchsched.planner.whatif import Changes, Copy, by_prices, changed, late
 from tests.planner_cases import fleet_problem, job, pool, seeds, slots
@@ -82,6 +82,12 @@ def test_a_copy_in_a_cleaner_zone_takes_what_may_go_there() -> None:
     plan = make_plan(other)
     assert {a.pool for a in plan.of("x")} == {"a@CLEAN"}
     assert {a.pool for a in plan.of("y")} == {"a"}
+
+
+@pytest.mark.parametrize("jobs", [[], [job("nowhere", {}, 3600)]], ids=["nothing open", "no pool may run it"])
+def test_there_are_no_prices_where_nothing_can_run(jobs: list[Job]) -> None:
+    problem = Problem(slots(4, 3600), [pool("a", [100] * 4)], jobs)
+    assert by_prices(problem, changed(problem, Changes(replicas={"a": 1}))) is None
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,8 @@ def by_prices(problem: Problem, other: Problem) -> ByPrices | None:
     Engine starts and how many chunks a batch can run at once are left out of it. `other`: on the same slots.
     """
     problem, other = sound(problem)[0], sound(other)[0]
+    if not all(any(job.seconds_on for job in one.jobs) for one in (problem, other)):
+        return None
     before, due = prepared(problem, other)
     after, due_after = prepared(other, problem)
     first = Arrays.of(before, due)

@@ -19,7 +19,7 @@ from batchsched.queue import plans
 from batchsched.queue.database import Database
 from batchsched.scheduler import Scheduler
 from batchsched.server.planned import parents
-from batchsched.solving import versions
+from batchsched.solving import Solved, versions
 from batchsched.units import JOULES_PER_KWH, iso
 
 _WHOLE = 1 - 1e-6
@@ -49,7 +49,8 @@ class Replay:
             old = Published.of_row(row)
         except (msgspec.ValidationError, KeyError) as problem:
             raise Conflict(f"The plan was made by a version of batchsched that this one cannot read ({problem}).") from None
-        new = self._scheduler.again(old.problem, old.recipe)
+        solved = self._scheduler.again(old.problem, old.recipe)
+        new = solved.plan
         differences = differing(old.plan, new)
         return {
             "id": old.id,
@@ -60,7 +61,7 @@ class Replay:
             "objective_before": old.plan.objective,
             "objective_again": new.objective,
             "came_true": self._came_true(old),
-            "notes": [*old.plan.notes, *([] if old.recipe else [_UNTOLD])],
+            "notes": [*old.plan.notes, *([] if old.recipe else [_UNTOLD]), *_stood_in(solved)],
         }
 
     def _came_true(self, old: Published) -> list[dict[str, Any]]:
@@ -91,6 +92,11 @@ class Replay:
             return self._provider.realised(zone, start, now, now)
         except ForecastUnavailable:
             return []
+
+
+def _stood_in(again: Solved) -> list[str]:
+    told = f"This time the solver gave no plan ({again.stood_in}): what was made again is the greedy plan."
+    return [told] if again.stood_in else []
 
 
 def differing(old: Plan, new: Plan) -> list[str]:

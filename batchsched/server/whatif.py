@@ -11,7 +11,7 @@ import msgspec
 from batchsched.clock import Clock
 from batchsched.errors import ForecastUnavailable, InvalidValue
 from batchsched.forecasts import Provider, one_signal
-from batchsched.planner import PoolState, Problem, Slot, make_slots, open_share
+from batchsched.planner import Plan, PoolState, Problem, Slot, make_plan, make_slots, open_share
 from batchsched.planner.whatif import ByPrices, Changes, Copy, by_prices, changed, grams, late
 from batchsched.planning import Planner
 from batchsched.published import Published
@@ -60,7 +60,7 @@ class WhatIf:
     def _compared(self, published: Published, before: Problem, after: Problem, words: list[str]) -> dict[str, Any]:
         frozen = published.overrides.frozen is not None
         told = None if frozen else by_prices(before, after)
-        old, new = (self._scheduler.solved(problem, frozen=frozen).plan for problem in (before, after))
+        old, new, failed = self._solved(published, before, after)
         (old_g, _), (new_g, unknown) = grams(old), grams(new)
         names = sorted({*old.grams_expected, *new.grams_expected})
         pairs = [(name, old.grams_expected.get(name), new.grams_expected.get(name)) for name in names]
@@ -77,8 +77,17 @@ class WhatIf:
             "batches": [{"batch_id": name, "grams_before": was, "grams_after": will} for name, was, will in pairs],
             "unknown": unknown,
             "solvers": [old.solver, new.solver],
-            "notes": _notes(told, frozen),
+            "notes": [*failed, *_notes(told, frozen)],
         }
+
+    def _solved(self, published: Published, before: Problem, after: Problem) -> tuple[Plan, Plan, list[str]]:
+        """Both plans, made in one way, and a note where that is not the usual one."""
+        made = self._scheduler.solved(before, after, frozen=published.overrides.frozen is not None)
+        why = next((one.stood_in for one in made if one.stood_in), "")
+        if why:
+            told = f"The solver gave no plan ({why}): both plans are greedy ones. Ask again for better ones."
+            return make_plan(before, "greedy"), make_plan(after, "greedy"), [told]
+        return made[0].plan, made[1].plan, []
 
     def _deadline(self, published: Published, text: str) -> tuple[str, float]:
         batch_id, value = _pair(text, "deadline", "BATCH=+2h")
@@ -93,6 +102,7 @@ class WhatIf:
     def _extended(self, published: Published, until_s: float) -> Problem:
         """The problem in force with further slots up to `until_s`, as open and as clean as was known when it was made."""
         problem, limits, observer = published.problem, self._limits, self._scheduler.observer
+        until_s = min(until_s, limits.horizon_h * 3600)  # as far as any plan looks
         if not problem.slots or until_s <= problem.end_s:
             return problem
         fine_s = limits.fine_h * 3600 - problem.end_s
