@@ -41,7 +41,7 @@ def judged(view: View, found: Sequence[Mapping[str, Any]], fleet: Fleet) -> list
         others = alternatives(view, batch, fleet) if advised < most_advised(view) else None
         answer = verdict(view.problem, plan, batch["id"], others, open_to[batch["id"]])
         advised += not answer.feasible
-        out.append(_as_answer(view, answer))
+        out.append(_as_answer(view, answer, "" if answer.feasible else shut(view, batch["id"])))
     return out
 
 
@@ -50,14 +50,24 @@ def most_advised(view: View) -> int:
     return max(1, min(MOST_ADVISED, JOBS_ADVISED // max(1, len(view.problem.jobs))))
 
 
-def _as_answer(view: View, found: Verdict) -> dict[str, Any]:
+def shut(view: View, batch_id: str) -> str:
+    """A sentence about pools that operators closed to a batch of the view; empty where they closed none."""
+    job = next((job for job in view.problem.jobs if job.batch_id == batch_id), None)
+    closed = [name for name in job.pools if name in view.overrides.pools] if job else []
+    if not closed:
+        return ""
+    said = f"pool{'s' if len(closed) > 1 else ''} {' and '.join(closed)}"
+    return f" P{said[1:]} could work on it, but {'are' if len(closed) > 1 else 'is'} closed: open {said}."
+
+
+def _as_answer(view: View, found: Verdict, remark: str) -> dict[str, Any]:
     return {
         "feasible": found.feasible,
         "probability": round(found.probability, 4),
         "expected_finish_at": _at(view, found.expected_finish_s),
         "expected_grams": found.expected_grams,
         "expected_grams_run_now": found.expected_grams_run_now,
-        "reason": found.reason,
+        "reason": found.reason + remark,
         "options": [as_json(view, option) for option in found.options],
     }
 
@@ -69,6 +79,7 @@ def as_json(view: View, option: Option) -> dict[str, Any]:
         "probability": round(option.probability, 4),
         "deadline_at": _at(view, option.deadline_s),
         "sites": option.sites or None,
+        "zones": option.zones or None,
         "model": option.model,
         "pool": option.pool,
         "replicas": option.replicas or None,
@@ -76,13 +87,11 @@ def as_json(view: View, option: Option) -> dict[str, Any]:
 
 
 def alternatives(view: View, batch: Mapping[str, Any], fleet: Fleet) -> Iterator[Alternative]:
-    """The batch with one site more than it allows, and with one model more than it accepts: of those that are faster the one that
-    is nearest to its own first."""
-    allowed, named = batch["options"].get("sites") or [], batches.models(batch)
-    served = {pool.site for pool in fleet.pools.values()}
-    for site in fleet.sites if allowed else ():
-        if site in served and site not in allowed:
-            yield Alternative(_with(view, batch, sites=[*allowed, site]), sites=[*allowed, site])
+    """The batch with one site or zone more than it allows, and with one model more than it accepts: of those that are faster the
+    one that is nearest to its own first."""
+    named = batches.models(batch)
+    for more in _places(batch, fleet):
+        yield Alternative(_with(view, batch, **more), more.get("sites", []), more.get("zones", []))
     if batch["endpoint"] == EMBEDDINGS:
         return  # vectors of different models cannot be compared
     own_s = _fastest_s(_with(view, batch))
@@ -94,6 +103,18 @@ def alternatives(view: View, batch: Mapping[str, Any], fleet: Fleet) -> Iterator
     for name in sorted(others, key=lambda name: (-_fastest_s(others[name]), name)):
         if _fastest_s(others[name]) < own_s:
             yield Alternative(others[name], model=name)
+
+
+def _places(batch: Mapping[str, Any], fleet: Fleet) -> Iterator[dict[str, list[str]]]:
+    """Its sites and one more, with the zone of that where its zones forbid it; its zones and one more."""
+    sites, zones = batch["options"].get("sites") or [], batch["options"].get("zones") or []
+    zone_of = {pool.site: fleet.sites[pool.site].zone for pool in fleet.pools.values()}
+    for site in fleet.sites if sites else ():
+        if site in zone_of and site not in sites:
+            more = {"zones": [*zones, zone_of[site]]} if zones and zone_of[site] not in zones else {}
+            yield {"sites": [*sites, site], **more}
+    for zone in sorted({*zone_of.values()} - {*zones}) if zones else ():
+        yield {"zones": [*zones, zone]}
 
 
 def _with(view: View, batch: Mapping[str, Any], **options: Any) -> Job:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from batchsched.fleet import Fleet
-from batchsched.judging import alternatives, as_json, most_advised
+from batchsched.judging import alternatives, as_json, most_advised, shut
 from batchsched.observe import View
 from batchsched.planner import Job, Plan
 from batchsched.planner.advice import options, words
@@ -80,7 +80,8 @@ class Risks:
             "expected_finish_at": iso(view.at(end_s)) if end_s is not None else None,
             "reason": f"The deadline now holds with a probability of {chance:.0%} only, asked are {job.confidence:.0%}"
             + (", even if it is resumed at once" if paused else "")
-            + (f"; {advice}." if advice else "."),
+            + (f"; {advice}." if advice else ".")
+            + shut(view, job.batch_id),
             "options": [as_json(view, option) for option in mending],
         }
 

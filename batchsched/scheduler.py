@@ -353,13 +353,15 @@ class Scheduler:
                 served[job.tenant] = served.get(job.tenant, 0.0) + expected_s
         return served
 
-    def may_go_on(self, batch_id: str, pool: str, now: datetime) -> bool:
-        """May a chunk that is running there go on running?"""
+    def may_go_on(self, batch_id: str, pool: str, now: datetime, closed: str | None = None) -> bool:
+        """May a chunk that is running there go on running? `closed`: how an operator closed the pool."""
         published = self._published
         if not self._open(pool, now):
             return False
-        if published is not None and (closed := published.overrides.pools.get(pool)):
-            return closed.how == "cordoned"
+        if closed:
+            return closed == "cordoned"
+        if published is not None and pool in published.overrides.pools:
+            return True  # it was opened since
         return published is None or published.on_now(batch_id, pool, now, min(GRACE_S, self._settings.planner.slot_s / 2))
 
     def _open(self, pool: str, now: datetime) -> bool:

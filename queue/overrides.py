@@ -45,9 +45,10 @@ def active(connection: Connection, now: datetime) -> Overrides:
     return Overrides(found.get(_PLAN), pools)
 
 
-def closed(connection: Connection, pool: str) -> bool:
-    """May a pool lease nothing new? Asked at every claim, in its transaction."""
-    return bool(_CLOSED.rows(connection, {"what": _POOL + pool}))
+def closed(connection: Connection, pool: str) -> str | None:
+    """How a pool that may lease nothing new was closed; None: it may. Asked at every claim and heartbeat, in its transaction."""
+    found = _CLOSED.rows(connection, {"what": _POOL + pool})
+    return str(found[0]["how"]) if found else None
 
 
 def freeze(connection: Connection, now: datetime, until: datetime | None) -> None:

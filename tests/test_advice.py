@@ -15,6 +15,7 @@ from batchsched.planner import make_plan
 from batchsched.planner.advice import options
 from batchsched.planner.verdict import verdict
 from batchsched.units import from_iso
+from batchsched.wire import PREFIX
 from tests.live import LiveServer, live_server, requests
 from tests.planner_cases import fleet_problem
 
@@ -76,6 +77,45 @@ def test_each_option_that_a_verdict_names_would_do(server: LiveServer) -> None:
         with_it = _judged(server, **asked | change)
         assert with_it["feasible"], kind
         assert with_it["probability"] >= found[kind]["probability"] - 0.01
+
+
+def test_another_zone_is_an_option_and_a_site_comes_with_its_zone(server: LiveServer) -> None:
+    calm = _judged(server, deadline="30d", zones=["Z"])
+    asked = {"deadline": f"{int(0.6 * (from_iso(calm['expected_finish_at']) - NOW).total_seconds())}s"}
+    by_zone = {option["kind"]: option for option in _judged(server, **asked, zones=["Z"])["options"]}
+    assert by_zone["zones"]["zones"] == ["Z", "N"]
+    assert "sites" not in by_zone
+    tight = _judged(server, **asked, zones=["Z"], sites=["home"])
+    by_both = {option["kind"]: option for option in tight["options"]}
+    assert (by_both["sites"]["sites"], by_both["sites"]["zones"]) == (["home", "north"], ["Z", "N"])
+    assert "zones" not in by_both  # none of its sites lies there
+    assert "the sites home and north with the zones Z and N" in tight["reason"]
+
+
+def test_pools_that_operators_closed_are_named_and_give_back_what_they_have(server: LiveServer) -> None:
+    worker = server.worker("local", ready="big")
+    batch_id = server.submit(requests(200, model="big"), batchsched={"sites": ["home"]})["id"]
+    server.until(batch_id, "in_progress")
+    server.runtime.scheduler.plan_now()
+    lease = worker.lease()
+
+    def stopped() -> dict[str, str]:
+        body = {"leases": [{"chunk_id": lease["chunk_id"], "token": lease["token"]}]}
+        found: dict[str, str] = server.post(f"{PREFIX}/workers/{worker.worker_id}/heartbeat", body)["stop"]
+        return found
+
+    server.runtime.scheduler.stop()  # no plan tells of what is closed now
+    server.post(f"{PREFIX}/pools/local/cordon")
+    assert stopped() == {}
+    server.post(f"{PREFIX}/pools/local/drain")
+    assert stopped() == {lease["chunk_id"]: "window_closed"}
+    server.runtime.scheduler.plan_now()
+    risk = server.batch(batch_id)["batchsched"]["risk"]
+    assert "Pool local could work on it, but is closed: open pool local." in risk["reason"]
+    said = " ".join(server.get(f"{PREFIX}/batches/{batch_id}/explain")["sentences"])
+    assert "Pool local is drained since" in said
+    server.post(f"{PREFIX}/workers/{worker.worker_id}/bye")
+    assert server.batch(batch_id)["batchsched"]["progress"]["waiting_for"] == "pool local to be opened"
 
 
 def test_a_batch_that_names_a_model_nobody_serves_at_its_sites_is_told_where_it_is(server: LiveServer) -> None:

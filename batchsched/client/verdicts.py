@@ -14,6 +14,7 @@ class Option(msgspec.Struct, frozen=True):
     probability: float
     deadline_at: datetime | None = None
     sites: tuple[str, ...] | None = None
+    zones: tuple[str, ...] | None = None
     model: str | None = None
     pool: str | None = None
     replicas: int | None = None

@@ -14,7 +14,7 @@ from batchsched.planner.problem import Job, PoolState, Problem
 from batchsched.planner.room import chances
 from batchsched.units import format_duration
 
-Kind = Literal["deadline", "sites", "model", "pool"]
+Kind = Literal["deadline", "sites", "zones", "model", "pool"]
 MORE_REPLICAS = (1, 2, 4, 8)
 _DELAYS_S = sorted({60.0 * math.ceil(1.05**step) for step in range(320)})
 """From a minute to ten years, in steps of 5 per cent."""
@@ -28,6 +28,8 @@ class Option(msgspec.Struct, frozen=True):
     deadline_s: float | None = None
     sites: list[str] = []
     """All that the batch may then go to."""
+    zones: list[str] = []
+    """The same."""
     model: str | None = None
     """Accepted beside those that it accepts."""
     pool: str | None = None
@@ -36,27 +38,37 @@ class Option(msgspec.Struct, frozen=True):
 
 
 class Alternative(msgspec.Struct, frozen=True):
-    """The job as it would be where its batch allowed more: another site, or another model."""
+    """The job as it would be where its batch allowed more: another site, another zone, or another model."""
 
     job: Job
     sites: list[str] = []
+    zones: list[str] = []
     model: str | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """Of the option that it is; a site more may need a zone more."""
+        return "sites" if self.sites else "zones" if self.zones else "model"
 
 
 def options(problem: Problem, job: Job, alternatives: Iterable[Alternative] = ()) -> list[Option]:
-    """What would do, at most one of each kind: the earliest deadline, to 5 % of the delay; the surest sites; the first model; the
-    fewest replicas. The horizon ends with the last deadline; beyond it time is taken to be as open as before, on average."""
+    """What would do, at most one of each kind: the earliest deadline, to 5 % of the delay; the surest sites and zones; the first
+    model; the fewest replicas. The horizon ends with the last deadline; beyond it time is taken to be as open as
+    before, on average."""
     begin = max(0.0, job.deadline_s)
     tried = [Option("deadline", 0.0, deadline_s=begin + delay_s) for delay_s in _DELAYS_S]
     variants = [msgspec.structs.replace(job, deadline_s=begin + delay_s) for delay_s in _DELAYS_S]
     for other in alternatives:
-        tried.append(Option("sites" if other.sites else "model", 0.0, sites=other.sites, model=other.model))
+        tried.append(Option(other.kind, 0.0, sites=other.sites, zones=other.zones, model=other.model))
         variants.append(other.job)
     chance = chances(problem, variants)
     good = [msgspec.structs.replace(o, probability=p) for o, p in zip(tried, chance, strict=True) if p >= job.confidence]
     first = {kind: next((option for option in good if option.kind == kind), None) for kind in ("deadline", "model")}
-    surest = max((option for option in good if option.kind == "sites"), key=lambda option: option.probability, default=None)
-    found = [first["deadline"], surest, first["model"], _replicas(problem, job)]
+    surest = {
+        kind: max((option for option in good if option.kind == kind), key=lambda option: option.probability, default=None)
+        for kind in ("sites", "zones")
+    }
+    found = [first["deadline"], surest["sites"], surest["zones"], first["model"], _replicas(problem, job)]
     return [option for option in found if option is not None]
 
 
@@ -69,8 +81,9 @@ def words(job: Job, found: Iterable[Option]) -> str:
 def _words(job: Job, option: Option) -> str:
     if option.deadline_s is not None:
         return f"a deadline {format_duration(option.deadline_s - max(0.0, job.deadline_s))} later"
-    if option.sites:
-        return f"the sites {' and '.join(option.sites)}"
+    places = [f"the {kind} {' and '.join(names)}" for kind, names in (("sites", option.sites), ("zones", option.zones)) if names]
+    if places:
+        return " with ".join(places)
     if option.model:
         return f"accepting the model {option.model}"
     return f"{option.replicas} more {'replica' if option.replicas == 1 else 'replicas'} in pool {option.pool}"

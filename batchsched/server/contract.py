@@ -158,13 +158,14 @@ class Usage(_Exact):
 class Option(_Exact):
     """One thing that would make the deadline hold, and how probably; what its kind does not need is null."""
 
-    kind: Literal["deadline", "sites", "model", "pool"]
+    kind: Literal["deadline", "sites", "zones", "model", "pool"]
     probability: float
     deadline_at: datetime | None
     sites: list[str] | None
     model: str | None
     pool: str | None
     replicas: int | None
+    zones: list[str] | None = None
 
 
 class Verdict(_Exact):

@@ -70,12 +70,15 @@ class Progress:
         published = self._scheduler.published
         if published is None or row["id"] not in published.jobs:
             return "the next plan", None
-        pools = published.jobs[row["id"]].pools
-        if not any(pool in published.connected for pool in pools):
-            return f"a worker of pool {' or '.join(pools)}" if pools else "a pool that serves its model", None
         return self._planned(published, row["id"])
 
     def _planned(self, published: Published, batch_id: str) -> Waiting:
+        pools = published.jobs[batch_id].pools
+        opened = [pool for pool in pools if pool not in published.overrides.pools]
+        if pools and not opened:
+            return f"pool {' or '.join(pools)} to be opened", None
+        if not any(pool in published.connected for pool in opened):
+            return f"a worker of pool {' or '.join(opened)}" if opened else "a pool that serves its model", None
         ahead = [a for a in published.plan.of(batch_id) if published.at(a.end_s) > self._clock.now()]
         if not ahead:
             return "the next plan", None

@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from batchsched.errors import BatchschedError, InvalidRequest, NotFound, StaleLease, UnsupportedProtocol
 from batchsched.planner.fairness import Turns
-from batchsched.queue import batches, chunks, ledger, spending, tallies, workers
+from batchsched.queue import batches, chunks, ledger, overrides, spending, tallies, workers
 from batchsched.queue.database import again
 from batchsched.queue.rows import Row
 from batchsched.queue.store import begun
@@ -166,6 +166,7 @@ class LeaseDesk:
                 ledger.bump(connection, "stale_completions_total", len(stale))
             rows = [chunks.get(connection, chunk_id) for chunk_id, _ in held if chunk_id not in stale]
             worked_on = {row["batch_id"]: batches.get(connection, row["batch_id"], ANY) for row in rows}
+            closed = {pool: overrides.closed(connection, pool) for pool in {row["pool"] for row in rows}}
         answer = HeartbeatAnswer(stale, {})
         for row in rows:
             batch = worked_on[row["batch_id"]]
@@ -173,7 +174,7 @@ class LeaseDesk:
                 answer.stop[row["id"]] = "cancelled"
             elif batch["paused_at"]:
                 answer.stop[row["id"]] = "paused"
-            elif not self._runtime.scheduler.may_go_on(row["batch_id"], row["pool"], now):
+            elif not self._runtime.scheduler.may_go_on(row["batch_id"], row["pool"], now, closed[row["pool"]]):
                 answer.stop[row["id"]] = "window_closed"
         if self._pace.slow(worker_id, rows, self._runtime.scheduler.published, now):
             self._runtime.scheduler.poke()
