@@ -228,6 +228,11 @@ def test_what_if_looks_no_further_than_plans_do(server: LiveServer, monkeypatch:
     assert asked._extended(scheduler.published, 8000 * 3600.0).end_s == pytest.approx(96 * 3600.0, abs=1.0)
 
 
+def test_what_if_changes_a_thing_once(server: LiveServer) -> None:
+    answer = server.http.get(f"{PREFIX}/plan/what-if", params={"pool": ["local=+1", "local=+2"]})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "pool")
+
+
 def test_who_asks_while_others_do_is_asked_to_come_again(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batchsched.scheduler, "QUEUE_S", 0.01)
     with server.runtime.scheduler._one_question():

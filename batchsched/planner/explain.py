@@ -147,6 +147,8 @@ def _why_here(problem: Problem, plan: Plan, job: Job, mine: list[Allotment]) -> 
         return ""
     planned += sum((problem.pool(a.pool).embodied_g_per_s or 0.0) * a.seconds for a in mine)
     name = min(known, key=lambda n: (known[n], n))
+    if known[name] <= planned and plan.solver == "at-once":
+        return ""  # it is free, but nothing is shifted
     if known[name] <= planned:
         could = f"P{_named(job, name)[1:]} could do it for {format_grams(known[name])}"
         return f"{could}, but is needed for other work or for the deadline."

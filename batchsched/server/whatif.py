@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,6 +23,7 @@ from batchsched.units import format_duration, format_grams, iso, parse_duration_
 
 MOST_REPLICAS = 10_000
 _NOTHING_G = 1e-3
+_T = TypeVar("_T")
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -49,11 +50,11 @@ class WhatIf:
 
     def answer(self, published: Published, asked: Asked) -> dict[str, Any]:
         """As JSON. Raises InvalidValue; ForecastUnavailable, SignalMismatch for a zone."""
-        deadlines = dict(self._deadline(published, text) for text in asked.deadlines)
+        deadlines = _once("deadline", [self._deadline(published, text) for text in asked.deadlines])
         until_s = max(deadlines.values(), default=0.0)
         before = self._extended(published, until_s)
         copies = [self._copy(published, before, text) for text in asked.with_zones]
-        changes = Changes(deadlines, dict(_replicas(text) for text in asked.pools), list(asked.without_sites), copies)
+        changes = Changes(deadlines, _once("pool", [_replicas(text) for text in asked.pools]), list(asked.without_sites), copies)
         after = changed(before, changes)
         return self._compared(published, before, after, _in_words(published, changes))
 
@@ -149,6 +150,13 @@ def _pair(text: str, param: str, shape: str) -> tuple[str, str]:
     if not name or not value.strip():
         raise InvalidValue(f"'{text[:100]}' is not of the form {shape}.", param=param)
     return name, f"+{value.strip()}" if value.startswith(" ") else value.strip()  # a + in an address stands for a space
+
+
+def _once(param: str, pairs: list[tuple[str, _T]]) -> dict[str, _T]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise InvalidValue(f"Each {param} can be changed once in a question.", param=param)
+    return found
 
 
 def _replicas(text: str) -> tuple[str, int]:
