@@ -272,3 +272,32 @@ def test_a_search_goes_on_from_another_fleets_plan_safely_whatever_was_lost() ->
     assert fleet_violations(lost, search.plan()) == []
     assert search.plan().cost_g <= taken_over.cost_g
     assert search.cost_g == pytest.approx(search.plan().cost_g)
+
+
+@pytest.mark.parametrize("error", [ArithmeticError("no optimum"), AssertionError("GLOP takes every update")])
+def test_without_its_linear_program_the_search_goes_on(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """From nothing, with a bound of its own."""
+
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("batchsched.planner.fleet.relax", fails)
+    model = fleet()
+    *_, last = (step for step, _ in zip(plans(model), range(6), strict=False))
+    assert last.plan is not None
+    assert fleet_violations(model, last.plan) == []
+    assert 0 < last.bound_g <= last.plan.cost_g * (1 + 1e-9)
+
+
+def test_within_a_class_the_batch_whose_lateness_costs_least_is_late() -> None:
+    """The bound goes by the cheapest of the class."""
+    for dear in (0, 1):
+        model = fleet(
+            batch_class=np.zeros(2, np.int64), release=np.zeros(2, np.int64), due=np.full(2, 3), work=np.full(2, 500.0),
+            load_s=np.zeros(1), batch_late_g=np.where(np.arange(2) == dear, 1000.0, 100.0),
+        )  # fmt: skip
+        *_, last = (step for step, _ in zip(plans(model), range(8), strict=False))
+        assert last.plan is not None
+        assert fleet_violations(model, last.plan) == []
+        assert last.plan.late[dear] < last.plan.late[1 - dear]
+        assert last.bound_g <= last.plan.cost_g

@@ -49,7 +49,6 @@ def test_the_fleets_solver_begins_there_too() -> None:
     fine = cut(problem, [at for at in due.values() if at > 0])
     warm = msgspec.structs.replace(fine, standing=standing(greedy(fine, due), 0.0))
     found = fleet_plan(warm, due, classes(warm, due), most_work=1)
-    assert fleet_plan(fine, due, classes(fine, due), most_work=1) is None
     assert found is not None
     assert violations(problem, found) == []
     assert found.objective < 1.1 * greedy(fine, due).objective

@@ -66,10 +66,10 @@ def make_plan(
         try:
             better = _improved(plan, fine, due, work_s, seed, wall_s)
             broken = violations(problem, better)
-            unsafe = f"CP-SAT's plan was unsafe ({broken[0]}); this is the greedy plan" if broken else ""
+            unsafe = f"The solver's plan was unsafe ({broken[0]}); this is the greedy plan" if broken else ""
             plan = noted(plan, unsafe) if unsafe else better
         except Exception as error:  # whatever the solver does, there is a plan
-            plan = noted(plan, f"CP-SAT failed ({type(error).__name__}: {error}); this is the greedy plan")
+            plan = noted(plan, f"The solver failed ({type(error).__name__}: {error}); this is the greedy plan")
     plan = with_interval(fine, plan)
     return noted(plan, f"What makes no sense is left out: {'; '.join(wrong)}.") if wrong else plan
 

@@ -71,7 +71,7 @@ def improve(
     found = disaggregate(problem, due, groups, work, starts)
     if found.objective > start.objective:
         return msgspec.structs.replace(
-            start, bound=min(bound, start.objective), notes=[*start.notes, "CP-SAT found nothing better than the greedy plan"]
+            start, bound=min(bound, start.objective), notes=[*start.notes, f"CP-SAT found nothing better than {_called(start)}"]
         )
     return msgspec.structs.replace(
         found, bound=min(bound, found.objective), solver="cp-sat", status=status.lower(), notes=start.notes
@@ -84,12 +84,22 @@ def _by_fleet(
     from batchsched.planner.fleet_problem import fleet_plan
 
     found = fleet_plan(problem, due, groups, work, seed, start, wall_s)
-    if found is None or found.objective > start.objective:
+    if found is None or found.objective > start.objective or late_s(problem, found) > late_s(problem, start) + 1e-6:
         start = msgspec.structs.replace(
             start, bound=min(found.bound, start.objective) if found and found.bound is not None else None
         )
-        return _kept(start, "The fleet's solver found nothing better than the greedy plan")
+        return _kept(start, f"The fleet's solver found nothing better than {_called(start)}")
     return found
+
+
+def late_s(problem: Problem, plan: Plan) -> float:
+    """Weighted seconds of work that a plan leaves late."""
+    share = {job.batch_id: job.weight * work_s(job) / max(1, job.remaining_requests) for job in problem.jobs}
+    return sum(requests * share[batch_id] for batch_id, requests in plan.late.items())
+
+
+def _called(plan: Plan) -> str:
+    return "what stood" if plan.solver == "standing" else "the greedy plan"
 
 
 def _kept(plan: Plan, note: str) -> Plan:

@@ -88,6 +88,10 @@ class Ascent:
             self.bound_g, self.prices = bound, best
         return 1 + steps * self._places // PLACES_A_STEP
 
+    def affords(self, work: float) -> int:
+        """How many steps are that much work, in simplex steps; at most a full climb."""
+        return int(min(STEPS, work * PLACES_A_STEP / self._places))
+
     @property
     def _places(self) -> int:
         m, w = self.model, self._facts.window

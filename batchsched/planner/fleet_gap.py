@@ -74,7 +74,7 @@ def _work(model: FleetModel, plan: FleetPlan, prices: FleetPrices, worth: Floats
     np.add.at(dealt, (a, t), seconds)
     spare = ((plan.run - dealt) * model.rate[:, None] * price).sum()
     undone = model.work - np.bincount(b, units, minlength=len(model.work))
-    late = ((model.late_g[model.batch_class] - cheapest) * undone).sum()
+    late = ((model.lost_g - cheapest) * undone).sum()
     return float(units @ (paid - fair) + spare), float(units @ (fair - least)), float(late)
 
 

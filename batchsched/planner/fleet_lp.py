@@ -16,7 +16,7 @@ import numpy.typing as npt
 from batchsched.planner.fleet_bound import FleetPrices
 from batchsched.planner.fleet_demand import Demand
 from batchsched.planner.fleet_model import FleetModel, Floats, Ints
-from batchsched.planner.linear import Answer, LinearProgram
+from batchsched.planner.linear import Answer, Limit, LinearProgram
 
 Flags = npt.NDArray[np.bool_]
 
@@ -66,11 +66,12 @@ class Basis:
 class FleetLp:
     """The program; the basis is kept from solve to solve."""
 
-    def __init__(self, model: FleetModel, demand: Demand, charge: Floats) -> None:
+    def __init__(self, model: FleetModel, demand: Demand, charge: Floats, limit: Limit | None = None) -> None:
         self.model, self.demand = model, demand
         self.charge = charge
         """[K, T] grams of a ready replica-second, paid by the work that it does."""
         self.lp = LinearProgram()
+        self.lp.limit = limit or Limit()
         self.hours = model.slot_s / HOUR_S
         self.scale = _scale(model, demand)
         """Steps of the program's cost a gram, so that figures stay near 1."""
@@ -138,10 +139,10 @@ class FleetLp:
         row[self.gpu_row], row[self.done_row], row[self._interval_row] = basis.gpus, basis.sums, basis.interval
         self.lp.stand(column, row)
 
-    def solve(self, *, most_iterations: int | None = None) -> Answer:
+    def solve(self) -> Answer:
         """Solve as it stands."""
         self.flush()
-        return self.lp.solve(most_iterations=most_iterations)
+        return self.lp.solve()
 
     def flush(self) -> None:
         """Hand over the coefficients that wait."""

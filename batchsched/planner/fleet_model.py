@@ -66,6 +66,9 @@ class FleetModel:
     """[B] first slot that is too late; a batch with due <= release is late whole."""
     work: Floats
     """[B] units of work."""
+    batch_late_g: Floats | None = None
+    """[B] grams of a unit of a batch's late work, at least those of its class, where they differ within it. Bounds go by the
+    class's."""
 
     def __post_init__(self) -> None:
         """Raises ValueError where shapes do not agree or a number makes no sense."""
@@ -102,6 +105,11 @@ class FleetModel:
     def classes(self) -> int:
         """C."""
         return len(self.late_g)
+
+    @cached_property
+    def lost_g(self) -> Floats:
+        """[B] grams of a unit of late work."""
+        return self.late_g[self.batch_class] if self.batch_late_g is None else self.batch_late_g
 
     @cached_property
     def unit_g(self) -> Floats:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -27,7 +28,6 @@ from batchsched.planner.plan import Plan
 from batchsched.planner.price import RISK_SHARE, Prices, late_marks, price, work_s
 from batchsched.planner.problem import Configuration, Job, Problem
 
-MOST_STEPS = 100
 ENOUGH = 1e-3
 """A plan this close to its bound, as a share, is not improved further."""
 
@@ -50,8 +50,8 @@ def fleet_plan(
 ) -> Plan | None:
     """The plan that the fleet's solver finds with about so many simplex steps, from what stood; None where it finds none.
 
-    `start`: a plan in the same slots, by which jobs that are late already are given a time. `wall_s`: by the clock, for an
-    emergency; the plan then says so.
+    `start`: a plan in the same slots, by which jobs that are late already are given a time; where nothing stood it is where the
+    search begins. `wall_s`: by the clock, for an emergency; the plan then says so, as where something failed on the way.
     """
     until = time.monotonic() + wall_s
     configs = configurations(groups)
@@ -59,14 +59,21 @@ def fleet_plan(
     marks = {job.batch_id: _mark(problem, ends, job, due[job.batch_id], start) for group in groups for job in group.jobs}
     model = fleet_model(problem, marks, groups, configs, price(problem))
     found: FleetPlan | None = None
-    bound_g, cut_short = 0.0, False
-    standing = _standing(problem, groups, configs)
-    for number, step in enumerate(plans(model, seed, standing)):
-        found, bound_g = step.plan, max(bound_g, step.bound_g)
-        if step.work >= most_work or number >= MOST_STEPS or (found is not None and found.gap <= ENOUGH):
-            break
-        if cut_short := time.monotonic() >= until:
-            break
+    bound_g, notes = 0.0, list[str]()
+    try:
+        for step in plans(model, seed, _standing(problem, groups, configs, start), most_work, until):
+            found, bound_g = step.plan, max(bound_g, step.bound_g)
+            if step.failed:
+                notes.append(f"The linear program failed ({step.failed}); the search went on without it")
+            if time.monotonic() >= until:
+                notes.append(CUT_SHORT)
+                break
+            if step.work >= most_work or (found is not None and found.gap <= ENOUGH):
+                break
+    except Exception as error:  # the last plan is as good as it was
+        if found is None:
+            raise
+        notes.append(f"The fleet's solver failed on the way ({type(error).__name__}: {error})")
     if found is None:
         return None
     keys = [key for _, key, _ in _arcs(groups, configs)]
@@ -74,7 +81,7 @@ def fleet_plan(
     starts = {(configs[k].name, int(t)): int(found.starts[k, t]) for k, t in np.argwhere(found.starts > 0)}
     plan = disaggregate(problem, due, groups, work, starts)
     plan = msgspec.structs.replace(plan, solver="fleet", status="feasible", bound=min(bound_g, plan.objective))
-    return msgspec.structs.replace(plan, notes=[*plan.notes, CUT_SHORT]) if cut_short else plan
+    return msgspec.structs.replace(plan, notes=[*plan.notes, *notes])
 
 
 def _mark(problem: Problem, ends: list[float], job: Job, due_s: float, start: Plan | None) -> _Mark:
@@ -95,14 +102,18 @@ def _arcs(groups: list[WorkClass], configs: list[Configuration]) -> list[tuple[i
     return [(c, key, number[group.configs[key].name]) for c, group in enumerate(groups) for key in sorted(group.configs)]
 
 
-def _standing(problem: Problem, groups: list[WorkClass], configs: list[Configuration]) -> Standing | None:
-    """What stood, by arc."""
-    if not problem.standing:
+def _standing(problem: Problem, groups: list[WorkClass], configs: list[Configuration], start: Plan | None) -> Standing | None:
+    """What stood, or else `start`, by arc."""
+    if problem.standing:
+        work = standing_work(problem)
+    elif start is not None:
+        work = {(a.batch_id, a.key, a.slot_index): a.seconds for a in start.allotments}
+    else:
         return None
     of_class = {job.batch_id: c for c, group in enumerate(groups) for job in group.jobs}
     arc = {(c, key): a for a, (c, key, _) in enumerate(_arcs(groups, configs))}
     run = np.zeros((len(arc), len(problem.slots)))
-    for (job, key, t), seconds in standing_work(problem).items():
+    for (job, key, t), seconds in work.items():
         if job in of_class:
             run[arc[of_class[job], key], t] += seconds
     return Standing(run)
@@ -124,10 +135,9 @@ def fleet_model(
     configs: list[Configuration],
     prices: Prices,
 ) -> FleetModel:
-    """The arrays of a problem. What is late in a class costs what it costs the one that may be late most cheaply, so that the
-    arrays' bound holds."""
+    """The arrays of a problem. A class's late work costs what it costs the one that may be late most cheaply, so that the arrays'
+    bound holds; each batch its own."""
     arcs, names = _arcs(groups, configs), list(problem.capacity)
-    late_share = np.array([min(marks[job.batch_id].share for job in group.jobs) for group in groups])
     capacity = np.array(list(problem.capacity.values()), float).reshape(len(names), len(problem.slots))
     slot_s = np.array([slot.length_s for slot in problem.slots])
     wait = np.array(prices.wait_g_per_s)
@@ -143,6 +153,8 @@ def fleet_model(
     second_g = np.array([gram(config, power[k]) for k, config in enumerate(configs)]) + wait
     transfer = np.array([groups[c].transfer_g_per_s[key] for c, key, _ in arcs])
     jobs = [(c, job, marks[job.batch_id]) for c, group in enumerate(groups) for job in group.jobs]
+    lost_g = np.array([prices.loss_g_per_s * groups[c].weight * mark.share for c, _, mark in jobs])
+    begins = np.cumsum([0, *(len(group.jobs) for group in groups)]).tolist()
     return FleetModel(
         slot_s=slot_s,
         capacity=capacity,
@@ -156,7 +168,8 @@ def fleet_model(
         arc_config=np.array([k for _, _, k in arcs], np.int64),
         rate=np.array([1.0 / groups[c].ratio[key] for c, key, _ in arcs]),
         run_g=np.array([gram(configs[k], groups[c].power_w[key]) for c, key, k in arcs]) + transfer[:, None] + wait,
-        late_g=np.array([prices.loss_g_per_s * group.weight for group in groups]) * late_share,
+        late_g=np.array([lost_g[first:until].min() for first, until in pairwise(begins)]),
+        batch_late_g=lost_g,
         batch_class=np.array([c for c, _, _ in jobs], np.int64),
         release=np.zeros(len(jobs), np.int64),
         due=np.array([mark.slots for _, _, mark in jobs], np.int64),

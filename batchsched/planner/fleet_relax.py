@@ -11,6 +11,7 @@ from batchsched.planner.fleet_bound import floor_prices, lower_bound, work_price
 from batchsched.planner.fleet_demand import Demand
 from batchsched.planner.fleet_lp import Basis, Flags, FleetLp, Relaxed
 from batchsched.planner.fleet_model import FleetModel, Floats, Ints
+from batchsched.planner.linear import Limit
 
 BLOCK_S = 3600.0
 """The first program takes slots together until they are as long as this."""
@@ -32,20 +33,23 @@ class Relaxation:
     bound_g: float
 
 
-def relax(model: FleetModel, basis: Basis | None = None) -> Relaxation:
-    """Solve the program without engine starts; from where another one of the same shapes ended, if that is known."""
+def relax(model: FleetModel, basis: Basis | None = None, limit: Limit | None = None) -> Relaxation:
+    """Solve the program without engine starts; from where another one of the same shapes ended, if that is known.
+
+    Raises ArithmeticError where the limit leaves it without prices.
+    """
     if basis is not None:
-        warm = FleetLp(model, Demand(model), floor_prices(model).ready)
+        warm = FleetLp(model, Demand(model), floor_prices(model).ready, limit)
         warm.resume(basis)
         with suppress(ArithmeticError):  # then from nothing
             return tighten(warm)
     block = blocks(model)
     coarse = coarsen(model, block)
-    hourly = FleetLp(coarse, Demand(coarse), floor_prices(coarse).ready)
+    hourly = FleetLp(coarse, Demand(coarse), floor_prices(coarse).ready, limit)
     hourly.add_runs(np.ones(coarse.run_g.shape, bool))
     rough = settle(hourly)
     prices = replace(floor_prices(model), gpu=rough.prices.gpu[:, block])
-    lp = FleetLp(model, Demand(model), prices.ready)
+    lp = FleetLp(model, Demand(model), prices.ready, limit)
     near = work_price(model, prices) <= (1 + NEAR) * rough.worth[model.arc_class][:, block]
     lp.add_runs(near | (rough.run[:, block] > 0))
     return tighten(lp)
@@ -58,7 +62,10 @@ def tighten(lp: FleetLp) -> Relaxation:
     for _ in range(MOST_ROUNDS):
         if last.cost_g - bound <= CLOSE * last.cost_g or not lp.add_runs(gaining(lp, last)):
             break
-        last = settle(lp)
+        try:
+            last = settle(lp)
+        except ArithmeticError:  # the last answer was one
+            break
         least = lower_bound(lp.model, last.prices)
         best, bound = (last, least) if least > bound else (best, bound)
     return Relaxation(lp, last, best, bound)

@@ -28,7 +28,7 @@ def fleet_violations(model: FleetModel, plan: FleetPlan) -> list[str]:
 def fleet_cost(model: FleetModel, plan: FleetPlan) -> float:
     """Grams, late work included."""
     used = (model.run_g * plan.run).sum() + (model.hold_g * plan.held).sum() + (model.load_g * plan.starts).sum()
-    return float(used + model.late_g[model.batch_class] @ plan.late)
+    return float(used + model.lost_g @ plan.late)
 
 
 def missed(release: Ints, due: Ints, work: Floats, done: Floats) -> Floats:

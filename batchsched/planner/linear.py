@@ -5,6 +5,9 @@ Columns and rows are added as arrays; MathOpt's own messages are used rather tha
 
 from __future__ import annotations
 
+import math
+import time
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -28,6 +31,17 @@ class Answer(msgspec.Struct, frozen=True):
     iterations: int
 
 
+@dataclass
+class Limit:
+    """Of what programs may take together: their solves end there, not optimal."""
+
+    most: float = math.inf
+    """Simplex steps."""
+    until_s: float = math.inf
+    """By time.monotonic(), for an emergency."""
+    taken: int = 0
+
+
 _LOWER, _BASIC = 2, 5
 """MathOpt's numbers of where a column or row stands in a basis: at its lower side, or within."""
 
@@ -40,6 +54,7 @@ class LinearProgram:
 
         self.columns = 0
         self.rows = 0
+        self.limit = Limit()
         self.iterations = 0
         """Simplex steps of all solves: the measure of work done."""
         self._model: Any = model_pb2.ModelProto()
@@ -90,35 +105,30 @@ class LinearProgram:
         matrix.column_ids.extend((key % self.columns).tolist())
         matrix.coefficients.extend(summed.tolist())
 
-    def set_bounds(self, columns: Ints, lower: Floats, upper: Floats) -> None:
-        """New bounds of columns that are there; `columns` in rising order, once between two solves."""
-        self._flush()
-        updates = self._pending().variable_updates
-        for bounds, values in ((updates.lower_bounds, lower), (updates.upper_bounds, upper)):
-            bounds.ids.extend(columns.tolist())
-            bounds.values.extend(values.tolist())
-
     def stand(self, column_status: Ints, row_status: Ints) -> None:
         """Begin the next solve from this basis: of a program like this one, in the same numbers."""
         self.column_status, self.row_status = column_status, row_status
         self._moved = True
 
-    def solve(self, *, most_iterations: int | None = None) -> Answer:
-        """Solve from the last basis, by the dual simplex method."""
+    def solve(self) -> Answer:
+        """Solve from the last basis, within the limit, by the dual simplex method."""
         from ortools.math_opt import callback_pb2, model_parameters_pb2, parameters_pb2
 
         self._flush()
         parameters = parameters_pb2.SolveParametersProto()
         parameters.glop.use_dual_simplex = True
         parameters.glop.use_preprocessing = False  # it would throw the basis away
-        if most_iterations is not None:
-            parameters.iteration_limit = most_iterations
+        if math.isfinite(self.limit.most):
+            parameters.iteration_limit = max(0, int(self.limit.most) - self.limit.taken)
+        if math.isfinite(self.limit.until_s):
+            parameters.time_limit.FromNanoseconds(int(1e9 * max(0.0, self.limit.until_s - time.monotonic())))
         extra = model_parameters_pb2.ModelSolveParametersProto()
         if self._moved:
             self._tell(extra.initial_basis)
         result = self._run(parameters, extra, callback_pb2.CallbackRegistrationProto())
         steps = int(result.solve_stats.simplex_iterations)
         self.iterations += steps
+        self.limit.taken += steps
         x, price, cost = np.zeros(self.columns), np.zeros(self.rows), float("nan")
         for solution in result.solutions[:1]:
             cost = float(solution.primal_solution.objective_value)

@@ -101,7 +101,7 @@ class Search:
         used = used_pieces(s)
         np.add.at(run, (used["arc"], used["slot"]), used["seconds"])
         starts, held, late = s.cell["starts"].astype(np.int64), s.cell["held"].astype(np.int64), s.batch["left"].copy()
-        cost = (m.run_g * run).sum() + (m.load_g * starts).sum() + (m.hold_g * held).sum() + m.late_g[m.batch_class] @ late
+        cost = (m.run_g * run).sum() + (m.load_g * starts).sum() + (m.hold_g * held).sum() + m.lost_g @ late
         return FleetPlan(run, starts, held, late, float(cost), 0.0)
 
     def _empty(self, pieces: int) -> State:

@@ -134,7 +134,7 @@ def insert(s: State, b: int, taste: Taste) -> None:
         row = _cheapest_arc(s, arcs.size)
         a, t, best = int(arcs[row]), begun + s.least[row] - row * width, s.least[row]
         k = s.arc[a].config
-        if not s.price[best] < s.group[c].late_g + taste.worth * s.term[k, t].worth_g / s.arc[a].rate:
+        if not s.price[best] < s.batch[b].late_g + taste.worth * s.term[k, t].worth_g / s.arc[a].rate:
             return
         weigh(s, k, t)
         now = unit_price(s, a, k, t, s.batch[b].left, taste)

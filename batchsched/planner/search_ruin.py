@@ -106,7 +106,7 @@ def recreate(s: State, by: int, taste: Taste) -> None:
                 (s.batch[b].due - s.batch[b].release) * (s.group[c].arcs_end - s.group[c].arcs_begin) * (0.5 + draw(s))
             )
         elif by == 2:
-            s.batch[b].key = -s.batch[b].left * s.group[c].late_g * (0.5 + draw(s))
+            s.batch[b].key = -s.batch[b].left * s.batch[b].late_g * (0.5 + draw(s))
         else:
             s.batch[b].key = draw(s)
     sort(s, count)

@@ -44,12 +44,10 @@ TAKES = np.dtype([("pool", "i8"), ("gpus", "f8")], align=True)
 SITE = np.dtype([("begin", "i8"), ("end", "i8"), ("touched", "?")], align=True)
 """Of a pool, all slots: where its configurations stand in `configs_of`."""
 ARC = np.dtype([("group", "i8"), ("config", "i8"), ("rate", "f8")], align=True)
-GROUP = np.dtype(
-    [("late_g", "f8"), ("arcs_begin", "i8"), ("arcs_end", "i8"), ("batches_begin", "i8"), ("batches_end", "i8")], align=True
-)
+GROUP = np.dtype([("arcs_begin", "i8"), ("arcs_end", "i8"), ("batches_begin", "i8"), ("batches_end", "i8")], align=True)
 """A class of batches."""
-BATCH = np.dtype([("group", "i8"), ("release", "i8"), ("due", "i8"), ("work", "f8"), ("left", "f8"), ("first", "i8"),
-                  ("opened", "?"), ("old_left", "f8"), ("key", "f8")], align=True)  # fmt: skip
+BATCH = np.dtype([("group", "i8"), ("release", "i8"), ("due", "i8"), ("work", "f8"), ("late_g", "f8"), ("left", "f8"),
+                  ("first", "i8"), ("opened", "?"), ("old_left", "f8"), ("key", "f8")], align=True)  # fmt: skip
 """`left`: units not placed, late; `first`: its first piece; `opened`: written down; `key`: what it is ordered by."""
 PIECE = np.dtype([("batch", "i8"), ("arc", "i8"), ("slot", "i8"), ("seconds", "f8"), ("next", "i8"), ("before", "i8"),
                   ("next_here", "i8"), ("before_here", "i8")], align=True)  # fmt: skip
@@ -117,16 +115,17 @@ def nothing_placed(model: FleetModel, prices: FleetPrices | None, pieces: int, s
     count[RANDOM] = 0x5DEECE66D ^ seed
     arcs = int(np.bincount(model.arc_class, minlength=1).max())
     return State(
-        cost=np.full(3, float(model.late_g[model.batch_class] @ model.work)), counts=count, slot_s=model.slot_s.astype(float),
+        cost=np.full(3, float(model.lost_g @ model.work)), counts=count, slot_s=model.slot_s.astype(float),
         cell=cell, old_cell=cell.copy(), term=term, offer=_records(OFFER, (k, t)), pool=pool, old_pool=pool.copy(),
         config=_records(CONFIG, k, loaded=model.loaded, takes_begin=takes_at[:-1], takes_end=takes_at[1:],
                         arcs_begin=config_arcs_at[:-1], arcs_end=config_arcs_at[1:]),
         site=_records(SITE, len(pool), begin=configs_at[:-1], end=configs_at[1:]),
         takes=_records(TAKES, len(pool_of), pool=pool_of, gpus=gpus),
         arc=_records(ARC, len(model.rate), group=model.arc_class, config=model.arc_config, rate=model.rate),
-        group=_records(GROUP, model.classes, late_g=model.late_g, arcs_begin=arcs_at[:-1], arcs_end=arcs_at[1:],
+        group=_records(GROUP, model.classes, arcs_begin=arcs_at[:-1], arcs_end=arcs_at[1:],
                        batches_begin=batches_at[:-1], batches_end=batches_at[1:]),
         batch=_records(BATCH, b, group=model.batch_class, release=model.release, due=np.minimum(model.due, t), work=model.work,
+                       late_g=model.lost_g,
                        left=model.work, first=-1),
         run_g=np.ascontiguousarray(model.run_g, float), band=np.ascontiguousarray(model.load_band),
         first_here=np.full((k, t), -1), piece=piece, log=_records(LOG, pieces), opened=np.zeros(b, np.int64),

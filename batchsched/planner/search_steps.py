@@ -174,7 +174,7 @@ def place(s: State, b: int, a: int, t: int, spent: float) -> bool:
     if spent < 0 and s.piece[i].seconds <= DUST * s.slot_s[t]:
         spent -= s.piece[i].seconds
         unlink(s, i)
-    late_g = s.group[s.batch[b].group].late_g
+    late_g = s.batch[b].late_g
     units = s.batch[b].left - spent * s.arc[a].rate
     if units < DUST * s.batch[b].work:
         units = 0.0
