@@ -54,12 +54,14 @@ class Registered(msgspec.Struct):
     """What both speak from now on. Servers of protocol 1 do not say it."""
 
 
+POOL_OF_PROTOCOL_1 = ("site", "kind", "gpu", "count", "models", "max_in_flight", "power_w", "window", "engine_args")
+
+
 def known_settings(registered: Registered) -> dict[str, Any]:
     """What a worker of its protocol can read: those of protocol 1 refuse a pool with fields that they do not know."""
     plain: dict[str, Any] = msgspec.to_builtins(registered)
     if registered.protocol < 2:
-        for field in ("host", "bought_at", "second_life_at", "second_life_years"):
-            plain["pool"].pop(field)
+        plain["pool"] = {field: plain["pool"][field] for field in POOL_OF_PROTOCOL_1}
     return plain
 
 
