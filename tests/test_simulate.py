@@ -12,8 +12,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from batchsched.cli.main import main
+from batchsched.cli.main import cli, main
 from batchsched.errors import ForecastUnavailable
 from batchsched.forecasts.port import IntensityForecast, Realised
 from batchsched.forecasts.wrapped import Wrapped
@@ -258,3 +259,9 @@ def test_real_forecasts_are_read_as_they_were_issued() -> None:
         errors = [abs(found.issued(12).mean["CISO"][n] / found.truth["CISO"][12 + n] - 1) for n in range(48)]
     assert 0 < sum(errors) / 48 < 0.4
     assert found.issued(12).spread["CISO"][24] > found.issued(12).spread["CISO"][0] > 0
+
+
+def test_no_zones_are_refused() -> None:
+    done = CliRunner().invoke(cli, ["simulate", "--zones", " ,"])
+    assert done.exit_code != 0
+    assert "names no zone" in f"{done.output}{done.exception}"

@@ -77,6 +77,7 @@ def _show(found: Plan, everything: bool) -> None:
         _table("Engine starts", found.loads)
     else:
         _stretches(found)
+    _late_nowhere(found)
     for note in found.notes:
         click.echo(f"Note: {note}")
 
@@ -137,6 +138,15 @@ def _stretches(found: Plan) -> None:
     print_table(columns, cells)
     if len(rows) > MOST_ROWS:
         click.echo(f"... and {len(rows) - MOST_ROWS} stretches more: --all shows every allotment, --json everything.")
+
+
+def _late_nowhere(found: Plan) -> None:
+    """Those that are late and run nowhere: no row of the others names them."""
+    placed = {a["batch_id"] for a in found.allotments}
+    lost = sorted(name for name in found.late if name not in placed)
+    if lost:
+        more = f" and {len(lost) - MOST_ROWS} more" if len(lost) > MOST_ROWS else ""
+        click.echo(f"\nLate, and without a place: {', '.join(lost[:MOST_ROWS])}{more}.")
 
 
 def stretches(allotments: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchsched.cli.common import grams, json_option, need, print_json, print_table, say
+from batchsched.errors import InvalidValue
 
 if TYPE_CHECKING:
     from batchsched.simulate import Outcome
@@ -65,6 +66,8 @@ def simulate(
 
     folder = data or (Path(os.environ["BATCHSCHED_DATA"]) if os.environ.get("BATCHSCHED_DATA") else None)
     named = [name.strip() for name in zones.split(",") if name.strip()]
+    if not named:
+        raise InvalidValue("--zones names no zone; give at least one, such as DE.")
     scene, since = draw_scene(named, days, seed, load=load), start.replace(tzinfo=UTC)
     found: dict[str, Outcome] = {}
     with opened(folder, named, since, hours_of(scene), seed) as provider, _Progress() as progress:
