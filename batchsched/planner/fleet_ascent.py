@@ -72,7 +72,7 @@ class Ascent:
         self._facts = _facts(model)
         usual = _usual(model)
         self._gpu, self._room, self._ready = (
-            _Side(price.copy(), usually, *np.zeros((3, *price.shape)))
+            _Side(price.copy(), usually, np.zeros(price.shape), np.zeros(price.shape), np.zeros(price.shape))
             for price, usually in zip((prices.gpu, prices.room, prices.ready), usual, strict=True)
         )
         self._done = 0

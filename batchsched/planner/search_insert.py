@@ -174,7 +174,7 @@ def _weigh_again(s: State, b: int, k: int, begin: int, end: int, taste: Taste) -
 def _weigh_arc(s: State, b: int, i: int, begin: int, end: int, taste: Taste, anew: bool) -> None:
     """Prices of a batch's places on one of its arcs, in these slots after its release. Anew: some are overlooked."""
     c, begun, width = s.batch[b].group, s.batch[b].release, s.batch[b].due - s.batch[b].release
-    a = s.arcs_of[s.group[c].arcs_begin + i]
+    a = int(s.arcs_of[s.group[c].arcs_begin + i])
     k = s.arc[a].config
     for t in range(max(0, begin), min(width, end)):
         j = i * width + t
