@@ -143,16 +143,16 @@ def test_a_new_deadline_brings_a_new_verdict(tmp_path: Path) -> None:
 def test_a_deadline_that_changes_during_the_validation_is_the_one_that_is_judged(
     server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge, changed = server.runtime.scheduler.verdict, threading.Event()
+    judge, changed = server.runtime.scheduler.verdicts, threading.Event()
 
-    def slow(batch: dict[str, Any]) -> dict[str, Any]:
-        verdict = judge(batch)
+    def slow(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        verdicts = judge(batches)
         if not changed.is_set():
             changed.set()
-            _do(server, batch["id"], body={"deadline": "1s"})
-        return verdict
+            _do(server, batches[0]["id"], body={"deadline": "1s"})
+        return verdicts
 
-    monkeypatch.setattr(server.runtime.scheduler, "verdict", slow)
+    monkeypatch.setattr(server.runtime.scheduler, "verdicts", slow)
     batch_id = _started(server, 50, batchsched={"on_deadline": "finish"})
     assert changed.is_set()
     assert not server.batch(batch_id)["batchsched"]["verdict"]["feasible"]

@@ -30,6 +30,7 @@ from batchsched.simulate.scene import INPUT_TOKENS
 
 ZONES = ("CISO", "DE", "PJM")
 START = datetime(2021, 7, 1, tzinfo=UTC)
+SHARED = Path(os.environ.get("BATCHSCHED_DATA", "../shared/data"))
 SIMPLE = ["run now", "EDF, cheapest slot", "lowest window", "carbon-time", "greedy"]
 
 
@@ -250,11 +251,11 @@ def test_zones_that_the_data_lacks_are_named(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.skipif("BATCHSCHED_DATA" not in os.environ, reason="needs the shared data (BATCHSCHED_DATA)")
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the shared data; there is no {SHARED}")
 @pytest.mark.slow
 def test_real_forecasts_are_read_as_they_were_issued() -> None:
     start = datetime(2021, 10, 4, tzinfo=UTC)
-    with opened(Path(os.environ["BATCHSCHED_DATA"]), ["CISO", "PJM"], start, 96, 0) as provider:
+    with opened(SHARED, ["CISO", "PJM"], start, 96, 0) as provider:
         found = Grid(provider, ["CISO", "PJM"], start, 96, ahead_h=48)
         errors = [abs(found.issued(12).mean["CISO"][n] / found.truth["CISO"][12 + n] - 1) for n in range(48)]
     assert 0 < sum(errors) / 48 < 0.4
