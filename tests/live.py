@@ -40,6 +40,9 @@ gpu = "cpu"
 solver = "greedy"
 """
 
+EVENING = f"{BASIC.replace('WORLD', 'DE')}replan_s = 3600\n"
+"""In a zone whose evening is dirty and whose night is clean; nothing is planned again by the clock alone."""
+
 
 class LiveServer:
     """A running server: its URL, its runtime, and an HTTP client."""

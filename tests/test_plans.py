@@ -23,7 +23,7 @@ from batchsched.queue import plans
 from batchsched.server.replay import differing
 from batchsched.server.whatif import WhatIf
 from batchsched.wire import PREFIX
-from tests.live import BASIC, LiveServer, live_server, requests, wait_for
+from tests.live import BASIC, EVENING, LiveServer, live_server, requests, wait_for
 
 TWO_SITES = """
 [sites.home]
@@ -123,23 +123,11 @@ def test_adjoining_allotments_are_one_stretch() -> None:
     assert [(row["start_at"].hour, row["end_at"].hour, row["requests"]) for row in found] == [(0, 2, 2.0), (3, 5, 2.0)]
 
 
-WINDOWED = """
-[sites.home]
-zone = "DE"
-[pools.local]
-gpu = "cpu"
-[models.tiny]
-[planner]
-solver = "greedy"
-replan_s = 3600
-"""
-
-
 @pytest.fixture
 def clean(tmp_path: Path) -> Iterator[tuple[LiveServer, ManualClock]]:
     """A server at seven in the evening; the grid will be cleaner."""
     clock = ManualClock(datetime(2026, 5, 1, 19, tzinfo=UTC))
-    with live_server(tmp_path, WINDOWED, clock) as live:
+    with live_server(tmp_path, EVENING, clock) as live:
         yield live, clock
 
 
@@ -165,9 +153,9 @@ def test_frozen_work_starts_at_once_and_waits_again_when_thawed(clean: tuple[Liv
 
 
 def test_a_frozen_plan_survives_a_restart(tmp_path: Path) -> None:
-    with live_server(tmp_path, WINDOWED) as server, Client(server.url) as client:
+    with live_server(tmp_path, EVENING) as server, Client(server.url) as client:
         assert client.plans.freeze().frozen is not None
-    with live_server(tmp_path, WINDOWED) as server, Client(server.url) as client:
+    with live_server(tmp_path, EVENING) as server, Client(server.url) as client:
         wait_for(lambda: server.runtime.scheduler.published)
         assert client.plan().frozen is not None
         assert client.plans.unfreeze().frozen is None
@@ -175,7 +163,7 @@ def test_a_frozen_plan_survives_a_restart(tmp_path: Path) -> None:
 
 
 def test_a_cordoned_pool_gets_nothing_new_and_a_drained_one_gives_back(tmp_path: Path) -> None:
-    with live_server(tmp_path, WINDOWED) as server, Client(server.url) as client:
+    with live_server(tmp_path, EVENING) as server, Client(server.url) as client:
         batch_id = server.submit(requests(2), batchsched={"deadline": "1m"})["id"]  # it can wait no longer
         worker = server.worker()
         lease = worker.lease()

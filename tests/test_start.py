@@ -24,21 +24,11 @@ from batchsched.planner.last import standing
 from batchsched.planner.uniform import one_each
 from batchsched.planner.verify import verify
 from batchsched.wire import PREFIX
-from tests.live import LiveServer, live_server, requests, wait_for
+from tests.live import EVENING, LiveServer, live_server, requests, wait_for
 from tests.planner_cases import fleet_problem, job, pool, slots
 from tests.test_fairness import want
 
 NOW = datetime(2026, 5, 1, 19, tzinfo=UTC)
-EVENING = """
-[sites.home]
-zone = "DE"
-[pools.local]
-gpu = "cpu"
-[models.tiny]
-[planner]
-solver = "greedy"
-replan_s = 3600
-"""
 DIRTY_FIRST = [500.0] * 6 + [10.0] * 6
 
 

@@ -7,9 +7,8 @@ from collections import defaultdict
 import msgspec
 
 from batchsched.planner import with_interval
-from batchsched.planner.cost import assess
 from batchsched.planner.due import due_times
-from batchsched.planner.greedy import Filler
+from batchsched.planner.greedy import by_due, followed
 from batchsched.planner.hastened import hastened
 from batchsched.planner.last import standing_work
 from batchsched.planner.plan import Plan
@@ -17,8 +16,6 @@ from batchsched.planner.price import price
 from batchsched.planner.problem import Problem, Slot, cut
 from batchsched.planner.sound import sound
 from batchsched.planner.verify import violations
-
-_EPS = 1e-9
 
 
 def settled(problem: Problem, found: Plan) -> Plan:
@@ -46,18 +43,10 @@ def _same(ours: list[Slot], theirs: list[Slot]) -> bool:
 
 def _carried(fine: Problem) -> Plan:
     due, prices = hastened(fine, due_times(fine)), price(fine)
+    told = {job.batch_id for job in fine.jobs if job.at_once}  # these follow nothing that stood
     by_key: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     for (batch_id, key, t), seconds in standing_work(fine).items():
-        by_key[batch_id, key][t] = seconds
-    filler = Filler(fine, prices)
-    jobs = sorted(fine.jobs, key=lambda j: (due[j.batch_id], j.deadline_s, -j.weight, j.batch_id))
-    left = {job.batch_id: 1.0 for job in jobs if job.seconds_on and job.remaining_requests > 0}
-    for job in jobs:
-        for key in job.seconds_on:
-            stood = by_key.get((job.batch_id, key))
-            if stood and not job.at_once and left.get(job.batch_id, 0.0) > _EPS:
-                left[job.batch_id] -= filler.follow(job, key, stood, left[job.batch_id])
-    for job in jobs:
-        if left.get(job.batch_id, 0.0) > _EPS:
-            filler.place(job, due[job.batch_id], left[job.batch_id])
-    return assess(fine, prices, due, filler.allotments, filler.loads)
+        if batch_id not in told:
+            by_key[batch_id, key][t] = seconds
+    runnable = [job for job in fine.jobs if job.seconds_on and job.remaining_requests > 0]
+    return followed(fine, prices, due, by_due(runnable, due), by_key)

@@ -9,7 +9,7 @@ plans counts.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -22,6 +22,8 @@ from batchsched.units import JOULES_PER_KWH
 
 _EPS = 1e-9
 _EPS_S = 1e-6
+_DUST = 1e-6
+"""A share of a job smaller than this is rounding, as cost.assess has it."""
 _Order = Callable[[int], Iterable[int]]
 
 
@@ -37,7 +39,7 @@ class _Take(msgspec.Struct):
 def greedy(problem: Problem, due: dict[str, float]) -> Plan:
     """A plan that respects capacity and deadlines as far as it finds room; never raises. `due`: from due.due_times."""
     prices = price(problem)
-    order = sorted(problem.jobs, key=lambda j: (due[j.batch_id], j.deadline_s, -j.weight, j.batch_id))
+    order = by_due(problem.jobs, due)
     best = _filled(problem, prices, due, order)
     if best.late or best.later:
         others = [_filled(problem, prices, due, order, hurry=True)]
@@ -45,6 +47,28 @@ def greedy(problem: Problem, due: dict[str, float]) -> Plan:
             others.append(_filled(problem, prices, due, sorted(order, key=lambda j: -j.weight)))
         best = min([best, *others], key=lambda plan: plan.objective)
     return msgspec.structs.replace(best, solver="greedy", status="feasible")
+
+
+def by_due(jobs: Iterable[Job], due: Mapping[str, float]) -> list[Job]:
+    """In the order in which they are placed: what is due first, and of that the heaviest."""
+    return sorted(jobs, key=lambda j: (due[j.batch_id], j.deadline_s, -j.weight, j.batch_id))
+
+
+def followed(
+    problem: Problem, prices: Prices, due: dict[str, float], order: list[Job], work: Mapping[tuple[str, str], dict[int, float]]
+) -> Plan:
+    """So much work (seconds by slot, of a job on one of its keys) as far as it fits; engines start where that needs them, and the
+    rest goes where it is cheapest."""
+    filler = Filler(problem, prices)
+    left = {job.batch_id: 1.0 for job in order}
+    for job in order:
+        for key in job.seconds_on:
+            if (seconds := work.get((job.batch_id, key))) and left[job.batch_id] > _DUST:
+                left[job.batch_id] -= filler.follow(job, key, dict(seconds), left[job.batch_id])
+    for job in order:
+        if left[job.batch_id] > _DUST:
+            filler.place(job, due[job.batch_id], left[job.batch_id])
+    return assess(problem, prices, due, filler.allotments, filler.loads)
 
 
 def _filled(problem: Problem, prices: Prices, due: dict[str, float], order: list[Job], hurry: bool = False) -> Plan:

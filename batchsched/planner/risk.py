@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from batchsched.planner.cost import assess
 from batchsched.planner.futures import Futures
-from batchsched.planner.greedy import Filler
+from batchsched.planner.greedy import followed
 from batchsched.planner.plan import Plan, key_of
 from batchsched.planner.price import price
 from batchsched.planner.problem import Problem, Risk
@@ -148,14 +148,5 @@ def _mixed(problem: Problem, due: dict[str, float], futures: Futures, plans: Seq
         for use in plan.uses if share > _EPS else []:
             key = key_of(by_id[use.batch_id], use)
             seconds[use.batch_id, key][use.slot_index] += float(share) * use.seconds
-    filler = Filler(problem, futures.prices)
-    jobs = sorted(problem.jobs, key=lambda j: (due[j.batch_id], j.deadline_s, j.batch_id))
-    left = {job.batch_id: 1.0 for job in jobs}
-    for job in jobs:
-        for key in job.seconds_on:
-            if (of_slots := seconds.get((job.batch_id, key))) and left[job.batch_id] > _EPS:
-                left[job.batch_id] -= filler.follow(job, key, dict(of_slots), left[job.batch_id])
-    for job in jobs:
-        if left[job.batch_id] > _EPS:
-            filler.place(job, due[job.batch_id], left[job.batch_id])
-    return assess(problem, futures.prices, due, filler.allotments, filler.loads)
+    order = sorted(problem.jobs, key=lambda j: (due[j.batch_id], j.deadline_s, j.batch_id))
+    return followed(problem, futures.prices, due, order, seconds)

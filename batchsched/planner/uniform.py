@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import msgspec
 
+from batchsched.planner import MOST_CUTS
 from batchsched.planner.due import due_times
-from batchsched.planner.greedy import Filler
+from batchsched.planner.greedy import Filler, by_due
 from batchsched.planner.hastened import hastened
 from batchsched.planner.price import price
 from batchsched.planner.problem import Effort, Job, Problem, cut
-
-MOST_CUTS = 96
 
 
 def one_each(problem: Problem) -> Problem:
@@ -28,7 +27,7 @@ def one_each(problem: Problem) -> Problem:
     due = hastened(fine, due)
     filler = Filler(fine, price(fine))
     chosen: dict[str, Job] = {}
-    for job in sorted(problem.jobs, key=lambda j: (due[j.batch_id], j.deadline_s, -j.weight, j.batch_id)):
+    for job in by_due(problem.jobs, due):
         chosen[job.batch_id] = only(job, filler.best(job, due[job.batch_id])) if job.uniform and job.seconds_on else job
         filler.place(chosen[job.batch_id], due[job.batch_id])
     return msgspec.structs.replace(problem, jobs=[chosen[job.batch_id] for job in problem.jobs])
