@@ -11,6 +11,7 @@ from batchsched.observe import View
 from batchsched.planner import Job, Plan, make_plan
 from batchsched.planner.advice import Alternative, Option
 from batchsched.planner.room import rooms
+from batchsched.planner.sound import sound
 from batchsched.planner.verdict import Verdict, verdict
 from batchsched.profiles.answers import EMBEDDINGS
 from batchsched.queue import batches
@@ -30,16 +31,18 @@ def judged(view: View, found: Sequence[Mapping[str, Any]], fleet: Fleet) -> list
 
     When they will be done and what they will cost is told by the greedy plan: the solver may be busy for seconds.
     """
+    problem = view.problem
     try:
-        plan = make_plan(view.problem, "at-once" if view.overrides.frozen else "greedy")
+        problem, _ = sound(problem)
+        plan = make_plan(problem, "at-once" if view.overrides.frozen else "greedy")
     except Exception:
         log.exception("No plan could be made for a verdict; it does without.")
-        plan = Plan(view.problem.slots, [])
-    open_to = rooms(view.problem, {batch["id"] for batch in found})
+        plan = Plan(problem.slots, [])
+    open_to = rooms(problem, {batch["id"] for batch in found})
     out, advised = list[dict[str, Any]](), 0
     for batch in found:
         others = alternatives(view, batch, fleet) if advised < most_advised(view) else None
-        answer = verdict(view.problem, plan, batch["id"], others, open_to[batch["id"]])
+        answer = verdict(problem, plan, batch["id"], others, open_to[batch["id"]])
         advised += not answer.feasible
         out.append(_as_answer(view, answer, "" if answer.feasible else shut(view, batch["id"])))
     return out

@@ -12,6 +12,7 @@ from batchsched.observe import View
 from batchsched.planner import Job, Plan
 from batchsched.planner.advice import options, words
 from batchsched.planner.room import probabilities
+from batchsched.planner.sound import sound, sound_job
 from batchsched.planner.verdict import finish_s
 from batchsched.queue import batches, risks
 from batchsched.queue.database import Database, again
@@ -38,7 +39,9 @@ class Risks:
         asked = [known[name] for name, promise in promises.items() if name in known and (promise["feasible"] or promise["risk"])]
         if not asked:
             return
-        chances = probabilities(view.problem, {job.batch_id for job in asked}, [job for job in asked if job.batch_id in paused])
+        problem, _ = sound(view.problem)
+        aside = [sound_job(problem, job) for job in asked if job.batch_id in paused]
+        chances = probabilities(problem, {job.batch_id for job in asked}, aside)
         worse, better = list[Job](), list[Job]()
         for job in sorted(asked, key=lambda job: job.deadline_s):
             promise, chance = promises[job.batch_id], chances[job.batch_id]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchsched.planner import Job, PoolState, Problem, make_plan
+from batchsched.planner import Configuration, Job, Link, PoolState, Problem, make_plan, with_interval
+from batchsched.planner.problem import Effort, Risk, Stood, Supply
+from batchsched.planner.sound import sound
+from batchsched.planner.verdict import verdict
 from batchsched.planner.verify import verify
 
 from .planner_cases import job, pool, slots
@@ -137,3 +140,99 @@ def test_a_million_requests_beside_one(seconds_each: float, level: float, solver
     if seconds_each <= 1.0:
         assert not plan.late
     assert math.isfinite(plan.objective)
+
+
+def whole_problem() -> Problem:
+    """Small, with something in every field."""
+    supply = Supply(0.1, 0.1, 900.0, 0.01, 300.0)
+    more: dict[str, Any] = {"supply": supply, "energy_sigma": 0.1, "embodied_g_per_s": 0.01, "embodied_sigma": 0.2}
+    pools = [pool(name, [300.0, 100.0, 200.0, None, 50.0, 400.0], 2, price_g_per_s=0.01, **more) for name in "ab"]
+    shared = Configuration("big", {"a": 1.0, "b": 0.5}, {"wire": 2.0}, "disaggregated")
+    on = {"a": 600.0, "b": 900.0, "both": 400.0}
+    x = job("x", on, 4000.0, sigma=0.2, sigma_own=0.2, configurations={"both": shared}, max_replicas=4, finish_late=True)
+    x = msgspec.structs.replace(x, as_named={"gone": Effort(1.0, 1.0, 1.0)}, transfer_g_on=dict.fromkeys(on, 3.0))
+    y = job("y", {"a": 300.0, "b": 300.0}, 3000.0, sigma=0.1, load_g_on={"a": 2.0, "b": 2.0})
+    return Problem(
+        slots(COUNT),
+        pools,
+        [x, y],
+        scenarios={f"zone-{name}": [[100.0 * n + t for t in range(COUNT)] for n in (1, 2, 4)] for name in "ab"},
+        risk=Risk(0.5),
+        links=[Link("wire", [4.0] * COUNT)],
+        standing=[Stood("x", "a", 0.0, 900.0, 300.0), Stood("y", "b", 900.0, 1800.0, 300.0)],
+        transfer_sigma=0.2,
+        churn=0.01,
+    )
+
+
+def spoiled(data: st.DataObject, value: Any, path: list[str]) -> Any:
+    """The value with nonsense somewhere in it; `path` grows by where, and by what."""
+    if isinstance(value, msgspec.Struct):
+        kept = {"slots", "batch_id", "key", "model", "tenant", "site", "zone", "name", "kind", "mode", "measure", "newness"}
+        kept |= {"simulated", "home", "loaded", "finish_late", "uniform"}
+        name = data.draw(st.sampled_from([name for name in value.__struct_fields__ if name not in kept]))
+        path.append(name)
+        return msgspec.structs.replace(value, **{name: spoiled(data, getattr(value, name), path)})
+    if isinstance(value, list) and (not value or data.draw(st.integers(0, 3)) == 0):
+        path.append("length")
+        return data.draw(st.sampled_from([[], value[:1], value + value]))
+    if isinstance(value, list):
+        at = data.draw(st.integers(0, len(value) - 1))
+        return [*value[:at], spoiled(data, value[at], path), *value[at + 1 :]]
+    if isinstance(value, dict):
+        if not value or data.draw(st.integers(0, 5)) == 0:
+            return {}
+        at = data.draw(st.sampled_from(sorted(value)))
+        return {**value, at: spoiled(data, value[at], path)}
+    whole = isinstance(value, int)
+    path.append(
+        str(found := data.draw(st.sampled_from([-1, 0, 10**300] if whole else [NAN, INF, -INF, -1.0, 0.0, 1e300, 40.0, 1e-300])))
+    )
+    return found
+
+
+@pytest.mark.parametrize("solver", ["greedy", "cp-sat"])
+def test_nonsense_anywhere_never_takes_the_plan_away(solver: Solver) -> None:
+    whole = whole_problem()
+
+    @settings(max_examples=100 if solver == "greedy" else 8, deadline=None)
+    @given(st.data())
+    def holds(data: st.DataObject) -> None:
+        path: list[str] = []
+        problem = spoiled(data, whole, path)
+        plan, fine = make_plan(problem, solver, work_s=0.02), sound(problem)[0]
+        verify(fine, plan)
+        assert not [
+            note for note in plan.notes if "failed" in note or "unsafe" in note or "could not" in note or "cannot" in note
+        ]
+        if path[-1] == "nan" and path[0] != "standing":
+            assert any("makes no sense" in note for note in plan.notes), path
+        interval = [plan.grams_interval.p10, plan.grams_interval.p90] if plan.grams_interval else []
+        shown = [plan.objective, plan.bound, *plan.grams_expected.values(), *interval]
+        for one in problem.jobs:
+            found = verdict(problem, plan, one.batch_id)
+            assert 0 <= found.probability <= 1, path
+            shown += [found.expected_finish_s, found.expected_grams, found.expected_grams_run_now]
+        assert all(value is None or math.isfinite(value) for value in shown), (path, shown)
+
+    holds()
+
+
+def test_of_what_is_there_twice_the_first_counts() -> None:
+    whole = whole_problem()
+    again = msgspec.structs.replace(whole.jobs[1], seconds_on={"a": 1e9}, power_w_on={"a": 1.0}, startup_s_on={"a": 0.0})
+    doubled = msgspec.structs.replace(whole, jobs=[*whole.jobs, again], pools=[*whole.pools, whole.pools[0]])
+    plan = make_plan(doubled, "greedy")
+    assert plan.allotments == make_plan(whole, "greedy").allotments
+    assert "pool a is there twice" in plan.notes[-1]
+    assert "job y is there twice" in plan.notes[-1]
+
+
+def test_a_figure_that_is_only_shown_never_takes_the_plan_away() -> None:
+    whole = whole_problem()
+    plan = make_plan(whole, "at-once")
+    short = msgspec.structs.replace(whole, scenarios={"zone-a": [[1.0]]})
+    found = with_interval(short, msgspec.structs.replace(plan, grams_interval=None))
+    assert found.allotments == plan.allotments
+    assert found.grams_interval is None
+    assert "cannot be told" in found.notes[-1]

@@ -118,13 +118,16 @@ def _improved(plan: Plan, fine: Problem, due: dict[str, float], work_s: float, s
 
 
 def with_interval(fine: Problem, plan: Plan) -> Plan:
-    """The plan with what its grams may come to. `fine`: the problem in the plan's slots."""
+    """The plan with what its grams may come to, or a note where that cannot be told. `fine`: the problem in the plan's slots."""
     from batchsched.planner.futures import Futures
 
     if not plan.allotments:
         return plan
     carbon = msgspec.structs.replace(fine, pools=[msgspec.structs.replace(pool, energy_g_per_kwh=0.0) for pool in fine.pools])
-    return msgspec.structs.replace(plan, grams_interval=Futures(carbon).interval(plan))
+    try:
+        return msgspec.structs.replace(plan, grams_interval=Futures(carbon).interval(plan))
+    except Exception as error:  # it is only shown: no reason to do without the plan
+        return noted(plan, f"What its grams may come to cannot be told ({type(error).__name__}: {error})")
 
 
 def noted(plan: Plan, note: str) -> Plan:

@@ -12,6 +12,7 @@ import msgspec
 
 from batchsched.planner.problem import Job, PoolState, Problem
 from batchsched.planner.room import chances
+from batchsched.planner.sound import sound_job
 from batchsched.units import format_duration
 
 Kind = Literal["deadline", "sites", "zones", "model", "pool"]
@@ -60,7 +61,7 @@ def options(problem: Problem, job: Job, alternatives: Iterable[Alternative] = ()
     variants = [msgspec.structs.replace(job, deadline_s=begin + delay_s) for delay_s in _DELAYS_S]
     for other in alternatives:
         tried.append(Option(other.kind, 0.0, sites=other.sites, zones=other.zones, model=other.model))
-        variants.append(other.job)
+        variants.append(sound_job(problem, other.job))
     chance = chances(problem, variants)
     good = [msgspec.structs.replace(o, probability=p) for o, p in zip(tried, chance, strict=True) if p >= job.confidence]
     first = {kind: next((option for option in good if option.kind == kind), None) for kind in ("deadline", "model")}

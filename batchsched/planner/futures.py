@@ -98,8 +98,8 @@ class Futures:
         for (model, sigma), uses in sorted(groups.items()):
             of_jobs = mine[model, sigma]
             whole = sum(of_jobs.values())
-            square = sum(part**2 * math.expm1(jobs[name].sigma_own ** 2) for name, part in of_jobs.items())
-            own = math.sqrt(math.log1p(square / whole**2)) if whole > 0 else 0.0
+            shares = {name: part / whole for name, part in of_jobs.items()} if whole > 0 else {}
+            own = math.sqrt(math.log1p(sum(share**2 * math.expm1(jobs[name].sigma_own ** 2) for name, share in shares.items())))
             off = sigma * models[model] - sigma**2 / 2 + own * rng.standard_normal(DRAWS) - own**2 / 2
             grams = self.grams(uses)
             total += grams[which] * np.exp(off)

@@ -28,7 +28,7 @@ def standing_work(problem: Problem) -> dict[tuple[str, str, int], float]:
     work: dict[tuple[str, str, int], float] = defaultdict(float)
     for stood in sorted(problem.standing, key=lambda each: each.start_s):
         job = jobs.get(stood.batch_id)
-        if job is None or not job.seconds_on.get(stood.key) or stood.end_s <= stood.start_s:
+        if job is None or not job.seconds_on.get(stood.key) or not (stood.end_s > stood.start_s and stood.seconds > 0):
             continue
         whole = job.seconds_on[stood.key]
         seconds = min(stood.seconds, left[stood.batch_id] * whole)

@@ -10,6 +10,7 @@ from batchsched.planner.advice import Alternative, Option, options, words
 from batchsched.planner.plan import Allotment, Plan
 from batchsched.planner.problem import Job, Problem
 from batchsched.planner.room import Room, room
+from batchsched.planner.sound import sound
 from batchsched.units import JOULES_PER_KWH
 
 AMPLE = 100
@@ -37,7 +38,7 @@ def verdict(
     alternatives: Iterable[Alternative] | None = (),
     open_to: Room | None = None,
 ) -> Verdict:
-    """Judge one job of the problem. Raises KeyError where it is not among the jobs.
+    """Judge one job of the problem, as far as that makes sense (sound.py). Raises KeyError where it is not among the jobs.
 
     `alternatives`: the job as it might be, looked at only where it is not feasible as it is; None: seek no advice, which takes
     most of the time. `open_to`: its room until its deadline, where that is known.
@@ -45,6 +46,8 @@ def verdict(
     `probability` is that of running from now on, in the order of deadlines (room.py). A plan that waits uses up what of it lies
     above the asked confidence, and no more.
     """
+    if open_to is None:  # who knows the room has asked what makes sense
+        problem, _ = sound(problem)
     job = next((job for job in problem.jobs if job.batch_id == batch_id), None)
     if job is None:
         raise KeyError(batch_id)

@@ -146,7 +146,7 @@ def _unserved(problem: Problem, plan: Plan) -> list[str]:
 
 
 def _miscounted(problem: Problem, plan: Plan, job: Job, total: float, in_time: float, slack: float) -> list[str]:
-    beyond = bool(problem.slots) and job.deadline_s > problem.slots[-1].start_s + problem.slots[-1].length_s
+    beyond = job.deadline_s > problem.end_s
     late, later = plan.late.get(job.batch_id, 0.0), plan.later.get(job.batch_id, 0.0)
     if total > job.remaining_requests + slack:
         return [f"{job.batch_id}: {total:.3f} requests assigned of {job.remaining_requests}"]
