@@ -195,7 +195,7 @@ def spoiled(data: st.DataObject, value: Any, path: list[str]) -> Any:
 def test_nonsense_anywhere_never_takes_the_plan_away(solver: Solver) -> None:
     whole = whole_problem()
 
-    @settings(max_examples=100 if solver == "greedy" else 8, deadline=None)
+    @settings(max_examples=100 if solver == "greedy" else 8, deadline=None, derandomize=True)
     @given(st.data())
     def holds(data: st.DataObject) -> None:
         path: list[str] = []

@@ -195,7 +195,7 @@ def _able(job: Job, key: str) -> bool:
 
 
 def _takes_some(config: Configuration) -> bool:
-    return bool(config.takes) and all(_LEAST <= n <= _MOST for n in config.takes.values()) and _usable(config.links.values())
+    return bool(config.takes) and _usable((n for _, n in config.shares), _LEAST)
 
 
 def _numbers(effort: Effort) -> tuple[float, float, float]:
