@@ -184,7 +184,7 @@ def spoiled(data: st.DataObject, value: Any, path: list[str]) -> Any:
             return {}
         at = data.draw(st.sampled_from(sorted(value)))
         return {**value, at: spoiled(data, value[at], path)}
-    whole = isinstance(value, int)
+    whole = isinstance(value, int) or path[-1] == "max_replicas"
     path.append(
         str(found := data.draw(st.sampled_from([-1, 0, 10**300] if whole else [NAN, INF, -INF, -1.0, 0.0, 1e300, 40.0, 1e-300])))
     )
