@@ -316,6 +316,7 @@ class Observer:
             transfer_g_on={key: each.grams for key, each in moved.items() if each.grams},
             load_g_on={key: each.grams for key, each in weights.items() if each.grams},
             at_once=row["started"] is not None,
+            idle_w_on={key: one.profile.idle_w for key, one in known.items() if one.profile.idle_w > 0},
         )
 
     def _candidates(self, row: Mapping[str, Any], scene: _Scene, left: int, width: int) -> list[Candidate]:

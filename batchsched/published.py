@@ -196,6 +196,18 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         """Does the plan have anything on a pool now?"""
         return any(self.at(a.start_s) <= now < self.at(a.end_s) for a in self.plan.on(pool))
 
+    def kept(self, pool: str, now: datetime) -> set[str]:
+        """Models that engines of a pool keep ready: the plan has work for them, and starts none before it."""
+        now_s, found = (now - self.made_at).total_seconds(), dict[str, bool]()
+        for a in self.plan.on(pool):
+            if a.end_s > now_s and (model := self._model(a)) not in found:
+                found[model] = not any(
+                    now_s < self.plan.slots[load.slot_index].start_s <= a.start_s
+                    for load in self.plan.loads
+                    if load.starts and (load.pool, load.model) == (pool, model)
+                )
+        return {model for model, kept in found.items() if kept}
+
     def coming(self, pool: str, now: datetime) -> tuple[datetime | None, str | None]:
         """When something next begins on a pool, and the model to load if it is time to."""
         later = next((a for a in self.plan.on(pool) if self.at(a.start_s) > now), None)

@@ -68,11 +68,12 @@ class Lead(Protocol):
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """What a pool should do now: work by turns; a model to get ready; when to look again."""
+    """What a pool should do now: work by turns; a model to get ready; when to look again; models to keep ready meanwhile."""
 
     turns: Turns
     prepare: str | None = None
     next_at: datetime | None = None
+    keep: frozenset[str] = frozenset()
 
 
 class Scheduler:
@@ -341,7 +342,7 @@ class Scheduler:
         turns = published.turns(pool, now, models, leased, served, self._weights)
         self._refresh(published, pool, now, idle=turns.over)
         next_at, prepare = published.coming(pool, now)
-        return Offer(turns, prepare if renames else None, next_at)
+        return Offer(turns, prepare if renames else None, next_at, frozenset(published.kept(pool, now)))
 
     def _served(self, connection: Connection, published: Published) -> dict[str, float]:
         """What each tenant was served, with what its leases are still expected to take."""

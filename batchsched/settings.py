@@ -75,7 +75,9 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_dir: Annotated[str, Meta(description="Folder for engine logs")] = "batchsched-data/worker"
     startup_timeout_s: Annotated[float, Meta(gt=0, description="Longest wait for an engine to be ready")] = 900.0
     engine_tries: Annotated[int, Meta(ge=0, description="Give up after so many failed starts in a row; 0: never")] = 0
-    idle_stop_s: Annotated[float, Meta(ge=0, description="Stop an engine of ours after this many idle seconds")] = 300.0
+    idle_stop_s: Annotated[
+        float, Meta(ge=0, description="Stop an engine of ours after this many idle seconds, unless the plan keeps it for later")
+    ] = 300.0
     request_timeout_s: Annotated[float, Meta(gt=0, description="Longest wait for one answer of the engine")] = 3600.0
     drain_s: Annotated[float, Meta(ge=0, description="Longest wait for answers in flight when the work has to stop")] = 10.0
     rapl_dir: Annotated[str, Meta(description="Folder of the host's energy counters")] = "/sys/class/powercap"

@@ -100,12 +100,14 @@ class Lease(msgspec.Struct):
 
 
 class Claimed(msgspec.Struct):
-    """Leases; or the model to get ready (`prepare`), or when to ask again."""
+    """Leases; or the model to get ready (`prepare`), or when to ask again. `keep`: the engine that is ready stays so, however
+    long it idles, for the plan counts on it."""
 
     leases: list[Lease]
     prepare: str | None = None
     next_at: datetime | None = None
     poll_s: float = 1.0
+    keep: bool = False
 
 
 def known_reason(reason: ReleaseReason, protocol: int) -> ReleaseReason:

@@ -103,7 +103,7 @@ class WorkerLoop:
         self._fresh = True  # nothing of ours has been loaded yet
         self._idle: IdlePower | None = None
         self._logs_bytes: int | None = None
-        self._idle_since = time.monotonic()
+        self._idle_since, self._keep = time.monotonic(), False
 
     async def run(self) -> int:
         """Work until told to stop; 0.
@@ -188,6 +188,7 @@ class WorkerLoop:
             return
         ready = [self._engine.served] if self._engine.served and self._engine.alive() else []
         claimed = await self._link.insist("POST", "/leases", self._claim(ready), Claimed)
+        self._keep = claimed.keep
         for lease in claimed.leases:
             self._take(lease)
         if claimed.prepare and claimed.prepare not in ready and not self._held:
@@ -199,8 +200,8 @@ class WorkerLoop:
         return Claim(self._me.worker_id, 1, ready, renames=True, lacking=sorted(self._lacking))
 
     async def _wait(self, timeout_s: float | None) -> None:
-        """Until something changes or the time is over; an engine of ours that has been idle for long is stopped meanwhile."""
-        idle_s = time.monotonic() - self._idle_since
+        """Until something changes or the time is over; an engine of ours that was idle for long is stopped, unless it is kept."""
+        idle_s = 0.0 if self._keep else time.monotonic() - self._idle_since
         if not self._held and self._engine.served and not self._settings.engine_url and idle_s > self._settings.idle_stop_s:
             log.info("The engine was idle for %.0f s and is stopped.", idle_s)
             await self._engine.stop()

@@ -75,6 +75,7 @@ def _show(found: Plan, everything: bool) -> None:
     if everything:
         _table("Allotments", found.allotments)
         _table("Engine starts", found.loads)
+        _table("Engines kept ready", found.holds)
     else:
         _stretches(found)
     _late_nowhere(found)

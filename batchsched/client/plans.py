@@ -38,6 +38,8 @@ class Plan(msgspec.Struct, frozen=True):
     frozen: Frozen | None = None
     allotments: tuple[dict[str, Any], ...] = ()
     loads: tuple[dict[str, Any], ...] = ()
+    holds: tuple[dict[str, Any], ...] = ()
+    """Where engines are kept ready for later with nothing to do."""
     late: dict[str, float] = {}
     grams_expected: dict[str, float | None] = {}
     grams_interval: GramsInterval | None = None

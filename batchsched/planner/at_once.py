@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from batchsched.planner.cost import assess
-from batchsched.planner.greedy import greedy
+from batchsched.planner.greedy import Filler, greedy
 from batchsched.planner.plan import Plan
 from batchsched.planner.price import price
 from batchsched.planner.problem import Job, PoolState, Problem
@@ -16,7 +16,10 @@ def at_once(problem: Problem, due: dict[str, float]) -> Plan:
     pools = [_hurried(problem, pool) for pool in problem.pools]
     hurried = msgspec.structs.replace(problem, pools=pools, jobs=[_alike(job) for job in problem.jobs])
     placed = greedy(hurried, due)
-    plan = assess(problem, price(problem), due, placed.allotments, placed.loads)
+    filler = Filler(problem, price(problem))
+    filler.resume(placed.allotments, placed.loads)
+    filler.spare()
+    plan = assess(problem, filler.prices, due, filler.allotments, filler.loads)
     return msgspec.structs.replace(plan, solver="at-once", status="feasible")
 
 
@@ -29,4 +32,6 @@ def _hurried(problem: Problem, pool: PoolState) -> PoolState:
 
 
 def _alike(job: Job) -> Job:
-    return msgspec.structs.replace(job, power_w_on=dict.fromkeys(job.power_w_on, 1000.0), transfer_g_on={}, load_g_on={})
+    return msgspec.structs.replace(
+        job, power_w_on=dict.fromkeys(job.power_w_on, 1000.0), transfer_g_on={}, load_g_on={}, idle_w_on={}
+    )

@@ -48,6 +48,7 @@ class WorkClass(msgspec.Struct, frozen=True):
     startup_s: dict[str, float]
     transfer_g_per_s: dict[str, float]
     load_g: dict[str, float]
+    idle_w: dict[str, float]
     weight: float
     marks: list[Mark]
     width: int
@@ -81,6 +82,7 @@ def _class(problem: Problem, due: dict[str, float], jobs: list[Job]) -> WorkClas
         {key: max(job.startup_s_on[key] for job in jobs) for key in keys},
         {key: sum(job.transfer_g_per_s(key) * work_s(job) for job in jobs) / total for key in keys},
         {key: max(job.load_g_on.get(key, 0.0) for job in jobs) for key in keys},
+        {key: max(job.idle_w(key) for job in jobs) for key in keys},
         jobs[0].weight,
         _marks(problem, due, jobs),
         sum(job.width for job in jobs),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchsched.planner.holding import holds
 from batchsched.planner.plan import Allotment, Load, Plan, key_of
 from batchsched.planner.price import RISK_SHARE, Prices, late_marks, work_s
 from batchsched.planner.problem import Job, Problem
@@ -36,6 +37,13 @@ def assess(problem: Problem, prices: Prices, due: dict[str, float], allotments: 
         so_far = grams.get(use.batch_id, 0.0)
         # What is expected of a batch is what its running emits: that of making its hardware is reported apart.
         grams[use.batch_id] = so_far + running if known and so_far is not None else None
+    kept, idle_g = holds(problem, prices, uses)
+    objective += idle_g
+    for hold in kept:
+        config = jobs[hold.batch_id].configuration(jobs[hold.batch_id].key_of(hold.config))
+        idling = prices.running_g(config, hold.power_w, hold.slot_index) * hold.seconds
+        so_far = grams.get(hold.batch_id, 0.0)
+        grams[hold.batch_id] = so_far + idling if so_far is not None and not unknown[hold.pool][hold.slot_index] else None
     late: dict[str, float] = {}
     later: dict[str, float] = {}
     ends = [slot.end_s for slot in problem.slots]
@@ -53,6 +61,7 @@ def assess(problem: Problem, prices: Prices, due: dict[str, float], allotments: 
         {key: at for key, at in due.items() if at > float("-inf")},
         grams,
         objective,
+        holds=kept,
     )
 
 

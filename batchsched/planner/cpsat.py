@@ -6,7 +6,8 @@ Variables, for class c, configuration k, slot t, all integers:
   missing work at each mark of a class (classes.Mark)
 Rows: capacity of each pool, link and slot in units, start-up time included (a start longer than a slot goes on in the next); work
 only on replicas that are ready; at most the pool's replicas are kept ready; at each mark, work done plus work missing covers what
-is due. Cost: grams of work and of loading, a trace for waiting, lateness. Two models may share a replica's slot in time.
+is due. Cost: grams of work, of loading and of replicas that wait (holding.py), a trace for waiting, lateness. Two models may
+share a replica's slot in time.
 """
 
 from __future__ import annotations
@@ -130,6 +131,7 @@ class ClassModel:
         self.x: dict[Key, Any] = {}
         self.loads: dict[Engine, Any] = {}
         self.held: dict[Engine, Any] = {}
+        self.idle: dict[Engine, Any] = {}
         self._loading: dict[Engine, list[tuple[Any, int]]] = defaultdict(list)
         self._startup: dict[int, float] = {}
         self._missing: list[tuple[int, Any, int, int, int, bool]] = []  # class, variable, most, slots, asked, lost
@@ -197,12 +199,31 @@ class ClassModel:
         for a in plan.allotments:
             seconds[a.batch_id, a.key, a.slot_index] += a.seconds
         (work, starts, held), state = self._walked(self._by_class(seconds))
+        if self.idle:
+            self._hint_idle(work, starts, held)
         for table, values in ((self.loads, starts), (self.held, held)):
             for engine, variable in table.items():
                 self.model.add_hint(variable, values.get(engine, 0))
         self._hint_missing(work, state)
         for key, x in self.x.items():
             self.model.add_hint(x, work.get(key, 0))
+
+    def _hint_idle(self, work: Mapping[Key, int], starts: Mapping[Engine, int], held: dict[Engine, int]) -> None:
+        """Hold no more than later work needs, and say how long that waits."""
+        busy: dict[Engine, int] = defaultdict(int)
+        for (c, key, t), units in work.items():
+            busy[self._number[self.groups[c].configs[key].name], t] += units
+        for (k, slot), begun in starts.items():
+            for t, units in self._load_units(k, slot):
+                busy[k, t] += begun * units
+        for k in range(len(self._configs)):
+            kept = 0
+            for t in reversed(range(len(self.problem.slots))):
+                length, begun = self._units(1, t), starts.get((k, t), 0)
+                held[k, t] = kept
+                if (k, t) in self.idle:
+                    self.model.add_hint(self.idle[k, t], max(0, (kept - begun) * length - busy[k, t]))
+                kept = max(0, math.ceil(busy[k, t] / length) - begun if length else 0, kept - begun)
 
     def _walked(
         self, seconds: Mapping[Key, float]
@@ -309,6 +330,7 @@ class ClassModel:
         config, users = self._configs[k], self._users[k]
         startup = self._startup[k] = max(self.groups[c].startup_s[key] for c, key in users)
         power = max(self.groups[c].power_w[key] for c, key in users)
+        idle_w = max(self.groups[c].idle_w[key] for c, key in users)
         moved = max(self.groups[c].load_g[key] for c, key in users)
         held: Any = self.problem.ready(config)
         for t in range(len(self.problem.slots)):
@@ -323,7 +345,18 @@ class ClassModel:
                 self.model.add(sum(work) + sum(busy) <= ready * self._units(1, t))
             after = self.held[k, t] = self.model.new_int_var(0, self._fit(k), "")
             self.model.add(after <= ready)
+            if idle_w > 0:
+                self._add_idle(k, t, idle_w, work)
             held = after
+
+    def _add_idle(self, k: int, slot: int, idle_w: float, work: list[Any]) -> None:
+        """Units for which replicas wait that were ready before a slot and stay until its end."""
+        length = self._units(1, slot)
+        idle = self.idle[k, slot] = self.model.new_int_var(0, self._fit(k) * length, "")
+        busy = sum(work) + sum(v * units for v, units in self._loading[k, slot])
+        self.model.add(idle >= (self.held[k, slot] - self.loads.get((k, slot), 0)) * length - busy)
+        gram = self.prices.idle_g(self._configs[k], idle_w, slot) * self.unit_s
+        self._cost.append((idle, gram, self._fit(k) * length))
 
     def _spread_load(self, k: int, slot: int, startup_s: float, power_w: float, grams: float) -> None:
         """A start takes time from its slot and, where it is longer, from the following ones; `grams`: what it weighs besides."""

@@ -42,6 +42,7 @@ def disaggregate(
         left = 1.0 - done[job.batch_id] / job.remaining_requests
         if left > _EPS:  # rounding to units, and jobs too narrow for what their class was given
             filler.place(job, due[job.batch_id], left)
+    filler.spare()
     return assess(problem, prices, due, filler.allotments, filler.loads)
 
 

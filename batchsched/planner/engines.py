@@ -124,6 +124,11 @@ class Engines:
             room.hold[slot] -= (replicas - self.held[slot]) * taken
         self.held[slot] = replicas
 
+    def begin_again(self, slot: int, startup_s: float) -> None:
+        """Start one replica within a slot, in the place of one that was held until then; `settle` lets that go."""
+        self.starts[slot] += 1
+        self.work(slot, startup_s)
+
     def settle(self) -> None:
         """Hold what the seconds and the starts that were entered so far need, and no more."""
         held = 0

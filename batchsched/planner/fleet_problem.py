@@ -125,7 +125,7 @@ def arrays(problem: Problem, due: dict[str, float], groups: list[WorkClass], pri
     ends = [slot.end_s for slot in problem.slots]
     jobs = [job for group in groups for job in group.jobs]
     marks = {job.batch_id: _Mark(slots_by(ends, due[job.batch_id]) or slots_by(ends, job.deadline_s), 1.0) for job in jobs}
-    return fleet_model(problem, marks, groups, configurations(groups), prices)
+    return fleet_model(problem, marks, groups, configurations(groups), prices, idling=False)
 
 
 def fleet_model(
@@ -134,9 +134,11 @@ def fleet_model(
     groups: list[WorkClass],
     configs: list[Configuration],
     prices: Prices,
+    idling: bool = True,
 ) -> FleetModel:
-    """The arrays of a problem. A class's late work costs what it costs the one that may be late most cheaply, so that the arrays'
-    bound holds; each batch its own."""
+    """The arrays of a problem. A ready replica idles for whole slots there, and its work costs what comes on top of that; without
+    `idling` it idles for nothing. A class's late work costs what it costs the one that may be late most cheaply, so that the
+    arrays' bound holds; each batch its own."""
     arcs, names = _arcs(groups, configs), list(problem.capacity)
     capacity = np.array(list(problem.capacity.values()), float).reshape(len(names), len(problem.slots))
     slot_s = np.array([slot.length_s for slot in problem.slots])
@@ -145,13 +147,17 @@ def fleet_model(
     def gram(config: Configuration, power_w: float) -> list[float]:
         return [prices.replica_g(config, power_w, t) for t in range(len(slot_s))]
 
-    load_s, power, moved = np.zeros((3, len(configs)))
+    load_s, power, moved, idle_w = np.zeros((4, len(configs)))
     for c, key, k in arcs:
         load_s[k] = max(load_s[k], groups[c].startup_s[key])
         power[k] = max(power[k], groups[c].power_w[key])
         moved[k] = max(moved[k], groups[c].load_g[key])
+        idle_w[k] = max(idle_w[k], groups[c].idle_w[key]) if idling else 0.0
     second_g = np.array([gram(config, power[k]) for k, config in enumerate(configs)]) + wait
+    idle = np.array([[prices.idle_g(config, idle_w[k], t) for t in range(len(slot_s))] for k, config in enumerate(configs)])
+    idle_g = idle * slot_s
     transfer = np.array([groups[c].transfer_g_per_s[key] for c, key, _ in arcs])
+    run_g = np.array([gram(configs[k], groups[c].power_w[key]) for c, key, k in arcs]) + transfer[:, None] + wait
     jobs = [(c, job, marks[job.batch_id]) for c, group in enumerate(groups) for job in group.jobs]
     lost_g = np.array([prices.loss_g_per_s * groups[c].weight * mark.share for c, _, mark in jobs])
     begins = np.cumsum([0, *(len(group.jobs) for group in groups)]).tolist()
@@ -162,12 +168,12 @@ def fleet_model(
         gpus=_gpus(problem, configs),
         loaded=np.array([problem.ready(config) for config in configs], np.int64),
         load_s=load_s,
-        load_g=load_s[:, None] * second_g + moved[:, None],
-        hold_g=np.zeros(second_g.shape),
+        load_g=load_s[:, None] * (second_g - idle) + moved[:, None] + idle_g,
+        hold_g=np.concatenate([idle_g[:, 1:], np.zeros((len(configs), 1))], axis=1),
         arc_class=np.array([c for c, _, _ in arcs], np.int64),
         arc_config=np.array([k for _, _, k in arcs], np.int64),
         rate=np.array([1.0 / groups[c].ratio[key] for c, key, _ in arcs]),
-        run_g=np.array([gram(configs[k], groups[c].power_w[key]) for c, key, k in arcs]) + transfer[:, None] + wait,
+        run_g=np.maximum(0.0, run_g - idle[[k for _, _, k in arcs]]),
         late_g=np.array([lost_g[first:until].min() for first, until in pairwise(begins)]),
         batch_late_g=lost_g,
         batch_class=np.array([c for c, _, _ in jobs], np.int64),

@@ -10,7 +10,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from batchsched.planner.plan import Allotment, Interval, Load, Plan, key_of
+from batchsched.planner.plan import Allotment, Hold, Interval, Load, Plan, key_of
 from batchsched.planner.price import Prices, price
 from batchsched.planner.problem import Job, Problem
 from batchsched.units import JOULES_PER_KWH
@@ -63,7 +63,7 @@ class Futures:
             flat += np.ptp(self.transfer)
         return bool(flat <= 1e-12 * (1.0 + self.gram.max(initial=0.0)))
 
-    def grams(self, uses: Sequence[Allotment | Load]) -> Array:
+    def grams(self, uses: Sequence[Allotment | Load], holds: Sequence[Hold] = ()) -> Array:
         """What these come to in each future."""
         jobs = {job.batch_id: job for job in self.problem.jobs}
         joules, seconds, moved_g = np.zeros(self.gram.shape[1:]), np.zeros(len(self._pools)), 0.0
@@ -74,13 +74,15 @@ class Futures:
             moved_g += _moved_g(job, key, use)
             for pool, taken in job.configuration(key).takes.items():
                 seconds[self._pools[pool]] += use.seconds * taken
+        for hold in holds:
+            joules[self._pools[hold.pool], hold.slot_index] += hold.power_w * hold.seconds
         total: Array = np.tensordot(self.gram, joules, axes=2) + self.embodied @ seconds + self.transfer * moved_g
         return total
 
     def interval(self, plan: Plan) -> Interval | None:
         """Of a plan in the problem's slots, with what its work may take more or less; None where an intensity is unknown."""
         unknown = {(pool.name, t) for pool in self.problem.pools for t, g in enumerate(pool.intensity_g_per_kwh) if g is None}
-        if unknown and any((use.pool, use.slot_index) in unknown for use in plan.uses):
+        if unknown and any((use.pool, use.slot_index) in unknown for use in [*plan.uses, *plan.holds]):
             return None
         jobs = {job.batch_id: job for job in self.problem.jobs}
         groups: dict[tuple[str, float], list[Allotment | Load]] = defaultdict(list)
@@ -91,6 +93,9 @@ class Futures:
             groups[group].append(use)
             running = self.prices.running_g(job.configuration(key), job.power_w_on[key], use.slot_index)
             mine[group][job.batch_id] += running * use.seconds
+        held: dict[tuple[str, float], list[Hold]] = defaultdict(list)
+        for hold in plan.holds:
+            held[jobs[hold.batch_id].model, round(jobs[hold.batch_id].sigma, 2)].append(hold)
         rng = np.random.default_rng(0)
         models = {model: rng.standard_normal(DRAWS) for model in sorted({model for model, _ in groups})}
         which = np.resize(rng.permutation(self.count), DRAWS)
@@ -101,7 +106,7 @@ class Futures:
             shares = {name: part / whole for name, part in of_jobs.items()} if whole > 0 else {}
             own = math.sqrt(math.log1p(sum(share**2 * math.expm1(jobs[name].sigma_own ** 2) for name, share in shares.items())))
             off = sigma * models[model] - sigma**2 / 2 + own * rng.standard_normal(DRAWS) - own**2 / 2
-            grams = self.grams(uses)
+            grams = self.grams(uses, held[model, sigma])
             total += grams[which] * np.exp(off)
             expected += float(grams.mean())
         low, high = np.quantile(total, [0.1, 0.9])

@@ -15,6 +15,7 @@ import msgspec
 
 from batchsched.planner.cost import assess
 from batchsched.planner.engines import Engines, Room, hold_room
+from batchsched.planner.holding import Thrift, stays
 from batchsched.planner.plan import Allotment, Load, Plan
 from batchsched.planner.price import Prices, late_marks, price
 from batchsched.planner.problem import Configuration, Job, Problem
@@ -68,6 +69,7 @@ def followed(
     for job in order:
         if left[job.batch_id] > _DUST:
             filler.place(job, due[job.batch_id], left[job.batch_id])
+    filler.spare()
     return assess(problem, prices, due, filler.allotments, filler.loads)
 
 
@@ -75,6 +77,7 @@ def _filled(problem: Problem, prices: Prices, due: dict[str, float], order: list
     filler = Filler(problem, prices)
     for job in order:
         filler.place(job, due[job.batch_id], hurry=hurry)
+    filler.spare()
     return assess(problem, prices, due, filler.allotments, filler.loads)
 
 
@@ -164,6 +167,12 @@ class Filler:
                 left -= self._commit(job, take, left, until, used) if take else 0.0
                 if left <= _EPS:
                     return
+
+    def spare(self) -> None:
+        """Start engines again, once all is placed, where keeping them ready until their next use weighs more."""
+        for name, stay in sorted(stays(self.problem, self.prices, [*self.allotments, *self.loads]).items()):
+            for slot in Thrift(stay, self._engines[name], self._lengths).restarts():
+                self.loads += loads(stay.next_user(slot), stay.config, 1, [(slot, stay.startup_s)])
 
     def best(self, job: Job, due_s: float) -> str:
         """The configuration that holds all of a job before an instant for the least cost; where none does, that holds most."""

@@ -52,6 +52,22 @@ class Load(msgspec.Struct, frozen=True):
             msgspec.structs.force_setattr(self, "config", standalone(self.model, self.pool).name)
 
 
+class Hold(msgspec.Struct, frozen=True):
+    """A model that is kept ready without work for what comes later; it burns idle power meanwhile."""
+
+    batch_id: str
+    """The first job that it is kept for."""
+    model: str
+    pool: str
+    slot_index: int
+    seconds: float
+    """Replica-seconds without work, between work before and work to come."""
+    config: str
+    """The configuration's own name."""
+    power_w: float
+    """Of one replica meanwhile."""
+
+
 class Interval(msgspec.Struct, frozen=True):
     """A figure that is not certain: its mean, and what it stays above and below in 9 of 10 cases each."""
 
@@ -87,6 +103,8 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     solver: str = "greedy"
     status: str = ""
     notes: list[str] = []
+    holds: list[Hold] = []
+    """Where models are kept ready between their uses, since that weighs less than starting them again."""
     grams_interval: Interval | None = None
     """Of all that it emits, and of the making of hardware where that is weighed; None where an intensity is unknown."""
 

@@ -48,6 +48,10 @@ class Prices(msgspec.Struct, frozen=True):
             grams += self.held_g_per_s[pool] * taken
         return grams
 
+    def idle_g(self, config: Configuration, idle_w: float, slot: int) -> float:
+        """What a second of a replica that is ready and has nothing to do weighs: its power alone, for nobody else is kept out."""
+        return idle_w / JOULES_PER_KWH * self.intensity[config.pool][slot]
+
     def second_g(self, job: Job, key: str, slot: int) -> float:
         """What a replica-second of a job's work weighs, with the files that it moves."""
         return self.replica_g(job.configuration(key), job.power_w_on[key], slot) + job.transfer_g_per_s(key)

@@ -181,6 +181,12 @@ class Job(msgspec.Struct, frozen=True):
     """The same of the model's weights, for each start of an engine."""
     at_once: bool = False
     """It was told to start now: it is not shifted."""
+    idle_w_on: dict[str, float] = {}
+    """Watts of a replica that is kept ready and has nothing to do; where absent none."""
+
+    def idle_w(self, key: str) -> float:
+        """Watts of a ready replica without work: never more than at work."""
+        return max(0.0, min(self.idle_w_on.get(key, 0.0), self.power_w_on[key]))
 
     def transfer_g_per_s(self, key: str) -> float:
         """What moving files weighs in a replica-second of work."""

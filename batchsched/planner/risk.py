@@ -64,7 +64,7 @@ def hedged(problem: Problem, due: dict[str, float], first: Plan, plan_of: Callab
         plan = _again(problem, due, found)
         tried.append(plan)
         counts.append(_count(futures, plan, risk))
-        if float(weights @ futures.grams(plan.uses)) + _fixed(futures, plan) > least - _NO_GAIN * abs(least):
+        if float(weights @ futures.grams(plan.uses, plan.holds)) + _fixed(futures, plan) > least - _NO_GAIN * abs(least):
             break
     best = tried[int(np.argmin(counts))]
     if best is first:
@@ -79,11 +79,11 @@ def _again(problem: Problem, due: dict[str, float], plan: Plan) -> Plan:
 
 def _fixed(futures: Futures, plan: Plan) -> float:
     """What of a plan's objective is the same in all futures: lateness, above all."""
-    return plan.objective - float(futures.grams(plan.uses).mean())
+    return plan.objective - float(futures.grams(plan.uses, plan.holds).mean())
 
 
 def _count(futures: Futures, plan: Plan, risk: Risk) -> float:
-    return _fixed(futures, plan) + measured(futures.grams(plan.uses), risk)
+    return _fixed(futures, plan) + measured(futures.grams(plan.uses, plan.holds), risk)
 
 
 def _mix(futures: Futures, plans: Sequence[Plan], risk: Risk) -> tuple[Array, Array, float]:
@@ -93,7 +93,7 @@ def _mix(futures: Futures, plans: Sequence[Plan], risk: Risk) -> tuple[Array, Ar
     """
     from batchsched.planner.linear import LinearProgram
 
-    grams = np.array([futures.grams(plan.uses) for plan in plans])
+    grams = np.array([futures.grams(plan.uses, plan.holds) for plan in plans])
     fixed = np.array([_fixed(futures, plan) for plan in plans])
     scale = float(np.abs(grams).max(initial=0.0)) or 1.0
     n, count = len(plans), futures.count

@@ -11,7 +11,7 @@ import msgspec
 from batchsched.planner.problem import Configuration, Effort, Job, Link, PoolState, Problem, Risk, Supply
 
 _SHOWN = 5
-_MAPPINGS = {"seconds_on", "power_w_on", "startup_s_on", "transfer_g_on", "load_g_on", "configurations"}
+_MAPPINGS = {"seconds_on", "power_w_on", "startup_s_on", "idle_w_on", "transfer_g_on", "load_g_on", "configurations"}
 _LEAST_CONFIDENCE, _MOST_CONFIDENCE = 1e-9, 1 - 1e-9
 _MOST = 1e15
 """No fleet has a larger number of anything, and squares and products of these still are numbers."""
@@ -175,7 +175,7 @@ def _job(job: Job, known: Collection[str], wrong: list[str]) -> Job:
 def _fine(job: Job, known: Collection[str]) -> bool:
     """Is all of it plainly so? The quick look; what fails it is looked at closely."""
     work, watts, starts = job.seconds_on, job.power_w_on, job.startup_s_on
-    numbers = [*work.values(), *watts.values(), *starts.values(), job.sigma, job.sigma_own, job.weight]
+    numbers = [*work.values(), *watts.values(), *starts.values(), *job.idle_w_on.values(), job.sigma, job.sigma_own, job.weight]
     if job.transfer_g_on or job.load_g_on or job.as_named:
         named = (number for effort in job.as_named.values() for number in _numbers(effort))
         numbers += [*job.transfer_g_on.values(), *job.load_g_on.values(), *named]
@@ -189,9 +189,9 @@ def _fine(job: Job, known: Collection[str]) -> bool:
 def _able(job: Job, key: str) -> bool:
     """Do its numbers make sense in that configuration? What is done may take no time."""
     seconds, watts, startup = job.seconds_on[key], job.power_w_on.get(key, math.nan), job.startup_s_on.get(key, math.nan)
-    moved = job.transfer_g_on.get(key, 0.0), job.load_g_on.get(key, 0.0)
+    besides = [mapping.get(key, 0.0) for mapping in (job.idle_w_on, job.transfer_g_on, job.load_g_on)]
     done = job.remaining_requests <= 0
-    return _usable([seconds, watts, startup, *moved]) and (seconds >= _LEAST or done) and _takes_some(job.configuration(key))
+    return _usable([seconds, watts, startup, *besides]) and (seconds >= _LEAST or done) and _takes_some(job.configuration(key))
 
 
 def _takes_some(config: Configuration) -> bool:

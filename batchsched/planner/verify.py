@@ -24,7 +24,8 @@ def verify(problem: Problem, plan: Plan) -> None:
 def violations(problem: Problem, plan: Plan) -> list[str]:
     """What is wrong with the plan, in words; empty when it is safe."""
     broken = _malformed(problem, plan)
-    return broken or [*_overfull(problem, plan), *_too_wide(problem, plan), *_unserved(problem, plan), *_cold(problem, plan)]
+    rules = (_overfull, _too_wide, _unserved, _cold, _idle)
+    return broken or [text for rule in rules for text in rule(problem, plan)]
 
 
 def _malformed(problem: Problem, plan: Plan) -> list[str]:
@@ -205,6 +206,39 @@ def _overheld(problem: Problem, holding: dict[str, list[float]]) -> list[str]:
         if over is not None:
             count = holding[pool.name][over]
             broken.append(f"{pool.name} in slot {over}: {count:g} replicas hold models, but there are {there}")
+    return broken
+
+
+def _idle(problem: Problem, plan: Plan) -> list[str]:
+    """Replicas that wait for later work are said to, at the watts that jobs give them."""
+    jobs = {job.batch_id: job for job in problem.jobs}
+    busy: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    watts: dict[str, float] = defaultdict(float)
+    loads: dict[str, list[Load]] = defaultdict(list)
+    for use in plan.uses:
+        job = jobs[use.batch_id]
+        if (config := _config(job, use)) is None:
+            continue
+        busy[config.name][use.slot_index] += use.seconds
+        if isinstance(use, Load):
+            loads[config.name].append(use)
+        for own in job.idle_w_on:
+            if (
+                own in job.seconds_on
+                and (job.configurations.get(own) or Configuration(job.model, {own: 1.0})).name == config.name
+            ):
+                watts[config.name] = max(watts[config.name], min(job.idle_w_on[own], job.power_w_on[own]))
+    said: dict[tuple[str, int], float] = defaultdict(float)
+    for hold in plan.holds:
+        said[hold.config, hold.slot_index] += hold.power_w * hold.seconds
+    broken: list[str] = []
+    for name in sorted(name for name in watts if watts[name] > 0):
+        held = _least_held(plan, busy[name], loads[name])
+        for t, slot in enumerate(plan.slots):
+            stay = held[t + 1] - sum(load.starts for load in loads[name] if load.slot_index == t)
+            joules = max(0.0, stay * slot.length_s - busy[name].get(t, 0.0)) * watts[name]
+            if joules > said[name, t] * (1 + _SLACK) + watts[name] * slot.length_s * _SLACK * max(1, stay):
+                broken.append(f"{name} waits in slot {t} for {joules:.0f} J, and the plan says {said[name, t]:.0f} J")
     return broken
 
 

@@ -165,12 +165,13 @@ def _admitted(job: Job, copy: Copy) -> Job:
                 configs[name] = Configuration(config.model, {copy.name: config.takes[copy.pool]}, mode=config.mode)
 
     def with_copies(mapping: dict[str, float]) -> dict[str, float]:
-        return {**mapping, **{name: mapping[key] for name, key in there.items()}}
+        return {**mapping, **{name: mapping[key] for name, key in there.items() if key in mapping}}
 
     return msgspec.structs.replace(
         job,
         seconds_on=with_copies(job.seconds_on),
         power_w_on=with_copies(job.power_w_on),
         startup_s_on=with_copies(job.startup_s_on),
+        idle_w_on=with_copies(job.idle_w_on),
         configurations=configs,
     )

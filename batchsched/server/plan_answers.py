@@ -143,6 +143,18 @@ class Recipe(_Exact):
     versions: dict[str, str]
 
 
+class EngineHold(_Exact):
+    """An engine that is kept ready in a slot with nothing to do for so many replica-seconds, for what comes later."""
+
+    batch_id: str
+    model: str
+    pool: str
+    start_at: datetime
+    end_at: datetime
+    seconds: float
+    power_w: float
+
+
 class CameTrue(_Exact):
     """Of what a plan had placed until now in a zone: grams by its forecast, grams at what was measured since, and the energy for
     which that is not known."""
@@ -179,6 +191,7 @@ class Plan(_Exact):
     end_at: datetime
     allotments: list[Allotment]
     loads: list[EngineStart]
+    holds: list[EngineHold]
     pools: list[PlannedPool]
     latest_safe_start_at: dict[str, datetime | None]
     late: dict[str, float]

@@ -90,6 +90,18 @@ def plan_object(published: Published, fleet: Fleet, frozen: overrides.Override |
             }
             for load in plan.loads
         ],
+        "holds": [
+            {
+                "batch_id": hold.batch_id,
+                "model": hold.model,
+                "pool": hold.pool,
+                "start_at": iso(at(plan.slots[hold.slot_index].start_s)),
+                "end_at": iso(at(plan.slots[hold.slot_index].end_s)),
+                "seconds": hold.seconds,
+                "power_w": hold.power_w,
+            }
+            for hold in plan.holds
+        ],
         "pools": _pools(published, fleet),
         "latest_safe_start_at": {name: iso(latest) if latest else None for name, latest in published.latest_start_at.items()},
         "late": plan.late,

@@ -13,7 +13,7 @@ from batchsched.errors import Conflict, ForecastUnavailable, NotFound
 from batchsched.forecasts import Provider, Realised
 from batchsched.forecasts.port import mean_realised
 from batchsched.planner import Plan
-from batchsched.planner.plan import key_of
+from batchsched.planner.plan import Hold, key_of
 from batchsched.published import Published
 from batchsched.queue import plans
 from batchsched.queue.database import Database
@@ -69,12 +69,13 @@ class Replay:
         now, of = self._clock.now(), parents(old)
         measured = {zone: self._measured(zone, old.made_at, now) for zone in {pool.zone for pool in old.problem.pools}}
         found: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
-        for use in old.plan.uses:
+        for use in [*old.plan.uses, *old.plan.holds]:
             slot, pool, job = old.plan.slots[use.slot_index], old.problem.pool(use.pool), old.jobs[use.batch_id]
             start, end = old.at(slot.start_s), old.at(slot.end_s)
             if end > now:
                 continue
-            kwh = job.power_w_on[key_of(job, use)] * use.seconds * pool.pue / JOULES_PER_KWH
+            power_w = use.power_w if isinstance(use, Hold) else job.power_w_on[key_of(job, use)]
+            kwh = power_w * use.seconds * pool.pue / JOULES_PER_KWH
             forecast = pool.intensity_g_per_kwh[of[use.slot_index]]
             mean, share = mean_realised(measured[pool.zone], start, end)
             if forecast is None or mean is None or share < _WHOLE:
@@ -104,7 +105,11 @@ def differing(old: Plan, new: Plan) -> list[str]:
     out: list[str] = []
     if old.slots != new.slots:
         out.append(f"{len(old.slots)} slots, and {len(new.slots)} now")
-    for word, was, will in (("allotments", old.allotments, new.allotments), ("engine starts", old.loads, new.loads)):
+    for word, was, will in (
+        ("allotments", old.allotments, new.allotments),
+        ("engine starts", old.loads, new.loads),
+        ("holds", old.holds, new.holds),
+    ):
         gone, come = set(was) - set(will), set(will) - set(was)
         if gone or come:
             out.append(f"{len(gone)} of {len(was)} {word} are not there now, {len(come)} others are")

@@ -205,7 +205,8 @@ class LeaseDesk:
         leases = self._as_leases(taken)
         coming = offer.prepare if offer.prepare not in message.ready_models else None
         prepare = None if leases else prepare or coming
-        return Claimed(leases, prepare, offer.next_at, self._poll_s(offer.next_at))
+        keep = not offer.keep.isdisjoint(message.ready_models)
+        return Claimed(leases, prepare, offer.next_at, self._poll_s(offer.next_at), keep)
 
     def _take(
         self, connection: Connection, worker: Row, turns: Turns, message: Claim
