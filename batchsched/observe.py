@@ -324,6 +324,7 @@ class Observer:
         # Lines that failed leave no tokens behind, yet they are no work any more.
         share = left / max(1, row["total"] - row["completed"])
         lengths = {model: _lengths(row, model, scene.answers) for model in batches.models(row)}
+        places = (tuple(row["options"].get(name) or ()) for name in ("sites", "zones"))
         return [
             Candidate(
                 profile=scene.profiles[model, pool],
@@ -332,9 +333,7 @@ class Observer:
                 replicas=min(width, scene.replicas[pool]),
                 loaded=model in scene.loaded[pool],
             )
-            for model, pool in scene.accepted(
-                tuple(lengths), *(tuple(row["options"].get(name) or ()) for name in ("sites", "zones"))
-            )
+            for model, pool in scene.accepted(tuple(lengths), *places)
         ]
 
     def _confidence(self, options: Mapping[str, Any]) -> float:
