@@ -56,7 +56,7 @@ def most_advised(view: View) -> int:
 def shut(view: View, batch_id: str) -> str:
     """A sentence about pools that operators closed to a batch of the view; empty where they closed none."""
     job = next((job for job in view.problem.jobs if job.batch_id == batch_id), None)
-    closed = [name for name in job.pools if name in view.overrides.pools] if job else []
+    closed = [name for name in job.pools if name in view.overrides.for_good()] if job else []
     if not closed:
         return ""
     said = f"pool{'s' if len(closed) > 1 else ''} {' and '.join(closed)}"

@@ -158,7 +158,7 @@ class Observer:
         replicas = self._replicas([worker["pool"] for worker in alive])
         horizon_s = self._horizon_s(everything, now)
         forecasts, notes = self._forecasts(now, horizon_s)
-        slots, states, pools = self._assemble(now, horizon_s, replicas, loaded, forecasts, ruled.pools)
+        slots, states, pools = self._assemble(now, horizon_s, replicas, loaded, forecasts, ruled)
         states, pools = self._uncertain.doubted(states, pools, profiles, lost, now)
         transfers = Transfers(self._settings, self.fleet, states, [self._at_home(forecasts, now, horizon_s)], loaded)
         unfit = self._unfit(profiles, loaded)
@@ -176,9 +176,7 @@ class Observer:
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
         notes += _unable(jobs, alive, self.fleet)
         notes += [why for (model, _), why in sorted(unfit.items()) if model in asked]
-        notes += [
-            f"Pool {name} is {one.how} since {iso(one.since)}: nothing is planned there." for name, one in ruled.pools.items()
-        ]
+        notes += ruled.remarks()
         return View(now, problem, pools, forecasts, leased, tallied, connected, ruled, notes, lambda row: fastest(job_of(row)))
 
     def profiles(
@@ -378,9 +376,9 @@ class Observer:
         replicas: dict[str, int],
         loaded: dict[str, list[str]],
         forecasts: dict[str, IntensityForecast],
-        closed: Collection[str],
+        ruled: Overrides,
     ) -> tuple[list[Slot], list[PoolState], list[OpenPool]]:
-        spans = {name: [] if name in closed else self.open_spans(name, now, horizon_s) for name in self.fleet.pools}
+        spans = {name: self.open_spans(name, now, horizon_s, ruled) for name in self.fleet.pools}
         limits = self._settings.planner
         edges = [(slot.start - now).total_seconds() for f in forecasts.values() for slot in f.slots if limits.slot_s > 60]
         slots = make_slots(
@@ -414,8 +412,7 @@ class Observer:
                 )
             )
         open_pools = [
-            OpenPool(name, replicas[name], [] if name in closed else self.open_spans(name, now, horizon_s, back=LOOK_BACK))
-            for name in spans
+            OpenPool(name, replicas[name], self.open_spans(name, now, horizon_s, ruled, back=LOOK_BACK)) for name in spans
         ]
         return slots, pools, open_pools
 
@@ -428,12 +425,13 @@ class Observer:
         kg = self._hardware.replica_kg(pool.gpu, held)
         return held.charge_g(kg.mid, 3600, carbon.lifetime_years, carbon.embodied_policy) / 3600 if kg else None
 
-    def open_spans(self, pool: str, now: datetime, horizon_s: float, back: timedelta = timedelta()) -> list[Span]:
-        """When a pool is open, in seconds from now."""
-        window = self.fleet.pools[pool].window
-        if window is None:
-            return [(-back.total_seconds(), horizon_s)]
-        found = openings(window, now - back, now + timedelta(seconds=horizon_s))
+    def open_spans(
+        self, pool: str, now: datetime, horizon_s: float, ruled: Overrides, back: timedelta = timedelta()
+    ) -> list[Span]:
+        """When a pool is open, by its window and by what operators decided, in seconds from now."""
+        window, start, end = self.fleet.pools[pool].window, now - back, now + timedelta(seconds=horizon_s)
+        by_window = [(start, end)] if window is None else openings(window, start, end)
+        found = [part for opens_at, closes in by_window for part in ruled.open_between(pool, opens_at, closes)]
         return [((a - now).total_seconds(), (b - now).total_seconds()) for a, b in found]
 
 

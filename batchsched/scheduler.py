@@ -328,7 +328,7 @@ class Scheduler:
         not to have. Where a batch was to have another and cannot, it gets the one that it names, if the pool serves that.
         """
         published = self._in_force(connection)
-        if published is None or not self._open(pool, now) or overrides.closed(connection, pool):
+        if published is None or not self._open(pool, now) or overrides.closed(connection, pool, now):
             return Offer(Turns([], {}, {}))
         able = [name for name in chunks.ready(connection, now) if published.suits(name, pool)]
         if able:

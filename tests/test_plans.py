@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from batchsched.cli.plan import stretches
 from batchsched.cli.plan_picture import picture
 from batchsched.client import AsyncClient, Client
 from batchsched.clock import ManualClock
-from batchsched.errors import BatchschedError, NotFound
+from batchsched.errors import BatchschedError, InvalidValue, NotFound
+from batchsched.published import Published
 from batchsched.queue import plans
 from batchsched.server.replay import differing
 from batchsched.server.whatif import WhatIf
@@ -183,6 +184,40 @@ def test_a_cordoned_pool_gets_nothing_new_and_a_drained_one_gives_back(tmp_path:
         worker.drain(batch_id)
         with pytest.raises(NotFound, match="There are: local"):
             client.pools.cordon("nowhere")
+
+
+def planned(server: LiveServer, wanted: Callable[[Published], bool]) -> Published | None:
+    """The plan in force, once it is as wanted."""
+    published = server.runtime.scheduler.published
+    return published if published and wanted(published) else None
+
+
+def test_maintenance_is_planned_around_and_ends_by_itself(clean: tuple[LiveServer, ManualClock]) -> None:
+    server, clock = clean
+    batch_id = server.submit(requests(2), batchsched={"deadline": "24h"})["id"]
+    first = wait_for(lambda: planned(server, lambda plan: batch_id in plan.jobs))
+    starts_s = min(one.start_s for one in first.plan.allotments)  # the cleanest hour
+    since, until = first.at(starts_s - 1800), first.at(starts_s + 5400)
+    with Client(server.url) as client:
+        assert client.pools.drain("local", since=since, until=until).state == "open"
+        (told,) = client.pools.list()
+        assert told.ahead
+        assert (told.ahead.how, told.ahead.since, told.ahead.until) == ("drained", since, until)
+        plan = wait_for(lambda: planned(server, lambda plan: any("will be drained" in note for note in plan.notes)))
+        spans = [(plan.at(one.start_s), plan.at(one.end_s)) for one in plan.plan.allotments]
+        assert spans
+        assert all(end <= since or start >= until for start, end in spans)
+        assert "drained from" in command(server, "pool", "list")
+        assert any("will be drained" in said for said in server.get(f"{PREFIX}/batches/{batch_id}/explain")["sentences"])
+        worker = server.worker()
+        clock.advance((since - clock.now()).total_seconds() + 1)
+        (told,) = client.pools.list()
+        assert (told.state, told.until, told.ahead) == ("drained", until, None)
+        assert worker.claim() == []
+        clock.advance((until - clock.now()).total_seconds() + 1)
+        assert [one.state for one in client.pools.list()] == ["open"]
+        with pytest.raises(InvalidValue, match="would end before it begins"):
+            client.pools.cordon("local", since="5h", until="4h")
 
 
 def test_what_if_compares_by_prices_and_by_solving(server: LiveServer) -> None:

@@ -26,24 +26,32 @@ def list_(as_json: bool, connect: Connect) -> None:
         _show(client.pools.list(), as_json)
 
 
+_since = click.option("--from", "since", metavar="WHEN", help="A duration such as 6h, or an instant [default: now].")
+_until = click.option("--until", metavar="WHEN", help="A duration such as 6h, or an instant [default: until `pool open`].")
+
+
 @pool.command()
 @click.argument("name")
+@_since
+@_until
 @json_option
 @server_options
-def cordon(name: str, as_json: bool, connect: Connect) -> None:
+def cordon(name: str, since: str | None, until: str | None, as_json: bool, connect: Connect) -> None:
     """Lease nothing new to a pool and plan nothing there; what runs goes on."""
     with connect() as client:
-        _show((client.pools.cordon(name),), as_json)
+        _show((client.pools.cordon(name, since=since, until=until),), as_json)
 
 
 @pool.command()
 @click.argument("name")
+@_since
+@_until
 @json_option
 @server_options
-def drain(name: str, as_json: bool, connect: Connect) -> None:
+def drain(name: str, since: str | None, until: str | None, as_json: bool, connect: Connect) -> None:
     """Cordon a pool, and have what runs given back unfinished, which costs it no attempt."""
     with connect() as client:
-        _show((client.pools.drain(name),), as_json)
+        _show((client.pools.drain(name, since=since, until=until),), as_json)
 
 
 @pool.command("open")
@@ -51,7 +59,7 @@ def drain(name: str, as_json: bool, connect: Connect) -> None:
 @json_option
 @server_options
 def open_(name: str, as_json: bool, connect: Connect) -> None:
-    """Let a pool work again."""
+    """Let a pool work again, and forget a closing that was planned."""
     with connect() as client:
         _show((client.pools.open(name),), as_json)
 
@@ -69,8 +77,16 @@ def _show(found: tuple[PoolStatus, ...], as_json: bool) -> None:
             one.gpu,
             str(one.replicas),
             str(one.workers),
-            one.state + (f" since {when(one.since)}" if one.since else ""),
+            _state(one),
         )
         for one in found
     ]
     print_table(("pool", "site", "zone", "gpu", "replicas", "workers", "state"), rows)
+
+
+def _state(one: PoolStatus) -> str:
+    """How a pool stands, and what is planned."""
+    now = one.state + (f" since {when(one.since)}" if one.since else "") + (f" until {when(one.until)}" if one.until else "")
+    if not (ahead := one.ahead):
+        return now
+    return f"{now}; {ahead.how} from {when(ahead.since)}" + (f" until {when(ahead.until)}" if ahead.until else "")

@@ -392,14 +392,14 @@ class AsyncPools:
         """The pools, and how each stands."""
         return await self._client.send(plans.pools())
 
-    async def cordon(self, pool: str) -> PoolStatus:
-        """Lease nothing new to it and plan nothing there; what runs goes on."""
-        return await self._client.send(plans.set_pool(pool, "cordon"))
+    async def cordon(self, pool: str, *, since: str | datetime | None = None, until: str | datetime | None = None) -> PoolStatus:
+        """Lease nothing new to it and plan nothing there; what runs goes on. From now on and until it is opened, if not said."""
+        return await self._client.send(plans.close_pool(pool, "cordon", since, until))
 
-    async def drain(self, pool: str) -> PoolStatus:
+    async def drain(self, pool: str, *, since: str | datetime | None = None, until: str | datetime | None = None) -> PoolStatus:
         """Cordon it, and have what runs given back unfinished."""
-        return await self._client.send(plans.set_pool(pool, "drain"))
+        return await self._client.send(plans.close_pool(pool, "drain", since, until))
 
     async def open(self, pool: str) -> PoolStatus:
         """Let it work again."""
-        return await self._client.send(plans.set_pool(pool, "open"))
+        return await self._client.send(plans.open_pool(pool))

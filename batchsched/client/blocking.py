@@ -383,14 +383,14 @@ class Pools:
         """The pools, and how each stands."""
         return self._client.send(plans.pools())
 
-    def cordon(self, pool: str) -> PoolStatus:
-        """Lease nothing new to it and plan nothing there; what runs goes on."""
-        return self._client.send(plans.set_pool(pool, "cordon"))
+    def cordon(self, pool: str, *, since: str | datetime | None = None, until: str | datetime | None = None) -> PoolStatus:
+        """Lease nothing new to it and plan nothing there; what runs goes on. From now on and until it is opened, if not said."""
+        return self._client.send(plans.close_pool(pool, "cordon", since, until))
 
-    def drain(self, pool: str) -> PoolStatus:
+    def drain(self, pool: str, *, since: str | datetime | None = None, until: str | datetime | None = None) -> PoolStatus:
         """Cordon it, and have what runs given back unfinished."""
-        return self._client.send(plans.set_pool(pool, "drain"))
+        return self._client.send(plans.close_pool(pool, "drain", since, until))
 
     def open(self, pool: str) -> PoolStatus:
         """Let it work again."""
-        return self._client.send(plans.set_pool(pool, "open"))
+        return self._client.send(plans.open_pool(pool))

@@ -55,8 +55,17 @@ class Shifting(msgspec.Struct, frozen=True):
     frozen: Frozen | None = None
 
 
+class Closing(msgspec.Struct, frozen=True):
+    """When a pool will be cordoned or drained."""
+
+    how: str
+    since: datetime
+    until: datetime | None = None
+
+
 class PoolStatus(msgspec.Struct, frozen=True):
-    """A pool. `state`: open, closed by its own window, or cordoned or drained by an operator, `since` then."""
+    """A pool. `state`: open, closed by its own window, or cordoned or drained by an operator, `since` and `until` then; `ahead`:
+    what an operator planned."""
 
     id: str
     site: str
@@ -67,6 +76,8 @@ class PoolStatus(msgspec.Struct, frozen=True):
     replicas: int = 0
     workers: int = 0
     since: datetime | None = None
+    until: datetime | None = None
+    ahead: Closing | None = None
 
 
 def plan() -> Call[Plan]:
@@ -90,8 +101,15 @@ def pools() -> Call[tuple[PoolStatus, ...]]:
     return Call("GET", f"{PREFIX}/pools", listed(PoolStatus))
 
 
-def set_pool(pool: str, how: Literal["cordon", "drain", "open"]) -> Call[PoolStatus]:
-    return Call("POST", f"{PREFIX}/pools/{quote(pool, safe='')}/{how}", typed(PoolStatus))
+def close_pool(
+    pool: str, how: Literal["cordon", "drain"], since: str | datetime | None, until: str | datetime | None
+) -> Call[PoolStatus]:
+    given = {"json": asked(since=since, until=until)}
+    return Call("POST", f"{PREFIX}/pools/{quote(pool, safe='')}/{how}", typed(PoolStatus), given)
+
+
+def open_pool(pool: str) -> Call[PoolStatus]:
+    return Call("POST", f"{PREFIX}/pools/{quote(pool, safe='')}/open", typed(PoolStatus))
 
 
 class Late(msgspec.Struct, frozen=True):

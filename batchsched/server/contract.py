@@ -22,7 +22,7 @@ from batchsched.server.breakdown import PoolEnergy
 from batchsched.server.forecast_answers import IMPORT, Backfill, BackfillSpan, Evaluation, Forecast, ForecastFeeds, Imported
 from batchsched.server.keys import NewKey
 from batchsched.server.options import EXPIRES_S, MAX_METADATA, Change, Options, Retry
-from batchsched.server.plan_answers import Freeze, Plan, Pool, Pools, Replayed, Shifting, WhatIf
+from batchsched.server.plan_answers import Close, Freeze, Plan, Pool, Pools, Replayed, Shifting, WhatIf
 from batchsched.server.profile_answers import Profiles
 from batchsched.server.rules import Scope
 from batchsched.server.uploads import PURPOSES
@@ -467,8 +467,8 @@ CONTRACT: dict[str, Route] = {
     f"POST {PREFIX}/plan/freeze": Route(Shifting, Freeze | None, (507,)),
     f"POST {PREFIX}/plan/unfreeze": Route(Shifting, None, (507,)),
     f"GET {PREFIX}/pools": Route(Pools),
-    f"POST {PREFIX}/pools/{{pool}}/cordon": Route(Pool, None, (404, 507)),
-    f"POST {PREFIX}/pools/{{pool}}/drain": Route(Pool, None, (404, 507)),
+    f"POST {PREFIX}/pools/{{pool}}/cordon": Route(Pool, Close | None, (404, 507)),
+    f"POST {PREFIX}/pools/{{pool}}/drain": Route(Pool, Close | None, (404, 507)),
     f"POST {PREFIX}/pools/{{pool}}/open": Route(Pool, None, (404, 507)),
     f"GET {PREFIX}/profiles": Route(Profiles),
     f"GET {PREFIX}/forecasts": Route(ForecastFeeds),

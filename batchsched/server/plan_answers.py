@@ -18,6 +18,21 @@ class Freeze(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     until: str | None = None
 
 
+class Close(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a pool is closed: durations or instants; from now on, and until it is opened, where they are left out."""
+
+    since: str | None = None
+    until: str | None = None
+
+
+class Closing(_Exact):
+    """When a pool will be closed, and until when by itself."""
+
+    how: Literal["cordoned", "drained"]
+    since: datetime
+    until: datetime | None
+
+
 class Frozen(_Exact):
     """Since when nothing is shifted, and until when by itself."""
 
@@ -33,7 +48,8 @@ class Shifting(_Exact):
 
 
 class Pool(_Exact):
-    """A pool, and how it stands: `closed` by its own window, `cordoned` or `drained` by an operator, `since` then."""
+    """A pool, and how it stands: `closed` by its own window, `cordoned` or `drained` by an operator, `since` and `until` then;
+    `ahead` is what an operator planned."""
 
     object: Literal["batchsched.pool"]
     id: str
@@ -45,6 +61,8 @@ class Pool(_Exact):
     workers: int
     state: Literal["open", "closed", "cordoned", "drained"]
     since: datetime | None
+    until: datetime | None
+    ahead: Closing | None
 
 
 class Pools(_Exact):

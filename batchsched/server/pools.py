@@ -8,12 +8,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
-from batchsched.errors import NotFound
+from batchsched.errors import InvalidValue, NotFound
 from batchsched.queue import overrides, workers
 from batchsched.server.auth import Caller, Who
 from batchsched.server.batches import json_body
 from batchsched.server.options import deadline_of, form_of
-from batchsched.server.plan_answers import Freeze
+from batchsched.server.plan_answers import Close, Freeze
 from batchsched.server.runtime import Runtime
 from batchsched.units import iso
 from batchsched.windows import is_open
@@ -42,14 +42,14 @@ def router(runtime: Runtime) -> APIRouter:
         return {"object": "list", "data": rule.pools()}
 
     @routes.post("/pools/{pool}/cordon")
-    def cordon_pool(pool: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    async def cordon_pool(pool: str, request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Lease nothing new to a pool and plan nothing there; what runs goes on."""
-        return rule.close(who, pool, "cordoned")
+        return await run_in_threadpool(rule.close, who, pool, "cordoned", form_of(Close, await json_body(request)))
 
     @routes.post("/pools/{pool}/drain")
-    def drain_pool(pool: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    async def drain_pool(pool: str, request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Cordon a pool, and have what runs given back unfinished, which costs it no attempt."""
-        return rule.close(who, pool, "drained")
+        return await run_in_threadpool(rule.close, who, pool, "drained", form_of(Close, await json_body(request)))
 
     @routes.post("/pools/{pool}/open")
     def open_pool(pool: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
@@ -87,12 +87,17 @@ class Override:
         self._scheduler.poke()
         return {"id": "plan", "frozen": None}
 
-    def close(self, who: Caller, pool: str, how: overrides.Closed) -> dict[str, Any]:
-        """Raises NotFound."""
+    def close(self, who: Caller, pool: str, how: overrides.Closed, asked: Close) -> dict[str, Any]:
+        """Raises NotFound, InvalidValue."""
         self._known(pool)
+        now = self._clock.now()
+        since = deadline_of(asked.since, now, "since") if asked.since else now
+        until = deadline_of(asked.until, now, "until") if asked.until else None
+        if until and until <= since:
+            raise InvalidValue(f"It would end before it begins: {asked.until} is not after {asked.since}.", param="until")
         with self._database.write() as connection:
-            overrides.close(connection, pool, how, self._clock.now())
-            who.did(connection, pool)
+            overrides.close(connection, pool, how, since, until)
+            who.did(connection, pool, since=iso(since), until=iso(until) if until else None)
         self._scheduler.poke()
         return self._one(pool)
 
@@ -130,11 +135,17 @@ class Override:
             "workers": alive.count(name),
             "state": closed.how if closed else by_window,
             "since": iso(closed.since) if closed else None,
+            "until": iso(closed.until) if closed and closed.until else None,
+            "ahead": _closing(ruled.ahead.get(name)),
         }
 
     def _known(self, pool: str) -> None:
         if pool not in self._fleet.pools:
             raise NotFound(f"There is no pool '{pool[:64]}'. There are: {', '.join(self._fleet.pools)}.", param="pool")
+
+
+def _closing(one: overrides.Override | None) -> dict[str, Any] | None:
+    return {"how": one.how, "since": iso(one.since), "until": iso(one.until) if one.until else None} if one else None
 
 
 def frozen_object(one: overrides.Override | None) -> dict[str, Any] | None:

@@ -74,7 +74,7 @@ class Progress:
 
     def _planned(self, published: Published, batch_id: str) -> Waiting:
         pools = published.jobs[batch_id].pools
-        opened = [pool for pool in pools if pool not in published.overrides.pools]
+        opened = [pool for pool in pools if pool not in published.overrides.for_good()]
         if pools and not opened:
             return f"pool {' or '.join(pools)} to be opened", None
         if not any(pool in published.connected for pool in opened):

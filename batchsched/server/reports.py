@@ -157,9 +157,7 @@ class Reports:
             said.append(_told(row["started"]))
         if frozen := published.overrides.frozen:
             said.append(f"Shifting is frozen since {frozen.since:%d %b %H:%M UTC}: it starts as soon as there is room.")
-        for name in published.jobs[row["id"]].pools:
-            if closed := published.overrides.pools.get(name):
-                said.append(f"Pool {name} is {closed.how} since {closed.since:%d %b %H:%M UTC}: nothing is planned there.")
+        said += published.overrides.remarks(published.jobs[row["id"]].pools)
         return [*said, *(note for note in published.notes if row["id"] in note)]
 
     # -- grams --

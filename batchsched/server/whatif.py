@@ -112,8 +112,8 @@ class WhatIf:
         means = {zone: self._means(published, zone, more, until_s) for zone in {pool.zone for pool in problem.pools}}
         pools: list[PoolState] = []
         for pool in problem.pools:
-            gone = pool.name in published.overrides.pools or pool.name not in self._scheduler.fleet.pools
-            spans = [] if gone else observer.open_spans(pool.name, published.made_at, until_s)
+            gone = pool.name not in self._scheduler.fleet.pools
+            spans = [] if gone else observer.open_spans(pool.name, published.made_at, until_s, published.overrides)
             capacity = [*pool.capacity, *open_share(more, spans, pool.replicas)]
             grid = [*pool.intensity_g_per_kwh, *means[pool.zone]]
             pools.append(msgspec.structs.replace(pool, capacity=capacity, intensity_g_per_kwh=grid))

@@ -166,7 +166,7 @@ class LeaseDesk:
                 ledger.bump(connection, "stale_completions_total", len(stale))
             rows = [chunks.get(connection, chunk_id) for chunk_id, _ in held if chunk_id not in stale]
             worked_on = {row["batch_id"]: batches.get(connection, row["batch_id"], ANY) for row in rows}
-            closed = {pool: overrides.closed(connection, pool) for pool in {row["pool"] for row in rows}}
+            closed = {pool: overrides.closed(connection, pool, now) for pool in {row["pool"] for row in rows}}
         answer = HeartbeatAnswer(stale, {})
         for row in rows:
             batch = worked_on[row["batch_id"]]
