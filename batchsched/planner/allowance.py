@@ -10,6 +10,8 @@ from batchsched.planner.plan import Plan
 from batchsched.planner.problem import Job
 
 _EPS = 1e-6
+_LEAST = 0.5
+"""Requests."""
 
 
 def request_s(job: Job, key: str) -> float:
@@ -32,17 +34,20 @@ def allowances(
 
     A job whose place comes later may go first, where that later place is not too late for any job of its model that has a place
     now: the pool works in the same slots all the same, so neither grams nor deadlines change, and tenants can share by weight
-    what the planner gave to the earliest deadline. `leased`: requests of each job leased so far, as the tally counts them.
+    what the planner gave to the earliest deadline. Crumbs open nothing until they come to half a request: a chunk is more than
+    that. `leased`: requests of each job leased so far, as the tally counts them.
     """
     keys = {name: key for name, job in jobs.items() if (key := key_now(plan, job, pool, now_s))}
     models = {name: jobs[name].configuration(key).model for name, key in keys.items()}
     begun: dict[str, float] = defaultdict(float)
     open_now: set[str] = set()
+    crumbs: set[str] = set()
     for a in plan.on(pool):
         if a.start_s <= now_s and a.batch_id in jobs:
             begun[a.batch_id] += a.requests
             if now_s < a.end_s:
-                open_now.add(a.batch_id)
+                (crumbs if a.crumb else open_now).add(a.batch_id)
+    open_now |= {name for name in crumbs if begun[name] - leased.get(name, 0.0) >= _LEAST}
     room_s: dict[str, float] = defaultdict(float)
     by_s: dict[str, float] = {}
     for name in {*begun, *(leased.keys() & keys.keys())}:

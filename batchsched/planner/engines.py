@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import le
 
 from batchsched.planner.problem import PoolState, Problem
 
@@ -118,6 +119,25 @@ class Engines:
         self.busy[slot] += seconds
         for room, taken in self._shares:
             room.seconds[slot] -= seconds * taken
+
+    def do_without(self, slot: int, spread: list[tuple[int, float]]) -> bool:
+        """Leave out one start, if no more has to be held for that anywhere; was it left out?"""
+        if len(spread) == 1:
+            needed = max(self.needed(slot, -spread[0][1]), self.held[slot])
+            if needed > self.ready(slot) - 1:
+                return False
+        before = list(self.held)
+        self._restart(slot, -1, spread)
+        if self.held[0] <= self._loaded + self.starts[0] >= self.needed(0, 0.0) and all(map(le, self.held, before)):
+            return True
+        self._restart(slot, 1, spread)
+        return False
+
+    def _restart(self, slot: int, replicas: int, spread: list[tuple[int, float]]) -> None:
+        self.starts[slot] += replicas
+        for t, seconds in spread:
+            self.work(t, replicas * seconds)
+        self.settle()
 
     def _hold(self, slot: int, replicas: int) -> None:
         for room, taken in self._shares:

@@ -174,6 +174,22 @@ class Filler:
             for slot in Thrift(stay, self._engines[name], self._lengths).restarts():
                 self.loads += loads(stay.next_user(slot), stay.config, 1, [(slot, stay.startup_s)])
 
+    def free(self, job: Job, key: str, slot: int) -> float:
+        """Seconds that a job could work there with no further engine start."""
+        engines, length_s = self._engines_of(job.configuration(key)), self._lengths[slot]
+        ready_s = engines.ready(slot) * length_s - engines.busy[slot]
+        return max(0.0, min(engines.room[slot], ready_s, job.width * length_s - self._used.get(job.batch_id, {}).get(slot, 0.0)))
+
+    def take(self, job: Job, key: str, slot: int, seconds: float) -> None:
+        """So many of these are used; below 0: no longer."""
+        self._engines_of(job.configuration(key)).work(slot, seconds)
+        used = self._used.setdefault(job.batch_id, {})
+        used[slot] = used.get(slot, 0.0) + seconds
+
+    def do_without(self, job: Job, key: str, slot: int, spread: list[tuple[int, float]]) -> bool:
+        """Leave out one start, if nothing needs it; was it left out?"""
+        return self._engines_of(job.configuration(key)).do_without(slot, spread)
+
     def best(self, job: Job, due_s: float) -> str:
         """The configuration that holds all of a job before an instant for the least cost; where none does, that holds most."""
         until = self._until(due_s)

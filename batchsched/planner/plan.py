@@ -31,6 +31,16 @@ class Allotment(msgspec.Struct, frozen=True):
         """The job's name for the configuration, in full."""
         return self.config or self.pool
 
+    @property
+    def crumb(self) -> bool:
+        """Is it too little to begin with?"""
+        return is_crumb(self.requests, self.seconds, self.end_s - self.start_s)
+
+
+def is_crumb(requests: float, seconds: float, slot_s: float) -> bool:
+    """Less than half a request, and less than half of what a replica does in the slot."""
+    return requests < 0.5 and seconds < 0.5 * slot_s
+
 
 class Load(msgspec.Struct, frozen=True):
     """Engine start-up that the plan pays for; its time is taken from the slot's capacity."""
