@@ -37,7 +37,7 @@ def assess(problem: Problem, prices: Prices, due: dict[str, float], allotments: 
         so_far = grams.get(use.batch_id, 0.0)
         # What is expected of a batch is what its running emits: that of making its hardware is reported apart.
         grams[use.batch_id] = so_far + running if known and so_far is not None else None
-    kept, idle_g = holds(problem, prices, uses)
+    kept, idle_g = holds(problem, prices, allotments, loads)
     objective += idle_g
     for hold in kept:
         config = jobs[hold.batch_id].configuration(jobs[hold.batch_id].key_of(hold.config))

@@ -144,10 +144,10 @@ class Engines:
             room.hold[slot] -= (replicas - self.held[slot]) * taken
         self.held[slot] = replicas
 
-    def begin_again(self, slot: int, startup_s: float) -> None:
-        """Start one replica within a slot, in the place of one that was held until then; `settle` lets that go."""
-        self.starts[slot] += 1
-        self.work(slot, startup_s)
+    def begin_again(self, slot: int, replicas: int, startup_s: float) -> None:
+        """Start so many within a slot, in the place of as many that were held until then; `settle` lets those go."""
+        self.starts[slot] += replicas
+        self.work(slot, replicas * startup_s)
 
     def settle(self) -> None:
         """Hold what the seconds and the starts that were entered so far need, and no more."""

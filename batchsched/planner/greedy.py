@@ -170,9 +170,9 @@ class Filler:
 
     def spare(self) -> None:
         """Start engines again, once all is placed, where keeping them ready until their next use weighs more."""
-        for name, stay in sorted(stays(self.problem, self.prices, [*self.allotments, *self.loads]).items()):
-            for slot in Thrift(stay, self._engines[name], self._lengths).restarts():
-                self.loads += loads(stay.next_user(slot), stay.config, 1, [(slot, stay.startup_s)])
+        for stay in stays(self.problem, self.prices, self.allotments, self.loads):
+            for slot, replicas in Thrift(stay, self._engines[stay.config.name]).restarts():
+                self.loads += loads(stay.next_user(slot), stay.config, replicas, [(slot, stay.startup_s)])
 
     def free(self, job: Job, key: str, slot: int) -> float:
         """Seconds that a job could work there with no further engine start."""

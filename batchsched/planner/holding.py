@@ -7,13 +7,14 @@ go in it, does its work in one piece and idles not at all.
 from __future__ import annotations
 
 import math
+import operator
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate
 
 from batchsched.planner.engines import Engines
-from batchsched.planner.plan import Allotment, Hold, Load, key_of
+from batchsched.planner.plan import Allotment, Hold, Load
 from batchsched.planner.price import Prices
 from batchsched.planner.problem import Configuration, Job, Problem
 
@@ -27,41 +28,47 @@ class Stay:
 
     def __init__(self, problem: Problem, prices: Prices, config: Configuration) -> None:
         self.config = config
-        self._problem, self._prices = problem, prices
-        self.busy: dict[int, float] = defaultdict(float)
-        self.starts: dict[int, int] = defaultdict(int)
+        self.lengths = [slot.length_s for slot in problem.slots]
+        self._prices = prices
+        self.busy = [0.0] * len(self.lengths)
+        """Replica-seconds of work and of starting, by slot."""
+        self.starts = [0] * len(self.lengths)
         self.users: list[tuple[int, str]] = []
         """Slot and batch of each use of work."""
         self.idle_w = self.power_w = self.startup_s = self.load_g = 0.0
 
-    def add(self, job: Job, key: str, use: Allotment | Load) -> None:
+    def work(self, job: Job, use: Allotment) -> None:
         """Enter one use."""
+        key = use.key
         self.busy[use.slot_index] += use.seconds
+        self.users.append((use.slot_index, use.batch_id))
         self.idle_w = max(self.idle_w, job.idle_w(key))
         self.power_w = max(self.power_w, job.power_w_on[key])
         self.startup_s = max(self.startup_s, job.startup_s_on[key])
         self.load_g = max(self.load_g, job.load_g_on.get(key, 0.0))
-        if isinstance(use, Load):
-            self.starts[use.slot_index] += use.starts
-        else:
-            self.users.append((use.slot_index, use.batch_id))
 
-    def needed(self, slot: int) -> int:
-        """Replicas that are at work or starting in a slot."""
-        return math.ceil(self.busy.get(slot, 0.0) / self._problem.slots[slot].length_s - _NEXT_TO_NOTHING)
+    def start(self, load: Load) -> None:
+        """The same of a start."""
+        self.busy[load.slot_index] += load.seconds
+        self.starts[load.slot_index] += load.starts
+
+    def needed(self) -> list[int]:
+        """Replicas that are at work or starting in each slot."""
+        pairs = zip(self.busy, self.lengths, strict=True)
+        return [math.ceil(seconds / length - _NEXT_TO_NOTHING) for seconds, length in pairs]
 
     def held(self) -> list[int]:
         """Replicas kept as each slot ends: no more than later work needs."""
-        out, kept = [0] * len(self._problem.slots), 0
+        out, kept, needed = [0] * len(self.lengths), 0, self.needed()
         for t in range(len(out) - 1, 0, -1):
-            kept = max(0, self.needed(t) - self.starts.get(t, 0), kept - self.starts.get(t, 0))
-            out[t - 1] = kept
+            kept = out[t - 1] = max(0, needed[t] - self.starts[t], kept - self.starts[t])
         return out
 
-    def idle_s(self, slot: int, held: int) -> float:
-        """Replica-seconds in which those wait that were ready before a slot and stay until its end."""
-        through = held - self.starts.get(slot, 0)
-        return max(0.0, through * self._problem.slots[slot].length_s - self.busy.get(slot, 0.0)) if through > 0 else 0.0
+    def idle_s(self, slot: int, held: int, restarts: int = 0) -> float:
+        """Replica-seconds in which those wait that were ready before a slot and stay until its end; `restarts` begin in it."""
+        through = held - self.starts[slot] - restarts
+        spent = self.busy[slot] + restarts * self.startup_s
+        return max(0.0, through * self.lengths[slot] - spent) if through > 0 else 0.0
 
     def idle_g(self, slot: int) -> float:
         """Grams of such a second."""
@@ -81,26 +88,29 @@ class Stay:
         return sorted(self.users)
 
 
-def stays(problem: Problem, prices: Prices, uses: Sequence[Allotment | Load]) -> dict[str, Stay]:
+def stays(problem: Problem, prices: Prices, allotments: Sequence[Allotment], loads: Sequence[Load]) -> list[Stay]:
     """Of each configuration at work that idles at some power, by its name."""
-    jobs = {job.batch_id: job for job in problem.jobs}
     if not any(job.idle_w_on for job in problem.jobs):
-        return {}
+        return []
+    jobs = {job.batch_id: job for job in problem.jobs}
     found: dict[str, Stay] = {}
-    for use in uses:
+    for use in allotments:
         job = jobs[use.batch_id]
-        key = key_of(job, use)
-        config = job.configuration(key)
-        stay = found.get(config.name) or found.setdefault(config.name, Stay(problem, prices, config))
-        stay.add(job, key, use)
-    return {name: stay for name, stay in found.items() if stay.idle_w > 0 and stay.users}
+        config = job.configuration(use.key)
+        if (stay := found.get(config.name)) is None:
+            stay = found[config.name] = Stay(problem, prices, config)
+        stay.work(job, use)
+    for load in loads:
+        if load.config in found:
+            found[load.config].start(load)
+    return [stay for _, stay in sorted(found.items()) if stay.idle_w > 0]
 
 
-def holds(problem: Problem, prices: Prices, uses: Sequence[Allotment | Load]) -> tuple[list[Hold], float]:
+def holds(problem: Problem, prices: Prices, allotments: Sequence[Allotment], loads: Sequence[Load]) -> tuple[list[Hold], float]:
     """Where models are kept ready without work, and all that it weighs."""
     out: list[Hold] = []
     weighs = 0.0
-    for _, stay in sorted(stays(problem, prices, uses).items()):
+    for stay in stays(problem, prices, allotments, loads):
         config = stay.config
         for t, held in enumerate(stay.held()):
             seconds = stay.idle_s(t, held)
@@ -111,62 +121,70 @@ def holds(problem: Problem, prices: Prices, uses: Sequence[Allotment | Load]) ->
 
 
 class Thrift:
-    """Starts a replica again where keeping it through a gap weighs more."""
+    """Starts replicas again where keeping them through a gap weighs more."""
 
-    def __init__(self, stay: Stay, engines: Engines, lengths: Sequence[float]) -> None:
-        self._stay, self._engines, self._lengths = stay, engines, lengths
-        self._held = stay.held()
+    def __init__(self, stay: Stay, engines: Engines) -> None:
+        self._stay, self._engines = stay, engines
+        self._held, self._needed = stay.held(), stay.needed()
+        self._second_g = [stay.idle_g(t) for t in range(len(stay.lengths))]
+        self._all_g = list(accumulate(map(operator.mul, stay.lengths, self._second_g), initial=0.0))
+        """Of one replica that idles until each slot."""
 
-    def restarts(self) -> list[int]:
-        """Slots in which one replica is to start that is let go before, latest first; they are entered in the engines."""
-        found: list[int] = []
+    def restarts(self) -> list[tuple[int, int]]:
+        """Slots, latest first, in which so many replicas are to start that are let go before; they are entered in the engines."""
+        found: list[tuple[int, int]] = []
         for back in range(len(self._held) - 1, 0, -1):
-            while self._held[back - 1] > 0 and (slot := self._worth(back)) is not None:
-                self._start(slot)
-                found.append(slot)
+            slot = back
+            while slot > 0 and slot >= back - 1:
+                gap = self._gap(slot)
+                if gap and (replicas := self._worth(slot, gap)):
+                    self._start(slot, gap, replicas)
+                    found.append((slot, replicas))
+                    slot = back
+                else:
+                    slot -= 1
         if found:
             self._engines.settle()
         return found
 
-    def _worth(self, before: int) -> int | None:
-        """Where to start one replica fewer kept until slot `before`, if that weighs less."""
-        for slot in (before, before - 1):
-            if slot > 0 and self._held[slot - 1] > 0 and self._fits(slot) and self._saved(slot) > self._stay.start_g(slot):
-                return slot
-        return None
-
-    def _fits(self, slot: int) -> bool:
-        """Is there time for a start within the slot, on the pool and on the replica beside what it does there?"""
-        stay, startup_s, length_s = self._stay, self._stay.startup_s, self._lengths[slot]
-        ready = self._held[slot - 1] + stay.starts.get(slot, 0)
-        free = ready * length_s - stay.busy.get(slot, 0.0)
-        return 0 < startup_s <= min(length_s, free, self._engines.room[slot])
-
-    def _saved(self, slot: int) -> float:
-        """Grams of idling that one start in a slot saves before it, and in it."""
-        stay, saved = self._stay, 0.0
-        now = stay.idle_s(slot, self._held[slot])
-        through = max(0, self._held[slot] - stay.starts.get(slot, 0) - 1)
-        then = max(0.0, through * self._lengths[slot] - stay.busy.get(slot, 0.0) - stay.startup_s)
-        saved += (now - then) * stay.idle_g(slot)
-        for t in self._gap(slot):
-            saved += (stay.idle_s(t, self._held[t]) - stay.idle_s(t, self._held[t] - 1)) * stay.idle_g(t)
-        return saved
-
     def _gap(self, slot: int) -> list[int]:
-        """Slots, latest first, at whose ends one fewer is held if one more starts in `slot`."""
+        """Slots, latest first, at whose ends fewer are held if more start in `slot`: back to where all that are kept work."""
         out: list[int] = []
         for t in range(slot - 1, -1, -1):
             if self._held[t] <= 0:
                 break
             out.append(t)
-            if self._stay.needed(t) >= self._held[t]:
+            if self._needed[t] >= self._held[t]:
                 break
         return out
 
-    def _start(self, slot: int) -> None:
-        for t in self._gap(slot):
-            self._held[t] -= 1
-        self._stay.starts[slot] += 1
-        self._stay.busy[slot] += self._stay.startup_s
-        self._engines.begin_again(slot, self._stay.startup_s)
+    def _worth(self, slot: int, gap: list[int]) -> int:
+        """How many to start again in a slot: as long as each saves more than its start weighs, of those with the same gap."""
+        stay, start_g = self._stay, self._stay.start_g(slot)
+        length_s, startup_s = stay.lengths[slot], stay.startup_s
+        if not 0 < startup_s <= length_s or self._all_g[slot + 1] - self._all_g[gap[-1]] <= start_g:
+            return 0
+        free_s = (self._held[slot - 1] + stay.starts[slot]) * length_s - stay.busy[slot]
+        inner = (self._held[t] - self._needed[t] for t in gap if self._needed[t] < self._held[t])
+        most = min(self._held[gap[-1]], int(min(free_s, self._engines.room[slot]) / startup_s + _EPS_S), *inner)
+        for count in range(most, 0, -1):  # each saves no more than the one before, and mostly all the same
+            if self._idle_g(slot, gap, count - 1) - self._idle_g(slot, gap, count) > start_g:
+                return count
+        return 0
+
+    def _idle_g(self, slot: int, gap: list[int], restarts: int) -> float:
+        """Grams of idling in the gap and in its last slot, if so many start again there."""
+        stay = self._stay
+        grams = stay.idle_s(slot, self._held[slot], restarts) * self._second_g[slot]
+        for t in gap:
+            grams += stay.idle_s(t, self._held[t] - restarts) * self._second_g[t]
+        return grams
+
+    def _start(self, slot: int, gap: list[int], replicas: int) -> None:
+        stay = self._stay
+        for t in gap:
+            self._held[t] -= replicas
+        stay.starts[slot] += replicas
+        stay.busy[slot] += replicas * stay.startup_s
+        self._needed[slot] = math.ceil(stay.busy[slot] / stay.lengths[slot] - _NEXT_TO_NOTHING)
+        self._engines.begin_again(slot, replicas, stay.startup_s)

@@ -182,7 +182,7 @@ def _cold(problem: Problem, plan: Plan) -> list[str]:
         broken += _too_short(plan, name, mine, startup[name])
         for load in mine:
             busy[load.slot_index] += load.seconds
-        held = _least_held(plan, busy, mine)
+        held = _least_held(plan, busy, _starts(mine))
         if held[0] > _loaded(problem, config):
             first = min(t for t, seconds in busy.items() if seconds > 0)
             broken.append(f"{name}: work in slot {first} and later on {held[0]} replicas that nobody started")
@@ -210,33 +210,28 @@ def _overheld(problem: Problem, holding: dict[str, list[float]]) -> list[str]:
 
 
 def _idle(problem: Problem, plan: Plan) -> list[str]:
-    """Replicas that wait for later work are said to, at the watts that jobs give them."""
+    """Replicas that wait for later work are said to, at the most watts of those that work on them."""
     jobs = {job.batch_id: job for job in problem.jobs}
-    busy: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     watts: dict[str, float] = defaultdict(float)
-    loads: dict[str, list[Load]] = defaultdict(list)
-    for use in plan.uses:
-        job = jobs[use.batch_id]
-        if (config := _config(job, use)) is None:
-            continue
-        busy[config.name][use.slot_index] += use.seconds
-        if isinstance(use, Load):
-            loads[config.name].append(use)
-        for own in job.idle_w_on:
-            if (
-                own in job.seconds_on
-                and (job.configurations.get(own) or Configuration(job.model, {own: 1.0})).name == config.name
-            ):
-                watts[config.name] = max(watts[config.name], min(job.idle_w_on[own], job.power_w_on[own]))
+    busy: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    starts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    for a in plan.allotments if any(job.idle_w_on for job in problem.jobs) else []:
+        job, own = jobs[a.batch_id], a.config or a.pool
+        if config := _config(job, a):
+            busy[config.name][a.slot_index] += a.seconds
+            watts[config.name] = max(watts[config.name], min(job.idle_w_on.get(own, 0.0), job.power_w_on[own]))
+    for load in plan.loads:
+        busy[load.config][load.slot_index] += load.seconds
+        starts[load.config][load.slot_index] += load.starts
     said: dict[tuple[str, int], float] = defaultdict(float)
     for hold in plan.holds:
         said[hold.config, hold.slot_index] += hold.power_w * hold.seconds
     broken: list[str] = []
     for name in sorted(name for name in watts if watts[name] > 0):
-        held = _least_held(plan, busy[name], loads[name])
+        held = _least_held(plan, busy[name], starts[name])
         for t, slot in enumerate(plan.slots):
-            stay = held[t + 1] - sum(load.starts for load in loads[name] if load.slot_index == t)
-            joules = max(0.0, stay * slot.length_s - busy[name].get(t, 0.0)) * watts[name]
+            stay = held[t + 1] - starts[name][t]
+            joules = max(0.0, stay * slot.length_s - busy[name][t]) * watts[name]
             if joules > said[name, t] * (1 + _SLACK) + watts[name] * slot.length_s * _SLACK * max(1, stay):
                 broken.append(f"{name} waits in slot {t} for {joules:.0f} J, and the plan says {said[name, t]:.0f} J")
     return broken
@@ -260,13 +255,18 @@ def _too_short(plan: Plan, what: str, loads: list[Load], startup_s: float) -> li
     ]
 
 
-def _least_held(plan: Plan, busy: dict[int, float], loads: list[Load]) -> list[int]:
-    """Replicas that must hold a model before the first slot, and at the end of each one, for what is done after it."""
-    starts: dict[int, int] = defaultdict(int)
+def _starts(loads: list[Load]) -> dict[int, int]:
+    """Replicas that begin, by slot."""
+    found: dict[int, int] = defaultdict(int)
     for load in loads:
-        starts[load.slot_index] += load.starts
+        found[load.slot_index] += load.starts
+    return found
+
+
+def _least_held(plan: Plan, busy: dict[int, float], starts: dict[int, int]) -> list[int]:
+    """Replicas that must hold a model before the first slot, and at the end of each one, for what is done after it."""
     held = [0] * (len(plan.slots) + 1)
     for t in range(len(plan.slots) - 1, -1, -1):
-        needed = math.ceil(busy.get(t, 0.0) / plan.slots[t].length_s * (1 - _SLACK) - _SLACK)
-        held[t] = max(0, needed - starts[t], held[t + 1] - starts[t])
+        needed, begun = math.ceil(busy.get(t, 0.0) / plan.slots[t].length_s * (1 - _SLACK) - _SLACK), starts.get(t, 0)
+        held[t] = max(0, needed - begun, held[t + 1] - begun)
     return held
