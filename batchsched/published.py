@@ -27,7 +27,8 @@ class Recipe(msgspec.Struct, frozen=True):
     """What a plan was made with: the same problem, recipe and versions make the same plan, unless a note says that it was cut
     short."""
 
-    solver: Literal["cp-sat", "greedy", "at-once"] = "greedy"
+    solver: Literal["cp-sat", "greedy", "at-once", "stopgap"] = "greedy"
+    """`stopgap`: what stood carried on, until a better plan was found."""
     work_s: float = 0.0
     seed: int = 0
     versions: dict[str, str] = {}

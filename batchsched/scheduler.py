@@ -26,6 +26,7 @@ from batchsched.judging import judged
 from batchsched.observe import Observer, View
 from batchsched.planner import Plan, Problem, make_plan
 from batchsched.planner.allowance import request_s
+from batchsched.planner.churn import carried_on
 from batchsched.planner.fairness import Turns, arrivals, contested
 from batchsched.planner.last import standing
 from batchsched.planner.latest_start import latest_safe_starts
@@ -206,28 +207,47 @@ class Scheduler:
         """
         with self._planning:  # a plan's tallies follow from those of the plan before it
             epoch = self._lead.epoch
-            view = self._observer.look(self._clock.now())
-            if self._published is not None:  # where the search begins
-                stood = standing(self._published.plan, (view.now - self._published.made_at).total_seconds())
-                view = msgspec.structs.replace(
-                    view, problem=msgspec.structs.replace(view.problem, standing=stood, churn=self._settings.planner.churn)
-                )
-            latest = _latest_starts(view)
-            solved = self._solved(view, ready_s)
-            published = Published(
-                made_at=view.now,
-                problem=kept(view.problem),
-                plan=solved.plan,
-                latest_start_at=latest,
-                contested=sorted(_contested(view, latest)),
-                connected=sorted(view.connected),
-                overrides=view.overrides,
-                notes=view.notes,
-                recipe=self._recipe(frozen=view.overrides.frozen is not None),
-            )
-            published = self._publish(published, view, epoch, solved.failure)
+            with self._database.read() as connection:
+                before = self._in_force(connection)  # another leader's, or that of before a restart
+            view = self._look(before)
+            draft, recipe = self._draft(view), self._recipe(frozen=view.overrides.frozen is not None)
+
+            def publish(plan: Plan, recipe: Recipe, failure: str | None = None) -> Published:
+                nonlocal view
+                made = self._publish(msgspec.structs.replace(draft, plan=plan, recipe=recipe), view, epoch, failure)
+                view = msgspec.structs.replace(view, tallied=view.leased)  # now tallies count from this look
+                return made
+
+            def meanwhile(plan: Plan) -> None:
+                self._guarded(partial(publish, plan, msgspec.structs.replace(recipe, solver="stopgap")), "No plan meanwhile")
+
+            solved = self._solved(view, ready_s, meanwhile if cannot_wait(before, view) else None)
+            published = publish(solved.plan, recipe, solved.failure)
             self._guarded(partial(self._risks.look, view, published.plan), "What was promised cannot be judged")
             return published
+
+    def _look(self, before: Published | None) -> View:
+        """With what stands, where the search begins."""
+        view = self._observer.look(self._clock.now())
+        if before is None:
+            return view
+        stood = standing(before.plan, (view.now - before.made_at).total_seconds())
+        problem = msgspec.structs.replace(view.problem, standing=stood, churn=self._settings.planner.churn)
+        return msgspec.structs.replace(view, problem=problem)
+
+    def _draft(self, view: View) -> Published:
+        """What is published, but for the plan."""
+        latest = _latest_starts(view)
+        return Published(
+            made_at=view.now,
+            problem=kept(view.problem),
+            plan=Plan(view.problem.slots, []),
+            latest_start_at=latest,
+            contested=sorted(_contested(view, latest)),
+            connected=sorted(view.connected),
+            overrides=view.overrides,
+            notes=view.notes,
+        )
 
     @again
     def _publish(self, published: Published, view: View, epoch: int, failure: str | None) -> Published:
@@ -266,10 +286,12 @@ class Scheduler:
         self._published = mine
         return mine
 
-    def _solved(self, view: View, ready_s: float) -> Solved:
+    def _solved(self, view: View, ready_s: float, meanwhile: Callable[[Plan], None] | None) -> Solved:
         """A plan; an empty one where none can be made, for then the latest safe starts alone decide."""
         try:
-            return self._made(self._solver, view.problem, frozen=view.overrides.frozen is not None, ready_s=ready_s)
+            if view.overrides.frozen:
+                return Solved(make_plan(view.problem, "at-once"))
+            return self._solver.plan(view.problem, ready_s=ready_s, meanwhile=meanwhile)
         except Exception as problem:
             log.exception("No plan could be made; each batch starts at its latest safe start.")
             return Solved(Plan(view.problem.slots, [], status="failed", notes=[f"No plan could be made: {problem}"]))
@@ -277,7 +299,9 @@ class Scheduler:
     def solved(self, *problems: Problem, frozen: bool = False) -> list[Solved]:
         """The plans of problems, made as plans are; nothing is published. Raises PlannerBusy, UnsafePlan."""
         with self._one_question():
-            return [self._made(self._questions, problem, frozen=frozen) for problem in problems]
+            if frozen:
+                return [Solved(make_plan(problem, "at-once")) for problem in problems]
+            return [self._questions.plan(problem) for problem in problems]
 
     def _recipe(self, *, frozen: bool) -> Recipe:
         limits = self._settings.planner
@@ -287,12 +311,11 @@ class Scheduler:
         """The plan of a problem by a recipe; None: by that of today. Raises PlannerBusy, UnsafePlan."""
         recipe = recipe or self._recipe(frozen=False)
         with self._one_question():
+            if recipe.solver == "stopgap":
+                return Solved(carried_on(problem, make_plan(problem, "greedy")))
             if recipe.solver == self._settings.planner.solver:
                 return self._questions.plan(problem, recipe.work_s, recipe.seed)
             return Solved(make_plan(problem, recipe.solver, recipe.work_s, recipe.seed))
-
-    def _made(self, solver: Solver, problem: Problem, *, frozen: bool, ready_s: float = READY_S) -> Solved:
-        return Solved(make_plan(problem, "at-once")) if frozen else solver.plan(problem, ready_s=ready_s)
 
     @contextmanager
     def _one_question(self) -> Generator[None]:
@@ -383,6 +406,19 @@ class Scheduler:
     def verdicts(self, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The same of several that came at once, each judged beside all: in one look, by one plan."""
         return judged(self._observer.look(self._clock.now(), found), found, self.fleet)
+
+
+def cannot_wait(before: Published | None, view: View) -> bool:
+    """Is there something that the plan in force does not know, and that should not wait for a solver: a batch, another deadline,
+    one that is to start now, a pool without workers, what an operator decided?"""
+    if before is None or before.overrides != view.overrides or not view.connected.issuperset(before.connected):
+        return True
+    return any(
+        (known := before.jobs.get(job.batch_id)) is None
+        or known.at_once != job.at_once
+        or abs((view.at(job.deadline_s) - before.at(known.deadline_s)).total_seconds()) > 1.0
+        for job in view.problem.jobs
+    )
 
 
 def kept(problem: Problem) -> Problem:

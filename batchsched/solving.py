@@ -23,8 +23,9 @@ from typing import Literal
 
 import msgspec
 
-from batchsched.planner import Job, Plan, PoolState, Problem, Slot, make_plan, noted, solve
-from batchsched.planner.churn import settled
+from batchsched.planner import Job, Plan, PoolState, Problem, Slot, make_plan, noted, prepared, solve
+from batchsched.planner.churn import carried_on, settled
+from batchsched.planner.plan import called
 from batchsched.planner.sound import sound
 from batchsched.planner.verify import violations
 from batchsched.planning import Planner
@@ -40,6 +41,8 @@ READY_S = 8.0
 """For one that is still coming up, where somebody waits for that."""
 LOADING_S = 300.0
 """After that one that is still coming up is ended."""
+SOON_S = 0.5
+"""Who cannot wait for the solver for longer gets a plan meanwhile."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 NICE = 5
 LARGEST_BYTES = 2**31
@@ -53,23 +56,26 @@ class Ask(msgspec.Struct, frozen=True):
     work_s: float
     seed: int
     wall_s: float
+    ready_s: float = 0.0
+    """How long it may wait for what is still being compiled."""
 
 
 class Answer(msgspec.Struct, frozen=True):
     """A plan, or why there is none."""
 
     plan: Plan | None = None
-    kind: Kind = "error"
+    kind: Kind | None = "error"
+    """None: nothing went wrong, it is not up yet."""
     trouble: str = ""
 
 
 class Solved(msgspec.Struct, frozen=True):
-    """A verified plan; `failure`: what the solver did wrong, where this is the greedy plan in its place."""
+    """A verified plan; `failure`: what the solver did wrong, where this is one without it."""
 
     plan: Plan
     failure: Kind | None = None
     stood_in: str = ""
-    """Why the solver gave none, where this is the greedy plan in its place."""
+    """Why the solver gave none, where this is what can be had without."""
 
 
 class SolverFailed(Exception):
@@ -98,6 +104,7 @@ class Solver:
         self._on_ready = on_ready
         self._begun = 0  # processes
         self._missed = False
+        self._took_s = 0.0
         # The kernel ends the process with the thread that started it: this one lives as long as we do.
         self._keeper = threading.Thread(target=self._keep, name="solver", daemon=True)
 
@@ -126,52 +133,72 @@ class Solver:
         """Has it loaded?"""
         return self._line is not None
 
-    @property
-    def slow(self) -> bool:
-        """May a plan take as long as the solver works?"""
-        return self.ready if self._apart else self._settings.solver != "greedy"
-
-    def plan(self, problem: Problem, work_s: float | None = None, seed: int = SEED, *, ready_s: float = READY_S) -> Solved:
+    def plan(
+        self,
+        problem: Problem,
+        work_s: float | None = None,
+        seed: int = SEED,
+        *,
+        ready_s: float = READY_S,
+        meanwhile: Callable[[Plan], None] | None = None,
+    ) -> Solved:
         """A verified plan, the best that the solver finds. Raises UnsafePlan where even the greedy one is not safe.
 
-        `work_s`: as in the settings where it is None; `ready_s`: how long to wait for a solver that is still coming up.
+        `work_s`: as in the settings where it is None; `ready_s`: how long to wait for a solver that is still coming up;
+        `meanwhile`: gets the plan that can be had without the solver, where that takes longer than SOON_S; must not raise.
         """
         work_s = self._settings.solve_s if work_s is None else work_s
         first = make_plan(problem, "greedy")
         if self._settings.solver == "greedy" or not problem.jobs or not problem.slots:
             return Solved(settled(problem, first))
-        problem, wrong = sound(problem)
-        question = Ask(problem, work_s, seed, SLOWEST * work_s)
+        stopgap = cache(lambda: carried_on(problem, first))
+        sane, wrong = sound(problem)
+        question = Ask(sane, work_s, seed, SLOWEST * work_s, ready_s)
         try:
-            found = self._ask(question, ready_s) if self._apart else _taken(answer_to(question))
-            if broken := violations(problem, found):
+            found = self._answered(question, ready_s, lambda: meanwhile(stopgap()) if meanwhile else None)
+            if broken := violations(sane, found):
                 raise SolverFailed("unsafe", f"its plan was unsafe: {broken[0]}")
         except SolverFailed as failure:
             level = logging.ERROR if failure.kind else logging.INFO
-            log.log(level, "No plan from the solver: %s. The greedy plan stands in.", failure)
-            told = f"The solver {'failed' if failure.kind else 'was not asked'} ({failure}); this is the greedy plan"
-            return Solved(noted(first, told), failure.kind, str(failure))
-        return Solved(settled(problem, noted(found, first.notes[-1]) if wrong else found))
+            log.log(level, "No plan from the solver: %s. %s stands in.", failure, called(stopgap()).capitalize())
+            told = f"The solver {'failed' if failure.kind else 'was not asked'} ({failure}); this is {called(stopgap())}"
+            return Solved(noted(stopgap(), told), failure.kind, str(failure))
+        return Solved(settled(sane, noted(found, first.notes[-1]) if wrong else found))
 
     # -- asking --
 
-    def _ask(self, question: Ask, ready_s: float) -> Plan:
+    def _answered(self, question: Ask, ready_s: float, meanwhile: Callable[[], None]) -> Plan:
+        if self._apart:
+            return self._ask(question, ready_s, meanwhile)
+        if self._took_s > SOON_S:  # in this process nothing else is done until it is through
+            meanwhile()
+        began = time.monotonic()
+        answer = answer_to(question)
+        self._took_s = time.monotonic() - began
+        return _taken(answer)
+
+    def _ask(self, question: Ask, ready_s: float, meanwhile: Callable[[], None]) -> Plan:
         self.start()
         self._ready(ready_s)
         with self._asking:
             line = self._ready(0.0)  # whoever asked before may have ended it
-            until = time.monotonic() + question.wall_s + GRACE_S
+            until = time.monotonic() + question.ready_s + question.wall_s + GRACE_S
+            self._missed = True
             try:
                 send(line, msgspec.msgpack.encode(question), until)
+                if not comes(line, SOON_S):
+                    meanwhile()
                 answer = msgspec.msgpack.decode(receive(line, until), type=Answer)
             except TimeoutError:
                 self._end()
-                raise SolverFailed("timeout", f"it did not answer within {question.wall_s + GRACE_S:g} s") from None
+                waited_s = question.ready_s + question.wall_s + GRACE_S
+                raise SolverFailed("timeout", f"it did not answer within {waited_s:g} s") from None
             except (msgspec.DecodeError, ValueError) as problem:
                 self._end()
                 raise SolverFailed("nonsense", f"its answer cannot be read: {problem}") from None
             except OSError:
                 raise self._death() from None
+            self._missed = answer.plan is None and answer.kind is None
         return _taken(answer)
 
     def _ready(self, patience_s: float) -> socket.socket:
@@ -221,6 +248,7 @@ class Solver:
             process = subprocess.Popen(
                 [*self._command, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
@@ -231,13 +259,15 @@ class Solver:
         if self._stopping:
             self._end()
         try:
-            receive(ours, time.monotonic() + LOADING_S)  # it has loaded; the first time that may take a minute
+            receive(ours, time.monotonic() + LOADING_S)  # it has loaded
             self._open(ours)
         except (OSError, ValueError) as problem:
             if not self._stopping:
                 log.error("The solver did not come up: %s", problem or "it took too long")
             self._end()
-        process.wait()
+        with process:
+            for _ in process.stdout or ():  # a word: all is compiled, which the first time takes a minute
+                self._tell()
         with self._changed:
             self._line = None
         with self._asking:  # whoever is asking sees by himself that it is gone
@@ -247,6 +277,10 @@ class Solver:
         with self._changed:
             self._line = None if self._stopping else line
             self._changed.notify_all()
+        self._tell()
+
+    def _tell(self) -> None:
+        with self._changed:
             missed, self._missed = self._missed, False
         if missed and not self._stopping:
             self._on_ready()
@@ -282,6 +316,16 @@ def receive(line: socket.socket, until: float | None = None) -> bytes:
     return _read(line, size, until)
 
 
+def comes(line: socket.socket, within_s: float) -> bool:
+    """Is there something to read, or nobody any more? Raises OSError."""
+    line.settimeout(within_s)
+    try:
+        line.recv(1, socket.MSG_PEEK)
+    except TimeoutError:
+        return False
+    return True
+
+
 def _read(line: socket.socket, size: int, until: float | None) -> bytes:
     body = bytearray()
     while len(body) < size:
@@ -294,6 +338,8 @@ def _read(line: socket.socket, size: int, until: float | None) -> bytes:
 
 
 # -- over there --
+
+NOT_YET = Answer(kind=None, trouble="it is still being compiled, which the first start on a machine takes")
 
 
 def main(memory_mb: int, parent_pid: int, descriptor: int) -> int:
@@ -309,22 +355,41 @@ def main(memory_mb: int, parent_pid: int, descriptor: int) -> int:
 
     import batchsched.planner.cpsat  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
-    with contextlib.suppress(Exception):  # what fails here fails once more where it is asked
-        _warm()
+    compiling = threading.Thread(target=_warm, name="compiling", daemon=True)
+    compiling.start()
     send(line, b"")
     while True:
         try:
             question = msgspec.msgpack.decode(receive(line), type=Ask)
         except OSError:
             return 0
-        answer = answer_to(question)
+        if compiling.is_alive() and _large(question.problem):
+            compiling.join(question.ready_s)
+        answer = NOT_YET if compiling.is_alive() and _large(question.problem) else answer_to(question)
         send(line, msgspec.msgpack.encode(answer))
         if answer.kind == "memory":
             return 1  # what it holds by now is best given back whole
 
 
+def _large(problem: Problem) -> bool:
+    """Is it one for the solver that must be compiled?"""
+    from batchsched.planner.classes import classes
+    from batchsched.planner.cpsat import too_large
+
+    with contextlib.suppress(Exception):  # the solver will say so
+        fine, due = prepared(problem)
+        return too_large(fine, classes(fine, due))
+    return False
+
+
 def _warm() -> None:
-    """Compile what the fleet's solver needs; from the second start on it is read from a cache."""
+    """Compile what the fleet's solver needs, and say so; from the second start on it is read from a cache."""
+    with contextlib.suppress(Exception):  # what fails here fails once more where it is asked
+        _plan_a_fleet()
+    os.write(1, b"\n")
+
+
+def _plan_a_fleet() -> None:
     from batchsched.planner.classes import classes
     from batchsched.planner.fleet_problem import fleet_plan
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,13 @@ import batchsched.solving
 from batchsched.clock import ManualClock
 from batchsched.errors import ForecastUnavailable, InvalidConfiguration, UnsafePlan
 from batchsched.planner import make_plan
+from batchsched.published import Published
+from batchsched.queue import tallies
 from batchsched.units import from_iso, iso
 from batchsched.wire import PREFIX
+from tests.inprocess import in_process
 from tests.live import PATIENCE_S, HandWorker, LiveServer, live_server, requests, wait_for
+from tests.test_moving_on import submitted
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 CONFIG = """
@@ -335,3 +340,46 @@ def test_the_next_plan_begins_where_the_last_one_stands(dirty_then_clean: LiveSe
     assert {stood.batch_id for stood in second.problem.standing} == {batch_id}
     at = [a.start_s - 60 for a in first.plan.allotments]
     assert [stood.start_s for stood in second.problem.standing] == pytest.approx(at)
+
+
+def test_a_new_batch_has_a_plan_before_the_solver_answers(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what stood with the new one in it; the next search begins from the solver's, and nothing is counted twice."""
+    seen: list[Published | None] = []
+    answer = batchsched.solving.answer_to
+    with _server(tmp_path, clock, [300] * 30) as server:
+        worker, scheduler = server.worker(), server.runtime.scheduler
+        first = _submit(server)["id"]
+        (lease,) = worker.claim()
+        worker.record(lease, list(range(1, 21)))
+        monkeypatch.setattr(batchsched.solving, "SOON_S", -1.0)
+        monkeypatch.setattr(batchsched.solving, "answer_to", lambda asked: (seen.append(scheduler.published), answer(asked))[1])
+        second = _submit(server)["id"]
+        (stopgap, *_) = [one for one in seen if one and second in one.jobs]
+        assert stopgap.recipe is not None
+        assert stopgap.recipe.solver == "stopgap"
+        assert stopgap.plan.of(second)
+        assert scheduler.again(stopgap.problem, stopgap.recipe).plan.allotments == stopgap.plan.allotments
+        published = scheduler.published
+        assert published is not None
+        assert published.recipe is not None
+        assert published.recipe.solver == "cp-sat"
+        assert published.id > stopgap.id
+        with server.runtime.database.read() as connection:
+            assert tallies.of_all(connection) == {(first, "local"): 30.0}
+        count = len(seen)
+        clock.advance(1)
+        scheduler.plan_now()
+        assert [one.id for one in seen[count:] if one] == [published.id], "nothing new, no stopgap"
+
+
+def test_who_leads_anew_begins_from_the_plan_that_is_in_force(tmp_path: Path, clock: ManualClock) -> None:
+    with in_process() as make, closing(make(tmp_path, clock)) as server:
+        submitted(server)
+        server.plan()
+        before = server.runtime.scheduler.published
+        assert before is not None
+        server.restart()
+        after = server.runtime.scheduler.plan_now()
+        assert len(after.problem.standing) == len(before.plan.allotments) > 0

@@ -7,22 +7,24 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import batchsched.planner.cpsat
 import batchsched.solving
-from batchsched.planner import make_plan, solve
+from batchsched.planner import Plan, make_plan, solve
 from batchsched.planner.cpsat import CUT_SHORT
+from batchsched.planner.last import standing
 from batchsched.planner.verify import violations
 from batchsched.planning import Planner
 from batchsched.solving import Solver
 from tests.live import PATIENCE_S, wait_for
-from tests.planner_cases import fleet_problem
+from tests.planner_cases import fleet_problem, job
 
 PROBLEM = fleet_problem(3, load=0.8)
 SETTINGS = Planner(solve_s=0.2)
@@ -33,10 +35,10 @@ HELLO = "line.sendall(bytes(8))\n"
 
 
 @contextmanager
-def _solver(settings: Planner = SETTINGS, code: str = "") -> Generator[Solver]:
+def _solver(settings: Planner = SETTINGS, code: str = "", on_ready: Callable[[], None] = lambda: None) -> Generator[Solver]:
     """With `code` a process that runs that instead; it has `line`, its end of the socket."""
     command = [sys.executable, "-c", f"import socket, sys\nline = socket.socket(fileno=int(sys.argv[-1]))\n{HELLO}{code}"]
-    solver = Solver(settings, command if code else None)
+    solver = Solver(settings, command if code else None, on_ready)
     solver.start()
     try:
         yield solver
@@ -85,7 +87,7 @@ def test_a_solver_that_is_killed_at_work_costs_a_better_plan_and_comes_again(mon
 MEMORY = """
 import os, batchsched.solving as solving
 solving.solve = lambda *_: bytearray(2**31)
-solving._warm = lambda: None
+solving._plan_a_fleet = lambda: None
 send, told = solving.send, []
 solving.send = lambda *what: send(*what) if told else told.append(what)  # hello was said already
 line.detach()
@@ -149,7 +151,7 @@ def test_a_solver_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     with _solver(Planner(solve_s=0.01), "import time; time.sleep(1000)") as solver:
         wait_for(lambda: solver.pid)
         hung = solver.pid
-        assert solver.plan(PROBLEM).failure == "timeout"
+        assert solver.plan(PROBLEM, ready_s=0.0).failure == "timeout"
         assert not solver.ready  # nobody else finds it dead
         wait_for(lambda: solver.pid != hung)
 
@@ -195,6 +197,54 @@ def test_who_waits_in_line_loses_no_time(monkeypatch: pytest.MonkeyPatch) -> Non
         for thread in threads:
             thread.join()
     assert found == ["error", "error"]
+
+
+def test_who_cannot_wait_gets_what_stood_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batchsched.solving, "SOON_S", 0.01)
+    old = fleet_problem(0, load=0.4)
+    new = job("new", dict.fromkeys(["p0", "p1"], 300.0), 20_000.0)
+    now = msgspec.structs.replace(old, jobs=[*old.jobs, new], standing=standing(make_plan(old, work_s=0.2), 0.0))
+    meanwhile: list[Plan] = []
+    with _solver(
+        SETTINGS, ANSWER.replace("\ns.send", "\nimport time; time.sleep(0.1)\ns.send").format("trouble='bad'")
+    ) as solver:
+        solved = solver.plan(now, meanwhile=meanwhile.append)
+    (plan,) = meanwhile
+    assert plan.solver == "standing"
+    assert plan.of("new")
+    assert violations(now, plan) == []
+    assert plan.objective < 1.05 * make_plan(now, "greedy").objective
+    assert solved.plan.allotments == plan.allotments, "where the solver fails it stays"
+    assert "this is what stood" in solved.plan.notes[-1]
+
+
+COLD = """
+import os, threading, batchsched.planner.cpsat, batchsched.solving as solving
+batchsched.planner.cpsat.MOST_VARIABLES = 250
+send, sent, answered = solving.send, [], threading.Event()
+solving._plan_a_fleet = answered.wait
+def sending(*what):
+    sent.append(what)
+    if len(sent) > 1:  # hello was said already
+        send(*what)
+    if len(sent) > 2:
+        answered.set()
+solving.send = sending
+line.detach()
+sys.exit(solving.main(2000, os.getppid(), int(sys.argv[-1])))
+"""
+
+
+def test_while_it_is_compiled_small_problems_are_solved_and_large_ones_made_anew_after_it() -> None:
+    compiled = threading.Event()
+    with _solver(SETTINGS, COLD, compiled.set) as solver:
+        wait_for(lambda: solver.ready)
+        one = msgspec.structs.replace(PROBLEM, jobs=PROBLEM.jobs[:1])
+        assert not solver.plan(one, ready_s=0.0).stood_in
+        solved = solver.plan(PROBLEM, ready_s=0.0)
+        assert solved.failure is None
+        assert "compiled" in solved.stood_in
+        assert compiled.wait(PATIENCE_S)
 
 
 def test_without_memory_of_its_own_it_solves_here() -> None:

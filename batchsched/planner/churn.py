@@ -17,6 +17,14 @@ from batchsched.planner.problem import Problem, Slot, cut
 from batchsched.planner.sound import sound
 from batchsched.planner.verify import violations
 
+CALM = 0.05
+"""While a better plan is sought, what stood is kept where it costs up to this share more than the greedy plan."""
+
+
+def carried_on(problem: Problem, first: Plan) -> Plan:
+    """What stood, with what is new beside it, or `first`, the greedy plan: what can be had at once."""
+    return settled(msgspec.structs.replace(problem, churn=max(CALM, problem.churn)), first)
+
 
 def settled(problem: Problem, found: Plan) -> Plan:
     """`found`, or what stood carried on, where that leaves no more work late and costs at most the share `problem.churn` more.

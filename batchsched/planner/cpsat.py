@@ -24,7 +24,7 @@ from batchsched.planner.disaggregate import disaggregate
 from batchsched.planner.engines import hold_room, load_share
 from batchsched.planner.hint import Engine, FleetHint, Key, walk
 from batchsched.planner.last import standing_work
-from batchsched.planner.plan import Plan
+from batchsched.planner.plan import Plan, called
 from batchsched.planner.price import Prices, price, work_s
 from batchsched.planner.problem import Configuration, Problem
 
@@ -57,11 +57,9 @@ def improve(
     `problem`: with slots cut at the due times, as `start` has them.
     """
     groups = classes(problem, due)
-    slots = len(problem.slots)
-    ways = sum(len(group.ratio) for group in groups)
     if not groups:
         return start
-    if 3 * ways * slots > MOST_VARIABLES:
+    if too_large(problem, groups):
         return _by_fleet(problem, due, groups, start, int(work_s * FLEET_WORK), seed, wall_s)
     model = ClassModel(problem, groups, price(problem))
     start = model.warm(due, start)
@@ -72,11 +70,16 @@ def improve(
     found = disaggregate(problem, due, groups, work, starts)
     if found.objective > start.objective:
         return msgspec.structs.replace(
-            start, bound=min(bound, start.objective), notes=[*start.notes, f"CP-SAT found nothing better than {_called(start)}"]
+            start, bound=min(bound, start.objective), notes=[*start.notes, f"CP-SAT found nothing better than {called(start)}"]
         )
     return msgspec.structs.replace(
         found, bound=min(bound, found.objective), solver="cp-sat", status=status.lower(), notes=start.notes
     )
+
+
+def too_large(problem: Problem, groups: list[WorkClass]) -> bool:
+    """Is it one for the fleet's solver?"""
+    return 3 * sum(len(group.ratio) for group in groups) * len(problem.slots) > MOST_VARIABLES
 
 
 def _by_fleet(
@@ -89,7 +92,7 @@ def _by_fleet(
         start = msgspec.structs.replace(
             start, bound=min(found.bound, start.objective) if found and found.bound is not None else None
         )
-        return _kept(start, f"The fleet's solver found nothing better than {_called(start)}")
+        return _kept(start, f"The fleet's solver found nothing better than {called(start)}")
     return found
 
 
@@ -97,10 +100,6 @@ def late_s(problem: Problem, plan: Plan) -> float:
     """Weighted seconds of work that a plan leaves late."""
     share = {job.batch_id: job.weight * work_s(job) / max(1, job.remaining_requests) for job in problem.jobs}
     return sum(requests * share[batch_id] for batch_id, requests in plan.late.items())
-
-
-def _called(plan: Plan) -> str:
-    return "what stood" if plan.solver == "standing" else "the greedy plan"
 
 
 def _kept(plan: Plan, note: str) -> Plan:

@@ -151,3 +151,8 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         for a in sorted(self.allotments, key=lambda a: (a.start_s, a.batch_id)):
             found[a.pool].append(a)
         return dict(found)
+
+
+def called(plan: Plan) -> str:
+    """What a plan that no solver made is called where it is told of."""
+    return "what stood" if plan.solver == "standing" else "the greedy plan"

@@ -96,7 +96,7 @@ class Replay:
 
 
 def _stood_in(again: Solved) -> list[str]:
-    told = f"This time the solver gave no plan ({again.stood_in}): what was made again is the greedy plan."
+    told = f"This time the solver gave no plan ({again.stood_in}): what was made again was made without it."
     return [told] if again.stood_in else []
 
 
