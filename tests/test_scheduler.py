@@ -18,6 +18,7 @@ from batchsched.errors import ForecastUnavailable, InvalidConfiguration, UnsafeP
 from batchsched.planner import make_plan
 from batchsched.published import Published
 from batchsched.queue import tallies
+from batchsched.solving import Answer, Ask
 from batchsched.units import from_iso, iso
 from batchsched.wire import PREFIX
 from tests.inprocess import in_process
@@ -353,8 +354,13 @@ def test_a_new_batch_has_a_plan_before_the_solver_answers(
         first = _submit(server)["id"]
         (lease,) = worker.claim()
         worker.record(lease, list(range(1, 21)))
+
+        def noting(asked: Ask) -> Answer:
+            seen.append(scheduler.published)
+            return answer(asked)
+
         monkeypatch.setattr(batchsched.solving, "SOON_S", -1.0)
-        monkeypatch.setattr(batchsched.solving, "answer_to", lambda asked: (seen.append(scheduler.published), answer(asked))[1])
+        monkeypatch.setattr(batchsched.solving, "answer_to", noting)
         second = _submit(server)["id"]
         (stopgap, *_) = [one for one in seen if one and second in one.jobs]
         assert stopgap.recipe is not None
