@@ -17,8 +17,14 @@ from typing import Any, TypeVar, cast
 import numba
 
 SETTINGS: Any = vars(numba)["config"]
+JIT: Any = numba.njit
+TYPES: Any = numba.types
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+LEAN = {"_nrt": False}
+INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""Nothing by which Python or C could call it: for each function that takes the search's state, that is most of the code."""
 
 
 def compiled(function: F) -> F:
@@ -28,23 +34,52 @@ def compiled(function: F) -> F:
 
 def lean(function: F) -> F:
     """The same without counting who refers to an array: calls with many arrays are then cheap, but none may be made within."""
-    return _compile(function, {"_nrt": False})
+    return _compile(function, LEAN)
+
+
+def inner(function: F) -> F:
+    """As `compiled`, for what compiled functions alone call: it compiles in half the time."""
+    return _njit(function, INNER)
+
+
+def lean_inner(function: F) -> F:
+    """As `lean`, for what compiled functions alone call."""
+    return _njit(function, LEAN | INNER)
 
 
 def inlined(function: F) -> F:
-    """A lean one that becomes part of each caller: for small ones that are called very often."""
-    return _compile(function, {"_nrt": False, "forceinline": True})
+    """A lean one that becomes part of each compiled caller: for small ones that are called very often."""
+    return _njit(function, LEAN | INNER | {"forceinline": True})
 
 
-def _compile(function: F, options: dict[str, Any]) -> F:
+def _compile(function: F, options: dict[str, bool]) -> F:
     before = SETTINGS.CACHE_DIR
     SETTINGS.CACHE_DIR = before or _folder()
     try:
-        return cast("F", numba.njit(cache=True, **options)(function))
+        return _njit(function, options | {"cache": True})
     except RuntimeError:  # no place to keep it
-        return cast("F", numba.njit(**options)(function))
+        return _njit(function, options)
     finally:
         SETTINGS.CACHE_DIR = before
+
+
+def _njit(function: F, options: dict[str, bool]) -> F:
+    if SETTINGS.DISABLE_JIT:
+        return function
+    dispatcher = JIT(**options)(function)
+    look_up = dispatcher.get_call_template
+
+    def get_call_template(args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
+        """One version for all constants, and for integers of any size: numba would make one for each."""
+        return look_up(tuple(map(_plain, args)), kws)
+
+    dispatcher.get_call_template = get_call_template
+    return cast("F", dispatcher)
+
+
+def _plain(kind: Any) -> Any:
+    kind = TYPES.unliteral(kind)
+    return TYPES.int64 if isinstance(kind, TYPES.Integer) else kind
 
 
 @cache

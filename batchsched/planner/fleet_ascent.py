@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batchsched.planner.compiled import compiled
+from batchsched.planner.compiled import compiled, inner
 from batchsched.planner.fleet_bound import FleetPrices, floor_prices, lower_bound, most_replicas, no_room
 from batchsched.planner.fleet_model import FleetModel, Floats, Ints
 
@@ -150,7 +150,7 @@ def _climb(
             _step(side, length, spread)
 
 
-@compiled
+@inner
 def _step(side: _Side, length: float, spread: float) -> None:
     for i in range(side.price.shape[0]):
         for t in range(side.price.shape[1]):
@@ -162,7 +162,7 @@ def _step(side: _Side, length: float, spread: float) -> None:
                 side.price[i, t] = max(0.0, side.price[i, t] + step)
 
 
-@compiled
+@inner
 def _slopes(f: _Facts, gpu: Floats, room: Floats, ready: Floats, by_gpu: Floats, by_room: Floats, by_ready: Floats) -> float:
     """The bound, and what it gains by a gram more of each price."""
     taken, kept = np.zeros(ready.shape), np.zeros(ready.shape)
@@ -185,7 +185,7 @@ def _slopes(f: _Facts, gpu: Floats, room: Floats, ready: Floats, by_gpu: Floats,
     return bound
 
 
-@compiled
+@inner
 def _place(f: _Facts, second_g: Floats, busy: Floats) -> float:
     """All work in the cheapest slots of its windows; its grams."""
     classes, slots = f.late_g.size, f.slot_s.size
@@ -215,7 +215,7 @@ def _place(f: _Facts, second_g: Floats, busy: Floats) -> float:
     return total
 
 
-@compiled
+@inner
 def _go(f: _Facts, taken: Floats, kept: Floats, ready: Floats, busy: Floats, held: Floats, by_ready: Floats) -> float:
     """All replicas on their cheapest paths; their grams."""
     slots, total = f.slot_s.size, 0.0
@@ -234,7 +234,7 @@ def _go(f: _Facts, taken: Floats, kept: Floats, ready: Floats, busy: Floats, hel
     return total
 
 
-@compiled
+@inner
 def _follow(
     f: _Facts,
     k: int,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batchsched.planner.compiled import inlined, lean
+from batchsched.planner.compiled import inlined, lean_inner
 from batchsched.planner.search_state import WORK, State
 from batchsched.planner.search_steps import NEAR, draw, has_room, hold, idle_s, open_s, place, ready, start
 
@@ -65,7 +65,7 @@ def _can_begin(s: State, k: int, t: int) -> bool:
     return True
 
 
-@lean
+@lean_inner
 def weigh(s: State, k: int, t: int) -> None:
     """What work could get in a slot of a configuration: idle seconds, else a further replica."""
     s.counts[WORK] += WEIGHED
@@ -109,7 +109,7 @@ def unit_price(s: State, a: int, k: int, t: int, units: float, taste: Taste) -> 
     return float(price / s.arc[a].rate)
 
 
-@lean
+@lean_inner
 def bring(s: State, k: int, t: int, how: int, at: int) -> None:
     """One more replica in a slot."""
     if how == FRESH:
@@ -121,7 +121,7 @@ def bring(s: State, k: int, t: int, how: int, at: int) -> None:
         hold(s, k, u, 1)
 
 
-@lean
+@lean_inner
 def insert(s: State, b: int, taste: Taste) -> None:
     """Place what is left of a batch, each part where it costs least; what finds no place stays late."""
     c, begun, width = s.batch[b].group, s.batch[b].release, s.batch[b].due - s.batch[b].release
@@ -152,7 +152,7 @@ def insert(s: State, b: int, taste: Taste) -> None:
         _weigh_again(s, b, k, min(at, t) - near - begun, max(at, t) + near + 1 - begun, taste)
 
 
-@lean
+@lean_inner
 def _cheapest_arc(s: State, arcs: int) -> int:
     best = 0
     for i in range(1, arcs):
@@ -161,7 +161,7 @@ def _cheapest_arc(s: State, arcs: int) -> int:
     return best
 
 
-@lean
+@lean_inner
 def _weigh_again(s: State, b: int, k: int, begin: int, end: int, taste: Taste) -> None:
     """Prices of a batch's places on the pools of a configuration, in these slots after its release."""
     c = s.batch[b].group
@@ -170,7 +170,7 @@ def _weigh_again(s: State, b: int, k: int, begin: int, end: int, taste: Taste) -
             _weigh_arc(s, b, i, begin, end, taste, False)
 
 
-@lean
+@lean_inner
 def _weigh_arc(s: State, b: int, i: int, begin: int, end: int, taste: Taste, anew: bool) -> None:
     """Prices of a batch's places on one of its arcs, in these slots after its release. Anew: some are overlooked."""
     c, begun, width = s.batch[b].group, s.batch[b].release, s.batch[b].due - s.batch[b].release
@@ -184,7 +184,7 @@ def _weigh_arc(s: State, b: int, i: int, begin: int, end: int, taste: Taste, ane
     _least_of(s, i, width)
 
 
-@lean
+@lean_inner
 def _least_of(s: State, i: int, width: int) -> None:
     """Find an arc's cheapest place."""
     best = i * width
@@ -194,7 +194,7 @@ def _least_of(s: State, i: int, width: int) -> None:
     s.least[i] = best
 
 
-@lean
+@lean_inner
 def _share(s: State, k: int, other: int) -> bool:
     """Whether two configurations take of one pool."""
     for i in range(s.config[k].takes_begin, s.config[k].takes_end):

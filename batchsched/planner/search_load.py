@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchsched.planner.compiled import lean
+from batchsched.planner.compiled import lean, lean_inner
 from batchsched.planner.fleet_model import Floats, Ints
 from batchsched.planner.search_insert import Taste, insert
 from batchsched.planner.search_state import State
@@ -26,7 +26,7 @@ def adopt(s: State, starts: Ints, held: Ints) -> None:
                 start(s, k, t, 1)
 
 
-@lean
+@lean_inner
 def _begins(s: State, k: int, t: int) -> bool:
     """Whether a start that is over within its slot has GPUs for it."""
     return bool(s.term[k, t].fresh_from == t and open_s(s, k, t) >= s.band[k, t, 0])

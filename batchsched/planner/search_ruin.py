@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from batchsched.planner.compiled import inlined, lean
+from batchsched.planner.compiled import inlined, lean, lean_inner
 from batchsched.planner.fleet_model import Floats
 from batchsched.planner.search_insert import Taste, insert
 from batchsched.planner.search_state import OPENED, WORK, State
@@ -50,7 +50,7 @@ def improve(s: State, chance: Floats, tally: Floats, most_work: int, heat: float
         chance[kind] = MEMORY * chance[kind] + (1 - MEMORY) * (saved / work)
 
 
-@lean
+@lean_inner
 def _choose(s: State, chance: Floats) -> int:
     total = chance.sum()
     least = LEAST_CHANCE * total + 1e-300
@@ -62,7 +62,7 @@ def _choose(s: State, chance: Floats) -> int:
     return 0
 
 
-@lean
+@lean_inner
 def attempt(s: State, kind: int) -> None:
     """Ruin and recreate once."""
     taste = Taste(2.0 ** (draw(s) * 5), draw(s), max(0.0, 1.5 * draw(s) - 0.5), 0.05 * draw(s) if draw(s) < 0.7 else 0.0)
@@ -84,7 +84,7 @@ def attempt(s: State, kind: int) -> None:
     tidy(s)
 
 
-@lean
+@lean_inner
 def tidy(s: State) -> None:
     """Trim what was touched."""
     for k in range(s.config.size):
@@ -92,7 +92,7 @@ def tidy(s: State) -> None:
             trim(s, k, s.config[k].begin, s.config[k].end)
 
 
-@lean
+@lean_inner
 def recreate(s: State, by: int, taste: Taste) -> None:
     """Place what was taken. `by`: the order; earliest due, least choice, most work, any."""
     count = s.counts[OPENED]
@@ -116,7 +116,7 @@ def recreate(s: State, by: int, taste: Taste) -> None:
             insert(s, b, taste)
 
 
-@lean
+@lean_inner
 def take(s: State, i: int, most_s: float) -> float:
     """Take up to so many seconds of a piece; how many."""
     b, a, t = s.piece[i].batch, s.piece[i].arc, s.piece[i].slot
@@ -127,7 +127,7 @@ def take(s: State, i: int, most_s: float) -> float:
     return float(spent)
 
 
-@lean
+@lean_inner
 def take_batch(s: State, b: int) -> None:
     """Take all of a batch."""
     if not write_down(s, b):
@@ -136,7 +136,7 @@ def take_batch(s: State, b: int) -> None:
         take(s, s.batch[b].first, np.inf)
 
 
-@lean
+@lean_inner
 def _take_batches(s: State, count: int) -> None:
     """Batches of one class, or any."""
     b = int(draw(s) * s.batch.size)
@@ -151,7 +151,7 @@ def _take_batches(s: State, count: int) -> None:
         take_batch(s, b)
 
 
-@lean
+@lean_inner
 def _take_window(s: State, size: float) -> None:
     """All that runs on a pool or two for a while."""
     pools, slots = s.pool.shape
@@ -163,7 +163,7 @@ def _take_window(s: State, size: float) -> None:
             _clear(s, s.configs_of[j], max(0, begin), min(slots, begin + width))
 
 
-@lean
+@lean_inner
 def _clear(s: State, k: int, begin: int, end: int) -> None:
     for t in range(begin, end):
         i = s.first_here[k, t]
@@ -173,7 +173,7 @@ def _clear(s: State, k: int, begin: int, end: int) -> None:
             i = after
 
 
-@lean
+@lean_inner
 def _take_replica(s: State, length: int) -> None:
     """One replica of a configuration for a while: of some that are drawn, where most of it idles."""
     k, t, most = -1, -1, -1.0
@@ -194,7 +194,7 @@ def _take_replica(s: State, length: int) -> None:
             i = after
 
 
-@lean
+@lean_inner
 def _take_late(s: State, size: float) -> None:
     """Work where a late batch could run, and that batch; where none is late, one that is far from its best place."""
     b = -1
@@ -217,7 +217,7 @@ def _take_late(s: State, size: float) -> None:
         _clear_pools(s, k, s.batch[b].release + int(draw(s) * (s.batch[b].due - s.batch[b].release)), 1)
 
 
-@lean
+@lean_inner
 def _take_misplaced(s: State, size: float) -> None:
     """Of some batches that are drawn, the one that pays most beyond its cheapest place, and what stands there."""
     b, most, best_k, best_t = -1, 0.0, 0, 0
@@ -238,7 +238,7 @@ def _take_misplaced(s: State, size: float) -> None:
     _clear_pools(s, best_k, best_t - int(draw(s) * width), width)
 
 
-@lean
+@lean_inner
 def _best_place(s: State, b: int) -> tuple[int, int, float]:
     """Where a batch's work would cost least by prices alone, with some luck: configuration, slot, grams of a unit."""
     c = s.batch[b].group
@@ -261,7 +261,7 @@ def _fair_g(s: State, a: int, t: int) -> float:
     return float(s.run_g[a, t] + s.term[k, t].worth_g + s.term[k, t].hold_g / s.slot_s[t])
 
 
-@lean
+@lean_inner
 def _clear_pools(s: State, k: int, begin: int, width: int) -> None:
     """All work on the pools of a configuration for a while."""
     for i in range(s.config[k].takes_begin, s.config[k].takes_end):
@@ -270,7 +270,7 @@ def _clear_pools(s: State, k: int, begin: int, width: int) -> None:
             _clear(s, s.configs_of[j], max(0, begin), min(s.slot_s.size, begin + width))
 
 
-@lean
+@lean_inner
 def _pull(s: State, size: float) -> None:
     """Work that could run in a stretch of free time of a configuration, the dearest of some that is drawn."""
     k, t = int(draw(s) * s.config.size), int(draw(s) * s.slot_s.size)

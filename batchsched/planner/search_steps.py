@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from batchsched.planner.compiled import inlined, lean
+from batchsched.planner.compiled import inlined, lean_inner
 from batchsched.planner.search_state import FREE, LOGGED, OPENED, PIECES, RANDOM, State
 
 NEAR = 4
@@ -54,7 +54,7 @@ def has_room(s: State, k: int, t: int) -> bool:
     return True
 
 
-@lean
+@lean_inner
 def touch(s: State, k: int, begin: int, end: int, near: int) -> None:
     """Write down how a configuration and its pools are, before the first change of a try; what is changed, and near it, is known
     no more."""
@@ -74,7 +74,7 @@ def touch(s: State, k: int, begin: int, end: int, near: int) -> None:
                 s.old_pool[p, t] = s.pool[p, t]
 
 
-@lean
+@lean_inner
 def _forget(s: State, k: int, begin: int, end: int) -> None:
     """What the configurations of its pools could get in these slots."""
     for i in range(s.config[k].takes_begin, s.config[k].takes_end):
@@ -90,7 +90,7 @@ def _forget(s: State, k: int, begin: int, end: int) -> None:
                 s.config[other].stale_end = max(s.config[other].stale_end, end)
 
 
-@lean
+@lean_inner
 def hold(s: State, k: int, t: int, more: int) -> None:
     """Keep so many more when the slot ends."""
     touch(s, k, t, t + 1, NEAR)
@@ -100,7 +100,7 @@ def hold(s: State, k: int, t: int, more: int) -> None:
         s.pool[s.takes[j].pool, t].free_room -= more * s.takes[j].gpus
 
 
-@lean
+@lean_inner
 def start(s: State, k: int, t: int, more: int) -> None:
     """Begin so many more in a slot."""
     touch(s, k, t, t + s.band.shape[2], NEAR)
@@ -113,7 +113,7 @@ def start(s: State, k: int, t: int, more: int) -> None:
             s.pool[s.takes[j].pool, t + i].free_s -= spent * s.takes[j].gpus
 
 
-@lean
+@lean_inner
 def link(s: State, b: int, a: int, t: int, spent: float) -> bool:
     """A new piece; False where all are used."""
     i = s.counts[FREE]
@@ -134,7 +134,7 @@ def link(s: State, b: int, a: int, t: int, spent: float) -> bool:
     return True
 
 
-@lean
+@lean_inner
 def unlink(s: State, i: int) -> None:
     """A piece goes."""
     b, k, t = s.piece[i].batch, s.arc[s.piece[i].arc].config, s.piece[i].slot
@@ -158,7 +158,7 @@ def unlink(s: State, i: int) -> None:
     s.counts[PIECES] -= 1
 
 
-@lean
+@lean_inner
 def place(s: State, b: int, a: int, t: int, spent: float) -> bool:
     """Give a batch so many seconds, below 0 to take them; False where there is no piece left for it."""
     k = s.arc[a].config
@@ -186,7 +186,7 @@ def place(s: State, b: int, a: int, t: int, spent: float) -> bool:
     return True
 
 
-@lean
+@lean_inner
 def write_down(s: State, b: int) -> bool:
     """A batch's pieces, before their first change of a try; False where there is no space for it."""
     if s.batch[b].opened:
@@ -209,7 +209,7 @@ def write_down(s: State, b: int) -> bool:
     return True
 
 
-@lean
+@lean_inner
 def keep(s: State) -> None:
     """What was tried stands."""
     for o in range(s.counts[OPENED]):
@@ -223,7 +223,7 @@ def keep(s: State) -> None:
     s.cost[1] = s.cost[0]
 
 
-@lean
+@lean_inner
 def undo(s: State) -> None:
     """All is as it was before the try."""
     for o in range(s.counts[OPENED]):
@@ -242,7 +242,7 @@ def undo(s: State) -> None:
     keep(s)
 
 
-@lean
+@lean_inner
 def _undo_replicas(s: State) -> None:
     for k in range(s.config.size):
         for t in range(s.config[k].stale_begin, s.config[k].stale_end):
@@ -252,7 +252,7 @@ def _undo_replicas(s: State) -> None:
                 s.cell[k, t] = s.old_cell[k, t]
 
 
-@lean
+@lean_inner
 def sort(s: State, count: int) -> None:
     """The first so many of `opened` by their keys, least first."""
     for i in range(1, count):

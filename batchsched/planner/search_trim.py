@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from batchsched.planner.compiled import lean
+from batchsched.planner.compiled import lean_inner
 from batchsched.planner.search_state import State
 from batchsched.planner.search_steps import has_room, hold, idle_s, open_s, ready, start
 
 
-@lean
+@lean_inner
 def trim(s: State, k: int, begin: int, end: int) -> None:
     """Let go what no work needs, in these slots and next to them: replicas at their ends and at their beginnings, over gaps; keep
     on what is begun again."""
@@ -29,7 +29,7 @@ def trim(s: State, k: int, begin: int, end: int) -> None:
     _cut_ends(s, k, begin, end)
 
 
-@lean
+@lean_inner
 def _cut_ends(s: State, k: int, begin: int, end: int) -> None:
     for t in range(end, -1, -1):
         cut = False
@@ -48,12 +48,12 @@ def _cut_ends(s: State, k: int, begin: int, end: int) -> None:
             return
 
 
-@lean
+@lean_inner
 def _whole_s(s: State, t: int) -> float:
     return float(s.slot_s[t] * (1 - 1e-12))
 
 
-@lean
+@lean_inner
 def _span(s: State, k: int, t: int) -> int:
     """Slots after its own in which a start goes on."""
     i = 0
@@ -62,7 +62,7 @@ def _span(s: State, k: int, t: int) -> int:
     return i
 
 
-@lean
+@lean_inner
 def _is_useless(s: State, k: int, t: int) -> bool:
     """Whether a replica that is begun here does nothing but start."""
     last = t + _span(s, k, t)
@@ -72,7 +72,7 @@ def _is_useless(s: State, k: int, t: int) -> bool:
     return bool(ready(s, k, last) > s.cell[k, last].held)
 
 
-@lean
+@lean_inner
 def _can_load(s: State, k: int, t: int) -> bool:
     """Whether a replica that is ready anyway has time for a start in this slot."""
     spent = s.band[k, t, 0]
@@ -81,7 +81,7 @@ def _can_load(s: State, k: int, t: int) -> bool:
     return bool(idle_s(s, k, t) >= spent and open_s(s, k, t) >= spent)
 
 
-@lean
+@lean_inner
 def _skip_gap(s: State, k: int, t: int) -> None:
     """One that is kept through idle slots from here on: let it go and begin it again, where that is cheaper."""
     grams = s.term[k, t - 1].hold_g
@@ -95,7 +95,7 @@ def _skip_gap(s: State, k: int, t: int) -> None:
         start(s, k, u, 1)
 
 
-@lean
+@lean_inner
 def _bridge(s: State, k: int, t: int) -> None:
     """One that is begun here: keep an earlier one on instead, where that is cheaper."""
     while s.cell[k, t].starts > 0:
