@@ -12,13 +12,14 @@ _EPS = 1e-6
 
 class Engine(msgspec.Struct):
     """One replica. `left_s`: of the present piece of time; `starting_s`: what its start still takes; `stood_s`: for how long it
-    stood ready at the end of the piece before."""
+    stood ready at the end of the piece before; `kept`: because the plan has it so."""
 
     model: str | None = None
     starting_s: float = 0.0
     left_s: float = 0.0
     stood_s: float = 0.0
     used: bool = False
+    kept: bool = False
 
 
 class Served(msgspec.Struct):
@@ -77,15 +78,20 @@ class Engines:
         """Replica-seconds of the piece that nobody has taken."""
         return math.fsum(one.left_s for one in self._pools[pool])
 
-    def end(self) -> dict[tuple[str, str], float]:
-        """The piece is over: for how long engines that worked on in it stood ready in the piece before, by pool and model. What
-        has no work in the next piece was stopped after its last."""
+    def end(self, keep: Mapping[tuple[str, str], int] | None = None) -> dict[tuple[str, str], float]:
+        """The piece is over: for how long engines stood ready in the piece before, by pool and model. What has no work in the
+        next piece was stopped after its last, unless it is among those that the plan keeps (`keep`: how many)."""
         idle: dict[tuple[str, str], float] = {}
+        left = dict(keep or {})
         for pool, engines in self._pools.items():
             for one in engines:
-                if not one.used:
+                of = (pool, one.model or "")
+                stays = not one.used and one.model is not None and left.get(of, 0) > 0
+                if stays:
+                    left[of] -= 1
+                if one.model is not None and one.stood_s > _EPS and (one.used or stays or one.kept):
+                    idle[of] = idle.get(of, 0.0) + one.stood_s
+                if not (one.used or stays):
                     one.model, one.starting_s = None, 0.0
-                elif one.model is not None and one.stood_s > _EPS:
-                    idle[pool, one.model] = idle.get((pool, one.model), 0.0) + one.stood_s
-                one.stood_s = one.left_s if one.used else 0.0
+                one.stood_s, one.kept = (one.left_s if one.used or stays else 0.0), stays
         return idle

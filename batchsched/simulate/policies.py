@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from batchsched.planner import Allotment, Job, Plan, Problem, make_plan
+from batchsched.planner.churn import settled
 from batchsched.planner.price import Prices, price
 from batchsched.planner.problem import Risk
 
@@ -33,13 +34,15 @@ class Policy(msgspec.Struct, frozen=True):
     """So many standard deviations are added to what is expected of an hour: above 0 for caution; below 0 for the value of
     waiting, since one who waits may still choose."""
     risk: Risk = Risk()
+    churn: float = 0.0
+    """As `planner.churn` has it."""
     replan_s: float = 3600.0
     """How often forecasts are taken anew and everything is planned again; a new batch is planned at the next tick."""
 
 
 def planned(solver: Literal["cp-sat", "greedy"], work_s: float = 2.0) -> Callable[[], Planner]:
     """Our planner, with so much work of the solver a plan."""
-    return lambda: lambda problem, _now_s: make_plan(problem, solver, work_s=work_s)
+    return lambda: lambda problem, _now_s: settled(problem, make_plan(problem, solver, work_s=work_s))
 
 
 def run_now() -> Planner:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from batchsched.planner import Allotment, Job, Plan, PoolState, Problem, make_slots
+from batchsched.planner.last import standing
 from batchsched.planner.latest_start import latest_safe_starts, open_pools
 from batchsched.profiles.candidates import Candidate
 from batchsched.profiles.lengths import Lengths, refine
@@ -107,7 +108,9 @@ class _World:
         horizon_s = TICK_S * max(1, math.ceil(needed / TICK_S))
         slots = make_slots(horizon_s, slot_s=TICK_S, long_slot_s=TICK_S, fine_s=horizon_s)
         pools = [self._pool(name, now_s, len(slots)) for name in self.scene.fleet.pools]
-        return Problem(slots, pools, jobs, self._scenarios(now_s, len(slots)), self.policy.risk)
+        stood = standing(self._plan, now_s - self._made_s)
+        future = self._scenarios(now_s, len(slots))
+        return Problem(slots, pools, jobs, future, self.policy.risk, standing=stood, churn=self.policy.churn)
 
     def _scenarios(self, now_s: float, slots: int) -> dict[str, list[list[float]]]:
         """Only a plan that weighs risk looks at them."""
@@ -162,6 +165,7 @@ class _World:
             confidence=CONFIDENCE,
             finish_late=True,
             max_replicas=math.ceil(left / CHUNK_REQUESTS),
+            idle_w_on={name: one.profile.idle_w for name, one in able.items()},
         )
 
     def _count_moves(self, plan: Plan, now_s: float) -> None:
@@ -195,17 +199,28 @@ class _World:
             if a.batch_id in self.batches:
                 share = (to_s - at_s) / (a.end_s - a.start_s)
                 self._serve(self.batches[a.batch_id], a.pool, a.seconds * share, at_s)
-        for (pool, model), seconds in self._engines.end().items():
+        for (pool, model), seconds in self._engines.end(self._kept(at_s, to_s)).items():
             self._pay(self._before_s, pool, "", seconds, 0.0, self.scene.profiles[model, pool].idle_w)
         self._before_s = at_s
         self.outcome.missed += [
             name for name, b in self.batches.items() if at_s < b.arrival.deadline_s <= to_s and b.left > _NONE_LEFT
         ]
 
+    def _kept(self, at_s: float, to_s: float) -> dict[tuple[str, str], int]:
+        """Engines that the plan keeps ready through this piece without work, by pool and model."""
+        t = self._slot(at_s, to_s)
+        mine = [hold for hold in self._plan.holds if hold.slot_index == t]
+        return {(one.pool, one.model): int(one.seconds / self._plan.slots[one.slot_index].length_s + _NONE_LEFT) for one in mine}
+
+    def _slot(self, at_s: float, to_s: float) -> int:
+        """Of the plan, in which this piece lies; -1 after its last."""
+        middle = (at_s + to_s) / 2 - self._made_s
+        return next((t for t, slot in enumerate(self._plan.slots) if slot.start_s <= middle < slot.end_s), -1)
+
     def _due(self, at_s: float, to_s: float) -> list[Allotment]:
         """What the plan has for this piece, the earliest deadline first."""
-        middle = (at_s + to_s) / 2 - self._made_s
-        now = [a for a in self._plan.allotments if a.start_s <= middle < a.end_s]
+        t = self._slot(at_s, to_s)
+        now = [a for a in self._plan.allotments if a.slot_index == t]
         return sorted(now, key=lambda a: (self._plan.due_s.get(a.batch_id, math.inf), a.batch_id, a.pool))
 
     def _serve(self, batch: Batch, pool: str, seconds: float, at_s: float) -> float:
