@@ -170,7 +170,8 @@ class Observer:
 
         jobs = [job_of(row) for row in everything]
         futures = self._uncertain.futures(forecasts, slots, now)
-        problem = one_each(Problem(slots, states, jobs, futures, self._uncertain.risk, transfer_sigma=TRANSFER_SIGMA))
+        wishes = {"transfer_sigma": TRANSFER_SIGMA, "min_run_s": self._settings.planner.min_run_s}
+        problem = one_each(Problem(slots, states, jobs, futures, self._uncertain.risk, [], [], **wishes))
         leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in shares.values() for s in m if s["state"] == "leased"}
         connected = frozenset(worker["pool"] for worker in alive)
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
@@ -319,15 +320,13 @@ class Observer:
 
     def _candidates(self, row: Mapping[str, Any], scene: _Scene, left: int, width: int) -> list[Candidate]:
         """The configurations that may serve a batch: an accepted model on a pool of an accepted site."""
-        # Lines that failed leave no tokens behind, yet they are no work any more.
-        share = left / max(1, row["total"] - row["completed"])
         lengths = {model: _lengths(row, model, scene.answers) for model in batches.models(row)}
         places = (tuple(row["options"].get(name) or ()) for name in ("sites", "zones"))
         return [
             Candidate(
                 profile=scene.profiles[model, pool],
                 lengths=lengths[model],
-                share=share,
+                share=left / max(1, row["total"] - row["completed"]),  # lines that failed leave no tokens, and are no work
                 replicas=min(width, scene.replicas[pool]),
                 loaded=model in scene.loaded[pool],
             )

@@ -41,5 +41,11 @@ class Planner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     churn: Annotated[
         float, Meta(ge=0, lt=1, description="A new plan replaces the last one where it saves more than this share of its cost")
     ] = 0.0
+    min_run_s: Annotated[
+        float,
+        Meta(
+            ge=0, description="Plans avoid engine starts for less time than this, where the work fits on engines that run anyway"
+        ),
+    ] = 0.0
     keep_plans_days: Annotated[float, Meta(gt=0, description="Plans are kept for so long, to be looked at again")] = 14.0
     solver: Annotated[Literal["cp-sat", "greedy"], Meta(description="`cp-sat`, or `greedy` to do without a solver")] = "cp-sat"

@@ -84,11 +84,18 @@ def solve(problem: Problem, work_s: float = 2.0, seed: int = 0, wall_s: float = 
 
 def _greedy(problem: Problem) -> tuple[Plan, Problem, dict[str, float]]:
     """The greedy plan; the problem in slots that are cut at due times; those."""
-    from batchsched.planner.crumbs import swept
     from batchsched.planner.greedy import greedy
 
     fine, due = prepared(problem)
-    return swept(fine, due, greedy(fine, due)), fine, due
+    return _tidied(fine, due, greedy(fine, due)), fine, due
+
+
+def _tidied(fine: Problem, due: dict[str, float], plan: Plan) -> Plan:
+    """A plan without short runs and crumbs, as far as can be."""
+    from batchsched.planner.crumbs import swept
+    from batchsched.planner.runs import merged
+
+    return swept(fine, due, merged(fine, due, plan))
 
 
 def prepared(problem: Problem, *others: Problem) -> tuple[Problem, dict[str, float]]:
@@ -107,7 +114,6 @@ def prepared(problem: Problem, *others: Problem) -> tuple[Problem, dict[str, flo
 
 def _improved(plan: Plan, fine: Problem, due: dict[str, float], work_s: float, seed: int, wall_s: float) -> Plan:
     from batchsched.planner.cpsat import improve
-    from batchsched.planner.crumbs import swept
     from batchsched.planner.greedy import greedy
     from batchsched.planner.risk import ROUNDS, hedged
 
@@ -116,7 +122,7 @@ def _improved(plan: Plan, fine: Problem, due: dict[str, float], work_s: float, s
         return improve(priced, due, start, work_s=work_s / ROUNDS, seed=seed, wall_s=wall_s / (2 * ROUNDS))
 
     first = improve(fine, due, plan, work_s=work_s, seed=seed, wall_s=wall_s if fine.risk.weight <= 0 else wall_s / 2)
-    return swept(fine, due, hedged(fine, due, first, again))
+    return _tidied(fine, due, hedged(fine, due, first, again))
 
 
 def with_interval(fine: Problem, plan: Plan) -> Plan:

@@ -149,6 +149,23 @@ class Engines:
         self.starts[slot] += replicas
         self.work(slot, replicas * startup_s)
 
+    def drop(self, first: int, last: int, replicas: int, startup_s: float) -> None:
+        """Take away so many that start in one slot and are let go in another; below 0: bring them back."""
+        self.starts[first] -= replicas
+        self.work(first, -replicas * startup_s)
+        for t in range(first, last):
+            self._hold(t, self.held[t] - replicas)
+
+    def prolonged_s(self, slot: int) -> float:
+        """Seconds that are free in a slot if what is let go as it begins stays on."""
+        more = min(self.ready(slot - 1) - self.held[slot - 1], self._free[slot - 1]) if slot else 0
+        return min(self.room[slot], (self.ready(slot) + more) * self._lengths[slot] - self.busy[slot])
+
+    def prolong(self, slot: int, seconds: float) -> None:
+        """Let so many stay on as that many seconds in a slot need, of those; `settle` undoes it where they do not work."""
+        if (more := self.needed(slot, seconds) - self.ready(slot)) > 0:
+            self._hold(slot - 1, self.held[slot - 1] + more)
+
     def settle(self) -> None:
         """Hold what the seconds and the starts that were entered so far need, and no more."""
         held = 0

@@ -139,12 +139,12 @@ class Filler:
         self.allotments += allotments
         self.loads += loads
         for a in allotments:
-            self._engines_of(jobs[a.batch_id].configuration(a.key)).work(a.slot_index, a.seconds)
+            self.engines_of(jobs[a.batch_id].configuration(a.key)).work(a.slot_index, a.seconds)
             used = self._used.setdefault(a.batch_id, {})
             used[a.slot_index] = used.get(a.slot_index, 0.0) + a.seconds
         for load in loads:
             job = jobs[load.batch_id]
-            engines = self._engines_of(job.configuration(job.key_of(load.config)))
+            engines = self.engines_of(job.configuration(job.key_of(load.config)))
             engines.work(load.slot_index, load.seconds)
             engines.starts[load.slot_index] += load.starts
         for engines in self._engines.values():
@@ -176,19 +176,23 @@ class Filler:
 
     def free(self, job: Job, key: str, slot: int) -> float:
         """Seconds that a job could work there with no further engine start."""
-        engines, length_s = self._engines_of(job.configuration(key)), self._lengths[slot]
+        engines, length_s = self.engines_of(job.configuration(key)), self._lengths[slot]
         ready_s = engines.ready(slot) * length_s - engines.busy[slot]
-        return max(0.0, min(engines.room[slot], ready_s, job.width * length_s - self._used.get(job.batch_id, {}).get(slot, 0.0)))
+        return max(0.0, min(engines.room[slot], ready_s, self.unused_s(job, slot)))
+
+    def unused_s(self, job: Job, slot: int) -> float:
+        """Seconds that a job, as wide as it is, does not work in a slot."""
+        return job.width * self._lengths[slot] - self._used.get(job.batch_id, {}).get(slot, 0.0)
 
     def take(self, job: Job, key: str, slot: int, seconds: float) -> None:
         """So many of these are used; below 0: no longer."""
-        self._engines_of(job.configuration(key)).work(slot, seconds)
+        self.engines_of(job.configuration(key)).work(slot, seconds)
         used = self._used.setdefault(job.batch_id, {})
         used[slot] = used.get(slot, 0.0) + seconds
 
     def do_without(self, job: Job, key: str, slot: int, spread: list[tuple[int, float]]) -> bool:
         """Leave out one start, if nothing needs it; was it left out?"""
-        return self._engines_of(job.configuration(key)).do_without(slot, spread)
+        return self.engines_of(job.configuration(key)).do_without(slot, spread)
 
     def best(self, job: Job, due_s: float) -> str:
         """The configuration that holds all of a job before an instant for the least cost; where none does, that holds most."""
@@ -249,7 +253,7 @@ class Filler:
     def _take(self, job: Job, key: str, share: float, order: _Order, until: int, used: dict[int, float]) -> _Take | None:
         """Slots before `until` in that order for this share of the job and its engine starts; None where nothing fits."""
         config, work, startup_s = job.configuration(key), job.seconds_on[key], job.startup_s_on[key]
-        engines, startup, starts = self._engines_of(config), 0.0, 0
+        engines, startup, starts = self.engines_of(config), 0.0, 0
         chosen: dict[int, float] = {}
         for _ in range(4):  # more seconds may need more replicas, which need more start-up
             chosen = self._choose(engines, order(until), share * work + startup, job.width, used)
@@ -292,7 +296,8 @@ class Filler:
                 most = max(most, need - engines.reach(t, need))
         return most
 
-    def _engines_of(self, config: Configuration) -> Engines:
+    def engines_of(self, config: Configuration) -> Engines:
+        """Its replicas."""
         found = self._engines.get(config.name)
         if found is None:
             shares = [(self._rooms[name], taken) for name, taken in config.shares]
@@ -302,7 +307,7 @@ class Filler:
     def _commit(self, job: Job, take: _Take, left: float, until: int, used: dict[int, float]) -> float:
         """Place up to the share `left` there, in order of time, as far as engines can be ready; the share placed."""
         config, work = job.configuration(take.key), job.seconds_on[take.key]
-        engines, pool = self._engines_of(config), self._pools[config.pool]
+        engines, pool = self.engines_of(config), self._pools[config.pool]
         missing_s = left * work
         for t in sorted(take.seconds):
             before = engines.busy[t]

@@ -281,6 +281,8 @@ class Problem(msgspec.Struct, frozen=True):
     """How wrong the grams of moving files may be, all alike: the standard deviation of their logarithm."""
     churn: float = 0.0
     """A plan replaces what stood where it saves more than this share of its cost, or leaves less work late."""
+    min_run_s: float = 0.0
+    """How long an engine should run once it is started; a wish (runs.py)."""
 
     @property
     def end_s(self) -> float:

@@ -99,8 +99,11 @@ def _rest(problem: Problem, wrong: list[str]) -> dict[str, object]:
         wrong.append(f"the spread of moving files is {problem.transfer_sigma}: it is taken to be {files:g}")
     if churn != problem.churn:
         wrong.append(f"the limit on churn is {problem.churn}: there is none")
+    run_s = problem.min_run_s if _usable([problem.min_run_s]) else 0.0
+    if run_s != problem.min_run_s:
+        wrong.append(f"the least run of an engine is {problem.min_run_s} s: there is none")
     futures = {zone: rows for zone, rows in problem.scenarios.items() if zone not in odd} if odd else problem.scenarios
-    return {"scenarios": futures, "risk": risk, "transfer_sigma": files, "churn": churn}
+    return {"scenarios": futures, "risk": risk, "transfer_sigma": files, "churn": churn, "min_run_s": run_s}
 
 
 def _pool(pool: PoolState, slots: int, dearest: dict[str, float], wrong: list[str]) -> PoolState:

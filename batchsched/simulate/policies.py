@@ -36,6 +36,8 @@ class Policy(msgspec.Struct, frozen=True):
     risk: Risk = Risk()
     churn: float = 0.0
     """As `planner.churn` has it."""
+    min_run_s: float = 0.0
+    """As `planner.min_run_s` has it."""
     replan_s: float = 3600.0
     """How often forecasts are taken anew and everything is planned again; a new batch is planned at the next tick."""
 

@@ -109,8 +109,8 @@ class _World:
         slots = make_slots(horizon_s, slot_s=TICK_S, long_slot_s=TICK_S, fine_s=horizon_s)
         pools = [self._pool(name, now_s, len(slots)) for name in self.scene.fleet.pools]
         stood = standing(self._plan, now_s - self._made_s)
-        future = self._scenarios(now_s, len(slots))
-        return Problem(slots, pools, jobs, future, self.policy.risk, standing=stood, churn=self.policy.churn)
+        future, limits = self._scenarios(now_s, len(slots)), {"churn": self.policy.churn, "min_run_s": self.policy.min_run_s}
+        return Problem(slots, pools, jobs, future, self.policy.risk, [], stood, **limits)
 
     def _scenarios(self, now_s: float, slots: int) -> dict[str, list[list[float]]]:
         """Only a plan that weighs risk looks at them."""
