@@ -19,6 +19,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from batchsched.carbon.models import Hardware
+from batchsched.changes import cannot_wait, little
 from batchsched.clock import Clock
 from batchsched.errors import BatchschedError, ForecastUnavailable, InvalidConfiguration, PlannerBusy
 from batchsched.forecasts import Provider, one_signal
@@ -50,6 +51,8 @@ POLL_S = 0.5
 """How often a leader asks whether other servers want a new plan, and the others whether there is one."""
 TROUBLE_S = 2.0
 GRACE_S = 10.0
+LITTLE = 0.05
+"""Of the solver's work, where little has changed since all of it was done."""
 QUEUE_S = 10.0
 """How long a question (what if, replay) waits for those before it."""
 REFRESH_AFTER = timedelta(seconds=2)
@@ -113,6 +116,8 @@ class Scheduler:
         self._timer = WindowTimer(self._windows, lambda _name, _open: self.poke(), clock)
         self._weights = {name: tenant.weight for name, tenant in settings.tenants.items()}
         self._published: Published | None = None
+        self._searched: Published | None = None
+        """The last one that all of the solver's work went into."""
         self._unreadable = 0
         """The number of a plan of another version that this one cannot read, to say so once."""
         self._asked = 0
@@ -210,7 +215,7 @@ class Scheduler:
             with self._database.read() as connection:
                 before = self._in_force(connection)  # another leader's, or that of before a restart
             view = self._look(before)
-            draft, recipe = self._draft(view), self._recipe(frozen=view.overrides.frozen is not None)
+            draft, recipe = self._draft(view), self._recipe(self._work_s(view), frozen=view.overrides.frozen is not None)
 
             def publish(plan: Plan, recipe: Recipe, failure: str | None = None) -> Published:
                 nonlocal view
@@ -221,8 +226,10 @@ class Scheduler:
             def meanwhile(plan: Plan) -> None:
                 self._guarded(partial(publish, plan, msgspec.structs.replace(recipe, solver="stopgap")), "No plan meanwhile")
 
-            solved = self._solved(view, ready_s, meanwhile if cannot_wait(before, view) else None)
+            solved = self._solved(view, recipe.work_s, ready_s, meanwhile if cannot_wait(before, view) else None)
             published = publish(solved.plan, recipe, solved.failure)
+            if recipe.work_s >= self._settings.planner.solve_s and not solved.stood_in:
+                self._searched = published
             self._guarded(partial(self._risks.look, view, published.plan), "What was promised cannot be judged")
             return published
 
@@ -234,6 +241,12 @@ class Scheduler:
         stood = standing(before.plan, (view.now - before.made_at).total_seconds())
         problem = msgspec.structs.replace(view.problem, standing=stood, churn=self._settings.planner.churn)
         return msgspec.structs.replace(view, problem=problem)
+
+    def _work_s(self, view: View) -> float:
+        """All that the settings allow at least once in each replanning period, and where more than little has changed since."""
+        limits, last = self._settings.planner, self._searched
+        fresh = last is not None and timedelta() <= view.now - last.made_at < timedelta(seconds=limits.replan_s)
+        return limits.solve_s * (LITTLE if last is not None and fresh and little(last, view) else 1.0)
 
     def _draft(self, view: View) -> Published:
         """What is published, but for the plan."""
@@ -286,12 +299,12 @@ class Scheduler:
         self._published = mine
         return mine
 
-    def _solved(self, view: View, ready_s: float, meanwhile: Callable[[Plan], None] | None) -> Solved:
+    def _solved(self, view: View, work_s: float, ready_s: float, meanwhile: Callable[[Plan], None] | None) -> Solved:
         """A plan; an empty one where none can be made, for then the latest safe starts alone decide."""
         try:
             if view.overrides.frozen:
                 return Solved(make_plan(view.problem, "at-once"))
-            return self._solver.plan(view.problem, ready_s=ready_s, meanwhile=meanwhile)
+            return self._solver.plan(view.problem, work_s, ready_s=ready_s, meanwhile=meanwhile)
         except Exception as problem:
             log.exception("No plan could be made; each batch starts at its latest safe start.")
             return Solved(Plan(view.problem.slots, [], status="failed", notes=[f"No plan could be made: {problem}"]))
@@ -303,13 +316,12 @@ class Scheduler:
                 return [Solved(make_plan(problem, "at-once")) for problem in problems]
             return [self._questions.plan(problem) for problem in problems]
 
-    def _recipe(self, *, frozen: bool) -> Recipe:
-        limits = self._settings.planner
-        return Recipe("at-once" if frozen else limits.solver, limits.solve_s, SEED, versions())
+    def _recipe(self, work_s: float, *, frozen: bool = False) -> Recipe:
+        return Recipe("at-once" if frozen else self._settings.planner.solver, work_s, SEED, versions())
 
     def again(self, problem: Problem, recipe: Recipe | None) -> Solved:
         """The plan of a problem by a recipe; None: by that of today. Raises PlannerBusy, UnsafePlan."""
-        recipe = recipe or self._recipe(frozen=False)
+        recipe = recipe or self._recipe(self._settings.planner.solve_s)
         with self._one_question():
             if recipe.solver == "stopgap":
                 return Solved(carried_on(problem, make_plan(problem, "greedy")))
@@ -406,19 +418,6 @@ class Scheduler:
     def verdicts(self, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The same of several that came at once, each judged beside all: in one look, by one plan."""
         return judged(self._observer.look(self._clock.now(), found), found, self.fleet)
-
-
-def cannot_wait(before: Published | None, view: View) -> bool:
-    """Is there something that the plan in force does not know, and that should not wait for a solver: a batch, another deadline,
-    one that is to start now, a pool without workers, what an operator decided?"""
-    if before is None or before.overrides != view.overrides or not view.connected.issuperset(before.connected):
-        return True
-    return any(
-        (known := before.jobs.get(job.batch_id)) is None
-        or known.at_once != job.at_once
-        or abs((view.at(job.deadline_s) - before.at(known.deadline_s)).total_seconds()) > 1.0
-        for job in view.problem.jobs
-    )
 
 
 def kept(problem: Problem) -> Problem:

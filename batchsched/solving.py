@@ -1,8 +1,8 @@
 """The solver in a process of its own, so that whatever becomes of it, there is a plan.
 
-Native code may crash, eat the machine's memory or never come back. So the greedy plan is made here, the better one over there
-(`python -m batchsched.solving`, kept and warm), and what comes back counts only after the verifier here has seen it. Where
-nothing good comes in time, the greedy plan stands and says why. Both sides talk in frames of msgpack over a socket.
+Native code may crash, eat the machine's memory or never come back. So it works over there (`python -m batchsched.solving`, kept
+and warm), and what comes back counts only after the verifier here has seen it. Where nothing good comes in time, there is what
+stood carried on, or the greedy plan, made here, and says why. Both sides talk in frames of msgpack over a socket.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Literal
 
 import msgspec
 
-from batchsched.planner import Job, Plan, PoolState, Problem, Slot, make_plan, noted, prepared, solve
+from batchsched.planner import Job, Plan, PoolState, Problem, Slot, make_plan, noted, prepared, solve, sorted_out
 from batchsched.planner.churn import carried_on, settled
 from batchsched.planner.plan import called
 from batchsched.planner.sound import sound
@@ -142,18 +142,17 @@ class Solver:
         ready_s: float = READY_S,
         meanwhile: Callable[[Plan], None] | None = None,
     ) -> Solved:
-        """A verified plan, the best that the solver finds. Raises UnsafePlan where even the greedy one is not safe.
+        """A verified plan, the best that the solver finds. Raises UnsafePlan where it finds none and even greedy's is not safe.
 
         `work_s`: as in the settings where it is None; `ready_s`: how long to wait for a solver that is still coming up;
         `meanwhile`: gets the plan that can be had without the solver, where that takes longer than SOON_S; must not raise.
         """
         work_s = self._settings.solve_s if work_s is None else work_s
-        first = make_plan(problem, "greedy")
         if self._settings.solver == "greedy" or not problem.jobs or not problem.slots:
-            return Solved(settled(problem, first))
-        stopgap = cache(lambda: carried_on(problem, first))
+            return Solved(settled(problem, make_plan(problem, "greedy")))
+        stopgap = cache(lambda: carried_on(problem, make_plan(problem, "greedy")))
         sane, wrong = sound(problem)
-        question = Ask(sane, work_s, seed, SLOWEST * work_s, ready_s)
+        question = Ask(sane, work_s, seed, SLOWEST * max(work_s, self._settings.solve_s), ready_s)
         try:
             found = self._answered(question, ready_s, lambda: meanwhile(stopgap()) if meanwhile else None)
             if broken := violations(sane, found):
@@ -163,7 +162,7 @@ class Solver:
             log.log(level, "No plan from the solver: %s. %s stands in.", failure, called(stopgap()).capitalize())
             told = f"The solver {'failed' if failure.kind else 'was not asked'} ({failure}); this is {called(stopgap())}"
             return Solved(noted(stopgap(), told), failure.kind, str(failure))
-        return Solved(settled(sane, noted(found, first.notes[-1]) if wrong else found))
+        return Solved(settled(sane, sorted_out(found, wrong)))
 
     # -- asking --
 
@@ -198,6 +197,9 @@ class Solver:
                 raise SolverFailed("nonsense", f"its answer cannot be read: {problem}") from None
             except OSError:
                 raise self._death() from None
+            except Exception:  # nobody is to find this answer
+                self._end()
+                raise
             self._missed = answer.plan is None and answer.kind is None
         return _taken(answer)
 

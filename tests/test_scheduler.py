@@ -15,7 +15,6 @@ import batchsched.judging
 import batchsched.solving
 from batchsched.clock import ManualClock
 from batchsched.errors import ForecastUnavailable, InvalidConfiguration, UnsafePlan
-from batchsched.planner import make_plan
 from batchsched.published import Published
 from batchsched.queue import tallies
 from batchsched.solving import Answer, Ask
@@ -128,6 +127,7 @@ def test_the_latest_safe_start_holds_when_no_plan_can_be_made(
     server, worker = dirty_then_clean, dirty_then_clean.worker()
     batch = _submit(server, batchsched={"deadline": "90m"})  # the clean hours come too late for it
     monkeypatch.setattr(batchsched.solving, "make_plan", _broken)
+    monkeypatch.setattr(batchsched.solving, "solve", _broken)
     batch = _replanned(server, batch["id"])
     latest = from_iso(batch["batchsched"]["progress"]["latest_safe_start_at"])
     assert NOW + timedelta(minutes=30) < latest < NOW + timedelta(minutes=90)
@@ -141,17 +141,17 @@ def test_the_latest_safe_start_holds_when_no_plan_can_be_made(
 def test_claims_go_on_by_the_last_plan_while_the_next_is_being_made(
     tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    busy, go_on = threading.Event(), threading.Event()
+    busy, go_on, answer = threading.Event(), threading.Event(), batchsched.solving.answer_to
 
     def slow(*args: Any) -> Any:
         busy.set()
         go_on.wait(PATIENCE_S)
-        return make_plan(*args)
+        return answer(*args)
 
     with _server(tmp_path, clock, [300] * 30) as server:
         worker = server.worker()
         _submit(server)
-        monkeypatch.setattr(batchsched.solving, "make_plan", slow)
+        monkeypatch.setattr(batchsched.solving, "answer_to", slow)
         server.runtime.scheduler.poke()
         assert busy.wait(PATIENCE_S)
         assert len(worker.claim()) == 1
@@ -161,6 +161,7 @@ def test_claims_go_on_by_the_last_plan_while_the_next_is_being_made(
 def test_a_batch_is_accepted_when_no_plan_can_be_made(dirty_then_clean: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batchsched.judging, "make_plan", _broken)
     monkeypatch.setattr(batchsched.solving, "make_plan", _broken)
+    monkeypatch.setattr(batchsched.solving, "solve", _broken)
     batch = _submit(dirty_then_clean, batchsched={"deadline": "90m"})
     assert batch["status"] == "in_progress"
     assert batch["batchsched"]["verdict"]["feasible"]
@@ -377,7 +378,7 @@ def test_a_new_batch_has_a_plan_before_the_solver_answers(
         count = len(seen)
         clock.advance(1)
         scheduler.plan_now()
-        assert [one.id for one in seen[count:] if one] == [published.id], "nothing new, no stopgap"
+        assert {one.recipe.solver for one in seen[count:] if one and one.recipe} == {"cp-sat"}, "nothing new, no stopgap"
 
 
 def test_who_leads_anew_begins_from_the_plan_that_is_in_force(tmp_path: Path, clock: ManualClock) -> None:
@@ -389,3 +390,14 @@ def test_who_leads_anew_begins_from_the_plan_that_is_in_force(tmp_path: Path, cl
         server.restart()
         after = server.runtime.scheduler.plan_now()
         assert len(after.problem.standing) == len(before.plan.allotments) > 0
+
+
+def test_all_of_the_solvers_work_is_done_once_a_period_and_where_much_changed(tmp_path: Path, clock: ManualClock) -> None:
+    with in_process() as make, closing(make(tmp_path, clock, planner__solver="cp-sat", planner__memory_mb=0)) as server:
+        work_s = []
+        for step in (lambda: submitted(server), lambda: clock.advance(1), lambda: clock.advance(300), lambda: submitted(server)):
+            step()
+            recipe = server.runtime.scheduler.plan_now().recipe
+            assert recipe is not None
+            work_s.append(recipe.work_s)
+        assert work_s == pytest.approx([2.0, 0.1, 2.0, 2.0])

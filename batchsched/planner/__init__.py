@@ -26,6 +26,7 @@ __all__ = [
     "open_share",
     "prepared",
     "solve",
+    "sorted_out",
 ]
 
 MOST_CUTS = 96
@@ -71,7 +72,7 @@ def make_plan(
         except Exception as error:  # whatever the solver does, there is a plan
             plan = noted(plan, f"The solver failed ({type(error).__name__}: {error}); this is the greedy plan")
     plan = with_interval(fine, plan)
-    return noted(plan, f"What makes no sense is left out: {'; '.join(wrong)}.") if wrong else plan
+    return sorted_out(plan, wrong)
 
 
 def solve(problem: Problem, work_s: float = 2.0, seed: int = 0, wall_s: float = math.inf) -> Plan:
@@ -136,6 +137,11 @@ def with_interval(fine: Problem, plan: Plan) -> Plan:
         return msgspec.structs.replace(plan, grams_interval=Futures(carbon).interval(plan))
     except Exception as error:  # it is only shown: no reason to do without the plan
         return noted(plan, f"What its grams may come to cannot be told ({type(error).__name__}: {error})")
+
+
+def sorted_out(plan: Plan, wrong: list[str]) -> Plan:
+    """The plan with a note of what made no sense in its problem."""
+    return noted(plan, f"What makes no sense is left out: {'; '.join(wrong)}.") if wrong else plan
 
 
 def noted(plan: Plan, note: str) -> Plan:

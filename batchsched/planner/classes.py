@@ -72,15 +72,15 @@ def classes(problem: Problem, due: dict[str, float]) -> list[WorkClass]:
 
 
 def _class(problem: Problem, due: dict[str, float], jobs: list[Job]) -> WorkClass:
-    keys = list(jobs[0].seconds_on)
-    total = sum(work_s(job) for job in jobs)
+    keys, works = list(jobs[0].seconds_on), [(job, work_s(job)) for job in jobs]
+    total = sum(work for _, work in works)
     return WorkClass(
         {key: jobs[0].configuration(key) for key in keys},
         jobs,
-        {key: max(job.seconds_on[key] / work_s(job) for job in jobs) for key in keys},
-        {key: sum(job.power_w_on[key] * work_s(job) for job in jobs) / total for key in keys},
+        {key: max(job.seconds_on[key] / work for job, work in works) for key in keys},
+        {key: sum(job.power_w_on[key] * work for job, work in works) / total for key in keys},
         {key: max(job.startup_s_on[key] for job in jobs) for key in keys},
-        {key: sum(job.transfer_g_per_s(key) * work_s(job) for job in jobs) / total for key in keys},
+        {key: sum(job.transfer_g_per_s(key) * work for job, work in works) / total for key in keys},
         {key: max(job.load_g_on.get(key, 0.0) for job in jobs) for key in keys},
         {key: max(job.idle_w(key) for job in jobs) for key in keys},
         jobs[0].weight,
