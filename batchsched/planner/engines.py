@@ -72,12 +72,16 @@ class Engines:
         """Replicas that must be ready for so many further seconds."""
         return math.ceil((self.busy[slot] + seconds) / self._lengths[slot] - _NEXT_TO_NOTHING)
 
-    def reach(self, slot: int, need: int) -> int:
-        """How many replicas, up to `need`, could be ready in a slot with no further start, were they held until then."""
+    def reach(self, slot: int, need: int, patience_s: float = math.inf) -> int:
+        """How many replicas, up to `need`, could be ready in a slot with no further start, were they held until then, though for
+        no longer than so many seconds."""
         held, starts, free = self.held, self.starts, self._free
         best = held[slot - 1] if slot else self._loaded
-        most = need - starts[slot]
+        most, waits_s = need - starts[slot], 0.0
         for before in range(slot - 1, -1, -1):
+            if waits_s > patience_s:
+                break
+            waits_s += self._lengths[before]
             most = min(most, held[before] + int(free[before]))
             if most <= best:
                 break

@@ -8,6 +8,7 @@ plans counts.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -255,9 +256,10 @@ class Filler:
         config, work, startup_s = job.configuration(key), job.seconds_on[key], job.startup_s_on[key]
         engines, startup, starts = self.engines_of(config), 0.0, 0
         chosen: dict[int, float] = {}
+        patience_s = _patience_s(job, key)
         for _ in range(4):  # more seconds may need more replicas, which need more start-up
             chosen = self._choose(engines, order(until), share * work + startup, job.width, used)
-            starts = self._starts(engines, chosen) if startup_s > 0 else 0
+            starts = self._starts(engines, chosen, patience_s) if startup_s > 0 else 0
             needed = startup_s * starts
             if needed <= startup + _EPS:
                 break
@@ -287,14 +289,18 @@ class Filler:
                     break
         return chosen
 
-    def _starts(self, engines: Engines, chosen: dict[int, float]) -> int:
-        """Engine starts that these seconds need, once begun ones are held from the first slot to the last."""
-        most = 0
-        for t, seconds in chosen.items():
-            need = engines.needed(t, seconds)
-            if need > engines.ready(t) + most:
-                most = max(most, need - engines.reach(t, need))
-        return most
+    def _starts(self, engines: Engines, chosen: dict[int, float], patience_s: float) -> int:
+        """Engine starts that these seconds need, once begun ones are held as long as there is patience for it."""
+        starts = mine = 0
+        until_s = 0.0
+        for t in sorted(chosen):
+            need = engines.needed(t, chosen[t])
+            if self.problem.slots[t].start_s - until_s > patience_s:
+                mine = 0
+            if need > max(mine, engines.ready(t)):
+                starts += need - max(mine, engines.reach(t, need, patience_s))
+            mine, until_s = need, self._ends[t]
+        return starts
 
     def engines_of(self, config: Configuration) -> Engines:
         """Its replicas."""
@@ -327,7 +333,7 @@ class Filler:
         """Hold and start replicas for so many seconds in a slot, as far as can be; how many are ready then."""
         need = engines.needed(slot, seconds)
         if need > engines.ready(slot):
-            engines.keep(slot, engines.reach(slot, need))
+            engines.keep(slot, engines.reach(slot, need, _patience_s(job, key)))
         more = need - engines.ready(slot)
         if more > 0:
             most, spread = engines.startable(slot, job.startup_s_on[key], until)
@@ -336,6 +342,12 @@ class Filler:
                 engines.start(slot, more, spread)
                 self.loads += loads(job.batch_id, job.configuration(key), more, spread)
         return engines.ready(slot)
+
+
+def _patience_s(job: Job, key: str) -> float:
+    """For how long waiting weighs less than another start."""
+    idle_w = job.idle_w(key)
+    return job.startup_s_on[key] * job.power_w_on[key] / idle_w if idle_w > 0 else math.inf
 
 
 def loads(batch_id: str, config: Configuration, replicas: int, spread: list[tuple[int, float]]) -> list[Load]:
