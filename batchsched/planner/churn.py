@@ -7,6 +7,9 @@ from collections import defaultdict
 import msgspec
 
 from batchsched.planner import with_interval
+from batchsched.planner.cost import lateness_g
+from batchsched.planner.cpsat import late_s
+from batchsched.planner.crumbs import swept
 from batchsched.planner.due import due_times
 from batchsched.planner.greedy import by_due, followed
 from batchsched.planner.hastened import hastened
@@ -27,7 +30,8 @@ def carried_on(problem: Problem, first: Plan) -> Plan:
 
 
 def settled(problem: Problem, found: Plan) -> Plan:
-    """`found`, or what stood carried on, where that leaves no more work late and costs at most the share `problem.churn` more.
+    """`found`, or what stood carried on, where that leaves no more work late, by weight, and is dearer by at most the share
+    `problem.churn` of what the found plan costs without its lateness.
 
     What is new is placed beside it where it is cheapest.
     """
@@ -38,8 +42,10 @@ def settled(problem: Problem, found: Plan) -> Plan:
     if not _same(fine.slots, found.slots):
         return found
     kept = _carried(fine)
-    later = sum(kept.late.values()) > sum(found.late.values()) + 1e-6
-    if later or kept.objective > (1.0 + problem.churn) * found.objective or violations(problem, kept):
+    dearer_g = kept.objective - found.objective
+    if dearer_g > problem.churn * (found.objective - lateness_g(fine, price(fine), found)):
+        return found
+    if late_s(fine, kept) > late_s(fine, found) + 1e-6 or violations(problem, kept):
         return found
     kept = msgspec.structs.replace(kept, solver="standing", status="feasible", bound=found.bound, notes=found.notes)
     return with_interval(fine, kept)
@@ -57,4 +63,4 @@ def _carried(fine: Problem) -> Plan:
         if batch_id not in told:
             by_key[batch_id, key][t] = seconds
     runnable = [job for job in fine.jobs if job.seconds_on and job.remaining_requests > 0]
-    return followed(fine, prices, due, by_due(runnable, due), by_key)
+    return swept(fine, due, followed(fine, prices, due, by_due(runnable, due), by_key))

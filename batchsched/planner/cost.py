@@ -65,6 +65,16 @@ def assess(problem: Problem, prices: Prices, due: dict[str, float], allotments: 
     )
 
 
+def lateness_g(problem: Problem, prices: Prices, plan: Plan) -> float:
+    """What of a plan's objective is lateness, for deadlines and for due times. `problem`: in the plan's slots."""
+    ends = [slot.end_s for slot in problem.slots]
+    never = float("-inf")
+    return sum(
+        _shortfall(problem, prices, job, plan.due_s.get(job.batch_id, never), plan.of(job.batch_id), ends)[1]
+        for job in problem.jobs
+    )
+
+
 def _shortfall(
     problem: Problem, prices: Prices, job: Job, due_s: float, mine: list[Allotment], ends: list[float]
 ) -> tuple[float, float]:
