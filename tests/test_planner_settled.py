@@ -8,6 +8,7 @@ import pytest
 from batchsched.planner import Job, Plan, Problem, make_plan
 from batchsched.planner.churn import settled
 from batchsched.planner.last import standing
+from batchsched.planner.problem import Stood
 from batchsched.planner.uniform import one_each
 from batchsched.planner.verify import verify
 from tests.planner_cases import fleet_problem, job, pool, slots
@@ -59,6 +60,27 @@ def test_what_stood_is_given_up_where_it_would_be_late() -> None:
     closed = msgspec.structs.replace(problem.pools[0], capacity=[1.0, 0.0])
     lost = msgspec.structs.replace(problem, pools=[closed])
     assert [a.slot_index for a in settled(lost, make_plan(lost, "greedy")).allotments] == [0]
+
+
+def test_work_that_is_late_in_any_case_is_no_part_of_the_cost() -> None:
+    problem, _ = standing_problem(0.02, 90.0, 100.0)
+    lost = msgspec.structs.replace(problem, jobs=[*problem.jobs, job("lost", 9000.0, 0.0)])
+    plan = settled(lost, make_plan(lost, "greedy"))
+    assert plan.late == {"lost": 100.0}
+    assert [a.slot_index for a in plan.allotments] == [0], "ten per cent are more than two, whatever is lost beside them"
+
+
+def test_late_work_is_compared_by_weight() -> None:
+    pools, heavy = (
+        [pool("a", [100.0, 100.0], capacity=[1.0, 0.0])],
+        job("heavy", 900.0, 1800.0, weight=9.0, remaining_requests=10),
+    )
+    light = job("light", 900.0, 1800.0, remaining_requests=100)
+    stood = [Stood("light", "a", 0.0, 900.0, 900.0)]
+    problem = Problem(slots(2), pools, [heavy, light], standing=stood, churn=1e9)
+    assert settled(problem, make_plan(problem, "greedy")).late == {"light": 100.0}
+    alike = msgspec.structs.replace(problem, jobs=[msgspec.structs.replace(heavy, weight=1.0), light])
+    assert settled(alike, make_plan(alike, "greedy")).late == {"heavy": 10.0}
 
 
 @pytest.mark.parametrize("seed", range(3))
