@@ -8,8 +8,10 @@ from hypothesis import given, settings
 
 from batchsched.errors import InvalidValue
 from batchsched.planner import Job, Problem, make_plan, prepared
+from batchsched.planner.cpsat import late_s
 from batchsched.planner.shadow import Arrays, Shadow
-from batchsched.planner.whatif import Changes, Copy, by_prices, changed, late
+from batchsched.planner.verify import violations
+from batchsched.planner.whatif import Changes, Copy, best, by_prices, changed, late
 from tests.planner_cases import fleet_problem, job, pool, seeds, slots
 
 
@@ -82,6 +84,23 @@ def test_a_copy_in_a_cleaner_zone_takes_what_may_go_there() -> None:
     plan = make_plan(other)
     assert {a.pool for a in plan.of("x")} == {"a@CLEAN"}
     assert {a.pool for a in plan.of("y")} == {"a"}
+
+
+@given(seeds)
+@settings(max_examples=8)
+def test_more_freedom_costs_nothing(seed: int) -> None:
+    """Whatever greedy finds; a plan that stands where there is less counts where there is more, and not the other way round."""
+    problem = fleet_problem(seed, load=0.4)
+    named, wide = problem.jobs[0], Changes(replicas={"p0": 1}, copies=[Copy("p1", "Z", [100.0] * 24)])
+    wide = msgspec.structs.replace(wide, deadlines={named.batch_id: named.deadline_s + 1800})
+    other = changed(problem, wide)
+    less, more = make_plan(problem, "greedy"), make_plan(other, "greedy")
+    chosen = best(other, more, [less])
+    assert violations(other, chosen) == []
+    assert late_s(other, chosen) <= late_s(other, less) + 1.0
+    if chosen.late == less.late and chosen.later == less.later:
+        assert chosen.objective <= less.objective * (1 + 2e-4)
+    assert best(problem, less, [more]) is less or not violations(problem, best(problem, less, [more]))
 
 
 @pytest.mark.parametrize("jobs", [[], [job("nowhere", {}, 3600)]], ids=["nothing open", "no pool may run it"])

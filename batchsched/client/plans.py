@@ -135,6 +135,8 @@ class WhatIf(msgspec.Struct, frozen=True):
     late: tuple[Late, ...] = ()
     unknown: tuple[str, ...] = ()
     solvers: tuple[str, ...] = ()
+    gaps: tuple[float | None, ...] = ()
+    """How far either plan is above its best at most, as a share of it; None where that is not known."""
     notes: tuple[str, ...] = ()
     everything: dict[str, Any] = {}
     """The server's answer as it came."""

@@ -8,13 +8,21 @@ import msgspec
 
 from batchsched.errors import InvalidValue
 from batchsched.planner import prepared
+from batchsched.planner.cost import assess
+from batchsched.planner.cpsat import late_s
+from batchsched.planner.due import due_times
+from batchsched.planner.hastened import hastened
 from batchsched.planner.plan import Plan
-from batchsched.planner.problem import Configuration, Job, PoolState, Problem
+from batchsched.planner.price import price
+from batchsched.planner.problem import Configuration, Job, PoolState, Problem, cut
 from batchsched.planner.shadow import Arrays, Shadow
 from batchsched.planner.sound import sound
+from batchsched.planner.verify import violations
 
 _LEAST_S = 1.0
 """Seconds of work on the fastest pool: less of it late is rounding."""
+_TRACE = 1e-4
+"""Of what plans weigh: less than this is what waiting costs, and no gain."""
 
 
 class Copy(msgspec.Struct, frozen=True):
@@ -91,6 +99,39 @@ def by_prices(problem: Problem, other: Problem) -> ByPrices | None:
     if abs(late_after - late_before) > _LEAST_S:
         return ByPrices(None, late_after > late_before)
     return ByPrices(bound_after - bound_before)
+
+
+def best(problem: Problem, own: Plan, others: Sequence[Plan]) -> Plan:
+    """The best for a problem of its own plan and of others, made for problems that begin alike, where they keep its rules.
+
+    Less late work is better, by weight, then what weighs less, not counting traces.
+    """
+    problem = sound(problem)[0]
+    for other in others:
+        found = _here(problem, other)
+        if found is not None and _better(problem, found, own):
+            own = msgspec.structs.replace(found, bound=None if own.bound is None else min(own.bound, found.objective))
+    return own
+
+
+def _better(problem: Problem, plan: Plan, than: Plan) -> bool:
+    more_s = late_s(problem, plan) - late_s(problem, than)
+    if abs(more_s) > _LEAST_S:
+        return more_s < 0
+    return plan.objective < than.objective * (1 + _TRACE)
+
+
+def _here(problem: Problem, plan: Plan) -> Plan | None:
+    """A plan as one of this problem; None where it breaks its rules."""
+    fine = cut(problem, [slot.end_s for slot in plan.slots])
+    if fine.slots[: len(plan.slots)] != plan.slots:
+        return None
+    due = hastened(fine, due_times(problem))
+    try:
+        found = assess(fine, price(fine), due, plan.allotments, plan.loads)
+    except KeyError:  # a batch, or a place for it, that is not here
+        return None
+    return None if violations(problem, found) else msgspec.structs.replace(found, solver=plan.solver, status=plan.status)
 
 
 class Late(msgspec.Struct, frozen=True):

@@ -136,7 +136,8 @@ class BatchGrams(_Exact):
 
 class WhatIf(_Exact):
     """Two plans compared: that of the problem in force, and that of the changed one. Grams are those of batches whose grams are
-    known; `by_prices_g`: by the prices of the linear program the change costs at least so much, or saves at most so much."""
+    known; `by_prices_g`: by the prices of the linear program the change costs at least so much, or saves at most so much;
+    `gaps`: how far either plan is above its best at most, as a share; null where that is not known."""
 
     id: int
     made_at: datetime
@@ -149,6 +150,7 @@ class WhatIf(_Exact):
     batches: list[BatchGrams]
     unknown: list[str]
     solvers: list[str]
+    gaps: list[float | None]
     notes: list[str]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from batchsched.clock import Clock
 from batchsched.errors import ForecastUnavailable, InvalidValue
 from batchsched.forecasts import Provider, one_signal
 from batchsched.planner import Plan, PoolState, Problem, Slot, make_plan, make_slots, open_share
-from batchsched.planner.whatif import ByPrices, Changes, Copy, by_prices, changed, grams, late
+from batchsched.planner.whatif import ByPrices, Changes, Copy, best, by_prices, changed, grams, late
 from batchsched.planning import Planner
 from batchsched.published import Published
 from batchsched.queue import batches
@@ -78,17 +79,24 @@ class WhatIf:
             "batches": [{"batch_id": name, "grams_before": was, "grams_after": will} for name, was, will in pairs],
             "unknown": unknown,
             "solvers": [old.solver, new.solver],
-            "notes": [*failed, *_notes(told, frozen)],
+            "gaps": [old.gap, new.gap],
+            "notes": [*failed, *_notes(told, frozen, [old.gap, new.gap])],
         }
 
     def _solved(self, published: Published, before: Problem, after: Problem) -> tuple[Plan, Plan, list[str]]:
-        """Both plans, made in one way, and a note where that is not the usual one."""
-        made = self._scheduler.solved(before, after, frozen=published.overrides.frozen is not None)
-        why = next((one.stood_in for one in made if one.stood_in), "")
-        if why:
-            told = f"The solver gave no plan ({why}): both plans are greedy ones. Ask again for better ones."
-            return make_plan(before, "greedy"), make_plan(after, "greedy"), [told]
-        return made[0].plan, made[1].plan, []
+        """Both plans, made in one way, and a note where that is not the usual one. What is found for one problem, and what is in
+        force, counts for the other too where it keeps its rules: more freedom never costs anything."""
+        frozen = published.overrides.frozen is not None
+        made = self._scheduler.solved(before, after, frozen=frozen)
+        old, new = (one.plan for one in made)
+        notes: list[str] = []
+        if why := next((one.stood_in for one in made if one.stood_in), ""):
+            notes = [f"The solver gave no plan ({why}): both plans are greedy ones. Ask again for better ones."]
+            old, new = make_plan(before, "greedy"), make_plan(after, "greedy")
+        if not frozen:
+            old = best(before, old, [new, published.plan])
+            new = best(after, new, [published.plan, old])
+        return old, new, notes
 
     def _deadline(self, published: Published, text: str) -> tuple[str, float]:
         batch_id, value = _pair(text, "deadline", "BATCH=+2h")
@@ -179,17 +187,29 @@ def _in_words(published: Published, changes: Changes) -> list[str]:
     ]
 
 
-def _notes(told: ByPrices | None, frozen: bool) -> list[str]:
+def _notes(told: ByPrices | None, frozen: bool, gaps: Sequence[float | None]) -> list[str]:
     if frozen:
         return ["Shifting is frozen: both plans run everything at once, and prices say nothing of that."]
+    return [_by_prices(told), _how_good(gaps)]
+
+
+def _by_prices(told: ByPrices | None) -> str:
     if told is None:
-        return ["There are no prices: nothing is planned, or too much for an answer at once."]
+        return "There are no prices: nothing is planned, or too much for an answer at once."
     if told.grams is None:
-        return [f"By prices {'more' if told.late else 'less'} work would be late; grams do not measure that."]
+        return f"By prices {'more' if told.late else 'less'} work would be late; grams do not measure that."
     if abs(told.grams) < _NOTHING_G:
-        return ["By prices it would make no difference; both plans are solved to within their gap."]
+        return "By prices it would make no difference."
     kind = f"save at most {format_grams(-told.grams)}" if told.grams < 0 else f"cost at least {format_grams(told.grams)}"
-    return [f"By prices it would {kind}; starts of engines are left out there. Both plans are solved to within their gap."]
+    return f"By prices it would {kind}; starts of engines are left out there."
+
+
+def _how_good(gaps: Sequence[float | None]) -> str:
+    """How good the plans are, of which the difference is told."""
+    known = [f"{gap:.1%}" for gap in gaps if gap is not None and math.isfinite(gap)]
+    if len(known) < len(gaps):
+        return "How far the plans are from the best ones is not known."
+    return f"The plans are at most {' and '.join(known)} above the best ones, and their difference is no surer than that."
 
 
 def _clock(at: datetime) -> str:
