@@ -280,9 +280,8 @@ class Scheduler:
             plans.prune(connection, published.made_at - keep)
             if failure:
                 ledger.bump(connection, f"solver_failures_total:{failure}")
-            published = msgspec.structs.replace(published, id=number)
-            self._published = published
-        return published
+        self._published = msgspec.structs.replace(published, id=number)  # once it is kept, not before
+        return self._published
 
     def _in_force(self, connection: Connection) -> Published | None:
         """The newest plan, by whomever it was made: read anew where it is another than the last."""
