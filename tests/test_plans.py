@@ -253,9 +253,23 @@ def test_what_if_looks_no_further_than_plans_do(server: LiveServer, monkeypatch:
     assert asked._extended(scheduler.published, 8000 * 3600.0).end_s == pytest.approx(96 * 3600.0, abs=1.0)
 
 
-def test_what_if_changes_a_thing_once(server: LiveServer) -> None:
-    answer = server.http.get(f"{PREFIX}/plan/what-if", params={"pool": ["local=+1", "local=+2"]})
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "pool")
+def test_what_if_changes_a_thing_once_and_by_so_much(server: LiveServer) -> None:
+    for pools in (["local=+1", "local=+2"], ["local=2"], ["local=+0"], ["local=-1_0"]):
+        answer = server.http.get(f"{PREFIX}/plan/what-if", params={"pool": pools})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "pool")
+    for words, said in ((("--pool", "local=2"), "=+2"), (("--deadline", "b=1h", "--deadline", "b=2h"), "twice")):
+        done = CliRunner().invoke(cli, ["plan", "what-if", *words, "--server", server.url])
+        assert (done.exit_code, said in done.output) == (2, True), done.output
+    far = server.get(f"{PREFIX}/plan/what-if", pool="local=-7")["changes"]
+    assert far == ["replicas of pool local: 1 fewer"]
+
+
+def test_a_batch_that_may_run_nowhere_is_refused(server: LiveServer) -> None:
+    here = server.runtime.fleet.sites["home"].zone
+    options = {"sites": ["home"], "zones": [next(s.zone for s in server.runtime.fleet.sites.values() if s.zone != here)]}
+    body = {"input_file_id": server.upload(requests(1)), "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    answer = server.http.post("/v1/batches", json={**body, "batchsched": options})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "batchsched.zones")
 
 
 def test_who_asks_while_others_do_is_asked_to_come_again(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:

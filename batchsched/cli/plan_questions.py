@@ -50,10 +50,10 @@ def what_if(
         raise click.UsageError("Say what is to be another: --deadline, --pool, --without-site or --with-zone.")
     with connect() as client:
         found = client.plans.what_if(
-            deadlines=dict(deadline),
-            pools={name: _count(more) for name, more in pool},
+            deadlines=_once("--deadline", deadline),
+            pools={name: _count(more) for name, more in _once("--pool", pool).items()},
             without_sites=without_site,
-            with_zones=dict(with_zone),
+            with_zones=_once("--with-zone", with_zone),
         )
     if as_json:
         print_json(found)
@@ -61,11 +61,18 @@ def what_if(
         _show_what_if(found)
 
 
+def _once(option: str, pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise click.UsageError(f"{option} says twice what is to be of {name}; say it once.")
+    return dict(pairs)
+
+
 def _count(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise click.UsageError(f"--pool: '{text}' is not a number of replicas such as +2 or -1.") from None
+    if text[0] not in "+-" or not text[1:].isdecimal() or not int(text):
+        raise click.UsageError(f"--pool: '{text}' is no change of replicas: write =+2 for two more, =-1 for one fewer.")
+    return int(text)
 
 
 def _show_what_if(found: WhatIf) -> None:

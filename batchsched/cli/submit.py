@@ -27,6 +27,7 @@ from batchsched.cli.infile import first_endpoint
     callback=lambda _context, _parameter, names: [name for one in names for name in one.split(",") if name],
     help="A further model that will do (repeatable) [default: only the one that the lines name].",
 )
+@click.option("--uniform", is_flag=True, help="One model and GPU type for all of it, since answers differ in the last digits.")
 @click.option("--on-deadline", type=click.Choice(["expire", "finish"]), help="What to do at the deadline [default: expire].")
 @click.option("--require-feasible", is_flag=True, help="Refuse the batch if its deadline cannot be kept.")
 @priority_option

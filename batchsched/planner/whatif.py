@@ -214,5 +214,7 @@ def _admitted(job: Job, copy: Copy) -> Job:
         power_w_on=with_copies(job.power_w_on),
         startup_s_on=with_copies(job.startup_s_on),
         idle_w_on=with_copies(job.idle_w_on),
+        transfer_g_on=with_copies(job.transfer_g_on),
+        load_g_on=with_copies(job.load_g_on),
         configurations=configs,
     )

@@ -134,6 +134,11 @@ def _refuse_unknown(runtime: Runtime, new: NewBatch) -> None:
     for zone in new.options.zones or []:
         if zone not in zones:
             raise InvalidRequest(f"No site lies in the zone '{zone}'; known: {', '.join(zones)}.", param="batchsched.zones")
+    allowed, zone_of = new.options.zones or zones, {name: site.zone for name, site in runtime.fleet.sites.items()}
+    if not any(zone_of[site] in allowed for site in new.options.sites or sites):
+        named = ", ".join(f"{site} ({zone_of[site]})" for site in new.options.sites or sites)
+        text = f"No site that you allow lies in a zone that you allow: {named}; {', '.join(allowed)}. Name one of the two only."
+        raise InvalidRequest(text, param="batchsched.zones")
     for model in new.options.models or []:
         if model not in models:
             served = ", ".join(models) or "none"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -169,19 +168,24 @@ def _once(param: str, pairs: list[tuple[str, _T]]) -> dict[str, _T]:
 
 def _replicas(text: str) -> tuple[str, int]:
     name, value = _pair(text, "pool", "NAME=+2")
-    if not value.removeprefix("+").removeprefix("-").isdecimal() or not 0 < abs(int(value)) <= MOST_REPLICAS:
-        raise InvalidValue(f"'{value[:100]}' is not a number of replicas such as +2 or -1.", param="pool")
+    if value[0] not in "+-" or not value[1:].isdecimal() or not 0 < int(value[1:]) <= MOST_REPLICAS:
+        raise InvalidValue(f"'{value[:100]}' is no change of replicas: write +2 for two more, -1 for one fewer.", param="pool")
     return name, int(value)
 
 
 def _in_words(published: Published, changes: Changes) -> list[str]:
     def moved(name: str, at_s: float) -> str:
-        by_s = at_s - published.jobs[name].deadline_s
-        return f"{name} due {format_duration(abs(by_s))} {'later' if by_s > 0 else 'earlier'}, at {_clock(published.at(at_s))}"
+        by_s, at = at_s - published.jobs[name].deadline_s, published.at(at_s)
+        year = "" if at.year == published.made_at.year else f" {at.year}"
+        return f"{name} due {format_duration(abs(by_s))} {'later' if by_s > 0 else 'earlier'}, at {at:%d %b}{year} {at:%H:%M UTC}"
+
+    def resized(name: str, more: int) -> str:
+        more = max(more, -published.problem.pool(name).replicas)
+        return f"replicas of pool {name}: {abs(more)} {'more' if more > 0 else 'fewer'}"
 
     return [
         *(moved(name, at_s) for name, at_s in changes.deadlines.items()),
-        *(f"replicas of pool {name}: {abs(n)} {'more' if n > 0 else 'fewer'}" for name, n in changes.replicas.items()),
+        *(resized(name, more) for name, more in changes.replicas.items()),
         *(f"without site {site}" for site in changes.without),
         *(f"a copy of pool {copy.pool} in zone {copy.zone} (simulated)" for copy in changes.copies),
     ]
@@ -210,7 +214,3 @@ def _how_good(gaps: Sequence[float | None]) -> str:
     if len(known) < len(gaps):
         return "How far the plans are from the best ones is not known."
     return f"The plans are at most {' and '.join(known)} above the best ones, and their difference is no surer than that."
-
-
-def _clock(at: datetime) -> str:
-    return f"{at:%d %b %H:%M UTC}"

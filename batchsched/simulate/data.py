@@ -32,28 +32,33 @@ def opened(folder: Path | None, zones: Sequence[str], start: datetime, hours: in
     if folder is None:
         yield Drawn(start, hours, seed)
         return
+    lacking = set(zones)
     for name in ISSUED:
         if (folder / name).is_file():
             with TemporaryDirectory() as place:
                 part = Path(place) / name
-                if _cut(folder / name, part, zones, start, hours):
+                missing = _cut(folder / name, part, zones, start, hours)
+                if not missing:
                     yield Continued(Corrected(FileProvider(part)), Climatology())
                     return
+                lacking = min(lacking, missing, key=len)
     raise ForecastUnavailable(
-        f"No file in {folder} has forecasts of {', '.join(zones)} from {start:%Y-%m-%d} on for {hours / 24:.0f} days.",
-        hint=f"They are looked for in {' and '.join(ISSUED)}.",
+        f"No file in {folder} has forecasts of {', '.join(z for z in zones if z in lacking)} from {start:%Y-%m-%d} on "
+        f"for {hours / 24:.0f} days{'' if len(lacking) == len(set(zones)) else ' beside the other zones'}.",
+        hint=f"They are looked for in {' and '.join(ISSUED)}; one file has to have all zones.",
     )
 
 
-def _cut(whole: Path, part: Path, zones: Sequence[str], start: datetime, hours: int) -> bool:
-    """Write what these zones and hours need of a file; False where it has not all of that."""
+def _cut(whole: Path, part: Path, zones: Sequence[str], start: datetime, hours: int) -> set[str]:
+    """Write what these zones and hours need of a file; the zones of which it has not all of that, else."""
     import pandas as pd
 
     end = start + hours * HOUR
     frame = pd.read_parquet(whole, filters=[("region", "in", list(zones)), ("kind", "==", "direct")])
     frame = frame[frame["target_time_utc"].between(start - BEFORE, end, inclusive="left")]
     by_zone = frame.astype({"region": str, "kind": str}).groupby("region")["target_time_utc"].agg(["min", "max"])
-    if set(by_zone.index) < set(zones) or by_zone["min"].max() > start or by_zone["max"].min() < end - HOUR:
-        return False
-    frame.to_parquet(part)
-    return True
+    whole_of = by_zone[(by_zone["min"] <= start) & (by_zone["max"] >= end - HOUR)]
+    missing = set(zones) - set(whole_of.index)
+    if not missing:
+        frame.to_parquet(part)
+    return missing
