@@ -18,6 +18,7 @@ from batchsched.planner.fleet_ascent import Ascent
 from batchsched.planner.fleet_bound import FleetPrices, floor_prices, lower_bound
 from batchsched.planner.fleet_lp import Basis
 from batchsched.planner.fleet_model import FleetModel, FleetPlan, Floats, Ints
+from batchsched.planner.fleet_portfolio import PLACES_A_STEP, Portfolio
 from batchsched.planner.fleet_relax import Relaxation, relax
 from batchsched.planner.fleet_replicas import add_replicas
 from batchsched.planner.linear import Limit
@@ -25,8 +26,6 @@ from batchsched.planner.search import Search, Share
 
 CLOSED = 1e-6
 """A plan is not improved beyond this gap."""
-PLACES_A_STEP = 12_000
-"""Places that the search looks at in the time of a simplex step."""
 MOST_SUMS = 50_000
 """Classes times slots: of more the linear program would take too long, and the search begins from what stands."""
 PROGRAM_SHARE = 0.25
@@ -97,16 +96,17 @@ def plans(
         best = search.plan(bound)
         yield Step(best, bound, steps + search.work // PLACES_A_STEP, {})
     ascent, climbed = Ascent(model, prices or floor_prices(model)), 0
+    portfolio = Portfolio(search, seed)
     places = min(MOST_PLACES, max(LEAST_PLACES, 150 * model.run_g.size))
     while True:
         if climbed < CLIMBS:
             climbed += 1
             steps += ascent.climb(ascent.affords(most_work * PROGRAM_SHARE) // CLIMBS)
             bound = max(bound, ascent.bound_g)
-        elif search.improve(places):
+        elif portfolio.improve(places):
             best = search.plan()
         best = replace(best, bound_g=bound)
-        yield Step(best, bound, steps + search.work // PLACES_A_STEP, search.shares)
+        yield Step(best, bound, steps + portfolio.work, portfolio.shares)
         if best.gap <= CLOSED:
             return
 

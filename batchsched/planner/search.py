@@ -12,9 +12,10 @@ import numpy as np
 from batchsched.planner.fleet_bound import FleetPrices
 from batchsched.planner.fleet_deal import deal
 from batchsched.planner.fleet_model import FleetModel, FleetPlan, Floats, Ints
+from batchsched.planner.fleet_part import Pieces
 from batchsched.planner.search_load import adopt, fill, put
 from batchsched.planner.search_ruin import KINDS, improve
-from batchsched.planner.search_state import FREE, PIECES, WORK, State, nothing_placed, used_pieces, with_more_pieces
+from batchsched.planner.search_state import FREE, PIECES, RANDOM, WORK, State, nothing_placed, used_pieces, with_more_pieces
 
 ROUND_UP = 0.8
 """Of the replicas that the linear program asks for: fractions from this on make one more."""
@@ -69,13 +70,33 @@ class Search:
         rows, seconds, _ = deal(self.model, run)
         if starts is None or held is None:
             starts, held = self._replicas(run, round_up)
+        self._load(rows, seconds, starts, held)
+        self._best = self._plan()
+
+    def offer(self, pieces: Pieces, starts: Ints, held: Ints) -> None:
+        """Take this over where it is cheaper than what is being searched."""
+        old = self._state
+        self._load(np.stack(pieces[:3], axis=1), pieces.seconds, starts, held)
+        if not self._state.cost[0] < old.cost[0] * (1 - 1e-9):
+            old.counts[WORK] = self._state.counts[WORK]
+            self._state = old
+        elif self._state.cost[0] < self.cost_g:
+            self._best = self._plan()
+        self._state.cost[2] = min(self._state.cost[0], self.cost_g)
+
+    def pieces(self) -> tuple[Pieces, Ints, Ints]:
+        """What is being searched: its work, starts and held replicas [K, T]."""
+        used, cell = used_pieces(self._state), self._state.cell
+        pieces = Pieces(used["batch"], used["arc"], used["slot"], used["seconds"])
+        return pieces, cell["starts"].astype(np.int64), cell["held"].astype(np.int64)
+
+    def _load(self, rows: Ints, seconds: Floats, starts: Ints, held: Ints) -> None:
         old = self._state
         self._state = self._empty(4 * (len(rows) + self.model.work.size) + 4096)
-        self._state.counts[WORK] = old.counts[WORK]
+        self._state.counts[WORK], self._state.counts[RANDOM] = old.counts[WORK], old.counts[RANDOM]
         adopt(self._state, starts, held)
         put(self._state, rows, seconds)
         self._fill()
-        self._best = self._plan()
         self._state.cost[2] = self._state.cost[0]
 
     def improve(self, most_work: int) -> bool:
