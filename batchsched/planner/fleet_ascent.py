@@ -66,8 +66,10 @@ class _Side(NamedTuple):
 class Ascent:
     """Prices, and the bound that the best of them gave."""
 
-    def __init__(self, model: FleetModel, prices: FleetPrices) -> None:
+    def __init__(self, model: FleetModel, prices: FleetPrices, most_steps: int = STEPS) -> None:
         self.model, self.prices = model, prices
+        self.most_steps = most_steps
+        """Steps grow shorter until so many are done."""
         self.bound_g = lower_bound(model, prices)
         self._facts = _facts(model)
         usual = _usual(model)
@@ -81,7 +83,7 @@ class Ascent:
         """Take so many steps. Returns the work as simplex steps."""
         gpu, room, ready = self._gpu, self._room, self._ready
         best = FleetPrices(np.empty_like(gpu.price), np.empty_like(room.price), np.empty_like(ready.price))
-        _climb(self._facts, gpu, room, ready, best.gpu, best.room, best.ready, self._done, steps)
+        _climb(self._facts, gpu, room, ready, best.gpu, best.room, best.ready, self._done, steps, self.most_steps)
         self._done += steps
         bound = lower_bound(self.model, best)
         if bound > self.bound_g:
@@ -90,7 +92,7 @@ class Ascent:
 
     def affords(self, work: float) -> int:
         """How many steps are that much work, in simplex steps; at most a full climb."""
-        return int(min(STEPS, work * PLACES_A_STEP / self._places))
+        return int(min(self.most_steps, work * PLACES_A_STEP / self._places))
 
     @property
     def _places(self) -> int:
@@ -136,6 +138,7 @@ def _climb(
     best_ready: Floats,
     done: int,
     steps: int,
+    most_steps: int,
 ) -> None:
     """So many steps after those that are done; leaves the best prices on the way."""
     most = -np.inf
@@ -144,7 +147,7 @@ def _climb(
         if bound > most:
             most = bound
             best_gpu[:], best_room[:], best_ready[:] = gpu.price, room.price, ready.price
-        length = FIRST * (LAST / FIRST) ** min(1.0, i / STEPS) / (1 - INERTIA ** (i + 1))
+        length = FIRST * (LAST / FIRST) ** min(1.0, i / most_steps) / (1 - INERTIA ** (i + 1))
         spread = 1 - MEMORY ** (i + 1)
         for side in (gpu, room, ready):
             _step(side, length, spread)
