@@ -8,8 +8,10 @@ from typing import Any
 
 from batchsched.fleet import Fleet
 from batchsched.observe import View
-from batchsched.planner import Job, Plan, make_plan
+from batchsched.planner import Job, Plan, prepared
 from batchsched.planner.advice import Alternative, Option
+from batchsched.planner.at_once import at_once
+from batchsched.planner.greedy import greedy
 from batchsched.planner.room import rooms
 from batchsched.planner.sound import sound
 from batchsched.planner.verdict import Verdict, verdict
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 
 MOST_ADVISED = 20
 """Where more are not feasible, or come into doubt, at once, the first of them, by deadline, are told what would mend it."""
+UNJUDGED = "It could not be judged ({}: {}); the server's log says more."
 JOBS_ADVISED = 2000
 """Of how many jobs all that advice may be made: a piece of it looks at each open job, and a plan may wait for it."""
 
@@ -34,7 +37,8 @@ def judged(view: View, found: Sequence[Mapping[str, Any]], fleet: Fleet) -> list
     problem = view.problem
     try:
         problem, _ = sound(problem)
-        plan = make_plan(problem, "at-once" if view.overrides.frozen else "greedy")
+        fine, due = prepared(problem)
+        plan = (at_once if view.overrides.frozen else greedy)(fine, due)
     except Exception:
         log.exception("No plan could be made for a verdict; it does without.")
         plan = Plan(problem.slots, [])
@@ -42,7 +46,11 @@ def judged(view: View, found: Sequence[Mapping[str, Any]], fleet: Fleet) -> list
     out, advised = list[dict[str, Any]](), 0
     for batch in found:
         others = alternatives(view, batch, fleet) if advised < most_advised(view) else None
-        answer = verdict(problem, plan, batch["id"], others, open_to[batch["id"]])
+        try:
+            answer = verdict(problem, plan, batch["id"], others, open_to.get(batch["id"]))
+        except Exception as error:  # the others are judged all the same
+            log.exception("Batch %s cannot be judged.", batch["id"])
+            answer = Verdict(False, 0.0, None, None, None, UNJUDGED.format(type(error).__name__, error))
         advised += not answer.feasible
         out.append(_as_answer(view, answer, "" if answer.feasible else shut(view, batch["id"])))
     return out

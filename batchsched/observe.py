@@ -168,14 +168,14 @@ class Observer:
         def job_of(row: Mapping[str, Any]) -> Job:
             return self._job(row, shares.get(row["id"], []), scene, tied.get(row["id"], set()))
 
-        jobs = [job_of(row) for row in everything]
+        jobs, unread = jobs_of(everything, job_of)
         futures = self._uncertain.futures(forecasts, slots, now)
         wishes = {"transfer_sigma": TRANSFER_SIGMA, "min_run_s": self._settings.planner.min_run_s}
         problem = one_each(Problem(slots, states, jobs, futures, self._uncertain.risk, [], [], **wishes))
         leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in shares.values() for s in m if s["state"] == "leased"}
         connected = frozenset(worker["pool"] for worker in alive)
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
-        notes += _unable(jobs, alive, self.fleet)
+        notes += [*unread, *_unable(jobs, alive, self.fleet)]
         notes += [why for (model, _), why in sorted(unfit.items()) if model in asked]
         notes += ruled.remarks()
         return View(now, problem, pools, forecasts, leased, tallied, connected, ruled, notes, lambda row: fastest(job_of(row)))
@@ -472,6 +472,18 @@ def _unable(jobs: Sequence[Job], alive: Sequence[Mapping[str, Any]], fleet: Flee
         if not fleet.pools[name].serves(job.model)
         for model in sorted({job.configuration(key).model for key in job.keys_on(name)} - {job.model})
     ]
+
+
+def jobs_of(rows: Sequence[Mapping[str, Any]], job_of: Callable[[Mapping[str, Any]], Job]) -> tuple[list[Job], list[str]]:
+    """The jobs of batches, and what to tell of those that cannot be read: one must not stand in the way of all others."""
+    jobs, notes = list[Job](), list[str]()
+    for row in rows:
+        try:
+            jobs.append(job_of(row))
+        except Exception as problem:
+            log.exception("Batch %s cannot be read; it is planned no work.", row["id"])
+            notes.append(f"Batch {row['id']} cannot be read ({type(problem).__name__}: {problem}); it is planned no work.")
+    return jobs, notes
 
 
 def _near(edges: list[float], fine_s: float) -> list[float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from batchsched.fleet import Fleet
 from batchsched.judging import alternatives, as_json, most_advised, shut
-from batchsched.observe import View
+from batchsched.observe import View, jobs_of
 from batchsched.planner import Job, Plan
 from batchsched.planner.advice import options, words
 from batchsched.planner.room import probabilities
@@ -34,7 +34,8 @@ class Risks:
         """Judge every batch of the view, and those that are paused as if they went on at once; tell what changed."""
         with self._database.read() as connection:
             promises = risks.promises(connection)
-            paused = {row["id"]: view.job_of(row) for row in batches.paused(connection) if row["id"] in promises}
+            held = [row for row in batches.paused(connection) if row["id"] in promises]
+        paused = {job.batch_id: job for job in jobs_of(held, view.job_of)[0]}
         known = {job.batch_id: job for job in view.problem.jobs if job.batch_id not in paused} | paused
         asked = [known[name] for name, promise in promises.items() if name in known and (promise["feasible"] or promise["risk"])]
         if not asked:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,17 @@ def test_a_home_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
     (folder / "calling.py").write_text(CALLING)
     (folder / "called.py").write_text(CALLED.format("1.0"))
     assert answer(folder, tmp_path / "home") == "4.0"
+
+
+def test_folders_that_nobody_used_for_a_month_go_when_a_new_one_comes(tmp_path: Path) -> None:
+    folder, kept, old = (tmp_path / name for name in ("new", "kept", "old"))
+    for other, days in ((kept, 29), (old, 31)):
+        other.mkdir()
+        (other / "file").touch()
+        at = time.time() - days * 86_400
+        os.utime(other, (at, at))
+    compiled._take_over(folder)  # pyright: ignore[reportPrivateUsage]
+    assert {found.name for found in tmp_path.iterdir()} == {"new", "kept"}
+    os.utime(kept, (0, 0))
+    compiled._take_over(folder)  # pyright: ignore[reportPrivateUsage]
+    assert kept.exists(), "only a new one makes room"

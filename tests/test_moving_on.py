@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+import batchsched.judging
 from batchsched.clock import ManualClock
+from batchsched.observe import Observer
+from batchsched.planner.verdict import verdict
 from batchsched.queue import batches, chunks, deliveries, retention
 from batchsched.scheduler import Scheduler
 from batchsched.server.operations import Operations
@@ -206,3 +209,27 @@ def test_those_that_came_together_are_judged_beside_each_other_by_one_plan(
         assert {server.json(f"/v1/batches/{name}")["status"] for name in found} == {"in_progress"}
         assert [_feasible(server, name) for name in found] == [True] * 5
         assert server.json(f"/v1/batches/{refused}")["status"] == "failed"
+
+
+def test_one_that_cannot_be_read_or_judged_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with in_process() as make, closing(make(tmp_path, ManualClock(NOW))) as server:
+        good, unread, unjudged = (accepted(server) for _ in range(3))
+        job = Observer._job  # pyright: ignore[reportPrivateUsage]
+
+        def failing(observer: Observer, row: Any, *more: Any) -> Any:
+            return 1 / 0 if row["id"] == unread else job(observer, row, *more)
+
+        def erring(problem: Any, plan: Any, batch_id: str, *more: Any) -> Any:
+            return 1 / 0 if batch_id == unjudged else verdict(problem, plan, batch_id, *more)
+
+        monkeypatch.setattr(Observer, "_job", failing)
+        monkeypatch.setattr(batchsched.judging, "verdict", erring)
+        server.round()
+        assert _feasible(server, good)
+        for name in (unread, unjudged):
+            found = server.json(f"/v1/batches/{name}")["batchsched"]["verdict"]
+            assert not found["feasible"]
+            assert "could not be judged" in found["reason"]
+        published = server.runtime.scheduler.plan_now()
+        assert set(published.jobs) == {good, unjudged}
+        assert any(unread in note and "ZeroDivisionError" in note for note in published.notes)

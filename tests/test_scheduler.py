@@ -103,6 +103,7 @@ def test_work_waits_for_the_clean_hour_and_says_so(dirty_then_clean: LiveServer,
     assert progress["state"] == "waiting"
     assert "cleaner power in Z" in progress["waiting_for"]
     assert from_iso(progress["waiting_until"]) <= NOW + timedelta(hours=2)
+    assert NOW + timedelta(hours=2) < from_iso(progress["expected_finish_at"]) < NOW + timedelta(hours=4)
     assert worker.claim() == []
     _tick(server, clock, NOW + timedelta(hours=2, seconds=1), worker)
     assert len(worker.claim()) == 1
@@ -159,7 +160,7 @@ def test_claims_go_on_by_the_last_plan_while_the_next_is_being_made(
 
 
 def test_a_batch_is_accepted_when_no_plan_can_be_made(dirty_then_clean: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batchsched.judging, "make_plan", _broken)
+    monkeypatch.setattr(batchsched.judging, "greedy", _broken)
     monkeypatch.setattr(batchsched.solving, "make_plan", _broken)
     monkeypatch.setattr(batchsched.solving, "solve", _broken)
     batch = _submit(dirty_then_clean, batchsched={"deadline": "90m"})

@@ -261,7 +261,7 @@ def summary(batch: Batch) -> list[tuple[str, str | None]]:
             verdict.reason or ("feasible" if verdict.feasible else "not feasible") if verdict and not batch.done else None,
         ),
         ("at risk", f"since {when(risk.since)}. {risk.reason}" if risk else None),
-        ("expected finish", when(verdict.expected_finish_at) if verdict and not batch.done else None),
+        ("expected finish", when(progress.expected_finish_at)),
         (
             "carbon",
             f"{so_far(carbon.grams, carbon.unknown_energy_j, carbon.unmeasured_s)} (run at once: {grams(carbon.grams_run_now)})"

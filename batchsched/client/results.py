@@ -102,6 +102,8 @@ class Progress(msgspec.Struct, frozen=True):
     waiting_until: datetime | None = None
     running_on: tuple[str, ...] = ()
     latest_safe_start_at: datetime | None = None
+    expected_finish_at: datetime | None = None
+    """By the plan in force; by the verdict before there is one."""
 
 
 class Band(msgspec.Struct, frozen=True):

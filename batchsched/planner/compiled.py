@@ -1,21 +1,24 @@
 """Loops that Python is too slow for, compiled to machine code by numba when they are first called.
 
 What is compiled is kept in the user's cache folder, one folder for each state of the sources: numba itself looks at the file of a
-function alone, and would go on using what a changed one, compiled into it, used to be. Where nothing can be written, each
-process compiles anew.
+function alone, and would go on using what a changed one, compiled into it, used to be. Folders that nobody has used for a month
+go when a new one comes. NUMBA_CACHE_DIR names another place. Where nothing can be written, each process compiles anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
 
+KEPT_S = 30 * 86_400.0
 SETTINGS: Any = vars(numba)["config"]
 JIT: Any = numba.njit
 TYPES: Any = numba.types
@@ -54,7 +57,7 @@ def inlined(function: F) -> F:
 
 def _compile(function: F, options: dict[str, bool]) -> F:
     before = SETTINGS.CACHE_DIR
-    SETTINGS.CACHE_DIR = before or _folder()
+    SETTINGS.CACHE_DIR = _folder(before)
     try:
         return _njit(function, options | {"cache": True})
     except RuntimeError:  # no place to keep it
@@ -83,15 +86,29 @@ def _plain(kind: Any) -> Any:
 
 
 @cache
-def _folder() -> str:
-    """Where the code of these sources is kept; empty where there is no home to keep it in, then numba looks for a place."""
+def _folder(named: str) -> str:
+    """Where the code of these sources is kept, within a folder of that name if there is one; empty where there is no home to keep
+    it in, then numba looks for a place."""
     digest = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
         text = file.read_bytes()
         if b"planner.compiled import" in text or file.name == Path(__file__).name:
             digest.update(text)
     try:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        home = Path(named or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:
         return ""
-    return str(home / "batchsched" / "compiled" / digest.hexdigest()[:16])
+    folder = home / "batchsched" / "compiled" / digest.hexdigest()[:16]
+    with suppress(OSError):
+        _take_over(folder)
+    return str(folder)
+
+
+def _take_over(folder: Path) -> None:
+    """Note that it is used; remove its neighbours that nobody used for long."""
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)
+    for other in folder.parent.iterdir() if new else ():
+        if other.is_dir() and folder.stat().st_mtime - other.stat().st_mtime > KEPT_S:
+            shutil.rmtree(other, ignore_errors=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -49,7 +49,7 @@ _SHARES = (0.05, 0.25, 0.50, 0.75, 0.95, 0.99)
 Counts = Mapping[int, float]
 
 
-class Expected(msgspec.Struct, frozen=True):
+class Expected(msgspec.Struct, frozen=True, dict=True):
     """The answers to expect of a batch. `shares`: of answers, by length class. `between`: spread of the logarithm of its mean."""
 
     shares: dict[int, float]
@@ -75,11 +75,13 @@ class Expected(msgspec.Struct, frozen=True):
 
     def sigma(self, requests: int) -> float:
         """Spread of the logarithm of the mean of that many answers."""
+        return math.sqrt(self.between**2 + self._within / max(1, requests)) if self.shares else 0.0
+
+    @cached_property
+    def _within(self) -> float:
+        """The square of an answer's deviation over the mean."""
         mean = self.mean()
-        if not mean:
-            return 0.0
-        within = sum(share * (_middle(number) / mean - 1) ** 2 for number, share in self.shares.items())
-        return math.sqrt(self.between**2 + within / max(1, requests))
+        return sum(share * (_middle(number) / mean - 1) ** 2 for number, share in self.shares.items())
 
 
 class _Seen(msgspec.Struct, frozen=True):
@@ -106,6 +108,7 @@ class Answers:
     def __init__(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
         """Rows that name their `tenant`, `model` and `endpoint` also."""
         self._seen: dict[tuple[str, ...], _Seen] = {}
+        self._expected: dict[tuple[str, str, str, bool], Expected] = {}
         kinds: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
         for row in rows:
             kinds[row["tenant"], row["model"], row["endpoint"]].append(row)
@@ -133,9 +136,17 @@ class Answers:
             of_batch[row["batch_id"]] = (count + sum(found.values()), tokens + more)
         means = [math.log(tokens / count) for count, tokens in of_batch.values() if count >= 1 and tokens > 0]
         self._seen[kind] = _Seen(dict(counts), means, _prompts(rows))
+        self._expected.clear()
 
     def expected(self, tenant: str, model: str, endpoint: str, *, alone: bool = False) -> Expected:
         """The answers and prompts of a tenant's next batch; `alone`: by its own and what is usual, nobody else's."""
+        asked = tenant, model, endpoint, alone
+        found = self._expected.get(asked)
+        if found is None:
+            found = self._expected[asked] = self._expect(*asked)
+        return found
+
+    def _expect(self, tenant: str, model: str, endpoint: str, alone: bool) -> Expected:
         own = self._seen.get((tenant, model, endpoint), _NONE)
         others = _NONE if alone else self._seen.get((model, endpoint), _NONE)
         ratio = own.bytes_per_token(others.bytes_per_token(BYTES_PER_TOKEN))

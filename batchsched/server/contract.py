@@ -211,6 +211,7 @@ class Progress(_Exact):
     waiting_until: datetime | None
     running_on: list[str]
     latest_safe_start_at: datetime | None
+    expected_finish_at: datetime | None
 
 
 class Band(_Exact):

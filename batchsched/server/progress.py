@@ -8,6 +8,7 @@ from typing import Any
 
 from batchsched.clock import Clock
 from batchsched.planner.explain import waiting_for
+from batchsched.planner.verdict import finish_s
 from batchsched.published import Published
 from batchsched.queue.states import TERMINAL
 from batchsched.scheduler import Scheduler
@@ -46,7 +47,18 @@ class Progress:
             "waiting_until": iso(waiting_until) if waiting_until else None,
             "running_on": running_on,
             "latest_safe_start_at": iso(latest) if latest else None,
+            "expected_finish_at": None if terminal else self._finish(row),
         }
+
+    def _finish(self, row: Mapping[str, Any]) -> str | None:
+        """When it will be done by the plan in force, by the verdict before there is one; None where that is past."""
+        published, now = self._scheduler.published, iso(self._clock.now())
+        if published is None or row["id"] not in published.jobs:
+            told: str | None = (row["verdict"] or {}).get("expected_finish_at")
+        else:
+            seconds = finish_s(published.problem, published.plan, published.jobs[row["id"]])
+            told = None if seconds is None else iso(published.at(seconds))
+        return told if told and told >= now else None
 
     def _speed(self, entries: Sequence[Mapping[str, Any]], terminal: bool) -> float | None:
         """Output tokens a second: of the last half minute while it runs, over all busy time once it is done."""
