@@ -39,6 +39,7 @@ from batchsched.queue.database import Database
 from batchsched.queue.overrides import Overrides
 from batchsched.queue.rows import by_batch
 from batchsched.queue.tenancy import ANY
+from batchsched.reading import jobs_of
 from batchsched.settings import Settings
 from batchsched.sizes import size_of, too_large
 from batchsched.transfers import Transfers
@@ -472,18 +473,6 @@ def _unable(jobs: Sequence[Job], alive: Sequence[Mapping[str, Any]], fleet: Flee
         if not fleet.pools[name].serves(job.model)
         for model in sorted({job.configuration(key).model for key in job.keys_on(name)} - {job.model})
     ]
-
-
-def jobs_of(rows: Sequence[Mapping[str, Any]], job_of: Callable[[Mapping[str, Any]], Job]) -> tuple[list[Job], list[str]]:
-    """The jobs of batches, and what to tell of those that cannot be read: one must not stand in the way of all others."""
-    jobs, notes = list[Job](), list[str]()
-    for row in rows:
-        try:
-            jobs.append(job_of(row))
-        except Exception as problem:
-            log.exception("Batch %s cannot be read; it is planned no work.", row["id"])
-            notes.append(f"Batch {row['id']} cannot be read ({type(problem).__name__}: {problem}); it is planned no work.")
-    return jobs, notes
 
 
 def _near(edges: list[float], fine_s: float) -> list[float]:

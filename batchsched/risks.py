@@ -8,7 +8,7 @@ from typing import Any
 
 from batchsched.fleet import Fleet
 from batchsched.judging import alternatives, as_json, most_advised, shut
-from batchsched.observe import View, jobs_of
+from batchsched.observe import View
 from batchsched.planner import Job, Plan
 from batchsched.planner.advice import options, words
 from batchsched.planner.room import probabilities
@@ -18,6 +18,7 @@ from batchsched.queue import batches, risks
 from batchsched.queue.database import Database, again
 from batchsched.queue.rows import Row
 from batchsched.queue.tenancy import ANY
+from batchsched.reading import jobs_of
 from batchsched.units import iso
 
 WORSE = 2.0
