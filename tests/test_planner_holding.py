@@ -58,6 +58,15 @@ def test_an_engine_is_kept_where_that_weighs_less(solver: str) -> None:
     assert plan.grams_interval.expected == pytest.approx(plan.grams_expected["x"])
 
 
+def test_greedy_leaves_time_for_another_start_where_it_will_not_wait() -> None:
+    """Three clean slots, full with their work and two starts."""
+    one = job("x", 2500.0, 900.0 * 7, startup_s_on={"a": START_S}, idle_w_on={"a": IDLE_W})
+    plan = make_plan(Problem(slots(7), [pool("a", [CLEAN, *[DIRTY] * 4, CLEAN, CLEAN])], [one]), "greedy")
+    assert [(load.slot_index, load.starts) for load in plan.loads] == [(0, 1), (5, 1)]
+    assert {a.slot_index for a in plan.allotments} == {0, 5, 6}
+    assert plan.holds == []
+
+
 def test_what_runs_through_does_not_idle() -> None:
     busy = Problem(slots(3), [pool("a", [CLEAN] * 3)], [job("x", 2000.0, 2700.0, idle_w_on={"a": IDLE_W})])
     assert idle_s(make_plan(busy, "greedy")) == 0.0

@@ -20,6 +20,7 @@ from batchsched.planner.problem import Configuration, Job, Problem
 
 MOST_TRIED = 2000
 """Runs that are looked at in a plan; about a second."""
+_NO_BETTER = ": their work has no better place."
 _EPS = 1e-6
 
 
@@ -50,9 +51,11 @@ def merged(problem: Problem, due: dict[str, float], plan: Plan) -> Plan:
         pass
     left = sum(run.replicas for _, run in merger.short())
     best = merger.plan() if merger.moved else plan
-    notes = [f"{left} engine starts last less than {problem.min_run_s:g} s: their work has no better place."] if left else []
+    notes = [note for note in plan.notes if not note.endswith(_NO_BETTER)]
+    if left:
+        notes.append(f"{left} engine starts last less than {problem.min_run_s:g} s{_NO_BETTER}")
     bound = None if plan.bound is None else min(plan.bound, best.objective)
-    return msgspec.structs.replace(best, solver=plan.solver, status=plan.status, notes=[*plan.notes, *notes], bound=bound)
+    return msgspec.structs.replace(best, solver=plan.solver, status=plan.status, notes=notes, bound=bound)
 
 
 def short_runs(engines: Engines, lengths: list[float], min_run_s: float) -> list[Run]:
