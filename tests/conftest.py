@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 
 # Before NumPy is loaded: on matrices this small its threads only wait for each other, at four times the CPU time.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# Quick tests run the planner's compiled loops as plain Python: on tiny problems that is sooner done than compiling them.
+if any("not slow" in word for word in sys.argv):
+    os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 from hypothesis import HealthCheck, settings
 

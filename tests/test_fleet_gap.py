@@ -65,6 +65,7 @@ def test_priced_gpus_that_nobody_uses_are_counted_and_a_weak_bound_is_the_rest()
     assert gap_parts(MODEL, plan, PRICES, WORTH).rest_g == pytest.approx(10)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(tiny_seeds)
 def test_the_parts_of_any_fleet_are_its_gap(seed: int) -> None:

@@ -30,6 +30,7 @@ def test_the_proven_bound_is_one(seed: int) -> None:
     assert relax(model).bound_g <= least_cost(model) * (1 + 1e-6) + 1e-6
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(tiny_seeds)
 @example(11)  # once late for ever: one batch that a single replica could have done
@@ -46,6 +47,7 @@ def test_every_plan_of_a_tiny_fleet_is_safe_and_the_last_one_is_near_the_best(se
     assert step.plan.cost_g <= least * 1.2 + 0.01  # mostly the best itself; work that is late for nothing would cost hundreds
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(tiny_seeds)
 def test_greedy_never_beats_the_planner_by_more_than_its_gap(seed: int) -> None:

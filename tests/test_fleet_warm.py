@@ -59,6 +59,7 @@ def state(model: FleetModel, work: int = 2_000_000) -> Standing:
     return Standing(plan.run, plan.starts, plan.held, relaxation.best.prices, relaxation.lp.basis())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("event", ["new batch", "changed forecast", "lost pool"])
 def test_a_replan_is_safe_at_once_and_gets_better(event: str) -> None:
     model = events(FLEET, 2)[event]
@@ -72,6 +73,7 @@ def test_a_replan_is_safe_at_once_and_gets_better(event: str) -> None:
     assert costs[-1] < 1.15 * steps[-1].bound_g
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(tiny_seeds, tiny_seeds)
 def test_a_replan_of_any_fleet_from_anything_is_safe(seed: int, other: int) -> None:

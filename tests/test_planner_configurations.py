@@ -124,6 +124,7 @@ def test_plans_of_any_configurations_keep_every_rule(seed: int) -> None:
     assert not any("unsafe" in note or "failed" in note for note in best.notes), best.notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_fleets_solver_knows_configurations_as_well(seed: int) -> None:
     problem = varied(seed, jobs=12)

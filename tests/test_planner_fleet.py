@@ -193,6 +193,7 @@ def after(model: FleetModel, steps: int, seed: int = 0) -> FleetPlan:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(seeds)
 def test_plans_are_safe_and_never_below_their_bound(seed: int) -> None:
@@ -202,6 +203,7 @@ def test_plans_are_safe_and_never_below_their_bound(seed: int) -> None:
     assert plan.gap >= -1e-6
 
 
+@pytest.mark.slow
 def test_the_same_steps_make_the_same_plan_and_more_steps_no_worse_one() -> None:
     model = drawn(3, pools=3, slots=16, batches=20)
     once, again, longer = after(model, 5), after(model, 5), after(model, 15)
@@ -257,6 +259,7 @@ def test_earliest_deadline_comes_first_within_a_class() -> None:
     assert late.tolist() == [10.0, 0.0]
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_from_another_fleets_plan_safely_whatever_was_lost() -> None:
     model = drawn(3, pools=3, slots=16, batches=20)
     plan = after(model, 6)

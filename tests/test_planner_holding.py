@@ -112,6 +112,7 @@ def test_a_solver_that_knows_of_idling_beats_one_that_does_not() -> None:
     assert known < blind
 
 
+@pytest.mark.slow
 def test_the_fleets_solver_weighs_idling() -> None:
     problem = idling(3)
     fine, due = prepared(problem)

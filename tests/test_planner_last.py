@@ -42,6 +42,7 @@ def test_what_stood_is_where_the_search_begins() -> None:
     assert found.objective < simple.objective
 
 
+@pytest.mark.slow
 def test_the_fleets_solver_begins_there_too() -> None:
     """What stood is a plan before the linear program is solved."""
     problem = fleet_problem(1, jobs=16, load=0.4)

@@ -69,6 +69,7 @@ def test_plans_are_optimal_or_within_their_gap(seed: int) -> None:
     assert greedy.objective >= plan.bound - room, "greedy beats the planner by no more than its gap"
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(seeds)
 def test_the_fleets_solver_keeps_to_its_bound(seed: int) -> None:

@@ -203,6 +203,7 @@ def test_solver_failure_leaves_the_greedy_plan(monkeypatch: pytest.MonkeyPatch) 
     assert "out of luck" in plan.notes[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(seeds)
 def test_what_is_too_large_for_cp_sat_is_planned_as_a_fleet(seed: int) -> None:

@@ -253,6 +253,7 @@ def test_without_memory_of_its_own_it_solves_here() -> None:
         assert solver.pid is None
 
 
+@pytest.mark.slow
 def test_a_fleets_plan_that_the_clock_cuts_short_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batchsched.planner.cpsat, "MOST_VARIABLES", 0)
     notes = solve(PROBLEM, wall_s=0.0).notes

@@ -131,6 +131,7 @@ def judged(count: int, confidence: float, load: float, seed: int) -> tuple[list[
     return problems, made, np.array(chances)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("confidence", "least", "most"), [(0.9, 0.88, 0.93), (0.95, 0.935, 0.97), (0.99, 0.98, 1.0)])
 def test_of_batches_promised_so_many_make_it(confidence: float, least: float, most: float) -> None:
     """More than 10,000 draws. Started at the latest safe start, about so many make it; with a plan, none fewer."""

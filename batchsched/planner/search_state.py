@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from batchsched.planner.compiled import attributed
 from batchsched.planner.fleet_bound import FleetPrices
 from batchsched.planner.fleet_model import FleetModel, Floats, Ints
 
@@ -137,7 +138,8 @@ def nothing_placed(model: FleetModel, prices: FleetPrices | None, pieces: int, s
 def with_more_pieces(s: State) -> State:
     """The same with twice as many pieces; nothing may be written down."""
     size = len(s.piece)
-    piece = np.concatenate([s.piece, _records(PIECE, size, next=np.append(np.arange(size + 1, 2 * size), s.counts[FREE]))])
+    more = _records(PIECE, size, next=np.append(np.arange(size + 1, 2 * size), s.counts[FREE]))
+    piece = attributed(np.concatenate([s.piece, more]))
     s.counts[FREE] = size
     return s._replace(piece=piece, log=_records(LOG, 2 * size))
 
@@ -151,7 +153,7 @@ def _records(dtype: np.dtype[Any], shape: int | tuple[int, ...], **fields: npt.A
     out = np.zeros(shape, dtype)
     for name, values in fields.items():
         out[name] = values
-    return out
+    return attributed(out)
 
 
 def _fresh(model: FleetModel) -> tuple[Ints, Floats, Floats]:

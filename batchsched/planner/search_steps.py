@@ -20,7 +20,7 @@ DUST = 1e-9
 @inlined
 def draw(s: State) -> float:
     """A number from 0 to below 1."""
-    s.counts[RANDOM] = (s.counts[RANDOM] * 25214903917 + 11) & 281474976710655
+    s.counts[RANDOM] = (int(s.counts[RANDOM]) * 25214903917 + 11) & 281474976710655
     return float((s.counts[RANDOM] >> 16) / 4294967296.0)
 
 
