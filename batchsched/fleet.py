@@ -110,6 +110,7 @@ class Pool(msgspec.Struct, frozen=True):
     price_per_h: Annotated[float, Meta(ge=0, description="Money for an hour of one replica, where plans weigh money")] = 0.0
     window: Annotated[Window | None, Meta(description="When it is open; always where absent")] = None
     engine_args: Annotated[list[str], Meta(description="Further vLLM flags for every model of this pool")] = []
+    engine_version: Annotated[str, Meta(description="vLLM's version on its machines, such as `0.9.2`; empty: not known")] = ""
     host: Annotated[str, Meta(description="Server of the hardware catalogue that its GPUs share; `slot` is any")] = "slot"
     bought_at: Annotated[date | None, Meta(description="Day the hardware was bought, such as 2021-06-01; new where absent")] = (
         None

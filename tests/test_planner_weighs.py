@@ -135,3 +135,13 @@ def test_a_model_that_a_pools_gpus_cannot_hold_is_never_planned_there_and_that_i
         assert any("Pool there gets nothing of m: its weights take 26 GB" in note for note in published.notes)
         server.worker("there", ready="m").ask()
         assert "there" in server.runtime.scheduler.plan_now().problem.jobs[0].pools, "what is loaded fits"
+
+
+def test_a_model_that_a_pools_generation_cannot_compute_is_never_planned_there(tmp_path: Path) -> None:
+    write_forecast(tmp_path, {"H": 300, "A": 10})
+    config = CONFIG.replace('site = "away"', 'site = "away"\ngpu = "T4"\nengine_args = ["--dtype", "bfloat16"]')
+    with live_server(tmp_path, config, clock=ManualClock(NOW)) as server:
+        server.until(server.submit(requests(5, model="m"), batchsched={"deadline": "12h"})["id"], "in_progress")
+        published = server.runtime.scheduler.plan_now()
+        assert published.problem.jobs[0].pools == ["here"]
+        assert any("Pool there gets nothing of m: bfloat16 needs" in note for note in published.notes)
