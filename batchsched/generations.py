@@ -10,12 +10,18 @@ import itertools
 from collections.abc import Mapping
 
 from batchsched.fleet import GpuType, Pool, ServedModel
+from batchsched.sizes import too_large
 
 _DTYPES = {"bfloat16": 8.0}
 _QUANTIZATIONS = {"gptq": 6.0, "moe_wna16": 7.0, "awq": 7.5, "fp8": 7.5, "torchao": 7.5, "mxfp4": 8.0}
 """Least compute capability."""
 _ENGINES = (((0, 11), 7.5), ((0, 0), 7.0))
 """Least compute capability from a version on, newest first."""
+
+
+def cannot_run(name: str, pool: Pool, model: str, served: ServedModel, gpus: Mapping[str, GpuType]) -> str:
+    """Why a pool can neither hold nor compute a model; empty where it can, or where that is not known."""
+    return too_large(name, pool, model, served, gpus) or cannot_compute(name, pool, model, served, gpus)
 
 
 def cannot_compute(name: str, pool: Pool, model: str, served: ServedModel, gpus: Mapping[str, GpuType]) -> str:

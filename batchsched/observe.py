@@ -21,7 +21,7 @@ from batchsched.carbon.models import Hardware
 from batchsched.errors import ForecastUnavailable
 from batchsched.fleet import Fleet, Pool, gpus_of
 from batchsched.forecasts import IntensityForecast, Provider
-from batchsched.generations import cannot_compute
+from batchsched.generations import cannot_run
 from batchsched.lines import ENDPOINTS
 from batchsched.outlook import Outlooks
 from batchsched.planner import Job, PoolState, Problem, Slot, make_slots, open_share
@@ -42,7 +42,7 @@ from batchsched.queue.rows import by_batch
 from batchsched.queue.tenancy import ANY
 from batchsched.reading import jobs_of
 from batchsched.settings import Settings
-from batchsched.sizes import size_of, too_large
+from batchsched.sizes import size_of
 from batchsched.transfers import Transfers
 from batchsched.uncertain import TRANSFER_SIGMA, Uncertain
 from batchsched.units import iso
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LOOK_BACK = timedelta(days=30)
-UNFIT = (too_large, cannot_compute)
-"""Why a pool cannot run a model."""
 LENGTHS_KEPT = timedelta(minutes=1)
 Span = tuple[float, float]
 
@@ -201,13 +199,12 @@ class Observer:
         self, profiles: Mapping[tuple[str, str], Profile], loaded: Mapping[str, Sequence[str]]
     ) -> dict[tuple[str, str], str]:
         """Models with pools that cannot hold or compute them, and why: what has run or is loaded there can."""
-        fleet = self.fleet
         found = {
-            (model, name): [why(name, fleet.pools[name], model, fleet.models[model], fleet.gpus) for why in UNFIT]
+            (model, name): cannot_run(name, self.fleet.pools[name], model, self.fleet.models[model], self.fleet.gpus)
             for (model, name), known in profiles.items()
             if known.source == "prior" and model not in loaded[name]
         }
-        return {key: " ".join(filter(None, whys)) for key, whys in found.items() if any(whys)}
+        return {key: why for key, why in found.items() if why}
 
     def _learnt(self, model: str, observations: list[Observation]) -> dict[str, Profile]:
         """A model's profiles by pool; worked out anew where something was seen since."""
