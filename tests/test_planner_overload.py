@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import pytest
 
-from batchsched.planner import Problem, make_plan
+from batchsched.planner import Problem, make_plan, prepared
+from batchsched.planner.classes import classes
 from batchsched.planner.fairness import Turns, Want, contested
+from batchsched.planner.fleet_problem import fleet_plan
+from batchsched.planner.greedy import greedy
 from batchsched.planner.latest_start import OpenPool, latest_safe_starts
+from batchsched.planner.verify import violations
 
 from .planner_cases import job, pool, slots
 
@@ -63,3 +68,26 @@ def test_deadlines_within_reach_go_first_and_the_rest_is_shared_by_weight() -> N
         turns.took(took, 10)
         served[took.batch_id] += 10
     assert served["p"] / served["q"] == pytest.approx(3, rel=0.02)
+
+
+def test_due_times_are_given_up_before_deadlines_are() -> None:
+    """There is work for all of the time, and half of it is unsure."""
+    on = {"a": 6480.0, "b": 6480.0}
+    jobs = [
+        job(
+            f"b{i:02}",
+            on,
+            21600 * (0.335 + 0.035 * i),
+            sigma=0.3 * (i % 2),
+            model=f"m{i % 2}",
+            startup_s_on=dict.fromkeys(on, 30.0),
+        )
+        for i in range(20)
+    ]
+    waves = ([300 + 200 * wave(t / 4) for t in range(24)] for wave in (math.sin, math.cos))
+    fine, due = prepared(Problem(slots(24), [pool(name, wave, 3) for name, wave in zip("ab", waves, strict=True)], jobs))
+    start = greedy(fine, due)
+    plan = fleet_plan(fine, due, classes(fine, due), 1500, 0, start)
+    assert plan is not None
+    assert violations(fine, plan) == []
+    assert sum(plan.late.values()) < 0.7 * sum(start.late.values())

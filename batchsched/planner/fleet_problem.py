@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from batchsched.planner.classes import WorkClass, slots_by
-from batchsched.planner.cpsat import CUT_SHORT, configurations
+from batchsched.planner.cpsat import CUT_SHORT, configurations, late_s
 from batchsched.planner.disaggregate import disaggregate
 from batchsched.planner.fleet import Standing, plans
 from batchsched.planner.fleet_model import FleetModel, FleetPlan, Floats
@@ -30,6 +30,8 @@ from batchsched.planner.problem import Configuration, Job, Problem
 
 ENOUGH = 1e-3
 """A plan this close to its bound, as a share, is not improved further."""
+_ROUNDING = 0.01
+"""Of late work: what whole units and narrow jobs may add to it when it is given to jobs."""
 
 
 class _Mark(NamedTuple):
@@ -53,15 +55,46 @@ def fleet_plan(
     `start`: a plan in the same slots, by which jobs that are late already are given a time; where nothing stood it is where the
     search begins. `wall_s`: by the clock, for an emergency; the plan then says so, as where something failed on the way.
     """
-    until = time.monotonic() + wall_s
-    configs = configurations(groups)
+    until, stood = time.monotonic() + wall_s, _standing(problem, groups, configurations(groups), start)
     ends = [slot.end_s for slot in problem.slots]
-    marks = {job.batch_id: _mark(problem, ends, job, due[job.batch_id], start) for group in groups for job in group.jobs}
+    jobs = [job for group in groups for job in group.jobs]
+    marks = {job.batch_id: _mark(problem, ends, job, due[job.batch_id], start) for job in jobs}
+    first = _searched(problem, due, groups, marks, stood, most_work, seed, until)
+    if first is None:
+        return None
+    plan, found = first
+    last = {job.batch_id: max(marks[job.batch_id], _last(ends, job), key=lambda mark: mark.slots) for job in jobs}
+    lost_s = sum(
+        job.weight * late
+        for job, late in zip(jobs, found.late, strict=True)
+        if marks[job.batch_id].slots >= last[job.batch_id].slots
+    )
+    if late_s(problem, plan) > lost_s * (1 + _ROUNDING) + 1.0 and time.monotonic() < until:
+        # What it left undone at due times takes room before deadlines: there is no time for both, and deadlines come first.
+        second = _searched(problem, due, groups, last, Standing(found.run), most_work, seed, until)
+        if second is not None and second[0].objective < plan.objective:
+            bound_g = max(plan.bound or 0.0, second[0].bound or 0.0)
+            plan = msgspec.structs.replace(second[0], bound=min(bound_g, second[0].objective))
+    return plan
+
+
+def _searched(
+    problem: Problem,
+    due: dict[str, float],
+    groups: list[WorkClass],
+    marks: Mapping[str, _Mark],
+    stood: Standing | None,
+    most_work: int,
+    seed: int,
+    until: float,
+) -> tuple[Plan, FleetPlan] | None:
+    """What the search finds for these marks, by jobs and by arrays."""
+    configs = configurations(groups)
     model = fleet_model(problem, marks, groups, configs, price(problem))
     found: FleetPlan | None = None
     bound_g, notes = 0.0, list[str]()
     try:
-        for step in plans(model, seed, _standing(problem, groups, configs, start), most_work, until):
+        for step in plans(model, seed, stood, most_work, until):
             found, bound_g = step.plan, max(bound_g, step.bound_g)
             if step.failed:
                 notes.append(f"The linear program failed ({step.failed}); the search went on without it")
@@ -81,7 +114,12 @@ def fleet_plan(
     starts = {(configs[k].name, int(t)): int(found.starts[k, t]) for k, t in np.argwhere(found.starts > 0)}
     plan = disaggregate(problem, due, groups, work, starts)
     plan = msgspec.structs.replace(plan, solver="fleet", status="feasible", bound=min(bound_g, plan.objective))
-    return msgspec.structs.replace(plan, notes=[*plan.notes, *notes])
+    return msgspec.structs.replace(plan, notes=[*plan.notes, *notes]), found
+
+
+def _last(ends: list[float], job: Job) -> _Mark:
+    """Of a job as if it had no due time: its deadline, or the horizon's end."""
+    return _Mark(slots_by(ends, job.deadline_s), RISK_SHARE if job.deadline_s > ends[-1] else 1.0)
 
 
 def _mark(problem: Problem, ends: list[float], job: Job, due_s: float, start: Plan | None) -> _Mark:
