@@ -87,7 +87,7 @@ def test_due_times_are_given_up_before_deadlines_are() -> None:
     waves = ([300 + 200 * wave(t / 4) for t in range(24)] for wave in (math.sin, math.cos))
     fine, due = prepared(Problem(slots(24), [pool(name, wave, 3) for name, wave in zip("ab", waves, strict=True)], jobs))
     start = greedy(fine, due)
-    plan = fleet_plan(fine, due, classes(fine, due), 1500, 0, start)
+    plan = fleet_plan(fine, due, classes(fine, due), 6000, 0, start)
     assert plan is not None
     assert violations(fine, plan) == []
     assert sum(plan.late.values()) < 0.7 * sum(start.late.values())

@@ -11,7 +11,7 @@ from collections import defaultdict
 from batchsched.planner.classes import WorkClass
 from batchsched.planner.cost import assess
 from batchsched.planner.engines import load_share
-from batchsched.planner.greedy import Filler, allot, loads
+from batchsched.planner.greedy import Filler, allot, by_due, loads
 from batchsched.planner.plan import Allotment, Load, Plan
 from batchsched.planner.price import price
 from batchsched.planner.problem import Configuration, Problem
@@ -38,7 +38,7 @@ def disaggregate(
     done: dict[str, float] = defaultdict(float)
     for a in allotments:
         done[a.batch_id] += a.requests
-    for job in sorted((job for group in groups for job in group.jobs), key=lambda j: (due[j.batch_id], j.deadline_s, j.batch_id)):
+    for job in by_due((job for group in groups for job in group.jobs), due):
         left = 1.0 - done[job.batch_id] / job.remaining_requests
         if left > _EPS:  # rounding to units, and jobs too narrow for what their class was given
             filler.place(job, due[job.batch_id], left)
@@ -49,7 +49,7 @@ def disaggregate(
 def _serve(problem: Problem, due: dict[str, float], group: WorkClass, by_slot: dict[int, dict[str, float]]) -> list[Allotment]:
     """`by_slot`: seconds of the class by slot and configuration."""
     left = {job.batch_id: 1.0 for job in group.jobs}
-    jobs = sorted(group.jobs, key=lambda j: (due[j.batch_id], j.deadline_s, j.batch_id))
+    jobs = by_due(group.jobs, due)
     out: list[Allotment] = []
     for t in sorted(by_slot):
         slot, room = problem.slots[t], by_slot[t]

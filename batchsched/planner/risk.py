@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from batchsched.planner.cost import assess
 from batchsched.planner.futures import Futures
-from batchsched.planner.greedy import followed
+from batchsched.planner.greedy import by_due, followed
 from batchsched.planner.plan import Plan, key_of
 from batchsched.planner.price import price
 from batchsched.planner.problem import Problem, Risk
@@ -148,5 +148,5 @@ def _mixed(problem: Problem, due: dict[str, float], futures: Futures, plans: Seq
         for use in plan.uses if share > _EPS else []:
             key = key_of(by_id[use.batch_id], use)
             seconds[use.batch_id, key][use.slot_index] += float(share) * use.seconds
-    order = sorted(problem.jobs, key=lambda j: (due[j.batch_id], j.deadline_s, j.batch_id))
+    order = by_due(problem.jobs, due)
     return followed(problem, futures.prices, due, order, seconds)
