@@ -32,6 +32,11 @@ class Pieces(NamedTuple):
         """Some of them."""
         return Pieces(self.batch[on], self.arc[on], self.slot[on], self.seconds[on])
 
+    def and_also(self, other: Pieces) -> Pieces:
+        """Both."""
+        batch, arc, slot = (np.concatenate(both) for both in zip(self[:3], other[:3], strict=True))
+        return Pieces(batch, arc, slot, np.concatenate([self.seconds, other.seconds]))
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -82,7 +87,7 @@ class Part:
         """All work, starts and held replicas [K, T] with this answer."""
         run = np.where(self.run_id >= 0, np.maximum(0.0, x[self.run_id]), 0.0) * self.model.slot_s
         rows, seconds, _ = deal(replace(self.model, work=self.asked), run)
-        pieces = Pieces(*(np.concatenate(both) for both in zip(self.kept, (*rows.T, seconds), strict=True)))
+        pieces = self.kept.and_also(Pieces(rows[:, 0], rows[:, 1], rows[:, 2], seconds))
         whole = np.round(x).astype(np.int64)
         starts = np.where(self.starts_id >= 0, whole[self.starts_id], self.starts)
         return pieces, starts, np.where(self.held_id >= 0, whole[self.held_id], self.held)
@@ -133,7 +138,7 @@ def part(model: FleetModel, pieces: Pieces, starts: Ints, held: Ints, freed: Fla
         np.concatenate([(model.run_g * model.slot_s)[run_on], model.load_g[starts_on], model.hold_g[held_on]]),
         np.concatenate([fits[model.arc_config][run_on], *(np.maximum(np.ceil(fits), most)[on] for on, most in
                                                           ((starts_on, starts), (held_on, held)))]),
-        np.concatenate([(present / model.slot_s)[run_on], starts[starts_on], held[held_on]]),
+        np.concatenate([(present / model.slot_s)[run_on], starts[starts_on], held[held_on]]).astype(float),
         int(run_on.sum()), row, column, value, np.concatenate(rows.most), run_id, starts_id, held_id, kept,
         asked, starts, held, model,
     )  # fmt: skip
