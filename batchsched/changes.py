@@ -29,7 +29,7 @@ def cannot_wait(before: Published | None, view: View) -> bool:
 
 def little(before: Published, view: View) -> bool:
     """Are pools and forecasts, and all but a few batches, as they were?"""
-    if before.overrides != view.overrides or view.connected != set(before.connected):
+    if before.overrides != view.overrides or view.connected != frozenset(before.connected):
         return False
     jobs = {job.batch_id: job for job in view.problem.jobs}
     changed = {*_urgent(before, view), *_slower(before, view), *before.jobs.keys() - jobs.keys()}
