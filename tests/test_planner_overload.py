@@ -70,6 +70,7 @@ def test_deadlines_within_reach_go_first_and_the_rest_is_shared_by_weight() -> N
     assert served["p"] / served["q"] == pytest.approx(3, rel=0.02)
 
 
+@pytest.mark.slow
 def test_due_times_are_given_up_before_deadlines_are() -> None:
     """There is work for all of the time, and half of it is unsure."""
     on = {"a": 6480.0, "b": 6480.0}
