@@ -101,6 +101,8 @@ class Portfolio:
         rates = sum(each.rate for each in (*self._others.values(), self._usual))
         share = self._others[name].rate / rates if rates > 0 else 0.0
         done = self._shares[name].work
+        if self.search.work == self._begun:
+            return False  # ruin and recreate comes first
         return done <= min(MOST_SHARE, max(LEAST_SHARE, share)) * (self.work - self._begun // PLACES_A_STEP)
 
     def _part(self, name: str) -> None:
