@@ -7,9 +7,10 @@ the flags that is not listed here rules nothing out.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from batchsched.fleet import GpuType, Pool, ServedModel
+from batchsched.fleet import Fleet, GpuType, Pool, ServedModel
+from batchsched.profiles.profile import Profile
 from batchsched.sizes import too_large
 
 _DTYPES = {"bfloat16": 8.0}
@@ -17,6 +18,21 @@ _QUANTIZATIONS = {"gptq": 6.0, "moe_wna16": 7.0, "awq": 7.5, "fp8": 7.5, "torcha
 """Least compute capability."""
 _ENGINES = (((0, 11), 7.5), ((0, 0), 7.0))
 """Least compute capability from a version on, newest first."""
+
+
+def unfit_of(
+    fleet: Fleet, profiles: Mapping[tuple[str, str], Profile], loaded: Mapping[str, Collection[str]]
+) -> dict[tuple[str, str], str]:
+    """Models with pools that cannot hold or compute them, and why: what has run or is loaded there can.
+
+    `profiles`: by model and pool; `loaded`: models by pool.
+    """
+    found = {
+        (model, name): cannot_run(name, fleet.pools[name], model, fleet.models[model], fleet.gpus)
+        for (model, name), known in profiles.items()
+        if known.source == "prior" and model not in loaded[name]
+    }
+    return {key: why for key, why in found.items() if why}
 
 
 def cannot_run(name: str, pool: Pool, model: str, served: ServedModel, gpus: Mapping[str, GpuType]) -> str:

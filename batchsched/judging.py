@@ -52,7 +52,7 @@ def judged(view: View, found: Sequence[Mapping[str, Any]], fleet: Fleet) -> list
             log.exception("Batch %s cannot be judged.", batch["id"])
             answer = Verdict(False, 0.0, None, None, None, UNJUDGED.format(type(error).__name__, error))
         advised += not answer.feasible
-        out.append(_as_answer(view, answer, "" if answer.feasible else shut(view, batch["id"])))
+        out.append(_as_answer(view, answer, "" if answer.feasible else shut(view, batch["id"]) + _unfit(view, batch)))
     return out
 
 
@@ -69,6 +69,11 @@ def shut(view: View, batch_id: str) -> str:
         return ""
     said = f"pool{'s' if len(closed) > 1 else ''} {' and '.join(closed)}"
     return f" P{said[1:]} could work on it, but {'are' if len(closed) > 1 else 'is'} closed: open {said}."
+
+
+def _unfit(view: View, batch: Mapping[str, Any]) -> str:
+    """Why pools cannot run the models that a batch accepts."""
+    return "".join(f" {why}" for model in batches.models(batch) for why in view.unfit.get(model, []))
 
 
 def _as_answer(view: View, found: Verdict, remark: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from batchsched.carbon.models import Hardware
 from batchsched.errors import ForecastUnavailable
 from batchsched.fleet import Fleet, Pool, gpus_of
 from batchsched.forecasts import IntensityForecast, Provider
-from batchsched.generations import cannot_run
+from batchsched.generations import unfit_of
 from batchsched.lines import ENDPOINTS
 from batchsched.outlook import Outlooks
 from batchsched.planner import Job, PoolState, Problem, Slot, make_slots, open_share
@@ -74,6 +74,8 @@ class View(msgspec.Struct, frozen=True):
     notes: list[str]
     job_of: Callable[[Mapping[str, Any]], Job]
     """The job of a batch's row, as it would be with other options."""
+    unfit: dict[str, list[str]] = {}
+    """Why pools cannot run a model, by model."""
 
     def at(self, seconds: float) -> datetime:
         """The instant so many seconds from now."""
@@ -163,7 +165,7 @@ class Observer:
         slots, states, pools = self._assemble(now, horizon_s, replicas, loaded, forecasts, ruled)
         states, pools = self._uncertain.doubted(states, pools, profiles, lost, now)
         transfers = Transfers(self._settings, self.fleet, states, [self._at_home(forecasts, now, horizon_s)], loaded)
-        unfit = self._unfit(profiles, loaded)
+        unfit = unfit_of(self.fleet, profiles, loaded)
         asked = {model for row in everything for model in batches.models(row)}
         scene = _Scene(now, self.fleet, profiles, answers, replicas, loaded, slots, states, transfers, unfit)
 
@@ -178,9 +180,13 @@ class Observer:
         connected = frozenset(worker["pool"] for worker in alive)
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
         notes += [*unread, *_unable(jobs, alive, self.fleet)]
-        notes += [why for (model, _), why in sorted(unfit.items()) if model in asked]
-        notes += ruled.remarks()
-        return View(now, problem, pools, forecasts, leased, tallied, connected, ruled, notes, lambda row: fastest(job_of(row)))
+        reasons = {model: [why for (of, _), why in sorted(unfit.items()) if of == model] for model in sorted(asked)}
+        notes += [*itertools.chain(*reasons.values()), *ruled.remarks()]
+
+        def as_it_would_be(row: Mapping[str, Any]) -> Job:
+            return fastest(job_of(row))
+
+        return View(now, problem, pools, forecasts, leased, tallied, connected, ruled, notes, as_it_would_be, reasons)
 
     def profiles(
         self, observations: Sequence[Observation], idle_w: Mapping[str, float] | None = None
@@ -194,17 +200,6 @@ class Observer:
                 with_host = known.idle_with_host or measured_w is not None
                 found[model, name] = msgspec.structs.replace(known, idle_w=rest_w, idle_with_host=with_host)
         return found
-
-    def _unfit(
-        self, profiles: Mapping[tuple[str, str], Profile], loaded: Mapping[str, Sequence[str]]
-    ) -> dict[tuple[str, str], str]:
-        """Models with pools that cannot hold or compute them, and why: what has run or is loaded there can."""
-        found = {
-            (model, name): cannot_run(name, self.fleet.pools[name], model, self.fleet.models[model], self.fleet.gpus)
-            for (model, name), known in profiles.items()
-            if known.source == "prior" and model not in loaded[name]
-        }
-        return {key: why for key, why in found.items() if why}
 
     def _learnt(self, model: str, observations: list[Observation]) -> dict[str, Profile]:
         """A model's profiles by pool; worked out anew where something was seen since."""

@@ -50,6 +50,8 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     overrides: Overrides = Overrides()
     """What operators had decided by then: how its pools and its shifting stand."""
     notes: list[str] = []
+    unfit: dict[str, list[str]] = {}
+    """Why pools cannot run a model, by model."""
     recipe: Recipe | None = None
     """None: made by a version that did not say."""
     id: int = 0

@@ -260,6 +260,7 @@ class Scheduler:
             connected=sorted(view.connected),
             overrides=view.overrides,
             notes=view.notes,
+            unfit=view.unfit,
         )
 
     @again

@@ -10,6 +10,7 @@ import pytest
 
 from batchsched.clock import ManualClock
 from batchsched.planner import Problem, make_plan
+from batchsched.wire import PREFIX
 from tests.live import live_server, requests
 from tests.planner_cases import job, pool, slots
 from tests.test_models_accepted import NOW, write_forecast
@@ -141,7 +142,14 @@ def test_a_model_that_a_pools_generation_cannot_compute_is_never_planned_there(t
     write_forecast(tmp_path, {"H": 300, "A": 10})
     config = CONFIG.replace('site = "away"', 'site = "away"\ngpu = "T4"\nengine_args = ["--dtype", "bfloat16"]')
     with live_server(tmp_path, config, clock=ManualClock(NOW)) as server:
-        server.until(server.submit(requests(5, model="m"), batchsched={"deadline": "12h"})["id"], "in_progress")
+        anywhere = server.submit(requests(5, model="m"), batchsched={"deadline": "12h"})["id"]
+        server.until(anywhere, "in_progress")
         published = server.runtime.scheduler.plan_now()
         assert published.problem.jobs[0].pools == ["here"]
         assert any("Pool there gets nothing of m: bfloat16 needs" in note for note in published.notes)
+        told = server.get(f"{PREFIX}/batches/{anywhere}/explain")["sentences"]
+        assert any("Pool there gets nothing of m: bfloat16 needs" in said for said in told)
+        nowhere = server.submit(requests(5, model="m"), batchsched={"deadline": "12h", "sites": ["away"]})["id"]
+        verdict = server.until(nowhere, "in_progress")["batchsched"]["verdict"]
+        assert not verdict["feasible"]
+        assert "Pool there gets nothing of m: bfloat16 needs" in verdict["reason"]
