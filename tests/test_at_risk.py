@@ -135,6 +135,7 @@ def test_a_new_deadline_brings_a_new_verdict_and_ends_the_risk(server: LiveServe
     assert [told["type"] for told in _events(server, batch_id)] == ["batch.at_risk", "batch.recovered"]
 
 
+@pytest.mark.slow
 def test_one_that_is_paused_for_too_long_is_at_risk_until_it_has_more_time(server: LiveServer) -> None:
     batch_id, _ = _promised(server)
     server.post(f"{PREFIX}/batches/{batch_id}/pause")

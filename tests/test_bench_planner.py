@@ -66,6 +66,7 @@ def test_simple_policies_keep_the_rules(policy: policies.Policy) -> None:
     assert plan.late.sum() < 0.1 * fleet.model.work.sum()
 
 
+@pytest.mark.slow
 def test_no_plan_is_below_the_bound() -> None:
     fleet = small()
     model = ClassModel(fleet)

@@ -10,6 +10,7 @@ from batchsched.simulate import POLICIES
 from benchmarks import rolling
 
 
+@pytest.mark.slow
 def test_differences_are_paired(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     few = [POLICIES[name] for name in ("run now", "greedy, perfect foresight", "greedy")]
     monkeypatch.setattr(rolling, "variants", lambda _solver: few)

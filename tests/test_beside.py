@@ -90,6 +90,7 @@ def loaded(server: LiveServer, worker: HandWorker, starts: int) -> dict[str, Any
     return report
 
 
+@pytest.mark.slow
 def test_the_baseline_on_another_pool_loads_its_model_where_the_batch_did_and_once(tmp_path: Path) -> None:
     other = TWO_SITES.replace("[models.tiny]", "max_in_flight = 8\n[models.tiny]")  # of the far pool: not like the one at home
     with live_server(tmp_path, other) as server:

@@ -201,6 +201,7 @@ def test_a_program_that_keeps_sqlites_file_locked_is_told(tmp_path: Path) -> Non
     database.close()
 
 
+@pytest.mark.slow
 def test_what_is_not_there_or_not_an_address_is_said_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailable, match="does not answer"):
         Database(f"postgresql://nobody@/x?host={tmp_path}")

@@ -120,6 +120,7 @@ def power(zone: str, until: datetime, days: int = DAYS) -> Iterator[Generation]:
         yield Generation(zone, instant_of(hour), instant_of(hour + 1), "meter", mw)
 
 
+@pytest.mark.slow
 def test_generation_is_seen_as_it_was_known_and_its_silence_leaves_a_forecast(tmp_path: Path) -> None:
     archive = site(tmp_path, "EAST", "WEST")
     for zone in ("EAST", "WEST"):

@@ -302,6 +302,7 @@ BODIES = st.dictionaries(
 ENDS = st.sampled_from([b"\n", b"\r\n", b"\n\n", b" \n", b"\n \r\n\n"])
 
 
+@pytest.mark.slow
 @given(
     url=st.sampled_from(ENDPOINTS),
     bodies=st.lists(st.one_of(st.just({}), BODIES), min_size=1, max_size=30),

@@ -86,6 +86,7 @@ def test_the_deadline_decides_between_the_clean_model_and_the_fast_one(tmp_path:
         assert {deadline: chosen(server, submit(server, deadline)) for deadline in ("5m", "12h")} == {"5m": "fast", "12h": "slow"}
 
 
+@pytest.mark.slow
 def test_the_asked_confidence_decides_as_well(tmp_path: Path) -> None:
     with live(tmp_path) as server:
         engines(server, "fast", "slow")
@@ -106,6 +107,7 @@ def test_manufacturing_counts_beside_the_grid_where_the_policy_lets_plans_weigh_
         assert chosen(server, submit(server)) == model
 
 
+@pytest.mark.slow
 def test_a_start_is_shared_by_the_batches_that_accept_the_model(tmp_path: Path) -> None:
     with live(tmp_path, planner__solver="cp-sat") as server:
         engines(server, "fast")

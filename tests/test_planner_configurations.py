@@ -114,6 +114,7 @@ def varied(seed: int, jobs: int = 6) -> Problem:
     return Problem(plain.slots, plain.pools, made, links=[Link("link", [1.0] * 12)])
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(seeds)
 def test_plans_of_any_configurations_keep_every_rule(seed: int) -> None:

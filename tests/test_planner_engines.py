@@ -36,6 +36,7 @@ def test_greedy_plans_hold_what_they_use(problem: Problem) -> None:
     make_plan(problem, "greedy")  # it is verified
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(crowded())
 def test_solved_plans_hold_what_they_use(problem: Problem) -> None:

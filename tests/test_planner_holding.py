@@ -101,6 +101,7 @@ def test_a_solved_plan_weighs_no_more(seed: int) -> None:
     assert solved.objective <= greedy.objective * (1 + 1e-9)
 
 
+@pytest.mark.slow
 def test_a_solver_that_knows_of_idling_beats_one_that_does_not() -> None:
     known = blind = 0.0
     for seed in range(3):

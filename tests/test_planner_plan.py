@@ -33,6 +33,7 @@ def test_greedy_plans_are_safe(seed: int, load: float) -> None:
     verify(problem, make_plan(problem, "greedy"))
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(seeds)
 def test_cp_sat_is_safe_and_never_worse_than_greedy(seed: int) -> None:

@@ -105,6 +105,7 @@ def test_killed_in_the_middle_it_goes_on_and_no_engine_is_left(server: LiveServe
     assert end_orphans() == 0
 
 
+@pytest.mark.slow
 def test_noise_is_named_and_not_told(server: LiveServer, tmp_path: Path) -> None:
     ran = profile(tmp_path, "--full-load", "--spread", "0.000001")
     assert "Too noisy: sharegpt p25: throughput is known to" in ran.stdout

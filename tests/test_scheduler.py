@@ -184,6 +184,7 @@ def test_work_that_can_wait_no_longer_gets_the_engine_although_another_model_is_
         assert (answer["leases"], answer["prepare"]) == ([], "other")
 
 
+@pytest.mark.slow
 def test_nothing_is_prepared_for_work_that_is_all_taken(tmp_path: Path, clock: ManualClock) -> None:
     with _server(tmp_path, clock, [300] * 30) as server:
         first, idle = server.worker(), server.worker()

@@ -53,6 +53,7 @@ def outcome(policy: str, seed: int = 1) -> Outcome:
     return simulate(scene(seed), grid(seed), POLICIES[policy])
 
 
+@pytest.mark.slow
 def test_a_seed_is_an_outcome() -> None:
     fresh = Grid(Drawn(START, hours_of(scene()), 1), ZONES, START, hours_of(scene()))
     again = simulate(draw_scene(ZONES, 2, 1), fresh, POLICIES["greedy"])

@@ -54,6 +54,7 @@ def _keep(runtime: Runtime) -> None:
         connection.execute(insert(tables.spending), [{**one, "seconds": 60.0, "energy_j": 5e4} for one in told])
 
 
+@pytest.mark.slow
 def test_all_at_once_say_what_each_says_alone(server: LiveServer) -> None:  # noqa: F811 - the fixture
     _keep(server.runtime)
     slices = server.runtime.breakdown.slices

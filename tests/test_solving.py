@@ -182,6 +182,7 @@ def test_it_tells_when_it_has_come_up_after_a_plan_had_to_do_without() -> None:
         solver.stop()
 
 
+@pytest.mark.slow
 def test_who_waits_in_line_loses_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each answer takes longer than half of what one question has."""
     monkeypatch.setattr(batchsched.solving, "GRACE_S", 2.0)

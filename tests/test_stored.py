@@ -170,6 +170,7 @@ def test_weights_are_kept_on_each_host_and_shared_by_busy_time(server: LiveServe
     assert "1.2 W a TB" in parts[0]["source"]
 
 
+@pytest.mark.slow
 def test_logs_are_kept_as_workers_told_of_them_last(server: LiveServer) -> None:
     def told(host: str, size: int) -> None:
         worker = server.post(f"{PREFIX}/workers", {"pool": "local", "host": host, "pid": 1})["worker_id"]

@@ -331,6 +331,7 @@ def dripping() -> Generator[int]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_batch_that_fails_at_once_is_told_too(tmp_path: Path, receiver: Receiver) -> None:
     with live_server(tmp_path, BASIC + hook(receiver)) as server:
         body = {"input_file_id": "file-none", "endpoint": "/v1/chat/completions", "completion_window": "24h"}

@@ -133,6 +133,7 @@ def server(tmp_path: Path) -> Generator[LiveServer]:
         yield live
 
 
+@pytest.mark.slow
 def test_an_old_worker_does_a_batch_for_a_new_server(server: LiveServer) -> None:
     batch_id = server.submit(requests(2))["id"]
     worker = OldWorker(server)
