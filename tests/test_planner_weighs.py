@@ -11,7 +11,7 @@ import pytest
 from batchsched.clock import ManualClock
 from batchsched.planner import Problem, make_plan
 from batchsched.wire import PREFIX
-from tests.live import live_server, requests
+from tests.live import LiveServer, live_server, requests
 from tests.planner_cases import job, pool, slots
 from tests.test_models_accepted import NOW, write_forecast
 
@@ -125,15 +125,21 @@ def test_an_unasked_weight_changes_nothing() -> None:
     assert make_plan(problem, "greedy").allotments == make_plan(priced, "greedy").allotments
 
 
+def planned_here_alone(server: LiveServer, why: str) -> str:
+    """A new batch that the other pool gets nothing of, and its notes say why."""
+    batch_id: str = server.submit(requests(5, model="m"), batchsched={"deadline": "12h"})["id"]
+    server.until(batch_id, "in_progress")
+    published = server.runtime.scheduler.plan_now()
+    assert published.problem.jobs[0].pools == ["here"]
+    assert any(f"Pool there gets nothing of m: {why}" in note for note in published.notes)
+    return batch_id
+
+
 def test_a_model_that_a_pools_gpus_cannot_hold_is_never_planned_there_and_that_is_told(tmp_path: Path) -> None:
     write_forecast(tmp_path, {"H": 300, "A": 10})
     config = CONFIG.replace('site = "away"', 'site = "away"\ngpu = "T4"').replace("parameters_b = 8", "parameters_b = 13")
     with live_server(tmp_path, config, clock=ManualClock(NOW)) as server:
-        batch_id = server.submit(requests(5, model="m"), batchsched={"deadline": "12h"})["id"]
-        server.until(batch_id, "in_progress")
-        published = server.runtime.scheduler.plan_now()
-        assert published.problem.jobs[0].pools == ["here"]
-        assert any("Pool there gets nothing of m: its weights take 26 GB" in note for note in published.notes)
+        planned_here_alone(server, "its weights take 26 GB")
         server.worker("there", ready="m").ask()
         assert "there" in server.runtime.scheduler.plan_now().problem.jobs[0].pools, "what is loaded fits"
 
@@ -142,11 +148,7 @@ def test_a_model_that_a_pools_generation_cannot_compute_is_never_planned_there(t
     write_forecast(tmp_path, {"H": 300, "A": 10})
     config = CONFIG.replace('site = "away"', 'site = "away"\ngpu = "T4"\nengine_args = ["--dtype", "bfloat16"]')
     with live_server(tmp_path, config, clock=ManualClock(NOW)) as server:
-        anywhere = server.submit(requests(5, model="m"), batchsched={"deadline": "12h"})["id"]
-        server.until(anywhere, "in_progress")
-        published = server.runtime.scheduler.plan_now()
-        assert published.problem.jobs[0].pools == ["here"]
-        assert any("Pool there gets nothing of m: bfloat16 needs" in note for note in published.notes)
+        anywhere = planned_here_alone(server, "bfloat16 needs")
         told = server.get(f"{PREFIX}/batches/{anywhere}/explain")["sentences"]
         assert any("Pool there gets nothing of m: bfloat16 needs" in said for said in told)
         nowhere = server.submit(requests(5, model="m"), batchsched={"deadline": "12h", "sites": ["away"]})["id"]

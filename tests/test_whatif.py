@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from batchsched.errors import InvalidValue
 from batchsched.planner import Job, Problem, make_plan, prepared
-from batchsched.planner.cpsat import late_s
+from batchsched.planner.cost import late_s
 from batchsched.planner.shadow import Arrays, Shadow
 from batchsched.planner.verify import violations
 from batchsched.planner.whatif import Changes, Copy, best, by_prices, changed, late

@@ -7,8 +7,7 @@ from collections import defaultdict
 import msgspec
 
 from batchsched.planner import with_interval
-from batchsched.planner.cost import lateness_g
-from batchsched.planner.cpsat import late_s
+from batchsched.planner.cost import late_s, lateness_g
 from batchsched.planner.crumbs import swept
 from batchsched.planner.due import due_times
 from batchsched.planner.greedy import by_due, followed

@@ -65,6 +65,12 @@ def assess(problem: Problem, prices: Prices, due: dict[str, float], allotments: 
     )
 
 
+def late_s(problem: Problem, plan: Plan) -> float:
+    """Weighted seconds of work that a plan leaves late."""
+    share = {job.batch_id: job.weight * work_s(job) / max(1, job.remaining_requests) for job in problem.jobs}
+    return sum(requests * share[batch_id] for batch_id, requests in plan.late.items())
+
+
 def lateness_g(problem: Problem, prices: Prices, plan: Plan) -> float:
     """What of a plan's objective is lateness, for deadlines and for due times. `problem`: in the plan's slots."""
     ends = [slot.end_s for slot in problem.slots]

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from batchsched.planner.classes import WorkClass, classes
+from batchsched.planner.cost import late_s
 from batchsched.planner.disaggregate import disaggregate
 from batchsched.planner.engines import hold_room, load_share
 from batchsched.planner.hint import Engine, FleetHint, Key, walk
@@ -94,12 +95,6 @@ def _by_fleet(
         )
         return _kept(start, f"The fleet's solver found nothing better than {called(start)}")
     return found
-
-
-def late_s(problem: Problem, plan: Plan) -> float:
-    """Weighted seconds of work that a plan leaves late."""
-    share = {job.batch_id: job.weight * work_s(job) / max(1, job.remaining_requests) for job in problem.jobs}
-    return sum(requests * share[batch_id] for batch_id, requests in plan.late.items())
 
 
 def _kept(plan: Plan, note: str) -> Plan:

@@ -107,7 +107,7 @@ def _needed(filler: Filler, jobs: dict[str, Job], loads: list[Load], configs: It
         for _ in range(load.starts):
             if not all(part in found and found[part].seconds >= s - _EPS for part, (_, s) in zip(parts, spread, strict=True)):
                 break
-            if not filler.do_without(job, key, load.slot_index, spread):
+            if not filler.engines_of(job.configuration(key)).do_without(load.slot_index, spread):
                 break
             for part, (_, seconds) in zip(parts, spread, strict=True):
                 old = found[part]

@@ -155,8 +155,7 @@ class Engines:
 
     def drop(self, first: int, last: int, replicas: int, startup_s: float) -> None:
         """Take away so many that start in one slot and are let go in another; below 0: bring them back."""
-        self.starts[first] -= replicas
-        self.work(first, -replicas * startup_s)
+        self.begin_again(first, -replicas, startup_s)
         for t in range(first, last):
             self._hold(t, self.held[t] - replicas)
 

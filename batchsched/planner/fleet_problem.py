@@ -19,7 +19,8 @@ import msgspec
 import numpy as np
 
 from batchsched.planner.classes import WorkClass, slots_by
-from batchsched.planner.cpsat import CUT_SHORT, configurations, late_s
+from batchsched.planner.cost import late_s
+from batchsched.planner.cpsat import CUT_SHORT, configurations
 from batchsched.planner.disaggregate import disaggregate
 from batchsched.planner.fleet import Standing, plans
 from batchsched.planner.fleet_model import FleetModel, FleetPlan, Floats

@@ -191,10 +191,6 @@ class Filler:
         used = self._used.setdefault(job.batch_id, {})
         used[slot] = used.get(slot, 0.0) + seconds
 
-    def do_without(self, job: Job, key: str, slot: int, spread: list[tuple[int, float]]) -> bool:
-        """Leave out one start, if nothing needs it; was it left out?"""
-        return self.engines_of(job.configuration(key)).do_without(slot, spread)
-
     def best(self, job: Job, due_s: float) -> str:
         """The configuration that holds all of a job before an instant for the least cost; where none does, that holds most."""
         until = self._until(due_s)

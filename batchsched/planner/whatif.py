@@ -8,8 +8,7 @@ import msgspec
 
 from batchsched.errors import InvalidValue
 from batchsched.planner import prepared
-from batchsched.planner.cost import assess
-from batchsched.planner.cpsat import late_s
+from batchsched.planner.cost import assess, late_s
 from batchsched.planner.due import due_times
 from batchsched.planner.hastened import hastened
 from batchsched.planner.plan import Plan

@@ -163,15 +163,9 @@ class Recipe(_Exact):
     versions: dict[str, str]
 
 
-class EngineHold(_Exact):
+class EngineHold(EngineStart):
     """An engine that is kept ready in a slot with nothing to do for so many replica-seconds, for what comes later."""
 
-    batch_id: str
-    model: str
-    pool: str
-    start_at: datetime
-    end_at: datetime
-    seconds: float
     power_w: float
 
 

@@ -13,7 +13,7 @@ from batchsched.errors import NotFound
 from batchsched.fleet import Fleet
 from batchsched.forecasts import IntensityForecast
 from batchsched.planner import Slot
-from batchsched.planner.plan import key_of
+from batchsched.planner.plan import Hold, Load, key_of
 from batchsched.published import Published
 from batchsched.queue import overrides, plans
 from batchsched.queue.database import Database
@@ -79,35 +79,27 @@ def plan_object(published: Published, fleet: Fleet, frozen: overrides.Override |
             }
             for a in plan.allotments
         ],
-        "loads": [
-            {
-                "batch_id": load.batch_id,
-                "model": load.model,
-                "pool": load.pool,
-                "start_at": iso(at(plan.slots[load.slot_index].start_s)),
-                "end_at": iso(at(plan.slots[load.slot_index].end_s)),
-                "seconds": load.seconds,
-            }
-            for load in plan.loads
-        ],
-        "holds": [
-            {
-                "batch_id": hold.batch_id,
-                "model": hold.model,
-                "pool": hold.pool,
-                "start_at": iso(at(plan.slots[hold.slot_index].start_s)),
-                "end_at": iso(at(plan.slots[hold.slot_index].end_s)),
-                "seconds": hold.seconds,
-                "power_w": hold.power_w,
-            }
-            for hold in plan.holds
-        ],
+        "loads": [_engine(published, load) for load in plan.loads],
+        "holds": [{**_engine(published, hold), "power_w": hold.power_w} for hold in plan.holds],
         "pools": _pools(published, fleet),
         "latest_safe_start_at": {name: iso(latest) if latest else None for name, latest in published.latest_start_at.items()},
         "late": plan.late,
         "grams_expected": plan.grams_expected,
         "grams_interval": asdict(plan.grams_interval) if plan.grams_interval else None,
         "notes": [*published.notes, *plan.notes],
+    }
+
+
+def _engine(published: Published, one: Load | Hold) -> dict[str, Any]:
+    """What an engine does in a slot besides work."""
+    slot = published.plan.slots[one.slot_index]
+    return {
+        "batch_id": one.batch_id,
+        "model": one.model,
+        "pool": one.pool,
+        "start_at": iso(published.at(slot.start_s)),
+        "end_at": iso(published.at(slot.end_s)),
+        "seconds": one.seconds,
     }
 
 
