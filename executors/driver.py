@@ -1,97 +1,33 @@
 """Drive the requests of leased chunks at one engine: many in flight, none able to stop the others.
 
 Lines go out in order; those under suspicion (`suspects`: in flight when an engine died, or answered with errors only) go last.
-An engine may die for reasons of its own, with hundreds in flight; only after a second failure do the suspects go one by one, so
-that the line that kills engines convicts itself and harms nobody else.
+Asking and asking again is `asking`'s; what an engine's death means for its chunks is `blame`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Literal
 
 import aiohttp
-import msgspec
 
 from batchsched.clock import IdSource
 from batchsched.errors import EngineFailed
-from batchsched.executors.answers import Verdict, as_line, as_object, judge
+from batchsched.executors.asking import Asking
+from batchsched.executors.blame import ALONE_FROM_ATTEMPT, bury
 from batchsched.executors.engine import Engine
-from batchsched.executors.probes import healthy
+from batchsched.executors.outputs import Outputs
 from batchsched.executors.reporter import Reporter
 from batchsched.executors.share import EnergyShare
-from batchsched.lines import LineError, Request, answered, renamed, unanswered
-from batchsched.wire import Lease, ReleaseReason, Result
+from batchsched.executors.trust import Trust
+from batchsched.executors.vitals import Vitals
+from batchsched.executors.work import Line, Outcome, Work
+from batchsched.lines import LineError, Request
+from batchsched.wire import Lease, ReleaseReason
 
 log = logging.getLogger(__name__)
-TRIES = 3
-ALONE_FROM_ATTEMPT = 3
 HEALTH_EVERY_S = 5.0
-_LONGEST_PAUSE_S = 5.0
-_HEADERS = {"content-type": "application/json"}
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """How the work on a chunk ended."""
-
-    end: Literal["finished", "released", "failed", "lost"]
-    reason: ReleaseReason = "shutdown"
-    message: str = ""
-    suspects: list[int] = []
-
-    async def tell(self, reporter: Reporter) -> None:
-        """The last word about the chunk."""
-        match self.end:
-            case "finished":
-                await reporter.finish()
-            case "released":
-                await reporter.release(self.reason)
-            case "failed":
-                await reporter.fail(self.message, self.suspects)
-            case "lost":
-                await reporter.abandon()
-
-
-class Line:
-    """One request on its way."""
-
-    __slots__ = ("alone", "asking", "number", "request", "suspect", "task", "tries")
-
-    def __init__(self, number: int, request: Request, suspect: bool) -> None:
-        self.number, self.request, self.suspect = number, request, suspect
-        self.tries = 0
-        self.alone = False
-        self.asking = False  # the engine has it right now
-        self.task: asyncio.Task[None] | None = None
-
-
-class Work:
-    """One leased chunk: its lines to come, its lines in flight, how it ended."""
-
-    def __init__(self, lease: Lease, reporter: Reporter) -> None:
-        self.lease, self.reporter = lease, reporter
-        self.todo: deque[Line] = deque()
-        self.alone: deque[Line] = deque()
-        self.open: dict[int, Line] = {}
-        self.stopping: ReleaseReason | None = None
-        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-
-    @property
-    def left(self) -> int:
-        """Lines not yet sent."""
-        return len(self.todo) + len(self.alone)
-
-    def end(self, outcome: Outcome) -> None:
-        """Settle how it ended; the first word holds."""
-        for line in self.open.values():
-            _cancel(line)
-        if not self.outcome.done():
-            self.outcome.set_result(outcome)
 
 
 class Driver:
@@ -108,17 +44,18 @@ class Driver:
         request_timeout_s: float,
         on_change: Callable[[], None],
     ) -> None:
-        self.problem: EngineFailed | None = None
-        """Why the engine counts as dead; None while it lives."""
         self.works: list[Work] = []
-        self._engine, self._session, self._share, self._ids = engine, session, share, ids
-        self._limit, self._on_change = limit, on_change
-        self._timeout = aiohttp.ClientTimeout(total=request_timeout_s, sock_connect=10)
+        self._share, self._limit, self._on_change = share, limit, on_change
+        self._outputs, self._trust = Outputs(ids), Trust()
+        self._vitals = Vitals(engine, session, self._buried)
+        self._asking = Asking(engine, session, self._outputs, self._vitals, self._trust, request_timeout_s)
         self._open = 0
-        self._sure_until = math.inf
-        self._renewed = asyncio.Event()
         self._alone = False
-        self._check: asyncio.Task[bool] | None = None
+
+    @property
+    def problem(self) -> EngineFailed | None:
+        """Why the engine counts as dead; None while it lives."""
+        return self._vitals.problem
 
     def add(self, lease: Lease, reporter: Reporter, lines: Iterable[tuple[int, Request | LineError]]) -> Work:
         """Take on a chunk: its undone lines. The engine must serve its model."""
@@ -129,8 +66,7 @@ class Driver:
             if number in done:
                 continue
             if isinstance(request, LineError):
-                output = unanswered(self._ids.new("batch_req"), "", request.code, request.message)
-                reporter.add(Result(number, False, 0, 0, 0, msgspec.Raw(output)))
+                reporter.add(self._outputs.unread(number, request))
                 continue
             line = Line(number, request, number in suspects)
             (late if line.suspect else work.todo).append(line)
@@ -139,7 +75,7 @@ class Driver:
             (work.alone if line.alone else work.todo).append(line)
         self.works.append(work)
         work.outcome.add_done_callback(lambda _: self._forget(work))
-        self._settle(work)
+        work.settle()
         self._pump()
         return work
 
@@ -152,7 +88,7 @@ class Driver:
         if work.stopping or work.outcome.done():
             return
         work.stopping = reason
-        self._settle(work)
+        work.settle()
         if work.open:
             asyncio.get_running_loop().call_later(grace_s, work.end, Outcome("released", reason))
 
@@ -161,24 +97,21 @@ class Driver:
         work.end(Outcome("lost"))
 
     def trust(self, until: float) -> None:
-        """The leases are known to hold until then (monotonic seconds). After it nothing is sent: a worker that slept would run
-        again what somebody else has done meanwhile."""
-        self._sure_until = until
-        self._renewed.set()
-        self._renewed = asyncio.Event()
+        """The leases are known to hold until then (monotonic seconds); after it nothing is sent."""
+        self._trust.renew(until)
         self._pump()
 
     def revive(self) -> None:
         """The engine is up again: go on."""
-        self.problem = None
+        self._vitals.revive()
         self._pump()
 
     async def watch(self) -> None:
         """Look after the engine while it has requests; runs until cancelled."""
         while True:
             await asyncio.sleep(HEALTH_EVERY_S)
-            if self._open and self.problem is None and not await self._well():
-                self._die("The engine stopped answering.")
+            if self._open and self.problem is None and not await self._vitals.well():
+                self._vitals.die("The engine stopped answering.")
 
     def _left(self) -> int:
         return sum(work.left for work in self.works)
@@ -186,6 +119,10 @@ class Driver:
     def _forget(self, work: Work) -> None:
         self.works.remove(work)
         self._pump()
+        self._on_change()
+
+    def _buried(self, message: str, blame: bool) -> None:
+        bury(self.works, message, blame, self._outputs)
         self._on_change()
 
     # Sending. All of it runs in the event loop without waiting, so no lock is needed.
@@ -204,7 +141,7 @@ class Driver:
             self._on_change()
 
     def _next(self) -> tuple[Work, Line] | None:
-        if self._alone or time.monotonic() >= self._sure_until:
+        if self._alone or not self._trust.holds():
             return None
         for work in self.works:
             if work.stopping or work.outcome.done():
@@ -217,7 +154,7 @@ class Driver:
 
     async def _run(self, work: Work, line: Line) -> None:
         try:
-            result = await self._result(work, line)
+            result = await self._asking.result(work, line)
             if result is not None and not work.outcome.done():
                 work.reporter.add(result)
         except Exception as problem:  # a bug of ours must not lose a line silently
@@ -230,125 +167,5 @@ class Driver:
             if not self._open:
                 self._share.busy(False)
             if self.problem is None:
-                self._settle(work)
+                work.settle()
             self._pump()
-
-    def _settle(self, work: Work) -> None:
-        """End the work if nothing of it is in flight and nothing is to be sent."""
-        if work.open or work.outcome.done():
-            return
-        if not work.left:
-            work.end(Outcome("finished"))
-        elif work.stopping:
-            work.end(Outcome("released", work.stopping))
-
-    async def _result(self, work: Work, line: Line) -> Result | None:
-        """What becomes of the line; None where that is not for now (engine dead, or to be tried alone later)."""
-        pauses = 0
-        while True:
-            while time.monotonic() >= self._sure_until:
-                await self._renewed.wait()
-            line.asking = True
-            status, body, request_id = await self._ask(work.lease, line.request.body)
-            verdict, answer = judge(status, body) if status else (Verdict.TROUBLE, None)
-            if verdict is Verdict.OK and answer:
-                read, cached, written = answer.tokens
-                output = answered(
-                    self._ids.new("batch_req"), line.request.custom_id, status, request_id or answer.id or "", as_line(body)
-                )
-                return Result(line.number, True, read, cached, written, msgspec.Raw(output))
-            if verdict is Verdict.REFUSED:
-                return self._error(line, status, body, request_id)
-            if verdict is Verdict.WRONG_ENGINE:
-                self._die(f"The engine refuses to serve '{work.lease.model}' (status {status}).", blame=False)
-                return None
-            if not await self._well():
-                self._die("The engine died.")
-                return None
-            line.asking = False
-            if verdict is Verdict.TROUBLE:
-                line.tries += 1
-                if line.tries >= TRIES:
-                    return self._exhausted(work, line, status, body, request_id)
-            pauses += 1
-            # Spread by line number, so that lines that were turned away together do not come back together.
-            await asyncio.sleep(min(_LONGEST_PAUSE_S, 0.1 * 2**pauses) * (0.75 + line.number % 16 / 32))
-
-    async def _ask(self, lease: Lease, body: msgspec.Raw) -> tuple[int, bytes, str]:
-        """Status (0 where no whole answer came), body or trouble, request id."""
-        url, data = self._engine.url + lease.endpoint, renamed(body, lease.model) if lease.rename else bytes(body)
-        try:
-            async with self._session.post(url, data=data, headers=_HEADERS, timeout=self._timeout) as answer:
-                return answer.status, await answer.read(), answer.headers.get("x-request-id", "")
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as problem:
-            return 0, (str(problem) or type(problem).__name__).encode(), ""
-
-    def _exhausted(self, work: Work, line: Line, status: int, body: bytes, request_id: str) -> Result | None:
-        """Tried often enough. Once more alone at the end, then in another attempt: the engine may be the one that is ill."""
-        if not line.alone:
-            line.alone, line.tries = True, TRIES - 1
-            work.alone.append(line)
-            return None
-        if not line.suspect:
-            message = f"The engine did not answer line {line.number} (status {status})."
-            work.end(Outcome("failed", message=message, suspects=sorted(each.number for each in (line, *work.alone))))
-            return None
-        if status:
-            return self._error(line, status, body, request_id)
-        text = f"The engine gave no whole answer in {TRIES} tries ({body.decode('utf-8', 'replace')[:200]})."
-        return self._unanswered(line, "engine_error", text)
-
-    def _error(self, line: Line, status: int, body: bytes, request_id: str) -> Result:
-        line_id = self._ids.new("batch_req")
-        output = answered(line_id, line.request.custom_id, status, request_id or line_id, as_object(status, body))
-        return Result(line.number, False, 0, 0, 0, msgspec.Raw(output))
-
-    def _unanswered(self, line: Line, code: str, message: str) -> Result:
-        output = unanswered(self._ids.new("batch_req"), line.request.custom_id, code, message)
-        return Result(line.number, False, 0, 0, 0, msgspec.Raw(output))
-
-    # The engine's death.
-
-    async def _well(self) -> bool:
-        """One health check for however many ask at once."""
-        if self.problem is not None:
-            return False
-        if self._check is None or self._check.done():
-            self._check = asyncio.create_task(self._look())
-        return await asyncio.shield(self._check)
-
-    async def _look(self) -> bool:
-        return self._engine.alive() and await healthy(self._session, self._engine.url, tries=3)
-
-    def _die(self, message: str, *, blame: bool = True) -> None:
-        """End the work of every chunk that the engine had lines of; the others wait for it to come back."""
-        if self.problem is not None:
-            return
-        self.problem = EngineFailed(message)
-        asking = [(work, line) for work in self.works for line in work.open.values() if line.asking]
-        log.error("%s %d requests were in flight.", message, len(asking))
-        if blame and len(asking) == 1 and asking[0][1].suspect and asking[0][1].alone:
-            self._convict(*asking.pop())
-        for work in list(self.works):
-            suspects = [line.number for owner, line in asking if owner is work]
-            if suspects:
-                work.end(Outcome("failed", message=message, suspects=sorted(suspects) if blame else []))
-                continue
-            for line in list(work.open.values()):  # only pausing between two tries: still to do
-                _cancel(line)
-                del work.open[line.number]
-                (work.alone if line.alone else work.todo).appendleft(line)
-            self._settle(work)
-        self._on_change()
-
-    def _convict(self, work: Work, line: Line) -> None:
-        log.error("Line %d of chunk %s ended the engine again; it is set aside.", line.number, work.lease.chunk_id)
-        text = "This request ended the engine each time it ran, so it was set aside."
-        work.reporter.add(self._unanswered(line, "engine_crash", text))
-        _cancel(line)
-        del work.open[line.number]
-
-
-def _cancel(line: Line) -> None:
-    if line.task and line.task is not asyncio.current_task():
-        line.task.cancel()

@@ -21,7 +21,7 @@ import aiohttp
 from batchsched.clock import Clock, IdSource, RandomIds, SystemClock
 from batchsched.disk import folder_bytes
 from batchsched.errors import BatchschedError, EngineFailed, NotFound, ServerUnreachable, UnknownModel, UnsupportedProtocol
-from batchsched.executors.driver import Driver, Outcome, Work
+from batchsched.executors.driver import Driver
 from batchsched.executors.engine import AttachedEngine, Engine, VllmEngine
 from batchsched.executors.engine_home import find_engine
 from batchsched.executors.link import ServerLink
@@ -31,6 +31,7 @@ from batchsched.executors.probes import tokens_of
 from batchsched.executors.reporter import LOST, Reporter
 from batchsched.executors.share import EnergyShare
 from batchsched.executors.signals import stopped_by_signals
+from batchsched.executors.work import Outcome, Work
 from batchsched.lines import LineError, Request, iter_lines, parse
 from batchsched.settings import Worker as WorkerSettings
 from batchsched.wire import (

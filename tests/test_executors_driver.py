@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from batchsched.errors import EngineFailed, InvalidConfiguration, PermissionDenied, Unauthorized
+from batchsched.executors import asking, blame
 from batchsched.executors import driver as driver_module
 from batchsched.executors import worker as worker_module
 from batchsched.executors.worker import run_worker
@@ -131,18 +132,18 @@ async def test_a_line_that_always_meets_an_error_gets_an_error_line() -> None:
 
 
 async def test_a_line_of_which_one_engine_is_sick_runs_on_another() -> None:
-    server, engine = FakeServer([f"a [[500 {driver_module.TRIES + 1}]]", "b"]), FakeEngine()
+    server, engine = FakeServer([f"a [[500 {asking.TRIES + 1}]]", "b"]), FakeEngine()
     outputs = await run(server, engine)
     assert outputs["c1"]["response"]["status_code"] == 200
     assert len(server.heard("fail")) == 1
 
 
 async def test_an_engine_that_drains_costs_no_line_and_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver_module, "_LONGEST_PAUSE_S", 0.02)
+    monkeypatch.setattr(asking, "_LONGEST_PAUSE_S", 0.02)
     server, engine = FakeServer([f"n{number}" for number in range(20)]), FakeEngine()
     engine.draining = True
     async with working(server, engine):
-        await server.until(lambda: engine.refused > 20 * 2 * driver_module.TRIES)
+        await server.until(lambda: engine.refused > 20 * 2 * asking.TRIES)
         assert not server.results
         engine.draining = False  # what stands behind the URL was replaced
         await server.until_done()
@@ -268,7 +269,7 @@ async def test_the_line_that_kills_engines_is_found_and_set_aside(tmp_path: Path
     server = FakeServer(prompts, pool=Pool(max_in_flight=8))
     outputs = await run(server, tmp_path)
     failed = server.heard("fail")
-    assert len(failed) == driver_module.ALONE_FROM_ATTEMPT - 1
+    assert len(failed) == blame.ALONE_FROM_ATTEMPT - 1
     assert all(6 in message.suspects for message in failed)
     assert outputs["c6"]["error"]["code"] == "engine_crash"
     assert [line for line, result in server.results.items() if not result.ok] == [6]

@@ -1,0 +1,88 @@
+"""Ask the engine for one line until there is something to record: which answers are final, and which are asked for again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+
+from batchsched.executors.answers import Verdict, judge
+from batchsched.executors.engine import Engine
+from batchsched.executors.outputs import Outputs, Reply
+from batchsched.executors.trust import Trust
+from batchsched.executors.vitals import Vitals
+from batchsched.executors.work import Line, Outcome, Work
+from batchsched.lines import renamed
+from batchsched.wire import Result
+
+TRIES = 3
+_LONGEST_PAUSE_S = 5.0
+_HEADERS = {"content-type": "application/json"}
+
+
+class Asking:
+    """Of one engine. Where it is found dead, `vitals` hears of it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        session: aiohttp.ClientSession,
+        outputs: Outputs,
+        vitals: Vitals,
+        trust: Trust,
+        request_timeout_s: float,
+    ) -> None:
+        self._engine, self._session, self._outputs, self._vitals, self._trust = engine, session, outputs, vitals, trust
+        self._timeout = aiohttp.ClientTimeout(total=request_timeout_s, sock_connect=10)
+
+    async def result(self, work: Work, line: Line) -> Result | None:
+        """What becomes of the line; None where that is not for now (engine dead, or to be tried alone later)."""
+        pauses = 0
+        while True:
+            await self._trust.wait()
+            line.asking = True
+            reply = await self._ask(work, line)
+            verdict, answer = judge(reply.status, reply.body) if reply.status else (Verdict.TROUBLE, None)
+            if verdict is Verdict.OK and answer:
+                return self._outputs.answered(line, reply, answer)
+            if verdict is Verdict.REFUSED:
+                return self._outputs.refused(line, reply)
+            if verdict is Verdict.WRONG_ENGINE:
+                model = work.lease.model
+                self._vitals.die(f"The engine refuses to serve '{model}' (status {reply.status}).", blame=False)
+                return None
+            if not await self._vitals.well():
+                self._vitals.die("The engine died.")
+                return None
+            line.asking = False
+            if verdict is Verdict.TROUBLE:
+                line.tries += 1
+                if line.tries >= TRIES:
+                    return self._exhausted(work, line, reply)
+            pauses += 1
+            # Spread by line number, so that lines that were turned away together do not come back together.
+            await asyncio.sleep(min(_LONGEST_PAUSE_S, 0.1 * 2**pauses) * (0.75 + line.number % 16 / 32))
+
+    async def _ask(self, work: Work, line: Line) -> Reply:
+        lease, body = work.lease, line.request.body
+        url, data = self._engine.url + lease.endpoint, renamed(body, lease.model) if lease.rename else bytes(body)
+        try:
+            async with self._session.post(url, data=data, headers=_HEADERS, timeout=self._timeout) as answer:
+                return Reply(answer.status, await answer.read(), answer.headers.get("x-request-id", ""))
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as problem:
+            return Reply(0, (str(problem) or type(problem).__name__).encode(), "")
+
+    def _exhausted(self, work: Work, line: Line, reply: Reply) -> Result | None:
+        """Tried often enough. Once more alone at the end, then in another attempt: the engine may be the one that is ill."""
+        if not line.alone:
+            line.alone, line.tries = True, TRIES - 1
+            work.alone.append(line)
+            return None
+        if not line.suspect:
+            message = f"The engine did not answer line {line.number} (status {reply.status})."
+            work.end(Outcome("failed", message=message, suspects=sorted(each.number for each in (line, *work.alone))))
+            return None
+        if reply.status:
+            return self._outputs.refused(line, reply)
+        text = f"The engine gave no whole answer in {TRIES} tries ({reply.body.decode('utf-8', 'replace')[:200]})."
+        return self._outputs.unanswered(line, "engine_error", text)

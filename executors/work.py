@@ -1,0 +1,91 @@
+"""One leased chunk in a worker's hands: its lines, where each of them stands, and how it all ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Literal
+
+import msgspec
+
+from batchsched.executors.reporter import Reporter
+from batchsched.lines import Request
+from batchsched.wire import Lease, ReleaseReason
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How the work on a chunk ended."""
+
+    end: Literal["finished", "released", "failed", "lost"]
+    reason: ReleaseReason = "shutdown"
+    message: str = ""
+    suspects: list[int] = []
+
+    async def tell(self, reporter: Reporter) -> None:
+        """The last word about the chunk."""
+        match self.end:
+            case "finished":
+                await reporter.finish()
+            case "released":
+                await reporter.release(self.reason)
+            case "failed":
+                await reporter.fail(self.message, self.suspects)
+            case "lost":
+                await reporter.abandon()
+
+
+class Line:
+    """One request on its way."""
+
+    __slots__ = ("alone", "asking", "number", "request", "suspect", "task", "tries")
+
+    def __init__(self, number: int, request: Request, suspect: bool) -> None:
+        self.number, self.request, self.suspect = number, request, suspect
+        self.tries = 0
+        self.alone = False
+        self.asking = False  # the engine has it right now
+        self.task: asyncio.Task[None] | None = None
+
+    def cancel(self) -> None:
+        """Let go of its request, unless it is this very request that says so."""
+        if self.task and self.task is not asyncio.current_task():
+            self.task.cancel()
+
+
+class Work:
+    """One leased chunk: its lines to come, its lines in flight, how it ended."""
+
+    def __init__(self, lease: Lease, reporter: Reporter) -> None:
+        self.lease, self.reporter = lease, reporter
+        self.todo: deque[Line] = deque()
+        self.alone: deque[Line] = deque()
+        self.open: dict[int, Line] = {}
+        self.stopping: ReleaseReason | None = None
+        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    @property
+    def left(self) -> int:
+        """Lines not yet sent."""
+        return len(self.todo) + len(self.alone)
+
+    def end(self, outcome: Outcome) -> None:
+        """Settle how it ended; the first word holds."""
+        for line in self.open.values():
+            line.cancel()
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+    def put_back(self, line: Line) -> None:
+        """A line that was in flight is still to do, and comes next."""
+        line.cancel()
+        del self.open[line.number]
+        (self.alone if line.alone else self.todo).appendleft(line)
+
+    def settle(self) -> None:
+        """End it if nothing of it is in flight and nothing is to be sent."""
+        if self.open or self.outcome.done():
+            return
+        if not self.left:
+            self.end(Outcome("finished"))
+        elif self.stopping:
+            self.end(Outcome("released", self.stopping))
