@@ -53,7 +53,7 @@ class MissingParameter(InvalidRequest):
 
 
 class UnsupportedProtocol(InvalidRequest):
-    """The server and the worker are more than one protocol apart."""
+    """The server and the worker are more than one protocol apart, or the worker does not know its pool's kind."""
 
     code = "unsupported_protocol"
 

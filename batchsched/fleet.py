@@ -25,6 +25,10 @@ _PARALLEL_FLAGS = {
     **dict.fromkeys(("--data-parallel-size", "-dp"), "data"),
 }
 PoolKind = Literal["dedicated", "spare", "cpu"]
+_MISSING = {
+    "slo": "a spare pool needs to know what its online users are promised: give ttft_ms and tpot_ms",
+    "ceiling": "a spare pool needs the most offline requests that may be in flight at one server, however quiet it is",
+}
 
 
 class GpuType(msgspec.Struct, frozen=True):
@@ -95,15 +99,33 @@ class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 0.0
 
 
+class Slo(msgspec.Struct, frozen=True):
+    """What the online users of a spare pool's servers keep, whatever is done beside them."""
+
+    ttft_ms: Annotated[
+        float, Meta(gt=0, description="Time to the first token, in milliseconds, that online requests are to keep")
+    ]
+    tpot_ms: Annotated[float, Meta(gt=0, description="Time for each token after it, in milliseconds, likewise")]
+    percentile: Annotated[
+        float, Meta(ge=50, lt=100, description="Of all online requests, this percentage keeps both; 99 for p99")
+    ] = 99.0
+
+
 class Pool(msgspec.Struct, frozen=True):
     """GPUs of one type at one site behind vLLM."""
 
     site: Annotated[str, Meta(description="Name of a site")] = "home"
     kind: Annotated[
-        PoolKind, Meta(description="`dedicated` or `cpu`; `spare` (a share of online servers) is not supported yet")
+        PoolKind,
+        Meta(
+            description="`dedicated`: ours alone; `spare`: what online users of running servers leave (docs/spare.md); "
+            "`cpu`: a host's processors (docs/host_cpus.md)"
+        ),
     ] = "dedicated"
     gpu: Annotated[str, Meta(description="GPU type, or `cpu`")] = "cpu"
-    count: Annotated[int, Meta(ge=1, le=100_000, description="How many replicas (workers) the pool runs at once")] = 1
+    count: Annotated[
+        int, Meta(ge=1, le=100_000, description="How many replicas (workers; of a spare pool: servers) it has at once")
+    ] = 1
     models: Annotated[list[str], Meta(description="Models it may serve; empty: every declared model")] = []
     max_in_flight: Annotated[int, Meta(ge=1, le=100_000, description="Requests in flight at one engine")] = 256
     power_w: Annotated[float, Meta(gt=0, description="Watts of one busy replica, where no meter can measure it")] | None = None
@@ -117,6 +139,32 @@ class Pool(msgspec.Struct, frozen=True):
     )
     second_life_at: Annotated[date | None, Meta(description="Day its second life began, where it is reused hardware")] = None
     second_life_years: Annotated[float, Meta(gt=0, description="How long that second life is planned to be")] | None = None
+    slo: Annotated[Slo | None, Meta(description="Needed where `kind` is `spare`: what its online users are promised")] = None
+    ceiling: (
+        Annotated[
+            int,
+            Meta(ge=1, le=100_000, description="Needed where `kind` is `spare`: most offline requests in flight at one server"),
+        ]
+        | None
+    ) = None
+
+    @property
+    def most_in_flight(self) -> int:
+        """Requests of ours at one engine, whatever else allows more."""
+        return self.max_in_flight if self.ceiling is None else min(self.max_in_flight, self.ceiling)
+
+    @property
+    def complaint(self) -> tuple[str, str] | None:
+        """What does not go with its kind: the key, and what is wrong and what to do; None where all is well."""
+        if self.kind == "cpu" and self.gpu != "cpu":
+            return (
+                "gpu",
+                f"a pool of kind 'cpu' computes on its host's processors; take out '{self.gpu}', or say kind = \"dedicated\"",
+            )
+        for key, value in (("slo", self.slo), ("ceiling", self.ceiling)):
+            if (value is None) == (self.kind == "spare"):
+                return key, _MISSING[key] if value is None else f"only pools of kind 'spare' have one; this one is '{self.kind}'"
+        return None
 
     @property
     def gpus(self) -> int:
@@ -203,7 +251,7 @@ class Fleet(msgspec.Struct, frozen=True, dict=True):
         if one == other or one not in self.pools or other not in self.pools:
             return one == other
         kinds = [
-            (pool.gpu, self.replica_gpus[name], pool.power_w, pool.engine_args, pool.max_in_flight)
+            (pool.kind, pool.gpu, self.replica_gpus[name], pool.power_w, pool.engine_args, pool.most_in_flight)
             for name in (one, other)
             for pool in [self.pools[name]]
         ]

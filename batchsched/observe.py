@@ -223,7 +223,7 @@ class Observer:
                 vcpus=os.cpu_count() or 1,
                 power_w=pool.power_w,
                 gpus=gpus_of([*pool.engine_args, *served.engine_args]),
-                in_flight=min(pool.max_in_flight, IN_FLIGHT),
+                in_flight=min(pool.most_in_flight, IN_FLIGHT),
             )
             for name, pool in self.fleet.pools.items()
             if pool.serves(model)

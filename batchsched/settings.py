@@ -397,8 +397,8 @@ def _cross_check(settings: Settings, where: str, catalogue: Catalogue) -> None:
 def _check_pool(name: str, pool: Pool, settings: Settings, where: str) -> None:
     if pool.site not in settings.sites:
         _complain(where, f"pools.{name}.site", f"there is no site '{pool.site}'", settings.sites)
-    if pool.kind == "spare":
-        _complain(where, f"pools.{name}.kind", "'spare' is not supported yet", ["dedicated", "cpu"])
+    if wrong := pool.complaint:
+        raise InvalidConfiguration(f"{where}: key 'pools.{name}.{wrong[0]}': {wrong[1]}.")
     for model in pool.models:
         if model not in settings.models:
             _complain(where, f"pools.{name}.models", f"there is no model '{model}'", settings.models)

@@ -39,6 +39,8 @@ class Register(msgspec.Struct):
     pid: int
     protocol: int = PROTOCOL
     version: str = ""
+    shares: bool = False
+    """It knows how to work beside online users; of spare pools, others are refused."""
 
 
 class Registered(msgspec.Struct):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from batchsched.errors import EngineFailed, UnknownModel
+from batchsched.errors import EngineFailed, InvalidConfiguration, UnknownModel
 from batchsched.executors.engine_home import EngineHome
 from batchsched.executors.launch import DRAIN_S, command, environment, last_words
 from batchsched.executors.orphans import log_name, wait_until
@@ -203,6 +203,18 @@ class AttachedEngine:
     def describe(self) -> str:
         """Where it is, and what it serves."""
         return self.build + (f", serving {self.served}" if self.served else "")
+
+
+def engine_for(pool_name: str, pool: Pool, home: EngineHome | None, settings: Worker) -> Engine:
+    """Of a worker of that pool: the one at `worker.engine_url`, or one to start from `home`. Raises InvalidConfiguration."""
+    if home is None:
+        return AttachedEngine(settings.engine_url)
+    if pool.kind == "spare":
+        raise InvalidConfiguration(
+            f"Pool '{pool_name}' is of kind 'spare': its workers share servers that run already, and never start one.",
+            hint="Name the server beside this worker: `batchsched worker --engine-url URL`, or worker.engine_url.",
+        )
+    return VllmEngine(home, pool, settings)
 
 
 def _kill_group(pgid: int) -> None:

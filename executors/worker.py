@@ -22,7 +22,7 @@ from batchsched.clock import Clock, IdSource, RandomIds, SystemClock
 from batchsched.disk import folder_bytes
 from batchsched.errors import BatchschedError, EngineFailed, NotFound, ServerUnreachable, UnknownModel, UnsupportedProtocol
 from batchsched.executors.driver import Driver
-from batchsched.executors.engine import AttachedEngine, Engine, VllmEngine
+from batchsched.executors.engine import Engine, engine_for
 from batchsched.executors.engine_home import find_engine
 from batchsched.executors.link import ServerLink
 from batchsched.executors.meters import EnergyMeter, choose_meter, idle_power
@@ -119,7 +119,7 @@ class WorkerLoop:
             self._me = await self._unless_stopped(self._register())
         except Stopped:
             return 0
-        self._engine = VllmEngine(home, self._me.pool, self._settings) if home else AttachedEngine(self._settings.engine_url)
+        self._engine = engine_for(self._pool_name, self._me.pool, home, self._settings)
         shared = home is None
         pool, models = self._me.pool, self._me.models.values()
         choice = choose_meter(
@@ -139,7 +139,7 @@ class WorkerLoop:
             self._session,
             self._share,
             self._ids,
-            limit=self._me.pool.max_in_flight,
+            limit=self._me.pool.most_in_flight,
             request_timeout_s=self._settings.request_timeout_s,
             on_change=self._changed.set,
         )
@@ -229,7 +229,7 @@ class WorkerLoop:
         return me
 
     async def _introduce(self, protocol: int) -> Registered:
-        message = Register(self._pool_name, socket.gethostname(), os.getpid(), protocol, _version())
+        message = Register(self._pool_name, socket.gethostname(), os.getpid(), protocol, _version(), shares=True)
         return await self._link.insist("POST", "/workers", message, Registered)
 
     async def _heartbeats(self) -> None:

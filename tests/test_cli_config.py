@@ -86,6 +86,7 @@ def test_config_show_names_the_origin_and_masks_the_key(
 CRON = '[sites.a]\nzone = "DE"\n[pools.b]\nsite = "a"\n[pools.b.window]\nduration = "8h"\ncron = '
 
 POOL = '[sites.a]\nzone = "DE"\n[pools.b]\nsite = "a"\n'
+SLO = "{ ttft_ms = 500, tpot_ms = 50 }"
 
 
 @pytest.mark.parametrize(
@@ -97,10 +98,13 @@ POOL = '[sites.a]\nzone = "DE"\n[pools.b]\nsite = "a"\n'
         ('[pools.a]\nsite = "b"', ["batchsched.toml", "pools.a.site", "'b'"]),
         ("[pools.old-t4]\ncount = 0", ["batchsched.toml", "'pools.old-t4.count'", ">= 1"]),
         ('[pools.old-t4]\nkind = "fast"', ["batchsched.toml", "'pools.old-t4.kind'", "dedicated"]),
-        (
-            '[sites.a]\nzone = "DE"\n[pools.b]\nsite = "a"\nkind = "spare"',
-            ["pools.b.kind", "not supported yet", "dedicated, cpu"],
-        ),
+        (f'{POOL}kind = "spare"', ["'pools.b.slo'", "online users are promised", "ttft_ms"]),
+        (f'{POOL}kind = "spare"\nslo = {SLO}', ["'pools.b.ceiling'", "most offline requests"]),
+        (f'{POOL}kind = "spare"\nceiling = 8\nslo = {{ ttft_ms = 0, tpot_ms = 9 }}', ["'pools.b.slo.ttft_ms'", "> 0"]),
+        (f'{POOL}kind = "spare"\nceiling = 8\nslo = {{ ttft = 1 }}', ["'pools.b.slo.ttft'", "did you mean 'ttft_ms'"]),
+        (f"{POOL}slo = {SLO}", ["'pools.b.slo'", "only pools of kind 'spare'", "'dedicated'"]),
+        (f"{POOL}ceiling = 8", ["'pools.b.ceiling'", "only pools of kind 'spare'"]),
+        (f'{POOL}kind = "cpu"\ngpu = "T4"', ["'pools.b.gpu'", "processors", "dedicated"]),
         ('[pools.a.window]\ncron = 3\nduration = "8h"', ["batchsched.toml", "'pools.a.window.cron'"]),
         ('[models."org/m.1"]\nmax_model_len = 2', ["batchsched.toml", "'models.org/m.1.max_model_len'", ">= 16"]),
         ("[sites.a]", ["batchsched.toml", "'sites.a'", "zone"]),

@@ -17,7 +17,7 @@ import msgspec
 from batchsched import errors, feeds, settings
 from batchsched.cli import exits
 from batchsched.cli.main import cli
-from batchsched.fleet import GPU_TYPES, Pool, ServedModel, Site, Window
+from batchsched.fleet import GPU_TYPES, Pool, ServedModel, Site, Slo, Window
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS, TERMINAL
 
 UNIONS = (Union, types.UnionType)
@@ -104,6 +104,7 @@ def configuration_page() -> str:
         "sites.NAME": Site,
         "pools.NAME": Pool,
         "pools.NAME.window": Window,
+        "pools.NAME.slo": Slo,
         "models.NAME": ServedModel,
         "tenants.NAME": settings.Tenant,
         "webhooks.NAME": settings.Webhook,

@@ -141,11 +141,16 @@ class LeaseDesk:
         fleet = self._runtime.fleet
         if message.pool not in fleet.pools:
             raise NotFound(f"There is no pool '{message.pool}'; declared: {', '.join(fleet.pools) or 'none'}.", param="pool")
-        worker_id = self._runtime.ids.new("worker")
-        with self._database.statement() as connection:
-            workers.add(connection, id=worker_id, now=self._runtime.clock.now(), **msgspec.structs.asdict(message))
-        self._runtime.scheduler.poke()
         pool = fleet.pools[message.pool]
+        if pool.kind == "spare" and not message.shares:
+            raise UnsupportedProtocol(
+                f"Pool '{message.pool}' shares its servers with online users, which this worker cannot; upgrade the worker."
+            )
+        worker_id = self._runtime.ids.new("worker")
+        told = {name: getattr(message, name) for name in ("pool", "host", "pid", "protocol", "version")}
+        with self._database.statement() as connection:
+            workers.add(connection, id=worker_id, now=self._runtime.clock.now(), **told)
+        self._runtime.scheduler.poke()
         models = {name: fleet.models[name] for name in fleet.models if pool.serves(name)}
         beat_s = min(5.0, self._limits.lease_s / 4)
         return Registered(worker_id, message.pool, pool, models, self._limits.lease_s, beat_s, message.protocol)
