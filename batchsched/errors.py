@@ -254,6 +254,13 @@ class EngineFailed(BatchschedError):
     http_status = 502
 
 
+class LaunchFailed(BatchschedError):
+    """Workers cannot be started or looked after here."""
+
+    code = "launch_failed"
+    http_status = 502
+
+
 class UnknownModel(NotFound):
     """The model is not served here."""
 
