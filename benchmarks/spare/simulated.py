@@ -1,0 +1,210 @@
+"""A SIMULATED vLLM server on virtual time: continuous batching with chunked prefill, priorities, KV blocks and preemption.
+
+It computes nothing. A step takes `base_s + per_decode_s x decoding + per_prefill_s x prompt tokens`, times log-normal noise. What
+it decides follows vLLM's V1 scheduler: running requests first, then the waiting ones by priority and arrival, each step with a
+budget of tokens; where KV blocks run out, the last of the lowest priority is preempted and computes anew what it had. It
+serves to tune and test a governor without the noise of a machine; figures of it are never those of a server.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left
+from collections.abc import Callable
+from itertools import accumulate
+
+import msgspec
+
+from batchsched.executors.spare.counts import Counts
+from batchsched.executors.spare.histogram import Histogram
+
+# vLLM's own bounds, 0.32.
+FIRST_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
+EACH_BOUNDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """How fast and how large the server is."""
+
+    base_s: float = 0.0025
+    per_decode_s: float = 0.00018
+    per_prefill_s: float = 0.00003
+    noise: float = 0.15
+    """Standard deviation of a step's logarithm."""
+    hiccup_share: float = 0.002
+    """Of the steps, how many take `hiccup_s` longer."""
+    hiccup_s: float = 0.03
+    front_s: float = 0.002
+    """From a request's arrival until the engine may take it up."""
+    kv_tokens: int = 60_000
+    block_tokens: int = 16
+    max_seqs: int = 128
+    step_tokens: int = 2048
+    priority: bool = True
+
+
+class Asked(msgspec.Struct, eq=False):
+    """A request at the server."""
+
+    prompt_tokens: int
+    output_tokens: int
+    priority: int = 0
+    arrived_s: float = 0.0
+    read: int = 0
+    """Tokens whose keys and values it holds: of the prompt, and of the answer after a preemption."""
+    to_read: int = 0
+    reread: int = 0
+    """Of those to read, how many are its own answer's, from before a preemption."""
+    written: int = 0
+    first_s: float = 0.0
+    last_s: float = 0.0
+    ended_s: float | None = None
+
+    @property
+    def held_tokens(self) -> int:
+        """Its room in the KV cache."""
+        return self.read + (self.written - self.reread if self.read >= self.to_read else 0)
+
+    @property
+    def tpot_s(self) -> float:
+        """Seconds for each token after the first."""
+        return (self.last_s - self.first_s) / (self.written - 1) if self.written > 1 else 0.0
+
+
+class _Counted:
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds, self.buckets = bounds, [0.0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, seconds: float, times: int = 1) -> None:
+        self.buckets[bisect_left(self.bounds, seconds)] += times
+        self.total += seconds * times
+
+    def read(self) -> Histogram:
+        return Histogram(self.bounds, tuple(accumulate(self.buckets[:-1])), sum(self.buckets), self.total)
+
+
+class Server:
+    """Steps on virtual time: `begin` takes up what waits and says when the step ends, `end` writes its tokens."""
+
+    def __init__(self, shape: Shape, seed: int = 0) -> None:
+        self.shape = shape
+        self.running: list[Asked] = []
+        self.waiting: list[Asked] = []
+        self.preemptions = self.steps = 0
+        self.on_done: Callable[[Asked], None] = lambda _: None
+        self._rng = random.Random(seed)
+        self._reading: list[tuple[Asked, int]] = []
+        self._decoding: list[Asked] = []
+        self._prompt_tokens = self._written = self._finished = 0
+        self._first, self._each = _Counted(FIRST_BOUNDS), _Counted(EACH_BOUNDS)
+
+    def submit(self, asked: Asked, now_s: float) -> None:
+        """A request arrives."""
+        asked.arrived_s, asked.to_read = now_s, asked.prompt_tokens
+        self.waiting.append(asked)
+
+    def abort(self, asked: Asked) -> None:
+        """Its client went away."""
+        for queue in (self.running, self.waiting):
+            if asked in queue:
+                queue.remove(asked)
+
+    @property
+    def held_tokens(self) -> int:
+        """Tokens of KV space that are taken, in whole blocks."""
+        block = self.shape.block_tokens
+        return sum(-(-asked.held_tokens // block) * block for asked in self.running)
+
+    def begin(self, now_s: float) -> float | None:
+        """Choose the next step's work; when it ends, or None where there is nothing to do."""
+        shape = self.shape
+        if not self.running and not any(asked.arrived_s + shape.front_s <= now_s for asked in self.waiting):
+            return None
+        self._make_room()
+        self._decoding = [asked for asked in self.running if asked.read >= asked.to_read]
+        budget = shape.step_tokens - len(self._decoding)
+        self._reading = []
+        for asked in self.running:
+            if asked.read < asked.to_read and budget > 0:
+                part = min(budget, asked.to_read - asked.read)
+                self._reading.append((asked, part))
+                budget -= part
+        budget = self._admit(now_s, budget)
+        tokens = sum(part for _, part in self._reading)
+        took = shape.base_s + shape.per_decode_s * len(self._decoding) + shape.per_prefill_s * tokens
+        took *= self._rng.lognormvariate(0, shape.noise)
+        if self._rng.random() < shape.hiccup_share:
+            took += shape.hiccup_s
+        return now_s + took
+
+    def end(self, now_s: float) -> None:
+        """The step is done: tokens are written, requests that have all of theirs leave."""
+        self.steps += 1
+        writing = [*self._decoding]
+        for asked, part in self._reading:
+            asked.read += part
+            self._prompt_tokens += part
+            if asked.read >= asked.to_read:
+                writing.append(asked)
+        for asked in writing:
+            if asked in self.running:
+                self._write(asked, now_s)
+
+    def counts(self, now_s: float) -> Counts:
+        """What its /metrics would say."""
+        return Counts(
+            now_s,
+            running=len(self.running),
+            waiting=len(self.waiting),
+            kv_used=min(1.0, self.held_tokens / self.shape.kv_tokens),
+            preemptions=self.preemptions,
+            prompt_tokens=self._prompt_tokens,
+            written_tokens=self._written,
+            finished=self._finished,
+            steps=self.steps,
+            first_token=self._first.read(),
+            each_token=self._each.read(),
+        )
+
+    def _write(self, asked: Asked, now_s: float) -> None:
+        asked.written += 1
+        self._written += 1
+        if asked.written == 1:
+            asked.first_s = now_s
+            self._first.add(now_s - asked.arrived_s)
+        else:
+            self._each.add(now_s - asked.last_s)
+        asked.last_s = now_s
+        if asked.written >= asked.output_tokens:
+            asked.ended_s = now_s
+            self.running.remove(asked)
+            self._finished += 1
+            self.on_done(asked)
+
+    def _order(self, asked: Asked) -> tuple[int, float]:
+        return (asked.priority if self.shape.priority else 0, asked.arrived_s)
+
+    def _admit(self, now_s: float, budget: int) -> int:
+        free = self.shape.kv_tokens - self.held_tokens
+        for asked in sorted(self.waiting, key=self._order):
+            if budget <= 0 or len(self.running) >= self.shape.max_seqs or asked.to_read > free:
+                break  # as vLLM does: nobody overtakes the first who finds no room
+            if asked.arrived_s + self.shape.front_s > now_s:
+                continue
+            part = min(budget, asked.to_read)
+            budget -= part
+            free -= asked.to_read
+            self.waiting.remove(asked)
+            self.running.append(asked)
+            self._reading.append((asked, part))
+        return budget
+
+    def _make_room(self) -> None:
+        """Preempt until the next token of everybody has a place."""
+        while len(self.running) > 1 and self.held_tokens + len(self.running) > self.shape.kv_tokens:
+            last = max(self.running, key=self._order)
+            self.running.remove(last)
+            last.to_read, last.reread, last.read = last.prompt_tokens + last.written, last.written, 0
+            self.waiting.append(last)
+            self.preemptions += 1
