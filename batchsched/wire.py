@@ -205,6 +205,8 @@ class Result(msgspec.Struct):
     cached_tokens: int
     output_tokens: int
     output: msgspec.Raw
+    cut: bool = False
+    """Did the answer end because the model's context was full?"""
 
 
 class Results(msgspec.Struct):

@@ -44,7 +44,7 @@ class Asking:
             reply = await self._ask(work, line)
             verdict, answer = judge(reply.status, reply.body) if reply.status else (Verdict.TROUBLE, None)
             if verdict is Verdict.OK and answer:
-                return self._outputs.answered(line, reply, answer)
+                return self._outputs.answered(line, work.lease.endpoint, reply, answer)
             if verdict is Verdict.REFUSED:
                 return self._outputs.refused(line, reply)
             if verdict is Verdict.WRONG_ENGINE:

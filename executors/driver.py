@@ -46,7 +46,7 @@ class Driver:
     ) -> None:
         self.works: list[Work] = []
         self._share, self._limit, self._on_change = share, limit, on_change
-        self._outputs, self._trust = Outputs(ids), Trust()
+        self._outputs, self._trust = Outputs(ids, engine), Trust()
         self._vitals = Vitals(engine, session, self._buried)
         self._asking = Asking(engine, session, self._outputs, self._vitals, self._trust, request_timeout_s)
         self._open = 0

@@ -19,14 +19,16 @@ from urllib.parse import urlsplit
 
 from batchsched.errors import EngineFailed, InvalidConfiguration, UnknownModel
 from batchsched.executors.engine_home import EngineHome
+from batchsched.executors.identity import Identity, told_by_flags, told_by_log, told_by_routes
 from batchsched.executors.launch import DRAIN_S, command, environment, last_words
 from batchsched.executors.orphans import log_name, wait_until
-from batchsched.executors.probes import healthy, models_of
+from batchsched.executors.probes import context_of, healthy, models_of
 from batchsched.executors.tether import tethered
 from batchsched.fleet import Pool, ServedModel
 from batchsched.settings import Worker
 
 LOGS_KEPT = 10
+NO_POOL = Pool()
 _POLL_S = 0.2
 _LAST_WAIT_S = 5.0
 
@@ -42,6 +44,10 @@ class Engine(Protocol):
     startup_s: float
     build: str
     """Which engine it is, version included, without where it lies."""
+    identity: Identity
+    """The same in parts, for output lines; one object from start to start."""
+    context: int | None
+    """The longest prompt and answer together, in tokens, of what it serves; None where it does not say."""
 
     async def start(self, model: ServedModel, served: str) -> None:
         """Serve `model` under the name `served`; back when it answers. Raises EngineFailed or UnknownModel."""
@@ -78,6 +84,8 @@ class VllmEngine:
         self._process: subprocess.Popen[bytes] | None = None
         self._count = 0
         self.build = f"{home.distribution} {home.version} ({home.device})"
+        self.identity = Identity(home.distribution, home.version)
+        self.context: int | None = None
 
     async def start(self, model: ServedModel, served: str) -> None:
         """Launch and wait until it answers; an engine that runs already is ended first."""
@@ -93,6 +101,8 @@ class VllmEngine:
             raise
         self.served = served
         self.startup_s = time.monotonic() - began
+        dtype, quantization = _first(told_by_log(self.log), told_by_flags([*self._pool.engine_args, *model.engine_args]))
+        self.identity = Identity(self._home.distribution, self._home.version, dtype, quantization)
 
     async def stop(self) -> None:
         """SIGTERM and the drain, then SIGKILL to whatever is left of the group."""
@@ -156,6 +166,7 @@ class VllmEngine:
                         f"The engine ended while it started: {last_words(self.log)}", hint=f"Its log is {self.log}."
                     )
                 if await healthy(session, self.url) and served in await models_of(session, self.url):
+                    self.context = await context_of(session, self.url, served)
                     return
                 await asyncio.sleep(_POLL_S)
         limit_s = self._settings.startup_timeout_s
@@ -165,7 +176,10 @@ class VllmEngine:
 class AttachedEngine:
     """An engine that somebody else runs; it is only ever asked, never started or ended."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, pool: Pool = NO_POOL) -> None:
+        self._pool = pool
+        self.identity = Identity()
+        self.context: int | None = None
         self.url = url.rstrip("/").removesuffix("/v1")
         self.here = urlsplit(self.url).hostname in {"localhost", "127.0.0.1", "::1"}
         self.served: str | None = None
@@ -176,17 +190,19 @@ class AttachedEngine:
         """Check that it answers and serves the model. Raises EngineFailed, or UnknownModel: then it serves what it served."""
         import aiohttp
 
-        del model  # what it loads is not ours to say
         async with aiohttp.ClientSession() as session:
             if not await healthy(session, self.url):
                 self.served = None
                 raise EngineFailed(f"The engine at {self.url} does not answer.", hint="Is it running, and is the URL right?")
             names = await models_of(session, self.url)
+            context, (name, version) = await context_of(session, self.url, served), await told_by_routes(session, self.url)
         if served not in names:
             if self.served not in names:
                 self.served = None
             raise UnknownModel(f"The engine at {self.url} does not serve '{served}'; it serves {', '.join(names) or 'nothing'}.")
-        self.served = served
+        # What it loads is not ours to say: flags tell only how it is meant to run.
+        self.identity = Identity(name, version, *told_by_flags([*self._pool.engine_args, *model.engine_args]))
+        self.served, self.context = served, context
 
     async def stop(self) -> None:
         """Forget it."""
@@ -208,13 +224,18 @@ class AttachedEngine:
 def engine_for(pool_name: str, pool: Pool, home: EngineHome | None, settings: Worker) -> Engine:
     """Of a worker of that pool: the one at `worker.engine_url`, or one to start from `home`. Raises InvalidConfiguration."""
     if home is None:
-        return AttachedEngine(settings.engine_url)
+        return AttachedEngine(settings.engine_url, pool)
     if pool.kind == "spare":
         raise InvalidConfiguration(
             f"Pool '{pool_name}' is of kind 'spare': its workers share servers that run already, and never start one.",
             hint="Name the server beside this worker: `batchsched worker --engine-url URL`, or worker.engine_url.",
         )
     return VllmEngine(home, pool, settings)
+
+
+def _first(one: tuple[str | None, str | None], other: tuple[str | None, str | None]) -> tuple[str | None, str | None]:
+    """What the one tells, else what the other does."""
+    return one[0] or other[0], one[1] or other[1]
 
 
 def _kill_group(pgid: int) -> None:

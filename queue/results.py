@@ -187,6 +187,8 @@ class Recorder:
             self.charge(connection, row, group.meter, group.results)
         if duplicates := sum(len(group.results) - len(group.new) for group in groups):
             ledger.bump(connection, "duplicate_results_total", duplicates)
+        if cut := sum(result.cut for group in groups for result in group.new):
+            ledger.bump(connection, "answers_cut_total", cut)
         return rows
 
     def give_up(self, chunk: Row, code: str, message: str) -> None:

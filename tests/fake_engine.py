@@ -64,6 +64,7 @@ class FakeEngine:
         app.router.add_get("/health", self.health)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/metrics", self.metrics)
+        app.router.add_get("/version", self.version)
         if self.embedding:
             app.router.add_post("/v1/embeddings", self.generate)
         else:
@@ -77,7 +78,11 @@ class FakeEngine:
         return web.Response(status=503 if self.dead else 200)
 
     async def models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": self.model, "object": "model", "owned_by": "vllm"}]})
+        model = {"id": self.model, "object": "model", "owned_by": "vllm", "max_model_len": self.max_len}
+        return web.json_response({"object": "list", "data": [model]})
+
+    async def version(self, request: web.Request) -> web.Response:
+        return web.json_response({"version": "0.32.0"})
 
     async def metrics(self, request: web.Request) -> web.Response:
         counts = {
@@ -188,7 +193,7 @@ class FakeEngine:
 
     def _answer(self, path: str, body: dict[str, Any], prompt: str) -> dict[str, Any]:
         words = prompt.split()
-        made = list(reversed(words))[: body.get("max_tokens") or None]
+        made = list(reversed(words))[: body.get("max_tokens") or None][: max(0, self.max_len - len(words)) or None]
         usage: dict[str, Any] = {"prompt_tokens": len(words), "completion_tokens": len(made)}
         self.prompt_tokens += len(words)
         self.generation_tokens += 0 if path == "/v1/embeddings" else len(made)

@@ -156,3 +156,12 @@ def test_memory_is_bounded() -> None:
     memory.put(Known({"id": "large", "token": 1, "lines": 1000}, set()))
     assert memory.get("large", 1)
     assert memory.get("c49", 2) is None
+
+
+def test_answers_that_were_cut_are_counted_once(servers: list[Recorder], database: Database) -> None:
+    told = results(1, 2, 3)
+    told[1].cut = True
+    for server in servers:
+        server.record("b-0", 1, told)
+    with database.read() as connection:
+        assert ledger.counted(connection)["answers_cut_total"] == 1

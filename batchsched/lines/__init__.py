@@ -7,7 +7,7 @@ disk or a socket: callers hand in bytes. Whether a line may be accepted is decid
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -105,21 +105,19 @@ def iter_lines(blocks: Iterable[bytes], longest: int | None = None) -> Iterator[
         yield from run.lines()
 
 
-class OutputLine(msgspec.Struct):
-    """One line of an output or error file."""
+def answered(
+    line_id: str, custom_id: str, status_code: int, request_id: str, body: bytes, ours: msgspec.Raw | None = None
+) -> bytes:
+    """An output line for a request that an engine answered; `body` must be a JSON object, and goes in as it is.
 
-    id: str
-    custom_id: str
-    response: dict[str, Any] | None
-    error: dict[str, Any] | None
-
-
-def answered(line_id: str, custom_id: str, status_code: int, request_id: str, body: bytes) -> bytes:
-    """An output line for a request that an engine answered; `body` must be a JSON object, and goes in as it is."""
+    `ours`: what stands under our own key, which readers of OpenAI's format pass over.
+    """
     response = {"status_code": status_code, "request_id": request_id, "body": msgspec.Raw(body)}
-    return msgspec.json.encode({"id": line_id, "custom_id": custom_id, "response": response, "error": None})
+    line = {"id": line_id, "custom_id": custom_id, "response": response, "error": None}
+    return msgspec.json.encode(line if ours is None else line | {"batchsched": ours})
 
 
-def unanswered(line_id: str, custom_id: str, code: str, message: str) -> bytes:
+def unanswered(line_id: str, custom_id: str, code: str, message: str, ours: msgspec.Raw | None = None) -> bytes:
     """An error line for a request that never had an HTTP answer (expired, cancelled, engine lost for good)."""
-    return msgspec.json.encode(OutputLine(line_id, custom_id, None, {"code": code, "message": message}))
+    line = {"id": line_id, "custom_id": custom_id, "response": None, "error": {"code": code, "message": message}}
+    return msgspec.json.encode(line if ours is None else line | {"batchsched": ours})
