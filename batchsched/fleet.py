@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from batchsched.catalogue import Catalogue, Gpu, builtin
+from batchsched.engines import EngineName
 
 _PARALLEL_FLAGS = {
     **dict.fromkeys(("--tensor-parallel-size", "-tp"), "tensor"),
@@ -132,7 +133,11 @@ class Pool(msgspec.Struct, frozen=True):
     price_per_h: Annotated[float, Meta(ge=0, description="Money for an hour of one replica, where plans weigh money")] = 0.0
     window: Annotated[Window | None, Meta(description="When it is open; always where absent")] = None
     engine_args: Annotated[list[str], Meta(description="Further vLLM flags for every model of this pool")] = []
-    engine_version: Annotated[str, Meta(description="vLLM's version on its machines, such as `0.9.2`; empty: not known")] = ""
+    engine: Annotated[EngineName, Meta(description="What serves there: `vllm`, `llama.cpp` or `llama-cpp-python`")] = "vllm"
+    engine_version: Annotated[str, Meta(description="The engine's version, such as `0.9.2`; empty: not known")] = ""
+    quirks: Annotated[
+        list[str], Meta(description="What is unusual about its engine: `own_build`, `no_priority`, `v0` (reused_gpus.md)")
+    ] = []
     host: Annotated[str, Meta(description="Server of the hardware catalogue that its GPUs share; `slot` is any")] = "slot"
     bought_at: Annotated[date | None, Meta(description="Day the hardware was bought, such as 2021-06-01; new where absent")] = (
         None

@@ -1,7 +1,6 @@
-"""What generations of GPUs cannot compute, and the versions of vLLM that know them no more.
+"""What generations of GPUs cannot compute, and the versions of engines that know them no more, by the table of engines.
 
-As vLLM's documentation and start-up checks have it (0.32), and its releases: 0.11 dropped the engine that ran on Volta. A word of
-the flags that is not listed here rules nothing out.
+A word of the flags that the table does not have rules nothing out.
 """
 
 from __future__ import annotations
@@ -9,15 +8,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Mapping
 
+from batchsched.engines import Build, numbers
 from batchsched.fleet import Fleet, GpuType, Pool, ServedModel
 from batchsched.profiles.profile import Profile
-from batchsched.sizes import too_large
-
-_DTYPES = {"bfloat16": 8.0}
-_QUANTIZATIONS = {"gptq": 6.0, "moe_wna16": 7.0, "awq": 7.5, "fp8": 7.5, "torchao": 7.5, "mxfp4": 8.0}
-"""Least compute capability."""
-_ENGINES = (((0, 11), 7.5), ((0, 0), 7.0))
-"""Least compute capability from a version on, newest first."""
+from batchsched.sizes import config_of, too_large
 
 
 def unfit_of(
@@ -55,16 +49,30 @@ def cannot_compute(name: str, pool: Pool, model: str, served: ServedModel, gpus:
 
 
 def _needs(pool: Pool, served: ServedModel) -> tuple[float, str, str]:
-    """The most that flags and engine ask for: compute capability, what asks, what to do."""
+    """The most that flags, weights and engine ask for: compute capability, what asks, what to do."""
     words = " ".join([*pool.engine_args, *served.engine_args]).replace("=", " ").split()
-    asked = [(0.0, "", "")]
+    build = Build(pool.engine, pool.engine_version)
     flags = dict(itertools.pairwise(words))  # of one that comes twice the last holds, as in vLLM
-    dtype, quantization = flags.get("--dtype", ""), flags.get("--quantization", flags.get("-q", ""))
-    asked.append((_DTYPES.get(dtype, 0.0), dtype, "Say --dtype half, or name the pool's models."))
-    asked.append((_QUANTIZATIONS.get(quantization, 0.0), quantization, "Take other weights, or name the pool's models."))
-    version = tuple(int(part) for part in pool.engine_version.split(".")[:2] if part.isdecimal())
-    if len(version) == 2:
-        least = next(least for since, least in _ENGINES if version >= since)
-        older = "an older one, " if least > _ENGINES[-1][1] else ""
-        asked.append((least, f"vLLM {pool.engine_version}", f"Run {older}or another engine there, and say engine_version."))
-    return max(asked)
+    dtype, quantization = flags.get("--dtype", ""), flags.get("--quantization", flags.get("-q", "")) or _stored(served)
+    return max(
+        (0.0, "", ""),
+        (build.least("dtype", dtype), dtype, "Say --dtype half, or name the pool's models."),
+        (build.least("quantization", quantization), quantization, "Take other weights, or name the pool's models."),
+        _of_engine(build, pool),
+    )
+
+
+def _of_engine(build: Build, pool: Pool) -> tuple[float, str, str]:
+    """What the engine itself asks for, where its version is known and it was not built for these GPUs by hand."""
+    if numbers(pool.engine_version) is None or "own_build" in pool.quirks:
+        return 0.0, "", ""
+    least = build.least("capability", "lowest")
+    older = "an older one, " if least > Build(pool.engine).least("capability", "lowest") else ""
+    mend = f"Run {older}or another engine there, and say engine and engine_version; a build of your own has the quirk own_build."
+    return least, build.describe(), mend.replace("Run or", "Run")
+
+
+def _stored(served: ServedModel) -> str:
+    """How the weights are quantized, by the model's own folder as far as it is here."""
+    found = config_of(served.path).get("quantization_config")
+    return str(found.get("quant_method", "")) if isinstance(found, dict) else ""

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from batchsched.catalogue import Catalogue, EmbodiedModel, builtin, merged
+from batchsched.engines import table
 from batchsched.errors import InvalidConfiguration, InvalidValue
 from batchsched.feeds import OWN, FeedSource, ZoneFeed, complaint
 from batchsched.fleet import GPU_TYPES, Fleet, Pool, ServedModel, Site, Window, gpu_types
@@ -402,6 +403,10 @@ def _check_pool(name: str, pool: Pool, settings: Settings, where: str) -> None:
     for model in pool.models:
         if model not in settings.models:
             _complain(where, f"pools.{name}.models", f"there is no model '{model}'", settings.models)
+    known = [fact.name for fact in table() if fact.kind == "quirk" and fact.engine == pool.engine]
+    for quirk in pool.quirks:
+        if quirk not in known:
+            _complain(where, f"pools.{name}.quirks", f"{pool.engine} has no quirk '{quirk}'", known)
     if pool.window:
         _check_window(pool.window, f"{where}: key 'pools.{name}.window")
     if pool.second_life_at is None and pool.second_life_years is None:

@@ -21,15 +21,21 @@ def size_of(path: str, parameters_b: float | None = None) -> Shape | None:
     """A model by its folder, as far as there is one here: its weights, where `parameters_b` does not say how many, and its
     config.json; None where nothing is known."""
     folder = Path(path) if path else None
-    config: dict[str, Any] = {}
-    if folder is not None:
-        with contextlib.suppress(OSError, ValueError):
-            found = json.loads((folder / "config.json").read_bytes())
-            config = found if isinstance(found, dict) else {}
+    config = config_of(path)
     if parameters_b is None and folder is not None:
         weight_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         parameters_b = weight_bytes / 1e9 / bytes_per_parameter(config) or None
     return configured(config, parameters_b) if parameters_b else None
+
+
+@lru_cache(maxsize=64)
+def config_of(path: str) -> dict[str, Any]:
+    """A model's config.json, as far as its folder is here; empty where it is not."""
+    if path:
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads((Path(path) / "config.json").read_bytes())
+            return found if isinstance(found, dict) else {}
+    return {}
 
 
 def too_large(name: str, pool: Pool, model: str, served: ServedModel, gpus: Mapping[str, GpuType]) -> str:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from batchsched.errors import EngineFailed, InvalidConfiguration, UnknownModel
 from batchsched.executors.engine_home import EngineHome
 from batchsched.executors.identity import Identity, told_by_flags, told_by_log, told_by_routes
-from batchsched.executors.launch import DRAIN_S, command, environment, last_words
+from batchsched.executors.launch import command, drain_s, environment, last_words
 from batchsched.executors.orphans import log_name, wait_until
 from batchsched.executors.probes import context_of, healthy, models_of
 from batchsched.executors.tether import tethered
@@ -112,7 +112,7 @@ class VllmEngine:
         try:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                await asyncio.to_thread(process.wait, DRAIN_S + 5)
+                await asyncio.to_thread(process.wait, drain_s(self._home) + 5)
         finally:
             _kill_group(process.pid)
             process.wait()
@@ -149,7 +149,7 @@ class VllmEngine:
             self._process = subprocess.Popen(
                 tethered(engine),
                 cwd=folder,  # not the working folder: `python -m` would look for modules in it
-                env=environment(self._home, os.environ),
+                env=environment(self._home, os.environ, self._pool),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -8,10 +8,19 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from batchsched.engines import Build
 from batchsched.executors.engine_home import EngineHome
-from batchsched.fleet import Pool, ServedModel
+from batchsched.fleet import GPU_TYPES, Pool, ServedModel
 
 DRAIN_S = 30
+_BFLOAT16_FROM = 8.0
+_WANTED = (
+    ("--shutdown-timeout", str(DRAIN_S)),
+    ("--disable-uvicorn-access-log", ""),
+    ("--enable-prompt-tokens-details", ""),
+    ("--disable-log-requests", ""),  # where it is known, prompts stand in the log without it
+)
+"""What an engine is started with, as far as its version knows it."""
 _TAIL_BYTES = 65_536
 _PREFIX = re.compile(r"^(?:\(\w+ pid=\d+\)\s*)?(?:(?:INFO|WARNING|ERROR)\s+\S+ \S+ \[[^]]*\]\s*)?")
 _MATTERS = re.compile(r"^(?:[\w.]*(?:Error|Exception|Failure)\b|.*: error:)")
@@ -23,7 +32,10 @@ def command(home: EngineHome, pool: Pool, model: ServedModel, served: str, port:
     if Path(path).exists():
         path = str(Path(path).absolute())
     flags = ["--model", path, "--served-model-name", served, "--host", "127.0.0.1", "--port", str(port)]
-    flags += ["--shutdown-timeout", str(DRAIN_S), "--disable-uvicorn-access-log", "--enable-prompt-tokens-details"]
+    known = build_of(home).facts("flag")
+    flags += [word for flag, value in _WANTED if flag in known for word in (flag, value) if word]
+    if home.device == "gpu" and _older(pool) and not _says_dtype(pool, model):
+        flags += ["--dtype", "half"]  # no bfloat16 below 8.0; said, so that it stands in what is measured
     if home.device == "cpu":
         flags += ["--enforce-eager"]  # compiling costs a minute at each start and gains little on a CPU
     if model.max_model_len:
@@ -31,10 +43,24 @@ def command(home: EngineHome, pool: Pool, model: ServedModel, served: str, port:
     return [home.python, "-m", "vllm.entrypoints.openai.api_server", *flags, *pool.engine_args, *model.engine_args]
 
 
-def environment(home: EngineHome, base: Mapping[str, str]) -> dict[str, str]:
+def build_of(home: EngineHome) -> Build:
+    """The engine of an environment, as the table of engines knows it."""
+    return Build("vllm", home.version)
+
+
+def drain_s(home: EngineHome) -> float:
+    """How long an engine that is told to end may answer what it has; without its flag it answers nothing more (seen of 0.9.2)."""
+    return DRAIN_S if build_of(home).has("flag", "--shutdown-timeout") else 0.0
+
+
+def environment(home: EngineHome, base: Mapping[str, str], pool: Pool | None = None) -> dict[str, str]:
     """The engine's environment; what is set already is left alone."""
-    # A redirect would lead past the list of hosts that media may come from.
-    wanted = {"VLLM_NO_USAGE_STATS": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
+    known = build_of(home).facts("environment")
+    wanted = {"VLLM_NO_USAGE_STATS": "1"}
+    if "VLLM_MEDIA_URL_ALLOW_REDIRECTS" in known:
+        wanted["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"  # a redirect would lead past the list of hosts that media may come from
+    if pool and "VLLM_USE_V1" in known and (_older(pool) or "v0" in pool.quirks):
+        wanted["VLLM_USE_V1"] = known["VLLM_USE_V1"]
     if home.device == "cpu":
         # One core is left to the API server and the worker; binding to cores would fight with whatever else runs here.
         threads = str(max(1, (os.cpu_count() or 2) - 1))
@@ -42,9 +68,20 @@ def environment(home: EngineHome, base: Mapping[str, str]) -> dict[str, str]:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "OMP_NUM_THREADS": threads,
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         }
+        if bind := known.get("VLLM_CPU_OMP_THREADS_BIND"):
+            wanted["VLLM_CPU_OMP_THREADS_BIND"] = bind
     return wanted | dict(base)
+
+
+def _older(pool: Pool) -> bool:
+    """Are its GPUs of a generation before bfloat16? Not, where they are not known."""
+    kind = GPU_TYPES.get(pool.gpu)
+    return kind is not None and kind.compute_capability < _BFLOAT16_FROM
+
+
+def _says_dtype(pool: Pool, model: ServedModel) -> bool:
+    return any(word.partition("=")[0] == "--dtype" for flag in (*pool.engine_args, *model.engine_args) for word in flag.split())
 
 
 def last_words(log: Path | None) -> str:
