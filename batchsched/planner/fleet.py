@@ -28,9 +28,6 @@ CLOSED = 1e-6
 """A plan is not improved beyond this gap."""
 MOST_SUMS = 50_000
 """Classes times slots: of more the linear program would take too long, and the search begins from what stands."""
-STARTS_STEPS, MOST_STARTS_STEPS = 3, 30_000
-"""The program with replicas takes one to three times the steps of that without; where it needs many more, the search has more use
-for the time."""
 PROGRAM_SHARE = 0.25
 """Of the work at most: for the linear program, for that with replicas, and for the bound."""
 CLIMBS = 2
@@ -93,7 +90,7 @@ def plans(
     best = search.plan(bound)
     yield Step(best, bound, steps + search.work // PLACES_A_STEP, {})
     if relaxation is not None:
-        limit.most = limit.taken + min(most_work * PROGRAM_SHARE, STARTS_STEPS * limit.taken, MOST_STARTS_STEPS)
+        limit.most = limit.taken + most_work * PROGRAM_SHARE
         first, search = search, _with_starts(model, relaxation, seed, search)
         steps = limit.taken + (first.work // PLACES_A_STEP if search is not first else 0)
         best = search.plan(bound)

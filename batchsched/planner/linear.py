@@ -65,14 +65,11 @@ class LinearProgram:
         self.column_status: Ints = np.zeros(0, np.int64)
         """Where each column stands in the last basis, in MathOpt's numbers; of those that were there then."""
         self.row_status: Ints = np.zeros(0, np.int64)
-        self._moved = False
-        """Whether the solver must be told the basis: it forgets it when it gets columns."""
 
     def add_columns(self, cost: Floats, lower: Floats, upper: Floats) -> Ints:
         """Their numbers. Coefficients come with `add_entries`, before the next solve."""
         ids = np.arange(self.columns, self.columns + len(cost))
         self.columns += len(cost)
-        self._moved = self.column_status.size > 0
         pending = self._pending()
         variables = pending.variables if self._solver is None else pending.new_variables
         variables.ids.extend(ids.tolist())
@@ -108,7 +105,6 @@ class LinearProgram:
     def stand(self, column_status: Ints, row_status: Ints) -> None:
         """Begin the next solve from this basis: of a program like this one, in the same numbers."""
         self.column_status, self.row_status = column_status, row_status
-        self._moved = True
 
     def solve(self) -> Answer:
         """Solve from the last basis, within the limit, by the dual simplex method."""
@@ -123,7 +119,7 @@ class LinearProgram:
         if math.isfinite(self.limit.until_s):
             parameters.time_limit.FromNanoseconds(int(1e9 * max(0.0, self.limit.until_s - time.monotonic())))
         extra = model_parameters_pb2.ModelSolveParametersProto()
-        if self._moved:
+        if self.column_status.size:  # told each time: left to itself it goes on from the last one that it was told
             self._tell(extra.initial_basis)
         result = self._run(parameters, extra, callback_pb2.CallbackRegistrationProto())
         steps = int(result.solve_stats.simplex_iterations)
@@ -148,7 +144,6 @@ class LinearProgram:
         for told, status in ((basis.variable_status, column), (basis.constraint_status, row)):
             told.ids.extend(range(status.size))
             told.values.extend(status.tolist())
-        self._moved = False
 
     def _run(self, parameters: Any, extra: Any, callbacks: Any) -> Any:
         try:
