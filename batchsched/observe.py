@@ -32,10 +32,10 @@ from batchsched.profiles.answers import Answers
 from batchsched.profiles.candidates import Candidate, pruned
 from batchsched.profiles.choose import Configuration, accepted
 from batchsched.profiles.lengths import Lengths, estimate, refine
-from batchsched.profiles.measured import Observation, update
+from batchsched.profiles.measured import Observation, observations_of, update
 from batchsched.profiles.prior import IN_FLIGHT, prior
 from batchsched.profiles.profile import Profile
-from batchsched.queue import batches, chunks, ledger, overrides, tallies, trials, workers
+from batchsched.queue import batches, chunks, ledger, overrides, spare, tallies, trials, workers
 from batchsched.queue.database import Database
 from batchsched.queue.overrides import Overrides
 from batchsched.queue.rows import by_batch
@@ -43,6 +43,7 @@ from batchsched.queue.tenancy import ANY
 from batchsched.reading import jobs_of
 from batchsched.settings import Settings
 from batchsched.sizes import size_of
+from batchsched.spare import Share, planned, shares
 from batchsched.transfers import Transfers
 from batchsched.uncertain import TRANSFER_SIGMA, Uncertain
 from batchsched.units import iso
@@ -148,35 +149,38 @@ class Observer:
         new = {row["id"] for row in newcomers}
         with self._database.read() as connection:
             rows = [row for row in batches.runnable(connection) if row["id"] not in new]
-            shares = by_batch(chunks.summary(connection))
+            parts = by_batch(chunks.summary(connection))
             tallied = tallies.of_all(connection)
             observed = self._observed(connection)
             everything: list[Mapping[str, Any]] = [*rows, *newcomers]
             answers = self.answers(connection, everything, now)
             alive = workers.active(connection, now - timedelta(seconds=self._settings.server.lease_s))
             ruled = overrides.active(connection, now)
+            left = spare.hours(connection, now)
             lost = workers.lost(connection, now - LOOK_BACK, now - timedelta(seconds=self._settings.server.lease_s))
             tied = {row["id"]: chunks.served_by(connection, row["id"]) for row in rows if row["options"].get("uniform")}
         profiles = self.profiles(*observed)
         loaded = {name: [m for w in alive if w["pool"] == name for m in w["ready_models"]] for name in self.fleet.pools}
+        left_over = shares(self.fleet, left, profiles, observed[0], loaded)
+        profiles |= {key: left_over[key[1]].increment(known) for key, known in profiles.items() if key[1] in left_over}
         replicas = self._replicas([worker["pool"] for worker in alive])
         horizon_s = self._horizon_s(everything, now)
         forecasts, notes = self._forecasts(now, horizon_s)
         slots, states, pools = self._assemble(now, horizon_s, replicas, loaded, forecasts, ruled)
-        states, pools = self._uncertain.doubted(states, pools, profiles, lost, now)
+        states, pools = planned(*self._uncertain.doubted(states, pools, profiles, lost, now), left_over, slots, now)
         transfers = Transfers(self._settings, self.fleet, states, [self._at_home(forecasts, now, horizon_s)], loaded)
         unfit = unfit_of(self.fleet, profiles, loaded)
         asked = {model for row in everything for model in batches.models(row)}
         scene = _Scene(now, self.fleet, profiles, answers, replicas, loaded, slots, states, transfers, unfit)
 
         def job_of(row: Mapping[str, Any]) -> Job:
-            return self._job(row, shares.get(row["id"], []), scene, tied.get(row["id"], set()))
+            return self._job(row, parts.get(row["id"], []), scene, tied.get(row["id"], set()))
 
         jobs, unread = jobs_of(everything, job_of)
         futures = self._uncertain.futures(forecasts, slots, now)
         wishes = {"transfer_sigma": TRANSFER_SIGMA, "min_run_s": self._settings.planner.min_run_s}
         problem = one_each(Problem(slots, states, jobs, futures, self._uncertain.risk, [], [], **wishes))
-        leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in shares.values() for s in m if s["state"] == "leased"}
+        leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in parts.values() for s in m if s["state"] == "leased"}
         connected = frozenset(worker["pool"] for worker in alive)
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
         notes += [*unread, *_unable(jobs, alive, self.fleet)]
@@ -234,6 +238,14 @@ class Observer:
         with self._database.read() as connection:
             return self.profiles(*self._observed(connection))
 
+    def current_shares(self, now: datetime) -> dict[str, Share]:
+        """What online users leave of one server of each spare pool, as far as that is known now."""
+        if not any(pool.kind == "spare" for pool in self.fleet.pools.values()):
+            return {}
+        with self._database.read() as connection:
+            left, observed = spare.hours(connection, now), self._observed(connection)
+        return shares(self.fleet, left, self.profiles(*observed), observed[0])
+
     def current_answers(self, tenant: str) -> Answers:
         """How long a tenant's own answers were, as the ledger has it now."""
         answers = Answers()
@@ -244,7 +256,7 @@ class Observer:
 
     def _observed(self, connection: Connection) -> tuple[list[Observation], dict[str, float]]:
         """What profiles are learnt from: observations, and the watts of idle replicas, by pool."""
-        found = _observations(trials.recent(connection))
+        found = observations_of(trials.recent(connection))
         for model, (name, pool) in itertools.product(self.fleet.models, self.fleet.pools.items()):
             found += self._worked(connection, model, name) if pool.serves(model) else []
         return found, workers.idle_power(connection)
@@ -254,7 +266,7 @@ class Observer:
         newest = ledger.newest(connection, model, pool)
         known = self._seen.get((model, pool))
         if known is None or known[0] != newest:
-            known = self._seen[model, pool] = newest, _observations(ledger.recent(connection, model, pool))
+            known = self._seen[model, pool] = newest, observations_of(ledger.recent(connection, model, pool))
         return known[1]
 
     def answers(self, connection: Connection, jobs: Sequence[Mapping[str, Any]], now: datetime) -> Answers:
@@ -474,21 +486,3 @@ def _unable(jobs: Sequence[Job], alive: Sequence[Mapping[str, Any]], fleet: Flee
 def _near(edges: list[float], fine_s: float) -> list[float]:
     """Forecast steps that fall inside the fine part: an hourly forecast on a quarter-hour grid adds none."""
     return [edge for edge in edges if 0 < edge < fine_s]
-
-
-def _observations(rows: Sequence[Mapping[str, Any]]) -> list[Observation]:
-    """What was seen, as profiles take it: a chunk's stay on a pool, the start of an engine, a trial of a profile run."""
-    return [
-        Observation(row["model"], row["pool"], row["ended_at"], 0.0, 0, 0, startup_s=row["startup_s"])
-        if row["startup_s"] > 0
-        else Observation(
-            model=row["model"],
-            pool=row["pool"],
-            at=row["ended_at"],
-            busy_s=row["busy_s"],
-            input_tokens=int(row["input_tokens"]),
-            output_tokens=int(row["output_tokens"]),
-            energy_j=row["energy_j"] if row["energy_source"] not in {"modelled", "unmeasured"} else None,
-        )
-        for row in rows
-    ]

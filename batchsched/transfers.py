@@ -65,6 +65,8 @@ class Transfers:
 
     def weights(self, model: str, pool: str) -> Moved:
         """A model's weights, before an engine of a pool can start; nothing where its size is not known."""
+        if self._fleet.pools[pool].kind == "spare":
+            return NOTHING  # its servers have what they serve
         served, site = self._fleet.models[model], self._fleet.pools[pool].site
         size = None if (site, model) in self._weights else size_of(served.path, served.parameters_b)
         each, gigabytes = self.gigabyte(pool), size.weight_bytes / 1e9 if size else 0.0

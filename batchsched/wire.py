@@ -153,6 +153,19 @@ class IdlePower(msgspec.Struct):
     source: EnergySource
 
 
+class SpareSeen(msgspec.Struct):
+    """What a shared server had for offline work, over some seconds that end now.
+
+    `server`: names it alike for every worker on it. `tokens_per_s`: tokens of offline prompts and answers a second that the whole
+    server takes while its users keep what they were promised: what was let in, or, where there was too little to do, what would
+    have been.
+    """
+
+    server: str
+    seconds: float
+    tokens_per_s: float
+
+
 class Heartbeat(msgspec.Struct):
     """A worker is alive and holds these: POST /workers/{id}/heartbeat. Extends every lease that is still its own."""
 
@@ -161,6 +174,8 @@ class Heartbeat(msgspec.Struct):
     idle: IdlePower | None = None
     logs_bytes: int | None = None
     """Of the logs in its folder; None where it does not know."""
+    spare: SpareSeen | None = None
+    """Of a spare pool's worker, since it last said so; None where it could not tell."""
 
 
 class Bye(msgspec.Struct):

@@ -11,6 +11,7 @@ from typing import Any, cast
 from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, ForeignKey, Index, String, Table, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
+from batchsched.queue.observed import SpareHourRow
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS
 
 
@@ -495,3 +496,4 @@ audit = _table(AuditRow)
 tallies = _table(TallyRow)
 shares = _table(ShareRow)
 store = _table(StoreRow)
+spare_hours = _table(SpareHourRow)

@@ -9,7 +9,7 @@ import click
 from batchsched.cli.common import Connect, json_option, print_json, print_table, server_options, when
 
 if TYPE_CHECKING:
-    from batchsched.client.plans import PoolStatus
+    from batchsched.client.plans import PoolStatus, Promise, SpareNow
 
 
 @click.group()
@@ -74,6 +74,7 @@ def _show(found: tuple[PoolStatus, ...], as_json: bool) -> None:
             one.id,
             one.site + (" (simulated)" if one.simulated else ""),
             one.zone,
+            one.kind,
             one.gpu,
             str(one.replicas),
             str(one.workers),
@@ -81,7 +82,20 @@ def _show(found: tuple[PoolStatus, ...], as_json: bool) -> None:
         )
         for one in found
     ]
-    print_table(("pool", "site", "zone", "gpu", "replicas", "workers", "state"), rows)
+    print_table(("pool", "site", "zone", "kind", "gpu", "replicas", "workers", "state"), rows)
+    for one in found:
+        if one.slo and one.spare:
+            click.echo(f"{one.id}: {_shared(one.slo, one.ceiling, one.spare)}")
+
+
+def _shared(slo: Promise, ceiling: int | None, spare: SpareNow) -> str:
+    """How a spare pool's servers are shared."""
+    learnt = f"learnt from {spare.quarters_seen / 4:g} h" if spare.quarters_seen else "a guess, nothing was seen yet"
+    return (
+        f"online p{slo.percentile:g} within {slo.ttft_ms:g} ms to the first token and {slo.tpot_ms:g} ms for each further one; "
+        f"at most {ceiling} offline requests at a server; now {spare.tokens_per_s:.0f} tokens/s of each are spare "
+        f"(8 of 10 quarters of an hour: {spare.p10:.0f} to {spare.p90:.0f}; {learnt})"
+    )
 
 
 def _state(one: PoolStatus) -> str:

@@ -63,6 +63,25 @@ class Closing(msgspec.Struct, frozen=True):
     until: datetime | None = None
 
 
+class Promise(msgspec.Struct, frozen=True):
+    """What a spare pool's online users are promised, in milliseconds, and the percentage of them that keeps it."""
+
+    ttft_ms: float
+    tpot_ms: float
+    percentile: float = 99.0
+
+
+class SpareNow(msgspec.Struct, frozen=True):
+    """Offline tokens a second that one server of a spare pool is expected to have room for in this hour of the week; what it
+    stays above and below in 9 of 10 quarters of an hour each; and how many quarters that was learnt from: none, and it is a
+    guess."""
+
+    tokens_per_s: float
+    p10: float
+    p90: float
+    quarters_seen: int = 0
+
+
 class PoolStatus(msgspec.Struct, frozen=True):
     """A pool. `state`: open, closed by its own window, or cordoned or drained by an operator, `since` and `until` then; `ahead`:
     what an operator planned."""
@@ -78,6 +97,11 @@ class PoolStatus(msgspec.Struct, frozen=True):
     since: datetime | None = None
     until: datetime | None = None
     ahead: Closing | None = None
+    kind: str = "dedicated"
+    ceiling: int | None = None
+    """Most offline requests in flight at one server; None but on spare pools, as `slo` and `spare`."""
+    slo: Promise | None = None
+    spare: SpareNow | None = None
 
 
 def plan() -> Call[Plan]:

@@ -11,8 +11,9 @@ seen before the pool changed its speed (`drift.py`) counts no more.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -49,6 +50,24 @@ class Observation(msgspec.Struct, frozen=True):
     """Measured joules; None where nothing was measured."""
     startup_s: float | None = None
     """Where an engine was started for it."""
+
+
+def observations_of(rows: Sequence[Mapping[str, Any]]) -> list[Observation]:
+    """What was seen, as profiles take it: a chunk's stay on a pool, the start of an engine, a trial of a profile run."""
+    return [
+        Observation(row["model"], row["pool"], row["ended_at"], 0.0, 0, 0, startup_s=row["startup_s"])
+        if row["startup_s"] > 0
+        else Observation(
+            model=row["model"],
+            pool=row["pool"],
+            at=row["ended_at"],
+            busy_s=row["busy_s"],
+            input_tokens=int(row["input_tokens"]),
+            output_tokens=int(row["output_tokens"]),
+            energy_j=row["energy_j"] if row["energy_source"] not in {"modelled", "unmeasured"} else None,
+        )
+        for row in rows
+    ]
 
 
 def update(prior: Profile, observations: Sequence[Observation], priors: dict[str, Profile] | None = None) -> Profile:

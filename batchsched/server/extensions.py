@@ -11,6 +11,7 @@ from starlette.responses import Response
 import batchsched
 from batchsched.errors import ForecastUnavailable
 from batchsched.queue import batches, deliveries, ledger, overrides, risks
+from batchsched.queue.spare import hour_of_week
 from batchsched.queue.tenancy import ANY
 from batchsched.server.runtime import Runtime
 
@@ -73,6 +74,9 @@ def _exposition(runtime: Runtime) -> bytes:
     closed = Gauge("batchsched_pool_closed", "1 for pools that an operator closed.", ["pool", "how"], registry=registry)
     for name, one in ruled.pools.items():
         closed.labels(pool=name, how=one.how).set(1)
+    spare = Gauge("batchsched_spare_tokens_per_second", "Expected of one server this hour.", ["pool"], registry=registry)
+    for name, share in runtime.scheduler.observer.current_shares(runtime.clock.now()).items():
+        spare.labels(pool=name).set(share.spare.tokens_per_s[hour_of_week(runtime.clock.now())])
     _served(runtime, registry)
     Gauge("batchsched_build_info", "Version.", ["version"], registry=registry).labels(version=batchsched.__version__).set(1)
     families: dict[str, CounterMetricFamily] = {}

@@ -47,18 +47,42 @@ class Shifting(_Exact):
     frozen: Frozen | None
 
 
+class Slo(_Exact):
+    """What a spare pool's online users are promised, in milliseconds, and the percentage of them that keeps it."""
+
+    ttft_ms: float
+    tpot_ms: float
+    percentile: float
+
+
+class SpareNow(_Exact):
+    """Offline tokens a second that one server of a spare pool is expected to have room for in this hour of the week; what it
+    stays above and below in 9 of 10 quarters of an hour each; and how many quarters that was learnt from: none, and it is a
+    guess."""
+
+    tokens_per_s: float
+    p10: float
+    p90: float
+    quarters_seen: int
+
+
 class Pool(_Exact):
     """A pool, and how it stands: `closed` by its own window, `cordoned` or `drained` by an operator, `since` and `until` then;
-    `ahead` is what an operator planned."""
+    `ahead` is what an operator planned. Only spare pools have `ceiling` (offline requests in flight at one server), `slo` and
+    `spare`."""
 
     object: Literal["batchsched.pool"]
     id: str
     site: str
     zone: str
     simulated: bool
+    kind: Literal["dedicated", "spare", "cpu"]
     gpu: str
     replicas: int
     workers: int
+    ceiling: int | None
+    slo: Slo | None
+    spare: SpareNow | None
     state: Literal["open", "closed", "cordoned", "drained"]
     since: datetime | None
     until: datetime | None

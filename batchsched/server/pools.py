@@ -5,16 +5,19 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from batchsched.errors import InvalidValue, NotFound
 from batchsched.queue import overrides, workers
+from batchsched.queue.spare import hour_of_week
 from batchsched.server.auth import Caller, Who
 from batchsched.server.batches import json_body
 from batchsched.server.options import deadline_of, form_of
 from batchsched.server.plan_answers import Close, Freeze
 from batchsched.server.runtime import Runtime
+from batchsched.spare import Share
 from batchsched.units import iso
 from batchsched.windows import is_open
 from batchsched.wire import PREFIX
@@ -116,7 +119,10 @@ class Override:
         with self._database.read() as connection:
             ruled = overrides.active(connection, now)
             alive = [row["pool"] for row in workers.active(connection, now - timedelta(seconds=self._lease_s))]
-        return [self._pool(name, ruled, alive, now) for name in self._fleet.pools]
+        shares = self._scheduler.observer.current_shares(now)
+        return [
+            {**self._pool(name, ruled, alive, now), "spare": spare_object(shares.get(name), now)} for name in self._fleet.pools
+        ]
 
     def _one(self, pool: str) -> dict[str, Any]:
         return next(one for one in self.pools() if one["id"] == pool)
@@ -130,9 +136,12 @@ class Override:
             "site": pool.site,
             "zone": site.zone,
             "simulated": site.simulated,
+            "kind": pool.kind,
             "gpu": pool.gpu,
             "replicas": pool.count,
             "workers": alive.count(name),
+            "ceiling": pool.ceiling,
+            "slo": msgspec.to_builtins(pool.slo),
             "state": closed.how if closed else by_window,
             "since": iso(closed.since) if closed else None,
             "until": iso(closed.until) if closed and closed.until else None,
@@ -142,6 +151,19 @@ class Override:
     def _known(self, pool: str) -> None:
         if pool not in self._fleet.pools:
             raise NotFound(f"There is no pool '{pool[:64]}'. There are: {', '.join(self._fleet.pools)}.", param="pool")
+
+
+def spare_object(share: Share | None, now: datetime) -> dict[str, Any] | None:
+    """What online users leave of one server in this hour of the week."""
+    if share is None:
+        return None
+    known, hour = share.spare, hour_of_week(now)
+    return {
+        "tokens_per_s": known.tokens_per_s[hour],
+        "p10": known.quantile(hour, 0.1),
+        "p90": known.quantile(hour, 0.9),
+        "quarters_seen": known.samples,
+    }
 
 
 def _closing(one: overrides.Override | None) -> dict[str, Any] | None:

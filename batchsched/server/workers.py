@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from batchsched.errors import BatchschedError, InvalidRequest, NotFound, StaleLease, UnsupportedProtocol
 from batchsched.planner.fairness import Turns
-from batchsched.queue import batches, chunks, ledger, overrides, spending, tallies, workers
+from batchsched.queue import batches, chunks, ledger, overrides, spare, spending, tallies, workers
 from batchsched.queue.database import again
 from batchsched.queue.rows import Row
 from batchsched.queue.store import begun
@@ -164,7 +164,9 @@ class LeaseDesk:
             workers.seen(connection, worker_id, now, **{name: value for name, value in told.items() if value is not None})
             if message.spent:
                 spending.add(connection, worker_id, [message.spent])
-            protocol = workers.get(connection, worker_id)["protocol"]
+            worker = workers.get(connection, worker_id)
+            if message.spare:
+                spare.add(connection, worker["pool"], message.spare, now)
             held = [(lease.chunk_id, lease.token) for lease in message.leases]
             stale = chunks.extend(connection, held, now, self._limits.lease_s)
             if stale:
@@ -183,7 +185,7 @@ class LeaseDesk:
                 answer.stop[row["id"]] = "window_closed"
         if self._pace.slow(worker_id, rows, self._runtime.scheduler.published, now):
             self._runtime.scheduler.poke()
-        answer.stop = {chunk_id: known_reason(reason, protocol) for chunk_id, reason in answer.stop.items()}
+        answer.stop = {chunk_id: known_reason(reason, worker["protocol"]) for chunk_id, reason in answer.stop.items()}
         return answer
 
     @again

@@ -1,0 +1,156 @@
+"""Spare pools as plans see them: so much capacity in each hour of the week, at what our work adds to the servers' draw.
+
+The online service keeps the servers on: their idle watts, what it took to make them and the start of their engines are its own,
+and no decision of ours changes them. So plans weigh the increment alone; reports show the attributed share beside it.
+
+A replica of a spare pool is a server in its best hour of the week: it does what is expected to be spare then, and in other hours
+the capacity is that much less.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from statistics import fmean
+
+import msgspec
+
+from batchsched.fleet import Fleet
+from batchsched.planner import PoolState, Slot
+from batchsched.planner.latest_start import OpenPool
+from batchsched.planner.problem import Supply
+from batchsched.profiles.measured import Observation
+from batchsched.profiles.profile import Profile
+from batchsched.profiles.spare import HOURS, Spare, learn
+from batchsched.queue.spare import QUARTER_S, SpareHour, hour_of_week
+
+USUAL_MIX = 512.0, 128.0
+"""Tokens of prompts and of answers where none were seen: only their ratio counts, and it is our assumption."""
+LEVELS = 5
+"""Of capacity, for the latest safe start."""
+_HOUR_S = 3600.0
+_LEAST = 1e-6
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What online users leave of one server of a pool. `alone_tokens_per_s`: what it would do were it ours alone."""
+
+    spare: Spare
+    alone_tokens_per_s: float
+
+    @property
+    def best_tokens_per_s(self) -> float:
+        """Expected in the best hour of the week."""
+        return max(*self.spare.tokens_per_s, _LEAST * self.alone_tokens_per_s)
+
+    @property
+    def speed(self) -> float:
+        """How fast a server works for us in its best hour, by what it would do alone."""
+        return self.best_tokens_per_s / self.alone_tokens_per_s
+
+    def of_hour(self, hour: int) -> float:
+        """What is expected to be spare in an hour of the week, by its best."""
+        return self.spare.tokens_per_s[hour % HOURS] / self.best_tokens_per_s
+
+    def over(self, start: datetime, end: datetime) -> float:
+        """The same, as a mean over a stretch of time."""
+        total, at = 0.0, start
+        while at < end:
+            until = min(end, at.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1))
+            total += self.of_hour(hour_of_week(at)) * (until - at).total_seconds()
+            at = until
+        return total / max(_LEAST, (end - start).total_seconds())
+
+    def increment(self, known: Profile) -> Profile:
+        """A profile as plans take it: at that speed, with the watts that our work adds."""
+        return msgspec.structs.replace(
+            known,
+            input_tokens_per_s=known.input_tokens_per_s * self.speed,
+            output_tokens_per_s=known.output_tokens_per_s * self.speed,
+            power_w=max(0.0, known.power_w - known.idle_w) * self.speed,
+            input_power_w=None if known.input_power_w is None else max(0.0, known.input_power_w - known.idle_w) * self.speed,
+            idle_w=0.0,
+            startup_s=0.0,
+        )
+
+    def state(self, state: PoolState, slots: Sequence[Slot], now: datetime) -> PoolState:
+        """A pool with its capacity slot by slot, how sure that is, and nothing of what is the online service's."""
+        spans = [(now + timedelta(seconds=slot.start_s), now + timedelta(seconds=slot.end_s)) for slot in slots]
+        return msgspec.structs.replace(
+            state,
+            capacity=[open_ * self.over(*span) for open_, span in zip(state.capacity, spans, strict=True)],
+            supply=self._supply(state.supply),
+            embodied_g_per_s=0.0,
+            embodied_sigma=0.0,
+        )
+
+    def layers(self, pool: OpenPool, now: datetime) -> list[OpenPool]:
+        """When a pool is open with how many replicas; what is over is taken to have been as the mean of all hours."""
+        usual, supply = fmean(self.of_hour(hour) for hour in range(HOURS)), self._supply(pool.supply)
+        found: list[OpenPool] = []
+        for level in range(1, LEVELS + 1):
+            spans = [span for a, b in pool.intervals for span in self._above(level / LEVELS, a, b, now, usual)]
+            found.append(OpenPool(pool.name, pool.replicas / LEVELS, spans, supply))
+        return found
+
+    def _above(self, level: float, a: float, b: float, now: datetime, usual: float) -> list[tuple[float, float]]:
+        """Of a stretch, in seconds from now, what has at least that capacity, to the nearest level."""
+        found = [(a, min(b, 0.0))] if a < 0 and _reaches(usual, level) else []
+        at = max(a, 0.0)
+        while at < b:
+            instant = now + timedelta(seconds=at)
+            until = min(b, at + _HOUR_S - (instant.minute * 60 + instant.second + instant.microsecond / 1e6))
+            if _reaches(self.of_hour(hour_of_week(instant)), level):
+                found.append((at, until))
+            at = until
+        return found
+
+    def _supply(self, known: Supply) -> Supply:
+        return msgspec.structs.replace(
+            known,
+            sigma=math.hypot(known.sigma, self.spare.sigma),
+            slot_sigma=math.hypot(known.slot_sigma, self.spare.slot_sigma),
+            steady_s=float(QUARTER_S),
+        )
+
+
+def _reaches(capacity: float, level: float) -> bool:
+    return round(capacity * LEVELS) >= round(level * LEVELS)
+
+
+def shares(
+    fleet: Fleet,
+    seen: Iterable[SpareHour],
+    profiles: Mapping[tuple[str, str], Profile],
+    observations: Sequence[Observation] = (),
+    loaded: Mapping[str, Sequence[str]] = {},
+) -> dict[str, Share]:
+    """Of each spare pool that may serve a model; by the model that its servers have loaded, where that is known."""
+    rows: dict[str, list[tuple[int, list[float]]]] = {}
+    for row in seen:
+        rows.setdefault(row.pool, []).append((row.hour_of_week, row.samples))
+    found: dict[str, Share] = {}
+    for name, pool in fleet.pools.items():
+        models = [model for model in (*loaded.get(name, ()), *fleet.models) if (model, name) in profiles]
+        if pool.kind == "spare" and models:
+            alone = _tokens_per_s(profiles[models[0], name], observations)
+            found[name] = Share(learn(rows.get(name, []), alone), alone)
+    return found
+
+
+def _tokens_per_s(known: Profile, observations: Sequence[Observation]) -> float:
+    """Prompts and answers together, in the mix that the pool did last."""
+    mine = [seen for seen in observations if (seen.model, seen.pool) == (known.model, known.pool)]
+    read, written = float(sum(seen.input_tokens for seen in mine)), float(sum(seen.output_tokens for seen in mine))
+    read, written = (read, written) if read + written > 0 else USUAL_MIX
+    return (read + written) / known.seconds(read, written)
+
+
+def planned(
+    states: Sequence[PoolState], pools: Sequence[OpenPool], found: Mapping[str, Share], slots: Sequence[Slot], now: datetime
+) -> tuple[list[PoolState], list[OpenPool]]:
+    """All pools, the spare ones with what online users leave."""
+    seen = [found[state.name].state(state, slots, now) if state.name in found else state for state in states]
+    layers = [layer for pool in pools for layer in (found[pool.name].layers(pool, now) if pool.name in found else [pool])]
+    return seen, layers

@@ -1,0 +1,70 @@
+"""What shared servers had for offline work, by hour of the week: samples of quarters of an hour, bounded in number."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import msgspec
+from sqlalchemy import Connection, delete, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from batchsched.queue.rows import every, first
+from batchsched.queue.tables import spare_hours
+from batchsched.wire import SpareSeen
+
+QUARTER_S = 900
+MOST_SAMPLES = 48
+"""Of an hour of the week: its quarters of twelve weeks."""
+LEAST_S = 60.0
+"""A quarter that was seen for less is no sample."""
+FORGOTTEN_AFTER = timedelta(weeks=10)
+_LONGEST_NAME = 200
+_FIRST = insert(spare_hours).on_conflict_do_nothing()  # SQLite writes it in the same words
+
+
+class SpareHour(msgspec.Struct, frozen=True):
+    """Offline tokens a second that a server had in quarters of one hour of the week, the latest last."""
+
+    pool: str
+    server: str
+    hour_of_week: int
+    samples: list[float]
+
+
+def hour_of_week(at: datetime) -> int:
+    """0 is Monday 00:00 UTC, 167 the last of Sunday; `at` is in UTC."""
+    return at.weekday() * 24 + at.hour
+
+
+def add(connection: Connection, pool: str, seen: SpareSeen, now: datetime) -> None:
+    """Enter what was seen until now. What several workers see of one server is averaged over the time that each looked."""
+    if not (0 < seen.seconds <= QUARTER_S and 0 <= seen.tokens_per_s < float("inf")):
+        return
+    began_at = now - timedelta(seconds=now.timestamp() % QUARTER_S)
+    key = {"pool": pool, "server": seen.server[:_LONGEST_NAME], "hour_of_week": hour_of_week(now)}
+    mine = [spare_hours.c[name] == value for name, value in key.items()]
+    if connection.execute(_FIRST, {**key, "samples": [], "began_at": began_at, "seconds": 0.0, "tokens": 0.0}).rowcount:
+        stale = delete(spare_hours).where(spare_hours.c.pool == pool, spare_hours.c.began_at < now - FORGOTTEN_AFTER)
+        connection.execute(stale)
+    row = first(connection, select(spare_hours).where(*mine).with_for_update())
+    assert row is not None
+    more = {"seconds": seen.seconds, "tokens": seen.seconds * seen.tokens_per_s}
+    if row["began_at"] == began_at:
+        sums = {name: row[name] + value for name, value in more.items()}
+        connection.execute(update(spare_hours).where(*mine).values(**sums))
+    else:
+        samples = _with_open(row["samples"], row["seconds"], row["tokens"])[-MOST_SAMPLES:]
+        connection.execute(update(spare_hours).where(*mine).values(samples=samples, began_at=began_at, **more))
+
+
+def hours(connection: Connection, now: datetime) -> list[SpareHour]:
+    """All that is remembered, the quarter that is being summed included once it was seen for a minute."""
+    rows = every(connection, select(spare_hours).where(spare_hours.c.began_at >= now - FORGOTTEN_AFTER))
+    return [
+        SpareHour(row["pool"], row["server"], row["hour_of_week"], _with_open(row["samples"], row["seconds"], row["tokens"]))
+        for row in rows
+    ]
+
+
+def _with_open(samples: list[float], seconds: float, tokens: float) -> list[float]:
+    return [*samples, tokens / seconds] if seconds >= LEAST_S else samples
