@@ -129,6 +129,17 @@ class Pool(msgspec.Struct, frozen=True):
     ] = 1
     models: Annotated[list[str], Meta(description="Models it may serve; empty: every declared model")] = []
     max_in_flight: Annotated[int, Meta(ge=1, le=100_000, description="Requests in flight at one engine")] = 256
+    max_tokens_in_flight: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                description="Tokens of KV cache that they may need in all, prompts and expected answers; absent: as many as the "
+                "engine says it has",
+            ),
+        ]
+        | None
+    ) = None
     power_w: Annotated[float, Meta(gt=0, description="Watts of one busy replica, where no meter can measure it")] | None = None
     price_per_h: Annotated[float, Meta(ge=0, description="Money for an hour of one replica, where plans weigh money")] = 0.0
     window: Annotated[Window | None, Meta(description="When it is open; always where absent")] = None
@@ -256,7 +267,10 @@ class Fleet(msgspec.Struct, frozen=True, dict=True):
         if one == other or one not in self.pools or other not in self.pools:
             return one == other
         kinds = [
-            (pool.kind, pool.gpu, self.replica_gpus[name], pool.power_w, pool.engine_args, pool.most_in_flight)
+            (
+                *(pool.kind, pool.gpu, self.replica_gpus[name], pool.power_w, pool.engine_args),
+                *(pool.most_in_flight, pool.max_tokens_in_flight),
+            )
             for name in (one, other)
             for pool in [self.pools[name]]
         ]

@@ -1,7 +1,8 @@
 """Drive the requests of leased chunks at one engine: many in flight, none able to stop the others.
 
-Lines go out in order; those under suspicion (`suspects`: in flight when an engine died, or answered with errors only) go last.
-Asking and asking again is `asking`'s; what an engine's death means for its chunks is `blame`'s.
+How much is in flight is `admission`'s to say, in which order a chunk's lines go `order`'s; those under suspicion (`suspects`: in
+flight when an engine died, or answered with errors only) go last. Asking and asking again is `asking`'s; what an engine's death
+means for its chunks is `blame`'s.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ import aiohttp
 
 from batchsched.clock import IdSource
 from batchsched.errors import EngineFailed
+from batchsched.executors.admission import Admission
 from batchsched.executors.asking import Asking
+from batchsched.executors.backlog import Backlog
 from batchsched.executors.blame import ALONE_FROM_ATTEMPT, bury
+from batchsched.executors.demand import demand_of
 from batchsched.executors.engine import Engine
+from batchsched.executors.order import Placed, arranged
 from batchsched.executors.outputs import Outputs
+from batchsched.executors.probes import capacity_of, load_of
 from batchsched.executors.reporter import Reporter
 from batchsched.executors.share import EnergyShare
 from batchsched.executors.trust import Trust
@@ -28,10 +34,14 @@ from batchsched.wire import Lease, ReleaseReason
 
 log = logging.getLogger(__name__)
 HEALTH_EVERY_S = 5.0
+MOST_UNSENT_BYTES = 64 * 2**20
 
 
 class Driver:
-    """At most `limit` requests in flight over all chunks. `on_change` is called when there may be something to do or decide."""
+    """As much in flight over all chunks as `admission` allows, and nothing new while the `backlog` of results is full.
+
+    `on_change` is called when there may be something to do or decide.
+    """
 
     def __init__(
         self,
@@ -40,16 +50,18 @@ class Driver:
         share: EnergyShare,
         ids: IdSource,
         *,
-        limit: int,
+        admission: Admission,
         request_timeout_s: float,
         on_change: Callable[[], None],
     ) -> None:
         self.works: list[Work] = []
-        self._share, self._limit, self._on_change = share, limit, on_change
+        self.backlog = Backlog(self._pump, MOST_UNSENT_BYTES)
+        """Of the results of all chunks: their reporters fill and empty it."""
+        self._engine, self._session = engine, session
+        self._share, self._admission, self._on_change = share, admission, on_change
         self._outputs, self._trust = Outputs(ids, engine), Trust()
         self._vitals = Vitals(engine, session, self._buried)
         self._asking = Asking(engine, session, self._outputs, self._vitals, self._trust, request_timeout_s)
-        self._open = 0
         self._alone = False
 
     @property
@@ -61,6 +73,7 @@ class Driver:
         """Take on a chunk: its undone lines. The engine must serve its model."""
         work = Work(lease, reporter)
         done, suspects = frozenset(lease.done), frozenset(lease.suspects)
+        early: list[tuple[Line, Placed]] = []
         late: list[Line] = []
         for number, request in lines:
             if number in done:
@@ -68,8 +81,13 @@ class Driver:
             if isinstance(request, LineError):
                 reporter.add(self._outputs.unread(number, request))
                 continue
-            line = Line(number, request, number in suspects)
-            (late if line.suspect else work.todo).append(line)
+            demand, opening = demand_of(request.body, lease.endpoint)
+            line = Line(number, request, number in suspects, demand)
+            if line.suspect:
+                late.append(line)
+            else:
+                early.append((line, Placed(opening, demand.answer_tokens)))
+        work.todo.extend(arranged(early))
         for line in late:
             line.alone = lease.attempt >= ALONE_FROM_ATTEMPT
             (work.alone if line.alone else work.todo).append(line)
@@ -81,7 +99,7 @@ class Driver:
 
     def wants_more(self, coming: int = 0) -> bool:
         """Is it time for another chunk? `coming`: lines on their way here. A quarter of the room bridges the time to get it."""
-        return self.problem is None and coming + self._left() <= self._limit // 4
+        return self.problem is None and not self.backlog.full and coming + self._left() <= self._admission.room // 4
 
     def stop(self, work: Work, reason: ReleaseReason, grace_s: float) -> None:
         """Send nothing more of a chunk; what is in flight may come back within `grace_s` seconds."""
@@ -101,8 +119,10 @@ class Driver:
         self._trust.renew(until)
         self._pump()
 
-    def revive(self) -> None:
-        """The engine is up again: go on."""
+    async def revive(self) -> None:
+        """The engine is up: see what it holds, and go on."""
+        if self._engine.served:
+            self._admission.resize(await capacity_of(self._session, self._engine.url, self._engine.context))
         self._vitals.revive()
         self._pump()
 
@@ -110,8 +130,13 @@ class Driver:
         """Look after the engine while it has requests; runs until cancelled."""
         while True:
             await asyncio.sleep(HEALTH_EVERY_S)
-            if self._open and self.problem is None and not await self._vitals.well():
+            if not self._admission.requests or self.problem is not None:
+                continue
+            if not await self._vitals.well():
                 self._vitals.die("The engine stopped answering.")
+            elif load := await load_of(self._session, self._engine.url):
+                self._admission.feel(load)
+                self._pump()
 
     def _left(self) -> int:
         return sum(work.left for work in self.works)
@@ -128,14 +153,15 @@ class Driver:
     # Sending. All of it runs in the event loop without waiting, so no lock is needed.
 
     def _pump(self) -> None:
-        idle, wanted = not self._open, self.wants_more()
-        while self.problem is None and self._open < self._limit and (chosen := self._next()):
+        admission = self._admission
+        idle, wanted = not admission.requests, self.wants_more()
+        while self.problem is None and not self.backlog.full and (chosen := self._next()):
             work, line = chosen
-            work.open[line.number] = line
-            self._open += 1
+            work.send(line)
+            line.tokens = admission.enter(line.demand)
             self._alone = line.alone
             line.task = asyncio.create_task(self._run(work, line))
-        if idle and self._open:
+        if idle and admission.requests:
             self._share.busy(True)
         if not wanted and self.wants_more():
             self._on_change()
@@ -144,12 +170,11 @@ class Driver:
         if self._alone or not self._trust.holds():
             return None
         for work in self.works:
-            if work.stopping or work.outcome.done():
+            if work.stopping or work.outcome.done() or (line := work.next) is None:
                 continue
-            if work.todo:
-                return work, work.todo.popleft()
-            if work.alone:  # its turn: let the engine run empty first
-                return None if self._open else (work, work.alone.popleft())
+            if line.alone:  # its turn: let the engine run empty first
+                return None if self._admission.requests else (work, line)
+            return (work, line) if self._admission.admits(line.demand) else None
         return None
 
     async def _run(self, work: Work, line: Line) -> None:
@@ -157,14 +182,16 @@ class Driver:
             result = await self._asking.result(work, line)
             if result is not None and not work.outcome.done():
                 work.reporter.add(result)
+                if result.ok:
+                    self._admission.learn(line.demand, result.input_tokens, result.output_tokens)
         except Exception as problem:  # a bug of ours must not lose a line silently
             log.exception("Line %d of chunk %s could not be handled.", line.number, work.lease.chunk_id)
             work.end(Outcome("failed", message=f"The worker could not handle a line ({type(problem).__name__})."))
         finally:
             work.open.pop(line.number, None)
-            self._open -= 1
-            self._alone = self._alone and self._open > 0
-            if not self._open:
+            self._admission.leave(line.tokens)
+            if not self._admission.requests:
+                self._alone = False
                 self._share.busy(False)
             if self.problem is None:
                 work.settle()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import re
 
 import aiohttp
 
+from batchsched.executors.admission import Capacity, Load
+
 PROBE_TIMEOUT_S = 10.0
+_CACHE = "vllm:cache_config_info{"
+_LABEL = re.compile(r'(\w+)="(\d+)"')
 _TOKENS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
 
 
@@ -45,10 +50,43 @@ async def models_of(session: aiohttp.ClientSession, url: str) -> list[str]:
 
 async def tokens_of(session: aiohttp.ClientSession, url: str) -> float | None:
     """Tokens that the engine has read and written since it started, for whomever; None where it does not say."""
+    return _sum(await _metrics(session, url), *_TOKENS)
+
+
+async def capacity_of(session: aiohttp.ClientSession, url: str, context: int | None) -> Capacity:
+    """What it can hold, over all its data-parallel parts; what it does not say is left open. `context`: its longest request."""
+    parts = [dict(_LABEL.findall(line)) for line in await _metrics(session, url) if line.startswith(_CACHE)]
+    sizes = [{name: int(size) for name, size in part.items()} for part in parts]
+    tokens = sum(_cache_tokens(each) for each in sizes)
+    return Capacity(tokens, max(each.get("block_size", 1) for each in sizes), context) if tokens else Capacity(context=context)
+
+
+async def load_of(session: aiohttp.ClientSession, url: str) -> Load | None:
+    """How it fares; None where it does not say."""
+    lines = await _metrics(session, url)
+    waiting, usage = _sum(lines, "vllm:num_requests_waiting{"), _sum(lines, "vllm:kv_cache_usage_perc")
+    preemptions = _sum(lines, "vllm:num_preemptions_total")
+    return None if waiting is None or usage is None or preemptions is None else Load(waiting, usage, preemptions)
+
+
+async def _metrics(session: aiohttp.ClientSession, url: str) -> list[str]:
+    """The lines of its metrics page; empty where that cannot be read."""
     try:
         async with session.get(f"{url}/metrics", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)) as answer:
-            lines = (await answer.text()).splitlines()
-            counts = [float(line.rsplit(maxsplit=1)[-1]) for line in lines if line.startswith(_TOKENS)]
+            return (await answer.text()).splitlines() if answer.status == 200 else []
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        return []
+
+
+def _cache_tokens(sizes: dict[str, int]) -> int:
+    """Newer engines say it themselves: where layers differ, blocks are not all of one size."""
+    return sizes.get("kv_cache_size_tokens") or sizes.get("num_gpu_blocks", 0) * sizes.get("block_size", 0)
+
+
+def _sum(lines: list[str], *names: str) -> float | None:
+    """The sum of the samples whose names begin so; None where there is none."""
+    try:
+        counts = [float(line.rsplit(maxsplit=1)[-1]) for line in lines if line.startswith(names)]
+    except ValueError:
         return None
     return sum(counts) if counts else None

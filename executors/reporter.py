@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from batchsched.errors import BatchschedError, Conflict, NotFound, PayloadTooLarge, ServerUnreachable
+from batchsched.executors.backlog import Backlog
 from batchsched.executors.link import ServerLink
 from batchsched.executors.share import EnergyShare
 from batchsched.wire import Acknowledged, Fail, Finish, Lease, Release, ReleaseReason, Result, Results
@@ -33,11 +34,13 @@ class Reporter:
         link: ServerLink,
         lease: Lease,
         share: EnergyShare,
+        backlog: Backlog,
         on_lost: Callable[[], None],
         on_refused: Callable[[str], None],
     ) -> None:
         self.recorded = 0
         self._link, self._lease, self._share, self._on_lost, self._on_refused = link, lease, share, on_lost, on_refused
+        self._backlog = backlog
         self._key = (lease.chunk_id, lease.token)
         self._most = 2 * GROUP  # in one message: a little more than waited for, so that a backlog shrinks
         self._waiting: list[Result] = []
@@ -50,6 +53,7 @@ class Reporter:
         tokens = result.input_tokens + result.output_tokens
         self._share.add(self._key, tokens - result.cached_tokens, tokens)
         self._waiting.append(result)
+        self._backlog.grow(_size(result))
         self._some.set()
         if len(self._waiting) >= min(GROUP, self._most):
             self._enough.set()
@@ -73,6 +77,7 @@ class Reporter:
         await asyncio.wait({self._task})
         if not self._task.cancelled():
             self._task.exception()  # it was said already
+        self._forget(len(self._waiting))
 
     async def _close(self, verb: str, message: Callable[[], Finish | Release | Fail]) -> None:
         self._closing = True
@@ -111,12 +116,17 @@ class Reporter:
                 self._most = len(group) // 2
                 continue
             self.recorded += answer.recorded if answer else 0
-            del self._waiting[: len(group)]
+            self._forget(len(group))
             if not self._closing:
                 if not self._waiting:
                     self._some.clear()
                 if len(self._waiting) < min(GROUP, self._most):
                     self._enough.clear()
+
+    def _forget(self, count: int) -> None:
+        """The first so many of those that wait are recorded, or nobody wants them."""
+        gone, self._waiting[:count] = self._waiting[:count], []
+        self._backlog.shrink(sum(_size(result) for result in gone))
 
     async def _write(self, verb: str, message: Results | Finish | Release | Fail, kind: type[T]) -> T | None:
         try:
@@ -131,3 +141,7 @@ class Reporter:
             self._lost = True
             self._on_lost()
             return None
+
+
+def _size(result: Result) -> int:
+    return len(memoryview(result.output))

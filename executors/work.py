@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from batchsched.executors.demand import Demand
 from batchsched.executors.reporter import Reporter
 from batchsched.lines import Request
 from batchsched.wire import Lease, ReleaseReason
@@ -37,10 +38,11 @@ class Outcome(msgspec.Struct, frozen=True):
 class Line:
     """One request on its way."""
 
-    __slots__ = ("alone", "asking", "number", "request", "suspect", "task", "tries")
+    __slots__ = ("alone", "asking", "demand", "number", "request", "suspect", "task", "tokens", "tries")
 
-    def __init__(self, number: int, request: Request, suspect: bool) -> None:
-        self.number, self.request, self.suspect = number, request, suspect
+    def __init__(self, number: int, request: Request, suspect: bool, demand: Demand) -> None:
+        self.number, self.request, self.suspect, self.demand = number, request, suspect, demand
+        self.tokens = 0  # held in the engine while it is in flight
         self.tries = 0
         self.alone = False
         self.asking = False  # the engine has it right now
@@ -67,6 +69,16 @@ class Work:
     def left(self) -> int:
         """Lines not yet sent."""
         return len(self.todo) + len(self.alone)
+
+    @property
+    def next(self) -> Line | None:
+        """The line that goes next."""
+        return self.todo[0] if self.todo else self.alone[0] if self.alone else None
+
+    def send(self, line: Line) -> None:
+        """Its next line goes."""
+        (self.todo or self.alone).popleft()
+        self.open[line.number] = line
 
     def end(self, outcome: Outcome) -> None:
         """Settle how it ended; the first word holds."""

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,9 +21,11 @@ import aiohttp
 from batchsched.clock import Clock, IdSource, RandomIds, SystemClock
 from batchsched.disk import folder_bytes
 from batchsched.errors import BatchschedError, EngineFailed, NotFound, ServerUnreachable, UnknownModel, UnsupportedProtocol
+from batchsched.executors.admission import Admission
 from batchsched.executors.driver import Driver
 from batchsched.executors.engine import Engine, engine_for
 from batchsched.executors.engine_home import find_engine
+from batchsched.executors.intake import input_of
 from batchsched.executors.link import ServerLink
 from batchsched.executors.meters import EnergyMeter, choose_meter, idle_power
 from batchsched.executors.orphans import end_orphans
@@ -32,7 +34,6 @@ from batchsched.executors.reporter import LOST, Reporter
 from batchsched.executors.share import EnergyShare
 from batchsched.executors.signals import stopped_by_signals
 from batchsched.executors.work import Outcome, Work
-from batchsched.lines import LineError, Request, iter_lines, parse
 from batchsched.settings import Worker as WorkerSettings
 from batchsched.wire import (
     MIN_PROTOCOL,
@@ -139,7 +140,7 @@ class WorkerLoop:
             self._session,
             self._share,
             self._ids,
-            limit=self._me.pool.most_in_flight,
+            admission=Admission(pool.most_in_flight, pool.max_tokens_in_flight),
             request_timeout_s=self._settings.request_timeout_s,
             on_change=self._changed.set,
         )
@@ -298,7 +299,7 @@ class WorkerLoop:
             if held.work:
                 held.work.end(Outcome("failed", message=why))
 
-        reporter = Reporter(self._link, lease, self._share, lambda: self._lose(held), refused)
+        reporter = Reporter(self._link, lease, self._share, self._driver.backlog, lambda: self._lose(held), refused)
         try:
             if startup:
                 await self._say_started(lease, startup)
@@ -328,11 +329,11 @@ class WorkerLoop:
     async def _work_on(self, held: _Held, reporter: Reporter) -> None:
         """A lease from its input to the last word about it."""
         lease, began = held.lease, time.monotonic()
-        data = await self._input(lease)
+        lines = await input_of(self._link, lease)
         if self.stop.is_set() or lease.model != self._engine.served:
             await reporter.release("shutdown" if self.stop.is_set() else "preempted")
             return
-        held.work = self._driver.add(lease, reporter, data)
+        held.work = self._driver.add(lease, reporter, lines)
         outcome = await held.work.outcome
         if outcome.end == "finished":
             await self._recount()  # the last word about a chunk charges it by fresh counts
@@ -342,13 +343,6 @@ class WorkerLoop:
             lease.chunk_id, outcome.end, reporter.recorded, lease.lines - len(lease.done), time.monotonic() - began,
         )  # fmt: skip
 
-    async def _input(self, lease: Lease) -> list[tuple[int, Request | LineError]]:
-        data = await self._link.insist_raw("GET", f"/chunks/{lease.chunk_id}/input?token={lease.token}")
-        lines = list(_numbered(data, lease.first_line))
-        if len(lines) != lease.lines:
-            log.error("Chunk %s has %d lines; its lease says %d.", lease.chunk_id, len(lines), lease.lines)
-        return lines
-
     # The engine.
 
     async def _attach(self) -> None:
@@ -356,6 +350,7 @@ class WorkerLoop:
         for name in self._me.models:
             with contextlib.suppress(EngineFailed, UnknownModel):
                 await self._engine.start(self._me.models[name], name)
+                await self._driver.revive()
                 return
 
     async def _count_tokens(self) -> None:
@@ -395,7 +390,7 @@ class WorkerLoop:
         self._engine_failures = 0
         self._lacking.discard(model)
         self._idle_since = time.monotonic()
-        self._driver.revive()
+        await self._driver.revive()
         log.info("Ready after %.1f s: %s.", self._engine.startup_s, self._engine.describe())
 
     async def _restart(self) -> None:
@@ -408,7 +403,7 @@ class WorkerLoop:
         elif model and self._settings.engine_url:
             await self._prepare(model)
         else:
-            self._driver.revive()
+            await self._driver.revive()
 
     async def _engine_trouble(self, problem: BatchschedError) -> None:
         """Say so, give back what cannot run, and pause before the next try."""
@@ -461,11 +456,6 @@ class WorkerLoop:
             for each in (task, stop):
                 each.cancel()
             await asyncio.gather(task, stop, return_exceptions=True)
-
-
-def _numbered(data: bytes, first_line: int) -> Iterator[tuple[int, Request | LineError]]:
-    for number, line in enumerate(iter_lines([data]), first_line):
-        yield number, parse(line.data, number)
 
 
 async def run_worker(

@@ -54,6 +54,8 @@ class FakeEngine:
         self.prompt_tokens = self.generation_tokens = 0
         self.draining = self.dead = False
         self.overloaded_above = 10**9
+        self.kv_tokens = 0  # of its KV cache; 0: it does not say
+        self.waiting = self.kv_usage = self.preemptions = 0.0
         self._seen: Counter[str] = Counter()
         self._count_file = Path(count_file).open("a", encoding="utf-8") if count_file else None  # noqa: SIM115
         self._arrivals = Path(arrivals_file).open("a", encoding="utf-8") if arrivals_file else None  # noqa: SIM115
@@ -91,7 +93,13 @@ class FakeEngine:
             "generation_tokens": self.generation_tokens,
         }
         label = f'{{engine="0",model_name="{self.model}"}}'
-        return web.Response(text="".join(f"vllm:{name}_total{label} {float(count)}\n" for name, count in counts.items()))
+        said = [f"vllm:{name}_total{label} {float(count)}" for name, count in counts.items()]
+        if self.kv_tokens:
+            said.append(f'vllm:cache_config_info{{block_size="16",engine="0",num_gpu_blocks="{self.kv_tokens // 16}"}} 1.0')
+            said.append(f"vllm:num_requests_waiting{label} {self.waiting}")
+            said.append(f"vllm:kv_cache_usage_perc{label} {self.kv_usage}")
+            said.append(f"vllm:num_preemptions_total{label} {self.preemptions}")
+        return web.Response(text="\n".join(said) + "\n")
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         self.in_flight += 1
