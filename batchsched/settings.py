@@ -55,7 +55,13 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunk_lines: Annotated[int, Meta(ge=1, description="Most requests in one chunk")] = 200
     chunk_bytes: Annotated[int, Meta(ge=1, description="Most input bytes in one chunk")] = 4_000_000
     lease_s: Annotated[float, Meta(gt=0, description="A lease without a heartbeat ends after this many seconds")] = 60.0
-    max_attempts: Annotated[int, Meta(ge=1, description="Failures of a chunk before its unfinished lines become errors")] = 5
+    max_attempts: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Failures of a chunk, save those that narrow down a culprit, before its unfinished lines become errors",
+        ),
+    ] = 5
     tls_cert: Annotated[str, Meta(description="Certificate chain (PEM) to serve https with; empty: http")] = ""
     tls_key: Annotated[str, Meta(description="Private key (PEM) of that certificate; empty: it is in the same file")] = ""
     trusted_proxies: Annotated[

@@ -84,8 +84,8 @@ class Claim(msgspec.Struct):
 class Lease(msgspec.Struct):
     """A right to one chunk: its lines `first_line` .. `first_line + lines - 1`, 1-based in the batch's file.
 
-    `done`: line numbers already recorded, not to run again. `suspects`: lines that were in flight when an engine died. `rename`:
-    the requests name another model than `model`, which is to take its place.
+    `done`: line numbers already recorded, not to run again. `suspects`: lines that were in flight when an engine died, to be
+    tried in this order before all others. `rename`: the requests name another model than `model`, which takes its place.
     """
 
     chunk_id: str
@@ -255,12 +255,17 @@ class Release(msgspec.Struct):
 
 
 class Fail(msgspec.Struct):
-    """The engine failed under the chunk; an attempt is spent: POST /leases/{chunk_id}/fail."""
+    """The engine failed under the chunk: POST /leases/{chunk_id}/fail.
+
+    `suspects`: the lines that it may have failed for, in the order in which they are to be tried. An attempt is spent, unless the
+    search for the guilty line went on: they are fewer than those of the lease and all of them, or `set_aside` lines were found.
+    """
 
     token: int
     message: str
     suspects: list[int]
     meter: Meter | None = None
+    set_aside: int = 0
 
 
 class Probe(msgspec.Struct, frozen=True):

@@ -229,10 +229,12 @@ def release(connection: Connection, chunk_id: str, token: int) -> None:
     _set(connection, chunk_id, token, {"state": "pending", **_IDLE})
 
 
-def fail(connection: Connection, chunk_id: str, token: int, *, suspects: list[int], not_before: datetime) -> int:
-    """Give a chunk back after a failure; the attempts spent so far, this one among them. Raises StaleLease."""
+def fail(
+    connection: Connection, chunk_id: str, token: int, *, suspects: list[int], not_before: datetime, spend: bool = True
+) -> int:
+    """Give a chunk back after a failure; the attempts spent so far, this one among them if `spend`. Raises StaleLease."""
     row = held(connection, chunk_id, token, lock=True)
-    attempts: int = row["attempts"] + 1
+    attempts: int = row["attempts"] + spend
     spent = {"state": "pending", "attempts": attempts, "suspects": suspects, "not_before": not_before}
     _set(connection, chunk_id, token, {**spent, **_IDLE})
     return attempts

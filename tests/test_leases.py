@@ -140,6 +140,28 @@ def test_release_costs_no_attempt_and_failure_does(server: LiveServer) -> None:
     server.until(batch_id, "completed")
 
 
+def test_a_search_for_the_guilty_line_spends_no_attempt_while_it_gets_nearer(server: LiveServer) -> None:
+    _started(server, 8)
+    worker = server.worker()
+
+    def failed(suspects: list[int], set_aside: int = 0) -> tuple[int, list[int]]:
+        lease = worker.lease()
+        body = {"token": lease["token"], "message": "it died", "suspects": suspects, "set_aside": set_aside}
+        server.post(f"{PREFIX}/leases/{lease['chunk_id']}/fail", body)
+        row = _state(server, lease["chunk_id"])
+        if row["not_before"] > server.runtime.clock.now():
+            server.advance(RETRY_PAUSE_S * 2 ** row["attempts"])
+        return row["attempts"], row["suspects"]
+
+    assert failed([2, 1, 3, 4]) == (1, [2, 1, 3, 4])
+    assert failed([1, 2]) == (1, [1, 2])
+    assert failed([2]) == (1, [2])
+    assert failed([2]) == (2, [2])  # no nearer
+    assert failed([5, 6], set_aside=1) == (2, [5, 6])  # the second was found, and there is another
+    assert failed([7, 8]) == (3, [7, 8])
+    assert failed([]) == (4, [])
+
+
 def test_after_the_last_attempt_unfinished_lines_become_error_lines(tmp_path: Path) -> None:
     with live_server(tmp_path, clock=ManualClock(NOW), server__max_attempts=2) as server:
         batch_id, worker = _started(server, 3), server.worker()

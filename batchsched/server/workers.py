@@ -318,17 +318,19 @@ class LeaseDesk:
 
     @again
     def fail(self, chunk_id: str, message: Fail) -> None:
-        """Spend an attempt; after the last one the unfinished lines become error lines. Raises StaleLease."""
+        """Give it back. After its last attempt the unfinished lines become error lines. Raises StaleLease."""
         now = self._runtime.clock.now()
         with self._fenced():
             with self._database.write() as connection:
                 chunk = chunks.held(connection, chunk_id, message.token, lock=True)
                 self._runtime.recorder.charge(connection, chunk, message.meter, [])
                 ledger.bump(connection, "chunk_failures_total")
-                last = chunk["attempts"] + 1 >= self._limits.max_attempts
+                spend = not _nearer(chunk, message)
+                last = spend and chunk["attempts"] + 1 >= self._limits.max_attempts
                 if not last:
                     pause = timedelta(seconds=min(LONGEST_PAUSE_S, RETRY_PAUSE_S * 2 ** min(10, chunk["attempts"])))
-                    chunks.fail(connection, chunk_id, message.token, suspects=message.suspects, not_before=now + pause)
+                    again = now + pause if spend else now
+                    chunks.fail(connection, chunk_id, message.token, suspects=message.suspects, not_before=again, spend=spend)
             if last:
                 text = f"The engine failed {chunk['attempts'] + 1} times while it ran this request: {message.message}"
                 self._runtime.recorder.give_up(chunk, "engine_failed", text)
@@ -347,3 +349,13 @@ class LeaseDesk:
             with self._database.write() as connection:
                 ledger.bump(connection, "stale_completions_total")
             raise
+
+
+def _nearer(chunk: Row, message: Fail) -> bool:
+    """Did this failure bring the search for the line that ends engines further? It is over after so many that do.
+
+    Suspects can only grow fewer. Where most lines of a chunk fail, it is no longer about one that is set aside.
+    """
+    suspects = set(message.suspects)
+    fewer = bool(suspects) and suspects < set(chunk["suspects"])
+    return fewer or (message.set_aside > 0 and 2 * chunk["failed"] <= chunk["lines"])
