@@ -35,10 +35,10 @@ from batchsched.profiles.lengths import Lengths, estimate, refine
 from batchsched.profiles.measured import Observation, observations_of, update
 from batchsched.profiles.prior import IN_FLIGHT, prior
 from batchsched.profiles.profile import Profile
-from batchsched.queue import batches, chunks, ledger, overrides, spare, tallies, trials, workers
+from batchsched.queue import batches, chunks, launchers, ledger, overrides, spare, tallies, trials, workers
 from batchsched.queue.database import Database
 from batchsched.queue.overrides import Overrides
-from batchsched.queue.rows import by_batch
+from batchsched.queue.rows import Row, by_batch
 from batchsched.queue.tenancy import ANY
 from batchsched.reading import jobs_of
 from batchsched.settings import Settings
@@ -70,7 +70,7 @@ class View(msgspec.Struct, frozen=True):
     tallied: tallies.Tally
     """Every tally at this look."""
     connected: frozenset[str]
-    """Pools with a live worker."""
+    """Pools with a live worker, or a launcher that can start one."""
     overrides: Overrides
     notes: list[str]
     job_of: Callable[[Mapping[str, Any]], Job]
@@ -155,6 +155,7 @@ class Observer:
             everything: list[Mapping[str, Any]] = [*rows, *newcomers]
             answers = self.answers(connection, everything, now)
             alive = workers.active(connection, now - timedelta(seconds=self._settings.server.lease_s))
+            able = [one for one in launchers.active(connection, now - launchers.SILENT) if one["replicas"]]
             ruled = overrides.active(connection, now)
             left = spare.hours(connection, now)
             lost = workers.lost(connection, now - LOOK_BACK, now - timedelta(seconds=self._settings.server.lease_s))
@@ -163,7 +164,7 @@ class Observer:
         loaded = {name: [m for w in alive if w["pool"] == name for m in w["ready_models"]] for name in self.fleet.pools}
         left_over = shares(self.fleet, left, profiles, observed[0], loaded)
         profiles |= {key: left_over[key[1]].increment(known) for key, known in profiles.items() if key[1] in left_over}
-        replicas = self._replicas([worker["pool"] for worker in alive])
+        replicas = self._replicas(alive, able)
         horizon_s = self._horizon_s(everything, now)
         forecasts, notes = self._forecasts(now, horizon_s)
         slots, states, pools = self._assemble(now, horizon_s, replicas, loaded, forecasts, ruled)
@@ -181,7 +182,7 @@ class Observer:
         wishes = {"transfer_sigma": TRANSFER_SIGMA, "min_run_s": self._settings.planner.min_run_s}
         problem = one_each(Problem(slots, states, jobs, futures, self._uncertain.risk, [], [], **wishes))
         leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in parts.values() for s in m if s["state"] == "leased"}
-        connected = frozenset(worker["pool"] for worker in alive)
+        connected = frozenset(row["pool"] for row in [*alive, *able])
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
         notes += [*unread, *_unable(jobs, alive, self.fleet)]
         reasons = {model: [why for (of, _), why in sorted(unfit.items()) if of == model] for model in sorted(asked)}
@@ -353,11 +354,11 @@ class Observer:
             needed = max(needed, limits.fine_h * 3600)
         return min(limits.horizon_h * 3600, max(needed, limits.slot_s))
 
-    def _replicas(self, alive: list[str]) -> dict[str, int]:
-        """Replicas in service. Before any worker has come, the declared ones: they are expected."""
-        if not alive:
+    def _replicas(self, alive: Sequence[Row], able: Sequence[Row]) -> dict[str, int]:
+        """Replicas in service. Before any worker or launcher has come, the declared ones: they are expected."""
+        if not alive and not able:
             return {name: pool.count for name, pool in self.fleet.pools.items()}
-        return {name: min(pool.count, alive.count(name)) for name, pool in self.fleet.pools.items()}
+        return {name: launchers.in_service(pool.count, alive, able, name) for name, pool in self.fleet.pools.items()}
 
     def _forecasts(self, now: datetime, horizon_s: float) -> tuple[dict[str, IntensityForecast], list[str]]:
         found: dict[str, IntensityForecast] = {}

@@ -46,7 +46,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     contested: list[str] = []
     """Batches whose deadlines are out of reach, or not within reach of all of them."""
     connected: list[str] = []
-    """Pools with a live worker."""
+    """Pools with a live worker, or a launcher that can start one."""
     overrides: Overrides = Overrides()
     """What operators had decided by then: how its pools and its shifting stand."""
     notes: list[str] = []

@@ -34,9 +34,11 @@ from batchsched.planner.latest_start import latest_safe_starts
 from batchsched.published import Published, Recipe
 from batchsched.queue import chunks, ledger, overrides, plans, shares, tallies
 from batchsched.queue.database import Database, again
+from batchsched.queue.rows import Row
 from batchsched.risks import Risks
 from batchsched.settings import Settings
 from batchsched.solving import READY_S, SEED, Solved, Solver, versions
+from batchsched.wanted import Crew, crew
 from batchsched.windows import WindowTimer, check, is_open
 
 if TYPE_CHECKING:
@@ -378,6 +380,19 @@ class Scheduler:
         self._refresh(published, pool, now, idle=turns.over)
         next_at, prepare = published.coming(pool, now)
         return Offer(turns, prepare if renames else None, next_at, frozenset(published.kept(pool, now)))
+
+    def crew(
+        self, connection: Connection, pool: str, now: datetime, lead_s: float, unfinished: Collection[str], alive: Sequence[Row]
+    ) -> Crew:
+        """What a pool should have at work now, or after the lead (see wanted.py). `alive`: the live workers, which stay as they
+        are while there is no plan."""
+        published, count, soon = self._in_force(connection), self.fleet.pools[pool].count, now + timedelta(seconds=lead_s)
+        if published is None:
+            return Crew(sum(worker["pool"] == pool for worker in alive))
+        moments = [at for at in (now, soon) if self._open(pool, at) and not overrides.closed(connection, pool, at)]
+        if not moments:
+            return Crew(0, next_at=published.coming(pool, now)[0])
+        return crew(published, pool, now, count=count, lead_s=lead_s, unfinished=unfinished)
 
     def _served(self, connection: Connection, published: Published) -> dict[str, float]:
         """What each tenant was served, with what its leases are still expected to take."""

@@ -10,9 +10,10 @@ A protocol and the one before it work together; what lies further apart is refus
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from batchsched.fleet import Pool, ServedModel
 
@@ -41,6 +42,8 @@ class Register(msgspec.Struct):
     version: str = ""
     shares: bool = False
     """It knows how to work beside online users; of spare pools, others are refused."""
+    replica: Annotated[str, Meta(max_length=200)] = ""
+    """The name by which a launcher started it; empty: nobody did."""
 
 
 class Registered(msgspec.Struct):
@@ -266,6 +269,56 @@ class Fail(msgspec.Struct):
     suspects: list[int]
     meter: Meter | None = None
     set_aside: int = 0
+
+
+class Able(msgspec.Struct):
+    """What a launcher can run of a pool at once. `trouble`: why it is less than it might be, or nothing."""
+
+    replicas: Annotated[int, Meta(ge=0, le=100_000)]
+    trouble: Annotated[str, Meta(max_length=2000)] = ""
+
+
+class Launching(msgspec.Struct):
+    """A launcher says what it can run, and asks what is wanted of it: POST /launchers, every few seconds.
+
+    `name`: its own, the same after a restart. `lead_s`: from a start to a worker that is there, its engine not counted.
+    """
+
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    pools: dict[str, Able]
+    lead_s: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
+
+
+class LaunchedWorker(msgspec.Struct):
+    """A live worker that a launcher started. `finished`: chunks that it finished with an answer in them; `failed`: chunks under
+    which its engine failed; `leases`: chunks that it holds."""
+
+    worker_id: str
+    replica: str
+    registered_at: datetime
+    ready_models: list[str]
+    leases: int
+    finished: int
+    failed: int
+
+
+class Wanted(msgspec.Struct):
+    """What a launcher should run of a pool now: so many replicas, of those that run rather the ones with these models ready.
+
+    `workers`: the live ones of the pool that any launcher started. `next_at`: when the plan next begins something there.
+    """
+
+    replicas: int
+    keep: list[str]
+    workers: list[LaunchedWorker]
+    next_at: datetime | None = None
+
+
+class Launched(msgspec.Struct):
+    """The answer, by pool, and when to ask again."""
+
+    pools: dict[str, Wanted]
+    poll_s: float = 2.0
 
 
 class Probe(msgspec.Struct, frozen=True):

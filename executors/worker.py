@@ -12,7 +12,6 @@ import os
 import socket
 import time
 from collections.abc import Coroutine
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +32,7 @@ from batchsched.executors.probes import tokens_of
 from batchsched.executors.reporter import LOST, Reporter
 from batchsched.executors.share import EnergyShare
 from batchsched.executors.signals import stopped_by_signals
+from batchsched.executors.version import own_version
 from batchsched.executors.work import Outcome, Work
 from batchsched.settings import Worker as WorkerSettings
 from batchsched.wire import (
@@ -87,7 +87,9 @@ class WorkerLoop:
         session: aiohttp.ClientSession,
         link: ServerLink,
         ids: IdSource,
+        replica: str = "",
     ) -> None:
+        self._replica = replica
         self.stop = asyncio.Event()
         self._settings, self._pool_name, self._session, self._link, self._ids = settings, pool, session, link, ids
         self._engine_failures = 0
@@ -230,7 +232,8 @@ class WorkerLoop:
         return me
 
     async def _introduce(self, protocol: int) -> Registered:
-        message = Register(self._pool_name, socket.gethostname(), os.getpid(), protocol, _version(), shares=True)
+        me = self._pool_name, socket.gethostname(), os.getpid(), protocol, own_version()
+        message = Register(*me, shares=True, replica=self._replica)
         return await self._link.insist("POST", "/workers", message, Registered)
 
     async def _heartbeats(self) -> None:
@@ -467,24 +470,19 @@ async def run_worker(
     clock: Clock | None = None,
     ids: IdSource | None = None,
     stop: asyncio.Event | None = None,
+    replica: str = "",
 ) -> int:
     """Run a worker of a pool until SIGTERM or SIGINT, or until `stop` is set; a second signal ends the process at once.
 
-    `server_url`: where the server is; empty: `settings.server_url`. Raises EngineMissing, EngineFailed (see worker.engine_tries),
-    NotFound for a pool that the server does not know; at the first contact also Unauthorized, PermissionDenied, or
-    InvalidConfiguration for a URL that is none.
+    `server_url`: where the server is; empty: `settings.server_url`. `replica`: the name by which a launcher knows it. Raises
+    EngineMissing, EngineFailed (see worker.engine_tries), NotFound for a pool that the server does not know; at the first contact
+    also Unauthorized, PermissionDenied, or InvalidConfiguration for a URL that is none.
     """
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
         link = ServerLink(session, server_url or settings.server_url, api_key, clock or SystemClock())
-        loop = WorkerLoop(settings, pool, session, link, ids or RandomIds())
+        loop = WorkerLoop(settings, pool, session, link, ids or RandomIds(), replica)
         if stop is not None:
             loop.stop = stop
         with stopped_by_signals(loop.stop):
             return await loop.run()
-
-
-def _version() -> str:
-    with contextlib.suppress(metadata.PackageNotFoundError):  # run from a folder, without having been installed
-        return metadata.version("batchsched")
-    return ""

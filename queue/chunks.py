@@ -303,6 +303,12 @@ def in_flight(connection: Connection) -> dict[tuple[str, str], int]:
     return {(row.batch_id, row.pool): int(row.requests) for row in connection.execute(_LEASED)}
 
 
+def leases(connection: Connection) -> dict[str, int]:
+    """How many chunks each worker holds; workers that hold none are left out."""
+    query = select(chunks.c.worker_id, func.count()).where(_IS_LEASED).group_by(chunks.c.worker_id)
+    return {worker_id: int(count) for worker_id, count in connection.execute(query)}
+
+
 def summary(connection: Connection) -> list[Row]:
     """Of each batch in progress: pending and leased requests, and the pools that hold leases, for the planner's eyes.
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, ForeignKey, Index, String, Table, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
+from batchsched.queue.manned import LauncherRow, WorkerRow
 from batchsched.queue.observed import SpareHourRow
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS
 
@@ -162,30 +163,6 @@ class ChunkRow(SQLModel, table=True):
     parts: list[Any] = Field(default_factory=list, sa_column=Column(JSON, nullable=False, server_default="[]"))
     model: str | None = None
     """Which model its last lease was served with; None: the one that its requests name."""
-
-
-class WorkerRow(SQLModel, table=True):
-    """A worker that presented itself."""
-
-    __tablename__ = "workers"  # pyright: ignore[reportAssignmentType]
-    __table_args__ = (_one_of("state", ("active", "gone")),)
-
-    id: str = Field(primary_key=True)
-    pool: str
-    host: str
-    pid: int
-    state: str = "active"
-    registered_at: datetime
-    seen_at: datetime
-    ready_models: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
-    protocol: int = 1
-    version: str = ""
-    spent_number: int = Field(default=0, sa_type=BigInteger)
-    idle_w: float | None = None
-    """Watts of the replica before a model was loaded; None where nothing measured it."""
-    logs_bytes: int | None = Field(default=None, sa_type=BigInteger)
-    renames: bool | None = None
-    """Whether it can serve requests with another model than they name; None before its first claim."""
 
 
 class LedgerRow(SQLModel, table=True):
@@ -479,6 +456,7 @@ tombstones = _table(TombstoneRow)
 batches = _table(BatchRow)
 chunks = _table(ChunkRow)
 workers = _table(WorkerRow)
+launchers = _table(LauncherRow)
 ledger = _table(LedgerRow)
 spending = _table(SpendingRow)
 forgotten = _table(ForgottenRow)

@@ -13,7 +13,7 @@ from batchsched.queue.tables import workers
 
 
 def add(connection: Connection, *, now: datetime, **values: Any) -> None:
-    """A worker presents itself: `id`, `pool`, `host`, `pid`, `protocol`, `version`."""
+    """A worker presents itself: `id`, `pool`, `host`, `pid`, `protocol`, `version`, `replica`."""
     connection.execute(insert(workers).values(state="active", registered_at=now, seen_at=now, ready_models=[], **values))
 
 
@@ -30,6 +30,16 @@ def seen(connection: Connection, worker_id: str, now: datetime, **values: Any) -
     statement = update(workers).where(workers.c.id == worker_id).values(seen_at=now, state="active", **values)
     if connection.execute(statement).rowcount != 1:
         raise NotFound(f"There is no worker '{worker_id}'; register again.", param="worker_id")
+
+
+def finished(connection: Connection, worker_id: str) -> None:
+    """It finished a chunk with an answer in it."""
+    connection.execute(update(workers).where(workers.c.id == worker_id).values(finished=workers.c.finished + 1))
+
+
+def failed(connection: Connection, worker_id: str) -> None:
+    """Its engine failed under a chunk."""
+    connection.execute(update(workers).where(workers.c.id == worker_id).values(failed=workers.c.failed + 1))
 
 
 def bye(connection: Connection, worker_id: str, now: datetime) -> None:

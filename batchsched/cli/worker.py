@@ -24,8 +24,11 @@ def worker(*, server: str | None, pool: str, engine_url: str | None, api_key: st
     settings = load(config, worker__server_url=server, worker__engine_url=engine_url, server__api_key=api_key).settings
     import asyncio
     import logging
+    import os
 
+    from batchsched.executors.launchers.port import NAME_ENV
     from batchsched.executors.worker import run_worker
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    return asyncio.run(run_worker(settings.worker, pool, settings.worker.server_url, settings.server.api_key))
+    replica = os.environ.get(NAME_ENV, "")
+    return asyncio.run(run_worker(settings.worker, pool, settings.worker.server_url, settings.server.api_key, replica=replica))

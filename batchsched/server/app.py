@@ -23,6 +23,7 @@ from batchsched.server import (
     files,
     forecasts,
     keys,
+    launching,
     models,
     operations,
     plans,
@@ -63,7 +64,7 @@ def create_app(runtime: Runtime) -> FastAPI:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, server.host])
     routers = (
         *(files, batches, operations, results, models, accounting, plans, pools),
-        *(extensions, forecasts, profiles, keys, workers, trials),
+        *(extensions, forecasts, profiles, keys, workers, launching, trials),
     )
     for module in routers:
         app.include_router(module.router(runtime))

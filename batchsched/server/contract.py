@@ -487,6 +487,7 @@ CONTRACT: dict[str, Route] = {
     f"POST {PREFIX}/workers": Route(wire.Registered, wire.Register, (404, 507)),
     f"POST {PREFIX}/workers/{{worker_id}}/heartbeat": Route(wire.HeartbeatAnswer, wire.Heartbeat, _CHANGES),
     f"POST {PREFIX}/workers/{{worker_id}}/bye": Route(Nothing, wire.Bye, _CHANGES),
+    f"POST {PREFIX}/launchers": Route(wire.Launched, wire.Launching, (404, 507)),
     f"POST {PREFIX}/trials": Route(wire.Acknowledged, wire.Trials, (404, 507)),
     f"GET {PREFIX}/trials": Route(wire.Trials),
     f"POST {PREFIX}/leases": Route(wire.Claimed, wire.Claim, _CHANGES),

@@ -92,6 +92,7 @@ RULES: Final[dict[str, Rule]] = {
     f"POST {PREFIX}/workers": _WORKER,
     f"POST {PREFIX}/workers/{{worker_id}}/heartbeat": _WORKER,
     f"POST {PREFIX}/workers/{{worker_id}}/bye": _WORKER,
+    f"POST {PREFIX}/launchers": _WORKER,
     f"POST {PREFIX}/trials": _WORKER,
     f"GET {PREFIX}/trials": _OPERATE,
     f"POST {PREFIX}/leases": _WORKER,

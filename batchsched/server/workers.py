@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
 
-import msgspec
 from fastapi import APIRouter, Request
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
@@ -20,6 +18,7 @@ from batchsched.queue.database import again
 from batchsched.queue.rows import Row
 from batchsched.queue.store import begun
 from batchsched.queue.tenancy import ANY
+from batchsched.server.messages import answer, read
 from batchsched.server.pace import Pace
 from batchsched.server.runtime import Runtime
 from batchsched.wire import (
@@ -43,21 +42,8 @@ from batchsched.wire import (
     known_settings,
 )
 
-Message = TypeVar("Message", bound=msgspec.Struct)
 RETRY_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 60.0
-
-
-async def _read(request: Request, kind: type[Message]) -> Message:
-    try:
-        return msgspec.json.decode(await request.body(), type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-        raise InvalidRequest(f"This is not a {kind.__name__} message: {problem}.") from None
-
-
-def _answer(message: msgspec.Struct | dict[str, Any] | None = None) -> Response:
-    content = msgspec.json.encode(message) if message is not None else b"{}"
-    return Response(content, media_type="application/json")
 
 
 def router(runtime: Runtime) -> APIRouter:
@@ -68,24 +54,24 @@ def router(runtime: Runtime) -> APIRouter:
     @routes.post("/workers")
     async def register(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """A worker presents itself and gets its pool's settings."""
-        return _answer(known_settings(await run_in_threadpool(desk.register, await _read(request, Register))))
+        return answer(known_settings(await run_in_threadpool(desk.register, await read(request, Register))))
 
     @routes.post("/workers/{worker_id}/heartbeat")
     async def heartbeat(worker_id: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """A sign of life that extends the worker's leases."""
-        return _answer(await run_in_threadpool(desk.heartbeat, worker_id, await _read(request, Heartbeat)))
+        return answer(await run_in_threadpool(desk.heartbeat, worker_id, await read(request, Heartbeat)))
 
     @routes.post("/workers/{worker_id}/bye")
     async def bye(worker_id: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """A worker stops."""
-        message = await _read(request, Bye) if await request.body() else Bye()
+        message = await read(request, Bye) if await request.body() else Bye()
         await run_in_threadpool(desk.bye, worker_id, message)
-        return _answer()
+        return answer()
 
     @routes.post("/leases")
     async def claim(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Ask for work."""
-        return _answer(await run_in_threadpool(desk.claim, await _read(request, Claim)))
+        return answer(await run_in_threadpool(desk.claim, await read(request, Claim)))
 
     @routes.get("/chunks/{chunk_id}/input")
     def chunk_input(chunk_id: str, token: int) -> StreamingResponse:  # pyright: ignore[reportUnusedFunction]
@@ -99,25 +85,25 @@ def router(runtime: Runtime) -> APIRouter:
     @routes.post("/leases/{chunk_id}/results")
     async def results(chunk_id: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Record finished requests; answered once they are safe."""
-        return _answer(await run_in_threadpool(desk.record, chunk_id, await _read(request, Results)))
+        return answer(await run_in_threadpool(desk.record, chunk_id, await read(request, Results)))
 
     @routes.post("/leases/{chunk_id}/finish")
     async def finish(chunk_id: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Every line is recorded."""
-        await run_in_threadpool(desk.finish, chunk_id, await _read(request, Finish))
-        return _answer()
+        await run_in_threadpool(desk.finish, chunk_id, await read(request, Finish))
+        return answer()
 
     @routes.post("/leases/{chunk_id}/release")
     async def release(chunk_id: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Give the rest back; no attempt is spent."""
-        await run_in_threadpool(desk.release, chunk_id, await _read(request, Release))
-        return _answer()
+        await run_in_threadpool(desk.release, chunk_id, await read(request, Release))
+        return answer()
 
     @routes.post("/leases/{chunk_id}/fail")
     async def fail(chunk_id: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """The engine failed under the chunk; an attempt is spent."""
-        await run_in_threadpool(desk.fail, chunk_id, await _read(request, Fail))
-        return _answer()
+        await run_in_threadpool(desk.fail, chunk_id, await read(request, Fail))
+        return answer()
 
     return routes
 
@@ -147,7 +133,7 @@ class LeaseDesk:
                 f"Pool '{message.pool}' shares its servers with online users, which this worker cannot; upgrade the worker."
             )
         worker_id = self._runtime.ids.new("worker")
-        told = {name: getattr(message, name) for name in ("pool", "host", "pid", "protocol", "version")}
+        told = {name: getattr(message, name) for name in ("pool", "host", "pid", "protocol", "version", "replica")}
         with self._database.statement() as connection:
             workers.add(connection, id=worker_id, now=self._runtime.clock.now(), **told)
         self._runtime.scheduler.poke()
@@ -303,6 +289,8 @@ class LeaseDesk:
                 missing = chunk["lines"] - chunk["completed"] - chunk["failed"]
                 raise InvalidRequest(f"Chunk {chunk_id} is not finished: {missing} line(s) have no result.")
             self._runtime.recorder.charge(connection, chunk, message.meter, [])
+            if chunk["completed"] and chunk["worker_id"]:
+                workers.finished(connection, chunk["worker_id"])
         self._runtime.lifecycle.poke()
 
     @again
@@ -325,6 +313,7 @@ class LeaseDesk:
                 chunk = chunks.held(connection, chunk_id, message.token, lock=True)
                 self._runtime.recorder.charge(connection, chunk, message.meter, [])
                 ledger.bump(connection, "chunk_failures_total")
+                workers.failed(connection, chunk["worker_id"])
                 spend = not _nearer(chunk, message)
                 last = spend and chunk["attempts"] + 1 >= self._limits.max_attempts
                 if not last:

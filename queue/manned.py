@@ -1,0 +1,50 @@
+"""Tables of those that work and of those that start them: see tables.py."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Column
+from sqlmodel import Field, SQLModel
+
+
+class WorkerRow(SQLModel, table=True):
+    """A worker that presented itself."""
+
+    __tablename__ = "workers"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (CheckConstraint("state IN ('active', 'gone')", name="state_known"),)
+
+    id: str = Field(primary_key=True)
+    pool: str
+    host: str
+    pid: int
+    state: str = "active"
+    registered_at: datetime
+    seen_at: datetime
+    ready_models: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    protocol: int = 1
+    version: str = ""
+    spent_number: int = Field(default=0, sa_type=BigInteger)
+    idle_w: float | None = None
+    """Watts of the replica before a model was loaded; None where nothing measured it."""
+    logs_bytes: int | None = Field(default=None, sa_type=BigInteger)
+    renames: bool | None = None
+    """Whether it can serve requests with another model than they name; None before its first claim."""
+    replica: str = ""
+    """The name by which a launcher started it; empty: nobody did."""
+    finished: int = 0
+    """Chunks that it finished with an answer in them."""
+    failed: int = 0
+    """Chunks under which its engine failed."""
+
+
+class LauncherRow(SQLModel, table=True):
+    """What a launcher can run of a pool, as it said last."""
+
+    __tablename__ = "launchers"  # pyright: ignore[reportAssignmentType]
+
+    name: str = Field(primary_key=True)
+    pool: str = Field(primary_key=True)
+    replicas: int
+    trouble: str = ""
+    seen_at: datetime
