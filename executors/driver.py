@@ -1,8 +1,8 @@
 """Drive the requests of leased chunks at one engine: many in flight, none able to stop the others.
 
-How much is in flight is `admission`'s to say, in which order a chunk's lines go `order`'s; those under suspicion (`suspects`: in
-flight when an engine died, or answered with errors only) go last. Asking and asking again is `asking`'s; what an engine's death
-means for its chunks is `blame`'s.
+How much is in flight is `admission`'s to say, in which order a chunk's lines go `order`'s. Those under suspicion (in flight when
+an engine died, or answered with errors only) go first, in `trials` that have the engine for themselves. Asking, and asking again,
+is `asking`'s; what an engine's death means for its chunks is `blame`'s.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from batchsched.errors import EngineFailed
 from batchsched.executors.admission import Admission
 from batchsched.executors.asking import Asking
 from batchsched.executors.backlog import Backlog
-from batchsched.executors.blame import ALONE_FROM_ATTEMPT, bury
+from batchsched.executors.blame import Blame
 from batchsched.executors.demand import demand_of
 from batchsched.executors.engine import Engine
 from batchsched.executors.order import Placed, arranged
@@ -60,9 +60,11 @@ class Driver:
         self._engine, self._session = engine, session
         self._share, self._admission, self._on_change = share, admission, on_change
         self._outputs, self._trust = Outputs(ids, engine), Trust()
+        self._blame = Blame(self._outputs)
         self._vitals = Vitals(engine, session, self._buried)
         self._asking = Asking(engine, session, self._outputs, self._vitals, self._trust, request_timeout_s)
         self._alone = False
+        self._trying: Work | None = None  # a trial of its has the engine for itself
 
     @property
     def problem(self) -> EngineFailed | None:
@@ -72,9 +74,9 @@ class Driver:
     def add(self, lease: Lease, reporter: Reporter, lines: Iterable[tuple[int, Request | LineError]]) -> Work:
         """Take on a chunk: its undone lines. The engine must serve its model."""
         work = Work(lease, reporter)
-        done, suspects = frozenset(lease.done), frozenset(lease.suspects)
-        early: list[tuple[Line, Placed]] = []
-        late: list[Line] = []
+        done, suspects = frozenset(lease.done), {number: at for at, number in enumerate(lease.suspects)}
+        plain: list[tuple[Line, Placed]] = []
+        suspected: list[Line] = []
         for number, request in lines:
             if number in done:
                 continue
@@ -84,13 +86,12 @@ class Driver:
             demand, opening = demand_of(request.body, lease.endpoint)
             line = Line(number, request, number in suspects, demand)
             if line.suspect:
-                late.append(line)
+                line.trial = True
+                suspected.append(line)
             else:
-                early.append((line, Placed(opening, demand.answer_tokens)))
-        work.todo.extend(arranged(early))
-        for line in late:
-            line.alone = lease.attempt >= ALONE_FROM_ATTEMPT
-            (work.alone if line.alone else work.todo).append(line)
+                plain.append((line, Placed(opening, demand.answer_tokens)))
+        work.todo.extend(arranged(plain))
+        work.trials.suspect(sorted(suspected, key=lambda line: suspects[line.number]))
         self.works.append(work)
         work.outcome.add_done_callback(lambda _: self._forget(work))
         work.settle()
@@ -147,7 +148,7 @@ class Driver:
         self._on_change()
 
     def _buried(self, message: str, blame: bool) -> None:
-        bury(self.works, message, blame, self._outputs)
+        self._blame.bury(self.works, message, blame)
         self._on_change()
 
     # Sending. All of it runs in the event loop without waiting, so no lock is needed.
@@ -169,13 +170,26 @@ class Driver:
     def _next(self) -> tuple[Work, Line] | None:
         if self._alone or not self._trust.holds():
             return None
+        if self._trying and not self._trying.over and self._trying.trials.coming:
+            return self._admitted(self._trying)
+        if self._trying and self._admission.requests:
+            return None
+        self._trying = None
         for work in self.works:
-            if work.stopping or work.outcome.done() or (line := work.next) is None:
+            if work.over or not work.left:
                 continue
-            if line.alone:  # its turn: let the engine run empty first
-                return None if self._admission.requests else (work, line)
-            return (work, line) if self._admission.admits(line.demand) else None
+            if work.trials and not self._admission.requests:
+                work.trials.begin()
+                self._trying = work
+            return self._admitted(work)
         return None
+
+    def _admitted(self, work: Work) -> tuple[Work, Line] | None:
+        """Its next line, if it may go now: one that must go alone, and a trial, wait until the engine has run empty."""
+        line, busy = work.next, self._admission.requests > 0
+        if line is None or (busy and (line.alone or (work.trials and work is not self._trying))):
+            return None
+        return (work, line) if line.alone or self._admission.admits(line.demand) else None
 
     async def _run(self, work: Work, line: Line) -> None:
         try:

@@ -66,9 +66,9 @@ class Reporter:
         """Send what waits, then give the rest back."""
         await self._close("release", lambda: Release(self._lease.token, reason, self._share.take(self._key)))
 
-    async def fail(self, message: str, suspects: list[int]) -> None:
+    async def fail(self, message: str, suspects: list[int], set_aside: int = 0) -> None:
         """Send what waits, then say that the engine failed under the chunk."""
-        await self._close("fail", lambda: Fail(self._lease.token, message, suspects, self._share.take(self._key)))
+        await self._close("fail", lambda: Fail(self._lease.token, message, suspects, self._share.take(self._key), set_aside))
 
     async def abandon(self) -> None:
         """Send nothing more."""

@@ -10,6 +10,7 @@ import msgspec
 
 from batchsched.executors.demand import Demand
 from batchsched.executors.reporter import Reporter
+from batchsched.executors.trials import Trials
 from batchsched.lines import Request
 from batchsched.wire import Lease, ReleaseReason
 
@@ -21,6 +22,7 @@ class Outcome(msgspec.Struct, frozen=True):
     reason: ReleaseReason = "shutdown"
     message: str = ""
     suspects: list[int] = []
+    set_aside: int = 0
 
     async def tell(self, reporter: Reporter) -> None:
         """The last word about the chunk."""
@@ -30,7 +32,7 @@ class Outcome(msgspec.Struct, frozen=True):
             case "released":
                 await reporter.release(self.reason)
             case "failed":
-                await reporter.fail(self.message, self.suspects)
+                await reporter.fail(self.message, self.suspects, self.set_aside)
             case "lost":
                 await reporter.abandon()
 
@@ -38,13 +40,13 @@ class Outcome(msgspec.Struct, frozen=True):
 class Line:
     """One request on its way."""
 
-    __slots__ = ("alone", "asking", "demand", "number", "request", "suspect", "task", "tokens", "tries")
+    __slots__ = ("alone", "asking", "demand", "number", "request", "suspect", "task", "tokens", "trial", "tries")
 
     def __init__(self, number: int, request: Request, suspect: bool, demand: Demand) -> None:
         self.number, self.request, self.suspect, self.demand = number, request, suspect, demand
         self.tokens = 0  # held in the engine while it is in flight
         self.tries = 0
-        self.alone = False
+        self.alone = self.trial = False
         self.asking = False  # the engine has it right now
         self.task: asyncio.Task[None] | None = None
 
@@ -61,6 +63,9 @@ class Work:
         self.lease, self.reporter = lease, reporter
         self.todo: deque[Line] = deque()
         self.alone: deque[Line] = deque()
+        self.trials: Trials[Line] = Trials()
+        self.set_aside = 0
+        """Lines that were convicted of ending engines."""
         self.open: dict[int, Line] = {}
         self.stopping: ReleaseReason | None = None
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -68,16 +73,26 @@ class Work:
     @property
     def left(self) -> int:
         """Lines not yet sent."""
-        return len(self.todo) + len(self.alone)
+        return len(self.todo) + len(self.alone) + len(self.trials)
+
+    @property
+    def over(self) -> bool:
+        """Is nothing more of it to be sent?"""
+        return self.stopping is not None or self.outcome.done()
 
     @property
     def next(self) -> Line | None:
-        """The line that goes next."""
+        """The line that goes next: of a trial that was begun, then of all others."""
+        if line := self.trials.coming:
+            return line
         return self.todo[0] if self.todo else self.alone[0] if self.alone else None
 
     def send(self, line: Line) -> None:
         """Its next line goes."""
-        (self.todo or self.alone).popleft()
+        if line is self.trials.coming:
+            self.trials.sent()
+        else:
+            (self.todo or self.alone).popleft()
         self.open[line.number] = line
 
     def end(self, outcome: Outcome) -> None:
@@ -91,7 +106,16 @@ class Work:
         """A line that was in flight is still to do, and comes next."""
         line.cancel()
         del self.open[line.number]
-        (self.alone if line.alone else self.todo).appendleft(line)
+        if line.trial:
+            self.trials.put_back(line)
+        else:
+            (self.alone if line.alone else self.todo).appendleft(line)
+
+    def acquit(self) -> None:
+        """The guilty one was found: other suspects go with all the rest again."""
+        for line in reversed(self.trials.acquit()):
+            line.suspect = line.trial = False
+            self.todo.appendleft(line)
 
     def settle(self) -> None:
         """End it if nothing of it is in flight and nothing is to be sent."""

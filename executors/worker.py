@@ -21,6 +21,7 @@ from batchsched.clock import Clock, IdSource, RandomIds, SystemClock
 from batchsched.disk import folder_bytes
 from batchsched.errors import BatchschedError, EngineFailed, NotFound, ServerUnreachable, UnknownModel, UnsupportedProtocol
 from batchsched.executors.admission import Admission
+from batchsched.executors.canary import prove
 from batchsched.executors.driver import Driver
 from batchsched.executors.engine import Engine, engine_for
 from batchsched.executors.engine_home import find_engine
@@ -93,6 +94,7 @@ class WorkerLoop:
         self.stop = asyncio.Event()
         self._settings, self._pool_name, self._session, self._link, self._ids = settings, pool, session, link, ids
         self._engine_failures = 0
+        self._doubted = False  # the engine died, and has not answered since
         self._forgotten = False
         self._lacking: set[str] = set()
         self._held: dict[tuple[str, int], _Held] = {}  # by chunk and token: a chunk may come back before its old lease has ended
@@ -390,7 +392,9 @@ class WorkerLoop:
                 self._fresh, self._idle = False, await idle_power(self._meter, self._pause)
             self._share.starting()
         await self._engine.start(spec, model)
-        self._engine_failures = 0
+        if self._doubted:
+            await prove(self._session, self._engine, model)
+        self._engine_failures, self._doubted = 0, False
         self._lacking.discard(model)
         self._idle_since = time.monotonic()
         await self._driver.revive()
@@ -398,7 +402,7 @@ class WorkerLoop:
 
     async def _restart(self) -> None:
         """After the engine's death: up again if chunks still wait for it, else down until it is asked for."""
-        model = self._engine.served
+        model, self._doubted = self._engine.served, True
         await self._engine.stop()
         waiting = [held.lease.model for held in self._held.values() if held.work and not held.work.outcome.done()]
         if waiting:
@@ -416,7 +420,7 @@ class WorkerLoop:
         log.error("%s%s Next try in %.0f s.", problem.message, hint, pause_s)
         for held in list(self._held.values()):
             if held.work:
-                held.work.end(Outcome("failed", message=problem.message))
+                held.work.end(Outcome("released", "preempted"))  # it has done nothing wrong
         if 0 < self._settings.engine_tries <= self._engine_failures:
             raise problem
         await self._pause(pause_s)

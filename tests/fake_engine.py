@@ -7,7 +7,8 @@ words in reverse, one token a word: right or wrong can be told from the answer.
 
 Words in the prompt steer it: `[[slow 0.5]]` waits; `[[500 2]]` (any status) answers so the first 2 times it sees this prompt, and
 `[[500]]` always; `[[hang]]` never answers; `[[cut]]` breaks off the body; `[[garbage]]` sends no JSON; `[[drop]]` closes the
-connection (each: first time only, unless `[[cut always]]`); `[[die]]` ends the process by SIGKILL; `[[tag x]]` is counted.
+connection (each: first time only, unless `[[cut always]]`); `[[die]]` ends the process by SIGKILL; `[[poison]]` plays that, until
+/health was asked, as if it had been started again; `[[tag x]]` is counted.
 While `draining` (from Python, or after SIGTERM) it refuses what is new as vLLM does, and is well all the same.
 """
 
@@ -52,7 +53,8 @@ class FakeEngine:
         self.gate = asyncio.Event()  # while it is closed, nothing is answered
         self.gate.set()
         self.prompt_tokens = self.generation_tokens = 0
-        self.draining = self.dead = False
+        self.draining = self.dead = self.reborn = False
+        self.deaths = 0
         self.overloaded_above = 10**9
         self.kv_tokens = 0  # of its KV cache; 0: it does not say
         self.waiting = self.kv_usage = self.preemptions = 0.0
@@ -77,7 +79,8 @@ class FakeEngine:
         return app
 
     async def health(self, request: web.Request) -> web.Response:
-        return web.Response(status=503 if self.dead else 200)
+        dead, self.dead = self.dead, self.dead and not self.reborn
+        return web.Response(status=503 if dead else 200)
 
     async def models(self, request: web.Request) -> web.Response:
         model = {"id": self.model, "object": "model", "owned_by": "vllm", "max_model_len": self.max_len}
@@ -111,9 +114,7 @@ class FakeEngine:
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         if self.dead:
-            return _error(
-                500, "InternalServerError", "EngineCore encountered an issue. See stack trace (above) for the root cause."
-            )
+            return _dead()
         if self.draining:
             self.refused += 1
             return _error(500, "InternalServerError", "cannot schedule new futures after shutdown")
@@ -132,8 +133,11 @@ class FakeEngine:
         steered = await self._steer(request, prompt)
         if steered is not None:
             return steered
+        deaths = self.deaths
         await self.gate.wait()
         await asyncio.sleep(self.delay_s)
+        if self.deaths > deaths:
+            return _dead()
         self._count(prompt)
         answer = self._answer(request.path, body, prompt)
         return await self._stream(request, answer) if body.get("stream") else web.json_response(answer)
@@ -178,6 +182,11 @@ class FakeEngine:
                 await asyncio.Event().wait()
             elif word == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
+            elif word == "poison":
+                await asyncio.sleep(self.delay_s / 2)
+                self.dead = self.reborn = True
+                self.deaths += 1
+                return _dead()
             elif word == "garbage" and first:
                 return web.Response(body=b"<html>bad gateway</html>")
             elif word == "drop" and first:
@@ -221,6 +230,10 @@ class FakeEngine:
             return about | {"object": "response", "status": "completed", "output": [output], "usage": usage}
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "length"}
         return about | {"object": "chat.completion", "choices": [choice]}
+
+
+def _dead() -> web.Response:
+    return _error(500, "InternalServerError", "EngineCore encountered an issue. See stack trace (above) for the root cause.")
 
 
 def _event(content: dict[str, Any]) -> bytes:

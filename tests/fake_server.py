@@ -199,7 +199,8 @@ class FakeServer:
         if verb == "finish" and set(chunk.results) != set(chunk.lines):
             return _error(400, "invalid_request")
         if verb == "fail":
-            chunk.attempt += 1
+            fewer = bool(message.suspects) and set(message.suspects) < set(chunk.suspects)
+            chunk.attempt += not (fewer or message.set_aside)
             chunk.suspects = message.suspects
         chunk.state = "finished" if verb == "finish" else "given up" if chunk.attempt >= self.most_attempts else "waiting"
         return _answer(None)

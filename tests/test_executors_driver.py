@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from batchsched.errors import EngineFailed, InvalidConfiguration, PermissionDenied, Unauthorized
-from batchsched.executors import asking, blame
+from batchsched.executors import asking
 from batchsched.executors import driver as driver_module
 from batchsched.executors import worker as worker_module
 from batchsched.executors.worker import run_worker
@@ -268,9 +268,10 @@ async def test_the_line_that_kills_engines_is_found_and_set_aside(tmp_path: Path
     prompts[5] = "x [[die]]"
     server = FakeServer(prompts, pool=Pool(max_in_flight=8))
     outputs = await run(server, tmp_path)
-    failed = server.heard("fail")
-    assert len(failed) == blame.ALONE_FROM_ATTEMPT - 1
-    assert all(6 in message.suspects for message in failed)
+    found = [message.suspects for message in server.heard("fail")]
+    assert all(6 in suspects for suspects in found)
+    assert all(set(later) < set(early) and 2 * len(later) <= len(early) for early, later in itertools.pairwise(found))
+    assert server.chunks[0].attempt == 1
     assert outputs["c6"]["error"]["code"] == "engine_crash"
     assert [line for line, result in server.results.items() if not result.ok] == [6]
 
@@ -290,7 +291,7 @@ async def test_an_engine_that_dies_for_no_line_is_started_again(tmp_path: Path) 
     assert all(result.ok for result in server.results.values())
     assert len(server.results) == 40
     computed = counts.read_text().split()
-    assert set(computed) == {f"n{number}" for number in range(40)}
+    assert set(computed) >= {f"n{number}" for number in range(40)}  # and one of the worker's own, after the death
 
 
 async def test_an_engine_that_cannot_start_is_tried_again_then_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,11 +303,9 @@ async def test_an_engine_that_cannot_start_is_tried_again_then_given_up(tmp_path
     assert server.heard("release") == server.heard("fail") == []
 
 
-@pytest.mark.parametrize(("failures", "in_flight"), [(1, [2, 1]), (2, [1, 1])])
-async def test_suspects_go_last_and_after_a_second_failure_alone(failures: int, in_flight: list[int]) -> None:
-    server, engine = FakeServer([f"n{number}" for number in range(1, 9)]), FakeEngine(delay_s=0.05)
-    server.chunks[0].suspects = [1, 3]
-    server.chunks[0].attempt = failures
+async def test_suspects_go_first_half_at_a_time_with_the_engine_for_themselves() -> None:
+    server, engine = FakeServer([f"n{number}" for number in range(1, 20)]), FakeEngine(delay_s=0.05)
+    server.chunks[0].suspects = [9, 1, 3, 12]
     seen: list[tuple[str, int]] = []
     count = engine._count
 
@@ -316,7 +315,8 @@ async def test_suspects_go_last_and_after_a_second_failure_alone(failures: int, 
 
     engine._count = noted  # type: ignore[method-assign]
     await run(server, engine)
-    assert seen[-2:] == list(zip(["n1", "n3"], in_flight, strict=True))
+    assert seen[:4] == [("n9", 2), ("n1", 1), ("n3", 1), ("n12", 1)]
+    assert seen[4][1] == 15
 
 
 async def test_a_stopped_engine_is_noticed_although_its_requests_hang(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,139 @@
+"""The search for lines that end engines: found by halving, with few deaths each, and no other line harmed."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import math
+from typing import Any, cast
+
+import aiohttp
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchsched.clock import RandomIds, SystemClock
+from batchsched.executors.admission import Admission
+from batchsched.executors.driver import Driver
+from batchsched.executors.engine import AttachedEngine
+from batchsched.executors.meters import Reading
+from batchsched.executors.reporter import Reporter
+from batchsched.executors.share import EnergyShare
+from batchsched.executors.trials import Trials
+from batchsched.executors.work import Outcome
+from batchsched.fleet import ServedModel
+from batchsched.lines import LineError, Request, parse
+from batchsched.wire import Lease, Result
+from tests.fake_engine import FakeEngine
+from tests.fake_engine import serve as serve_engine
+from tests.fake_server import as_line
+
+
+class Meter:
+    """Sees nothing."""
+
+    def read(self) -> Reading:
+        return Reading(0.0, "unmeasured")
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class Kept:
+    """In a reporter's place: keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.results: list[Result] = []
+
+    def add(self, result: Result) -> None:
+        self.results.append(result)
+
+
+class Search:
+    """A chunk at an engine that some of its lines end, leased again after each failure as a server would."""
+
+    def __init__(self, prompts: list[str], width: int) -> None:
+        lines = [as_line(f"c{number}", prompt) for number, prompt in enumerate(prompts, 1)]
+        self.requests: list[tuple[int, Request | LineError]] = [(n, parse(line, n)) for n, line in enumerate(lines, 1)]
+        self.engine, self.width = FakeEngine(delay_s=0.004), width
+        self.results: dict[int, dict[str, Any]] = {}
+        self.spent = self.leases = 0
+
+    async def run(self) -> None:
+        """To the end of the chunk."""
+        runner, port = await serve_engine(self.engine)
+        attached = AttachedEngine(f"http://127.0.0.1:{port}")
+        await attached.start(ServedModel(), "tiny")
+        try:
+            async with aiohttp.ClientSession() as session:
+                await self._work(attached, session)
+        finally:
+            await runner.cleanup()
+
+    async def _work(self, attached: AttachedEngine, session: aiohttp.ClientSession) -> None:
+        dead, suspects, end = asyncio.Event(), list[int](), ""
+        share = EnergyShare(Meter(), SystemClock().now)
+        driver = Driver(
+            attached, session, share, RandomIds(), admission=Admission(self.width), request_timeout_s=60, on_change=dead.set
+        )
+        while end != "finished":
+            self.leases += 1
+            lease = Lease(
+                "chunk", "b", self.leases, "/v1/chat/completions", "tiny", 1, len(self.requests), list(self.results), suspects, 1
+            )
+            kept = Kept()
+            work = driver.add(lease, cast("Reporter", kept), self.requests)
+            while not work.outcome.done():
+                dead.clear()
+                if driver.problem:
+                    await driver.revive()
+                waiting: set[asyncio.Future[Any]] = {work.outcome, asyncio.ensure_future(dead.wait())}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            outcome: Outcome = work.outcome.result()
+            self.results |= {result.line: json.loads(bytes(result.output)) for result in kept.results}
+            nearer = bool(outcome.suspects) and set(outcome.suspects) < set(suspects)
+            self.spent += outcome.end == "failed" and not nearer and not outcome.set_aside
+            suspects, end = outcome.suspects, outcome.end
+            if driver.problem:
+                await driver.revive()
+
+
+@pytest.mark.slow
+@settings(max_examples=25)
+@given(st.data())
+def test_any_one_or_two_are_found_with_few_deaths_and_no_other_line_becomes_an_error(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 48))
+    guilty = data.draw(st.sets(st.integers(1, count), max_size=2))
+    prompts = [f"n{number}" + " [[poison]]" * (number in guilty) for number in range(1, count + 1)]
+    search = Search(prompts, width=data.draw(st.sampled_from([4, 16, 64])))
+    asyncio.run(search.run())
+    assert set(search.results) == set(range(1, count + 1))
+    assert {line for line, output in search.results.items() if output["error"]} == guilty
+    assert {output["error"]["code"] for output in search.results.values() if output["error"]} <= {"engine_crash"}
+    assert search.engine.deaths >= len(guilty) + bool(guilty)
+    assert search.engine.deaths <= len(guilty) * (math.ceil(math.log2(count)) + 2)
+    assert search.spent <= len(guilty)
+
+
+def test_each_trial_takes_half_and_the_likeliest_last() -> None:
+    trials = Trials[int]()
+    trials.suspect(range(10))
+    seen: list[list[int]] = []
+    while trials:
+        trials.begin()
+        seen.append([trials.sent() for _ in itertools.takewhile(lambda _: trials.coming is not None, itertools.count())])
+    assert seen == [[0, 1, 2, 3, 4], [5, 6], [7], [8], [9]]
+
+
+def test_what_was_put_back_is_tried_again_before_the_rest() -> None:
+    trials = Trials[int]()
+    trials.suspect(range(4))
+    trials.begin()
+    first = trials.sent()
+    trials.put_back(first)
+    assert (len(trials), trials.coming) == (4, None)
+    trials.begin()
+    assert [trials.sent(), trials.sent()] == [0, 1]
+    assert trials.acquit() == [2, 3]
+    assert not trials
