@@ -257,6 +257,20 @@ class Fleet(msgspec.Struct, frozen=True, dict=True):
             for name, pool in self.pools.items()
         }
 
+    def is_spare(self, pool: str) -> bool:
+        """Is it a share of online servers?"""
+        return pool in self.pools and self.pools[pool].kind == "spare"
+
+    def added_j(self, pool: str, energy_j: float, busy_s: float) -> float:
+        """Of the joules of a pool's work those that are charged to it: on a spare pool what it added to the servers' idle watts,
+        by the replica seconds that were its share."""
+        if not self.is_spare(pool):
+            return energy_j
+        declared = self.pools[pool]
+        gpu = self.gpus.get(declared.gpu)
+        idle_w = gpu.idle_w * self.replica_gpus[pool] if gpu else VCPU_IDLE_W / VCPU_MAX_W * (declared.power_w or 0.0)
+        return max(0.0, energy_j - idle_w * busy_s)
+
     def newness(self, pool: str) -> tuple[float, float]:
         """Orders pools from old to new hardware: compute capability, then memory bandwidth. A CPU is oldest."""
         gpu = self.gpus.get(self.pools[pool].gpu)

@@ -212,9 +212,10 @@ def tokens_since(connection: Connection, tenant: str, at: datetime) -> int:
 
 
 def energy_since(connection: Connection, tenant: str, at: datetime) -> list[Row]:
-    """`energy_j` of a tenant's work that began since then, by `pool` and by the `hour` that it began in (seconds since 1970)."""
+    """Of a tenant's work that began since then, by `pool` and by the `hour` that it began in (seconds since 1970): `busy_s`;
+    `energy_j` of GPUs; `host_j` beside them."""
     each = (ledger.c.pool, step_of(ledger.c.started_at, 3600).label("hour"))
-    query = select(*each, func.sum(ledger.c.energy_j + ledger.c.host_j).label("energy_j"))
+    query = select(*each, *_sums("busy_s", "energy_j", "host_j"))
     return every(connection, query.where(ledger.c.tenant == tenant, ledger.c.started_at >= at).group_by(*each))
 
 

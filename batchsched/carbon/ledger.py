@@ -18,13 +18,13 @@ from batchsched.carbon.hardware import Range
 from batchsched.carbon.models import Hardware
 from batchsched.carbon.operational import operational_g
 from batchsched.carbon.provenance import METERS, factors, how_known, in_all, remarks, unique
-from batchsched.carbon.report import Baseline, Entry, Intensity, Report, Row, RunNow, Saving, Truth
+from batchsched.carbon.report import Attributed, Baseline, Entry, Intensity, Report, Row, RunNow, Saving, Truth
 from batchsched.carbon.savings import with_embodied_g
 from batchsched.errors import SignalMismatch
 from batchsched.units import iso
 from batchsched.wire import EnergySource
 
-_Summed = TypeVar("_Summed", float, Range, Saving)
+_Summed = TypeVar("_Summed", float, Range, Saving, Attributed)
 
 __all__ = ["Baseline", "Entry", "Intensity", "Report", "Row", "RunNow", "Truth", "account", "total"]
 
@@ -58,8 +58,8 @@ def account(
         operational_g=_known_sum(row.operational_g for row in metered),
         unknown_energy_j=sum(row.energy_j for row in metered if row.operational_g is None),
         unmeasured_s=sum(row.busy_s for row in rows if row.energy_source == "unmeasured"),
-        embodied_g=_embodied(((entry.gpu, entry.held, entry.busy_s) for entry in entries), policy, lifetime_years, hardware),
-        embodied_unknown_s=sum(entry.busy_s for entry in entries if hardware.replica_kg(entry.gpu, entry.held) is None),
+        embodied_g=_embodied(((e.gpu, e.held, e.reserved_s) for e in entries), policy, lifetime_years, hardware),
+        embodied_unknown_s=sum(e.reserved_s for e in entries if hardware.replica_kg(e.gpu, e.held) is None),
         policy=policy,
         lifetime_years=lifetime_years,
         signal=_one_signal((intensity.signal, zone) for intensity, zone in used if intensity.mean_g_per_kwh is not None),
@@ -72,6 +72,7 @@ def account(
         saving=None,
         saved_with_embodied_g=None,
         market_g=_by_contract(entries),
+        attributed=_attributed(entries, truth, policy, lifetime_years, hardware),
         beside=[],
         rows=rows,
         provenance=factors(entries, rows, run_now, policy, lifetime_years, hardware),
@@ -108,6 +109,7 @@ def total(reports: Sequence[Report]) -> Report:
             saving=_sum_of_all([report.saving for report in reports]),
             saved_with_embodied_g=_sum_of_all([report.saved_with_embodied_g for report in reports]),
             market_g=_sum_of_all([report.market_g for report in reports]),
+            attributed=_all_attributed(reports),
             beside=[],
             rows=rows,
             provenance=in_all(reports, rows),
@@ -209,6 +211,24 @@ def _embodied(
         for gpu, held, busy_s in reserved
         if (kg := hardware.replica_kg(gpu, held)) is not None
     )
+
+
+def _attributed(
+    entries: Sequence[Entry], truth: Truth, policy: Policy, lifetime_years: float, hardware: Hardware
+) -> Attributed | None:
+    if all(entry.attributed_j is None for entry in entries):
+        return None
+    whole = [(e, e.energy_j if e.attributed_j is None else e.attributed_j) for e in entries if e.energy_source != "unmeasured"]
+    grams = (_grams(j, e.energy_source, e.pue, truth(e.zone, e.started_at, e.ended_at)) for e, j in whole)
+    made = _embodied(((e.gpu, e.held, e.busy_s) for e in entries), policy, lifetime_years, hardware)
+    return Attributed(math.fsum(j for _, j in whole), _known_sum(grams), made)
+
+
+def _all_attributed(reports: Sequence[Report]) -> Attributed | None:
+    """Of a total: where one report has it, those of the others are what they say."""
+    if all(report.attributed is None for report in reports):
+        return None
+    return _known_sum(r.attributed or Attributed(r.energy_j, r.operational_g, r.embodied_g) for r in reports)
 
 
 def _balanced(report: Report) -> Report:

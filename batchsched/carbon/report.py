@@ -42,6 +42,11 @@ class Entry(msgspec.Struct, frozen=True):
     model: str = ""
     """That served it; empty where that is of no account."""
 
+    @property
+    def reserved_s(self) -> float:
+        """Replica seconds that hardware was kept for it alone: none in spare capacity."""
+        return self.busy_s if self.attributed_j is None else 0.0
+
 
 class Intensity(msgspec.Struct, frozen=True):
     """The grid over a span: grams per kWh, None where unknown; who says so ("realised, provider X"); which signal it is."""
@@ -139,6 +144,20 @@ class Beside(msgspec.Struct, frozen=True):
     """Whose figures: how its energy is known, and the grid's intensity."""
 
 
+class Attributed(msgspec.Struct, frozen=True):
+    """What a report would say did the work in an online service's spare capacity bear its full share of that service's servers:
+    of what they draw when idle, too, and of what it took to make them."""
+
+    energy_j: float
+    operational_g: float | None
+    embodied_g: Range | None
+
+    def __add__(self, other: Attributed) -> Attributed:
+        grams = [g for g in (self.operational_g, other.operational_g) if g is not None]
+        made = [kg for kg in (self.embodied_g, other.embodied_g) if kg is not None]
+        return Attributed(self.energy_j + other.energy_j, sum(grams) if grams else None, sum(made[1:], made[0]) if made else None)
+
+
 class Factor(msgspec.Struct, frozen=True):
     """A number that entered the result, and who says so."""
 
@@ -181,6 +200,8 @@ class Report(msgspec.Struct, frozen=True):
     """`saved_g` and what less hardware was used up: by the low, mid and high published figures. None where one is missing."""
     market_g: float | None
     """Operational grams by the factors of the sites' own power contracts; None unless each of its sites declares one."""
+    attributed: Attributed | None
+    """Beside the figures above, which hold only what was added to an online service's servers; None where none served it."""
     beside: list[Beside]
     """Empty in a total over several batches."""
     rows: list[Row]

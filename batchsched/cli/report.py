@@ -25,7 +25,7 @@ from batchsched.cli.report_tables import SLICES, band, check_export, clock, meas
 
 if TYPE_CHECKING:
     from batchsched.client import Report
-    from batchsched.client.results import Row, Saving
+    from batchsched.client.results import Attributed, Row, Saving
 
 
 @click.command()
@@ -123,12 +123,19 @@ def _sums(report: Report) -> list[tuple[str, str | None]]:
         ("energy", measured(report.energy_j, report.unmeasured_s) + (f" ({sources})" if sources else "")),
         ("operational", so_far(report.operational_g, report.unknown_energy_j, report.unmeasured_s)),
         ("by contract", f"{grams(report.market_g)} CO2e (market-based, apart)" if report.market_g is not None else None),
+        ("with a full share", _attributed(report.attributed) if report.attributed else None),
         ("run at once", f"{now}: {report.baseline.description}" if report.baseline and report.baseline.description else now),
         ("saved", saved),
         ("  by", _choices(report.saving, report.models_accepted) if report.saving and report.saved_g else None),
         ("  with embodied", f"{band(with_embodied)} (by the low / mid / high figures)" if with_embodied else None),
         ("embodied", f"{band(embodied)} CO2e (low / mid / high; {report.policy or 'no policy named'})" if embodied else None),
     ]
+
+
+def _attributed(whole: Attributed) -> str:
+    """What it comes to with a full share of the online servers whose spare capacity it used."""
+    made = f", embodied {band(whole.embodied_g)}" if whole.embodied_g else ""
+    return f"{grams(whole.operational_g)} CO2e, {energy(whole.energy_j)}{made} (of the online servers: idle draw and making)"
 
 
 def _choices(saving: Saving, models: Sequence[str]) -> str:

@@ -323,6 +323,14 @@ class Beside(msgspec.Struct, frozen=True):
     source: str = ""
 
 
+class Attributed(msgspec.Struct, frozen=True):
+    """With the full share of the servers whose spare capacity was used: their idle watts, and what it took to make them."""
+
+    energy_j: float
+    operational_g: float | None = None
+    embodied_g: Band | None = None
+
+
 class Report(msgspec.Struct, frozen=True):
     """Energy, grams and savings with their provenance. `unknown_energy_j`: energy that no grams could be given for.
 
@@ -347,6 +355,7 @@ class Report(msgspec.Struct, frozen=True):
     saving: Saving | None = None
     saved_with_embodied_g: Band | None = None
     market_g: float | None = None
+    attributed: Attributed | None = None
     beside: tuple[Beside, ...] = ()
     rows: tuple[Row, ...] = ()
     provenance: tuple[Factor, ...] = ()

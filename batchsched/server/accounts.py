@@ -131,7 +131,7 @@ class Accounts:
         none["power_model"] = VCPU_MODEL
         hosts = [
             Charged(
-                msgspec.structs.replace(each.entry, energy_j=row["host_j"], energy_source=row["host_source"], **none),
+                msgspec.structs.replace(each.entry, **_host(each.entry, row), **none),
                 each.start,
                 each.spared,
                 host=True,
@@ -146,6 +146,7 @@ class Accounts:
         fleet = self._scheduler.fleet
         pool = fleet.pools.get(row["pool"], Pool(site="", gpu="unknown"))
         site = fleet.sites.get(pool.site, Site(zone="unknown", pue=1.0))
+        added_j = fleet.added_j(row["pool"], row["energy_j"], row["busy_s"])
         return Entry(
             chunk_id=row.get("chunk_id", ""),
             pool=row["pool"],
@@ -156,7 +157,7 @@ class Accounts:
             started_at=row["started_at"],
             ended_at=row["ended_at"],
             busy_s=row["busy_s"],
-            energy_j=row["energy_j"],
+            energy_j=added_j,
             energy_source=row["energy_source"],
             requests=row["requests"],
             input_tokens=row["input_tokens"],
@@ -167,12 +168,15 @@ class Accounts:
             held=Held.of(pool, row["started_at"].date(), fleet.replica_gpus.get(row["pool"], 1)),
             power_model=pool.power_model,
             model=row.get("model", ""),
+            attributed_j=row["energy_j"] if pool.kind == "spare" else None,
         )
 
     def _baseline_pool(self, model: str) -> str | None:
-        """The newest pool of the home site, or of all where that has none that runs the model."""
+        """The newest pool of the home site, or of all where that has none that runs the model; of spare capacity only where there
+        is nothing else."""
         fleet = self._scheduler.fleet
         able = fleet.pools_for(model) if model in fleet.models else []
+        able = [name for name in able if fleet.pools[name].kind != "spare"] or able
         at_home = [name for name in able if fleet.pools[name].site == fleet.home_site]
         return max(at_home or able, key=fleet.newness, default=None)
 
@@ -207,6 +211,12 @@ class Accounts:
             held=Held.of(pool, start.date(), fleet.replica_gpus[name]),
             model=batch["model"],
         )
+
+
+def _host(entry: Entry, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row's host took: whole, beside an online service too, since nothing tells its idle part."""
+    attributed_j = None if entry.attributed_j is None else row["host_j"]
+    return {"energy_j": row["host_j"], "energy_source": row["host_source"], "attributed_j": attributed_j}
 
 
 def _intensity(known: Callable[[str, datetime, datetime], Known], zone: str, start: datetime, end: datetime) -> Intensity:

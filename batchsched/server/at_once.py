@@ -64,7 +64,8 @@ def _known(each: Charged, same: Same) -> AtOnce | None:
     entry = each.entry
     if each.spared:
         return AtOnce(0.0, 0.0, entry.energy_source)
-    return AtOnce(entry.busy_s, entry.energy_j, entry.energy_source) if same(entry) else None
+    whole_j = entry.energy_j if entry.attributed_j is None else entry.attributed_j
+    return AtOnce(entry.busy_s, whole_j, entry.energy_source) if same(entry) else None
 
 
 def _modelled(each: Charged, there: Profile, took_s: float, takes_s: float) -> AtOnce:

@@ -126,7 +126,8 @@ class Reports:
                 fleet.site_of(row["pool"]) if row["pool"] in fleet.pools else None,
             )
             mean = truth(site.zone, hour, hour + timedelta(hours=1)).mean_g_per_kwh if site else None
-            grams += operational_g(row["energy_j"], site.pue, mean) if site and mean is not None else 0.0
+            added_j = fleet.added_j(row["pool"], row["energy_j"], row["busy_s"])
+            grams += operational_g(added_j + row["host_j"], site.pue, mean) if site and mean is not None else 0.0
         return grams
 
     def explanation(self, batch_id: str, tenant: Tenant) -> list[str]:
