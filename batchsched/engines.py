@@ -18,7 +18,18 @@ import msgspec
 EngineName = Literal["vllm", "llama.cpp", "llama-cpp-python"]
 ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
 Kind = Literal[
-    "capability", "cuda", "dtype", "quantization", "flag", "environment", "endpoint", "route", "metric", "request", "quirk"
+    "capability",
+    "cuda",
+    "dtype",
+    "quantization",
+    "flag",
+    "environment",
+    "endpoint",
+    "route",
+    "metric",
+    "request",
+    "answer",
+    "quirk",
 ]
 Version = tuple[int, ...]
 _LATEST: Version = (10**6,)

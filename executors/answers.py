@@ -56,6 +56,10 @@ _FOREIGN = frozenset({401, 403})
 _GOING = (b"after shutdown", b"EngineCore encountered")
 
 
+# llama-cpp-python's for a body that it cannot read: its framework's complaint, which places the fault in the body.
+_INVALID = (b"validation error", b"'loc': ('body'")
+
+
 def judge(status: int, body: bytes) -> tuple[Verdict, Answer]:
     """The verdict, and what an ok answer says about itself."""
     if 200 <= status < 300:
@@ -67,15 +71,21 @@ def judge(status: int, body: bytes) -> tuple[Verdict, Answer]:
         return Verdict.WRONG_ENGINE, Answer()
     if status in _OVERLOADED or (status == 500 and any(words in body for words in _GOING)):
         return Verdict.OVERLOADED, Answer()
-    if status >= 500 or status < 400 or status in _TROUBLE:
+    unreadable = status == 500 and all(words in body for words in _INVALID)
+    if (status >= 500 or status < 400 or status in _TROUBLE) and not unreadable:
         return Verdict.TROUBLE, Answer()
     return Verdict.REFUSED, Answer()
 
 
 def as_object(status: int, body: bytes) -> bytes:
-    """The body on one line if it is a JSON object; else its text wrapped into an error object."""
+    """The body on one line if it is a JSON object; else its text wrapped into an error object.
+
+    vLLM before 0.10.1 sends the error itself, without the object around it (seen of 0.9.2).
+    """
     try:
-        _objects.decode(body)
+        found = _objects.decode(body)
+        if "error" not in found and bytes(found.pop("object", b"")) == b'"error"':
+            return msgspec.json.encode({"error": found})
     except (msgspec.DecodeError, UnicodeDecodeError):
         text = body[:2000].decode("utf-8", "replace") or f"The engine answered {status} without a body."
         return msgspec.json.encode({"error": {"message": text, "type": "engine_error", "param": None, "code": status}})

@@ -7,6 +7,7 @@ import asyncio
 import aiohttp
 
 from batchsched.executors.answers import Verdict, judge
+from batchsched.executors.dialect import Cannot
 from batchsched.executors.engine import Engine
 from batchsched.executors.outputs import Outputs, Reply
 from batchsched.executors.trust import Trust
@@ -66,6 +67,10 @@ class Asking:
     async def _ask(self, work: Work, line: Line) -> Reply:
         lease, body = work.lease, line.request.body
         url, data = self._engine.url + lease.endpoint, renamed(body, lease.model) if lease.rename else bytes(body)
+        try:
+            data = self._engine.dialect.asked(data)
+        except Cannot as problem:
+            return Reply(400, problem.body(), "")
         try:
             async with self._session.post(url, data=data, headers=_HEADERS, timeout=self._timeout) as answer:
                 return Reply(answer.status, await answer.read(), answer.headers.get("x-request-id", ""))

@@ -135,7 +135,7 @@ class Driver:
                 continue
             if not await self._vitals.well():
                 self._vitals.die("The engine stopped answering.")
-            elif load := await load_of(self._session, self._engine.url):
+            elif load := await load_of(self._session, self._engine.url, self._engine.dialect.metrics):
                 self._admission.feel(load)
                 self._pump()
 

@@ -18,9 +18,10 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from batchsched.errors import EngineFailed, InvalidConfiguration, UnknownModel
+from batchsched.executors.dialect import Dialect, dialect_of
 from batchsched.executors.engine_home import EngineHome
 from batchsched.executors.identity import Identity, told_by_flags, told_by_log, told_by_routes
-from batchsched.executors.launch import command, drain_s, environment, last_words
+from batchsched.executors.launch import build_of, command, drain_s, environment, last_words
 from batchsched.executors.orphans import log_name, wait_until
 from batchsched.executors.probes import context_of, healthy, models_of
 from batchsched.executors.tether import tethered
@@ -46,6 +47,8 @@ class Engine(Protocol):
     """Which engine it is, version included, without where it lies."""
     identity: Identity
     """The same in parts, for output lines; one object from start to start."""
+    dialect: Dialect
+    """How it is spoken to."""
     context: int | None
     """The longest prompt and answer together, in tokens, of what it serves; None where it does not say."""
 
@@ -85,6 +88,7 @@ class VllmEngine:
         self._count = 0
         self.build = f"{home.distribution} {home.version} ({home.device})"
         self.identity = Identity(home.distribution, home.version)
+        self.dialect = Dialect(build_of(home), pool.engine_args, pool.quirks)
         self.context: int | None = None
 
     async def start(self, model: ServedModel, served: str) -> None:
@@ -165,7 +169,7 @@ class VllmEngine:
                     raise EngineFailed(
                         f"The engine ended while it started: {last_words(self.log)}", hint=f"Its log is {self.log}."
                     )
-                if await healthy(session, self.url) and served in await models_of(session, self.url):
+                if await healthy(session, self.url, path=self.dialect.health) and served in await models_of(session, self.url):
                     self.context = await context_of(session, self.url, served)
                     return
                 await asyncio.sleep(_POLL_S)
@@ -179,6 +183,7 @@ class AttachedEngine:
     def __init__(self, url: str, pool: Pool = NO_POOL) -> None:
         self._pool = pool
         self.identity = Identity()
+        self.dialect = dialect_of(None, None, pool)
         self.context: int | None = None
         self.url = url.rstrip("/").removesuffix("/v1")
         self.here = urlsplit(self.url).hostname in {"localhost", "127.0.0.1", "::1"}
@@ -191,10 +196,10 @@ class AttachedEngine:
         import aiohttp
 
         async with aiohttp.ClientSession() as session:
-            if not await healthy(session, self.url):
+            well, names = await healthy(session, self.url, path=self.dialect.health), await models_of(session, self.url)
+            if not (well or (names and self.served is None)):  # of an engine that we do not know yet, the models are enough
                 self.served = None
                 raise EngineFailed(f"The engine at {self.url} does not answer.", hint="Is it running, and is the URL right?")
-            names = await models_of(session, self.url)
             context, (name, version) = await context_of(session, self.url, served), await told_by_routes(session, self.url)
         if served not in names:
             if self.served not in names:
@@ -202,6 +207,7 @@ class AttachedEngine:
             raise UnknownModel(f"The engine at {self.url} does not serve '{served}'; it serves {', '.join(names) or 'nothing'}.")
         # What it loads is not ours to say: flags tell only how it is meant to run.
         self.identity = Identity(name, version, *told_by_flags([*self._pool.engine_args, *model.engine_args]))
+        self.dialect = dialect_of(name, version, self._pool)
         self.served, self.context = served, context
 
     async def stop(self) -> None:

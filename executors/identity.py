@@ -54,12 +54,24 @@ def told_by_log(log: Path | None) -> tuple[str | None, str | None]:
 
 
 async def told_by_routes(session: aiohttp.ClientSession, url: str) -> tuple[str | None, str | None]:
-    """Name and version. vLLM tells its version at /version; other servers at least who owns their models."""
-    models, version = await _json(session, f"{url}/v1/models"), await _json(session, f"{url}/version")
-    data = models.get("data")
+    """Name and version. vLLM tells its version at /version, llama.cpp at /props, llama-cpp-python in its OpenAPI document; other
+    servers at least who owns their models."""
+    said = (await _json(session, f"{url}/version")).get("version")
+    data = (await _json(session, f"{url}/v1/models")).get("data")
     owner = data[0].get("owned_by") if isinstance(data, list) and data and isinstance(data[0], dict) else None
-    said = version.get("version")
-    return (owner if isinstance(owner, str) else None), (said if isinstance(said, str) else None)
+    name, version = _text(owner), _text(said)
+    if version is not None or name == "vllm":
+        return name, version
+    if name == "llamacpp":
+        return "llama.cpp", _text((await _json(session, f"{url}/props")).get("build_info"))
+    about = (await _json(session, f"{url}/openapi.json")).get("info")
+    if isinstance(about, dict) and "llama.cpp Python" in str(about.get("title")):
+        return "llama-cpp-python", _text(about.get("version"))
+    return name, version
+
+
+def _text(found: object) -> str | None:
+    return found if isinstance(found, str) else None
 
 
 async def _json(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:

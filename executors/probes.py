@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Mapping
 
 import aiohttp
 
@@ -12,15 +13,17 @@ from batchsched.executors.admission import Capacity, Load
 PROBE_TIMEOUT_S = 10.0
 _CACHE = "vllm:cache_config_info{"
 _LABEL = re.compile(r'(\w+)="(\d+)"')
-_TOKENS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
 
 
-async def healthy(session: aiohttp.ClientSession, url: str, tries: int = 1) -> bool:
-    """Does /health answer 200? No answer in time counts as no only after `tries` of them: a busy engine may be slow to say."""
+async def healthy(session: aiohttp.ClientSession, url: str, tries: int = 1, *, path: str = "/health") -> bool:
+    """Does it answer 200 where it tells of its health?
+
+    No answer in time counts as no only after `tries` of them: a busy engine may be slow to say.
+    """
     for _ in range(tries):
         with contextlib.suppress(TimeoutError):
             try:
-                async with session.get(f"{url}/health", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)) as answer:
+                async with session.get(f"{url}{path}", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)) as answer:
                     return answer.status == 200
             except (aiohttp.ServerTimeoutError, TimeoutError):
                 raise TimeoutError from None
@@ -48,9 +51,12 @@ async def models_of(session: aiohttp.ClientSession, url: str) -> list[str]:
         return []
 
 
-async def tokens_of(session: aiohttp.ClientSession, url: str) -> float | None:
-    """Tokens that the engine has read and written since it started, for whomever; None where it does not say."""
-    return _sum(await _metrics(session, url), *_TOKENS)
+async def tokens_of(session: aiohttp.ClientSession, url: str, counters: tuple[str, ...]) -> float | None:
+    """Tokens that the engine has read and written since it started, for whomever; None where it does not say.
+
+    `counters`: names of the metrics that tell, of which it is the sum.
+    """
+    return _sum(await _metrics(session, url), *counters) if counters else None
 
 
 async def capacity_of(session: aiohttp.ClientSession, url: str, context: int | None) -> Capacity:
@@ -61,11 +67,13 @@ async def capacity_of(session: aiohttp.ClientSession, url: str, context: int | N
     return Capacity(tokens, max(each.get("block_size", 1) for each in sizes), context) if tokens else Capacity(context=context)
 
 
-async def load_of(session: aiohttp.ClientSession, url: str) -> Load | None:
-    """How it fares; None where it does not say."""
+async def load_of(session: aiohttp.ClientSession, url: str, metrics: Mapping[str, str]) -> Load | None:
+    """How it fares; None where it does not say. `metrics`: how it names what it tells of."""
+    if not {"waiting", "kv_usage", "preemptions"} <= metrics.keys():
+        return None
     lines = await _metrics(session, url)
-    waiting, usage = _sum(lines, "vllm:num_requests_waiting{"), _sum(lines, "vllm:kv_cache_usage_perc")
-    preemptions = _sum(lines, "vllm:num_preemptions_total")
+    waiting, usage = _sum(lines, f"{metrics['waiting']}{{"), _sum(lines, metrics["kv_usage"])
+    preemptions = _sum(lines, metrics["preemptions"])
     return None if waiting is None or usage is None or preemptions is None else Load(waiting, usage, preemptions)
 
 

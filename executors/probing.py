@@ -10,16 +10,18 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 import aiohttp
 
+from batchsched.engines import Build
 from batchsched.wire import Probe
 
 _TOKENS = (10, 250)
 """Ids that every vocabulary has, as plain words or bytes."""
-_MEANS = {"ttft_s": "vllm:time_to_first_token_seconds", "tpot_s": "vllm:request_time_per_output_token_seconds"}
+_MEANS = {"ttft_s": "ttft", "tpot_s": "tpot"}
+_NAMES = Build().facts("metric")
 
 
 class Answer(NamedTuple):
@@ -42,9 +44,12 @@ class Ran(NamedTuple):
 
 
 class Asker:
-    """Asks one engine for one model. `timeout_s`: of one request."""
+    """Asks one engine for one model. `timeout_s`: of one request; `metrics`: how the engine names its own."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, model: str, timeout_s: float) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, model: str, timeout_s: float, metrics: Mapping[str, str] = _NAMES
+    ) -> None:
+        self._metrics = metrics
         self._session, self._url, self._model = session, url, model
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
 
@@ -77,14 +82,14 @@ class Asker:
         """Sum and count of what the engine itself measured of its requests since it started; empty where it does not say."""
         try:
             async with self._session.get(f"{self._url}/metrics", timeout=self._timeout) as answer:
-                lines = [line.rsplit(maxsplit=1) for line in (await answer.text()).splitlines() if line.startswith("vllm:")]
+                lines = [line.rsplit(maxsplit=1) for line in (await answer.text()).splitlines() if ":" in line and line[0] != "#"]
                 known = {line[0].partition("{")[0]: float(line[1]) for line in lines}
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, IndexError):
             return {}
         return {
             name: (known[f"{metric}_sum"], known[f"{metric}_count"])
-            for name, metric in _MEANS.items()
-            if f"{metric}_sum" in known and f"{metric}_count" in known
+            for name, what in _MEANS.items()
+            if (metric := self._metrics.get(what)) and f"{metric}_sum" in known and f"{metric}_count" in known
         }
 
     async def _one(self, probe: Probe, rng: random.Random, found: list[Answer | str], *, stream: bool) -> None:

@@ -94,7 +94,7 @@ async def run_profile(
             log = TrialLog(Path(settings.state_dir), wanted.pool, wanted.model)
             if before := log.in_setting(bench.setting):
                 say(f"{before} trials of earlier runs in this setting count; what they say is not measured again.")
-            asker = Asker(session, engine.url, wanted.model, settings.request_timeout_s)
+            asker = Asker(session, engine.url, wanted.model, settings.request_timeout_s, engine.dialect.metrics)
             profiler = Profiler(bench, asker, meter, log, ids or RandomIds(), clock.now)
             return Profiled(await profiler.run(probes, wanted.enough, tell), log.path)
         finally:

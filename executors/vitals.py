@@ -40,4 +40,4 @@ class Vitals:
         self.problem = None
 
     async def _look(self) -> bool:
-        return self._engine.alive() and await healthy(self._session, self._engine.url, tries=3)
+        return self._engine.alive() and await healthy(self._session, self._engine.url, tries=3, path=self._engine.dialect.health)

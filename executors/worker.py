@@ -365,7 +365,8 @@ class WorkerLoop:
             await asyncio.sleep(TOKENS_EVERY_S)
 
     async def _recount(self) -> None:
-        if self._settings.engine_url and (tokens := await tokens_of(self._session, self._engine.url)) is not None:
+        counters = self._engine.dialect.token_counters
+        if self._settings.engine_url and (tokens := await tokens_of(self._session, self._engine.url, counters)) is not None:
             self._share.saw(tokens)
 
     async def _prepare_or_wait(self, model: str, poll_s: float) -> None:
