@@ -29,6 +29,26 @@ def unfit_of(
     return {key: why for key, why in found.items() if why}
 
 
+def reasons_of(fleet: Fleet, unfit: Mapping[tuple[str, str], str], asked: Collection[tuple[str, str]]) -> dict[str, list[str]]:
+    """Why pools get nothing of models, by model. `asked`: models with the endpoints that batches ask them at."""
+    found: dict[str, list[str]] = {}
+    for model, endpoint in sorted(asked):
+        said = found.setdefault(model, [])
+        for name in fleet.pools_for(model):
+            why = unfit.get((model, name)) or cannot_answer(name, fleet.pools[name], endpoint)
+            if why and why not in said:
+                said.append(why)
+    return found
+
+
+def cannot_answer(name: str, pool: Pool, endpoint: str) -> str:
+    """Why the engine of a pool does not answer at an endpoint; empty where it does, or where that is not known."""
+    build = Build(pool.engine, pool.engine_version)
+    if (pool.engine == "vllm" and numbers(pool.engine_version) is None) or build.has("endpoint", endpoint):
+        return ""
+    return f"Pool {name} gets nothing for {endpoint}: {build.describe()} does not have it. Send such batches elsewhere."
+
+
 def cannot_run(name: str, pool: Pool, model: str, served: ServedModel, gpus: Mapping[str, GpuType]) -> str:
     """Why a pool can neither hold nor compute a model; empty where it can, or where that is not known."""
     return too_large(name, pool, model, served, gpus) or cannot_compute(name, pool, model, served, gpus)

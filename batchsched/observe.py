@@ -21,7 +21,7 @@ from batchsched.carbon.models import Hardware
 from batchsched.errors import ForecastUnavailable
 from batchsched.fleet import Fleet, Pool, gpus_of
 from batchsched.forecasts import IntensityForecast, Provider
-from batchsched.generations import unfit_of
+from batchsched.generations import cannot_answer, reasons_of, unfit_of
 from batchsched.lines import ENDPOINTS
 from batchsched.outlook import Outlooks
 from batchsched.planner import Job, PoolState, Problem, Slot, make_slots, open_share
@@ -171,7 +171,6 @@ class Observer:
         states, pools = planned(*self._uncertain.doubted(states, pools, profiles, lost, now), left_over, slots, now)
         transfers = Transfers(self._settings, self.fleet, states, [self._at_home(forecasts, now, horizon_s)], loaded)
         unfit = unfit_of(self.fleet, profiles, loaded)
-        asked = {model for row in everything for model in batches.models(row)}
         scene = _Scene(now, self.fleet, profiles, answers, replicas, loaded, slots, states, transfers, unfit)
 
         def job_of(row: Mapping[str, Any]) -> Job:
@@ -185,7 +184,7 @@ class Observer:
         connected = frozenset(row["pool"] for row in [*alive, *able])
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
         notes += [*unread, *_unable(jobs, alive, self.fleet)]
-        reasons = {model: [why for (of, _), why in sorted(unfit.items()) if of == model] for model in sorted(asked)}
+        reasons = reasons_of(self.fleet, unfit, {(m, row["endpoint"]) for row in everything for m in batches.models(row)})
         notes += [*itertools.chain(*reasons.values()), *ruled.remarks()]
 
         def as_it_would_be(row: Mapping[str, Any]) -> Job:
@@ -341,6 +340,7 @@ class Observer:
                 loaded=model in scene.loaded[pool],
             )
             for model, pool in scene.accepted(tuple(lengths), *places)
+            if not cannot_answer(pool, self.fleet.pools[pool], row["endpoint"])
         ]
 
     def _confidence(self, options: Mapping[str, Any]) -> float:

@@ -10,6 +10,7 @@ import pytest
 
 from batchsched.cli import exits
 from batchsched.cli.main import main
+from batchsched.fleet import GPU_TYPES
 
 CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
 
@@ -114,3 +115,42 @@ def test_people_read_line_and_reason(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         main(["validate", str(file)])
     assert capsys.readouterr().out.startswith("line 1: The line is not valid JSON")
+
+
+OLD = """
+[sites.home]
+zone = "DE"
+[models.m]
+engine_args = ["--dtype bfloat16"]
+[pools.volta]
+gpu = "{gpu}"
+engine_version = "0.9.2"
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "content", "code", "told"),
+    [
+        ("", line(), exits.USAGE, {"volta": "bfloat16 needs compute capability 8.0"}),
+        ('[pools.new]\ngpu = "H100"\n', line(), exits.OK, {"volta": "bfloat16 needs compute capability 8.0"}),
+        ("", line(body={"model": "unknown"}), exits.OK, {}),
+    ],
+)
+def test_what_no_pool_can_run_is_refused_with_the_reasons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: str, content: str, code: int, told: dict[str, str]
+) -> None:
+    config = tmp_path / "batchsched.toml"
+    names = {start: next(name for name in GPU_TYPES if name.startswith(start)) for start in ("V100", "H100")}
+    config.write_text(OLD.format(gpu=names["V100"]) + more.replace("H100", names["H100"]), "utf-8")
+    said, answer = verdict(tmp_path, capsys, content, "--config", str(config))
+    assert (said, answer["valid"]) == (code, code == exits.OK)
+    assert answer["cannot_run"].keys() == told.keys()
+    assert all(why in answer["cannot_run"][pool] for pool, why in told.items())
+
+
+def test_an_endpoint_that_an_older_engine_lacks_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "batchsched.toml"
+    config.write_text('[sites.home]\nzone = "DE"\n[models.m]\n[pools.old]\nengine_version = "0.9.2"\n', "utf-8")
+    body = {"messages": ..., "input": "hi"}
+    _, answer = verdict(tmp_path, capsys, line(url="/v1/responses", body=body), "--config", str(config))
+    assert "vLLM 0.9.2 does not have it" in answer["cannot_run"]["old"]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from batchsched.cli import exits
 from batchsched.cli.common import config_option, error_line, json_option, load, plain, print_json
 from batchsched.lines import ENDPOINTS
+
+if TYPE_CHECKING:
+    from batchsched.settings import Loaded
 
 
 @click.command()
@@ -20,18 +24,41 @@ from batchsched.lines import ENDPOINTS
 @config_option
 @json_option
 def validate(file: Path, endpoint: str | None, models: tuple[str, ...], config: Path | None, as_json: bool) -> int:
-    """Check every line of FILE as a server with this configuration would. Exits 2 where something is wrong."""
+    """Check every line of FILE as a server with this configuration would. Exits 2 where something is wrong, or where
+    no declared pool can run what it asks for."""
     from batchsched.cli.infile import check
 
-    found = check(file, load(config).settings.server.rules(), endpoint, models or None)
+    loaded = load(config)
+    found = check(file, loaded.settings.server.rules(), endpoint, models or None)
+    unable, nowhere = _unable(loaded, found.model or "", found.endpoint or "")
     if as_json:
         facts = {"endpoint": found.endpoint, "model": found.model, "requests": found.requests, "bytes": found.size}
-        print_json({"valid": not found.errors, **facts, "error_count": found.error_count, "errors": plain(found.errors)})
+        valid, errors = not found.errors and not nowhere, plain(found.errors)
+        print_json({"valid": valid, **facts, "error_count": found.error_count, "errors": errors, "cannot_run": unable})
     elif found.errors:
         for error in found.errors:
             click.echo(error_line(error))
         if found.error_count > len(found.errors):
             click.echo(f"... and {found.error_count - len(found.errors)} more.")
     else:
-        click.echo(f"{file}: {found.requests} requests for {found.endpoint}, model {found.model}: valid.")
-    return exits.USAGE if found.errors else exits.OK
+        verdict = "no pool can run it." if nowhere else "valid."
+        click.echo(f"{file}: {found.requests} requests for {found.endpoint}, model {found.model}: {verdict}")
+        for why in unable.values():
+            click.echo(why)
+    return exits.USAGE if found.errors or nowhere else exits.OK
+
+
+def _unable(loaded: Loaded, model: str, endpoint: str) -> tuple[dict[str, str], bool]:
+    """Why declared pools cannot run what the file asks for, by pool; and whether that is all the pools that serve its model."""
+    from batchsched.generations import cannot_answer, cannot_run
+
+    fleet = loaded.settings.fleet(loaded.catalogue)
+    if model not in fleet.models:
+        return {}, False
+    serving = {name: fleet.pools[name] for name in fleet.pools_for(model)}
+    said = {
+        name: cannot_run(name, pool, model, fleet.models[model], fleet.gpus) or cannot_answer(name, pool, endpoint)
+        for name, pool in serving.items()
+    }
+    unable = {name: why for name, why in said.items() if why}
+    return unable, bool(serving) and len(unable) == len(serving)
