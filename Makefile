@@ -8,6 +8,7 @@ PY := .venv/bin/python
 ENV := .venv/.ready
 ENGINE := .venv-engine/.ready
 PEERS := .venv-peers/.ready
+LLAMA := .venv-llama/.ready
 QUICK := not slow and not engine and not long
 
 help: ## list the targets
@@ -16,6 +17,8 @@ help: ## list the targets
 env: $(ENV) $(ENGINE) ## make .venv and .venv-engine; costs nothing when they stand
 
 engine-env: $(ENGINE) ## make .venv-engine alone: vLLM for this machine's GPU, or for its CPU
+
+llama-env: $(LLAMA) ## make .venv-llama: llama.cpp's server, compiled here, for `make test-full`
 
 model: .models/tiny/config.json ## make the tiny model that the demo and the tests run
 
@@ -33,7 +36,7 @@ check: $(ENV) ## format, lint, types by two checkers, import arrows, quick tests
 test: env ## the whole suite, real vLLM included
 	@$(PY) -m pytest -n 2 --dist loadfile -m "not long"
 
-test-full: env test-pythons ## the suite and what is long, after the quick tests on every other Python
+test-full: env test-pythons $(LLAMA) ## the suite and what is long, after the quick tests on every other Python
 	@$(PY) -m pytest
 
 test-pythons: $(ENV) ## the quick tests on every other supported Python found here
@@ -76,7 +79,7 @@ lock: $(ENV) ## resolve the lock files for pyproject.toml (ARGS=--upgrade takes 
 	@$(PY) tools/make_env.py lock $(ARGS)
 
 clean: ## remove everything that was made here, the environments included
-	rm -rf .venv .venv-engine .venv-peers .models .demo .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf .venv .venv-engine .venv-peers .venv-llama .models .demo .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 
 $(ENV): locks/dev.txt pyproject.toml tools/make_env.py
 	@$(MAKE_ENV) dev
@@ -84,10 +87,13 @@ $(ENV): locks/dev.txt pyproject.toml tools/make_env.py
 $(ENGINE): locks/engine-cpu.txt locks/engine-model.txt tools/make_env.py | $(ENV)
 	@$(PY) tools/make_env.py engine
 
+$(LLAMA): locks/llama-cpp.txt tools/make_env.py | $(ENV)
+	@$(PY) tools/make_env.py llama
+
 $(PEERS): locks/peers.txt tools/make_env.py | $(ENV)
 	@$(PY) tools/make_env.py peers
 
 .models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
 	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
 
-.PHONY: help env engine-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-rolling bench-meter chaos docs lock clean
+.PHONY: help env engine-env llama-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-rolling bench-meter chaos docs lock clean

@@ -2,6 +2,7 @@
 
     make_env.py dev                  .venv: batchsched, editable, with all that developing it takes
     make_env.py engine               .venv-engine: vLLM, for this machine's GPU or for its CPU
+    make_env.py llama                .venv-llama: llama.cpp's server for the CPU, compiled here, for `make test-full`
     make_env.py peers                .venv-peers: the queues that benchmarks/queues compares ours with
     make_env.py pythons [ARGS...]    pytest ARGS under every other supported Python found here
     make_env.py lock [--upgrade]     resolve the lock files for pyproject.toml
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "locks"
 DEV = ROOT / ".venv"
 ENGINE = ROOT / ".venv-engine"
+LLAMA = ROOT / ".venv-llama"
 PEERS = ROOT / ".venv-peers"
 SUPPORTED = ("3.11", "3.12", "3.13")
 
@@ -144,6 +146,16 @@ def make_engine() -> None:
     make(ENGINE, python, fingerprint(python, *files), fill, pip=False)
 
 
+def make_llama() -> None:
+    """`.venv-llama`: llama-cpp-python and its server, by their lock. There is no wheel: a C++ compiler works for some minutes."""
+
+    def fill(inside: Path) -> None:
+        say(f"making {LLAMA.name}; llama.cpp is compiled, which takes some minutes")
+        uv(inside, "sync", "--compile-bytecode", "--require-hashes", LOCKS / "llama-cpp.txt")
+
+    make(LLAMA, sys.executable, fingerprint(sys.executable, LOCKS / "llama-cpp.txt"), fill, pip=False)
+
+
 def make_peers() -> None:
     """`.venv-peers`: other people's queues, by their lock."""
 
@@ -208,6 +220,7 @@ def lock(args: list[str]) -> None:
         "uv.txt": [LOCKS / "uv.in"],
         "dev.txt": [ROOT / "pyproject.toml", "--extra", "dev", LOCKS / "dev.in"],
         "peers.txt": [LOCKS / "peers.in"],
+        "llama-cpp.txt": [LOCKS / "llama-cpp.in"],
         "engine-cpu.txt": [LOCKS / "engine-cpu.in", "--excludes", LOCKS / "engine-excludes.txt", *links],
         "engine-model.txt": [LOCKS / "engine-model.in", "--no-deps"],
     }
@@ -225,6 +238,8 @@ def main(args: list[str]) -> None:
         make_dev()
     elif args == ["engine"]:
         make_engine()
+    elif args == ["llama"]:
+        make_llama()
     elif args == ["peers"]:
         make_peers()
     elif args[:1] == ["pythons"]:
