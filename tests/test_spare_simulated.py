@@ -52,7 +52,7 @@ def test_of_those_that_wait_the_first_priority_goes_first() -> None:
 
 
 def test_where_room_runs_out_the_last_is_preempted_and_all_end() -> None:
-    shape = Shape(kv_tokens=160, block_tokens=16, noise=0.0, hiccup_share=0.0, front_s=0.0)
+    shape = Shape(kv_tokens=160, noise=0.0, hiccup_share=0.0, front_s=0.0)
     server = Server(shape)
     asked = [Asked(32, 60, priority=0), Asked(32, 60, priority=9), Asked(32, 60, priority=9)]
     for each in asked:

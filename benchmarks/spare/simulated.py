@@ -1,8 +1,8 @@
-"""A SIMULATED vLLM server on virtual time: continuous batching with chunked prefill, priorities, KV blocks and preemption.
+"""A SIMULATED vLLM server on virtual time: continuous batching with chunked prefill, priorities, KV space and preemption.
 
 It computes nothing. A step takes `base_s + per_decode_s x decoding + per_prefill_s x prompt tokens`, times log-normal noise. What
 it decides follows vLLM's V1 scheduler: running requests first, then the waiting ones by priority and arrival, each step with a
-budget of tokens; where KV blocks run out, the last of the lowest priority is preempted and computes anew what it had. It
+budget of tokens; where KV space runs out, the last of the lowest priority is preempted and computes anew what it had. It
 serves to tune and test a governor without the noise of a machine; figures of it are never those of a server.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_left
 from collections.abc import Callable
+from heapq import heappop, heappush
 from itertools import accumulate
 
 import msgspec
@@ -37,7 +38,6 @@ class Shape(msgspec.Struct, frozen=True):
     front_s: float = 0.002
     """From a request's arrival until the engine may take it up."""
     kv_tokens: int = 60_000
-    block_tokens: int = 16
     max_seqs: int = 128
     step_tokens: int = 2048
     priority: bool = True
@@ -53,22 +53,16 @@ class Asked(msgspec.Struct, eq=False):
     read: int = 0
     """Tokens whose keys and values it holds: of the prompt, and of the answer after a preemption."""
     to_read: int = 0
-    reread: int = 0
-    """Of those to read, how many are its own answer's, from before a preemption."""
     written: int = 0
+    """Up to the last step in which it began or ceased to decode; while it decodes each step writes one more."""
+    since_step: int = 0
     first_s: float = 0.0
-    last_s: float = 0.0
     ended_s: float | None = None
-
-    @property
-    def held_tokens(self) -> int:
-        """Its room in the KV cache."""
-        return self.read + (self.written - self.reread if self.read >= self.to_read else 0)
 
     @property
     def tpot_s(self) -> float:
         """Seconds for each token after the first."""
-        return (self.last_s - self.first_s) / (self.written - 1) if self.written > 1 else 0.0
+        return ((self.ended_s or self.first_s) - self.first_s) / (self.output_tokens - 1) if self.output_tokens > 1 else 0.0
 
 
 class _Counted:
@@ -85,19 +79,36 @@ class _Counted:
 
 
 class Server:
-    """Steps on virtual time: `begin` takes up what waits and says when the step ends, `end` writes its tokens."""
+    """Steps on virtual time: `begin` takes up what waits and says when the step ends, `end` writes its tokens.
+
+    A step costs the same however many decode: when a request will end is known in steps as soon as it begins to decode.
+    """
 
     def __init__(self, shape: Shape, seed: int = 0) -> None:
         self.shape = shape
-        self.running: list[Asked] = []
         self.waiting: list[Asked] = []
         self.preemptions = self.steps = 0
+        self.held_tokens = 0
+        """Of the KV space, whole blocks not counted."""
         self.on_done: Callable[[Asked], None] = lambda _: None
         self._rng = random.Random(seed)
-        self._reading: list[tuple[Asked, int]] = []
-        self._decoding: list[Asked] = []
+        self._reading: list[Asked] = []
+        self._parts: list[tuple[Asked, int]] = []
+        self._decoding: set[Asked] = set()
+        self._ends: list[tuple[int, int, Asked]] = []
+        self._number = 0
         self._prompt_tokens = self._written = self._finished = 0
+        self._began_s = self._before_s = 0.0
         self._first, self._each = _Counted(FIRST_BOUNDS), _Counted(EACH_BOUNDS)
+
+    @property
+    def running(self) -> int:
+        """Requests that read or decode."""
+        return len(self._reading) + len(self._decoding)
+
+    def written(self, asked: Asked) -> int:
+        """Tokens that a request has so far."""
+        return asked.written + (self.steps - asked.since_step if asked in self._decoding else 0)
 
     def submit(self, asked: Asked, now_s: float) -> None:
         """A request arrives."""
@@ -106,15 +117,10 @@ class Server:
 
     def abort(self, asked: Asked) -> None:
         """Its client went away."""
-        for queue in (self.running, self.waiting):
-            if asked in queue:
-                queue.remove(asked)
-
-    @property
-    def held_tokens(self) -> int:
-        """Tokens of KV space that are taken, in whole blocks."""
-        block = self.shape.block_tokens
-        return sum(-(-asked.held_tokens // block) * block for asked in self.running)
+        if asked in self.waiting:
+            self.waiting.remove(asked)
+        else:
+            self._leave(asked)
 
     def begin(self, now_s: float) -> float | None:
         """Choose the next step's work; when it ends, or None where there is nothing to do."""
@@ -122,40 +128,48 @@ class Server:
         if not self.running and not any(asked.arrived_s + shape.front_s <= now_s for asked in self.waiting):
             return None
         self._make_room()
-        self._decoding = [asked for asked in self.running if asked.read >= asked.to_read]
         budget = shape.step_tokens - len(self._decoding)
-        self._reading = []
-        for asked in self.running:
-            if asked.read < asked.to_read and budget > 0:
+        self._parts = []
+        for asked in self._reading:
+            if budget > 0:
                 part = min(budget, asked.to_read - asked.read)
-                self._reading.append((asked, part))
+                self._parts.append((asked, part))
                 budget -= part
-        budget = self._admit(now_s, budget)
-        tokens = sum(part for _, part in self._reading)
+        self._admit(now_s, budget)
+        tokens = sum(part for _, part in self._parts)
         took = shape.base_s + shape.per_decode_s * len(self._decoding) + shape.per_prefill_s * tokens
         took *= self._rng.lognormvariate(0, shape.noise)
         if self._rng.random() < shape.hiccup_share:
             took += shape.hiccup_s
+        self._began_s = now_s
         return now_s + took
 
     def end(self, now_s: float) -> None:
         """The step is done: tokens are written, requests that have all of theirs leave."""
         self.steps += 1
-        writing = [*self._decoding]
-        for asked, part in self._reading:
+        if self._decoding:
+            self._each.add(now_s - self._before_s, len(self._decoding))
+            self._written += len(self._decoding)
+            self.held_tokens += len(self._decoding)
+        while self._ends and self._ends[0][0] <= self.steps:
+            step, _, asked = heappop(self._ends)
+            if asked in self._decoding and asked.since_step + asked.output_tokens - asked.written == step:
+                self._done(asked, now_s)
+        for asked, part in self._parts:
+            if asked not in self._reading:
+                continue  # aborted meanwhile
             asked.read += part
+            self.held_tokens += part
             self._prompt_tokens += part
             if asked.read >= asked.to_read:
-                writing.append(asked)
-        for asked in writing:
-            if asked in self.running:
-                self._write(asked, now_s)
+                self._first_written(asked, now_s)
+        self._before_s = now_s
 
     def counts(self, now_s: float) -> Counts:
         """What its /metrics would say."""
         return Counts(
             now_s,
-            running=len(self.running),
+            running=self.running,
             waiting=len(self.waiting),
             kv_used=min(1.0, self.held_tokens / self.shape.kv_tokens),
             preemptions=self.preemptions,
@@ -167,44 +181,63 @@ class Server:
             each_token=self._each.read(),
         )
 
-    def _write(self, asked: Asked, now_s: float) -> None:
-        asked.written += 1
-        self._written += 1
-        if asked.written == 1:
+    def _first_written(self, asked: Asked, now_s: float) -> None:
+        """Its prompt is read, which gives a token; after a preemption the next of its tokens."""
+        self._reading.remove(asked)
+        if not asked.written:
             asked.first_s = now_s
             self._first.add(now_s - asked.arrived_s)
-        else:
-            self._each.add(now_s - asked.last_s)
-        asked.last_s = now_s
+        asked.written += 1
+        asked.since_step = self.steps
+        self._written += 1
+        self.held_tokens += 1
+        self._decoding.add(asked)
         if asked.written >= asked.output_tokens:
-            asked.ended_s = now_s
-            self.running.remove(asked)
-            self._finished += 1
-            self.on_done(asked)
+            self._done(asked, now_s)
+            return
+        self._number += 1
+        heappush(self._ends, (self.steps + asked.output_tokens - asked.written, self._number, asked))
+
+    def _done(self, asked: Asked, now_s: float) -> None:
+        asked.ended_s = now_s
+        self._leave(asked)
+        self._finished += 1
+        self.on_done(asked)
+
+    def _leave(self, asked: Asked) -> None:
+        """It holds nothing any more; what it wrote is kept."""
+        asked.written = self.written(asked)
+        if asked in self._decoding:
+            self._decoding.remove(asked)
+            self.held_tokens -= asked.prompt_tokens + asked.written
+        elif asked in self._reading:
+            self._reading.remove(asked)
+            self.held_tokens -= asked.read
 
     def _order(self, asked: Asked) -> tuple[int, float]:
         return (asked.priority if self.shape.priority else 0, asked.arrived_s)
 
-    def _admit(self, now_s: float, budget: int) -> int:
-        free = self.shape.kv_tokens - self.held_tokens
+    def _admit(self, now_s: float, budget: int) -> None:
+        if not self.waiting:
+            return
+        free = self.shape.kv_tokens - self.held_tokens - sum(asked.to_read - asked.read for asked in self._reading)
         for asked in sorted(self.waiting, key=self._order):
-            if budget <= 0 or len(self.running) >= self.shape.max_seqs or asked.to_read > free:
-                break  # as vLLM does: nobody overtakes the first who finds no room
             if asked.arrived_s + self.shape.front_s > now_s:
                 continue
+            if budget <= 0 or self.running >= self.shape.max_seqs or asked.to_read > free:
+                break  # as vLLM does: nobody overtakes the first who finds no room
             part = min(budget, asked.to_read)
             budget -= part
             free -= asked.to_read
             self.waiting.remove(asked)
-            self.running.append(asked)
-            self._reading.append((asked, part))
-        return budget
+            self._reading.append(asked)
+            self._parts.append((asked, part))
 
     def _make_room(self) -> None:
         """Preempt until the next token of everybody has a place."""
-        while len(self.running) > 1 and self.held_tokens + len(self.running) > self.shape.kv_tokens:
-            last = max(self.running, key=self._order)
-            self.running.remove(last)
-            last.to_read, last.reread, last.read = last.prompt_tokens + last.written, last.written, 0
+        while self.running > 1 and self.held_tokens + self.running > self.shape.kv_tokens:
+            last = max((*self._decoding, *self._reading), key=self._order)
+            self._leave(last)
+            last.to_read, last.read = last.prompt_tokens + last.written, 0
             self.waiting.append(last)
             self.preemptions += 1

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from statistics import NormalDist
 
 import msgspec
+
+_NORMAL = NormalDist()
 
 
 class Histogram(msgspec.Struct, frozen=True):
@@ -43,21 +46,38 @@ class Histogram(msgspec.Struct, frozen=True):
         )
 
     def above(self, limit: float) -> float:
-        """How many were above the limit. Between two bounds the share that survives is taken to fall exponentially, as tails do;
-        what is above the last bound counts as above any limit."""
+        """How many were above the limit. Between two bounds the distribution is continued from below as a log-normal one, but
+        never below what is above the upper bound, nor above an exponential fall between the two."""
         if self.count <= 0:
             return 0.0
         upper = bisect_left(self.bounds, limit)
         if upper == len(self.bounds):
             return self.count - (self.at_most[-1] if self.at_most else 0.0)
+        more, fewer = self.count - (self.at_most[upper - 1] if upper else 0.0), self.count - self.at_most[upper]
         low = self.bounds[upper - 1] if upper else 0.0
-        more = self.count - (self.at_most[upper - 1] if upper else 0.0)
-        fewer = self.count - self.at_most[upper]
-        if more <= 0:
-            return 0.0
+        if more <= 0 or limit == self.bounds[upper]:
+            return max(0.0, fewer)
         part = (limit - low) / (self.bounds[upper] - low)
         floor = min(more, 0.5)  # none above the bound is seen as half a one, or the fall would be without end
-        return more * math.exp(part * math.log(max(fewer, floor) / more))
+        falling = more * math.exp(part * math.log(max(fewer, floor) / more))
+        continued = self._continued(upper - 1, limit)
+        return falling if continued is None else max(fewer, min(falling, continued))
+
+    def _continued(self, at: int, limit: float) -> float | None:
+        """Those above `limit` by the log-normal through bound `at` and the one before it that tells most; None without such."""
+        if at < 1:
+            return None
+        here = min(max(self.at_most[at], 0.5), self.count - 0.5) / self.count
+        for before in range(at - 1, -1, -1):
+            there = self.at_most[before] / self.count
+            if 0 < there < 0.7 * here or before == 0:
+                there = min(max(self.at_most[before], 0.5), self.count - 0.5) / self.count
+                high, low = _NORMAL.inv_cdf(here), _NORMAL.inv_cdf(there)
+                if high <= low:
+                    return None
+                slope = (high - low) / math.log(self.bounds[at] / self.bounds[before])
+                return self.count * (1 - _NORMAL.cdf(high + slope * math.log(limit / self.bounds[at])))
+        return None
 
     def quantile(self, q: float) -> float | None:
         """The value that the share `q` stays under, along straight lines between bounds; None where nothing was observed."""

@@ -34,6 +34,8 @@ class Window(msgspec.Struct, frozen=True):
     """Requests of online users that came."""
     ours: float
     """Offline requests at the server, mean of its two ends."""
+    served: float
+    """Requests of everybody that have a place in the engine, at its end."""
     waiting: float
     preempted: float
     kv_used: float
@@ -61,6 +63,7 @@ def between(earlier: Counts, later: Counts, ours_then: Ours, ours_now: Ours, slo
         online=max(0.0, there - ours_now.in_flight),
         arrived=max(0.0, came - sent),
         ours=(ours_then.in_flight + ours_now.in_flight) / 2,
+        served=later.running,
         waiting=later.waiting,
         preempted=later.preemptions - earlier.preemptions,
         kv_used=later.kv_used,
