@@ -141,6 +141,14 @@ class Pool(msgspec.Struct, frozen=True):
         | None
     ) = None
     power_w: Annotated[float, Meta(gt=0, description="Watts of one busy replica, where no meter can measure it")] | None = None
+    power_cap_w: (
+        Annotated[float, Meta(gt=0, description="Cap on the power of each of its GPUs while a worker runs (reused_gpus.md)")]
+        | None
+    ) = None
+    clock_mhz: (
+        Annotated[int, Meta(ge=100, description="Highest clock of its GPUs' processors while a worker runs (reused_gpus.md)")]
+        | None
+    ) = None
     price_per_h: Annotated[float, Meta(ge=0, description="Money for an hour of one replica, where plans weigh money")] = 0.0
     window: Annotated[Window | None, Meta(description="When it is open; always where absent")] = None
     engine_args: Annotated[list[str], Meta(description="Further vLLM flags for every model of this pool")] = []
@@ -282,8 +290,8 @@ class Fleet(msgspec.Struct, frozen=True, dict=True):
             return one == other
         kinds = [
             (
-                *(pool.kind, pool.gpu, self.replica_gpus[name], pool.power_w, pool.engine_args),
-                *(pool.most_in_flight, pool.max_tokens_in_flight),
+                *(pool.kind, pool.gpu, self.replica_gpus[name], pool.power_w, pool.engine_args, pool.power_cap_w),
+                *(pool.most_in_flight, pool.max_tokens_in_flight, pool.clock_mhz),
             )
             for name in (one, other)
             for pool in [self.pools[name]]

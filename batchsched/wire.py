@@ -169,6 +169,39 @@ class SpareSeen(msgspec.Struct):
     tokens_per_s: float
 
 
+ThrottleReason = Literal["heat", "hardware", "power_cap", "power_brake"]
+
+
+class Card(msgspec.Struct):
+    """How one GPU of a replica is. None: it does not tell.
+
+    `throttled`: why its clocks are held down now. Errors are those of its memory since the driver was loaded: the corrected do no
+    harm, each uncorrected one ended what ran. `usual_cap_w`: the cap it has where nobody sets one.
+    """
+
+    uuid: str
+    name: str = ""
+    throttled: list[ThrottleReason] = []
+    uncorrected_errors: int | None = None
+    corrected_errors: int | None = None
+    temperature_c: int | None = None
+    power_cap_w: float | None = None
+    usual_cap_w: float | None = None
+    clock_mhz: int | None = None
+    top_clock_mhz: int | None = None
+
+    def trouble(self) -> str:
+        """What an operator should look at, in words; empty where it is well. A cap that somebody set is none."""
+        said: list[str] = []
+        if self.uncorrected_errors:
+            said.append(f"{self.uncorrected_errors} memory errors that could not be corrected")
+        if "heat" in self.throttled:
+            said.append("slowed by heat" + (f" at {self.temperature_c} C" if self.temperature_c is not None else ""))
+        if {"hardware", "power_brake"} & set(self.throttled):
+            said.append("slowed by its hardware, as for want of power")
+        return ", ".join(said)
+
+
 class Heartbeat(msgspec.Struct):
     """A worker is alive and holds these: POST /workers/{id}/heartbeat. Extends every lease that is still its own."""
 
@@ -179,6 +212,8 @@ class Heartbeat(msgspec.Struct):
     """Of the logs in its folder; None where it does not know."""
     spare: SpareSeen | None = None
     """Of a spare pool's worker, since it last said so; None where it could not tell."""
+    cards: list[Card] | None = None
+    """The GPUs of its replica; None where it sees none."""
 
 
 class Bye(msgspec.Struct):

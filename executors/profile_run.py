@@ -23,6 +23,7 @@ from batchsched.executors.probes import context_of
 from batchsched.executors.probing import Asker
 from batchsched.executors.profiling import Bench, Profiler, Step
 from batchsched.executors.trial_log import TrialLog
+from batchsched.executors.tuning import open_gpus
 from batchsched.fleet import Fleet, Pool, ServedModel
 from batchsched.settings import Worker
 from batchsched.wire import Acknowledged, Heartbeat, IdlePower, Probe, Register, Registered, Trial, Trials
@@ -80,6 +81,7 @@ async def run_profile(
         engine = _engine(pool, settings)
         served = models[wanted.model]
         meter, why = choose_meter(pool, settings, engine.pids, models=[served], here=engine.here)
+        gpus = open_gpus(pool, [served], settings.state_dir, here=engine.here and not settings.engine_url)
         say(f"Energy is {why}.")
         try:
             idle = None if settings.engine_url else await idle_power(meter, asyncio.sleep)
@@ -100,6 +102,7 @@ async def run_profile(
         finally:
             await engine.stop()
             meter.close()
+            gpus.close()
 
 
 async def deliver(server: Server, trials: Sequence[Trial]) -> Acknowledged:
@@ -153,7 +156,12 @@ def _engine(pool: Pool, settings: Worker) -> Engine:
 def setting_of(engine: Engine, pool: Pool, served: ServedModel, source: str) -> str:
     """What must be equal for trials to be comparable."""
     flags = " ".join([*pool.engine_args, *served.engine_args]) or "no flags"
-    return (
+    caps = [f"{what} {value:g} {unit}; " for what, value, unit in _held(pool) if value is not None]
+    return "".join(caps) + (
         f"{engine.build}; {served.path or 'by its name'}; {flags}; context {served.max_model_len or 'its own'}; "
         f"{pool.max_in_flight} in flight; energy {source}"
     )
+
+
+def _held(pool: Pool) -> list[tuple[str, float | None, str]]:
+    return [("capped at", pool.power_cap_w, "W"), ("clocks up to", pool.clock_mhz, "MHz")]

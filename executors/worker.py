@@ -33,6 +33,7 @@ from batchsched.executors.probes import tokens_of
 from batchsched.executors.reporter import LOST, Reporter
 from batchsched.executors.share import EnergyShare
 from batchsched.executors.signals import stopped_by_signals
+from batchsched.executors.tuning import Gpus, open_gpus
 from batchsched.executors.version import own_version
 from batchsched.executors.work import Outcome, Work
 from batchsched.settings import Worker as WorkerSettings
@@ -106,6 +107,7 @@ class WorkerLoop:
         self._unsaid: Spent | None = None
         self._said = 0
         self._meter: EnergyMeter
+        self._gpus: Gpus
         self._fresh = True  # nothing of ours has been loaded yet
         self._idle: IdlePower | None = None
         self._logs_bytes: int | None = None
@@ -138,6 +140,7 @@ class WorkerLoop:
         )
         log.info("Energy is %s. Engine: %s.", choice.why, self._engine.describe())
         self._meter = choice.meter
+        self._gpus = open_gpus(pool, models, self._settings.state_dir, here=self._engine.here and not shared)
         self._share = EnergyShare(self._meter, self._link.now)
         self._driver = Driver(
             self._engine,
@@ -161,6 +164,7 @@ class WorkerLoop:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
             choice.meter.close()
+            self._gpus.close()
         return 0
 
     async def _loop(self) -> None:
@@ -244,7 +248,7 @@ class WorkerLoop:
             await asyncio.sleep(self._me.heartbeat_s)
             said = {held.lease.chunk_id: held for held in self._held.values()}  # of two leases of a chunk the newer
             held_leases = [HeldLease(chunk_id, held.lease.token) for chunk_id, held in said.items()]
-            message = Heartbeat(held_leases, self._spent(), self._idle, self._logs_bytes)
+            message = Heartbeat(held_leases, self._spent(), self._idle, self._logs_bytes, cards=self._gpus.seen)
             timeout_s = min(_LONGEST_BEAT_S, max(1.0, 2 * self._me.heartbeat_s))
             sent = time.monotonic()
             try:
@@ -269,6 +273,7 @@ class WorkerLoop:
         """Beside the heartbeats, which must not wait for a slow disk."""
         while True:
             self._logs_bytes = await asyncio.to_thread(folder_bytes, Path(self._settings.state_dir), "*.log")
+            await asyncio.to_thread(self._gpus.look)
             await asyncio.sleep(self._me.heartbeat_s)
 
     def _spent(self) -> Spent | None:

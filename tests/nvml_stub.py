@@ -6,15 +6,19 @@ without a driver does, so that it troubles no other test.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import functools
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
 BOARDS = 8
-NOT_SUPPORTED, NOT_FOUND, GPU_IS_LOST = 3, 6, 15
+NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND, GPU_IS_LOST = 3, 4, 6, 15
 SOURCE = """
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -23,8 +27,26 @@ typedef unsigned long long u64;
 typedef struct { unsigned pid; u64 used; unsigned gi, ci; } proc;
 typedef struct { unsigned a[6]; unsigned slices, ci; u64 mb; } attrs;
 /* energy in mJ and power in mW; each with the error that it answers instead; slices: the first MIG device's size, of 7 */
-struct board { u64 energy, energy_error, power, power_error, slices, processes, first_pid, watts; } boards[BOARDS];
+struct board { u64 energy, energy_error, power, power_error, slices, processes, first_pid, watts,
+  cap, cap_error, lock, lock_error, app_clock, throttle, uncorrected, ecc_error, temperature; } boards[BOARDS];
 u64 count = 0, calls = 0;
+/* In a process that a test only starts, the environment says how many boards there are; what is set is told in a file. */
+__attribute__((constructor)) static void begin(void) {
+  int i;
+  const char *n = getenv("NVML_STUB_BOARDS"), *clocks = getenv("NVML_STUB_NO_LOCK");
+  if (!n) return;
+  count = atoi(n);
+  for (i = 0; i < BOARDS; i++) {
+    boards[i].energy = 1000000; boards[i].power = 200000; boards[i].cap = 250000; boards[i].app_clock = 1200;
+    boards[i].lock_error = clocks ? 3 : 0;
+  }
+}
+static int tell(void *h, const char *what, unsigned value) {
+  const char *name = getenv("NVML_STUB_LOG");
+  FILE *file = name ? fopen(name, "a") : 0;
+  if (file) { fprintf(file, "%zu %s %u\\n", (size_t)h & 0xff, what, value); fclose(file); }
+  return 0;
+}
 static struct board *at(void *h) { return &boards[((size_t)h & 0xff) - 1]; }
 static int mig(void *h) { return (size_t)h >> 8; }
 int nvmlInitWithFlags(unsigned f) { return count ? 0 : 9; }
@@ -61,6 +83,41 @@ int nvmlDeviceGetAttributes_v2(void *h, attrs *a) {
   a->slices = at(h)->slices;
   return 0;
 }
+int nvmlDeviceGetUUID(void *h, char *u, unsigned n) { snprintf(u, n, "GPU-%d", (int)((size_t)h & 0xff) - 1); return 0; }
+int nvmlDeviceGetName(void *h, char *u, unsigned n) { snprintf(u, n, "Stub V100"); return 0; }
+int nvmlDeviceGetPowerManagementLimit(void *h, unsigned *mw) {
+  *mw = at(h)->cap;
+  return at(h)->cap_error == 4 ? 0 : at(h)->cap_error;
+}
+int nvmlDeviceGetPowerManagementDefaultLimit(void *h, unsigned *mw) { *mw = 250000; return at(h)->cap_error; }
+int nvmlDeviceSetPowerManagementLimit(void *h, unsigned mw) {
+  if (at(h)->cap_error) return at(h)->cap_error;
+  at(h)->cap = mw;
+  return tell(h, "cap", mw);
+}
+int nvmlDeviceSetGpuLockedClocks(void *h, unsigned low, unsigned high) {
+  if (at(h)->lock_error) return at(h)->lock_error;
+  at(h)->lock = high;
+  return tell(h, "lock", high);
+}
+int nvmlDeviceResetGpuLockedClocks(void *h) {
+  if (at(h)->lock_error) return at(h)->lock_error;
+  at(h)->lock = 0;
+  return tell(h, "unlock", 0);
+}
+int nvmlDeviceGetApplicationsClock(void *h, int kind, unsigned *mhz) { *mhz = kind == 2 ? 877 : at(h)->app_clock; return 0; }
+int nvmlDeviceSetApplicationsClocks(void *h, unsigned memory, unsigned mhz) {
+  at(h)->app_clock = mhz;
+  return tell(h, "clock", mhz);
+}
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *h, u64 *bits) { *bits = at(h)->throttle; return 0; }
+int nvmlDeviceGetTotalEccErrors(void *h, int kind, int counter, u64 *n) {
+  *n = kind ? at(h)->uncorrected : 7;
+  return at(h)->ecc_error;
+}
+int nvmlDeviceGetTemperature(void *h, int sensor, unsigned *c) { *c = at(h)->temperature; return 0; }
+int nvmlDeviceGetClockInfo(void *h, int kind, unsigned *mhz) { *mhz = at(h)->lock ? at(h)->lock : 1380; return 0; }
+int nvmlDeviceGetMaxClockInfo(void *h, int kind, unsigned *mhz) { *mhz = 1380; return 0; }
 int nvmlDeviceGetComputeRunningProcesses_v3(void *h, unsigned *n, proc *p) {
   unsigned i, have = at(h)->processes;
   if (have && (!p || *n < have)) { *n = have; return 7; }
@@ -76,7 +133,10 @@ class Board(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_ulonglong)
-        for name in ("energy", "energy_error", "power", "power_error", "slices", "processes", "first_pid", "watts")
+        for name in (
+            *("energy", "energy_error", "power", "power_error", "slices", "processes", "first_pid", "watts"),
+            *("cap", "cap_error", "lock", "lock_error", "app_clock", "throttle", "uncorrected", "ecc_error", "temperature"),
+        )
     ]
     energy: int
     energy_error: int
@@ -86,6 +146,15 @@ class Board(ctypes.Structure):
     processes: int
     first_pid: int
     watts: int
+    cap: int
+    cap_error: int
+    lock: int
+    lock_error: int
+    app_clock: int
+    throttle: int
+    uncorrected: int
+    ecc_error: int
+    temperature: int
 
 
 def compiled(folder: Path) -> Path | None:
@@ -104,6 +173,7 @@ class Stub:
     """The library in this process."""
 
     def __init__(self, library: Path) -> None:
+        self.folder = library.parent
         self._library = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
         self.boards: Any = (Board * BOARDS).in_dll(self._library, "boards")
         self._count = ctypes.c_ulonglong.in_dll(self._library, "count")
@@ -118,8 +188,17 @@ class Stub:
         """This many boards, each as new: at 200 W, 1 kJ on its counter."""
         self._count.value = count
         for index in range(BOARDS):
-            self.boards[index] = Board(energy=1_000_000, power=200_000)
+            self.boards[index] = Board(energy=1_000_000, power=200_000, cap=250_000, app_clock=1200, temperature=60)
 
     def gone(self) -> None:
         """No driver."""
         self._count.value = 0
+
+
+@functools.cache
+def shared() -> Stub | None:
+    """The one of this process: pynvml keeps the first library that it meets. None where there is no C compiler."""
+    folder = Path(tempfile.mkdtemp(prefix="nvml-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    library = compiled(folder)
+    return Stub(library) if library else None

@@ -18,7 +18,7 @@ from batchsched.fleet import Pool, ServedModel
 from batchsched.settings import Worker
 from tests.fake_server import FakeServer
 from tests.live import wait_for
-from tests.nvml_stub import GPU_IS_LOST, NOT_SUPPORTED, Stub, compiled
+from tests.nvml_stub import GPU_IS_LOST, NOT_SUPPORTED, Stub, shared
 from tests.test_executors_driver import working
 
 GPU = Pool(gpu="A100-40")
@@ -34,11 +34,11 @@ class Clock:
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Stub:
-    made = compiled(tmp_path_factory.mktemp("nvml"))
+def library() -> Stub:
+    made = shared()
     if made is None:
         pytest.skip("there is no C compiler here, so the NVML meters are NOT tested")
-    return Stub(made)
+    return made
 
 
 @pytest.fixture

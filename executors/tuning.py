@@ -1,0 +1,199 @@
+"""Caps on the power of a replica's GPUs and on their clocks, while its worker lives: energy a token against speed.
+
+What was set before is written to the worker's folder before anything is changed. A small process of its own waits for the
+worker's end, whatever ends it, and puts everything back; where that was ended too, the next worker does. Needs the right to set
+it, which drivers give to root.
+
+`python -m batchsched.executors.tuning FOLDER` is that process: it reads its standard input, which the worker holds open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batchsched.executors.cards import Cards
+from batchsched.fleet import Pool, ServedModel, replica_gpus
+from batchsched.wire import Card
+
+log = logging.getLogger(__name__)
+_PUT_BACK_S = 10.0
+_READY = b"ready\n"
+
+
+class Before(msgspec.Struct, frozen=True):
+    """What a card had before a worker changed it. None: that was not changed."""
+
+    uuid: str
+    power_cap_mw: int | None = None
+    locked: bool = False
+    """Its clocks were locked by us; unlocked, they are as the driver has them."""
+    clocks_mhz: tuple[int, int] | None = None
+    """Memory's and processors' application clocks, on cards that cannot lock clocks (before Volta)."""
+
+
+class Gpus:
+    """A replica's GPUs, as the pool wants them for as long as this is open."""
+
+    def __init__(self, cards: Cards, watcher: subprocess.Popen[bytes] | None = None) -> None:
+        self.seen: list[Card] | None = None
+        """How they were when they were last looked at."""
+        self._cards, self._watcher = cards, watcher
+
+    def look(self) -> None:
+        """Look at them now. Blocks: a card that is ill may be slow to answer."""
+        self.seen = self._cards.look()
+
+    def close(self) -> None:
+        """Put back what was changed."""
+        watcher, self._watcher = self._watcher, None
+        if watcher is None:
+            return
+        assert watcher.stdin is not None
+        watcher.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            watcher.wait(_PUT_BACK_S)
+
+
+def open_gpus(pool: Pool, models: Iterable[ServedModel], state_dir: str, *, here: bool = True) -> Gpus:
+    """The GPUs of a worker of that pool, with its cap and its clocks set. What cannot be set is told, and let be."""
+    cards = Cards.find(replica_gpus(pool, models) if pool.gpu != "cpu" else 0, here=here)
+    folder = Path(state_dir).absolute() / "gpus"
+    if cards.handles and folder.is_dir():
+        put_back(cards, folder)
+    if not cards.handles or (pool.power_cap_w is None and pool.clock_mhz is None):
+        return Gpus(cards)
+    folder.mkdir(parents=True, exist_ok=True)
+    watcher = _watch(folder)  # it must be there before anything is changed
+    for handle in cards.handles:
+        _set(cards, handle, pool, folder)
+    return Gpus(cards, watcher)
+
+
+def put_back(cards: Cards, folder: Path) -> int:
+    """Set every card of the records in a folder as it was; how many there were. What fails keeps its record for the next time."""
+    done = 0
+    for record in sorted(folder.glob("*.json")):
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            before = msgspec.json.decode(record.read_bytes(), type=Before)
+            if _restored(cards.nvml, before):
+                record.unlink(missing_ok=True)
+                done += 1
+    return done
+
+
+def _set(cards: Cards, handle: Any, pool: Pool, folder: Path) -> None:
+    nvml, uuid = cards.nvml, cards.uuid(handle)
+    if not uuid:
+        log.warning("A GPU does not tell its name, so its cap and clocks are let be: they could not be put back.")
+        return
+    record = folder / f"{uuid}.json"
+    if pool.power_cap_w is not None:
+        wanted_mw = round(pool.power_cap_w * 1000)
+        _change(
+            uuid,
+            f"power cap of {pool.power_cap_w:g} W",
+            lambda: _write(record, uuid, power_cap_mw=int(nvml.nvmlDeviceGetPowerManagementLimit(handle))),
+            lambda: nvml.nvmlDeviceSetPowerManagementLimit(handle, wanted_mw),
+            nvml.NVMLError,
+        )
+    if (clock_mhz := pool.clock_mhz) is not None and not _change(
+        uuid,
+        f"clock of {clock_mhz} MHz",
+        lambda: _write(record, uuid, locked=True),
+        lambda: nvml.nvmlDeviceSetGpuLockedClocks(handle, 0, clock_mhz),
+        nvml.NVMLError_NotSupported,
+        nvml.NVMLError_FunctionNotFound,
+    ):
+        _set_application_clocks(nvml, handle, uuid, clock_mhz, record)
+
+
+def _set_application_clocks(nvml: Any, handle: Any, uuid: str, clock_mhz: int, record: Path) -> None:
+    """On cards before Volta, which know only pairs of clocks for the work on them."""
+
+    def write() -> None:
+        now = (nvml.nvmlDeviceGetApplicationsClock(handle, 2), nvml.nvmlDeviceGetApplicationsClock(handle, 1))
+        _write(record, uuid, locked=False, clocks_mhz=now)
+
+    def change() -> None:
+        nvml.nvmlDeviceSetApplicationsClocks(handle, nvml.nvmlDeviceGetApplicationsClock(handle, 2), clock_mhz)
+
+    _change(uuid, f"clock of {clock_mhz} MHz", write, change, nvml.NVMLError)
+
+
+def _change(uuid: str, what: str, write: Callable[[], None], act: Callable[[], Any], *passed: type[Exception]) -> bool:
+    """Write down what was, then change it. False where that cannot be: the record then says too much, which does no harm."""
+    try:
+        write()
+        act()
+    except passed as problem:
+        log.warning("GPU %s gets no %s: %s.", uuid, what, problem)
+        return False
+    except Exception as problem:  # every error of the library is one of its own classes; the work must go on
+        log.warning("GPU %s gets no %s: %s.", uuid, what, problem)
+        return True
+    log.info("GPU %s has a %s while this worker runs.", uuid, what)
+    return True
+
+
+def _write(record: Path, uuid: str, **changed: Any) -> None:
+    """Add to a card's record, on disk when this returns. What was noted first holds: later it is our own setting."""
+    known = msgspec.json.decode(record.read_bytes(), type=Before) if record.exists() else Before(uuid)
+    if known.power_cap_mw is not None:
+        changed.pop("power_cap_mw", None)
+    made = record.with_suffix(".new")
+    with made.open("wb") as file:
+        file.write(msgspec.json.encode(msgspec.structs.replace(known, **changed)))
+        file.flush()
+        os.fsync(file.fileno())
+    made.replace(record)
+
+
+def _restored(nvml: Any, before: Before) -> bool:
+    """Is a card as it was?"""
+    try:
+        handle = nvml.nvmlDeviceGetHandleByUUID(before.uuid)
+        if before.power_cap_mw is not None:
+            nvml.nvmlDeviceSetPowerManagementLimit(handle, before.power_cap_mw)
+        if before.locked:
+            nvml.nvmlDeviceResetGpuLockedClocks(handle)
+        if before.clocks_mhz is not None:
+            nvml.nvmlDeviceSetApplicationsClocks(handle, *before.clocks_mhz)
+    except (nvml.NVMLError_NoPermission, nvml.NVMLError_NotSupported):
+        return True  # then it could not be changed either
+    except nvml.NVMLError as problem:
+        log.warning("GPU %s could not be put back: %s.", before.uuid, problem)
+        return False
+    return True
+
+
+def _watch(folder: Path) -> subprocess.Popen[bytes]:
+    """Start the process that waits; back when it does. In a session of its own: what is sent to the worker's is not for it."""
+    command = [sys.executable, "-m", __name__, str(folder)]
+    watcher = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    assert watcher.stdout is not None
+    if watcher.stdout.readline() != _READY:
+        log.warning("Nobody watches over the GPUs' settings: after a kill -9 only the next worker puts them back.")
+    watcher.stdout.close()
+    return watcher
+
+
+def main(argv: list[str]) -> int:
+    """Wait until the worker's end, then put everything back."""
+    cards = Cards.find(64)
+    sys.stdout.buffer.write(_READY)
+    sys.stdout.flush()
+    sys.stdin.buffer.read()
+    return 0 if cards.nvml is None or put_back(cards, Path(argv[0])) >= 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

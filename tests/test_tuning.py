@@ -1,0 +1,173 @@
+"""The GPUs' health, caps and clocks: the real nvidia-ml-py over a stub library, and workers that are really killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pynvml
+import pytest
+
+from batchsched.executors.cards import Cards
+from batchsched.executors.tuning import open_gpus, put_back
+from batchsched.fleet import GPU_TYPES, Pool
+from batchsched.wire import Card
+from tests.engine_fixture import ROOT
+from tests.live import wait_for
+from tests.nvml_stub import NO_PERMISSION, NOT_SUPPORTED, Stub, shared
+
+V100 = next(name for name in GPU_TYPES if name.startswith("V100"))
+
+
+@pytest.fixture(scope="module")
+def library() -> Stub:
+    made = shared()
+    if made is None:
+        pytest.skip("there is no C compiler here, so caps and clocks are NOT tested")
+    return made
+
+
+@pytest.fixture
+def stub(library: Stub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(library.folder))  # for the processes that are started from here
+    monkeypatch.setenv("NVML_STUB_BOARDS", "2")
+    library.has(2)
+    pynvml.nvmlInit()
+    yield library
+    library.gone()
+
+
+def cards() -> Cards:
+    return Cards.find(2)
+
+
+def test_cards_tell_how_they_are(stub: Stub) -> None:
+    stub.boards[0].throttle, stub.boards[0].temperature = 0x20 | 0x40 | 0x1, 91
+    stub.boards[1].uncorrected, stub.boards[1].throttle = 3, 0x4
+    first, second = cards().look() or []
+    assert (first.uuid, first.name, first.throttled, first.temperature_c) == ("GPU-0", "Stub V100", ["heat"], 91)
+    assert (first.power_cap_w, first.usual_cap_w, first.clock_mhz, first.top_clock_mhz) == (250.0, 250.0, 1380, 1380)
+    assert first.trouble() == "slowed by heat at 91 C"
+    assert second.trouble() == "3 memory errors that could not be corrected"
+    assert second.throttled == ["power_cap"]
+
+
+def test_what_an_old_card_does_not_tell_is_left_open(stub: Stub) -> None:
+    stub.boards[0].ecc_error = stub.boards[0].cap_error = NOT_SUPPORTED
+    first = (cards().look() or [])[0]
+    assert (first.uncorrected_errors, first.power_cap_w) == (None, None)
+    assert first.trouble() == ""
+
+
+def test_without_nvml_there_is_nothing_to_see() -> None:
+    assert Cards.find(2).look() is None
+    gpus = open_gpus(Pool(gpu=V100, power_cap_w=150), [], "/nowhere")
+    gpus.look()
+    assert gpus.seen is None
+    gpus.close()
+
+
+@pytest.mark.parametrize(("reason", "said"), [("hardware", "slowed by its hardware"), ("power_brake", "for want of power")])
+def test_trouble_is_told_in_words(reason: str, said: str) -> None:
+    assert said in Card("GPU-0", throttled=[reason]).trouble()  # type: ignore[list-item]
+    assert Card("GPU-0", throttled=["power_cap"], corrected_errors=9).trouble() == ""
+
+
+def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the processes that are started from here tell what they set."""
+    log = tmp_path / "set.log"
+    monkeypatch.setenv("NVML_STUB_LOG", str(log))
+    return log
+
+
+@pytest.mark.slow
+def test_a_cap_and_clocks_hold_while_a_worker_runs(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = watch(tmp_path, monkeypatch)
+    gpus = open_gpus(Pool(gpu=V100, power_cap_w=150, clock_mhz=900), [], str(tmp_path))
+    assert (stub.boards[0].cap, stub.boards[0].lock, stub.boards[1].cap) == (150_000, 900, 250_000)  # a replica of one GPU
+    gpus.look()
+    assert gpus.seen
+    assert (gpus.seen[0].power_cap_w, gpus.seen[0].clock_mhz) == (150.0, 900)
+    gpus.close()
+    assert log.read_text().splitlines() == ["1 cap 150000", "1 lock 900", "1 cap 250000", "1 unlock 0"]
+    assert not list((tmp_path / "gpus").glob("*.json"))
+
+
+def test_cards_before_volta_get_application_clocks(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = watch(tmp_path, monkeypatch)
+    monkeypatch.setenv("NVML_STUB_NO_LOCK", "1")
+    stub.boards[0].lock_error = NOT_SUPPORTED
+    open_gpus(Pool(gpu=V100, clock_mhz=900), [], str(tmp_path)).close()
+    assert log.read_text().splitlines() == ["1 clock 900", "1 clock 1200"]
+
+
+def test_without_the_right_to_set_it_the_worker_works_uncapped(
+    stub: Stub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stub.boards[0].cap_error = NO_PERMISSION
+    open_gpus(Pool(gpu=V100, power_cap_w=150), [], str(tmp_path)).close()
+    assert stub.boards[0].cap == 250_000
+    assert "gets no power cap of 150 W" in caplog.text
+
+
+HOLDER = """
+    import sys
+    from batchsched.executors.tuning import open_gpus
+    from batchsched.fleet import Pool
+    gpus = open_gpus(Pool(gpu=sys.argv[1], power_cap_w=150, clock_mhz=900), [], sys.argv[2])
+    print("set", flush=True)
+    input()
+"""
+
+
+def holder(tmp_path: Path) -> subprocess.Popen[str]:
+    """A process that has capped a GPU and does nothing further."""
+    command = [sys.executable, "-c", textwrap.dedent(HOLDER), V100, str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "set\n"
+    return process
+
+
+@pytest.mark.slow
+def test_after_a_kill_everything_is_put_back(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = watch(tmp_path, monkeypatch)
+    with holder(tmp_path) as process:
+        assert log.read_text().splitlines() == ["1 cap 150000", "1 lock 900"]
+        os.killpg(process.pid, signal.SIGKILL)  # all of it, as a machine's supervisor does
+    wait_for(lambda: not list((tmp_path / "gpus").glob("*.json")))
+    assert log.read_text().splitlines()[2:] == ["1 cap 250000", "1 unlock 0"]
+
+
+@pytest.mark.slow
+def test_where_the_watcher_died_too_the_next_worker_puts_back(
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psutil
+
+    watch(tmp_path, monkeypatch)
+    with holder(tmp_path) as process:
+        for child in psutil.Process(process.pid).children():
+            child.kill()
+        os.killpg(process.pid, signal.SIGKILL)
+    assert len(list((tmp_path / "gpus").glob("*.json"))) == 1
+    stub.boards[0].cap = 150_000
+    gpus = open_gpus(Pool(gpu=V100), [], str(tmp_path))  # one without a cap of its own
+    assert stub.boards[0].cap == 250_000
+    gpus.close()
+    assert not list((tmp_path / "gpus").glob("*.json"))
+
+
+def test_a_record_of_a_card_that_is_gone_is_kept(stub: Stub, tmp_path: Path) -> None:
+    (tmp_path / "GPU.json").write_text('{"uuid": "XPU-9", "power_cap_mw": 250000}', "utf-8")
+    (tmp_path / "half.json").write_text('{"uuid": ', "utf-8")
+    assert put_back(cards(), tmp_path) == 0
+    assert len(list(tmp_path.glob("*.json"))) == 2
