@@ -210,6 +210,28 @@ class Pool(msgspec.Struct, frozen=True):
         return not self.models or model in self.models
 
 
+class Launch(msgspec.Struct, frozen=True):
+    """How the launcher on this node starts workers of a pool; never sent to the server."""
+
+    replicas: Annotated[int, Meta(ge=1, le=1000, description="Most workers at once, where `devices` does not say it")] = 1
+    devices: Annotated[
+        list[str],
+        Meta(description="GPUs of each worker, such as `0` or `2,3`: its CUDA_VISIBLE_DEVICES, and `{devices}` in what follows"),
+    ] = []
+    command: Annotated[
+        list[str], Meta(description="What becomes a worker, `{place}` and `{devices}` filled in; empty: this batchsched's own")
+    ] = []
+    env: Annotated[dict[str, str], Meta(description="Environment of the workers, over the launcher's own")] = {}
+    folder: Annotated[str, Meta(description="Where they run; empty: where the launcher does")] = ""
+    lead_s: Annotated[float, Meta(ge=0, description="From a start to a worker that is there, its engine not counted")] = 10.0
+    grace_s: Annotated[float, Meta(ge=0, description="How long one may take to end before it is ended by force")] = 120.0
+    linger_s: Annotated[float, Meta(ge=0, description="How long one that is not wanted stays all the same")] = 60.0
+    probation_s: Annotated[
+        float,
+        Meta(gt=0, description="How long a new one may take to present itself, and one of a changed launch to finish a chunk"),
+    ] = 900.0
+
+
 class ServedModel(msgspec.Struct, frozen=True):
     """A model that batches may name."""
 

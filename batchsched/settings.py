@@ -21,7 +21,7 @@ from batchsched.catalogue import Catalogue, EmbodiedModel, builtin, merged
 from batchsched.engines import table
 from batchsched.errors import InvalidConfiguration, InvalidValue
 from batchsched.feeds import OWN, FeedSource, ZoneFeed, complaint
-from batchsched.fleet import GPU_TYPES, Fleet, Pool, ServedModel, Site, Window, gpu_types
+from batchsched.fleet import GPU_TYPES, Fleet, Launch, Pool, ServedModel, Site, Window, gpu_types
 from batchsched.lines.rules import DEFAULT_LINE_BYTES, Rules
 from batchsched.planning import Planner
 from batchsched.units import parse_duration_s
@@ -213,6 +213,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sites: Annotated[dict[str, Site], Meta(description="Sites by name")] = {}
     pools: Annotated[dict[str, Pool], Meta(description="Pools by name")] = {}
     models: Annotated[dict[str, ServedModel], Meta(description="Models by the name that batches use")] = {}
+    launch: Annotated[dict[str, Launch], Meta(description="How this node's launcher starts workers, by pool")] = {}
     tenants: Annotated[dict[str, Tenant], Meta(description="Weights and limits of tenants by name")] = {}
     webhooks: Annotated[dict[str, Webhook], Meta(description="Receivers of events by name")] = {}
 

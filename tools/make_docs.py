@@ -17,7 +17,7 @@ import msgspec
 from batchsched import errors, feeds, settings
 from batchsched.cli import exits
 from batchsched.cli.main import cli
-from batchsched.fleet import GPU_TYPES, Pool, ServedModel, Site, Slo, Window
+from batchsched.fleet import GPU_TYPES, Launch, Pool, ServedModel, Site, Slo, Window
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS, TERMINAL
 
 UNIONS = (Union, types.UnionType)
@@ -106,6 +106,7 @@ def configuration_page() -> str:
         "pools.NAME.window": Window,
         "pools.NAME.slo": Slo,
         "models.NAME": ServedModel,
+        "launch.POOL": Launch,
         "tenants.NAME": settings.Tenant,
         "webhooks.NAME": settings.Webhook,
         "forecast.sources.NAME": feeds.FeedSource,

@@ -65,7 +65,7 @@ def _named(section: str, kind: Any) -> Iterator[str]:
             yield from _section(dotted, kind, example)
             if section == "pools":
                 yield from _aside("pools.local.window", Window)
-    aside = {"models": 'models."organisation/model"', "tenants": "tenants.team"}.get(section)
+    aside = {"models": 'models."organisation/model"', "tenants": "tenants.team", "launch": "launch.local"}.get(section)
     if aside:
         yield from _aside(aside, kind)
 

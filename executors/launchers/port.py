@@ -61,8 +61,7 @@ class Launcher(Protocol):
     """See above. All raise LaunchFailed where what stands behind it does not answer; then nothing is known."""
 
     async def start(self, name: str, spec: Spec) -> None:
-        """Ask for a replica. Nothing happens where one of that name is, in whatever state; asked again of one that waits, it goes
-        on where a crash came between."""
+        """Ask for a replica. Nothing happens where one of that name is, in whatever state."""
         ...
 
     async def stop(self, name: str, grace_s: float) -> None:
@@ -71,7 +70,8 @@ class Launcher(Protocol):
         ...
 
     async def replicas(self) -> dict[str, Replica]:
-        """All that were asked for and not forgotten, by name: whoever asked, and however long ago."""
+        """All that were asked for and not forgotten, by name: whoever asked, and however long ago. Where a crash came between the
+        asking and the start, or the telling and the end, it goes on from there."""
         ...
 
     async def forget(self, name: str) -> None:

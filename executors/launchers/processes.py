@@ -110,18 +110,15 @@ class ProcessLauncher:
         home = self.folder / name
         if Path(name).name != name or name in {"", ".", "..", LOGS}:
             raise LaunchFailed(f"'{name}' cannot be the name of a replica: it has to be a file's.")
-        if name in self._children or _pid(home) or _held(home) or (home / _ENDED).exists() or (home / _STOP).exists():
-            return
-        known = _read(home / _SPEC, _Asked)
-        try:
-            if known is None:
+        if _read(home / _SPEC, _Asked) is None:
+            try:
                 with room():
                     home.mkdir(exist_ok=True, mode=0o700)
                     _write(home / _SPEC, _Asked(spec, self._clock.now()))
                     sync_folder(self.folder)
-            self._children[name] = self._spawned(name, known.spec if known else spec)
-        except OSError as problem:
-            raise LaunchFailed(f"Replica {name} cannot be started: {problem}.") from problem
+            except OSError as problem:
+                raise LaunchFailed(f"Replica {name} cannot be started: {problem}.") from problem
+        self._look(name)
 
     def _spawned(self, name: str, spec: Spec) -> int:
         """The process id. Not by subprocess, which complains of children that outlive their handles: these are to."""
@@ -131,7 +128,10 @@ class ProcessLauncher:
             (os.POSIX_SPAWN_OPEN, 1, str(self.log(name)), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ]
-        return os.posix_spawn(sys.executable, line, {**self._environ, **spec.env}, file_actions=streams)
+        try:
+            return os.posix_spawn(sys.executable, line, {**self._environ, **spec.env}, file_actions=streams)
+        except OSError as problem:
+            raise LaunchFailed(f"Replica {name} cannot be started: {problem}.") from problem
 
     def _stop(self, name: str, grace_s: float) -> None:
         home = self.folder / name
@@ -161,6 +161,8 @@ class ProcessLauncher:
             state = "stopping" if stop else "running"
         elif name in self._children or not (_pid(home) or ended or stop):
             state = "waiting"
+        if state == "waiting" and name not in self._children and not _held(home):
+            self._children[name] = self._spawned(name, asked.spec)  # whoever asked was killed before it came to that
         if state != "ended":
             return Replica(name, state, asked.at)
         clean = stop is not None or (ended is not None and ended.code == 0)

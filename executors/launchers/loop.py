@@ -1,0 +1,229 @@
+"""The launcher's loop: ask the server what is wanted of each pool, look at what runs, start what is lacking and let go what is
+not wanted; change replicas one at a time where their launch changed. While the server is away all stays as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from batchsched.clock import Clock
+from batchsched.errors import BatchschedError, NotFound, ServerUnreachable
+from batchsched.executors.launchers.memory import Launch, Notebook
+from batchsched.executors.launchers.names import Name
+from batchsched.executors.launchers.port import Launcher, Replica, Spec
+from batchsched.executors.launchers.roll import Scene, judge, moves
+from batchsched.executors.launchers.watch import Watch
+from batchsched.wire import Able, Launched, Launching, Wanted
+
+log = logging.getLogger(__name__)
+_AWAY_S = 2.0
+_SOON_S = 0.5
+"""Between two looks while a replica is on its way, or on its way out."""
+_PATIENCE = 3
+"""So many times as long as others may linger one that is not wanted, but never without a chunk in its hands."""
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """How one pool's workers are launched here. `devices`: what each place has of the machine, by place."""
+
+    spec: Spec
+    devices: list[str]
+    lead_s: float
+    grace_s: float
+    linger_s: float
+    probation_s: float
+
+
+class Asked(Protocol):
+    """Who answers: a ServerLink."""
+
+    async def call(self, method: str, path: str, message: msgspec.Struct | None = None) -> bytes:
+        """One question. Raises ServerUnreachable where that may pass, our other errors where it will not."""
+        ...
+
+
+Setups = Mapping[str, Setup]
+
+
+class LaunchLoop:
+    """One launcher's pools. `setups` is asked at each round, so that a changed configuration holds from then on."""
+
+    def __init__(
+        self, name: str, setups: Callable[[], Setups], launcher: Launcher, notebook: Notebook, link: Asked, clock: Clock
+    ) -> None:
+        self.stop = asyncio.Event()
+        self._name, self._setups, self._launcher, self._notebook = name, setups, launcher, notebook
+        self._link, self._clock = link, clock
+        self._watches: dict[str, Watch] = {}
+        self._met = self._away = False
+
+    async def run(self) -> int:
+        """Until told to stop; 0. What runs goes on running. Raises what the server has against us at the first contact."""
+        while not self.stop.is_set():
+            pause_s = await self.round()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stop.wait(), pause_s)
+        log.info("The launcher stops; its workers go on, and the next launcher here finds them.")
+        return 0
+
+    async def let_go(self) -> int:
+        """Tell every replica of these pools to end, and wait for it; 0."""
+        setups = self._setups()
+        while mine := {name: one for name, one in (await self._mine()).items() if name.pool in setups}:
+            for name, replica in mine.items():
+                if replica.state == "ended":
+                    log.info("Worker %s is gone: %s", name, replica.why)
+                    await self._launcher.forget(str(name))
+                else:
+                    await self._launcher.stop(str(name), setups[name.pool].grace_s)
+            await asyncio.sleep(0.2)
+        return 0
+
+    async def round(self) -> float:
+        """One look at everything; seconds until the next."""
+        setups = self._setups()
+        try:
+            mine = await self._mine()
+            await self._bury(mine)
+            answer = await self._ask(setups, mine)
+            for pool, setup in setups.items():
+                if answer is not None and pool in answer.pools:
+                    await self._tend(pool, setup, mine, answer.pools[pool])
+        except BatchschedError as problem:
+            if not self._met:
+                raise
+            log.error("%s%s", problem.message, f" {problem.hint}" if problem.hint else "")
+            return _AWAY_S
+        if answer is None:
+            return _AWAY_S
+        there = {worker.replica for wanted in answer.pools.values() for worker in wanted.workers}
+        settled = all(replica.state == "running" and str(name) in there for name, replica in mine.items())
+        return answer.poll_s if settled else min(answer.poll_s, _SOON_S)
+
+    # What runs.
+
+    async def _mine(self) -> dict[Name, Replica]:
+        found = await self._launcher.replicas()
+        return {name: replica for text, replica in found.items() if (name := Name.parse(text)) is not None}
+
+    async def _bury(self, mine: dict[Name, Replica]) -> None:
+        """See who ended, and forget them."""
+        for name, replica in list(mine.items()):
+            if replica.state != "ended":
+                continue
+            watch = self._watch(name.pool)
+            if replica.clean:
+                log.info("Worker %s is gone: %s", name, replica.why)
+            else:
+                pause_s = watch.died(name, replica.why, self._clock.monotonic())
+                log.warning("Worker %s died: %s Another may be started in %.0f s.", name, replica.why, pause_s)
+            await self._launcher.forget(str(name))
+            watch.gone(name)
+            del mine[name]
+
+    def _watch(self, pool: str) -> Watch:
+        return self._watches.setdefault(pool, Watch())
+
+    # The server.
+
+    async def _ask(self, setups: Setups, mine: Mapping[Name, Replica]) -> Launched | None:
+        """What is wanted; None while the server is away."""
+        able = {pool: self._able(pool, setup, mine) for pool, setup in setups.items()}
+        message = Launching(self._name, able, max((setup.lead_s for setup in setups.values()), default=0.0))
+        try:
+            answer = msgspec.json.decode(await self._link.call("POST", "/launchers", message), type=Launched)
+        except ServerUnreachable as problem:
+            if not self._away:
+                log.warning("%s Workers are left as they are meanwhile.", problem.message)
+            self._away = True
+            return None
+        except NotFound as problem:
+            if "request URL" in problem.message:
+                problem.hint = "The server is older than launchers are: upgrade it."
+            raise
+        if self._away:
+            log.info("The server answers again.")
+        self._away, self._met = False, True
+        return answer
+
+    def _able(self, pool: str, setup: Setup, mine: Mapping[Name, Replica]) -> Able:
+        """In a crash loop no more than what runs, and one that is tried."""
+        trouble = self._watch(pool).trouble()
+        running = sum(name.pool == pool and replica.state == "running" for name, replica in mine.items())
+        places = len(setup.devices)
+        return Able(min(places, running + 1) if trouble else places, trouble[:2000])
+
+    # One pool.
+
+    async def _tend(self, pool: str, setup: Setup, mine: Mapping[Name, Replica], wanted: Wanted) -> None:
+        launch, target = self._launch(pool, setup.spec), setup.spec.digest
+        if target in launch.refused:
+            target = launch.good.digest
+        watch, now_s = self._watch(pool), self._clock.monotonic()
+        watch.aims(target)
+        workers = {worker.replica: worker for worker in wanted.workers}
+        seen = watch.look({name: replica for name, replica in mine.items() if name.pool == pool}, workers, now_s)
+        surplus = sum(not one.stopping for one in seen) - wanted.replicas
+        too_many_s = watch.surplus_s(surplus, now_s)
+        scene = Scene(
+            seen,
+            want=wanted.replicas,
+            places=len(setup.devices),
+            good=launch.good.digest,
+            target=target,
+            keep=wanted.keep,
+            deaths=watch.target_deaths,
+            probation_s=setup.probation_s,
+            may_start=watch.may_start(now_s),
+            may_shrink=too_many_s >= setup.linger_s,
+            may_drain=too_many_s >= _PATIENCE * setup.linger_s,
+        )
+        if target != scene.good and self._judged(pool, launch, setup, scene):
+            return  # the next round goes by the judgement
+        for one in scene.alive:
+            if one.worker is None and one.for_s > setup.probation_s:
+                why = f"did not present itself to the server within {setup.probation_s:.0f} s."
+                log.error("Worker %s %s It is ended.", one.name, why)
+                watch.died(one.name, why, now_s)
+                await self._launcher.stop(str(one.name), setup.grace_s)
+                return
+        todo = moves(scene)
+        for name in todo.stops:
+            why = f"{wanted.replicas} are wanted" if surplus > 0 else "one of the launch as it is now takes its place"
+            log.info("Worker %s is let go: %s.", name, why)
+            await self._launcher.stop(str(name), setup.grace_s)
+        for place, digest in todo.starts:
+            spec = setup.spec if digest == setup.spec.digest else launch.good
+            name = Name(pool, place, digest, self._notebook.next_number())
+            log.info("Worker %s is started: %d are wanted.", name, wanted.replicas)
+            await self._launcher.start(str(name), spec.placed(str(name), place, setup.devices[place]))
+
+    def _launch(self, pool: str, spec: Spec) -> Launch:
+        memory = self._notebook.memory
+        if pool not in memory.pools:
+            memory.pools[pool] = Launch(spec)
+            self._notebook.keep()
+        return memory.pools[pool]
+
+    def _judged(self, pool: str, launch: Launch, setup: Setup, scene: Scene) -> bool:
+        """Is the trial of a changed launch over? Then write down how."""
+        verdict = judge(scene)
+        if verdict.refused:
+            launch.refused[scene.target] = verdict.refused
+            log.error(
+                "The changed launch of pool %s is taken back, and its workers with it: %s. It is tried again once it changes.",
+                pool, verdict.refused,
+            )  # fmt: skip
+        elif verdict.over:
+            launch.good = setup.spec
+            how = "each has finished a chunk" if verdict.tested else "they had nothing to do, and stayed"
+            log.info("All workers of pool %s run by the changed launch: %s.", pool, how)
+        else:
+            return False
+        self._notebook.keep()
+        return True

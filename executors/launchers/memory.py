@@ -1,0 +1,69 @@
+"""What a launcher must not forget over a restart: the launch of each pool that is known to work, those that were taken back, and
+the last number given to a replica."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from batchsched.disk import room, sync_folder
+from batchsched.errors import LaunchFailed
+from batchsched.executors.launchers.port import Spec
+
+_FILE = "launches.json"
+_REFUSALS_KEPT = 20
+
+
+class Launch(msgspec.Struct):
+    """Of one pool. `good`: what its replicas run, once one of them has shown that it works; until then what was configured first.
+    `refused`: why others were taken back, by digest."""
+
+    good: Spec
+    refused: dict[str, str] = {}
+
+
+class Memory(msgspec.Struct):
+    """All of it; `number` grows with each start."""
+
+    pools: dict[str, Launch] = {}
+    number: int = 0
+
+
+class Notebook:
+    """The memory and its file."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises LaunchFailed where the file cannot be read for what it should be."""
+        self._path = folder / _FILE
+        self.memory = Memory()
+        if self._path.exists():
+            try:
+                self.memory = msgspec.json.decode(self._path.read_bytes(), type=Memory)
+            except (OSError, msgspec.DecodeError) as problem:
+                raise LaunchFailed(
+                    f"The launcher's memory, {self._path}, cannot be read: {problem}.",
+                    hint="Take the file away: the launcher then goes by its configuration alone.",
+                ) from problem
+
+    def keep(self) -> None:
+        """Write it down: it survives a crash once this returns. Raises StorageFull."""
+        for launch in self.memory.pools.values():
+            for digest in list(launch.refused)[:-_REFUSALS_KEPT]:
+                del launch.refused[digest]
+        fresh = self._path.with_suffix(".new")
+        with room():
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(self.memory))
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._path)
+            sync_folder(self._path.parent)
+
+    def next_number(self) -> int:
+        """A number that was never given before, whatever happens next."""
+        self.memory.number += 1
+        self.keep()
+        return self.memory.number

@@ -1,0 +1,193 @@
+"""A real launcher of real workers, at a real server: started by the plan, killed, changed, taken back, and no request lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchsched.wire import PREFIX
+from tests.live import HTTP, wait_for
+from tests.processes import BATCHSCHED, Stage, end, tagged
+from tests.test_executors_engine import gone, linux
+
+pytestmark = [linux, pytest.mark.slow]
+QUICK = "linger_s = 0.5\nlead_s = 0\ngrace_s = 30\nprobation_s = 60\n"
+
+
+class Launched(Stage):
+    """A stage whose workers a launcher starts; it leaves none behind."""
+
+    serving: subprocess.Popen[bytes]
+
+    def __init__(self, folder: Path, replicas: int, **how: Any) -> None:
+        super().__init__(folder, **how)
+        self._basic = self.config.read_text().replace("[pools.local]", f"[pools.local]\ncount = {replicas}")
+        self.replicas = replicas
+        self.configure()
+
+    def configure(self, more: str = "") -> None:
+        """The launch of the pool; a launcher that runs takes it over."""
+        fresh = self.config.with_suffix(".new")
+        url = f"engine_url = '{self.engine_url}'\n"
+        basic = self._basic.replace("[worker]\n", f"[worker]\n{url}")
+        fresh.write_text(f"{basic}[launch.local]\nreplicas = {self.replicas}\n{QUICK}{more}")
+        fresh.replace(self.config)
+
+    def launcher(self, *more: str) -> subprocess.Popen[bytes]:
+        arguments = ["--server", self.url, "--launch", "--pool", "local", "--config", str(self.config)]
+        return self.start([*BATCHSCHED, "worker", *arguments, *more], "launcher")
+
+    def said(self) -> str:
+        return (self.folder / "launcher.log").read_text()
+
+    def pids(self) -> dict[str, int]:
+        """Of the replicas that live, by name."""
+        locks = (self.folder / "worker" / "launcher").glob("*/lock")
+        found = {lock.parent.name: int(text) for lock in locks if (text := lock.read_text())}
+        return {name: pid for name, pid in found.items() if not gone(pid)}
+
+    def submit(self, count: int) -> str:
+        upload = {"files": {"file": ("in.jsonl", tagged(count))}, "data": {"purpose": "batch"}}
+        file_id = HTTP.post(f"{self.url}/v1/files", **upload).json()["id"]  # type: ignore[arg-type]
+        body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        late = {"deadline": "1s", "on_deadline": "finish"}
+        return str(HTTP.post(f"{self.url}/v1/batches", json={**body, "batchsched": late}).json()["id"])
+
+    def batch(self, batch_id: str) -> Any:
+        return HTTP.get(f"{self.url}/v1/batches/{batch_id}").json()
+
+    def done(self, batch_id: str) -> list[str]:
+        """Wait for the end; custom_ids of the output."""
+
+        def over() -> Any:
+            batch = self.batch(batch_id)
+            return batch if batch["status"] in {"completed", "failed", "expired"} else None
+
+        batch = wait_for(over, 120)
+        assert batch["status"] == "completed", batch
+        text = HTTP.get(f"{self.url}/v1/files/{batch['output_file_id']}/content").text
+        return sorted(json.loads(line)["custom_id"] for line in text.splitlines())
+
+    def __exit__(self, *how: Any) -> None:
+        super().__exit__(*how)
+        for pid in self.pids().values():
+            os.killpg(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Launched]:
+    stage = Launched(tmp_path, 2, delay_s=0.2, chunk_lines=10)
+    with stage:
+        stage.serving = stage.server()
+        stage.engine()
+        yield stage
+
+
+def ids(count: int) -> list[str]:
+    return sorted(f"r{i}" for i in range(count))
+
+
+def test_workers_come_with_the_work_and_go_when_it_is_done(stage: Launched) -> None:
+    launcher = stage.launcher()
+    wait_for(lambda: HTTP.get(f"{stage.url}{PREFIX}/pools").json()["data"][0]["id"] == "local")
+    assert stage.pids() == {}
+    assert stage.done(stage.submit(60)) == ids(60)
+    assert "is started: 2 are wanted" in stage.said()
+    wait_for(lambda: stage.pids() == {})
+    assert HTTP.get(f"{stage.url}{PREFIX}/pools").json()["data"][0]["workers"] == 0, "each said goodbye"
+    assert max(stage.computed().values()) == 1
+    assert end(launcher) == 0
+
+
+def test_a_launcher_that_is_killed_leaves_its_workers_and_the_next_one_finds_them(stage: Launched) -> None:
+    """kill -9 of the launcher, then of a worker while nobody watches, in the middle of a batch."""
+    launcher, batch_id = stage.launcher(), stage.submit(200)
+    wait_for(lambda: len(stage.pids()) == 2 and len(stage.acknowledged()) > 5)
+    end(launcher, signal.SIGKILL)
+    before = stage.pids()
+    killed, kept = sorted(before)
+    os.kill(before[killed], signal.SIGKILL)
+    acknowledged = stage.acknowledged()
+    wait_for(lambda: len(stage.acknowledged()) > len(acknowledged) + 5)
+    assert stage.pids() == {kept: before[kept]}
+    stage.launcher()
+    wait_for(lambda: len(stage.pids()) == 2)
+    assert stage.pids()[kept] == before[kept], "it was left alone"
+    assert f"Worker {killed} died: nobody saw how" in stage.said()
+    assert stage.done(batch_id) == ids(200)
+    computed = stage.computed()
+    assert all(computed[name] == 1 for name in acknowledged), "none that was acknowledged ran again"
+    wait_for(lambda: stage.pids() == {})
+
+
+def test_workers_are_left_alone_while_the_server_is_away(stage: Launched) -> None:
+    launcher, batch_id = stage.launcher(), stage.submit(200)
+    wait_for(lambda: len(stage.pids()) == 2 and len(stage.acknowledged()) > 5)
+    before = stage.pids()
+    end(stage.serving, signal.SIGKILL)
+    wait_for(lambda: "Workers are left as they are meanwhile." in stage.said())
+    assert stage.pids() == before
+    stage.server()
+    assert stage.done(batch_id) == ids(200)
+    wait_for(lambda: stage.pids() == {})
+    assert end(launcher) == 0
+
+
+def own(stage: Launched, *more: str) -> str:
+    """The workers' own command, in TOML, with something about it that is new."""
+    line = [*BATCHSCHED, "worker", "--pool", "local", "--server", stage.url, "--config", str(stage.config), *more]
+    return f"command = {json.dumps(line)}\n"
+
+
+def test_a_changed_launch_replaces_workers_one_by_one_without_loss(stage: Launched) -> None:
+    """Killed in the middle of it, the launcher goes on."""
+    launcher, batch_id = stage.launcher(), stage.submit(900)
+    wait_for(lambda: len(stage.pids()) == 2 and len(stage.acknowledged()) > 5)
+    before = stage.pids()
+    stage.configure(own(stage, "--engine-url", stage.engine_url))
+    wait_for(lambda: set(stage.pids()) - set(before))
+    end(launcher, signal.SIGKILL)
+    launcher = stage.launcher()
+    wait_for(lambda: "run by the changed launch: each has finished a chunk" in stage.said())
+    after = stage.pids()
+    assert (len(after), set(after) & set(before)) == (2, set())
+    assert stage.done(batch_id) == ids(900)
+    assert max(stage.computed().values()) == 1, "workers that were let go gave back what they had not begun"
+    wait_for(lambda: stage.pids() == {})
+    assert end(launcher) == 0
+
+
+def test_a_changed_launch_that_does_not_work_is_taken_back(stage: Launched) -> None:
+    launcher, batch_id = stage.launcher(), stage.submit(300)
+    wait_for(lambda: len(stage.pids()) == 2 and len(stage.acknowledged()) > 5)
+    stage.configure(own(stage, "--no-such-option"))
+    wait_for(lambda: "is taken back" in stage.said())
+    assert "No such option" in stage.said()
+    assert "its replicas died 2 times" in stage.said()
+    wait_for(lambda: len(stage.pids()) == 2)
+    stage.configure()
+    assert stage.done(batch_id) == ids(300)
+    assert max(stage.computed().values()) == 1
+    wait_for(lambda: stage.pids() == {})
+    assert end(launcher) == 0
+
+
+def test_all_are_let_go_when_that_is_asked_for(stage: Launched) -> None:
+    launcher, batch_id = stage.launcher(), stage.submit(300)
+    wait_for(lambda: len(stage.pids()) == 2 and len(stage.acknowledged()) > 5)
+    second = stage.launcher()
+    assert second.wait(60) == 1
+    assert "Another launcher keeps its replicas" in stage.said()
+    assert end(launcher) == 0
+    assert len(stage.pids()) == 2
+    assert stage.launcher("--let-go").wait(60) == 0
+    assert stage.pids() == {}
+    assert stage.batch(batch_id)["status"] == "in_progress"
+    assert max(stage.computed().values()) == 1
