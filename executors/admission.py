@@ -1,8 +1,9 @@
 """How much may be in flight at an engine: requests, and the tokens that its KV cache must hold for them.
 
 The unit is one token of KV cache: of a request's prompt, or of what it is expected to write. Prompts are estimated by their bytes
-and answers by their limits, both by what the answers so far turned out to be. A request that alone exceeds the budget goes when
-nothing else is in flight, and while it waits for its turn no other passes it: none is ever starved.
+and answers by their limits, both by what the answers so far turned out to be; what was in the prefix cache others hold already.
+A request that alone exceeds the budget goes when nothing else is in flight, and while it waits for its turn no other passes it:
+none is ever starved.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ UNLIMITED_ANSWER_TOKENS = 1024
 _MEMORY = 0.995  # of each further answer: what was learned fades over some hundreds
 _PRIOR_BYTES, _PRIOR_ANSWERS = 16_384, 32
 _FULL = 0.8
+_WIDER, _NARROWER = 1.2, 0.9
 _WIDEST, _NARROWEST = 4.0, 0.5
 
 
@@ -50,7 +52,7 @@ class Admission:
         self._capacity = Capacity()
         self._stretch = 1.0
         self._preemptions: float | None = None
-        self._bytes, self._read = float(_PRIOR_BYTES), _PRIOR_BYTES / FIRST_BYTES_PER_TOKEN
+        self._bytes, self._read, self._cached = float(_PRIOR_BYTES), _PRIOR_BYTES / FIRST_BYTES_PER_TOKEN, 0.0
         self._allowed = self._written = 0.0
 
     @property
@@ -71,7 +73,7 @@ class Admission:
     def cost(self, demand: Demand) -> int:
         """Tokens that a request is expected to hold at its end, in whole blocks; at most the whole budget."""
         prompt, allowed = self._expected(demand)
-        tokens = prompt + allowed * (self._written / self._allowed if self._allowed else 1.0)
+        tokens = prompt * (1 - self._cached / self._read) + allowed * (self._written / self._allowed if self._allowed else 1.0)
         block = self._capacity.block
         return int(min(block * math.ceil(max(tokens, 1.0) / block), self.budget))
 
@@ -95,11 +97,12 @@ class Admission:
         self.requests -= 1
         self.tokens -= tokens
 
-    def learn(self, demand: Demand, read: int, written: int) -> None:
-        """What a request turned out to be."""
+    def learn(self, demand: Demand, read: int, cached: int, written: int) -> None:
+        """What a request turned out to be: tokens of its prompt, of those in the prefix cache, and of its answers."""
         if read > 0:
             self._bytes = _MEMORY * self._bytes + demand.prompt_bytes
             self._read = _MEMORY * self._read + read
+            self._cached = _MEMORY * self._cached + min(cached, read)
         _, allowed = self._expected(demand)
         if allowed > 0:
             if not self._allowed:  # the first ones back are the short ones
@@ -112,9 +115,9 @@ class Admission:
         and nothing waits, too little."""
         before, self._preemptions = self._preemptions, load.preemptions
         if before is not None and load.preemptions > before:
-            self._stretch = max(_NARROWEST, self._stretch * 0.9)
+            self._stretch = max(_NARROWEST, self._stretch * _NARROWER)
         elif self.short and not load.waiting and load.usage < _FULL:
-            self._stretch = min(_WIDEST, self._stretch * 1.1)
+            self._stretch = min(_WIDEST, self._stretch * _WIDER)
 
     def _expected(self, demand: Demand) -> tuple[float, float]:
         """Tokens of the prompt, and the most that all answers together may have."""

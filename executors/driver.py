@@ -21,7 +21,7 @@ from batchsched.executors.backlog import Backlog
 from batchsched.executors.blame import Blame
 from batchsched.executors.demand import demand_of
 from batchsched.executors.engine import Engine
-from batchsched.executors.order import Placed, arranged
+from batchsched.executors.order import arranged
 from batchsched.executors.outputs import Outputs
 from batchsched.executors.probes import capacity_of, load_of
 from batchsched.executors.reporter import Reporter
@@ -34,6 +34,7 @@ from batchsched.wire import Lease, ReleaseReason
 
 log = logging.getLogger(__name__)
 HEALTH_EVERY_S = 5.0
+LOAD_EVERY_S = 1.0
 MOST_UNSENT_BYTES = 64 * 2**20
 
 
@@ -75,7 +76,7 @@ class Driver:
         """Take on a chunk: its undone lines. The engine must serve its model."""
         work = Work(lease, reporter)
         done, suspects = frozenset(lease.done), {number: at for at, number in enumerate(lease.suspects)}
-        plain: list[tuple[Line, Placed]] = []
+        plain: list[tuple[Line, bytes]] = []
         suspected: list[Line] = []
         for number, request in lines:
             if number in done:
@@ -89,7 +90,7 @@ class Driver:
                 line.trial = True
                 suspected.append(line)
             else:
-                plain.append((line, Placed(opening, demand.answer_tokens)))
+                plain.append((line, opening))
         work.todo.extend(arranged(plain))
         work.trials.suspect(sorted(suspected, key=lambda line: suspects[line.number]))
         self.works.append(work)
@@ -129,15 +130,29 @@ class Driver:
 
     async def watch(self) -> None:
         """Look after the engine while it has requests; runs until cancelled."""
+        await asyncio.gather(self._watch_health(), self._watch_load())
+
+    async def _watch_health(self) -> None:
         while True:
             await asyncio.sleep(HEALTH_EVERY_S)
             if not self._admission.requests or self.problem is not None:
                 continue
-            if not await self._vitals.well():
+            if await self._vitals.well():
+                await self._feel()
+            else:
                 self._vitals.die("The engine stopped answering.")
-            elif load := await load_of(self._session, self._engine.url, self._engine.dialect.metrics):
-                self._admission.feel(load)
-                self._pump()
+
+    async def _watch_load(self) -> None:
+        """More often while more could be in flight: otherwise an engine's metrics are too long a page for it."""
+        while True:
+            await asyncio.sleep(LOAD_EVERY_S)
+            if self._admission.short:
+                await self._feel()
+
+    async def _feel(self) -> None:
+        if load := await load_of(self._session, self._engine.url, self._engine.dialect.metrics):
+            self._admission.feel(load)
+            self._pump()
 
     def _left(self) -> int:
         return sum(work.left for work in self.works)
@@ -197,7 +212,7 @@ class Driver:
             if result is not None and not work.outcome.done():
                 work.reporter.add(result)
                 if result.ok:
-                    self._admission.learn(line.demand, result.input_tokens, result.output_tokens)
+                    self._admission.learn(line.demand, result.input_tokens, result.cached_tokens, result.output_tokens)
         except Exception as problem:  # a bug of ours must not lose a line silently
             log.exception("Line %d of chunk %s could not be handled.", line.number, work.lease.chunk_id)
             work.end(Outcome("failed", message=f"The worker could not handle a line ({type(problem).__name__})."))

@@ -1,46 +1,38 @@
 """In which order the lines of a chunk go to the engine. Results are known by their line numbers, so any order will do.
 
-Prompts that begin alike go together, so that the engine finds what it has computed for one when the next comes; and long answers
-go early, so that the last ones in flight are short.
+Prompts that begin alike go together, so that the engine finds what it has computed for one when the next comes. Otherwise the
+order of the file stays: longest answers first took the real engine more steps than that, shortest first no fewer.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 SHARED_BYTES = 256
 """Prompts are alike when they have this much in common beyond what all have: some 64 tokens, half a block of vLLM's on a CPU."""
 
 
-class Placed(NamedTuple):
-    """A line's place in an order: how its prompt begins, and how long its answer may be (tokens, None: without limit)."""
-
-    opening: bytes
-    answer_tokens: int | None
-
-
-def arranged(lines: Iterable[tuple[T, Placed]]) -> list[T]:
-    """The lines in their order: those with the longest answers first, each together with all that begin as it does."""
-    numbered = [(index, line, placed) for index, (line, placed) in enumerate(lines)]
-    numbered.sort(key=lambda one: one[2].opening)
+def arranged(lines: Iterable[tuple[T, bytes]]) -> list[T]:
+    """Lines, each with how its prompt begins, in their order: each together with all that begin as it does."""
+    numbered = [(index, line, opening) for index, (line, opening) in enumerate(lines)]
+    numbered.sort(key=lambda one: one[2])
     groups = _groups(numbered)
-    groups.sort(key=lambda group: (-max(_longest(one[2]) for one in group), min(one[0] for one in group)))
+    groups.sort(key=lambda group: min(index for index, _, _ in group))
     return [line for group in groups for _, line, _ in group]
 
 
-def _groups(ordered: list[tuple[int, T, Placed]]) -> list[list[tuple[int, T, Placed]]]:
+def _groups(ordered: list[tuple[int, T, bytes]]) -> list[list[tuple[int, T, bytes]]]:
     """Cut what is sorted by its opening wherever neighbours are not alike."""
     if not ordered:
         return []
-    alike = common(ordered[0][2].opening, ordered[-1][2].opening) + SHARED_BYTES
+    alike = common(ordered[0][2], ordered[-1][2]) + SHARED_BYTES
     groups = [ordered[:1]]
     for before, one in itertools.pairwise(ordered):
-        start = one[2].opening[:alike]
-        if len(start) == alike and start == before[2].opening[:alike]:
+        start = one[2][:alike]
+        if len(start) == alike and start == before[2][:alike]:
             groups[-1].append(one)
         else:
             groups.append([one])
@@ -57,7 +49,3 @@ def common(one: bytes, other: bytes) -> int:
         else:
             high = middle - 1
     return low
-
-
-def _longest(placed: Placed) -> float:
-    return math.inf if placed.answer_tokens is None else placed.answer_tokens
