@@ -46,7 +46,7 @@ bench-queue: $(ENV) $(PEERS) ## our queue against pgqueuer, procrastinate, huey 
 	@$(PY) -m benchmarks.queues $(ARGS)
 
 bench-executor: env model ## our worker against vLLM's own run_batch, as requests per second (ARGS=--quick for a glance)
-	@$(PY) benchmarks/executor.py $(ARGS)
+	@$(PY) -m benchmarks.executor $(ARGS)
 
 bench-forecast: $(ENV) ## forecasts of intensity against naive and CarbonCast on half-years that nothing was trained on
 	@$(PY) -m benchmarks.forecast $(ARGS)

@@ -8,12 +8,9 @@ the creation of the batch (file uploaded, model loaded by a batch of one line be
 from __future__ import annotations
 
 import argparse
-import csv
-import itertools
 import json
 import os
 import platform
-import random
 import statistics
 import subprocess
 import sys
@@ -22,25 +19,33 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
+import psutil
 
 from batchsched.executors.engine_home import EngineHome, find_engine
 from batchsched.executors.launch import environment
 from batchsched.executors.tether import tethered
+from benchmarks.executor_requests import Workload, chats, questions
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("BATCHSCHED_DATA", ROOT.parent / "shared" / "data"))
-CONTEXT_TOKENS = 512
-CHAT_TOKENS = 20  # what the chat template adds to a prompt, rounded up
-FLAGS = ["--max-model-len", str(CONTEXT_TOKENS), "--max-num-seqs", "128", "--no-enable-prefix-caching"]
-TEXT = "A batch of requests can wait for the wind to blow and for the sun to shine before it runs"
-# Helix's sample of ShareGPT (Apache-2.0), as in token_length_percentiles.csv: for a machine that has not got the data folder.
-SHAREGPT = {
-    "input": {"p5": 5, "p10": 7, "p25": 10, "p50": 20, "p75": 56, "p90": 198, "p95": 384, "p99": 780, "max": 1023},
-    "output": {"p5": 30, "p10": 60, "p25": 128, "p50": 217, "p75": 308, "p90": 409, "p95": 483, "p99": 607, "max": 1046},
-}
+WARM_UP = json.dumps(
+    {
+        "custom_id": "warm-up",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "tiny", "messages": [{"role": "user", "content": "Ready?"}], "max_tokens": 1},
+    }
+).encode()
+_EAGER = {"cpu": ["--enforce-eager"], "gpu": []}
+
+
+class Rate(NamedTuple):
+    """Requests per second, and what the worker itself took of a core meanwhile, in per cent (0 for theirs)."""
+
+    requests_per_s: float
+    worker_cpu_pct: float = 0.0
 
 
 def main() -> int:
@@ -49,80 +54,57 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one repetition of 300 requests: a glance, not a figure")
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--only", choices=("chats", "questions"), help="one workload")
     parser.add_argument("--model", type=Path, default=ROOT / ".models" / "tiny")
     args = parser.parse_args()
     count, repetitions = (300, 1) if args.quick else (args.requests, args.repetitions)
     home = find_engine()
     _print_machine(home)
+    summary: dict[str, float] = {"requests": count}
     with tempfile.TemporaryDirectory(prefix="bench-executor-") as name:
         folder = Path(name)
-        tokens = write_requests(folder / "requests.jsonl", count)
-        print(f"{count} chat requests, lengths as ShareGPT's scaled to a context of {CONTEXT_TOKENS}; {tokens} tokens to write.")
-        pairs = [_pair(home, args.model.absolute(), folder, index, count) for index in range(repetitions)]
-    ratios = [ours / theirs for ours, theirs in pairs]
-    summary = {"ratio": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios), "requests": count}
+        for workload in (chats(folder, count), questions(folder, count)):
+            if args.only in {None, workload.name}:
+                print(f"{workload.words}; {workload.tokens} tokens to write. Both sides: {' '.join(workload.flags)}", flush=True)
+                pairs = [_pair(home, args.model.absolute(), folder, workload, index) for index in range(repetitions)]
+                summary |= _summed(workload, pairs)
     print(json.dumps({key: round(value, 4) for key, value in summary.items()}))
     return 0
 
 
-def _pair(home: EngineHome, model: Path, folder: Path, index: int, count: int) -> tuple[float, float]:
-    """One repetition: requests per second of ours and of theirs; who goes first alternates."""
+def _summed(workload: Workload, pairs: list[tuple[Rate, Rate]]) -> dict[str, float]:
+    ratios = [ours.requests_per_s / theirs.requests_per_s for ours, theirs in pairs]
+    name = "ratio" if workload.name == "chats" else "shared_prefix_ratio"
+    figures = {name: statistics.median(ratios), f"{name}_min": min(ratios), f"{name}_max": max(ratios)}
+    if workload.name == "chats":
+        figures["worker_cpu_pct"] = statistics.median(ours.worker_cpu_pct for ours, _ in pairs)
+        figures["requests_per_s"] = statistics.median(ours.requests_per_s for ours, _ in pairs)
+    return figures
+
+
+def _pair(home: EngineHome, model: Path, folder: Path, workload: Workload, index: int) -> tuple[Rate, Rate]:
+    """One repetition: ours and theirs; who goes first alternates."""
     runs = {"ours": _ours, "theirs": _theirs}
     order = ("theirs", "ours") if index % 2 == 0 else ("ours", "theirs")
-    rates: dict[str, float] = {}
+    rates: dict[str, Rate] = {}
     for name in order:
-        here = folder / f"{index}-{name}"
+        here = folder / f"{workload.name}-{index}-{name}"
         here.mkdir()
-        rates[name] = count / runs[name](home, model, folder / "requests.jsonl", here, count)
+        rates[name] = runs[name](home, model, workload, here)
     ours, theirs = rates["ours"], rates["theirs"]
     print(
-        f"repetition {index + 1}: ours {ours:7.2f} req/s   run_batch {theirs:7.2f} req/s   ratio {ours / theirs:.3f}", flush=True
+        f"repetition {index + 1}: ours {ours.requests_per_s:7.2f} req/s   run_batch {theirs.requests_per_s:7.2f} req/s   "
+        f"ratio {ours.requests_per_s / theirs.requests_per_s:.3f}   our worker {ours.worker_cpu_pct:.1f} % of a core, "
+        f"{10 * ours.worker_cpu_pct / ours.requests_per_s:.2f} ms a request",
+        flush=True,
     )
     return ours, theirs
 
 
-def write_requests(path: Path, count: int) -> int:
-    """A batch file of greedy requests of fixed lengths, drawn from a seed; returns the tokens that they ask for."""
-    draw = random.Random(0)
-    lengths = _lengths()
-    scale = (CONTEXT_TOKENS - CHAT_TOKENS) / (lengths["input"]["max"] + lengths["output"]["max"])
-    asked = 0
-    with path.open("w", encoding="utf-8") as file:
-        for number in range(count):
-            words = draw.choices(TEXT.split(), k=max(1, round(scale * _draw(lengths["input"], draw.random()))))
-            output = max(1, round(scale * _draw(lengths["output"], draw.random())))
-            asked += output
-            body = {"model": "tiny", "messages": [{"role": "user", "content": " ".join(words)}], "max_tokens": output}
-            body |= {"temperature": 0, "ignore_eos": True}
-            line = {"custom_id": f"request-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
-            file.write(json.dumps(line) + "\n")
-    return asked
-
-
-def _lengths() -> dict[str, dict[str, float]]:
-    path = DATA / "token_length_percentiles.csv"
-    if not path.is_file():
-        print(f"{path} is not there (set BATCHSCHED_DATA): using the same percentiles as written down in this file.")
-        return {what: dict(row) for what, row in SHAREGPT.items()}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["source"].startswith("ShareGPT")]
-    return {row["what"]: {name: float(row[name]) for name in SHAREGPT["input"]} for row in rows}
-
-
-def _draw(percentiles: dict[str, float], u: float) -> float:
-    """The value at quantile `u`, straight lines between the percentiles."""
-    points = [(0.0, 1.0)]
-    points += [(1.0 if name == "max" else float(name[1:]) / 100, value) for name, value in percentiles.items()]
-    for (low, at_low), (high, at_high) in itertools.pairwise(points):
-        if u <= high:
-            return at_low + (at_high - at_low) * (u - low) / (high - low)
-    raise AssertionError("a quantile is at most 1")
-
-
-def _theirs(home: EngineHome, model: Path, requests: Path, folder: Path, count: int) -> float:
-    """Seconds that run_batch took."""
-    command = [home.python, "-m", "vllm.entrypoints.openai.run_batch", "-i", str(requests), "-o", str(folder / "out.jsonl")]
-    command += ["--model", str(model), "--served-model-name", "tiny", *(["--enforce-eager"] * (home.device == "cpu")), *FLAGS]
+def _theirs(home: EngineHome, model: Path, workload: Workload, folder: Path) -> Rate:
+    """By run_batch."""
+    command = [home.python, "-m", "vllm.entrypoints.openai.run_batch", "-i", str(workload.path), "-o", str(folder / "out.jsonl")]
+    command += ["--model", str(model), "--served-model-name", "tiny", *_EAGER[home.device], *workload.flags]
     began = ended = 0.0
     tail: list[str] = []
     streams: dict[str, Any] = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -135,15 +117,15 @@ def _theirs(home: EngineHome, model: Path, requests: Path, folder: Path, count: 
             elif "Writing outputs to" in line:
                 ended = time.monotonic()
     lines = (folder / "out.jsonl").read_text("utf-8").splitlines() if ended else []
-    if sum(json.loads(line)["error"] is None for line in lines) != count or not began:
+    if sum(json.loads(line)["error"] is None for line in lines) != workload.requests or not began:
         raise SystemExit("run_batch did not answer every request:\n" + "".join(tail))
-    return ended - began
+    return Rate(workload.requests / (ended - began))
 
 
-def _ours(home: EngineHome, model: Path, requests: Path, folder: Path, count: int) -> float:
-    """Seconds from the creation of the batch to its completion."""
+def _ours(home: EngineHome, model: Path, workload: Workload, folder: Path) -> Rate:
+    """From the creation of the batch to its completion."""
     config = folder / "batchsched.toml"
-    flags = ", ".join(json.dumps(flag) for flag in FLAGS)
+    flags = ", ".join(json.dumps(flag) for flag in workload.flags)
     config.write_text(
         f"""
 [server]
@@ -170,11 +152,18 @@ path = {json.dumps(str(model))}
         assert server.stdout is not None
         url = next(word for word in server.stdout.readline().split() if word.startswith("http"))
         arguments = ("worker", "--config", str(config), "--server", url, "--pool", "local")
-        with _process(folder, *arguments), httpx.Client(base_url=url, timeout=60) as client:
-            first = requests.read_bytes().split(b"\n", 1)[0]
-            _run(client, _upload(client, first), 1)
-            file_id = _upload(client, requests.read_bytes())
-            return _run(client, file_id, count)
+        with _process(folder, *arguments) as worker, httpx.Client(base_url=url, timeout=60) as client:
+            _run(client, _upload(client, WARM_UP), 1)
+            file_id = _upload(client, workload.path.read_bytes())
+            before_s = _cpu_s(worker)
+            took_s = _run(client, file_id, workload.requests)
+            return Rate(workload.requests / took_s, 100 * (_cpu_s(worker) - before_s) / took_s)
+
+
+def _cpu_s(worker: subprocess.Popen[str]) -> float:
+    """Seconds of a core that it has taken, the engine under it left out."""
+    times = psutil.Process(worker.pid).cpu_times()
+    return float(times.user + times.system)
 
 
 @contextmanager
@@ -214,7 +203,7 @@ def _run(client: httpx.Client, file_id: str, count: int) -> float:
 def _print_machine(home: EngineHome) -> None:
     cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
     print(f"{os.cpu_count()} x {cpu}, {platform.system()} {platform.release()}, Python {platform.python_version()}")
-    print(f"Engine: {home.describe()}; both sides: {' '.join(FLAGS)}", flush=True)
+    print(f"Engine: {home.describe()}", flush=True)
 
 
 def _cpuinfo() -> list[str]:
