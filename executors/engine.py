@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -32,6 +33,7 @@ LOGS_KEPT = 10
 NO_POOL = Pool()
 _POLL_S = 0.2
 _LAST_WAIT_S = 5.0
+_PIDS_EVERY_S = 10.0
 
 
 class Engine(Protocol):
@@ -85,6 +87,8 @@ class VllmEngine:
         self.log: Path | None = None
         self._home, self._pool, self._settings = home, pool, settings
         self._process: subprocess.Popen[bytes] | None = None
+        self._pids: list[int] = []
+        self._looked_at = -math.inf
         self._count = 0
         self.build = f"{home.distribution} {home.version} ({home.device})"
         self.identity = Identity(home.distribution, home.version)
@@ -103,7 +107,7 @@ class VllmEngine:
         except BaseException:
             await self.stop()
             raise
-        self.served = served
+        self.served, self._looked_at = served, -math.inf
         self.startup_s = time.monotonic() - began
         dtype, quantization = _first(told_by_log(self.log), told_by_flags([*self._pool.engine_args, *model.engine_args]))
         self.identity = Identity(self._home.distribution, self._home.version, dtype, quantization)
@@ -128,15 +132,12 @@ class VllmEngine:
         return self._process is not None and self._process.poll() is None
 
     def pids(self) -> list[int]:
-        """The API server and its children."""
-        import psutil
-
+        """The API server and its children. To find them costs milliseconds: those of an engine that is ready are remembered."""
         if self._process is None:
             return []
-        try:
-            return [self._process.pid, *(child.pid for child in psutil.Process(self._process.pid).children(recursive=True))]
-        except psutil.NoSuchProcess:
-            return []
+        if not self.served or time.monotonic() - self._looked_at > _PIDS_EVERY_S:
+            self._pids, self._looked_at = _family(self._process.pid), time.monotonic()
+        return self._pids
 
     def describe(self) -> str:
         """Which vLLM, and what it serves."""
@@ -247,6 +248,16 @@ def _first(one: tuple[str | None, str | None], other: tuple[str | None, str | No
 def _kill_group(pgid: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pgid, signal.SIGKILL)
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all that it started; empty where it is gone."""
+    import psutil
+
+    try:
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _lives(pgid: int) -> bool:

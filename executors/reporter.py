@@ -17,7 +17,7 @@ from batchsched.wire import Acknowledged, Fail, Finish, Lease, Release, ReleaseR
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 GROUP = 100
-GROUP_WAIT_S = 0.25
+GROUP_WAIT_S = 0.5
 # The lease is somebody else's, or the chunk is gone.
 LOST = (Conflict, NotFound)
 

@@ -18,6 +18,7 @@ from batchsched.clock import RandomIds
 from batchsched.executors import driver as driver_module
 from batchsched.executors.admission import Admission
 from batchsched.executors.backlog import Backlog
+from batchsched.executors.dialect import dialect_of
 from batchsched.executors.driver import Driver
 from batchsched.executors.identity import Identity
 from batchsched.executors.order import SHARED_BYTES
@@ -105,6 +106,7 @@ class _Instant:
     """An engine and a server that answer at once, without a socket: what is left is the worker's own."""
 
     url, served, context, identity = "http://engine", "tiny", None, Identity("instant")
+    dialect = dialect_of("vllm", "0.32.0", Pool())
 
     def __init__(self, answer: bytes) -> None:
         self.recorded = 0

@@ -14,6 +14,7 @@ import pytest
 from batchsched.executors.answers import Verdict, judge
 from batchsched.executors.engine import VllmEngine
 from batchsched.executors.orphans import end_orphans, wait_until
+from batchsched.executors.probes import capacity_of, load_of
 from batchsched.executors.worker import run_worker
 from batchsched.fleet import Pool, ServedModel
 from batchsched.settings import Worker
@@ -54,6 +55,15 @@ async def test_chat_with_one_line_too_long(vllm: VllmEngine) -> None:
         assert line["response"]["request_id"] == line["response"]["body"]["id"]
     assert server.results[1].output_tokens == 8
     assert server.results[1].input_tokens > 0
+
+
+async def test_what_the_engine_holds_and_how_it_fares_is_read(vllm: VllmEngine) -> None:
+    async with aiohttp.ClientSession() as session:
+        capacity = await capacity_of(session, vllm.url, MAX_LEN)
+        load = await load_of(session, vllm.url, vllm.dialect.metrics)
+    assert capacity.tokens == 2**30 // 1024  # 1 GiB; vllm.md counts 1,024 bytes a token of the tiny model
+    assert (capacity.block, capacity.context) == (128, MAX_LEN)
+    assert load == (0, 0, 0)
 
 
 async def test_completions(vllm: VllmEngine) -> None:
