@@ -186,6 +186,7 @@ class Observer:
         notes += [*unread, *_unable(jobs, alive, self.fleet)]
         reasons = reasons_of(self.fleet, unfit, {(m, row["endpoint"]) for row in everything for m in batches.models(row)})
         notes += [*itertools.chain(*reasons.values()), *ruled.remarks()]
+        notes += [f"Pool {row['pool']}: {ill}, on {row['host']}." for row in alive for ill in row["ills"] or []]
 
         def as_it_would_be(row: Mapping[str, Any]) -> Job:
             return fastest(job_of(row))

@@ -190,6 +190,11 @@ class Card(msgspec.Struct):
     clock_mhz: int | None = None
     top_clock_mhz: int | None = None
 
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.name} {self.uuid}".strip()
+
     def trouble(self) -> str:
         """What an operator should look at, in words; empty where it is well. A cap that somebody set is none."""
         said: list[str] = []

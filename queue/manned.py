@@ -36,6 +36,8 @@ class WorkerRow(SQLModel, table=True):
     """Chunks that it finished with an answer in them."""
     failed: int = 0
     """Chunks under which its engine failed."""
+    ills: list[str] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
+    """What its GPUs suffer from, in words; None where it sees none."""
 
 
 class LauncherRow(SQLModel, table=True):

@@ -32,6 +32,14 @@ def seen(connection: Connection, worker_id: str, now: datetime, **values: Any) -
         raise NotFound(f"There is no worker '{worker_id}'; register again.", param="worker_id")
 
 
+def ills(connection: Connection, since: datetime) -> dict[str, list[str]]:
+    """What the GPUs of workers that gave a sign of life since then suffer from, by pool."""
+    found: dict[str, list[str]] = {}
+    for row in active(connection, since):
+        found.setdefault(row["pool"], []).extend(f"{ill} (worker {row['id']} on {row['host']})" for ill in row["ills"] or [])
+    return found
+
+
 def finished(connection: Connection, worker_id: str) -> None:
     """It finished a chunk with an answer in it."""
     connection.execute(update(workers).where(workers.c.id == worker_id).values(finished=workers.c.finished + 1))

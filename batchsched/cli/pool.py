@@ -84,6 +84,8 @@ def _show(found: tuple[PoolStatus, ...], as_json: bool) -> None:
     ]
     print_table(("pool", "site", "zone", "kind", "gpu", "replicas", "workers", "state"), rows)
     for one in found:
+        for ill in one.ills:
+            click.echo(f"{one.id}: {ill}")
         if one.slo and one.spare:
             click.echo(f"{one.id}: {_shared(one.slo, one.ceiling, one.spare)}")
 

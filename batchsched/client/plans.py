@@ -102,6 +102,8 @@ class PoolStatus(msgspec.Struct, frozen=True):
     """Most offline requests in flight at one server; None but on spare pools, as `slo` and `spare`."""
     slo: Promise | None = None
     spare: SpareNow | None = None
+    ills: tuple[str, ...] = ()
+    """What GPUs of its workers suffer from, in words."""
 
 
 def plan() -> Call[Plan]:

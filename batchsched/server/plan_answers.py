@@ -68,8 +68,8 @@ class SpareNow(_Exact):
 
 class Pool(_Exact):
     """A pool, and how it stands: `closed` by its own window, `cordoned` or `drained` by an operator, `since` and `until` then;
-    `ahead` is what an operator planned. Only spare pools have `ceiling` (offline requests in flight at one server), `slo` and
-    `spare`."""
+    `ahead` is what an operator planned; `ills`: what GPUs of its workers suffer from, in words. Only spare pools have `ceiling`
+    (offline requests in flight at one server), `slo` and `spare`."""
 
     object: Literal["batchsched.pool"]
     id: str
@@ -87,6 +87,7 @@ class Pool(_Exact):
     since: datetime | None
     until: datetime | None
     ahead: Closing | None
+    ills: list[str]
 
 
 class Pools(_Exact):

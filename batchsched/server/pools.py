@@ -119,9 +119,11 @@ class Override:
         with self._database.read() as connection:
             ruled = overrides.active(connection, now)
             alive = [row["pool"] for row in workers.active(connection, now - timedelta(seconds=self._lease_s))]
+            ills = workers.ills(connection, now - timedelta(seconds=self._lease_s))
         shares = self._scheduler.observer.current_shares(now)
         return [
-            {**self._pool(name, ruled, alive, now), "spare": spare_object(shares.get(name), now)} for name in self._fleet.pools
+            {**self._pool(name, ruled, alive, now), "spare": spare_object(shares.get(name), now), "ills": ills.get(name, [])}
+            for name in self._fleet.pools
         ]
 
     def _one(self, pool: str) -> dict[str, Any]:

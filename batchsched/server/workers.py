@@ -146,7 +146,9 @@ class LeaseDesk:
         """Extend what is still the worker's; name what is not, and what should stop."""
         now = self._runtime.clock.now()
         with self._database.write() as connection:
-            told = {"idle_w": message.idle.power_w if message.idle else None, "logs_bytes": message.logs_bytes}
+            ills = _ills(message)
+            told = {"idle_w": message.idle.power_w if message.idle else None, "logs_bytes": message.logs_bytes, "ills": ills}
+            turned = ills is not None and bool(ills) != bool(workers.get(connection, worker_id)["ills"])
             workers.seen(connection, worker_id, now, **{name: value for name, value in told.items() if value is not None})
             if message.spent:
                 spending.add(connection, worker_id, [message.spent])
@@ -169,7 +171,7 @@ class LeaseDesk:
                 answer.stop[row["id"]] = "paused"
             elif not self._runtime.scheduler.may_go_on(row["batch_id"], row["pool"], now, closed[row["pool"]]):
                 answer.stop[row["id"]] = "window_closed"
-        if self._pace.slow(worker_id, rows, self._runtime.scheduler.published, now):
+        if self._pace.slow(worker_id, rows, self._runtime.scheduler.published, now) or turned:
             self._runtime.scheduler.poke()
         answer.stop = {chunk_id: known_reason(reason, worker["protocol"]) for chunk_id, reason in answer.stop.items()}
         return answer
@@ -348,3 +350,8 @@ def _nearer(chunk: Row, message: Fail) -> bool:
     suspects = set(message.suspects)
     fewer = bool(suspects) and suspects < set(chunk["suspects"])
     return fewer or (message.set_aside > 0 and 2 * chunk["failed"] <= chunk["lines"])
+
+
+def _ills(message: Heartbeat) -> list[str] | None:
+    """What the GPUs of a worker suffer from; None where it sees none."""
+    return None if message.cards is None else [f"{card.title}: {ill}" for card in message.cards if (ill := card.trouble())]

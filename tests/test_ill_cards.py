@@ -1,0 +1,120 @@
+"""A pool whose GPUs are ill or slow is noticed: told to operators, planned anew, and its work moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchsched.units import iso
+from batchsched.wire import PREFIX
+from tests.live import HandWorker, LiveServer, live_server, requests, wait_for
+
+TWO = """
+[sites.home]
+zone = "DE"
+[models.tiny]
+[pools.old]
+power_w = 100.0
+[pools.new]
+power_w = 120.0
+[server]
+chunk_lines = 2
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LiveServer]:
+    with live_server(tmp_path, TWO) as running:
+        yield running
+
+
+def beat(worker: HandWorker, *cards: dict[str, Any]) -> None:
+    worker.server.post(f"{PREFIX}/workers/{worker.worker_id}/heartbeat", {"leases": [], "cards": list(cards)})
+
+
+def ills(server: LiveServer, pool: str) -> list[str]:
+    found: list[str] = next(one["ills"] for one in server.get(f"{PREFIX}/pools")["data"] if one["id"] == pool)
+    return found
+
+
+def test_what_a_card_suffers_from_is_told_until_it_is_well(server: LiveServer) -> None:
+    worker, well = server.worker("old"), {"uuid": "GPU-0", "name": "V100"}
+    beat(worker, well)
+    assert ills(server, "old") == []
+    beat(worker, well | {"throttled": ["heat"], "temperature_c": 91}, {"uuid": "GPU-1", "uncorrected_errors": 2})
+    said = ills(server, "old")
+    assert said[0] == f"V100 GPU-0: slowed by heat at 91 C (worker {worker.worker_id} on test)"
+    assert "GPU-1: 2 memory errors that could not be corrected" in said[1]
+    assert ills(server, "new") == []
+    server.post(f"{PREFIX}/workers/{worker.worker_id}/heartbeat", {"leases": []})  # an older worker says nothing of cards
+    assert len(ills(server, "old")) == 2
+    beat(worker, well)
+    assert ills(server, "old") == []
+
+
+def test_a_card_that_falls_ill_asks_for_a_new_plan(server: LiveServer) -> None:
+    worker = server.worker("old")
+    beat(worker, {"uuid": "GPU-0"})
+    server.runtime.scheduler.plan_now()
+    made_at = server.get(f"{PREFIX}/plan")["made_at"]
+    beat(worker, {"uuid": "GPU-0", "throttled": ["hardware"]})
+
+    def told() -> bool:
+        plan = server.get(f"{PREFIX}/plan")
+        return bool(plan["made_at"] != made_at and any("slowed by its hardware" in note for note in plan["notes"]))
+
+    wait_for(told)
+
+
+def work(worker: HandWorker, chunks: int, busy_s: float, at: datetime) -> datetime:
+    """Chunks that took so long each, one after the other from then on."""
+    for _ in range(chunks):
+        lease = worker.lease()
+        lines = [line for line in range(lease["first_line"], lease["first_line"] + lease["lines"]) if line not in lease["done"]]
+        results = [
+            {
+                "line": line,
+                "ok": True,
+                "input_tokens": 30,
+                "cached_tokens": 0,
+                "output_tokens": 50,
+                "output": {"custom_id": f"r{line - 1}"},
+            }
+            for line in lines
+        ]
+        ended_at = at + timedelta(seconds=busy_s)
+        meter = {"started_at": iso(at), "ended_at": iso(ended_at), "busy_s": busy_s, "energy_j": 100 * busy_s}
+        body = {"token": lease["token"], "results": results, "meter": meter | {"energy_source": "modelled"}}
+        worker.server.post(f"{PREFIX}/leases/{lease['chunk_id']}/results", body)
+        worker.server.post(f"{PREFIX}/leases/{lease['chunk_id']}/finish", {"token": lease["token"]})
+        at = ended_at
+    return at
+
+
+@pytest.mark.slow
+def test_work_moves_off_a_pool_that_slows(server: LiveServer) -> None:
+    """Eight chunks as ever and five at a third of the speed, of a batch that either pool may do."""
+    at = datetime.now(UTC) - timedelta(minutes=20)
+    batch_id = server.submit(requests(200), batchsched={"deadline": "20h"})["id"]
+    server.post(f"{PREFIX}/batches/{batch_id}/start")
+    old, new = server.worker("old"), server.worker("new")
+    at = work(old, 8, 20.0, at)
+    work(new, 6, 20.0, at - timedelta(minutes=2))
+
+    def share() -> float:
+        """Of the planned seconds that are the old pool's."""
+        server.runtime.scheduler.plan_now()
+        planned = server.get(f"{PREFIX}/plan")["allotments"]
+        mine = sum(one["requests"] for one in planned if one["pool"] == "old")
+        return float(mine / (sum(one["requests"] for one in planned) or 1))
+
+    before = share()
+    work(old, 5, 60.0, at)
+    after = share()
+    profile = next(one for one in server.get(f"{PREFIX}/profiles")["profiles"] if one["pool"] == "old")
+    assert profile["drift_factor"] == pytest.approx(3.0, rel=0.2)
+    assert before > 0.5 > after
