@@ -8,8 +8,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,9 +45,10 @@ class Finding:
 
 @click.command()
 @click.option("--server", metavar="URL", help="The server to look for [default: from the configuration].")
+@click.option("--recipe", metavar="NAME", help="Hold the engine against this recipe [default: that of the GPU found here].")
 @config_option
 @json_option
-def doctor(*, server: str | None, config: Path | None, as_json: bool) -> int:
+def doctor(*, server: str | None, recipe: str | None, config: Path | None, as_json: bool) -> int:
     """Check this machine and its set-up. Exits 1 where something is broken; warnings do not count."""
     findings = [_python()]
     try:
@@ -56,6 +59,7 @@ def doctor(*, server: str | None, config: Path | None, as_json: bool) -> int:
         findings.append(Finding("configuration", "ok", str(loaded.path or "no file; defaults and the environment")))
         for check in (_database, _extras, _engine, _forecast, _clock, _data_folder, _store, _bind, _server):
             findings += _guarded(check, loaded)
+        findings += _guarded(partial(_recipe, wanted=recipe or ""), loaded, "recipe")
     broken = any(finding.level == "broken" for finding in findings)
     if as_json:
         print_json({"ok": not broken, "checks": [asdict(finding) for finding in findings]})
@@ -64,12 +68,12 @@ def doctor(*, server: str | None, config: Path | None, as_json: bool) -> int:
     return exits.FAILURE if broken else exits.OK
 
 
-def _guarded(check: Callable[[Loaded], Iterator[Finding]], loaded: Loaded) -> list[Finding]:
+def _guarded(check: Callable[[Loaded], Iterator[Finding]], loaded: Loaded, name: str = "") -> list[Finding]:
     """A check that fails in a way of its own is a finding, not the end of the examination."""
     try:
         return list(check(loaded))
     except (BatchschedError, ImportError, OSError) as problem:
-        return [Finding(check.__name__.strip("_").replace("_", " "), "broken", str(problem))]
+        return [Finding(name or check.__name__.strip("_").replace("_", " "), "broken", str(problem))]
 
 
 def _python() -> Finding:
@@ -147,6 +151,27 @@ def _engine(loaded: Loaded) -> Iterator[Finding]:
     except EngineMissing as problem:
         chosen = bool(loaded.settings.worker.engine_python)
         yield Finding("engine", "broken" if chosen else "warning", f"{problem.message} {problem.hint or ''}".strip())
+
+
+def _recipe(loaded: Loaded, wanted: str) -> Iterator[Finding]:
+    """Does the engine's environment fit the generation of the GPU here, or the recipe that was named?"""
+    from batchsched.errors import EngineMissing
+    from batchsched.executors import recipes
+    from batchsched.executors.engine_home import find_engine
+
+    cards = recipes.cards_here()
+    name = wanted or next((found for card in cards if (found := recipes.recipe_for(card.capability))), "")
+    if not name:
+        return
+    recipe, python = recipes.recipe_named(name), loaded.settings.worker.engine_python
+    if not python:
+        with suppress(EngineMissing):
+            python = find_engine().python
+    wrong = recipes.unfit(recipe, recipes.installed(python, recipe.packages), cards, os.environ)
+    text = f"{recipe.title}: {recipe.engine} {recipe.version}, tried: {recipe.tried}"
+    if wrong:
+        text += f". Not so here: {'; '.join(wrong)}. To do: {recipe.steps()}"
+    yield Finding(f"recipe {name}", ("broken" if wanted else "warning") if wrong else "ok", text)
 
 
 def _forecast(loaded: Loaded) -> Iterator[Finding]:
