@@ -100,6 +100,29 @@ class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 0.0
 
 
+class HostCpu(msgspec.Struct, frozen=True):
+    """How an engine on a host's processors keeps out of the way of what the host is for."""
+
+    cores: Annotated[str, Meta(description="Cores that it is bound to, such as `0-3,8`; empty: all")] = ""
+    nice: Annotated[int, Meta(ge=0, le=19, description="Its niceness: 0 is as everybody, 19 gives way most")] = 0
+    idle: Annotated[bool, Meta(description="Run only where a core has nothing else to do (Linux: SCHED_IDLE)")] = False
+    memory_gb: Annotated[float, Meta(gt=0, description="It is ended where it holds more GB (10^9 bytes)")] | None = None
+    shared: Annotated[
+        bool, Meta(description="The host is on for others anyway: only what the engine adds to its draw counts")
+    ] = False
+
+
+def cores_of(text: str) -> list[int]:
+    """The cores that a list as Linux writes it names (`0-3,8`), in order; of an empty one none. Raises ValueError."""
+    found: set[int] = set()
+    for part in text.split(",") if text.strip() else []:
+        first, dash, last = (word.strip() for word in part.partition("-"))
+        if not first.isdecimal() or (dash and not (last.isdecimal() and int(first) <= int(last) < int(first) + 4096)):
+            raise ValueError(f"'{text}' is not a list of cores such as 0-3,8")
+        found.update(range(int(first), int(last or first) + 1))
+    return sorted(found)
+
+
 class Slo(msgspec.Struct, frozen=True):
     """What the online users of a spare pool's servers keep, whatever is done beside them."""
 
@@ -172,6 +195,13 @@ class Pool(msgspec.Struct, frozen=True):
         | None
     ) = None
 
+    cpu: Annotated[HostCpu | None, Meta(description="Where `gpu` is `cpu`: how its engine keeps out of the way")] = None
+
+    @property
+    def adds_only(self) -> bool:
+        """Are its machines on for others anyway, so that only what it adds to their draw counts?"""
+        return self.kind == "spare" or (self.cpu is not None and self.cpu.shared)
+
     @property
     def most_in_flight(self) -> int:
         """Requests of ours at one engine, whatever else allows more."""
@@ -185,6 +215,13 @@ class Pool(msgspec.Struct, frozen=True):
                 "gpu",
                 f"a pool of kind 'cpu' computes on its host's processors; take out '{self.gpu}', or say kind = \"dedicated\"",
             )
+        if self.cpu is not None:
+            if self.gpu != "cpu":
+                return "cpu", f"its engine computes on '{self.gpu}', not on its host's processors"
+            try:
+                cores_of(self.cpu.cores)
+            except ValueError as problem:
+                return "cpu.cores", str(problem)
         for key, value in (("slo", self.slo), ("ceiling", self.ceiling)):
             if (value is None) == (self.kind == "spare"):
                 return key, _MISSING[key] if value is None else f"only pools of kind 'spare' have one; this one is '{self.kind}'"
@@ -291,11 +328,15 @@ class Fleet(msgspec.Struct, frozen=True, dict=True):
         """Is it a share of online servers?"""
         return pool in self.pools and self.pools[pool].kind == "spare"
 
+    def adds_only(self, pool: str) -> bool:
+        """Are a pool's machines on for others anyway?"""
+        return pool in self.pools and self.pools[pool].adds_only
+
     def added_j(self, pool: str, energy_j: float, busy_s: float) -> float:
         """Of the joules of a pool's work those that are charged to it: on a spare pool what it added to the servers' idle watts,
         by the replica seconds that were its share."""
         if not self.is_spare(pool):
-            return energy_j
+            return energy_j  # of a shared host's processors the meter itself counts no more than what was added
         declared = self.pools[pool]
         gpu = self.gpus.get(declared.gpu)
         idle_w = gpu.idle_w * self.replica_gpus[pool] if gpu else VCPU_IDLE_W / VCPU_MAX_W * (declared.power_w or 0.0)
@@ -313,7 +354,7 @@ class Fleet(msgspec.Struct, frozen=True, dict=True):
         kinds = [
             (
                 *(pool.kind, pool.gpu, self.replica_gpus[name], pool.power_w, pool.engine_args, pool.power_cap_w),
-                *(pool.most_in_flight, pool.max_tokens_in_flight, pool.clock_mhz),
+                *(pool.most_in_flight, pool.max_tokens_in_flight, pool.clock_mhz, pool.cpu),
             )
             for name in (one, other)
             for pool in [self.pools[name]]

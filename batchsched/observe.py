@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from batchsched.carbon.embodied import Held
 from batchsched.carbon.models import Hardware
 from batchsched.errors import ForecastUnavailable
-from batchsched.fleet import Fleet, Pool, gpus_of
+from batchsched.fleet import Fleet, Pool, cores_of, gpus_of
 from batchsched.forecasts import IntensityForecast, Provider
 from batchsched.generations import cannot_answer, reasons_of, unfit_of
 from batchsched.lines import ENDPOINTS
@@ -43,7 +43,7 @@ from batchsched.queue.tenancy import ANY
 from batchsched.reading import jobs_of
 from batchsched.settings import Settings
 from batchsched.sizes import size_of
-from batchsched.spare import Share, planned, shares
+from batchsched.spare import Share, added, planned, shares
 from batchsched.transfers import Transfers
 from batchsched.uncertain import TRANSFER_SIGMA, Uncertain
 from batchsched.units import iso
@@ -168,7 +168,7 @@ class Observer:
         horizon_s = self._horizon_s(everything, now)
         forecasts, notes = self._forecasts(now, horizon_s)
         slots, states, pools = self._assemble(now, horizon_s, replicas, loaded, forecasts, ruled)
-        states, pools = planned(*self._uncertain.doubted(states, pools, profiles, lost, now), left_over, slots, now)
+        states, pools = planned(*self._uncertain.doubted(states, pools, profiles, lost, now), left_over, slots, now, self.fleet)
         transfers = Transfers(self._settings, self.fleet, states, [self._at_home(forecasts, now, horizon_s)], loaded)
         unfit = unfit_of(self.fleet, profiles, loaded)
         scene = _Scene(now, self.fleet, profiles, answers, replicas, loaded, slots, states, transfers, unfit)
@@ -219,13 +219,13 @@ class Observer:
         """What is assumed of a model before anything was measured, by pool that may serve it."""
         served = self.fleet.models[model]
         size = size_of(served.path, served.parameters_b)
-        return {
+        found = {
             name: prior(
                 model,
                 name,
                 self.fleet.gpus.get(pool.gpu, pool.gpu),
                 size,
-                vcpus=os.cpu_count() or 1,
+                vcpus=(len(cores_of(pool.cpu.cores)) if pool.cpu else 0) or os.cpu_count() or 1,
                 power_w=pool.power_w,
                 gpus=gpus_of([*pool.engine_args, *served.engine_args]),
                 in_flight=min(pool.most_in_flight, IN_FLIGHT),
@@ -233,6 +233,10 @@ class Observer:
             for name, pool in self.fleet.pools.items()
             if pool.serves(model)
         }
+        return {name: added(known) if self._on_shared_host(name) else known for name, known in found.items()}
+
+    def _on_shared_host(self, pool: str) -> bool:
+        return self.fleet.adds_only(pool) and not self.fleet.is_spare(pool)
 
     def current_profiles(self) -> dict[tuple[str, str], Profile]:
         """The profiles as the ledger has them now."""

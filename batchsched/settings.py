@@ -21,7 +21,7 @@ from batchsched.catalogue import Catalogue, EmbodiedModel, builtin, merged
 from batchsched.engines import table
 from batchsched.errors import InvalidConfiguration, InvalidValue
 from batchsched.feeds import OWN, FeedSource, ZoneFeed, complaint
-from batchsched.fleet import GPU_TYPES, Fleet, Launch, Pool, ServedModel, Site, Window, gpu_types
+from batchsched.fleet import GPU_TYPES, Fleet, Launch, Pool, ServedModel, Site, Window, cores_of, gpu_types
 from batchsched.lines.rules import DEFAULT_LINE_BYTES, Rules
 from batchsched.planning import Planner
 from batchsched.units import parse_duration_s
@@ -87,6 +87,7 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 300.0
     request_timeout_s: Annotated[float, Meta(gt=0, description="Longest wait for one answer of the engine")] = 3600.0
     drain_s: Annotated[float, Meta(ge=0, description="Longest wait for answers in flight when the work has to stop")] = 10.0
+    cpu_cores: Annotated[str, Meta(description="Cores of this machine for the engine, in place of its pool's `cpu.cores`")] = ""
     rapl_dir: Annotated[str, Meta(description="Folder of the host's energy counters")] = "/sys/class/powercap"
 
 
@@ -386,6 +387,10 @@ def _refuse_unknown(tree: Any, struct: Any, where: str, prefix: str) -> None:
 
 
 def _cross_check(settings: Settings, where: str, catalogue: Catalogue) -> None:
+    try:
+        cores_of(settings.worker.cpu_cores)
+    except ValueError as problem:
+        raise InvalidConfiguration(f"{where}: key 'worker.cpu_cores': {problem}.") from None
     for name, pool in settings.pools.items():
         _check_pool(name, pool, settings, where)
         _check_hardware(name, pool, catalogue, where)

@@ -64,15 +64,7 @@ class Share(msgspec.Struct, frozen=True):
 
     def increment(self, known: Profile) -> Profile:
         """A profile as plans take it: at that speed, with the watts that our work adds."""
-        return msgspec.structs.replace(
-            known,
-            input_tokens_per_s=known.input_tokens_per_s * self.speed,
-            output_tokens_per_s=known.output_tokens_per_s * self.speed,
-            power_w=max(0.0, known.power_w - known.idle_w) * self.speed,
-            input_power_w=None if known.input_power_w is None else max(0.0, known.input_power_w - known.idle_w) * self.speed,
-            idle_w=0.0,
-            startup_s=0.0,
-        )
+        return added(known, self.speed, startup_s=0.0)
 
     def state(self, state: PoolState, slots: Sequence[Slot], now: datetime) -> PoolState:
         """A pool with its capacity slot by slot, how sure that is, and nothing of what is the online service's."""
@@ -81,8 +73,6 @@ class Share(msgspec.Struct, frozen=True):
             state,
             capacity=[open_ * self.over(*span) for open_, span in zip(state.capacity, spans, strict=True)],
             supply=self._supply(state.supply),
-            embodied_g_per_s=0.0,
-            embodied_sigma=0.0,
         )
 
     def layers(self, pool: OpenPool, now: datetime) -> list[OpenPool]:
@@ -113,6 +103,20 @@ class Share(msgspec.Struct, frozen=True):
             slot_sigma=math.hypot(known.slot_sigma, self.spare.slot_sigma),
             steady_s=float(QUARTER_S),
         )
+
+
+def added(known: Profile, speed: float = 1.0, startup_s: float | None = None) -> Profile:
+    """A profile of a machine that is on for others anyway: with the watts above its idle ones, at so much of its speed."""
+    reading_w = None if known.input_power_w is None else max(0.0, known.input_power_w - known.idle_w) * speed
+    return msgspec.structs.replace(
+        known,
+        input_tokens_per_s=known.input_tokens_per_s * speed,
+        output_tokens_per_s=known.output_tokens_per_s * speed,
+        power_w=max(0.0, known.power_w - known.idle_w) * speed,
+        input_power_w=reading_w,
+        idle_w=0.0,
+        startup_s=known.startup_s if startup_s is None else startup_s,
+    )
 
 
 def _reaches(capacity: float, level: float) -> bool:
@@ -148,9 +152,16 @@ def _tokens_per_s(known: Profile, observations: Sequence[Observation]) -> float:
 
 
 def planned(
-    states: Sequence[PoolState], pools: Sequence[OpenPool], found: Mapping[str, Share], slots: Sequence[Slot], now: datetime
+    states: Sequence[PoolState],
+    pools: Sequence[OpenPool],
+    found: Mapping[str, Share],
+    slots: Sequence[Slot],
+    now: datetime,
+    fleet: Fleet,
 ) -> tuple[list[PoolState], list[OpenPool]]:
-    """All pools, the spare ones with what online users leave."""
+    """All pools: the spare ones with what online users leave, and no making of machines that are on for others anyway."""
     seen = [found[state.name].state(state, slots, now) if state.name in found else state for state in states]
+    nothing = {"embodied_g_per_s": 0.0, "embodied_sigma": 0.0}
+    seen = [msgspec.structs.replace(state, **nothing) if fleet.adds_only(state.name) else state for state in seen]
     layers = [layer for pool in pools for layer in (found[pool.name].layers(pool, now) if pool.name in found else [pool])]
     return seen, layers

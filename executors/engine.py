@@ -18,15 +18,19 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
+import msgspec
+
 from batchsched.errors import EngineFailed, InvalidConfiguration, UnknownModel
 from batchsched.executors.dialect import Dialect, dialect_of
 from batchsched.executors.engine_home import EngineHome
+from batchsched.executors.host_cores import confined, missing
 from batchsched.executors.identity import Identity, told_by_flags, told_by_log, told_by_routes
 from batchsched.executors.launch import build_of, command, drain_s, environment, last_words
+from batchsched.executors.memory_bound import MemoryBound
 from batchsched.executors.orphans import log_name, wait_until
 from batchsched.executors.probes import context_of, healthy, models_of
 from batchsched.executors.tether import tethered
-from batchsched.fleet import Pool, ServedModel
+from batchsched.fleet import HostCpu, Pool, ServedModel, cores_of
 from batchsched.settings import Worker
 
 LOGS_KEPT = 10
@@ -75,6 +79,13 @@ class Engine(Protocol):
         ...
 
 
+def on_this_host(pool: Pool, settings: Worker) -> Pool:
+    """A pool with the cores that this machine's own settings name, where they do."""
+    if not settings.cpu_cores or pool.gpu != "cpu":
+        return pool
+    return msgspec.structs.replace(pool, cpu=msgspec.structs.replace(pool.cpu or HostCpu(), cores=settings.cpu_cores))
+
+
 class VllmEngine:
     """A vLLM API server that is ours: started, watched and ended here."""
 
@@ -85,8 +96,9 @@ class VllmEngine:
         self.served: str | None = None
         self.startup_s = 0.0
         self.log: Path | None = None
-        self._home, self._pool, self._settings = home, pool, settings
+        self._home, self._pool, self._settings = home, on_this_host(pool, settings), settings
         self._process: subprocess.Popen[bytes] | None = None
+        self._bound: MemoryBound | None = None
         self._pids: list[int] = []
         self._looked_at = -math.inf
         self._count = 0
@@ -114,6 +126,9 @@ class VllmEngine:
 
     async def stop(self) -> None:
         """SIGTERM and the drain, then SIGKILL to whatever is left of the group."""
+        bound, self._bound = self._bound, None
+        if bound:
+            await asyncio.to_thread(bound.close)
         process, self._process, self.served = self._process, None, None
         if process is None:
             return
@@ -144,6 +159,14 @@ class VllmEngine:
         return f"{self._home.describe()}, serving {self.served or 'nothing'}"
 
     def _launch(self, engine: list[str], served: str) -> None:
+        """Raises EngineFailed where the machine lacks the cores that it is to run on."""
+        cpu = self._pool.cpu or HostCpu()
+        cores = cores_of(cpu.cores)
+        if absent := missing(cores):
+            raise EngineFailed(
+                f"The engine is to run on cores {cpu.cores}, and this machine has no {', '.join(map(str, absent))} for us.",
+                hint="Set worker.cpu_cores to cores of this machine.",
+            )
         folder = Path(self._settings.state_dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         for old in sorted(folder.glob("engine-*.log"), key=lambda log: log.stat().st_mtime)[: -LOGS_KEPT + 1]:
@@ -152,7 +175,7 @@ class VllmEngine:
         self.log = folder / log_name(served, self._count)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                tethered(engine),
+                tethered(confined(engine, cores, cpu.nice, cpu.idle)),
                 cwd=folder,  # not the working folder: `python -m` would look for modules in it
                 env=environment(self._home, os.environ, self._pool),
                 stdin=subprocess.DEVNULL,
@@ -160,6 +183,7 @@ class VllmEngine:
                 stderr=log,
                 start_new_session=True,
             )
+        self._bound = MemoryBound(self._process.pid, self.pids, cpu.memory_gb, self.log) if cpu.memory_gb else None
 
     async def _until_ready(self, served: str, until: float) -> None:
         import aiohttp

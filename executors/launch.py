@@ -10,7 +10,7 @@ from pathlib import Path
 
 from batchsched.engines import Build
 from batchsched.executors.engine_home import EngineHome
-from batchsched.fleet import GPU_TYPES, Pool, ServedModel
+from batchsched.fleet import GPU_TYPES, Pool, ServedModel, cores_of
 
 DRAIN_S = 30
 _BFLOAT16_FROM = 8.0
@@ -63,7 +63,8 @@ def environment(home: EngineHome, base: Mapping[str, str], pool: Pool | None = N
         wanted["VLLM_USE_V1"] = known["VLLM_USE_V1"]
     if home.device == "cpu":
         # One core is left to the API server and the worker; binding to cores would fight with whatever else runs here.
-        threads = str(max(1, (os.cpu_count() or 2) - 1))
+        bound = cores_of(pool.cpu.cores) if pool and pool.cpu else []
+        threads = str(max(1, (len(bound) or os.cpu_count() or 2) - 1))
         wanted |= {
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -107,8 +107,7 @@ def remarks(
         notes.append(f"The baseline's place, site {run_now.terms.site}, is simulated.")
     notes += [f"Work of pool {pool} {MARKS[mark]}." for pool, mark in sorted({(e.pool, e.mark) for e in entries if e.mark})]
     notes += [
-        f"Work of pool {pool} ran in an online service's spare capacity: it is charged what it added to their idle draw, by "
-        "the GPU type's published idle watts."
+        f"Work of pool {pool} ran in spare capacity, on machines that are on for others anyway: it is charged what it added."
         for pool in sorted({entry.pool for entry in entries if entry.attributed_j is not None})
     ]
     if any(row.energy_source == "modelled" for row in rows):

@@ -168,7 +168,7 @@ class Accounts:
             held=Held.of(pool, row["started_at"].date(), fleet.replica_gpus.get(row["pool"], 1)),
             power_model=pool.power_model,
             model=row.get("model", ""),
-            attributed_j=row["energy_j"] if pool.kind == "spare" else None,
+            attributed_j=row["energy_j"] if pool.adds_only else None,
         )
 
     def _baseline_pool(self, model: str) -> str | None:

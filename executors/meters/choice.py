@@ -15,6 +15,7 @@ import msgspec
 
 from batchsched.catalogue import builtin
 from batchsched.executors.meters import nvml
+from batchsched.executors.meters.increment import Increment
 from batchsched.executors.meters.modelled import BusySeconds, CpuSeconds, Modelled, Unmeasured
 from batchsched.executors.meters.port import Choice, EnergyMeter, Reading
 from batchsched.executors.meters.rapl import Rapl
@@ -71,6 +72,8 @@ def choose_meter(
 def _choose(pool: Pool, settings: Worker, pids: Callable[[], list[int]], busy: Callable[[], bool], here: bool) -> Choice:
     if here and pool.gpu != "cpu" and (found := nvml.find(pool.gpus)):
         return _measured(pool, settings, pids, busy, found)
+    if here and pool.adds_only and pool.gpu == "cpu" and pool.kind != "spare":
+        return _added(settings, pids)
     if here and pool.gpu == "cpu" and (rapl := Rapl.find(Path(settings.rapl_dir))):
         return Choice(rapl, f"measured by {_counters(settings, rapl)}")
     return _modelled(pool, settings, pids, busy, here)
@@ -134,6 +137,17 @@ def _with_host(gpus: Choice, settings: Worker, pids: Callable[[], list[int]], pa
     if rapl := Rapl.find(Path(settings.rapl_dir)):
         return Choice(WithHost(gpus.meter, rapl, part), f"{gpus.why}; {part:.0%} of the host by {_counters(settings, rapl)}")
     return Choice(WithHost(gpus.meter, _cpu_model(pids, part)), f"{gpus.why}; {part:.0%} of the host modelled: {_MODEL}")
+
+
+def _added(settings: Worker, pids: Callable[[], list[int]]) -> Choice:
+    """Of a host that is on for others: what the engine adds."""
+    ours_s = CpuSeconds(pids, 0.0)
+    if rapl := Rapl.find(Path(settings.rapl_dir)):
+        meter = Increment(rapl, ours_s, CpuSeconds(list))
+        return Choice(meter, f"measured by {_counters(settings, rapl)}, above what the host draws without the engine")
+    added_w = VCPU_MAX_W - VCPU_IDLE_W
+    why = f"modelled: {added_w:.2f} W for each vCPU of CPU time used, the host's idle watts left to what it is on for"
+    return Choice(Modelled(0.0, lambda: ours_s() * added_w), why)
 
 
 def _counters(settings: Worker, rapl: Rapl) -> str:
