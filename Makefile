@@ -73,6 +73,9 @@ bench-rolling: $(ENV) ## what refinements of a plan earn when it is made anew ev
 bench-meter: $(ENV) ## what metering costs: CPU time of each meter as a share of one core
 	@$(PY) -m benchmarks.meter $(ARGS)
 
+bench-cpu-beside: env model ## what online users feel of an engine on the host's idle processors: p99 with and without it (ARGS=--quick)
+	@$(PY) -m benchmarks.cpu_beside $(ARGS)
+
 chaos: $(ENV) ## kill servers, workers, engines and PostgreSQL 200 times while batches run; nothing may be lost or run again
 	@$(PY) -m tests.chaos $(ARGS)
 
@@ -100,4 +103,4 @@ $(PEERS): locks/peers.txt tools/make_env.py | $(ENV)
 .models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
 	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
 
-.PHONY: help env engine-env llama-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-rolling bench-meter chaos docs lock clean
+.PHONY: help env engine-env llama-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-rolling bench-meter bench-cpu-beside chaos docs lock clean

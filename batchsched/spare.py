@@ -30,7 +30,8 @@ USUAL_MIX = 512.0, 128.0
 LEVELS = 5
 """Of capacity, for the latest safe start."""
 _HOUR_S = 3600.0
-_LEAST = 1e-6
+_LEAST = 1e-3
+"""Of what a server does alone, what its best hour counts as where nothing was ever spare: so that all figures stay sound."""
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -60,7 +61,7 @@ class Share(msgspec.Struct, frozen=True):
             until = min(end, at.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1))
             total += self.of_hour(hour_of_week(at)) * (until - at).total_seconds()
             at = until
-        return total / max(_LEAST, (end - start).total_seconds())
+        return total / max(1e-6, (end - start).total_seconds())
 
     def increment(self, known: Profile) -> Profile:
         """A profile as plans take it: at that speed, with the watts that our work adds."""

@@ -152,6 +152,7 @@ def test_a_shared_host_is_metered_by_its_increment(tmp_path: Path) -> None:
     choice = choose_meter(pool, Worker(rapl_dir=str(tmp_path)))
     assert "idle watts left to what it is on for" in choice.why
     assert choice.meter.read() == Reading(0.0, "modelled")
+    assert "of this our share" in choose_meter(pool, Worker(rapl_dir=str(tmp_path)), shared=True).why
     rapl(tmp_path, "intel-rapl:0", "package-0", 0)
     with closing(choose_meter(pool, Worker(rapl_dir=str(tmp_path))).meter) as meter:
         assert isinstance(meter, Increment)

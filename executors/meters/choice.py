@@ -65,6 +65,8 @@ def choose_meter(
     `shared`: the engine may have other users; where it counts tokens, only our share will be charged.
     """
     pool = msgspec.structs.replace(pool, engine_args=["-tp", str(replica_gpus(pool, models))])
+    if here and pool.gpu == "cpu" and pool.cpu is not None and pool.cpu.shared and not shared:
+        return _added(settings, pids)  # of an engine that is not ours nobody knows the processes
     meter, why = _choose(pool, settings, pids, busy, here)
     return Choice(meter, f"{why}; of this our share by the tokens that the engine counts" if shared else why)
 
@@ -72,8 +74,6 @@ def choose_meter(
 def _choose(pool: Pool, settings: Worker, pids: Callable[[], list[int]], busy: Callable[[], bool], here: bool) -> Choice:
     if here and pool.gpu != "cpu" and (found := nvml.find(pool.gpus)):
         return _measured(pool, settings, pids, busy, found)
-    if here and pool.adds_only and pool.gpu == "cpu" and pool.kind != "spare":
-        return _added(settings, pids)
     if here and pool.gpu == "cpu" and (rapl := Rapl.find(Path(settings.rapl_dir))):
         return Choice(rapl, f"measured by {_counters(settings, rapl)}")
     return _modelled(pool, settings, pids, busy, here)
