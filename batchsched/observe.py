@@ -43,7 +43,7 @@ from batchsched.queue.tenancy import ANY
 from batchsched.reading import jobs_of
 from batchsched.settings import Settings
 from batchsched.sizes import size_of
-from batchsched.spare import Share, added, planned, shares
+from batchsched.spare import Share, added, planned, remarks, shares
 from batchsched.transfers import Transfers
 from batchsched.uncertain import TRANSFER_SIGMA, Uncertain
 from batchsched.units import iso
@@ -183,7 +183,7 @@ class Observer:
         leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in parts.values() for s in m if s["state"] == "leased"}
         connected = frozenset(row["pool"] for row in [*alive, *able])
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
-        notes += [*unread, *_unable(jobs, alive, self.fleet)]
+        notes += [*unread, *_unable(jobs, alive, self.fleet), *remarks(left_over)]
         reasons = reasons_of(self.fleet, unfit, {(m, row["endpoint"]) for row in everything for m in batches.models(row)})
         notes += [*itertools.chain(*reasons.values()), *ruled.remarks()]
         notes += [f"Pool {row['pool']}: {ill}, on {row['host']}." for row in alive for ill in row["ills"] or []]

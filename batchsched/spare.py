@@ -22,7 +22,7 @@ from batchsched.planner.latest_start import OpenPool
 from batchsched.planner.problem import Supply
 from batchsched.profiles.measured import Observation
 from batchsched.profiles.profile import Profile
-from batchsched.profiles.spare import HOURS, Spare, learn
+from batchsched.profiles.spare import HOURS, PRIOR_SAMPLES, PRIOR_SHARE, Spare, learn
 from batchsched.queue.spare import QUARTER_S, SpareHour, hour_of_week
 
 USUAL_MIX = 512.0, 128.0
@@ -150,6 +150,16 @@ def _tokens_per_s(known: Profile, observations: Sequence[Observation]) -> float:
     read, written = float(sum(seen.input_tokens for seen in mine)), float(sum(seen.output_tokens for seen in mine))
     read, written = (read, written) if read + written > 0 else USUAL_MIX
     return (read + written) / known.seconds(read, written)
+
+
+def remarks(found: Mapping[str, Share]) -> list[str]:
+    """What to tell of pools of which little is known."""
+    return [
+        f"Pool {name}: what online users leave was seen for {share.spare.samples / 4:g} h; a cautious {PRIOR_SHARE:.0%} of what "
+        "a server does alone counts as much or more."
+        for name, share in sorted(found.items())
+        if share.spare.samples <= PRIOR_SAMPLES
+    ]
 
 
 def planned(

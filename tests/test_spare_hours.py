@@ -139,6 +139,7 @@ def test_plans_get_what_workers_saw_and_weigh_the_increment_alone(tmp_path: Path
         (cold,) = server.json(f"{PREFIX}/pools")["data"]
         assert (cold["kind"], cold["ceiling"], cold["slo"]["percentile"]) == ("spare", 12, 99)
         assert cold["spare"]["quarters_seen"] == 0
+        assert any("a cautious 10%" in note for note in runtime.scheduler.observer.look(clock.now()).notes)
         alone = runtime.scheduler.observer.current_profiles()["tiny", "online"]
         worker = worker_of(server)
         for _ in range(8):  # two hours

@@ -135,7 +135,8 @@ def _sums(report: Report) -> list[tuple[str, str | None]]:
 def _attributed(whole: Attributed) -> str:
     """What it comes to with a full share of the online servers whose spare capacity it used."""
     made = f", embodied {band(whole.embodied_g)}" if whole.embodied_g else ""
-    return f"{grams(whole.operational_g)} CO2e, {energy(whole.energy_j)}{made} (of the online servers: idle draw and making)"
+    held = "idle draw of online servers, and what shared machines took to make"
+    return f"{grams(whole.operational_g)} CO2e, {energy(whole.energy_j)}{made} ({held})"
 
 
 def _choices(saving: Saving, models: Sequence[str]) -> str:
