@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Launched(Stage):
     """A stage whose workers a launcher starts; it leaves none behind."""
 
     serving: subprocess.Popen[bytes]
+    batches = 0
 
     def __init__(self, folder: Path, replicas: int, **how: Any) -> None:
         super().__init__(folder, **how)
@@ -54,11 +56,41 @@ class Launched(Stage):
         return {name: pid for name, pid in found.items() if not gone(pid)}
 
     def submit(self, count: int) -> str:
-        upload = {"files": {"file": ("in.jsonl", tagged(count))}, "data": {"purpose": "batch"}}
-        file_id = HTTP.post(f"{self.url}/v1/files", **upload).json()["id"]  # type: ignore[arg-type]
+        """A batch that can wait no longer; its requests carry its number, so that the engine's counts tell them apart."""
+        self.batches += 1
+        data = tagged(count).replace(b'"r', b'"b%d-r' % self.batches).replace(b"[[tag r", b"[[tag b%d-r" % self.batches)
+        file_id = HTTP.post(f"{self.url}/v1/files", files={"file": ("in.jsonl", data)}, data={"purpose": "batch"}).json()["id"]
         body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         late = {"deadline": "1s", "on_deadline": "finish"}
         return str(HTTP.post(f"{self.url}/v1/batches", json={**body, "batchsched": late}).json()["id"])
+
+    def mine(self, names: Iterable[str]) -> set[str]:
+        """Those of the newest batch."""
+        return {name for name in names if name.startswith(f"b{self.batches}-")}
+
+    def computed_most(self) -> int:
+        """How often any request of the newest batch was computed."""
+        computed = self.computed()
+        return max(computed[name] for name in self.mine(computed))
+
+    def at_work(self) -> None:
+        """Wait until both workers are there and something of the newest batch stands acknowledged."""
+        wait_for(lambda: len(self.pids()) == 2 and len(self.mine(self.acknowledged())) > 5)
+
+    def launched(self) -> subprocess.Popen[bytes]:
+        """A launcher that knows of nothing before it."""
+        self.clear()
+        self.configure()
+        (self.folder / "launcher.log").write_text("")
+        return self.launcher()
+
+    def clear(self) -> None:
+        """No worker is left, nor a trace of any."""
+        pids = self.pids().values()
+        for pid in pids:
+            os.killpg(pid, signal.SIGKILL)
+        wait_for(lambda: all(map(gone, pids)))
+        shutil.rmtree(self.folder / "worker" / "launcher", ignore_errors=True)
 
     def batch(self, batch_id: str) -> Any:
         return HTTP.get(f"{self.url}/v1/batches/{batch_id}").json()
@@ -77,66 +109,64 @@ class Launched(Stage):
 
     def __exit__(self, *how: Any) -> None:
         super().__exit__(*how)
-        for pid in self.pids().values():
-            os.killpg(pid, signal.SIGKILL)
+        self.clear()
 
 
-@pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Launched]:
-    stage = Launched(tmp_path, 2, delay_s=0.2, chunk_lines=10)
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    stage = Launched(tmp_path_factory.mktemp("launched"), 2, delay_s=0.2, chunk_lines=10)
     with stage:
         stage.serving = stage.server()
         stage.engine()
         yield stage
 
 
-def ids(count: int) -> list[str]:
-    return sorted(f"r{i}" for i in range(count))
+def ids(stage: Launched, count: int) -> list[str]:
+    return sorted(f"b{stage.batches}-r{i}" for i in range(count))
 
 
 def test_workers_come_with_the_work_and_go_when_it_is_done(stage: Launched) -> None:
-    launcher = stage.launcher()
+    launcher = stage.launched()
     wait_for(lambda: HTTP.get(f"{stage.url}{PREFIX}/pools").json()["data"][0]["id"] == "local")
     assert stage.pids() == {}
-    assert stage.done(stage.submit(60)) == ids(60)
+    assert stage.done(stage.submit(60)) == ids(stage, 60)
     assert "is started: 2 are wanted" in stage.said()
     wait_for(lambda: stage.pids() == {})
     assert HTTP.get(f"{stage.url}{PREFIX}/pools").json()["data"][0]["workers"] == 0, "each said goodbye"
-    assert max(stage.computed().values()) == 1
+    assert stage.computed_most() == 1
     assert end(launcher) == 0
 
 
 def test_a_launcher_that_is_killed_leaves_its_workers_and_the_next_one_finds_them(stage: Launched) -> None:
     """kill -9 of the launcher, then of a worker while nobody watches, in the middle of a batch."""
-    launcher, batch_id = stage.launcher(), stage.submit(200)
-    wait_for(lambda: len(stage.pids()) == 2 and len(stage.acknowledged()) > 5)
+    launcher, batch_id = stage.launched(), stage.submit(200)
+    stage.at_work()
     end(launcher, signal.SIGKILL)
     before = stage.pids()
     killed, kept = sorted(before)
     os.kill(before[killed], signal.SIGKILL)
-    acknowledged = stage.acknowledged()
-    wait_for(lambda: len(stage.acknowledged()) > len(acknowledged) + 5)
+    acknowledged = stage.mine(stage.acknowledged())
+    wait_for(lambda: len(stage.mine(stage.acknowledged())) > len(acknowledged) + 5)
     assert stage.pids() == {kept: before[kept]}
-    stage.launcher()
+    launcher = stage.launcher()
     wait_for(lambda: len(stage.pids()) == 2)
     assert stage.pids()[kept] == before[kept], "it was left alone"
     assert f"Worker {killed} died: nobody saw how" in stage.said()
-    assert stage.done(batch_id) == ids(200)
+    assert stage.done(batch_id) == ids(stage, 200)
     computed = stage.computed()
     assert all(computed[name] == 1 for name in acknowledged), "none that was acknowledged ran again"
-    wait_for(lambda: stage.pids() == {})
+    assert end(launcher) == 0
 
 
 def test_workers_are_left_alone_while_the_server_is_away(stage: Launched) -> None:
-    launcher, batch_id = stage.launcher(), stage.submit(200)
-    wait_for(lambda: len(stage.pids()) == 2 and len(stage.acknowledged()) > 5)
+    launcher, batch_id = stage.launched(), stage.submit(200)
+    stage.at_work()
     before = stage.pids()
     end(stage.serving, signal.SIGKILL)
     wait_for(lambda: "Workers are left as they are meanwhile." in stage.said())
     assert stage.pids() == before
-    stage.server()
-    assert stage.done(batch_id) == ids(200)
-    wait_for(lambda: stage.pids() == {})
+    stage.serving = stage.server()
+    assert stage.done(batch_id) == ids(stage, 200)
     assert end(launcher) == 0
 
 
@@ -148,8 +178,8 @@ def own(stage: Launched, *more: str) -> str:
 
 def test_a_changed_launch_replaces_workers_one_by_one_without_loss(stage: Launched) -> None:
     """Killed in the middle of it, the launcher goes on."""
-    launcher, batch_id = stage.launcher(), stage.submit(900)
-    wait_for(lambda: len(stage.pids()) == 2 and len(stage.acknowledged()) > 5)
+    launcher, batch_id = stage.launched(), stage.submit(900)
+    stage.at_work()
     before = stage.pids()
     stage.configure(own(stage, "--engine-url", stage.engine_url))
     wait_for(lambda: set(stage.pids()) - set(before))
@@ -158,30 +188,27 @@ def test_a_changed_launch_replaces_workers_one_by_one_without_loss(stage: Launch
     wait_for(lambda: "run by the changed launch: each has finished a chunk" in stage.said())
     after = stage.pids()
     assert (len(after), set(after) & set(before)) == (2, set())
-    assert stage.done(batch_id) == ids(900)
-    assert max(stage.computed().values()) == 1, "workers that were let go gave back what they had not begun"
-    wait_for(lambda: stage.pids() == {})
+    assert stage.done(batch_id) == ids(stage, 900)
+    assert stage.computed_most() == 1, "workers that were let go gave back what they had not begun"
     assert end(launcher) == 0
 
 
 def test_a_changed_launch_that_does_not_work_is_taken_back(stage: Launched) -> None:
-    launcher, batch_id = stage.launcher(), stage.submit(300)
-    wait_for(lambda: len(stage.pids()) == 2 and len(stage.acknowledged()) > 5)
+    launcher, batch_id = stage.launched(), stage.submit(300)
+    stage.at_work()
     stage.configure(own(stage, "--no-such-option"))
     wait_for(lambda: "is taken back" in stage.said())
     assert "No such option" in stage.said()
     assert "its replicas died 2 times" in stage.said()
     wait_for(lambda: len(stage.pids()) == 2)
-    stage.configure()
-    assert stage.done(batch_id) == ids(300)
-    assert max(stage.computed().values()) == 1
-    wait_for(lambda: stage.pids() == {})
+    assert stage.done(batch_id) == ids(stage, 300)
+    assert stage.computed_most() == 1
     assert end(launcher) == 0
 
 
 def test_all_are_let_go_when_that_is_asked_for(stage: Launched) -> None:
-    launcher, batch_id = stage.launcher(), stage.submit(300)
-    wait_for(lambda: len(stage.pids()) == 2 and len(stage.acknowledged()) > 5)
+    launcher, batch_id = stage.launched(), stage.submit(300)
+    stage.at_work()
     second = stage.launcher()
     assert second.wait(60) == 1
     assert "Another launcher keeps its replicas" in stage.said()
@@ -190,4 +217,4 @@ def test_all_are_let_go_when_that_is_asked_for(stage: Launched) -> None:
     assert stage.launcher("--let-go").wait(60) == 0
     assert stage.pids() == {}
     assert stage.batch(batch_id)["status"] == "in_progress"
-    assert max(stage.computed().values()) == 1
+    assert stage.computed_most() == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from click.testing import CliRunner
 
+from batchsched.cli.main import cli
 from batchsched.clock import ManualClock, SystemClock
 from batchsched.errors import LaunchFailed
 from batchsched.executors.launchers.port import NAME_ENV, Launcher, Replica, Spec
@@ -303,3 +306,16 @@ async def test_replicas_outlive_a_launcher_that_is_killed_in_any_moment(tmp_path
             assert (folder / "ran").read_text() == "x\n", steps
         finally:
             machine.clear()
+
+
+def test_doctor_looks_at_what_is_to_be_launched(tmp_path: Path) -> None:
+    config = tmp_path / "batchsched.toml"
+    config.write_text(
+        "[sites.home]\nzone = 'WORLD'\n[pools.a]\n[pools.b]\n[pools.c]\n[launch.a]\n[launch.b]\ndevices = ['0', '1']\n"
+        "[launch.c]\ncommand = ['/no/such/worker']\n"
+    )
+    done = CliRunner().invoke(cli, ["doctor", "--config", str(config), "--json"])
+    found = {check["check"]: (check["level"], check["text"]) for check in json.loads(done.output)["checks"]}
+    assert found["launch a"] == ("ok", f"1 worker(s) by {sys.executable}")
+    assert found["launch b"] == ("warning", "2 workers, of which the pool runs 1 at once at most")
+    assert found["launch c"] == ("broken", "there is no '/no/such/worker' that could be run")

@@ -9,7 +9,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
+from batchsched.cli.main import cli
+from batchsched.client import Client
 from batchsched.clock import ManualClock
 from batchsched.planner import Problem, make_plan
 from batchsched.published import Published
@@ -148,3 +151,15 @@ def test_how_launched_workers_do_is_told(server: LiveServer) -> None:
 def test_a_pool_that_is_not_declared_is_refused(server: LiveServer) -> None:
     answer = server.post(f"{PREFIX}/launchers", {"name": "one", "pools": {"moon": {"replicas": 1}}}, 404)
     assert "declared: local" in answer["error"]["message"]
+
+
+def test_pool_list_tells_what_launchers_can_start_and_what_is_wrong(server: LiveServer) -> None:
+    said = "Workers in place 2 died 3 times in a row, the last with exit code 1."
+    server.post(f"{PREFIX}/launchers", {"name": "node-7", "pools": {"local": {"replicas": 2, "trouble": said}}})
+    done = CliRunner().invoke(cli, ["pool", "list", "--server", server.url], catch_exceptions=False)
+    assert "0 of 2 startable" in done.output
+    assert f"local: node-7: {said}" in done.output
+    server.advance(61)
+    with Client(server.url) as client:
+        (pool,) = client.pools.list()
+    assert (pool.startable, pool.troubles) == (0, ()), "it was not heard of for a minute"

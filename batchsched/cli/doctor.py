@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import statistics
 import sys
@@ -57,7 +58,7 @@ def doctor(*, server: str | None, recipe: str | None, config: Path | None, as_js
         findings.append(Finding("configuration", "broken", problem.message))
     else:
         findings.append(Finding("configuration", "ok", str(loaded.path or "no file; defaults and the environment")))
-        for check in (_database, _extras, _engine, _forecast, _clock, _data_folder, _store, _bind, _server):
+        for check in (_database, _extras, _engine, _launches, _forecast, _clock, _data_folder, _store, _bind, _server):
             findings += _guarded(check, loaded)
         findings += _guarded(partial(_recipe, wanted=recipe or ""), loaded, "recipe")
     broken = any(finding.level == "broken" for finding in findings)
@@ -172,6 +173,19 @@ def _recipe(loaded: Loaded, wanted: str) -> Iterator[Finding]:
     if wrong:
         text += f". Not so here: {'; '.join(wrong)}. To do: {recipe.steps()}"
     yield Finding(f"recipe {name}", ("broken" if wanted else "warning") if wrong else "ok", text)
+
+
+def _launches(loaded: Loaded) -> Iterator[Finding]:
+    """Can what [launch.POOL] names be run here? A pool that this node's file declares besides may not run so many."""
+    for name, launch in loaded.settings.launch.items():
+        workers, pool = len(launch.devices) or launch.replicas, loaded.settings.pools.get(name)
+        program = launch.command[0] if launch.command else sys.executable
+        if shutil.which(program, path=launch.env.get("PATH")) is None:
+            yield Finding(f"launch {name}", "broken", f"there is no '{program}' that could be run")
+        elif pool is not None and pool.count < workers:
+            yield Finding(f"launch {name}", "warning", f"{workers} workers, of which the pool runs {pool.count} at once at most")
+        else:
+            yield Finding(f"launch {name}", "ok", f"{workers} worker(s) by {program}")
 
 
 def _forecast(loaded: Loaded) -> Iterator[Finding]:

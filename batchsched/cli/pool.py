@@ -77,7 +77,7 @@ def _show(found: tuple[PoolStatus, ...], as_json: bool) -> None:
             one.kind,
             one.gpu,
             str(one.replicas),
-            str(one.workers),
+            f"{one.workers} of {one.startable} startable" if one.startable else str(one.workers),
             _state(one),
         )
         for one in found
@@ -86,6 +86,8 @@ def _show(found: tuple[PoolStatus, ...], as_json: bool) -> None:
     for one in found:
         for ill in one.ills:
             click.echo(f"{one.id}: {ill}")
+        for trouble in one.troubles:
+            click.echo(f"{one.id}: {trouble}")
         if one.slo and one.spare:
             click.echo(f"{one.id}: {_shared(one.slo, one.ceiling, one.spare)}")
 

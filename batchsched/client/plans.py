@@ -104,6 +104,10 @@ class PoolStatus(msgspec.Struct, frozen=True):
     spare: SpareNow | None = None
     ills: tuple[str, ...] = ()
     """What GPUs of its workers suffer from, in words."""
+    startable: int = 0
+    """Workers that launchers can run at once, those that run included."""
+    troubles: tuple[str, ...] = ()
+    """Of launchers whose workers die again and again."""
 
 
 def plan() -> Call[Plan]:

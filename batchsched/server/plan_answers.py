@@ -68,8 +68,9 @@ class SpareNow(_Exact):
 
 class Pool(_Exact):
     """A pool, and how it stands: `closed` by its own window, `cordoned` or `drained` by an operator, `since` and `until` then;
-    `ahead` is what an operator planned; `ills`: what GPUs of its workers suffer from, in words. Only spare pools have `ceiling`
-    (offline requests in flight at one server), `slo` and `spare`."""
+    `ahead` is what an operator planned; `startable`: workers that launchers can run, `troubles`: why some cannot; `ills`: what
+    GPUs of its workers suffer from, in words. Only spare pools have `ceiling` (offline requests in flight at one server), `slo`
+    and `spare`."""
 
     object: Literal["batchsched.pool"]
     id: str
@@ -80,6 +81,8 @@ class Pool(_Exact):
     gpu: str
     replicas: int
     workers: int
+    startable: int
+    troubles: list[str]
     ceiling: int | None
     slo: Slo | None
     spare: SpareNow | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,8 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from batchsched.errors import InvalidValue, NotFound
-from batchsched.queue import overrides, workers
+from batchsched.queue import launchers, overrides, workers
+from batchsched.queue.rows import Row
 from batchsched.queue.spare import hour_of_week
 from batchsched.server.auth import Caller, Who
 from batchsched.server.batches import json_body
@@ -120,9 +122,15 @@ class Override:
             ruled = overrides.active(connection, now)
             alive = [row["pool"] for row in workers.active(connection, now - timedelta(seconds=self._lease_s))]
             ills = workers.ills(connection, now - timedelta(seconds=self._lease_s))
+            able = launchers.active(connection, now - launchers.SILENT)
         shares = self._scheduler.observer.current_shares(now)
         return [
-            {**self._pool(name, ruled, alive, now), "spare": spare_object(shares.get(name), now), "ills": ills.get(name, [])}
+            {
+                **self._pool(name, ruled, alive, now),
+                **_launched(name, able),
+                "spare": spare_object(shares.get(name), now),
+                "ills": ills.get(name, []),
+            }
             for name in self._fleet.pools
         ]
 
@@ -153,6 +161,13 @@ class Override:
     def _known(self, pool: str) -> None:
         if pool not in self._fleet.pools:
             raise NotFound(f"There is no pool '{pool[:64]}'. There are: {', '.join(self._fleet.pools)}.", param="pool")
+
+
+def _launched(pool: str, able: Sequence[Row]) -> dict[str, Any]:
+    """What launchers can start of a pool, and what keeps them from more."""
+    mine = [one for one in able if one["pool"] == pool]
+    troubles = [f"{one['name']}: {one['trouble']}" for one in mine if one["trouble"]]
+    return {"startable": sum(one["replicas"] for one in mine), "troubles": troubles}
 
 
 def spare_object(share: Share | None, now: datetime) -> dict[str, Any] | None:

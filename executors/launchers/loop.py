@@ -16,7 +16,7 @@ from batchsched.errors import BatchschedError, NotFound, ServerUnreachable
 from batchsched.executors.launchers.memory import Launch, Notebook
 from batchsched.executors.launchers.names import Name
 from batchsched.executors.launchers.port import Launcher, Replica, Spec
-from batchsched.executors.launchers.roll import Scene, judge, moves
+from batchsched.executors.launchers.roll import Scene, judge, moves, silence
 from batchsched.executors.launchers.watch import Watch
 from batchsched.wire import Able, Launched, Launching, Wanted
 
@@ -90,7 +90,7 @@ class LaunchLoop:
         try:
             mine = await self._mine()
             await self._bury(mine)
-            answer = await self._ask(setups, mine)
+            answer = await self._ask(setups)
             for pool, setup in setups.items():
                 if answer is not None and pool in answer.pools:
                     await self._tend(pool, setup, mine, answer.pools[pool])
@@ -121,7 +121,7 @@ class LaunchLoop:
                 log.info("Worker %s is gone: %s", name, replica.why)
             else:
                 pause_s = watch.died(name, replica.why, self._clock.monotonic())
-                log.warning("Worker %s died: %s Another may be started in %.0f s.", name, replica.why, pause_s)
+                log.warning("Worker %s died: %s Its place is left empty for %.0f s.", name, replica.why, pause_s)
             await self._launcher.forget(str(name))
             watch.gone(name)
             del mine[name]
@@ -131,9 +131,9 @@ class LaunchLoop:
 
     # The server.
 
-    async def _ask(self, setups: Setups, mine: Mapping[Name, Replica]) -> Launched | None:
+    async def _ask(self, setups: Setups) -> Launched | None:
         """What is wanted; None while the server is away."""
-        able = {pool: self._able(pool, setup, mine) for pool, setup in setups.items()}
+        able = {pool: self._able(pool, setup) for pool, setup in setups.items()}
         message = Launching(self._name, able, max((setup.lead_s for setup in setups.values()), default=0.0))
         try:
             answer = msgspec.json.decode(await self._link.call("POST", "/launchers", message), type=Launched)
@@ -151,12 +151,11 @@ class LaunchLoop:
         self._away, self._met = False, True
         return answer
 
-    def _able(self, pool: str, setup: Setup, mine: Mapping[Name, Replica]) -> Able:
-        """In a crash loop no more than what runs, and one that is tried."""
-        trouble = self._watch(pool).trouble()
-        running = sum(name.pool == pool and replica.state == "running" for name, replica in mine.items())
-        places = len(setup.devices)
-        return Able(min(places, running + 1) if trouble else places, trouble[:2000])
+    def _able(self, pool: str, setup: Setup) -> Able:
+        """All places, but those where workers die again and again, until the next is tried there."""
+        watch, places = self._watch(pool), len(setup.devices)
+        hopeless = sum(place < places for place in watch.hopeless(self._clock.monotonic()))
+        return Able(places - hopeless, watch.trouble()[:2000])
 
     # One pool.
 
@@ -179,17 +178,16 @@ class LaunchLoop:
             keep=wanted.keep,
             deaths=watch.target_deaths,
             probation_s=setup.probation_s,
-            may_start=watch.may_start(now_s),
+            paused=watch.paused(now_s),
             may_shrink=too_many_s >= setup.linger_s,
             may_drain=too_many_s >= _PATIENCE * setup.linger_s,
         )
         if target != scene.good and self._judged(pool, launch, setup, scene):
             return  # the next round goes by the judgement
         for one in scene.alive:
-            if one.worker is None and one.for_s > setup.probation_s:
-                why = f"did not present itself to the server within {setup.probation_s:.0f} s."
-                log.error("Worker %s %s It is ended.", one.name, why)
-                watch.died(one.name, why, now_s)
+            if one.silent_s > setup.probation_s:
+                log.error("Worker %s %s, and is ended.", one.name, silence(one))
+                watch.died(one.name, f"since it {silence(one)}.", now_s)
                 await self._launcher.stop(str(one.name), setup.grace_s)
                 return
         todo = moves(scene)

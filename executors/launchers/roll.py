@@ -30,6 +30,8 @@ class Seen(msgspec.Struct, frozen=True):
     """As the server knows it; None: it has not presented itself, or fell silent."""
     worked_s: float = 0.0
     """Of these with a chunk in its hands."""
+    silent_s: float = 0.0
+    """How long the server has not heard of it."""
 
     @property
     def proven(self) -> bool:
@@ -50,7 +52,8 @@ class Scene(NamedTuple):
     deaths: int = 0
     """Of replicas of the target since it was asked for."""
     probation_s: float = 900.0
-    may_start: bool = True
+    paused: Collection[int] = ()
+    """Places to be left empty for now: replicas died there."""
     may_shrink: bool = True
     """There were too many for long enough to let those go that have nothing in their hands,"""
     may_drain: bool = False
@@ -93,11 +96,18 @@ def judge(scene: Scene) -> Judgement:
 def _bad(one: Seen, probation_s: float) -> str:
     if one.proven:
         return ""
+    if one.silent_s > probation_s:
+        return silence(one)
     if one.worker is None:
-        return f"did not present itself to the server within {probation_s:.0f} s" if one.for_s > probation_s else ""
+        return ""
     if one.worker.failed >= _FAILURES:
         return f"saw its engine fail under {one.worker.failed} chunks and finished none"
     return f"finished no chunk with an answer in it in {probation_s:.0f} s of work" if one.worked_s > probation_s else ""
+
+
+def silence(one: Seen) -> str:
+    """What is wrong with one that the server does not hear of."""
+    return f"{'fell silent' if one.worker else 'did not present itself to the server'} for {one.silent_s:.0f} s"
 
 
 def _settled(one: Seen, probation_s: float) -> bool:
@@ -109,7 +119,7 @@ def moves(scene: Scene) -> Moves:
     """What to do now: fill what is lacking, let go what is too much, else change the next one."""
     lacking = scene.want - len(scene.alive)
     if lacking > 0:
-        return Moves(_starts(scene, lacking) if scene.may_start else [], [])
+        return Moves(_starts(scene, lacking), [])
     if lacking < 0:
         drain = (
             scene.may_drain and scene.want > 0
@@ -122,7 +132,7 @@ def moves(scene: Scene) -> Moves:
 
 def _starts(scene: Scene, lacking: int) -> list[tuple[int, str]]:
     """In places that nobody holds; of a launch on trial one at a time."""
-    held = {one.name.place for one in scene.seen}
+    held = {one.name.place for one in scene.seen}.union(scene.paused)
     free = [place for place in range(scene.places) if place not in held]
     trying = scene.target != scene.good
     unsettled = any(one.name.digest == scene.target and not _settled(one, scene.probation_s) for one in scene.seen)
@@ -139,7 +149,7 @@ def _next_change(scene: Scene) -> list[Name]:
     old = [one for one in scene.alive if one.name.digest != scene.target]
     new = [one for one in scene.alive if one.name.digest == scene.target]
     ready = all(one.worker is not None if scene.target == scene.good else _settled(one, scene.probation_s) for one in new)
-    if not old or not ready or len(scene.alive) < len(scene.seen) or not scene.may_start:
+    if not old or not ready or len(scene.alive) < len(scene.seen):
         return []
     return [min(old, key=lambda one: _worth(one, scene)).name]
 

@@ -1,78 +1,102 @@
-"""What a launcher has seen of one pool so far: since when, who died, how long there are too many. Lost with the process; then it
-begins anew, which costs a wait and no work."""
+"""What a launcher has seen of one pool so far: since when, who died where, how long there are too many. Lost with the process;
+then it begins anew, which costs a wait and no work."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from batchsched.executors.launchers.names import Name
 from batchsched.executors.launchers.port import Replica
 from batchsched.executors.launchers.roll import Seen
 from batchsched.wire import LaunchedWorker
 
+LOOP = 3
+"""So many deaths in a row in one place are a crash loop."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 300.0
 _STEADY_S = 60.0
-LOOP = 3
-"""So many deaths in a row are a crash loop."""
+_LONGEST_LOOK_S = 10.0
+"""Between two looks more does not count: the server was away, and nobody could show anything."""
+
+
+@dataclass
+class _Life:
+    """One replica, in seconds while the server answered."""
+
+    for_s: float = 0.0
+    worked_s: float = 0.0
+    silent_s: float = 0.0
+    worker: LaunchedWorker | None = None
+
+
+@dataclass
+class _Place:
+    """Deaths in a row in one place of the pool: none that was there between did well."""
+
+    deaths: int = 0
+    until_s: float = 0.0
+    why: str = ""
 
 
 class Watch:
-    """Of one pool. Times are seconds of one monotonic clock."""
+    """Of one pool. Instants are seconds of one monotonic clock."""
 
     def __init__(self) -> None:
-        self.target = ""
-        self.deaths = 0
-        """In a row: none of its replicas did well between."""
         self.target_deaths = 0
-        self.last_death = ""
-        self._may_start_at_s = 0.0
-        self._first_s: dict[Name, float] = {}
-        self._known: dict[Name, LaunchedWorker] = {}
-        self._worked_s: dict[Name, float] = {}
+        self._target = ""
+        self._lives: dict[Name, _Life] = {}
+        self._places: dict[int, _Place] = defaultdict(_Place)
         self._looked_s: float | None = None
         self._surplus_since_s: float | None = None
 
     def aims(self, target: str) -> None:
-        """What is asked for now; deaths of what was asked for before do not count against it."""
-        if target != self.target:
-            self.target, self.target_deaths, self._may_start_at_s = target, 0, 0.0
+        """What is asked for now; deaths of what was asked for before do not count against it, and it need not wait for them."""
+        if target != self._target:
+            self._target, self.target_deaths = target, 0
+            self._places.clear()
 
     def look(self, replicas: Mapping[Name, Replica], workers: Mapping[str, LaunchedWorker], now_s: float) -> list[Seen]:
-        """Those that have not ended. A worker that the server does not hear of just now is taken as it was heard of last."""
-        seen: list[Seen] = []
-        since_s, self._looked_s = now_s - (now_s if self._looked_s is None else self._looked_s), now_s
-        for name, replica in replicas.items():
-            if replica.state == "ended":
-                continue
-            if worker := workers.get(str(name)):
-                self._known[name] = worker
-                if worker.leases:
-                    self._worked_s[name] = self._worked_s.get(name, 0.0) + since_s
-            for_s = now_s - self._first_s.setdefault(name, now_s)
-            known = self._known.get(name)
-            if known and (known.finished or for_s >= _STEADY_S):
-                self.deaths = 0
-            seen.append(Seen(name, replica.state == "stopping", for_s, known, self._worked_s.get(name, 0.0)))
-        return seen
+        """Those that have not ended, at a moment at which the server answered. A worker that it does not hear of just now is
+        taken as it was heard of last."""
+        since_s = min(_LONGEST_LOOK_S, now_s - (now_s if self._looked_s is None else self._looked_s))
+        self._looked_s = now_s
+        standing = {name: replica for name, replica in replicas.items() if replica.state != "ended"}
+        return [self._seen(name, replica, workers.get(str(name)), since_s) for name, replica in standing.items()]
+
+    def _seen(self, name: Name, replica: Replica, worker: LaunchedWorker | None, since_s: float) -> Seen:
+        new = name not in self._lives
+        life = self._lives.setdefault(name, _Life())
+        since_s = 0.0 if new else since_s
+        life.for_s += since_s
+        life.silent_s = 0.0 if worker else life.silent_s + since_s
+        life.worked_s += since_s if worker and worker.leases else 0.0
+        life.worker = worker or life.worker
+        if life.worker and (life.worker.finished or life.for_s >= _STEADY_S):
+            self._places.pop(name.place, None)
+        return Seen(name, replica.state == "stopping", life.for_s, life.worker, life.worked_s, life.silent_s)
 
     def died(self, name: Name, why: str, now_s: float) -> float:
-        """A replica ended without having been told to. How long to wait before the next start, in seconds."""
-        self.deaths += 1
-        self.target_deaths += name.digest == self.target
-        self.last_death = why
-        pause_s: float = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** (self.deaths - 1))
-        self._may_start_at_s = now_s + pause_s
+        """A replica ended without having been told to, or had to be ended. For how long its place is left empty, in seconds."""
+        place = self._places[name.place]
+        place.deaths += 1
+        place.why = why
+        self.target_deaths += name.digest == self._target
+        pause_s: float = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** (place.deaths - 1))
+        place.until_s = now_s + pause_s
         return pause_s
 
     def gone(self, name: Name) -> None:
         """One ended and is forgotten."""
-        self._first_s.pop(name, None)
-        self._known.pop(name, None)
-        self._worked_s.pop(name, None)
+        self._lives.pop(name, None)
 
-    def may_start(self, now_s: float) -> bool:
-        """Is the pause after a death over?"""
-        return now_s >= self._may_start_at_s
+    def paused(self, now_s: float) -> Collection[int]:
+        """Places that are left empty for now."""
+        return {place for place, one in self._places.items() if now_s < one.until_s}
+
+    def hopeless(self, now_s: float) -> Collection[int]:
+        """Of these, those of a crash loop."""
+        return {place for place in self.paused(now_s) if self._places[place].deaths >= LOOP}
 
     def surplus_s(self, surplus: int, now_s: float) -> float:
         """For how long there have been too many."""
@@ -81,5 +105,8 @@ class Watch:
         return now_s - self._surplus_since_s
 
     def trouble(self) -> str:
-        """What to tell of a crash loop; empty where there is none."""
-        return f"Its workers died {self.deaths} times in a row, the last {self.last_death}" if self.deaths >= LOOP else ""
+        """What to tell of crash loops; empty where there is none."""
+        loops = {place: one for place, one in sorted(self._places.items()) if one.deaths >= LOOP}
+        return " ".join(
+            f"Workers in place {place} died {one.deaths} times in a row, the last {one.why}" for place, one in loops.items()
+        )
