@@ -51,7 +51,7 @@ class Rate(NamedTuple):
 def main() -> int:
     """Run it; the last line printed is JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="one repetition of 300 requests: a glance, not a figure")
+    parser.add_argument("--quick", action="store_true", help="one repetition of 300 and 150 requests: a glance, not a figure")
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--only", choices=("chats", "questions"), help="one workload")
@@ -63,7 +63,7 @@ def main() -> int:
     summary: dict[str, float] = {"requests": count}
     with tempfile.TemporaryDirectory(prefix="bench-executor-") as name:
         folder = Path(name)
-        for workload in (chats(folder, count), questions(folder, count)):
+        for workload in (chats(folder, count), questions(folder, count // 2)):
             if args.only in {None, workload.name}:
                 print(f"{workload.words}; {workload.tokens} tokens to write. Both sides: {' '.join(workload.flags)}", flush=True)
                 pairs = [_pair(home, args.model.absolute(), folder, workload, index) for index in range(repetitions)]

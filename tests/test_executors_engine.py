@@ -139,6 +139,7 @@ async def test_an_engine_of_ours_starts_serves_and_ends_whole(tmp_path: Path) ->
     await engine.start(ServedModel(), "tiny")
     took_s = time.monotonic() - began
     pids = engine.pids()
+    assert engine.pids() is pids  # to look for them at each reading of the meter would be dear
     assert engine.alive()
     assert engine.served == "tiny"
     assert 0 < engine.startup_s <= took_s
