@@ -28,7 +28,7 @@ from batchsched.units import parse_duration_s
 
 FILE_NAME = "batchsched.toml"
 ENV_PREFIX = "BATCHSCHED_"
-SECRET_KEYS = frozenset({"api_key", "database_url", "secret"})
+SECRET_KEYS = frozenset({"api_key", "engine_api_key", "database_url", "secret"})
 T = TypeVar("T")
 
 
@@ -79,6 +79,7 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server_url: Annotated[str, Meta(description="Where the server is")] = "http://127.0.0.1:8424"
     engine_python: Annotated[str, Meta(description="Python that can import vLLM; empty: look for one")] = ""
     engine_url: Annotated[str, Meta(description="An engine that is already running; empty: start one")] = ""
+    engine_api_key: Annotated[str, Meta(description="Key that the engine asks for; one that we start asks for it too")] = ""
     state_dir: Annotated[str, Meta(description="Folder for engine logs")] = "batchsched-data/worker"
     startup_timeout_s: Annotated[float, Meta(gt=0, description="Longest wait for an engine to be ready")] = 900.0
     engine_tries: Annotated[int, Meta(ge=0, description="Give up after so many failed starts in a row; 0: never")] = 0

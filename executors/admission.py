@@ -70,6 +70,11 @@ class Admission:
         """Another engine, or the same one begun anew."""
         self._capacity, self._stretch, self._preemptions = capacity, 1.0, None
 
+    def crowded(self) -> int:
+        """The engine ran out of memory with what is in flight: from now on half as many, at most; how many that is."""
+        self._most_requests = max(1, min(self._most_requests, self.requests) // 2)
+        return self._most_requests
+
     def cost(self, demand: Demand) -> int:
         """Tokens that a request is expected to hold at its end, in whole blocks; at most the whole budget."""
         prompt, allowed = self._expected(demand)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import aiohttp
 
@@ -10,6 +11,7 @@ from batchsched.executors.answers import Verdict, judge
 from batchsched.executors.dialect import Cannot
 from batchsched.executors.engine import Engine
 from batchsched.executors.outputs import Outputs, Reply
+from batchsched.executors.patience import Patience
 from batchsched.executors.trust import Trust
 from batchsched.executors.vitals import Vitals
 from batchsched.executors.work import Line, Outcome, Work
@@ -18,6 +20,7 @@ from batchsched.wire import Result
 
 TRIES = 3
 _LONGEST_PAUSE_S = 5.0
+_CONNECT = aiohttp.ClientTimeout(total=None, sock_connect=10)
 _HEADERS = {"content-type": "application/json"}
 
 
@@ -31,20 +34,21 @@ class Asking:
         outputs: Outputs,
         vitals: Vitals,
         trust: Trust,
-        request_timeout_s: float,
+        patience: Patience,
     ) -> None:
         self._engine, self._session, self._outputs, self._vitals, self._trust = engine, session, outputs, vitals, trust
-        self._timeout = aiohttp.ClientTimeout(total=request_timeout_s, sock_connect=10)
+        self._patience = patience
 
     async def result(self, work: Work, line: Line) -> Result | None:
         """What becomes of the line; None where that is not for now (engine dead, or to be tried alone later)."""
         pauses = 0
         while True:
             await self._trust.wait()
-            line.asking = True
+            line.asking, line.began = True, time.monotonic()
             reply = await self._ask(work, line)
             verdict, answer = judge(reply.status, reply.body) if reply.status else (Verdict.TROUBLE, None)
             if verdict is Verdict.OK and answer:
+                self._patience.learn(time.monotonic() - line.began, answer.tokens[0], answer.tokens[2])
                 return self._outputs.answered(line, work.lease.endpoint, reply, answer)
             if verdict is Verdict.REFUSED:
                 return self._outputs.refused(line, reply)
@@ -64,6 +68,17 @@ class Asking:
             # Spread by line number, so that lines that were turned away together do not come back together.
             await asyncio.sleep(min(_LONGEST_PAUSE_S, 0.1 * 2**pauses) * (0.75 + line.number % 16 / 32))
 
+    def hurry(self, line: Line) -> None:
+        """What was learned since it was sent may say that it has waited long enough, or soon will have."""
+        if line.asking and line.wait and not line.wait.expired():
+            left_s = line.began + self._limit_s(line) - time.monotonic()
+            until = asyncio.get_running_loop().time() + left_s
+            if until < (line.wait.when() or 0.0):
+                line.wait.reschedule(until)
+
+    def _limit_s(self, line: Line) -> float:
+        return self._patience.limit_s(line.demand, self._engine.context, line.tries)
+
     async def _ask(self, work: Work, line: Line) -> Reply:
         lease, body = work.lease, line.request.body
         url, data = self._engine.url + lease.endpoint, renamed(body, lease.model) if lease.rename else bytes(body)
@@ -72,10 +87,17 @@ class Asking:
         except Cannot as problem:
             return Reply(400, problem.body(), "")
         try:
-            async with self._session.post(url, data=data, headers=_HEADERS, timeout=self._timeout) as answer:
+            async with (
+                asyncio.timeout(self._limit_s(line)) as line.wait,
+                self._session.post(url, data=data, headers=_HEADERS, timeout=_CONNECT) as answer,
+            ):
                 return Reply(answer.status, await answer.read(), answer.headers.get("x-request-id", ""))
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as problem:
+        except TimeoutError:
+            return Reply(0, f"nothing within {time.monotonic() - line.began:.0f} s".encode(), "")
+        except (aiohttp.ClientError, OSError, ValueError) as problem:
             return Reply(0, (str(problem) or type(problem).__name__).encode(), "")
+        finally:
+            line.wait = None
 
     def _exhausted(self, work: Work, line: Line, reply: Reply) -> Result | None:
         """Tried often enough. Once more alone at the end, then in another attempt: the engine may be the one that is ill."""

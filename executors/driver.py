@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import time
 from collections.abc import Callable, Iterable
 
 import aiohttp
 
 from batchsched.clock import IdSource
 from batchsched.errors import EngineFailed
+from batchsched.executors import pulse
 from batchsched.executors.admission import Admission
 from batchsched.executors.asking import Asking
 from batchsched.executors.backlog import Backlog
@@ -23,7 +26,9 @@ from batchsched.executors.demand import demand_of
 from batchsched.executors.engine import Engine
 from batchsched.executors.order import arranged
 from batchsched.executors.outputs import Outputs
-from batchsched.executors.probes import capacity_of, load_of
+from batchsched.executors.patience import Patience
+from batchsched.executors.probes import capacity_of, load_of, tokens_of
+from batchsched.executors.pulse import Pulse
 from batchsched.executors.reporter import Reporter
 from batchsched.executors.share import EnergyShare
 from batchsched.executors.trust import Trust
@@ -35,6 +40,7 @@ from batchsched.wire import Lease, ReleaseReason
 log = logging.getLogger(__name__)
 HEALTH_EVERY_S = 5.0
 LOAD_EVERY_S = 1.0
+_OUT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|MemoryError|[Cc]annot allocate memory")
 MOST_UNSENT_BYTES = 64 * 2**20
 
 
@@ -61,9 +67,9 @@ class Driver:
         self._engine, self._session = engine, session
         self._share, self._admission, self._on_change = share, admission, on_change
         self._outputs, self._trust = Outputs(ids, engine), Trust()
-        self._blame = Blame(self._outputs)
+        self._blame, self._patience, self._pulse = Blame(self._outputs), Patience(request_timeout_s), Pulse()
         self._vitals = Vitals(engine, session, self._buried)
-        self._asking = Asking(engine, session, self._outputs, self._vitals, self._trust, request_timeout_s)
+        self._asking = Asking(engine, session, self._outputs, self._vitals, self._trust, self._patience)
         self._alone = False
         self._trying: Work | None = None  # a trial of its has the engine for itself
 
@@ -125,6 +131,7 @@ class Driver:
         """The engine is up: see what it holds, and go on."""
         if self._engine.served:
             self._admission.resize(await capacity_of(self._session, self._engine.url, self._engine.context))
+        self._patience.begin()
         self._vitals.revive()
         self._pump()
 
@@ -136,11 +143,16 @@ class Driver:
         while True:
             await asyncio.sleep(HEALTH_EVERY_S)
             if not self._admission.requests or self.problem is not None:
+                self._pulse.rest()
                 continue
-            if await self._vitals.well():
-                await self._feel()
-            else:
+            for line in [line for work in self.works for line in work.open.values()]:
+                self._asking.hurry(line)
+            if not await self._vitals.well():
                 self._vitals.die("The engine stopped answering.")
+            elif self._pulse.quiet() and self._pulse.stopped(await self._counted(), time.monotonic()):
+                self._vitals.die(f"The engine says that it is well, and has done nothing for {pulse.STALL_S:.0f} s.")
+            else:
+                await self._feel()
 
     async def _watch_load(self) -> None:
         """More often while more could be in flight: otherwise an engine's metrics are too long a page for it."""
@@ -154,6 +166,9 @@ class Driver:
             self._admission.feel(load)
             self._pump()
 
+    async def _counted(self) -> float | None:
+        return await tokens_of(self._session, self._engine.url, self._engine.dialect.token_counters)
+
     def _left(self) -> int:
         return sum(work.left for work in self.works)
 
@@ -163,6 +178,10 @@ class Driver:
         self._on_change()
 
     def _buried(self, message: str, blame: bool) -> None:
+        if said := self._engine.last_words():
+            message = f"{message.rstrip('.')}: {said}"
+        if blame and _OUT_OF_MEMORY.search(said):
+            log.warning("It ran out of memory; from now on at most %d requests are in flight.", self._admission.crowded())
         self._blame.bury(self.works, message, blame)
         self._on_change()
 
@@ -211,6 +230,7 @@ class Driver:
             result = await self._asking.result(work, line)
             if result is not None and not work.outcome.done():
                 work.reporter.add(result)
+                self._pulse.felt()
                 if result.ok:
                     self._admission.learn(line.demand, result.input_tokens, result.cached_tokens, result.output_tokens)
         except Exception as problem:  # a bug of ours must not lose a line silently

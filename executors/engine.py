@@ -25,10 +25,10 @@ from batchsched.executors.dialect import Dialect, dialect_of
 from batchsched.executors.engine_home import EngineHome
 from batchsched.executors.host_cores import confined, missing
 from batchsched.executors.identity import Identity, told_by_flags, told_by_log, told_by_routes
-from batchsched.executors.launch import build_of, command, drain_s, environment, last_words
+from batchsched.executors.launch import MATTERS, build_of, command, drain_s, environment, last_words
 from batchsched.executors.memory_bound import MemoryBound
 from batchsched.executors.orphans import log_name, wait_until
-from batchsched.executors.probes import context_of, healthy, models_of
+from batchsched.executors.probes import healthy, served_by
 from batchsched.executors.tether import tethered
 from batchsched.fleet import HostCpu, Pool, ServedModel, cores_of
 from batchsched.settings import Worker
@@ -76,6 +76,10 @@ class Engine(Protocol):
 
     def describe(self) -> str:
         """One line for people."""
+        ...
+
+    def last_words(self) -> str:
+        """Why it ended, as far as it said; empty where nothing is known."""
         ...
 
 
@@ -154,6 +158,11 @@ class VllmEngine:
             self._pids, self._looked_at = _family(self._process.pid), time.monotonic()
         return self._pids
 
+    def last_words(self) -> str:
+        """The error in its log."""
+        said = last_words(self.log)
+        return said if MATTERS.match(said) else ""
+
     def describe(self) -> str:
         """Which vLLM, and what it serves."""
         return f"{self._home.describe()}, serving {self.served or 'nothing'}"
@@ -161,7 +170,7 @@ class VllmEngine:
     def _launch(self, engine: list[str], served: str) -> None:
         """Raises EngineFailed where the machine lacks the cores that it is to run on."""
         cpu = self._pool.cpu or HostCpu()
-        cores = cores_of(cpu.cores)
+        cores, key = cores_of(cpu.cores), self._settings.engine_api_key
         if absent := missing(cores):
             raise EngineFailed(
                 f"The engine is to run on cores {cpu.cores}, and this machine has no {', '.join(map(str, absent))} for us.",
@@ -177,7 +186,7 @@ class VllmEngine:
             self._process = subprocess.Popen(
                 tethered(confined(engine, cores, cpu.nice, cpu.idle)),
                 cwd=folder,  # not the working folder: `python -m` would look for modules in it
-                env=environment(self._home, os.environ, self._pool),
+                env=environment(self._home, os.environ, self._pool) | ({"VLLM_API_KEY": key} if key else {}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -188,15 +197,19 @@ class VllmEngine:
     async def _until_ready(self, served: str, until: float) -> None:
         import aiohttp
 
-        async with aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession(headers=bearer(self._settings.engine_api_key)) as session:
             while time.monotonic() < until:
                 if not self.alive():
                     raise EngineFailed(
                         f"The engine ended while it started: {last_words(self.log)}", hint=f"Its log is {self.log}."
                     )
-                if await healthy(session, self.url, path=self.dialect.health) and served in await models_of(session, self.url):
-                    self.context = await context_of(session, self.url, served)
-                    return
+                if await healthy(session, self.url, path=self.dialect.health):
+                    found = await served_by(session, self.url)
+                    if found.turned_away:
+                        raise _turned_away(self.url)
+                    if served in found.contexts:
+                        self.context = found.context(served)
+                        return
                 await asyncio.sleep(_POLL_S)
         limit_s = self._settings.startup_timeout_s
         raise EngineFailed(f"The engine was not ready after {limit_s:.0f} s.", hint=f"Its log is {self.log}.")
@@ -205,8 +218,8 @@ class VllmEngine:
 class AttachedEngine:
     """An engine that somebody else runs; it is only ever asked, never started or ended."""
 
-    def __init__(self, url: str, pool: Pool = NO_POOL) -> None:
-        self._pool = pool
+    def __init__(self, url: str, pool: Pool = NO_POOL, api_key: str = "") -> None:
+        self._pool, self._api_key = pool, api_key
         self.identity = Identity()
         self.dialect = dialect_of(None, None, pool)
         self.context: int | None = None
@@ -220,20 +233,24 @@ class AttachedEngine:
         """Check that it answers and serves the model. Raises EngineFailed, or UnknownModel: then it serves what it served."""
         import aiohttp
 
-        async with aiohttp.ClientSession() as session:
-            well, names = await healthy(session, self.url, path=self.dialect.health), await models_of(session, self.url)
-            if not (well or (names and self.served is None)):  # of an engine that we do not know yet, the models are enough
+        async with aiohttp.ClientSession(headers=bearer(self._api_key)) as session:
+            well, found = await healthy(session, self.url, path=self.dialect.health), await served_by(session, self.url)
+            # Of an engine that we do not know yet, the models are enough.
+            if not (well or found.turned_away or (found.contexts and self.served is None)):
                 self.served = None
                 raise EngineFailed(f"The engine at {self.url} does not answer.", hint="Is it running, and is the URL right?")
-            context, (name, version) = await context_of(session, self.url, served), await told_by_routes(session, self.url)
-        if served not in names:
-            if self.served not in names:
+            name, version = await told_by_routes(session, self.url)
+        if served not in found.contexts:
+            if self.served not in found.contexts:
                 self.served = None
-            raise UnknownModel(f"The engine at {self.url} does not serve '{served}'; it serves {', '.join(names) or 'nothing'}.")
+            if found.turned_away:
+                raise _turned_away(self.url)
+            names = ", ".join(found.contexts) or "nothing"
+            raise UnknownModel(f"The engine at {self.url} does not serve '{served}'; it serves {names}.")
         # What it loads is not ours to say: flags tell only how it is meant to run.
         self.identity = Identity(name, version, *told_by_flags([*self._pool.engine_args, *model.engine_args]))
         self.dialect = dialect_of(name, version, self._pool)
-        self.served, self.context = served, context
+        self.served, self.context = served, found.context(served)
 
     async def stop(self) -> None:
         """Forget it."""
@@ -247,6 +264,10 @@ class AttachedEngine:
         """None are known."""
         return []
 
+    def last_words(self) -> str:
+        """Its log is not ours to read."""
+        return ""
+
     def describe(self) -> str:
         """Where it is, and what it serves."""
         return self.build + (f", serving {self.served}" if self.served else "")
@@ -255,13 +276,25 @@ class AttachedEngine:
 def engine_for(pool_name: str, pool: Pool, home: EngineHome | None, settings: Worker) -> Engine:
     """Of a worker of that pool: the one at `worker.engine_url`, or one to start from `home`. Raises InvalidConfiguration."""
     if home is None:
-        return AttachedEngine(settings.engine_url, pool)
+        return AttachedEngine(settings.engine_url, pool, settings.engine_api_key)
     if pool.kind == "spare":
         raise InvalidConfiguration(
             f"Pool '{pool_name}' is of kind 'spare': its workers share servers that run already, and never start one.",
             hint="Name the server beside this worker: `batchsched worker --engine-url URL`, or worker.engine_url.",
         )
     return VllmEngine(home, pool, settings)
+
+
+def bearer(api_key: str) -> dict[str, str]:
+    """Headers that show a key to an engine; none without one."""
+    return {"authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def _turned_away(url: str) -> EngineFailed:
+    """What is wrong, and what to do."""
+    return EngineFailed(
+        f"The engine at {url} asks for a key and does not take ours.", hint="Set worker.engine_api_key to that of its --api-key."
+    )
 
 
 def _first(one: tuple[str | None, str | None], other: tuple[str | None, str | None]) -> tuple[str | None, str | None]:

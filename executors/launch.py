@@ -23,7 +23,7 @@ _WANTED = (
 """What an engine is started with, as far as its version knows it."""
 _TAIL_BYTES = 65_536
 _PREFIX = re.compile(r"^(?:\(\w+ pid=\d+\)\s*)?(?:(?:INFO|WARNING|ERROR)\s+\S+ \S+ \[[^]]*\]\s*)?")
-_MATTERS = re.compile(r"^(?:[\w.]*(?:Error|Exception|Failure)\b|.*: error:)")
+MATTERS = re.compile(r"^(?:[\w.]*(?:Error|Exception|Failure)\b|.*: error:)")
 
 
 def command(home: EngineHome, pool: Pool, model: ServedModel, served: str, port: int) -> list[str]:
@@ -94,6 +94,6 @@ def last_words(log: Path | None) -> str:
         said = [_PREFIX.sub("", line).strip() for line in file.read().decode("utf-8", "replace").splitlines()]
         said = [line for line in said if line]
         if said:
-            errors = [line for line in said if _MATTERS.match(line) and "Engine core initialization failed" not in line]
+            errors = [line for line in said if MATTERS.match(line) and "Engine core initialization failed" not in line]
             return f"{(errors or said)[-1][:300].rstrip('.')}."
     return "it said nothing."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import aiohttp
 
@@ -32,23 +33,31 @@ async def healthy(session: aiohttp.ClientSession, url: str, tries: int = 1, *, p
     return False
 
 
+class Served(NamedTuple):
+    """What stands under /v1/models: names, and the longest request of each in tokens. `turned_away`: we were not let in."""
+
+    contexts: dict[str, int | None] = {}
+    turned_away: bool = False
+
+    def context(self, model: str) -> int | None:
+        """Prompt and answer together; of an adapter, which does not say, that of the model beneath it."""
+        return self.contexts.get(model) or max((each or 0 for each in self.contexts.values()), default=0) or None
+
+
+async def served_by(session: aiohttp.ClientSession, url: str) -> Served:
+    """Nothing where that cannot be read."""
+    try:
+        async with session.get(f"{url}/v1/models", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)) as answer:
+            if answer.status in {401, 403}:
+                return Served(turned_away=True)
+            return Served({str(one["id"]): one.get("max_model_len") for one in (await answer.json())["data"]})
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Served()
+
+
 async def context_of(session: aiohttp.ClientSession, url: str, model: str) -> int | None:
     """The longest request that it takes for a model, prompt and answer together, in tokens; None where it does not say."""
-    try:
-        async with session.get(f"{url}/v1/models", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)) as answer:
-            found = [one["max_model_len"] for one in (await answer.json())["data"] if one["id"] == model]
-            return int(found[0]) if found else None
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-async def models_of(session: aiohttp.ClientSession, url: str) -> list[str]:
-    """The names under /v1/models; empty where that cannot be read."""
-    try:
-        async with session.get(f"{url}/v1/models", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)) as answer:
-            return [str(model["id"]) for model in (await answer.json())["data"]]
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
-        return []
+    return (await served_by(session, url)).context(model)
 
 
 async def tokens_of(session: aiohttp.ClientSession, url: str, counters: tuple[str, ...]) -> float | None:

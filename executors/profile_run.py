@@ -14,7 +14,7 @@ import msgspec
 
 from batchsched.clock import IdSource, RandomIds, SystemClock
 from batchsched.errors import ServerUnreachable, UnknownModel
-from batchsched.executors.engine import AttachedEngine, Engine, VllmEngine
+from batchsched.executors.engine import AttachedEngine, Engine, VllmEngine, bearer
 from batchsched.executors.engine_home import find_engine
 from batchsched.executors.link import ServerLink
 from batchsched.executors.meters import choose_meter, idle_power
@@ -72,8 +72,12 @@ async def run_profile(
     EngineFailed, what the server has against us, or ServerUnreachable for a pool that is declared nowhere here.
     """
     clock = SystemClock()
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        link = ServerLink(session, server.url, server.api_key, clock) if server.url else None
+    headers = bearer(settings.engine_api_key)
+    async with (
+        aiohttp.ClientSession() as outside,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers) as session,
+    ):
+        link = ServerLink(outside, server.url, server.api_key, clock) if server.url else None
         me, pool, models = await _place(link, wanted.pool, fleet, say)
         if wanted.model not in models:
             known = ", ".join(models) or "none"
@@ -149,7 +153,7 @@ async def _introduce(link: ServerLink | None, me: Registered | None, idle: IdleP
 
 def _engine(pool: Pool, settings: Worker) -> Engine:
     if settings.engine_url:
-        return AttachedEngine(settings.engine_url)
+        return AttachedEngine(settings.engine_url, pool, settings.engine_api_key)
     return VllmEngine(find_engine(settings.engine_python), pool, settings)
 
 

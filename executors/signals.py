@@ -1,4 +1,4 @@
-"""The word to stop, by signal."""
+"""The word to stop, by signal, and work that ends with it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,29 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The worker was told to stop."""
+
+
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result; Stopped, and the work cancelled, if the word to stop comes first."""
+    task, told = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({task, told}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise Stopped
+    finally:
+        for each in (task, told):
+            each.cancel()
+        await asyncio.gather(task, told, return_exceptions=True)
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ class Outcome(msgspec.Struct, frozen=True):
 class Line:
     """One request on its way."""
 
-    __slots__ = ("alone", "asking", "demand", "number", "request", "suspect", "task", "tokens", "trial", "tries")
+    __slots__ = ("alone", "asking", "began", "demand", "number", "request", "suspect", "task", "tokens", "trial", "tries", "wait")
 
     def __init__(self, number: int, request: Request, suspect: bool, demand: Demand) -> None:
         self.number, self.request, self.suspect, self.demand = number, request, suspect, demand
@@ -48,6 +48,8 @@ class Line:
         self.tries = 0
         self.alone = self.trial = False
         self.asking = False  # the engine has it right now
+        self.began = 0.0  # when it was sent, in monotonic seconds
+        self.wait: asyncio.Timeout | None = None
         self.task: asyncio.Task[None] | None = None
 
     def cancel(self) -> None:

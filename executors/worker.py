@@ -11,9 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
 
 import aiohttp
 
@@ -23,7 +21,7 @@ from batchsched.errors import BatchschedError, EngineFailed, NotFound, ServerUnr
 from batchsched.executors.admission import Admission
 from batchsched.executors.canary import prove
 from batchsched.executors.driver import Driver
-from batchsched.executors.engine import Engine, engine_for
+from batchsched.executors.engine import Engine, bearer, engine_for
 from batchsched.executors.engine_home import find_engine
 from batchsched.executors.intake import input_of
 from batchsched.executors.link import ServerLink
@@ -32,7 +30,7 @@ from batchsched.executors.orphans import end_orphans
 from batchsched.executors.probes import tokens_of
 from batchsched.executors.reporter import LOST, Reporter
 from batchsched.executors.share import EnergyShare
-from batchsched.executors.signals import stopped_by_signals
+from batchsched.executors.signals import Stopped, stopped_by_signals, unless
 from batchsched.executors.tuning import Gpus, open_gpus
 from batchsched.executors.version import own_version
 from batchsched.executors.work import Outcome, Work
@@ -63,11 +61,6 @@ _REFUSED_PAUSE_S = 5.0
 _LONGEST_BEAT_S = 10.0  # a heartbeat that hangs must not cost the leases
 TOKENS_EVERY_S = 1.0
 _ENGINE_PAUSE_S, _LONGEST_ENGINE_PAUSE_S = 2.0, 300.0
-T = TypeVar("T")
-
-
-class Stopped(Exception):
-    """The worker was told to stop."""
 
 
 class _Held:
@@ -123,7 +116,7 @@ class WorkerLoop:
         if orphans := await asyncio.to_thread(end_orphans):
             log.warning("Ended %d engine processes that a dead worker had left behind.", orphans)
         try:
-            self._me = await self._unless_stopped(self._register())
+            self._me = await unless(self.stop, self._register())
         except Stopped:
             return 0
         self._engine = engine_for(self._pool_name, self._me.pool, home, self._settings)
@@ -172,7 +165,7 @@ class WorkerLoop:
             await self._attach()
         while not self.stop.is_set():
             try:
-                await self._unless_stopped(self._step())
+                await unless(self.stop, self._step())
             except Stopped:
                 return
             except (EngineFailed, UnknownModel) as problem:
@@ -457,19 +450,6 @@ class WorkerLoop:
             await self._link.call("POST", f"/workers/{self._me.worker_id}/bye", Bye([*said, last] if last else said))
         log.info("Stopped.")
 
-    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
-        """The work's result; Stopped, and the work cancelled, if the word to stop comes first."""
-        task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self.stop.wait())
-        try:
-            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            raise Stopped
-        finally:
-            for each in (task, stop):
-                each.cancel()
-            await asyncio.gather(task, stop, return_exceptions=True)
-
 
 async def run_worker(
     settings: WorkerSettings,
@@ -489,8 +469,12 @@ async def run_worker(
     also Unauthorized, PermissionDenied, or InvalidConfiguration for a URL that is none.
     """
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
-        link = ServerLink(session, server_url or settings.server_url, api_key, clock or SystemClock())
+    headers, timeout = bearer(settings.engine_api_key), aiohttp.ClientTimeout(total=None)
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as outside,
+        aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as session,
+    ):
+        link = ServerLink(outside, server_url or settings.server_url, api_key, clock or SystemClock())
         loop = WorkerLoop(settings, pool, session, link, ids or RandomIds(), replica)
         if stop is not None:
             loop.stop = stop

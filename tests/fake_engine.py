@@ -8,7 +8,8 @@ words in reverse, one token a word: right or wrong can be told from the answer.
 Words in the prompt steer it: `[[slow 0.5]]` waits; `[[500 2]]` (any status) answers so the first 2 times it sees this prompt, and
 `[[500]]` always; `[[hang]]` never answers; `[[cut]]` breaks off the body; `[[garbage]]` sends no JSON; `[[drop]]` closes the
 connection (each: first time only, unless `[[cut always]]`); `[[die]]` ends the process by SIGKILL; `[[poison]]` plays that, until
-/health was asked, as if it had been started again; `[[tag x]]` is counted.
+/health was asked, as if it had been started again; `[[freeze]]` stops all answers while it stays well; `[[crowded 4]]` ends the
+process out of memory with more than 4 in flight; `[[tag x]]` is counted.
 While `draining` (from Python, or after SIGTERM) it refuses what is new as vLLM does, and is well all the same.
 """
 
@@ -56,6 +57,8 @@ class FakeEngine:
         self.draining = self.dead = self.reborn = False
         self.deaths = 0
         self.overloaded_above = 10**9
+        self.api_key = ""
+        self.mortal = False
         self.kv_tokens = 0  # of its KV cache; 0: it does not say
         self.waiting = self.kv_usage = self.preemptions = 0.0
         self._seen: Counter[str] = Counter()
@@ -75,8 +78,16 @@ class FakeEngine:
             app.router.add_post("/v1/chat/completions", self.generate)
             app.router.add_post("/v1/completions", self.generate)
             app.router.add_post("/v1/responses", self.generate)
-        app.middlewares.append(_fastapi_errors)
+        app.middlewares.extend((_fastapi_errors, self._guard))
         return app
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        """As vLLM with --api-key: /v1 asks for it, /health and /metrics do not."""
+        if self.api_key and request.path.startswith("/v1") and request.headers.get("authorization") != f"Bearer {self.api_key}":
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        answer: web.StreamResponse = await handler(request)
+        return answer
 
     async def health(self, request: web.Request) -> web.Response:
         dead, self.dead = self.dead, self.dead and not self.reborn
@@ -172,6 +183,8 @@ class FakeEngine:
 
     async def _steer(self, request: web.Request, prompt: str) -> web.StreamResponse | None:
         self._seen[prompt] += 1
+        if self.mortal:
+            os.kill(os.getpid(), signal.SIGKILL)
         for word, value in _STEER.findall(prompt):
             first = self._seen[prompt] == 1 or value == "always"
             if word == "slow":
@@ -180,26 +193,26 @@ class FakeEngine:
                 return _error(int(word), "InternalServerError", f"Asked for {word}.")
             elif word == "hang":
                 await asyncio.Event().wait()
-            elif word == "die":
-                os.kill(os.getpid(), signal.SIGKILL)
             elif word == "poison":
                 await asyncio.sleep(self.delay_s / 2)
                 self.dead = self.reborn = True
                 self.deaths += 1
                 return _dead()
-            elif word == "garbage" and first:
-                return web.Response(body=b"<html>bad gateway</html>")
-            elif word == "drop" and first:
-                assert request.transport is not None
-                request.transport.close()
-            elif word == "cut" and first:
-                answer = web.StreamResponse(headers={"content-type": "application/json", "content-length": "1000"})
-                await answer.prepare(request)
-                await answer.write(b'{"id": "x", "usage"')
-                assert request.transport is not None
-                request.transport.close()
-                return answer
+            elif first and word in {"garbage", "drop", "cut"}:
+                return await _broken(request, word)
+            else:
+                self._end(word, value)
         return None
+
+    def _end(self, word: str, value: str) -> None:
+        """What stops the whole process, or all that it does."""
+        if word == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif word == "freeze":
+            self.gate.clear()
+        elif word == "crowded" and self.in_flight > int(value):
+            print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _count(self, prompt: str) -> None:
         tag = _tag(prompt)
@@ -230,6 +243,21 @@ class FakeEngine:
             return about | {"object": "response", "status": "completed", "output": [output], "usage": usage}
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "length"}
         return about | {"object": "chat.completion", "choices": [choice]}
+
+
+async def _broken(request: web.Request, how: str) -> web.StreamResponse | None:
+    """No JSON, no answer, or half of one."""
+    if how == "garbage":
+        return web.Response(body=b"<html>bad gateway</html>")
+    assert request.transport is not None
+    if how == "drop":
+        request.transport.close()
+        return None
+    answer = web.StreamResponse(headers={"content-type": "application/json", "content-length": "1000"})
+    await answer.prepare(request)
+    await answer.write(b'{"id": "x", "usage"')
+    request.transport.close()
+    return answer
 
 
 def _dead() -> web.Response:
@@ -280,6 +308,7 @@ async def _main(args: argparse.Namespace) -> None:
         count_file=args.count_file,
         arrivals_file=args.arrivals_file,
     )
+    engine.mortal = args.mortal
     runner, port = await serve(engine, args.port)
     print(json.dumps({"port": port, "pid": os.getpid()}), flush=True)
     stop = asyncio.Event()
@@ -303,6 +332,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--delay-s", type=float, default=float(os.environ.get("FAKE_ENGINE_DELAY_S", "0")))
     parser.add_argument("--startup-s", type=float, default=0.0)
     parser.add_argument("--fail-start", action="store_true")
+    parser.add_argument("--mortal", action="store_true", help="end at the first request, whichever it is")
     parser.add_argument("--embedding", action="store_true")
     parser.add_argument("--count-file", default=os.environ.get("FAKE_ENGINE_COUNT_FILE", ""))
     parser.add_argument("--arrivals-file", default="")

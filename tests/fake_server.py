@@ -88,6 +88,11 @@ class FakeServer:
         self.input_open.set()
         self.worker: asyncio.Task[int] | None = None
 
+    def add(self, lines: list[bytes], endpoint: str = "/v1/chat/completions") -> None:
+        """One more chunk."""
+        first = 1 + sum(len(chunk.data) for chunk in self.chunks)
+        self.chunks.append(Chunk(f"chunk_{first}", first, lines, next(iter(self.models)), endpoint))
+
     def app(self) -> web.Application:
         """The aiohttp application."""
         app = web.Application(client_max_size=64 * 2**20, middlewares=[self._gate])
