@@ -16,6 +16,8 @@ from batchsched.fleet import Pool, Slo
 from batchsched.settings import Worker
 from batchsched.wire import PREFIX, PROTOCOL
 from tests.inprocess import in_process
+from tests.live import live_server
+from tests.test_plans import command
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 SPARE = Pool(kind="spare", gpu="L4", slo=Slo(500, 50), ceiling=12)
@@ -55,3 +57,11 @@ def test_a_worker_of_a_spare_pool_never_starts_an_engine() -> None:
 def test_the_ceiling_bounds_what_is_in_flight() -> None:
     assert (Pool().most_in_flight, SPARE.most_in_flight) == (256, 12)
     assert Pool(kind="spare", max_in_flight=4, ceiling=12).most_in_flight == 4
+
+
+def test_pool_list_tells_how_servers_are_shared(tmp_path: Path) -> None:
+    with live_server(tmp_path, FLEET) as server:
+        said = command(server, "pool", "list")
+    assert "spare" in said
+    assert "online p95 within 500 ms to the first token and 50 ms for each further one; at most 12 offline requests" in said
+    assert "a guess, nothing was seen yet" in said
