@@ -149,4 +149,6 @@ def unknown_to_the_table(recipe: Recipe) -> list[str]:
     build = Build(recipe.engine, recipe.version)
     said = [name for name in recipe.environment if recipe.engine == "vllm" and not build.has("environment", name)]
     least = build.least("capability", "lowest")
+    if recipe.cuda and (numbers(recipe.cuda) or ()) < (numbers(str(build.least("cuda", "lowest"))) or ()):
+        said.append(f"CUDA {recipe.cuda}")
     return said + ([f"compute capability {least:.1f}"] if recipe.capability[1] and recipe.capability[0] < least else [])

@@ -1,4 +1,4 @@
-"""Write the reference pages of docs/ from the code: cli.md, configuration.md, errors.md, states.md.
+"""Write the reference pages of docs/ from the code: cli.md, configuration.md, engines.md, errors.md, states.md.
 
 `make docs` runs it; a test fails while a page differs from what it would write.
 """
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import click
 import msgspec
 
-from batchsched import errors, feeds, settings
+from batchsched import engines, errors, feeds, settings
 from batchsched.cli import exits
 from batchsched.cli.main import cli
 from batchsched.fleet import GPU_TYPES, HostCpu, Launch, Pool, ServedModel, Site, Slo, Window
@@ -57,6 +57,7 @@ def pages() -> dict[str, str]:
     return {
         "cli.md": cli_page(),
         "configuration.md": configuration_page(),
+        "engines.md": engines_page(),
         "errors.md": errors_page(),
         "states.md": states_page(),
     }
@@ -182,6 +183,25 @@ def default_of(field: Any) -> str:
     if field.default_factory is not msgspec.NODEFAULT:
         return f"`{field.default_factory()}`"
     return "none" if field.default is None else f"`{msgspec.json.encode(field.default).decode()}`"
+
+
+def engines_page() -> str:
+    """engines.md: the table of engines."""
+    parts = [
+        NOTE,
+        "# Engines by version\n",
+        "What a worker must know of them; [reused_gpus.md](reused_gpus.md) says what it does.\n",
+    ]
+    for engine in engines.ENGINE_NAMES:
+        known = [fact for fact in engines.table() if fact.engine == engine]
+        rows = [[fact.kind, f"`{fact.name}`", _versions(fact), fact.value, fact.source] for fact in known]
+        parts += [f"## {engine}\n", table(["kind", "name", "versions", "value", "by whom, or why"], rows)]
+    return NEWLINE.join(parts).rstrip() + NEWLINE
+
+
+def _versions(fact: engines.Fact) -> str:
+    edges = [f"from {fact.since}" if fact.since else "", f"before {fact.before}" if fact.before else ""]
+    return ", ".join(edge for edge in edges if edge) or "all"
 
 
 def errors_page() -> str:
