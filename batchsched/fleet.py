@@ -278,6 +278,10 @@ class ServedModel(msgspec.Struct, frozen=True):
     )
     max_model_len: Annotated[int, Meta(ge=16, description="Longest prompt plus answer, in tokens")] | None = None
     engine_args: Annotated[list[str], Meta(description="Further vLLM flags for this model")] = []
+    weights: Annotated[
+        dict[str, str],
+        Meta(description="Its weights in other forms, by vLLM's name of the quantization, for pools that cannot run `path`'s"),
+    ] = {}
 
 
 def gpus_of(engine_args: Sequence[str]) -> int | None:

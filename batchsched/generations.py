@@ -8,6 +8,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Mapping
 
+import msgspec
+
 from batchsched.engines import Build, numbers
 from batchsched.fleet import Fleet, GpuType, Pool, ServedModel
 from batchsched.profiles.profile import Profile
@@ -49,9 +51,25 @@ def cannot_answer(name: str, pool: Pool, endpoint: str) -> str:
     return f"Pool {name} gets nothing for {endpoint}: {build.describe()} does not have it. Send such batches elsewhere."
 
 
+def fitted(pool: Pool, served: ServedModel, gpus: Mapping[str, GpuType]) -> ServedModel:
+    """A model with the weights that a pool runs: its own where its GPUs can hold and compute them, else the first that they can.
+
+    Its own again where they can run none.
+    """
+    plain = msgspec.structs.replace(served, weights={})
+    forms = [plain] + [
+        msgspec.structs.replace(plain, path=path, engine_args=[*served.engine_args, "--quantization", quantization])
+        for quantization, path in served.weights.items()
+    ]
+    return next(
+        (form for form in forms if not (too_large("", pool, "", form, gpus) or cannot_compute("", pool, "", form, gpus))), plain
+    )
+
+
 def cannot_run(name: str, pool: Pool, model: str, served: ServedModel, gpus: Mapping[str, GpuType]) -> str:
     """Why a pool can neither hold nor compute a model; empty where it can, or where that is not known."""
-    return too_large(name, pool, model, served, gpus) or cannot_compute(name, pool, model, served, gpus)
+    form = fitted(pool, served, gpus)
+    return too_large(name, pool, model, form, gpus) or cannot_compute(name, pool, model, form, gpus)
 
 
 def cannot_compute(name: str, pool: Pool, model: str, served: ServedModel, gpus: Mapping[str, GpuType]) -> str:

@@ -21,7 +21,7 @@ from batchsched.carbon.models import Hardware
 from batchsched.errors import ForecastUnavailable
 from batchsched.fleet import Fleet, Pool, cores_of, gpus_of
 from batchsched.forecasts import IntensityForecast, Provider
-from batchsched.generations import cannot_answer, reasons_of, unfit_of
+from batchsched.generations import cannot_answer, fitted, reasons_of, unfit_of
 from batchsched.lines import ENDPOINTS
 from batchsched.outlook import Outlooks
 from batchsched.planner import Job, PoolState, Problem, Slot, make_slots, open_share
@@ -218,13 +218,12 @@ class Observer:
     def _priors(self, model: str) -> dict[str, Profile]:
         """What is assumed of a model before anything was measured, by pool that may serve it."""
         served = self.fleet.models[model]
-        size = size_of(served.path, served.parameters_b)
         found = {
             name: prior(
                 model,
                 name,
                 self.fleet.gpus.get(pool.gpu, pool.gpu),
-                size,
+                size_of(fitted(pool, served, self.fleet.gpus).path, served.parameters_b),
                 vcpus=(len(cores_of(pool.cpu.cores)) if pool.cpu else 0) or os.cpu_count() or 1,
                 power_w=pool.power_w,
                 gpus=gpus_of([*pool.engine_args, *served.engine_args]),

@@ -8,8 +8,10 @@ import pytest
 
 from batchsched.errors import InvalidConfiguration
 from batchsched.fleet import GPU_TYPES, Pool, ServedModel
-from batchsched.generations import cannot_compute
+from batchsched.generations import cannot_compute, cannot_run, fitted
 from batchsched.settings import load
+from batchsched.wire import PREFIX
+from tests.live import live_server
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,48 @@ def test_an_unknown_quirk_is_refused(tmp_path: Path) -> None:
     path.write_text('[sites.home]\nzone = "DE"\n[pools.old]\nquirks = ["own_buld"]\n', "utf-8")
     with pytest.raises(InvalidConfiguration, match=r"vllm has no quirk 'own_buld'.*own_build"):
         load(path, env={})
+
+
+FORMS = ServedModel("org/model", parameters_b=13.0, weights={"awq": "org/model-awq", "gptq": "org/model-gptq"})
+
+
+@pytest.mark.parametrize(
+    ("gpu", "flags", "path"),
+    [
+        ("A100-40", [], "org/model"),
+        ("A100-40", ["--dtype", "bfloat16"], "org/model"),
+        ("V100-16", [], "org/model-gptq"),  # 26 GB do not fit, and awq needs 7.5
+        ("T4", [], "org/model-awq"),
+        ("V100", [], "org/model"),
+        ("V100-16", ["--dtype", "bfloat16"], "org/model"),  # no form of it runs
+    ],
+)
+def test_a_pool_gets_the_weights_that_it_can_run(gpu: str, flags: list[str], path: str) -> None:
+    pool = Pool(gpu=gpu, engine_args=flags)
+    form = fitted(pool, FORMS, GPU_TYPES)
+    assert (form.path, form.weights) == (path, {})
+    assert ("--quantization" in form.engine_args) == (path != "org/model")
+    unable = gpu == "V100-16" and bool(flags)
+    assert bool(cannot_run("old", pool, "m", FORMS, GPU_TYPES)) == unable
+
+
+def test_workers_are_told_of_the_weights_of_their_pool(tmp_path: Path) -> None:
+    text = """
+[sites.home]
+zone = "DE"
+[models.m]
+path = "org/model"
+parameters_b = 13.0
+weights = { awq = "org/model-awq", gptq = "org/model-gptq" }
+[pools.old]
+gpu = "V100-16"
+[pools.new]
+gpu = "A100-40"
+"""
+    with live_server(tmp_path, text) as server:
+        told = {
+            pool: server.post(f"{PREFIX}/workers", {"pool": pool, "host": "test", "pid": 1})["models"]["m"]
+            for pool in ("old", "new")
+        }
+    assert (told["old"]["path"], told["old"]["engine_args"]) == ("org/model-gptq", ["--quantization", "gptq"])
+    assert (told["new"]["path"], told["new"]["engine_args"]) == ("org/model", [])

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from batchsched.errors import BatchschedError, InvalidRequest, NotFound, StaleLease, UnsupportedProtocol
+from batchsched.generations import fitted
 from batchsched.planner.fairness import Turns
 from batchsched.queue import batches, chunks, ledger, overrides, spare, spending, tallies, workers
 from batchsched.queue.database import again
@@ -137,7 +138,7 @@ class LeaseDesk:
         with self._database.statement() as connection:
             workers.add(connection, id=worker_id, now=self._runtime.clock.now(), **told)
         self._runtime.scheduler.poke()
-        models = {name: fleet.models[name] for name in fleet.models if pool.serves(name)}
+        models = {name: fitted(pool, served, fleet.gpus) for name, served in fleet.models.items() if pool.serves(name)}
         beat_s = min(5.0, self._limits.lease_s / 4)
         return Registered(worker_id, message.pool, pool, models, self._limits.lease_s, beat_s, message.protocol)
 
