@@ -106,7 +106,7 @@ class VllmEngine:
         self._pids: list[int] = []
         self._looked_at = -math.inf
         self._count = 0
-        self.build = f"{home.distribution} {home.version} ({home.device})"
+        self.build = home.title
         self.identity = Identity(home.distribution, home.version)
         self.dialect = Dialect(build_of(home), pool.engine_args, pool.quirks)
         self.context: int | None = None

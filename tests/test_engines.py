@@ -101,3 +101,14 @@ def test_a_quirk_asks_for_the_older_engine() -> None:
 
 def test_what_the_user_has_set_is_left_alone() -> None:
     assert environment(GPU_HOME["0.9.2"], {"VLLM_USE_V1": "1"}, Pool(gpu=kind_of("V100")))["VLLM_USE_V1"] == "1"
+
+
+def test_llama_cpp_is_started_with_its_own_flags() -> None:
+    home = EngineHome("/x/python", "llama-cpp-python", "0.3.36")
+    pool, model = Pool(engine="llama-cpp-python", engine_args=["--n_gpu_layers", "-1"]), ServedModel("m.gguf", max_model_len=512)
+    assert command(home, pool, model, "tiny", 7) == [
+        *("/x/python", "-m", "llama_cpp.server", "--model", "m.gguf", "--model_alias", "tiny", "--host", "127.0.0.1"),
+        *("--port", "7", "--n_ctx", "512", "--n_gpu_layers", "-1"),
+    ]
+    assert environment(home, {"A": "b"}, pool) == {"A": "b"}
+    assert home.describe() == "llama-cpp-python 0.3.36 in /x/python"
