@@ -346,6 +346,12 @@ class Fleet(msgspec.Struct, frozen=True, dict=True):
         idle_w = gpu.idle_w * self.replica_gpus[pool] if gpu else VCPU_IDLE_W / VCPU_MAX_W * (declared.power_w or 0.0)
         return max(0.0, energy_j - idle_w * busy_s)
 
+    def gpu_of(self, pool: str) -> GpuType | None:
+        """The GPU type of a pool, drawing no more than the pool lets it; None for a CPU."""
+        declared = self.pools[pool]
+        known, cap_w = self.gpus.get(declared.gpu), declared.power_cap_w
+        return msgspec.structs.replace(known, tdp_w=min(known.tdp_w, cap_w)) if known and cap_w else known
+
     def newness(self, pool: str) -> tuple[float, float]:
         """Orders pools from old to new hardware: compute capability, then memory bandwidth. A CPU is oldest."""
         gpu = self.gpus.get(self.pools[pool].gpu)

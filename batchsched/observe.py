@@ -222,7 +222,7 @@ class Observer:
             name: prior(
                 model,
                 name,
-                self.fleet.gpus.get(pool.gpu, pool.gpu),
+                self.fleet.gpu_of(name) or pool.gpu,
                 size_of(fitted(pool, served, self.fleet.gpus).path, served.parameters_b),
                 vcpus=(len(cores_of(pool.cpu.cores)) if pool.cpu else 0) or os.cpu_count() or 1,
                 power_w=pool.power_w,

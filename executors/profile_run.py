@@ -85,7 +85,7 @@ async def run_profile(
         engine = _engine(pool, settings)
         served = models[wanted.model]
         meter, why = choose_meter(pool, settings, engine.pids, models=[served], here=engine.here)
-        gpus = open_gpus(pool, [served], settings.state_dir, here=engine.here and not settings.engine_url)
+        gpus = open_gpus(pool, [served], settings.state_dir, here=engine.here)
         say(f"Energy is {why}.")
         try:
             idle = None if settings.engine_url else await idle_power(meter, asyncio.sleep)

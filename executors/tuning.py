@@ -64,12 +64,16 @@ class Gpus:
 
 
 def open_gpus(pool: Pool, models: Iterable[ServedModel], state_dir: str, *, here: bool = True) -> Gpus:
-    """The GPUs of a worker of that pool, with its cap and its clocks set. What cannot be set is told, and let be."""
+    """The GPUs of a worker of that pool, with its cap and its clocks set. What cannot be set is told, and let be.
+
+    On a spare pool nothing is set: online users were promised the speed that their server has.
+    """
     cards = Cards.find(replica_gpus(pool, models) if pool.gpu != "cpu" else 0, here=here)
     folder = Path(state_dir).absolute() / "gpus"
     if cards.handles and folder.is_dir():
         put_back(cards, folder)
-    if not cards.handles or (pool.power_cap_w is None and pool.clock_mhz is None):
+    wanted = pool.kind != "spare" and (pool.power_cap_w is not None or pool.clock_mhz is not None)
+    if not cards.handles or not wanted:
         return Gpus(cards)
     folder.mkdir(parents=True, exist_ok=True)
     watcher = _watch(folder)  # it must be there before anything is changed

@@ -133,7 +133,7 @@ class WorkerLoop:
         )
         log.info("Energy is %s. Engine: %s.", choice.why, self._engine.describe())
         self._meter = choice.meter
-        self._gpus = open_gpus(pool, models, self._settings.state_dir, here=self._engine.here and not shared)
+        self._gpus = open_gpus(pool, models, self._settings.state_dir, here=self._engine.here)
         self._share = EnergyShare(self._meter, self._link.now)
         self._driver = Driver(
             self._engine,

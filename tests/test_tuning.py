@@ -10,16 +10,23 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pynvml
 import pytest
 
 from batchsched.executors.cards import Cards
+from batchsched.executors.meters import choose_meter
 from batchsched.executors.tuning import open_gpus, put_back
-from batchsched.fleet import GPU_TYPES, Pool
+from batchsched.fleet import GPU_TYPES, Fleet, Pool, Slo
+from batchsched.profiles.prior import prior
+from batchsched.settings import Worker
 from batchsched.wire import Card
 from tests.engine_fixture import ROOT
+from tests.fake_engine import FakeEngine
+from tests.fake_server import FakeServer
 from tests.live import wait_for
 from tests.nvml_stub import NO_PERMISSION, NOT_SUPPORTED, Stub, shared
+from tests.test_executors_driver import working
 
 V100 = next(name for name in GPU_TYPES if name.startswith("V100"))
 
@@ -171,3 +178,33 @@ def test_a_record_of_a_card_that_is_gone_is_kept(stub: Stub, tmp_path: Path) -> 
     (tmp_path / "half.json").write_text('{"uuid": ', "utf-8")
     assert put_back(cards(), tmp_path) == 0
     assert len(list(tmp_path.glob("*.json"))) == 2
+
+
+def test_a_spare_pools_server_keeps_its_speed(stub: Stub, tmp_path: Path) -> None:
+    slo = Slo(ttft_ms=100.0, tpot_ms=10.0)
+    open_gpus(Pool(kind="spare", gpu=V100, power_cap_w=150, slo=slo, ceiling=4), [], str(tmp_path)).close()
+    assert stub.boards[0].cap == 250_000
+
+
+def test_where_nothing_measures_a_cap_is_what_is_modelled() -> None:
+    said = choose_meter(Pool(gpu=V100, power_cap_w=150), Worker(rapl_dir="/nowhere")).why
+    assert "1 x 150 W, as they are capped" in said
+
+
+@pytest.mark.slow
+async def test_heartbeats_tell_how_the_cards_are(stub: Stub, tmp_path: Path) -> None:
+    server = FakeServer(["one two"], pool=Pool(gpu=V100))
+    stub.boards[0].throttle = 0x40
+    async with working(server, FakeEngine(), state_dir=str(tmp_path), rapl_dir=str(tmp_path)):
+        await server.until(lambda: any(beat.cards for beat in server.heard("heartbeat")))
+    cards = next(beat.cards for beat in server.heard("heartbeat") if beat.cards)
+    assert [(card.uuid, card.throttled) for card in cards] == [("GPU-0", ["heat"])]
+
+
+def test_plans_count_on_a_cap_before_anything_is_measured() -> None:
+    pools = {"free": Pool(gpu=V100), "capped": Pool(gpu=V100, power_cap_w=150), "loose": Pool(gpu=V100, power_cap_w=900)}
+    fleet = Fleet({}, pools, {}, "home")
+    free, capped, loose = (prior("m", name, fleet.gpu_of(name) or "", 7.0) for name in pools)
+    assert capped.power_w < free.power_w == loose.power_w
+    assert fleet.gpu_of("capped") == msgspec.structs.replace(GPU_TYPES[V100], tdp_w=150)
+    assert not fleet.alike("free", "capped")

@@ -84,7 +84,9 @@ def _modelled(pool: Pool, settings: Worker, pids: Callable[[], list[int]], busy:
         return _declared(pool, pool.power_w, busy)
     if gpu := GPU_TYPES.get(pool.gpu):
         # Without NVML nothing tells the utilisation; batch work keeps a GPU full, and more is safer than less.
-        choice = _by_use(pool, gpu.tdp_w * pool.gpus, f"{pool.gpus} x {gpu.tdp_w:g} W, the TDP of {gpu.name},", busy)
+        most_w = min(gpu.tdp_w, pool.power_cap_w or gpu.tdp_w)
+        what = f"the TDP of {gpu.name}," if most_w == gpu.tdp_w else "as they are capped,"
+        choice = _by_use(pool, most_w * pool.gpus, f"{pool.gpus} x {most_w:g} W, {what}", busy)
         return _with_host(choice, settings, pids, 1.0) if here else choice
     if not here:
         return Choice(Unmeasured(), "unmeasured: the engine runs on another machine, and the pool declares no power_w")
