@@ -154,3 +154,16 @@ def test_an_endpoint_that_an_older_engine_lacks_is_told(tmp_path: Path, capsys: 
     body = {"messages": ..., "input": "hi"}
     _, answer = verdict(tmp_path, capsys, line(url="/v1/responses", body=body), "--config", str(config))
     assert "vLLM 0.9.2 does not have it" in answer["cannot_run"]["old"]
+
+
+def test_lines_whose_answers_would_likely_be_cut_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "batchsched.toml"
+    config.write_text("[models.tiny]\nmax_model_len = 100\n", "utf-8")
+    long = [{"role": "user", "content": "word " * 40}]  # 200 bytes, about 50 tokens
+    lines = [line(1, body={"model": "tiny", "messages": long, "max_tokens": tokens}) for tokens in (20, 60, 90)]
+    lines = [text.replace('"r1"', f'"r{number}"') for number, text in enumerate(lines, 1)]
+    exit_code, found = verdict(tmp_path, capsys, "\n".join(lines), "--config", str(config))
+    assert (exit_code, found["valid"], found["likely_cut"]) == (exits.OK, True, 2)
+    with pytest.raises(SystemExit):
+        main(["validate", str(tmp_path / "in.jsonl"), "--config", str(config)])
+    assert "2 line(s), the first is line 2" in capsys.readouterr().out

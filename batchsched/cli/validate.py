@@ -27,14 +27,27 @@ def validate(file: Path, endpoint: str | None, models: tuple[str, ...], config: 
     """Check every line of FILE as a server with this configuration would. Exits 2 where something is wrong, or where
     no declared pool can run what it asks for."""
     from batchsched.cli.infile import check
+    from batchsched.cli.room import Tight, tight
 
     loaded = load(config)
     found = check(file, loaded.settings.server.rules(), endpoint, models or None)
     unable, nowhere = _unable(loaded, found.model or "", found.endpoint or "")
+    served = loaded.settings.models.get(found.model or "")
+    context = served.max_model_len if served and not found.errors else None
+    cut = tight(file, found.endpoint or "", context) if context else Tight()
     if as_json:
         facts = {"endpoint": found.endpoint, "model": found.model, "requests": found.requests, "bytes": found.size}
         valid, errors = not found.errors and not nowhere, plain(found.errors)
-        print_json({"valid": valid, **facts, "error_count": found.error_count, "errors": errors, "cannot_run": unable})
+        print_json(
+            {
+                "valid": valid,
+                **facts,
+                "error_count": found.error_count,
+                "errors": errors,
+                "cannot_run": unable,
+                "likely_cut": cut.lines,
+            }
+        )
     elif found.errors:
         for error in found.errors:
             click.echo(error_line(error))
@@ -43,7 +56,7 @@ def validate(file: Path, endpoint: str | None, models: tuple[str, ...], config: 
     else:
         verdict = "no pool can run it." if nowhere else "valid."
         click.echo(f"{file}: {found.requests} requests for {found.endpoint}, model {found.model}: {verdict}")
-        for why in unable.values():
+        for why in (*unable.values(), *([cut.said(found.model or "", context)] if context and cut.lines else [])):
             click.echo(why)
     return exits.USAGE if found.errors or nowhere else exits.OK
 
