@@ -76,6 +76,9 @@ bench-meter: $(ENV) ## what metering costs: CPU time of each meter as a share of
 bench-cpu-beside: env model ## what online users feel of an engine on the host's idle processors: p99 with and without it (ARGS=--quick)
 	@$(PY) -m benchmarks.cpu_beside $(ARGS)
 
+bench-spare: env model ## our governor beside online users against fixed caps, priority alone and AIMD, 55 minutes (ARGS=--quick: ten)
+	@$(PY) -m benchmarks.spare $(ARGS)
+
 chaos: $(ENV) ## kill servers, workers, engines and PostgreSQL 200 times while batches run; nothing may be lost or run again
 	@$(PY) -m tests.chaos $(ARGS)
 
@@ -103,4 +106,4 @@ $(PEERS): locks/peers.txt tools/make_env.py | $(ENV)
 .models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
 	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
 
-.PHONY: help env engine-env llama-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-rolling bench-meter bench-cpu-beside chaos docs lock clean
+.PHONY: help env engine-env llama-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-rolling bench-meter bench-cpu-beside bench-spare chaos docs lock clean

@@ -82,6 +82,10 @@ class Admission:
         block = self._capacity.block
         return int(min(block * math.ceil(max(tokens, 1.0) / block), self.budget))
 
+    def prompt_tokens(self, demand: Demand) -> float:
+        """Tokens that a request's prompt is expected to have."""
+        return self._expected(demand)[0]
+
     def admits(self, demand: Demand) -> bool:
         """May it go now?"""
         if not self.requests:

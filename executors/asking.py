@@ -35,7 +35,9 @@ class Asking:
         vitals: Vitals,
         trust: Trust,
         patience: Patience,
+        priority: int | None = None,
     ) -> None:
+        self._priority = priority
         self._engine, self._session, self._outputs, self._vitals, self._trust = engine, session, outputs, vitals, trust
         self._patience = patience
 
@@ -82,6 +84,8 @@ class Asking:
     async def _ask(self, work: Work, line: Line) -> Reply:
         lease, body = work.lease, line.request.body
         url, data = self._engine.url + lease.endpoint, renamed(body, lease.model) if lease.rename else bytes(body)
+        if self._priority is not None:
+            data = behind(data, self._priority)
         try:
             data = self._engine.dialect.asked(data)
         except Cannot as problem:
@@ -113,3 +117,8 @@ class Asking:
             return self._outputs.refused(line, reply)
         text = f"The engine gave no whole answer in {TRIES} tries ({reply.body.decode('utf-8', 'replace')[:200]})."
         return self._outputs.unanswered(line, "engine_error", text)
+
+
+def behind(body: bytes, priority: int) -> bytes:
+    """The request with that priority; of two in one object the last counts, so the requester's own does not."""
+    return b'%s,"priority":%d}' % (body.rstrip()[:-1], priority)

@@ -31,6 +31,7 @@ from batchsched.executors.probes import capacity_of, load_of, tokens_of
 from batchsched.executors.pulse import Pulse
 from batchsched.executors.reporter import Reporter
 from batchsched.executors.share import EnergyShare
+from batchsched.executors.spare.port import Answer, Gate
 from batchsched.executors.trust import Trust
 from batchsched.executors.vitals import Vitals
 from batchsched.executors.work import Line, Outcome, Work
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 HEALTH_EVERY_S = 5.0
 LOAD_EVERY_S = 1.0
 _OUT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|MemoryError|[Cc]annot allocate memory")
+PASSED_BY = 8
 MOST_UNSENT_BYTES = 64 * 2**20
 
 
@@ -60,6 +62,7 @@ class Driver:
         admission: Admission,
         request_timeout_s: float,
         on_change: Callable[[], None],
+        gate: Gate | None = None,
     ) -> None:
         self.works: list[Work] = []
         self.backlog = Backlog(self._pump, MOST_UNSENT_BYTES)
@@ -69,7 +72,11 @@ class Driver:
         self._outputs, self._trust = Outputs(ids, engine), Trust()
         self._blame, self._patience, self._pulse = Blame(self._outputs), Patience(request_timeout_s), Pulse()
         self._vitals = Vitals(engine, session, self._buried)
-        self._asking = Asking(engine, session, self._outputs, self._vitals, self._trust, self._patience)
+        priority = gate.priority if gate else None
+        self._asking = Asking(engine, session, self._outputs, self._vitals, self._trust, self._patience, priority)
+        self._gate = gate
+        if gate:
+            gate.bind(self._pump, self._push_out)
         self._alone = False
         self._trying: Work | None = None  # a trial of its has the engine for itself
 
@@ -110,7 +117,9 @@ class Driver:
         return self.problem is None and not self.backlog.full and coming + self._left() <= self._admission.room // 4
 
     def stop(self, work: Work, reason: ReleaseReason, grace_s: float) -> None:
-        """Send nothing more of a chunk; what is in flight may come back within `grace_s` seconds."""
+        """Send nothing more of a chunk; what is in flight may come back within `grace_s` seconds, or goes at once where the
+        engine has other users."""
+        grace_s = 0.0 if self._gate else grace_s
         if work.stopping or work.outcome.done():
             return
         work.stopping = reason
@@ -194,10 +203,15 @@ class Driver:
             work, line = chosen
             work.send(line)
             line.tokens = admission.enter(line.demand)
+            if self._gate:
+                prompt_tokens = admission.prompt_tokens(line.demand)
+                line.ticket = self._gate.enters(prompt_tokens, max(0.0, line.tokens - prompt_tokens))
             self._alone = line.alone
             line.task = asyncio.create_task(self._run(work, line))
         if idle and admission.requests:
             self._share.busy(True)
+        if self._gate:
+            self._gate.idle(not self._left())
         if not wanted and self.wants_more():
             self._on_change()
 
@@ -223,7 +237,32 @@ class Driver:
         line, busy = work.next, self._admission.requests > 0
         if line is None or (busy and (line.alone or (work.trials and work is not self._trying))):
             return None
+        if self._gate and not self._gated(work, self._gate):
+            return None
+        line = work.next
+        assert line is not None
         return (work, line) if line.alone or self._admission.admits(line.demand) else None
+
+    def _gated(self, work: Work, gate: Gate) -> bool:
+        """May a line of it go to an engine that others use too? A long prompt that has to wait is passed by shorter ones."""
+        for _ in range(PASSED_BY):
+            if (line := work.next) is None:
+                break
+            answer = gate.asks(self._admission.prompt_tokens(line.demand))
+            if answer is not Answer.PASS_BY or not work.pass_by():
+                return answer is Answer.GO
+        return False
+
+    def _push_out(self, count: int) -> None:
+        """Break off the lines that were sent last: they lose least, and come first again. What they had is waste."""
+        sent = [
+            (line.ticket, work, line) for work in self.works for line in work.open.values() if line.asking and not line.pushed
+        ]
+        for ticket, work, line in sorted(sent, key=lambda each: -each[0])[:count]:
+            line.pushed = True
+            if self._gate:
+                self._share.waste(work.lease.batch_id, self._gate.lost_tokens(ticket))
+            line.cancel()
 
     async def _run(self, work: Work, line: Line) -> None:
         try:
@@ -231,6 +270,8 @@ class Driver:
             if result is not None and not work.outcome.done():
                 work.reporter.add(result)
                 self._pulse.felt()
+                if self._gate:
+                    self._gate.leaves(line.ticket, result.input_tokens, result.output_tokens)
                 if result.ok:
                     self._admission.learn(line.demand, result.input_tokens, result.cached_tokens, result.output_tokens)
         except Exception as problem:  # a bug of ours must not lose a line silently
@@ -239,6 +280,11 @@ class Driver:
         finally:
             work.open.pop(line.number, None)
             self._admission.leave(line.tokens)
+            if self._gate:
+                self._gate.leaves(line.ticket)
+            if line.pushed:
+                line.pushed = line.asking = False
+                work.again(line)
             if not self._admission.requests:
                 self._alone = False
                 self._share.busy(False)

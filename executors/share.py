@@ -120,6 +120,14 @@ class EnergyShare:
             account.tokens += tokens
             self._use.our_tokens += tokens if counted is None else counted
 
+    def waste(self, batch_id: str, tokens: int) -> None:
+        """A request was broken off: so many tokens that were computed for it will be computed again."""
+        if tokens > 0:
+            key = object()
+            self._accounts[key] = _Account(self._now(), batch_id)
+            self.add(key, tokens)
+            self.close(key)
+
     def busy(self, busy: bool) -> None:
         """Requests are in flight at the engine, or no longer."""
         if busy != self.in_flight:

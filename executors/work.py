@@ -40,11 +40,28 @@ class Outcome(msgspec.Struct, frozen=True):
 class Line:
     """One request on its way."""
 
-    __slots__ = ("alone", "asking", "began", "demand", "number", "request", "suspect", "task", "tokens", "trial", "tries", "wait")
+    __slots__ = (
+        "alone",
+        "asking",
+        "began",
+        "demand",
+        "number",
+        "pushed",
+        "request",
+        "suspect",
+        "task",
+        "ticket",
+        "tokens",
+        "trial",
+        "tries",
+        "wait",
+    )
 
     def __init__(self, number: int, request: Request, suspect: bool, demand: Demand) -> None:
         self.number, self.request, self.suspect, self.demand = number, request, suspect, demand
         self.tokens = 0  # held in the engine while it is in flight
+        self.ticket = 0  # of the gate, where the engine is not ours alone
+        self.pushed = False  # broken off to make room for others: to do again
         self.tries = 0
         self.alone = self.trial = False
         self.asking = False  # the engine has it right now
@@ -108,10 +125,21 @@ class Work:
         """A line that was in flight is still to do, and comes next."""
         line.cancel()
         del self.open[line.number]
+        self.again(line)
+
+    def again(self, line: Line) -> None:
+        """A line that is not in flight any more comes next."""
         if line.trial:
             self.trials.put_back(line)
         else:
             (self.alone if line.alone else self.todo).appendleft(line)
+
+    def pass_by(self) -> bool:
+        """Another line than the one that would be next goes before it; False where there is no other."""
+        if self.trials.coming or len(self.todo) < 2:
+            return False
+        self.todo.rotate(-1)
+        return True
 
     def acquit(self) -> None:
         """The guilty one was found: other suspects go with all the rest again."""

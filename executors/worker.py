@@ -31,6 +31,7 @@ from batchsched.executors.probes import tokens_of
 from batchsched.executors.reporter import LOST, Reporter
 from batchsched.executors.share import EnergyShare
 from batchsched.executors.signals import Stopped, stopped_by_signals, unless
+from batchsched.executors.spare.gate import SpareGate, gate_for
 from batchsched.executors.tuning import Gpus, open_gpus
 from batchsched.executors.version import own_version
 from batchsched.executors.work import Outcome, Work
@@ -97,6 +98,7 @@ class WorkerLoop:
         self._engine: Engine
         self._driver: Driver
         self._share: EnergyShare
+        self._gate: SpareGate | None
         self._unsaid: Spent | None = None
         self._said = 0
         self._meter: EnergyMeter
@@ -122,19 +124,13 @@ class WorkerLoop:
         self._engine = engine_for(self._pool_name, self._me.pool, home, self._settings)
         shared = home is None
         pool, models = self._me.pool, self._me.models.values()
-        choice = choose_meter(
-            pool,
-            self._settings,
-            self._engine.pids,
-            busy=lambda: self._share.in_flight,
-            models=models,
-            here=self._engine.here,
-            shared=shared,
-        )
+        here, busy = self._engine.here, lambda: self._share.in_flight
+        choice = choose_meter(pool, self._settings, self._engine.pids, busy=busy, models=models, here=here, shared=shared)
         log.info("Energy is %s. Engine: %s.", choice.why, self._engine.describe())
         self._meter = choice.meter
-        self._gpus = open_gpus(pool, models, self._settings.state_dir, here=self._engine.here)
+        self._gpus = open_gpus(pool, models, self._settings.state_dir, here=here)
         self._share = EnergyShare(self._meter, self._link.now)
+        self._gate = gate = gate_for(pool, self._engine.url, self._session)
         self._driver = Driver(
             self._engine,
             self._session,
@@ -143,9 +139,10 @@ class WorkerLoop:
             admission=Admission(pool.most_in_flight, pool.max_tokens_in_flight),
             request_timeout_s=self._settings.request_timeout_s,
             on_change=self._changed.set,
+            gate=gate,
         )
         self._driver.trust(time.monotonic() + self._me.lease_s)
-        chores = (self._heartbeats(), self._weigh_logs(), self._driver.watch())
+        chores = (self._heartbeats(), self._weigh_logs(), self._driver.watch(), *([gate.watch()] if gate else []))
         beside = [asyncio.create_task(chore) for chore in chores]
         if shared:
             beside.append(asyncio.create_task(self._count_tokens()))
@@ -241,7 +238,8 @@ class WorkerLoop:
             await asyncio.sleep(self._me.heartbeat_s)
             said = {held.lease.chunk_id: held for held in self._held.values()}  # of two leases of a chunk the newer
             held_leases = [HeldLease(chunk_id, held.lease.token) for chunk_id, held in said.items()]
-            message = Heartbeat(held_leases, self._spent(), self._idle, self._logs_bytes, cards=self._gpus.seen)
+            spare = self._gate.seen() if self._gate else None
+            message = Heartbeat(held_leases, self._spent(), self._idle, self._logs_bytes, spare, cards=self._gpus.seen)
             timeout_s = min(_LONGEST_BEAT_S, max(1.0, 2 * self._me.heartbeat_s))
             sent = time.monotonic()
             try:

@@ -59,6 +59,8 @@ class FakeEngine:
         self.overloaded_above = 10**9
         self.api_key = ""
         self.mortal = False
+        self.online = 0  # requests of users that it claims to have
+        self.priorities: list[int | None] = []
         self.kv_tokens = 0  # of its KV cache; 0: it does not say
         self.waiting = self.kv_usage = self.preemptions = 0.0
         self._seen: Counter[str] = Counter()
@@ -108,6 +110,7 @@ class FakeEngine:
         }
         label = f'{{engine="0",model_name="{self.model}"}}'
         said = [f"vllm:{name}_total{label} {float(count)}" for name, count in counts.items()]
+        said.append(f"vllm:num_requests_running{label} {self.in_flight + self.online}")
         if self.kv_tokens:
             said.append(f'vllm:cache_config_info{{block_size="16",engine="0",num_gpu_blocks="{self.kv_tokens // 16}"}} 1.0')
             said.append(f"vllm:num_requests_waiting{label} {self.waiting}")
@@ -135,6 +138,7 @@ class FakeEngine:
             body = json.loads(await request.read())
         except ValueError:
             return _error(400, "Bad Request", "[{'type': 'json_invalid', 'loc': ('body', 0)}]")
+        self.priorities.append(body.get("priority"))
         problem, prompt = self._look(request.path, body)
         if problem is not None:
             return problem

@@ -27,7 +27,10 @@ GROWTH = 1.5
 IDLE_S = 3.0
 """Without an online request for so long, and longer than nearly all pauses lately, the server is opened fully."""
 KV_FULL, KV_HOLD = 0.8, 0.65
-_LEARNING = 0.02
+_LEARNING = 0.03
+_EASE, _EASE_BACK, _EASE_LOST = 5.0, 0.0005, 0.5
+"""How much faster the margin rises while none has missed; less for each that did, until several thousand have not."""
+_MISSING = 0.3
 _MARGIN = (0.05, 1.5)
 _FIRST_MARGIN = 0.72
 _SURCHARGE_AT = 0.9
@@ -88,13 +91,14 @@ class Governor:
         self._cap = 1.0
         self._ratios: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
         self._strays: deque[float] = deque(maxlen=_STRAYS)
+        self._ease = _EASE
         self._slots = math.inf
         self._served = 0.0
         self._queued = False
         self._pauses: deque[float] = deque(maxlen=_PAUSES)
         self._online = self._online_prompt = 0.0
         self._busy_at: float | None = None
-        self._lasting = 0.0
+        self.lasting_s = 0.0
         self._held_until = -math.inf
 
     def see(self, window: Window, traits: Traits) -> Budget:
@@ -123,10 +127,10 @@ class Governor:
     def answered(self, seconds: float, tokens: int) -> None:
         """One of our requests came back after so long with so many tokens: how far single requests stray from the mean. They are
         the only ones whose whole life is seen here, and they live in the same steps as the online ones."""
-        if tokens < _FEW_TOKENS or self._lasting <= 0:
+        if tokens < _FEW_TOKENS or self.lasting_s <= 0:
             return
-        each_s = (seconds - (self._firsts.mean or self._lasting)) / (tokens - 1)
-        self._strays.append(max(-0.9, each_s / self._lasting - 1.0))
+        each_s = (seconds - (self._firsts.mean or self.lasting_s)) / (tokens - 1)
+        self._strays.append(max(-0.9, each_s / self.lasting_s - 1.0))
 
     def blind(self, age_s: float, period_s: float) -> Budget:
         """No reading came: what is known is `age_s` old. Shrink, hold a floor, and after ten seconds stop."""
@@ -170,9 +174,10 @@ class Governor:
         missed = min(1.0, late_each + late_first) * many
         self.missed += missed
         self.seen += many
-        wanted = 0.4 * (1.0 - self.goal.share)
+        wanted = _MISSING * (1.0 - self.goal.share)
         blame = self._blame(window)
-        self.margin *= math.exp(_LEARNING * max(-20.0, wanted * many - missed * blame))
+        self._ease = min(_EASE, max(1.0, (self._ease + _EASE_BACK * many) * _EASE_LOST ** (missed * blame)))
+        self.margin *= math.exp(_LEARNING * max(-20.0, self._ease * wanted * many - missed * blame))
         self.margin = min(_MARGIN[1], max(_MARGIN[0], self.margin))
         return (late_each + late_first) * blame < 1.0 - self.goal.share
 
@@ -182,12 +187,12 @@ class Governor:
             return 0.0
         lives_s = window.online / (window.arrived / window.seconds) if window.arrived else window.seconds
         fresh = min(1.0, window.seconds / max(lives_s, window.seconds))
-        self._lasting = (
-            window.step.seconds if self._lasting == 0 else self._lasting + fresh * (window.step.seconds - self._lasting)
+        self.lasting_s = (
+            window.step.seconds if self.lasting_s == 0 else self.lasting_s + fresh * (window.step.seconds - self.lasting_s)
         )
         if len(self._strays) < _FEW_STRAYS:
-            return 1.0 if self._lasting > self.goal.tpot_s else 0.0
-        return sum(self._lasting * (1.0 + stray) > self.goal.tpot_s for stray in self._strays) / len(self._strays)
+            return 1.0 if self.lasting_s > self.goal.tpot_s else 0.0
+        return sum(self.lasting_s * (1.0 + stray) > self.goal.tpot_s for stray in self._strays) / len(self._strays)
 
     def _late_first(self, window: Window) -> float:
         """The share whose first token came late, over the last few hundred: a single reading has too few to tell."""

@@ -22,7 +22,7 @@ class Pace:
         self._next_at_s = -math.inf
         self._harmed_until_s = -math.inf
 
-    def waits_s(self, budget: Budget, in_flight: int, prompt_tokens: int, now_s: float) -> float:
+    def waits_s(self, budget: Budget, in_flight: int, prompt_tokens: float, now_s: float) -> float:
         """0: it may go now. Above: in how many seconds to ask again. Infinite: when the budget or what is in flight changes."""
         if in_flight >= budget.in_flight:
             return math.inf
@@ -32,7 +32,7 @@ class Pace:
         free_at_s = self._next_at_s if reads_s <= budget.slack_s else max(self._next_at_s, self._harmed_until_s)
         return max(0.0, free_at_s - now_s)
 
-    def went(self, budget: Budget, prompt_tokens: int, now_s: float) -> None:
+    def went(self, budget: Budget, prompt_tokens: float, now_s: float) -> None:
         """It was sent."""
         if budget.open:
             return

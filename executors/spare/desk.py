@@ -1,0 +1,161 @@
+"""Where the workers of one machine that share a server agree on what is in flight there, so that together they keep one budget.
+
+A folder for each server; in it one file for each worker, which holds a lock on it as long as it lives and writes its figures into
+it. The kernel frees the lock of a worker that ends, even by kill -9, and the server drops its requests as its connections close:
+so what it had in flight counts no more. Room is taken under one further lock, so two workers never take the same room.
+
+Workers on other machines are not seen here: to the governors they are online users, and each side keeps away from the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import mmap
+import os
+import struct
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from batchsched.executors.spare.window import Ours
+
+_FIGURES = struct.Struct("<6q")
+_HERE = {"localhost": "127.0.0.1", "::1": "127.0.0.1", "0.0.0.0": "127.0.0.1"}  # noqa: S104 - names that mean the same server
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """Of one worker at one server."""
+
+    in_flight: int = 0
+    wants: int = 0
+    """1 while it has requests to send."""
+    sent: int = 0
+    sent_tokens: int = 0
+    slow_first: int = 0
+    done_tokens: int = 0
+    """Of prompts and answers that came back."""
+
+
+def desk_folder(base: Path | None = None) -> Path:
+    """Where this machine's workers of one user meet; made if need be."""
+    folder = base or Path(tempfile.gettempdir()) / f"batchsched-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+class Desk:
+    """One worker's place. Close it when the worker ends; a killed one is seen to be gone."""
+
+    def __init__(self, server_url: str, base: Path | None = None) -> None:
+        at = urlsplit(server_url)
+        server = f"{_HERE.get(at.hostname or '', at.hostname)}:{at.port or at.scheme}{at.path.rstrip('/')}"
+        self._folder = desk_folder(base) / f"spare-{hashlib.sha256(server.encode()).hexdigest()[:16]}"
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self.mine = Figures()
+        self._others: dict[str, mmap.mmap] = {}
+        with self._locked():  # nobody may take a new file, not yet locked, for that of a dead worker
+            number, self._path = os.getpid(), self._folder / f"{os.getpid()}.worker"
+            while self._path.exists():
+                number += 1 << 22
+                self._path = self._folder / f"{number}.worker"
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            os.truncate(self._file, _FIGURES.size)
+        self._figures = mmap.mmap(self._file, _FIGURES.size)
+
+    def refresh(self) -> None:
+        """Look who else is there; files of the dead are cleared away."""
+        with self._locked():
+            seen: set[str] = set()
+            for path in self._folder.glob("*.worker"):
+                if path == self._path:
+                    continue
+                if self._dead(path):
+                    path.unlink(missing_ok=True)
+                    continue
+                seen.add(path.name)
+                if path.name not in self._others:
+                    with path.open("r+b") as file:
+                        self._others[path.name] = mmap.mmap(file.fileno(), _FIGURES.size, access=mmap.ACCESS_READ)
+            for gone in self._others.keys() - seen:
+                self._others.pop(gone).close()
+
+    @property
+    def others(self) -> list[Figures]:
+        """What the others of the last `refresh` say now."""
+        return [Figures(*_FIGURES.unpack(each[: _FIGURES.size])) for each in self._others.values()]
+
+    @property
+    def all(self) -> Ours:
+        """Everybody's together."""
+        everybody = [self.mine, *self.others]
+        return Ours(
+            sum(each.in_flight for each in everybody),
+            sum(each.sent for each in everybody),
+            sum(each.sent_tokens for each in everybody),
+            sum(each.slow_first for each in everybody),
+        )
+
+    @property
+    def done_tokens(self) -> int:
+        """Of everybody, since each began."""
+        return sum(each.done_tokens for each in (self.mine, *self.others))
+
+    def has_room(self, most: int) -> bool:
+        """May this worker have one more in flight, of `most` for all? Where that is short, each that wants has an equal share."""
+        others = self.others
+        free = most - self.mine.in_flight - sum(each.in_flight for each in others)
+        if free <= 0:
+            return False
+        wanting = [each for each in others if each.wants]
+        share = most // (1 + len(wanting)) + (most % (1 + len(wanting)) > 0)
+        owed = sum(max(0, share - each.in_flight) for each in wanting)
+        return self.mine.in_flight < share or free > owed
+
+    def take(self, most: int) -> bool:
+        """One more of ours is in flight, if there is room; nobody else can take that room."""
+        with self._locked():
+            if not self.has_room(most):
+                return False
+            self.say(in_flight=self.mine.in_flight + 1)
+            return True
+
+    def say(self, **changes: int) -> None:
+        """New figures of this worker; nobody is told any more once it has left."""
+        if self._figures.closed:
+            return
+        self.mine = msgspec.structs.replace(self.mine, **changes)
+        self._figures[:] = _FIGURES.pack(*msgspec.structs.astuple(self.mine))
+
+    def close(self) -> None:
+        """This worker leaves."""
+        if self._figures.closed:
+            return
+        self._path.unlink(missing_ok=True)
+        for each in self._others.values():
+            each.close()
+        self._others.clear()
+        self._figures.close()
+        os.close(self._file)
+        os.close(self._lock)
+
+    @contextmanager
+    def _locked(self) -> Generator[None]:
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def _dead(self, path: Path) -> bool:
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False

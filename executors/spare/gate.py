@@ -1,0 +1,261 @@
+"""The gate of a worker whose engine belongs to online users: reads the server, governs, and says what may go.
+
+One reading each half second. What the governor decides holds for all workers of this machine on that server; the desk keeps them
+to it together. The gate lets go of requests when the server cannot carry them any more, the youngest first, for they lose least.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import msgspec
+
+from batchsched.executors.spare.counts import Counts, read_counts
+from batchsched.executors.spare.desk import Desk
+from batchsched.executors.spare.governor import Budget, Goal, Governor, Traits
+from batchsched.executors.spare.hours import Hours
+from batchsched.executors.spare.pace import Pace
+from batchsched.executors.spare.port import Answer
+from batchsched.executors.spare.window import Ours, between
+from batchsched.fleet import Pool
+from batchsched.wire import SpareSeen
+
+log = logging.getLogger(__name__)
+EVERY_S = 0.5
+"""Between two readings."""
+PRIORITY = 100
+"""Of offline requests: the lower go first, and online ones have 0."""
+_MEMORY = 0.02
+_PATIENCE_S = 1.0
+_UNGOVERNED_S = 12.0
+"""Longer than a governor may be blind: after that nobody governs at all."""
+
+
+class _Ticket(msgspec.Struct):
+    at_s: float
+    prompt_tokens: float
+
+
+class SpareGate:
+    """Of one worker at one server. Run `watch` beside the driver."""
+
+    priority = PRIORITY
+
+    def __init__(
+        self,
+        goal: Goal,
+        ceiling: int,
+        server_url: str,
+        session: aiohttp.ClientSession,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        desk_base: Path | None = None,
+        every_s: float | None = None,
+    ) -> None:
+        self.governor = Governor(goal, ceiling)
+        self.pushed_out = 0
+        """Requests, since the beginning."""
+        self._url, self._session, self._now, self._every_s = f"{server_url.rstrip('/')}/metrics", session, now, every_s or EVERY_S
+        self._desk, self._pace, self._hours = Desk(server_url, desk_base), Pace(), Hours(server_url)
+        self._traits = Traits()
+        self._last: Counts | None = None
+        self._ours, self._done = Ours(), 0
+        self._tickets: dict[int, _Ticket] = {}
+        self._number = 0
+        self._on_room: Callable[[], None] = lambda: None
+        self._push_out: Callable[[int], None] = lambda _: None
+        self._governed_s = -math.inf
+        self._alarm: asyncio.TimerHandle | None = None
+        self._stopped = False
+
+    @property
+    def budget(self) -> Budget:
+        """Of now, for all workers on the server together."""
+        return self.governor.budget
+
+    @property
+    def expected_step_s(self) -> float:
+        """Seconds of a step of the server as it is now."""
+        return self.governor.lasting_s
+
+    # The driver's side.
+
+    def bind(self, on_room: Callable[[], None], push_out: Callable[[int], None]) -> None:
+        """As the port says."""
+        self._on_room, self._push_out = on_room, push_out
+
+    def asks(self, prompt_tokens: float) -> Answer:
+        """As the port says."""
+        if self._stopped or self._now() - self._governed_s > _UNGOVERNED_S or not self._desk.has_room(self.budget.in_flight):
+            return Answer.LATER
+        waits_s = self._waits_s(prompt_tokens)
+        if waits_s <= 0:
+            return Answer.GO
+        self._ask_again_in(waits_s)
+        return Answer.PASS_BY if self._waits_s(0) <= 0 else Answer.LATER
+
+    def enters(self, prompt_tokens: float, answer_tokens: float) -> int:
+        """As the port says. Between `asks` and here another worker may have taken the room: then there is one too many for the
+        time of one request."""
+        del answer_tokens
+        desk = self._desk
+        if not desk.take(self.budget.in_flight):
+            desk.say(in_flight=desk.mine.in_flight + 1)
+        slow = prompt_tokens * self.budget.prompt_token_s + self.expected_step_s > self.governor.goal.ttft_s
+        desk.say(
+            sent=desk.mine.sent + 1,
+            sent_tokens=desk.mine.sent_tokens + round(prompt_tokens),
+            slow_first=desk.mine.slow_first + slow,
+        )
+        self._pace.went(self.budget, self._shared(prompt_tokens), self._now())
+        self._number += 1
+        self._tickets[self._number] = _Ticket(self._now(), prompt_tokens)
+        return self._number
+
+    def leaves(self, ticket: int, read: int = 0, written: int = 0) -> None:
+        """As the port says."""
+        entered = self._tickets.pop(ticket, None)
+        if entered is None:
+            return
+        desk = self._desk
+        desk.say(in_flight=max(0, desk.mine.in_flight - 1), done_tokens=desk.mine.done_tokens + read + written)
+        if written > 0:
+            self.governor.answered(self._now() - entered.at_s, written)
+            known = self._traits
+            self._traits = Traits(
+                known.prompt_tokens + _MEMORY * (read - known.prompt_tokens),
+                known.output_tokens + _MEMORY * (written - known.output_tokens),
+            )
+
+    def idle(self, nothing_to_send: bool) -> None:
+        """As the port says."""
+        wants = int(not nothing_to_send)
+        if self._desk.mine.wants != wants:
+            self._desk.say(wants=wants)
+
+    def lost_tokens(self, ticket: int) -> int:
+        """About how many tokens the server has computed for a request, its prompt included: what is lost when it is let go."""
+        entered = self._tickets.get(ticket)
+        if entered is None:
+            return 0
+        age_s = self._now() - entered.at_s
+        read_s = entered.prompt_tokens * self.budget.prompt_token_s
+        step_s = self.expected_step_s
+        written = max(0.0, age_s - read_s) / step_s if step_s > 0 else 0.0
+        return round(min(1.0, age_s / max(read_s, 1e-9)) * entered.prompt_tokens + written)
+
+    # The server's side.
+
+    async def watch(self) -> None:
+        """Read the server and govern; runs until cancelled, and leaves the desk then."""
+        try:
+            await self._watch()
+        finally:
+            self.close()
+
+    async def _watch(self) -> None:
+        while True:
+            began_s = self._now()
+            try:
+                counts = await self._read(began_s)
+                self._desk.refresh()
+                self._govern(counts)
+                self._governed_s = self._now()
+            except Exception:  # ungoverned work would harm others: it stops of itself when this goes on
+                log.exception("The server at %s could not be governed.", self._url)
+            await asyncio.sleep(max(0.05, began_s + self._every_s - self._now()))
+
+    def let_go(self) -> None:
+        """Everything of this worker leaves the server now, and nothing more goes there."""
+        self._stopped = True
+        self._push_out(len(self._tickets))
+
+    def resume(self) -> None:
+        """After `let_go`: go on."""
+        self._stopped = False
+        self._on_room()
+
+    def seen(self) -> SpareSeen | None:
+        """What the server had for offline work since the last time."""
+        return self._hours.take()
+
+    def close(self) -> None:
+        """The worker ends."""
+        if self._alarm:
+            self._alarm.cancel()
+        self._desk.close()
+
+    async def _read(self, at_s: float) -> Counts | None:
+        try:
+            async with self._session.get(self._url, timeout=aiohttp.ClientTimeout(total=_PATIENCE_S)) as answer:
+                return read_counts(await answer.text(), at_s) if answer.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            return None
+
+    def _govern(self, counts: Counts | None) -> None:
+        before = self.budget
+        if counts is None:
+            age_s = self._now() - self._last.at_s if self._last else math.inf
+            self.governor.blind(age_s, self._every_s)
+        else:
+            self._learn(counts)
+        if self.budget.why != before.why:
+            log.debug("Spare: %d in flight at most (%s).", self.budget.in_flight, self.budget.why)
+        self._push(self.budget)
+        if self.budget.in_flight > before.in_flight or self._desk.mine.in_flight < self.budget.in_flight:
+            self._on_room()
+
+    def _learn(self, counts: Counts) -> None:
+        last, then, done = self._last, self._ours, self._done
+        self._last, self._ours, self._done = counts, self._desk.all, self._desk.done_tokens
+        if last is None:
+            return
+        if not counts.follows(last):
+            log.warning("The server at %s began anew.", self._url)
+            self.governor.restarted()
+            return
+        window = between(last, counts, then, self._ours, self.governor.goal.ttft_s)
+        budget = self.governor.see(window, self._traits)
+        step_s = self.governor.model.seconds(window.online + budget.in_flight, 0.0)
+        self._hours.saw(window, budget, self._traits, step_s, max(0, self._done - done))
+
+    def _push(self, budget: Budget) -> None:
+        """Let go of what the server cannot carry: of all workers' excess this one's part."""
+        total, mine = self._ours.in_flight, self._desk.mine.in_flight
+        excess = total - budget.keep
+        if excess <= 0 or not mine:
+            return
+        part = min(mine, math.ceil(excess * mine / max(total, mine)))
+        log.info("Spare: %d requests make room (%s).", part, budget.why)
+        self.pushed_out += part
+        self._push_out(part)
+
+    def _waits_s(self, prompt_tokens: float) -> float:
+        return self._pace.waits_s(self.budget, 0, self._shared(prompt_tokens), self._now())
+
+    def _shared(self, prompt_tokens: float) -> float:
+        """A prompt as it weighs here: where several send, each has its part of the server's time."""
+        return prompt_tokens * (1 + sum(each.wants for each in self._desk.others))
+
+    def _ask_again_in(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        at = loop.time() + max(seconds, 0.001)
+        if self._alarm:
+            if loop.time() < self._alarm.when() <= at:
+                return
+            self._alarm.cancel()
+        self._alarm = loop.call_at(at, self._on_room)
+
+
+def gate_for(pool: Pool, server_url: str, session: aiohttp.ClientSession) -> SpareGate | None:
+    """Of a worker of that pool; None where the engine is its own."""
+    if pool.kind != "spare" or pool.slo is None:
+        return None
+    goal = Goal(pool.slo.ttft_ms / 1000, pool.slo.tpot_ms / 1000, pool.slo.percentile / 100)
+    return SpareGate(goal, pool.most_in_flight, server_url, session)
