@@ -58,7 +58,7 @@ class Launched(Stage):
     def submit(self, count: int) -> str:
         """A batch that can wait no longer; its requests carry its number, so that the engine's counts tell them apart."""
         self.batches += 1
-        data = tagged(count).replace(b'"r', b'"b%d-r' % self.batches).replace(b"[[tag r", b"[[tag b%d-r" % self.batches)
+        data = tagged(count).replace(b'": "r', b'": "b%d-r' % self.batches).replace(b"[[tag r", b"[[tag b%d-r" % self.batches)
         file_id = HTTP.post(f"{self.url}/v1/files", files={"file": ("in.jsonl", data)}, data={"purpose": "batch"}).json()["id"]
         body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         late = {"deadline": "1s", "on_deadline": "finish"}
