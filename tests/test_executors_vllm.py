@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -145,9 +146,9 @@ async def test_what_vllm_answers_is_judged_right(vllm: VllmEngine, path: str, bo
 async def test_stopping_an_engine_lets_what_is_in_flight_end(tiny_model: ServedModel, tmp_path: Path) -> None:
     engine = VllmEngine(real_engine(), Pool(), Worker(state_dir=str(tmp_path)))
     await engine.start(tiny_model, "tiny")
-    pids = engine.pids()
+    pids, url = engine.pids(), engine.url
     assert len(pids) > 1
-    body = b'{"model": "tiny", "prompt": "a", "max_tokens": 400, "ignore_eos": true}'
+    body = b'{"model": "tiny", "prompt": "a", "max_tokens": 500, "ignore_eos": true, "n": 2}'
     asking = [asyncio.create_task(ask(engine.url, "/v1/completions", body)) for _ in range(4)]
     async with aiohttp.ClientSession() as session, asyncio.timeout(20):
         running = 0.0
@@ -155,7 +156,18 @@ async def test_stopping_an_engine_lets_what_is_in_flight_end(tiny_model: ServedM
             async with session.get(engine.url + "/metrics") as answer:
                 lines = (await answer.text()).splitlines()
             running = sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running"))
-    await engine.stop()
+    stopping = asyncio.create_task(engine.stop())
+    late: list[tuple[int, bytes]] = []
+    with contextlib.suppress(aiohttp.ClientError):  # in the end nobody is there
+        while not stopping.done():
+            late.append(await ask(url, "/v1/completions", b'{"model": "tiny", "prompt": "a", "max_tokens": 2}'))
+    await stopping
+    refused = [answered for answered in late if answered[0] != 200]
+    assert refused  # it drains: what comes now is turned away, and may come again elsewhere
+    assert {(status, judge(status, body)[0]) for status, body in refused} <= {
+        (500, Verdict.OVERLOADED),
+        (503, Verdict.OVERLOADED),
+    }
     answers = await asyncio.gather(*asking)
     assert [status for status, _ in answers] == [200] * 4
     assert all(map(gone, pids))
