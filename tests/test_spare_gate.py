@@ -18,9 +18,14 @@ from batchsched.executors.share import EnergyShare
 from batchsched.executors.spare import gate as gate_module
 from batchsched.executors.spare.desk import Desk
 from batchsched.executors.spare.gate import SpareGate
-from batchsched.executors.spare.governor import Budget, Goal
+from batchsched.executors.spare.governor import Budget, Goal, Traits
+from batchsched.executors.spare.histogram import Histogram
+from batchsched.executors.spare.hours import Hours
 from batchsched.executors.spare.port import Answer
+from batchsched.executors.spare.response import Step
+from batchsched.executors.spare.window import Window
 from batchsched.fleet import Pool, Slo
+from batchsched.wire import SpareSeen
 from tests.fake_engine import FakeEngine
 from tests.fake_server import FakeServer
 from tests.test_executors_driver import working
@@ -176,3 +181,18 @@ async def test_told_to_stop_it_lets_go_at_once() -> None:
         server.stop = {chunk.id: "preempted" for chunk in server.chunks}
         await until(lambda: engine.in_flight == 0, seconds=2)
     assert not server.heard("fail")
+
+
+def test_what_a_server_had_is_what_was_done_or_where_too_little_was_asked_what_could_have_been() -> None:
+    def seen(ours: float) -> SpareSeen:
+        hours, first = Hours(URL), Histogram((1.0,), (1.0,), 1.0, 0.1)
+        window = Window(0.5, 0.5, 4, 2, ours, 4 + ours, 0, 0, 0.1, Step(0.01, 4 + ours, 1.0), 0.5, first)
+        hours.saw(window, Budget(in_flight=10), Traits(100, 50), step_s=0.02, done_tokens=60)
+        taken = hours.take()
+        assert taken is not None
+        assert hours.take() is None
+        return taken
+
+    assert seen(ours=9) == SpareSeen(URL, 0.5, 120.0)
+    # Ten at a time, each of 150 tokens, each done in 50 steps of 20 ms.
+    assert seen(ours=2).tokens_per_s == pytest.approx(10 * 150 / (50 * 0.02))
