@@ -90,11 +90,11 @@ def _sizes(rng: random.Random) -> tuple[int, int]:
 
 
 async def serve(url: str, arrivals: list[Arrival], seed: int) -> list[Felt]:
-    """All of them, each at its time; what each saw, in their order."""
+    """All of them, each at its time, as users on connections of their own; what each saw, in their order."""
     rng = random.Random(seed)
     bodies = [body(rng, each.prompt_tokens, each.answer_tokens) | {"stream": True} for each in arrivals]
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2), timeout=timeout) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=timeout) as session:
         began = time.monotonic()
 
         async def one(number: int) -> Felt:
