@@ -60,13 +60,17 @@ class Registered(msgspec.Struct):
 
 
 POOL_OF_PROTOCOL_1 = ("site", "kind", "gpu", "count", "models", "max_in_flight", "power_w", "window", "engine_args")
+MODEL_OF_PROTOCOL_1 = ("path", "parameters_b", "max_model_len", "engine_args")
 
 
 def known_settings(registered: Registered) -> dict[str, Any]:
-    """What a worker of its protocol can read: those of protocol 1 refuse a pool with fields that they do not know."""
+    """What a worker of its protocol can read: those of protocol 1 refuse a pool or a model with fields that they do not know."""
     plain: dict[str, Any] = msgspec.to_builtins(registered)
     if registered.protocol < 2:
         plain["pool"] = {field: plain["pool"][field] for field in POOL_OF_PROTOCOL_1}
+        plain["models"] = {
+            name: {field: model[field] for field in MODEL_OF_PROTOCOL_1} for name, model in plain["models"].items()
+        }
     return plain
 
 
