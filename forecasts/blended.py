@@ -94,18 +94,26 @@ def in_force(hours: Integers, receipts: Sequence[Receipt]) -> tuple[Floats, Floa
     since = instant_of(int(hours[0]) - HORIZON_H)
     coming = sorted((one for one in receipts if one.forecast.issued_at >= since), key=lambda one: one.received_at)
     newest: IntensityForecast | None = None
-    means: dict[int, float] = {}
+    told: Floats | None = None
+    first, beyond = int(hours[0]), int(hours[-1]) + HORIZON_H
     at = 0
     for row, hour in enumerate(hours.tolist()):
         begun = instant_of(hour)
         while at < len(coming) and coming[at].received_at <= begun:
             if newest is None or coming[at].forecast.issued_at >= newest.issued_at:
                 newest = coming[at].forecast
-                means = {}
+                told = None
             at += 1
         if newest is not None:
-            means = means or hours_of(newest)
-            values = np.array([means.get(target, np.nan) for target in range(hour, hour + HORIZON_H)], np.float32)
-            logs[row] = np.log(np.maximum(values, _LEAST_G))
+            told = _logs_of(newest, first, beyond) if told is None else told
+            logs[row] = told[hour - first : hour - first + HORIZON_H]
             age[row] = (hour - hour_of(newest.issued_at)) / 24
     return logs, age
+
+
+def _logs_of(forecast: IntensityForecast, first: int, beyond: int) -> Floats:
+    """The logarithms of a forecast's means from the hour `first` to before the hour `beyond`; NaN where it tells none."""
+    logs = np.full(beyond - first, np.nan, np.float32)
+    means = {hour - first: mean for hour, mean in hours_of(forecast).items() if first <= hour < beyond}
+    logs[list(means)] = np.log(np.maximum(np.array(list(means.values()), np.float32), _LEAST_G))
+    return logs

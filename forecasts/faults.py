@@ -217,7 +217,7 @@ def _gaps(cleaned: IntensityForecast, now: datetime, limits: Limits) -> Fault | 
 
 def _stuck(hours: Mapping[int, float], recent: Mapping[int, float], limits: Limits) -> Fault | None:
     run = _longest_run(hours)
-    if run < max(limits.stuck_h, _longest_run(recent) + 1):
+    if run < limits.stuck_h or run <= _longest_run(recent):
         return None
     text = f"{run} hours in a row have one value"
     sure_h = limits.stuck_h * (2 if len(recent) >= limits.least_h else 4)  # who knows a grid's past knows that it never did that
@@ -225,10 +225,11 @@ def _stuck(hours: Mapping[int, float], recent: Mapping[int, float], limits: Limi
 
 
 def _longest_run(hours: Mapping[int, float]) -> int:
-    longest = run = 0
-    for hour in sorted(hours):
-        run = run + 1 if hours.get(hour - 1) == hours[hour] else 1
-        longest = max(longest, run)
+    longest = run = before = 0
+    last: float | None = None
+    for hour, value in sorted(hours.items()):
+        run = run + 1 if hour == before + 1 and value == last else 1
+        longest, before, last = max(longest, run), hour, value
     return longest
 
 
