@@ -15,6 +15,8 @@ QUICK := not slow and not engine and not long
 # its first line, not 2.0), and each worker of pytest rewrites every assertion (21 s before its first test, not 11).
 unexport PYTHONDONTWRITEBYTECODE
 
+# Files go to the workers by name: by number of tests, as pytest-xdist would have it, the longest (one test of a minute) come last, alone.
+
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -35,10 +37,10 @@ check: $(ENV) ## format, lint, types by two checkers, import arrows, quick tests
 	@$(PY) -m mypy
 	@$(PY) -m basedpyright
 	@.venv/bin/lint-imports
-	@$(PY) -m pytest -q -n 3 --dist loadfile -m "$(QUICK)"
+	@$(PY) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "$(QUICK)"
 
 test: env ## the whole suite, real vLLM included
-	@$(PY) -m pytest -n 2 --dist loadfile -m "not long"
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-full: env test-pythons $(LLAMA) ## the suite and what is long, after the quick tests on every other Python
 	@$(PY) -m pytest
