@@ -89,9 +89,9 @@ class Build(msgspec.Struct, frozen=True):
 
 
 def numbers(version: str) -> Version | None:
-    """A version's leading numbers, for comparing; None where it has none. llama.cpp's builds (b6123) have one."""
+    """A version's leading numbers, for comparing; None where it has none. llama.cpp's builds (b6123) have one; 0.11 is 0.11.0."""
     found = re.match(r"b?v?(\d+(?:\.\d+)*)", version.strip())
-    return tuple(int(part) for part in found[1].split(".")) if found else None
+    return tuple(int(part) for part in re.sub(r"(\.0+)+$", "", found[1]).split(".")) if found else None
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from batchsched.planner.plan import Hold, Load
 from batchsched.published import Published
 
 _SLACK = 0.02
-"""Of a replica: rounding of the plan's figures wants none more."""
+"""Of a replica: rounding of the plan's figures wants none more; but the least of work wants one."""
 
 
 class Crew(msgspec.Struct, frozen=True):
@@ -52,7 +52,8 @@ def _planned(published: Published, pool: str, now_s: float, lead_s: float, unfin
     for use in uses:
         if use.pool == pool and use.slot_index in near and use.batch_id in unfinished:
             seconds[use.slot_index] += use.seconds
-    return max((math.ceil(s / plan.slots[index].length_s - _SLACK) for index, s in seconds.items()), default=0)
+    enough = (max(1, math.ceil(s / plan.slots[index].length_s - _SLACK)) for index, s in seconds.items() if s > 0)
+    return max(enough, default=0)
 
 
 def _on(plan: Plan, index: int, now_s: float) -> bool:

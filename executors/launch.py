@@ -32,7 +32,7 @@ def command(home: EngineHome, pool: Pool, model: ServedModel, served: str, port:
     if Path(path).exists():
         path = str(Path(path).absolute())
     if home.distribution == "llama-cpp-python":
-        return [*_llama(home, model, path, served, port), *pool.engine_args, *model.engine_args]
+        return [*_llama(home, pool, model, path, served, port), *pool.engine_args, *model.engine_args]
     flags = ["--model", path, "--served-model-name", served, "--host", "127.0.0.1", "--port", str(port)]
     known = build_of(home).facts("flag")
     flags += [word for flag, value in _WANTED if flag in known for word in (flag, value) if word]
@@ -45,11 +45,12 @@ def command(home: EngineHome, pool: Pool, model: ServedModel, served: str, port:
     return [home.python, "-m", "vllm.entrypoints.openai.api_server", *flags, *pool.engine_args, *model.engine_args]
 
 
-def _llama(home: EngineHome, model: ServedModel, path: str, served: str, port: int) -> list[str]:
-    """llama.cpp's server; `path` is a GGUF file."""
+def _llama(home: EngineHome, pool: Pool, model: ServedModel, path: str, served: str, port: int) -> list[str]:
+    """llama.cpp's server; `path` is a GGUF file. GPUs get all layers: by itself it computes on the CPU, and says nothing."""
     flags = ["--model", path, "--model_alias", served, "--host", "127.0.0.1", "--port", str(port)]
-    # 0 takes the context that the file says.
-    return [home.python, "-m", "llama_cpp.server", *flags, "--n_ctx", str(model.max_model_len or 0)]
+    flags += ["--n_ctx", str(model.max_model_len or 0)]  # 0 takes the context that the file says
+    flags += ["--n_gpu_layers", "-1"] if pool.gpu != "cpu" else []
+    return [home.python, "-m", "llama_cpp.server", *flags]
 
 
 def build_of(home: EngineHome) -> Build:

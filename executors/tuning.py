@@ -4,17 +4,22 @@ What was set before is written to the worker's folder before anything is changed
 worker's end, whatever ends it, and puts everything back; where that was ended too, the next worker does. Needs the right to set
 it, which drivers give to root.
 
-`python -m batchsched.executors.tuning FOLDER` is that process: it reads its standard input, which the worker holds open.
+The workers of a machine may share the folder: each card has a lock there, held by the worker that changed it and by its small
+process, so that nobody puts back what another's work still runs under.
+
+`python -m batchsched.executors.tuning FOLDER CARD...` is that process: it reads its standard input, which the worker holds open.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +31,8 @@ from batchsched.wire import Card
 
 log = logging.getLogger(__name__)
 _PUT_BACK_S = 10.0
+"""So long a card may take to be put back: at our end, or at the end of the worker before us."""
+_LOOK_S = 0.05
 _READY = b"ready\n"
 
 
@@ -43,10 +50,16 @@ class Before(msgspec.Struct, frozen=True):
 class Gpus:
     """A replica's GPUs, as the pool wants them for as long as this is open."""
 
-    def __init__(self, cards: Cards, watcher: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(
+        self,
+        cards: Cards,
+        folder: Path = Path(),
+        locks: Mapping[str, int] | None = None,
+        watcher: subprocess.Popen[bytes] | None = None,
+    ) -> None:
         self.seen: list[Card] | None = None
         """How they were when they were last looked at."""
-        self._cards, self._watcher = cards, watcher
+        self._cards, self._folder, self._locks, self._watcher = cards, folder, locks or {}, watcher
 
     def look(self) -> None:
         """Look at them now. Blocks: a card that is ill may be slow to answer."""
@@ -61,6 +74,9 @@ class Gpus:
         watcher.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             watcher.wait(_PUT_BACK_S)
+            put_back(self._cards, self._folder, self._locks)  # where somebody had ended it before us
+        for lock in self._locks.values():
+            os.close(lock)
 
 
 def open_gpus(pool: Pool, models: Iterable[ServedModel], state_dir: str, *, here: bool = True) -> Gpus:
@@ -70,35 +86,72 @@ def open_gpus(pool: Pool, models: Iterable[ServedModel], state_dir: str, *, here
     """
     cards = Cards.find(replica_gpus(pool, models) if pool.gpu != "cpu" else 0, here=here)
     folder = Path(state_dir).absolute() / "gpus"
-    if cards.handles and folder.is_dir():
-        put_back(cards, folder)
     wanted = pool.kind != "spare" and (pool.power_cap_w is not None or pool.clock_mhz is not None)
-    if not cards.handles or not wanted:
+    if not cards.handles or not (wanted or folder.is_dir()):
         return Gpus(cards)
-    folder.mkdir(parents=True, exist_ok=True)
-    watcher = _watch(folder)  # it must be there before anything is changed
+    locks: dict[str, int] = {}
+    if wanted:
+        folder.mkdir(parents=True, exist_ok=True)
+        locks = _locked(cards, folder)
+    put_back(cards, folder, locks)
+    if not locks:
+        return Gpus(cards)
+    watcher = _watch(folder, locks)  # it must be there before anything is changed
     for handle in cards.handles:
-        _set(cards, handle, pool, folder)
-    return Gpus(cards, watcher)
+        if (uuid := cards.uuid(handle)) in locks:
+            _set(cards.nvml, handle, uuid, pool, folder)
+    return Gpus(cards, folder, locks, watcher)
 
 
-def put_back(cards: Cards, folder: Path) -> int:
-    """Set every card of the records in a folder as it was; how many there were. What fails keeps its record for the next time."""
+def put_back(cards: Cards, folder: Path, ours: Collection[str] = ()) -> int:
+    """Set every card of the records in a folder as it was; how many there were. What fails keeps its record for the next time.
+
+    Cards that another worker holds are left as they are; `ours`: those of which we hold the lock ourselves.
+    """
     done = 0
     for record in sorted(folder.glob("*.json")):
+        lock = None if record.stem in ours else _lock(folder, record.stem)
+        if lock is None and record.stem not in ours:
+            continue
         with contextlib.suppress(OSError, msgspec.DecodeError):
             before = msgspec.json.decode(record.read_bytes(), type=Before)
             if _restored(cards.nvml, before):
                 record.unlink(missing_ok=True)
                 done += 1
+        if lock is not None:
+            os.close(lock)
     return done
 
 
-def _set(cards: Cards, handle: Any, pool: Pool, folder: Path) -> None:
-    nvml, uuid = cards.nvml, cards.uuid(handle)
-    if not uuid:
-        log.warning("A GPU does not tell its name, so its cap and clocks are let be: they could not be put back.")
-        return
+def _locked(cards: Cards, folder: Path) -> dict[str, int]:
+    """The locks of these cards; of one that somebody else keeps there is none."""
+    found: dict[str, int] = {}
+    until = time.monotonic() + _PUT_BACK_S
+    for uuid in map(cards.uuid, cards.handles):
+        if not uuid:
+            log.warning("A GPU does not tell its name, so its cap and clocks are let be: they could not be put back.")
+            continue
+        while (lock := _lock(folder, uuid)) is None and time.monotonic() < until:
+            time.sleep(_LOOK_S)  # the worker before us has just ended, and it is being put back
+        if lock is None:
+            log.warning("GPU %s has the cap and clocks of another worker, which runs on it too; they are let be.", uuid)
+        else:
+            found[uuid] = lock
+    return found
+
+
+def _lock(folder: Path, uuid: str) -> int | None:
+    """Hold a card until this is closed, here and in whatever process inherits it; None where somebody else does."""
+    lock = os.open(folder / f"{uuid}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _set(nvml: Any, handle: Any, uuid: str, pool: Pool, folder: Path) -> None:
     record = folder / f"{uuid}.json"
     if pool.power_cap_w is not None:
         wanted_mw = round(pool.power_cap_w * 1000)
@@ -179,10 +232,11 @@ def _restored(nvml: Any, before: Before) -> bool:
     return True
 
 
-def _watch(folder: Path) -> subprocess.Popen[bytes]:
+def _watch(folder: Path, locks: Mapping[str, int]) -> subprocess.Popen[bytes]:
     """Start the process that waits; back when it does. In a session of its own: what is sent to the worker's is not for it."""
-    command = [sys.executable, "-m", __name__, str(folder)]
-    watcher = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    command = [sys.executable, "-m", __name__, str(folder), *locks]
+    pipe, held = subprocess.PIPE, list(locks.values())
+    watcher = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True, pass_fds=held)
     assert watcher.stdout is not None
     if watcher.stdout.readline() != _READY:
         log.warning("Nobody watches over the GPUs' settings: after a kill -9 only the next worker puts them back.")
@@ -196,7 +250,7 @@ def main(argv: list[str]) -> int:
     sys.stdout.buffer.write(_READY)
     sys.stdout.flush()
     sys.stdin.buffer.read()
-    return 0 if cards.nvml is None or put_back(cards, Path(argv[0])) >= 0 else 1
+    return 0 if cards.nvml is None or put_back(cards, Path(argv[0]), argv[1:]) >= 0 else 1
 
 
 if __name__ == "__main__":

@@ -317,6 +317,8 @@ async def _main(args: argparse.Namespace) -> None:
     print(json.dumps({"port": port, "pid": os.getpid()}), flush=True)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    for told, delay_s in ((signal.SIGUSR1, 0.0), (signal.SIGUSR2, args.delay_s)):  # at once; as slow as before
+        asyncio.get_running_loop().add_signal_handler(told, setattr, engine, "delay_s", delay_s)
     await stop.wait()
     engine.draining = True
     with contextlib.suppress(TimeoutError):

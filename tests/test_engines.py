@@ -49,6 +49,7 @@ def test_each_engine_says_what_a_worker_must_know(name: str) -> None:
         ("0.10.1", "metric", "token_gap", "vllm:time_per_output_token_seconds"),
         ("0.32.0", "metric", "token_gap", "vllm:inter_token_latency_seconds"),
         ("0.9.2", "request", "structured_outputs", "guided"),
+        ("0.11", "metric", "kv_usage", "vllm:kv_cache_usage_perc"),
         ("0.11.2", "request", "structured_outputs", None),
         ("0.9.2", "endpoint", "/v1/responses", None),
         ("", "endpoint", "/v1/responses", ""),
@@ -110,5 +111,7 @@ def test_llama_cpp_is_started_with_its_own_flags() -> None:
         *("/x/python", "-m", "llama_cpp.server", "--model", "m.gguf", "--model_alias", "tiny", "--host", "127.0.0.1"),
         *("--port", "7", "--n_ctx", "512", "--n_gpu_layers", "-1"),
     ]
+    on_gpus = command(home, Pool(engine="llama-cpp-python", gpu=kind_of("P40")), model, "tiny", 7)
+    assert on_gpus[-2:] == ["--n_gpu_layers", "-1"], "or it would compute on the CPU, and say nothing"
     assert environment(home, {"A": "b"}, pool) == {"A": "b"}
     assert home.describe() == "llama-cpp-python 0.3.36 in /x/python"

@@ -26,6 +26,7 @@ class Launched(Stage):
     """A stage whose workers a launcher starts; it leaves none behind."""
 
     serving: subprocess.Popen[bytes]
+    answering: subprocess.Popen[bytes]
     batches = 0
 
     def __init__(self, folder: Path, replicas: int, **how: Any) -> None:
@@ -96,13 +97,15 @@ class Launched(Stage):
         return HTTP.get(f"{self.url}/v1/batches/{batch_id}").json()
 
     def done(self, batch_id: str) -> list[str]:
-        """Wait for the end; custom_ids of the output."""
+        """Wait for the end, which nothing holds up any more; custom_ids of the output."""
+        self.answering.send_signal(signal.SIGUSR1)
 
         def over() -> Any:
             batch = self.batch(batch_id)
             return batch if batch["status"] in {"completed", "failed", "expired"} else None
 
         batch = wait_for(over, 120)
+        self.answering.send_signal(signal.SIGUSR2)
         assert batch["status"] == "completed", batch
         text = HTTP.get(f"{self.url}/v1/files/{batch['output_file_id']}/content").text
         return sorted(json.loads(line)["custom_id"] for line in text.splitlines())
@@ -117,7 +120,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
     stage = Launched(tmp_path_factory.mktemp("launched"), 2, delay_s=0.2, chunk_lines=10)
     with stage:
         stage.serving = stage.server()
-        stage.engine()
+        stage.answering = stage.engine()
         yield stage
 
 
@@ -194,14 +197,14 @@ def test_a_changed_launch_replaces_workers_one_by_one_without_loss(stage: Launch
 
 
 def test_a_changed_launch_that_does_not_work_is_taken_back(stage: Launched) -> None:
-    launcher, batch_id = stage.launched(), stage.submit(300)
+    launcher, batch_id = stage.launched(), stage.submit(900)
     stage.at_work()
     stage.configure(own(stage, "--no-such-option"))
     wait_for(lambda: "is taken back" in stage.said())
     assert "No such option" in stage.said()
     assert "its replicas died 2 times" in stage.said()
     wait_for(lambda: len(stage.pids()) == 2)
-    assert stage.done(batch_id) == ids(stage, 300)
+    assert stage.done(batch_id) == ids(stage, 900)
     assert stage.computed_most() == 1
     assert end(launcher) == 0
 

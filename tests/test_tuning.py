@@ -14,6 +14,7 @@ import msgspec
 import pynvml
 import pytest
 
+from batchsched.executors import tuning
 from batchsched.executors.cards import Cards
 from batchsched.executors.meters import choose_meter
 from batchsched.executors.tuning import open_gpus, put_back
@@ -170,6 +171,41 @@ def test_where_the_watcher_died_too_the_next_worker_puts_back(
     gpus = open_gpus(Pool(gpu=V100), [], str(tmp_path))  # one without a cap of its own
     assert stub.boards[0].cap == 250_000
     gpus.close()
+    assert not list((tmp_path / "gpus").glob("*.json"))
+
+
+@pytest.mark.slow
+def test_workers_of_one_folder_let_each_others_cards_be(
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those that a launcher starts share their folder."""
+    log, capped = watch(tmp_path, monkeypatch), Pool(gpu=V100, power_cap_w=150)
+    monkeypatch.setattr(tuning, "_PUT_BACK_S", 2.0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    first = open_gpus(capped, [], str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    open_gpus(capped, [], str(tmp_path)).close()
+    open_gpus(Pool(gpu=V100), [], str(tmp_path)).close()
+    monkeypatch.setattr(tuning, "_PUT_BACK_S", 0.1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    open_gpus(Pool(gpu=V100, power_cap_w=99), [], str(tmp_path)).close()
+    assert "another worker, which runs on it too" in caplog.text
+    assert log.read_text().splitlines() == ["1 cap 150000", "2 cap 150000", "2 cap 250000"]
+    monkeypatch.setattr(tuning, "_PUT_BACK_S", 10.0)
+    first.close()
+    assert log.read_text().splitlines()[3:] == ["1 cap 250000"]
+
+
+@pytest.mark.slow
+def test_where_only_the_watcher_died_the_worker_itself_puts_back(stub: Stub, tmp_path: Path) -> None:
+    import psutil
+
+    gpus = open_gpus(Pool(gpu=V100, power_cap_w=150), [], str(tmp_path))
+    for child in psutil.Process().children():
+        if "batchsched.executors.tuning" in child.cmdline():
+            child.kill()
+    gpus.close()
+    assert stub.boards[0].cap == 250_000
     assert not list((tmp_path / "gpus").glob("*.json"))
 
 

@@ -55,7 +55,7 @@ def test_an_engine_that_the_plan_keeps_ready_keeps_its_replica() -> None:
     assert wanted(planned(gap(1)), 1000.0, lead_s=0.0) == wanted(planned(gap(4)), 1000.0) == 0
 
 
-@pytest.mark.parametrize(("work_s", "replicas"), [(800.0, 1), (2600.0, 3), (20_000.0, 4)])
+@pytest.mark.parametrize(("work_s", "replicas"), [(5.0, 1), (800.0, 1), (2600.0, 3), (20_000.0, 4)])
 def test_as_many_as_the_work_of_a_slot_takes(work_s: float, replicas: int) -> None:
     levels = [CLEAN, DIRTY]
     one = job("x", work_s, 1800.0, max_replicas=None)
