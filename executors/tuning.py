@@ -89,12 +89,12 @@ def open_gpus(pool: Pool, models: Iterable[ServedModel], state_dir: str, *, here
     wanted = pool.kind != "spare" and (pool.power_cap_w is not None or pool.clock_mhz is not None)
     if not cards.handles or not (wanted or folder.is_dir()):
         return Gpus(cards)
-    locks: dict[str, int] = {}
-    if wanted:
-        folder.mkdir(parents=True, exist_ok=True)
-        locks = _locked(cards, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    locks = _locked(cards, folder)
     put_back(cards, folder, locks)
-    if not locks:
+    if not (wanted and locks):
+        for lock in locks.values():
+            os.close(lock)
         return Gpus(cards)
     watcher = _watch(folder, locks)  # it must be there before anything is changed
     for handle in cards.handles:

@@ -32,6 +32,7 @@ class World:
 
     def __init__(self, folder: Path, places: int = 3) -> None:
         self.folder, self.places = folder, places
+        self.devices: list[str] = []
         self.clock = ManualClock(NOW)
         self.cluster = Cluster(self.clock, queue_s=3.0)
         self.spec, self.want, self.work, self.bad = OLD, 0, True, "dies"
@@ -52,7 +53,7 @@ class World:
         self.loop = LaunchLoop("me", self.setups, launcher, Notebook(self.folder), self, self.clock)
 
     def setups(self) -> dict[str, Setup]:
-        devices = [str(place) for place in range(self.places)]
+        devices = self.devices or [str(place) for place in range(self.places)]
         return {"a": Setup(self.spec, devices, lead_s=5.0, grace_s=30.0, linger_s=20.0, probation_s=120.0)}
 
     async def call(self, method: str, path: str, message: msgspec.Struct | None = None) -> bytes:
@@ -305,6 +306,27 @@ async def test_a_pool_that_opens_with_a_launch_on_trial_gets_one_of_it_and_else_
     assert (len(world.running(NEW)), len(world.running(OLD))) == (1, 2)
     await world.passes(200)
     assert len(world.running(NEW)) == 3
+
+
+async def test_places_with_other_gpus_are_emptied_before_anything_is_started_there(world: World) -> None:
+    world.spec, world.want, world.devices = Spec(["worker", "old", "{devices}"]), 3, ["a", "b", "c"]
+    await world.passes(30)
+    before = world.running()
+
+    def sound() -> None:
+        now_s = world.clock.monotonic()
+        held = [job.spec.command[2] for job in world.cluster.jobs.values() if (job.gone_at_s or 1e9) > now_s]
+        assert len(held) == len(set(held)), "each GPU is one replica's"
+
+    world.devices = ["a", "c", "d"]
+    await world.passes(4, sound)
+    world.restart()
+    await world.passes(30, sound)
+    assert sorted(world.cluster.jobs[name].spec.command[2] for name in world.running()) == ["a", "c", "d"]
+    assert (world.stopped, world.running()[0]) == (before[1:], before[0])
+    world.devices = ["a"]
+    await world.passes(4, sound)
+    assert world.running() == before[:1]
 
 
 async def test_one_that_never_presents_itself_is_ended_and_counts_as_dead(world: World) -> None:

@@ -204,7 +204,7 @@ def test_where_only_the_watcher_died_the_worker_itself_puts_back(stub: Stub, tmp
     for child in psutil.Process().children():
         if "batchsched.executors.tuning" in child.cmdline():
             child.kill()
-    gpus.close()
+    gpus.close()  # nobody but us can do it
     assert stub.boards[0].cap == 250_000
     assert not list((tmp_path / "gpus").glob("*.json"))
 

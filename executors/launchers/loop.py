@@ -160,7 +160,9 @@ class LaunchLoop:
     # One pool.
 
     async def _tend(self, pool: str, setup: Setup, mine: Mapping[Name, Replica], wanted: Wanted) -> None:
-        launch, target = self._launch(pool, setup.spec), setup.spec.digest
+        launch, target = self._launch(pool, setup), setup.spec.digest
+        if launch.devices != setup.devices and await self._moving(pool, launch, setup, mine):
+            return
         if target in launch.refused:
             target = launch.good.digest
         watch, now_s = self._watch(pool), self._clock.monotonic()
@@ -201,12 +203,25 @@ class LaunchLoop:
             log.info("Worker %s is started: %d are wanted.", name, wanted.replicas)
             await self._launcher.start(str(name), spec.placed(str(name), place, setup.devices[place]))
 
-    def _launch(self, pool: str, spec: Spec) -> Launch:
+    def _launch(self, pool: str, setup: Setup) -> Launch:
         memory = self._notebook.memory
         if pool not in memory.pools:
-            memory.pools[pool] = Launch(spec)
+            memory.pools[pool] = Launch(setup.spec, devices=setup.devices)
             self._notebook.keep()
         return memory.pools[pool]
+
+    async def _moving(self, pool: str, launch: Launch, setup: Setup, mine: Mapping[Name, Replica]) -> bool:
+        """Are replicas still there whose places have other GPUs now, or are no more? They end first: a GPU is one replica's."""
+        same = {place for place, (old, new) in enumerate(zip(launch.devices, setup.devices, strict=False)) if old == new}
+        moved = [name for name in mine if name.pool == pool and name.place not in same]
+        for name in moved:
+            if mine[name].state != "stopping":
+                log.info("Worker %s is let go: its place has other GPUs now, or is gone.", name)
+                await self._launcher.stop(str(name), setup.grace_s)
+        if not moved:
+            launch.devices = setup.devices
+            self._notebook.keep()
+        return bool(moved)
 
     def _judged(self, pool: str, launch: Launch, setup: Setup, scene: Scene) -> bool:
         """Is the trial of a changed launch over? Then write down how."""

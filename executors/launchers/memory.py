@@ -22,6 +22,8 @@ class Launch(msgspec.Struct):
 
     good: Spec
     refused: dict[str, str] = {}
+    devices: list[str] = []
+    """What each place has of the machine, by the replicas that run: see loop.py."""
 
 
 class Memory(msgspec.Struct):
