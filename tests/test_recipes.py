@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -78,6 +81,26 @@ def test_doctor_finds_the_recipe_of_the_gpu_by_itself(
     assert doctor(capsys)[1]["recipe volta"]["level"] == "ok"
     monkeypatch.setattr(module, "installed", lambda python, packages: {})
     assert doctor(capsys)[1]["recipe volta"]["level"] == "warning"
+
+
+class _Models(BaseHTTPRequestHandler):
+    """A server that has no /health, as llama-cpp-python's has none."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/v1/models" else 404)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name there
+        pass
+
+
+def test_doctor_finds_every_engine_well(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Models) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("BATCHSCHED_WORKER_ENGINE_URL", f"http://127.0.0.1:{server.server_port}/v1")
+        assert doctor(capsys)[1]["engine"]["level"] == "ok"
+        server.shutdown()
+    assert doctor(capsys)[1]["engine"]["level"] == "broken"
 
 
 def test_a_recipe_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,10 +138,13 @@ def _extras(_: Loaded) -> Iterator[Finding]:
 
 def _engine(loaded: Loaded) -> Iterator[Finding]:
     if url := loaded.settings.worker.engine_url:
+        from batchsched.engines import ENGINE_NAMES, Build
         from batchsched.transport import Transport
 
+        *most, last = dict.fromkeys(Build(name).facts("route")["health"] for name in ENGINE_NAMES)
         with Transport(url.rstrip("/").removesuffix("/v1"), timeout_s=5.0, max_retries=0) as engine:
-            engine.request("GET", "/health")
+            if not any(_answers(engine, path) for path in most):
+                engine.request("GET", last)
         yield Finding("engine", "ok", f"running at {url}")
         return
     from batchsched.errors import EngineMissing
@@ -152,6 +155,12 @@ def _engine(loaded: Loaded) -> Iterator[Finding]:
     except EngineMissing as problem:
         chosen = bool(loaded.settings.worker.engine_python)
         yield Finding("engine", "broken" if chosen else "warning", f"{problem.message} {problem.hint or ''}".strip())
+
+
+def _answers(engine: Transport, path: str) -> bool:
+    with suppress(BatchschedError):
+        return bool(engine.request("GET", path))
+    return False
 
 
 def _recipe(loaded: Loaded, wanted: str) -> Iterator[Finding]:

@@ -53,6 +53,7 @@ class LaunchDesk:
         with self._runtime.database.write() as connection:
             news = launchers.said(connection, message.name, said, now)
             launchers.forget(connection, now - _KEPT)
+        with self._runtime.database.read() as connection:  # nobody who writes waits for it
             alive = workers.active(connection, now - timedelta(seconds=self._lease_s))
             able = launchers.active(connection, now - launchers.SILENT)
             leases = chunks.leases(connection)
