@@ -50,6 +50,7 @@ class Admission:
         """Did the last request that was asked for lack tokens?"""
         self._most_requests, self._most_tokens = most_requests, most_tokens
         self._capacity = Capacity()
+        self._tokens_when_short = 0
         self._stretch = 1.0
         self._preemptions: float | None = None
         self._bytes, self._read, self._cached = float(_PRIOR_BYTES), _PRIOR_BYTES / FIRST_BYTES_PER_TOKEN, 0.0
@@ -92,6 +93,8 @@ class Admission:
             self.short = False
             return True
         self.short = self.tokens + self.cost(demand) > self.budget
+        if self.short:
+            self._tokens_when_short = self.tokens
         return self.requests < self._most_requests and not self.short
 
     def enter(self, demand: Demand) -> int:
@@ -105,6 +108,8 @@ class Admission:
         """It came back, or was let go."""
         self.requests -= 1
         self.tokens -= tokens
+        if not self.requests:
+            self.short = False
 
     def learn(self, demand: Demand, read: int, cached: int, written: int) -> None:
         """What a request turned out to be: tokens of its prompt, of those in the prefix cache, and of its answers."""
@@ -121,11 +126,11 @@ class Admission:
 
     def feel(self, load: Load) -> None:
         """Estimates err: where requests are pushed out there is too much in flight; where tokens are short although there is room
-        and nothing waits, too little."""
+        and nothing waits, too little. Not where much has come back since: then something else keeps requests back."""
         before, self._preemptions = self._preemptions, load.preemptions
         if before is not None and load.preemptions > before:
             self._stretch = max(_NARROWEST, self._stretch * _NARROWER)
-        elif self.short and not load.waiting and load.usage < _FULL:
+        elif self.short and 2 * self.tokens >= self._tokens_when_short and not load.waiting and load.usage < _FULL:
             self._stretch = min(_WIDEST, self._stretch * _WIDER)
 
     def _expected(self, demand: Demand) -> tuple[float, float]:

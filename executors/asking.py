@@ -19,7 +19,7 @@ from batchsched.lines import renamed
 from batchsched.wire import Result
 
 TRIES = 3
-_LONGEST_PAUSE_S = 5.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 _CONNECT = aiohttp.ClientTimeout(total=None, sock_connect=10)
 _HEADERS = {"content-type": "application/json"}
 
@@ -43,7 +43,7 @@ class Asking:
 
     async def result(self, work: Work, line: Line) -> Result | None:
         """What becomes of the line; None where that is not for now (engine dead, or to be tried alone later)."""
-        pauses = 0
+        pause_s = _FIRST_PAUSE_S
         while True:
             await self._trust.wait()
             line.asking, line.began = True, time.monotonic()
@@ -66,9 +66,9 @@ class Asking:
                 line.tries += 1
                 if line.tries >= TRIES:
                     return self._exhausted(work, line, reply)
-            pauses += 1
             # Spread by line number, so that lines that were turned away together do not come back together.
-            await asyncio.sleep(min(_LONGEST_PAUSE_S, 0.1 * 2**pauses) * (0.75 + line.number % 16 / 32))
+            await asyncio.sleep(pause_s * (0.75 + line.number % 16 / 32))
+            pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
 
     def hurry(self, line: Line) -> None:
         """What was learned since it was sent may say that it has waited long enough, or soon will have."""

@@ -146,7 +146,9 @@ class Driver:
 
     async def watch(self) -> None:
         """Look after the engine while it has requests; runs until cancelled."""
-        await asyncio.gather(self._watch_health(), self._watch_load())
+        async with asyncio.TaskGroup() as watches:
+            watches.create_task(self._watch_health())
+            watches.create_task(self._watch_load())
 
     async def _watch_health(self) -> None:
         while True:
@@ -266,7 +268,7 @@ class Driver:
 
     async def _run(self, work: Work, line: Line) -> None:
         try:
-            result = await self._asking.result(work, line)
+            result = await self._asking.result(work, line) if line.begin() else None
             if result is not None and not work.outcome.done():
                 work.reporter.add(result)
                 self._pulse.felt()
@@ -278,13 +280,14 @@ class Driver:
             log.exception("Line %d of chunk %s could not be handled.", line.number, work.lease.chunk_id)
             work.end(Outcome("failed", message=f"The worker could not handle a line ({type(problem).__name__})."))
         finally:
-            work.open.pop(line.number, None)
+            ours = work.open.pop(line.number, None) is line
             self._admission.leave(line.tokens)
             if self._gate:
                 self._gate.leaves(line.ticket)
             if line.pushed:
                 line.pushed = line.asking = False
-                work.again(line)
+                if ours:  # else the engine died meanwhile, and it was put back
+                    work.again(line)
             if not self._admission.requests:
                 self._alone = False
                 self._share.busy(False)

@@ -8,11 +8,12 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Coroutine, Generator
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, NoReturn, TypeVar
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+ANEW_AFTER_S = 1.0
 
 
 class Stopped(Exception):
@@ -31,6 +32,16 @@ async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
         for each in (task, told):
             each.cancel()
         await asyncio.gather(task, told, return_exceptions=True)
+
+
+async def kept_up(chore: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
+    """A chore without end, begun anew should a bug of ours end it: a worker whose heartbeats stop stands still without a word."""
+    while True:
+        try:
+            await chore()
+        except Exception:
+            log.exception("%s failed; it goes on in %.0f s.", getattr(chore, "__qualname__", chore), ANEW_AFTER_S)
+        await asyncio.sleep(ANEW_AFTER_S)
 
 
 @contextlib.contextmanager

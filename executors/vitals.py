@@ -20,6 +20,7 @@ class Vitals:
         """Why the engine counts as dead; None while it lives."""
         self._engine, self._session, self._on_death = engine, session, on_death
         self._check: asyncio.Task[bool] | None = None
+        self._lives = 0
 
     async def well(self) -> bool:
         """Does it live, and say so?"""
@@ -27,7 +28,8 @@ class Vitals:
             return False
         if self._check is None or self._check.done():
             self._check = asyncio.create_task(self._look())
-        return await asyncio.shield(self._check)
+        life = self._lives
+        return await asyncio.shield(self._check) or life < self._lives  # what it was before says nothing any more
 
     def die(self, message: str, *, blame: bool = True) -> None:
         """It is dead; only the first word counts."""
@@ -37,7 +39,8 @@ class Vitals:
 
     def revive(self) -> None:
         """It is up again."""
-        self.problem = None
+        self.problem = self._check = None
+        self._lives += 1
 
     async def _look(self) -> bool:
         return self._engine.alive() and await healthy(self._session, self._engine.url, tries=3, path=self._engine.dialect.health)

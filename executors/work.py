@@ -45,9 +45,11 @@ class Line:
         "asking",
         "began",
         "demand",
+        "let_go",
         "number",
         "pushed",
         "request",
+        "running",
         "suspect",
         "task",
         "ticket",
@@ -66,13 +68,21 @@ class Line:
         self.alone = self.trial = False
         self.asking = False  # the engine has it right now
         self.began = 0.0  # when it was sent, in monotonic seconds
+        self.running = self.let_go = False  # its task: does it run, is it to end
         self.wait: asyncio.Timeout | None = None
         self.task: asyncio.Task[None] | None = None
 
     def cancel(self) -> None:
         """Let go of its request, unless it is this very request that says so."""
-        if self.task and self.task is not asyncio.current_task():
+        self.let_go = True
+        # One that has not begun would end without a step, and what it holds would never be given back.
+        if self.task and self.running and self.task is not asyncio.current_task():
             self.task.cancel()
+
+    def begin(self) -> bool:
+        """Its task runs now; False where it was let go before."""
+        self.running = True
+        return not self.let_go
 
 
 class Work:
@@ -112,6 +122,7 @@ class Work:
             self.trials.sent()
         else:
             (self.todo or self.alone).popleft()
+        line.running = line.let_go = line.asking = False
         self.open[line.number] = line
 
     def end(self, outcome: Outcome) -> None:

@@ -30,7 +30,7 @@ from batchsched.executors.orphans import end_orphans
 from batchsched.executors.probes import tokens_of
 from batchsched.executors.reporter import LOST, Reporter
 from batchsched.executors.share import EnergyShare
-from batchsched.executors.signals import Stopped, stopped_by_signals, unless
+from batchsched.executors.signals import Stopped, kept_up, stopped_by_signals, unless
 from batchsched.executors.spare.gate import SpareGate, gate_for
 from batchsched.executors.tuning import Gpus, open_gpus
 from batchsched.executors.version import own_version
@@ -142,10 +142,10 @@ class WorkerLoop:
             gate=gate,
         )
         self._driver.trust(time.monotonic() + self._me.lease_s)
-        chores = (self._heartbeats(), self._weigh_logs(), self._driver.watch(), *([gate.watch()] if gate else []))
-        beside = [asyncio.create_task(chore) for chore in chores]
-        if shared:
-            beside.append(asyncio.create_task(self._count_tokens()))
+        chores = [self._heartbeats, self._weigh_logs, self._driver.watch]
+        chores += [gate.watch] if gate else []
+        chores += [self._count_tokens] if shared else []
+        beside = [asyncio.create_task(kept_up(chore)) for chore in chores]
         try:
             await self._loop()
         finally:
@@ -281,6 +281,13 @@ class WorkerLoop:
             self._lose(older)  # the server took it back, or we would not be given it again
         held = self._held[lease.chunk_id, lease.token] = _Held(lease)
         held.task = asyncio.create_task(self._hold(held))
+        held.task.add_done_callback(lambda _: self._dropped(held))
+
+    def _dropped(self, held: _Held) -> None:
+        """Whatever became of it, and were it cancelled before its first step."""
+        del self._held[held.lease.chunk_id, held.lease.token]
+        self._idle_since = time.monotonic()
+        self._changed.set()
 
     def _lose(self, held: _Held) -> None:
         """The lease is somebody else's: nothing more is sent for it."""
@@ -316,9 +323,6 @@ class WorkerLoop:
         finally:
             await reporter.abandon()
             self._share.close(key)
-            del self._held[key]
-            self._idle_since = time.monotonic()
-            self._changed.set()
 
     async def _say_started(self, lease: Lease, startup: Meter) -> None:
         try:

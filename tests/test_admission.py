@@ -159,6 +159,21 @@ def test_requests_that_are_pushed_out_narrow_the_budget_and_idle_room_widens_it(
     assert admission.budget == 4000
 
 
+def test_room_that_nobody_may_use_now_widens_nothing() -> None:
+    """The server is away, say, so nothing more is sent although tokens were short when last asked."""
+    admission = Admission(1000)
+    admission.resize(Capacity(1000, 1, None))
+    admission.feel(Load(0, 0.5, 0))
+    tickets = [admission.enter(Demand(30, 290)) for _ in range(3)]
+    assert not admission.admits(Demand(30, 290))
+    admission.leave(tickets.pop())
+    admission.leave(tickets.pop())
+    admission.feel(Load(0, 0.3, 0))
+    assert (admission.budget, admission.short) == (1000, True)
+    admission.leave(tickets.pop())
+    assert not admission.short
+
+
 def test_a_new_engine_is_begun_anew() -> None:
     admission = Admission(1000)
     admission.resize(Capacity(1000, 1, None))

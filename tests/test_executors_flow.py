@@ -102,7 +102,7 @@ async def test_while_the_server_is_slow_the_engine_gets_only_so_much(monkeypatch
     assert set(engine.computed.values()) == {1}
 
 
-class _Instant:
+class Instant:
     """An engine and a server that answer at once, without a socket: what is left is the worker's own."""
 
     url, served, context, identity = "http://engine", "tiny", None, Identity("instant")
@@ -139,7 +139,7 @@ class _Instant:
 async def test_a_hundred_thousand_requests_take_no_more_memory_than_a_few_chunks(total: int, chunk_lines: int) -> None:
     line_bytes = 2000
     usage = {"prompt_tokens": 500, "completion_tokens": 5}
-    both = _Instant(json.dumps({"id": "x", "choices": [{"text": "y" * line_bytes}], "usage": usage}).encode())
+    both = Instant(json.dumps({"id": "x", "choices": [{"text": "y" * line_bytes}], "usage": usage}).encode())
     share: Any = SimpleNamespace(add=lambda *_: None, take=lambda _: None, busy=lambda _: None, give_back=lambda *_: None)
     wanted = asyncio.Event()
     end: Any = both
@@ -176,7 +176,7 @@ async def test_a_hundred_thousand_requests_take_no_more_memory_than_a_few_chunks
 
 def test_nothing_is_left_of_a_backlog_whose_results_nobody_wants() -> None:
     async def scene() -> None:
-        end: Any = _Instant(b"")
+        end: Any = Instant(b"")
         backlog = Backlog(lambda: None, 100)
         share: Any = SimpleNamespace(add=lambda *_: None)
         lease = Lease("chunk", "batch", 1, "/v1/completions", "tiny", 1, 1, [], [], 1)

@@ -1,0 +1,158 @@
+"""What is in flight is counted right, whenever it is broken off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from batchsched.clock import RandomIds
+from batchsched.executors import asking, signals, vitals
+from batchsched.executors.admission import Admission
+from batchsched.executors.driver import Driver
+from batchsched.executors.reporter import Reporter
+from batchsched.executors.spare.port import Answer
+from batchsched.lines import parse
+from batchsched.wire import Lease
+from tests.fake_server import as_line
+from tests.test_executors_flow import Instant
+from tests.test_executors_trials import Kept
+
+
+class Open:
+    """A gate that lets all in."""
+
+    priority = 0
+
+    def __init__(self) -> None:
+        self.push_out: Any = None
+
+    def bind(self, on_room: Any, push_out: Any) -> None:
+        self.push_out = push_out
+
+    def asks(self, prompt_tokens: float) -> Answer:
+        return Answer.GO
+
+    def enters(self, prompt_tokens: float, answer_tokens: float) -> int:
+        return 1
+
+    def leaves(self, ticket: int, read: int = 0, written: int = 0) -> None:
+        """Nothing is kept."""
+
+    def lost_tokens(self, ticket: int) -> int:
+        return 0
+
+    def idle(self, nothing_to_send: bool) -> None:
+        """Nothing waits."""
+
+
+class Plain(Instant):
+    """It answers at once, after it has turned us away so many times, and tells of nothing but its health."""
+
+    busy_times = 0
+
+    def last_words(self) -> str:
+        return ""
+
+    @asynccontextmanager
+    async def get(self, url: str, **given: Any) -> AsyncGenerator[Any]:
+        await asyncio.sleep(0)
+        yield SimpleNamespace(status=200 if url.endswith("/health") else 404)
+
+    @asynccontextmanager
+    async def post(self, url: str, **given: Any) -> AsyncGenerator[Any]:
+        async with super().post(url, **given) as answer:
+            answer.status = 503 if self.busy_times > 0 else 200
+            self.busy_times -= 1
+            yield answer
+
+
+def driven(admission: Admission, gate: Open | None = None, busy_times: int = 0) -> Driver:
+    """At such an engine."""
+    end: Any = Plain(b'{"id": "x", "usage": {"prompt_tokens": 1, "completion_tokens": 1}}')
+    end.busy_times = busy_times
+    share: Any = SimpleNamespace(busy=lambda _: None, waste=lambda *_: None)
+    return Driver(end, end, share, RandomIds(), admission=admission, request_timeout_s=10, on_change=lambda: None, gate=gate)
+
+
+def added(driver: Driver, count: int, suspects: tuple[int, ...] = ()) -> tuple[Any, Kept]:
+    """A chunk of so many lines."""
+    lease, kept = Lease("c", "b", 1, "/v1/completions", "tiny", 1, count, [], list(suspects), 1), Kept()
+    lines = [(number, parse(as_line(f"c{number}", "z", endpoint="/v1/completions"), number)) for number in range(1, count + 1)]
+    return driver.add(lease, cast("Reporter", kept), lines), kept
+
+
+async def test_a_chunk_that_is_lost_at_once_leaves_nothing_in_flight() -> None:
+    admission = Admission(4)
+    driver = driven(admission)
+    lost, _ = added(driver, 8)
+    driver.lose(lost)  # before any of its requests went out
+    async with asyncio.timeout(5):
+        work, kept = added(driver, 8, suspects=(1, 2))  # wait until the engine has run empty
+        await work.outcome
+    assert len(kept.results) == 8
+    assert (admission.requests, admission.tokens) == (0, 0)
+
+
+async def test_a_line_that_makes_room_as_the_engine_dies_is_not_asked_twice() -> None:
+    gate, admission = Open(), Admission(4)
+    driver = driven(admission, gate)
+    work, kept = added(driver, 4)
+    await asyncio.sleep(0)
+    assert all(line.asking for line in work.open.values())
+    gate.push_out(2)
+    driver._vitals.die("The engine was stopped.", blame=False)  # pyright: ignore[reportPrivateUsage]
+    await asyncio.sleep(0.01)
+    assert (work.left, admission.requests) == (4, 0)
+    async with asyncio.timeout(5):
+        await driver.revive()
+        await work.outcome
+    assert sorted(result.line for result in kept.results) == [1, 2, 3, 4]
+
+
+async def test_a_line_that_is_turned_away_for_hours_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "_FIRST_PAUSE_S", 0)
+    work, kept = added(driven(Admission(1), busy_times=1100), 1)
+    async with asyncio.timeout(20):
+        await work.outcome
+    assert [result.ok for result in kept.results] == [True]
+
+
+async def test_what_was_seen_of_an_engine_before_it_began_anew_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = asyncio.Event()
+
+    async def slow(*_: Any, **__: Any) -> bool:
+        await looked.wait()
+        return False
+
+    monkeypatch.setattr(vitals, "healthy", slow)
+    end: Any = Plain(b"")
+    life = vitals.Vitals(end, end, lambda *_: None)
+    asked = asyncio.create_task(life.well())
+    await asyncio.sleep(0)
+    life.die("It was swapped.")
+    life.revive()
+    looked.set()
+    assert await asked
+    assert not await life.well()
+
+
+async def test_a_chore_that_failed_goes_on(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(signals, "ANEW_AFTER_S", 0)
+    turns, second = [ValueError("a bug"), None], asyncio.Event()
+
+    async def chore() -> None:
+        if problem := turns.pop(0):
+            raise problem
+        second.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(signals.kept_up(chore))
+    async with asyncio.timeout(5):
+        await second.wait()
+    task.cancel()
+    assert "a bug" in caplog.text
