@@ -111,7 +111,8 @@ class Asking:
             return None
         if not line.suspect:
             message = f"The engine did not answer line {line.number} (status {reply.status})."
-            work.end(Outcome("failed", message=message, suspects=sorted(each.number for each in (line, *work.alone))))
+            suspects = sorted(each.number for each in (line, *work.alone))
+            work.end(Outcome("failed", message=message, suspects=suspects, set_aside=work.set_aside))
             return None
         if reply.status:
             return self._outputs.refused(line, reply)

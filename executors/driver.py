@@ -65,7 +65,7 @@ class Driver:
         gate: Gate | None = None,
     ) -> None:
         self.works: list[Work] = []
-        self.backlog = Backlog(self._pump, MOST_UNSENT_BYTES)
+        self.backlog = Backlog(self._unclogged, MOST_UNSENT_BYTES)
         """Of the results of all chunks: their reporters fill and empty it."""
         self._engine, self._session = engine, session
         self._share, self._admission, self._on_change = share, admission, on_change
@@ -180,6 +180,10 @@ class Driver:
     async def _counted(self) -> float | None:
         return await tokens_of(self._session, self._engine.url, self._engine.dialect.token_counters)
 
+    def _unclogged(self) -> None:
+        self._pump()
+        self._on_change()  # it may be time for another chunk
+
     def _left(self) -> int:
         return sum(work.left for work in self.works)
 
@@ -266,6 +270,13 @@ class Driver:
                 self._share.waste(work.lease.batch_id, self._gate.lost_tokens(ticket))
             line.cancel()
 
+    def _mishandled(self, work: Work, line: Line, message: str) -> None:
+        """Once more in another attempt, perhaps by another version of us; then it alone is given up."""
+        if not line.suspect:
+            work.end(Outcome("failed", message=message, suspects=[line.number], set_aside=work.set_aside))
+        elif not work.outcome.done():
+            work.reporter.add(self._outputs.unanswered(line, "worker_error", message))
+
     async def _run(self, work: Work, line: Line) -> None:
         try:
             result = await self._asking.result(work, line) if line.begin() else None
@@ -276,9 +287,9 @@ class Driver:
                     self._gate.leaves(line.ticket, result.input_tokens, result.output_tokens)
                 if result.ok:
                     self._admission.learn(line.demand, result.input_tokens, result.cached_tokens, result.output_tokens)
-        except Exception as problem:  # a bug of ours must not lose a line silently
+        except Exception as problem:  # a bug of ours must not lose a line silently, nor those beside it
             log.exception("Line %d of chunk %s could not be handled.", line.number, work.lease.chunk_id)
-            work.end(Outcome("failed", message=f"The worker could not handle a line ({type(problem).__name__})."))
+            self._mishandled(work, line, f"The worker could not handle the request ({type(problem).__name__}: {problem}).")
         finally:
             ours = work.open.pop(line.number, None) is line
             self._admission.leave(line.tokens)

@@ -26,6 +26,8 @@ from batchsched.wire import PREFIX
 
 log = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 60.0
+IDLE_S = 3.0
+"""Of a connection. Servers, ours and vLLM's, close those that were idle for 5 s; a request just then would find nobody."""
 _PASSING_STATUS = frozenset({408, 425, 429})
 _LONGEST_PAUSE_S = 3.0  # well below a lease: after an outage heartbeats must be back in time
 T = TypeVar("T")

@@ -167,3 +167,14 @@ def test_lines_whose_answers_would_likely_be_cut_are_counted(tmp_path: Path, cap
     with pytest.raises(SystemExit):
         main(["validate", str(tmp_path / "in.jsonl"), "--config", str(config)])
     assert "2 line(s), the first is line 2" in capsys.readouterr().out
+
+
+def test_a_limit_that_no_context_holds_is_an_error_as_it_is_at_the_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "batchsched.toml"
+    config.write_text("[models.tiny]\nmax_model_len = 100\n", "utf-8")
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 100}
+    exit_code, found = verdict(tmp_path, capsys, line(1, body=body), "--config", str(config))
+    assert (exit_code, found["valid"], found["errors"][0]["param"]) == (exits.USAGE, False, "body.max_tokens")
+    assert verdict(tmp_path, capsys, line(1, body={**body, "max_tokens": 99}), "--config", str(config))[0] == exits.OK

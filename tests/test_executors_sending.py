@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import uvicorn
 
 from batchsched.clock import RandomIds
 from batchsched.executors import asking, signals, vitals
+from batchsched.executors import driver as driver_module
 from batchsched.executors.admission import Admission
 from batchsched.executors.driver import Driver
+from batchsched.executors.link import IDLE_S
 from batchsched.executors.reporter import Reporter
 from batchsched.executors.spare.port import Answer
 from batchsched.lines import parse
@@ -71,18 +74,21 @@ class Plain(Instant):
             yield answer
 
 
-def driven(admission: Admission, gate: Open | None = None, busy_times: int = 0) -> Driver:
+def driven(
+    admission: Admission, gate: Open | None = None, busy_times: int = 0, on_change: Callable[[], None] = lambda: None
+) -> Driver:
     """At such an engine."""
     end: Any = Plain(b'{"id": "x", "usage": {"prompt_tokens": 1, "completion_tokens": 1}}')
     end.busy_times = busy_times
     share: Any = SimpleNamespace(busy=lambda _: None, waste=lambda *_: None)
-    return Driver(end, end, share, RandomIds(), admission=admission, request_timeout_s=10, on_change=lambda: None, gate=gate)
+    return Driver(end, end, share, RandomIds(), admission=admission, request_timeout_s=10, on_change=on_change, gate=gate)
 
 
-def added(driver: Driver, count: int, suspects: tuple[int, ...] = ()) -> tuple[Any, Kept]:
+def added(driver: Driver, count: int, suspects: tuple[int, ...] = (), prompts: Sequence[str] = ()) -> tuple[Any, Kept]:
     """A chunk of so many lines."""
+    endpoint, said = "/v1/completions", prompts or ["z"] * count
     lease, kept = Lease("c", "b", 1, "/v1/completions", "tiny", 1, count, [], list(suspects), 1), Kept()
-    lines = [(number, parse(as_line(f"c{number}", "z", endpoint="/v1/completions"), number)) for number in range(1, count + 1)]
+    lines = [(number, parse(as_line(f"c{number}", prompt, endpoint=endpoint), number)) for number, prompt in enumerate(said, 1)]
     return driver.add(lease, cast("Reporter", kept), lines), kept
 
 
@@ -156,3 +162,37 @@ async def test_a_chore_that_failed_goes_on(monkeypatch: pytest.MonkeyPatch, capl
         await second.wait()
     task.cancel()
     assert "a bug" in caplog.text
+
+
+async def test_a_line_that_the_worker_cannot_handle_is_given_up_alone_in_the_second_attempt() -> None:
+    driver = driven(Admission(1))
+
+    def bug(body: bytes) -> bytes:
+        if b'"y"' in body:
+            raise AttributeError("a bug")
+        return body
+
+    driver._engine.dialect.asked = bug  # type: ignore[method-assign] # pyright: ignore[reportPrivateUsage]
+    prompts = ["z", "y", "z"]
+    work, kept = added(driver, 3, prompts=prompts)
+    outcome = await work.outcome
+    assert (outcome.end, outcome.suspects) == ("failed", [2])
+    work, kept = added(driver, 3, suspects=(2,), prompts=prompts)
+    assert (await work.outcome).end == "finished"
+    assert sorted((result.line, result.ok) for result in kept.results) == [(1, True), (2, False), (3, True)]
+    (said,) = [bytes(result.output) for result in kept.results if not result.ok]
+    assert b'"worker_error"' in said
+    assert b"a bug" in said
+
+
+async def test_room_for_results_may_mean_room_for_a_chunk() -> None:
+    changed: list[bool] = []
+    driver = driven(Admission(4), on_change=lambda: changed.append(driver.wants_more()))
+    driver.backlog.grow(driver_module.MOST_UNSENT_BYTES)
+    assert not driver.wants_more()
+    driver.backlog.shrink(1)
+    assert changed == [True]
+
+
+def test_connections_are_let_go_before_servers_close_them() -> None:
+    assert uvicorn.Config("app").timeout_keep_alive > IDLE_S

@@ -225,8 +225,9 @@ One bad line fails the whole batch before anything runs. `batch.errors.data` lis
 ## Errors of single requests
 
 They stand in the error file. A request that the engine refused has its answer in `response` (status and body) and no `error`.
-One that never had an answer has `error.code`: `batch_expired`, `batch_cancelled`, or `engine_crash` where the request ended the
-engine each time it ran.
+One that never had an answer has `error.code`: `batch_expired`, `batch_cancelled`, `engine_crash` where the request ended the
+engine each time it ran, `engine_error` where no whole answer came in two attempts, `engine_failed` where the engine failed in
+every attempt, or `worker_error` where the worker could not handle it.
 """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +37,20 @@ def first_endpoint(path: Path) -> str:
     raise InvalidInputFile(f"{path} has no requests.")
 
 
-def check(path: Path, rules: Rules, endpoint: str | None = None, models: Iterable[str] | None = None) -> Checked:
-    """Check every line as a server under `rules` would. Where no endpoint is given, the first line's url is the batch's."""
+def check(
+    path: Path,
+    rules: Rules,
+    endpoint: str | None = None,
+    models: Iterable[str] | None = None,
+    contexts: Mapping[str, int | None] | None = None,
+) -> Checked:
+    """Check every line as a server under `rules` would. Where no endpoint is given, the first line's url is the batch's.
+
+    `contexts`: tokens that prompt and answer together have, by model, as far as they are declared.
+    """
     from batchsched.lines.checking import Checker
 
-    checker = Checker(rules, endpoint, None if models is None else dict.fromkeys(models))
+    checker = Checker(rules, endpoint, None if models is None else dict.fromkeys(models), contexts=contexts)
     checker.run(blocks(path))
     checker.finish(lambda: blocks(path))
     return Checked(checker.endpoint, checker.model, checker.lines, *fingerprint(path), checker.errors, checker.error_count)

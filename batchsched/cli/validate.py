@@ -30,10 +30,11 @@ def validate(file: Path, endpoint: str | None, models: tuple[str, ...], config: 
     from batchsched.cli.room import Tight, tight
 
     loaded = load(config)
-    found = check(file, loaded.settings.server.rules(), endpoint, models or None)
+    declared = loaded.settings.models
+    contexts = {name: model.max_model_len for name, model in declared.items()}
+    found = check(file, loaded.settings.server.rules(), endpoint, models or None, contexts)
     unable, nowhere = _unable(loaded, found.model or "", found.endpoint or "")
-    served = loaded.settings.models.get(found.model or "")
-    context = served.max_model_len if served and not found.errors else None
+    context = contexts.get(found.model or "") if not found.errors else None
     cut = tight(file, found.endpoint or "", context) if context else Tight()
     if as_json:
         facts = {"endpoint": found.endpoint, "model": found.model, "requests": found.requests, "bytes": found.size}

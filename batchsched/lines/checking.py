@@ -53,11 +53,18 @@ class Checker:
     """Checks a file's lines one after the other, keeping what spans lines: custom_ids, the one endpoint, the one model.
 
     `endpoint`: None takes the first line's. `models`: the names that may be served, with the longest context of each where it is
-    known; None lets any pass. At most `max_errors` errors are kept; `error_count` counts all of them.
+    known; None lets any pass. `contexts`: the same of models that need not be all. At most `max_errors` errors are kept;
+    `error_count` counts all of them.
     """
 
     def __init__(
-        self, rules: Rules, endpoint: str | None = None, models: Mapping[str, int | None] | None = None, max_errors: int = 100
+        self,
+        rules: Rules,
+        endpoint: str | None = None,
+        models: Mapping[str, int | None] | None = None,
+        max_errors: int = 100,
+        *,
+        contexts: Mapping[str, int | None] | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.model: str | None = None
@@ -65,6 +72,7 @@ class Checker:
         self.error_count = 0
         self.lines = 0
         self._rules, self._models, self._max_errors = rules, models, max_errors
+        self._contexts = {**(models or {}), **(contexts or {})}
         self._allowed, self._domains = frozenset(rules.allow_fields), [domain.lower() for domain in rules.media_domains]
         self._ids, self._cuts = _Ids(), Cuts(rules.chunk_lines, rules.chunk_bytes)
         self._limit, self._total, self._unlimited = 0, 0, False
@@ -187,7 +195,7 @@ class Checker:
         if limit is None:
             self._unlimited = True
             return 0
-        longest = self._models.get(model) if self._models else None
+        longest = self._contexts.get(model)
         if longest is not None and limit >= longest:
             text = f"'{name}' is {limit}, but prompt and answer together have at most {longest} tokens with '{model}'."
             raise Flaw("invalid_value", text, f"body.{name}")
