@@ -32,6 +32,18 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def put(path: Path, payload: bytes) -> None:
+    """Write a small file for this user's eyes, and for good: all of it, or it stays as it was. Raises StorageFull."""
+    fresh = path.with_suffix(".new")
+    with room():
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        sync_folder(path.parent)
+
+
 def append(descriptor: int, payload: bytes) -> int:
     """Add every byte at the end of a file, or none, and sync it; returns where they begin."""
     start, left = os.lseek(descriptor, 0, os.SEEK_END), memoryview(payload)

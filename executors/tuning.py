@@ -25,6 +25,7 @@ from typing import Any
 
 import msgspec
 
+from batchsched.disk import put
 from batchsched.executors.cards import Cards
 from batchsched.fleet import Pool, ServedModel, replica_gpus
 from batchsched.wire import Card
@@ -206,12 +207,7 @@ def _write(record: Path, uuid: str, **changed: Any) -> None:
     known = msgspec.json.decode(record.read_bytes(), type=Before) if record.exists() else Before(uuid)
     if known.power_cap_mw is not None:
         changed.pop("power_cap_mw", None)
-    made = record.with_suffix(".new")
-    with made.open("wb") as file:
-        file.write(msgspec.json.encode(msgspec.structs.replace(known, **changed)))
-        file.flush()
-        os.fsync(file.fileno())
-    made.replace(record)
+    put(record, msgspec.json.encode(msgspec.structs.replace(known, **changed)))
 
 
 def _restored(nvml: Any, before: Before) -> bool:

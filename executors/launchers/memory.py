@@ -3,12 +3,11 @@ the last number given to a replica."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
-from batchsched.disk import room, sync_folder
+from batchsched.disk import put
 from batchsched.errors import LaunchFailed
 from batchsched.executors.launchers.port import Spec
 
@@ -54,15 +53,7 @@ class Notebook:
         for launch in self.memory.pools.values():
             for digest in list(launch.refused)[:-_REFUSALS_KEPT]:
                 del launch.refused[digest]
-        fresh = self._path.with_suffix(".new")
-        with room():
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(msgspec.json.encode(self.memory))
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self._path)
-            sync_folder(self._path.parent)
+        put(self._path, msgspec.json.encode(self.memory))
 
     def next_number(self) -> int:
         """A number that was never given before, whatever happens next."""

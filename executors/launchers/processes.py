@@ -24,7 +24,7 @@ from typing import TypeVar
 import msgspec
 
 from batchsched.clock import Clock
-from batchsched.disk import room, sync_folder
+from batchsched.disk import put, room, sync_folder
 from batchsched.errors import LaunchFailed
 from batchsched.executors.launch import last_words
 from batchsched.executors.launchers import keeper
@@ -114,7 +114,7 @@ class ProcessLauncher:
             try:
                 with room():
                     home.mkdir(exist_ok=True, mode=0o700)
-                    _write(home / _SPEC, _Asked(spec, self._clock.now()))
+                    put(home / _SPEC, msgspec.json.encode(_Asked(spec, self._clock.now())))
                     sync_folder(self.folder)
             except OSError as problem:
                 raise LaunchFailed(f"Replica {name} cannot be started: {problem}.") from problem
@@ -139,7 +139,7 @@ class ProcessLauncher:
             return
         by_s, known = self._clock.monotonic() + grace_s, _read(home / _STOP, _Stop)
         if known is None or by_s < known.by_s:
-            _write(home / _STOP, _Stop(by_s, told=known is not None and known.told))
+            put(home / _STOP, msgspec.json.encode(_Stop(by_s, told=known is not None and known.told)))
         self._look(name)
 
     def _all(self) -> dict[str, Replica]:
@@ -174,7 +174,7 @@ class ProcessLauncher:
             _kill(home)
         elif not stop.told:
             _tell(home)
-            _write(home / _STOP, _Stop(stop.by_s, told=True))
+            put(home / _STOP, msgspec.json.encode(_Stop(stop.by_s, told=True)))
 
     def _reap(self, name: str) -> None:
         """See whether a child of ours has ended, and how; one that found another in its place says nothing of that one."""
@@ -186,7 +186,7 @@ class ProcessLauncher:
         except ChildProcessError:  # somebody else collected it
             found, status = child, 0
         if found and _pid(home) in {None, child}:
-            _write(home / _ENDED, _Ended(os.waitstatus_to_exitcode(status)))
+            put(home / _ENDED, msgspec.json.encode(_Ended(os.waitstatus_to_exitcode(status))))
         if found:
             del self._children[name]
 
@@ -259,15 +259,3 @@ def _read(path: Path, kind: type[M]) -> M | None:
     with contextlib.suppress(FileNotFoundError, msgspec.DecodeError, NotADirectoryError):
         return msgspec.json.decode(path.read_bytes(), type=kind)
     return None
-
-
-def _write(path: Path, message: msgspec.Struct) -> None:
-    """All of it or nothing, for this user's eyes."""
-    fresh = path.with_suffix(".new")
-    with room():
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(message))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
