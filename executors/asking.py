@@ -58,6 +58,9 @@ class Asking:
                 model = work.lease.model
                 self._vitals.die(f"The engine refuses to serve '{model}' (status {reply.status}).", blame=False)
                 return None
+            line.turned_away = verdict is Verdict.OVERLOADED
+            if line.turned_away and line.unwanted:
+                return self._exhausted(work, line, reply)
             if not await self._vitals.well():
                 self._vitals.die("The engine died.")
                 return None

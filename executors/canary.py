@@ -24,20 +24,31 @@ async def prove(session: aiohttp.ClientSession, engine: Engine, model: str) -> N
 
     Raises EngineFailed where it does not answer, or turns us away; it is stopped then.
     """
-    said = "it has no endpoint that we know"
-    for endpoint, body in _ASKED:
-        status, content = await _ask(session, engine.url + endpoint, {"model": model, **body})
-        verdict, _ = judge(status, content)
-        if verdict is Verdict.OK or (verdict is Verdict.OVERLOADED and status != 500):
-            return
-        said = f"status {status}: {content[:200].decode('utf-8', 'replace')}" if status else content.decode()
-        if verdict is not Verdict.REFUSED:
-            break
+    status, content = await _answer(session, engine, model)
+    verdict, _ = judge(status, content)
+    if verdict is Verdict.OK or (verdict is Verdict.OVERLOADED and status != 500):
+        return
+    said = f"status {status}: {content[:200].decode('utf-8', 'replace')}" if status else content.decode()
     await engine.stop()
     raise EngineFailed(
         f"After its death the engine is up again, but a small request of '{model}' is not answered ({said}).",
         hint="It is the engine, its driver or its hardware that is ill, not a request of a batch. See its log.",
     )
+
+
+async def takes(session: aiohttp.ClientSession, engine: Engine, model: str) -> bool:
+    """Does it answer one now?"""
+    return judge(*await _answer(session, engine, model))[0] is Verdict.OK
+
+
+async def _answer(session: aiohttp.ClientSession, engine: Engine, model: str) -> tuple[int, bytes]:
+    """Of the first endpoint that it has; 0 and why, where none came."""
+    status, content = 0, b""
+    for endpoint, body in _ASKED:
+        status, content = await _ask(session, engine.url + endpoint, {"model": model, **body})
+        if judge(status, content)[0] is not Verdict.REFUSED:
+            break
+    return status, content
 
 
 async def _ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> tuple[int, bytes]:

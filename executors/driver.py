@@ -22,6 +22,7 @@ from batchsched.executors.admission import Admission
 from batchsched.executors.asking import Asking
 from batchsched.executors.backlog import Backlog
 from batchsched.executors.blame import Blame
+from batchsched.executors.canary import takes
 from batchsched.executors.demand import demand_of
 from batchsched.executors.engine import Engine
 from batchsched.executors.order import arranged
@@ -161,9 +162,20 @@ class Driver:
             if not await self._vitals.well():
                 self._vitals.die("The engine stopped answering.")
             elif self._pulse.quiet() and self._pulse.stopped(await self._counted(), time.monotonic()):
-                self._vitals.die(f"The engine says that it is well, and has done nothing for {pulse.STALL_S:.0f} s.")
+                await self._stands_still()
             else:
                 await self._feel()
+
+    async def _stands_still(self) -> None:
+        """It hangs, unless it has turned away all that is in flight and answers something else: then it does not want those."""
+        lines = [line for work in self.works for line in work.open.values()]
+        if lines and all(line.turned_away for line in lines):
+            if await takes(self._session, self._engine, self.works[0].lease.model):
+                for line in lines:
+                    line.unwanted = True
+            self._pulse.rest()
+        else:
+            self._vitals.die(f"The engine says that it is well, and has done nothing for {pulse.STALL_S:.0f} s.")
 
     async def _watch_load(self) -> None:
         """More often while more could be in flight: otherwise an engine's metrics are too long a page for it."""

@@ -56,6 +56,8 @@ class Line:
         "tokens",
         "trial",
         "tries",
+        "turned_away",
+        "unwanted",
         "wait",
     )
 
@@ -67,6 +69,8 @@ class Line:
         self.tries = 0
         self.alone = self.trial = False
         self.asking = False  # the engine has it right now
+        self.turned_away = False  # was it, when it was asked last?
+        self.unwanted = False  # the engine takes others, but not this one
         self.began = 0.0  # when it was sent, in monotonic seconds
         self.running = self.let_go = False  # its task: does it run, is it to end
         self.wait: asyncio.Timeout | None = None
@@ -122,7 +126,7 @@ class Work:
             self.trials.sent()
         else:
             (self.todo or self.alone).popleft()
-        line.running = line.let_go = line.asking = False
+        line.running = line.let_go = line.asking = line.turned_away = False
         self.open[line.number] = line
 
     def end(self, outcome: Outcome) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from batchsched.errors import EngineFailed
+from batchsched.executors import driver as driver_module
+from batchsched.executors import pulse
 from batchsched.executors import worker as worker_module
 from batchsched.executors.admission import Admission
 from batchsched.executors.demand import Demand
@@ -99,6 +101,33 @@ async def test_a_model_that_is_swapped_while_lines_are_in_flight_costs_no_line_a
         await server.until_done()
     assert all(result.ok for result in server.results.values())
     assert server.chunks[0].attempt == 0
+
+
+async def test_a_line_that_a_well_engine_never_takes_gets_its_refusal_and_engines_live_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As vLLM with a short queue does to a request of more answers than that holds."""
+    monkeypatch.setattr(driver_module, "HEALTH_EVERY_S", 0.05)
+    monkeypatch.setattr(pulse, "STALL_S", 0.2)
+    server, engine = FakeServer(["one", "two [[503]]", "three"]), FakeEngine()
+    outputs = await run(server, engine)
+    assert [server.results[line].ok for line in (1, 2, 3)] == [True, False, True]
+    assert outputs["c2"]["response"]["status_code"] == 503
+    assert [message.suspects for message in server.heard("fail")] == [[2]]
+
+
+async def test_an_engine_that_takes_nothing_for_long_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "HEALTH_EVERY_S", 0.02)
+    monkeypatch.setattr(pulse, "STALL_S", 0.1)
+    server, engine = FakeServer(["one", "two"]), FakeEngine()
+    engine.overloaded_above = 0
+    async with working(server, engine):
+        await server.until(lambda: server.heard("claim"))
+        await asyncio.sleep(0.6)  # long enough for more than one look
+        engine.overloaded_above = 10
+        await server.until_done()
+    assert all(result.ok for result in server.results.values())
+    assert server.heard("fail") == []
 
 
 async def test_an_engine_that_asks_for_a_key_is_trouble_of_the_engine() -> None:
