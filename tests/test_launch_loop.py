@@ -33,6 +33,7 @@ class World:
     def __init__(self, folder: Path, places: int = 3) -> None:
         self.folder, self.places = folder, places
         self.devices: list[str] = []
+        self.others: list[LaunchedWorker] = []
         self.clock = ManualClock(NOW)
         self.cluster = Cluster(self.clock, queue_s=3.0)
         self.spec, self.want, self.work, self.bad = OLD, 0, True, "dies"
@@ -67,7 +68,7 @@ class World:
         return msgspec.json.encode(Launched({"a": Wanted(want, self.keep, self._workers())}, ROUND_S))
 
     def _workers(self) -> list[LaunchedWorker]:
-        found: list[LaunchedWorker] = []
+        found = list(self.others)
         for name, job in self.cluster.jobs.items():
             there = job.runs_at_s + 1.0 <= self.clock.monotonic() and (job.gone_at_s or 1e9) > self.clock.monotonic()
             bad = job.spec.command[1] == "bad"
@@ -77,7 +78,7 @@ class World:
             self.worked_s[name] = self.worked_s.get(name, 0.0) + busy * (self.clock.monotonic() - self.answered_s)
             chunks = int(self.worked_s[name] / CHUNK_S)
             finished, failed = (0, chunks if self.bad == "fails" else 0) if bad and self.bad != "mended" else (chunks, 0)
-            found.append(LaunchedWorker(name, name, NOW, self.ready.get(name, []), busy, finished, failed))
+            found.append(LaunchedWorker(name, job.spec.env[NAME_ENV], NOW, self.ready.get(name, []), busy, finished, failed))
         self.answered_s = self.clock.monotonic()
         return found
 
@@ -121,7 +122,8 @@ async def test_replicas_follow_what_is_wanted(world: World) -> None:
     await world.passes(10)
     assert [name.split(".")[:2] for name in world.running()] == [["a", "0"], ["a", "1"]]
     spec = world.cluster.jobs[world.running()[1]].spec
-    assert (spec.command, spec.env) == (["worker", "old", "1"], {NAME_ENV: world.running()[1]})
+    assert (spec.command, spec.env.keys()) == (["worker", "old", "1"], {NAME_ENV})
+    assert spec.env[NAME_ENV].endswith(f"#{world.running()[1]}")
     assert world.heard is not None
     assert (world.heard.name, world.heard.lead_s, world.heard.pools["a"]) == ("me", 5.0, Able(3))
     world.want, world.work = 0, False
@@ -306,6 +308,17 @@ async def test_a_pool_that_opens_with_a_launch_on_trial_gets_one_of_it_and_else_
     assert (len(world.running(NEW)), len(world.running(OLD))) == (1, 2)
     await world.passes(200)
     assert len(world.running(NEW)) == 3
+
+
+async def test_another_machines_worker_of_the_same_name_is_not_taken_for_ours(world: World) -> None:
+    """Launchers that are configured alike number their replicas alike."""
+    world.want = 1
+    await world.passes(10)
+    (name,) = world.running()
+    world.hung = {name}
+    world.others = [LaunchedWorker("theirs", f"them#{name}", NOW, [], 1, 5, 0)]
+    await world.passes(140)
+    assert name not in world.running(), "nothing was heard of it"
 
 
 async def test_places_with_other_gpus_are_emptied_before_anything_is_started_there(world: World) -> None:

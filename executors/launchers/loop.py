@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -59,6 +60,7 @@ class LaunchLoop:
         self.stop = asyncio.Event()
         self._name, self._setups, self._launcher, self._notebook = name, setups, launcher, notebook
         self._link, self._clock = link, clock
+        self._mark = hashlib.sha256(name.encode()).hexdigest()[:8]
         self._watches: dict[str, Watch] = {}
         self._met = self._away = False
 
@@ -102,7 +104,7 @@ class LaunchLoop:
         if answer is None:
             return _AWAY_S
         there = {worker.replica for wanted in answer.pools.values() for worker in wanted.workers}
-        settled = all(replica.state == "running" and str(name) in there for name, replica in mine.items())
+        settled = all(replica.state == "running" and self._title(name) in there for name, replica in mine.items())
         return answer.poll_s if settled else min(answer.poll_s, _SOON_S)
 
     # What runs.
@@ -125,6 +127,10 @@ class LaunchLoop:
             await self._launcher.forget(str(name))
             watch.gone(name)
             del mine[name]
+
+    def _title(self, name: Name) -> str:
+        """By which the server knows a replica: another launcher's, on a machine like ours, may have the same name."""
+        return f"{self._mark}#{name}"
 
     def _watch(self, pool: str) -> Watch:
         return self._watches.setdefault(pool, Watch())
@@ -167,8 +173,10 @@ class LaunchLoop:
             target = launch.good.digest
         watch, now_s = self._watch(pool), self._clock.monotonic()
         watch.aims(target)
-        workers = {worker.replica: worker for worker in wanted.workers}
-        seen = watch.look({name: replica for name, replica in mine.items() if name.pool == pool}, workers, now_s)
+        replicas = {name: replica for name, replica in mine.items() if name.pool == pool}
+        known = {worker.replica: worker for worker in wanted.workers}
+        workers = {str(name): worker for name in replicas if (worker := known.get(self._title(name)))}
+        seen = watch.look(replicas, workers, now_s)
         surplus = sum(not one.stopping for one in seen) - wanted.replicas
         too_many_s = watch.surplus_s(surplus, now_s)
         scene = Scene(
@@ -201,7 +209,7 @@ class LaunchLoop:
             spec = setup.spec if digest == setup.spec.digest else launch.good
             name = Name(pool, place, digest, self._notebook.next_number())
             log.info("Worker %s is started: %d are wanted.", name, wanted.replicas)
-            await self._launcher.start(str(name), spec.placed(str(name), place, setup.devices[place]))
+            await self._launcher.start(str(name), spec.placed(str(name), place, setup.devices[place], self._title(name)))
 
     def _launch(self, pool: str, setup: Setup) -> Launch:
         memory = self._notebook.memory

@@ -16,7 +16,7 @@ import msgspec
 
 State = Literal["waiting", "running", "stopping", "ended"]
 NAME_ENV = "BATCHSCHED_REPLICA"
-"""Where a worker finds its replica's name, to present itself by it."""
+"""Where a worker finds what to present itself as: its replica's name, said so that it is another on each machine."""
 
 
 class Spec(msgspec.Struct, frozen=True):
@@ -33,14 +33,16 @@ class Spec(msgspec.Struct, frozen=True):
         """Ten hex digits that differ where anything differs."""
         return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:10]
 
-    def placed(self, name: str, place: int, devices: str | None = None) -> Spec:
-        """As one replica runs it: `{place}`, `{devices}` and `{name}` filled in, its name in its environment."""
+    def placed(self, name: str, place: int, devices: str | None = None, title: str = "") -> Spec:
+        """As one replica runs it: `{place}`, `{devices}`, `{name}` filled in; its title, or else its name, in its environment."""
 
         def filled(text: str) -> str:
             return text.replace("{place}", str(place)).replace("{devices}", devices or str(place)).replace("{name}", name)
 
         env = {key: filled(value) for key, value in self.env.items()}
-        return msgspec.structs.replace(self, command=[filled(word) for word in self.command], env={**env, NAME_ENV: name})
+        return msgspec.structs.replace(
+            self, command=[filled(word) for word in self.command], env={**env, NAME_ENV: title or name}
+        )
 
 
 class Replica(msgspec.Struct, frozen=True):
