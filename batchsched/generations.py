@@ -54,9 +54,12 @@ def cannot_answer(name: str, pool: Pool, endpoint: str) -> str:
 def fitted(pool: Pool, served: ServedModel, gpus: Mapping[str, GpuType]) -> ServedModel:
     """A model with the weights that a pool runs: its own where its GPUs can hold and compute them, else the first that they can.
 
-    Its own again where they can run none.
+    Its own again where they can run none. llama.cpp gets the `gguf` ones where there are such, without the model's flags: those
+    are vLLM's.
     """
     plain = msgspec.structs.replace(served, weights={})
+    if pool.engine != "vllm":
+        return msgspec.structs.replace(plain, path=served.weights["gguf"], engine_args=[]) if "gguf" in served.weights else plain
     forms = [plain] + [
         msgspec.structs.replace(plain, path=path, engine_args=[*served.engine_args, "--quantization", quantization])
         for quantization, path in served.weights.items()

@@ -42,7 +42,8 @@ def too_large(name: str, pool: Pool, model: str, served: ServedModel, gpus: Mapp
     """Why the GPUs of a replica cannot hold a model's weights; empty where they can, or where that is not known."""
     kind, size = gpus.get(pool.gpu), size_of(served.path, served.parameters_b)
     flags = [*pool.engine_args, *served.engine_args]
-    if kind is None or size is None or any(word.startswith(_SMALLER) for words in flags for word in words.split()):
+    smaller = served.path.endswith(".gguf") or any(word.startswith(_SMALLER) for words in flags for word in words.split())
+    if kind is None or size is None or smaller:
         return ""
     weights_gb, count = size.weight_bytes / 1e9, gpus_of(flags) or 1
     if weights_gb <= count * kind.memory_gb:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from batchsched.errors import InvalidConfiguration
@@ -89,6 +90,14 @@ def test_a_pool_gets_the_weights_that_it_can_run(gpu: str, flags: list[str], pat
     assert ("--quantization" in form.engine_args) == (path != "org/model")
     unable = gpu == "V100-16" and bool(flags)
     assert bool(cannot_run("old", pool, "m", FORMS, GPU_TYPES)) == unable
+
+
+def test_llama_cpp_gets_gguf_files() -> None:
+    pool = Pool(gpu="P40", engine="llama-cpp-python")
+    forms = msgspec.structs.replace(FORMS, weights={**FORMS.weights, "gguf": "chat-q4.gguf"}, engine_args=["--enforce-eager"])
+    assert fitted(pool, forms, GPU_TYPES) == ServedModel("chat-q4.gguf", parameters_b=FORMS.parameters_b)
+    assert not cannot_run("old", pool, "m", forms, GPU_TYPES), "how small it is nobody said"
+    assert fitted(pool, ServedModel("own.gguf"), GPU_TYPES).path == "own.gguf"
 
 
 def test_workers_are_told_of_the_weights_of_their_pool(tmp_path: Path) -> None:
