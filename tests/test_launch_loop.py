@@ -122,7 +122,7 @@ async def test_replicas_follow_what_is_wanted(world: World) -> None:
     await world.passes(10)
     assert [name.split(".")[:2] for name in world.running()] == [["a", "0"], ["a", "1"]]
     spec = world.cluster.jobs[world.running()[1]].spec
-    assert (spec.command, spec.env.keys()) == (["worker", "old", "1"], {NAME_ENV})
+    assert (spec.command, set(spec.env)) == (["worker", "old", "1"], {NAME_ENV})
     assert spec.env[NAME_ENV].endswith(f"#{world.running()[1]}")
     assert world.heard is not None
     assert (world.heard.name, world.heard.lead_s, world.heard.pools["a"]) == ("me", 5.0, Able(3))
