@@ -272,14 +272,10 @@ class Driver:
         return False
 
     def _push_out(self, count: int) -> None:
-        """Break off the lines that were sent last: they lose least, and come first again. What they had is waste."""
-        sent = [
-            (line.ticket, work, line) for work in self.works for line in work.open.values() if line.asking and not line.pushed
-        ]
-        for ticket, work, line in sorted(sent, key=lambda each: -each[0])[:count]:
+        """Break off the lines that were sent last: they lose least, and come first again."""
+        sent = [(line.ticket, line) for work in self.works for line in work.open.values() if line.asking and not line.pushed]
+        for line in [line for _, line in sorted(sent, key=lambda each: -each[0])[:count]]:
             line.pushed = True
-            if self._gate:
-                self._share.waste(work.lease.batch_id, self._gate.lost_tokens(ticket))
             line.cancel()
 
     def _mishandled(self, work: Work, line: Line, message: str) -> None:
@@ -306,6 +302,8 @@ class Driver:
             ours = work.open.pop(line.number, None) is line
             self._admission.leave(line.tokens)
             if self._gate:
+                if line.asking:  # broken off, for whatever reason: what it had is waste
+                    self._share.waste(work.lease.batch_id, self._gate.lost_tokens(line.ticket))
                 self._gate.leaves(line.ticket)
             if line.pushed:
                 line.pushed = line.asking = False

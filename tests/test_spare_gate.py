@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,14 +18,14 @@ import pytest
 from batchsched.executors.meters.port import Reading
 from batchsched.executors.share import EnergyShare
 from batchsched.executors.spare import gate as gate_module
-from batchsched.executors.spare.desk import Desk
+from batchsched.executors.spare.desk import Desk, server_of
 from batchsched.executors.spare.gate import SpareGate
-from batchsched.executors.spare.governor import Budget, Goal, Traits
+from batchsched.executors.spare.governor import Budget, Goal, Governor, Traits
 from batchsched.executors.spare.histogram import Histogram
-from batchsched.executors.spare.hours import Hours
+from batchsched.executors.spare.hours import Hours, could
 from batchsched.executors.spare.port import Answer
 from batchsched.executors.spare.response import Step
-from batchsched.executors.spare.window import Window
+from batchsched.executors.spare.window import Ours, Window
 from batchsched.fleet import Pool, Slo
 from batchsched.wire import SpareSeen
 from tests.fake_engine import FakeEngine
@@ -36,11 +38,11 @@ URL = "http://127.0.0.1:8000"
 
 
 @contextmanager
-def another(base: Path, in_flight: int) -> Iterator[subprocess.Popen[str]]:
+def another(base: Path, in_flight: int) -> Generator[subprocess.Popen[str]]:
     """Another worker of this machine, a process of its own, that has so much in flight and wants more."""
     code = f"""
         from pathlib import Path
-        from batchsched.executors.spare.desk import Desk
+        from batchsched.executors.spare.desk import Desk, server_of
         desk = Desk("http://localhost:8000/", Path({str(base)!r}))
         desk.say(in_flight={in_flight}, wants=1)
         print("ready", flush=True)
@@ -150,7 +152,7 @@ async def test_a_spare_pools_worker_stays_under_its_ceiling_behind_all_others() 
     assert 1 <= engine.peak_in_flight <= 8
     assert set(engine.priorities) == {100}
     seen = next(beat.spare for kind, beat in server.said if kind == "heartbeat" and beat.spare)
-    assert seen.server.startswith("http://127.0.0.1:")
+    assert seen.server.startswith(f"{socket.gethostname()}:")
     assert seen.seconds > 0
 
 
@@ -183,16 +185,54 @@ async def test_told_to_stop_it_lets_go_at_once() -> None:
     assert not server.heard("fail")
 
 
-def test_what_a_server_had_is_what_was_done_or_where_too_little_was_asked_what_could_have_been() -> None:
-    def seen(ours: float) -> SpareSeen:
-        hours, first = Hours(URL), Histogram((1.0,), (1.0,), 1.0, 0.1)
-        window = Window(0.5, 0.5, 4, 2, ours, 4 + ours, 0, 0, 0.1, Step(0.01, 4 + ours, 1.0), 0.5, first)
-        hours.saw(window, Budget(in_flight=10), Traits(100, 50), step_s=0.02, done_tokens=60)
-        taken = hours.take()
-        assert taken is not None
-        assert hours.take() is None
-        return taken
+def test_what_a_server_had_is_summed_until_it_is_told_and_what_nobody_knows_is_left_out() -> None:
+    hours = Hours("here:8000")
+    for tokens_per_s in (100.0, None, 40.0):
+        hours.saw(0.5, tokens_per_s)
+    assert hours.take() == SpareSeen("here:8000", 1.0, 70.0)
+    assert hours.take() is None
 
-    assert seen(ours=9) == SpareSeen(URL, 0.5, 120.0)
-    # Ten at a time, each of 150 tokens, each done in 50 steps of 20 ms.
-    assert seen(ours=2).tokens_per_s == pytest.approx(10 * 150 / (50 * 0.02))
+
+def governor_of(step_s: float, per_prompt_token_s: float) -> Governor:
+    """One that has learnt how long a step takes: 10 ms and so much for each prompt token."""
+    governor = Governor(Goal(), 10)
+    rng = random.Random(1)
+    for _ in range(200):
+        decoding, read = rng.uniform(1, 10), rng.uniform(0, 50)
+        governor.model.learn(Step(step_s + per_prompt_token_s * read, decoding, read))
+    governor.fits = 10
+    return governor
+
+
+def window_of(online: float, ours: float = 0.0) -> Window:
+    first = Histogram((1.0,), (1.0,), 1.0, 0.1)
+    return Window(0.5, 0.5, online, online, 0, ours, online + ours, 0, 0, 0.1, Step(0.01, online + ours, 1.0), 0.5, first)
+
+
+def test_what_a_server_could_have_done_counts_the_reading_of_prompts() -> None:
+    assert could(Governor(Goal(), 10), window_of(0), Traits(100, 50)) is None  # nothing of it is known
+    alone = governor_of(0.01, 0.0005)
+    alone.budget = Budget(in_flight=2, open=True, prompt_token_s=0.0005)
+    # Ten at a time: each step writes ten tokens and reads the prompts of a fifth of a request.
+    assert could(alone, window_of(0), Traits(100, 50)) == pytest.approx(10 * 3 / (0.01 + 20 * 0.0005), rel=0.05)
+    alone.budget = Budget(in_flight=2, prompt_token_s=0.0005)
+    # With users online prompts may take a quarter of its time: five a second.
+    assert could(alone, window_of(2), Traits(100, 50)) == pytest.approx(5 * 150, rel=0.05)
+
+
+def test_a_server_here_is_known_by_the_machines_name_and_by_one_name() -> None:
+    assert server_of("http://localhost:8000/") == server_of("http://127.0.0.1:8000") == f"{socket.gethostname()}:8000"
+    assert server_of("https://user:secret@gpu7/v2") == "gpu7:https/v2"
+
+
+def test_sums_over_all_workers_do_not_fall_when_one_leaves(tmp_path: Path) -> None:
+    one, other = Desk(URL, tmp_path), Desk(URL, tmp_path)
+    one.refresh()
+    one.say(in_flight=1, sent=5, sent_tokens=50)
+    other.say(in_flight=2, sent=100, sent_tokens=1000, done_tokens=7000, gone=1)
+    assert one.all == Ours(3, 105, 1050, 0, 1)
+    other.close()
+    one.refresh()
+    assert one.all == Ours(1, 105, 1050, 0, 3)  # what it had in flight nobody will answer
+    assert one.done_tokens == 7000
+    one.close()

@@ -99,7 +99,9 @@ def test_where_kv_space_is_short_it_is_left_to_online_users() -> None:
 def window(at_s: float, *, online: float = 5, arrived: float = 10, ours: float = 4, step_s: float = 0.004) -> Window:
     """An ordinary one."""
     first = Histogram((0.02, 0.04, 0.08), (arrived, arrived, arrived), arrived, 0.015 * arrived)
-    return Window(at_s, 0.5, online, arrived, ours, online + ours, 0, 0, 0.1, Step(step_s, online + ours, 2.0), 1.0, first)
+    return Window(
+        at_s, 0.5, online, online, arrived, ours, online + ours, 0, 0, 0.1, Step(step_s, online + ours, 2.0), 1.0, first
+    )
 
 
 def warm(ceiling: int = 64) -> Governor:

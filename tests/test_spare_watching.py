@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from batchsched.executors.spare.counts import Counts, read_counts
 from batchsched.executors.spare.histogram import Histogram
 from batchsched.executors.spare.response import Step, StepModel
-from batchsched.executors.spare.window import Ours, between
+from batchsched.executors.spare.window import Ours, Windows
 
 PAGE = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -103,14 +103,47 @@ def test_a_window_tells_ours_from_the_online_users() -> None:
         each_token=Histogram((), (), 350.0, 3.5),
     )
     ours = Ours(4, sent=10, sent_tokens=1000), Ours(5, sent=13, sent_tokens=1150, slow_first=1)
-    window = between(earlier, later, *ours, slow_above_s=0.1)
+    windows = Windows(slow_above_s=0.1)
+    assert windows.add(earlier, ours[0]) is None
+    window = windows.add(later, ours[1])
+    assert window is not None
     assert window.online == 4  # nine there, five of them ours
+    assert window.surely_online == 2  # four of ours were there, and three came: none of them may have ended
     assert window.arrived == 4  # seven came, three of them ours
     assert window.ours == 4.5
     assert window.step == Step(0.01, 7.0, 5.0)
     assert window.our_prompt_tokens == pytest.approx(2.5)
     assert window.first_token.count == 6
     assert window.first_token.above(0.1) == pytest.approx(1.0)
+
+
+def came(*readings: tuple[int, int, Ours]) -> list[float]:
+    """Online requests that came, by readings half a second apart: requests there, finished ones, ours."""
+    windows = Windows(1.0)
+    seen = [windows.add(Counts(at / 2, running=there, finished=done), ours) for at, (there, done, ours) in enumerate(readings)]
+    return [window.arrived for window in seen if window]
+
+
+def test_ours_that_the_server_counts_late_are_no_online_users() -> None:
+    # Sixteen are sent; the server counts them in the next two readings, and then three users come.
+    sent = Ours(16, sent=16)
+    assert came((0, 0, Ours()), (4, 0, sent), (9, 0, sent), (16, 0, sent), (19, 0, sent)) == [0, 0, 0, 3]
+
+
+@pytest.mark.parametrize("there", [6, 16])
+def test_ours_that_were_broken_off_are_no_online_users_however_soon_the_server_sees_it(there: int) -> None:
+    before, after = Ours(16, sent=16), Ours(6, sent=16, gone=10)
+    assert came((16, 0, before), (there, 0, after), (6, 0, after), (8, 0, after)) == [0, 0, 2]
+
+
+def test_ours_that_the_server_refused_hide_no_online_users_for_long() -> None:
+    refused = Ours(0, sent=10, gone=10)
+    assert came((0, 0, Ours()), (0, 0, refused), (0, 0, refused), (4, 0, refused))[-1] == 4
+
+
+def test_ours_that_the_server_never_counts_are_forgotten() -> None:
+    lost = Ours(8, sent=8)
+    assert came(*[(0, 0, Ours()), *[(0, 0, lost)] * 6, (5, 0, lost)])[-1] == 5
 
 
 def test_the_response_is_learnt_from_cold() -> None:

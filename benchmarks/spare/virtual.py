@@ -9,10 +9,9 @@ from typing import Protocol
 
 import msgspec
 
-from batchsched.executors.spare.counts import Counts
 from batchsched.executors.spare.governor import Budget, Goal, Governor, Traits
 from batchsched.executors.spare.pace import Pace
-from batchsched.executors.spare.window import Ours, between
+from batchsched.executors.spare.window import Ours, Windows
 from benchmarks.spare.simulated import Asked, Server, Shape
 
 OURS = 10
@@ -89,8 +88,7 @@ class Governed:
     def __init__(self, goal: Goal, ceiling: int, traits: Traits) -> None:
         self.governor, self.pace, self.traits = Governor(goal, ceiling), Pace(), traits
         self.caps: list[tuple[float, int]] = []
-        self._last: Counts | None = None
-        self._ours = Ours()
+        self._windows = Windows(goal.ttft_s)
 
     @property
     def budget(self) -> Budget:
@@ -99,11 +97,8 @@ class Governed:
 
     def read(self, server: Server, ours: Ours, now_s: float) -> None:
         """A reading."""
-        counts = server.counts(now_s)
-        if self._last is not None:
-            window = between(self._last, counts, self._ours, ours, self.governor.goal.ttft_s)
+        if window := self._windows.add(server.counts(now_s), ours):
             self.governor.see(window, self.traits)
-        self._last, self._ours = counts, ours
         self.caps.append((now_s, self.budget.in_flight))
 
     def waits_s(self, in_flight: int, prompt_tokens: int, now_s: float) -> float:
@@ -152,7 +147,7 @@ class _Run:
         self.todo = [offline.draw(self.rng) for _ in range(_LOOKED_AT)]
         self.online: list[Asked] = []
         self.ours: list[Asked] = []
-        self.sent = self.sent_tokens = self.tokens = self.wasted = 0
+        self.sent = self.sent_tokens = self.gone = self.tokens = self.wasted = 0
         self.wake_s = 0.0
 
     def _done(self, asked: Asked) -> None:
@@ -179,10 +174,11 @@ class _Run:
             self.todo.append(self.offline.draw(self.rng))
 
     def read(self, now_s: float) -> None:
-        self.guard.read(self.server, Ours(len(self.ours), self.sent, self.sent_tokens), now_s)
+        self.guard.read(self.server, Ours(len(self.ours), self.sent, self.sent_tokens, gone=self.gone), now_s)
         for _ in range(self.guard.excess(len(self.ours))):
             youngest = self.ours.pop()
             self.server.abort(youngest)
+            self.gone += 1
             self.wasted += youngest.written
 
     def arrive(self) -> None:

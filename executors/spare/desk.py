@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import mmap
 import os
+import socket
 import struct
 import tempfile
 from collections.abc import Generator
@@ -25,8 +26,8 @@ import msgspec
 
 from batchsched.executors.spare.window import Ours
 
-_FIGURES = struct.Struct("<6q")
-_HERE = {"localhost": "127.0.0.1", "::1": "127.0.0.1", "0.0.0.0": "127.0.0.1"}  # noqa: S104 - names that mean the same server
+_FIGURES = struct.Struct("<7q")
+_HERE = {"127.0.0.1", "localhost", "::1", "0.0.0.0"}  # noqa: S104 - names that mean the same server
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -40,6 +41,15 @@ class Figures(msgspec.Struct, frozen=True):
     slow_first: int = 0
     done_tokens: int = 0
     """Of prompts and answers that came back."""
+    gone: int = 0
+    """Requests that were sent and never answered."""
+
+
+def server_of(url: str) -> str:
+    """A server by this machine's name where it is here: beside each server stands a worker that says `localhost`."""
+    at = urlsplit(url)
+    host = socket.gethostname() if at.hostname in _HERE else at.hostname
+    return f"{host}:{at.port or at.scheme}{at.path.rstrip('/')}"
 
 
 def desk_folder(base: Path | None = None) -> Path:
@@ -53,13 +63,13 @@ class Desk:
     """One worker's place. Close it when the worker ends; a killed one is seen to be gone."""
 
     def __init__(self, server_url: str, base: Path | None = None) -> None:
-        at = urlsplit(server_url)
-        server = f"{_HERE.get(at.hostname or '', at.hostname)}:{at.port or at.scheme}{at.path.rstrip('/')}"
-        self._folder = desk_folder(base) / f"spare-{hashlib.sha256(server.encode()).hexdigest()[:16]}"
+        self._folder = desk_folder(base) / f"spare-{hashlib.sha256(server_of(server_url).encode()).hexdigest()[:16]}"
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         self.mine = Figures()
         self._others: dict[str, mmap.mmap] = {}
+        self._left = Figures()
+        """What those who left had done: sums over all must not fall when somebody leaves."""
         with self._locked():  # nobody may take a new file, not yet locked, for that of a dead worker
             number, self._path = os.getpid(), self._folder / f"{os.getpid()}.worker"
             while self._path.exists():
@@ -85,28 +95,36 @@ class Desk:
                     with path.open("r+b") as file:
                         self._others[path.name] = mmap.mmap(file.fileno(), _FIGURES.size, access=mmap.ACCESS_READ)
             for gone in self._others.keys() - seen:
-                self._others.pop(gone).close()
+                file = self._others.pop(gone)
+                self._left = _together(self._left, _read(file))
+                file.close()
 
     @property
     def others(self) -> list[Figures]:
         """What the others of the last `refresh` say now."""
-        return [Figures(*_FIGURES.unpack(each[: _FIGURES.size])) for each in self._others.values()]
+        return [_read(each) for each in self._others.values()]
 
     @property
     def all(self) -> Ours:
         """Everybody's together."""
-        everybody = [self.mine, *self.others]
+        everybody = [self._left, self.mine, *self.others]
         return Ours(
             sum(each.in_flight for each in everybody),
             sum(each.sent for each in everybody),
             sum(each.sent_tokens for each in everybody),
             sum(each.slow_first for each in everybody),
+            sum(each.gone for each in everybody),
         )
 
     @property
     def done_tokens(self) -> int:
         """Of everybody, since each began."""
-        return sum(each.done_tokens for each in (self.mine, *self.others))
+        return sum(each.done_tokens for each in (self._left, self.mine, *self.others))
+
+    @property
+    def wanted(self) -> bool:
+        """Has anybody requests to send?"""
+        return any(each.wants for each in (self.mine, *self.others))
 
     def has_room(self, most: int) -> bool:
         """May this worker have one more in flight, of `most` for all? Where that is short, each that wants has an equal share."""
@@ -159,3 +177,18 @@ class Desk:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         return False
+
+
+def _read(file: mmap.mmap) -> Figures:
+    return Figures(*_FIGURES.unpack(file[: _FIGURES.size]))
+
+
+def _together(left: Figures, last: Figures) -> Figures:
+    """With one more who left; what it had in flight is answered to nobody."""
+    return Figures(
+        sent=left.sent + last.sent,
+        sent_tokens=left.sent_tokens + last.sent_tokens,
+        slow_first=left.slow_first + last.slow_first,
+        done_tokens=left.done_tokens + last.done_tokens,
+        gone=left.gone + last.gone + last.in_flight,
+    )

@@ -17,12 +17,12 @@ import aiohttp
 import msgspec
 
 from batchsched.executors.spare.counts import Counts, read_counts
-from batchsched.executors.spare.desk import Desk
+from batchsched.executors.spare.desk import Desk, server_of
 from batchsched.executors.spare.governor import Budget, Goal, Governor, Traits
-from batchsched.executors.spare.hours import Hours
+from batchsched.executors.spare.hours import Hours, could
 from batchsched.executors.spare.pace import Pace
 from batchsched.executors.spare.port import Answer
-from batchsched.executors.spare.window import Ours, between
+from batchsched.executors.spare.window import Ours, Windows
 from batchsched.fleet import Pool
 from batchsched.wire import SpareSeen
 
@@ -62,9 +62,9 @@ class SpareGate:
         self.pushed_out = 0
         """Requests, since the beginning."""
         self._url, self._session, self._now, self._every_s = f"{server_url.rstrip('/')}/metrics", session, now, every_s or EVERY_S
-        self._desk, self._pace, self._hours = Desk(server_url, desk_base), Pace(), Hours(server_url)
+        self._desk, self._pace, self._hours = Desk(server_url, desk_base), Pace(), Hours(server_of(server_url))
         self._traits = Traits()
-        self._last: Counts | None = None
+        self._windows = Windows(goal.ttft_s)
         self._ours, self._done = Ours(), 0
         self._tickets: dict[int, _Ticket] = {}
         self._number = 0
@@ -124,7 +124,11 @@ class SpareGate:
         if entered is None:
             return
         desk = self._desk
-        desk.say(in_flight=max(0, desk.mine.in_flight - 1), done_tokens=desk.mine.done_tokens + read + written)
+        desk.say(
+            in_flight=max(0, desk.mine.in_flight - 1),
+            done_tokens=desk.mine.done_tokens + read + written,
+            gone=desk.mine.gone + (read + written == 0),
+        )
         if written > 0:
             self.governor.answered(self._now() - entered.at_s, written)
             known = self._traits
@@ -201,7 +205,8 @@ class SpareGate:
     def _govern(self, counts: Counts | None) -> None:
         before = self.budget
         if counts is None:
-            age_s = self._now() - self._last.at_s if self._last else math.inf
+            last = self._windows.last
+            age_s = self._now() - last.at_s if last else math.inf
             self.governor.blind(age_s, self._every_s)
         else:
             self._learn(counts)
@@ -212,18 +217,17 @@ class SpareGate:
             self._on_room()
 
     def _learn(self, counts: Counts) -> None:
-        last, then, done = self._last, self._ours, self._done
-        self._last, self._ours, self._done = counts, self._desk.all, self._desk.done_tokens
-        if last is None:
+        first, done = self._windows.last is None, self._done
+        self._ours, self._done = self._desk.all, self._desk.done_tokens
+        window = self._windows.add(counts, self._ours)
+        if window is None:
+            if not first:
+                log.warning("The server at %s began anew.", self._url)
+                self.governor.restarted()
             return
-        if not counts.follows(last):
-            log.warning("The server at %s began anew.", self._url)
-            self.governor.restarted()
-            return
-        window = between(last, counts, then, self._ours, self.governor.goal.ttft_s)
-        budget = self.governor.see(window, self._traits)
-        step_s = self.governor.model.seconds(window.online + budget.in_flight, 0.0)
-        self._hours.saw(window, budget, self._traits, step_s, max(0, self._done - done))
+        self.governor.see(window, self._traits)
+        did = (self._done - done) / window.seconds
+        self._hours.saw(window.seconds, did if self._desk.wanted else could(self.governor, window, self._traits))
 
     def _push(self, budget: Budget) -> None:
         """Let go of what the server cannot carry: of all workers' excess this one's part."""

@@ -83,6 +83,8 @@ class Governor:
         self.goal, self.ceiling = goal, ceiling
         self.model = StepModel()
         self.budget = Budget()
+        self.fits = 0.0
+        """Requests that the server could carry by what is known, were each level tried already."""
         self.margin = _FIRST_MARGIN
         self.missed = self.seen = 0.0
         """Online requests that missed the goal so far, as the engine's figures tell, and all of them."""
@@ -96,7 +98,9 @@ class Governor:
         self._served = 0.0
         self._queued = False
         self._pauses: deque[float] = deque(maxlen=_PAUSES)
-        self._online = self._online_prompt = 0.0
+        self._online = 0.0
+        self.online_prompt = 0.0
+        """Tokens of online users' prompts in a step, lately."""
         self._busy_at: float | None = None
         self.lasting_s = 0.0
         self._held_until = -math.inf
@@ -115,12 +119,13 @@ class Governor:
         if cut < 1.0:
             target, why = min(target, self._cap, max(1.0, window.ours)) * cut, "the server is short of room"
             self._held_until = window.at_s + 1.0
+        self.fits = min(target, float(self.ceiling))
         may_grow = idle or (well and window.kv_used < KV_HOLD and window.at_s >= self._held_until)
         highest = max(2.0, self._cap * GROWTH, self._cap + 1) if may_grow else self._cap
         if window.ours < 0.5 * self._cap:  # a level that was not used was not tried
             highest = min(highest, max(self._cap, 2.0))
-        self._cap = max(0.0, min(target, highest, float(self.ceiling)))
-        self._online, self._online_prompt = self._expected_online(window), self._prompts_of_others(window)
+        self._cap = max(0.0, min(self.fits, highest))
+        self._online, self.online_prompt = self._expected_online(window), self._prompts_of_others(window)
         self.budget = self._told(window, idle, cut, why)
         return self.budget
 
@@ -161,7 +166,7 @@ class Governor:
         """Seconds of a step in this window, as it could be expected at its beginning."""
         if not self.model.known or not window.step:
             return None
-        return self.model.seconds(self._online + window.ours, self._online_prompt + window.our_prompt_tokens)
+        return self.model.seconds(self._online + window.ours, self.online_prompt + window.our_prompt_tokens)
 
     def _judge(self, window: Window, foretold: float | None) -> bool:
         """Weigh what the online requests of the window saw against the goal; is all well?"""
@@ -240,13 +245,13 @@ class Governor:
 
     def _prompts_of_others(self, window: Window) -> float:
         if not window.step:
-            return self._online_prompt
+            return self.online_prompt
         fresh = max(0.0, window.step.prompt_tokens - window.our_prompt_tokens)
-        return self._online_prompt + 0.2 * (fresh - self._online_prompt)
+        return self.online_prompt + 0.2 * (fresh - self.online_prompt)
 
     def _idle(self, window: Window) -> bool:
         """Has nobody been online for long enough to open fully?"""
-        if window.online >= 1 or window.arrived >= 1:
+        if window.surely_online >= 1 or window.arrived >= 1:
             if self._busy_at is not None and window.at_s - self._busy_at > 1.5 * window.seconds:
                 self._pauses.append(window.at_s - self._busy_at)
             self._busy_at = window.at_s
@@ -277,7 +282,7 @@ class Governor:
         cap = math.ceil(self._cap)
         if short or not self.model.known:
             return cap
-        taken_s = self.model.seconds(window.online, self._online_prompt)
+        taken_s = self.model.seconds(window.online, self.online_prompt)
         carried = (self.goal.tpot_s - taken_s) / max(self.model.per_decode_s, 1e-9)
         return max(cap, int(min(max(0.0, carried), self.ceiling)))
 

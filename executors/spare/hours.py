@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from batchsched.executors.spare.governor import Budget, Traits
+from batchsched.executors.spare.governor import Governor, Traits
+from batchsched.executors.spare.pace import READING_SHARE
 from batchsched.executors.spare.window import Window
 from batchsched.wire import SpareSeen
 
-_USED = 0.8
-
 
 class Hours:
-    """Adds up tokens and seconds of windows until they are taken."""
+    """The mean over windows, until it is taken."""
 
     def __init__(self, server: str) -> None:
         self._server = server
         self._seconds = self._tokens = 0.0
 
-    def saw(self, window: Window, budget: Budget, traits: Traits, step_s: float, done_tokens: float) -> None:
-        """One more window. `step_s`: of the server with the budget used up; `done_tokens`: offline ones that came back in it, of
-        all workers. Where the budget was used these are what the server had; else what it would have been."""
-        self._seconds += window.seconds
-        if window.ours >= _USED * budget.in_flight or step_s <= 0:
-            self._tokens += done_tokens
-            return
-        per_request = traits.prompt_tokens + traits.output_tokens
-        could = budget.in_flight * per_request / (max(1.0, traits.output_tokens) * step_s) * window.seconds
-        self._tokens += max(done_tokens, could)
+    def saw(self, seconds: float, tokens_per_s: float | None) -> None:
+        """One more window, in which the server had so much; None where nobody can tell."""
+        if tokens_per_s is not None:
+            self._seconds += seconds
+            self._tokens += max(0.0, tokens_per_s) * seconds
 
     def take(self) -> SpareSeen | None:
         """Since the last time; None where nothing was seen."""
@@ -34,3 +28,19 @@ class Hours:
         seen = SpareSeen(self._server, self._seconds, self._tokens / self._seconds)
         self._seconds = self._tokens = 0.0
         return seen
+
+
+def could(governor: Governor, window: Window, traits: Traits) -> float | None:
+    """Offline tokens a second, prompts included, that the server would have done in the window, had there been enough to send: by
+    what it was seen to take for a step, and by the pace of prompts. None as long as it was never seen at work."""
+    model, budget = governor.model, governor.budget
+    if not model.known:
+        return None
+    written = max(1.0, traits.output_tokens)
+    reads = traits.prompt_tokens / written
+    step_s = model.seconds(window.online + governor.fits, governor.online_prompt + governor.fits * reads)
+    requests_per_s = governor.fits / written / max(step_s, 1e-6)
+    reading_s = traits.prompt_tokens * budget.prompt_token_s
+    if not budget.open and reading_s > 0:
+        requests_per_s = min(requests_per_s, READING_SHARE / reading_s)
+    return requests_per_s * (traits.prompt_tokens + traits.output_tokens)

@@ -11,7 +11,7 @@ import math
 
 from batchsched.executors.spare.governor import Budget
 
-_READING_SHARE = 0.25
+READING_SHARE = 0.25
 """Of the server's time for reading our prompts, while somebody is online."""
 
 
@@ -37,6 +37,6 @@ class Pace:
         if budget.open:
             return
         reads_s = prompt_tokens * budget.prompt_token_s
-        self._next_at_s = max(self._next_at_s, now_s) + reads_s / _READING_SHARE
+        self._next_at_s = max(self._next_at_s, now_s) + reads_s / READING_SHARE
         if reads_s > budget.slack_s:
             self._harmed_until_s = now_s + reads_s / max(budget.harm_share, 1e-6)

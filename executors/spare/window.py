@@ -1,4 +1,9 @@
-"""What happened at a server between two readings, ours and the online users' told apart."""
+"""What happened at a server between two readings, ours and the online users' told apart.
+
+The server counts a request of ours a moment after we have sent it, and forgets one that we broke off a moment later than we do.
+Without care each such moment looks like an online user who came. So what was sent or broken off lately, and is not yet seen in
+the server's figures, is owed: what comes to them next is ours first.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,8 @@ from batchsched.executors.spare.histogram import Histogram
 from batchsched.executors.spare.response import Step
 
 _FEW_TOKENS = 5
+_LAG_S = 2.0
+"""Nothing is owed for longer: what was not counted by then never will be."""
 
 
 class Ours(msgspec.Struct, frozen=True):
@@ -21,6 +28,8 @@ class Ours(msgspec.Struct, frozen=True):
     """Of their prompts."""
     slow_first: int = 0
     """Of these, those whose prompts are so long that their own first token comes later than the online users' goal."""
+    gone: int = 0
+    """Of these, those that were broken off, refused or lost: the server never counts them as finished."""
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -30,6 +39,8 @@ class Window(msgspec.Struct, frozen=True):
     seconds: float
     online: float
     """Requests of online users at the server at its end, waiting ones included."""
+    surely_online: float
+    """Of these, those that cannot be ours: what the server still lists of ours may have been answered meanwhile."""
     arrived: float
     """Requests of online users that came."""
     ours: float
@@ -47,32 +58,58 @@ class Window(msgspec.Struct, frozen=True):
     """Of everybody, without ours that are slow by themselves."""
 
 
-def between(earlier: Counts, later: Counts, ours_then: Ours, ours_now: Ours, slow_above_s: float) -> Window:
-    """The window between two readings of one life (`later.follows(earlier)`). `slow_above_s`: the goal for first tokens."""
-    seconds = later.at_s - earlier.at_s
-    there = later.running + later.waiting
-    sent = ours_now.sent - ours_then.sent
-    came = there - earlier.running - earlier.waiting + later.finished - earlier.finished
-    each = later.each_token.since(earlier.each_token)
-    step = _step(earlier, later, each, seconds)
-    read = max(1.0, later.prompt_tokens - earlier.prompt_tokens)
-    our_part = min(1.0, (ours_now.sent_tokens - ours_then.sent_tokens) / read)
-    return Window(
-        at_s=later.at_s,
-        seconds=seconds,
-        online=max(0.0, there - ours_now.in_flight),
-        arrived=max(0.0, came - sent),
-        ours=(ours_then.in_flight + ours_now.in_flight) / 2,
-        served=later.running,
-        waiting=later.waiting,
-        preempted=later.preemptions - earlier.preemptions,
-        kv_used=later.kv_used,
-        step=step,
-        our_prompt_tokens=our_part * step.prompt_tokens if step else 0.0,
-        first_token=_without_slow(
-            later.first_token.since(earlier.first_token), ours_now.slow_first - ours_then.slow_first, slow_above_s
-        ),
-    )
+class Windows:
+    """Windows out of readings, one after the other."""
+
+    def __init__(self, slow_above_s: float) -> None:
+        """`slow_above_s`: the goal for first tokens."""
+        self.last: Counts | None = None
+        self._slow_above_s = slow_above_s
+        self._ours = Ours()
+        self._gone = 0
+        """Broken off in the window before."""
+        self._owed = 0.0
+        self._lately: list[tuple[float, int]] = []
+        """When how many were sent or broken off."""
+
+    def add(self, counts: Counts, ours: Ours) -> Window | None:
+        """What happened since the last reading; `ours`: as known right after this one. None for the first of a server's life."""
+        last, then, self.last, self._ours = self.last, self._ours, counts, ours
+        if last is None or not counts.follows(last):
+            self._owed, self._gone, self._lately = 0.0, 0, []
+            return None
+        sent = ours.sent - then.sent
+        there = counts.running + counts.waiting
+        came = there - last.running - last.waiting + counts.finished - last.finished
+        each = counts.each_token.since(last.each_token)
+        step = _step(last, counts, each, counts.at_s - last.at_s)
+        read = max(1.0, counts.prompt_tokens - last.prompt_tokens)
+        our_part = min(1.0, (ours.sent_tokens - then.sent_tokens) / read)
+        return Window(
+            at_s=counts.at_s,
+            seconds=counts.at_s - last.at_s,
+            online=max(0.0, there - ours.in_flight),
+            surely_online=max(0.0, there - then.in_flight - sent),
+            arrived=self._not_ours(counts.at_s, came, sent, ours.gone - then.gone),
+            ours=(then.in_flight + ours.in_flight) / 2,
+            served=counts.running,
+            waiting=counts.waiting,
+            preempted=counts.preemptions - last.preemptions,
+            kv_used=counts.kv_used,
+            step=step,
+            our_prompt_tokens=our_part * step.prompt_tokens if step else 0.0,
+            first_token=_without_slow(
+                counts.first_token.since(last.first_token), ours.slow_first - then.slow_first, self._slow_above_s
+            ),
+        )
+
+    def _not_ours(self, now_s: float, came: float, sent: int, gone: int) -> float:
+        """Of those that came, by the server's figures, those of online users. One that was broken off may have left the figures
+        in this window or leaves them in the next: in both cases nobody came or went but it."""
+        self._lately = [(at_s, many) for at_s, many in self._lately if at_s > now_s - _LAG_S] + [(now_s, sent + gone)]
+        balance, self._gone = came + self._gone - sent - self._owed, gone
+        self._owed = min(max(0.0, -balance), sum(many for _, many in self._lately))
+        return max(0.0, balance)
 
 
 def _step(earlier: Counts, later: Counts, each: Histogram, seconds: float) -> Step | None:
