@@ -84,13 +84,14 @@ class Windows:
         each = counts.each_token.since(last.each_token)
         step = _step(last, counts, each, counts.at_s - last.at_s)
         read = max(1.0, counts.prompt_tokens - last.prompt_tokens)
-        our_part = min(1.0, (ours.sent_tokens - then.sent_tokens) / read)
+        online, arrived = max(0.0, there - ours.in_flight), self._not_ours(counts.at_s, came, sent, ours.gone - then.gone)
+        our_part = min(1.0, (ours.sent_tokens - then.sent_tokens) / read) if online or arrived else 1.0
         return Window(
             at_s=counts.at_s,
             seconds=counts.at_s - last.at_s,
-            online=max(0.0, there - ours.in_flight),
+            online=online,
             surely_online=max(0.0, there - then.in_flight - sent),
-            arrived=self._not_ours(counts.at_s, came, sent, ours.gone - then.gone),
+            arrived=arrived,
             ours=(then.in_flight + ours.in_flight) / 2,
             served=counts.running,
             waiting=counts.waiting,
