@@ -62,6 +62,7 @@ _REFUSED_PAUSE_S = 5.0
 _LONGEST_BEAT_S = 10.0  # a heartbeat that hangs must not cost the leases
 TOKENS_EVERY_S = 1.0
 _ENGINE_PAUSE_S, _LONGEST_ENGINE_PAUSE_S = 2.0, 300.0
+_LONGEST_ASK_PAUSE_S = 15.0  # to ask whether an engine of others is up again costs nothing
 
 
 class _Held:
@@ -387,8 +388,8 @@ class WorkerLoop:
         spec = self._me.models.get(model)
         if spec is None:
             raise UnknownModel(f"The server asks for the model '{model}' without saying what it is.")
-        log.info("Starting the engine for '%s'.", model)
         if not self._settings.engine_url:
+            log.info("Starting the engine for '%s'.", model)
             if self._fresh:
                 self._fresh, self._idle = False, await idle_power(self._meter, self._pause)
             self._share.starting()
@@ -416,7 +417,7 @@ class WorkerLoop:
     async def _engine_trouble(self, problem: BatchschedError) -> None:
         """Say so, give back what cannot run, and pause before the next try."""
         self._engine_failures += 1
-        pause_s = min(_LONGEST_ENGINE_PAUSE_S, _ENGINE_PAUSE_S * 2 ** (self._engine_failures - 1))
+        pause_s = pause_after(self._engine_failures, ours=not self._settings.engine_url)
         hint = f" {problem.hint}" if problem.hint else ""
         log.error("%s%s Next try in %.0f s.", problem.message, hint, pause_s)
         for held in list(self._held.values()):
@@ -451,6 +452,11 @@ class WorkerLoop:
         with contextlib.suppress(BatchschedError):
             await self._link.call("POST", f"/workers/{self._me.worker_id}/bye", Bye([*said, last] if last else said))
         log.info("Stopped.")
+
+
+def pause_after(failures: int, *, ours: bool) -> float:
+    """Seconds until an engine is tried again that failed so often in a row."""
+    return min(_LONGEST_ENGINE_PAUSE_S if ours else _LONGEST_ASK_PAUSE_S, _ENGINE_PAUSE_S * 2 ** min(10, failures - 1))
 
 
 async def run_worker(

@@ -26,6 +26,7 @@ from batchsched.executors.spare.hours import Hours, could
 from batchsched.executors.spare.port import Answer
 from batchsched.executors.spare.response import Step
 from batchsched.executors.spare.window import Ours, Window
+from batchsched.executors.worker import pause_after
 from batchsched.fleet import Pool, Slo
 from batchsched.wire import SpareSeen
 from tests.fake_engine import FakeEngine
@@ -236,3 +237,8 @@ def test_sums_over_all_workers_do_not_fall_when_one_leaves(tmp_path: Path) -> No
     assert one.all == Ours(1, 105, 1050, 0, 3)  # what it had in flight nobody will answer
     assert one.done_tokens == 7000
     one.close()
+
+
+def test_a_server_of_others_that_is_away_is_asked_often_however_long_it_is_away() -> None:
+    assert [pause_after(failures, ours=False) for failures in (1, 2, 3, 5000)] == [2.0, 4.0, 8.0, 15.0]
+    assert pause_after(5000, ours=True) == 300.0  # an engine of ours takes minutes to start

@@ -143,7 +143,7 @@ def test_ours_that_the_server_refused_hide_no_online_users_for_long() -> None:
 
 def test_ours_that_the_server_never_counts_are_forgotten() -> None:
     lost = Ours(8, sent=8)
-    assert came(*[(0, 0, Ours()), *[(0, 0, lost)] * 6, (5, 0, lost)])[-1] == 5
+    assert came(*[(0, 0, Ours()), *[(0, 0, lost)] * 10, (5, 0, lost)])[-1] == 5
 
 
 def test_the_response_is_learnt_from_cold() -> None:

@@ -231,7 +231,7 @@ class SpareGate:
 
     def _push(self, budget: Budget) -> None:
         """Let go of what the server cannot carry: of all workers' excess this one's part."""
-        total, mine = self._ours.in_flight, self._desk.mine.in_flight
+        total, mine = self._desk.all.in_flight, self._desk.mine.in_flight
         excess = total - budget.keep
         if excess <= 0 or not mine:
             return

@@ -14,7 +14,7 @@ from batchsched.executors.spare.histogram import Histogram
 from batchsched.executors.spare.response import Step
 
 _FEW_TOKENS = 5
-_LAG_S = 2.0
+_LAG_S = 4.0
 """Nothing is owed for longer: what was not counted by then never will be."""
 
 
@@ -84,7 +84,7 @@ class Windows:
         each = counts.each_token.since(last.each_token)
         step = _step(last, counts, each, counts.at_s - last.at_s)
         read = max(1.0, counts.prompt_tokens - last.prompt_tokens)
-        online, arrived = max(0.0, there - ours.in_flight), self._not_ours(counts.at_s, came, sent, ours.gone - then.gone)
+        online, arrived = max(0.0, there - ours.in_flight), self._not_ours(counts.at_s, came, then, ours)
         our_part = min(1.0, (ours.sent_tokens - then.sent_tokens) / read) if online or arrived else 1.0
         return Window(
             at_s=counts.at_s,
@@ -104,12 +104,13 @@ class Windows:
             ),
         )
 
-    def _not_ours(self, now_s: float, came: float, sent: int, gone: int) -> float:
+    def _not_ours(self, now_s: float, came: float, then: Ours, ours: Ours) -> float:
         """Of those that came, by the server's figures, those of online users. One that was broken off may have left the figures
         in this window or leaves them in the next: in both cases nobody came or went but it."""
+        sent, gone = ours.sent - then.sent, ours.gone - then.gone
         self._lately = [(at_s, many) for at_s, many in self._lately if at_s > now_s - _LAG_S] + [(now_s, sent + gone)]
         balance, self._gone = came + self._gone - sent - self._owed, gone
-        self._owed = min(max(0.0, -balance), sum(many for _, many in self._lately))
+        self._owed = min(max(0.0, -balance), ours.in_flight + gone, sum(many for _, many in self._lately))
         return max(0.0, balance)
 
 
