@@ -113,7 +113,7 @@ async def test_the_gate_gives_room_as_the_governor_says_and_takes_it_back(tmp_pa
     async with aiohttp.ClientSession() as session:
         gate = SpareGate(Goal(), 8, URL, session, now=lambda: 0.0, desk_base=tmp_path)
         assert gate.asks(10) is Answer.LATER  # nobody governs yet
-        gate._governed_s = 0.0
+        gate._governed_s = 0.0  # pyright: ignore[reportPrivateUsage]
         gate.governor.budget = Budget(in_flight=2, keep=2, prompt_token_s=1e-4, slack_s=0.02)
         first = gate.enters(10, 20)
         assert gate.asks(10) is Answer.LATER  # the pace of prompts
