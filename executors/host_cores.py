@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _FIRST_TO_GO = "1000"
+_LOWEST = 19
 
 
 def confined(command: Sequence[str], cores: Sequence[int], nice: int, idle: bool) -> list[str]:
@@ -35,8 +36,12 @@ def main(argv: Sequence[str]) -> int:
     options, command = list(argv[: argv.index("--")]), list(argv[argv.index("--") + 1 :])
     if "--cores" in options and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(core) for core in options[options.index("--cores") + 1].split(",")})
-    if "--nice" in options:
-        os.setpriority(os.PRIO_PROCESS, 0, max(os.getpriority(os.PRIO_PROCESS, 0), int(options[options.index("--nice") + 1])))
+    nice = int(options[options.index("--nice") + 1]) if "--nice" in options else 0
+    if nice:
+        os.setpriority(os.PRIO_PROCESS, 0, max(os.getpriority(os.PRIO_PROCESS, 0), nice))
+    if os.getsid(0) == os.getpid():  # Linux weighs whole sessions against each other: niceness counts only inside of one
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(_LOWEST if "--idle" in options else nice))
     if "--idle" in options and hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     with contextlib.suppress(OSError):  # where memory runs out, the kernel is to end this before anything that serves users

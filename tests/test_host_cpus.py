@@ -70,6 +70,18 @@ def test_a_confined_command_keeps_out_of_the_way() -> None:
     assert confined(["x"], [], 0, False) == ["x"]
 
 
+@linux
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel weighs no sessions")
+@pytest.mark.parametrize(("nice", "idle", "weighed"), [(7, False, 7), (0, True, 19)])
+def test_its_whole_session_gives_way_for_niceness_counts_only_inside_of_one(nice: int, idle: bool, weighed: int) -> None:
+    command = confined([sys.executable, "-c", "print(open('/proc/self/autogroup').read())"], [], nice, idle)
+    said = subprocess.run(command, capture_output=True, check=True, text=True, start_new_session=True).stdout
+    assert said.split()[-1] == str(weighed)
+    before = Path("/proc/self/autogroup").read_text()
+    subprocess.run(command, capture_output=True, check=True)  # in our session: that is not its to slow down
+    assert Path("/proc/self/autogroup").read_text() == before
+
+
 def test_a_machines_own_cores_win_and_bound_the_threads() -> None:
     pool = on_this_host(Pool(kind="cpu", cpu=HostCpu(cores="0-63", nice=5)), Worker(cpu_cores="4-6"))
     assert pool.cpu == HostCpu(cores="4-6", nice=5)
