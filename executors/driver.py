@@ -222,8 +222,7 @@ class Driver:
             work.send(line)
             line.tokens = admission.enter(line.demand)
             if self._gate:
-                prompt_tokens = admission.prompt_tokens(line.demand)
-                line.ticket = self._gate.enters(prompt_tokens, max(0.0, line.tokens - prompt_tokens))
+                line.ticket = self._gate.enters(admission.prompt_tokens(line.demand), line.demand.answers)
             self._alone = line.alone
             line.task = asyncio.create_task(self._run(work, line))
         if idle and admission.requests:
@@ -266,7 +265,7 @@ class Driver:
         for _ in range(PASSED_BY):
             if (line := work.next) is None:
                 break
-            answer = gate.asks(self._admission.prompt_tokens(line.demand))
+            answer = gate.asks(self._admission.prompt_tokens(line.demand), line.demand.answers)
             if answer is not Answer.PASS_BY or not work.pass_by():
                 return answer is Answer.GO
         return False

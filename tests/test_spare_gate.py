@@ -115,11 +115,11 @@ async def test_the_gate_gives_room_as_the_governor_says_and_takes_it_back(tmp_pa
         assert gate.asks(10) is Answer.LATER  # nobody governs yet
         gate._governed_s = 0.0  # pyright: ignore[reportPrivateUsage]
         gate.governor.budget = Budget(in_flight=2, keep=2, prompt_token_s=1e-4, slack_s=0.02)
-        first = gate.enters(10, 20)
+        first = gate.enters(10)
         assert gate.asks(10) is Answer.LATER  # the pace of prompts
         gate.governor.budget = Budget(in_flight=2, keep=2, open=True)
         assert gate.asks(10) is Answer.GO
-        gate.enters(10, 20)
+        gate.enters(10)
         assert gate.asks(10) is Answer.LATER
         gate.leaves(first, 10, 20)
         gate.leaves(first)
@@ -242,3 +242,33 @@ def test_sums_over_all_workers_do_not_fall_when_one_leaves(tmp_path: Path) -> No
 def test_a_server_of_others_that_is_away_is_asked_often_however_long_it_is_away() -> None:
     assert [pause_after(failures, ours=False) for failures in (1, 2, 3, 5000)] == [2.0, 4.0, 8.0, 15.0]
     assert pause_after(5000, ours=True) == 300.0  # an engine of ours takes minutes to start
+
+
+async def test_a_request_for_several_answers_is_as_many_to_the_server(tmp_path: Path) -> None:
+    pushed: list[int] = []
+    async with aiohttp.ClientSession() as session:
+        gate = SpareGate(Goal(), 8, URL, session, now=lambda: 0.0, desk_base=tmp_path)
+        gate.bind(lambda: None, pushed.append)
+        gate._governed_s = 0.0  # pyright: ignore[reportPrivateUsage]
+        gate.governor.budget = Budget(in_flight=6, keep=6, open=True)
+        first = gate.enters(10, answers=4)
+        assert gate.asks(10, answers=3) is Answer.LATER
+        assert gate.asks(10, answers=2) is Answer.GO
+        gate.enters(10, answers=2)
+        desk = gate._desk  # pyright: ignore[reportPrivateUsage]
+        assert (desk.all.in_flight, desk.all.sent, desk.all.sent_tokens) == (6, 6, 60)
+        gate._push(Budget(keep=4))  # pyright: ignore[reportPrivateUsage]
+        gate._push(Budget(keep=1))  # pyright: ignore[reportPrivateUsage]
+        gate._push(Budget(keep=0))  # pyright: ignore[reportPrivateUsage]
+        assert pushed == [1, 1, 2]
+        gate.leaves(first)
+        assert (desk.all.in_flight, desk.all.gone) == (2, 4)
+        gate.close()
+
+
+def test_a_request_for_more_answers_than_may_be_in_flight_goes_alone(tmp_path: Path) -> None:
+    desk = Desk(URL, tmp_path)
+    assert not desk.take(0, 4)
+    assert desk.take(2, 4)
+    assert not desk.take(2, 1)
+    desk.close()

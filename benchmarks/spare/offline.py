@@ -37,7 +37,7 @@ class Guard(Protocol):
 
     def asks(self, prompt_tokens: float) -> Answer: ...
 
-    def enters(self, prompt_tokens: float, answer_tokens: float) -> int: ...
+    def enters(self, prompt_tokens: float) -> int: ...
 
     def leaves(self, ticket: int, read: int = 0, written: int = 0) -> None: ...
 
@@ -61,9 +61,9 @@ class Capped:
         del prompt_tokens
         return Answer.GO if self.in_flight < self.cap else Answer.LATER
 
-    def enters(self, prompt_tokens: float, answer_tokens: float) -> int:
+    def enters(self, prompt_tokens: float) -> int:
         """One more."""
-        del prompt_tokens, answer_tokens
+        del prompt_tokens
         self.in_flight += 1
         self.sent += 1
         return self.sent
@@ -123,7 +123,7 @@ class Work:
         """Send what may go."""
         while not self._over and self._guard.asks(self._next[0]) is Answer.GO:
             prompt, answer = self._next
-            ticket = self._guard.enters(prompt, answer)
+            ticket = self._guard.enters(prompt)
             self._open[ticket] = asyncio.create_task(self._ask(ticket, prompt, answer))
             self.most = max(self.most, len(self._open))
             self._next = self._drawn()

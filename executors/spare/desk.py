@@ -126,23 +126,25 @@ class Desk:
         """Has anybody requests to send?"""
         return any(each.wants for each in (self.mine, *self.others))
 
-    def has_room(self, most: int) -> bool:
-        """May this worker have one more in flight, of `most` for all? Where that is short, each that wants has an equal share."""
+    def has_room(self, most: int, many: int = 1) -> bool:
+        """May this worker have so many more in flight, of `most` for all? Where that is short, each that wants has an equal
+        share. More than fit at all go when nothing else is in flight."""
         others = self.others
-        free = most - self.mine.in_flight - sum(each.in_flight for each in others)
-        if free <= 0:
-            return False
+        there = self.mine.in_flight + sum(each.in_flight for each in others)
+        free = most - there
+        if free < many:
+            return free > 0 and not there
         wanting = [each for each in others if each.wants]
         share = most // (1 + len(wanting)) + (most % (1 + len(wanting)) > 0)
         owed = sum(max(0, share - each.in_flight) for each in wanting)
-        return self.mine.in_flight < share or free > owed
+        return self.mine.in_flight + many <= share or free - many >= owed
 
-    def take(self, most: int) -> bool:
-        """One more of ours is in flight, if there is room; nobody else can take that room."""
+    def take(self, most: int, many: int = 1) -> bool:
+        """So many more of ours are in flight, if there is room; nobody else can take that room."""
         with self._locked():
-            if not self.has_room(most):
+            if not self.has_room(most, many):
                 return False
-            self.say(in_flight=self.mine.in_flight + 1)
+            self.say(in_flight=self.mine.in_flight + many)
             return True
 
     def say(self, **changes: int) -> None:

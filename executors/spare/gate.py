@@ -7,6 +7,7 @@ to it together. The gate lets go of requests when the server cannot carry them a
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import time
@@ -40,6 +41,7 @@ _UNGOVERNED_S = 12.0
 class _Ticket(msgspec.Struct):
     at_s: float
     prompt_tokens: float
+    answers: int
 
 
 class SpareGate:
@@ -90,9 +92,11 @@ class SpareGate:
         """As the port says."""
         self._on_room, self._push_out = on_room, push_out
 
-    def asks(self, prompt_tokens: float) -> Answer:
+    def asks(self, prompt_tokens: float, answers: int = 1) -> Answer:
         """As the port says."""
-        if self._stopped or self._now() - self._governed_s > _UNGOVERNED_S or not self._desk.has_room(self.budget.in_flight):
+        if self._stopped or self._now() - self._governed_s > _UNGOVERNED_S:
+            return Answer.LATER
+        if not self._desk.has_room(self.budget.in_flight, answers):
             return Answer.LATER
         waits_s = self._waits_s(prompt_tokens)
         if waits_s <= 0:
@@ -100,22 +104,21 @@ class SpareGate:
         self._ask_again_in(waits_s)
         return Answer.PASS_BY if self._waits_s(0) <= 0 else Answer.LATER
 
-    def enters(self, prompt_tokens: float, answer_tokens: float) -> int:
+    def enters(self, prompt_tokens: float, answers: int = 1) -> int:
         """As the port says. Between `asks` and here another worker may have taken the room: then there is one too many for the
         time of one request."""
-        del answer_tokens
         desk = self._desk
-        if not desk.take(self.budget.in_flight):
-            desk.say(in_flight=desk.mine.in_flight + 1)
+        if not desk.take(self.budget.in_flight, answers):
+            desk.say(in_flight=desk.mine.in_flight + answers)
         slow = prompt_tokens * self.budget.prompt_token_s + self.expected_step_s > self.governor.goal.ttft_s
         desk.say(
-            sent=desk.mine.sent + 1,
-            sent_tokens=desk.mine.sent_tokens + round(prompt_tokens),
-            slow_first=desk.mine.slow_first + slow,
+            sent=desk.mine.sent + answers,
+            sent_tokens=desk.mine.sent_tokens + round(prompt_tokens) * answers,
+            slow_first=desk.mine.slow_first + slow * answers,
         )
         self._pace.went(self.budget, self._shared(prompt_tokens), self._now())
         self._number += 1
-        self._tickets[self._number] = _Ticket(self._now(), prompt_tokens)
+        self._tickets[self._number] = _Ticket(self._now(), prompt_tokens, answers)
         return self._number
 
     def leaves(self, ticket: int, read: int = 0, written: int = 0) -> None:
@@ -125,16 +128,16 @@ class SpareGate:
             return
         desk = self._desk
         desk.say(
-            in_flight=max(0, desk.mine.in_flight - 1),
+            in_flight=max(0, desk.mine.in_flight - entered.answers),
             done_tokens=desk.mine.done_tokens + read + written,
-            gone=desk.mine.gone + (read + written == 0),
+            gone=desk.mine.gone + (entered.answers if read + written == 0 else 0),
         )
         if written > 0:
-            self.governor.answered(self._now() - entered.at_s, written)
-            known = self._traits
+            each, known = written // entered.answers, self._traits
+            self.governor.answered(self._now() - entered.at_s, each)
             self._traits = Traits(
                 known.prompt_tokens + _MEMORY * (read - known.prompt_tokens),
-                known.output_tokens + _MEMORY * (written - known.output_tokens),
+                known.output_tokens + _MEMORY * (each - known.output_tokens),
             )
 
     def idle(self, nothing_to_send: bool) -> None:
@@ -235,10 +238,18 @@ class SpareGate:
         excess = total - budget.keep
         if excess <= 0 or not mine:
             return
-        part = min(mine, math.ceil(excess * mine / max(total, mine)))
-        log.info("Spare: %d requests make room (%s).", part, budget.why)
-        self.pushed_out += part
-        self._push_out(part)
+        part = self._youngest(math.ceil(excess * mine / max(total, mine)))
+        if budget.keep and mine == total and part == len(self._tickets):
+            part -= 1  # one for more answers than fit went alone: it may end
+        if part:
+            log.info("Spare: %d requests make room (%s).", part, budget.why)
+            self.pushed_out += part
+            self._push_out(part)
+
+    def _youngest(self, answers: int) -> int:
+        """How many of our requests have that many answers to give, the youngest counted first."""
+        given = itertools.accumulate(ticket.answers for ticket in reversed(self._tickets.values()))
+        return min(len(self._tickets), 1 + sum(sofar < answers for sofar in given))
 
     def _waits_s(self, prompt_tokens: float) -> float:
         return self._pace.waits_s(self.budget, 0, self._shared(prompt_tokens), self._now())

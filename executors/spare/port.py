@@ -25,12 +25,12 @@ class Gate(Protocol):
         """`on_room` is called when it is worth asking again; `push_out(n)` is to break off the n requests that were sent last."""
         ...
 
-    def asks(self, prompt_tokens: float) -> Answer:
-        """May a request with such a prompt go now?"""
+    def asks(self, prompt_tokens: float, answers: int = 1) -> Answer:
+        """May a request with such a prompt go now? One for several answers is as many requests to the engine."""
         ...
 
-    def enters(self, prompt_tokens: float, answer_tokens: float) -> int:
-        """It goes, expected to write so much: its ticket."""
+    def enters(self, prompt_tokens: float, answers: int = 1) -> int:
+        """It goes: its ticket."""
         ...
 
     def leaves(self, ticket: int, read: int = 0, written: int = 0) -> None:
