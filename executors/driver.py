@@ -301,9 +301,7 @@ class Driver:
             ours = work.open.pop(line.number, None) is line
             self._admission.leave(line.tokens)
             if self._gate:
-                if line.asking:  # broken off, for whatever reason: what it had is waste
-                    self._share.waste(work.lease.batch_id, self._gate.lost_tokens(line.ticket))
-                self._gate.leaves(line.ticket)
+                self._leave(self._gate, work, line)
             if line.pushed:
                 line.pushed = line.asking = False
                 if ours:  # else the engine died meanwhile, and it was put back
@@ -314,3 +312,9 @@ class Driver:
             if self.problem is None:
                 work.settle()
             self._pump()
+
+    def _leave(self, gate: Gate, work: Work, line: Line) -> None:
+        """It is not at the engine any more. Where it was broken off, for whatever reason, what it had is waste."""
+        if line.asking:
+            self._share.waste(work.lease.batch_id, gate.lost_tokens(line.ticket))
+        gate.leaves(line.ticket)
