@@ -28,7 +28,7 @@ from batchsched.executors.spare.response import Step
 from batchsched.executors.spare.window import Ours, Window
 from batchsched.executors.worker import pause_after
 from batchsched.fleet import Pool, Slo
-from batchsched.wire import SpareSeen
+from batchsched.wire import Bye, Heartbeat, SpareSeen, Spent
 from tests.fake_engine import FakeEngine
 from tests.fake_server import FakeServer
 from tests.test_executors_driver import working
@@ -127,6 +127,13 @@ async def test_the_gate_gives_room_as_the_governor_says_and_takes_it_back(tmp_pa
         gate.close()
 
 
+def spent_of(message: object) -> list[Spent]:
+    """What a worker said that was metered."""
+    if isinstance(message, Bye):
+        return message.spent
+    return [message.spent] if isinstance(message, Heartbeat) and message.spent else []
+
+
 @pytest.fixture
 def desk_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate_module, "EVERY_S", 0.1)
@@ -184,6 +191,8 @@ async def test_told_to_stop_it_lets_go_at_once() -> None:
         server.stop = {chunk.id: "preempted" for chunk in server.chunks}
         await until(lambda: engine.in_flight == 0, seconds=2)
     assert not server.heard("fail")
+    parts = [part for _, message in server.said for spent in spent_of(message) for part in spent.parts]
+    assert any(part.kind == "waste" and part.batch_id for part in parts)  # what the server had begun is lost
 
 
 def test_what_a_server_had_is_summed_until_it_is_told_and_what_nobody_knows_is_left_out() -> None:
