@@ -456,7 +456,7 @@ class WorkerLoop:
 
 def pause_after(failures: int, *, ours: bool) -> float:
     """Seconds until an engine is tried again that failed so often in a row."""
-    return min(_LONGEST_ENGINE_PAUSE_S if ours else _LONGEST_ASK_PAUSE_S, _ENGINE_PAUSE_S * 2 ** min(10, failures - 1))
+    return min(_LONGEST_ENGINE_PAUSE_S if ours else _LONGEST_ASK_PAUSE_S, _ENGINE_PAUSE_S * 2.0 ** min(10, failures - 1))
 
 
 async def run_worker(

@@ -37,10 +37,10 @@ class Open:
     def bind(self, on_room: Any, push_out: Any) -> None:
         self.push_out = push_out
 
-    def asks(self, prompt_tokens: float) -> Answer:
+    def asks(self, prompt_tokens: float, answers: int = 1) -> Answer:
         return Answer.GO
 
-    def enters(self, prompt_tokens: float, answer_tokens: float) -> int:
+    def enters(self, prompt_tokens: float, answers: int = 1) -> int:
         return 1
 
     def leaves(self, ticket: int, read: int = 0, written: int = 0) -> None:

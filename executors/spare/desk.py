@@ -95,9 +95,9 @@ class Desk:
                     with path.open("r+b") as file:
                         self._others[path.name] = mmap.mmap(file.fileno(), _FIGURES.size, access=mmap.ACCESS_READ)
             for gone in self._others.keys() - seen:
-                file = self._others.pop(gone)
-                self._left = _together(self._left, _read(file))
-                file.close()
+                figures = self._others.pop(gone)
+                self._left = _together(self._left, _read(figures))
+                figures.close()
 
     @property
     def others(self) -> list[Figures]:
