@@ -33,6 +33,11 @@ _LONGEST_PAUSE_S = 3.0  # well below a lease: after an outage heartbeats must be
 T = TypeVar("T")
 
 
+def connections(limit: int = 100) -> aiohttp.TCPConnector:
+    """That end before a server would end them; 0: as many as are wanted."""
+    return aiohttp.TCPConnector(limit=limit, keepalive_timeout=IDLE_S)
+
+
 class ServerLink:
     """Typed calls to one server. `give_up_at` (monotonic seconds) ends all insisting: set it when shutting down.
 

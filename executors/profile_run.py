@@ -16,7 +16,7 @@ from batchsched.clock import IdSource, RandomIds, SystemClock
 from batchsched.errors import ServerUnreachable, UnknownModel
 from batchsched.executors.engine import AttachedEngine, Engine, VllmEngine, bearer
 from batchsched.executors.engine_home import find_engine
-from batchsched.executors.link import ServerLink
+from batchsched.executors.link import ServerLink, connections
 from batchsched.executors.meters import choose_meter, idle_power
 from batchsched.executors.orphans import end_orphans
 from batchsched.executors.probes import context_of
@@ -74,8 +74,8 @@ async def run_profile(
     clock = SystemClock()
     headers = bearer(settings.engine_api_key)
     async with (
-        aiohttp.ClientSession() as outside,
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers) as session,
+        aiohttp.ClientSession(connector=connections()) as outside,
+        aiohttp.ClientSession(connector=connections(0), headers=headers) as session,
     ):
         link = ServerLink(outside, server.url, server.api_key, clock) if server.url else None
         me, pool, models = await _place(link, wanted.pool, fleet, say)
@@ -112,7 +112,7 @@ async def run_profile(
 async def deliver(server: Server, trials: Sequence[Trial]) -> Acknowledged:
     """Give trials to the server, which counts each once. Raises ServerUnreachable, NotFound for a pool that it does not know."""
     told = Acknowledged(0, 0)
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(connector=connections()) as session:
         link = ServerLink(session, server.url, server.api_key, SystemClock())
         for start in range(0, len(trials), GROUP):
             answer = await link.call("POST", "/trials", Trials(list(trials[start : start + GROUP])))

@@ -24,7 +24,7 @@ from batchsched.executors.driver import Driver
 from batchsched.executors.engine import Engine, bearer, engine_for
 from batchsched.executors.engine_home import find_engine
 from batchsched.executors.intake import input_of
-from batchsched.executors.link import IDLE_S, ServerLink
+from batchsched.executors.link import ServerLink, connections
 from batchsched.executors.meters import EnergyMeter, choose_meter, idle_power
 from batchsched.executors.orphans import end_orphans
 from batchsched.executors.probes import tokens_of
@@ -476,11 +476,10 @@ async def run_worker(
     EngineMissing, EngineFailed (see worker.engine_tries), NotFound for a pool that the server does not know; at the first contact
     also Unauthorized, PermissionDenied, or InvalidConfiguration for a URL that is none.
     """
-    to_server, to_engine = (aiohttp.TCPConnector(limit=limit, keepalive_timeout=IDLE_S) for limit in (100, 0))
     headers, timeout = bearer(settings.engine_api_key), aiohttp.ClientTimeout(total=None)
     async with (
-        aiohttp.ClientSession(connector=to_server, timeout=timeout) as outside,
-        aiohttp.ClientSession(connector=to_engine, headers=headers, timeout=timeout) as session,
+        aiohttp.ClientSession(connector=connections(), timeout=timeout) as outside,
+        aiohttp.ClientSession(connector=connections(0), headers=headers, timeout=timeout) as session,
     ):
         link = ServerLink(outside, server_url or settings.server_url, api_key, clock or SystemClock())
         loop = WorkerLoop(settings, pool, session, link, ids or RandomIds(), replica)

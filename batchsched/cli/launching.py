@@ -17,7 +17,7 @@ from batchsched.executors.launchers.loop import LaunchLoop, Setup, Setups
 from batchsched.executors.launchers.memory import Notebook
 from batchsched.executors.launchers.port import Spec
 from batchsched.executors.launchers.processes import ProcessLauncher
-from batchsched.executors.link import IDLE_S, ServerLink
+from batchsched.executors.link import ServerLink, connections
 from batchsched.executors.signals import stopped_by_signals
 from batchsched.fleet import Launch
 from batchsched.settings import Loaded
@@ -79,7 +79,7 @@ async def launch_workers(pools: Sequence[str], read: Callable[[], Loaded], *, le
     folder, clock = Path(settings.worker.state_dir) / FOLDER, SystemClock()
     launcher = ProcessLauncher(folder, clock, os.environ)
     try:
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(keepalive_timeout=IDLE_S)) as session:
+        async with aiohttp.ClientSession(connector=connections()) as session:
             link = ServerLink(session, settings.worker.server_url, settings.server.api_key, clock)
             name = f"{socket.gethostname()}:{launcher.folder}"
             loop = LaunchLoop(name, setups, launcher, Notebook(folder), link, clock)
