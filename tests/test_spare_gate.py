@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from batchsched.errors import InvalidConfiguration
 from batchsched.executors.meters.port import Reading
 from batchsched.executors.share import EnergyShare
 from batchsched.executors.spare import gate as gate_module
@@ -281,3 +282,9 @@ def test_a_request_for_more_answers_than_may_be_in_flight_goes_alone(tmp_path: P
     assert desk.take(2, 4)
     assert not desk.take(2, 1)
     desk.close()
+
+
+def test_a_folder_of_another_user_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000)
+    with pytest.raises(InvalidConfiguration, match="belongs to another user"):
+        Desk(URL, tmp_path)

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from batchsched.errors import InvalidConfiguration
 from batchsched.executors.spare.window import Ours
 
 _FIGURES = struct.Struct("<7q")
@@ -53,9 +54,14 @@ def server_of(url: str) -> str:
 
 
 def desk_folder(base: Path | None = None) -> Path:
-    """Where this machine's workers of one user meet; made if need be."""
+    """Where this machine's workers of one user meet; made if need be. Raises InvalidConfiguration where it is another user's."""
     folder = base or Path(tempfile.gettempdir()) / f"batchsched-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise InvalidConfiguration(
+            f"{folder}, where the workers of this machine share what is spare, belongs to another user.",
+            hint="Remove it, or set TMPDIR for all workers that share a server.",
+        )
     return folder
 
 
