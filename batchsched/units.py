@@ -70,8 +70,8 @@ def kwh(energy_j: float) -> float:
 
 
 def format_grams(grams: float) -> str:
-    """A mass of CO2e for people: µg to t, three significant digits."""
-    if grams == 0:
+    """A mass of CO2e for people: µg to t, three significant digits; less than a picogram is what sums were rounded by."""
+    if abs(grams) < 1e-12:
         return "0 g"
     for limit, factor, unit in ((1e-3, 1e6, "µg"), (1.0, 1e3, "mg"), (1e3, 1.0, "g"), (1e6, 1e-3, "kg")):
         if abs(grams) < limit:
