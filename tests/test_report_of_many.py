@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -91,11 +92,13 @@ def server(tmp_path: Path, database_url: str) -> Iterator[LiveServer]:
 
 @contextmanager
 def counted(runtime: Runtime) -> Generator[list[str]]:
-    """Statements that are sent meanwhile."""
+    """Statements that this thread sends; the server has thoughts of its own meanwhile."""
     sent: list[str] = []
+    here = threading.get_ident()
 
     def listen(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        sent.append(statement)
+        if threading.get_ident() == here:
+            sent.append(statement)
 
     with runtime.database.read() as connection:
         engine = connection.engine

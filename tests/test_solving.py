@@ -149,7 +149,7 @@ def _ended(pid: int) -> bool:
 def test_a_solver_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batchsched.solving, "GRACE_S", 0.5)
     with _solver(Planner(solve_s=0.01), "import time; time.sleep(1000)") as solver:
-        wait_for(lambda: solver.pid)
+        wait_for(lambda: solver.ready)
         hung = solver.pid
         assert solver.plan(PROBLEM, ready_s=0.0).failure == "timeout"
         assert not solver.ready  # nobody else finds it dead
