@@ -428,7 +428,8 @@ def test_a_refused_act_is_not_in_the_audit_log(keyed: Keyed) -> None:
     before = keyed.server.get(f"{PREFIX}/audit", limit=1000)["data"][-1]["id"]
     assert keyed.server.http.delete("/v1/files/file-none").status_code == 404
     assert keyed.server.http.post("/v1/batches/batch_none/cancel").status_code == 404
-    assert keyed.server.get(f"{PREFIX}/audit", after=before)["data"] == []
+    since = keyed.server.get(f"{PREFIX}/audit", after=before)["data"]
+    assert [entry for entry in since if entry["actor"] != "scheduler"] == []  # it may find a batch at risk just then
 
 
 def test_the_audit_log_pages_and_filters(keyed: Keyed) -> None:
