@@ -6,10 +6,8 @@ from typing import Any
 
 import msgspec
 
+from batchsched.executors.demand import COMPLETION_TOKENS
 from batchsched.lines import COMPLETIONS
-
-_COMPLETION_TOKENS = 16
-"""What the completions endpoint takes where a request sets no limit."""
 
 
 class Cut(msgspec.Struct, frozen=True):
@@ -59,5 +57,5 @@ def cut_of(endpoint: str, request: bytes | msgspec.Raw, answer: bytes, read: int
     if "length" not in reasons and (ended.incomplete_details is None or ended.incomplete_details.reason != "max_output_tokens"):
         return None
     limits = (asked.max_completion_tokens, asked.max_output_tokens, asked.max_tokens)
-    limit = next((each for each in limits if type(each) is int), _COMPLETION_TOKENS if endpoint == COMPLETIONS else None)
+    limit = next((each for each in limits if type(each) is int), COMPLETION_TOKENS if endpoint == COMPLETIONS else None)
     return None if limit is not None and read + limit <= context else Cut(context, limit, read, written)
