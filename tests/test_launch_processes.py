@@ -148,6 +148,7 @@ def test_a_launcher_that_is_killed_leaves_its_workers_and_the_next_one_finds_the
     before = stage.pids()
     killed, kept = sorted(before)
     os.kill(before[killed], signal.SIGKILL)
+    wait_for(lambda: gone(before[killed]))
     acknowledged = stage.mine(stage.acknowledged())
     wait_for(lambda: len(stage.mine(stage.acknowledged())) > len(acknowledged) + 5)
     assert stage.pids() == {kept: before[kept]}
