@@ -36,8 +36,9 @@ async def governed(url: str, goal: Goal, desk: Path) -> AsyncGenerator[tuple[Spa
     """Offline work without end on a server, behind a gate."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         gate = SpareGate(goal, 24, url, session, desk_base=desk)
-        work = Work(url, session, gate, gate.priority, seed=1)
+        work = Work(url, session, gate.priority, seed=1)
         watching = asyncio.create_task(gate.watch())
+        work.begin(gate)
         try:
             yield gate, work, session
         finally:

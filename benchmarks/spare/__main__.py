@@ -1,9 +1,13 @@
 """Spare capacity: our governor against no guard, fixed caps, priority alone and AIMD, beside online load on a real vLLM.
 
-Each cell is a load (steady, bursty) and a goal (loose: 3 times, tight: 1.5 times what the server alone does at p99). Every arm
-meets the same online requests at the same times; their order is shuffled; `alone` is run twice, once to state the goals and once
-as an arm. The anchor is the best fixed cap that keeps the goal (attainment at most 0.01 below alone), found by trying. Intervals
-are 95 % of a paired bootstrap over stretches of 25 requests. The last line is JSON.
+The online load is half of what the server, saturated, answers on this machine: measured first, for machines differ and change.
+Each cell is a load (steady, bursty) and a goal (loose: 3 times, tight: 1.5 times what the server alone does at p99). The online
+load is half of what the server, saturated, answers on this machine: measured first, for machines differ and change. Every arm
+meets the same online requests at the same times, in rounds of some twenty seconds: in each all arms have their turn, in an order
+drawn anew, so that a machine that becomes slower or faster does so for all. What an arm has learnt it keeps from round to round;
+ours begins from cold. `alone` is run twice, once to state the goals and once as an arm. The anchor is the best fixed cap that
+keeps the goal (attainment at most 0.01 below alone), found by trying. Intervals are 95 % of a paired bootstrap over stretches of
+25 requests. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,16 +31,18 @@ from batchsched.executors.engine import VllmEngine
 from batchsched.executors.engine_home import find_engine
 from batchsched.fleet import Pool, ServedModel
 from batchsched.settings import Worker
-from benchmarks.spare.online import ROOT, Arrival, Felt, bursty, serve, steady
+from benchmarks.spare.online import ROOT, Arrival, Felt, bursty, capacity_per_s, serve, steady
 
 FLAGS = ["--max-num-seqs", "128", "--max-num-batched-tokens", "512", "--scheduling-policy", "priority"]
 GOALS = {"loose": 3.0, "tight": 1.5}
-CAPS = (1, 2, 4, 8, 16, 32, 64)
+CAPS = (2, 4, 8, 16, 32, 64)
 CEILING = 96
 NO_GUARD = 256
 ALLOWED = 0.01
 _STRETCH, _RESAMPLED = 25, 2000
 _SETTLE_S = 1.5
+_ROUND = 250
+"""Requests of each arm in a round."""
 
 
 class Ran(NamedTuple):
@@ -48,15 +56,15 @@ class Ran(NamedTuple):
 def main() -> int:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="500 requests a cell and three caps: ten minutes, a glance")
-    parser.add_argument("--requests", type=int, default=2000, help="online requests of a cell")
-    parser.add_argument("--rate", type=float, default=25.0, help="of them a second, on average")
+    parser.add_argument("--quick", action="store_true", help="500 requests a cell and three caps: a glance")
+    parser.add_argument("--requests", type=int, default=1500, help="online requests of a cell")
+    parser.add_argument("--load", type=float, default=0.5, help="online load, as a share of what the server can answer")
     parser.add_argument("--loads", default="steady,bursty")
     parser.add_argument("--arms", default="", help="only arms whose names begin so, comma between them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", type=Path, default=ROOT / ".models" / "tiny")
     args = parser.parse_args()
-    count, caps = (500, CAPS[2::2]) if args.quick else (args.requests, CAPS)
+    count, caps = (500, CAPS[1::2]) if args.quick else (args.requests, CAPS)
     print(f"{os.cpu_count()} x {_cpu()}, {platform.system()} {platform.release()}, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory(prefix="bench-spare-") as folder:
         print(json.dumps(asyncio.run(_all(args, count, caps, folder))))
@@ -66,16 +74,21 @@ def main() -> int:
 async def _all(args: argparse.Namespace, count: int, caps: tuple[int, ...], folder: str) -> dict[str, Any]:
     home = find_engine()
     engine = VllmEngine(home, Pool(engine_args=FLAGS), Worker(state_dir=folder, startup_timeout_s=240))
-    print(f"Engine: {home.describe()}, {' '.join(FLAGS)}; {count} online requests a cell, {args.rate:g} a second.", flush=True)
+    print(f"Engine: {home.describe()}, {' '.join(FLAGS)}", flush=True)
     await engine.start(ServedModel(str(args.model.absolute()), max_model_len=2048), "tiny")
     try:
-        await serve(engine.url, steady(60, args.rate, 99), 99)  # its first requests are slow
+        await capacity_per_s(engine.url, 98, 100)  # its first requests are slow
+        can_per_s = await capacity_per_s(engine.url, 99)
+        per_s = args.load * can_per_s
+        print(
+            f"Saturated it answers {can_per_s:.1f} requests a second; a cell: {count} of them, {per_s:.1f} a second.", flush=True
+        )
         summary: dict[str, Any] = {}
         for load in args.loads.split(","):
             if load == "steady":
-                arrivals = steady(count, args.rate, args.seed)
+                arrivals = steady(count, per_s, args.seed)
             else:
-                arrivals, source = bursty(count, args.rate, args.seed)
+                arrivals, source = bursty(count, per_s, args.seed)
                 print(f"Bursts: {source}.")
             summary[load] = await _load(engine.url, load, arrivals, caps, args)
         return summary
@@ -84,8 +97,8 @@ async def _all(args: argparse.Namespace, count: int, caps: tuple[int, ...], fold
 
 
 async def _load(url: str, load: str, arrivals: list[Arrival], caps: tuple[int, ...], args: argparse.Namespace) -> dict[str, Any]:
-    first = await _run(url, arrivals, None, args.seed)
-    goals = {name: tuple(multiple * _p99([each[i] for each in first.felt]) for i in (0, 1)) for name, multiple in GOALS.items()}
+    first = await serve(url, arrivals[: max(_ROUND, len(arrivals) // 2)], args.seed)
+    goals = {name: tuple(multiple * _p99([each[i] for each in first]) for i in (0, 1)) for name, multiple in GOALS.items()}
     arms: dict[str, dict[str, Any] | None] = {"alone": None, "no guard": {"kind": "cap", "cap": NO_GUARD, "priority": False}}
     arms["priority"] = {"kind": "cap", "cap": NO_GUARD}
     arms |= {f"cap {cap}": {"kind": "cap", "cap": cap} for cap in caps}
@@ -93,13 +106,28 @@ async def _load(url: str, load: str, arrivals: list[Arrival], caps: tuple[int, .
         for kind in ("aimd", "governed"):
             arms[f"{kind} {goal}"] = {"kind": kind, "ttft_s": ttft_s, "tpot_s": tpot_s, "ceiling": CEILING}
     wanted = tuple(args.arms.split(",")) if args.arms else ("",)
-    order = [name for name in arms if name == "alone" or name.startswith(wanted)]
-    random.Random(args.seed).shuffle(order)
-    ran: dict[str, Ran] = {}
-    for name in order:
-        ran[name] = await _run(url, arrivals, arms[name], args.seed)
-        print(f"{load:7}{name:15} {_times(ran[name].felt)}  {_short(ran[name].said)}", flush=True)
+    arms = {name: arm for name, arm in arms.items() if name == "alone" or name.startswith(wanted)}
+    ran = await _rounds(url, arrivals, arms, args.seed)
+    for name, run in ran.items():
+        print(f"{load:7}{name:15} {_times(run.felt)}  {_short(run.said)}", flush=True)
     return {goal: _cell(load, goal, limits, ran) for goal, limits in goals.items() if f"governed {goal}" in ran}
+
+
+async def _rounds(url: str, arrivals: list[Arrival], arms: dict[str, dict[str, Any] | None], seed: int) -> dict[str, Ran]:
+    """All arms beside the same online load, in turns."""
+    rng, order = random.Random(seed), list(arms)
+    felt: dict[str, list[Felt]] = {name: [] for name in arms}
+    with ExitStack() as stack:
+        sides = {name: stack.enter_context(OfflineSide(url, arm, seed + 1)) for name, arm in arms.items() if arm}
+        for begin in range(0, len(arrivals), _ROUND):
+            stretch = [each._replace(at_s=each.at_s - arrivals[begin].at_s) for each in arrivals[begin : begin + _ROUND]]
+            rng.shuffle(order)
+            for name in order:
+                await asyncio.sleep(_SETTLE_S)
+                async with sides[name].stretch() if name in sides else nullcontext():
+                    felt[name] += await serve(url, stretch, seed + begin)
+            print(f"  {begin + len(stretch)} of {len(arrivals)} requests of each arm", flush=True)
+    return {name: Ran(felt[name], *sides[name].did) if name in sides else Ran(felt[name], 0.0, {}) for name in arms}
 
 
 def _cell(load: str, goal: str, limits: tuple[float, ...], ran: dict[str, Ran]) -> dict[str, float | None]:
@@ -129,30 +157,44 @@ def _cell(load: str, goal: str, limits: tuple[float, ...], ran: dict[str, Ran]) 
     }
 
 
-async def _run(url: str, arrivals: list[Arrival], arm: dict[str, Any] | None, seed: int) -> Ran:
-    """The online load once, with an offline process beside it where there is an arm."""
-    await asyncio.sleep(_SETTLE_S)
-    if arm is None:
-        return Ran(await serve(url, arrivals, seed), 0.0, {})
-    command = [sys.executable, "-m", "benchmarks.spare.offline", url, json.dumps(arm), str(seed + 1)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(  # noqa: ASYNC220 - a moment, before any request
-        command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True
-    ) as offline:
-        assert offline.stdin is not None
-        assert offline.stdout is not None
-        try:
-            if await asyncio.to_thread(offline.stdout.readline) != "ready\n":
-                raise SystemExit("The offline side did not start.")
-            offline.stdin.write("go\n")
-            offline.stdin.flush()
-            felt = await serve(url, arrivals, seed)
-            offline.stdin.close()
-            said = json.loads(await asyncio.to_thread(offline.stdout.read))
-            await asyncio.to_thread(offline.wait, 30)
-        finally:
-            offline.kill()
-    return Ran(felt, float(said["tokens_per_s"]), said)
+class OfflineSide:
+    """The process of an arm."""
+
+    def __init__(self, url: str, arm: dict[str, Any], seed: int) -> None:
+        command = [sys.executable, "-m", "benchmarks.spare.offline", url, json.dumps(arm), str(seed)]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True, bufsize=1)
+        self._said: dict[str, Any] = {}
+
+    def __enter__(self) -> OfflineSide:
+        if self._read() != "ready\n":
+            raise SystemExit("The offline side did not start.")
+        return self
+
+    def __exit__(self, *how: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    @property
+    def did(self) -> tuple[float, dict[str, Any]]:
+        """Tokens a second, and what else it told."""
+        return float(self._said["tokens_per_s"]), self._said
+
+    @asynccontextmanager
+    async def stretch(self) -> AsyncGenerator[None]:
+        """It works."""
+        self._write()
+        yield
+        self._write()
+        self._said = json.loads(await asyncio.to_thread(self._read))
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def _write(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
 
 
 def _interval(alone: list[bool], ours: list[bool]) -> tuple[float, float]:

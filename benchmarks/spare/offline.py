@@ -1,15 +1,15 @@
-"""The offline side of the benchmark, a process of its own: as much work as its guard lets through, until its input is closed.
+"""The offline side of the benchmark, a process of its own: as much work as its guard lets through, a stretch at a time.
 
 `python -m benchmarks.spare.offline URL ARM SEED` with ARM as JSON: `{"kind": "cap", "cap": 8, "priority": true}`, or kind `aimd`
-or `governed` with `ttft_s`, `tpot_s`, `ceiling`. It prints `ready`, begins at the first line of its input, and at the end prints
-what was done as JSON.
+or `governed` with `ttft_s`, `tpot_s`, `ceiling`. It prints `ready`; each line of its input begins a stretch or ends it, and at
+its end it prints as JSON what was done so far. Between two stretches it sends nothing, and its guard sees nothing and keeps what
+it has learnt: the server belongs to others then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import math
 import random
 import sys
 import tempfile
@@ -105,26 +105,31 @@ class Aimd(Capped):
 class Work:
     """Requests without end, sent as the guard allows."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession, guard: Guard, priority: int | None, seed: int) -> None:
+    def __init__(self, url: str, session: aiohttp.ClientSession, priority: int | None, seed: int) -> None:
         self.tokens = self.answered = self.pushed = self.most = 0
-        self._url, self._session, self._guard, self._priority = f"{url}/v1/completions", session, guard, priority
+        self._url, self._session, self._priority = f"{url}/v1/completions", session, priority
         self._rng = random.Random(seed)
         self._open: dict[int, asyncio.Task[None]] = {}
         self._next = self._drawn()
-        self._over = False
-        guard.bind(self.pump, self.push_out)
+        self._guard: Guard | None = None
 
     @property
     def in_flight(self) -> int:
         """Requests at the server."""
         return len(self._open)
 
+    def begin(self, guard: Guard) -> None:
+        """From now on that guard allows."""
+        self._guard = guard
+        guard.bind(self.pump, self.push_out)
+        self.pump()
+
     def pump(self) -> None:
         """Send what may go."""
-        while not self._over and self._guard.asks(self._next[0]) is Answer.GO:
+        while (guard := self._guard) and guard.asks(self._next[0]) is Answer.GO:
             prompt, answer = self._next
-            ticket = self._guard.enters(prompt)
-            self._open[ticket] = asyncio.create_task(self._ask(ticket, prompt, answer))
+            ticket = guard.enters(prompt)
+            self._open[ticket] = asyncio.create_task(self._ask(guard, ticket, prompt, answer))
             self.most = max(self.most, len(self._open))
             self._next = self._drawn()
 
@@ -136,16 +141,17 @@ class Work:
 
     async def end(self) -> None:
         """Break off everything."""
-        self._over = True
-        for task in list(self._open.values()):
+        self._guard = None
+        tasks = list(self._open.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._open.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _drawn(self) -> tuple[int, int]:
         prompt, answer = (self._rng.lognormvariate(0, 0.5) * median for median in (PROMPT_TOKENS, ANSWER_TOKENS))
         return max(4, min(600, round(prompt))), max(8, min(400, round(answer)))
 
-    async def _ask(self, ticket: int, prompt: int, answer: int) -> None:
+    async def _ask(self, guard: Guard, ticket: int, prompt: int, answer: int) -> None:
         asked = body(self._rng, prompt, answer) | ({} if self._priority is None else {"priority": self._priority})
         read = written = 0
         try:
@@ -156,19 +162,75 @@ class Work:
             pass
         finally:
             del self._open[ticket]
-            self._guard.leaves(ticket, read, written)
+            guard.leaves(ticket, read, written)
             if written:
                 self.tokens, self.answered = self.tokens + written, self.answered + 1
             self.pump()
 
 
-def _guard(arm: dict[str, Any], url: str, session: aiohttp.ClientSession, desk: Path) -> Guard:
-    if arm["kind"] == "cap":
-        return Capped(arm["cap"] if arm["cap"] is not None else math.inf)
-    goal = Goal(arm["ttft_s"], arm["tpot_s"], 0.99)
-    if arm["kind"] == "aimd":
-        return Aimd(goal, arm["ceiling"], url, session)
-    return SpareGate(goal, arm["ceiling"], url, session, desk_base=desk)
+class OwnTime:
+    """Seconds of the stretches alone: between them it stands still."""
+
+    def __init__(self) -> None:
+        self.before_s = 0.0
+        self._began_s: float | None = None
+
+    def __call__(self) -> float:
+        """Of now."""
+        return self.before_s + (time.monotonic() - self._began_s if self._began_s is not None else 0.0)
+
+    def begin(self) -> None:
+        """A stretch begins."""
+        self._began_s = time.monotonic()
+
+    def end(self) -> None:
+        """It ends."""
+        self.before_s, self._began_s = self(), None
+
+
+class Side:
+    """One arm: its work, its guard, and what the guard has learnt."""
+
+    def __init__(self, arm: dict[str, Any], url: str, session: aiohttp.ClientSession, desk: Path, seed: int) -> None:
+        self._arm, self._url, self._session, self._desk = arm, url, session, desk
+        self._goal = Goal(arm["ttft_s"], arm["tpot_s"], 0.99) if "ttft_s" in arm else Goal()
+        self.work = Work(url, session, PRIORITY if arm.get("priority", True) else None, seed)
+        self._time = OwnTime()
+        self._guard = self._new_guard()
+        self._watching: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """A stretch."""
+        if isinstance(self._guard, SpareGate):  # its readings of the others' stretches would be no readings of its own
+            governor, self._guard = self._guard.governor, self._new_guard()
+            self._guard.governor = governor
+        self._time.begin()
+        self._watching = asyncio.create_task(self._guard.watch())
+        self.work.begin(self._guard)
+
+    async def end(self) -> dict[str, Any]:
+        """Its end, and what was done so far."""
+        tokens, work = self.work.tokens, self.work
+        self._time.end()
+        await work.end()
+        if self._watching:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
+        said: dict[str, Any] = {"tokens_per_s": tokens / self._time(), "answered": work.answered}
+        said |= {"pushed": work.pushed, "most": work.most}
+        if isinstance(self._guard, SpareGate):
+            governor = self._guard.governor
+            said |= {"margin": governor.margin, "cap": governor.budget.in_flight, "why": governor.budget.why}
+        return said
+
+    def _new_guard(self) -> Any:
+        arm = self._arm
+        if arm["kind"] == "cap":
+            return Capped(arm["cap"])
+        if arm["kind"] == "aimd":
+            return Aimd(self._goal, arm["ceiling"], self._url, self._session)
+        return SpareGate(self._goal, arm["ceiling"], self._url, self._session, now=self._time, desk_base=self._desk)
 
 
 async def main(url: str, arm: dict[str, Any], seed: int) -> None:
@@ -177,23 +239,12 @@ async def main(url: str, arm: dict[str, Any], seed: int) -> None:
     connector, timeout = aiohttp.TCPConnector(limit=0, keepalive_timeout=2), aiohttp.ClientTimeout(total=300)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         with tempfile.TemporaryDirectory(prefix="bench-spare-desk-") as desk:
-            guard = _guard(arm, url, session, Path(desk))
-            work = Work(url, session, guard, PRIORITY if arm.get("priority", True) else None, seed)
+            side = Side(arm, url, session, Path(desk), seed)
             print("ready", flush=True)
-            await loop.run_in_executor(None, sys.stdin.readline)
-            began = time.monotonic()
-            watching = asyncio.create_task(guard.watch())
-            work.pump()
-            await loop.run_in_executor(None, sys.stdin.read)
-            seconds, tokens = time.monotonic() - began, work.tokens
-            await work.end()
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
-    said: dict[str, Any] = {"tokens_per_s": tokens / seconds, "answered": work.answered, "pushed": work.pushed, "most": work.most}
-    if isinstance(guard, SpareGate):
-        said |= {"margin": guard.governor.margin, "cap": guard.budget.in_flight, "why": guard.budget.why}
-    print(json.dumps(said), flush=True)
+            while await loop.run_in_executor(None, sys.stdin.readline):
+                side.begin()
+                await loop.run_in_executor(None, sys.stdin.readline)
+                print(json.dumps(await side.end()), flush=True)
 
 
 if __name__ == "__main__":

@@ -93,8 +93,7 @@ async def serve(url: str, arrivals: list[Arrival], seed: int) -> list[Felt]:
     """All of them, each at its time, as users on connections of their own; what each saw, in their order."""
     rng = random.Random(seed)
     bodies = [body(rng, each.prompt_tokens, each.answer_tokens) | {"stream": True} for each in arrivals]
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=timeout) as session:
+    async with _users() as session:
         began = time.monotonic()
 
         async def one(number: int) -> Felt:
@@ -102,6 +101,27 @@ async def serve(url: str, arrivals: list[Arrival], seed: int) -> list[Felt]:
             return await _ask(session, url, bodies[number], arrivals[number].answer_tokens)
 
         return list(await asyncio.gather(*(one(number) for number in range(len(arrivals)))))
+
+
+def _users() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    )
+
+
+async def capacity_per_s(url: str, seed: int, count: int = 400, at_once: int = 48) -> float:
+    """Online requests that the server answers in a second when it never lacks any: `count` of them, `at_once` in flight."""
+    rng = random.Random(seed)
+    todo = iter([(body(rng, *sizes) | {"stream": True}, sizes[1]) for sizes in (_sizes(rng) for _ in range(count))])
+    began = time.monotonic()
+    async with _users() as session:
+
+        async def user() -> None:
+            for asked, tokens in todo:
+                await _ask(session, url, asked, tokens)
+
+        await asyncio.gather(*(user() for _ in range(at_once)))
+    return count / (time.monotonic() - began)
 
 
 def body(rng: random.Random, prompt_tokens: int, answer_tokens: int) -> dict[str, object]:

@@ -35,6 +35,11 @@ class Shape(msgspec.Struct, frozen=True):
     hiccup_share: float = 0.002
     """Of the steps, how many take `hiccup_s` longer."""
     hiccup_s: float = 0.03
+    spell_share: float = 0.0
+    """Of the time, how much the whole machine is slower by `spell_factor`, as where neighbours take their part of it."""
+    spell_s: float = 15.0
+    """How long such a spell lasts, on average."""
+    spell_factor: float = 1.6
     front_s: float = 0.002
     """From a request's arrival until the engine may take it up."""
     kv_tokens: int = 60_000
@@ -91,7 +96,8 @@ class Server:
         self.held_tokens = 0
         """Of the KV space, whole blocks not counted."""
         self.on_done: Callable[[Asked], None] = lambda _: None
-        self._rng = random.Random(seed)
+        self._rng, self._spells = random.Random(seed), random.Random(seed + 7)
+        self._in_spell, self._spell_ends_s = True, 0.0
         self._reading: list[Asked] = []
         self._parts: list[tuple[Asked, int]] = []
         self._decoding: set[Asked] = set()
@@ -138,7 +144,7 @@ class Server:
         self._admit(now_s, budget)
         tokens = sum(part for _, part in self._parts)
         took = shape.base_s + shape.per_decode_s * len(self._decoding) + shape.per_prefill_s * tokens
-        took *= self._rng.lognormvariate(0, shape.noise)
+        took *= self._rng.lognormvariate(0, shape.noise) * self._slower(now_s)
         if self._rng.random() < shape.hiccup_share:
             took += shape.hiccup_s
         self._began_s = now_s
@@ -180,6 +186,16 @@ class Server:
             first_token=self._first.read(),
             each_token=self._each.read(),
         )
+
+    def _slower(self, now_s: float) -> float:
+        shape = self.shape
+        if not shape.spell_share:
+            return 1.0
+        while now_s >= self._spell_ends_s:
+            self._in_spell = not self._in_spell
+            lasts_s = shape.spell_s if self._in_spell else shape.spell_s * (1 / shape.spell_share - 1)
+            self._spell_ends_s += self._spells.expovariate(1 / lasts_s)
+        return shape.spell_factor if self._in_spell else 1.0
 
     def _first_written(self, asked: Asked, now_s: float) -> None:
         """Its prompt is read, which gives a token; after a preemption the next of its tokens."""
