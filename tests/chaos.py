@@ -29,7 +29,7 @@ from typing import Any
 import httpx
 
 from batchsched.errors import DatabaseUnavailable
-from tests.live import wait_for
+from tests.live import HTTP, wait_for
 from tests.postgres import PostgresServer
 from tests.processes import BATCHSCHED, ROOT, end, free_port
 
@@ -201,7 +201,7 @@ class Chaos:
             self.revive()
             port = self.random.choice(self.ports)
             with contextlib.suppress(httpx.HTTPError):
-                answer = httpx.request(method, f"http://127.0.0.1:{port}{path}", timeout=20, **options)
+                answer = HTTP.request(method, f"http://127.0.0.1:{port}{path}", timeout=20, **options)
                 assert answer.status_code < 400 or answer.status_code in {500, 503, 507}, answer.text
                 assert answer.status_code != 500, answer.text
                 return answer if answer.status_code == 200 else None

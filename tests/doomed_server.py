@@ -5,13 +5,15 @@ bytes are in place, its row is still to come), `cut` (a batch's chunks are writt
 given, the worker does not know it yet), `append` (results are stored, the commit is still to come), `part` (the same, on an
 object store), `acknowledged` (committed, the worker does not know it yet), `merge` (a line of a merge is written), `merged` (both
 files are in place, the commit is still to come), `completed` (committed).
-Where the environment names a file in DOOM_VICTIM, the process group whose number it holds is killed there instead. The point
-`never` kills nobody. DOOM_ACKS names a file that gets, for each result, the monotonic time at which it had been committed and its
-custom_id; DOOM_CLOCK one that holds the seconds by which the time of day is wrong.
+The point `never` kills nobody. With `told FILE` in the place of point and number they are read from that file, whenever it is
+written: `POINT N`, counted from there, or `POINT N PID`, where that process group is killed instead.
+DOOM_ACKS names a file that gets, for each result, the monotonic time at which it had been committed and its custom_id; DOOM_CLOCK
+one that holds the seconds by which the time of day is wrong.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -29,51 +31,71 @@ from batchsched.queue.folder_store import FolderStore
 from batchsched.queue.merging import Merged
 from batchsched.queue.object_store import ObjectStore
 from batchsched.server.workers import LeaseDesk
-from batchsched.wire import Acknowledged, Results
+from batchsched.wire import Acknowledged, Claimed, Results
+
+Told = Callable[[], str]
 
 
-def _dying(function: Callable[..., Any], times: int, *, before: bool = False) -> Callable[..., Any]:
-    left = times
+def _dying(function: Callable[..., Any], point: str, told: Told, counts: Callable[[Any], bool] | None) -> Callable[..., Any]:
+    """The function, fatal at its n-th call since it was `told` so: before it begins, or after the calls that count."""
+    order, seen = "", 0
+
+    def passed() -> None:
+        nonlocal order, seen
+        if (now := told()) != order:
+            order, seen = now, 0
+        named, times, *victim = order.split() or ("", "")
+        if named == point:
+            seen += 1
+            if seen == int(times):
+                os.killpg(int(victim[0]), signal.SIGKILL) if victim else os.kill(os.getpid(), signal.SIGKILL)
 
     def doomed(*args: Any, **kwargs: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if before and left == 0:
-            _kill()
+        if counts is None:
+            passed()
         result = function(*args, **kwargs)
-        if left == 0 and not before:
-            _kill()
+        if counts is not None and counts(result):
+            passed()
         return result
 
     return doomed
 
 
-def _kill() -> None:
-    victim = os.environ.get("DOOM_VICTIM")
-    if victim:
-        os.killpg(int(Path(victim).read_text()), signal.SIGKILL)
-    else:
-        os.kill(os.getpid(), signal.SIGKILL)
+def _always(_: Any) -> bool:
+    return True
 
 
-def doom(point: str, times: int) -> None:
-    """Arrange the death."""
-    places: dict[str, tuple[Any, str, bool]] = {
-        "upload": (Checker, "_tokens", False),
-        "uploaded": (files, "add", True),
-        "cut": (chunks, "add", False),
-        "append": (FolderStore, "append", False),
-        "part": (ObjectStore, "append", False),
-        "claimed": (LeaseDesk, "claim", False),
-        "acknowledged": (LeaseDesk, "record", False),
-        "merge": (Merged, "write", False),
-        "merged": (merging, "_commit", True),
-        "completed": (merging, "_commit", False),
+def _leased(answer: Claimed) -> bool:
+    return bool(answer.leases)
+
+
+def doom(told: Told) -> None:
+    """Arrange the death; `told` says where and when as the file does, and may change its mind."""
+    places: dict[str, tuple[Any, str, Callable[[Any], bool] | None]] = {
+        "upload": (Checker, "_tokens", _always),
+        "uploaded": (files, "add", None),
+        "cut": (chunks, "add", _always),
+        "append": (FolderStore, "append", _always),
+        "part": (ObjectStore, "append", _always),
+        "claimed": (LeaseDesk, "claim", _leased),
+        "acknowledged": (LeaseDesk, "record", _always),
+        "merge": (Merged, "write", _always),
+        "merged": (merging, "_commit", None),
+        "completed": (merging, "_commit", _always),
     }
-    if point == "never":
-        return
-    owner, name, before = places[point]
-    setattr(owner, name, _dying(getattr(owner, name), times, before=before))
+    for point, (owner, name, counts) in places.items():
+        setattr(owner, name, _dying(getattr(owner, name), point, told, counts))
+
+
+def written(path: str) -> Told:
+    """What stands in the file; nothing while there is none."""
+
+    def read() -> str:
+        with contextlib.suppress(FileNotFoundError):
+            return Path(path).read_text()
+        return ""
+
+    return read
 
 
 def note_acknowledged(path: str) -> None:
@@ -104,7 +126,7 @@ if __name__ == "__main__":
         note_acknowledged(os.environ["DOOM_ACKS"])
     if "DOOM_CLOCK" in os.environ:
         set_clock_by(os.environ["DOOM_CLOCK"])
-    doom(sys.argv[1], int(sys.argv[2]))
+    doom(written(sys.argv[2]) if sys.argv[1] == "told" else lambda: f"{sys.argv[1]} {sys.argv[2]}")
     from batchsched.cli.main import main
 
     sys.argv = ["batchsched", *sys.argv[4:]]

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import httpx
 
@@ -67,16 +68,16 @@ class Stage:
         return process
 
     @property
-    def victim(self) -> Path:
-        """Holds the process group that a doomed server kills in its own place."""
-        return self.folder / "victim"
+    def order(self) -> Path:
+        """Tells a server that was started `told` where to die, or where to kill another: see doomed_server.py."""
+        return self.folder / "order"
 
     def server(
-        self, doom: tuple[str, int] | None = None, *, instead: bool = False, extra: dict[str, str] | None = None
+        self, doom: tuple[str, int] | None = None, *, told: bool = False, extra: dict[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Start the server and wait until it answers; with `doom`, one that dies there, or kills the `victim` instead."""
-        extra = {**(extra or {}), **({"DOOM_VICTIM": str(self.victim)} if instead else {})}
-        command = BATCHSCHED if doom is None else [sys.executable, "-m", "tests.doomed_server", doom[0], str(doom[1]), "--"]
+        """Start the server and wait until it answers; with `doom`, one that dies there; `told`, one that does as `order` says."""
+        where = ["told", str(self.order)] if told else [str(part) for part in doom or ()]
+        command = [sys.executable, "-m", "tests.doomed_server", *where, "--"] if where else BATCHSCHED
         process = self.start([*command, "serve", "--config", str(self.config)], "server", extra)
         wait_for(lambda: self.answers(self.url) or process.poll() is not None)
         assert process.poll() is None, (self.folder / "server.log").read_text()
@@ -118,7 +119,7 @@ class Stage:
         database.close()
         return found
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -151,14 +152,14 @@ def end(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) 
     return process.wait(timeout=PATIENCE_S)
 
 
-def tagged(count: int) -> bytes:
-    """A chat batch whose requests the counting engine can tell apart by their custom_id."""
+def tagged(count: int, prefix: str = "r", words: str = "") -> bytes:
+    """A chat batch whose requests the counting engine can tell apart by their custom_id; `words` steer it."""
     lines = [
         {
-            "custom_id": f"r{i}",
+            "custom_id": f"{prefix}{i}",
             "method": "POST",
             "url": "/v1/chat/completions",
-            "body": {"model": "tiny", "messages": [{"role": "user", "content": f"[[tag r{i}]] say {i}"}]},
+            "body": {"model": "tiny", "messages": [{"role": "user", "content": f"[[tag {prefix}{i}]] say {i} {words}"}]},
         }
         for i in range(count)
     ]

@@ -186,30 +186,39 @@ def test_a_server_without_its_store_does_not_start(tmp_path: Path, object_server
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("point", "times"), [("part", 3), ("acknowledged", 2), ("merged", 1)])
-def test_the_server_dies(tmp_path: Path, object_server: ObjectServer, point: str, times: int) -> None:
+def test_the_server_dies_at_one_point_after_the_other(tmp_path: Path, object_server: ObjectServer) -> None:
     """Between a part's write and the commit, before its answer, and between the merged files and their commit."""
     store = open_object_store(URL)
     with Stage(tmp_path) as stage:
         stage.config.write_text(stage.config.read_text().replace("[server]", f"[server]\nstore_url = '{URL}'"))
         stage.engine()
-        doomed = stage.server((point, times))
-        file = {"file": ("in.jsonl", tagged(40))}
-        file_id = HTTP.post(f"{stage.url}/v1/files", files=file, data={"purpose": "batch"}).json()["id"]
-        body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "1h"}
-        batch_id = HTTP.post(f"{stage.url}/v1/batches", json=body).json()["id"]
-        stage.worker()
-        assert doomed.wait(timeout=PATIENCE_S) == -signal.SIGKILL
-        safe, before = acknowledged(tmp_path / "data", store), stage.computed()
-        parts = [key for key in object_server.objects() if "/results/" in key]
-        assert parts
-        stage.server()
+        server = stage.server(told=True)
+        worker = stage.worker()
+        for point in ("part 3", "acknowledged 2", "merged 1"):
+            prefix = f"{point[0]}-r"
+            worker.send_signal(signal.SIGSTOP)  # until the answer is here
+            stage.order.write_text(point)
+            file = {"file": ("in.jsonl", tagged(40, prefix))}
+            file_id = HTTP.post(f"{stage.url}/v1/files", files=file, data={"purpose": "batch"}).json()["id"]
+            body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "1h"}
+            batch_id = HTTP.post(f"{stage.url}/v1/batches", json=body).json()["id"]
+            worker.send_signal(signal.SIGCONT)
+            assert server.wait(timeout=PATIENCE_S) == -signal.SIGKILL
+            safe, before = acknowledged(tmp_path / "data", store), stage.computed()
+            assert any("/results/" in key for key in object_server.objects())
+            stage.order.unlink()
+            server = stage.server(told=True)
+            output = HTTP.get(f"{stage.url}/v1/files/{_output(stage, batch_id)}/content").text.splitlines()
+            assert sorted(json.loads(line)["custom_id"] for line in output) == sorted(f"{prefix}{i}" for i in range(40))
+            assert not {custom_id for custom_id in safe if stage.computed()[custom_id] != before[custom_id]}
+            wait_for(lambda: not any("/results/" in key for key in object_server.objects()))
 
-        def completed() -> str | None:
-            batch = HTTP.get(f"{stage.url}/v1/batches/{batch_id}").json()
-            return batch["output_file_id"] if batch["status"] == "completed" else None
 
-        output = HTTP.get(f"{stage.url}/v1/files/{wait_for(completed)}/content").text.splitlines()
-        assert sorted(json.loads(line)["custom_id"] for line in output) == sorted(f"r{i}" for i in range(40))
-        assert not {custom_id for custom_id in safe if stage.computed()[custom_id] != before[custom_id]}
-        wait_for(lambda: not any("/results/" in key for key in object_server.objects()))
+def _output(stage: Stage, batch_id: str) -> str:
+    """The output file of a batch, once it is completed."""
+
+    def completed() -> str | None:
+        batch = HTTP.get(f"{stage.url}/v1/batches/{batch_id}").json()
+        return batch["output_file_id"] if batch["status"] == "completed" else None
+
+    return wait_for(completed)
