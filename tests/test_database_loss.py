@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import signal
 import sqlite3
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
@@ -14,13 +13,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
+from batchsched.cli.main import main
 from batchsched.errors import DatabaseBusy, DatabaseUnavailable, InvalidConfiguration, StorageFull
 from batchsched.queue import chunks, ledger
 from batchsched.queue.database import Database, translated
 from batchsched.server.runtime import Runtime
 from tests.live import LiveServer, live_server, requests, wait_for
 from tests.postgres import PostgresServer, database_in
-from tests.processes import BATCHSCHED, ROOT
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
@@ -202,7 +201,7 @@ def test_a_program_that_keeps_sqlites_file_locked_is_told(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_what_is_not_there_or_not_an_address_is_said_at_the_start(tmp_path: Path) -> None:
+def test_what_is_not_there_or_not_an_address_is_said_at_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DatabaseUnavailable, match="does not answer"):
         Database(f"postgresql://nobody@/x?host={tmp_path}")
     for wrong in ("mysql://u:hidden@h/d", "nonsense", "postgresql://h:port/x"):
@@ -211,7 +210,9 @@ def test_what_is_not_there_or_not_an_address_is_said_at_the_start(tmp_path: Path
         assert "hidden" not in str(caught.value)
     flags = ["--config", str(tmp_path / "c.toml")]
     (tmp_path / "c.toml").write_text(f"[server]\ndatabase_url = 'postgresql://u:hidden@/x?host={tmp_path}'\nport = 0\n")
-    ended = subprocess.run([*BATCHSCHED, "serve", *flags], check=False, cwd=ROOT, capture_output=True, text=True, timeout=50)
-    assert ended.returncode == 75, ended.stderr
-    assert "does not answer" in ended.stderr
-    assert "hidden" not in ended.stderr
+    with pytest.raises(SystemExit) as stop:
+        main(["serve", *flags])
+    said = capsys.readouterr().err
+    assert stop.value.code == 75, said
+    assert "does not answer" in said
+    assert "hidden" not in said

@@ -6,14 +6,14 @@ import errno
 import os
 import resource
 import socket
-import subprocess
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from batchsched.cli.main import main
 from batchsched.clock import ManualClock
 from batchsched.errors import StorageFull
 from batchsched.queue import chunks
@@ -21,17 +21,25 @@ from batchsched.queue.folder_store import FolderStore
 from batchsched.server.process import listen
 from batchsched.wire import PREFIX
 from tests.live import HTTP, PATIENCE_S, LiveServer, live_server, requests, wait_for
-from tests.processes import BATCHSCHED, ROOT, Stage
+from tests.processes import Stage
 
 pytestmark = pytest.mark.slow
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
+Serve = Callable[..., tuple[int, str]]
 
 
-def _serve(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*BATCHSCHED, "serve", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False
-    )
+@pytest.fixture
+def serve(capsys: pytest.CaptureFixture[str]) -> Serve:
+    """`batchsched serve`, in this process, where it is to end before it serves: its exit code and what it says."""
+
+    def call(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(["serve", *arguments])
+        assert isinstance(stop.value.code, int)
+        return stop.value.code, capsys.readouterr().err
+
+    return call
 
 
 @pytest.fixture
@@ -177,13 +185,13 @@ def test_a_clock_that_jumps_back_holds_nobody_up(tmp_path: Path) -> None:
         )  # neither the pause after the failure nor the old plan is waited out
 
 
-def test_a_damaged_database_is_one_sentence(tmp_path: Path) -> None:
+def test_a_damaged_database_is_one_sentence(tmp_path: Path, serve: Serve) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "batchsched.db").write_bytes(b"not a database, " * 1000)
-    ended = _serve("--port", "0", "--data-dir", str(tmp_path / "data"))
-    assert ended.returncode == 1
-    assert "cannot be read" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    code, said = serve("--port", "0", "--data-dir", str(tmp_path / "data"))
+    assert code == 1
+    assert "cannot be read" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow
@@ -201,37 +209,37 @@ def test_a_real_limit_on_file_sizes_refuses_the_upload_and_keeps_serving(tmp_pat
         assert answer.status_code == 200
 
 
-def test_a_port_in_use(tmp_path: Path) -> None:
+def test_a_port_in_use(tmp_path: Path, serve: Serve) -> None:
     with live_server(tmp_path / "a") as server:
         port = server.url.rpartition(":")[2]
-        ended = _serve("--port", port, "--data-dir", str(tmp_path / "b"))
-    assert ended.returncode == 1
-    assert f"Port {port} on 127.0.0.1 is already in use." in ended.stderr
-    assert "Traceback" not in ended.stderr
+        code, said = serve("--port", port, "--data-dir", str(tmp_path / "b"))
+    assert code == 1
+    assert f"Port {port} on 127.0.0.1 is already in use." in said
+    assert "Traceback" not in said
 
 
-def test_a_data_folder_in_use(tmp_path: Path) -> None:
+def test_a_data_folder_in_use(tmp_path: Path, serve: Serve) -> None:
     with live_server(tmp_path):
-        ended = _serve("--port", "0", "--data-dir", str(tmp_path / "data"))
-    assert ended.returncode == 75  # try again: it may be on its way out
-    assert "is in use by another server" in ended.stderr
-    assert "Traceback" not in ended.stderr
+        code, said = serve("--port", "0", "--data-dir", str(tmp_path / "data"))
+    assert code == 75  # try again: it may be on its way out
+    assert "is in use by another server" in said
+    assert "Traceback" not in said
 
 
-def test_the_world_is_not_listened_to_without_tls(tmp_path: Path) -> None:
-    ended = _serve("--host", "0.0.0.0", "--port", "0", "--data-dir", str(tmp_path / "data"))
-    assert ended.returncode == 2
-    assert "Refusing to listen on 0.0.0.0 without TLS." in ended.stderr
+def test_the_world_is_not_listened_to_without_tls(tmp_path: Path, serve: Serve) -> None:
+    code, said = serve("--host", "0.0.0.0", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    assert code == 2
+    assert "Refusing to listen on 0.0.0.0 without TLS." in said
     assert not (tmp_path / "data").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, serve: Serve) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    ended = _serve("--port", "0", "--data-dir", str(blocked / "data"))
-    assert ended.returncode == 1
-    assert str(blocked) in ended.stderr
-    assert "Traceback" not in ended.stderr
+    code, said = serve("--port", "0", "--data-dir", str(blocked / "data"))
+    assert code == 1
+    assert str(blocked) in said
+    assert "Traceback" not in said
 
 
 def test_answers_leave_at_once() -> None:

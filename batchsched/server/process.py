@@ -31,7 +31,7 @@ def serve(loaded: Loaded, announce: Callable[[str], None]) -> int:
     listener = listen(host, settings.port)
     try:
         runtime = Runtime(loaded)
-    except BatchschedError:
+    except (BatchschedError, OSError):
         listener.close()
         raise
     try:
