@@ -22,6 +22,7 @@ from batchsched.executors.spare.port import Answer
 from batchsched.lines import parse
 from batchsched.wire import Lease
 from tests.fake_server import as_line
+from tests.live import PATIENCE_S
 from tests.test_executors_flow import Instant
 from tests.test_executors_trials import Kept
 
@@ -97,7 +98,7 @@ async def test_a_chunk_that_is_lost_at_once_leaves_nothing_in_flight() -> None:
     driver = driven(admission)
     lost, _ = added(driver, 8)
     driver.lose(lost)  # before any of its requests went out
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         work, kept = added(driver, 8, suspects=(1, 2))  # wait until the engine has run empty
         await work.outcome
     assert len(kept.results) == 8
@@ -114,7 +115,7 @@ async def test_a_line_that_makes_room_as_the_engine_dies_is_not_asked_twice() ->
     driver._vitals.die("The engine was stopped.", blame=False)  # pyright: ignore[reportPrivateUsage]
     await asyncio.sleep(0.01)
     assert (work.left, admission.requests) == (4, 0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await driver.revive()
         await work.outcome
     assert sorted(result.line for result in kept.results) == [1, 2, 3, 4]
@@ -123,7 +124,7 @@ async def test_a_line_that_makes_room_as_the_engine_dies_is_not_asked_twice() ->
 async def test_a_line_that_is_turned_away_for_hours_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "_FIRST_PAUSE_S", 0)
     work, kept = added(driven(Admission(1), busy_times=1100), 1)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         await work.outcome
     assert [result.ok for result in kept.results] == [True]
 
@@ -158,7 +159,7 @@ async def test_a_chore_that_failed_goes_on(monkeypatch: pytest.MonkeyPatch, capl
         await asyncio.Event().wait()
 
     task = asyncio.create_task(signals.kept_up(chore))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await second.wait()
     task.cancel()
     assert "a bug" in caplog.text

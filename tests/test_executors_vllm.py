@@ -35,7 +35,7 @@ async def drive(server: FakeServer, engine_url: str) -> dict[str, dict[str, Any]
     async with served(server.app()) as url:
         server.worker = asyncio.create_task(run_worker(Worker(engine_url=engine_url), "local", url, stop=stop))
         try:
-            await server.until_done(60)
+            await server.until_done()
         finally:
             stop.set()
             await asyncio.gather(server.worker, return_exceptions=True)
@@ -150,7 +150,7 @@ async def test_stopping_an_engine_lets_what_is_in_flight_end(tiny_model: ServedM
     assert len(pids) > 1
     body = b'{"model": "tiny", "prompt": "a", "max_tokens": 500, "ignore_eos": true, "n": 2}'
     asking = [asyncio.create_task(ask(engine.url, "/v1/completions", body)) for _ in range(4)]
-    async with aiohttp.ClientSession() as session, asyncio.timeout(20):
+    async with aiohttp.ClientSession() as session, asyncio.timeout(60):
         running = 0.0
         while running < 4:
             async with session.get(engine.url + "/metrics") as answer:

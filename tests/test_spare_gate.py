@@ -32,6 +32,7 @@ from batchsched.fleet import Pool, Slo
 from batchsched.wire import Bye, Heartbeat, SpareSeen, Spent
 from tests.fake_engine import FakeEngine
 from tests.fake_server import FakeServer
+from tests.live import PATIENCE_S
 from tests.test_executors_driver import working
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,7 +143,7 @@ def desk_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", None)
 
 
-async def until(what: object, seconds: float = 10.0) -> None:
+async def until(what: object, seconds: float = PATIENCE_S) -> None:
     """Until it holds; polled, for an engine's state raises no event."""
     assert callable(what)
     async with asyncio.timeout(seconds):
@@ -174,7 +175,7 @@ async def test_when_the_server_is_short_of_room_requests_are_let_go_and_run_agai
     async with working(server, engine):
         await until(lambda: engine.in_flight >= 4)
         engine.kv_usage = 0.95
-        await until(lambda: engine.in_flight <= 1, seconds=3)
+        await until(lambda: engine.in_flight <= 1, seconds=10)
         engine.kv_usage = 0.1
         engine.gate.set()
         await server.until_done()
@@ -190,7 +191,7 @@ async def test_told_to_stop_it_lets_go_at_once() -> None:
     async with working(server, engine, drain_s=60.0):
         await until(lambda: engine.in_flight >= 2)
         server.stop = {chunk.id: "preempted" for chunk in server.chunks}
-        await until(lambda: engine.in_flight == 0, seconds=2)
+        await until(lambda: engine.in_flight == 0, seconds=10)
     assert not server.heard("fail")
     parts = [part for _, message in server.said for spent in spent_of(message) for part in spent.parts]
     assert any(part.kind == "waste" and part.batch_id for part in parts)  # what the server had begun is lost

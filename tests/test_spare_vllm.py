@@ -19,6 +19,7 @@ from benchmarks.spare.offline import Work
 from benchmarks.spare.online import serve, steady
 from tests.engine_fixture import tiny_model as tiny_model
 from tests.engine_fixture import vllm as vllm
+from tests.live import PATIENCE_S
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -47,32 +48,41 @@ async def governed(url: str, goal: Goal, desk: Path) -> AsyncGenerator[tuple[Spa
             await asyncio.gather(watching, return_exceptions=True)
 
 
-async def until(what: object, seconds: float) -> float:
-    """Seconds until it holds."""
+async def until(what: object) -> None:
+    """Until it holds."""
     assert callable(what)
-    began = time.monotonic()
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(PATIENCE_S):
         while not what():
             await asyncio.sleep(0.01)
-    return time.monotonic() - began
 
 
-async def test_it_fills_an_idle_server_makes_room_for_a_burst_and_lets_go_at_once(vllm: VllmEngine, tmp_path: Path) -> None:
+async def test_it_fills_an_idle_server_makes_room_for_a_burst_and_lets_go_at_once(
+    vllm: VllmEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings: list[Counts | None] = []
+    govern = SpareGate._govern  # pyright: ignore[reportPrivateUsage]
+
+    def counted(gate: SpareGate, counts: Counts | None) -> None:
+        readings.append(counts)
+        govern(gate, counts)
+
+    monkeypatch.setattr(SpareGate, "_govern", counted)
     # A promise that this machine keeps with few requests and not with two dozen: tokens in 1.5 times what one alone takes.
     alone = await serve(vllm.url, steady(30, 5.0, 1), 1)
     tpot_s = 1.5 * sorted(felt.tpot_s for felt in alone)[15]
     async with governed(vllm.url, Goal(5.0, tpot_s), tmp_path) as (gate, work, session):
-        await until(lambda: gate.budget.open and gate.budget.in_flight >= 16, 40)
-        await until(lambda: work.in_flight >= 12, 10)
+        await until(lambda: gate.budget.open and gate.budget.in_flight >= 16)
+        await until(lambda: work.in_flight >= 12)
+        before = len(readings)
         burst = asyncio.create_task(serve(vllm.url, steady(120, 40.0, 2), 2))
-        took_s = await until(lambda: gate.budget.in_flight <= 8 and not gate.budget.open, 10)
-        assert took_s < 2.5  # half a second between readings; the rest is a machine with two cores
+        await until(lambda: gate.budget.in_flight <= 8 and not gate.budget.open)
+        assert len(readings) <= before + 5  # half a second between them, where the machine is not busy with other things
         await burst
         gate.let_go()
         asked = time.monotonic()
         while (await read(session, vllm.url)).running:
-            assert time.monotonic() - asked < 3
+            assert time.monotonic() - asked < 10  # a moment, where the machine has one
         assert work.in_flight == 0
         gate.resume()
-        await until(lambda: work.in_flight > 0, 10)
+        await until(lambda: work.in_flight > 0)
     assert work.answered > 0
