@@ -6,8 +6,7 @@ from typing import Any
 
 import msgspec
 
-from batchsched.executors.demand import COMPLETION_TOKENS
-from batchsched.lines import COMPLETIONS
+from batchsched.lines.limits import limit_of
 
 
 class Cut(msgspec.Struct, frozen=True):
@@ -21,7 +20,7 @@ class Cut(msgspec.Struct, frozen=True):
 
 
 class _Asked(msgspec.Struct):
-    max_tokens: Any = None
+    max_tokens: Any = msgspec.UNSET
     max_completion_tokens: Any = None
     max_output_tokens: Any = None
     prompt: Any = None
@@ -56,6 +55,5 @@ def cut_of(endpoint: str, request: bytes | msgspec.Raw, answer: bytes, read: int
     reasons = {choice.finish_reason for choice in ended.choices}
     if "length" not in reasons and (ended.incomplete_details is None or ended.incomplete_details.reason != "max_output_tokens"):
         return None
-    limits = (asked.max_completion_tokens, asked.max_output_tokens, asked.max_tokens)
-    limit = next((each for each in limits if type(each) is int), COMPLETION_TOKENS if endpoint == COMPLETIONS else None)
+    _, limit = limit_of(asked, endpoint)
     return None if limit is not None and read + limit <= context else Cut(context, limit, read, written)

@@ -6,11 +6,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from batchsched.lines import COMPLETIONS, EMBEDDINGS
+from batchsched.lines import COMPLETIONS
+from batchsched.lines.limits import answers_of, limit_of
 
-COMPLETION_TOKENS = 16
-"""What /v1/completions writes at most where a request sets no limit."""
-_MOST = 2**31
 _NOTHING = msgspec.Raw(b"")
 
 
@@ -32,21 +30,14 @@ class _Body(msgspec.Struct, gc=False):
     prompt: msgspec.Raw = _NOTHING
     input: msgspec.Raw = _NOTHING
     max_completion_tokens: int | None = None
-    max_tokens: int | None = None
+    max_tokens: int | msgspec.UnsetType | None = msgspec.UNSET
     max_output_tokens: int | None = None
     n: int | None = None
     best_of: int | None = None
 
-    @property
-    def limit(self) -> int | None:
-        """The most tokens of one answer."""
-        for said in (self.max_completion_tokens, self.max_tokens, self.max_output_tokens):
-            if said is not None:
-                return min(max(said, 0), _MOST)
-        return None
-
 
 _bodies = msgspec.json.Decoder(_Body)
+_lists = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def demand_of(body: bytes | msgspec.Raw, endpoint: str) -> tuple[Demand, bytes]:
@@ -59,10 +50,16 @@ def demand_of(body: bytes | msgspec.Raw, endpoint: str) -> tuple[Demand, bytes]:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return Demand(len(bytes(body))), bytes(body)
     opening = b"".join((read.tools, read.instructions, read.messages, read.prompt, read.input))
-    if endpoint == EMBEDDINGS:
+    _, limit = limit_of(read, endpoint)
+    if limit == 0:  # nothing is written, as for embeddings
         return Demand(len(opening), 0), opening
-    answers = min(max(read.n or 1, read.best_of or 1, 1), _MOST)
-    limit = read.limit
-    if limit is None and endpoint == COMPLETIONS:
-        limit = COMPLETION_TOKENS
+    answers = answers_of(read, endpoint, _prompts(read) if endpoint == COMPLETIONS else 1)
     return Demand(len(opening), None if limit is None else limit * answers, answers), opening
+
+
+def _prompts(body: _Body) -> int:
+    """How many a completions request has: each is a request of its own to the engine. One may be a list too, of tokens."""
+    said = bytes(body.prompt)
+    if not said.startswith(b"[") or said[1:32].lstrip()[:1].isdigit():
+        return 1
+    return len(_lists.decode(said)) or 1

@@ -35,7 +35,15 @@ def body(**fields: object) -> bytes:
         ({"input": "a", "max_output_tokens": 5}, RESPONSES, 5, 1),
         ({"input": ["a", "b"]}, EMBEDDINGS, 0, 1),
         ({"messages": [], "max_tokens": "many"}, CHAT, None, 1),  # the engine's to refuse
-        ({"messages": [], "max_tokens": -1}, CHAT, 0, 1),
+        ({"messages": [], "max_tokens": -1}, CHAT, None, 1),
+        ({"messages": [], "max_tokens": 0}, CHAT, 0, 1),
+        ({"messages": [], "max_output_tokens": 5, "max_tokens": 9}, CHAT, 9, 1),  # each endpoint passes over others' fields
+        ({"input": "a", "max_tokens": 5}, RESPONSES, None, 1),
+        ({"prompt": "a", "max_completion_tokens": 5}, COMPLETIONS, 16, 1),
+        ({"prompt": ["a", "b", "c"], "n": 2, "max_tokens": 4}, COMPLETIONS, 24, 6),
+        ({"prompt": [[1, 2], [3]]}, COMPLETIONS, 32, 2),
+        ({"prompt": [1, 2, 3]}, COMPLETIONS, 16, 1),
+        ({"prompt": []}, COMPLETIONS, 16, 1),
     ],
 )
 def test_what_a_request_asks_for(fields: dict[str, object], endpoint: str, answer_tokens: int | None, answers: int) -> None:

@@ -51,6 +51,15 @@ def test_other_endpoints_have_other_words_and_limits() -> None:
     assert cut(COMPLETIONS, {"prompt": [1, 2], "max_tokens": 99}, ended("length"), 2, 98) == Cut(CONTEXT, 99, 2, 98)
 
 
+def test_a_limit_is_the_one_that_the_endpoint_reads() -> None:
+    """What the checks at submission, the room in the engine and this go by is one and the same."""
+    assert cut(CHAT, {"max_tokens": 60, "max_output_tokens": 40}, ended("length"), 50, 50) == Cut(CONTEXT, 60, 50, 50)
+    assert cut(CHAT, {"max_tokens": 60, "max_completion_tokens": 40}, ended("length"), 50, 50) is None
+    assert cut(COMPLETIONS, {"prompt": "a", "max_completion_tokens": 40, "max_tokens": 60}, ended("length"), 50, 50) == Cut(
+        CONTEXT, 60, 50, 50
+    )
+
+
 def test_what_cannot_be_read_is_not_called_cut() -> None:
     assert cut_of(CHAT, b"{", b'{"choices": [{"finish_reason": "length"}]}', 50, 50, CONTEXT) is None
     assert cut(CHAT, {"max_tokens": 60}, {"choices": "?"}, 50, 50) is None

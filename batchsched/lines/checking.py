@@ -14,17 +14,14 @@ import msgspec
 
 from batchsched.lines import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, RESPONSES, Line, LineError, Run, iter_lines, iter_runs
 from batchsched.lines.cuts import Cuts
+from batchsched.lines.limits import MOST, answers_of, limit_of
 from batchsched.lines.rules import Rules
 from batchsched.lines.shapes import MAX_MODEL_CHARS, Body, Form, PlainBody, PlainForm, kind_of, loose, plain
 from batchsched.lines.smuggling import refuse
 from batchsched.lines.strict import Flaw, read, shown, strictly
 
 _NEEDED = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input", RESPONSES: "input"}
-_COMPLETION_TOKENS = 16
-"""What OpenAI's completions endpoint, and vLLM's, take where a line sets no limit."""
 _MOST_KINDS = 1000
-_MOST = 2**53
-"""Larger limits mean as much as this one does, and every database holds it."""
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -151,7 +148,7 @@ class Checker:
         self.errors = sorted(self.errors, key=lambda error: error.line or 0)[: self._max_errors]
         if self.errors or self.endpoint is None or self.model is None:
             return None
-        most, total = (None, None) if self._unlimited else (self._limit, min(self._total, _MOST))
+        most, total = (None, None) if self._unlimited else (self._limit, min(self._total, MOST))
         return Facts(self._rules, self.endpoint, self.model, self.lines, most, total, self._cuts.all())
 
     def _hold(self, form: PlainForm | Form) -> int:
@@ -191,7 +188,7 @@ class Checker:
         self.model = model
 
     def _limits(self, body: PlainBody | Body, endpoint: str, model: str) -> int:
-        name, limit = _limit(body, endpoint)
+        name, limit = limit_of(body, endpoint)
         if limit is None:
             self._unlimited = True
             return 0
@@ -200,7 +197,7 @@ class Checker:
             text = f"'{name}' is {limit}, but prompt and answer together have at most {longest} tokens with '{model}'."
             raise Flaw("invalid_value", text, f"body.{name}")
         self._limit = max(self._limit, limit)
-        return limit * _answers(body, endpoint)
+        return limit * answers_of(body, endpoint, _prompts(body))
 
     def _name_repeated(self, blocks: Iterable[bytes], suspects: frozenset[int]) -> None:
         """Tell which lines repeat a custom_id, by the ids themselves: equal hashes alone are no error."""
@@ -257,28 +254,8 @@ def _custom_id(line: bytes) -> str | None:
         return None
 
 
-def _limit(body: PlainBody | Body, endpoint: str) -> tuple[str, int | None]:
-    """The name of the field that limits an answer, and the limit in tokens; None where there is none."""
-    if endpoint == EMBEDDINGS:
-        return "max_tokens", 0
-    if endpoint == RESPONSES:
-        return "max_output_tokens", _count(body.max_output_tokens)
-    if endpoint == CHAT and body.max_completion_tokens is not None:
-        return "max_completion_tokens", _count(body.max_completion_tokens)
-    if body.max_tokens is msgspec.UNSET:
-        return "max_tokens", _COMPLETION_TOKENS if endpoint == COMPLETIONS else None
-    return "max_tokens", _count(body.max_tokens)
-
-
-def _answers(body: PlainBody | Body, endpoint: str) -> int:
-    """How many answers a line asks for: `n`, times the prompts of a completions line that has several."""
-    if endpoint == CHAT:
-        return _count(body.n) or 1
-    if endpoint != COMPLETIONS:
-        return 1
-    prompts = len(body.prompt) if type(body.prompt) is list and body.prompt and type(body.prompt[0]) is not int else 1
-    return prompts * max(_count(body.n) or 1, _count(body.best_of) or 1)
-
-
-def _count(value: Any) -> int | None:
-    return min(value, _MOST) if type(value) is int and value >= 0 else None
+def _prompts(body: PlainBody | Body) -> int:
+    """Of a completions line, which may have several; else one."""
+    if type(body.prompt) is list and body.prompt and type(body.prompt[0]) is not int:
+        return len(body.prompt)
+    return 1
