@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import NamedTuple
 
 import msgspec
 
@@ -37,6 +38,13 @@ class Answer(msgspec.Struct):
 
     id: str | None = None
     usage: _Usage | None = None
+    object: str | None = None
+    error: msgspec.Raw = msgspec.Raw(b"null")
+
+    @property
+    def well(self) -> bool:
+        """Is it an answer, and not an error that came as one? (/v1/responses says `"error": null` of itself.)"""
+        return self.object != "error" and bytes(self.error) in _NO_ERROR
 
     @property
     def tokens(self) -> tuple[int, int, int]:
@@ -47,34 +55,88 @@ class Answer(msgspec.Struct):
         return read or 0, details.cached_tokens or 0, written or 0
 
 
+class Judged(NamedTuple):
+    """`status`: the answer's own, or the one that it means: an error in the body of a 200 has one of its own, and half a 200 is
+    what gateways call 502."""
+
+    verdict: Verdict
+    answer: Answer
+    status: int
+
+
+class _Error(msgspec.Struct):
+    """The error of an answer, in its parts: numbers and words as servers like to give them."""
+
+    code: int | str | None = None
+    type: str | None = None
+
+
+class _Failed(msgspec.Struct):
+    error: _Error | str | None = None
+    code: int | str | None = None
+    type: str | None = None
+
+
+_NO_ERROR = frozenset({b"null", b"false", b'""', b"{}", b"[]"})
 _answers = msgspec.json.Decoder(Answer)
+_failed = msgspec.json.Decoder(_Failed)
 _objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_BAD_GATEWAY = 502
 _OVERLOADED = frozenset({429, 503})
 _TROUBLE = frozenset({408, 425})
 _FOREIGN = frozenset({401, 403})
+_WORDS = {"rate_limit": 429, "overloaded": 503, "unavailable": 503, "not_found": 404, "notfound": 404}
+_REFUSING = ("invalid", "bad_request", "badrequest", "context_length", "exceed_context", "content_filter", "content_policy")
+"""Beginnings of what OpenAI's, vLLM's and llama.cpp's servers call errors of a request."""
 # vLLM's words for "not me": while it drains after a SIGTERM (/health says 200 meanwhile), and after its core died.
 _GOING = (b"after shutdown", b"EngineCore encountered")
-
-
 # llama-cpp-python's for a body that it cannot read: its framework's complaint, which places the fault in the body.
 _INVALID = (b"validation error", b"'loc': ('body'")
 
 
-def judge(status: int, body: bytes) -> tuple[Verdict, Answer]:
-    """The verdict, and what an ok answer says about itself."""
+def judge(status: int, body: bytes) -> Judged:
+    """The verdict, what an ok answer says about itself, and the status that the answer means."""
     if 200 <= status < 300:
         try:
-            return Verdict.OK, _answers.decode(body)
+            answer = _answers.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return Verdict.TROUBLE, Answer()
+            return Judged(Verdict.TROUBLE, Answer(), _BAD_GATEWAY)
+        if answer.well:
+            return Judged(Verdict.OK, answer, status)
+        status = _meant(body)
+    return Judged(_verdict(status, body), Answer(), status)
+
+
+def _verdict(status: int, body: bytes) -> Verdict:
+    """Of an answer that is an error."""
     if status in _FOREIGN or (status == 404 and _unknown_model(body)):
-        return Verdict.WRONG_ENGINE, Answer()
+        return Verdict.WRONG_ENGINE
     if status in _OVERLOADED or (status == 500 and any(words in body for words in _GOING)):
-        return Verdict.OVERLOADED, Answer()
+        return Verdict.OVERLOADED
     unreadable = status == 500 and all(words in body for words in _INVALID)
     if (status >= 500 or status < 400 or status in _TROUBLE) and not unreadable:
-        return Verdict.TROUBLE, Answer()
-    return Verdict.REFUSED, Answer()
+        return Verdict.TROUBLE
+    return Verdict.REFUSED
+
+
+def _meant(body: bytes) -> int:
+    """The status that an error means by its code, else by what it calls itself; 500 where it says neither."""
+    try:
+        found = _failed.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return 500
+    error = found.error if isinstance(found.error, _Error) else found
+    for said in (error.code, error.type):
+        if isinstance(said, int) or (said or "").isdecimal():
+            if 400 <= (status := int(said or 0)) < 600:
+                return status
+        elif said is not None:
+            word = said.lower()
+            if word.startswith(_REFUSING):
+                return 400
+            if status := next((status for start, status in _WORDS.items() if word.startswith(start)), 0):
+                return status
+    return 500
 
 
 def as_object(status: int, body: bytes) -> bytes:

@@ -48,10 +48,11 @@ class Asking:
             await self._trust.wait()
             line.asking, line.began = True, time.monotonic()
             reply = await self._ask(work, line)
-            verdict, answer = judge(reply.status, reply.body) if reply.status else (Verdict.TROUBLE, None)
-            if verdict is Verdict.OK and answer:
+            verdict, answer, status = judge(reply.status, reply.body)
+            if verdict is Verdict.OK:
                 self._patience.learn(time.monotonic() - line.began, answer.tokens[0], answer.tokens[2])
                 return self._outputs.answered(line, work.lease.endpoint, reply, answer)
+            reply = reply._replace(status=status)
             if verdict is Verdict.REFUSED:
                 return self._outputs.refused(line, reply)
             if verdict is Verdict.WRONG_ENGINE:

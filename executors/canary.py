@@ -25,8 +25,8 @@ async def prove(session: aiohttp.ClientSession, engine: Engine, model: str) -> N
     Raises EngineFailed where it does not answer, or turns us away; it is stopped then.
     """
     status, content = await _answer(session, engine, model)
-    verdict, _ = judge(status, content)
-    if verdict is Verdict.OK or (verdict is Verdict.OVERLOADED and status != 500):
+    verdict, _, meant = judge(status, content)
+    if verdict is Verdict.OK or (verdict is Verdict.OVERLOADED and meant != 500):
         return
     said = f"status {status}: {content[:200].decode('utf-8', 'replace')}" if status else content.decode()
     await engine.stop()
@@ -38,7 +38,7 @@ async def prove(session: aiohttp.ClientSession, engine: Engine, model: str) -> N
 
 async def takes(session: aiohttp.ClientSession, engine: Engine, model: str) -> bool:
     """Does it answer one now?"""
-    return judge(*await _answer(session, engine, model))[0] is Verdict.OK
+    return judge(*await _answer(session, engine, model)).verdict is Verdict.OK
 
 
 async def _answer(session: aiohttp.ClientSession, engine: Engine, model: str) -> tuple[int, bytes]:
@@ -46,7 +46,7 @@ async def _answer(session: aiohttp.ClientSession, engine: Engine, model: str) ->
     status, content = 0, b""
     for endpoint, body in _ASKED:
         status, content = await _ask(session, engine.url + endpoint, {"model": model, **body})
-        if judge(status, content)[0] is not Verdict.REFUSED:
+        if judge(status, content).verdict is not Verdict.REFUSED:
             break
     return status, content
 

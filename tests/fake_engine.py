@@ -6,7 +6,7 @@ kill -9; to the arrivals file, for each that comes in, the system's monotonic ti
 words in reverse, one token a word: right or wrong can be told from the answer.
 
 Words in the prompt steer it: `[[slow 0.5]]` waits; `[[500 2]]` (any status) answers so the first 2 times it sees this prompt, and
-`[[500]]` always; `[[hang]]` never answers; `[[cut]]` breaks off the body; `[[garbage]]` sends no JSON; `[[drop]]` closes the
+`[[500]]` always; `[[inside 500 2]]` answers 200 with such an error in the body, likewise; `[[hang]]` never answers; `[[cut]]` breaks off the body; `[[garbage]]` sends no JSON; `[[drop]]` closes the
 connection (each: first time only, unless `[[cut always]]`); `[[die]]` ends the process by SIGKILL; `[[poison]]` plays that, until
 /health was asked, as if it had been started again; `[[freeze]]` stops all answers while it stays well; `[[crowded 4]]` ends the
 process out of memory with more than 4 in flight; `[[tag x]]` is counted.
@@ -195,6 +195,8 @@ class FakeEngine:
                 await asyncio.sleep(float(value))
             elif word.isdigit() and (not value or self._seen[prompt] <= int(value)):
                 return _error(int(word), "InternalServerError", f"Asked for {word}.")
+            elif word == "inside" and (told := _inside(value, self._seen[prompt])):
+                return told
             elif word == "hang":
                 await asyncio.Event().wait()
             elif word == "poison":
@@ -262,6 +264,14 @@ async def _broken(request: web.Request, how: str) -> web.StreamResponse | None:
     await answer.write(b'{"id": "x", "usage"')
     request.transport.close()
     return answer
+
+
+def _inside(asked: str, seen: int) -> web.Response | None:
+    """A 200 that is none: as proxies, and servers that have begun to answer, tell of an error."""
+    code, _, times = asked.partition(" ")
+    if times and seen > int(times):
+        return None
+    return web.json_response({"error": {"message": f"Asked for {code} inside.", "type": "trouble", "param": None, "code": int(code)}})
 
 
 def _dead() -> web.Response:

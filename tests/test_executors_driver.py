@@ -110,7 +110,7 @@ async def test_a_refused_line_is_not_asked_again(status: int) -> None:
 
 @pytest.mark.parametrize(
     "trouble",
-    ["[[500 2]]", "[[503 3]]", "[[429 2]]", "[[408 1]]", "[[502 1]]", "[[504 2]]", "[[cut]]", "[[garbage]]", "[[drop]]"],
+    ["[[500 2]]", "[[inside 500 2]]", "[[inside 503 3]]", "[[503 3]]", "[[429 2]]", "[[408 1]]", "[[502 1]]", "[[504 2]]", "[[cut]]", "[[garbage]]", "[[drop]]"],
 )
 async def test_trouble_that_passes_is_ridden_out(trouble: str) -> None:
     server, engine = FakeServer([f"a {trouble}", "b"]), FakeEngine()
@@ -120,15 +120,27 @@ async def test_trouble_that_passes_is_ridden_out(trouble: str) -> None:
     assert not server.heard("fail")
 
 
+@pytest.mark.parametrize("status", [400, 422])
+async def test_an_error_that_comes_as_a_200_is_the_lines_error(status: int) -> None:
+    server = FakeServer([f"a [[inside {status}]]", "b"])
+    outputs = await run(server, FakeEngine())
+    assert outputs["c1"]["response"]["status_code"] == status
+    assert outputs["c1"]["response"]["body"]["error"]["message"] == f"Asked for {status} inside."
+    assert [server.results[line].ok for line in (1, 2)] == [False, True]
+    assert not server.heard("fail")
+
+
 async def test_a_line_that_always_meets_an_error_gets_an_error_line() -> None:
-    server = FakeServer(["a [[500]]", "b [[garbage always]]", "c"])
+    server = FakeServer(["a [[500]]", "b [[garbage always]]", "c", "d [[inside 500]]"])
     outputs = await run(server, FakeEngine())
     assert outputs["c1"]["response"]["status_code"] == 500
     assert outputs["c1"]["response"]["body"]["error"]["message"] == "Asked for 500."
+    assert outputs["c2"]["response"]["status_code"] == 502
     assert outputs["c2"]["response"]["body"]["error"]["message"] == "<html>bad gateway</html>"
     assert outputs["c3"]["response"]["status_code"] == 200
-    assert not server.results[2].ok
-    assert [message.suspects for message in server.heard("fail")] == [[1, 2]]  # it might have been the engine: asked twice
+    assert outputs["c4"]["response"]["status_code"] == 500
+    assert [server.results[line].ok for line in (1, 2, 3, 4)] == [False, False, True, False]
+    assert [message.suspects for message in server.heard("fail")] == [[1, 2, 4]]  # it might have been the engine: asked twice
 
 
 async def test_a_line_of_which_one_engine_is_sick_runs_on_another() -> None:
