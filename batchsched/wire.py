@@ -9,6 +9,7 @@ A protocol and the one before it work together; what lies further apart is refus
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -92,7 +93,8 @@ class Lease(msgspec.Struct):
     """A right to one chunk: its lines `first_line` .. `first_line + lines - 1`, 1-based in the batch's file.
 
     `done`: line numbers already recorded, not to run again. `suspects`: lines that were in flight when an engine died, to be
-    tried in this order before all others. `rename`: the requests name another model than `model`, which takes its place.
+    tried in this order before all others, and behind them the `erring`: those that met errors only, of an engine that lived.
+    `rename`: the requests name another model than `model`, which takes its place.
     """
 
     chunk_id: str
@@ -106,6 +108,7 @@ class Lease(msgspec.Struct):
     suspects: list[int]
     attempt: int
     rename: bool = False
+    erring: list[int] = []
 
 
 class Claimed(msgspec.Struct):
@@ -304,8 +307,9 @@ class Release(msgspec.Struct):
 class Fail(msgspec.Struct):
     """The engine failed under the chunk: POST /leases/{chunk_id}/fail.
 
-    `suspects`: the lines that it may have failed for, in the order in which they are to be tried. An attempt is spent, unless the
-    search for the guilty line went on: they are fewer than those of the lease and all of them, or `set_aside` lines were found.
+    `suspects`: the lines that it may have failed for, in the order in which they are to be tried; the `erring` among them met
+    errors only, of an engine that lived. An attempt is spent, unless the search for the line that ends engines went on: those that
+    were in flight at a death are fewer than those of the lease and all of them, or `set_aside` lines were found.
     """
 
     token: int
@@ -313,6 +317,12 @@ class Fail(msgspec.Struct):
     suspects: list[int]
     meter: Meter | None = None
     set_aside: int = 0
+    erring: list[int] = []
+
+
+def in_flight_at_death(suspects: Sequence[int], erring: Sequence[int]) -> list[int]:
+    """Of suspects those that an engine may have died of, in the order in which they are to be tried."""
+    return [line for line in suspects if line not in erring]
 
 
 class Able(msgspec.Struct):

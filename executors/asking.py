@@ -14,7 +14,7 @@ from batchsched.executors.outputs import Outputs, Reply
 from batchsched.executors.patience import Patience
 from batchsched.executors.trust import Trust
 from batchsched.executors.vitals import Vitals
-from batchsched.executors.work import Line, Outcome, Work
+from batchsched.executors.work import Line, Work
 from batchsched.lines import renamed
 from batchsched.wire import Result
 
@@ -113,10 +113,9 @@ class Asking:
             line.alone, line.tries = True, TRIES - 1
             work.alone.append(line)
             return None
-        if not line.suspect:
+        if not line.erred:
             message = f"The engine did not answer line {line.number} (status {reply.status})."
-            suspects = sorted(each.number for each in (line, *work.alone))
-            work.end(Outcome("failed", message=message, suspects=suspects, set_aside=work.set_aside))
+            work.fail(message, erring=[each.number for each in (line, *work.alone)])
             return None
         if reply.status:
             return self._outputs.refused(line, reply)

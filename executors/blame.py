@@ -1,7 +1,7 @@
 """What becomes of the chunks of an engine that died, and which of the lines in flight is suspected or convicted.
 
 An engine may die for reasons of its own, with hundreds in flight, so those lines are only suspects. Their chunk goes back with
-them; whoever gets it next tries them half at a time (see `trials`). A line is convicted that was in flight at two deaths at least
+them; whoever gets it next tries them half at a time (see `hunt`). A line is convicted that was in flight at two deaths at least
 and had the engine for itself at the last; engines that die of anything are found out before that, by the small request that a
 worker asks of an engine after a death (see `canary`).
 """
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from batchsched.executors.outputs import Outputs
-from batchsched.executors.work import Line, Outcome, Work
+from batchsched.executors.work import Line, Work
 
 log = logging.getLogger(__name__)
 _REMEMBERED = 10_000
@@ -39,7 +39,7 @@ class Blame:
         for work in works:
             # In the order in which they were sent: the last ones are the likeliest, and are tried last.
             if suspects := [line.number for owner, line in asking if owner is work]:
-                work.end(Outcome("failed", message=message, suspects=suspects, set_aside=work.set_aside))
+                work.fail(message, suspects)
                 continue
             for line in reversed(list(work.open.values())):
                 work.put_back(line)

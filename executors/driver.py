@@ -1,8 +1,8 @@
 """Drive the requests of leased chunks at one engine: many in flight, none able to stop the others.
 
-How much is in flight is `admission`'s to say, in which order a chunk's lines go `order`'s. Those under suspicion (in flight when
-an engine died, or answered with errors only) go first, in `trials` that have the engine for themselves. Asking, and asking again,
-is `asking`'s; what an engine's death means for its chunks is `blame`'s.
+How much is in flight is `admission`'s to say, in which order a chunk's lines go `order`'s. Those that were in flight when an
+engine died go first, in rounds of a `hunt` that have the engine for themselves. Asking, and asking again, is `asking`'s; what an
+engine's death means for its chunks is `blame`'s.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from batchsched.executors.trust import Trust
 from batchsched.executors.vitals import Vitals
 from batchsched.executors.work import Line, Outcome, Work
 from batchsched.lines import LineError, Request
-from batchsched.wire import Lease, ReleaseReason
+from batchsched.wire import Lease, ReleaseReason, in_flight_at_death
 
 log = logging.getLogger(__name__)
 HEALTH_EVERY_S = 5.0
@@ -79,7 +79,7 @@ class Driver:
         if gate:
             gate.bind(self._pump, self._push_out)
         self._alone = False
-        self._trying: Work | None = None  # a trial of its has the engine for itself
+        self._hunting: Work | None = None  # a round of its hunt has the engine for itself
 
     @property
     def problem(self) -> EngineFailed | None:
@@ -89,7 +89,8 @@ class Driver:
     def add(self, lease: Lease, reporter: Reporter, lines: Iterable[tuple[int, Request | LineError]]) -> Work:
         """Take on a chunk: its undone lines. The engine must serve its model."""
         work = Work(lease, reporter)
-        done, suspects = frozenset(lease.done), {number: at for at, number in enumerate(lease.suspects)}
+        done, erring = frozenset(lease.done), frozenset(lease.erring)
+        suspects = {number: at for at, number in enumerate(in_flight_at_death(lease.suspects, lease.erring))}
         plain: list[tuple[Line, bytes]] = []
         suspected: list[Line] = []
         for number, request in lines:
@@ -99,14 +100,13 @@ class Driver:
                 reporter.add(self._outputs.unread(number, request))
                 continue
             demand, opening = demand_of(request.body, lease.endpoint)
-            line = Line(number, request, number in suspects, demand)
+            line = Line(number, request, demand, suspect=number in suspects, erred=number in erring)
             if line.suspect:
-                line.trial = True
                 suspected.append(line)
             else:
                 plain.append((line, opening))
         work.todo.extend(arranged(plain))
-        work.trials.suspect(sorted(suspected, key=lambda line: suspects[line.number]))
+        work.hunt.suspect(sorted(suspected, key=lambda line: suspects[line.number]))
         self.works.append(work)
         work.outcome.add_done_callback(lambda _: self._forget(work))
         work.settle()
@@ -235,24 +235,24 @@ class Driver:
     def _next(self) -> tuple[Work, Line] | None:
         if self._alone or not self._trust.holds():
             return None
-        if self._trying and not self._trying.over and self._trying.trials.coming:
-            return self._admitted(self._trying)
-        if self._trying and self._admission.requests:
+        if self._hunting and not self._hunting.over and self._hunting.hunt.coming:
+            return self._admitted(self._hunting)
+        if self._hunting and self._admission.requests:
             return None
-        self._trying = None
+        self._hunting = None
         for work in self.works:
             if work.over or not work.left:
                 continue
-            if work.trials and not self._admission.requests:
-                work.trials.begin()
-                self._trying = work
+            if work.hunt and not self._admission.requests:
+                work.hunt.begin()
+                self._hunting = work
             return self._admitted(work)
         return None
 
     def _admitted(self, work: Work) -> tuple[Work, Line] | None:
-        """Its next line, if it may go now: one that must go alone, and a trial, wait until the engine has run empty."""
+        """Its next line, if it may go now: one that must go alone, and a round of a hunt, wait until the engine has run empty."""
         line, busy = work.next, self._admission.requests > 0
-        if line is None or (busy and (line.alone or (work.trials and work is not self._trying))):
+        if line is None or (busy and (line.alone or (work.hunt and work is not self._hunting))):
             return None
         if self._gate and not self._gated(work, self._gate):
             return None
@@ -279,8 +279,8 @@ class Driver:
 
     def _mishandled(self, work: Work, line: Line, message: str) -> None:
         """Once more in another attempt, perhaps by another version of us; then it alone is given up."""
-        if not line.suspect:
-            work.end(Outcome("failed", message=message, suspects=[line.number], set_aside=work.set_aside))
+        if not line.erred:
+            work.fail(message, erring=[line.number])
         elif not work.outcome.done():
             work.reporter.add(self._outputs.unanswered(line, "worker_error", message))
 

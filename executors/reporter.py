@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from batchsched.errors import BatchschedError, Conflict, NotFound, PayloadTooLarge, ServerUnreachable
@@ -66,9 +66,13 @@ class Reporter:
         """Send what waits, then give the rest back."""
         await self._close("release", lambda: Release(self._lease.token, reason, self._share.take(self._key)))
 
-    async def fail(self, message: str, suspects: list[int], set_aside: int = 0) -> None:
-        """Send what waits, then say that the engine failed under the chunk."""
-        await self._close("fail", lambda: Fail(self._lease.token, message, suspects, self._share.take(self._key), set_aside))
+    async def fail(self, message: str, suspects: list[int], set_aside: int = 0, erring: Sequence[int] = ()) -> None:
+        """Send what waits, then say that the engine failed under the chunk: `suspects` it may have died of, `erring` lines met
+        errors only."""
+        told = [*suspects, *erring]
+        await self._close(
+            "fail", lambda: Fail(self._lease.token, message, told, self._share.take(self._key), set_aside, list(erring))
+        )
 
     async def abandon(self) -> None:
         """Send nothing more."""

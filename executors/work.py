@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
 
 from batchsched.executors.demand import Demand
+from batchsched.executors.hunt import Hunt
 from batchsched.executors.reporter import Reporter
-from batchsched.executors.trials import Trials
 from batchsched.lines import Request
 from batchsched.wire import Lease, ReleaseReason
 
@@ -22,6 +23,9 @@ class Outcome(msgspec.Struct, frozen=True):
     reason: ReleaseReason = "shutdown"
     message: str = ""
     suspects: list[int] = []
+    """Lines that the engine may have died of, in the order in which they are to be tried."""
+    erring: list[int] = []
+    """Others that met errors only, of an engine that lived."""
     set_aside: int = 0
 
     async def tell(self, reporter: Reporter) -> None:
@@ -32,7 +36,7 @@ class Outcome(msgspec.Struct, frozen=True):
             case "released":
                 await reporter.release(self.reason)
             case "failed":
-                await reporter.fail(self.message, self.suspects, self.set_aside)
+                await reporter.fail(self.message, self.suspects, self.set_aside, self.erring)
             case "lost":
                 await reporter.abandon()
 
@@ -45,6 +49,7 @@ class Line:
         "asking",
         "began",
         "demand",
+        "erred",
         "let_go",
         "number",
         "pushed",
@@ -54,20 +59,21 @@ class Line:
         "task",
         "ticket",
         "tokens",
-        "trial",
         "tries",
         "turned_away",
         "unwanted",
         "wait",
     )
 
-    def __init__(self, number: int, request: Request, suspect: bool, demand: Demand) -> None:
-        self.number, self.request, self.suspect, self.demand = number, request, suspect, demand
+    def __init__(self, number: int, request: Request, demand: Demand, *, suspect: bool = False, erred: bool = False) -> None:
+        self.number, self.request, self.demand = number, request, demand
+        self.suspect = suspect  # in flight when an engine died
+        self.erred = erred  # it met errors only, in an attempt before this one
         self.tokens = 0  # held in the engine while it is in flight
         self.ticket = 0  # of the gate, where the engine is not ours alone
         self.pushed = False  # broken off to make room for others: to do again
         self.tries = 0
-        self.alone = self.trial = False
+        self.alone = False
         self.asking = False  # the engine has it right now
         self.turned_away = False  # was it, when it was asked last?
         self.unwanted = False  # the engine takes others, but not this one
@@ -96,7 +102,7 @@ class Work:
         self.lease, self.reporter = lease, reporter
         self.todo: deque[Line] = deque()
         self.alone: deque[Line] = deque()
-        self.trials: Trials[Line] = Trials()
+        self.hunt: Hunt[Line] = Hunt()
         self.set_aside = 0
         """Lines that were convicted of ending engines."""
         self.open: dict[int, Line] = {}
@@ -106,7 +112,7 @@ class Work:
     @property
     def left(self) -> int:
         """Lines not yet sent."""
-        return len(self.todo) + len(self.alone) + len(self.trials)
+        return len(self.todo) + len(self.alone) + len(self.hunt)
 
     @property
     def over(self) -> bool:
@@ -115,15 +121,15 @@ class Work:
 
     @property
     def next(self) -> Line | None:
-        """The line that goes next: of a trial that was begun, then of all others."""
-        if line := self.trials.coming:
+        """The line that goes next: of a round of the hunt, then of all others."""
+        if line := self.hunt.coming:
             return line
         return self.todo[0] if self.todo else self.alone[0] if self.alone else None
 
     def send(self, line: Line) -> None:
         """Its next line goes."""
-        if line is self.trials.coming:
-            self.trials.sent()
+        if line is self.hunt.coming:
+            self.hunt.sent()
         else:
             (self.todo or self.alone).popleft()
         line.running = line.let_go = line.asking = line.turned_away = False
@@ -136,6 +142,18 @@ class Work:
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
+    def fail(self, message: str, suspects: Sequence[int] | None = None, erring: Iterable[int] = ()) -> None:
+        """The engine, or we, failed under it. `suspects`: lines that the engine may have died of; None: as many as still are.
+
+        What was known of other lines is told too: whoever gets the chunk next goes on from there.
+        """
+        met, in_flight = set(erring), list(self.open.values())
+        if suspects is None:
+            suspects = [line.number for line in (*in_flight, *self.hunt) if line.suspect and line.number not in met]
+        met.update(line.number for line in (*in_flight, *self.hunt, *self.todo, *self.alone) if line.erred)
+        told = {"suspects": list(suspects), "erring": sorted(met.difference(suspects))}
+        self.end(Outcome("failed", message=message, set_aside=self.set_aside, **told))
+
     def put_back(self, line: Line) -> None:
         """A line that was in flight is still to do, and comes next."""
         line.cancel()
@@ -144,22 +162,22 @@ class Work:
 
     def again(self, line: Line) -> None:
         """A line that is not in flight any more comes next."""
-        if line.trial:
-            self.trials.put_back(line)
+        if line.suspect and not line.alone:
+            self.hunt.put_back(line)
         else:
             (self.alone if line.alone else self.todo).appendleft(line)
 
     def pass_by(self) -> bool:
         """Another line than the one that would be next goes before it; False where there is no other."""
-        if self.trials.coming or len(self.todo) < 2:
+        if self.hunt.coming or len(self.todo) < 2:
             return False
         self.todo.rotate(-1)
         return True
 
     def acquit(self) -> None:
         """The guilty one was found: other suspects go with all the rest again."""
-        for line in reversed(self.trials.acquit()):
-            line.suspect = line.trial = False
+        for line in reversed(self.hunt.acquit()):
+            line.suspect = False
             self.todo.appendleft(line)
 
     def settle(self) -> None:

@@ -53,6 +53,7 @@ from batchsched.wire import (
     Registered,
     Results,
     Spent,
+    in_flight_at_death,
 )
 
 log = logging.getLogger(__name__)
@@ -306,7 +307,7 @@ class WorkerLoop:
 
         def refused(why: str) -> None:
             if held.work:
-                held.work.end(Outcome("failed", message=why))
+                held.work.fail(why)
 
         reporter = Reporter(self._link, lease, self._share, self._driver.backlog, lambda: self._lose(held), refused)
         try:
@@ -320,7 +321,8 @@ class WorkerLoop:
         except Exception as problem:  # whatever it is, the server must hear that the chunk is free
             log.error("Chunk %s failed here: %s", lease.chunk_id, problem)
             with contextlib.suppress(BatchschedError):
-                await reporter.fail(f"The worker failed ({type(problem).__name__}): {problem}", [])
+                suspects = in_flight_at_death(lease.suspects, lease.erring)
+                await reporter.fail(f"The worker failed ({type(problem).__name__}): {problem}", suspects, erring=lease.erring)
         finally:
             await reporter.abandon()
             self._share.close(key)

@@ -88,7 +88,7 @@ _UNFINISHED = (
     )
 )
 _RECORD = Hot(_UNFINISHED)
-_FINISH = Hot(_UNFINISHED.values(state="done", lease_until=None, suspects=[]))
+_FINISH = Hot(_UNFINISHED.values(state="done", lease_until=None, suspects=[], erring=[]))
 _REOPEN = (
     update(chunks)
     .where(chunks.c.id == bindparam("chunk"), or_(chunks.c.state == "done", chunks.c.state == "closed"))
@@ -102,6 +102,7 @@ _REOPEN = (
         result_bytes=bindparam("new_bytes"),
         attempts=0,
         suspects=[],
+        erring=[],
         not_before=None,
         **_IDLE,
     )
@@ -230,12 +231,19 @@ def release(connection: Connection, chunk_id: str, token: int) -> None:
 
 
 def fail(
-    connection: Connection, chunk_id: str, token: int, *, suspects: list[int], not_before: datetime, spend: bool = True
+    connection: Connection,
+    chunk_id: str,
+    token: int,
+    *,
+    suspects: list[int],
+    erring: list[int] | None = None,
+    not_before: datetime,
+    spend: bool = True,
 ) -> int:
     """Give a chunk back after a failure; the attempts spent so far, this one among them if `spend`. Raises StaleLease."""
     row = held(connection, chunk_id, token, lock=True)
     attempts: int = row["attempts"] + spend
-    spent = {"state": "pending", "attempts": attempts, "suspects": suspects, "not_before": not_before}
+    spent = {"state": "pending", "attempts": attempts, "suspects": suspects, "erring": erring or [], "not_before": not_before}
     _set(connection, chunk_id, token, {**spent, **_IDLE})
     return attempts
 

@@ -159,6 +159,8 @@ class ChunkRow(SQLModel, table=True):
     failed: int = 0
     result_bytes: int = Field(default=0, sa_type=BigInteger)
     suspects: list[int] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    erring: list[int] = Field(default_factory=list, sa_column=Column(JSON, nullable=False, server_default="[]"))
+    """Of the suspects those that met errors only; an engine may have died of the others."""
     round: int = 0
     parts: list[Any] = Field(default_factory=list, sa_column=Column(JSON, nullable=False, server_default="[]"))
     model: str | None = None

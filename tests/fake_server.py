@@ -34,6 +34,7 @@ from batchsched.wire import (
     ReleaseReason,
     Result,
     Results,
+    in_flight_at_death,
 )
 from tests.live import PATIENCE_S
 
@@ -47,6 +48,7 @@ class Chunk:
         self.held = False
         self.state = "waiting"
         self.suspects: list[int] = []
+        self.erring: list[int] = []
         self.rename = False
         self.results: dict[int, Result] = {}
         self.meters: list[Any] = []
@@ -204,9 +206,9 @@ class FakeServer:
         if verb == "finish" and set(chunk.results) != set(chunk.lines):
             return _error(400, "invalid_request")
         if verb == "fail":
-            fewer = bool(message.suspects) and set(message.suspects) < set(chunk.suspects)
-            chunk.attempt += not (fewer or message.set_aside)
-            chunk.suspects = message.suspects
+            suspects, before = in_flight_at_death(message.suspects, message.erring), in_flight_at_death(chunk.suspects, chunk.erring)
+            chunk.attempt += not ((suspects and set(suspects) < set(before)) or message.set_aside)
+            chunk.suspects, chunk.erring = message.suspects, message.erring
         chunk.state = "finished" if verb == "finish" else "given up" if chunk.attempt >= self.most_attempts else "waiting"
         return _answer(None)
 
@@ -223,6 +225,7 @@ class FakeServer:
         return Lease(
             chunk.id, "batch_1", chunk.token, chunk.endpoint, chunk.model, chunk.first_line, len(chunk.data),
             sorted(chunk.results), chunk.suspects, chunk.attempt + 1, rename=chunk.rename,
+            erring=chunk.erring,
         )  # fmt: skip
 
 

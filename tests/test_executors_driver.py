@@ -140,7 +140,8 @@ async def test_a_line_that_always_meets_an_error_gets_an_error_line() -> None:
     assert outputs["c3"]["response"]["status_code"] == 200
     assert outputs["c4"]["response"]["status_code"] == 500
     assert [server.results[line].ok for line in (1, 2, 3, 4)] == [False, False, True, False]
-    assert [message.suspects for message in server.heard("fail")] == [[1, 2, 4]]  # it might have been the engine: asked twice
+    (failed,) = server.heard("fail")  # it might have been the engine: asked twice
+    assert (failed.suspects, failed.erring) == ([1, 2, 4], [1, 2, 4])
 
 
 async def test_a_line_of_which_one_engine_is_sick_runs_on_another() -> None:
@@ -329,6 +330,36 @@ async def test_suspects_go_first_half_at_a_time_with_the_engine_for_themselves()
     await run(server, engine)
     assert seen[:4] == [("n9", 2), ("n1", 1), ("n3", 1), ("n12", 1)]
     assert seen[4][1] == 15
+
+
+async def test_lines_that_met_errors_only_are_not_hunted_as_those_of_a_death_are() -> None:
+    """They go with all others, and what is final of them is their second round of errors, not a death."""
+    prompts = [f"n{number}" for number in range(1, 20)]
+    prompts[2] = "n3 [[500]]"
+    server, engine = FakeServer(prompts), FakeEngine(delay_s=0.05)
+    server.chunks[0].suspects, server.chunks[0].erring = [9, 1, 3, 12], [3, 12]
+    seen: list[tuple[str, int]] = []
+    count = engine._count
+
+    def noted(prompt: str) -> None:
+        seen.append((prompt, engine.in_flight))
+        count(prompt)
+
+    engine._count = noted  # type: ignore[method-assign]
+    outputs = await run(server, engine)
+    assert seen[:2] == [("n9", 1), ("n1", 1)]
+    assert seen[2][1] == 16
+    assert outputs["c3"]["response"]["status_code"] == 500
+    assert not server.heard("fail")
+
+
+async def test_a_line_that_met_errors_only_is_not_set_aside_for_one_death(tmp_path: Path) -> None:
+    prompts = ["one", "x [[500 3]] [[die]]", "two"]
+    server = FakeServer(prompts, pool=Pool(max_in_flight=8))
+    server.chunks[0].suspects, server.chunks[0].erring = [2], [2]
+    outputs = await run(server, tmp_path)
+    assert outputs["c2"]["error"]["code"] == "engine_crash"
+    assert [(message.suspects, message.erring) for message in server.heard("fail")] == [([2], [])]
 
 
 async def test_a_stopped_engine_is_noticed_although_its_requests_hang(monkeypatch: pytest.MonkeyPatch) -> None:

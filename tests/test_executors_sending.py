@@ -24,7 +24,7 @@ from batchsched.wire import Lease
 from tests.fake_server import as_line
 from tests.live import PATIENCE_S
 from tests.test_executors_flow import Instant
-from tests.test_executors_trials import Kept
+from tests.test_executors_hunt import Kept
 
 
 class Open:
@@ -85,10 +85,13 @@ def driven(
     return Driver(end, end, share, RandomIds(), admission=admission, request_timeout_s=10, on_change=on_change, gate=gate)
 
 
-def added(driver: Driver, count: int, suspects: tuple[int, ...] = (), prompts: Sequence[str] = ()) -> tuple[Any, Kept]:
+def added(
+    driver: Driver, count: int, suspects: tuple[int, ...] = (), prompts: Sequence[str] = (), erring: tuple[int, ...] = ()
+) -> tuple[Any, Kept]:
     """A chunk of so many lines."""
     endpoint, said = "/v1/completions", prompts or ["z"] * count
-    lease, kept = Lease("c", "b", 1, "/v1/completions", "tiny", 1, count, [], list(suspects), 1), Kept()
+    told = [*suspects, *erring]
+    lease, kept = Lease("c", "b", 1, "/v1/completions", "tiny", 1, count, [], told, 1, erring=list(erring)), Kept()
     lines = [(number, parse(as_line(f"c{number}", prompt, endpoint=endpoint), number)) for number, prompt in enumerate(said, 1)]
     return driver.add(lease, cast("Reporter", kept), lines), kept
 
@@ -177,13 +180,25 @@ async def test_a_line_that_the_worker_cannot_handle_is_given_up_alone_in_the_sec
     prompts = ["z", "y", "z"]
     work, kept = added(driver, 3, prompts=prompts)
     outcome = await work.outcome
-    assert (outcome.end, outcome.suspects) == ("failed", [2])
-    work, kept = added(driver, 3, suspects=(2,), prompts=prompts)
+    assert (outcome.end, outcome.suspects, outcome.erring) == ("failed", [], [2])
+    work, kept = added(driver, 3, erring=(2,), prompts=prompts)
     assert (await work.outcome).end == "finished"
     assert sorted((result.line, result.ok) for result in kept.results) == [(1, True), (2, False), (3, True)]
     (said,) = [bytes(result.output) for result in kept.results if not result.ok]
     assert b'"worker_error"' in said
     assert b"a bug" in said
+
+
+async def test_a_failure_of_ours_keeps_the_search_for_a_line_that_ends_engines_where_it_is() -> None:
+    driver = driven(Admission(4))
+
+    def bug(body: bytes) -> bytes:
+        raise AttributeError("a bug")
+
+    driver._engine.dialect.asked = bug  # type: ignore[method-assign] # pyright: ignore[reportPrivateUsage]
+    work, _ = added(driver, 6, suspects=(5, 3, 1), erring=(6,))
+    outcome = await work.outcome
+    assert (outcome.end, outcome.suspects, outcome.erring) == ("failed", [3, 1], [5, 6])
 
 
 async def test_room_for_results_may_mean_room_for_a_chunk() -> None:

@@ -144,9 +144,10 @@ def test_a_search_for_the_guilty_line_spends_no_attempt_while_it_gets_nearer(ser
     _started(server, 8)
     worker = server.worker()
 
-    def failed(suspects: list[int], set_aside: int = 0) -> tuple[int, list[int]]:
+    def failed(suspects: list[int], set_aside: int = 0, erring: list[int] | None = None) -> tuple[int, list[int]]:
         lease = worker.lease()
         body = {"token": lease["token"], "message": "it died", "suspects": suspects, "set_aside": set_aside}
+        body |= {"erring": erring} if erring else {}
         server.post(f"{PREFIX}/leases/{lease['chunk_id']}/fail", body)
         row = _state(server, lease["chunk_id"])
         if row["not_before"] > server.runtime.clock.now():
@@ -159,7 +160,11 @@ def test_a_search_for_the_guilty_line_spends_no_attempt_while_it_gets_nearer(ser
     assert failed([2]) == (2, [2])  # no nearer
     assert failed([5, 6], set_aside=1) == (2, [5, 6])  # the second was found, and there is another
     assert failed([7, 8]) == (3, [7, 8])
-    assert failed([]) == (4, [])
+    assert failed([7, 1, 3], erring=[1, 3]) == (3, [7, 1, 3])
+    lease = worker.lease()
+    assert (lease["suspects"], lease["erring"]) == ([7, 1, 3], [1, 3])
+    server.post(f"{PREFIX}/leases/{lease['chunk_id']}/release", {"token": lease["token"], "reason": "shutdown"})
+    assert failed([1, 3], erring=[1, 3]) == (4, [1, 3])
 
 
 def test_after_the_last_attempt_unfinished_lines_become_error_lines(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from batchsched.wire import (
     Registered,
     Release,
     Results,
+    in_flight_at_death,
     known_reason,
     known_settings,
 )
@@ -265,6 +266,7 @@ class LeaseDesk:
             suspects=chunk["suspects"],
             attempt=chunk["attempts"] + 1,
             rename=chunk["model"] is not None,
+            erring=chunk["erring"],
         )
 
     def _poll_s(self, next_at: datetime | None) -> float:
@@ -322,7 +324,8 @@ class LeaseDesk:
                 if not last:
                     pause = timedelta(seconds=min(LONGEST_PAUSE_S, RETRY_PAUSE_S * 2 ** min(10, chunk["attempts"])))
                     again = now + pause if spend else now
-                    chunks.fail(connection, chunk_id, message.token, suspects=message.suspects, not_before=again, spend=spend)
+                    known = {"suspects": message.suspects, "erring": message.erring}
+                    chunks.fail(connection, chunk_id, message.token, **known, not_before=again, spend=spend)
             if last:
                 text = f"The engine failed {chunk['attempts'] + 1} times while it ran this request: {message.message}"
                 self._runtime.recorder.give_up(chunk, "engine_failed", text)
@@ -348,8 +351,8 @@ def _nearer(chunk: Row, message: Fail) -> bool:
 
     Suspects can only grow fewer. Where most lines of a chunk fail, it is no longer about one that is set aside.
     """
-    suspects = set(message.suspects)
-    fewer = bool(suspects) and suspects < set(chunk["suspects"])
+    suspects = set(in_flight_at_death(message.suspects, message.erring))
+    fewer = bool(suspects) and suspects < set(in_flight_at_death(chunk["suspects"], chunk["erring"]))
     return fewer or (message.set_aside > 0 and 2 * chunk["failed"] <= chunk["lines"])
 
 

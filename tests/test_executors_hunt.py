@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from typing import Any, cast
+from unittest.mock import patch
 
 import aiohttp
 import pytest
@@ -14,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchsched.clock import RandomIds, SystemClock
+from batchsched.executors import asking
 from batchsched.executors.admission import Admission
 from batchsched.executors.driver import Driver
 from batchsched.executors.engine import AttachedEngine
+from batchsched.executors.hunt import Hunt
 from batchsched.executors.meters import Reading
 from batchsched.executors.reporter import Reporter
 from batchsched.executors.share import EnergyShare
-from batchsched.executors.trials import Trials
 from batchsched.executors.work import Outcome
 from batchsched.fleet import ServedModel
 from batchsched.lines import LineError, Request, parse
@@ -72,7 +74,7 @@ class Search:
             await runner.cleanup()
 
     async def _work(self, attached: AttachedEngine, session: aiohttp.ClientSession) -> None:
-        dead, suspects, end = asyncio.Event(), list[int](), ""
+        dead, suspects, erring, end = asyncio.Event(), list[int](), list[int](), ""
         share = EnergyShare(Meter(), SystemClock().now)
         driver = Driver(
             attached, session, share, RandomIds(), admission=Admission(self.width), request_timeout_s=60, on_change=dead.set
@@ -80,8 +82,9 @@ class Search:
         while end != "finished":
             self.leases += 1
             lease = Lease(
-                "chunk", "b", self.leases, "/v1/chat/completions", "tiny", 1, len(self.requests), list(self.results), suspects, 1
-            )
+                "chunk", "b", self.leases, "/v1/chat/completions", "tiny", 1, len(self.requests), list(self.results),
+                [*suspects, *erring], 1, erring=erring,
+            )  # fmt: skip
             kept = Kept()
             work = driver.add(lease, cast("Reporter", kept), self.requests)
             while not work.outcome.done():
@@ -94,7 +97,7 @@ class Search:
             self.results |= {result.line: json.loads(bytes(result.output)) for result in kept.results}
             nearer = bool(outcome.suspects) and set(outcome.suspects) < set(suspects)
             self.spent += outcome.end == "failed" and not nearer and not outcome.set_aside
-            suspects, end = outcome.suspects, outcome.end
+            suspects, erring, end = outcome.suspects, outcome.erring, outcome.end
             if driver.problem:
                 await driver.revive()
 
@@ -105,35 +108,42 @@ class Search:
 def test_any_one_or_two_are_found_with_few_deaths_and_no_other_line_becomes_an_error(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 48))
     guilty = data.draw(st.sets(st.integers(1, count), max_size=2))
-    prompts = [f"n{number}" + " [[poison]]" * (number in guilty) for number in range(1, count + 1)]
+    erring = data.draw(st.sets(st.integers(1, count), max_size=2)) - guilty  # these meet errors only, and are not hunted
+    prompts = [
+        f"n{number}" + " [[poison]]" * (number in guilty) + " [[500]]" * (number in erring) for number in range(1, count + 1)
+    ]
     search = Search(prompts, width=data.draw(st.sampled_from([4, 16, 64])))
-    asyncio.run(search.run())
+    with patch.object(asking, "_FIRST_PAUSE_S", 0):
+        asyncio.run(search.run())
     assert set(search.results) == set(range(1, count + 1))
     assert {line for line, output in search.results.items() if output["error"]} == guilty
+    refused = {line for line, output in search.results.items() if (output["response"] or {}).get("status_code") == 500}
+    assert refused == erring
     assert {output["error"]["code"] for output in search.results.values() if output["error"]} <= {"engine_crash"}
     assert search.engine.deaths >= len(guilty) + bool(guilty)
     assert search.engine.deaths <= len(guilty) * (math.ceil(math.log2(count)) + 2)
-    assert search.spent <= len(guilty)
+    assert search.spent <= len(guilty) + bool(erring)
 
 
-def test_each_trial_takes_half_and_the_likeliest_last() -> None:
-    trials = Trials[int]()
-    trials.suspect(range(10))
+def test_each_round_takes_half_and_the_likeliest_last() -> None:
+    hunt = Hunt[int]()
+    hunt.suspect(range(10))
     seen: list[list[int]] = []
-    while trials:
-        trials.begin()
-        seen.append([trials.sent() for _ in itertools.takewhile(lambda _: trials.coming is not None, itertools.count())])
+    while hunt:
+        hunt.begin()
+        seen.append([hunt.sent() for _ in itertools.takewhile(lambda _: hunt.coming is not None, itertools.count())])
     assert seen == [[0, 1, 2, 3, 4], [5, 6], [7], [8], [9]]
 
 
 def test_what_was_put_back_is_tried_again_before_the_rest() -> None:
-    trials = Trials[int]()
-    trials.suspect(range(4))
-    trials.begin()
-    first = trials.sent()
-    trials.put_back(first)
-    assert (len(trials), trials.coming) == (4, None)
-    trials.begin()
-    assert [trials.sent(), trials.sent()] == [0, 1]
-    assert trials.acquit() == [2, 3]
-    assert not trials
+    hunt = Hunt[int]()
+    hunt.suspect(range(4))
+    hunt.begin()
+    first = hunt.sent()
+    hunt.put_back(first)
+    assert (len(hunt), hunt.coming) == (4, None)
+    hunt.begin()
+    assert list(hunt) == [0, 1, 2, 3]
+    assert [hunt.sent(), hunt.sent()] == [0, 1]
+    assert hunt.acquit() == [2, 3]
+    assert not hunt
