@@ -138,7 +138,7 @@ class Admission:
         context = self._capacity.context
         prompt = demand.prompt_bytes * self._read / self._bytes
         if context is None:
-            return prompt, UNLIMITED_ANSWER_TOKENS * demand.answers if demand.answer_tokens is None else demand.answer_tokens
-        prompt = min(prompt, context)
-        most = (context - prompt) * demand.answers
+            return prompt, UNLIMITED_ANSWER_TOKENS * demand.requests if demand.answer_tokens is None else demand.answer_tokens
+        prompt = min(prompt, context * demand.prompts)
+        most = (context * demand.prompts - prompt) * demand.answers
         return prompt, most if demand.answer_tokens is None else min(demand.answer_tokens, most)

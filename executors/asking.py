@@ -46,7 +46,7 @@ class Asking:
         pause_s = _FIRST_PAUSE_S
         while True:
             await self._trust.wait()
-            line.asking, line.began = True, time.monotonic()
+            line.asking, line.began, line.excused_s = True, time.monotonic(), 0.0
             reply = await self._ask(work, line)
             verdict, answer, status = judge(reply.status, reply.body)
             if verdict is Verdict.OK:
@@ -74,16 +74,16 @@ class Asking:
             await asyncio.sleep(pause_s * (0.75 + line.number % 16 / 32))
             pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
 
-    def hurry(self, line: Line) -> None:
-        """What was learned since it was sent may say that it has waited long enough, or soon will have."""
+    def retime(self, line: Line, shared_s: float = 0.0) -> None:
+        """What was learned since it was sent may say that it has waited long enough, or soon will have. Of late others were at
+        the engine for `shared_s` seconds, which say nothing against it."""
         if line.asking and line.wait and not line.wait.expired():
-            left_s = line.began + self._limit_s(line) - time.monotonic()
-            until = asyncio.get_running_loop().time() + left_s
-            if until < (line.wait.when() or 0.0):
-                line.wait.reschedule(until)
+            age_s = time.monotonic() - line.began
+            line.excused_s += min(shared_s, age_s)
+            line.wait.reschedule(asyncio.get_running_loop().time() + self._limit_s(line) - age_s)
 
     def _limit_s(self, line: Line) -> float:
-        return self._patience.limit_s(line.demand, self._engine.context, line.tries)
+        return self._patience.limit_s(line.demand, self._engine.context, line.tries, line.excused_s)
 
     async def _ask(self, work: Work, line: Line) -> Reply:
         lease, body = work.lease, line.request.body

@@ -6,19 +6,27 @@ from typing import NamedTuple
 
 import msgspec
 
-from batchsched.lines import COMPLETIONS
+from batchsched.lines import COMPLETIONS, EMBEDDINGS
 from batchsched.lines.limits import answers_of, limit_of
 
 _NOTHING = msgspec.Raw(b"")
+_SEVERAL = frozenset({COMPLETIONS, EMBEDDINGS})
+"""Endpoints that take several prompts at once."""
 
 
 class Demand(NamedTuple):
     """`prompt_bytes`: of the prompt as JSON, tools included; `answer_tokens`: the most that all its answers together may have,
-    None where it sets no limit; `answers`: how many it asks for."""
+    None where it sets no limit; `answers`: how many it asks for each of its `prompts`."""
 
     prompt_bytes: int
     answer_tokens: int | None = None
     answers: int = 1
+    prompts: int = 1
+
+    @property
+    def requests(self) -> int:
+        """As many it is to the engine."""
+        return self.answers * self.prompts
 
 
 class _Body(msgspec.Struct, gc=False):
@@ -50,16 +58,14 @@ def demand_of(body: bytes | msgspec.Raw, endpoint: str) -> tuple[Demand, bytes]:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return Demand(len(bytes(body))), bytes(body)
     opening = b"".join((read.tools, read.instructions, read.messages, read.prompt, read.input))
-    _, limit = limit_of(read, endpoint)
-    if limit == 0:  # nothing is written, as for embeddings
-        return Demand(len(opening), 0), opening
-    answers = answers_of(read, endpoint, _prompts(read) if endpoint == COMPLETIONS else 1)
-    return Demand(len(opening), None if limit is None else limit * answers, answers), opening
+    (_, limit), answers, prompts = limit_of(read, endpoint), answers_of(read, endpoint), 1
+    if endpoint in _SEVERAL:
+        prompts = _prompts(bytes(read.prompt) or bytes(read.input))
+    return Demand(len(opening), None if limit is None else limit * answers * prompts, answers, prompts), opening
 
 
-def _prompts(body: _Body) -> int:
-    """How many a completions request has: each is a request of its own to the engine. One may be a list too, of tokens."""
-    said = bytes(body.prompt)
+def _prompts(said: bytes) -> int:
+    """How many there are. One may be a list too, of tokens."""
     if not said.startswith(b"[") or said[1:32].lstrip()[:1].isdigit():
         return 1
     return len(_lists.decode(said)) or 1

@@ -28,7 +28,7 @@ from batchsched.executors.engine import Engine
 from batchsched.executors.order import arranged
 from batchsched.executors.outputs import Outputs
 from batchsched.executors.patience import Patience
-from batchsched.executors.probes import capacity_of, load_of, tokens_of
+from batchsched.executors.probes import capacity_of, in_flight_of, load_of, tokens_of
 from batchsched.executors.pulse import Pulse
 from batchsched.executors.reporter import Reporter
 from batchsched.executors.share import EnergyShare
@@ -152,13 +152,16 @@ class Driver:
             watches.create_task(self._watch_load())
 
     async def _watch_health(self) -> None:
+        looked = time.monotonic()
         while True:
             await asyncio.sleep(HEALTH_EVERY_S)
+            before, looked = looked, time.monotonic()
             if not self._admission.requests or self.problem is not None:
                 self._pulse.rest()
                 continue
-            for line in [line for work in self.works for line in work.open.values()]:
-                self._asking.hurry(line)
+            shared = not self._engine.ours and await self._others_there()
+            for line in self._open():
+                self._asking.retime(line, looked - before if shared else 0.0)
             if not await self._vitals.well():
                 self._vitals.die("The engine stopped answering.")
             elif self._pulse.quiet() and self._pulse.stopped(await self._counted(), time.monotonic()):
@@ -168,7 +171,7 @@ class Driver:
 
     async def _stands_still(self) -> None:
         """It hangs, unless it has turned away all that is in flight and answers something else: then it does not want those."""
-        lines = [line for work in self.works for line in work.open.values()]
+        lines = self._open()
         if lines and all(line.turned_away for line in lines):
             if await takes(self._session, self._engine, self.works[0].lease.model):
                 for line in lines:
@@ -188,6 +191,15 @@ class Driver:
         if load := await load_of(self._session, self._engine.url, self._engine.dialect.metrics):
             self._admission.feel(load)
             self._pump()
+
+    async def _others_there(self) -> bool:
+        """Has an engine that is not ours alone more to do than what we gave it? It may have, where it does not say."""
+        before = self._open()
+        found = await in_flight_of(self._session, self._engine.url, self._engine.dialect.metrics)
+        return found is None or found > sum(line.demand.requests for line in {*before, *self._open()})
+
+    def _open(self) -> list[Line]:
+        return [line for work in self.works for line in work.open.values()]
 
     async def _counted(self) -> float | None:
         return await tokens_of(self._session, self._engine.url, self._engine.dialect.token_counters)

@@ -46,6 +46,8 @@ class Engine(Protocol):
     url: str
     here: bool
     """Does it run on this machine, so that meters here see it?"""
+    ours: bool
+    """Was it started for this worker alone? Others may use it too where it was not."""
     served: str | None
     """The model that it serves now, by the name that requests use; None while it is down."""
     startup_s: float
@@ -93,7 +95,7 @@ def on_this_host(pool: Pool, settings: Worker) -> Pool:
 class VllmEngine:
     """A vLLM API server that is ours: started, watched and ended here."""
 
-    here = True
+    here = ours = True
 
     def __init__(self, home: EngineHome, pool: Pool, settings: Worker) -> None:
         self.url = ""
@@ -217,6 +219,8 @@ class VllmEngine:
 
 class AttachedEngine:
     """An engine that somebody else runs; it is only ever asked, never started or ended."""
+
+    ours = False
 
     def __init__(self, url: str, pool: Pool = NO_POOL, api_key: str = "") -> None:
         self._pool, self._api_key = pool, api_key

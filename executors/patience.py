@@ -38,13 +38,14 @@ class Patience:
         self._slowest_s = max(pace_s, _FADING * self._slowest_s)
         self._answers += 1
 
-    def limit_s(self, demand: Demand, context: int | None, tries: int = 0) -> float:
-        """How long to wait for it; each try doubles it. `context`: tokens that prompt and answer can have together."""
+    def limit_s(self, demand: Demand, context: int | None, tries: int = 0, excused_s: float = 0.0) -> float:
+        """How long to wait for it; each try doubles it. `context`: tokens that prompt and answer can have together. `excused_s`:
+        of its time so far, with others at the engine, whose work no pace of ours foretells; the setting holds all the same."""
         written = context if demand.answer_tokens is None else demand.answer_tokens
         if self._answers < ANSWERS or written is None:
             return self._longest_s
         expected_s = self._slowest_s * _weight(demand.prompt_bytes / _BYTES_PER_TOKEN, written)
-        return min(self._longest_s, max(FLOOR_S, FACTOR * expected_s) * float(2**tries))
+        return min(self._longest_s, max(FLOOR_S, FACTOR * expected_s) * float(2**tries) + excused_s)
 
 
 def _weight(read: float, written: float) -> float:

@@ -68,6 +68,12 @@ async def tokens_of(session: aiohttp.ClientSession, url: str, counters: tuple[st
     return _sum(await _metrics(session, url), *counters) if counters else None
 
 
+async def in_flight_of(session: aiohttp.ClientSession, url: str, metrics: Mapping[str, str]) -> float | None:
+    """Requests that it has, running or waiting, for whomever; None where it does not say."""
+    names = tuple(f"{metrics[name]}{{" for name in ("running", "waiting") if name in metrics)
+    return _sum(await _metrics(session, url), *names) if "running" in metrics else None
+
+
 async def capacity_of(session: aiohttp.ClientSession, url: str, context: int | None) -> Capacity:
     """What it can hold, over all its data-parallel parts; what it does not say is left open. `context`: its longest request."""
     parts = [dict(_LABEL.findall(line)) for line in await _metrics(session, url) if line.startswith(_CACHE)]

@@ -50,6 +50,7 @@ class Line:
         "began",
         "demand",
         "erred",
+        "excused_s",
         "let_go",
         "number",
         "pushed",
@@ -78,6 +79,7 @@ class Line:
         self.turned_away = False  # was it, when it was asked last?
         self.unwanted = False  # the engine takes others, but not this one
         self.began = 0.0  # when it was sent, in monotonic seconds
+        self.excused_s = 0.0  # since then, with others at the engine
         self.running = self.let_go = False  # its task: does it run, is it to end
         self.wait: asyncio.Timeout | None = None
         self.task: asyncio.Task[None] | None = None

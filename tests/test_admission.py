@@ -24,7 +24,7 @@ def body(**fields: object) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("fields", "endpoint", "answer_tokens", "answers"),
+    ("fields", "endpoint", "answer_tokens", "requests"),
     [
         ({"messages": [], "max_tokens": 9}, CHAT, 9, 1),
         ({"messages": [], "max_completion_tokens": 7, "max_tokens": 9}, CHAT, 7, 1),
@@ -33,7 +33,8 @@ def body(**fields: object) -> bytes:
         ({"messages": [], "max_tokens": 5, "n": 3}, CHAT, 15, 3),
         ({"prompt": "a", "best_of": 2}, COMPLETIONS, 32, 2),
         ({"input": "a", "max_output_tokens": 5}, RESPONSES, 5, 1),
-        ({"input": ["a", "b"]}, EMBEDDINGS, 0, 1),
+        ({"input": ["a", "b"]}, EMBEDDINGS, 0, 2),
+        ({"input": "a"}, EMBEDDINGS, 0, 1),
         ({"messages": [], "max_tokens": "many"}, CHAT, None, 1),  # the engine's to refuse
         ({"messages": [], "max_tokens": -1}, CHAT, None, 1),
         ({"messages": [], "max_tokens": 0}, CHAT, 0, 1),
@@ -46,9 +47,9 @@ def body(**fields: object) -> bytes:
         ({"prompt": []}, COMPLETIONS, 16, 1),
     ],
 )
-def test_what_a_request_asks_for(fields: dict[str, object], endpoint: str, answer_tokens: int | None, answers: int) -> None:
+def test_what_a_request_asks_for(fields: dict[str, object], endpoint: str, answer_tokens: int | None, requests: int) -> None:
     demand, opening = demand_of(body(**fields), endpoint)
-    assert (demand.answer_tokens, demand.answers) == (answer_tokens, answers)
+    assert (demand.answer_tokens, demand.requests) == (answer_tokens, requests)
     assert demand.prompt_bytes == len(opening)
 
 

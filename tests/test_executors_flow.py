@@ -106,7 +106,7 @@ class Instant:
     """An engine and a server that answer at once, without a socket: what is left is the worker's own."""
 
     url, served, context, identity = "http://engine", "tiny", None, Identity("instant")
-    dialect = dialect_of("vllm", "0.32.0", Pool())
+    dialect, ours = dialect_of("vllm", "0.32.0", Pool()), True
 
     def __init__(self, answer: bytes) -> None:
         self.recorded = 0

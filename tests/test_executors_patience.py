@@ -51,6 +51,13 @@ def test_each_try_waits_twice_as_long_and_a_new_engine_is_learnt_anew() -> None:
     assert patience.limit_s(SHORT, None) == 3600.0
 
 
+def test_time_with_others_at_the_engine_does_not_count_but_the_setting_holds() -> None:
+    patience = learnt(2.0)
+    assert patience.limit_s(SHORT, None, excused_s=500.0) == FLOOR_S + 500
+    assert patience.limit_s(SHORT, None, 1, 500.0) == 2 * FLOOR_S + 500
+    assert patience.limit_s(SHORT, None, excused_s=5000.0) == 3600.0
+
+
 def test_the_slowest_of_late_counts_and_is_forgotten() -> None:
     patience = learnt(200.0)
     before = patience.limit_s(SHORT, None)
@@ -90,6 +97,23 @@ async def test_a_request_that_never_comes_back_is_let_go_long_before_the_setting
     assert outputs["c21"]["error"]["code"] == "engine_error"
     assert "nothing within" in outputs["c21"]["error"]["message"]
     assert all(outputs[f"c{number}"]["response"]["status_code"] == 200 for number in range(1, 21))
+
+
+@pytest.mark.slow
+async def test_a_request_at_an_engine_that_others_fill_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others' work is no fault of a request of ours, and no pace of ours foretells how long it takes."""
+    monkeypatch.setattr(driver_module, "HEALTH_EVERY_S", 0.05)
+    monkeypatch.setattr(patience_module, "FLOOR_S", 0.3)
+    monkeypatch.setattr(patience_module, "FACTOR", 1.0)
+    server, engine = FakeServer([*(f"n{number}" for number in range(20)), "a [[slow 1.5]]"], chunk_lines=20), FakeEngine()
+    engine.online = 3
+    for chunk in server.chunks:
+        chunk.data = [line.replace(b'"model"', b'"max_tokens": 4, "model"') for line in chunk.data]
+    async with working(server, engine):
+        await server.until_done()
+    assert server.outputs()["c21"]["response"]["status_code"] == 200
+    assert engine._seen["a [[slow 1.5]]"] == 1  # it was never let go and asked again
+    assert not server.heard("fail")
 
 
 @pytest.mark.slow
