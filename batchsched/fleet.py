@@ -282,6 +282,10 @@ class ServedModel(msgspec.Struct, frozen=True):
         dict[str, str],
         Meta(description="Its weights in other forms, by vLLM's name of the quantization, for pools that cannot run `path`'s"),
     ] = {}
+    adapter_of: Annotated[
+        str, Meta(description="Where it is a LoRA adapter: the declared model that it belongs to, which says all but `adapter`")
+    ] = ""
+    adapter: Annotated[str, Meta(description="The adapter's folder on the workers, or its hub name")] = ""
 
 
 def gpus_of(engine_args: Sequence[str]) -> int | None:

@@ -71,6 +71,8 @@ def fitted(pool: Pool, served: ServedModel, gpus: Mapping[str, GpuType]) -> Serv
 
 def cannot_run(name: str, pool: Pool, model: str, served: ServedModel, gpus: Mapping[str, GpuType]) -> str:
     """Why a pool can neither hold nor compute a model; empty where it can, or where that is not known."""
+    if served.adapter_of and pool.engine != "vllm":
+        return f"Pool {name} gets nothing of {model}: adapters run on vLLM, and there runs {pool.engine}. Name the pool's models."
     form = fitted(pool, served, gpus)
     return too_large(name, pool, model, form, gpus) or cannot_compute(name, pool, model, form, gpus)
 

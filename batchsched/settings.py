@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import msgspec
 from msgspec import Meta
 
+from batchsched import adapters
 from batchsched.catalogue import Catalogue, EmbodiedModel, builtin, merged
 from batchsched.engines import table
 from batchsched.errors import InvalidConfiguration, InvalidValue
@@ -265,6 +266,7 @@ def load(path: Path | None = None, *, env: Mapping[str, str] | None = None, flag
     settings = _convert(tree, where)
     catalogue = _catalogue(settings, origins, path)
     _cross_check(settings, where, catalogue)
+    settings = msgspec.structs.replace(settings, models=adapters.resolved(settings.models))
     return Loaded(settings, origins, path, catalogue)
 
 
@@ -404,6 +406,8 @@ def _cross_check(settings: Settings, where: str, catalogue: Catalogue) -> None:
         _complain(where, "carbon.home_site", f"there is no site '{home}'", settings.sites)
     if settings.forecast.source == "file" and not settings.forecast.path:
         raise InvalidConfiguration(f"{where}: key 'forecast.path' is needed with source = \"file\".")
+    if wrong := adapters.complaint(settings.models, settings.pools):
+        raise InvalidConfiguration(f"{where}: key '{wrong[0]}': {wrong[1]}.")
     if wrong := complaint(settings.forecast.sources, settings.forecast.zones, settings.forecast.order):
         raise InvalidConfiguration(f"{where}: key 'forecast.{wrong[0]}': {wrong[1]}.")
 

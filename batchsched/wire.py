@@ -45,6 +45,8 @@ class Register(msgspec.Struct):
     """It knows how to work beside online users; of spare pools, others are refused."""
     replica: Annotated[str, Meta(max_length=200)] = ""
     """The name by which a launcher started it; empty: nobody did."""
+    adapters: bool = False
+    """It starts engines with adapters. Others are not told of such models: their engines would answer with the base."""
 
 
 class Registered(msgspec.Struct):

@@ -60,6 +60,10 @@ class Engine(Protocol):
     context: int | None
     """The longest prompt and answer together, in tokens, of what it serves; None where it does not say."""
 
+    def takes_up(self, served: str) -> bool:
+        """Serve from now on another model that it has loaded already, as adapters of one base are; False where it has not."""
+        ...
+
     async def start(self, model: ServedModel, served: str) -> None:
         """Serve `model` under the name `served`; back when it answers. Raises EngineFailed or UnknownModel."""
         ...
@@ -112,6 +116,14 @@ class VllmEngine:
         self.identity = Identity(home.distribution, home.version)
         self.dialect = Dialect(build_of(home), pool.engine_args, pool.quirks)
         self.context: int | None = None
+        self._names: frozenset[str] = frozenset()
+
+    def takes_up(self, served: str) -> bool:
+        """As the port says."""
+        if served not in self._names or not self.alive():
+            return False
+        self.served = served
+        return True
 
     async def start(self, model: ServedModel, served: str) -> None:
         """Launch and wait until it answers; an engine that runs already is ended first."""
@@ -135,7 +147,7 @@ class VllmEngine:
         bound, self._bound = self._bound, None
         if bound:
             await asyncio.to_thread(bound.close)
-        process, self._process, self.served = self._process, None, None
+        process, self._process, self.served, self._names = self._process, None, None, frozenset()
         if process is None:
             return
         try:
@@ -210,7 +222,7 @@ class VllmEngine:
                     if found.turned_away:
                         raise _turned_away(self.url)
                     if served in found.contexts:
-                        self.context = found.context(served)
+                        self.context, self._names = found.context(served), frozenset(found.contexts)
                         return
                 await asyncio.sleep(_POLL_S)
         limit_s = self._settings.startup_timeout_s
@@ -232,6 +244,10 @@ class AttachedEngine:
         self.served: str | None = None
         self.startup_s = 0.0
         self.build = f"the engine at {self.url}"
+
+    def takes_up(self, served: str) -> bool:
+        """It is asked anew each time: what it has may have changed."""
+        return False
 
     async def start(self, model: ServedModel, served: str) -> None:
         """Check that it answers and serves the model. Raises EngineFailed, or UnknownModel: then it serves what it served."""

@@ -27,7 +27,11 @@ MATTERS = re.compile(r"^(?:[\w.]*(?:Error|Exception|Failure)\b|.*: error:)")
 
 
 def command(home: EngineHome, pool: Pool, model: ServedModel, served: str, port: int) -> list[str]:
-    """The engine's command line. The pool's and then the model's own flags come last, so they win."""
+    """The engine's command line. The pool's and then the model's own flags come last, so they win.
+
+    An adapter's engine serves the base by the base's own name; the adapter's is among the model's flags (see `adapters`).
+    """
+    served = model.adapter_of or served
     path = model.path or served
     if Path(path).exists():
         path = str(Path(path).absolute())

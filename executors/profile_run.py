@@ -12,6 +12,7 @@ from typing import NamedTuple
 import aiohttp
 import msgspec
 
+from batchsched.adapters import outfitted
 from batchsched.clock import IdSource, RandomIds, SystemClock
 from batchsched.errors import ServerUnreachable, UnknownModel
 from batchsched.executors.engine import AttachedEngine, Engine, VllmEngine, bearer
@@ -83,7 +84,7 @@ async def run_profile(
             known = ", ".join(models) or "none"
             raise UnknownModel(f"Pool '{wanted.pool}' does not serve a model '{wanted.model}'; it serves: {known}.")
         engine = _engine(pool, settings)
-        served = models[wanted.model]
+        served = outfitted(models, wanted.model)
         meter, why = choose_meter(pool, settings, engine.pids, models=[served], here=engine.here)
         gpus = open_gpus(pool, [served], settings.state_dir, here=engine.here)
         say(f"Energy is {why}.")
@@ -127,7 +128,7 @@ async def _place(
     """The pool as the server has it, else as it is declared here."""
     here = fleet.pools.get(pool)
     if link is not None:
-        message = Register(pool, socket.gethostname(), os.getpid())
+        message = Register(pool, socket.gethostname(), os.getpid(), adapters=True)
         try:
             me = msgspec.json.decode(await link.call("POST", "/workers", message), type=Registered)
         except ServerUnreachable as problem:

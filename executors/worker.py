@@ -15,6 +15,7 @@ from pathlib import Path
 
 import aiohttp
 
+from batchsched.adapters import outfitted
 from batchsched.clock import Clock, IdSource, RandomIds, SystemClock
 from batchsched.disk import folder_bytes
 from batchsched.errors import BatchschedError, EngineFailed, NotFound, ServerUnreachable, UnknownModel, UnsupportedProtocol
@@ -231,7 +232,7 @@ class WorkerLoop:
 
     async def _introduce(self, protocol: int) -> Registered:
         me = self._pool_name, socket.gethostname(), os.getpid(), protocol, own_version()
-        message = Register(*me, shares=True, replica=self._replica)
+        message = Register(*me, shares=True, replica=self._replica, adapters=True)
         return await self._link.insist("POST", "/workers", message, Registered)
 
     async def _heartbeats(self) -> None:
@@ -387,15 +388,10 @@ class WorkerLoop:
     async def _prepare(self, model: str) -> None:
         if model not in self._me.models:
             self._me = await self._register()  # the server has learned of a model since
-        spec = self._me.models.get(model)
-        if spec is None:
+        if model not in self._me.models:
             raise UnknownModel(f"The server asks for the model '{model}' without saying what it is.")
-        if not self._settings.engine_url:
-            log.info("Starting the engine for '%s'.", model)
-            if self._fresh:
-                self._fresh, self._idle = False, await idle_power(self._meter, self._pause)
-            self._share.starting()
-        await self._engine.start(spec, model)
+        if not self._engine.takes_up(model):
+            await self._start(model)
         if self._doubted:
             await prove(self._session, self._engine, model)
         self._engine_failures, self._doubted = 0, False
@@ -403,6 +399,14 @@ class WorkerLoop:
         self._idle_since = time.monotonic()
         await self._driver.revive()
         log.info("Ready after %.1f s: %s.", self._engine.startup_s, self._engine.describe())
+
+    async def _start(self, model: str) -> None:
+        if not self._settings.engine_url:
+            log.info("Starting the engine for '%s'.", model)
+            if self._fresh:
+                self._fresh, self._idle = False, await idle_power(self._meter, self._pause)
+            self._share.starting()
+        await self._engine.start(outfitted(self._me.models, model), model)
 
     async def _restart(self) -> None:
         """After the engine's death: up again if chunks still wait for it, else down until it is asked for."""

@@ -59,6 +59,7 @@ class FakeEngine:
         self.overloaded_above = 10**9
         self.api_key = ""
         self.mortal = False
+        self.adapters: list[str] = []  # further names, under which it puts them before each word
         self.online = 0  # requests of users that it claims to have
         self.priorities: list[int | None] = []
         self.kv_tokens = 0  # of its KV cache; 0: it does not say
@@ -97,7 +98,8 @@ class FakeEngine:
 
     async def models(self, request: web.Request) -> web.Response:
         model = {"id": self.model, "object": "model", "owned_by": "vllm", "max_model_len": self.max_len}
-        return web.json_response({"object": "list", "data": [model]})
+        others = [{"id": name, "object": "model", "owned_by": "vllm", "max_model_len": None} for name in self.adapters]
+        return web.json_response({"object": "list", "data": [model, *others]})
 
     async def version(self, request: web.Request) -> web.Response:
         return web.json_response({"version": "0.32.0"})
@@ -169,7 +171,7 @@ class FakeEngine:
         return events
 
     def _look(self, path: str, body: dict[str, Any]) -> tuple[web.Response | None, str]:
-        if body.get("model", self.model) != self.model:
+        if body.get("model", self.model) not in {self.model, *self.adapters}:
             return _error(404, "NotFoundError", f"The model `{body['model']}` does not exist.", "model"), ""
         key = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}.get(path, "input")
         given = body.get(key)
@@ -229,12 +231,14 @@ class FakeEngine:
 
     def _answer(self, path: str, body: dict[str, Any], prompt: str) -> dict[str, Any]:
         words = prompt.split()
-        made = list(reversed(words))[: body.get("max_tokens") or None][: max(0, self.max_len - len(words)) or None]
+        named = f"{body['model']}:" if body.get("model") in self.adapters else ""
+        made = [named + word for word in reversed(words)][: body.get("max_tokens") or None][: max(0, self.max_len - len(words)) or None]
         usage: dict[str, Any] = {"prompt_tokens": len(words), "completion_tokens": len(made)}
         self.prompt_tokens += len(words)
         self.generation_tokens += 0 if path == "/v1/embeddings" else len(made)
         usage |= {"total_tokens": len(words) + len(made), "prompt_tokens_details": {"cached_tokens": 0}}
-        about = {"id": f"chatcmpl-{self._seen.total()}", "model": self.model, "created": int(time.time()), "usage": usage}
+        model = body["model"] if named else self.model
+        about = {"id": f"chatcmpl-{self._seen.total()}", "model": model, "created": int(time.time()), "usage": usage}
         text = " ".join(made)
         if path == "/v1/embeddings":
             vector = [float(byte) / 255 for byte in hashlib.sha256(prompt.encode()).digest()[:8]]
@@ -322,7 +326,7 @@ async def _main(args: argparse.Namespace) -> None:
         count_file=args.count_file,
         arrivals_file=args.arrivals_file,
     )
-    engine.mortal = args.mortal
+    engine.mortal, engine.adapters = args.mortal, [json.loads(module)["name"] for module in args.lora_modules]
     runner, port = await serve(engine, args.port)
     print(json.dumps({"port": port, "pid": os.getpid()}), flush=True)
     stop = asyncio.Event()
@@ -350,6 +354,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--fail-start", action="store_true")
     parser.add_argument("--mortal", action="store_true", help="end at the first request, whichever it is")
     parser.add_argument("--embedding", action="store_true")
+    parser.add_argument("--lora-modules", nargs="+", default=[])
     parser.add_argument("--count-file", default=os.environ.get("FAKE_ENGINE_COUNT_FILE", ""))
     parser.add_argument("--arrivals-file", default="")
     asyncio.run(_main(parser.parse_known_args(argv)[0]))

@@ -17,6 +17,7 @@ import aiohttp
 import psutil
 import pytest
 
+from batchsched.adapters import outfitted, resolved
 from batchsched.errors import EngineFailed
 from batchsched.executors.answers import Verdict, judge
 from batchsched.executors.engine import AttachedEngine, VllmEngine, bearer
@@ -46,18 +47,11 @@ def odd(tiny_model: ServedModel, tmp_path_factory: pytest.TempPathFactory) -> Ge
     folder = tmp_path_factory.mktemp("odd")
     subprocess.run([real_engine().python, ROOT / "tests" / "tiny_adapter.py", folder / "adapter"], check=True)
     flags = ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--max-num-queued-reqs", str(QUEUE)]
-    flags += [
-        "--enable-lora",
-        "--max-lora-rank",
-        "8",
-        "--lora-modules",
-        f"polite={folder / 'adapter'}",
-        "--shutdown-timeout",
-        "0",
-    ]
+    flags += ["--shutdown-timeout", "0"]
+    models = resolved({"tiny": tiny_model, "polite": ServedModel(adapter_of="tiny", adapter=str(folder / "adapter"))})
     settings = Worker(state_dir=str(folder), startup_timeout_s=START_S, engine_api_key=KEY)
     engine = VllmEngine(real_engine(), Pool(engine_args=flags), settings)
-    asyncio.run(engine.start(tiny_model, "tiny"))
+    asyncio.run(engine.start(outfitted(models, "tiny"), "tiny"))
     yield engine
     asyncio.run(engine.stop())
 
@@ -195,6 +189,12 @@ async def test_an_adapter_answers_under_its_own_name(odd: VllmEngine) -> None:
         assert line["response"]["body"]["model"] == model
         answers[model] = line["response"]["body"]["choices"][0]["text"]
     assert answers["tiny"] != answers["polite"]
+    for served in ("polite", "tiny"):
+        assert odd.takes_up(served)
+        assert (odd.served, odd.context) == (served, MAX_LEN)
+    assert not odd.takes_up("rude")
+    refused = await ask(odd.url, COMPLETIONS, {"model": "rude", "prompt": "hello"})
+    assert (refused[0], judge(*refused).verdict) == (404, Verdict.WRONG_ENGINE)  # the base never answers in its place
 
 
 async def test_responses_and_completions_with_their_own_fields(odd: VllmEngine) -> None:

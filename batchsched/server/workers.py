@@ -139,7 +139,11 @@ class LeaseDesk:
         with self._database.statement() as connection:
             workers.add(connection, id=worker_id, now=self._runtime.clock.now(), **told)
         self._runtime.scheduler.poke()
-        models = {name: fitted(pool, served, fleet.gpus) for name, served in fleet.models.items() if pool.serves(name)}
+        models = {
+            name: fitted(pool, served, fleet.gpus)
+            for name, served in fleet.models.items()
+            if pool.serves(name) and (message.adapters or not served.adapter_of)
+        }
         beat_s = min(5.0, self._limits.lease_s / 4)
         return Registered(worker_id, message.pool, pool, models, self._limits.lease_s, beat_s, message.protocol)
 
