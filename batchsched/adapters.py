@@ -60,7 +60,7 @@ def _complaints(models: Mapping[str, ServedModel], pools: Mapping[str, Pool]) ->
             yield from _wrong(name, model, models, pools)
         elif model.adapter:
             yield f"models.{name}.adapter", "say with adapter_of which declared model it is an adapter of"
-        elif (Path(model.path) / "adapter_config.json").is_file() and not (Path(model.path) / "config.json").is_file():
+        elif model.path and _holds(model.path, "adapter_config.json") and not _holds(model.path, "config.json"):
             yield f"models.{name}.path", "this folder holds an adapter: name it as `adapter`, and with adapter_of its base"
         for pool in pools.values():
             if pool.serves(name) and name in _named([*pool.engine_args, *model.engine_args]):
@@ -85,7 +85,7 @@ def _wrong(
         if pool.serves(name) and not pool.serves(model.adapter_of):
             yield f"pools.{key}.models", f"an engine that serves '{name}' serves its base, '{model.adapter_of}', too: name it"
         if pool.serves(name) and _named([*pool.engine_args, *base.engine_args]):
-            yield f"models.{name}", f"the flags of its base or of pool '{key}' have {_FLAG}: declare those adapters too, without it"
+            yield f"models.{name}", f"flags of its base or of pool '{key}' have {_FLAG}: declare those adapters too, without it"
 
 
 def _named(engine_args: Sequence[str]) -> list[str]:
@@ -106,6 +106,10 @@ def _name_of(module: str) -> str:
     with contextlib.suppress(ValueError, TypeError, KeyError):
         return str(json.loads(module)["name"])
     return module.partition("=")[0]
+
+
+def _holds(folder: str, file: str) -> bool:
+    return (Path(folder) / file).is_file()
 
 
 def _rank(adapter: str) -> int:

@@ -310,8 +310,8 @@ class Fail(msgspec.Struct):
     """The engine failed under the chunk: POST /leases/{chunk_id}/fail.
 
     `suspects`: the lines that it may have failed for, in the order in which they are to be tried; the `erring` among them met
-    errors only, of an engine that lived. An attempt is spent, unless the search for the line that ends engines went on: those that
-    were in flight at a death are fewer than those of the lease and all of them, or `set_aside` lines were found.
+    errors only, of an engine that lived. An attempt is spent, unless the search for the line that ends engines went on: those
+    that were in flight at a death are fewer than those of the lease and all of them, or `set_aside` lines were found.
     """
 
     token: int

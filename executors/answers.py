@@ -127,15 +127,13 @@ def _meant(body: bytes) -> int:
         return 500
     error = found.error if isinstance(found.error, _Error) else found
     for said in (error.code, error.type):
-        if isinstance(said, int) or (said or "").isdecimal():
-            if 400 <= (status := int(said or 0)) < 600:
-                return status
-        elif said is not None:
-            word = said.lower()
-            if word.startswith(_REFUSING):
-                return 400
-            if status := next((status for start, status in _WORDS.items() if word.startswith(start)), 0):
-                return status
+        word = str(said or "").lower()
+        if len(word) == 3 and word.isdecimal() and word[0] in "45":
+            return int(word)
+        if word.startswith(_REFUSING):
+            return 400
+        if status := next((status for start, status in _WORDS.items() if word.startswith(start)), 0):
+            return status
     return 500
 
 

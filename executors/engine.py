@@ -247,6 +247,7 @@ class AttachedEngine:
 
     def takes_up(self, served: str) -> bool:
         """It is asked anew each time: what it has may have changed."""
+        del served
         return False
 
     async def start(self, model: ServedModel, served: str) -> None:

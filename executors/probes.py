@@ -70,7 +70,8 @@ async def tokens_of(session: aiohttp.ClientSession, url: str, counters: tuple[st
 
 async def in_flight_of(session: aiohttp.ClientSession, url: str, metrics: Mapping[str, str]) -> float | None:
     """Requests that it has, running or waiting, for whomever; None where it does not say."""
-    names = tuple(f"{metrics[name]}{{" for name in ("running", "waiting") if name in metrics)
+    # With labels or without; other metrics have longer names that begin alike.
+    names = [metrics[name] + end for name in ("running", "waiting") if name in metrics for end in "{ "]
     return _sum(await _metrics(session, url), *names) if "running" in metrics else None
 
 

@@ -153,8 +153,8 @@ class Work:
         if suspects is None:
             suspects = [line.number for line in (*in_flight, *self.hunt) if line.suspect and line.number not in met]
         met.update(line.number for line in (*in_flight, *self.hunt, *self.todo, *self.alone) if line.erred)
-        told = {"suspects": list(suspects), "erring": sorted(met.difference(suspects))}
-        self.end(Outcome("failed", message=message, set_aside=self.set_aside, **told))
+        erred = sorted(met.difference(suspects))
+        self.end(Outcome("failed", message=message, suspects=list(suspects), erring=erred, set_aside=self.set_aside))
 
     def put_back(self, line: Line) -> None:
         """A line that was in flight is still to do, and comes next."""

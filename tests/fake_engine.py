@@ -6,10 +6,11 @@ kill -9; to the arrivals file, for each that comes in, the system's monotonic ti
 words in reverse, one token a word: right or wrong can be told from the answer.
 
 Words in the prompt steer it: `[[slow 0.5]]` waits; `[[500 2]]` (any status) answers so the first 2 times it sees this prompt, and
-`[[500]]` always; `[[inside 500 2]]` answers 200 with such an error in the body, likewise; `[[hang]]` never answers; `[[cut]]` breaks off the body; `[[garbage]]` sends no JSON; `[[drop]]` closes the
-connection (each: first time only, unless `[[cut always]]`); `[[die]]` ends the process by SIGKILL; `[[poison]]` plays that, until
-/health was asked, as if it had been started again; `[[freeze]]` stops all answers while it stays well; `[[crowded 4]]` ends the
-process out of memory with more than 4 in flight; `[[tag x]]` is counted.
+`[[500]]` always; `[[inside 500 2]]` answers 200 with such an error in the body, likewise; `[[hang]]` never answers; `[[cut]]`
+breaks off the body; `[[garbage]]` sends no JSON; `[[drop]]` closes the connection (each: first time only, unless
+`[[cut always]]`); `[[die]]` ends the process by SIGKILL; `[[poison]]` plays that, until /health was asked, as if it had been
+started again; `[[freeze]]` stops all answers while it stays well; `[[crowded 4]]` ends the process out of memory with more than 4
+in flight; `[[tag x]]` is counted.
 While `draining` (from Python, or after SIGTERM) it refuses what is new as vLLM does, and is well all the same.
 """
 
@@ -232,7 +233,9 @@ class FakeEngine:
     def _answer(self, path: str, body: dict[str, Any], prompt: str) -> dict[str, Any]:
         words = prompt.split()
         named = f"{body['model']}:" if body.get("model") in self.adapters else ""
-        made = [named + word for word in reversed(words)][: body.get("max_tokens") or None][: max(0, self.max_len - len(words)) or None]
+        made = [named + word for word in words[::-1]][: body.get("max_tokens") or None][
+            : max(0, self.max_len - len(words)) or None
+        ]
         usage: dict[str, Any] = {"prompt_tokens": len(words), "completion_tokens": len(made)}
         self.prompt_tokens += len(words)
         self.generation_tokens += 0 if path == "/v1/embeddings" else len(made)
@@ -275,7 +278,8 @@ def _inside(asked: str, seen: int) -> web.Response | None:
     code, _, times = asked.partition(" ")
     if times and seen > int(times):
         return None
-    return web.json_response({"error": {"message": f"Asked for {code} inside.", "type": "trouble", "param": None, "code": int(code)}})
+    error = {"message": f"Asked for {code} inside.", "type": "trouble", "param": None, "code": int(code)}
+    return web.json_response({"error": error})
 
 
 def _dead() -> web.Response:

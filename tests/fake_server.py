@@ -206,7 +206,8 @@ class FakeServer:
         if verb == "finish" and set(chunk.results) != set(chunk.lines):
             return _error(400, "invalid_request")
         if verb == "fail":
-            suspects, before = in_flight_at_death(message.suspects, message.erring), in_flight_at_death(chunk.suspects, chunk.erring)
+            suspects = in_flight_at_death(message.suspects, message.erring)
+            before = in_flight_at_death(chunk.suspects, chunk.erring)
             chunk.attempt += not ((suspects and set(suspects) < set(before)) or message.set_aside)
             chunk.suspects, chunk.erring = message.suspects, message.erring
         chunk.state = "finished" if verb == "finish" else "given up" if chunk.attempt >= self.most_attempts else "waiting"

@@ -62,7 +62,7 @@ def test_an_adapter_is_its_base_but_for_the_adapter(tmp_path: Path) -> None:
         (f'{WELL}\nengine_args = ["--seed", "2"]', "", "[]", r"models\.polite\.engine_args"),
         (WELL, 'models = ["polite"]', "[]", r"pools\.a\.models': an engine that serves 'polite' serves its base"),
         (WELL, "", '["--lora-modules", "rude=y"]', "declare those adapters too"),
-        ('path = "weights"\nengine_args = ["--enable-lora", "--lora-modules", "rude=y", "polite=x"]', "", "[]", "base would answer"),
+        ('path = "w"\nengine_args = ["--enable-lora", "--lora-modules", "rude=y", "polite=x"]', "", "[]", "base would answer"),
         ('path = "weights"\nengine_args = ["--lora-modules={\\"name\\": \\"polite\\"}"]', "", "[]", "base would answer"),
         ('path = "weights"', 'engine_args = ["--lora-modules", "polite=x", "--seed", "1"]', "[]", "base would answer"),
     ],

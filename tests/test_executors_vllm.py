@@ -15,7 +15,7 @@ import pytest
 from batchsched.executors.answers import Verdict, judge
 from batchsched.executors.engine import VllmEngine
 from batchsched.executors.orphans import end_orphans, wait_until
-from batchsched.executors.probes import capacity_of, load_of
+from batchsched.executors.probes import capacity_of, in_flight_of, load_of
 from batchsched.executors.worker import run_worker
 from batchsched.fleet import Pool, ServedModel
 from batchsched.settings import Worker
@@ -27,6 +27,8 @@ from tests.test_executors_engine import gone
 __all__ = ["tiny_model", "vllm"]
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(240)]
 CHAT = "/v1/chat/completions"
+TOOL_CALL = b"""{"model": "tiny", "messages": [{"role": "user", "content": "a"}], "tool_choice": "auto",
+    "tools": [{"type": "function", "function": {"name": "f"}}]}"""
 
 
 async def drive(server: FakeServer, engine_url: str) -> dict[str, dict[str, Any]]:
@@ -134,6 +136,7 @@ async def ask(url: str, path: str, body: bytes) -> tuple[int, bytes]:
         (CHAT, b'{"model": "tiny", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, Verdict.REFUSED),
         (CHAT, b'{"model": "tiny", "messages": [{"role": "user", "content": "a"}], "max_tokens": 0}', 400, Verdict.REFUSED),
         (CHAT, b"not json", 400, Verdict.REFUSED),
+        (CHAT, TOOL_CALL, 400, Verdict.REFUSED),
         (CHAT, b'{"model": "tiny", "messages": [{"role": "user", "content": "a"}], "max_tokens": 2}', 200, Verdict.OK),
     ],
 )
@@ -141,6 +144,19 @@ async def test_what_vllm_answers_is_judged_right(vllm: VllmEngine, path: str, bo
     answered = await ask(vllm.url, path, body)
     assert answered[0] == status, answered
     assert judge(*answered)[0] is verdict
+
+
+async def test_a_request_that_is_let_go_leaves_the_engine(vllm: VllmEngine) -> None:
+    body = b'{"model": "tiny", "prompt": "a", "max_tokens": 500, "ignore_eos": true, "n": 16}'
+    metrics = vllm.dialect.metrics
+    asking = asyncio.create_task(ask(vllm.url, "/v1/completions", body))
+    async with aiohttp.ClientSession() as session, asyncio.timeout(30):
+        while (await in_flight_of(session, vllm.url, metrics)) != 16:
+            assert not asking.done()
+        asking.cancel()
+        while (await in_flight_of(session, vllm.url, metrics)) != 0:
+            await asyncio.sleep(0.02)
+    assert asking.cancelled()
 
 
 async def test_stopping_an_engine_lets_what_is_in_flight_end(tiny_model: ServedModel, tmp_path: Path) -> None:

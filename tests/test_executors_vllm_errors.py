@@ -189,9 +189,9 @@ async def test_an_adapter_answers_under_its_own_name(odd: VllmEngine) -> None:
         assert line["response"]["body"]["model"] == model
         answers[model] = line["response"]["body"]["choices"][0]["text"]
     assert answers["tiny"] != answers["polite"]
-    for served in ("polite", "tiny"):
-        assert odd.takes_up(served)
-        assert (odd.served, odd.context) == (served, MAX_LEN)
+    for name in ("polite", "tiny"):
+        assert odd.takes_up(name)
+        assert (odd.served, odd.context) == (name, MAX_LEN)
     assert not odd.takes_up("rude")
     refused = await ask(odd.url, COMPLETIONS, {"model": "rude", "prompt": "hello"})
     assert (refused[0], judge(*refused).verdict) == (404, Verdict.WRONG_ENGINE)  # the base never answers in its place

@@ -142,7 +142,7 @@ class LeaseDesk:
         models = {
             name: fitted(pool, served, fleet.gpus)
             for name, served in fleet.models.items()
-            if pool.serves(name) and (message.adapters or not served.adapter_of)
+            if pool.serves(name) and (not served.adapter_of or (message.adapters and pool.engine == "vllm"))
         }
         beat_s = min(5.0, self._limits.lease_s / 4)
         return Registered(worker_id, message.pool, pool, models, self._limits.lease_s, beat_s, message.protocol)
@@ -328,8 +328,15 @@ class LeaseDesk:
                 if not last:
                     pause = timedelta(seconds=min(LONGEST_PAUSE_S, RETRY_PAUSE_S * 2 ** min(10, chunk["attempts"])))
                     again = now + pause if spend else now
-                    known = {"suspects": message.suspects, "erring": message.erring}
-                    chunks.fail(connection, chunk_id, message.token, **known, not_before=again, spend=spend)
+                    chunks.fail(
+                        connection,
+                        chunk_id,
+                        message.token,
+                        suspects=message.suspects,
+                        erring=message.erring,
+                        not_before=again,
+                        spend=spend,
+                    )
             if last:
                 text = f"The engine failed {chunk['attempts'] + 1} times while it ran this request: {message.message}"
                 self._runtime.recorder.give_up(chunk, "engine_failed", text)
