@@ -72,6 +72,12 @@ bench-planner: $(ENV) ## whole fleets planned: gap to the bound, time, memory, a
 bench-rolling: $(ENV) ## what refinements of a plan earn when it is made anew every hour on forecasts as issued (ARGS="--seeds 2")
 	@$(PY) -m benchmarks.rolling $(ARGS)
 
+bench-carbon: $(ENV) ## what policies emit for the same work on real grids in weeks of 2022 (ARGS="--scenario regions --weeks 1")
+	@$(PY) -m benchmarks.carbon $(ARGS)
+
+bench-carbon-full: $(ENV) ## the same on six weeks of each scenario
+	@$(PY) -m benchmarks.carbon --full $(ARGS)
+
 bench-meter: $(ENV) ## what metering costs: CPU time of each meter as a share of one core
 	@$(PY) -m benchmarks.meter $(ARGS)
 
@@ -108,4 +114,4 @@ $(PEERS): locks/peers.txt tools/make_env.py | $(ENV)
 .models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
 	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
 
-.PHONY: help env engine-env llama-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-rolling bench-meter bench-cpu-beside bench-spare chaos docs lock clean
+.PHONY: help env engine-env llama-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-rolling bench-carbon bench-carbon-full bench-meter bench-cpu-beside bench-spare chaos docs lock clean

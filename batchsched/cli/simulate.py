@@ -19,7 +19,29 @@ if TYPE_CHECKING:
 
 RUN_NOW = "run now"
 PERFECT = ("planner, perfect foresight", "greedy, perfect foresight")
-CHOICES = (RUN_NOW, "EDF, cheapest slot", "lowest window", "carbon-time", "greedy", PERFECT[1], "planner", PERFECT[0])
+DEFAULT = (RUN_NOW, "EDF, cheapest slot", "lowest window", "carbon-time", "greedy", PERFECT[1])
+CHOICES = (
+    RUN_NOW,
+    "FIFO",
+    "EDF",
+    "EDF, cheapest slot",
+    "lowest slot",
+    "lowest slots",
+    "lowest window",
+    "threshold",
+    "carbon-time",
+    "marginal allocation",
+    "cleanest place",
+    "routing LP",
+    "GreenLLM",
+    "fastest GPUs",
+    "least energy",
+    "night window",
+    "greedy",
+    PERFECT[1],
+    "planner",
+    PERFECT[0],
+)
 """simulate.POLICIES, which a help text does not wait for."""
 
 
@@ -39,7 +61,7 @@ CHOICES = (RUN_NOW, "EDF, cheapest slot", "lowest window", "carbon-time", "greed
     "names",
     type=click.Choice(CHOICES),
     multiple=True,
-    help="Which to try; may be repeated [default: all but the planner's, which take a second an hour each].",
+    help=f"Which to try; may be repeated [default: {'; '.join(DEFAULT)}].",
 )
 @click.option(
     "--data",
@@ -72,7 +94,7 @@ def simulate(
     found: dict[str, Outcome] = {}
     with opened(folder, named, since, hours_of(scene), seed) as provider, _Progress() as progress:
         grid = Grid(provider, named, since, hours_of(scene))
-        for name in dict.fromkeys([RUN_NOW, *(names or CHOICES[:-2])]):
+        for name in dict.fromkeys([RUN_NOW, *(names or DEFAULT)]):
             found[name] = run(scene, grid, POLICIES[name], partial(progress, name))
         source = provider.name
     if as_json:

@@ -13,12 +13,13 @@ from batchsched.planner.last import standing
 from batchsched.planner.latest_start import latest_safe_starts, open_pools
 from batchsched.profiles.candidates import Candidate
 from batchsched.profiles.lengths import Lengths, refine
+from batchsched.simulate.ceiling import check
 from batchsched.simulate.engines import Engines, Served
 from batchsched.simulate.futures import Futures
 from batchsched.simulate.grid import Grid
 from batchsched.simulate.outcome import Outcome, Work
 from batchsched.simulate.policies import Policy
-from batchsched.simulate.scene import INPUT_TOKENS, OUTPUT_TOKENS, SIGMA_OWN, Arrival, Scene
+from batchsched.simulate.scene import CHUNK_REQUESTS, INPUT_TOKENS, OUTPUT_TOKENS, Arrival, Scene
 from batchsched.units import JOULES_PER_KWH
 
 TICK_S = 3600.0
@@ -26,7 +27,6 @@ TICK_S = 3600.0
 AFTER_H = 120
 """Hours after the last batch may have come, in which the rest is done."""
 LATE_HORIZON_S = 24 * 3600.0
-CHUNK_REQUESTS = 200
 MARGIN_S = 60.0
 """Taken off every latest safe start."""
 CONFIDENCE = 0.99
@@ -48,7 +48,9 @@ def hours_of(scene: Scene) -> int:
 
 
 def simulate(scene: Scene, grid: Grid, policy: Policy, on_progress: Progress | None = None) -> Outcome:
-    """Run a scene under a policy. `on_progress` is told the share that is done."""
+    """Run a scene under a policy. `on_progress` is told the share that is done.
+
+    Raises AssertionError where it emitted less than any policy could: then the simulation has a fault."""
     world, now_s, end_s = _World(scene, grid, policy), 0.0, grid.hours * 3600.0
     while now_s < end_s and (world.coming or world.batches):
         world.admit(now_s)
@@ -58,6 +60,7 @@ def simulate(scene: Scene, grid: Grid, policy: Policy, on_progress: Progress | N
         if on_progress:
             on_progress(min(1.0, now_s / (scene.days * 86400.0)))
     world.outcome.unfinished = [*world.batches, *(arrival.batch_id for arrival in world.coming)]
+    check(world.outcome, scene, grid)
     return world.outcome
 
 
@@ -148,9 +151,11 @@ class _World:
     def _job(self, batch: Batch, now_s: float) -> Job:
         """As one who has seen no more than the answers so far thinks of it."""
         arrival, left = batch.arrival, max(1, math.ceil(batch.left - _NONE_LEFT))
-        blind = Lengths(INPUT_TOKENS * arrival.requests, OUTPUT_TOKENS * arrival.requests, SIGMA_OWN)
+        blind = Lengths(INPUT_TOKENS * arrival.requests, OUTPUT_TOKENS * arrival.requests, self.scene.sigma_own)
         done = arrival.requests - left
-        lengths = refine(blind, arrival.requests, done, round(INPUT_TOKENS * done), round(arrival.output_tokens * done))
+        lengths = Lengths(INPUT_TOKENS * left, OUTPUT_TOKENS * left, 0.0)
+        if self.scene.sigma_own > 0:
+            lengths = refine(blind, arrival.requests, done, round(INPUT_TOKENS * done), round(arrival.output_tokens * done))
         able = {name: Candidate(self.scene.profiles[arrival.model, name], lengths) for name in arrival.pools}
         return Job(
             batch_id=arrival.batch_id,
@@ -191,7 +196,7 @@ class _World:
     def _piece(self, at_s: float, to_s: float) -> None:
         self._engines.begin(to_s - at_s)
         self._busy.clear()
-        late = [b for b in self.batches.values() if self._latest.get(b.arrival.batch_id, math.inf) <= at_s]
+        late = [b for b in self.batches.values() if self._latest.get(b.arrival.batch_id, math.inf) <= at_s + 1.0]
         for batch in sorted(late, key=lambda b: (b.arrival.deadline_s, b.arrival.batch_id)):
             for pool in sorted(batch.arrival.pools, key=lambda name: (self._request_s(batch, name), name)):
                 self.outcome.hurried_s += self._serve(batch, pool, math.inf, at_s)

@@ -17,12 +17,16 @@ MODELS_B = {"small": 1.5, "middle": 8.0, "large": 32.0}
 MODEL_ODDS = (0.3, 0.45, 0.25)
 HARDWARE = (("H100", 2), ("A100-80", 4), ("L40S", 4), ("V100", 6), ("T4", 6))
 """What the pools are made of, newest first, and how many replicas each has."""
+PRICE_PER_H = {"H100": 12.29, "A100-80": 5.12, "L40S": 1.861, "V100": 3.06, "T4": 0.526}
+"""Dollars for an hour of one GPU: on demand at Amazon EC2 in us-east-1 in 2024 (p5.48xlarge and p4de.24xlarge an eighth,
+g6e.xlarge, p3.2xlarge, g4dn.xlarge). No plan weighs money unless it is told to."""
 POOLS_A_SITE = 2
 WINDOW_H = (2.0, 48.0)
 """From a batch's coming to its deadline, evenly on the logarithm."""
 BATCHES_A_DAY = 32.0
 INPUT_TOKENS, OUTPUT_TOKENS = 500.0, 200.0
 """Of a request, as expected."""
+CHUNK_REQUESTS = 200
 SIGMA_MODEL, SIGMA_OWN = 0.10, 0.25
 """How far throughput is off what profiles say, for all of a model in a week; and lengths of answers, for each batch."""
 LOAD = 0.3
@@ -60,14 +64,22 @@ class Scene(msgspec.Struct, frozen=True):
     """In order of coming."""
     days: int
     seed: int
+    sigma_own: float = SIGMA_OWN
+    """How far the lengths of a batch's answers are thought to be off what is expected."""
 
 
-def draw_scene(zones: Sequence[str], days: int, seed: int, *, load: float = LOAD) -> Scene:
-    """A fleet with two pools at a site in each zone (of which the first is home), and batches for so many days."""
+def draw_scene(
+    zones: Sequence[str], days: int, seed: int, *, load: float = LOAD, fleet: Fleet | None = None, exact: bool = False
+) -> Scene:
+    """A fleet with two pools at a site in each zone (of which the first is home), or another one, and batches for so many days.
+
+    `exact`: all work takes the time that profiles and expected lengths say, and everybody knows.
+    """
     rng = np.random.default_rng([seed, days, len(zones)])
-    fleet = _fleet(zones)
+    fleet = fleet or _fleet(zones)
+    sigma_model, sigma_own = (0.0, 0.0) if exact else (SIGMA_MODEL, SIGMA_OWN)
     profiles = {
-        (model, name): msgspec.structs.replace(prior(model, name, pool.gpu, size), sigma=SIGMA_MODEL)
+        (model, name): msgspec.structs.replace(prior(model, name, pool.gpu, size), sigma=sigma_model)
         for name, pool in fleet.pools.items()
         for model, size in MODELS_B.items()
     }
@@ -77,8 +89,8 @@ def draw_scene(zones: Sequence[str], days: int, seed: int, *, load: float = LOAD
     models = rng.choice(list(MODELS_B), count, p=MODEL_ODDS)
     places = [_places(rng, fleet) for _ in range(count)]
     size = rng.lognormal(0.0, 1.0, count) * np.sqrt(window_s)
-    slow = {model: np.exp(rng.normal(0, SIGMA_MODEL, days // 7 + 1) - SIGMA_MODEL**2 / 2) for model in MODELS_B}
-    lengths = np.exp(rng.normal(0, SIGMA_OWN, count) - SIGMA_OWN**2 / 2)
+    slow = {model: np.exp(rng.normal(0, sigma_model, days // 7 + 1) - sigma_model**2 / 2) for model in MODELS_B}
+    lengths = np.exp(rng.normal(0, sigma_own, count) - sigma_own**2 / 2)
     open_to = np.array([sum(fleet.pools[name].count for name in where) for where in places])
     able = zip(models.tolist(), places, strict=True)
     rate = np.array([sum(fleet.pools[name].count / _request_s(profiles[model, name]) for name in where) for model, where in able])
@@ -96,7 +108,7 @@ def draw_scene(zones: Sequence[str], days: int, seed: int, *, load: float = LOAD
         )
         for n in range(count)
     ]
-    return Scene(fleet, profiles, arrivals, days, seed)
+    return Scene(fleet, profiles, arrivals, days, seed, sigma_own)
 
 
 def fleet_size(fleet: Fleet) -> int:
@@ -114,8 +126,17 @@ def _fleet(zones: Sequence[str]) -> Fleet:
         for other in range(POOLS_A_SITE):
             gpu, count = HARDWARE[(number + 2 * other) % len(HARDWARE)]
             pools[f"{gpu}-{zone}"] = Pool(site=zone, gpu=gpu, count=count)
-    sites = {zone: Site(zone) for zone in zones}
-    return Fleet(sites, pools, {model: ServedModel(parameters_b=size) for model, size in MODELS_B.items()}, zones[0])
+    return fleet_of({zone: Site(zone) for zone in zones}, pools)
+
+
+def fleet_of(sites: dict[str, Site], pools: dict[str, Pool]) -> Fleet:
+    """These, with all models and with prices; the first site is home."""
+    fleet = Fleet(sites, pools, {model: ServedModel(parameters_b=size) for model, size in MODELS_B.items()}, next(iter(sites)))
+    priced = {
+        name: msgspec.structs.replace(pool, price_per_h=PRICE_PER_H[pool.gpu] * fleet.replica_gpus[name])
+        for name, pool in pools.items()
+    }
+    return msgspec.structs.replace(fleet, pools=priced)
 
 
 def _places(rng: np.random.Generator, fleet: Fleet) -> list[str]:

@@ -1,0 +1,283 @@
+"""What policies emit for the same work on real grids, by scenario. The last line is JSON.
+
+`python -m benchmarks.carbon [--weeks N] [--full]`. Forecasts are our own as they would have been issued, hour by hour; what is
+paid is what came true. Weeks are sampled by a seed from July to December 2022, on which nothing was tuned. `single` (a): one job
+of 6 h at a time (of 1 h in windows of 6 h), without a limit of capacity, in 25 zones of the United States, windows of 6, 24, 48
+and 96 h. `regions, exact` (c): five sites with residency, rates known. `regions` (e): the same with rates and lengths that
+nobody knows. See docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from batchsched.fleet import Fleet
+from batchsched.simulate import POLICIES, Grid, Outcome, Policy, simulate
+from batchsched.simulate.ceiling import least_g, tasks
+from batchsched.simulate.policies import cheapest_gpus, planned
+from batchsched.simulate.rolling import hours_of
+from batchsched.simulate.scenarios import Scenario, regions, single, weeks
+from benchmarks import carbon_grid
+from benchmarks.forecast_trials import need_data
+
+FIRST, LAST = datetime(2022, 7, 2, tzinfo=UTC), datetime(2022, 12, 18, tzinfo=UTC)
+"""After the last day everything is done; forecasts end on 28 December."""
+SITES = ("PJM", "CISO", "ISNE", "ERCO", "MISO")
+WINDOWS_H = {6: 1, 24: 6, 48: 6, 96: 6}
+"""Of each window, how long a job works."""
+SEED = 9
+RUN_NOW, OURS, FORESIGHT = "run now", "planner", "planner, perfect foresight"
+GREEDY, GREEDY_FORESIGHT = "greedy", "greedy, perfect foresight"
+WORK_S = 0.5
+"""Of the solver, a plan."""
+SOLVED = ("regions",)
+"""Scenarios in which the solver plans; where nothing competes for room, the greedy plan is the best one."""
+NO_CHOICE = {"FIFO", "EDF", "cleanest place", "GreenLLM", "fastest GPUs", "least energy"}
+"""Single jobs in one zone are run at once by these: as by run now."""
+
+
+LEAST_WEEKS, DRAWS = 4, 4000
+"""For an interval: so many weeks, drawn again so many times."""
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One policy in one week of a scenario."""
+
+    scenario: str
+    week: datetime
+    policy: str
+
+
+class Row(msgspec.Struct, frozen=True):
+    """What it came to."""
+
+    run: Run
+    grams: float
+    batches: int
+    missed: int
+    wait_h: float
+    gpu_h: float
+    money: float
+    moved: float
+    hurried_h: float
+    starting_g: float
+    idle_g: float
+    planning_s: float
+    ceiling_g: float
+
+
+def drawn(name: str, week: datetime) -> Scenario:
+    """A scenario's week."""
+    if name.startswith("single"):
+        window_h = int(name.split(", ")[1].split(maxsplit=1)[0])
+        return single(_provider().zones(), week, 7, window_h, WINDOWS_H[window_h])
+    seed = int(week.timestamp()) // 604_800
+    return regions(SITES, week, 7, seed, exact=name.endswith("exact"))
+
+
+@cache
+def _provider() -> carbon_grid.Issued:
+    return carbon_grid.issued(_data(), _cache())
+
+
+def _data() -> Path:
+    return Path(os.environ.get("BATCHSCHED_DATA", "../shared/data"))
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("BATCHSCHED_BENCH_CACHE", ".bench/forecasts"))
+
+
+@cache
+def _stage(name: str, week: datetime) -> tuple[Scenario, Grid]:
+    scenario = drawn(name, week)
+    return scenario, Grid(_provider(), scenario.zones, week, hours_of(scenario.scene))
+
+
+@cache
+def _ceiling_g(name: str, week: datetime) -> float:
+    """The linear program's bound over what came true, of all batches in time."""
+    scenario, grid = _stage(name, week)
+    found = tasks(scenario.scene, (), grid.hours * 3600.0)
+    return least_g(found, scenario.scene.fleet, grid.truth, shared=not name.startswith("single"))
+
+
+def policies(name: str, fleet: Fleet) -> dict[str, Policy]:
+    """All that are tried in a scenario."""
+    same = NO_CHOICE if name.startswith("single") else set[str]()
+    found = {key: one for key, one in POLICIES.items() if key not in {OURS, FORESIGHT, *same}}
+    if all(pool.price_per_h > 0 for pool in fleet.pools.values()):
+        priced = cheapest_gpus({key: pool.price_per_h for key, pool in fleet.pools.items()})
+        found[priced.name] = priced
+    if name in SOLVED:
+        for key in (OURS, FORESIGHT):
+            found[key] = msgspec.structs.replace(POLICIES[key], planner=planned("cp-sat", WORK_S))
+    return found
+
+
+def run(one: Run) -> Row:
+    """Simulate it; a saving above the ceiling is an error."""
+    scenario, grid = _stage(one.scenario, one.week)
+    fleet = scenario.scene.fleet
+    outcome = simulate(scenario.scene, grid, policies(one.scenario, fleet)[one.policy])
+    return Row(
+        run=one,
+        grams=outcome.grams,
+        batches=outcome.batches,
+        missed=len({*outcome.missed, *outcome.unfinished}),
+        wait_h=outcome.waited_s / 3600 / max(1, outcome.batches),
+        gpu_h=_over_pools(outcome, {name: float(count) for name, count in fleet.replica_gpus.items()}),
+        money=_over_pools(outcome, {name: pool.price_per_h for name, pool in fleet.pools.items()}),
+        moved=outcome.churn,
+        hurried_h=outcome.hurried_s / 3600,
+        starting_g=sum(work.grams * work.starting_s / work.seconds for work in outcome.work if work.seconds > 0),
+        idle_g=sum(work.grams for work in outcome.work if not work.batch_id),
+        planning_s=outcome.planning_cpu_s,
+        ceiling_g=_ceiling_g(one.scenario, one.week),
+    )
+
+
+def _over_pools(outcome: Outcome, each: dict[str, float]) -> float:
+    """Of all hours of replicas, work, starting and standing ready."""
+    return sum(work.seconds / 3600 * each[work.pool] for work in outcome.work)
+
+
+def summed(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
+    """Of one scenario, by policy: over all its weeks; `worst` is the week with the least saving."""
+    by_policy: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_policy[row.run.policy].append(row)
+    ours, foresight = (OURS, FORESIGHT) if OURS in by_policy else (GREEDY, GREEDY_FORESIGHT)
+    now = {row.run.week: row.grams for row in by_policy[RUN_NOW]}
+    total_g = sum(now.values())
+    possible_g = total_g - sum(row.grams for row in by_policy[foresight])
+    ceiling_g = total_g - sum(row.ceiling_g for row in by_policy[RUN_NOW])
+    ours_g = {row.run.week: row.grams for row in by_policy[ours]}
+    found: dict[str, dict[str, Any]] = {}
+    for name, mine in by_policy.items():
+        grams, batches = sum(row.grams for row in mine), sum(row.batches for row in mine)
+        found[name] = {
+            "kg": grams / 1000,
+            "saved_pct": 100 * (1 - grams / total_g),
+            "worst_week_pct": min(100 * (1 - row.grams / now[row.run.week]) for row in mine),
+            "captured": (total_g - grams) / possible_g,
+            "of_ceiling": (total_g - grams) / ceiling_g,
+            "misses_pct": 100 * sum(row.missed for row in mine) / batches,
+            "wait_h": sum(row.wait_h * row.batches for row in mine) / batches,
+            "gpu_h": sum(row.gpu_h for row in mine),
+            "money": sum(row.money for row in mine),
+            "moved_pct": 100 * float(np.mean([row.moved for row in mine])),
+            "hurried_h": sum(row.hurried_h for row in mine),
+            "starts_pct": 100 * sum(row.starting_g for row in mine) / grams,
+            "idle_pct": 100 * sum(row.idle_g for row in mine) / grams,
+            "apart": apart([(row.grams, ours_g[row.run.week], now[row.run.week]) for row in mine]),
+            "planning_s": sum(row.planning_s for row in mine),
+        }
+    others = [name for name in found if "foresight" not in name and name not in (ours, GREEDY)]
+    better = [name for name in others if _beats(found[name], found[ours])]
+    return {name: {**one, "ours": name == ours, "beats_us": name in better} for name, one in found.items()}
+
+
+def apart(weeks_g: list[tuple[float, float, float]]) -> list[float]:
+    """How much more a policy emits than we do, in per cent of what running at once emits; of each week the grams of the three.
+    The mean, and its 95 % interval over weeks, drawn again with their pairs kept; of fewer than four weeks the mean alone."""
+    more = np.array([100 * (its - ours) / now for its, ours, now in weeks_g])
+    if len(more) < LEAST_WEEKS:
+        return [round(float(more.mean()), 2)]
+    again = np.random.default_rng(SEED).choice(more, (DRAWS, len(more))).mean(axis=1)
+    return [round(float(value), 2) for value in (more.mean(), *np.quantile(again, (0.025, 0.975)))]
+
+
+def _beats(one: dict[str, Any], ours: dict[str, Any]) -> bool:
+    return bool(one["kg"] < ours["kg"] and one["misses_pct"] <= ours["misses_pct"])
+
+
+SHARES = ("saved_pct", "worst_week_pct", "captured", "of_ceiling", "misses_pct", "starts_pct", "idle_pct", "moved_pct")
+HEADS = ("kg", *SHARES, "wait_h", "gpu_h", "money", "hurried_h")
+
+
+def show(name: str, found: dict[str, dict[str, Any]]) -> None:
+    """A table for people."""
+    print(f"\n## {name}")
+    print(f"{'policy':28}" + "".join(f"{head:>15}" for head in HEADS) + "  apart")
+    for policy, one in sorted(found.items(), key=lambda item: item[1]["kg"]):
+        mark = " <- beats us" if one["beats_us"] else " (ours)" if one["ours"] else ""
+        print(f"{policy:28}" + "".join(f"{one[head]:15.3f}" for head in HEADS) + f"  {one['apart']}{mark}")
+
+
+def figures(found: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """The last line."""
+
+    def ours(scenario: str, key: str) -> float | None:
+        one = next((row for row in found.get(scenario, {}).values() if row["ours"]), None)
+        return None if one is None else round(one[key], 4)
+
+    return {
+        "scheduler_captured_24h": ours("single, 24 h", "captured"),
+        "scheduler_captured_96h": ours("single, 96 h", "captured"),
+        "fleet_captured": ours("regions", "captured"),
+        "misses_pct": ours("regions", "misses_pct"),
+        "saving_vs_run_now_pct": ours("regions", "saved_pct"),
+        "beaten_by": sorted(f"{name} ({where})" for where, rows in found.items() for name in rows if rows[name]["beats_us"]),
+        "policies": {where: {name: _rounded(row) for name, row in rows.items()} for where, rows in found.items()},
+    }
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, float]:
+    return {key: round(row[key], 3) for key in ("kg", "saved_pct", "captured", "misses_pct", "wait_h", "money", "gpu_h")}
+
+
+def main() -> None:
+    """Run, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weeks", type=int, default=2, help="sampled weeks of the scenarios with a fleet")
+    parser.add_argument("--single-weeks", type=int, default=2, help="the same of single jobs")
+    parser.add_argument("--scenario", action="append", help="only this one (may be repeated)")
+    parser.add_argument("--policy", action="append", help="only this one, beside those that shares are counted between")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--full", action="store_true", help="six weeks of each")
+    asked = parser.parse_args()
+    need_data(_data())
+    began = time.perf_counter()
+    print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores, data in {_data()}")
+    _provider()  # once, before there are processes
+    plan = list(runs(6 if asked.full else asked.weeks, 6 if asked.full else asked.single_weeks, asked.scenario, asked.policy))
+    found: dict[str, list[Row]] = defaultdict(list)
+    with ProcessPoolExecutor(asked.jobs) as workers:
+        for number, row in enumerate(workers.map(run, plan), start=1):
+            found[row.run.scenario].append(row)
+            print(f"{number} of {len(plan)}, {time.perf_counter() - began:.0f} s", end="\r", file=sys.stderr, flush=True)
+    summaries = {name: summed(rows) for name, rows in found.items()}
+    for name, rows in summaries.items():
+        show(name, rows)
+    print(json.dumps(figures(summaries)))
+
+
+def runs(fleet_weeks: int, single_weeks: int, scenarios: list[str] | None, names: list[str] | None) -> Iterable[Run]:
+    """All that is to be run, by scenario and week, so that a process reads the forecasts of a week once."""
+    every = {f"single, {window_h} h": single_weeks for window_h in WINDOWS_H}
+    every |= {"regions, exact": fleet_weeks, "regions": fleet_weeks}
+    for name, count in every.items():
+        for week in weeks(FIRST, LAST, count, SEED) if not scenarios or name in scenarios else []:
+            for policy in policies(name, drawn(name, week).scene.fleet):
+                if not names or policy in {*names, RUN_NOW, OURS, FORESIGHT, GREEDY, GREEDY_FORESIGHT}:
+                    yield Run(name, week, policy)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The carbon benchmark: what is summed over weeks, who beats us, and what the last line says; on runs made up here."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from batchsched.simulate.scenarios import regions
+from benchmarks import carbon
+from benchmarks.carbon import Row, Run
+
+WEEK = datetime(2022, 7, 2, tzinfo=UTC)
+
+
+def row(policy: str, grams: float, *, scenario: str = "regions", week: int = 0, missed: int = 0) -> Row:
+    """A hundred batches."""
+    run = Run(scenario, WEEK + timedelta(days=7 * week), policy)
+    return Row(run, grams, 100, missed, 1.0, 10.0, 5.0, 0.1, 0.0, grams / 10, grams / 20, 1.0, 400.0)
+
+
+def table(*others: Row) -> dict[str, dict[str, float]]:
+    """Run now emits 1,000 g, ours 600, with foresight 500, in each of two weeks."""
+    ours = [
+        row(name, g, week=w) for w in (0, 1) for name, g in ((carbon.RUN_NOW, 1000), (carbon.OURS, 600), (carbon.FORESIGHT, 500))
+    ]
+    return carbon.summed([*ours, *others])
+
+
+def test_shares_are_of_what_foresight_and_the_ceiling_save() -> None:
+    ours = table()[carbon.OURS]
+    assert ours["saved_pct"] == pytest.approx(40)
+    assert ours["captured"] == pytest.approx(0.8)
+    assert ours["of_ceiling"] == pytest.approx(400 / 600)
+    assert ours["wait_h"] == pytest.approx(1)
+    assert ours["gpu_h"] == pytest.approx(20)
+    assert ours["starts_pct"] == pytest.approx(10)
+    assert ours["idle_pct"] == pytest.approx(5)
+
+
+def test_the_worst_week_is_told() -> None:
+    found = table(row("EDF", 500, week=0), row("EDF", 1100, week=1))
+    assert found["EDF"]["worst_week_pct"] == pytest.approx(-10)
+    assert found["EDF"]["saved_pct"] == pytest.approx(20)
+
+
+def test_who_emits_less_at_no_more_misses_beats_us() -> None:
+    def twice(name: str, grams: float, missed: int = 0) -> list[Row]:
+        return [row(name, grams, week=w, missed=missed) for w in (0, 1)]
+
+    found = table(
+        *twice("cleaner", 590), *twice("late", 500, missed=1), *twice("dirtier", 610), *twice(carbon.GREEDY_FORESIGHT, 510)
+    )
+    assert [name for name, one in found.items() if one["beats_us"]] == ["cleaner"]
+    said = carbon.figures({"regions": found})
+    assert said["beaten_by"] == ["cleaner (regions)"]
+    assert said["fleet_captured"] == 0.8
+    assert said["misses_pct"] == 0.0
+    assert said["saving_vs_run_now_pct"] == 40.0
+    assert said["scheduler_captured_24h"] is None
+
+
+def test_where_nothing_competes_for_room_the_greedy_plan_is_ours() -> None:
+    rows = [
+        row(name, g, scenario="single, 24 h")
+        for name, g in ((carbon.RUN_NOW, 1000), (carbon.GREEDY, 700), (carbon.GREEDY_FORESIGHT, 600))
+    ]
+    said = carbon.figures({"single, 24 h": carbon.summed(rows)})
+    assert said["scheduler_captured_24h"] == 0.75
+
+
+def test_every_scenario_has_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carbon, "drawn", lambda name, week: regions(("CISO", "DE"), week, 1, 1))
+    runs = list(carbon.runs(2, 1, None, None))
+    by_scenario = {name: {run.week for run in runs if run.scenario == name} for name in {run.scenario for run in runs}}
+    assert {name: len(found) for name, found in by_scenario.items()} == {
+        **{f"single, {hours} h": 1 for hours in carbon.WINDOWS_H},
+        "regions, exact": 2,
+        "regions": 2,
+    }
+    assert carbon.OURS in {run.policy for run in runs if run.scenario == "regions"}
+    assert carbon.OURS not in {run.policy for run in runs if run.scenario == "single, 24 h"}
+    assert "least money" in {run.policy for run in runs}
+    few = {run.policy for run in carbon.runs(1, 1, ["regions"], ["EDF"])}
+    assert few == {"EDF", carbon.RUN_NOW, carbon.OURS, carbon.FORESIGHT, carbon.GREEDY, carbon.GREEDY_FORESIGHT}
+
+
+def test_how_far_apart_is_of_paired_weeks() -> None:
+    assert carbon.apart([(700, 600, 1000), (1300, 1200, 2000)]) == [7.5]
+    mean, low, high = carbon.apart([(700, 600, 1000), (650, 600, 1000), (600, 600, 1000), (750, 600, 1000)])
+    assert low < mean == 7.5 < high
+    assert carbon.apart([(700, 600, 1000)] * 5) == [10.0, 10.0, 10.0]

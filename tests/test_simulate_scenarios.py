@@ -1,0 +1,139 @@
+"""Scenarios: drawn from seeds, and single jobs come to what the closed formula of bench-forecast says."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from batchsched.forecasts.evaluation import DAY_H, Array, replanned
+from batchsched.simulate import POLICIES, Grid, captured, simulate
+from batchsched.simulate.ceiling import least_g, tasks
+from batchsched.simulate.rolling import hours_of
+from batchsched.simulate.scenarios import Hanging, regions, single, site, spike, weeks, wrong_profiles
+from batchsched.simulate.scene import CHUNK_REQUESTS, HARDWARE, PRICE_PER_H
+from benchmarks.carbon_grid import HOUR, Issued
+from benchmarks.forecast_trials import LEADS_H, WARM_DAYS, Trial
+
+FIRST = WARM_DAYS * DAY_H
+DAYS, WINDOW_H = 3, 24
+
+
+def issued(zones: tuple[str, ...] = ("CISO", "PJM"), seed: int = 1) -> tuple[Trial, Issued]:
+    """Days that differ, and forecasts that are wrong by a tenth."""
+    rng = np.random.default_rng(seed)
+    hours = FIRST + 12 * DAY_H + LEADS_H
+    day = 300 + 100 * np.sin(2 * np.pi * np.arange(hours) / 24)
+    values = {zone: day * np.exp(rng.normal(0, 0.2, hours)) for zone in zones}
+    trial = Trial("made up", Path(), datetime(2022, 4, 2, tzinfo=UTC), FIRST, 12, values, {})
+    rows = {
+        zone: np.array([v[n : n + LEADS_H] * np.exp(rng.normal(0, 0.1, LEADS_H)) for n in range(trial.rows)])
+        for zone, v in values.items()
+    }
+    return trial, Issued(trial, rows, "made up")
+
+
+def test_single_jobs_come_to_what_the_formula_says() -> None:
+    trial, provider = issued()
+    start = trial.instant(trial.first)
+    scenario = single(trial.zones, start, DAYS, WINDOW_H)
+    grid = Grid(provider, scenario.zones, start, hours_of(scenario.scene))
+    runs = {name: simulate(scenario.scene, grid, POLICIES[name]) for name in ("run now", "greedy", "greedy, perfect foresight")}
+    hours = DAYS * DAY_H + WINDOW_H - 1
+    parts = [
+        replanned(grid_rows(provider, zone, start, hours), trial.values[zone][FIRST : FIRST + hours], WINDOW_H)
+        for zone in trial.zones
+    ]
+    at_once, policy, perfect = (sum(getattr(part, name) for part in parts) for name in ("at_once", "policy", "perfect"))
+    assert runs["run now"].grams == pytest.approx(at_once)
+    assert runs["greedy"].grams == pytest.approx(policy, rel=0.01)
+    assert runs["greedy, perfect foresight"].grams == pytest.approx(perfect, rel=0.01)
+    assert captured(*runs.values()) == pytest.approx((at_once - policy) / (at_once - perfect), abs=0.02)
+    least = least_g(tasks(scenario.scene, (), grid.hours * 3600.0), scenario.scene.fleet, grid.truth, shared=False)
+    assert perfect * 0.999 <= least * 1.001 <= runs["greedy, perfect foresight"].grams * 1.001
+    # An engine that another job leaves a minute of is taken before a fresh one: so one of the 48 may come late.
+    assert all(len(one.missed) <= 1 for one in runs.values())
+
+
+def grid_rows(provider: Issued, zone: str, start: datetime, hours: int) -> Array:
+    """Forecasts as the simulation is told them, [hours, leads]."""
+    found = [provider.forecast(zone, start + n * HOUR, start + (n + LEADS_H) * HOUR).slots for n in range(hours)]
+    return np.array([[slot.mean_g_per_kwh for slot in slots] for slots in found])
+
+
+def test_forecasts_are_those_of_the_hour_and_measurements_those_that_are_over() -> None:
+    trial, provider = issued(("CISO",))
+    now = trial.instant(FIRST) + timedelta(minutes=20)
+    given = provider.forecast("CISO", now, now + 3 * HOUR)
+    assert given.issued_at == trial.instant(FIRST)
+    assert [slot.start for slot in given.slots] == [trial.instant(FIRST + n) for n in range(4)]
+    known = provider.realised("CISO", trial.instant(FIRST - 2), trial.instant(FIRST + 5), now)
+    assert [one.start for one in known] == [trial.instant(FIRST - 2), trial.instant(FIRST - 1)]
+    assert [one.intensity_g_per_kwh for one in known] == pytest.approx(trial.values["CISO"][FIRST - 2 : FIRST].tolist())
+
+
+def test_weeks_are_sampled_by_the_seed_alone() -> None:
+    first, last = datetime(2022, 7, 2, tzinfo=UTC), datetime(2022, 12, 18, tzinfo=UTC)
+    chosen = weeks(first, last, 6, 9)
+    assert chosen == weeks(first, last, 6, 9)
+    assert chosen != weeks(first, last, 6, 10)
+    assert len(set(chosen)) == 6
+    assert all(first <= week <= last - timedelta(days=7) for week in chosen)
+    assert set(weeks(first, last, 2, 9)) <= set(chosen)
+
+
+def test_a_site_has_all_hardware_and_is_as_busy_as_asked() -> None:
+    week = datetime(2022, 7, 2, tzinfo=UTC)
+    light, heavy = (site("CISO", week, 7, 1, load) for load in (0.3, 0.6))
+    assert [pool.gpu for pool in light.scene.fleet.pools.values()] == [gpu for gpu, _ in HARDWARE]
+    assert all(pool.price_per_h >= PRICE_PER_H[pool.gpu] for pool in light.scene.fleet.pools.values())
+    requests = [sum(arrival.requests for arrival in one.scene.arrivals) for one in (light, heavy)]
+    assert requests[1] > 1.5 * requests[0]
+
+
+def test_exact_work_is_what_everybody_expects() -> None:
+    found = regions(("CISO", "PJM"), datetime(2022, 7, 2, tzinfo=UTC), 1, 1, exact=True).scene
+    assert found.sigma_own == 0.0
+    assert {arrival.slowness for arrival in found.arrivals} == {1.0}
+    assert len({arrival.output_tokens for arrival in found.arrivals}) == 1
+    assert all(profile.sigma == 0.0 for profile in found.profiles.values())
+    assert {pool.site for pool in found.fleet.pools.values()} == {"CISO", "PJM"}
+
+
+def test_single_jobs_are_one_replicas_work() -> None:
+    found = single(("CISO",), datetime(2022, 7, 2, tzinfo=UTC), 1, 96).scene
+    assert len(found.arrivals) == 8
+    assert all(arrival.requests <= CHUNK_REQUESTS for arrival in found.arrivals)
+    assert found.fleet.pools["in CISO"].count > 96 / 3
+
+
+def test_wrong_profiles_make_all_work_longer_and_nothing_else() -> None:
+    good = regions(("CISO", "PJM"), datetime(2022, 7, 2, tzinfo=UTC), 1, 1)
+    bad = wrong_profiles(good, 1.3)
+    pairs = list(zip(good.scene.arrivals, bad.scene.arrivals, strict=True))
+    assert all(b.slowness == pytest.approx(1.3 * a.slowness) and b.requests == a.requests for a, b in pairs)
+    assert bad.name == "regions, profiles wrong by +30%"
+
+
+def test_a_spike_is_half_a_day_of_three_times_the_batches() -> None:
+    good = regions(("CISO", "PJM"), datetime(2022, 7, 2, tzinfo=UTC), 7, 1)
+    bad = spike(good, 100)
+    extra = {one.batch_id for one in bad.scene.arrivals} - {one.batch_id for one in good.scene.arrivals}
+    came = [one for one in bad.scene.arrivals if one.batch_id in extra]
+    assert 10 < len(came) < 100
+    assert all(48 * 3600 <= one.at_s < 60 * 3600 for one in came)
+    assert [one.at_s for one in bad.scene.arrivals] == sorted(one.at_s for one in bad.scene.arrivals)
+    assert len({one.batch_id for one in bad.scene.arrivals}) == len(bad.scene.arrivals)
+
+
+def test_a_feed_that_hangs_says_what_it_last_said() -> None:
+    trial, provider = issued(("CISO",))
+    since = trial.instant(FIRST)
+    hanging, late = Hanging(provider, since, since + 24 * HOUR), since + 5 * HOUR
+    assert hanging.forecast("CISO", late, late + 10 * HOUR).slots == provider.forecast("CISO", since, late + 10 * HOUR).slots[5:]
+    assert hanging.realised("CISO", since, late, late) == []
+    over = since + 30 * HOUR
+    assert hanging.forecast("CISO", over, over + HOUR) == provider.forecast("CISO", over, over + HOUR)
+    assert len(hanging.realised("CISO", since, over, over)) == 30
