@@ -36,7 +36,7 @@ class Rows:
         self.length_s = self.end_s - self.start_s
         self._prices = price(self.problem)
         self._intensity = {name: np.array(row) for name, row in self._prices.intensity.items()}
-        self._room_s = {name: np.array(row) * self.length_s for name, row in self.problem.capacity.items()}
+        self._room_s: dict[str, Floats] = {name: np.array(row) * self.length_s for name, row in self.problem.capacity.items()}
         self._busy_s: dict[str, Floats] = {}
         self._left: dict[str, float] = {}
         self._placed_s: dict[tuple[str, str, int], float] = {}
