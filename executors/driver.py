@@ -234,7 +234,8 @@ class Driver:
             work.send(line)
             line.tokens = admission.enter(line.demand)
             if self._gate:
-                line.ticket = self._gate.enters(admission.prompt_tokens(line.demand), line.demand.answers)
+                demand = line.demand
+                line.ticket = self._gate.enters(admission.prompt_tokens(demand), demand.requests, demand.prompts)
             self._alone = line.alone
             line.task = asyncio.create_task(self._run(work, line))
         if idle and admission.requests:
@@ -277,7 +278,8 @@ class Driver:
         for _ in range(PASSED_BY):
             if (line := work.next) is None:
                 break
-            answer = gate.asks(self._admission.prompt_tokens(line.demand), line.demand.answers)
+            demand = line.demand
+            answer = gate.asks(self._admission.prompt_tokens(demand), demand.requests)
             if answer is not Answer.PASS_BY or not work.pass_by():
                 return answer is Answer.GO
         return False

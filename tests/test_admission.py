@@ -53,6 +53,21 @@ def test_what_a_request_asks_for(fields: dict[str, object], endpoint: str, answe
     assert demand.prompt_bytes == len(opening)
 
 
+@given(st.lists(st.text() | st.lists(st.integers(0, 10**6), min_size=1), min_size=1), st.sampled_from([None, 0, 2]))
+def test_a_list_of_prompts_is_as_many_prompts(prompts: list[object], indent: int | None) -> None:
+    sent = json.dumps({"model": "m", "prompt": prompts, "n": 3}, indent=indent).encode()
+    demand, _ = demand_of(sent, COMPLETIONS)
+    assert (demand.prompts, demand.requests) == (len(prompts), 3 * len(prompts))
+
+
+def test_each_prompt_of_a_list_has_the_context_for_itself() -> None:
+    admission = Admission(1000)
+    admission.resize(Capacity(100_000, 1, 512))
+    assert admission.cost(Demand(3000, 400, 1, 4)) == 1400  # 250 tokens a prompt, 100 for its answer
+    assert admission.cost(Demand(30_000, 4000, 1, 4)) == 4 * 512
+    assert admission.prompt_tokens(Demand(30_000, 4000, 1, 4)) == 4 * 512
+
+
 def test_tools_and_instructions_are_part_of_how_a_prompt_begins() -> None:
     _, opening = demand_of(body(messages=["m"], tools=["t"], temperature=1), CHAT)
     assert opening == b'["t"]["m"]'

@@ -277,6 +277,27 @@ async def test_a_request_for_several_answers_is_as_many_to_the_server(tmp_path: 
         gate.close()
 
 
+async def test_a_request_with_several_prompts_is_as_many_to_the_server(tmp_path: Path) -> None:
+    now_s = 0.0
+    async with aiohttp.ClientSession() as session:
+        gate = SpareGate(Goal(ttft_s=0.5), 20, URL, session, now=lambda: now_s, desk_base=tmp_path)
+        gate._governed_s = 0.0  # pyright: ignore[reportPrivateUsage]
+        gate.governor.budget = Budget(in_flight=12, keep=12, prompt_token_s=0.001, slack_s=0.2)
+        gate.governor.lasting_s = 0.01
+        assert gate.asks(800, answers=8) is Answer.GO
+        ticket = gate.enters(800, answers=8, prompts=4)  # two answers to each of four prompts
+        desk = gate._desk  # pyright: ignore[reportPrivateUsage]
+        assert desk.all == Ours(8, 8, 1600, 4)  # of four prompts in 0.8 s two are read in half a second
+        assert gate.asks(10, answers=5) is Answer.LATER
+        now_s = 1.8
+        assert gate.lost_tokens(ticket) == 800 + 8 * 100
+        gate.leaves(ticket, 800, 8 * 60)
+        assert (desk.all.in_flight, desk.done_tokens) == (0, 800 + 480)
+        traits = gate._traits  # pyright: ignore[reportPrivateUsage]
+        assert (traits.prompt_tokens, traits.output_tokens) == pytest.approx((64 + 0.02 * (200 - 64), 64 + 0.02 * (60 - 64)))
+        gate.close()
+
+
 def test_a_request_for_more_answers_than_may_be_in_flight_goes_alone(tmp_path: Path) -> None:
     desk = Desk(URL, tmp_path)
     assert not desk.take(0, 4)

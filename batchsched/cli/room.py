@@ -35,6 +35,7 @@ def tight(path: Path, endpoint: str, context: int) -> Tight:
         if isinstance(request, LineError):
             continue
         demand, _ = demand_of(request.body, endpoint)
-        if demand.answer_tokens and demand.prompt_bytes / BYTES_PER_TOKEN + demand.answer_tokens / demand.answers > context:
+        prompt_tokens = demand.prompt_bytes / demand.prompts / BYTES_PER_TOKEN
+        if demand.answer_tokens and prompt_tokens + demand.answer_tokens / demand.requests > context:
             count, first = count + 1, first or line.number
     return Tight(count, first)

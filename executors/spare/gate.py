@@ -41,7 +41,9 @@ _UNGOVERNED_S = 12.0
 class _Ticket(msgspec.Struct):
     at_s: float
     prompt_tokens: float
+    """Of all its prompts together."""
     answers: int
+    prompts: int
 
 
 class SpareGate:
@@ -104,21 +106,20 @@ class SpareGate:
         self._ask_again_in(waits_s)
         return Answer.PASS_BY if self._waits_s(0) <= 0 else Answer.LATER
 
-    def enters(self, prompt_tokens: float, answers: int = 1) -> int:
+    def enters(self, prompt_tokens: float, answers: int = 1, prompts: int = 1) -> int:
         """As the port says. Between `asks` and here another worker may have taken the room: then there is one too many for the
         time of one request."""
         desk = self._desk
         if not desk.take(self.budget.in_flight, answers):
             desk.say(in_flight=desk.mine.in_flight + answers)
-        slow = prompt_tokens * self.budget.prompt_token_s + self.expected_step_s > self.governor.goal.ttft_s
         desk.say(
             sent=desk.mine.sent + answers,
-            sent_tokens=desk.mine.sent_tokens + round(prompt_tokens) * answers,
-            slow_first=desk.mine.slow_first + slow * answers,
+            sent_tokens=desk.mine.sent_tokens + round(prompt_tokens / prompts * answers),
+            slow_first=desk.mine.slow_first + self._slow(prompt_tokens, prompts) * answers // prompts,
         )
         self._pace.went(self.budget, self._shared(prompt_tokens), self._now())
         self._number += 1
-        self._tickets[self._number] = _Ticket(self._now(), prompt_tokens, answers)
+        self._tickets[self._number] = _Ticket(self._now(), prompt_tokens, answers, prompts)
         return self._number
 
     def leaves(self, ticket: int, read: int = 0, written: int = 0) -> None:
@@ -136,7 +137,7 @@ class SpareGate:
             each, known = written // entered.answers, self._traits
             self.governor.answered(self._now() - entered.at_s, each)
             self._traits = Traits(
-                known.prompt_tokens + _MEMORY * (read - known.prompt_tokens),
+                known.prompt_tokens + _MEMORY * (read / entered.prompts - known.prompt_tokens),
                 known.output_tokens + _MEMORY * (each - known.output_tokens),
             )
 
@@ -154,7 +155,7 @@ class SpareGate:
         age_s = self._now() - entered.at_s
         read_s = entered.prompt_tokens * self.budget.prompt_token_s
         step_s = self.expected_step_s
-        written = max(0.0, age_s - read_s) / step_s if step_s > 0 else 0.0
+        written = entered.answers * max(0.0, age_s - read_s) / step_s if step_s > 0 else 0.0
         return round(min(1.0, age_s / max(read_s, 1e-9)) * entered.prompt_tokens + written)
 
     # The server's side.
@@ -250,6 +251,13 @@ class SpareGate:
         """How many of our requests have that many answers to give, the youngest counted first."""
         given = itertools.accumulate(ticket.answers for ticket in reversed(self._tickets.values()))
         return min(len(self._tickets), 1 + sum(sofar < answers for sofar in given))
+
+    def _slow(self, prompt_tokens: float, prompts: int) -> int:
+        """How many of so many prompts, read one after the other, end later than the first tokens that users are promised."""
+        left_s, reads_s = self.governor.goal.ttft_s - self.expected_step_s, prompt_tokens * self.budget.prompt_token_s
+        if reads_s <= left_s:
+            return 0
+        return prompts - int(prompts * max(0.0, left_s) / reads_s) if reads_s > 0 else prompts
 
     def _waits_s(self, prompt_tokens: float) -> float:
         return self._pace.waits_s(self.budget, 0, self._shared(prompt_tokens), self._now())

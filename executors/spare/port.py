@@ -26,11 +26,12 @@ class Gate(Protocol):
         ...
 
     def asks(self, prompt_tokens: float, answers: int = 1) -> Answer:
-        """May a request with such a prompt go now? One for several answers is as many requests to the engine."""
+        """May a request go now? `prompt_tokens`: of all its prompts together. One for several answers is as many requests to the
+        engine, and so is one with several prompts."""
         ...
 
-    def enters(self, prompt_tokens: float, answers: int = 1) -> int:
-        """It goes: its ticket."""
+    def enters(self, prompt_tokens: float, answers: int = 1, prompts: int = 1) -> int:
+        """It goes: its ticket. `answers`: to all its prompts together."""
         ...
 
     def leaves(self, ticket: int, read: int = 0, written: int = 0) -> None:
