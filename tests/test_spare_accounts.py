@@ -66,6 +66,10 @@ def test_a_report_charges_watts_above_idle_ones(tmp_path: Path, capsys: pytest.C
     assert told["energy_j"] == pytest.approx(added_j)
     assert told["attributed"]["energy_j"] == pytest.approx(6570)
     assert told["embodied_g"]["high"] == 0
+    assert told["baseline"]["terms"]["borrowed"]  # there is no other pool
+    assert "as if its machines were not on for others" in told["baseline"]["description"]
+    assert any("no pool of its own" in note for note in told["notes"])
+    assert told["saving"]["spare_g"] == pytest.approx(told["attributed"]["operational_g"] - told["operational_g"])
     assert told["attributed"]["embodied_g"]["low"] > 0
     assert told["operational_g"] < told["attributed"]["operational_g"]
     assert spent_g == pytest.approx(told["operational_g"], rel=0.01)

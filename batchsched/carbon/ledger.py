@@ -173,6 +173,7 @@ def _run_now(terms: Baseline, truth: Truth, policy: Policy, lifetime_years: floa
     ends_at = terms.start + timedelta(seconds=duration_s)
     intensity = truth(terms.zone, terms.start, ends_at)
     ran = f"{terms.model} on" if terms.model else "on"
+    as_if = ", as if its machines were not on for others" if terms.borrowed else ""
     return RunNow(
         terms=terms,
         ends_at=ends_at,
@@ -181,7 +182,7 @@ def _run_now(terms: Baseline, truth: Truth, policy: Policy, lifetime_years: floa
         embodied_g=_embodied([(terms.gpu, terms.held, terms.busy_s)], policy, lifetime_years, hardware),
         description=(
             f"run at once at submission, {iso(terms.start)} to {iso(ends_at)}, {ran} {terms.gpu} in pool {terms.pool} at site "
-            f"{terms.site} (zone {terms.zone}), energy {METERS[terms.energy_source]}, grid: {intensity.source}"
+            f"{terms.site} (zone {terms.zone}){as_if}, energy {METERS[terms.energy_source]}, grid: {intensity.source}"
         ),
     )
 

@@ -105,6 +105,12 @@ def remarks(
     ]
     if run_now and run_now.terms.simulated:
         notes.append(f"The baseline's place, site {run_now.terms.site}, is simulated.")
+    if run_now and run_now.terms.borrowed:
+        notes.append(
+            f"The baseline is on pool {run_now.terms.pool}, for no pool of its own serves the model, and bears its full share of "
+            "those machines. Run there at once the work would have added less: what the saving owes to spare capacity is against "
+            "machines of one's own."
+        )
     notes += [f"Work of pool {pool} {MARKS[mark]}." for pool, mark in sorted({(e.pool, e.mark) for e in entries if e.mark})]
     notes += [
         f"Work of pool {pool} ran in spare capacity, on machines that are on for others anyway: it is charged what it added."

@@ -80,6 +80,8 @@ class Baseline(msgspec.Struct, frozen=True):
     held: Held = NEW
     model: str = ""
     """That the batch's requests name."""
+    borrowed: bool = False
+    """Only machines that are on for others anyway could serve it: they are charged as if they were its own."""
 
 
 class Row(msgspec.Struct, frozen=True):

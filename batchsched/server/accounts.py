@@ -210,6 +210,7 @@ class Accounts:
             duration_s=busy_s / pool.count,
             held=Held.of(pool, start.date(), fleet.replica_gpus[name]),
             model=batch["model"],
+            borrowed=pool.adds_only,
         )
 
 
