@@ -42,6 +42,10 @@ class Shape(msgspec.Struct, frozen=True):
     spell_factor: float = 1.6
     front_s: float = 0.002
     """From a request's arrival until the engine may take it up."""
+    way_s: float = 0.005
+    """Between the offline side and the server, each way: of its requests, and of their answers."""
+    drop_s: float = 0.05
+    """From when a request is broken off until the engine drops it (vLLM was seen to take up to so long)."""
     kv_tokens: int = 60_000
     max_seqs: int = 128
     step_tokens: int = 2048
@@ -105,6 +109,9 @@ class Server:
         self._number = 0
         self._prompt_tokens = self._written = self._finished = 0
         self._began_s = self._before_s = 0.0
+        self._taken_up = 0
+        """Requests that wait in the engine itself, as of the step's beginning."""
+        self._shown = (0, 0, 0)
         self._first, self._each = _Counted(FIRST_BOUNDS), _Counted(EACH_BOUNDS)
 
     @property
@@ -122,7 +129,7 @@ class Server:
         self.waiting.append(asked)
 
     def abort(self, asked: Asked) -> None:
-        """Its client went away."""
+        """The engine drops a request whose client went away; one that it has answered is none of its any more."""
         if asked in self.waiting:
             self.waiting.remove(asked)
         else:
@@ -132,6 +139,8 @@ class Server:
         """Choose the next step's work; when it ends, or None where there is nothing to do."""
         shape = self.shape
         if not self.running and not any(asked.arrived_s + shape.front_s <= now_s for asked in self.waiting):
+            self._taken_up = 0
+            self._show()  # where all were broken off an empty step follows
             return None
         self._make_room()
         budget = shape.step_tokens - len(self._decoding)
@@ -142,6 +151,7 @@ class Server:
                 self._parts.append((asked, part))
                 budget -= part
         self._admit(now_s, budget)
+        self._taken_up = sum(asked.arrived_s + shape.front_s <= now_s for asked in self.waiting)
         tokens = sum(part for _, part in self._parts)
         took = shape.base_s + shape.per_decode_s * len(self._decoding) + shape.per_prefill_s * tokens
         took *= self._rng.lognormvariate(0, shape.noise) * self._slower(now_s)
@@ -170,14 +180,19 @@ class Server:
             if asked.read >= asked.to_read:
                 self._first_written(asked, now_s)
         self._before_s = now_s
+        self._show()
+
+    def _show(self) -> None:
+        self._shown = self.running, self._taken_up, self.held_tokens
 
     def counts(self, now_s: float) -> Counts:
-        """What its /metrics would say."""
+        """What its /metrics would say: the state at the end of the last step, as vLLM's."""
+        running, waiting, held_tokens = self._shown
         return Counts(
             now_s,
-            running=self.running,
-            waiting=len(self.waiting),
-            kv_used=min(1.0, self.held_tokens / self.shape.kv_tokens),
+            running=running,
+            waiting=waiting,
+            kv_used=min(1.0, held_tokens / self.shape.kv_tokens),
             preemptions=self.preemptions,
             prompt_tokens=self._prompt_tokens,
             written_tokens=self._written,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable
+from heapq import heappop, heappush
 from typing import Protocol
 
 import msgspec
@@ -149,12 +150,38 @@ class _Run:
         self.ours: list[Asked] = []
         self.sent = self.sent_tokens = self.gone = self.tokens = self.wasted = 0
         self.wake_s = 0.0
+        self.under_way: list[tuple[float, int, Callable[[Asked, float], None], Asked]] = []
+        """What reaches the server or us later: when, and what happens then."""
+        self.number = 0
+
+    @property
+    def next_s(self) -> float:
+        """When the next of it arrives."""
+        return self.under_way[0][0] if self.under_way else math.inf
+
+    def later(self, at_s: float, then: Callable[[Asked, float], None], asked: Asked) -> None:
+        self.number += 1
+        heappush(self.under_way, (at_s, self.number, then, asked))
+
+    def receive(self) -> None:
+        at_s, _, then, asked = heappop(self.under_way)
+        then(asked, at_s)
 
     def _done(self, asked: Asked) -> None:
-        if asked.priority:
+        if asked.priority and asked.ended_s is not None:
+            self.later(asked.ended_s + self.server.shape.way_s, self._answered, asked)
+
+    def _answered(self, asked: Asked, now_s: float) -> None:
+        if asked in self.ours:  # else it was broken off, and nobody waits for it
             self.ours.remove(asked)
             self.tokens += asked.written
-            self.guard.answered((asked.ended_s or 0.0) - asked.arrived_s, asked.written)
+            self.guard.answered(now_s - asked.arrived_s + self.server.shape.way_s, asked.written)
+
+    def _dropped(self, asked: Asked, now_s: float) -> None:
+        del now_s
+        if asked.ended_s is None:
+            self.server.abort(asked)
+        self.wasted += asked.written
 
     def pump(self, now_s: float) -> None:
         """Send what may go; a long prompt that has to wait is passed by others."""
@@ -167,7 +194,7 @@ class _Run:
                 return
             prompt, output = self.todo.pop(at)
             asked = Asked(prompt, output, OURS)
-            self.server.submit(asked, now_s)
+            self.later(now_s + self.server.shape.way_s, self.server.submit, asked)
             self.ours.append(asked)
             self.guard.went(prompt, now_s)
             self.sent, self.sent_tokens = self.sent + 1, self.sent_tokens + prompt
@@ -176,10 +203,9 @@ class _Run:
     def read(self, now_s: float) -> None:
         self.guard.read(self.server, Ours(len(self.ours), self.sent, self.sent_tokens, gone=self.gone), now_s)
         for _ in range(self.guard.excess(len(self.ours))):
-            youngest = self.ours.pop()
-            self.server.abort(youngest)
+            shape = self.server.shape
+            self.later(now_s + max(shape.drop_s, shape.way_s), self._dropped, self.ours.pop())
             self.gone += 1
-            self.wasted += youngest.written
 
     def arrive(self) -> None:
         assert self.coming
@@ -209,12 +235,14 @@ def simulate(
         soonest = now_s + shape.front_s if ends_s is None and run.server.waiting else math.inf
         while True:
             arrives_s = run.coming[0] if run.coming else math.inf
-            at_s = min(arrives_s, read_s, run.wake_s, soonest, seconds)
+            at_s = min(arrives_s, read_s, run.wake_s, run.next_s, soonest, seconds)
             if at_s >= (seconds if ends_s is None else min(ends_s, seconds)):
                 now_s = at_s
                 break
             if at_s == arrives_s:
                 run.arrive()
+            elif at_s == run.next_s:
+                run.receive()
             elif at_s == read_s:
                 run.read(at_s)
                 if watch:
