@@ -3,12 +3,13 @@
 What no chunk is charged for is kept apart and told as well, so that everything adds up to what the meter saw.
 
 Where others use the engine too, only our share of it goes to our chunks: the tokens that came back to us over all that the engine
-counted, both since we last had nothing to do. Over so long a time, because the engine counts a token when it is made and we when
-its answer comes; a moment's share would miss one or the other.
+counted, both lately. Not of the moment, because the engine counts a token when it is made and we when its answer comes; and not
+of all time, because a token takes more where few are made at once, and it is ours that are made at night.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Hashable
 from datetime import datetime
@@ -16,6 +17,10 @@ from typing import NamedTuple
 
 from batchsched.executors.meters import EnergyMeter, Reading
 from batchsched.wire import EnergySource, Meter, SpentKind, SpentPart
+
+
+LATELY_S = 600.0
+"""What was so long ago counts for 1/e in how a shared engine is split: far longer than answers take, shorter than an hour's load."""
 
 
 class _Amount(NamedTuple):
@@ -41,13 +46,24 @@ class _Account:
 
 
 class _Use:
-    """What a shared engine used while we used it, and how much of that has been charged to us."""
+    """What a shared engine used lately while we used it, and how much of that has been charged to us."""
 
     __slots__ = ("all_tokens", "charged", "our_tokens", "used")
 
     def __init__(self) -> None:
         self.used = self.charged = _Amount()
         self.all_tokens = self.our_tokens = 0.0
+
+    def fade(self, seconds: float) -> _Amount:
+        """So much time goes by: what is not counted any more and was not charged to us, which was others'.
+
+        All four fade alike, so as long as a token takes the same, we are charged for each of ours just as without it.
+        """
+        keep = math.exp(-seconds / LATELY_S)
+        others = _Amount().plus(self.used.plus(self.charged, -1.0), 1.0 - keep)
+        self.used, self.charged = _Amount().plus(self.used, keep), _Amount().plus(self.charged, keep)
+        self.all_tokens, self.our_tokens = self.all_tokens * keep, self.our_tokens * keep
+        return others
 
     def ours(self, spent: _Amount) -> _Amount:
         """Add what was used; what is to be charged now. The whole comes to our share of the tokens, late but never twice."""
@@ -64,12 +80,15 @@ class EnergyShare:
     An interval in which no answer came back is split evenly among the open chunks.
     """
 
-    def __init__(self, meter: EnergyMeter, now: Callable[[], datetime]) -> None:
-        self._meter, self._now = meter, now
+    def __init__(
+        self, meter: EnergyMeter, now: Callable[[], datetime], monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._meter, self._now, self._monotonic = meter, now, monotonic
         self._accounts: dict[Hashable, _Account] = {}
         self.in_flight = False
         """Are requests in flight at the engine? The meter is read whenever this changes."""
-        self._reading, self._read_at = Reading(0.0, "modelled"), time.monotonic()
+        self._reading, self._read_at = Reading(0.0, "modelled"), monotonic()
+        self._faded_at = self._read_at
         self._starting: _Account | None = None
         self._use = _Use()
         self._counter: float | None = None
@@ -77,6 +96,7 @@ class EnergyShare:
 
     def saw(self, tokens: float) -> None:
         """What a shared engine has counted for all its users since it started. Until this is said, all that it uses is ours."""
+        self._fade()
         if self._counter is not None:  # one that falls is that of an engine that began anew
             self._use.all_tokens += tokens - self._counter if tokens >= self._counter else tokens
         self._settle()
@@ -158,6 +178,11 @@ class EnergyShare:
         parts, self._spent = list(self._spent.values()), {}
         return parts
 
+    def _fade(self) -> None:
+        now = self._monotonic()
+        self._spend("others", self._use.fade(now - self._faded_at))
+        self._faded_at = now
+
     def _end_use(self) -> None:
         """Once we have nothing to do, what was not charged to us was others'."""
         if not self._accounts:
@@ -192,7 +217,8 @@ class EnergyShare:
 
     def _settle(self) -> None:
         before, self._reading = self._reading, self._meter.read()
-        now = time.monotonic()
+        self._fade()
+        now = self._monotonic()
         elapsed_s, self._read_at = now - self._read_at, now
         spent = _Amount(
             max(0.0, self._reading.energy_j - before.energy_j), max(0.0, self._reading.host_j - before.host_j), elapsed_s

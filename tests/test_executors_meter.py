@@ -286,6 +286,44 @@ def test_what_an_engine_of_many_users_takes_is_charged_by_tokens_late_but_once()
     assert taken.energy_j == pytest.approx(10.0)
 
 
+def test_on_a_shared_engine_that_always_has_work_of_ours_each_hour_is_split_by_itself() -> None:
+    meter, clock_s = SetMeter(), 0.0
+    share = EnergyShare(meter, lambda: datetime.now(UTC), lambda: clock_s)
+    share.saw(0)
+    share.open("a")
+    share.busy(True)
+    counted, charged_j = 0.0, 0.0
+
+    def hour(others_per_s: float, watts: float) -> float:
+        """We make 100 tokens a second beside others; what comes back tells of them 20 s later."""
+        nonlocal counted, charged_j, clock_s
+        before_j = charged_j
+        for tick in range(360):
+            clock_s += 10.0
+            meter.joules += watts * 10
+            counted += (others_per_s + 100) * 10
+            if tick % 2:
+                share.add("a", 2000)
+            share.saw(counted)
+            taken = share.take("a")
+            assert taken is not None
+            charged_j += taken.energy_j
+        return charged_j - before_j
+
+    for _ in range(4):
+        by_day_j = hour(900.0, 1000.0)
+        assert by_day_j == pytest.approx(100 * 3600, rel=0.01)  # a tenth of the tokens
+    told_j = sum(part.energy_j for part in share.spent() if part.kind == "others")
+    assert told_j == pytest.approx(4 * 900 * 3600, rel=0.06)  # told while it goes on, all but the last minutes
+    by_night_j = [hour(0.0, 400.0) for _ in range(3)]
+    assert by_night_j[1:] == pytest.approx([400 * 3600] * 2, rel=0.15)  # all that it draws, once the day is forgotten
+    assert hour(900.0, 1000.0) < 0.3 * by_night_j[2]
+    share.close("a")
+    parts = share.spent()
+    told_j += sum(part.energy_j for part in parts if part.kind != "metered")
+    assert charged_j + told_j == pytest.approx(meter.joules)
+
+
 def test_a_failed_start_is_charged_with_the_next_one_and_forgotten_with_an_engine_that_nobody_used() -> None:
     meter = SetMeter()
     share = EnergyShare(meter, lambda: datetime.now(UTC))
