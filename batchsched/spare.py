@@ -10,7 +10,7 @@ the capacity is that much less.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from statistics import fmean
 
@@ -150,6 +150,13 @@ def _tokens_per_s(known: Profile, observations: Sequence[Observation]) -> float:
     read, written = float(sum(seen.input_tokens for seen in mine)), float(sum(seen.output_tokens for seen in mine))
     read, written = (read, written) if read + written > 0 else USUAL_MIX
     return (read + written) / known.seconds(read, written)
+
+
+def part_of(ceiling: int, desk: str, desks: Collection[str]) -> int:
+    """Of the requests that may be at a server what falls to one of the desks that share it: equal parts that add up to all, and
+    at least one."""
+    many, at = len(desks), sorted(desks).index(desk)
+    return max(1, ceiling * (at + 1) // many - ceiling * at // many)
 
 
 def remarks(found: Mapping[str, Share]) -> list[str]:

@@ -178,6 +178,15 @@ class SpareSeen(msgspec.Struct):
     tokens_per_s: float
 
 
+class Sharing(msgspec.Struct):
+    """Which shared server a worker is at. `server`: names it alike for every worker on it; `desk`: workers that say the same keep
+    one budget there already; `wants`: has it work for it?"""
+
+    server: str
+    desk: str
+    wants: bool = True
+
+
 ThrottleReason = Literal["heat", "hardware", "power_cap", "power_brake"]
 
 
@@ -228,6 +237,8 @@ class Heartbeat(msgspec.Struct):
     """Of a spare pool's worker, since it last said so; None where it could not tell."""
     cards: list[Card] | None = None
     """The GPUs of its replica; None where it sees none."""
+    sharing: Sharing | None = None
+    """Of a spare pool's worker."""
 
 
 class Bye(msgspec.Struct):
@@ -241,6 +252,8 @@ class HeartbeatAnswer(msgspec.Struct):
 
     stale: list[str]
     stop: dict[str, ReleaseReason]
+    ceiling: int | None = None
+    """Of a spare pool's ceiling what the worker's desk may use of it; None: all."""
 
 
 class Meter(msgspec.Struct):

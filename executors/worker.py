@@ -241,8 +241,10 @@ class WorkerLoop:
             await asyncio.sleep(self._me.heartbeat_s)
             said = {held.lease.chunk_id: held for held in self._held.values()}  # of two leases of a chunk the newer
             held_leases = [HeldLease(chunk_id, held.lease.token) for chunk_id, held in said.items()]
-            spare = self._gate.seen() if self._gate else None
-            message = Heartbeat(held_leases, self._spent(), self._idle, self._logs_bytes, spare, cards=self._gpus.seen)
+            spare, sharing = (self._gate.seen(), self._gate.sharing(bool(held_leases))) if self._gate else (None, None)
+            message = Heartbeat(
+                held_leases, self._spent(), self._idle, self._logs_bytes, spare, cards=self._gpus.seen, sharing=sharing
+            )
             timeout_s = min(_LONGEST_BEAT_S, max(1.0, 2 * self._me.heartbeat_s))
             sent = time.monotonic()
             try:
@@ -255,6 +257,8 @@ class WorkerLoop:
                 log.warning("Heartbeat refused: %s", problem.message)
                 continue
             self._unsaid = None
+            if self._gate:
+                self._gate.share(answer.ceiling)
             for chunk_id in answer.stale:
                 if held := said.get(chunk_id):
                     self._lose(held)

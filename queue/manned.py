@@ -38,6 +38,10 @@ class WorkerRow(SQLModel, table=True):
     """Chunks under which its engine failed."""
     ills: list[str] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
     """What its GPUs suffer from, in words; None where it sees none."""
+    spare_server: str | None = None
+    """The server of online users that it has work for; None: none."""
+    spare_desk: str | None = None
+    """With whom it keeps one budget there."""
 
 
 class LauncherRow(SQLModel, table=True):

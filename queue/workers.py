@@ -40,6 +40,12 @@ def ills(connection: Connection, since: datetime) -> dict[str, list[str]]:
     return found
 
 
+def desks(connection: Connection, server: str, since: datetime) -> set[str]:
+    """Where workers that gave a sign of life since then keep a budget at a server of online users that they have work for."""
+    here = workers.c.state == "active", workers.c.seen_at >= since, workers.c.spare_server == server
+    return set(connection.scalars(select(workers.c.spare_desk).where(*here).distinct()))
+
+
 def finished(connection: Connection, worker_id: str) -> None:
     """It finished a chunk with an answer in it."""
     connection.execute(update(workers).where(workers.c.id == worker_id).values(finished=workers.c.finished + 1))

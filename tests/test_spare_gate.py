@@ -14,6 +14,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batchsched.errors import InvalidConfiguration
 from batchsched.executors.meters.port import Reading
@@ -29,6 +31,7 @@ from batchsched.executors.spare.response import Step
 from batchsched.executors.spare.window import Ours, Window
 from batchsched.executors.worker import pause_after
 from batchsched.fleet import Pool, Slo
+from batchsched.spare import part_of
 from batchsched.wire import Bye, Heartbeat, SpareSeen, Spent
 from tests.fake_engine import FakeEngine
 from tests.fake_server import FakeServer
@@ -304,6 +307,25 @@ def test_a_request_for_more_answers_than_may_be_in_flight_goes_alone(tmp_path: P
     assert desk.take(2, 4)
     assert not desk.take(2, 1)
     desk.close()
+
+
+async def test_a_desk_has_its_part_of_the_ceiling_beside_those_of_other_machines(tmp_path: Path) -> None:
+    async with aiohttp.ClientSession() as session:
+        one, same, other = (SpareGate(Goal(), 8, URL, session, desk_base=tmp_path / name) for name in ("a", "a", "b"))
+        assert one.sharing(True) == same.sharing(True) != other.sharing(True)
+        assert one.sharing(True).server == other.sharing(False).server
+        for told, ceiling in ((3, 3), (20, 8), (None, 8)):
+            one.share(told)
+            assert one.governor.ceiling == ceiling
+        for gate in (one, same, other):
+            gate.close()
+
+
+@given(st.integers(1, 200), st.sets(st.text(), min_size=1))
+def test_parts_of_a_ceiling_add_up_to_it(ceiling: int, desks: set[str]) -> None:
+    parts = [part_of(ceiling, desk, desks) for desk in desks]
+    assert sum(parts) == max(ceiling, len(desks))
+    assert max(parts) - min(parts) <= 1
 
 
 def test_a_folder_of_another_user_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

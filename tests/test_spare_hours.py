@@ -132,6 +132,29 @@ def worker_of(server: InProcess) -> str:
     return str(server.post(f"{PREFIX}/workers", body).json()["worker_id"])
 
 
+def test_workers_on_several_machines_share_the_ceiling_of_a_server_that_they_have_work_for(tmp_path: Path) -> None:
+    clock = ManualClock(MONDAY)
+    with in_process() as make, closing(make(tmp_path, clock, FLEET)) as server:
+        workers = {desk: worker_of(server) for desk in ("a", "b", "b again", "c")}
+
+        def told(desk: str, wants: bool = True, at: str = "gpu-1:8000") -> int | None:
+            said = {"server": at, "desk": desk[0], "wants": wants}
+            answer = server.post(f"{PREFIX}/workers/{workers[desk]}/heartbeat", {"leases": [], "sharing": said})
+            ceiling: int | None = answer.json()["ceiling"]
+            return ceiling
+
+        assert told("a") == 12
+        assert told("b") == told("b again") == 6  # two of one machine
+        assert told("c", wants=False) == 4  # as much as it would have
+        assert told("a") == 6
+        assert told("c", at="gpu-2:8000") == 12
+        assert server.post(f"{PREFIX}/workers/{workers['c']}/bye", {"spent": []}).is_success
+        clock.advance(120)
+        assert told("a") == 12  # of the others nobody has heard for two minutes
+        answer = server.post(f"{PREFIX}/workers/{workers['a']}/heartbeat", {"leases": []}).json()
+        assert answer["ceiling"] is None  # an older worker
+
+
 def test_plans_get_what_workers_saw_and_weigh_the_increment_alone(tmp_path: Path) -> None:
     clock = ManualClock(MONDAY + timedelta(hours=6))
     with in_process() as make, closing(make(tmp_path, clock, FLEET)) as server:

@@ -22,6 +22,7 @@ from batchsched.queue.tenancy import ANY
 from batchsched.server.messages import answer, read
 from batchsched.server.pace import Pace
 from batchsched.server.runtime import Runtime
+from batchsched.spare import part_of
 from batchsched.wire import (
     MIN_PROTOCOL,
     PREFIX,
@@ -39,6 +40,7 @@ from batchsched.wire import (
     Registered,
     Release,
     Results,
+    Sharing,
     in_flight_at_death,
     known_reason,
     known_settings,
@@ -155,12 +157,14 @@ class LeaseDesk:
             ills = _ills(message)
             told = {"idle_w": message.idle.power_w if message.idle else None, "logs_bytes": message.logs_bytes, "ills": ills}
             turned = ills is not None and bool(ills) != bool(workers.get(connection, worker_id)["ills"])
-            workers.seen(connection, worker_id, now, **{name: value for name, value in told.items() if value is not None})
+            told = {name: value for name, value in told.items() if value is not None}
+            workers.seen(connection, worker_id, now, **told, **_shared(message.sharing))
             if message.spent:
                 spending.add(connection, worker_id, [message.spent])
             worker = workers.get(connection, worker_id)
             if message.spare:
                 spare.add(connection, worker["pool"], message.spare, now)
+            ceiling = self._ceiling(connection, worker["pool"], message.sharing, now) if message.sharing else None
             held = [(lease.chunk_id, lease.token) for lease in message.leases]
             stale = chunks.extend(connection, held, now, self._limits.lease_s)
             if stale:
@@ -168,7 +172,7 @@ class LeaseDesk:
             rows = [chunks.get(connection, chunk_id) for chunk_id, _ in held if chunk_id not in stale]
             worked_on = {row["batch_id"]: batches.get(connection, row["batch_id"], ANY) for row in rows}
             closed = {pool: overrides.closed(connection, pool, now) for pool in {row["pool"] for row in rows}}
-        answer = HeartbeatAnswer(stale, {})
+        answer = HeartbeatAnswer(stale, {}, ceiling)
         for row in rows:
             batch = worked_on[row["batch_id"]]
             if batch["state"] != "in_progress":
@@ -181,6 +185,13 @@ class LeaseDesk:
             self._runtime.scheduler.poke()
         answer.stop = {chunk_id: known_reason(reason, worker["protocol"]) for chunk_id, reason in answer.stop.items()}
         return answer
+
+    def _ceiling(self, connection: Connection, pool: str, sharing: Sharing, now: datetime) -> int | None:
+        """What a worker's desk may use of its pool's ceiling, beside others at the same server."""
+        if (declared := self._runtime.fleet.pools.get(pool)) is None or declared.ceiling is None:
+            return None
+        others = workers.desks(connection, sharing.server, now - timedelta(seconds=self._limits.lease_s))
+        return part_of(declared.most_in_flight, sharing.desk, others | {sharing.desk})
 
     @again
     def bye(self, worker_id: str, message: Bye) -> None:
@@ -365,6 +376,13 @@ def _nearer(chunk: Row, message: Fail) -> bool:
     suspects = set(in_flight_at_death(message.suspects, message.erring))
     fewer = bool(suspects) and suspects < set(in_flight_at_death(chunk["suspects"], chunk["erring"]))
     return fewer or (message.set_aside > 0 and 2 * chunk["failed"] <= chunk["lines"])
+
+
+def _shared(sharing: Sharing | None) -> dict[str, str | None]:
+    """What is kept of a worker at a shared server: one without work for it leaves its part to others."""
+    if sharing is None or not sharing.wants:
+        return {"spare_server": None, "spare_desk": None}
+    return {"spare_server": sharing.server, "spare_desk": sharing.desk}
 
 
 def _ills(message: Heartbeat) -> list[str] | None:

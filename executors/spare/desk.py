@@ -4,7 +4,8 @@ A folder for each server; in it one file for each worker, which holds a lock on 
 it. The kernel frees the lock of a worker that ends, even by kill -9, and the server drops its requests as its connections close:
 so what it had in flight counts no more. Room is taken under one further lock, so two workers never take the same room.
 
-Workers on other machines are not seen here: to the governors they are online users, and each side keeps away from the other.
+Workers on other machines are not seen here: to the governors they are online users, and each side keeps away from the other. The
+scheduler, to which all of them talk, tells each desk its part of the ceiling.
 """
 
 from __future__ import annotations
@@ -71,6 +72,9 @@ class Desk:
     def __init__(self, server_url: str, base: Path | None = None) -> None:
         self._folder = desk_folder(base) / f"spare-{hashlib.sha256(server_of(server_url).encode()).hexdigest()[:16]}"
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        there = self._folder.stat()
+        self.name = f"{socket.gethostname()}:{there.st_dev}:{there.st_ino}"
+        """The same for all workers that meet here, and for nobody else."""
         self._lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         self.mine = Figures()
         self._others: dict[str, mmap.mmap] = {}

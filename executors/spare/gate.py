@@ -25,7 +25,7 @@ from batchsched.executors.spare.pace import Pace
 from batchsched.executors.spare.port import Answer
 from batchsched.executors.spare.window import Ours, Windows
 from batchsched.fleet import Pool
-from batchsched.wire import SpareSeen
+from batchsched.wire import Sharing, SpareSeen
 
 log = logging.getLogger(__name__)
 EVERY_S = 0.5
@@ -62,11 +62,12 @@ class SpareGate:
         desk_base: Path | None = None,
         every_s: float | None = None,
     ) -> None:
-        self.governor = Governor(goal, ceiling)
+        self.governor, self._ceiling = Governor(goal, ceiling), ceiling
         self.pushed_out = 0
         """Requests, since the beginning."""
         self._url, self._session, self._now, self._every_s = f"{server_url.rstrip('/')}/metrics", session, now, every_s or EVERY_S
-        self._desk, self._pace, self._hours = Desk(server_url, desk_base), Pace(), Hours(server_of(server_url))
+        self._server = server_of(server_url)
+        self._desk, self._pace, self._hours = Desk(server_url, desk_base), Pace(), Hours(self._server)
         self._traits = Traits()
         self._windows = Windows(goal.ttft_s)
         self._ours, self._done = Ours(), 0
@@ -192,6 +193,14 @@ class SpareGate:
     def seen(self) -> SpareSeen | None:
         """What the server had for offline work since the last time."""
         return self._hours.take()
+
+    def sharing(self, wants: bool) -> Sharing:
+        """Where this worker is; `wants`: it has work."""
+        return Sharing(self._server, self._desk.name, wants)
+
+    def share(self, ceiling: int | None) -> None:
+        """Others keep a desk of their own at the server: what is left of the ceiling for the workers of this one; None: all."""
+        self.governor.ceiling = self._ceiling if ceiling is None else min(self._ceiling, ceiling)
 
     def close(self) -> None:
         """The worker ends."""
