@@ -258,7 +258,7 @@ def test_energy_is_split_by_tokens_and_none_is_lost_or_given_twice() -> None:
 
 def test_what_an_engine_of_many_users_takes_is_charged_by_tokens_late_but_once() -> None:
     meter = SetMeter()
-    share = EnergyShare(meter, lambda: datetime.now(UTC))
+    share = EnergyShare(meter, lambda: datetime.now(UTC), lambda: 0.0)
     share.saw(1000)
     share.open("a")
     share.busy(True)
