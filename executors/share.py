@@ -18,9 +18,8 @@ from typing import NamedTuple
 from batchsched.executors.meters import EnergyMeter, Reading
 from batchsched.wire import EnergySource, Meter, SpentKind, SpentPart
 
-
 LATELY_S = 600.0
-"""What was so long ago counts for 1/e in how a shared engine is split: far longer than answers take, shorter than an hour's load."""
+"""What was so long ago counts for 1/e in how a shared engine is split: longer than answers take, shorter than loads last."""
 
 
 class _Amount(NamedTuple):
@@ -80,9 +79,7 @@ class EnergyShare:
     An interval in which no answer came back is split evenly among the open chunks.
     """
 
-    def __init__(
-        self, meter: EnergyMeter, now: Callable[[], datetime], monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, meter: EnergyMeter, now: Callable[[], datetime], monotonic: Callable[[], float] = time.monotonic) -> None:
         self._meter, self._now, self._monotonic = meter, now, monotonic
         self._accounts: dict[Hashable, _Account] = {}
         self.in_flight = False
@@ -137,6 +134,7 @@ class EnergyShare:
     def add(self, key: Hashable, tokens: int, counted: int | None = None) -> None:
         """A request came back with this many tokens computed, and `counted` by the engine (it counts cached ones too)."""
         if account := self._accounts.get(key):
+            self._fade()
             account.tokens += tokens
             self._use.our_tokens += tokens if counted is None else counted
 
