@@ -41,7 +41,7 @@ class Open:
     def asks(self, prompt_tokens: float, answers: int = 1) -> Answer:
         return Answer.GO
 
-    def enters(self, prompt_tokens: float, answers: int = 1) -> int:
+    def enters(self, prompt_tokens: float, answers: int = 1, prompts: int = 1) -> int:
         return 1
 
     def leaves(self, ticket: int, read: int = 0, written: int = 0) -> None:
