@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -92,7 +94,8 @@ class Machine:
         self.launcher.close()
         for lock in (self.folder / "launcher").glob("*/lock"):
             if lock.read_text() and not gone(int(lock.read_text())):
-                os.killpg(int(lock.read_text()), signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(int(lock.read_text()), signal.SIGKILL)
 
 
 class Clouds:
@@ -266,6 +269,46 @@ async def test_a_folder_has_one_launcher_and_names_are_names(tmp_path: Path) -> 
     (tmp_path / "file").touch()
     with pytest.raises(LaunchFailed, match="cannot keep its replicas"):
         ProcessLauncher(tmp_path / "file" / "launcher", SystemClock(), os.environ)
+
+
+def descriptor(path: Path) -> int:
+    """By which this process has a file open."""
+    for number in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the one that lists them
+            if number.readlink() == path:
+                return int(number.name)
+    raise AssertionError(f"{path} is not open")
+
+
+@linux
+def test_a_folder_is_free_once_its_launcher_lets_go_whoever_inherited_its_lock(tmp_path: Path) -> None:
+    """A process that another thread forks has all that was open, until it becomes its command: close-on-exec comes then."""
+    machine = Machine(tmp_path)
+    heir = subprocess.Popen(["sleep", "600"], pass_fds=[descriptor(tmp_path / "launcher" / "launcher.lock")])
+    try:
+        machine.restart()
+    finally:
+        heir.kill()
+        heir.wait()
+        machine.clear()
+
+
+def test_a_folder_is_waited_for_where_its_launcher_was_killed_in_the_middle_of_a_start(tmp_path: Path) -> None:
+    (tmp_path / "launcher").mkdir()
+    held = (tmp_path / "launcher" / "launcher.lock").open("w")
+    fcntl.flock(held, fcntl.LOCK_EX)
+
+    class Releasing(SystemClock):
+        looks = 0
+
+        def monotonic(self) -> float:
+            self.looks += 1
+            if self.looks == 2:  # it was found taken: the child becomes its command
+                held.close()
+            return super().monotonic()
+
+    ProcessLauncher(tmp_path / "launcher", Releasing(), os.environ).close()
+    assert held.closed
 
 
 @linux

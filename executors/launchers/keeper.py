@@ -17,8 +17,8 @@ from collections.abc import Sequence
 LOCK = "lock"
 BUSY = 75
 """Exit code of one that came second (sysexits.h: try again)."""
+LOOK_S = 0.02
 _PATIENCE_S = 5.0
-_LOOK_S = 0.02
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,10 +27,10 @@ def main(argv: Sequence[str]) -> int:
     os.setsid()
     lock = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CREAT, 0o600)  # noqa: PTH118 - pathlib takes 10 ms to import
     until = time.monotonic() + _PATIENCE_S
-    while not _taken(lock):
+    while not taken(lock):
         if time.monotonic() > until or os.fstat(lock).st_size:
             return BUSY
-        time.sleep(_LOOK_S)  # somebody looks whether it is held
+        time.sleep(LOOK_S)  # somebody looks whether it is held
     if os.fstat(lock).st_size:  # one before us was the replica, and has ended
         return BUSY
     os.write(lock, b"%d\n" % os.getpid())
@@ -44,7 +44,8 @@ def main(argv: Sequence[str]) -> int:
         return 127
 
 
-def _taken(lock: int) -> bool:
+def taken(lock: int) -> bool:
+    """Take the lock, unless another process has it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

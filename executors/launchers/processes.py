@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ from batchsched.executors.launchers.port import Replica, Spec, State
 
 LOGS = "logs"
 _LOGS_KEPT = 50
+_PATIENCE_S = 1.0
 _MINE, _SPEC, _STOP, _ENDED = "launcher.lock", "spec.json", "stop.json", "ended.json"
 M = TypeVar("M", bound=msgspec.Struct)
 
@@ -67,17 +69,16 @@ class ProcessLauncher:
             self._mine = os.open(self.folder / _MINE, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as problem:
             raise LaunchFailed(f"The launcher cannot keep its replicas in '{self.folder}': {problem.strerror}.") from problem
-        try:
-            fcntl.flock(self._mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not self._alone():
             os.close(self._mine)
             raise LaunchFailed(
                 f"Another launcher keeps its replicas in '{self.folder}'.",
                 hint="Give each its own worker.state_dir, or end the other.",
-            ) from None
+            )
 
     def close(self) -> None:
         """Let go of the folder; the replicas stay."""
+        fcntl.flock(self._mine, fcntl.LOCK_UN)  # else a process that another thread forks just now would hold it on
         os.close(self._mine)
 
     async def start(self, name: str, spec: Spec) -> None:
@@ -103,6 +104,16 @@ class ProcessLauncher:
     def log(self, name: str) -> Path:
         """Where a replica's words go."""
         return self.folder / LOGS / f"{name}.log"
+
+    def _alone(self) -> bool:
+        """Take the folder. One that was killed may hold it a moment longer: what it was starting inherits all that it had open,
+        until it becomes its command."""
+        until_s = self._clock.monotonic() + _PATIENCE_S
+        while not keeper.taken(self._mine):
+            if self._clock.monotonic() > until_s:
+                return False
+            time.sleep(keeper.LOOK_S)
+        return True
 
     # In a thread.
 
