@@ -24,6 +24,7 @@ Kind = Literal[
     "quantization",
     "flag",
     "environment",
+    "key",
     "endpoint",
     "route",
     "metric",

@@ -25,15 +25,16 @@ from batchsched.executors.dialect import Dialect, dialect_of
 from batchsched.executors.engine_home import EngineHome
 from batchsched.executors.host_cores import confined, missing
 from batchsched.executors.identity import Identity, told_by_flags, told_by_log, told_by_routes
-from batchsched.executors.launch import MATTERS, build_of, command, drain_s, environment, last_words
+from batchsched.executors.launch import MATTERS, build_of, command, drain_s, environment, keyed, last_words
 from batchsched.executors.memory_bound import MemoryBound
-from batchsched.executors.orphans import log_name, wait_until
+from batchsched.executors.orphans import log_name, of_another, wait_until
 from batchsched.executors.probes import healthy, served_by
 from batchsched.executors.tether import tethered
 from batchsched.fleet import HostCpu, Pool, ServedModel, cores_of
 from batchsched.settings import Worker
 
 LOGS_KEPT = 10
+"""Of a worker's engines, with those that workers left behind which are gone: others may share the folder."""
 NO_POOL = Pool()
 _POLL_S = 0.2
 _LAST_WAIT_S = 5.0
@@ -184,7 +185,7 @@ class VllmEngine:
     def _launch(self, engine: list[str], served: str) -> None:
         """Raises EngineFailed where the machine lacks the cores that it is to run on."""
         cpu = self._pool.cpu or HostCpu()
-        cores, key = cores_of(cpu.cores), self._settings.engine_api_key
+        cores = cores_of(cpu.cores)
         if absent := missing(cores):
             raise EngineFailed(
                 f"The engine is to run on cores {cpu.cores}, and this machine has no {', '.join(map(str, absent))} for us.",
@@ -192,15 +193,14 @@ class VllmEngine:
             )
         folder = Path(self._settings.state_dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        for old in sorted(folder.glob("engine-*.log"), key=lambda log: log.stat().st_mtime)[: -LOGS_KEPT + 1]:
-            old.unlink(missing_ok=True)
+        _sweep(folder)
         self._count += 1
         self.log = folder / log_name(served, self._count)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 tethered(confined(engine, cores, cpu.nice, cpu.idle)),
                 cwd=folder,  # not the working folder: `python -m` would look for modules in it
-                env=environment(self._home, os.environ, self._pool) | ({"VLLM_API_KEY": key} if key else {}),
+                env=environment(self._home, os.environ, self._pool) | keyed(self._home, self._settings.engine_api_key),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -321,6 +321,17 @@ def _turned_away(url: str) -> EngineFailed:
 def _first(one: tuple[str | None, str | None], other: tuple[str | None, str | None]) -> tuple[str | None, str | None]:
     """What the one tells, else what the other does."""
     return one[0] or other[0], one[1] or other[1]
+
+
+def _sweep(folder: Path) -> None:
+    """Make room for one more log among those of engines, the oldest first; logs of workers that are at work are theirs."""
+    aged: list[tuple[float, Path]] = []
+    for log in folder.glob("engine-*.log"):
+        with contextlib.suppress(FileNotFoundError):  # another worker sweeps too
+            if not of_another(log.name):
+                aged.append((log.stat().st_mtime, log))
+    for _, old in sorted(aged)[: -LOGS_KEPT + 1]:
+        old.unlink(missing_ok=True)
 
 
 def _kill_group(pgid: int) -> None:

@@ -91,6 +91,11 @@ def environment(home: EngineHome, base: Mapping[str, str], pool: Pool | None = N
     return wanted | dict(base)
 
 
+def keyed(home: EngineHome, key: str) -> dict[str, str]:
+    """What makes an engine ask for a key: in its environment, for its command line is there for all to read."""
+    return {build_of(home).facts("key")["environment"]: key} if key else {}
+
+
 def _older(pool: Pool) -> bool:
     """Are its GPUs of a generation before bfloat16? Not, where they are not known."""
     kind = GPU_TYPES.get(pool.gpu)

@@ -26,6 +26,12 @@ def log_name(served: str, number: int) -> str:
     return f"engine-{safe}-{number}.owner-{os.getpid()}-{_started(os.getpid()) or 0}.log"
 
 
+def of_another(log: str) -> bool:
+    """Is it the log of an engine of another process that is there? False where that cannot be told."""
+    found = _LOG.search(f"/{log}")
+    return bool(found) and int(found[1]) != os.getpid() and _PROC.is_dir() and _started(int(found[1])) == int(found[2])
+
+
 def end_orphans(grace_s: float = 3.0) -> int:
     """End every engine process whose owner is gone, by force after `grace_s` seconds. Returns how many there were."""
     found = list(_orphans())

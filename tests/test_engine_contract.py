@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from batchsched.errors import UnknownModel
+from batchsched.errors import EngineFailed, UnknownModel
 from batchsched.executors.engine import AttachedEngine, VllmEngine
 from batchsched.executors.probes import healthy, tokens_of
 from batchsched.executors.worker import run_worker
@@ -26,6 +26,8 @@ from tests.engine_fixture import ROOT
 from tests.engine_fixture import tiny_model as tiny_model
 from tests.engine_fixture import vllm as vllm
 from tests.fake_server import Chunk, FakeServer
+from tests.llama_fixture import KEY
+from tests.llama_fixture import guarded_llama as guarded_llama
 from tests.llama_fixture import llama as llama
 from tests.test_executors_driver import served
 
@@ -110,6 +112,14 @@ async def test_it_is_recognised_and_tells_of_itself(kind: str, url: str) -> None
 async def test_a_model_that_it_does_not_serve_is_told(kind: str, url: str) -> None:
     with pytest.raises(UnknownModel, match="serves tiny"):
         await AttachedEngine(url).start(ServedModel(), "other")
+
+
+@pytest.mark.long
+@pytest.mark.engine
+async def test_llama_cpp_asks_for_our_key_too(guarded_llama: VllmEngine) -> None:
+    await AttachedEngine(guarded_llama.url, api_key=KEY).start(ServedModel(), "tiny")
+    with pytest.raises(EngineFailed, match="key"):
+        await AttachedEngine(guarded_llama.url).start(ServedModel(), "tiny")
 
 
 @each_engine

@@ -9,7 +9,7 @@ import pytest
 
 from batchsched.engines import ENGINE_NAMES, Build, Fact, numbers, table
 from batchsched.executors.engine_home import EngineHome
-from batchsched.executors.launch import command, drain_s, environment
+from batchsched.executors.launch import command, drain_s, environment, keyed
 from batchsched.fleet import GPU_TYPES, Pool, ServedModel
 
 MODEL = ServedModel("/nowhere")
@@ -114,4 +114,5 @@ def test_llama_cpp_is_started_with_its_own_flags() -> None:
     on_gpus = command(home, Pool(engine="llama-cpp-python", gpu=kind_of("P40")), model, "tiny", 7)
     assert on_gpus[-2:] == ["--n_gpu_layers", "-1"], "or it would compute on the CPU, and say nothing"
     assert environment(home, {"A": "b"}, pool) == {"A": "b"}
+    assert (keyed(home, "k"), keyed(GPU_HOME["0.9.2"], "k"), keyed(home, "")) == ({"API_KEY": "k"}, {"VLLM_API_KEY": "k"}, {})
     assert home.describe() == "llama-cpp-python 0.3.36 in /x/python"

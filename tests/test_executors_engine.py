@@ -14,7 +14,7 @@ import pytest
 
 from batchsched.errors import EngineFailed, EngineMissing, UnknownModel
 from batchsched.executors import engine_home
-from batchsched.executors.engine import AttachedEngine, VllmEngine
+from batchsched.executors.engine import LOGS_KEPT, AttachedEngine, VllmEngine
 from batchsched.executors.engine_home import EngineHome, find_engine, probe
 from batchsched.executors.launch import command, environment, last_words
 from batchsched.executors.orphans import end_orphans, log_name, wait_until
@@ -156,6 +156,26 @@ async def test_an_engine_that_ends_while_starting_says_why(tmp_path: Path) -> No
     with pytest.raises(EngineFailed, match="ValueError: asked not to start") as caught:
         await engine.start(ServedModel(), "tiny")
     assert str(engine.log) in str(caught.value.hint)
+
+
+@linux
+async def test_the_newest_logs_are_kept_and_those_of_other_workers_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers of a launcher share the folder."""
+    state = tmp_path / "state"
+    state.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", os.getppid)
+        theirs = [state / log_name("tiny", number) for number in range(3)]
+    gone_ones = [state / f"engine-tiny-{number}.owner-999999-{number}.log" for number in range(LOGS_KEPT + 3)]
+    for age_s, log in enumerate([*theirs, *gone_ones]):
+        log.touch()
+        os.utime(log, (age_s, age_s))
+    engine = VllmEngine(find_engine(str(fake_home(tmp_path))), Pool(engine_args=["--fail-start"]), Worker(state_dir=str(state)))
+    with pytest.raises(EngineFailed):
+        await engine.start(ServedModel(), "tiny")
+    assert set(state.glob("*.log")) == {*theirs, *gone_ones[-LOGS_KEPT + 1 :], engine.log}
 
 
 async def test_an_engine_that_is_never_ready_is_ended(tmp_path: Path) -> None:
