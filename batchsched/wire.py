@@ -9,6 +9,7 @@ A protocol and the one before it work together; what lies further apart is refus
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -340,11 +341,23 @@ def in_flight_at_death(suspects: Sequence[int], erring: Sequence[int]) -> list[i
     return [line for line in suspects if line not in erring]
 
 
+def replica_title(launcher: str, replica: str) -> str:
+    """By which the server knows a replica: launchers on machines that are configured alike give the same names."""
+    return f"{launcher_mark(launcher)}#{replica}"
+
+
+def launcher_mark(launcher: str) -> str:
+    """What the titles of a launcher's replicas begin with, before the `#`."""
+    return hashlib.sha256(launcher.encode()).hexdigest()[:8]
+
+
 class Able(msgspec.Struct):
-    """What a launcher can run of a pool at once. `trouble`: why it is less than it might be, or nothing."""
+    """What a launcher can run of a pool at once. `trouble`: why it is less than it might be, or nothing; `failing`: places where
+    workers die again and again."""
 
     replicas: Annotated[int, Meta(ge=0, le=100_000)]
     trouble: Annotated[str, Meta(max_length=2000)] = ""
+    failing: Annotated[int, Meta(ge=0, le=100_000)] = 0
 
 
 class Launching(msgspec.Struct):

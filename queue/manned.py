@@ -53,4 +53,8 @@ class LauncherRow(SQLModel, table=True):
     pool: str = Field(primary_key=True)
     replicas: int
     trouble: str = ""
+    failing: int = 0
+    """Places where workers die again and again."""
+    share: int = 0
+    """Of what is wanted of the pool, what it was last told to run."""
     seen_at: datetime

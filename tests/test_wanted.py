@@ -16,9 +16,9 @@ from batchsched.client import Client
 from batchsched.clock import ManualClock
 from batchsched.planner import Problem, make_plan
 from batchsched.published import Published
-from batchsched.queue.launchers import in_service
+from batchsched.queue.launchers import in_service, share_of
 from batchsched.wanted import Crew, crew
-from batchsched.wire import PREFIX
+from batchsched.wire import PREFIX, replica_title
 from tests.live import EVENING, LiveServer, live_server, requests, wait_for
 from tests.planner_cases import job, pool, slots
 from tests.test_planner_holding import CLEAN, DIRTY, START_S, gap
@@ -76,11 +76,48 @@ def test_what_can_wait_no_longer_wants_all_that_it_can_use() -> None:
 
 
 def test_replicas_in_service_are_those_that_can_be_started_and_those_that_nobody_started() -> None:
-    hand, launched = {"pool": "a", "replica": ""}, {"pool": "a", "replica": "a.0"}
-    able = [{"pool": "a", "replicas": 2}, {"pool": "b", "replicas": 7}]
+    hand, launched, other = alive("", "one", "silent")
+    able = [{"name": "one", "pool": "a", "replicas": 2}, {"name": "one", "pool": "b", "replicas": 7}]
     cases = [([hand], []), ([], able), ([launched], able), ([launched, hand], able), ([launched] * 3, []), ([launched] * 3, able)]
-    assert [in_service(9, alive, can, "a") for alive, can in cases] == [1, 2, 2, 3, 3, 3]
+    cases += [([launched, other], able)]
+    assert [in_service(9, there, can, "a") for there, can in cases] == [1, 2, 2, 3, 3, 3, 3]
     assert in_service(2, [hand] * 5, able, "a") == 2
+
+
+def alive(*launchers: str) -> list[dict[str, Any]]:
+    """Live workers by who started them."""
+    return [{"pool": "a", "replica": launcher and replica_title(launcher, "a.0")} for launcher in launchers]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "running", "able", "shares"),
+    [
+        (3, "", {"one": (2, 0), "two": (2, 0)}, [2, 1]),
+        (5, "", {"one": (2, 0), "two": (2, 0)}, [2, 2]),
+        (3, "- -", {"one": (2, 0), "two": (2, 0)}, [1, 0]),
+        (2, "gone gone", {"two": (2, 0)}, [0]),
+        (3, "gone gone", {"two": (2, 0)}, [1]),
+        (2, "two two", {"one": (2, 0), "two": (2, 2)}, [0, 2]),
+        (2, "two", {"one": (2, 0), "two": (2, 2)}, [0, 2]),
+        (2, "two two", {"one": (2, 0), "two": (2, 0)}, [0, 2]),
+        (3, "two two", {"one": (2, 0), "two": (2, 2)}, [1, 2]),
+        (3, "two two", {"one": (1, 0), "two": (1, 2)}, [1, 1]),
+        (1, "one two two", {"one": (2, 1), "two": (2, 2)}, [1, 0]),
+        (0, "one two", {"one": (2, 1), "two": (2, 1)}, [0, 0]),
+    ],
+    ids=[
+        "the first by name first", "no more than they can", "by hand comes first", "who fell silent left its workers",
+        "only what is lacking", "one that came back takes nothing away", "even while a worker is replaced",
+        "also of an older server", "what is lacking goes to the first", "a place that fails goes to another",
+        "fewer are wanted", "none are wanted",
+    ],
+)  # fmt: skip
+def test_launchers_share_what_is_wanted_and_keep_what_they_have(
+    wanted: int, running: str, able: dict[str, tuple[int, int]], shares: list[int]
+) -> None:
+    there = alive(*(name.strip("-") for name in running.split()))
+    can = [{"name": name, "replicas": replicas, "share": share} for name, (replicas, share) in able.items()]
+    assert [share_of(name, wanted, there, can) for name in able] == shares
 
 
 @pytest.fixture
@@ -114,7 +151,6 @@ def test_a_launcher_makes_the_plan_count_on_what_it_can_start(server: LiveServer
 def test_replicas_are_shared_out_among_launchers_and_the_drained_pool_wants_none(server: LiveServer) -> None:
     late = {"deadline": "1s", "on_deadline": "finish"}
     batch_id = server.submit(requests(900), batchsched=late)["id"]
-    assert ask(server, "b", 9)["replicas"] in {0, 3}
     wait_for(lambda: ask(server, "a", 2)["replicas"] == 2)
     assert ask(server, "b", 9)["replicas"] == 1
     assert ask(server, "c", 9)["replicas"] == 0
@@ -124,6 +160,47 @@ def test_replicas_are_shared_out_among_launchers_and_the_drained_pool_wants_none
     assert ask(server, "a", 2)["replicas"] == 2
     server.post(f"/v1/batches/{batch_id}/cancel")
     wait_for(lambda: ask(server, "a", 2)["replicas"] == 0)
+
+
+def test_a_launcher_that_fell_silent_leaves_its_workers_and_none_is_started_twice(server: LiveServer) -> None:
+    server.submit(requests(900), batchsched={"deadline": "1s", "on_deadline": "finish"})
+    wait_for(lambda: ask(server, "a", 2)["replicas"] == 2)
+    ids = [
+        server.post(f"{PREFIX}/workers", {"pool": "local", "host": "h", "pid": n, "replica": replica_title("a", f"local.{n}")})
+        for n in range(2)
+    ]
+
+    def beat() -> None:
+        for one in ids:
+            server.post(f"{PREFIX}/workers/{one['worker_id']}/heartbeat", {"leases": []})
+
+    server.advance(61)
+    beat()
+    assert ask(server, "b", 9)["replicas"] == 1, "two run already"
+    assert ask(server, "a", 2)["replicas"] == 2, "it is back, and goes on with them"
+    assert ask(server, "b", 9)["replicas"] == 1
+    server.advance(61)
+    for one in ids:
+        server.post(f"{PREFIX}/workers/{one['worker_id']}/bye")
+    assert ask(server, "b", 9)["replicas"] == 3
+    assert ask(server, "a", 2)["replicas"] == 0, "nothing is moved back"
+
+
+def test_metrics_tell_what_launchers_do(server: LiveServer) -> None:
+    def told() -> dict[str, float]:
+        lines = server.http.get("/metrics").text.splitlines()
+        found = [line.split() for line in lines if line.startswith(("batchsched_launchers{", "batchsched_replicas_"))]
+        return {name.removeprefix("batchsched_").removesuffix('{pool="local"}'): float(value) for name, value in found}
+
+    assert told() == {}
+    server.submit(requests(900), batchsched={"deadline": "1s", "on_deadline": "finish"})
+    wait_for(lambda: ask(server, "a", 2)["replicas"] == 2)
+    server.post(f"{PREFIX}/launchers", {"name": "b", "pools": {"local": {"replicas": 0, "failing": 1}}})
+    server.post(f"{PREFIX}/workers", {"pool": "local", "host": "h", "pid": 1, "replica": replica_title("a", "local.0")})
+    now = {"launchers": 2, "replicas_startable": 2, "replicas_wanted": 2, "replicas_running": 1, "replicas_failing": 1}
+    assert told() == now
+    server.advance(61)
+    assert told() == dict.fromkeys(now, 0), "all fell silent"
 
 
 def test_how_launched_workers_do_is_told(server: LiveServer) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
@@ -10,7 +11,8 @@ from starlette.responses import Response
 
 import batchsched
 from batchsched.errors import ForecastUnavailable
-from batchsched.queue import batches, deliveries, ledger, overrides, risks
+from batchsched.queue import batches, deliveries, launchers, ledger, overrides, risks, workers
+from batchsched.queue.rows import Row
 from batchsched.queue.spare import hour_of_week
 from batchsched.queue.tenancy import ANY
 from batchsched.server.runtime import Runtime
@@ -55,13 +57,15 @@ def _exposition(runtime: Runtime) -> bytes:
     from prometheus_client import CollectorRegistry, Gauge, generate_latest
     from prometheus_client.core import CounterMetricFamily
 
-    registry = CollectorRegistry()
+    registry, now = CollectorRegistry(), runtime.clock.now()
     with runtime.database.read() as connection:
         by_state = batches.counted(connection)
         counters = ledger.counted(connection)
         waiting = deliveries.waiting(connection)
         at_risk = risks.counted(connection)
-        ruled = overrides.active(connection, runtime.clock.now())
+        ruled = overrides.active(connection, now)
+        able = launchers.active(connection, now - launchers.KEPT)
+        alive = workers.active(connection, now - timedelta(seconds=runtime.settings.server.lease_s))
     gauge = Gauge("batchsched_batches", "Batches by state.", ["state"], registry=registry)
     for state, count in by_state.items():
         gauge.labels(state=state).set(count)
@@ -75,8 +79,9 @@ def _exposition(runtime: Runtime) -> bytes:
     for name, one in ruled.pools.items():
         closed.labels(pool=name, how=one.how).set(1)
     spare = Gauge("batchsched_spare_tokens_per_second", "Expected of one server this hour.", ["pool"], registry=registry)
-    for name, share in runtime.scheduler.observer.current_shares(runtime.clock.now()).items():
-        spare.labels(pool=name).set(share.spare.tokens_per_s[hour_of_week(runtime.clock.now())])
+    for name, share in runtime.scheduler.observer.current_shares(now).items():
+        spare.labels(pool=name).set(share.spare.tokens_per_s[hour_of_week(now)])
+    _launched(able, alive, now, registry)
     _served(runtime, registry)
     Gauge("batchsched_build_info", "Version.", ["version"], registry=registry).labels(version=batchsched.__version__).set(1)
     families: dict[str, CounterMetricFamily] = {}
@@ -92,6 +97,25 @@ def _exposition(runtime: Runtime) -> bytes:
 
     registry.register(Counters())
     return bytes(generate_latest(registry))
+
+
+def _launched(able: Sequence[Row], alive: Sequence[Row], now: datetime, registry: CollectorRegistry) -> None:
+    """Of each pool that has launchers, or had: what they can start, what they were told to run, what runs, and what fails."""
+    from prometheus_client import Gauge
+
+    pools, names = {one["pool"] for one in able} | {worker["pool"] for worker in alive if worker["replica"]}, ["pool"]
+    heard = Gauge("batchsched_launchers", "Launchers that were heard of in the last minute.", names, registry=registry)
+    startable = Gauge("batchsched_replicas_startable", "Replicas that they can start.", names, registry=registry)
+    wanted = Gauge("batchsched_replicas_wanted", "Replicas that they were told to run.", names, registry=registry)
+    running = Gauge("batchsched_replicas_running", "Live workers that a launcher started.", names, registry=registry)
+    failing = Gauge("batchsched_replicas_failing", "Places where workers die again and again.", names, registry=registry)
+    for pool in pools:
+        mine = [one for one in able if one["pool"] == pool and one["seen_at"] >= now - launchers.SILENT]
+        heard.labels(pool=pool).set(len(mine))
+        startable.labels(pool=pool).set(sum(one["replicas"] for one in mine))
+        wanted.labels(pool=pool).set(sum(one["share"] for one in mine))
+        running.labels(pool=pool).set(sum(worker["pool"] == pool and bool(worker["replica"]) for worker in alive))
+        failing.labels(pool=pool).set(sum(one["failing"] for one in mine))
 
 
 def _served(runtime: Runtime, registry: CollectorRegistry) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from fastapi import APIRouter, Request
@@ -17,8 +17,6 @@ from batchsched.server.messages import answer, read
 from batchsched.server.runtime import Runtime
 from batchsched.wanted import Crew
 from batchsched.wire import PREFIX, Launched, LaunchedWorker, Launching, Wanted
-
-_KEPT = timedelta(days=7)
 
 
 def router(runtime: Runtime) -> APIRouter:
@@ -49,10 +47,9 @@ class LaunchDesk:
             declared = ", ".join(self._fleet.pools) or "none"
             raise NotFound(f"There is no pool '{min(unknown)[:64]}'; declared: {declared}.", param="pools")
         now = self._runtime.clock.now()
-        said = {pool: (able.replicas, able.trouble) for pool, able in message.pools.items()}
         with self._runtime.database.write() as connection:
-            news = launchers.said(connection, message.name, said, now)
-            launchers.forget(connection, now - _KEPT)
+            news = launchers.said(connection, message.name, message.pools, now)
+            launchers.forget(connection, now - launchers.KEPT)
         with self._runtime.database.read() as connection:  # nobody who writes waits for it
             alive = workers.active(connection, now - timedelta(seconds=self._lease_s))
             able = launchers.active(connection, now - launchers.SILENT)
@@ -64,19 +61,20 @@ class LaunchDesk:
             }
         if news:
             self._runtime.scheduler.poke()
-        return Launched({pool: self._wanted(message, pool, crew, alive, able, leases) for pool, crew in crews.items()})
+        wanted = {pool: _wanted(message.name, pool, crew, alive, able, leases) for pool, crew in crews.items()}
+        before = {one["pool"]: one["share"] for one in able if one["name"] == message.name}
+        if shares := {pool: one.replicas for pool, one in wanted.items() if one.replicas != before.get(pool)}:
+            with self._runtime.database.write() as connection:
+                launchers.told(connection, message.name, shares)
+        return Launched(wanted)
 
-    def _wanted(
-        self, message: Launching, pool: str, crew: Crew, alive: Sequence[Row], able: Sequence[Row], leases: dict[str, int]
-    ) -> Wanted:
-        """A launcher's share: workers that nobody launched come first, then launchers by their names, each up to what it can."""
-        mine = [worker for worker in alive if worker["pool"] == pool]
-        left = max(0, crew.replicas - sum(not worker["replica"] for worker in mine))
-        for one in able:
-            if one["pool"] == pool and one["name"] < message.name:
-                left = max(0, left - one["replicas"])
-        launched = [_launched(worker, leases.get(worker["id"], 0)) for worker in mine if worker["replica"]]
-        return Wanted(min(left, message.pools[pool].replicas), sorted(crew.keep), launched, crew.next_at)
+
+def _wanted(name: str, pool: str, crew: Crew, alive: Sequence[Row], able: Sequence[Row], leases: Mapping[str, int]) -> Wanted:
+    """A launcher's share, and what it has to know of the pool."""
+    mine = [worker for worker in alive if worker["pool"] == pool]
+    share = launchers.share_of(name, crew.replicas, mine, [one for one in able if one["pool"] == pool])
+    launched = [_launched(worker, leases.get(worker["id"], 0)) for worker in mine if worker["replica"]]
+    return Wanted(share, sorted(crew.keep), launched, crew.next_at)
 
 
 def _launched(worker: Row, leases: int) -> LaunchedWorker:
