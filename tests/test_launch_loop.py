@@ -33,6 +33,8 @@ class World:
     def __init__(self, folder: Path, places: int = 3) -> None:
         self.folder, self.places = folder, places
         self.devices: list[str] = []
+        self.pools = ["a"]
+        self.broken: set[int] = set()
         self.others: list[LaunchedWorker] = []
         self.clock = ManualClock(NOW)
         self.cluster = Cluster(self.clock, queue_s=3.0)
@@ -55,7 +57,8 @@ class World:
 
     def setups(self) -> dict[str, Setup]:
         devices = self.devices or [str(place) for place in range(self.places)]
-        return {"a": Setup(self.spec, devices, lead_s=5.0, grace_s=30.0, linger_s=20.0, probation_s=120.0)}
+        setup = Setup(self.spec, devices, lead_s=5.0, grace_s=30.0, linger_s=20.0, probation_s=120.0)
+        return dict.fromkeys(self.pools, setup)
 
     async def call(self, method: str, path: str, message: msgspec.Struct | None = None) -> bytes:
         """What the server answers."""
@@ -64,8 +67,9 @@ class World:
         self.heard = message
         if self.away:
             raise self.away
-        want = min(self.want, message.pools["a"].replicas)
-        return msgspec.json.encode(Launched({"a": Wanted(want, self.keep, self._workers())}, ROUND_S))
+        workers = self._workers()
+        wanted = {pool: Wanted(min(self.want, able.replicas), self.keep, workers) for pool, able in message.pools.items()}
+        return msgspec.json.encode(Launched(wanted, ROUND_S))
 
     def _workers(self) -> list[LaunchedWorker]:
         found = list(self.others)
@@ -82,18 +86,24 @@ class World:
         self.answered_s = self.clock.monotonic()
         return found
 
+    @staticmethod
+    def _place(name: str) -> int:
+        found = Name.parse(name)
+        assert found is not None
+        return found.place
+
     def running(self, spec: Spec | None = None) -> list[str]:
         """Names of those that are there and were not told to end."""
         jobs = self.cluster.jobs.items()
         return [name for name, job in jobs if job.gone_at_s is None and (spec is None or job.spec.command[1] == spec.command[1])]
 
     async def passes(self, seconds: float, each: Callable[[], None] = lambda: None) -> None:
-        """So long, a round every two seconds."""
+        """So long, a round every two seconds. What runs in a broken place dies."""
         for _ in range(round(seconds / ROUND_S)):
-            if self.bad == "dies":
-                for name in self.running(BAD):
-                    if self.cluster.jobs[name].runs_at_s < self.clock.monotonic():
-                        self.cluster.die(name)
+            doomed = [name for name in self.running() if self._place(name) in self.broken]
+            for name in [*doomed, *(self.running(BAD) if self.bad == "dies" else [])]:
+                if self.cluster.jobs[name].runs_at_s < self.clock.monotonic():
+                    self.cluster.die(name)
             before = set(self.running())
             await self.loop.round()
             self.stopped += sorted(before - set(self.running()))
@@ -170,18 +180,15 @@ async def test_one_that_died_is_started_again_with_growing_pauses_and_a_crash_lo
 
 async def test_a_place_where_workers_die_does_not_hold_up_the_others(world: World) -> None:
     """As where one of three GPUs is broken."""
-    world.want, fewest, most = 3, [3], [0]
+    world.want, world.broken, fewest, failing = 3, {2}, [3], {0}
 
-    def break_one() -> None:
-        for name in world.running():
-            if ".2." in name and world.cluster.jobs[name].runs_at_s < world.clock.monotonic():
-                world.cluster.die(name)
+    def look() -> None:
         assert world.heard is not None
         fewest.append(world.heard.pools["a"].replicas)
-        most.append(len(world.cluster.starts))
+        failing.add(world.heard.pools["a"].failing)
 
-    await world.passes(1000, break_one)
-    assert min(fewest) == 2, "plans count on the others"
+    await world.passes(1000, look)
+    assert (min(fewest), failing) == (2, {0, 1}), "plans count on the others"
     assert len({name for name in world.running() if ".2." not in name}) == 2
     assert len(world.cluster.starts) < 2 + 12
 
@@ -286,6 +293,66 @@ async def test_a_changed_launch_that_does_not_do_well_is_taken_back(world: World
     assert len(world.running(NEW)) == 3
 
 
+async def test_a_place_that_is_broken_says_nothing_about_a_changed_launch(world: World) -> None:
+    world.want = 3
+    await world.passes(30)
+    world.broken = {2}
+    await world.passes(60)
+    world.spec = NEW
+    await world.passes(400)
+    launch = Notebook(world.folder).memory.pools["a"]
+    assert (launch.good, launch.refused) == (NEW, {})
+    assert len(world.running(NEW)) == 2
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_launch_that_was_refused_for_a_broken_place_is_tried_again_once_that_shows(
+    world: World, caplog: pytest.LogCaptureFixture, restarted: bool
+) -> None:
+    world.want = 3
+    await world.passes(30)
+    world.spec, world.broken = NEW, {2}  # it breaks just as the first is changed there
+    while not (refused := Notebook(world.folder).memory.pools["a"].refused):
+        await world.passes(2)
+    assert "died 2 times" in refused[NEW.digest]
+    if restarted:
+        world.restart()
+    await world.passes(400)
+    assert "is tried again" in caplog.text
+    launch = Notebook(world.folder).memory.pools["a"]
+    assert (launch.good, launch.refused, launch.refused_in) == (NEW, {}, {})
+    assert len(world.running(NEW)) == 2
+
+
+async def test_one_that_is_bad_is_refused_also_where_the_old_one_died_by_chance_or_a_place_is_broken(tmp_path: Path) -> None:
+    world = World(tmp_path, places=2)
+    world.want = 2
+    await world.passes(30)
+    world.cluster.die(world.running()[0])
+    world.broken = {1}
+    await world.passes(60)
+    world.spec = BAD
+    await world.passes(400)
+    assert "died 2 times" in Notebook(world.folder).memory.pools["a"].refused[BAD.digest]
+    assert [name.split(".")[1] for name in world.running(OLD)] == ["0"]
+
+
+async def test_replicas_of_a_pool_that_is_not_served_any_more_are_let_go(world: World) -> None:
+    """Once the server was heard: as long as it is away, all stay."""
+    world.want = 2
+    await world.passes(20)
+    before = world.running()
+    world.pools, world.away = ["b"], ServerUnreachable("It is away.")
+    world.restart()
+    await world.passes(10)
+    assert world.running() == before
+    world.away = None
+    await world.passes(20)
+    assert {name.split(".")[0] for name in world.running()} == {"b"}
+    assert len(world.running()) == 2
+    assert not set(before) & world.cluster.jobs.keys()
+
+
 async def test_a_changed_launch_with_nothing_to_do_is_taken_once_it_stayed(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -368,7 +435,7 @@ def test_a_memory_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 
 EVENTS = st.lists(
     st.sampled_from(
-        ["want 0", "want 1", "want 3", "spec old", "spec new", "spec bad", "kill", "restart", "away", "back", "rest"]
+        ["want 0", "want 1", "want 3", "spec old", "spec new", "spec bad", "kill", "restart", "away", "back", "rest", "break 0"]
     ),
     min_size=5,
     max_size=25,
@@ -395,7 +462,7 @@ async def test_whatever_happens_places_are_held_once_and_in_the_end_all_is_as_wa
         what, _, value = event.partition(" ")
         _HAPPENS[what](world, value)
         await world.passes(6, sound)
-    world.away, world.spec, world.want = None, NEW, 2
+    world.away, world.spec, world.want, world.broken = None, NEW, 2, set()
     await world.passes(1600, sound)
     assert len(world.running()) == len(world.running(NEW)) == 2
 
@@ -409,6 +476,7 @@ _HAPPENS: dict[str, Callable[[World, str], Any]] = {
     "want": lambda world, value: setattr(world, "want", int(value)),
     "spec": lambda world, value: setattr(world, "spec", {"old": OLD, "new": NEW, "bad": BAD}[value]),
     "kill": _kill,
+    "break": lambda world, value: world.broken.add(int(value)),
     "restart": lambda world, _: world.restart(),
     "away": lambda world, _: setattr(world, "away", ServerUnreachable("It is away.")),
     "back": lambda world, _: setattr(world, "away", None),

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -17,9 +16,10 @@ from batchsched.errors import BatchschedError, NotFound, ServerUnreachable
 from batchsched.executors.launchers.memory import Launch, Notebook
 from batchsched.executors.launchers.names import Name
 from batchsched.executors.launchers.port import Launcher, Replica, Spec
-from batchsched.executors.launchers.roll import Scene, judge, moves, silence
+from batchsched.executors.launchers.roll import Scene, judge, moves, spent
 from batchsched.executors.launchers.watch import Watch
-from batchsched.wire import Able, Launched, Launching, Wanted
+from batchsched.fleet import Launch as Declared
+from batchsched.wire import Able, Launched, Launching, Wanted, replica_title
 
 log = logging.getLogger(__name__)
 _AWAY_S = 2.0
@@ -60,7 +60,6 @@ class LaunchLoop:
         self.stop = asyncio.Event()
         self._name, self._setups, self._launcher, self._notebook = name, setups, launcher, notebook
         self._link, self._clock = link, clock
-        self._mark = hashlib.sha256(name.encode()).hexdigest()[:8]
         self._watches: dict[str, Watch] = {}
         self._met = self._away = False
 
@@ -96,6 +95,8 @@ class LaunchLoop:
             for pool, setup in setups.items():
                 if answer is not None and pool in answer.pools:
                     await self._tend(pool, setup, mine, answer.pools[pool])
+            if answer is not None:
+                await self._release(mine, setups)
         except BatchschedError as problem:
             if not self._met:
                 raise
@@ -128,9 +129,16 @@ class LaunchLoop:
             watch.gone(name)
             del mine[name]
 
+    async def _release(self, mine: Mapping[Name, Replica], setups: Setups) -> None:
+        """Let go of replicas of pools that this launcher served once and does not serve now: nobody else ever would."""
+        for name, replica in mine.items():
+            if name.pool not in setups and replica.state != "stopping":
+                log.warning("Worker %s is let go: this launcher does not serve pool %s any more.", name, name.pool)
+                await self._launcher.stop(str(name), Declared().grace_s)
+
     def _title(self, name: Name) -> str:
         """By which the server knows a replica: another launcher's, on a machine like ours, may have the same name."""
-        return f"{self._mark}#{name}"
+        return replica_title(self._name, str(name))
 
     def _watch(self, pool: str) -> Watch:
         return self._watches.setdefault(pool, Watch())
@@ -161,7 +169,8 @@ class LaunchLoop:
         """All places, but those where workers die again and again, until the next is tried there."""
         watch, places = self._watch(pool), len(setup.devices)
         hopeless = sum(place < places for place in watch.hopeless(self._clock.monotonic()))
-        return Able(places - hopeless, watch.trouble()[:2000])
+        troubles = watch.troubles()
+        return Able(places - hopeless, " ".join(troubles)[:2000], len(troubles))
 
     # One pool.
 
@@ -169,10 +178,11 @@ class LaunchLoop:
         launch, target = self._launch(pool, setup), setup.spec.digest
         if launch.devices != setup.devices and await self._moving(pool, launch, setup, mine):
             return
+        watch, now_s = self._watch(pool), self._clock.monotonic()
+        self._pardon(pool, launch, watch)
         if target in launch.refused:
             target = launch.good.digest
-        watch, now_s = self._watch(pool), self._clock.monotonic()
-        watch.aims(target)
+        watch.aims(target, launch.good.digest)
         replicas = {name: replica for name, replica in mine.items() if name.pool == pool}
         known = {worker.replica: worker for worker in wanted.workers}
         workers = {str(name): worker for name in replicas if (worker := known.get(self._title(name)))}
@@ -187,6 +197,7 @@ class LaunchLoop:
             target=target,
             keep=wanted.keep,
             deaths=watch.target_deaths,
+            broken=watch.broken,
             probation_s=setup.probation_s,
             paused=watch.paused(now_s),
             may_shrink=too_many_s >= setup.linger_s,
@@ -195,9 +206,9 @@ class LaunchLoop:
         if target != scene.good and self._judged(pool, launch, setup, scene):
             return  # the next round goes by the judgement
         for one in scene.alive:
-            if one.silent_s > setup.probation_s:
-                log.error("Worker %s %s, and is ended.", one.name, silence(one))
-                watch.died(one.name, f"since it {silence(one)}.", now_s)
+            if why := spent(one, scene):
+                log.error("Worker %s %s, and is ended.", one.name, why)
+                watch.died(one.name, f"since it {why}.", now_s)
                 await self._launcher.stop(str(one.name), setup.grace_s)
                 return
         todo = moves(scene)
@@ -227,15 +238,22 @@ class LaunchLoop:
                 log.info("Worker %s is let go: its place has other GPUs now, or is gone.", name)
                 await self._launcher.stop(str(name), setup.grace_s)
         if not moved:
+            self._watch(pool).renewed([place for place in range(len(launch.devices)) if place not in same])
             launch.devices = setup.devices
             self._notebook.keep()
         return bool(moved)
+
+    def _pardon(self, pool: str, launch: Launch, watch: Watch) -> None:
+        """Was a launch refused for what happened in a place where the one that works dies too? It was not to blame."""
+        if launch.pardon(watch.broken):
+            log.warning("The changed launch of pool %s is tried again: where it did badly the one that works dies too.", pool)
+            self._notebook.keep()
 
     def _judged(self, pool: str, launch: Launch, setup: Setup, scene: Scene) -> bool:
         """Is the trial of a changed launch over? Then write down how."""
         verdict = judge(scene)
         if verdict.refused:
-            launch.refused[scene.target] = verdict.refused
+            launch.refuse(scene.target, verdict.refused, verdict.place)
             log.error(
                 "The changed launch of pool %s is taken back, and its workers with it: %s. It is tried again once it changes.",
                 pool, verdict.refused,

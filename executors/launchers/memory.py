@@ -3,6 +3,7 @@ the last number given to a replica."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,22 @@ class Launch(msgspec.Struct):
     refused: dict[str, str] = {}
     devices: list[str] = []
     """What each place has of the machine, by the replicas that run: see loop.py."""
+    refused_in: dict[str, int] = {}
+    """Of those of `refused` against which all that spoke happened in one place, by digest: which."""
+
+    def refuse(self, digest: str, why: str, place: int | None) -> None:
+        """A launch is taken back."""
+        self.refused[digest] = why
+        if place is not None:
+            self.refused_in[digest] = place
+
+    def pardon(self, broken: Collection[int]) -> list[str]:
+        """Digests of launches that were refused for what happened in places that turned out to be broken: not any more."""
+        pardoned = [digest for digest, place in self.refused_in.items() if place in broken]
+        for digest in pardoned:
+            del self.refused_in[digest]
+            self.refused.pop(digest, None)
+        return pardoned
 
 
 class Memory(msgspec.Struct):
@@ -53,6 +70,7 @@ class Notebook:
         for launch in self.memory.pools.values():
             for digest in list(launch.refused)[:-_REFUSALS_KEPT]:
                 del launch.refused[digest]
+                launch.refused_in.pop(digest, None)
         put(self._path, msgspec.json.encode(self.memory))
 
     def next_number(self) -> int:

@@ -49,8 +49,10 @@ class Scene(NamedTuple):
     target: str
     keep: Collection[str] = ()
     """Models whose engines should stay ready."""
-    deaths: int = 0
-    """Of replicas of the target since it was asked for."""
+    deaths: Sequence[int] = ()
+    """Places in which replicas of the target died since it was asked for, once for each death."""
+    broken: Collection[int] = ()
+    """Places in which what is known to work dies too: how the target does there says nothing about it."""
     probation_s: float = 900.0
     paused: Collection[int] = ()
     """Places to be left empty for now: replicas died there."""
@@ -73,21 +75,24 @@ class Moves(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """Of a launch on trial. `over`: it is the good one from now on; `refused`: why it is to be taken back."""
+    """Of a launch on trial. `over`: it is the good one from now on; `refused`: why it is to be taken back; `place`: where all
+    that spoke against it happened, if that was in one place."""
 
     over: bool = False
     refused: str = ""
     tested: bool = True
+    place: int | None = None
 
 
 def judge(scene: Scene) -> Judgement:
     """Is the trial over, and how?"""
     new = [one for one in scene.alive if one.name.digest == scene.target]
     for one in new:
-        if why := _bad(one, scene.probation_s):
-            return Judgement(refused=f"replica {one.name} {why}")
-    if scene.deaths >= DEATHS:
-        return Judgement(refused=f"its replicas died {scene.deaths} times")
+        if one.name.place not in scene.broken and (why := _bad(one, scene.probation_s)):
+            return Judgement(refused=f"replica {one.name} {why}", place=one.name.place)
+    if len(scene.deaths) >= DEATHS:
+        place = scene.deaths[0] if len(set(scene.deaths)) == 1 else None
+        return Judgement(refused=f"its replicas died {len(scene.deaths)} times", place=place)
     all_new = len(new) == len(scene.seen) >= max(1, min(scene.want, scene.places))
     done = all_new and all(_settled(one, scene.probation_s) for one in new)
     return Judgement(over=done, tested=all(one.proven for one in new))
@@ -97,7 +102,7 @@ def _bad(one: Seen, probation_s: float) -> str:
     if one.proven:
         return ""
     if one.silent_s > probation_s:
-        return silence(one)
+        return _silence(one)
     if one.worker is None:
         return ""
     if one.worker.failed >= _FAILURES:
@@ -105,8 +110,16 @@ def _bad(one: Seen, probation_s: float) -> str:
     return f"finished no chunk with an answer in it in {probation_s:.0f} s of work" if one.worked_s > probation_s else ""
 
 
-def silence(one: Seen) -> str:
-    """What is wrong with one that the server does not hear of."""
+def spent(one: Seen, scene: Scene) -> str:
+    """Why it is to be ended and counts as dead; empty where it is not. The server does not hear of it; or it is on trial in a
+    broken place and does badly, which is no judgement."""
+    if one.silent_s > scene.probation_s:
+        return _silence(one)
+    on_trial = one.name.digest == scene.target != scene.good
+    return _bad(one, scene.probation_s) if on_trial and one.name.place in scene.broken else ""
+
+
+def _silence(one: Seen) -> str:
     return f"{'fell silent' if one.worker else 'did not present itself to the server'} for {one.silent_s:.0f} s"
 
 

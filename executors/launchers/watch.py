@@ -3,13 +3,13 @@ then it begins anew, which costs a wait and no work."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from batchsched.executors.launchers.names import Name
 from batchsched.executors.launchers.port import Replica
-from batchsched.executors.launchers.roll import Seen
+from batchsched.executors.launchers.roll import DEATHS, Seen
 from batchsched.wire import LaunchedWorker
 
 LOOP = 3
@@ -43,18 +43,32 @@ class Watch:
     """Of one pool. Instants are seconds of one monotonic clock."""
 
     def __init__(self) -> None:
-        self.target_deaths = 0
-        self._target = ""
+        self._target = self._good = ""
+        self._target_deaths: list[int] = []
+        self._good_deaths: Counter[int] = Counter()
         self._lives: dict[Name, _Life] = {}
         self._places: dict[int, _Place] = defaultdict(_Place)
         self._looked_s: float | None = None
         self._surplus_since_s: float | None = None
 
-    def aims(self, target: str) -> None:
-        """What is asked for now; deaths of what was asked for before do not count against it, and it need not wait for them."""
+    def aims(self, target: str, good: str) -> None:
+        """What is asked for now, and what is known to work; deaths of what was asked for before do not count against the target,
+        and it need not wait for them."""
+        self._good = good
         if target != self._target:
-            self._target, self.target_deaths = target, 0
+            self._target = target
+            self._target_deaths.clear()
             self._places.clear()
+
+    @property
+    def broken(self) -> Collection[int]:
+        """Places in which what is known to work died again and again too: deaths there say nothing about a launch."""
+        return {place for place, deaths in self._good_deaths.items() if deaths >= DEATHS}
+
+    @property
+    def target_deaths(self) -> list[int]:
+        """Where replicas of the target died, once for each death that says something about it."""
+        return [place for place in self._target_deaths if place not in self.broken]
 
     def look(self, replicas: Mapping[Name, Replica], workers: Mapping[str, LaunchedWorker], now_s: float) -> list[Seen]:
         """Those that have not ended, at a moment at which the server answered. A worker that it does not hear of just now is
@@ -74,6 +88,7 @@ class Watch:
         life.worker = worker or life.worker
         if life.worker and (life.worker.finished or life.for_s >= _STEADY_S):
             self._places.pop(name.place, None)
+            self._good_deaths.pop(name.place, None)
         return Seen(name, replica.state == "stopping", life.for_s, life.worker, life.worked_s, life.silent_s)
 
     def died(self, name: Name, why: str, now_s: float) -> float:
@@ -81,7 +96,10 @@ class Watch:
         place = self._places[name.place]
         place.deaths += 1
         place.why = why
-        self.target_deaths += name.digest == self._target
+        if name.digest == self._target:
+            self._target_deaths.append(name.place)
+        if name.digest == self._good:
+            self._good_deaths[name.place] += 1
         pause_s: float = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** (place.deaths - 1))
         place.until_s = now_s + pause_s
         return pause_s
@@ -89,6 +107,12 @@ class Watch:
     def gone(self, name: Name) -> None:
         """One ended and is forgotten."""
         self._lives.pop(name, None)
+
+    def renewed(self, places: Collection[int]) -> None:
+        """Other GPUs are there now."""
+        for place in places:
+            self._places.pop(place, None)
+            self._good_deaths.pop(place, None)
 
     def paused(self, now_s: float) -> Collection[int]:
         """Places that are left empty for now."""
@@ -104,9 +128,7 @@ class Watch:
             self._surplus_since_s = now_s
         return now_s - self._surplus_since_s
 
-    def trouble(self) -> str:
-        """What to tell of crash loops; empty where there is none."""
+    def troubles(self) -> list[str]:
+        """What to tell of crash loops, place by place."""
         loops = {place: one for place, one in sorted(self._places.items()) if one.deaths >= LOOP}
-        return " ".join(
-            f"Workers in place {place} died {one.deaths} times in a row, the last {one.why}" for place, one in loops.items()
-        )
+        return [f"Workers in place {place} died {one.deaths} times in a row, the last {one.why}" for place, one in loops.items()]
