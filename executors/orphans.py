@@ -29,7 +29,9 @@ def log_name(served: str, number: int) -> str:
 def of_another(log: str) -> bool:
     """Is it the log of an engine of another process that is there? False where that cannot be told."""
     found = _LOG.search(f"/{log}")
-    return bool(found) and int(found[1]) != os.getpid() and _PROC.is_dir() and _started(int(found[1])) == int(found[2])
+    if found is None or int(found[1]) == os.getpid() or not _PROC.is_dir():
+        return False
+    return _started(int(found[1])) == int(found[2])
 
 
 def end_orphans(grace_s: float = 3.0) -> int:

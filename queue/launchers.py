@@ -60,7 +60,8 @@ def in_service(count: int, alive: Sequence[Row], able: Sequence[Row], pool: str)
     workers that none of them started come on top. `alive`: live workers; `able`: of `active`."""
     there = [one for one in able if one["pool"] == pool]
     running, untended = _running([worker for worker in alive if worker["pool"] == pool], there)
-    return min(count, untended + sum(max(one["replicas"], running[one["name"]]) for one in there))
+    tended: int = sum(max(one["replicas"], running[one["name"]]) for one in there)
+    return min(count, untended + tended)
 
 
 def share_of(name: str, wanted: int, alive: Sequence[Row], able: Sequence[Row]) -> int:
