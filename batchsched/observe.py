@@ -32,7 +32,7 @@ from batchsched.profiles.answers import Answers
 from batchsched.profiles.candidates import Candidate, pruned
 from batchsched.profiles.choose import Configuration, accepted
 from batchsched.profiles.lengths import Lengths, estimate, refine
-from batchsched.profiles.measured import Observation, observations_of, update
+from batchsched.profiles.measured import Observation, observations_of, update_all
 from batchsched.profiles.prior import IN_FLIGHT, prior
 from batchsched.profiles.profile import Profile
 from batchsched.queue import batches, chunks, launchers, ledger, overrides, spare, tallies, trials, workers
@@ -211,8 +211,7 @@ class Observer:
         known = self._profiles.get(model)
         if known is None or known[0] != observations:
             priors = self._priors(model)
-            profiles = {name: update(before, observations, priors) for name, before in priors.items()}
-            known = self._profiles[model] = observations, profiles
+            known = self._profiles[model] = observations, update_all(priors, observations)
         return known[1]
 
     def _priors(self, model: str) -> dict[str, Profile]:

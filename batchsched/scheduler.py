@@ -37,7 +37,7 @@ from batchsched.queue.database import Database, again
 from batchsched.queue.rows import Row
 from batchsched.risks import Risks
 from batchsched.settings import Settings
-from batchsched.solving import READY_S, SEED, Solved, Solver, versions
+from batchsched.solving import READY_S, SEED, PlanMaker, Solved, Solver, versions
 from batchsched.wanted import Crew, crew
 from batchsched.windows import WindowTimer, check, is_open
 
@@ -94,8 +94,9 @@ class Scheduler:
         lead: Lead,
         hardware: Hardware,
         learnt: Callable[[str], Calibrator | None] = lambda _: None,
+        maker: PlanMaker | None = None,
     ) -> None:
-        """`learnt`: how forecasts of a zone have erred, where that is known.
+        """`learnt`: how forecasts of a zone have erred, where that is known. `maker`: who makes the plans; None: the solver.
 
         Raises InvalidConfiguration for a bad window, SignalMismatch where zones' signals differ."""
         self._database = database
@@ -103,7 +104,7 @@ class Scheduler:
         self._clock = clock
         self._lead = lead
         self._observer = Observer(database, settings, provider, hardware, learnt)
-        self._solver = Solver(settings.planner, on_ready=self.poke)
+        self._solver = maker or Solver(settings.planner, on_ready=self.poke)
         self._questions = Solver(settings.planner)  # people never stand in the way of a plan
         self._questioning = threading.Lock()
         self.fleet = self._observer.fleet
@@ -149,13 +150,18 @@ class Scheduler:
         """Something changed: plan again soon, here or where the leader is."""
         self._wake.set()
 
+    def poked(self) -> bool:
+        """Did something change since this was last asked? One that comes just now stays for the next time."""
+        poked = self._wake.is_set()
+        if poked:
+            self._wake.clear()
+        return poked
+
     def _run(self) -> None:
         if self._lead.leading():
             self._solver.start()
         while not self._stopping.is_set():
-            poked = self._wake.is_set()
-            if poked:  # one that comes just now stays for the next turn
-                self._wake.clear()
+            poked = self.poked()
             leading = self._lead.leading()
             if leading:
                 self._guarded(partial(self.plan_now, ready_s=0.0), "No new plan")

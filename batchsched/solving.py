@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from importlib import metadata
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -76,6 +76,29 @@ class Solved(msgspec.Struct, frozen=True):
     failure: Kind | None = None
     stood_in: str = ""
     """Why the solver gave none, where this is what can be had without."""
+
+
+class PlanMaker(Protocol):
+    """Who makes the scheduler's plans: the solver, or, in a simulation, whatever is to be compared with it."""
+
+    def start(self) -> None:
+        """Begin to load what it needs."""
+        ...
+
+    def stop(self) -> None:
+        """End it."""
+        ...
+
+    def plan(
+        self,
+        problem: Problem,
+        work_s: float | None = None,
+        *,
+        ready_s: float = READY_S,
+        meanwhile: Callable[[Plan], None] | None = None,
+    ) -> Solved:
+        """As `Solver.plan`."""
+        ...
 
 
 class SolverFailed(Exception):

@@ -42,12 +42,13 @@ class Database:
     reads in order to change it, it must lock (`with_for_update`).
     """
 
-    def __init__(self, where: Path | str) -> None:
+    def __init__(self, where: Path | str, *, lasting: bool = True) -> None:
         """Open (and migrate) the SQLite file at a path, or the PostgreSQL database at a `postgresql://` URL.
 
+        `lasting`: is it to outlive a loss of power? Only a simulation's is not.
         Raises DataFolderInUse where another process has the file open, DamagedDatabase, DatabaseUnavailable.
         """
-        self._below = Postgres(where) if isinstance(where, str) else Sqlite(where)
+        self._below = Postgres(where) if isinstance(where, str) else Sqlite(where, lasting=lasting)
         try:
             with translated():
                 upgrade(self._below.writer)

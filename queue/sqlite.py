@@ -22,15 +22,15 @@ from batchsched.errors import DataFolderInUse
 class Sqlite:
     """A writer, a pool of readers, and the lock that says whose file it is."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises DataFolderInUse where another process has it open."""
+    def __init__(self, path: Path, *, lasting: bool = True) -> None:
+        """`lasting`: is it to outlive a loss of power? Raises DataFolderInUse where another process has it open."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.name = f"The database {path}"
         self._lock_file = _own(path.with_suffix(".lock"))
         self._write_lock = threading.Lock()
         url = f"sqlite:///{path}"
-        self.writer = _engine(url, begin="BEGIN IMMEDIATE", pool_size=1)
-        self._reader = _engine(url, begin="BEGIN", pool_size=8)
+        self.writer = _engine(url, begin="BEGIN IMMEDIATE", pool_size=1, lasting=lasting)
+        self._reader = _engine(url, begin="BEGIN", pool_size=8, lasting=lasting)
 
     @contextmanager
     def write(self) -> Generator[Connection]:
@@ -64,7 +64,7 @@ class Sqlite:
         os.close(self._lock_file)
 
 
-def _engine(url: str, *, begin: str, pool_size: int) -> Engine:
+def _engine(url: str, *, begin: str, pool_size: int, lasting: bool) -> Engine:
     engine = create_engine(url, pool_size=pool_size, max_overflow=64 if pool_size > 1 else 0)
 
     @event.listens_for(engine, "connect")
@@ -73,7 +73,7 @@ def _engine(url: str, *, begin: str, pool_size: int) -> Engine:
         connection.isolation_level = None
         for pragma in (
             "journal_mode=WAL",
-            "synchronous=FULL",
+            "synchronous=FULL" if lasting else "synchronous=OFF",
             "foreign_keys=ON",
             "busy_timeout=30000",
             "wal_autocheckpoint=0",

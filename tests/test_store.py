@@ -18,6 +18,7 @@ from batchsched.queue.folder_store import FolderStore
 from batchsched.queue.object_store import ObjectStore, open_object_store
 from batchsched.queue.store import Part, Record, Store, encoded, length_of, parts_of
 from batchsched.queue.stores import open_store, settle
+from batchsched.simulate.store import MemoryStore
 from tests.live import HTTP
 from tests.object_server import ObjectServer
 from tests.processes import free_port
@@ -28,10 +29,13 @@ Opener = Callable[[], Store]
 """Opens one and the same place, each time as another server process would."""
 
 
-@pytest.fixture(params=["folder", "objects in a folder", "s3"])
+@pytest.fixture(params=["folder", "objects in a folder", "s3", "memory"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
     if request.param == "folder":
         return lambda: FolderStore(tmp_path)
+    if request.param == "memory":  # a simulation's
+        only = MemoryStore()
+        return lambda: only
     if request.param == "s3":
         request.getfixturevalue("object_server")
         return lambda: open_object_store("s3://bucket/some/prefix")

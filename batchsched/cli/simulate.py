@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from datetime import UTC, datetime
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from batchsched.cli.common import grams, json_option, need, print_json, print_table, say
+from batchsched.cli.common import config_option, grams, json_option, load_checked, need, print_json, print_table, say
 from batchsched.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from batchsched.simulate import Outcome
+    from batchsched.simulate import Grid, Outcome, Scene
 
 RUN_NOW = "run now"
 PERFECT = ("planner, perfect foresight", "greedy, perfect foresight")
@@ -43,6 +45,7 @@ CHOICES = (
     PERFECT[0],
 )
 """simulate.POLICIES, which a help text does not wait for."""
+FIRST_DAY = datetime(2021, 10, 4, tzinfo=UTC)
 
 
 @click.command()
@@ -54,7 +57,11 @@ CHOICES = (
     show_default=True,
     help="Draws the batches, and the weather where there is no data.",
 )
-@click.option("--start", type=click.DateTime(["%Y-%m-%d"]), default="2021-10-04", show_default=True, help="The first day, UTC.")
+@click.option(
+    "--start",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="The first day, UTC [default: 2021-10-04; with --from-archive so many days ago].",
+)
 @click.option("--zones", default="PJM,CISO,ISNE,DE,NL", show_default=True, help="Grid zones, separated by commas; home first.")
 @click.option(
     "--policy",
@@ -75,14 +82,65 @@ CHOICES = (
     show_default=True,
     help="Share of the fleet's time that the work takes.",
 )
+@click.option(
+    "--from-archive",
+    is_flag=True,
+    help="Simulate the batches, the fleet and the forecasts of the configured server instead of drawn ones.",
+)
+@click.option("--without", multiple=True, metavar="POOL", help="With --from-archive: take this pool away; may be repeated.")
+@click.option("--risk", type=click.FloatRange(0.0, 1.0), default=0.0, help="planner.risk of our own planner's policies.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for all decisions, as Parquet.")
+@config_option
 @json_option
 def simulate(
-    days: int, seed: int, start: datetime, zones: str, names: tuple[str, ...], data: Path | None, load: float, as_json: bool
+    days: int,
+    seed: int,
+    start: datetime | None,
+    zones: str,
+    names: tuple[str, ...],
+    data: Path | None,
+    load: float,
+    from_archive: bool,
+    without: tuple[str, ...],
+    risk: float,
+    out: Path | None,
+    config: Path | None,
+    as_json: bool,
 ) -> None:
     """Show what policies would have emitted for the same batches: decided by forecasts, paid by what came true."""
     need("server")
-    from batchsched.simulate import POLICIES, Grid, draw_scene
-    from batchsched.simulate import simulate as run
+    asked = list(dict.fromkeys([RUN_NOW, *(names or DEFAULT)]))
+    drawn = partial(_drawn, days, seed, start or FIRST_DAY, zones, data, load)
+    with _past(days, start, config, without) if from_archive else drawn() as made, _Progress() as progress:
+        found = {one.policy: one for one in made.before}
+        for name in asked:
+            found[name] = _run(made, name, risk, out, progress)
+        source = made.grid.provider.name
+    if as_json:
+        about = {**made.about, "start": made.grid.start, "truth": source, "risk": risk}
+        print_json({**about, "policies": [{**one.summary(), **_beside(found, one)} for one in found.values()]})
+        return
+    pools = ", ".join(made.grid.zones)
+    say(f"{len(made.scene.arrivals)} batches in {days} days from {made.grid.start:%Y-%m-%d} on; pools in {pools}.")
+    say(f"Truth and forecasts: {source}{', from the seed' if made.about.get('drawn') else ''}.")
+    print_table(
+        ("policy", "CO2e", "saved", "captured", "kWh", "missed", "wait", "starts", "moved"),
+        [_row(found, one) for one in found.values()],
+    )
+
+
+class _World(NamedTuple):
+    """What is simulated. `before`: outcomes that are known already; `about`: what JSON says of it."""
+
+    scene: Scene
+    grid: Grid
+    before: list[Outcome]
+    about: dict[str, object]
+
+
+@contextmanager
+def _drawn(days: int, seed: int, start: datetime, zones: str, data: Path | None, load: float) -> Generator[_World]:
+    from batchsched.simulate import Grid, draw_scene
     from batchsched.simulate.data import opened
     from batchsched.simulate.rolling import hours_of
 
@@ -91,30 +149,36 @@ def simulate(
     if not named:
         raise InvalidValue("--zones names no zone; give at least one, such as DE.")
     scene, since = draw_scene(named, days, seed, load=load), start.replace(tzinfo=UTC)
-    found: dict[str, Outcome] = {}
-    with opened(folder, named, since, hours_of(scene), seed) as provider, _Progress() as progress:
-        grid = Grid(provider, named, since, hours_of(scene))
-        for name in dict.fromkeys([RUN_NOW, *(names or DEFAULT)]):
-            found[name] = run(scene, grid, POLICIES[name], partial(progress, name))
-        source = provider.name
-    if as_json:
-        about = {
-            "days": days,
-            "seed": seed,
-            "start": since,
-            "zones": named,
-            "load": load,
-            "truth": source,
-            "drawn": folder is None,
-        }
-        print_json({**about, "policies": [{**one.summary(), **_beside(found, one)} for one in found.values()]})
-        return
-    say(f"{len(scene.arrivals)} batches in {days} days from {since:%Y-%m-%d} on; pools in {', '.join(named)}.")
-    say(f"Truth and forecasts: {source}{', from the seed' if folder is None else ''}.")
-    print_table(
-        ("policy", "CO2e", "saved", "captured", "kWh", "missed", "wait", "starts", "moved"),
-        [_row(found, one) for one in found.values()],
-    )
+    about: dict[str, object] = {"days": days, "seed": seed, "zones": named, "load": load, "drawn": folder is None}
+    with opened(folder, named, since, hours_of(scene), seed) as provider:
+        yield _World(scene, Grid(provider, named, since, hours_of(scene)), [], about)
+
+
+@contextmanager
+def _past(days: int, start: datetime | None, config: Path | None, without: tuple[str, ...]) -> Generator[_World]:
+    from batchsched.clock import SystemClock
+    from batchsched.simulate.history import history
+
+    clock = SystemClock()
+    since = start.replace(tzinfo=UTC) if start else clock.now() - timedelta(days=days)
+    with history(load_checked(config), since, days, clock, without) as past:
+        about: dict[str, object] = {"days": days, "zones": list(past.grid.zones), "without": list(without), "drawn": False}
+        yield _World(past.scene, past.grid, [past.was], about)
+
+
+def _run(made: _World, name: str, risk: float, out: Path | None, progress: _Progress) -> Outcome:
+    import msgspec
+
+    from batchsched.planner.problem import Risk
+    from batchsched.simulate import POLICIES, backtest
+
+    policy = POLICIES[name]
+    if name.startswith(("greedy", "planner")):
+        policy = msgspec.structs.replace(policy, risk=Risk(risk))
+    outcome, records = backtest(made.scene, made.grid, policy, on_progress=partial(progress, name))
+    if out is not None:
+        records.write(out / name.replace(", ", "-").replace(" ", "-"), outcome.work)
+    return outcome
 
 
 def _beside(found: dict[str, Outcome], one: Outcome) -> dict[str, float | None]:

@@ -11,9 +11,10 @@ seen before the pool changed its speed (`drift.py`) counts no more.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -75,8 +76,25 @@ def update(prior: Profile, observations: Sequence[Observation], priors: dict[str
 
     `priors`: the prior of the same model on other pools, so that what was seen there can be compared.
     """
-    own = [o for o in observations if o.model == prior.model and o.pool == prior.pool and _usable(o)]
-    start, variance = _other_pools(prior, observations, priors or {})
+    return update_all({**(priors or {}), prior.pool: prior}, [o for o in observations if o.model == prior.model])[prior.pool]
+
+
+def update_all(priors: Mapping[str, Profile], observations: Iterable[Observation]) -> dict[str, Profile]:
+    """The same of a model on each pool: what was seen of it, on all of them, is gone through once. `priors`: by pool."""
+    seen: dict[str, list[Observation]] = defaultdict(list)
+    for o in observations:
+        seen[o.pool].append(o)
+    elsewhere = {name: found for name, prior in priors.items() if (found := _glance(prior, seen.get(name, [])))}
+    return {
+        name: _updated(prior, seen.get(name, []), [found for other, found in elsewhere.items() if other != name])
+        for name, prior in priors.items()
+    }
+
+
+def _updated(prior: Profile, here: Sequence[Observation], elsewhere: Sequence[_Glance]) -> Profile:
+    """`here`: what was seen of the model on this pool."""
+    own = [o for o in here if _usable(o)]
+    start, variance = _other_pools(prior, elsewhere)
     factors, apart = _posterior(prior, own, start, variance)
     # Held against what all of it says: against the prior, a batch of other mixes would look like a change of the pool.
     change = drifted([(o.at, math.log(o.busy_s / _seconds(prior, factors, o))) for o in own])
@@ -96,7 +114,7 @@ def update(prior: Profile, observations: Sequence[Observation], priors: dict[str
         apart=(max(apart[0], SIGMA_FLOOR**2), max(apart[1], SIGMA_FLOOR**2), max(apart[2], SIGMA_FLOOR**2)) if own else None,
         power_w=prior.power_w * watts,
         input_power_w=None if prior.input_power_w is None else prior.input_power_w * watts,
-        startup_s=_startup(prior, observations),
+        startup_s=_startup(prior, here),
         source="measured" if own else prior.source,
         observations=len(own),
         drift=change,
@@ -166,17 +184,35 @@ def _inverse(matrix: tuple[float, float, float]) -> tuple[float, float, float]:
     return d / determinant, a / determinant, -b / determinant
 
 
-def _other_pools(prior: Profile, observations: Sequence[Observation], priors: dict[str, Profile]) -> tuple[float, float]:
+class _Glance(NamedTuple):
+    """What a pool shows to others: its newest observation, the sum of their weights by then, and that of their log factors."""
+
+    newest: datetime
+    weight: float
+    moved: float
+
+
+def _glance(prior: Profile, here: Sequence[Observation]) -> _Glance | None:
+    usable = [o for o in here if _usable(o)]
+    if not usable:
+        return None
+    weights = _weights(usable)
+    moved = sum(weight * _log_factor(prior, o) for weight, o in zip(weights, usable, strict=True))
+    return _Glance(max(o.at for o in usable), sum(weights), moved)
+
+
+def _other_pools(prior: Profile, elsewhere: Sequence[_Glance]) -> tuple[float, float]:
     """The log factor to start from and its variance, given what the model did on other pools."""
     variance = prior.sigma**2
-    seen = [o for o in observations if o.model == prior.model and o.pool != prior.pool and o.pool in priors and _usable(o)]
-    if not seen or variance <= 0:
+    if not elsewhere or variance <= 0:
         return 0.0, variance
-    weights = _weights(seen)
-    mean = sum(w * _log_factor(priors[o.pool], o) for w, o in zip(weights, seen, strict=True)) / sum(weights)
+    newest = max(one.newest for one in elsewhere)
+    kept = [0.5 ** ((newest - one.newest).total_seconds() / HALF_LIFE_S) for one in elsewhere]
+    weight = sum(share * one.weight for share, one in zip(kept, elsewhere, strict=True))
+    mean = sum(share * one.moved for share, one in zip(kept, elsewhere, strict=True)) / weight
     common = SHARED * variance
     # What another pool shows of the common part is blurred by that pool's own part, however often it is observed.
-    gain = common / (variance + OWN_SPREAD**2 / sum(weights))
+    gain = common / (variance + OWN_SPREAD**2 / weight)
     return gain * mean, variance - gain * common
 
 
@@ -192,13 +228,9 @@ def _power_factor(prior: Profile, own: Sequence[Observation]) -> tuple[float, fl
     return 1.0 + trust * (mean - 1.0), trust
 
 
-def _startup(prior: Profile, observations: Sequence[Observation]) -> float:
+def _startup(prior: Profile, here: Sequence[Observation]) -> float:
     """The slower of the mean and the latest: a start that is planned too short costs a deadline."""
-    seen = [
-        (o.at, o.startup_s)
-        for o in observations
-        if (o.model, o.pool) == (prior.model, prior.pool) and o.startup_s is not None and o.startup_s > 0
-    ]
+    seen = [(o.at, o.startup_s) for o in here if o.startup_s is not None and o.startup_s > 0]
     if not seen:
         return prior.startup_s
     return max(sum(s for _, s in seen) / len(seen), max(seen)[1])

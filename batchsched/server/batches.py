@@ -85,10 +85,12 @@ def _create(runtime: Runtime, body: Any, who: Caller, key: str | None) -> Mappin
             asked = idempotency.digest(connection, who.tenant, body)
             if known := idempotency.recall(connection, who.tenant, key, asked):
                 return batches.get(connection, known, who.tenant)
-    return _accept(runtime, parse_new_batch(body, runtime.clock.now()), who, key, asked)
+    return accept(runtime, parse_new_batch(body, runtime.clock.now()), who, key, asked)
 
 
-def _accept(runtime: Runtime, new: NewBatch, who: Caller, key: str | None, asked: str) -> Mapping[str, Any]:
+def accept(runtime: Runtime, new: NewBatch, who: Caller, key: str | None = None, asked: str = "") -> Mapping[str, Any]:
+    """Take a batch whose form is sound; its row. `key`: the request's own for sending it again, with what it `asked`. Raises
+    QuotaExceeded, InvalidRequest."""
     now, batch_id, grams = runtime.clock.now(), runtime.ids.new("batch"), runtime.quotas.grams(who.tenant)
     with runtime.database.write() as connection:
         known = idempotency.keep(connection, who.tenant, key, asked, batch_id, now) if key else batch_id

@@ -60,9 +60,10 @@ class Lifecycle:
         lease_s: float,
         leading: Callable[[], bool],
         kept: RetentionRules,
-        bookkeeping: Bookkeeping,
+        bookkeeping: Bookkeeping | None,
     ) -> None:
-        """`leading`: may this server act? Several servers share the work of one; only the leader keeps house."""
+        """`leading`: may this server act? Several servers share the work of one; only the leader keeps house. `bookkeeping`: None
+        where nobody will ask for the books."""
         self._database = database
         self._store = store
         self._recorder = recorder
@@ -131,7 +132,8 @@ class Lifecycle:
                 self._guarded(partial(self._validate, first[batch["id"]]))
             elif batch["state"] != "validating":
                 self._guarded(partial(self._reopen if batch["reopen"] else steps[batch["state"]], batch))
-        self._guarded(self._bookkeeping.round)
+        if self._bookkeeping:
+            self._guarded(self._bookkeeping.round)
         self._guarded(self._retention.round)
         self._guarded(self._sweep)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from batchsched.carbon.models import Hardware
 from batchsched.clock import Clock, IdSource, RandomIds, SystemClock
 from batchsched.errors import DatabaseUnavailable, InvalidConfiguration, StorageUnavailable
-from batchsched.forecasts.opened import open_forecasts
+from batchsched.forecasts.opened import Opened, open_forecasts
 from batchsched.queue import chunks
 from batchsched.queue.cutting import Cutter
 from batchsched.queue.database import Database
@@ -25,6 +25,7 @@ from batchsched.server.bookkeeping import Bookkeeping
 from batchsched.server.breakdown import Breakdown
 from batchsched.server.feeding import feeds_of
 from batchsched.server.lifecycle import Lifecycle
+from batchsched.server.outside import REAL, Outside
 from batchsched.server.quotas import Quotas
 from batchsched.server.reports import Reports
 from batchsched.server.stored import Storage
@@ -40,7 +41,9 @@ log = logging.getLogger(__name__)
 class Runtime:
     """The parts of a running server. Raises DataFolderInUse, InvalidConfiguration, StorageFull while it is made."""
 
-    def __init__(self, loaded: Loaded, *, clock: Clock | None = None, ids: IdSource | None = None) -> None:
+    def __init__(
+        self, loaded: Loaded, *, clock: Clock | None = None, ids: IdSource | None = None, outside: Outside = REAL
+    ) -> None:
         self.settings = loaded.settings
         self.fleet = loaded.settings.fleet(loaded.catalogue)
         self.clock: Clock = clock or SystemClock()
@@ -48,12 +51,13 @@ class Runtime:
         self.started_at = self.clock.now()
         self.rules = loaded.settings.server.rules()
         root = Path(loaded.settings.server.data_dir)
-        self.database = Database(loaded.settings.server.database_url or root / "batchsched.db")
+        where = loaded.settings.server.database_url or root / "batchsched.db"
+        self.database = Database(where, lasting=outside.lasting)
         try:
-            self.store = open_store(loaded.settings.server.store_url, root)
+            self.store = outside.store or open_store(loaded.settings.server.store_url, root)
             settle(self.database, self.store)
             base_dir = loaded.path.parent if loaded.path else Path()
-            opened = open_forecasts(loaded.settings.forecast, base_dir, lambda: self.archive, self.clock)
+            opened = Opened(outside.provider, None, {}) if outside.provider else self._forecasts(loaded, base_dir)
             self.provider, self.chain, self.own = opened.provider, opened.chain, opened.own
             provider = opened.provider
             weights = {name: tenant.weight for name, tenant in loaded.settings.tenants.items()}
@@ -61,7 +65,9 @@ class Runtime:
             self.leadership = Leadership(self.database, self.ids.new("server"), self.clock, self._begin_to_lead)
             hardware = Hardware(loaded.catalogue, loaded.settings.carbon.embodied_model)
             learnt = self.own.learnt if self.own else lambda _zone: None
-            self.scheduler = Scheduler(self.database, loaded.settings, provider, self.clock, self.leadership, hardware, learnt)
+            self.scheduler = Scheduler(
+                self.database, loaded.settings, provider, self.clock, self.leadership, hardware, learnt, outside.maker
+            )
             accounts = Accounts(self.scheduler, provider, self.clock, loaded.settings.carbon, hardware)
             storage = Storage(self.database, accounts, self.clock, loaded.settings, loaded.catalogue)
             besides = Besides(self.database, accounts, storage, loaded.settings.carbon)
@@ -80,7 +86,7 @@ class Runtime:
                 loaded.settings.server.lease_s,
                 self.leadership.leading,
                 loaded.settings.retention,
-                Bookkeeping(self.database, accounts, self.clock),
+                Bookkeeping(self.database, accounts, self.clock) if outside.books else None,
             )
             self.feeds = feeds_of(
                 opened,
@@ -98,6 +104,9 @@ class Runtime:
         except BaseException:
             self.database.close()
             raise
+
+    def _forecasts(self, loaded: Loaded, base_dir: Path) -> Opened:
+        return open_forecasts(loaded.settings.forecast, base_dir, lambda: self.archive, self.clock)
 
     @cached_property
     def archive(self) -> Archive:

@@ -62,10 +62,11 @@ class Drawn(Wrapped):
         return IntensityForecast(zone, now, self.name, self.signal_of(zone), slots)
 
     def realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:
-        """The hours within [start, end) that had ended by `now`."""
+        """The hours that meet [start, end) and had ended by `now`."""
         ranks, bands = self._of(zone)
         worth = at_ranks(bands, _cdf(ranks)[None, :])[0]
-        first, last = max(0, (start - self._start) // HOUR), min(self._hours, (min(end, now) - self._start) // HOUR)
+        first, until = max(0, (start - self._start) // HOUR), -((self._start - end) // HOUR)
+        last = min(self._hours, until, (now - self._start) // HOUR)
         begin = [self._start + n * HOUR for n in range(first, last)]
         signal = self.signal_of(zone)
         return [Realised(zone, at, at + HOUR, float(worth[first + n]), self.name, signal) for n, at in enumerate(begin)]

@@ -17,6 +17,7 @@ from batchsched.simulate.ceiling import check
 from batchsched.simulate.engines import Engines, Served
 from batchsched.simulate.futures import Futures
 from batchsched.simulate.grid import Grid
+from batchsched.simulate.moves import cells
 from batchsched.simulate.outcome import Outcome, Work
 from batchsched.simulate.policies import Policy
 from batchsched.simulate.scene import CHUNK_REQUESTS, INPUT_TOKENS, OUTPUT_TOKENS, Arrival, Scene
@@ -175,8 +176,8 @@ class _World:
 
     def _count_moves(self, plan: Plan, now_s: float) -> None:
         """How much of the last plan's work ahead is no longer where it was."""
-        before = _cells(self._plan, self._made_s, now_s, self.batches)
-        after = _cells(plan, now_s, now_s, self.batches)
+        before = cells(self._plan, self._made_s, now_s, self.batches)
+        after = cells(plan, now_s, now_s, self.batches)
         self.outcome.planned_s += math.fsum(before.values())
         self.outcome.moved_s += math.fsum(max(0.0, seconds - after.get(cell, 0.0)) for cell, seconds in before.items())
 
@@ -266,14 +267,3 @@ class _World:
         """Seconds of a replica that a request really takes."""
         arrival = batch.arrival
         return self.scene.profiles[arrival.model, pool].seconds(INPUT_TOKENS, arrival.output_tokens) * arrival.slowness
-
-
-def _cells(plan: Plan, made_s: float, since_s: float, batches: dict[str, Batch]) -> dict[tuple[str, str, int], float]:
-    """Replica-seconds of work by batch, pool and hour of the simulation, of batches that are open, from an hour on."""
-    found: dict[tuple[str, str, int], float] = {}
-    for a in plan.allotments:
-        at_s = made_s + (a.start_s + a.end_s) / 2
-        if at_s >= since_s and a.batch_id in batches:
-            cell = (a.batch_id, a.pool, int(at_s // 3600))
-            found[cell] = found.get(cell, 0.0) + a.seconds
-    return found

@@ -52,6 +52,8 @@ class Arrival(msgspec.Struct, frozen=True):
     """Of a request, as it turns out; expected are OUTPUT_TOKENS."""
     slowness: float
     """Time that its work takes at given lengths, beside what the profiles say."""
+    input_tokens: float = INPUT_TOKENS
+    """Of a request."""
 
 
 class Scene(msgspec.Struct, frozen=True):
@@ -69,7 +71,14 @@ class Scene(msgspec.Struct, frozen=True):
 
 
 def draw_scene(
-    zones: Sequence[str], days: int, seed: int, *, load: float = LOAD, fleet: Fleet | None = None, exact: bool = False
+    zones: Sequence[str],
+    days: int,
+    seed: int,
+    *,
+    load: float = LOAD,
+    fleet: Fleet | None = None,
+    exact: bool = False,
+    batches_a_day: float = BATCHES_A_DAY,
 ) -> Scene:
     """A fleet with two pools at a site in each zone (of which the first is home), or another one, and batches for so many days.
 
@@ -83,7 +92,7 @@ def draw_scene(
         for name, pool in fleet.pools.items()
         for model, size in MODELS_B.items()
     }
-    count = rng.poisson(BATCHES_A_DAY * days)
+    count = rng.poisson(batches_a_day * days)
     at_s = np.sort(rng.uniform(0, days * 86400.0, count))
     window_s = 3600 * np.exp(rng.uniform(math.log(WINDOW_H[0]), math.log(WINDOW_H[1]), count))
     models = rng.choice(list(MODELS_B), count, p=MODEL_ODDS)

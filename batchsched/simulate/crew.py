@@ -1,0 +1,367 @@
+"""All modelled executors: they lease chunks by the calls of real workers, and hold them for as long as the truth says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+
+from batchsched.errors import StaleLease
+from batchsched.server.workers import LeaseDesk
+from batchsched.simulate.conditions import Conditions
+from batchsched.simulate.events import Events
+from batchsched.simulate.replica import Held, Replica
+from batchsched.simulate.scene import Arrival, Scene
+from batchsched.simulate.truth import Lines, Truth
+from batchsched.wire import (
+    Bye,
+    Claim,
+    EnergySource,
+    Fail,
+    Finish,
+    Heartbeat,
+    HeldLease,
+    Lease,
+    Meter,
+    Register,
+    Release,
+    ReleaseReason,
+    Result,
+    Results,
+    Spent,
+    SpentKind,
+    SpentPart,
+)
+
+SOURCE: EnergySource = "nvml_counter"
+"""What the modelled meters stand for."""
+LATE_S = 0.5
+"""After the instant for which a worker was told to ask again it does, about."""
+_ANSWER = msgspec.Raw(b'{"id":"batch_req","custom_id":"r","response":null,"error":null}')
+Told = Callable[[str, Replica, Lease, int], None]
+"""What became of a lease (`leased`, `recorded`, `finished`, `released`, `failed`), on which replica, lines that were recorded."""
+
+
+class Moved(NamedTuple):
+    """Files of a chunk that went between the home site and a pool's."""
+
+    at_s: float
+    pool: str
+    batch_id: str
+    gigabytes: float
+
+
+class Crew:
+    """Replicas of all pools."""
+
+    def __init__(
+        self,
+        scene: Scene,
+        conditions: Conditions,
+        truth: Truth,
+        desk: LeaseDesk,
+        events: Events,
+        batch_of: Callable[[str], tuple[Arrival, Lines]],
+        told: Told,
+    ) -> None:
+        """`batch_of`: what a batch of the queue is in the scene."""
+        self._conditions, self._truth, self._desk, self._events = conditions, truth, desk, events
+        self._batch_of, self._told = batch_of, told
+        self._asks: dict[str, float] = {}
+        self.moved: list[Moved] = []
+        self.starts = 0
+        """Of engines, since the start of the simulation."""
+        self.replicas = [
+            self._registered(f"{name}/{n}", name) for name, pool in scene.fleet.pools.items() for n in range(pool.count)
+        ]
+        self._of_pool: dict[str, list[Replica]] = {}
+        for replica in self.replicas:
+            self._of_pool.setdefault(replica.pool, []).append(replica)
+        if conditions.attached:
+            for replica in self.replicas:
+                replica.model = next(model for model in scene.fleet.models if (model, replica.pool) in scene.profiles)
+        for outage in conditions.outages:
+            events.at(outage.start_s, partial(self._away, outage.pool))
+            events.at(outage.end_s, partial(self._back, outage.pool))
+
+    def _registered(self, name: str, pool: str) -> Replica:
+        return Replica(name, pool, self._register(name, pool), seen_s=self._events.now_s, left_s=self._truth.fails_in_s(name, 0))
+
+    def _register(self, name: str, pool: str) -> str:
+        return self._desk.register(Register(pool, name, 1, shares=True)).worker_id
+
+    # -- asking --
+
+    def ask_all(self) -> None:
+        """Whoever has nothing to do asks for work."""
+        for pool in self._of_pool:
+            self.ask(pool)
+
+    def ask(self, pool: str) -> None:
+        """The same of one pool. Where one gets nothing, others with the same engine would get nothing either."""
+        groups: dict[str, list[Replica]] = {}
+        for replica in self._of_pool[pool]:
+            if replica.state == "idle":
+                groups.setdefault(replica.model or "", []).append(replica)
+        for model in sorted(groups, key=lambda name: (name == "", name)):
+            for n, replica in enumerate(groups[model]):
+                if not self._claim(replica):
+                    for other in groups[model][n:]:
+                        other.keep = replica.keep
+                        self._rest(other)
+                    break
+
+    def _claim(self, replica: Replica) -> bool:
+        """Ask for one; has it something to do now?"""
+        replica.seen_s = self._events.now_s
+        claimed = self._desk.claim(Claim(replica.worker_id, 1, replica.ready, renames=True))
+        replica.keep = claimed.keep
+        if claimed.leases:
+            self._begin(replica, claimed.leases[0])
+            return True
+        if claimed.prepare and claimed.prepare != replica.model:
+            self._start(replica, claimed.prepare)
+            return True
+        if claimed.next_at:
+            self._ask_at(replica.pool, self._events.seconds(claimed.next_at) + LATE_S)
+        return False
+
+    def _ask_at(self, pool: str, at_s: float) -> None:
+        due_s = self._asks.get(pool)
+        if due_s is None or at_s < due_s or due_s <= self._events.now_s:
+            self._asks[pool] = at_s
+            self._events.at(at_s, partial(self._ask_then, pool, at_s))
+
+    def _ask_then(self, pool: str, at_s: float) -> None:
+        if self._asks.get(pool) == at_s:
+            del self._asks[pool]
+            self.ask(pool)
+
+    def _next(self, replica: Replica) -> None:
+        """It is free again."""
+        replica.state, replica.held = "idle", None
+        replica.free_s = replica.idle_s = self._events.now_s
+        replica.turn += 1
+        if not self._claim(replica):
+            self._rest(replica)
+
+    # -- engines --
+
+    def _rest(self, replica: Replica) -> None:
+        """Without work: its engine is stopped after a while, unless the plan keeps it."""
+        if replica.model is not None and not replica.keep and not self._conditions.attached:
+            stop_s = replica.free_s + self._conditions.idle_stop_s
+            self._events.at(stop_s, partial(self._stopped, replica, replica.turn))
+
+    def _stopped(self, replica: Replica, turn: int) -> None:
+        if replica.turn == turn and not replica.keep and replica.model is not None:
+            self._unload(replica)
+
+    def _unload(self, replica: Replica) -> None:
+        """Its engine is gone."""
+        self._idled(replica)
+        if (startup := replica.startup) is not None:  # for nothing
+            replica.unsaid.append(_part("waste", startup.started_at, startup.busy_s, startup.energy_j))
+        replica.model, replica.startup = None, None
+        replica.turn += 1
+
+    def _start(self, replica: Replica, model: str) -> None:
+        if replica.model is not None:
+            self._unload(replica)
+        seconds = self._truth.start_s(model, replica.pool, replica.name, replica.starts)
+        replica.state, replica.model = "starting", model
+        replica.starts += 1
+        self.starts += self._events.now_s >= 0
+        replica.turn += 1
+        began_s = self._events.now_s
+        self._events.at(began_s + seconds, partial(self._started, replica, replica.turn, began_s))
+
+    def _started(self, replica: Replica, turn: int, began_s: float) -> None:
+        if replica.turn != turn or replica.model is None:
+            return
+        seconds = self._events.now_s - began_s
+        energy_j = seconds * self._truth.start_w(replica.model, replica.pool)
+        replica.startup = self._meter(began_s, seconds, energy_j, startup_s=seconds)
+        self._next(replica)
+
+    # -- chunks --
+
+    def _begin(self, replica: Replica, lease: Lease) -> None:
+        now_s = self._events.now_s
+        self._idled(replica)
+        arrival, lines = self._batch_of(lease.batch_id)
+        done = set(lease.done)
+        todo = [n for n in range(lease.first_line, lease.first_line + lease.lines) if n not in done]
+        moved_s = self._truth.moved_s(replica.pool, lines, len(todo))
+        self.moved.append(Moved(now_s, replica.pool, lease.batch_id, self._truth.moved_gb(replica.pool, lines, len(todo))))
+        held = Held(
+            lease,
+            arrival,
+            lines,
+            todo,
+            now_s + moved_s,
+            self._truth.line_s(arrival, replica.pool, lines, lease.first_line),
+            self._truth.power_w(arrival, replica.pool),
+            now_s,
+        )
+        replica.state, replica.held = "working", held
+        replica.turn += 1
+        if (startup := replica.startup) is not None:
+            replica.startup = None
+            startup.ended_at = self._events.instant(now_s)  # with the wait for a chunk, as a worker has it
+            self._desk.record(lease.chunk_id, Results(lease.token, [], startup))
+        self._told("leased", replica, lease, 0)
+        fails_s, takes_s = replica.left_s, held.ends_s - now_s
+        replica.left_s -= takes_s
+        if takes_s < fails_s:
+            self._events.at(held.ends_s, partial(self._finished, replica, replica.turn))
+        else:
+            self._events.at(now_s + fails_s, partial(self._failed, replica, replica.turn))
+
+    def report(self) -> None:
+        """Lines that are done are recorded."""
+        for replica in self.replicas:
+            if replica.held is not None:
+                self._record(replica, replica.held)
+
+    def _record(self, replica: Replica, held: Held, *, whole: bool = False) -> None:
+        count = len(held.todo) if whole else held.due(self._events.now_s)
+        if count <= 0:
+            return
+        now, lines = held.todo[:count], held.lines
+        results = [Result(n, True, lines.input_tokens, 0, lines.output_tokens, _ANSWER) for n in now]
+        held.todo, held.done = held.todo[count:], held.done + count
+        message = Results(held.lease.token, results, self._worked(held))
+        replica.seen_s = self._events.now_s
+        try:
+            self._desk.record(held.lease.chunk_id, message)
+        except StaleLease:  # its batch has ended without it
+            held.todo, held.lost = [], True
+            return
+        self._told("recorded", replica, held.lease, count)
+
+    def _worked(self, held: Held) -> Meter:
+        """What it took since the server last heard of it."""
+        since_s, held.metered_s = held.metered_s, self._events.now_s
+        seconds = self._events.now_s - since_s
+        return self._meter(since_s, seconds, seconds * held.power_w)
+
+    def _meter(self, since_s: float, seconds: float, energy_j: float, startup_s: float = 0.0) -> Meter:
+        began, ended = self._events.instant(since_s), self._events.instant(since_s + seconds)
+        return Meter(began, ended, seconds, energy_j, SOURCE, startup_s=startup_s)
+
+    def _finished(self, replica: Replica, turn: int) -> None:
+        if replica.turn != turn or (held := replica.held) is None:
+            return
+        self._record(replica, held, whole=True)
+        self._over(replica, held)
+
+    def _over(self, replica: Replica, held: Held) -> None:
+        """All of its lines are recorded."""
+        if not held.lost:
+            self._desk.finish(held.lease.chunk_id, Finish(held.lease.token))
+            self._told("finished", replica, held.lease, 0)
+        self._next(replica)
+
+    def _failed(self, replica: Replica, turn: int) -> None:
+        """Its engine dies under a chunk, and is away until it is repaired."""
+        if replica.turn != turn or (held := replica.held) is None:
+            return
+        self._record(replica, held)
+        if not held.lost:
+            message = "The engine died (simulated)."
+            self._desk.fail(held.lease.chunk_id, Fail(held.lease.token, message, [], self._worked(held)))
+            self._told("failed", replica, held.lease, 0)
+        replica.failures += 1
+        replica.left_s = self._truth.fails_in_s(replica.name, replica.failures)
+        replica.state, replica.held, replica.model, replica.startup = "down", None, None, None
+        replica.turn += 1
+        self._events.at(self._events.now_s + self._conditions.repair_s, partial(self._repaired, replica, replica.turn))
+        self.ask_all()  # the rest of the chunk is free
+
+    def _repaired(self, replica: Replica, turn: int) -> None:
+        if replica.turn == turn:
+            self._next(replica)
+
+    # -- heartbeats --
+
+    def beat(self, lease_s: float) -> None:
+        """Who works, who has something to say of its meter, and whom the server has not heard of for long, gives a sign of life;
+        and lets go of what it is told to, with the line in hand."""
+        for replica in self.replicas:
+            if replica.state == "idle" and replica.model is not None:
+                self._idled(replica)
+            silent = self._events.now_s - replica.seen_s > lease_s / 3
+            if (replica.held is not None or replica.unsaid or silent) and replica.worker_id:
+                self._beat(replica)
+
+    def _beat(self, replica: Replica) -> None:
+        held = replica.held
+        leases = [HeldLease(held.lease.chunk_id, held.lease.token)] if held else []
+        replica.seen_s = self._events.now_s
+        answer = self._desk.heartbeat(replica.worker_id, Heartbeat(leases, self._spent(replica)))
+        if held is None:
+            return
+        if answer.stale:
+            held.lost = True
+            self._next(replica)
+        elif (reason := answer.stop.get(held.lease.chunk_id)) and not held.stopping and held.todo:
+            held.stopping = True
+            line_ends_s = held.began_s + (held.done + held.due(self._events.now_s) + 1) * held.line_s
+            replica.left_s += held.ends_s - line_ends_s
+            replica.turn += 1
+            self._events.at(line_ends_s, partial(self._released, replica, replica.turn, reason))
+
+    def _released(self, replica: Replica, turn: int, reason: ReleaseReason) -> None:
+        if replica.turn != turn or (held := replica.held) is None:
+            return
+        self._record(replica, held)
+        if not held.todo:
+            self._over(replica, held)
+            return
+        meter = self._worked(held) if held.metered_s < self._events.now_s else None
+        self._desk.release(held.lease.chunk_id, Release(held.lease.token, reason, meter))
+        self._told("released", replica, held.lease, 0)
+        self._next(replica)
+
+    def _idled(self, replica: Replica) -> None:
+        """What its engine drew without work until now is to be told."""
+        since_s, replica.idle_s = replica.idle_s, self._events.now_s
+        seconds = self._events.now_s - since_s
+        if replica.model is not None and replica.state == "idle" and seconds > 0 and not self._conditions.attached:
+            energy_j = seconds * self._truth.idle_w(replica.model, replica.pool)
+            replica.unsaid.append(_part("idle", self._events.instant(since_s), seconds, energy_j))
+
+    def _spent(self, replica: Replica) -> Spent | None:
+        if not replica.unsaid:
+            return None
+        parts, replica.unsaid = replica.unsaid, []
+        replica.said += 1
+        return Spent(replica.said, parts)
+
+    # -- pools that go away --
+
+    def _away(self, pool: str) -> None:
+        """All of its workers stop, and what they hold goes back."""
+        for replica in self._of_pool[pool]:
+            if replica.held is not None:
+                self._record(replica, replica.held)
+            self._idled(replica)
+            spent = self._spent(replica)
+            self._desk.bye(replica.worker_id, Bye([spent] if spent else []))
+            replica.state, replica.held, replica.model, replica.startup = "down", None, None, None
+            replica.worker_id = ""
+            replica.turn += 1
+        self.ask_all()
+
+    def _back(self, pool: str) -> None:
+        for replica in self._of_pool[pool]:
+            replica.worker_id, replica.said = self._register(replica.name, pool), 0
+            self._next(replica)
+
+
+def _part(kind: SpentKind, started_at: datetime, seconds: float, energy_j: float) -> SpentPart:
+    return SpentPart(kind, "", started_at, seconds, energy_j, SOURCE)

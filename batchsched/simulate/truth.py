@@ -1,0 +1,135 @@
+"""What really happens: how long work takes, what it draws, when replicas fail.
+
+Draws hang on what they are for (a model, a pool, a chunk of a batch), not on when it happens: so policies meet the same luck.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from statistics import fmean
+from typing import NamedTuple
+
+import numpy as np
+
+from batchsched.fleet import Fleet
+from batchsched.profiles.profile import Profile
+from batchsched.settings import Carbon
+from batchsched.simulate.conditions import Conditions
+from batchsched.simulate.scene import Arrival, Scene
+from batchsched.sizes import size_of
+from batchsched.transfers import BYTES_PER_ANSWER_TOKEN
+
+BYTES_PER_TOKEN = 4
+"""Of prompts, as whoever estimates them assumes."""
+LINE_BYTES = 150
+"""JSON around a prompt, likewise."""
+
+
+class Lines(NamedTuple):
+    """A batch as it is submitted: so many lines, each of which stands for `grain` requests."""
+
+    number: int
+    grain: float
+    input_tokens: int
+    output_tokens: int
+
+    @property
+    def width(self) -> int:
+        """Bytes of a line."""
+        return LINE_BYTES + BYTES_PER_TOKEN * self.input_tokens
+
+
+class Truth:
+    """Of one scene."""
+
+    def __init__(self, scene: Scene, conditions: Conditions) -> None:
+        self._scene, self._conditions = scene, conditions
+        self.network_kwh_per_gb = Carbon().network_kwh_per_gb
+        self._own = {key: self._drawn(conditions.sigma_own, "speed", *key) for key in scene.profiles}
+        self._watts = {key: self._drawn(conditions.sigma_watts, "watts", *key) for key in scene.profiles}
+        self._grain = {model: self._usual_grain(model) for model in scene.fleet.models}
+
+    def grain(self, model: str) -> float:
+        """Requests that a line of a model usually stands for."""
+        return self._grain[model]
+
+    def lines(self, arrival: Arrival) -> Lines:
+        """How a batch is cut."""
+        count = max(1, math.ceil(arrival.requests / self._grain[arrival.model] - 1e-9))
+        grain = arrival.requests / count
+        return Lines(count, grain, max(1, round(grain * arrival.input_tokens)), max(1, round(grain * arrival.output_tokens)))
+
+    def line_s(self, arrival: Arrival, pool: str, lines: Lines, first_line: int) -> float:
+        """Seconds of a replica for each line of a chunk."""
+        key = (arrival.model, pool)
+        requests_s = self._scene.profiles[key].seconds(lines.input_tokens, lines.output_tokens)
+        luck = self._drawn(self._conditions.sigma_chunk, arrival.batch_id, str(first_line))
+        return requests_s * arrival.slowness * self._own[key] * luck * self._conditions.error
+
+    def power_w(self, arrival: Arrival, pool: str) -> float:
+        """Watts of a replica meanwhile."""
+        key = (arrival.model, pool)
+        return self._scene.profiles[key].power_for(arrival.input_tokens, arrival.output_tokens) * self._watts[key]
+
+    def start_s(self, model: str, pool: str, replica: str, number: int) -> float:
+        """What a replica takes to start an engine for the so-many-th time."""
+        known = self._scene.profiles[model, pool].startup_s
+        size = size_of(self._fleet.models[model].path, self._fleet.models[model].parameters_b)
+        moved_s = self._gigabyte_s(pool) * (size.weight_bytes / 1e9 if size else 0.0)
+        return known * self._drawn(self._conditions.sigma_start, "start", replica, str(number)) + moved_s
+
+    def start_w(self, model: str, pool: str) -> float:
+        """Watts meanwhile."""
+        return self._scene.profiles[model, pool].power_w * self._watts[model, pool]
+
+    def idle_w(self, model: str, pool: str) -> float:
+        """Watts of an engine that is ready and has nothing to do."""
+        return self._scene.profiles[model, pool].idle_w
+
+    def fails_in_s(self, replica: str, number: int) -> float:
+        """Seconds of work after which a replica fails for the so-many-th time."""
+        rate = self._conditions.failures_per_replica_h / 3600
+        return float(self._rng("failure", replica, str(number)).exponential(1 / rate)) if rate > 0 else math.inf
+
+    def moved_s(self, pool: str, lines: Lines, count: int) -> float:
+        """What a replica waits for the files of so many lines."""
+        return self._gigabyte_s(pool) * self.moved_gb(pool, lines, count)
+
+    def moved_gb(self, pool: str, lines: Lines, count: int) -> float:
+        """Gigabytes of them between the home site and a pool's."""
+        if self._fleet.pools[pool].site == self._fleet.home_site:
+            return 0.0
+        return count * (lines.width + BYTES_PER_ANSWER_TOKEN * lines.output_tokens) / 1e9
+
+    @property
+    def _fleet(self) -> Fleet:
+        return self._scene.fleet
+
+    def _gigabyte_s(self, pool: str) -> float:
+        site = self._fleet.pools[pool].site
+        rate = self._fleet.sites[site].network_gb_per_s
+        return 0.0 if site == self._fleet.home_site or not rate else 1.0 / rate
+
+    def _usual_grain(self, model: str) -> float:
+        """Requests of a line of a model: a line takes its part of `chunk_s` on a replica of mean speed."""
+        pools = {name: pool.count for name, pool in self._fleet.pools.items() if (model, name) in self._scene.profiles}
+        asked = [one for one in self._scene.arrivals if one.model == model]
+        tokens = (
+            fmean(one.input_tokens for one in asked) if asked else 1.0,
+            fmean(o.output_tokens for o in asked) if asked else 1.0,
+        )
+        rates = [count / _request_s(self._scene.profiles[model, name], tokens) for name, count in pools.items()]
+        mean_rate = math.fsum(rates) / max(1, sum(pools.values()))
+        return max(1.0, mean_rate * self._conditions.chunk_s / self._conditions.chunk_lines)
+
+    def _drawn(self, sigma: float, *of: str) -> float:
+        """A lognormal factor of mean 1."""
+        return math.exp(float(self._rng(*of).normal(0.0, sigma)) - sigma**2 / 2) if sigma > 0 else 1.0
+
+    def _rng(self, *of: str) -> np.random.Generator:
+        return np.random.default_rng([self._scene.seed, *(zlib.crc32(word.encode()) for word in of)])
+
+
+def _request_s(profile: Profile, tokens: tuple[float, float]) -> float:
+    return profile.seconds(*tokens)
