@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,18 @@ def test_a_home_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
     (folder / "calling.py").write_text(CALLING)
     (folder / "called.py").write_text(CALLED.format("1.0"))
     assert answer(folder, tmp_path / "home") == "4.0"
+
+
+@pytest.mark.slow
+def test_of_processes_that_start_together_one_compiles(tmp_path: Path) -> None:
+    folder = tmp_path / "planner"
+    folder.mkdir()
+    shutil.copy(compiled.__file__, folder / "compiled.py")
+    (folder / "calling.py").write_text(CALLING + "print(sum(calling.stats.cache_misses.values()))\n")
+    (folder / "called.py").write_text(CALLED.format("1.0"))
+    with ThreadPoolExecutor(3) as pool:
+        told = list(pool.map(lambda _: answer(folder, tmp_path / "home").split(), range(3)))
+    assert sorted(told) == [["4.0", "0"], ["4.0", "0"], ["4.0", "1"]]
 
 
 def test_folders_that_nobody_used_for_a_month_go_when_a_new_one_comes(tmp_path: Path) -> None:

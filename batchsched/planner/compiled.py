@@ -2,16 +2,19 @@
 
 What is compiled is kept in the user's cache folder, one folder for each state of the sources: numba itself looks at the file of a
 function alone, and would go on using what a changed one, compiled into it, used to be. Folders that nobody has used for a month
-go when a new one comes. NUMBA_CACHE_DIR names another place. Where nothing can be written, each process compiles anew.
+go when a new one comes. NUMBA_CACHE_DIR names another place. Of processes that start together on a new machine one compiles,
+which takes a minute, and the others wait for what it keeps. Where nothing can be written, each process compiles anew.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -65,9 +68,9 @@ def attributed(records: Any) -> Any:
 
 def _compile(function: F, options: dict[str, bool]) -> F:
     before = SETTINGS.CACHE_DIR
-    SETTINGS.CACHE_DIR = _folder(before)
+    SETTINGS.CACHE_DIR = folder = _folder(before)
     try:
-        return _njit(function, options | {"cache": True})
+        return _one_at_a_time(_njit(function, options | {"cache": True}), folder)
     except RuntimeError:  # no place to keep it
         return _njit(function, options)
     finally:
@@ -86,6 +89,44 @@ def _njit(function: F, options: dict[str, bool]) -> F:
 
     dispatcher.get_call_template = get_call_template
     return cast("F", dispatcher)
+
+
+def _one_at_a_time(function: F, folder: str) -> F:
+    """The same, compiled by no two processes at once: who comes later finds what the first has kept."""
+    if PLAIN or not folder:
+        return function
+    dispatcher: Any = function
+    compile_now = dispatcher.compile
+
+    def compile_alone(signature: Any) -> Any:
+        with _alone(Path(folder) / "compiling"):
+            return compile_now(signature)
+
+    dispatcher.compile = compile_alone
+    return function
+
+
+_turn = threading.RLock()
+_deep = 0
+
+
+@contextmanager
+def _alone(path: Path) -> Generator[None]:
+    """Hold the lock of that file, once however deep; where it cannot be had there is none."""
+    global _deep  # noqa: PLW0603 - as of the process that holds it
+    with _turn:
+        file = None
+        if not _deep:
+            with suppress(OSError):
+                file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        _deep += 1
+        try:
+            yield
+        finally:
+            _deep -= 1
+            if file is not None:
+                os.close(file)
 
 
 def _plain(kind: Any) -> Any:

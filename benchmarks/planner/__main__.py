@@ -33,7 +33,7 @@ from benchmarks.planner.classmodel import ClassModel
 from benchmarks.planner.generate import ROWS, Size, generate
 from benchmarks.planner.instance import Instance
 from benchmarks.planner.intensities import folder
-from benchmarks.planner.trial import MORE_S, Trial, warm_up
+from benchmarks.planner.trial import Trial, more_s, warm_up
 
 POLICIES: dict[str, policies.Policy] = {
     "EDF on the cheapest slot": policies.earliest_deadline,
@@ -111,7 +111,7 @@ def run_row(size: Size, seeds: int, limit_s: float, peers: bool) -> Found:
         found.eased = list(easy)
     if peers and size.batches * size.pools * size.slots <= MOST_WHOLE:
         found.peers |= {name: [by_solver(name, fleet, limit_s) for fleet in fleets[:WHOLE_SEEDS]] for name in WHOLE}
-    print_row(size, fleets, found, time.perf_counter() - began)
+    print_row(size, fleets, found, time.perf_counter() - began, more_s(limit_s))
     return found
 
 
@@ -171,8 +171,8 @@ def gaps(found: Found, mark: str) -> list[float]:
     return [trial.costs[mark] / least - 1 for trial, least in zip(found.trials, found.bounds, strict=True)]
 
 
-def print_row(size: Size, fleets: list[Instance], found: Found, took_s: float) -> None:
-    """A row's table: medians over seeds, with their range."""
+def print_row(size: Size, fleets: list[Instance], found: Found, took_s: float, further_s: float) -> None:
+    """A row's table: medians over seeds, with their range. `further_s`: of replans."""
     a_pool = [int(count) for fleet in fleets for count in fleet.gpus]
     total = sum(a_pool) / len(fleets)
     print(f"\n## {size.batches} batches, {size.pools} pools, {size.slots} slots, {total:.0f} GPUs; took {took_s:.0f} s")
@@ -188,7 +188,7 @@ def print_row(size: Size, fleets: list[Instance], found: Found, took_s: float) -
     for event in found.trials[0].replan_s:
         took = spread([t.replan_s.get(event, math.inf) for t in found.trials])
         first, later = (spread([t.replan_gap[event][i] for t in found.trials if t.replan_gap], ".2%") for i in (0, 1))
-        print(f"replan, {event}: first plan {took} s, its gap {first}; {MORE_S:g} s later {later}")
+        print(f"replan, {event}: first plan {took} s, its gap {first}; {further_s:g} s later {later}")
     for name in sorted({name for t in found.trials for name in t.shares}):
         print(f"work of {name}: {spread(shares_of(found, name), '.0%')}")
     for name, values in found.peers.items():

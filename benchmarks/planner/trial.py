@@ -30,8 +30,6 @@ from benchmarks.planner.instance import Instance
 
 MARKS_S = (1.0, 3.0, 10.0, 30.0)
 REPLAN_LIMIT_S = 15.0
-MORE_S = 3.0
-"""After the first plan, a replan goes on for so long."""
 COMPILED_STEPS = 7
 """After so many steps of a plan all that is compiled has run."""
 MODULES = ("ortools.math_opt.model_pb2", "ortools.math_opt.core.python.solver", "ortools.sat.python.cp_model")
@@ -48,7 +46,7 @@ class Trial(msgspec.Struct):
     replan_s: dict[str, float]
     """To the first verified plan after each event."""
     replan_gap: dict[str, tuple[float, float]]
-    """Of that plan, and of the one that stands MORE_S later."""
+    """Of that plan, and of the one that stands some seconds later."""
     shares: dict[str, float]
     """Of the work after the first plan, by improver."""
     parts: dict[str, float]
@@ -85,11 +83,11 @@ def run(fleet: Instance, seed: int, limit_s: float) -> Trial:
         trial.costs[f"{mark:g}"] = min((cost for at, cost in stood if at <= mark), default=math.inf)
     trial.shares = {name: float(share.work) for name, share in step.shares.items()} if step else {}
     if seen is not None:
-        _after(fleet, seed, replace(seen, bound_g=trial.bound_g), trial)
+        _after(fleet, seed, replace(seen, bound_g=trial.bound_g), trial, more_s(limit_s))
     return trial
 
 
-def _after(fleet: Instance, seed: int, plan: FleetPlan, trial: Trial) -> None:
+def _after(fleet: Instance, seed: int, plan: FleetPlan, trial: Trial, further_s: float) -> None:
     """Where the gap of the last plan comes from, and what events do to it."""
     relaxation = relax(fleet.model)
     ascent = Ascent(fleet.model, relaxation.last.prices)
@@ -97,11 +95,11 @@ def _after(fleet: Instance, seed: int, plan: FleetPlan, trial: Trial) -> None:
     trial.parts = msgspec.structs.asdict(gap_parts(fleet.model, plan, ascent.prices, relaxation.last.worth))
     standing = Standing(plan.run, plan.starts, plan.held, relaxation.best.prices, relaxation.lp.basis())
     for name, model in events(fleet, seed).items():
-        trial.replan_s[name], trial.replan_gap[name] = _replanned(model, standing, seed)
+        trial.replan_s[name], trial.replan_gap[name] = _replanned(model, standing, seed, further_s)
 
 
-def _replanned(model: FleetModel, standing: Standing, seed: int) -> tuple[float, tuple[float, float]]:
-    """Seconds to the first verified plan, its gap, and the gap after MORE_S."""
+def _replanned(model: FleetModel, standing: Standing, seed: int, further_s: float) -> tuple[float, tuple[float, float]]:
+    """Seconds to the first verified plan, its gap, and the gap `further_s` later."""
     began = time.perf_counter()
     first_s, first_g, best_g, bound_g = math.inf, math.inf, math.inf, 0.0
     for step in plans(model, seed, standing):
@@ -110,9 +108,14 @@ def _replanned(model: FleetModel, standing: Standing, seed: int) -> tuple[float,
             if math.isinf(first_s):
                 first_s, first_g = time.perf_counter() - began, best_g
         bound_g = max(bound_g, step.bound_g)
-        if time.perf_counter() - began > (REPLAN_LIMIT_S if math.isinf(first_s) else first_s + MORE_S):
+        if time.perf_counter() - began > (REPLAN_LIMIT_S if math.isinf(first_s) else first_s + further_s):
             break
     return first_s, (first_g / bound_g - 1, best_g / bound_g - 1)
+
+
+def more_s(limit_s: float) -> float:
+    """So many seconds a replan goes on after its first plan: of half a minute's trial three."""
+    return min(3.0, limit_s / 10)
 
 
 def warm_up() -> None:
