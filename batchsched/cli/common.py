@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +34,17 @@ config_option = click.option(
     "--config", type=click.Path(path_type=Path, dir_okay=False), help="Configuration file [default: ./batchsched.toml, if any]."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, and nothing else.")
+
+
+@contextmanager
+def loading() -> Generator[None]:
+    """For imports of what runs for long: they stay to the end, and nobody looks through them for garbage, now or ever after."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class Number(click.FloatRange):

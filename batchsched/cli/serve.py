@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from batchsched.cli.common import config_option, load_checked, need, say
+from batchsched.cli.common import config_option, load_checked, loading, need, say
 
 
 @click.command()
@@ -25,7 +25,8 @@ def serve(host: str | None, port: int | None, data_dir: str | None, config: Path
         say(
             f"Warning: no {missing} are declared in {loaded.path or 'the configuration, for there is no file'}; no batch can run."
         )
-    from batchsched.server.process import serve as run_server
+    with loading():
+        from batchsched.server.process import serve as run_server
 
     code: int = run_server(loaded, click.echo)
     return code

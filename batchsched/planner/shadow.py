@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 
 from batchsched.planner.classes import WorkClass, classes
+from batchsched.planner.fleet_arrays import arrays
 from batchsched.planner.fleet_bound import FleetPrices, class_price, floor_prices, lower_bound, work_price
 from batchsched.planner.fleet_lp import Flags
 from batchsched.planner.fleet_model import FleetModel, Floats
-from batchsched.planner.fleet_problem import arrays
 from batchsched.planner.fleet_relax import relax
 from batchsched.planner.price import Prices, price, work_s
 from batchsched.planner.problem import Job, Problem
