@@ -15,7 +15,9 @@ QUICK := not slow and not engine and not long
 # its first line, not 2.0), and each worker of pytest rewrites every assertion (21 s before its first test, not 11).
 unexport PYTHONDONTWRITEBYTECODE
 
-# Files go to the workers by name: by number of tests, as pytest-xdist would have it, the longest (one test of a minute) come last, alone.
+# Files go to the workers as tests/conftest.py sorts them: by number of tests, as pytest-xdist would have it, the longest (one test
+# of a minute) come last, alone.
+SPREAD := -n 3 --dist loadgroup --no-loadscope-reorder
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,10 +39,10 @@ check: $(ENV) ## format, lint, types by two checkers, import arrows, quick tests
 	@$(PY) -m mypy
 	@$(PY) -m basedpyright
 	@.venv/bin/lint-imports
-	@$(PY) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "$(QUICK)"
+	@$(PY) -m pytest -q $(SPREAD) -m "$(QUICK)"
 
 test: env ## the whole suite, real vLLM included
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
+	@$(PY) -m pytest $(SPREAD) -m "not long"
 
 test-full: env test-pythons $(LLAMA) ## the suite and what is long, after the quick tests on every other Python
 	@$(PY) -m pytest

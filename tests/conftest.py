@@ -27,6 +27,23 @@ from tests.postgres import postgres_url as postgres_url
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
+LONGEST = (
+    "test_demo", "test_executors_vllm_errors", "test_chaos", "test_crash", "test_launch_processes", "test_bench_planner",
+)  # fmt: skip
+"""Files that take a minute and more, the longest first."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that no worker of pytest-xdist is left with it at the end. A file is for one worker,
+    and all files that share the real vLLM are for one: each worker that needs it starts its own, for 40 s of CPU time."""
+    place = {name: number for number, name in enumerate(("vllm", *LONGEST))}
+    groups = {item.path: "vllm" if hasattr(getattr(item, "module", None), "vllm") else item.path.stem for item in items}
+    items.sort(key=lambda item: place.get(groups[item.path], len(place)))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
+
+
 # What is imported and collected stays to the end: looking through it again and again for garbage took a fifth of all CPU time.
 gc.disable()
 
