@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchsched.cli.common import config_option, load, loading, need
+from batchsched.cli.common import config_option, load, need
 
 if TYPE_CHECKING:
     from batchsched.settings import Loaded
@@ -62,9 +62,8 @@ def _launched(pools: Sequence[str], read: Callable[[], Loaded], let_go: bool) ->
 def _worked(pool: str, read: Callable[[], Loaded]) -> Coroutine[Any, Any, int]:
     import os
 
-    with loading():
-        from batchsched.executors.launchers.port import NAME_ENV
-        from batchsched.executors.worker import run_worker
+    from batchsched.executors.launchers.port import NAME_ENV
+    from batchsched.executors.worker import run_worker
 
     settings = read().settings
     url, key = settings.worker.server_url, settings.server.api_key
