@@ -278,12 +278,13 @@ class Governor:
         return 1.0
 
     def _kept(self, window: Window, short: bool) -> int:
-        """As many as the server can carry within the bare goal: to push out costs what they have done so far."""
+        """As many as the server can carry within the goal times the margin, without the surcharge: to push out costs what they
+        have done so far, to keep more costs the first users of a burst, who meet all that was let in before."""
         cap = math.ceil(self._cap)
         if short or not self.model.known:
             return cap
         taken_s = self.model.seconds(window.online, self.online_prompt)
-        carried = (self.goal.tpot_s - taken_s) / max(self.model.per_decode_s, 1e-9)
+        carried = (self.goal.tpot_s * min(1.0, self.margin) - taken_s) / max(self.model.per_decode_s, 1e-9)
         return max(cap, int(min(max(0.0, carried), self.ceiling)))
 
     def _told(self, window: Window, idle: bool, cut: float, why: str) -> Budget:
