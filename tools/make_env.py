@@ -64,11 +64,19 @@ def fingerprint(python: str, *files: Path) -> str:
 
 
 def make(folder: Path, python: str, key: str, fill: Callable[[Path], None], *, pip: bool) -> None:
-    """Bring one environment up to date: `fill` gets its Python, and must lead to the same result from any earlier state."""
+    """Bring one environment up to date: `fill` gets its Python, and must lead to the same result from any earlier state.
+
+    One that is a link is another checkout's: filled from here, it would run this code there.
+    """
     stamp, unfinished, inside = folder / ".ready", folder / ".unfinished", folder / "bin" / "python"
     if stamp.is_file() and stamp.read_text() == key:
         stamp.touch()  # only a file date was newer
         return
+    if folder.is_symlink():
+        sys.exit(
+            f"[env] {folder} is a link to {folder.resolve()}, which is not current for this checkout and is left alone. "
+            f"Remove the link for an environment of this checkout's own, or bring the other up to date where it belongs."
+        )
     if unfinished.exists() or answer(inside, "-c", "import sys; print(sys.prefix)") != str(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
