@@ -43,6 +43,19 @@ solver = "greedy"
 EVENING = f"{BASIC.replace('WORLD', 'DE')}replan_s = 3600\n"
 """In a zone whose evening is dirty and whose night is clean; nothing is planned again by the clock alone."""
 
+ONLINE = """
+[sites.home]
+zone = "DE"
+[pools.online]
+kind = "spare"
+gpu = "L4"
+ceiling = 12
+slo = { ttft_ms = 500, tpot_ms = 50 }
+[models.tiny]
+parameters_b = 1
+"""
+"""One pool, whose servers are shared with online users."""
+
 
 class LiveServer:
     """A running server: its URL, its runtime, and an HTTP client."""

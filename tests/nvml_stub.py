@@ -12,8 +12,11 @@ import functools
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 BOARDS = 8
 NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND, GPU_IS_LOST = 3, 4, 6, 15
@@ -28,7 +31,7 @@ typedef struct { unsigned pid; u64 used; unsigned gi, ci; } proc;
 typedef struct { unsigned a[6]; unsigned slices, ci; u64 mb; } attrs;
 /* energy in mJ and power in mW; each with the error that it answers instead; slices: the first MIG device's size, of 7 */
 struct board { u64 energy, energy_error, power, power_error, slices, processes, first_pid, watts,
-  cap, cap_error, lock, lock_error, app_clock, throttle, uncorrected, ecc_error, temperature; } boards[BOARDS];
+  cap, cap_error, lock, lock_error, app_clock, throttle, uncorrected, ecc_error, temperature, lost; } boards[BOARDS];
 u64 count = 0, calls = 0;
 /* In a process that a test only starts, the environment says how many boards there are; what is set is told in a file. */
 __attribute__((constructor)) static void begin(void) {
@@ -48,6 +51,7 @@ static int tell(void *h, const char *what, unsigned value) {
   return 0;
 }
 static struct board *at(void *h) { return &boards[((size_t)h & 0xff) - 1]; }
+static int lost(void *h) { return at(h)->lost ? 15 : 0; }
 static int mig(void *h) { return (size_t)h >> 8; }
 int nvmlInitWithFlags(unsigned f) { return count ? 0 : 9; }
 int nvmlInit_v2(void) { return count ? 0 : 9; }
@@ -83,8 +87,8 @@ int nvmlDeviceGetAttributes_v2(void *h, attrs *a) {
   a->slices = at(h)->slices;
   return 0;
 }
-int nvmlDeviceGetUUID(void *h, char *u, unsigned n) { snprintf(u, n, "GPU-%d", (int)((size_t)h & 0xff) - 1); return 0; }
-int nvmlDeviceGetName(void *h, char *u, unsigned n) { snprintf(u, n, "Stub V100"); return 0; }
+int nvmlDeviceGetUUID(void *h, char *u, unsigned n) { snprintf(u, n, "GPU-%d", (int)((size_t)h & 0xff) - 1); return lost(h); }
+int nvmlDeviceGetName(void *h, char *u, unsigned n) { snprintf(u, n, "Stub V100"); return lost(h); }
 int nvmlDeviceGetPowerManagementLimit(void *h, unsigned *mw) {
   *mw = at(h)->cap;
   return at(h)->cap_error == 4 ? 0 : at(h)->cap_error;
@@ -110,12 +114,12 @@ int nvmlDeviceSetApplicationsClocks(void *h, unsigned memory, unsigned mhz) {
   at(h)->app_clock = mhz;
   return tell(h, "clock", mhz);
 }
-int nvmlDeviceGetCurrentClocksThrottleReasons(void *h, u64 *bits) { *bits = at(h)->throttle; return 0; }
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *h, u64 *bits) { *bits = at(h)->throttle; return lost(h); }
 int nvmlDeviceGetTotalEccErrors(void *h, int kind, int counter, u64 *n) {
   *n = kind ? at(h)->uncorrected : 7;
-  return at(h)->ecc_error;
+  return lost(h) ? 15 : at(h)->ecc_error;
 }
-int nvmlDeviceGetTemperature(void *h, int sensor, unsigned *c) { *c = at(h)->temperature; return 0; }
+int nvmlDeviceGetTemperature(void *h, int sensor, unsigned *c) { *c = at(h)->temperature; return lost(h); }
 int nvmlDeviceGetClockInfo(void *h, int kind, unsigned *mhz) { *mhz = at(h)->lock ? at(h)->lock : 1380; return 0; }
 int nvmlDeviceGetMaxClockInfo(void *h, int kind, unsigned *mhz) { *mhz = 1380; return 0; }
 int nvmlDeviceGetComputeRunningProcesses_v3(void *h, unsigned *n, proc *p) {
@@ -135,7 +139,18 @@ class Board(ctypes.Structure):
         (name, ctypes.c_ulonglong)
         for name in (
             *("energy", "energy_error", "power", "power_error", "slices", "processes", "first_pid", "watts"),
-            *("cap", "cap_error", "lock", "lock_error", "app_clock", "throttle", "uncorrected", "ecc_error", "temperature"),
+            *(
+                "cap",
+                "cap_error",
+                "lock",
+                "lock_error",
+                "app_clock",
+                "throttle",
+                "uncorrected",
+                "ecc_error",
+                "temperature",
+                "lost",
+            ),
         )
     ]
     energy: int
@@ -155,6 +170,7 @@ class Board(ctypes.Structure):
     uncorrected: int
     ecc_error: int
     temperature: int
+    lost: int
 
 
 def compiled(folder: Path) -> Path | None:
@@ -202,3 +218,25 @@ def shared() -> Stub | None:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     library = compiled(folder)
     return Stub(library) if library else None
+
+
+@pytest.fixture(scope="session")
+def library() -> Stub:
+    made = shared()
+    if made is None:
+        pytest.skip("there is no C compiler here, so what asks NVML is NOT tested")
+    return made
+
+
+@pytest.fixture
+def stub(library: Stub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
+    """Two boards, in this process and in those that are started from it."""
+    import pynvml
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(library.folder))
+    monkeypatch.setenv("NVML_STUB_BOARDS", "2")
+    library.has(2)
+    pynvml.nvmlInit()
+    yield library
+    library.gone()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from batchsched.fleet import Pool, ServedModel
 from batchsched.settings import Worker
 from tests.fake_server import FakeServer
 from tests.live import wait_for
-from tests.nvml_stub import GPU_IS_LOST, NOT_SUPPORTED, Stub, shared
+from tests.nvml_stub import GPU_IS_LOST, NOT_SUPPORTED, Stub, library, stub
 from tests.test_executors_driver import working
 
+__all__ = ["library", "stub"]
 GPU = Pool(gpu="A100-40")
 
 
@@ -31,23 +31,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture(scope="module")
-def library() -> Stub:
-    made = shared()
-    if made is None:
-        pytest.skip("there is no C compiler here, so the NVML meters are NOT tested")
-    return made
-
-
-@pytest.fixture
-def stub(library: Stub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    library.has(2)
-    pynvml.nvmlInit()
-    yield library
-    library.gone()
 
 
 @pytest.fixture

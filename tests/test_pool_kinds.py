@@ -16,22 +16,12 @@ from batchsched.fleet import Pool, Slo
 from batchsched.settings import Worker
 from batchsched.wire import PREFIX, PROTOCOL
 from tests.inprocess import in_process
-from tests.live import live_server
+from tests.live import ONLINE, live_server
 from tests.test_plans import command
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 SPARE = Pool(kind="spare", gpu="L4", slo=Slo(500, 50), ceiling=12)
-FLEET = """
-[sites.home]
-zone = "DE"
-[pools.online]
-kind = "spare"
-gpu = "L4"
-ceiling = 12
-slo = { ttft_ms = 500, tpot_ms = 50, percentile = 95 }
-[models.tiny]
-parameters_b = 1
-"""
+FLEET = ONLINE.replace("tpot_ms = 50", "tpot_ms = 50, percentile = 95")
 
 
 def test_a_spare_pool_tells_its_workers_what_online_users_are_promised(tmp_path: Path) -> None:

@@ -22,24 +22,10 @@ from batchsched.queue.database import Database
 from batchsched.spare import Share, shares
 from batchsched.wire import PREFIX, PROTOCOL, SpareSeen
 from tests.inprocess import InProcess, in_process
-from tests.live import requests
+from tests.live import ONLINE, requests
 
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
-FLEET = """
-[sites.home]
-zone = "DE"
-[pools.online]
-kind = "spare"
-gpu = "L4"
-ceiling = 12
-slo = { ttft_ms = 500, tpot_ms = 50 }
-[models.tiny]
-parameters_b = 1
-[planner]
-solver = "greedy"
-[carbon]
-embodied_policy = "whole_life"
-"""
+FLEET = f'{ONLINE}[planner]\nsolver = "greedy"\n[carbon]\nembodied_policy = "whole_life"\n'
 
 
 def seen(tokens_per_s: float, seconds: float = 300.0, server: str = "s1") -> SpareSeen:
