@@ -161,7 +161,8 @@ class Observer:
             lost = workers.lost(connection, now - LOOK_BACK, now - timedelta(seconds=self._settings.server.lease_s))
             tied = {row["id"]: chunks.served_by(connection, row["id"]) for row in rows if row["options"].get("uniform")}
         profiles = self.profiles(*observed)
-        loaded = {name: [m for w in alive if w["pool"] == name for m in w["ready_models"]] for name in self.fleet.pools}
+        working = [row for row in alive if not workers.rests(row)]
+        loaded = {name: [m for w in working if w["pool"] == name for m in w["ready_models"]] for name in self.fleet.pools}
         left_over = shares(self.fleet, left, profiles, observed[0], loaded)
         profiles |= {key: left_over[key[1]].increment(known) for key, known in profiles.items() if key[1] in left_over}
         replicas = self._replicas(alive, able)
@@ -181,12 +182,13 @@ class Observer:
         wishes = {"transfer_sigma": TRANSFER_SIGMA, "min_run_s": self._settings.planner.min_run_s}
         problem = one_each(Problem(slots, states, jobs, futures, self._uncertain.risk, [], [], **wishes))
         leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in parts.values() for s in m if s["state"] == "leased"}
-        connected = frozenset(row["pool"] for row in [*alive, *able])
+        connected = frozenset(row["pool"] for row in [*working, *able])
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
         notes += [*unread, *_unable(jobs, alive, self.fleet), *remarks(left_over)]
         reasons = reasons_of(self.fleet, unfit, {(m, row["endpoint"]) for row in everything for m in batches.models(row)})
         notes += [*itertools.chain(*reasons.values()), *ruled.remarks()]
         notes += [f"Pool {row['pool']}: {ill}, on {row['host']}." for row in alive for ill in row["ills"] or []]
+        notes += [f"Pool {row['pool']}: {workers.resting(row)}." for row in alive if workers.rests(row)]
 
         def as_it_would_be(row: Mapping[str, Any]) -> Job:
             return fastest(job_of(row))

@@ -208,6 +208,13 @@ class Card(msgspec.Struct):
     usual_cap_w: float | None = None
     clock_mhz: int | None = None
     top_clock_mhz: int | None = None
+    lost: bool = False
+    """It answers no more, as one does that has fallen off the bus."""
+
+    @property
+    def broken(self) -> bool:
+        """Should nothing be begun on it? Before Ampere the driver itself starts nothing there until the card was reset."""
+        return self.lost or bool(self.uncorrected_errors)
 
     @property
     def title(self) -> str:
@@ -216,7 +223,7 @@ class Card(msgspec.Struct):
 
     def trouble(self) -> str:
         """What an operator should look at, in words; empty where it is well. A cap that somebody set is none."""
-        said: list[str] = []
+        said = ["answers no more"] if self.lost else []
         if self.uncorrected_errors:
             said.append(f"{self.uncorrected_errors} memory errors that could not be corrected")
         if "heat" in self.throttled:

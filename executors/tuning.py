@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,11 @@ class Gpus:
 
     def look(self) -> None:
         """Look at them now. Blocks: a card that is ill may be slow to answer."""
-        self.seen = self._cards.look()
+        well = {card.uuid for card in self.seen or [] if not card.broken}
+        first, self.seen = self.seen is None, self._cards.look()
+        for card in self.seen or []:
+            if card.broken and (first or card.uuid in well):
+                log.error("GPU %s: %s. The server gives this worker no work until it is well.", card.title, card.trouble())
 
     def close(self) -> None:
         """Put back what was changed."""
@@ -124,6 +128,17 @@ def put_back(cards: Cards, folder: Path, ours: Collection[str] = ()) -> int:
     return done
 
 
+def left_behind(state_dir: str) -> dict[str, str]:
+    """Cards that still have the settings of a worker that is gone, by name, each with the commands that put it back."""
+    found: dict[str, str] = {}
+    for record in sorted((Path(state_dir) / "gpus").glob("*.json")):
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            if (lock := _lock(record.parent, record.stem)) is not None:
+                os.close(lock)
+                found[record.stem] = _by_hand(msgspec.json.decode(record.read_bytes(), type=Before))
+    return found
+
+
 def _locked(cards: Cards, folder: Path) -> dict[str, int]:
     """The locks of these cards; of one that somebody else keeps there is none."""
     found: dict[str, int] = {}
@@ -157,47 +172,63 @@ def _set(nvml: Any, handle: Any, uuid: str, pool: Pool, folder: Path) -> None:
     if pool.power_cap_w is not None:
         wanted_mw = round(pool.power_cap_w * 1000)
         _change(
-            uuid,
+            nvml,
+            record,
             f"power cap of {pool.power_cap_w:g} W",
-            lambda: _write(record, uuid, power_cap_mw=int(nvml.nvmlDeviceGetPowerManagementLimit(handle))),
+            lambda: {"power_cap_mw": int(nvml.nvmlDeviceGetPowerManagementLimit(handle))},
             lambda: nvml.nvmlDeviceSetPowerManagementLimit(handle, wanted_mw),
-            nvml.NVMLError,
         )
     if (clock_mhz := pool.clock_mhz) is not None and not _change(
-        uuid,
+        nvml,
+        record,
         f"clock of {clock_mhz} MHz",
-        lambda: _write(record, uuid, locked=True),
+        lambda: {"locked": True},
         lambda: nvml.nvmlDeviceSetGpuLockedClocks(handle, 0, clock_mhz),
         nvml.NVMLError_NotSupported,
         nvml.NVMLError_FunctionNotFound,
     ):
-        _set_application_clocks(nvml, handle, uuid, clock_mhz, record)
+        _set_application_clocks(nvml, handle, clock_mhz, record)
 
 
-def _set_application_clocks(nvml: Any, handle: Any, uuid: str, clock_mhz: int, record: Path) -> None:
+def _set_application_clocks(nvml: Any, handle: Any, clock_mhz: int, record: Path) -> None:
     """On cards before Volta, which know only pairs of clocks for the work on them."""
 
-    def write() -> None:
-        now = (nvml.nvmlDeviceGetApplicationsClock(handle, 2), nvml.nvmlDeviceGetApplicationsClock(handle, 1))
-        _write(record, uuid, locked=False, clocks_mhz=now)
+    def memory() -> Any:
+        return nvml.nvmlDeviceGetApplicationsClock(handle, 2)
 
-    def change() -> None:
-        nvml.nvmlDeviceSetApplicationsClocks(handle, nvml.nvmlDeviceGetApplicationsClock(handle, 2), clock_mhz)
+    _change(
+        nvml,
+        record,
+        f"clock of {clock_mhz} MHz",
+        lambda: {"clocks_mhz": (memory(), nvml.nvmlDeviceGetApplicationsClock(handle, 1))},
+        lambda: nvml.nvmlDeviceSetApplicationsClocks(handle, memory(), clock_mhz),
+    )
 
-    _change(uuid, f"clock of {clock_mhz} MHz", write, change, nvml.NVMLError)
 
+def _change(
+    nvml: Any,
+    record: Path,
+    what: str,
+    before: Callable[[], Mapping[str, Any]],
+    act: Callable[[], Any],
+    *passed: type[Exception],
+) -> bool:
+    """Write down what was `before`, then change it; what the driver refuses was not changed, and is not to be put back.
 
-def _change(uuid: str, what: str, write: Callable[[], None], act: Callable[[], Any], *passed: type[Exception]) -> bool:
-    """Write down what was, then change it. False where that cannot be: the record then says too much, which does no harm."""
+    False where it failed in one of the ways that are `passed` over: there is another way.
+    """
+    uuid, known = record.stem, record.read_bytes() if record.exists() else None
+    refusals = (nvml.NVMLError_NoPermission, nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound)
     try:
-        write()
+        _write(record, uuid, **before())
         act()
-    except passed as problem:
-        log.warning("GPU %s gets no %s: %s.", uuid, what, problem)
-        return False
     except Exception as problem:  # every error of the library is one of its own classes; the work must go on
+        if isinstance(problem, refusals) and known is None:
+            record.unlink(missing_ok=True)
+        elif isinstance(problem, refusals) and known is not None:
+            put(record, known)
         log.warning("GPU %s gets no %s: %s.", uuid, what, problem)
-        return True
+        return not isinstance(problem, passed)
     log.info("GPU %s has a %s while this worker runs.", uuid, what)
     return True
 
@@ -205,27 +236,67 @@ def _change(uuid: str, what: str, write: Callable[[], None], act: Callable[[], A
 def _write(record: Path, uuid: str, **changed: Any) -> None:
     """Add to a card's record, on disk when this returns. What was noted first holds: later it is our own setting."""
     known = msgspec.json.decode(record.read_bytes(), type=Before) if record.exists() else Before(uuid)
-    if known.power_cap_mw is not None:
-        changed.pop("power_cap_mw", None)
-    put(record, msgspec.json.encode(msgspec.structs.replace(known, **changed)))
+    fresh = {name: value for name, value in changed.items() if not getattr(known, name)}
+    put(record, msgspec.json.encode(msgspec.structs.replace(known, **fresh)))
 
 
 def _restored(nvml: Any, before: Before) -> bool:
     """Is a card as it was?"""
+    handle: Any = None
     try:
         handle = nvml.nvmlDeviceGetHandleByUUID(before.uuid)
-        if before.power_cap_mw is not None:
-            nvml.nvmlDeviceSetPowerManagementLimit(handle, before.power_cap_mw)
-        if before.locked:
-            nvml.nvmlDeviceResetGpuLockedClocks(handle)
-        if before.clocks_mhz is not None:
-            nvml.nvmlDeviceSetApplicationsClocks(handle, *before.clocks_mhz)
-    except (nvml.NVMLError_NoPermission, nvml.NVMLError_NotSupported):
-        return True  # then it could not be changed either
+        for act in _ways_back(nvml, handle, before):
+            with contextlib.suppress(nvml.NVMLError_NotSupported):  # then it could not be changed either
+                act()
+    except nvml.NVMLError_NoPermission:
+        if _is_as_before(nvml, handle, before):
+            return True  # somebody else did it
+        log.warning(
+            "GPU %s has the cap or clocks of an earlier worker, and this process has no right to put them back. A worker that "
+            "has it will (drivers give it to root), or do it by hand: %s",
+            before.uuid,
+            _by_hand(before),
+        )
+        return False
     except nvml.NVMLError as problem:
         log.warning("GPU %s could not be put back: %s.", before.uuid, problem)
         return False
     return True
+
+
+def _ways_back(nvml: Any, handle: Any, before: Before) -> Iterator[Callable[[], Any]]:
+    if before.power_cap_mw is not None:
+        yield lambda: nvml.nvmlDeviceSetPowerManagementLimit(handle, before.power_cap_mw)
+    if before.locked:
+        yield lambda: nvml.nvmlDeviceResetGpuLockedClocks(handle)
+    if (clocks_mhz := before.clocks_mhz) is not None:
+        yield lambda: nvml.nvmlDeviceSetApplicationsClocks(handle, *clocks_mhz)
+
+
+def _is_as_before(nvml: Any, handle: Any, before: Before) -> bool:
+    """As far as a card tells: not of locked clocks."""
+    try:
+        return not before.locked and all(
+            wanted is None or wanted == ask()
+            for wanted, ask in (
+                (before.power_cap_mw, lambda: nvml.nvmlDeviceGetPowerManagementLimit(handle)),
+                (before.clocks_mhz, lambda: tuple(nvml.nvmlDeviceGetApplicationsClock(handle, kind) for kind in (2, 1))),
+            )
+        )
+    except nvml.NVMLError:
+        return False
+
+
+def _by_hand(before: Before) -> str:
+    """The commands that put a card back."""
+    flags: list[str] = []
+    if before.power_cap_mw is not None:
+        flags.append(f"--power-limit={before.power_cap_mw / 1000:g}")
+    if before.locked:
+        flags.append("--reset-gpu-clocks")
+    if before.clocks_mhz is not None:
+        flags.append("--applications-clocks={},{}".format(*before.clocks_mhz))
+    return "; ".join(f"nvidia-smi --id={before.uuid} {flag}" for flag in flags)
 
 
 def _watch(folder: Path, locks: Mapping[str, int]) -> subprocess.Popen[bytes]:

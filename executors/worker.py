@@ -28,6 +28,7 @@ from batchsched.executors.intake import input_of
 from batchsched.executors.link import ServerLink, connections
 from batchsched.executors.meters import EnergyMeter, choose_meter, idle_power
 from batchsched.executors.orphans import end_orphans
+from batchsched.executors.pauses import pause_after
 from batchsched.executors.probes import tokens_of
 from batchsched.executors.reporter import LOST, Reporter
 from batchsched.executors.share import EnergyShare
@@ -63,8 +64,6 @@ _WARM_POLL_S = 0.25  # an engine that is loaded and idle costs energy: ask for w
 _REFUSED_PAUSE_S = 5.0
 _LONGEST_BEAT_S = 10.0  # a heartbeat that hangs must not cost the leases
 TOKENS_EVERY_S = 1.0
-_ENGINE_PAUSE_S, _LONGEST_ENGINE_PAUSE_S = 2.0, 300.0
-_LONGEST_ASK_PAUSE_S = 15.0  # to ask whether an engine of others is up again costs nothing
 
 
 class _Held:
@@ -150,6 +149,7 @@ class WorkerLoop:
         chores += [self._count_tokens] if shared else []
         beside = [asyncio.create_task(kept_up(chore)) for chore in chores]
         try:
+            await self._show_cards()
             await self._loop()
         finally:
             await self._part()
@@ -239,33 +239,40 @@ class WorkerLoop:
         """Say what is held; let go of what the answer names. Goes on while the engine loads."""
         while True:
             await asyncio.sleep(self._me.heartbeat_s)
-            said = {held.lease.chunk_id: held for held in self._held.values()}  # of two leases of a chunk the newer
-            held_leases = [HeldLease(chunk_id, held.lease.token) for chunk_id, held in said.items()]
-            spare, sharing = (self._gate.seen(), self._gate.sharing(bool(held_leases))) if self._gate else (None, None)
-            message = Heartbeat(
-                held_leases, self._spent(), self._idle, self._logs_bytes, spare, cards=self._gpus.seen, sharing=sharing
-            )
-            timeout_s = min(_LONGEST_BEAT_S, max(1.0, 2 * self._me.heartbeat_s))
-            sent = time.monotonic()
-            try:
-                path = f"/workers/{self._me.worker_id}/heartbeat"
-                answer = await self._link.insist("POST", path, message, HeartbeatAnswer, timeout_s=timeout_s)
-            except NotFound:
-                self._changed.set()  # the next claim meets the same answer and registers again
-                continue
-            except BatchschedError as problem:
-                log.warning("Heartbeat refused: %s", problem.message)
-                continue
-            self._unsaid = None
-            if self._gate:
-                self._gate.share(answer.ceiling)
-            for chunk_id in answer.stale:
-                if held := said.get(chunk_id):
-                    self._lose(held)
-            for chunk_id, reason in answer.stop.items():
-                if (held := said.get(chunk_id)) and held.work:
-                    self._driver.stop(held.work, reason, self._settings.drain_s)
-            self._driver.trust(sent + self._me.lease_s)
+            await self._beat()
+
+    async def _show_cards(self) -> None:
+        """Before any work is asked for: who has a broken GPU gets none."""
+        await asyncio.to_thread(self._gpus.look)
+        if self._gpus.seen:
+            with contextlib.suppress(Stopped):
+                await unless(self.stop, self._beat())
+
+    async def _beat(self) -> None:
+        said = {held.lease.chunk_id: held for held in self._held.values()}  # of two leases of a chunk the newer
+        held_leases = [HeldLease(chunk_id, held.lease.token) for chunk_id, held in said.items()]
+        spare, sharing = (self._gate.seen(), self._gate.sharing(bool(held_leases))) if self._gate else (None, None)
+        seen = self._spent(), self._idle, self._logs_bytes, spare
+        message = Heartbeat(held_leases, *seen, cards=self._gpus.seen, sharing=sharing)
+        timeout_s = min(_LONGEST_BEAT_S, max(1.0, 2 * self._me.heartbeat_s))
+        path, sent = f"/workers/{self._me.worker_id}/heartbeat", time.monotonic()
+        try:
+            answer = await self._link.insist("POST", path, message, HeartbeatAnswer, timeout_s=timeout_s)
+        except NotFound:
+            self._changed.set()  # the next claim meets the same answer and registers again
+            return
+        except BatchschedError as problem:
+            log.warning("Heartbeat refused: %s", problem.message)
+            return
+        self._unsaid = None
+        if self._gate:
+            self._gate.share(answer.ceiling)
+        for chunk_id in said.keys() & set(answer.stale):
+            self._lose(said[chunk_id])
+        for chunk_id, reason in answer.stop.items():
+            if (held := said.get(chunk_id)) and held.work:
+                self._driver.stop(held.work, reason, self._settings.drain_s)
+        self._driver.trust(sent + self._me.lease_s)
 
     async def _weigh_logs(self) -> None:
         """Beside the heartbeats, which must not wait for a slow disk."""
@@ -452,8 +459,7 @@ class WorkerLoop:
             if held.work:
                 self._driver.stop(held.work, "shutdown", self._settings.drain_s)
         tasks = [held.task for held in self._held.values() if held.task]
-        if tasks:
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._engine.stop()
         self._share.stopped()
         said = [self._unsaid] if self._unsaid else []  # the server may have it, or not
@@ -462,11 +468,6 @@ class WorkerLoop:
         with contextlib.suppress(BatchschedError):
             await self._link.call("POST", f"/workers/{self._me.worker_id}/bye", Bye([*said, last] if last else said))
         log.info("Stopped.")
-
-
-def pause_after(failures: int, *, ours: bool) -> float:
-    """Seconds until an engine is tried again that failed so often in a row."""
-    return min(_LONGEST_ENGINE_PAUSE_S if ours else _LONGEST_ASK_PAUSE_S, _ENGINE_PAUSE_S * 2.0 ** min(10, failures - 1))
 
 
 async def run_worker(

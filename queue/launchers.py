@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from batchsched.queue.rows import Row, every
 from batchsched.queue.tables import launchers
+from batchsched.queue.workers import rests
 from batchsched.wire import Able, launcher_mark
 
 SILENT = timedelta(seconds=60)
@@ -57,11 +58,12 @@ def forget(connection: Connection, before: datetime) -> None:
 
 def in_service(count: int, alive: Sequence[Row], able: Sequence[Row], pool: str) -> int:
     """Replicas of a pool that work can count on, `count` at most: those that launchers can start count as those that they did;
-    workers that none of them started come on top. `alive`: live workers; `able`: of `active`."""
+    workers that none of them started come on top; those that rest do not count. `alive`: live workers; `able`: of `active`."""
     there = [one for one in able if one["pool"] == pool]
-    running, untended = _running([worker for worker in alive if worker["pool"] == pool], there)
+    mine = [worker for worker in alive if worker["pool"] == pool]
+    running, untended = _running(mine, there)
     tended: int = sum(max(one["replicas"], running[one["name"]]) for one in there)
-    return min(count, untended + tended)
+    return min(count, untended + tended - sum(map(rests, mine)))
 
 
 def share_of(name: str, wanted: int, alive: Sequence[Row], able: Sequence[Row]) -> int:

@@ -42,6 +42,12 @@ class WorkerRow(SQLModel, table=True):
     """The server of online users that it has work for; None: none."""
     spare_desk: str | None = None
     """With whom it keeps one budget there."""
+    ill_at: datetime | None = None
+    """When it last said that they do."""
+    broken: dict[str, int] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
+    """GPUs that nothing should be begun on, by name: their memory's uncorrected errors, -1 where one answers no more."""
+    pardoned: dict[str, int] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
+    """Those that an operator let go on all the same, as they were then."""
 
 
 class LauncherRow(SQLModel, table=True):

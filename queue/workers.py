@@ -36,7 +36,40 @@ def ills(connection: Connection, since: datetime) -> dict[str, list[str]]:
     """What the GPUs of workers that gave a sign of life since then suffer from, by pool."""
     found: dict[str, list[str]] = {}
     for row in active(connection, since):
-        found.setdefault(row["pool"], []).extend(f"{ill} (worker {row['id']} on {row['host']})" for ill in row["ills"] or [])
+        said = [f"{ill} (worker {row['id']} on {row['host']})" for ill in row["ills"] or []]
+        found.setdefault(row["pool"], []).extend([*said, *([resting(row)] if rests(row) else [])])
+    return found
+
+
+def rests(worker: Row) -> bool:
+    """Does it get no work, since a GPU of it is broken, and worse than an operator let pass?"""
+    broken, pardoned = worker.get("broken") or {}, worker.get("pardoned") or {}
+    return any(errors < 0 or errors > pardoned.get(uuid, 0) for uuid, errors in broken.items())
+
+
+def resting(worker: Row) -> str:
+    """What to tell of one that does."""
+    return (
+        f"worker {worker['id']} on {worker['host']} gets no work: reset or replace the GPU, "
+        f"or let it go on as it is by `batchsched pool open {worker['pool']}`"
+    )
+
+
+def pardon(connection: Connection, pool: str) -> None:
+    """Let the workers of a pool go on although GPUs of theirs have memory errors, until there are more."""
+    for row in every(connection, select(workers).where(workers.c.pool == pool, workers.c.state == "active")):
+        passed = {uuid: errors for uuid, errors in (row["broken"] or {}).items() if errors > 0}
+        if passed:
+            values = {"pardoned": (row["pardoned"] or {}) | passed}
+            connection.execute(update(workers).where(workers.c.id == row["id"]).values(values))
+
+
+def pardoned(connection: Connection, pool: str) -> dict[str, int]:
+    """What was let pass of any worker of a pool: a card stays what it is when its worker starts anew."""
+    found: dict[str, int] = {}
+    said = select(workers.c.pardoned).where(workers.c.pool == pool, workers.c.ill_at.is_not(None)).order_by(workers.c.ill_at)
+    for known in connection.scalars(said):
+        found |= known or {}
     return found
 
 

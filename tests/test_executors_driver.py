@@ -16,6 +16,7 @@ from aiohttp import web
 
 from batchsched.errors import EngineFailed, InvalidConfiguration, PermissionDenied, Unauthorized
 from batchsched.executors import driver as driver_module
+from batchsched.executors import pauses
 from batchsched.executors import worker as worker_module
 from batchsched.executors.worker import run_worker
 from batchsched.fleet import Pool, ServedModel
@@ -226,7 +227,7 @@ async def test_an_engine_that_dies_for_no_line_is_started_again(tmp_path: Path) 
 
 
 async def test_an_engine_that_cannot_start_is_tried_again_then_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "_ENGINE_PAUSE_S", 0.05)
+    monkeypatch.setattr(pauses, "FIRST_S", 0.05)
     server = FakeServer(["a"], pool=Pool(engine_args=["--fail-start"]))
     with pytest.raises(EngineFailed, match="asked not to start"):
         await run(server, tmp_path, engine_tries=2)

@@ -13,8 +13,7 @@ import pytest
 
 from batchsched.errors import EngineFailed
 from batchsched.executors import driver as driver_module
-from batchsched.executors import pulse
-from batchsched.executors import worker as worker_module
+from batchsched.executors import pauses, pulse
 from batchsched.executors.admission import Admission
 from batchsched.executors.demand import Demand
 from batchsched.fleet import Pool
@@ -28,7 +27,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses after trouble with an engine."""
-    monkeypatch.setattr(worker_module, "_ENGINE_PAUSE_S", 0.05)
+    monkeypatch.setattr(pauses, "FIRST_S", 0.05)
 
 
 @asynccontextmanager

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from batchsched.clock import ManualClock
+from batchsched.server.health import STEADY
 from batchsched.units import iso
 from batchsched.wire import PREFIX
+from tests.inprocess import in_process
 from tests.live import HandWorker, LiveServer, live_server, requests, wait_for
 
 TWO = """
@@ -28,7 +32,7 @@ chunk_lines = 2
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[LiveServer]:
-    with live_server(tmp_path, TWO) as running:
+    with live_server(tmp_path, TWO, ManualClock(datetime.now(UTC))) as running:
         yield running
 
 
@@ -47,11 +51,15 @@ def test_what_a_card_suffers_from_is_told_until_it_is_well(server: LiveServer) -
     assert ills(server, "old") == []
     beat(worker, well | {"throttled": ["heat"], "temperature_c": 91}, {"uuid": "GPU-1", "uncorrected_errors": 2})
     said = ills(server, "old")
+    assert len(said) == 3
     assert said[0] == f"V100 GPU-0: slowed by heat at 91 C (worker {worker.worker_id} on test)"
     assert "GPU-1: 2 memory errors that could not be corrected" in said[1]
     assert ills(server, "new") == []
     server.post(f"{PREFIX}/workers/{worker.worker_id}/heartbeat", {"leases": []})  # an older worker says nothing of cards
-    assert len(ills(server, "old")) == 2
+    assert len(ills(server, "old")) == 3  # and that it gets no work
+    beat(worker, well)
+    assert len(ills(server, "old")) == 3  # not well before it was for a while
+    server.advance(STEADY.total_seconds())
     beat(worker, well)
     assert ills(server, "old") == []
 
@@ -61,6 +69,7 @@ def test_a_card_that_falls_ill_asks_for_a_new_plan(server: LiveServer) -> None:
     beat(worker, {"uuid": "GPU-0"})
     server.runtime.scheduler.plan_now()
     made_at = server.get(f"{PREFIX}/plan")["made_at"]
+    server.advance(1)
     beat(worker, {"uuid": "GPU-0", "throttled": ["hardware"]})
 
     def told() -> bool:
@@ -68,6 +77,59 @@ def test_a_card_that_falls_ill_asks_for_a_new_plan(server: LiveServer) -> None:
         return bool(plan["made_at"] != made_at and any("slowed by its hardware" in note for note in plan["notes"]))
 
     wait_for(told)
+
+
+def test_a_card_that_heat_slows_again_and_again_makes_one_new_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, pokes = ManualClock(datetime(2026, 11, 23, tzinfo=UTC)), list[str]()
+    hot: dict[str, Any] = {"uuid": "GPU-0", "throttled": ["heat"]}
+    cool: dict[str, Any] = {"uuid": "GPU-0"}
+    with in_process() as make, closing(make(tmp_path, clock, TWO)) as server:
+        worker = server.post(f"{PREFIX}/workers", {"pool": "old", "host": "test", "pid": 1}).json()["worker_id"]
+        monkeypatch.setattr(server.runtime.scheduler, "poke", lambda: pokes.append("poke"))
+
+        def told(*cards: dict[str, Any]) -> list[str]:
+            for card in cards:
+                clock.advance(20)
+                server.post(f"{PREFIX}/workers/{worker}/heartbeat", {"leases": [], "cards": [card]})
+            found: list[str] = server.json(f"{PREFIX}/pools")["data"][0]["ills"]
+            return found
+
+        assert told(cool, *[hot, cool, cool, hot, cool] * 4) == [f"GPU-0: slowed by heat (worker {worker} on test)"]
+        assert pokes == ["poke"]
+        assert told(*[cool] * 15) == []  # five minutes and more
+        assert pokes == ["poke"] * 2
+
+
+def test_who_has_a_broken_card_gets_no_work_until_it_is_well_or_may_go_on(server: LiveServer) -> None:
+    batch_id = server.submit(requests(20), batchsched={"deadline": "20h"})["id"]
+    server.post(f"{PREFIX}/batches/{batch_id}/start")
+    old, other, new = server.worker("old"), server.worker("old"), server.worker("new")
+    beat(old, {"uuid": "GPU-0", "uncorrected_errors": 2})
+    beat(other, {"uuid": "GPU-1"})
+    beat(new)
+    server.runtime.scheduler.plan_now()
+    assert old.ask() == {"leases": [], "prepare": None, "next_at": None, "poll_s": 5.0, "keep": False}
+    other.finish(other.lease())  # the pool goes on
+    beat(other, {"uuid": "GPU-1", "lost": True})
+    assert server.runtime.scheduler.plan_now().notes[-1] == (
+        f"Pool old: worker {other.worker_id} on test gets no work: reset or replace the GPU, or let it go on as it is by "
+        "`batchsched pool open old`."
+    )
+    assert {one["pool"] for one in server.get(f"{PREFIX}/plan")["allotments"]} == {"new"}
+    server.post(f"{PREFIX}/pools/old/open")
+    server.runtime.scheduler.plan_now()
+    old.finish(old.lease())
+    assert other.claim() == []  # nobody can let a card pass that is not there
+    again = server.worker("old")
+    beat(again, {"uuid": "GPU-0", "uncorrected_errors": 2})
+    again.finish(again.lease())  # a worker that starts anew on the same card
+    beat(again, {"uuid": "GPU-0", "uncorrected_errors": 3})
+    assert again.claim() == []
+    server.advance(STEADY.total_seconds())
+    beat(again, {"uuid": "GPU-0"})
+    beat(new)
+    server.runtime.scheduler.plan_now()
+    again.finish(again.lease())
 
 
 def work(worker: HandWorker, chunks: int, busy_s: float, at: datetime) -> datetime:

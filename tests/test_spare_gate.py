@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from batchsched.errors import InvalidConfiguration
 from batchsched.executors.meters.port import Reading
+from batchsched.executors.pauses import pause_after
 from batchsched.executors.share import EnergyShare
 from batchsched.executors.spare import gate as gate_module
 from batchsched.executors.spare.desk import Desk, server_of
@@ -29,7 +30,6 @@ from batchsched.executors.spare.hours import Hours, could
 from batchsched.executors.spare.port import Answer
 from batchsched.executors.spare.response import Step
 from batchsched.executors.spare.window import Ours, Window
-from batchsched.executors.worker import pause_after
 from batchsched.fleet import Pool, Slo
 from batchsched.spare import part_of
 from batchsched.wire import Bye, Heartbeat, SpareSeen, Spent

@@ -7,11 +7,9 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import pynvml
 import pytest
 
 from batchsched.executors import tuning
@@ -26,29 +24,11 @@ from tests.engine_fixture import ROOT
 from tests.fake_engine import FakeEngine
 from tests.fake_server import FakeServer
 from tests.live import wait_for
-from tests.nvml_stub import NO_PERMISSION, NOT_SUPPORTED, Stub, shared
+from tests.nvml_stub import NO_PERMISSION, NOT_SUPPORTED, Stub, library, stub
 from tests.test_executors_driver import working
 
+__all__ = ["library", "stub"]
 V100 = next(name for name in GPU_TYPES if name.startswith("V100"))
-
-
-@pytest.fixture(scope="module")
-def library() -> Stub:
-    made = shared()
-    if made is None:
-        pytest.skip("there is no C compiler here, so caps and clocks are NOT tested")
-    return made
-
-
-@pytest.fixture
-def stub(library: Stub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(library.folder))  # for the processes that are started from here
-    monkeypatch.setenv("NVML_STUB_BOARDS", "2")
-    library.has(2)
-    pynvml.nvmlInit()
-    yield library
-    library.gone()
 
 
 def cards() -> Cards:
@@ -71,6 +51,20 @@ def test_what_an_old_card_does_not_tell_is_left_open(stub: Stub) -> None:
     first = (cards().look() or [])[0]
     assert (first.uncorrected_errors, first.power_cap_w) == (None, None)
     assert first.trouble() == ""
+
+
+def test_a_card_that_fell_off_the_bus_is_told_by_the_name_that_it_had(
+    stub: Stub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpus = open_gpus(Pool(gpu=V100), [], str(tmp_path))
+    gpus.look()
+    stub.boards[0].lost = 1
+    for _ in range(3):
+        gpus.look()
+    (card,) = gpus.seen or []
+    assert (card.uuid, card.lost, card.broken, card.trouble()) == ("GPU-0", True, True, "answers no more")
+    assert caplog.text.count("gives this worker no work") == 1
+    gpus.close()
 
 
 def test_without_nvml_there_is_nothing_to_see() -> None:
@@ -122,6 +116,32 @@ def test_without_the_right_to_set_it_the_worker_works_uncapped(
     open_gpus(Pool(gpu=V100, power_cap_w=150), [], str(tmp_path)).close()
     assert stub.boards[0].cap == 250_000
     assert "gets no power cap of 150 W" in caplog.text
+    assert not list((tmp_path / "gpus").glob("*.json"))  # nothing is to be put back
+
+
+def test_who_may_not_put_back_leaves_the_record_to_who_may(stub: Stub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that ran as root capped the card; the next one does not."""
+    record = tmp_path / "gpus" / "GPU-0.json"
+    record.parent.mkdir()
+    record.write_text('{"uuid": "GPU-0", "power_cap_mw": 250000}', "utf-8")
+    stub.boards[0].cap, stub.boards[0].cap_error = 150_000, NO_PERMISSION
+    open_gpus(Pool(gpu=V100), [], str(tmp_path)).close()
+    assert "no right to put them back" in caplog.text
+    assert "nvidia-smi --id=GPU-0 --power-limit=250" in caplog.text
+    assert msgspec.json.decode(record.read_bytes(), type=tuning.Before) == tuning.Before("GPU-0", 250_000)
+    assert tuning.left_behind(str(tmp_path)) == {"GPU-0": "nvidia-smi --id=GPU-0 --power-limit=250"}
+    stub.boards[0].cap_error = 0
+    open_gpus(Pool(gpu=V100), [], str(tmp_path)).close()
+    assert (stub.boards[0].cap, record.exists()) == (250_000, False)
+
+
+def test_what_was_put_back_by_hand_is_done(stub: Stub, tmp_path: Path) -> None:
+    (tmp_path / "GPU-0.json").write_text('{"uuid": "GPU-0", "power_cap_mw": 250000, "clocks_mhz": [877, 1200]}', "utf-8")
+    stub.boards[0].cap_error, stub.boards[0].app_clock = NO_PERMISSION, 900
+    assert put_back(cards(), tmp_path) == 0
+    stub.boards[0].app_clock = 1200
+    assert put_back(cards(), tmp_path) == 1
+    assert not list(tmp_path.glob("*.json"))
 
 
 HOLDER = """

@@ -82,6 +82,9 @@ def test_replicas_in_service_are_those_that_can_be_started_and_those_that_nobody
     cases += [([launched, other], able)]
     assert [in_service(9, there, can, "a") for there, can in cases] == [1, 2, 2, 3, 3, 3, 3]
     assert in_service(2, [hand] * 5, able, "a") == 2
+    rests = {**launched, "broken": {"GPU-0": 1}}
+    assert in_service(9, [rests, launched], able, "a") == 1
+    assert in_service(9, [{**rests, "pardoned": {"GPU-0": 1}}, launched], able, "a") == 2
 
 
 def alive(*launchers: str) -> list[dict[str, Any]]:
@@ -223,6 +226,18 @@ def test_how_launched_workers_do_is_told(server: LiveServer) -> None:
     assert (seen["leases"], seen["finished"], seen["failed"]) == (0, 1, 1)
     server.post(f"{PREFIX}/workers/{worker.worker_id}/bye")
     assert ask(server)["workers"] == []
+
+
+def test_one_that_rests_for_a_broken_gpu_takes_nobodys_place(server: LiveServer) -> None:
+    registered = {"pool": "local", "host": "h", "pid": 1, "replica": "local.0"}
+    worker_id = server.post(f"{PREFIX}/workers", registered)["worker_id"]
+    batch_id = server.submit(requests(2), batchsched={"deadline": "1s", "on_deadline": "finish"})["id"]
+    wait_for(lambda: ask(server)["replicas"] == 1)
+    broken = {"leases": [], "cards": [{"uuid": "GPU-0", "uncorrected_errors": 1}]}
+    server.post(f"{PREFIX}/workers/{worker_id}/heartbeat", broken)
+    assert ask(server)["replicas"] == 2
+    server.post(f"/v1/batches/{batch_id}/cancel")
+    wait_for(lambda: ask(server)["replicas"] == 0)
 
 
 def test_a_pool_that_is_not_declared_is_refused(server: LiveServer) -> None:

@@ -58,7 +58,7 @@ def doctor(*, server: str | None, recipe: str | None, config: Path | None, as_js
         findings.append(Finding("configuration", "broken", problem.message))
     else:
         findings.append(Finding("configuration", "ok", str(loaded.path or "no file; defaults and the environment")))
-        for check in (_database, _extras, _engine, _launches, _forecast, _clock, _data_folder, _store, _bind, _server):
+        for check in (_database, _extras, _engine, _caps, _launches, _forecast, _clock, _data_folder, _store, _bind, _server):
             findings += _guarded(check, loaded)
         findings += _guarded(partial(_recipe, wanted=recipe or ""), loaded, "recipe")
     broken = any(finding.level == "broken" for finding in findings)
@@ -182,6 +182,15 @@ def _recipe(loaded: Loaded, wanted: str) -> Iterator[Finding]:
     if wrong:
         text += f". Not so here: {'; '.join(wrong)}. To do: {recipe.steps()}"
     yield Finding(f"recipe {name}", ("broken" if wanted else "warning") if wrong else "ok", text)
+
+
+def _caps(loaded: Loaded) -> Iterator[Finding]:
+    """What workers had no right to put back."""
+    from batchsched.executors.tuning import left_behind
+
+    for uuid, commands in left_behind(loaded.settings.worker.state_dir).items():
+        text = f"has the cap or clocks of a worker that is gone: the next one with the right to it puts them back, or: {commands}"
+        yield Finding(f"GPU {uuid}", "warning", text)
 
 
 def _launches(loaded: Loaded) -> Iterator[Finding]:

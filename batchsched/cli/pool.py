@@ -59,7 +59,8 @@ def drain(name: str, since: str | None, until: str | None, as_json: bool, connec
 @json_option
 @server_options
 def open_(name: str, as_json: bool, connect: Connect) -> None:
-    """Let a pool work again, and forget a closing that was planned."""
+    """Let a pool work again, and forget a closing that was planned. Workers that got no work because of memory errors of their
+    GPUs go on as these are."""
     with connect() as client:
         _show((client.pools.open(name),), as_json)
 

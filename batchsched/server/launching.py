@@ -70,9 +70,10 @@ class LaunchDesk:
 
 
 def _wanted(name: str, pool: str, crew: Crew, alive: Sequence[Row], able: Sequence[Row], leases: Mapping[str, int]) -> Wanted:
-    """A launcher's share, and what it has to know of the pool."""
+    """A launcher's share, and what it has to know of the pool. Workers that rest are there beside those that are wanted."""
     mine = [worker for worker in alive if worker["pool"] == pool]
-    share = launchers.share_of(name, crew.replicas, mine, [one for one in able if one["pool"] == pool])
+    wanted = crew.replicas and crew.replicas + sum(map(workers.rests, mine))
+    share = launchers.share_of(name, wanted, mine, [one for one in able if one["pool"] == pool])
     launched = [_launched(worker, leases.get(worker["id"], 0)) for worker in mine if worker["replica"]]
     return Wanted(share, sorted(crew.keep), launched, crew.next_at)
 

@@ -58,7 +58,7 @@ def router(runtime: Runtime) -> APIRouter:
 
     @routes.post("/pools/{pool}/open")
     def open_pool(pool: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        """Let a pool work again. No harm where it may."""
+        """Let a pool work again, also on GPUs with memory errors. No harm where it may."""
         return rule.open(who, pool)
 
     return routes
@@ -111,6 +111,7 @@ class Override:
         self._known(pool)
         with self._database.write() as connection:
             overrides.reopen(connection, pool)
+            workers.pardon(connection, pool)
             who.did(connection, pool)
         self._scheduler.poke()
         return self._one(pool)

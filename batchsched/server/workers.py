@@ -19,6 +19,7 @@ from batchsched.queue.database import again
 from batchsched.queue.rows import Row
 from batchsched.queue.store import begun
 from batchsched.queue.tenancy import ANY
+from batchsched.server import health
 from batchsched.server.messages import answer, read
 from batchsched.server.pace import Pace
 from batchsched.server.runtime import Runtime
@@ -46,6 +47,7 @@ from batchsched.wire import (
     known_settings,
 )
 
+_RESTING_POLL_S = 5.0
 RETRY_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 60.0
 
@@ -154,14 +156,14 @@ class LeaseDesk:
         """Extend what is still the worker's; name what is not, and what should stop."""
         now = self._runtime.clock.now()
         with self._database.write() as connection:
-            ills = _ills(message)
-            told = {"idle_w": message.idle.power_w if message.idle else None, "logs_bytes": message.logs_bytes, "ills": ills}
-            turned = ills is not None and bool(ills) != bool(workers.get(connection, worker_id)["ills"])
-            told = {name: value for name, value in told.items() if value is not None}
-            workers.seen(connection, worker_id, now, **told, **_shared(message.sharing))
+            before = workers.get(connection, worker_id)
+            told = {"idle_w": message.idle.power_w if message.idle else None, "logs_bytes": message.logs_bytes}
+            known: Row = {name: value for name, value in told.items() if value is not None}
+            known |= _shared(message.sharing) | health.noted(connection, before, message.cards, now)
+            worker = before | known
+            workers.seen(connection, worker_id, now, **{name: worker[name] for name in worker if worker[name] != before[name]})
             if message.spent:
                 spending.add(connection, worker_id, [message.spent])
-            worker = workers.get(connection, worker_id)
             if message.spare:
                 spare.add(connection, worker["pool"], message.spare, now)
             ceiling = self._ceiling(connection, worker["pool"], message.sharing, now) if message.sharing else None
@@ -181,7 +183,7 @@ class LeaseDesk:
                 answer.stop[row["id"]] = "paused"
             elif not self._runtime.scheduler.may_go_on(row["batch_id"], row["pool"], now, closed[row["pool"]]):
                 answer.stop[row["id"]] = "window_closed"
-        if self._pace.slow(worker_id, rows, self._runtime.scheduler.published, now) or turned:
+        if self._pace.slow(worker_id, rows, self._runtime.scheduler.published, now) or health.is_news(before, worker):
             self._runtime.scheduler.poke()
         answer.stop = {chunk_id: known_reason(reason, worker["protocol"]) for chunk_id, reason in answer.stop.items()}
         return answer
@@ -210,6 +212,8 @@ class LeaseDesk:
         with self._database.write() as connection:
             worker = workers.get(connection, message.worker_id)
             workers.seen(connection, message.worker_id, now, ready_models=message.ready_models, renames=message.renames)
+            if workers.rests(worker):
+                return Claimed([], poll_s=_RESTING_POLL_S)
             offer = self._runtime.scheduler.offer(
                 connection, worker["pool"], now, renames=message.renames, lacking=message.lacking
             )
@@ -383,8 +387,3 @@ def _shared(sharing: Sharing | None) -> dict[str, str | None]:
     if sharing is None or not sharing.wants:
         return {"spare_server": None, "spare_desk": None}
     return {"spare_server": sharing.server, "spare_desk": sharing.desk}
-
-
-def _ills(message: Heartbeat) -> list[str] | None:
-    """What the GPUs of a worker suffer from; None where it sees none."""
-    return None if message.cards is None else [f"{card.title}: {ill}" for card in message.cards if (ill := card.trouble())]
