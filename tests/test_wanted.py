@@ -229,7 +229,7 @@ def test_how_launched_workers_do_is_told(server: LiveServer) -> None:
 
 
 def test_one_that_rests_for_a_broken_gpu_takes_nobodys_place(server: LiveServer) -> None:
-    registered = {"pool": "local", "host": "h", "pid": 1, "replica": "local.0"}
+    registered = {"pool": "local", "host": "h", "pid": 1, "replica": replica_title("one", "local.0")}
     worker_id = server.post(f"{PREFIX}/workers", registered)["worker_id"]
     batch_id = server.submit(requests(2), batchsched={"deadline": "1s", "on_deadline": "finish"})["id"]
     wait_for(lambda: ask(server)["replicas"] == 1)
