@@ -5,8 +5,8 @@ another.
 - **FIFO** and **EDF**, without carbon: as batches come, or by deadline; each on the one pool on which it is done soonest.
 - Three designs that EcoServe compares itself with (Li et al., arXiv 2502.05043, abstract: "performance, energy, and
   cost-optimized design points"): the fastest GPUs, those that take the least energy for the work, those that take the least
-  money. The paper's own programs for them are not public; what carries over is the choice of GPUs, batch by batch, as they come,
-  the next best where the best are taken.
+  money. The paper's own programs for them are not public; what carries over is the choice of GPUs, batch by batch, as they come:
+  each as soon as there is room on the best, on the next best where it would not be done in time.
 - **cleanest place** (Caribou, SOSP 2024): work runs when it comes, in the region that emits least at that hour by the forecast,
   transfers counted. Caribou solves a deployment for each hour and knows no deadlines and no capacity: here a batch goes on to the
   next cleanest place where one is full.
@@ -28,40 +28,49 @@ Order = Callable[[Rows, Job], list[str]]
 
 def run_now() -> Planner:
     """As batches come, at once, on the newest hardware."""
-    return _at_once(Rows.newest)
-
-
-def fastest_gpus() -> Planner:
-    """As batches come, at once, on the fastest hardware."""
-    return _at_once(lambda _rows, job: fastest(job))
-
-
-def least_energy() -> Planner:
-    """As batches come, at once, where their work takes the least energy, cooling counted."""
-
-    def joules(rows: Rows, job: Job, key: str) -> float:
-        return job.seconds_on[key] * job.power_w_on[key] * rows.pools[job.configuration(key).pool].pue
-
-    return _at_once(lambda rows, job: sorted(job.seconds_on, key=lambda key: (joules(rows, job, key), key)))
-
-
-def least_money(price_per_h: Mapping[str, float]) -> Planner:
-    """As batches come, at once, where their work takes the least money; of an hour of a replica, by pool."""
-
-    def money(job: Job, key: str) -> float:
-        takes = job.configuration(key).takes.items()
-        return job.seconds_on[key] * sum(price_per_h[pool] * share for pool, share in takes)
-
-    return _at_once(lambda _rows, job: sorted(job.seconds_on, key=lambda key: (money(job, key), key)))
-
-
-def _at_once(order: Order) -> Planner:
     queue = Queue()
 
     def plan(problem: Problem, _now_s: float) -> Plan:
         rows = Rows(problem)
         for job in queue.ordered(rows.jobs):
-            rows.soonest(job, order(rows, job))
+            rows.soonest(job, rows.newest(job))
+        return rows.plan()
+
+    return plan
+
+
+def fastest_gpus() -> Planner:
+    """As batches come, on the fastest hardware."""
+    return _best_first(lambda _rows, job: fastest(job))
+
+
+def least_energy() -> Planner:
+    """As batches come, where their work takes the least energy, cooling counted."""
+
+    def joules(rows: Rows, job: Job, key: str) -> float:
+        return job.seconds_on[key] * job.power_w_on[key] * rows.pools[job.configuration(key).pool].pue
+
+    return _best_first(lambda rows, job: sorted(job.seconds_on, key=lambda key: (joules(rows, job, key), key)))
+
+
+def least_money(price_per_h: Mapping[str, float]) -> Planner:
+    """As batches come, where their work takes the least money; of an hour of a replica, by pool."""
+
+    def money(job: Job, key: str) -> float:
+        takes = job.configuration(key).takes.items()
+        return job.seconds_on[key] * sum(price_per_h[pool] * share for pool, share in takes)
+
+    return _best_first(lambda _rows, job: sorted(job.seconds_on, key=lambda key: (money(job, key), key)))
+
+
+def _best_first(order: Order) -> Planner:
+    queue = Queue()
+
+    def plan(problem: Problem, _now_s: float) -> Plan:
+        rows = Rows(problem)
+        for job in queue.ordered(rows.jobs):
+            rows.fill(job, ((key, slot) for key in order(rows, job) for slot in range(rows.in_time(job))))
+            rows.rest(job)
         return rows.plan()
 
     return plan
