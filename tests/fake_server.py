@@ -83,6 +83,7 @@ class FakeServer:
         self.said: list[tuple[str, Any]] = []
         self.trouble: dict[str, list[int | str]] = defaultdict(list)
         self.stop: dict[str, ReleaseReason] = {}
+        self.ceiling: int | None = None
         self.most_attempts = 5
         self.changed = asyncio.Event()
         self.workers = 0
@@ -169,7 +170,8 @@ class FakeServer:
         self.said.append(("heartbeat", message))
         stale = [held.chunk_id for held in message.leases if self._chunk(held.chunk_id).token != held.token]
         held = {lease.chunk_id for lease in message.leases}
-        return _answer(HeartbeatAnswer(stale, {name: reason for name, reason in self.stop.items() if name in held}))
+        stop = {name: reason for name, reason in self.stop.items() if name in held}
+        return _answer(HeartbeatAnswer(stale, stop, self.ceiling))
 
     async def bye(self, request: web.Request) -> web.Response:
         self.said.append(("bye", msgspec.json.decode(await request.read(), type=Bye)))

@@ -188,6 +188,23 @@ async def test_when_the_server_is_short_of_room_requests_are_let_go_and_run_agai
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("desk_here")
+async def test_a_worker_says_where_it_is_and_keeps_to_its_part_of_the_ceiling() -> None:
+    server, engine = FakeServer([f"one n{number}" for number in range(40)], pool=SPARE), FakeEngine()
+    engine.gate.clear()
+    async with working(server, engine):
+        await until(lambda: engine.in_flight >= 4)
+        server.ceiling = 2
+        await until(lambda: engine.in_flight <= 2, seconds=5)
+        said = server.heard("heartbeat")[-1].sharing
+        assert said.server.startswith(f"{socket.gethostname()}:")
+        assert said.wants
+        engine.gate.set()
+        await server.until_done()
+    assert len(server.outputs()) == 40
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("desk_here")
 async def test_told_to_stop_it_lets_go_at_once() -> None:
     server, engine = FakeServer([f"one n{number}" for number in range(20)], pool=SPARE), FakeEngine()
     engine.gate.clear()
