@@ -170,7 +170,7 @@ class FakeServer:
         self.said.append(("heartbeat", message))
         stale = [held.chunk_id for held in message.leases if self._chunk(held.chunk_id).token != held.token]
         held = {lease.chunk_id for lease in message.leases}
-        stop = {name: reason for name, reason in self.stop.items() if name in held}
+        stop: dict[str, ReleaseReason] = {name: reason for name, reason in self.stop.items() if name in held}
         return _answer(HeartbeatAnswer(stale, stop, self.ceiling))
 
     async def bye(self, request: web.Request) -> web.Response:
