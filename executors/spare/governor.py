@@ -2,7 +2,8 @@
 
 Three things are learnt while it runs, none of them known before:
 - how long a step takes with so many requests (`response`);
-- how far what came went beyond what was foretold a reading earlier (bursts, noise, hiccups): its quantile is the surcharge;
+- how far what came went beyond what was foretold a reading earlier (bursts, noise, hiccups): its quantile is the surcharge, and
+  what it was in the last seconds comes on top (the machine has become slower, or others have become more);
 - which share of the online requests missed the goal. `margin` follows it as in adaptive conformal inference (Gibbs and Candes,
   2021): each request that missed lowers it, each that did not raises it by so much less that in the long run the wanted share
   misses, whatever the server and its load are like.
@@ -32,9 +33,11 @@ _EASE, _EASE_BACK, _EASE_LOST = 5.0, 0.0005, 0.5
 """How much faster the margin rises while none has missed; less for each that did, until several thousand have not."""
 _MISSING = 0.3
 _MARGIN = (0.05, 1.5)
-_FIRST_MARGIN = 0.72
+_FIRST_MARGIN = 0.6
 _SURCHARGE_AT = 0.9
+_SOME_OVER = 1.15
 _REMEMBERED = 400
+_LATELY = 0.2
 _PAUSES = 50
 _FIRSTS = 300
 _STRAYS = 200
@@ -94,6 +97,7 @@ class Governor:
         self._ratios: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
         self._strays: deque[float] = deque(maxlen=_STRAYS)
         self._ease = _EASE
+        self._slower = 1.0
         self._slots = math.inf
         self._served = 0.0
         self._queued = False
@@ -172,7 +176,9 @@ class Governor:
         """Weigh what the online requests of the window saw against the goal; is all well?"""
         many = window.arrived
         if window.step and foretold:
-            self._ratios.append((window.step.seconds / foretold, many + 0.01))
+            ratio = window.step.seconds / foretold
+            self._ratios.append((ratio, many + 0.01))
+            self._slower += _LATELY * (ratio - self._slower)
         late_each, late_first = self._late_steps(window), self._late_first(window)
         self.missed_each += late_each * many
         self.missed_first += late_first * many
@@ -220,7 +226,7 @@ class Governor:
         """The largest number whose expected step stays under the goal."""
         if not self.model.known:
             return self._cap + 1, "the server is being learnt"
-        room_s = self.goal.tpot_s * self.margin / self.surcharge()
+        room_s = self.goal.tpot_s * self.margin / (self.surcharge() * max(1.0, self._slower))
         model = self.model
         per_request_s = model.per_decode_s + model.per_prompt_token_s * traits.prompt_tokens / max(1.0, traits.output_tokens)
         taken_s = model.seconds(self._expected_online(window), self._prompts_of_others(window))
@@ -277,15 +283,10 @@ class Governor:
             return 0.7
         return 1.0
 
-    def _kept(self, window: Window, short: bool) -> int:
-        """As many as the server can carry within the goal times the margin, without the surcharge: to push out costs what they
-        have done so far, to keep more costs the first users of a burst, who meet all that was let in before."""
+    def _kept(self, short: bool) -> int:
+        """A little more than the cap: what ends by itself in a moment need not be pushed out, at the cost of what it has done."""
         cap = math.ceil(self._cap)
-        if short or not self.model.known:
-            return cap
-        taken_s = self.model.seconds(window.online, self.online_prompt)
-        carried = (self.goal.tpot_s * min(1.0, self.margin) - taken_s) / max(self.model.per_decode_s, 1e-9)
-        return max(cap, int(min(max(0.0, carried), self.ceiling)))
+        return cap if short else math.ceil(_SOME_OVER * cap) + 1
 
     def _told(self, window: Window, idle: bool, cut: float, why: str) -> Budget:
         step_s = window.step.seconds if window.step else self.model.seconds(window.online + window.ours, 0)
@@ -293,7 +294,7 @@ class Governor:
         slack_s = max(1.5 * step_s, min(first_s, _FEW_TOKENS * (self.goal.tpot_s - step_s)) * min(1.0, self.margin))
         return Budget(
             in_flight=int(self._cap),
-            keep=self._kept(window, cut < 1.0),
+            keep=self._kept(cut < 1.0),
             open=idle,
             prompt_token_s=self.model.per_prompt_token_s if self.model.known else 1e-4,
             slack_s=slack_s,
