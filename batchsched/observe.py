@@ -32,7 +32,7 @@ from batchsched.profiles.answers import Answers
 from batchsched.profiles.candidates import Candidate, pruned
 from batchsched.profiles.choose import Configuration, accepted
 from batchsched.profiles.lengths import Lengths, estimate, refine
-from batchsched.profiles.measured import Observation, observations_of, update_all
+from batchsched.profiles.measured import Observation, observations_of, pieces_of, update_all
 from batchsched.profiles.prior import IN_FLIGHT, prior
 from batchsched.profiles.profile import Profile
 from batchsched.queue import batches, chunks, launchers, ledger, overrides, spare, tallies, trials, workers
@@ -271,7 +271,10 @@ class Observer:
         newest = ledger.newest(connection, model, pool)
         known = self._seen.get((model, pool))
         if known is None or known[0] != newest:
-            known = self._seen[model, pool] = newest, observations_of(ledger.recent(connection, model, pool))
+            found = observations_of(ledger.recent(connection, model, pool))
+            if not self.fleet.is_spare(pool):  # there it is online users who come and go
+                found += pieces_of(ledger.lately(connection, model, pool))
+            known = self._seen[model, pool] = newest, found
         return known[1]
 
     def answers(self, connection: Connection, jobs: Sequence[Mapping[str, Any]], now: datetime) -> Answers:

@@ -146,7 +146,7 @@ def shares(
 
 def _tokens_per_s(known: Profile, observations: Sequence[Observation]) -> float:
     """Prompts and answers together, in the mix that the pool did last."""
-    mine = [seen for seen in observations if (seen.model, seen.pool) == (known.model, known.pool)]
+    mine = [seen for seen in observations if (seen.model, seen.pool) == (known.model, known.pool) and not seen.piece]
     read, written = float(sum(seen.input_tokens for seen in mine)), float(sum(seen.output_tokens for seen in mine))
     read, written = (read, written) if read + written > 0 else USUAL_MIX
     return (read + written) / known.seconds(read, written)

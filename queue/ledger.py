@@ -21,6 +21,7 @@ from sqlalchemy import (
     extract,
     func,
     insert,
+    literal_column,
     select,
     update,
 )
@@ -76,6 +77,7 @@ def of_batch(connection: Connection, batch_id: str) -> list[Row]:
     return every(connection, query)
 
 
+STRETCH_S = 600
 STEP_S = 300
 DAY_S = 86_400
 _EACH = ("batch_id", "model", "pool", "energy_source", "host_source", "mark")
@@ -165,7 +167,7 @@ def newest(connection: Connection, model: str, pool: str) -> tuple[int, datetime
 
 def recent(connection: Connection, model: str, pool: str, limit: int = 1000) -> list[Row]:
     """The newest entries of a model on a pool over all batches: what profiles learn from. Single entries are too short to say
-    much, so those of a chunk are summed up; engine starts stay apart."""
+    much, so those of a chunk are summed up, ten minutes of it at most; engine starts stay apart."""
     return every(connection, _RECENT, {"model": model, "pool": pool, "limit": limit})
 
 
@@ -174,7 +176,10 @@ _NEWEST = select(ledger.c.id, ledger.c.ended_at).where(*_OF_KIND).order_by(ledge
 
 
 def _recent() -> Executable:
-    some = select(ledger).where(*_OF_KIND).order_by(ledger.c.id.desc()).limit(bindparam("limit")).subquery()
+    newest = select(ledger).where(*_OF_KIND).order_by(ledger.c.id.desc()).limit(bindparam("limit")).subquery()
+    began = func.min(newest.c.started_at).over(partition_by=(newest.c.chunk_id, newest.c.pool, newest.c.model))
+    some = select(newest, (extract("epoch", newest.c.started_at) - extract("epoch", began)).label("into_s")).subquery()
+    stretch = some.c.into_s - some.c.into_s % literal_column(str(STRETCH_S))
     source = some.c.energy_source
     # A sum is as good as the worst of its parts.
     worst = func.min(case((source == "unmeasured", 0), (source == "modelled", 1), else_=2))
@@ -188,10 +193,29 @@ def _recent() -> Executable:
         func.max(some.c.startup_s).label("startup_s"),
         func.sum(some.c.input_tokens).label("input_tokens"),
         func.sum(some.c.output_tokens).label("output_tokens"),
-    ).group_by(some.c.chunk_id, some.c.pool, some.c.model, case((some.c.startup_s > 0, some.c.id), else_=0))
+    ).group_by(some.c.chunk_id, some.c.pool, some.c.model, stretch, case((some.c.startup_s > 0, some.c.id), else_=0))
 
 
 _RECENT = _recent()
+
+
+def lately(connection: Connection, model: str, pool: str, limit: int = 600) -> list[Row]:
+    """The newest entries of a model on a pool as they are, ten seconds each at most, in time order: how its speed changes while a
+    chunk runs. Engine starts are left out."""
+    return every(connection, _LATELY, {"model": model, "pool": pool, "limit": limit})
+
+
+_SEEN = ("chunk_id", "model", "pool", "ended_at", "busy_s", "requests", "input_tokens", "output_tokens", "energy_source")
+
+
+def _lately() -> Executable:
+    wanted = (ledger.c[name] for name in (*_SEEN, "id", "startup_s", "energy_j", "host_j"))
+    some = select(*wanted).where(*_OF_KIND).order_by(ledger.c.id.desc()).limit(bindparam("limit")).subquery()
+    shown = [*(some.c[name] for name in _SEEN), (some.c.energy_j + some.c.host_j).label("energy_j")]
+    return select(*shown).where(some.c.startup_s <= 0).order_by(some.c.ended_at, some.c.id)
+
+
+_LATELY = _lately()
 
 
 def answers(connection: Connection, tenant: Tenant, model: str, endpoint: str, limit: int = 1000) -> list[Row]:

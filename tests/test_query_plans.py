@@ -128,6 +128,7 @@ STEPS: dict[str, Callable[[Connection], object]] = {
     "ledger.spans": lambda c: ledger.spans(c, "t7", NOW, NOW + timedelta(days=1), "b9"),
     "ledger.of_batch": lambda c: ledger.of_batch(c, "b9"),
     "ledger.recent": lambda c: ledger.recent(c, "tiny", "p"),
+    "ledger.lately": lambda c: ledger.lately(c, "tiny", "p"),
     "ledger.newest": lambda c: ledger.newest(c, "tiny", "p"),
     "ledger.answers": lambda c: ledger.answers(c, "t7", "tiny", "/v1/chat/completions"),
     "ledger.answers of all": lambda c: ledger.answers(c, ANY, "tiny", "/v1/chat/completions"),

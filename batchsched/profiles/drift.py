@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
+from typing import NamedTuple
 
 from batchsched.profiles.profile import Drift
 
@@ -23,18 +24,30 @@ LEAST = math.log(1.2)
 LEAST_SCATTER = 0.05
 
 
-def drifted(history: Sequence[tuple[datetime, float]]) -> Drift | None:
+class Caution(NamedTuple):
+    """What it takes: the least change of the mean that counts, and the least that observations are taken to scatter."""
+
+    least: float = LEAST
+    scatter: float = LEAST_SCATTER
+
+
+OF_CHUNKS = Caution()
+OF_PIECES = Caution(math.log(1.5), 0.15)
+"""Pieces of one chunk are more alike than chunks are, and another chunk is no other pool: only much counts."""
+
+
+def drifted(history: Sequence[tuple[datetime, float]], caution: Caution = OF_CHUNKS) -> Drift | None:
     """The latest sure change in a history of log times (observed over expected), in any order; None where it is steady."""
     ordered = sorted(history)
     found: Drift | None = None
-    while (change := _change(ordered)) is not None:
+    while (change := _change(ordered, caution)) is not None:
         cut, moved = change
         found = Drift(ordered[cut][0], math.exp(moved))
         ordered = ordered[cut:]
     return found
 
 
-def _change(ordered: Sequence[tuple[datetime, float]]) -> tuple[int, float] | None:
+def _change(ordered: Sequence[tuple[datetime, float]], caution: Caution) -> tuple[int, float] | None:
     """Where the later part begins, and by how much its mean lies above the earlier's."""
     values = [value for _, value in ordered]
     count = len(values)
@@ -42,13 +55,13 @@ def _change(ordered: Sequence[tuple[datetime, float]]) -> tuple[int, float] | No
         return None
     steps = [abs(b - a) for a, b in pairwise(values)]
     # The median of the absolute difference of two draws from a normal is 0.954 of its spread.
-    scatter = max(LEAST_SCATTER, statistics.median(steps) / 0.954)
+    scatter = max(caution.scatter, statistics.median(steps) / 0.954)
     total, before = math.fsum(values), math.fsum(values[:EACH_SIDE])
     best, sure = (0, 0.0), SURE
     for cut in range(EACH_SIDE, count - EACH_SIDE + 1):
         moved = (total - before) / (count - cut) - before / cut
         errors = abs(moved) / (scatter * math.sqrt(1 / cut + 1 / (count - cut)))
-        if abs(moved) >= LEAST and errors > sure:
+        if abs(moved) >= caution.least and errors > sure:
             best, sure = (cut, moved), errors
         before += values[cut]
     return best if best[0] else None

@@ -5,7 +5,8 @@ The prior gives both the same spread and most of it in common (`TOGETHER`), so t
 chunks of different mixes tell them apart. One chunk shows the logarithm of its time, around what the two factors make of its
 tokens, with a spread of its own. Recent observations count more, longer ones count more up to a point; what was seen of the model
 on another pool moves a pool not yet seen by a part of the way, since most of a prior's error is common to a model; and what was
-seen before the pool changed its speed (`drift.py`) counts no more.
+seen before the pool changed its speed (`drift.py`) counts no more. A chunk may run for an hour: pieces of it tell of a change
+before it ends.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from batchsched.profiles.drift import drifted
+from batchsched.profiles.drift import OF_PIECES, drifted
 from batchsched.profiles.profile import Profile, spread
 
 SIGMA_FLOOR = 0.1
@@ -33,6 +34,9 @@ HALF_LIFE_S = 7 * 86400.0
 """An observation this much older than the newest counts half: engines are updated, neighbours change."""
 FULL_WEIGHT_S = 60.0
 """Shorter observations count less: ramp-up and ramp-down fill them."""
+PIECE_S = 30.0
+PIECE_ANSWERS = 4
+"""A piece of a chunk has so many answers and replica-seconds at least."""
 ROUNDS = 4
 """Of linearising the logarithm of a sum; two or three suffice."""
 
@@ -51,6 +55,8 @@ class Observation(msgspec.Struct, frozen=True):
     """Measured joules; None where nothing was measured."""
     startup_s: float | None = None
     """Where an engine was started for it."""
+    piece: bool = False
+    """A minute or so of a chunk that is an observation as well, whole: tells early that a pool has changed its speed."""
 
 
 def observations_of(rows: Sequence[Mapping[str, Any]]) -> list[Observation]:
@@ -65,10 +71,49 @@ def observations_of(rows: Sequence[Mapping[str, Any]]) -> list[Observation]:
             busy_s=row["busy_s"],
             input_tokens=int(row["input_tokens"]),
             output_tokens=int(row["output_tokens"]),
-            energy_j=row["energy_j"] if row["energy_source"] not in {"modelled", "unmeasured"} else None,
+            energy_j=row["energy_j"] if _metered(row) else None,
         )
         for row in rows
     ]
+
+
+def pieces_of(rows: Sequence[Mapping[str, Any]]) -> list[Observation]:
+    """Chunks in pieces, each long enough and of enough answers to tell a speed; what is left over goes to the last.
+
+    `rows`: entries of the ledger in time order. Of a chunk that has not come so far there is none.
+    """
+    done: list[list[Mapping[str, Any]]] = []
+    open_: dict[str, list[Mapping[str, Any]]] = {}
+    last: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        piece = open_.setdefault(row["chunk_id"], [])
+        piece.append(row)
+        if _sum(piece, "busy_s") >= PIECE_S and _sum(piece, "requests") >= PIECE_ANSWERS:
+            done.append(piece)
+            last[row["chunk_id"]] = open_.pop(row["chunk_id"])
+    for chunk_id, piece in open_.items():
+        last.get(chunk_id, []).extend(piece)
+    return [
+        Observation(
+            model=piece[0]["model"],
+            pool=piece[0]["pool"],
+            at=piece[-1]["ended_at"],
+            busy_s=_sum(piece, "busy_s"),
+            input_tokens=int(_sum(piece, "input_tokens")),
+            output_tokens=int(_sum(piece, "output_tokens")),
+            energy_j=_sum(piece, "energy_j") if all(map(_metered, piece)) else None,
+            piece=True,
+        )
+        for piece in done
+    ]
+
+
+def _metered(row: Mapping[str, Any]) -> bool:
+    return row["energy_source"] not in {"modelled", "unmeasured"}
+
+
+def _sum(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    return math.fsum(row[name] for row in rows)
 
 
 def update(prior: Profile, observations: Sequence[Observation], priors: dict[str, Profile] | None = None) -> Profile:
@@ -93,13 +138,18 @@ def update_all(priors: Mapping[str, Profile], observations: Iterable[Observation
 
 def _updated(prior: Profile, here: Sequence[Observation], elsewhere: Sequence[_Glance]) -> Profile:
     """`here`: what was seen of the model on this pool."""
-    own = [o for o in here if _usable(o)]
+    usable = [o for o in here if _usable(o)]
+    own, pieces = [o for o in usable if not o.piece], [o for o in usable if o.piece]
     start, variance = _other_pools(prior, elsewhere)
     factors, apart = _posterior(prior, own, start, variance)
     # Held against what all of it says: against the prior, a batch of other mixes would look like a change of the pool.
     change = drifted([(o.at, math.log(o.busy_s / _seconds(prior, factors, o))) for o in own])
     if change is not None:
-        own = [o for o in own if o.at >= change.since]
+        own, pieces = ([o for o in some if o.at >= change.since] for some in (own, pieces))
+        factors, apart = _posterior(prior, own, start, variance)
+    sudden = drifted([(o.at, math.log(o.busy_s / _seconds(prior, factors, o))) for o in pieces], OF_PIECES)
+    if sudden is not None:  # in the middle of a chunk, which says nothing by itself then
+        change, own = sudden, [o for o in pieces if o.at >= sudden.since]
         factors, apart = _posterior(prior, own, start, variance)
     reading = _reading(prior, own)
     sigma = (
@@ -193,7 +243,7 @@ class _Glance(NamedTuple):
 
 
 def _glance(prior: Profile, here: Sequence[Observation]) -> _Glance | None:
-    usable = [o for o in here if _usable(o)]
+    usable = [o for o in here if _usable(o) and not o.piece]
     if not usable:
         return None
     weights = _weights(usable)
