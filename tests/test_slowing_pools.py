@@ -168,7 +168,7 @@ def test_a_profile_follows_in_the_middle_of_a_chunk() -> None:
     assert after.drift is not None
     assert after.drift.factor == pytest.approx(2.0, rel=0.2)
     assert after.seconds(1, 1) == pytest.approx(2.0 * before.seconds(1, 1), rel=0.15)
-    assert after.power_w == pytest.approx(100.0, rel=0.2)
+    assert 100.0 < after.power_w < 0.5 * before.power_w + 50.0  # most of the way to what was measured
     steady = entries(before, [1.0] * 120, draw=draw)
     known = update(before, [whole(steady), *pieces_of(steady)])
     assert (known.drift, known.observations) == (None, 1)
