@@ -53,10 +53,17 @@ class Engines:
 
     def serve(self, pool: str, model: str, seconds: float, startup_s: float, width: int) -> Served:
         """Up to so many replica-seconds of work, on at most `width` engines: first on those that have the model, then on empty
-        ones, then in place of another model that is not in use."""
+        ones, then in place of another model that is not in use; later on one whose time left is short of it by more than a start
+        takes."""
         done = Served()
+        each = min(seconds / max(1, width), self._piece_s)
+
+        def lost_s(one: Engine) -> float:
+            starting = 0.0 if one.model == model else startup_s
+            return starting + max(0.0, each - (one.left_s - starting))
+
         able = [one for one in self._pools[pool] if one.left_s > _EPS and (one.model == model or not one.used)]
-        able.sort(key=lambda one: (one.model != model, not one.used, one.model is not None))
+        able.sort(key=lambda one: (round(lost_s(one)), one.model != model, not one.used, one.model is not None))
         for one in able[: max(0, width)]:
             if seconds - done.work_s <= _EPS:
                 break
