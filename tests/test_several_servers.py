@@ -55,7 +55,7 @@ def test_a_follower_serves_everything_by_the_leaders_plan(postgres_url: str, tmp
         explained = f"{PREFIX}/batches/{batch_id}/explain"
         assert follower.get(explained) == leader.get(explained)
         beat = {"leases": [{"chunk_id": lease["chunk_id"], "token": lease["token"]}]}
-        assert follower.post(f"{PREFIX}/workers/{worker.worker_id}/heartbeat", beat) == {"stale": [], "stop": {}}
+        assert follower.post(f"{PREFIX}/workers/{worker.worker_id}/heartbeat", beat) == {"stale": [], "stop": {}, "ceiling": None}
         worker.finish(lease)
         assert follower.until(batch_id, "completed")["request_counts"]["completed"] == 10
 
