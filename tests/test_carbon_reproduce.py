@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from batchsched.carbon import reproduce_ecoserve
 from batchsched.carbon.reproduce_greenllm import Assumed, Load, Reproduction, reproduce, table_1
 from batchsched.carbon.traffic import LLAMA_7B, Drafts, of_drafts, of_kv_cache
-from batchsched.cli.carbon_reproduce import reproduce as reproduce_command
+from batchsched.cli.main import cli
 
 MEDIAN = Load("sharegpt p50", 160, 140, 0.080)
 
@@ -113,7 +113,7 @@ def test_hosts_are_over_half_unless_the_vendor_is_believed(ecoserve: reproduce_e
 
 
 def run(*arguments: str) -> str:
-    result = CliRunner().invoke(reproduce_command, list(arguments), catch_exceptions=False)
+    result = CliRunner().invoke(cli, ["carbon", "reproduce", *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -135,13 +135,13 @@ def test_the_command_draws(paper: str, tmp_path: Path) -> None:
 
 
 def test_the_picture_has_a_known_form(tmp_path: Path) -> None:
-    result = CliRunner().invoke(reproduce_command, ["ecoserve", "--plot", str(tmp_path / "picture.bmp")])
+    result = CliRunner().invoke(cli, ["carbon", "reproduce", "ecoserve", "--plot", str(tmp_path / "picture.bmp")])
     assert result.exit_code == 2
     assert ".png or .svg" in result.output
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "0", "-1"])
 def test_what_is_assumed_is_a_positive_number(value: str) -> None:
-    result = CliRunner().invoke(reproduce_command, ["greenllm", "--rho", value])
+    result = CliRunner().invoke(cli, ["carbon", "reproduce", "greenllm", "--rho", value])
     assert result.exit_code == 2
     assert "--rho" in result.output

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from batchsched.cli.profile_run import run
+from batchsched.cli.main import cli
 from batchsched.errors import UnknownModel
 from batchsched.executors.orphans import end_orphans
 from batchsched.wire import PREFIX
@@ -52,12 +52,14 @@ def asked(folder: Path) -> int:
 
 
 def profile(folder: Path, *more: str) -> Result:
-    return CliRunner().invoke(run, [*WHERE, "--config", str(folder / "here.toml"), *FEW, *more], catch_exceptions=False)
+    return CliRunner().invoke(
+        cli, ["profile", "run", *WHERE, "--config", str(folder / "here.toml"), *FEW, *more], catch_exceptions=False
+    )
 
 
 @pytest.mark.parametrize("wrong", ["--rate=nan", "--rate=inf", "--seconds=nan", "--seconds=0", "--spread=nan", "--least=9"])
 def test_numbers_that_are_none_are_refused(wrong: str) -> None:
-    done = CliRunner().invoke(run, ["--pool", "local", "--model", "tiny", wrong])
+    done = CliRunner().invoke(cli, ["profile", "run", "--pool", "local", "--model", "tiny", wrong])
     assert done.exit_code == 2
     assert wrong.partition("=")[0] in done.output
 
