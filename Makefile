@@ -86,7 +86,7 @@ bench-meter: $(ENV) ## what metering costs: CPU time of each meter as a share of
 bench-cpu-beside: env model ## what online users feel of an engine on the host's idle processors: p99 with and without it (ARGS=--quick)
 	@$(PY) -m benchmarks.cpu_beside $(ARGS)
 
-bench-spare: env model ## our governor beside online users against fixed caps, priority alone and AIMD, 55 minutes (ARGS=--quick: ten)
+bench-spare: env model ## our governor beside online users against fixed caps, priority alone and AIMD, an hour (ARGS=--quick: a third)
 	@$(PY) -m benchmarks.spare $(ARGS)
 
 chaos: $(ENV) ## kill servers, workers, engines and PostgreSQL 200 times while batches run; nothing may be lost or run again

@@ -32,7 +32,7 @@ from batchsched.planner.fairness import Turns, arrivals, contested
 from batchsched.planner.last import standing
 from batchsched.planner.latest_start import latest_safe_starts
 from batchsched.published import Published, Recipe
-from batchsched.queue import chunks, ledger, overrides, plans, shares, tallies
+from batchsched.queue import chunks, ledger, overrides, plans, shares, tallies, workers
 from batchsched.queue.database import Database, again
 from batchsched.queue.rows import Row
 from batchsched.risks import Risks
@@ -381,7 +381,7 @@ class Scheduler:
         planned = {name: job for name in able if (job := published.jobs.get(name))}
         chosen = {name: model for name in planned if (model := published.model(name, pool, now))}
         models = {name: planned[name].model if model in lacking or not renames else model for name, model in chosen.items()}
-        models = {name: model for name, model in models.items() if self.fleet.pools[pool].serves(model)}
+        models = {name: model for name, model in models.items() if model not in lacking and self.fleet.pools[pool].serves(model)}
         turns = published.turns(pool, now, models, leased, served, self._weights)
         self._refresh(published, pool, now, idle=turns.over)
         next_at, prepare = published.coming(pool, now)
@@ -394,7 +394,7 @@ class Scheduler:
         are while there is no plan."""
         published, count, soon = self._in_force(connection), self.fleet.pools[pool].count, now + timedelta(seconds=lead_s)
         if published is None:
-            return Crew(sum(worker["pool"] == pool for worker in alive))
+            return Crew(sum(worker["pool"] == pool and not workers.rests(worker) for worker in alive))
         moments = [at for at in (now, soon) if self._open(pool, at) and not overrides.closed(connection, pool, at)]
         if not moments:
             return Crew(0, next_at=published.coming(pool, now)[0])

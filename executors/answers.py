@@ -85,7 +85,10 @@ _BAD_GATEWAY = 502
 _OVERLOADED = frozenset({429, 503})
 _TROUBLE = frozenset({408, 425})
 _FOREIGN = frozenset({401, 403})
-_WORDS = {"rate_limit": 429, "overloaded": 503, "unavailable": 503, "not_found": 404, "notfound": 404}
+_WORDS = {
+    "rate_limit": 429, "overloaded": 503, "unavailable": 503, "not_found": 404, "notfound": 404, "model_not_found": 404,
+    "invalid_api_key": 401, "invalid_authentication": 401, "authentication": 401, "permission": 403,
+}  # fmt: skip
 _REFUSING = ("invalid", "bad_request", "badrequest", "context_length", "exceed_context", "content_filter", "content_policy")
 """Beginnings of what OpenAI's, vLLM's and llama.cpp's servers call errors of a request."""
 # vLLM's words for "not me": while it drains after a SIGTERM (/health says 200 meanwhile), and after its core died.
@@ -130,10 +133,10 @@ def _meant(body: bytes) -> int:
         word = str(said or "").lower()
         if len(word) == 3 and word.isdecimal() and word[0] in "45":
             return int(word)
-        if word.startswith(_REFUSING):
-            return 400
         if status := next((status for start, status in _WORDS.items() if word.startswith(start)), 0):
             return status
+        if word.startswith(_REFUSING):
+            return 400
     return 500
 
 

@@ -10,6 +10,8 @@ from batchsched.lines import COMPLETIONS, EMBEDDINGS
 from batchsched.lines.limits import answers_of, limit_of
 
 _NOTHING = msgspec.Raw(b"")
+_MOST_ANSWERS = 2**20
+"""More are counted as so many: an engine refuses them, and sums of them must fit into what is kept of a worker."""
 _SEVERAL = frozenset({COMPLETIONS, EMBEDDINGS})
 """Endpoints that take several prompts at once."""
 
@@ -58,7 +60,7 @@ def demand_of(body: bytes | msgspec.Raw, endpoint: str) -> tuple[Demand, bytes]:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return Demand(len(bytes(body))), bytes(body)
     opening = b"".join((read.tools, read.instructions, read.messages, read.prompt, read.input))
-    (_, limit), answers, prompts = limit_of(read, endpoint), answers_of(read, endpoint), 1
+    (_, limit), answers, prompts = limit_of(read, endpoint), min(answers_of(read, endpoint), _MOST_ANSWERS), 1
     if endpoint in _SEVERAL:
         prompts = _prompts(bytes(read.prompt) or bytes(read.input))
     return Demand(len(opening), None if limit is None else limit * answers * prompts, answers, prompts), opening

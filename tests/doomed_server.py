@@ -126,7 +126,8 @@ if __name__ == "__main__":
         note_acknowledged(os.environ["DOOM_ACKS"])
     if "DOOM_CLOCK" in os.environ:
         set_clock_by(os.environ["DOOM_CLOCK"])
-    doom(written(sys.argv[2]) if sys.argv[1] == "told" else lambda: f"{sys.argv[1]} {sys.argv[2]}")
+    where, which = sys.argv[1:3]
+    doom(written(which) if where == "told" else lambda: f"{where} {which}")
     from batchsched.cli.main import main
 
     sys.argv = ["batchsched", *sys.argv[4:]]

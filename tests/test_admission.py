@@ -45,6 +45,7 @@ def body(**fields: object) -> bytes:
         ({"prompt": [[1, 2], [3]]}, COMPLETIONS, 32, 2),
         ({"prompt": [1, 2, 3]}, COMPLETIONS, 16, 1),
         ({"prompt": []}, COMPLETIONS, 16, 1),
+        ({"prompt": "a", "n": 2**50, "max_tokens": 1}, COMPLETIONS, 2**20, 2**20),
     ],
 )
 def test_what_a_request_asks_for(fields: dict[str, object], endpoint: str, answer_tokens: int | None, requests: int) -> None:

@@ -41,6 +41,8 @@ def test_an_answer_whose_error_is_empty_is_an_answer(error: Any) -> None:
         ({"message": "m", "code": "rate_limit_exceeded"}, 429, Verdict.OVERLOADED),
         ({"message": "EngineCore encountered an issue.", "code": 500}, 500, Verdict.OVERLOADED),
         ({"message": "m", "code": 401}, 401, Verdict.WRONG_ENGINE),
+        ({"message": "m", "type": "invalid_request_error", "code": "invalid_api_key"}, 401, Verdict.WRONG_ENGINE),
+        ({"message": "m", "type": "invalid_request_error", "code": "model_not_found"}, 404, Verdict.WRONG_ENGINE),
         ({"message": "no such model", "type": "NotFoundError", "param": "model", "code": 404}, 404, Verdict.WRONG_ENGINE),
     ],
 )

@@ -19,6 +19,7 @@ from batchsched.executors.launchers.memory import Notebook
 from batchsched.executors.launchers.names import Name
 from batchsched.executors.launchers.port import NAME_ENV, Spec
 from batchsched.executors.launchers.roll import Scene, Seen, moves
+from batchsched.executors.launchers.watch import Watch
 from batchsched.wire import Able, Launched, LaunchedWorker, Launching, Wanted
 from tests.fake_launcher import Cluster, FakeLauncher
 from tests.test_migrations import NOW
@@ -304,6 +305,17 @@ async def test_a_place_that_is_broken_says_nothing_about_a_changed_launch(world:
     launch = Notebook(world.folder).memory.pools["a"]
     assert (launch.good, launch.refused) == (NEW, {})
     assert len(world.running(NEW)) == 2
+
+
+def test_deaths_in_a_place_that_was_broken_never_count_against_a_launch_also_once_it_is_mended() -> None:
+    watch = Watch()
+    watch.aims("new", "old")
+    for number, digest in enumerate(("old", "old", "new", "new")):
+        watch.died(Name("a", 2, digest, number), "exit code 1", 0.0)
+    watch.died(Name("a", 1, "new", 4), "exit code 1", 0.0)
+    assert watch.target_deaths == [1]
+    watch.renewed([1, 2])
+    assert watch.target_deaths == [1], "place 1 was not broken: what died there still says something"
 
 
 @pytest.mark.parametrize("restarted", [False, True])

@@ -245,6 +245,13 @@ def test_a_worker_whose_engine_lacks_the_chosen_model_is_given_the_named_one(tmp
         assert (lease["model"], lease["rename"]) == ("big", False)
 
 
+def test_a_worker_whose_engine_lacks_every_model_is_told_of_none(tmp_path: Path) -> None:
+    with _live(tmp_path, {"DIRTY": 5, "CLEAN": 900}, on_new='["big", "small"]') as server:
+        _submit(server)
+        answer = server.worker("new", ready="small", renames=True, lacking="big").ask()
+        assert (answer["leases"], answer["prepare"]) == ([], None)
+
+
 def test_a_worker_that_cannot_rename_is_given_nothing_where_its_pool_does_not(greedy: LiveServer) -> None:
     def told() -> list[str]:
         greedy.runtime.scheduler.plan_now()

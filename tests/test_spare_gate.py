@@ -194,7 +194,7 @@ async def test_a_worker_says_where_it_is_and_keeps_to_its_part_of_the_ceiling() 
     async with working(server, engine):
         await until(lambda: engine.in_flight >= 4)
         server.ceiling = 2
-        await until(lambda: engine.in_flight <= 2, seconds=5)
+        await until(lambda: engine.in_flight <= 2)
         said = server.heard("heartbeat")[-1].sharing
         assert said.server.startswith(f"{socket.gethostname()}:")
         assert said.wants

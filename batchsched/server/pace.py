@@ -18,6 +18,8 @@ LEAST_S = 20.0
 STRETCH_S = 60.0
 STRETCH_REQUESTS = 8.0
 """A chunk may run for an hour. Of each stretch so long, in which so many requests were expected, it is said by itself."""
+STRETCHES = 5
+"""Of one lease: after so many slow ones each must be twice as long as the one before, for no plan has made it better."""
 
 
 class _Lease(msgspec.Struct):
@@ -27,6 +29,7 @@ class _Lease(msgspec.Struct):
     stretch_since: datetime | None = None
     """None until its first answers: before them it comes to life."""
     stretch_left: int = 0
+    slow_stretches: int = 0
 
 
 class Pace:
@@ -35,9 +38,11 @@ class Pace:
     def __init__(self) -> None:
         self._seen: dict[str, dict[tuple[str, int], _Lease]] = {}
 
-    def slow(self, worker_id: str, held: Iterable[Row], published: Published | None, now: datetime) -> bool:
+    def slow(
+        self, worker_id: str, held: Iterable[Row], published: Published | None, now: datetime, *, spare: bool = False
+    ) -> bool:
         """A worker says which chunks it holds: is one of them slower than the plan in force thinks, of which that was not told
-        yet?"""
+        yet? Of `spare` capacity no stretches are told: there it is online users who come and go."""
         before, mine = self._seen.pop(worker_id, {}), dict[tuple[str, int], _Lease]()
         running = [chunk for chunk in held if chunk["completed"] + chunk["failed"] < chunk["lines"]]
         for chunk in running:
@@ -50,7 +55,7 @@ class Pace:
             each_s = _request_s(chunk, published, now) * len(mine)  # several chunks of one worker share its engine
             if not lease.told and _late(lease, each_s, now):
                 slow = lease.told = True
-            slow |= _slow_stretch(lease, _left(chunk), each_s, now)
+            slow |= not spare and _slow_stretch(lease, _left(chunk), each_s, now)
         return slow
 
 
@@ -80,8 +85,10 @@ def _slow_stretch(lease: _Lease, left: int, each_s: float, now: datetime) -> boo
             lease.stretch_since, lease.stretch_left = now, left
         return False
     seconds = (now - lease.stretch_since).total_seconds()
-    expected = seconds / each_s if each_s > 0 else 0.0
-    if seconds < STRETCH_S or expected < STRETCH_REQUESTS:
+    expected = min(seconds / each_s, lease.stretch_left) if each_s > 0 else 0.0
+    if seconds < STRETCH_S * 2 ** max(0, lease.slow_stretches - STRETCHES + 1) or expected < STRETCH_REQUESTS:
         return False
     done, lease.stretch_since, lease.stretch_left = lease.stretch_left - left, now, left
-    return expected > SLOWER * done
+    slow = expected > SLOWER * done
+    lease.slow_stretches = lease.slow_stretches + 1 if slow else 0
+    return slow

@@ -68,7 +68,8 @@ class Watch:
     @property
     def target_deaths(self) -> list[int]:
         """Where replicas of the target died, once for each death that says something about it."""
-        return [place for place in self._target_deaths if place not in self.broken]
+        broken = self.broken
+        return [place for place in self._target_deaths if place not in broken]
 
     def look(self, replicas: Mapping[Name, Replica], workers: Mapping[str, LaunchedWorker], now_s: float) -> list[Seen]:
         """Those that have not ended, at a moment at which the server answered. A worker that it does not hear of just now is
@@ -88,15 +89,21 @@ class Watch:
         life.worker = worker or life.worker
         if life.worker and (life.worker.finished or life.for_s >= _STEADY_S):
             self._places.pop(name.place, None)
-            self._good_deaths.pop(name.place, None)
+            self._mended(name.place)
         return Seen(name, replica.state == "stopping", life.for_s, life.worker, life.worked_s, life.silent_s)
+
+    def _mended(self, place: int) -> None:
+        """What is there lives: as long as it was broken, deaths there said nothing about a launch, and they never will."""
+        if place in self.broken:
+            self._target_deaths = [each for each in self._target_deaths if each != place]
+        self._good_deaths.pop(place, None)
 
     def died(self, name: Name, why: str, now_s: float) -> float:
         """A replica ended without having been told to, or had to be ended. For how long its place is left empty, in seconds."""
         place = self._places[name.place]
         place.deaths += 1
         place.why = why
-        if name.digest == self._target:
+        if name.digest == self._target != self._good:
             self._target_deaths.append(name.place)
         if name.digest == self._good:
             self._good_deaths[name.place] += 1
@@ -112,7 +119,7 @@ class Watch:
         """Other GPUs are there now."""
         for place in places:
             self._places.pop(place, None)
-            self._good_deaths.pop(place, None)
+            self._mended(place)
 
     def paused(self, now_s: float) -> Collection[int]:
         """Places that are left empty for now."""

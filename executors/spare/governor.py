@@ -286,7 +286,7 @@ class Governor:
     def _kept(self, short: bool) -> int:
         """A little more than the cap: what ends by itself in a moment need not be pushed out, at the cost of what it has done."""
         cap = math.ceil(self._cap)
-        return cap if short else math.ceil(_SOME_OVER * cap) + 1
+        return cap if short else min(self.ceiling, math.ceil(_SOME_OVER * cap) + 1)
 
     def _told(self, window: Window, idle: bool, cut: float, why: str) -> Budget:
         step_s = window.step.seconds if window.step else self.model.seconds(window.online + window.ours, 0)
