@@ -212,17 +212,28 @@ async def test_responses_and_completions_with_their_own_fields(odd: VllmEngine) 
 async def test_requests_that_hang_after_a_sigterm_are_let_go_and_their_chunk_goes_back(odd: VllmEngine) -> None:
     """Without a drain vLLM closes its door, ends its engine and leaves those inside without a word. The last test: it is gone."""
     server = FakeServer([])
-    server.add([as_line(f"n{number}", "hello", max_tokens=MAX_LEN - 40, ignore_eos=True) for number in range(QUEUE)])
+    lines = 300  # more than can be answered until the engine is down
+    server.add([as_line(f"n{number}", "hello", max_tokens=MAX_LEN - 40, ignore_eos=True) for number in range(lines)])
     async with working(server, engine_url=odd.url):
         async with aiohttp.ClientSession() as session, asyncio.timeout(START_S):
-            while not await in_flight(session, odd.url):  # to see all of them at once is luck on a busy machine
+            while not await in_flight(session, odd.url):
                 await asyncio.sleep(0.02)
         os.kill(odd.pids()[0], signal.SIGTERM)
         await server.until(lambda: server.heard("fail"), START_S)
-        with pytest.raises(aiohttp.ClientConnectorError):
-            await ask(odd.url, CHAT, chat(max_tokens=2))
-    assert set(server.heard("fail")[0].suspects) <= set(range(1, QUEUE + 1))
-    assert not server.results
+        await _until_nobody_listens(odd.url)
+    assert len(server.results) < lines
+    assert not set(server.heard("fail")[0].suspects) & set(server.results)
+
+
+async def _until_nobody_listens(url: str) -> None:
+    async with asyncio.timeout(START_S):
+        while True:
+            try:
+                await ask(url, CHAT, chat(max_tokens=2))
+            except aiohttp.ClientConnectorError:
+                return
+            except aiohttp.ClientConnectionError:
+                await asyncio.sleep(0.02)  # it is still going down
 
 
 async def in_flight(session: aiohttp.ClientSession, url: str) -> float:
