@@ -64,7 +64,7 @@ class Lived(NamedTuple):
     grams: float
 
 
-@pytest.mark.slow
+@pytest.mark.long  # it lives by the clock of the wall: beside other tests a machine that stalls for a moment would fail it
 @pytest.mark.timeout(300)
 def test_a_day_with_a_counting_engine(tmp_path: Path) -> None:
     with Stage(tmp_path, delay_s=0.4) as stage:
