@@ -223,14 +223,19 @@ def _change(
         _write(record, uuid, **before())
         act()
     except Exception as problem:  # every error of the library is one of its own classes; the work must go on
-        if isinstance(problem, refusals) and known is None:
-            record.unlink(missing_ok=True)
-        elif isinstance(problem, refusals) and known is not None:
-            put(record, known)
+        if isinstance(problem, refusals):
+            _as_it_was(record, known)
         log.warning("GPU %s gets no %s: %s.", uuid, what, problem)
         return not isinstance(problem, passed)
     log.info("GPU %s has a %s while this worker runs.", uuid, what)
     return True
+
+
+def _as_it_was(record: Path, known: bytes | None) -> None:
+    if known is None:
+        record.unlink(missing_ok=True)
+    else:
+        put(record, known)
 
 
 def _write(record: Path, uuid: str, **changed: Any) -> None:

@@ -183,8 +183,8 @@ class LeaseDesk:
                 answer.stop[row["id"]] = "paused"
             elif not self._runtime.scheduler.may_go_on(row["batch_id"], row["pool"], now, closed[row["pool"]]):
                 answer.stop[row["id"]] = "window_closed"
-        runtime, shared = self._runtime, self._runtime.fleet.is_spare(worker["pool"])
-        slow = self._pace.slow(worker_id, rows, runtime.scheduler.published, now, spare=shared)
+        spared = self._runtime.fleet.is_spare(worker["pool"])
+        slow = self._pace.slow(worker_id, rows, self._runtime.scheduler.published, now, spare=spared)
         if slow or health.is_news(before, worker):
             self._runtime.scheduler.poke()
         answer.stop = {chunk_id: known_reason(reason, worker["protocol"]) for chunk_id, reason in answer.stop.items()}

@@ -165,8 +165,7 @@ class Backtest:
         if self._last is not None:
             before, made_s = self._last
             stood, stands = (cells(p.plan, at_s, now_s, self._left) for p, at_s in ((before, made_s), (published, now_s)))
-            self._outcome.planned_s += math.fsum(stood.values())
-            self._outcome.moved_s += math.fsum(max(0.0, seconds - stands.get(cell, 0.0)) for cell, seconds in stood.items())
+            self._outcome.replanned(stood, stands)
         self._last = published, now_s
         self.records.plan(published, now_s, self.names)
 
@@ -203,10 +202,7 @@ class Backtest:
             if finished_s is None:
                 found.unfinished.append(name)
                 continue
-            found.waited_s += finished_s - arrival.at_s
-            if finished_s > arrival.deadline_s + 1.0:
-                found.missed.append(name)
-                found.late_s += finished_s - arrival.deadline_s
+            found.done(name, finished_s - arrival.at_s, finished_s - arrival.deadline_s)
         found.unfinished += [arrival.batch_id for arrival in self._coming if arrival.at_s >= 0]
         return found
 

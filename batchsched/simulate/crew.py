@@ -277,8 +277,7 @@ class Crew:
             self._told("failed", replica, held.lease, 0)
         replica.failures += 1
         replica.left_s = self._truth.fails_in_s(replica.name, replica.failures)
-        replica.state, replica.held, replica.model, replica.startup = "down", None, None, None
-        replica.turn += 1
+        replica.goes_down()
         self._events.at(self._events.now_s + self._conditions.repair_s, partial(self._repaired, replica, replica.turn))
         self.ask_all()  # the rest of the chunk is free
 
@@ -352,9 +351,8 @@ class Crew:
             self._idled(replica)
             spent = self._spent(replica)
             self._desk.bye(replica.worker_id, Bye([spent] if spent else []))
-            replica.state, replica.held, replica.model, replica.startup = "down", None, None, None
+            replica.goes_down()
             replica.worker_id = ""
-            replica.turn += 1
         self.ask_all()
 
     def _back(self, pool: str) -> None:

@@ -122,8 +122,6 @@ def _as_it_was(database: Database, asked: Collection[Mapping[str, Any]], whole: 
         if ended is None:
             found.unfinished.append(row["id"])
             continue
-        found.waited_s += (ended - row["created_at"]).total_seconds()
-        if (late_s := (ended - row["deadline_at"]).total_seconds()) > 0:
-            found.missed.append(row["id"])
-            found.late_s += late_s
+        waited, late = ended - row["created_at"], ended - row["deadline_at"]
+        found.done(row["id"], waited.total_seconds(), late.total_seconds(), grace_s=0.0)
     return found

@@ -6,6 +6,11 @@ import math
 
 import msgspec
 
+from batchsched.simulate.moves import Cells
+
+GRACE_S = 1.0
+"""As far as a deadline may be passed without a miss: edges of time are rounded."""
+
 
 class Work(msgspec.Struct, frozen=True):
     """What one pool did for a batch without a break, or for none (`batch_id` empty: an engine that stood ready without work)."""
@@ -45,6 +50,19 @@ class Outcome(msgspec.Struct):
     """Replica-seconds that the latest safe start took, whatever the plan was."""
     planning_cpu_s: float = 0.0
     work: list[Work] = []
+
+    def done(self, batch_id: str, waited_s: float, late_s: float, grace_s: float = GRACE_S) -> None:
+        """A batch is finished, so long after it came, and after its deadline (below 0: before it)."""
+        self.waited_s += waited_s
+        if late_s > grace_s:
+            self.late_s += late_s
+            if batch_id not in self.missed:
+                self.missed.append(batch_id)
+
+    def replanned(self, stood: Cells, stands: Cells) -> None:
+        """A plan follows another: replica-seconds ahead as the one before had them, and as this one has them."""
+        self.planned_s += math.fsum(stood.values())
+        self.moved_s += math.fsum(max(0.0, seconds - stands.get(cell, 0.0)) for cell, seconds in stood.items())
 
     @property
     def grams(self) -> float:

@@ -69,6 +69,11 @@ class Replica(msgspec.Struct):
     """Seconds of work until it fails."""
     turn: int = 0
 
+    def goes_down(self) -> None:
+        """Its engine and what it held are gone."""
+        self.state, self.held, self.model, self.startup = "down", None, None, None
+        self.turn += 1
+
     @property
     def ready(self) -> list[str]:
         """What its engine serves right now."""

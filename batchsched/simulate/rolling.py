@@ -177,9 +177,7 @@ class _World:
     def _count_moves(self, plan: Plan, now_s: float) -> None:
         """How much of the last plan's work ahead is no longer where it was."""
         before = cells(self._plan, self._made_s, now_s, self.batches)
-        after = cells(plan, now_s, now_s, self.batches)
-        self.outcome.planned_s += math.fsum(before.values())
-        self.outcome.moved_s += math.fsum(max(0.0, seconds - after.get(cell, 0.0)) for cell, seconds in before.items())
+        self.outcome.replanned(before, cells(plan, now_s, now_s, self.batches))
 
     # -- what then happens --
 
@@ -251,11 +249,7 @@ class _World:
     def _finish(self, batch: Batch, at_s: float, done: Served) -> None:
         finished_s = at_s + done.until_s
         arrival = self.batches.pop(batch.arrival.batch_id).arrival
-        self.outcome.waited_s += finished_s - arrival.at_s
-        if finished_s > arrival.deadline_s + 1.0:
-            self.outcome.late_s += finished_s - arrival.deadline_s
-            if arrival.batch_id not in self.outcome.missed:
-                self.outcome.missed.append(arrival.batch_id)
+        self.outcome.done(arrival.batch_id, finished_s - arrival.at_s, finished_s - arrival.deadline_s)
 
     def _pay(self, at_s: float, pool: str, batch_id: str, seconds: float, starting_s: float, watts: float) -> None:
         site = self.scene.fleet.site_of(pool)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 
 from batchsched.fleet import Fleet
-from batchsched.profiles.profile import Profile
 from batchsched.settings import Carbon
 from batchsched.simulate.conditions import Conditions
 from batchsched.simulate.scene import Arrival, Scene
@@ -115,11 +114,10 @@ class Truth:
         """Requests of a line of a model: a line takes its part of `chunk_s` on a replica of mean speed."""
         pools = {name: pool.count for name, pool in self._fleet.pools.items() if (model, name) in self._scene.profiles}
         asked = [one for one in self._scene.arrivals if one.model == model]
-        tokens = (
-            fmean(one.input_tokens for one in asked) if asked else 1.0,
-            fmean(o.output_tokens for o in asked) if asked else 1.0,
-        )
-        rates = [count / _request_s(self._scene.profiles[model, name], tokens) for name, count in pools.items()]
+        tokens = 1.0, 1.0
+        if asked:
+            tokens = fmean(one.input_tokens for one in asked), fmean(one.output_tokens for one in asked)
+        rates = [count / self._scene.profiles[model, name].seconds(*tokens) for name, count in pools.items()]
         mean_rate = math.fsum(rates) / max(1, sum(pools.values()))
         return max(1.0, mean_rate * self._conditions.chunk_s / self._conditions.chunk_lines)
 
@@ -129,7 +127,3 @@ class Truth:
 
     def _rng(self, *of: str) -> np.random.Generator:
         return np.random.default_rng([self._scene.seed, *(zlib.crc32(word.encode()) for word in of)])
-
-
-def _request_s(profile: Profile, tokens: tuple[float, float]) -> float:
-    return profile.seconds(*tokens)
