@@ -243,6 +243,11 @@ class Loaded(msgspec.Struct, frozen=True):
     catalogue: Catalogue = builtin()
     """The hardware that is known, the user's own included."""
 
+    @property
+    def base_dir(self) -> Path:
+        """From where relative paths in it count."""
+        return self.path.parent if self.path else Path()
+
 
 def load(path: Path | None = None, *, env: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None) -> Loaded:
     """Read the configuration.

@@ -70,6 +70,19 @@ async def working(server: FakeServer, engine: FakeEngine | Path | str, **setting
                 await runner.cleanup()
 
 
+def noting(engine: FakeEngine) -> list[tuple[str, int]]:
+    """Grows by each prompt as it comes, and how many the engine then has."""
+    seen: list[tuple[str, int]] = []
+    count = engine._count
+
+    def noted(prompt: str) -> None:
+        seen.append((prompt, engine.in_flight))
+        count(prompt)
+
+    engine._count = noted  # type: ignore[method-assign]
+    return seen
+
+
 async def run(server: FakeServer, engine: FakeEngine | Path, **settings: Any) -> dict[str, dict[str, Any]]:
     """Everything the server has, run; the output lines."""
     async with working(server, engine, **settings):
@@ -238,14 +251,7 @@ async def test_an_engine_that_cannot_start_is_tried_again_then_given_up(tmp_path
 async def test_suspects_go_first_half_at_a_time_with_the_engine_for_themselves() -> None:
     server, engine = FakeServer([f"n{number}" for number in range(1, 20)]), FakeEngine(delay_s=0.05)
     server.chunks[0].suspects = [9, 1, 3, 12]
-    seen: list[tuple[str, int]] = []
-    count = engine._count
-
-    def noted(prompt: str) -> None:
-        seen.append((prompt, engine.in_flight))
-        count(prompt)
-
-    engine._count = noted  # type: ignore[method-assign]
+    seen = noting(engine)
     await run(server, engine)
     assert seen[:4] == [("n9", 2), ("n1", 1), ("n3", 1), ("n12", 1)]
     assert seen[4][1] == 15

@@ -10,7 +10,7 @@ from batchsched.executors import asking
 from batchsched.fleet import Pool
 from tests.fake_engine import FakeEngine
 from tests.fake_server import FakeServer
-from tests.test_executors_driver import run, working
+from tests.test_executors_driver import noting, run, working
 
 pytestmark = pytest.mark.slow
 
@@ -105,14 +105,7 @@ async def test_lines_that_met_errors_only_are_not_hunted_as_those_of_a_death_are
     prompts[2] = "n3 [[500]]"
     server, engine = FakeServer(prompts), FakeEngine(delay_s=0.05)
     server.chunks[0].suspects, server.chunks[0].erring = [9, 1, 3, 12], [3, 12]
-    seen: list[tuple[str, int]] = []
-    count = engine._count
-
-    def noted(prompt: str) -> None:
-        seen.append((prompt, engine.in_flight))
-        count(prompt)
-
-    engine._count = noted  # type: ignore[method-assign]
+    seen = noting(engine)
     outputs = await run(server, engine)
     assert seen[:2] == [("n9", 1), ("n1", 1)]
     assert seen[2][1] == 16

@@ -22,6 +22,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[LiveServer]:
 
 
 @pytest.fixture(scope="module")
+def idle_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[LiveServer]:
+    """One without batches: nothing is written there but what a test sends."""
+    with live_server(tmp_path_factory.mktemp("idle")) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
 def client(server: LiveServer) -> Generator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as made:
         yield made
@@ -327,10 +334,10 @@ def test_files_are_gone_when_their_time_is_over(tmp_path: Path) -> None:
         ({"file": ("f", b"{}")}, {"purpose": "batch", "expires_after[seconds]": "5"}, "expires_after.anchor"),
     ],
 )
-def test_a_bad_upload_is_refused_and_leaves_nothing(server: LiveServer, files: Any, data: Any, param: str) -> None:
-    folder = Path(server.runtime.settings.server.data_dir)
+def test_a_bad_upload_is_refused_and_leaves_nothing(idle_server: LiveServer, files: Any, data: Any, param: str) -> None:
+    folder = Path(idle_server.runtime.settings.server.data_dir)
     before = set(folder.rglob("*"))
-    answer = server.http.post("/v1/files", files=files, data=data)
+    answer = idle_server.http.post("/v1/files", files=files, data=data)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
     left = {path for path in set(folder.rglob("*")) - before if not path.name.startswith("batchsched.db")}
     assert not left

@@ -156,7 +156,7 @@ def load_checked(config: Path | None = None, **flags: Any) -> Loaded:
         except InvalidConfiguration as problem:
             raise InvalidConfiguration(f"{where}: key 'pools.{name}.window.cron': {problem.message}") from None
     forecast = loaded.settings.forecast
-    base = loaded.path.parent if loaded.path else Path()
+    base = loaded.base_dir
     if forecast.source == "file" and not (base / forecast.path).is_file():
         raise InvalidConfiguration(f"{where}: key 'forecast.path': there is no file {base / forecast.path}.")
     return loaded

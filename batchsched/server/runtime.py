@@ -56,8 +56,7 @@ class Runtime:
         try:
             self.store = outside.store or open_store(loaded.settings.server.store_url, root)
             settle(self.database, self.store)
-            base_dir = loaded.path.parent if loaded.path else Path()
-            opened = Opened(outside.provider, None, {}) if outside.provider else self._forecasts(loaded, base_dir)
+            opened = Opened(outside.provider, None, {}) if outside.provider else self._forecasts(loaded)
             self.provider, self.chain, self.own = opened.provider, opened.chain, opened.own
             provider = opened.provider
             weights = {name: tenant.weight for name, tenant in loaded.settings.tenants.items()}
@@ -105,8 +104,8 @@ class Runtime:
             self.database.close()
             raise
 
-    def _forecasts(self, loaded: Loaded, base_dir: Path) -> Opened:
-        return open_forecasts(loaded.settings.forecast, base_dir, lambda: self.archive, self.clock)
+    def _forecasts(self, loaded: Loaded) -> Opened:
+        return open_forecasts(loaded.settings.forecast, loaded.base_dir, lambda: self.archive, self.clock)
 
     @cached_property
     def archive(self) -> Archive:

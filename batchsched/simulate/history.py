@@ -73,9 +73,8 @@ def _configured(loaded: Loaded, clock: Clock) -> Provider:
     from batchsched.forecasts.archive import Archive
 
     settings = loaded.settings
-    base_dir = loaded.path.parent if loaded.path else Path()
     return open_forecasts(
-        settings.forecast, base_dir, lambda: Archive(settings.archive_folder(), order=settings.forecast.order_for), clock
+        settings.forecast, loaded.base_dir, lambda: Archive(settings.archive_folder(), order=settings.forecast.order_for), clock
     ).provider
 
 
