@@ -89,6 +89,9 @@ bench-cpu-beside: env model ## what online users feel of an engine on the host's
 bench-spare: env model ## our governor beside online users against fixed caps, priority alone and AIMD, an hour (ARGS=--quick: a third)
 	@$(PY) -m benchmarks.spare $(ARGS)
 
+bench-cli: $(ENV) ## how quickly commands start beside a bare click, and what an installation takes (ARGS=--no-server: the client's alone)
+	@$(PY) -m benchmarks.cli $(ARGS)
+
 chaos: $(ENV) ## kill servers, workers, engines and PostgreSQL 200 times while batches run; nothing may be lost or run again
 	@$(PY) -m tests.chaos $(ARGS)
 
@@ -116,4 +119,4 @@ $(PEERS): locks/peers.txt tools/make_env.py | $(ENV)
 .models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
 	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
 
-.PHONY: help env engine-env llama-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-rolling bench-carbon bench-carbon-full bench-meter bench-cpu-beside bench-spare chaos docs lock clean
+.PHONY: help env engine-env llama-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-rolling bench-carbon bench-carbon-full bench-meter bench-cpu-beside bench-spare bench-cli chaos docs lock clean

@@ -140,7 +140,7 @@ def _cell(load: str, goal: str, limits: tuple[float, ...], ran: dict[str, Ran]) 
         low, high = _interval(alone, kept[name])
         print(
             f"  {name:15} attainment {_share(kept[name]):.4f}, below alone {_share(alone) - _share(kept[name]):+.4f} "
-            f"[{low:+.4f}, {high:+.4f}], offline {run.offline_tokens_per_s:7.0f} tok/s"
+            f"[{low:+.4f}, {high:+.4f}], offline {run.offline_tokens_per_s:7.0f} tok/s, missed by round {_missed(kept[name])}"
         )
     keep = [
         run.offline_tokens_per_s for name, run in ran.items() if name.startswith("cap ") and _loss(alone, kept[name]) <= ALLOWED
@@ -204,6 +204,11 @@ def _interval(alone: list[bool], ours: list[bool]) -> tuple[float, float]:
     sums = [sum(lost[at * _STRETCH : (at + 1) * _STRETCH]) for at in range(stretches)]
     found = sorted(sum(rng.choices(sums, k=stretches)) / len(alone) for _ in range(_RESAMPLED))
     return found[int(0.025 * _RESAMPLED)], found[int(0.975 * _RESAMPLED)]
+
+
+def _missed(kept: list[bool]) -> str:
+    """How many of each round: a stretch in which the machine stood still is told from a guard that lets too much in."""
+    return " ".join(str(kept[at : at + _ROUND].count(False)) for at in range(0, len(kept), _ROUND))
 
 
 def _loss(alone: list[bool], other: list[bool]) -> float:
