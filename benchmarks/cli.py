@@ -1,10 +1,10 @@
 """How quickly the command line starts, and what an installation takes. The last line is JSON.
 
-`python -m benchmarks.cli [--rounds 40] [--no-server]`. The project is installed from this checkout into environments of their own,
-as a user would: once for the clients alone, once with `[server]`; their packages are what `install_mb_*` counts (pip, which every
-environment has, left out). In the first, `batchsched --help` is timed against `python -c "import click"`, and `batchsched list`
-at a server with one batch against `python -c "import click, httpx"`: by turns, whole processes, compiled files warm. Ratios are of
-medians, with a 95 % interval by drawing rounds again.
+`python -m benchmarks.cli [--rounds 40] [--no-server]`. The project is installed from this checkout into environments of their
+own, as a user would: once for the clients alone, once with `[server]`; `install_mb_*` is what their packages take (pip, which
+every environment has, left out). In the first, `batchsched --help` is timed against `python -c "import click"`, and `batchsched
+list` at a server with one batch against `python -c "import click, httpx"`: by turns, whole processes, compiled files warm. Ratios
+are of medians, with a 95 % interval by drawing rounds again.
 """
 
 from __future__ import annotations
