@@ -102,7 +102,7 @@ def compared(key: str, mine: Sequence[str], bare: Sequence[str], rounds: int, fo
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
     ours, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return ours / bare
+    return float(ours / bare)
 
 
 def timed(command: Sequence[str], folder: Path) -> float:
