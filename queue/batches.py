@@ -62,6 +62,12 @@ def in_state(connection: Connection, states: Sequence[str]) -> list[Row]:
     return every(connection, query)
 
 
+def came(connection: Connection, start: datetime, end: datetime) -> list[Row]:
+    """Every batch of every tenant that was created in [start, end), in the order of their coming."""
+    query = select(batches).where(batches.c.created_at >= start, batches.c.created_at < end)
+    return every(connection, query.order_by(batches.c.created_at, batches.c.id))
+
+
 def due(connection: Connection, now: datetime) -> list[Row]:
     """Every open batch that has a next step, by itself or since its deadline has come; the earliest deadline first."""
     # With a limit, so that PostgreSQL looks into the index for each batch and does not read all chunks at once.

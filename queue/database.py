@@ -12,6 +12,8 @@ from typing import ParamSpec, TypeVar
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError
@@ -42,16 +44,20 @@ class Database:
     reads in order to change it, it must lock (`with_for_update`).
     """
 
-    def __init__(self, where: Path | str, *, lasting: bool = True) -> None:
+    def __init__(self, where: Path | str, *, lasting: bool = True, reading: bool = False) -> None:
         """Open (and migrate) the SQLite file at a path, or the PostgreSQL database at a `postgresql://` URL.
 
-        `lasting`: is it to outlive a loss of power? Only a simulation's is not.
+        `lasting`: is it to outlive a loss of power? Only a simulation's is not. `reading`: PostgreSQL alone, which servers may
+        have in use: nothing is migrated, and nothing can be changed; of SQLite take a copy (`copying.copy_of`).
         Raises DataFolderInUse where another process has the file open, DamagedDatabase, DatabaseUnavailable.
         """
-        self._below = Postgres(where) if isinstance(where, str) else Sqlite(where, lasting=lasting)
+        self._below = Postgres(where, reading=reading) if isinstance(where, str) else Sqlite(where, lasting=lasting)
         try:
             with translated():
-                upgrade(self._below.writer)
+                if reading and isinstance(where, str):
+                    same_schema(self._below.writer)
+                else:
+                    upgrade(self._below.writer)
         except DBAPIError as problem:
             self._below.close()
             raise DamagedDatabase(
@@ -110,7 +116,28 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
         try:
             command.upgrade(config, revision)
         except CommandError:  # it knows no such revision
-            raise DamagedDatabase("The database was made by a newer batchsched.", hint="Upgrade this one.") from None
+            raise _newer() from None
+
+
+def same_schema(engine: Engine) -> None:
+    """Raises DamagedDatabase where the schema is not the one of this version; changes nothing."""
+    scripts = ScriptDirectory(str(MIGRATIONS))
+    with engine.connect() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    if found is None:
+        raise DamagedDatabase("The database holds nothing of batchsched.", hint="Is it the one that your server has?")
+    if found == scripts.get_current_head():
+        return
+    if found not in {script.revision for script in scripts.walk_revisions()}:
+        raise _newer()
+    raise DamagedDatabase(
+        f"The database's schema ({found}) is older than this batchsched's ({scripts.get_current_head()}).",
+        hint="Here it is only read, so it is left as it is: upgrade the server first, or use the server's own version.",
+    )
+
+
+def _newer() -> DamagedDatabase:
+    return DamagedDatabase("The database was made by a newer batchsched.", hint="Upgrade this one.")
 
 
 def again(step: Callable[P, T]) -> Callable[P, T]:

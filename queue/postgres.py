@@ -24,6 +24,8 @@ SESSION = {
     "random_page_cost": "1.1",
 }
 """Of every connection: what is committed is on the disk; a server that hangs does not hold locks for ever; disks do not turn."""
+READING = {**SESSION, "default_transaction_read_only": "on", "statement_timeout": "600s"}
+"""Of one who looks at months of a database that servers work in: he can change nothing, and may take his time."""
 KEEPALIVES = {
     "connect_timeout": 10,
     "keepalives_idle": 5,
@@ -37,12 +39,16 @@ KEEPALIVES = {
 class Postgres:
     """A pool of connections."""
 
-    def __init__(self, url: str) -> None:
-        """Connects to nothing yet. Raises InvalidConfiguration for a bad URL, MissingExtra without the driver."""
+    def __init__(self, url: str, *, reading: bool = False) -> None:
+        """Connects to nothing yet; `reading`: with connections on which nothing can be changed.
+
+        Raises InvalidConfiguration for a bad URL, MissingExtra without the driver.
+        """
         address = parse_url(url)
         self.name = f"The database {address.render_as_string(hide_password=True)}"
         self._address = address
-        self.writer = _engine(address, "batchsched", SESSION, pool_size=8, max_overflow=12, pool_timeout=20)
+        session = READING if reading else SESSION
+        self.writer = _engine(address, "batchsched", session, pool_size=8, max_overflow=12, pool_timeout=20)
         self._reader = self.writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._single = self.writer.execution_options(isolation_level="AUTOCOMMIT")
 

@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, Engine, MetaData, insert, inspect, select
 from sqlmodel import SQLModel
 
-from batchsched.errors import DamagedDatabase
+from batchsched.errors import DamagedDatabase, DatabaseUnavailable
 from batchsched.queue import batches, chunks, files, ledger, plans, workers
 from batchsched.queue.database import MIGRATIONS, Database, upgrade
 from batchsched.queue.postgres import Postgres
@@ -134,6 +134,32 @@ def test_several_servers_may_migrate_at_once(postgres: PostgresServer) -> None:
         with opened.read() as connection:
             assert batches.counted(connection) == {}
         opened.close()
+
+
+def test_who_only_looks_changes_nothing(postgres: PostgresServer) -> None:
+    with postgres.fresh() as url:
+        opened = Database(url, reading=True)
+        with opened.read() as connection:
+            assert batches.counted(connection) == {}
+        with pytest.raises(DatabaseUnavailable), opened.write() as connection:
+            connection.exec_driver_sql("DELETE FROM counters")
+        opened.close()
+
+
+def test_who_only_looks_refuses_another_schema(postgres: PostgresServer) -> None:
+    with postgres.fresh(template="template0") as url:
+        with pytest.raises(DamagedDatabase, match="holds nothing of batchsched"):
+            Database(url, reading=True)
+        below = Postgres(url)
+        upgrade(below.writer, REVISIONS[-2])
+        with pytest.raises(DamagedDatabase, match=rf"schema \({REVISIONS[-2]}\) is older .* \({REVISIONS[-1]}\)"):
+            Database(url, reading=True)
+        with below.write() as connection:
+            assert MigrationContext.configure(connection).get_current_revision() == REVISIONS[-2]
+            connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+        below.close()
+        with pytest.raises(DamagedDatabase, match="newer batchsched"):
+            Database(url, reading=True)
 
 
 def test_a_database_from_the_future_is_refused(database_url: str, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ it."""
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,11 +13,16 @@ import pytest
 
 from batchsched.fleet import Fleet, Pool, Site
 from batchsched.planner.fleet_model import Floats
-from batchsched.simulate import POLICIES, Grid, draw_scene, simulate
-from batchsched.simulate.ceiling import Task, check, least_g, tasks
+from batchsched.simulate import POLICIES, Grid, backtests, draw_scene, simulate
+from batchsched.simulate.backtests import Backtest
+from batchsched.simulate.ceiling import Impossible, Task, check, least_g, tasks
 from batchsched.simulate.drawn import Drawn
 from batchsched.simulate.outcome import Outcome, Work
+from batchsched.simulate.paid import paid
 from batchsched.simulate.rolling import hours_of
+from tests.test_backtest import COARSE
+from tests.test_backtest import grid as a_grid
+from tests.test_backtest import scene as a_scene
 
 START = datetime(2021, 7, 1, tzinfo=UTC)
 ONE = Fleet({"s": Site("z", pue=1.0)}, {"p": Pool(site="s", gpu="T4", count=1)}, {}, "s")
@@ -87,3 +94,36 @@ def test_a_saving_that_cannot_be_is_noticed() -> None:
         )
     undone = [arrival.batch_id for arrival in scene.arrivals]
     check(msgspec.structs.replace(honest, work=[], unfinished=undone), scene, grid)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["run now", "greedy, perfect foresight"])
+def test_a_whole_server_is_held_against_what_its_work_took(policy: str, tmp_path: Path) -> None:
+    """By the speeds, watts and lengths that were drawn: with those that were expected the bound would be another."""
+    made = Backtest(a_scene(), a_grid(), POLICIES[policy], COARSE, tmp_path)
+    try:
+        outcome = made.run()
+        done = made.tasks(outcome)
+    finally:
+        made.close()
+    assert len(done) == len(a_scene().arrivals)
+    expected = tasks(a_scene(), (), a_grid().hours * 3600.0)
+    assert [one.seconds_on for one in done] != [one.seconds_on for one in expected]
+    for real, thought in zip(done, expected, strict=True):
+        assert real.seconds_on == pytest.approx(thought.seconds_on, rel=0.5)
+    least = least_g(done, a_scene().fleet, a_grid().truth)
+    assert 0.4 * outcome.grams < least <= outcome.grams
+
+
+@pytest.mark.slow
+def test_a_whole_server_that_emits_too_little_ends_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cheated(*args: Any) -> list[Work]:
+        return [msgspec.structs.replace(work, grams=0.3 * work.grams) for work in paid(*args)]
+
+    monkeypatch.setattr(backtests, "paid", cheated)
+    made = Backtest(a_scene(), a_grid(), POLICIES["greedy, perfect foresight"], COARSE, tmp_path)
+    try:
+        with pytest.raises(Impossible, match="the simulation has a fault"):
+            made.run()
+    finally:
+        made.close()

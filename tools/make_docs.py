@@ -76,10 +76,10 @@ def commands(group: click.Group, parent: click.Context) -> Iterator[tuple[str, c
         if command is None:
             raise LookupError(name)
         context = click.Context(command, info_name=name, parent=parent, terminal_width=100, max_content_width=100)
+        if not isinstance(command, click.Group) or command.invoke_without_command:
+            yield context.command_path, command, context
         if isinstance(command, click.Group):
             yield from commands(command, context)
-        else:
-            yield context.command_path, command, context
 
 
 def cli_page() -> str:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from batchsched.cli.common import config_option, grams, json_option, load_checked, need, print_json, print_table, say
-from batchsched.errors import InvalidValue
+from batchsched.cli.simulate_compare import compare
+from batchsched.errors import InvalidValue, ServerError
 
 if TYPE_CHECKING:
+    from batchsched.planner.problem import Risk
+    from batchsched.planning import Planner as Limits
     from batchsched.simulate import Grid, Outcome, Scene
 
 RUN_NOW = "run now"
@@ -48,14 +52,18 @@ CHOICES = (
 FIRST_DAY = datetime(2021, 10, 4, tzinfo=UTC)
 
 
-@click.command()
+NOT_OF_A_PAST = ("zones", "data", "load")
+"""Options of drawn batches alone."""
+
+
+@click.group(invoke_without_command=True, subcommand_metavar="[compare A B]")
 @click.option("--days", type=click.IntRange(1, 150), default=3, show_default=True, help="For how long batches come.")
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Draws the batches, and the weather where there is no data.",
+    help="Draws the batches, how long their work really takes, and the weather where there is no data.",
 )
 @click.option(
     "--start",
@@ -85,17 +93,24 @@ FIRST_DAY = datetime(2021, 10, 4, tzinfo=UTC)
 @click.option(
     "--from-archive",
     is_flag=True,
-    help="Simulate the batches, the fleet and the forecasts of the configured server instead of drawn ones.",
+    help="Simulate the batches, the fleet and the forecasts of the configured server instead of drawn ones; its database is "
+    "only read.",
 )
 @click.option("--without", multiple=True, metavar="POOL", help="With --from-archive: take this pool away; may be repeated.")
 @click.option(
     "--quick", is_flag=True, help="The planner alone, hour by hour, instead of the whole server: a tenth of the time, about."
 )
-@click.option("--risk", type=click.FloatRange(0.0, 1.0), default=0.0, help="planner.risk of our own planner's policies.")
+@click.option(
+    "--risk",
+    type=click.FloatRange(0.0, 1.0),
+    help="planner.risk of our own planner's policies [default: 0; with --from-archive as configured].",
+)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for all decisions, as Parquet.")
 @config_option
 @json_option
+@click.pass_context
 def simulate(
+    context: click.Context,
     days: int,
     seed: int,
     start: datetime | None,
@@ -106,42 +121,70 @@ def simulate(
     from_archive: bool,
     without: tuple[str, ...],
     quick: bool,
-    risk: float,
+    risk: float | None,
     out: Path | None,
     config: Path | None,
     as_json: bool,
 ) -> None:
     """Show what policies would have emitted for the same batches: decided by forecasts, paid by what came true."""
+    if context.invoked_subcommand is not None:
+        return
     need("server")
+    _fitting(context, from_archive=from_archive, quick=quick, out=out, without=without)
     asked = list(dict.fromkeys([RUN_NOW, *(names or DEFAULT)]))
-    if quick and (from_archive or out):
-        raise InvalidValue("--quick knows neither --from-archive nor --out, which take the whole server.")
-    drawn = partial(_drawn, days, seed, start or FIRST_DAY, zones, data, load)
-    with _past(days, start, config, without) if from_archive else drawn() as made, _Progress() as progress:
+    past, drawn = partial(_past, days, start, config, without, seed), partial(_drawn, days, seed, start or FIRST_DAY)
+    with past() if from_archive else drawn(zones, data, load) as made, _Progress() as progress:
         found = {one.policy: one for one in made.before}
         for name in asked:
             found[name] = _run(made, name, risk, out, progress, quick=quick)
-        source = made.grid.provider.name
+        facts, remarks = made.told()
+        facts["risk"] = made.ours(risk).weight
+    remarks += [_undone(one, made.grid) for one in found.values() if one.unfinished]
     if as_json:
-        about = {**made.about, "start": made.grid.start, "truth": source, "risk": risk}
-        print_json({**about, "policies": [{**one.summary(), **_beside(found, one)} for one in found.values()]})
+        before = {one.policy for one in made.before}
+        rows = [{**one.summary(), "simulated": one.policy not in before, **beside(found, one)} for one in found.values()]
+        print_json({**facts, "remarks": remarks, "policies": rows})
         return
-    pools = ", ".join(made.grid.zones)
-    say(f"{len(made.scene.arrivals)} batches in {days} days from {made.grid.start:%Y-%m-%d} on; pools in {pools}.")
-    say(f"Truth and forecasts: {source}{', from the seed' if made.about.get('drawn') else ''}.")
+    for remark in remarks:
+        say(remark)
     print_table(
         ("policy", "CO2e", "saved", "captured", "kWh", "missed", "wait", "starts", "moved"),
         [_row(found, one) for one in found.values()],
     )
 
 
+simulate.add_command(compare)
+
+
+def _fitting(context: click.Context, *, from_archive: bool, quick: bool, out: Path | None, without: tuple[str, ...]) -> None:
+    """Raises InvalidValue for options that do not go together."""
+    if quick and (from_archive or out):
+        raise InvalidValue("--quick knows neither --from-archive nor --out, which take the whole server.")
+    if without and not from_archive:
+        raise InvalidValue("--without takes pools of the configured fleet away; it needs --from-archive.")
+    given = [name for name in NOT_OF_A_PAST if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if from_archive and given:
+        raise InvalidValue(f"--{given[0]} is for drawn batches; --from-archive takes what the configured server has.")
+
+
 class _World(NamedTuple):
-    """What is simulated. `before`: outcomes that are known already; `about`: what JSON says of it."""
+    """What is simulated. `before`: outcomes that are known already; `told`: what it rests on, as figures and in sentences, once
+    policies have run."""
 
     scene: Scene
     grid: Grid
     before: list[Outcome]
-    about: dict[str, object]
+    told: Callable[[], tuple[dict[str, Any], list[str]]]
+    limits: Limits | None = None
+    """As an operator has set our planner."""
+
+    def ours(self, risk: float | None) -> Risk:
+        """What our planner weighs, `risk` in place of what is set."""
+        from batchsched.planner.problem import Risk
+
+        if self.limits is None:
+            return Risk(risk or 0.0)
+        return Risk(self.limits.risk if risk is None else risk, self.limits.risk_measure, self.limits.risk_level)
 
 
 @contextmanager
@@ -155,66 +198,100 @@ def _drawn(days: int, seed: int, start: datetime, zones: str, data: Path | None,
     if not named:
         raise InvalidValue("--zones names no zone; give at least one, such as DE.")
     scene, since = draw_scene(named, days, seed, load=load), start.replace(tzinfo=UTC)
-    about: dict[str, object] = {"days": days, "seed": seed, "zones": named, "load": load, "drawn": folder is None}
+    facts: dict[str, Any] = {"days": days, "seed": seed, "zones": named, "load": load, "drawn": folder is None, "start": since}
     with opened(folder, named, since, hours_of(scene), seed) as provider:
-        yield _World(scene, Grid(provider, named, since, hours_of(scene)), [], about)
+        source = provider.name
+        remarks = [
+            f"{len(scene.arrivals)} drawn batches in {days} days from {since:%Y-%m-%d} on; pools in {', '.join(named)}.",
+            f"Truth and forecasts: {source}{', from the seed' if folder is None else ''}.",
+        ]
+        yield _World(
+            scene,
+            Grid(provider, named, since, hours_of(scene)),
+            [],
+            lambda: ({**facts, "batches": len(scene.arrivals), "truth": source}, list(remarks)),
+        )
 
 
 @contextmanager
-def _past(days: int, start: datetime | None, config: Path | None, without: tuple[str, ...]) -> Generator[_World]:
+def _past(days: int, start: datetime | None, config: Path | None, without: tuple[str, ...], seed: int) -> Generator[_World]:
+    import msgspec
+
     from batchsched.clock import SystemClock
+    from batchsched.simulate.about import whose
     from batchsched.simulate.history import history
 
     clock = SystemClock()
     since = start.replace(tzinfo=UTC) if start else clock.now() - timedelta(days=days)
-    with history(load_checked(config), since, days, clock, without) as past:
-        about: dict[str, object] = {"days": days, "zones": list(past.grid.zones), "without": list(without), "drawn": False}
-        yield _World(past.scene, past.grid, [past.was], about)
+    loaded = load_checked(config)
+    with history(loaded, since, days, clock, without, seed=seed) as past:
+
+        def told() -> tuple[dict[str, Any], list[str]]:
+            shares = past.heard.shares()
+            facts = {"days": days, "seed": seed, "zones": list(past.grid.zones), "drawn": False, "truth": past.grid.provider.name}
+            return {**facts, **msgspec.to_builtins(past.about), "forecasts": shares}, [*past.about.remarks(), whose(shares)]
+
+        yield _World(past.scene, past.grid, [past.was], told, loaded.settings.planner)
 
 
-def _run(made: _World, name: str, risk: float, out: Path | None, progress: _Progress, *, quick: bool) -> Outcome:
+def _run(made: _World, name: str, risk: float | None, out: Path | None, progress: _Progress, *, quick: bool) -> Outcome:
     import msgspec
 
-    from batchsched.planner.problem import Risk
     from batchsched.simulate import POLICIES, backtest
     from batchsched.simulate import simulate as by_planner_alone
+    from batchsched.simulate.ceiling import Impossible
 
     policy = POLICIES[name]
     if name.startswith(("greedy", "planner")):
-        policy = msgspec.structs.replace(policy, risk=Risk(risk))
-    if quick:
-        return by_planner_alone(made.scene, made.grid, policy, partial(progress, name))
-    outcome, records = backtest(made.scene, made.grid, policy, on_progress=partial(progress, name))
+        policy = msgspec.structs.replace(policy, risk=made.ours(risk))
+        if made.limits is not None:
+            policy = msgspec.structs.replace(policy, churn=made.limits.churn, min_run_s=made.limits.min_run_s)
+    try:
+        if quick:
+            return by_planner_alone(made.scene, made.grid, policy, partial(progress, name))
+        outcome, records = backtest(made.scene, made.grid, policy, on_progress=partial(progress, name))
+    except Impossible as fault:
+        raise ServerError(str(fault), hint="Please report it, with the command and its options.") from None
     if out is not None:
-        records.write(out / name.replace(", ", "-").replace(" ", "-"), outcome.work)
+        about = {**made.told()[0], "risk": policy.risk.weight, **outcome.summary()}
+        records.write(out / name.replace(", ", "-").replace(" ", "-"), outcome.work, about)
     return outcome
 
 
-def _beside(found: dict[str, Outcome], one: Outcome) -> dict[str, float | None]:
-    """What was saved against running now, and which share that is of what perfect foresight saves."""
+def beside(found: dict[str, Outcome], one: Outcome) -> dict[str, float | None]:
+    """What was saved against running now, and which share that is of what perfect foresight saves; of work that was not done to
+    the end nothing is said."""
     from batchsched.simulate import captured
 
     now, best = found[RUN_NOW], next((found[name] for name in PERFECT if name in found), None)
-    share = captured(now, one, best) if best else math.nan
+    done = not (one.unfinished or now.unfinished)
+    share = captured(now, one, best) if best and done and not best.unfinished else math.nan
     return {
-        "saved": round(1 - one.grams / now.grams, 4) if now.grams else None,
+        "saved": round(1 - one.grams / now.grams, 4) if now.grams and done else None,
         "captured": round(share, 4) if math.isfinite(share) else None,
     }
 
 
+def _undone(one: Outcome, grid: Grid) -> str:
+    return (
+        f"'{one.policy}' had {len(one.unfinished)} batches left undone at {grid.end:%Y-%m-%d %H:%M} UTC, where what is known of "
+        "the grid ends: its figures lack their work, so nothing is said of what it saved."
+    )
+
+
 def _row(found: dict[str, Outcome], one: Outcome) -> list[str]:
-    beside, row = _beside(found, one), one.summary()
+    beside, row = beside(found, one), one.summary()
     saved, captured = (f"{share:.1%}" if share is not None else "" for share in (beside["saved"], beside["captured"]))
     return [
         one.policy,
         grams(one.grams),
         saved,
         captured,
-        f"{one.energy_kwh:,.0f}",
+        f"{one.energy_kwh:,.4g}" if one.energy_kwh < 100 else f"{one.energy_kwh:,.0f}",
         f"{row['missed']} of {one.batches}",
         f"{row['wait_h']} h",
         str(one.engine_starts),
-        f"{one.churn:.0%}",
+        f"{one.churn:.0%}" if one.replans else "",
     ]
 
 

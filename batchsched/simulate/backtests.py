@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ from batchsched.queue import batches
 from batchsched.queue.rows import Row
 from batchsched.queue.states import BATCH_TRANSITIONS
 from batchsched.server.workers import LeaseDesk
+from batchsched.simulate.ceiling import HOUR_S, Task, hold, until_s
 from batchsched.simulate.conditions import USUAL, Conditions
 from batchsched.simulate.crew import Crew
 from batchsched.simulate.events import Events
@@ -51,7 +53,8 @@ def backtest(
     folder: Path | None = None,
 ) -> tuple[Outcome, Records]:
     """Run a scene under a policy. `on_progress` is told the share that is done; `folder`: for the queue, a temporary one where
-    None. The same arguments always give the same answer. Raises ServerError where something went wrong inside."""
+    None. The same arguments always give the same answer. Raises ServerError where something went wrong inside, Impossible where
+    it emitted less than any policy could."""
     with ExitStack() as stack:
         place = folder or Path(stack.enter_context(TemporaryDirectory(dir=_memory())))
         made = Backtest(scene, grid, policy, conditions, place)
@@ -100,6 +103,8 @@ class Backtest:
         self._left: dict[str, int] = {}
         """Lines of open batches without a result."""
         self._finished_s: dict[str, float] = {}
+        self._effort: defaultdict[str, float] = defaultdict(float)
+        """Of each batch, the lines that were recorded, each counted by the luck of its chunk."""
         self._coming = [*_warm_up(scene, conditions, self._truth), *scene.arrivals]
         self._outcome = Outcome(policy.name, len(scene.arrivals))
         self.records = Records()
@@ -179,6 +184,7 @@ class Backtest:
                 self._outcome.hurried_s += replica.held.ends_s - now_s
         elif what == "recorded":
             self._left[batch_id] -= lines
+            self._effort[batch_id] += lines * self._truth.luck(self._known[batch_id][0], lease.first_line)
             if self._left[batch_id] <= 0:
                 del self._left[batch_id]
                 self._finished_s[batch_id] = now_s
@@ -204,7 +210,20 @@ class Backtest:
                 continue
             found.done(name, finished_s - arrival.at_s, finished_s - arrival.deadline_s)
         found.unfinished += [arrival.batch_id for arrival in self._coming if arrival.at_s >= 0]
+        hold(found, self.tasks(found), self._scene.fleet, self._grid)
         return found
+
+    def tasks(self, found: Outcome) -> list[Task]:
+        """What the batches that were finished took, as it turned out: the speeds, watts and lengths that were drawn."""
+        late, end_s, tasks = {*found.missed}, self._grid.hours * HOUR_S, list[Task]()
+        for batch_id in self.names:
+            (arrival, lines), effort = self._known[batch_id], self._effort[batch_id]
+            if batch_id in self._finished_s:
+                seconds = {pool: effort * self._truth.usual_s(arrival, pool, lines) for pool in arrival.pools}
+                watts = {pool: self._truth.power_w(arrival, pool) for pool in arrival.pools}
+                width = math.ceil(lines.number / self._conditions.chunk_lines)
+                tasks.append(Task(arrival.at_s, until_s(arrival, late, end_s), width, seconds, watts))
+        return tasks
 
 
 def _completion(arrival: Arrival, row: Row, finished_s: float | None, grams: float) -> Completion:

@@ -1,7 +1,7 @@
 """The ceiling: what nobody can emit less than, who does this work in this time with these pools, whatever he knows.
 
 A linear program over what came true: each batch's work, as it turned out, divided freely over pools and hours from its coming to
-its deadline, engines started for nothing and kept for nothing. A simulation that emits less has a fault, and `check` says so.
+its deadline, engines started for nothing and kept for nothing. A simulation that emits less has a fault, and `hold` says so.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ _GRACE_S = 2.0
 _ROUNDING = 1e-6
 
 
+class Impossible(AssertionError):
+    """A simulation emitted less than can be: it has a fault."""
+
+
 class Task(msgspec.Struct, frozen=True):
     """A batch's work as it turned out. Seconds count from the start of the simulation; the mappings are by pool."""
 
@@ -41,15 +45,15 @@ class Task(msgspec.Struct, frozen=True):
 
 def tasks(scene: Scene, late: Collection[str], end_s: float) -> list[Task]:
     """All batches of a scene; those of these names may take until the end, the others until their deadlines."""
-    return [_task(scene, one, end_s if one.batch_id in late else one.deadline_s + _GRACE_S) for one in scene.arrivals]
+    return [_task(scene, one, until_s(one, late, end_s)) for one in scene.arrivals]
 
 
-def _task(scene: Scene, arrival: Arrival, until_s: float) -> Task:
+def _task(scene: Scene, arrival: Arrival, end_s: float) -> Task:
     profiles = {name: scene.profiles[arrival.model, name] for name in arrival.pools}
     request_s = {name: one.seconds(INPUT_TOKENS, arrival.output_tokens) * arrival.slowness for name, one in profiles.items()}
     return Task(
         arrival.at_s,
-        until_s,
+        end_s,
         math.ceil(arrival.requests / CHUNK_REQUESTS),
         {name: seconds * arrival.requests for name, seconds in request_s.items()},
         {name: one.power_for(INPUT_TOKENS, arrival.output_tokens) for name, one in profiles.items()},
@@ -99,14 +103,24 @@ def _alone_g(choices: Choices) -> float:
     return float(share @ choices.grams[order])
 
 
+def until_s(arrival: Arrival, late: Collection[str], end_s: float) -> float:
+    """How long a batch may take: until its deadline; one that was late until the end."""
+    return end_s if arrival.batch_id in late else arrival.deadline_s + _GRACE_S
+
+
 def check(outcome: Outcome, scene: Scene, grid: Grid, *, shared: bool = False) -> None:
-    """Raises AssertionError where a simulation emitted less than can be: that is a fault of the simulation."""
+    """Of the planner alone, whose work takes what the scene says. Raises Impossible."""
     late = {*outcome.missed, *outcome.unfinished}
     done = [arrival for arrival in scene.arrivals if arrival.batch_id not in outcome.unfinished]
-    held = tasks(msgspec.structs.replace(scene, arrivals=done), late, grid.hours * HOUR_S)
-    least = least_g(held, scene.fleet, grid.truth, shared=shared)
+    found = tasks(msgspec.structs.replace(scene, arrivals=done), late, grid.hours * HOUR_S)
+    hold(outcome, found, scene.fleet, grid, shared=shared)
+
+
+def hold(outcome: Outcome, found: Sequence[Task], fleet: Fleet, grid: Grid, *, shared: bool = False) -> None:
+    """Hold what was emitted against the least that this work could have, of the batches that were finished. Raises Impossible."""
+    least = least_g(found, fleet, grid.truth, shared=shared)
     if outcome.grams < least * (1 - 1e-6) - 1e-6:
-        raise AssertionError(
-            f"'{outcome.policy}' emitted {outcome.grams:.1f} g where {least:.1f} g is the least that perfect foresight could: "
+        raise Impossible(
+            f"'{outcome.policy}' emitted {outcome.grams:.6g} g where {least:.6g} g is the least that perfect foresight could: "
             "the simulation has a fault."
         )

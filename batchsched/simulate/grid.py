@@ -33,12 +33,21 @@ class Grid:
     The provider is asked with the virtual time as its `now`: by its contract, what it says then rests on nothing later.
     """
 
-    def __init__(self, provider: Provider, zones: Sequence[str], start: datetime, hours: int, ahead_h: int = 96) -> None:
-        """`start`: a whole hour; the grid is known for `hours` from it on. Raises ForecastUnavailable where too little is."""
+    def __init__(
+        self,
+        provider: Provider,
+        zones: Sequence[str],
+        start: datetime,
+        hours: int,
+        ahead_h: int = 96,
+        known_at: datetime | None = None,
+    ) -> None:
+        """`start`: a whole hour; the grid is known for `hours` from it on. `known_at`: what came true is taken as it was known
+        then, since measurements may come late; None: at the end. Raises ForecastUnavailable where too little is known."""
         self.provider, self.zones, self.start, self.hours, self.ahead_h = provider, tuple(zones), start, hours, ahead_h
         self.filled_h = 0
         """Hours of all zones that were never measured, and are filled in from those beside them."""
-        self.truth = {zone: self._measured(zone) for zone in self.zones}
+        self.truth = {zone: self._measured(zone, known_at or self.end) for zone in self.zones}
         self._issued: dict[int, Ahead] = {}
 
     @property
@@ -71,18 +80,21 @@ class Grid:
                 band[hours] = slot.quantiles
         return mean, band
 
-    def _measured(self, zone: str) -> Floats:
-        end = self.end
-        values = np.full(self.hours, np.nan)
-        for one in self.provider.realised(zone, self.start, end, end):
+    def _measured(self, zone: str, known_at: datetime) -> Floats:
+        sums, shares = np.zeros(self.hours), np.zeros(self.hours)
+        for one in self.provider.realised(zone, self.start, self.end, known_at):
             first = max(0, (one.start - self.start) // HOUR)
-            values[first : max(first, -((self.start - one.end) // HOUR))] = one.intensity_g_per_kwh
-        known = np.flatnonzero(np.isfinite(values))
+            for n in range(first, min(self.hours, -((self.start - one.end) // HOUR))):
+                since = self.start + n * HOUR
+                share = (min(one.end, since + HOUR) - max(one.start, since)) / HOUR
+                sums[n] += share * one.intensity_g_per_kwh
+                shares[n] += share
+        known = np.flatnonzero(shares > 0)
         if len(known) < 0.9 * self.hours:
             raise ForecastUnavailable(
                 f"Zone {zone} was measured for {len(known)} of the {self.hours} hours from {self.start:%Y-%m-%d %H:%M} UTC on.",
                 hint="Choose a start within the data, fewer days, or other zones.",
             )
         self.filled_h += self.hours - len(known)
-        filled: Floats = np.interp(np.arange(self.hours), known, values[known])
+        filled: Floats = np.interp(np.arange(self.hours), known, sums[known] / shares[known])
         return filled

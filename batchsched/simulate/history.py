@@ -1,8 +1,12 @@
-"""What came to an operator's own fleet, as a scene: the batches of the database, with the lengths and speeds that it measured."""
+"""What came to an operator's own fleet, as a scene: the batches of the database, with the lengths and speeds that it measured.
+
+Only batches whose time is over are taken: they were due, and ended, before the last hour of which it is known what came true. So
+nothing that a policy puts off is ever put off beyond what is paid for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,60 +17,110 @@ import msgspec
 
 from batchsched.carbon.models import Hardware
 from batchsched.clock import Clock
-from batchsched.errors import InvalidValue
+from batchsched.errors import ForecastUnavailable, InvalidValue
 from batchsched.fleet import Fleet
 from batchsched.forecasts import Provider
 from batchsched.forecasts.opened import open_forecasts
 from batchsched.observe import Observer
+from batchsched.profiles.profile import Profile
 from batchsched.queue import batches
 from batchsched.queue.copying import copy_of
 from batchsched.queue.database import Database
-from batchsched.queue.states import BATCH_TRANSITIONS
+from batchsched.queue.rows import Row
 from batchsched.settings import Loaded
+from batchsched.simulate.about import About, LeftOut
 from batchsched.simulate.grid import HOUR, Grid
+from batchsched.simulate.heard import Heard
+from batchsched.simulate.lived import Lived, ended_at, lived
 from batchsched.simulate.outcome import Outcome
-from batchsched.simulate.paid import paid
 from batchsched.simulate.rolling import AFTER_H
 from batchsched.simulate.scene import Arrival, Scene
 
-AS_IT_WAS = "as it was"
-
 
 class History(NamedTuple):
-    """`was`: what it came to in life, by the ledger."""
+    """`was`: what it came to in life, by the ledger; `heard`: whose forecasts the policies saw, once they have run."""
 
     scene: Scene
     grid: Grid
     was: Outcome
+    about: About
+    heard: Heard
+
+
+class _Chosen(NamedTuple):
+    """Batches that can be simulated, each with how it comes."""
+
+    rows: list[Row]
+    arrivals: list[Arrival]
+    left_out: LeftOut
 
 
 @contextmanager
 def history(
-    loaded: Loaded, start: datetime, days: int, clock: Clock, without: Collection[str] = (), provider: Provider | None = None
+    loaded: Loaded,
+    start: datetime,
+    days: int,
+    clock: Clock,
+    without: Collection[str] = (),
+    provider: Provider | None = None,
+    seed: int = 0,
 ) -> Generator[History]:
-    """Of the batches that came in these days. `without`: pools that are taken out of the fleet; `provider`: in place of the
-    configured forecasts. Raises InvalidValue where there is nothing to simulate, ForecastUnavailable."""
-    start = start.replace(minute=0, second=0, microsecond=0)
+    """Of the batches that came in these days, the first of which is the one of `start`.
+
+    `without`: pools that are taken out of the fleet; `provider`: in place of the configured forecasts; `seed`: draws how long
+    each chunk takes beside what was measured.
+
+    Raises InvalidValue where there is nothing to simulate, ForecastUnavailable, DatabaseUnavailable, DamagedDatabase.
+    """
+    start, now = start.replace(hour=0, minute=0, second=0, microsecond=0), clock.now()
     whole = loaded.settings.fleet(loaded.catalogue)
+    fleet = _less(whole, without)
+    heard = Heard(provider or _configured(loaded, clock))
+    with TemporaryDirectory() as folder, _database(loaded, Path(folder)) as database:
+        with database.read() as connection:
+            rows = batches.came(connection, start, start + timedelta(days=days))
+        if not rows:
+            raise InvalidValue(f"No batch came in the {days} days from {start:%Y-%m-%d %H:%M} UTC on.")
+        profiles = Observer(database, loaded.settings, heard, Hardware(loaded.catalogue)).current_profiles()
+        kept = {key: known for key, known in profiles.items() if key[1] in fleet.pools}
+        zones = list(dict.fromkeys(whole.sites[name].zone for name in _sites(whole)))
+        known_until = _known_until(heard, zones, start, now)
+        chosen = _chosen(rows, fleet, kept.keys(), start, known_until)
+        scene = Scene(fleet, kept, chosen.arrivals, days, seed)
+        grid = Grid(heard, zones, start, (_end(chosen.rows, known_until) - start) // HOUR, known_at=now)
+        _listen(heard, grid)
+        known = lived(database, chosen.rows, msgspec.structs.replace(scene, fleet=whole), grid, _last_end(chosen.rows))
+        yield History(scene, grid, known.outcome, _about(scene, grid, chosen, known, known_until, sorted(without)), heard)
+
+
+def _about(scene: Scene, grid: Grid, chosen: _Chosen, known: Lived, known_until: datetime, without: list[str]) -> About:
+    fleet = scene.fleet
+    return About(
+        start=grid.start,
+        end=grid.start + timedelta(days=scene.days),
+        known_until=known_until,
+        came=len(chosen.rows) + chosen.left_out.total,
+        simulated=len(chosen.rows),
+        left_out=chosen.left_out,
+        cut_short=sum(row["completed"] < row["total"] for row in chosen.rows),
+        pools=[f"{name} ({fleet.zone_of(name)})" for name in fleet.pools],
+        without=without,
+        assumed=_assumed(scene),
+        filled_h=grid.filled_h,
+        gone=known.gone,
+        unmeasured_s=known.unmeasured_s,
+        forgotten_kwh=known.forgotten_kwh,
+    )
+
+
+def _less(whole: Fleet, without: Collection[str]) -> Fleet:
+    """A fleet without some of its pools. Raises InvalidValue."""
     if unknown := sorted(set(without) - whole.pools.keys()):
         raise InvalidValue(f"There is no pool '{unknown[0]}'. There are: {', '.join(whole.pools)}.")
-    provider = provider or _configured(loaded, clock)
-    with TemporaryDirectory() as folder, _database(loaded, Path(folder)) as database:
-        profiles = Observer(database, loaded.settings, provider, Hardware(loaded.catalogue)).current_profiles()
-        with database.read() as connection:
-            rows = batches.in_state(connection, sorted(BATCH_TRANSITIONS))
-        asked = [row for row in rows if start <= row["created_at"] < start + timedelta(days=days) and _is_known(row)]
-        fleet = msgspec.structs.replace(whole, pools={n: pool for n, pool in whole.pools.items() if n not in without})
-        kept = {key: known for key, known in profiles.items() if key[1] in fleet.pools}
-        arrivals = [arrival for row in asked if (arrival := _arrival(row, start, fleet)).pools]
-        if not arrivals:
-            raise InvalidValue(
-                f"No batch that these pools could run, and that was answered, came in the {days} days from {start:%Y-%m-%d} on."
-            )
-        scene = Scene(fleet, kept, sorted(arrivals, key=lambda one: (one.at_s, one.batch_id)), days, 0)
-        zones = list(dict.fromkeys(site.zone for site in whole.sites.values()))
-        grid = Grid(provider, zones, start, min(days * 24 + AFTER_H, (clock.now() - start) // HOUR))
-        yield History(scene, grid, _as_it_was(database, asked, whole, scene, grid))
+    left = {name: pool for name, pool in whole.pools.items() if name not in without}
+    if not left:
+        raise InvalidValue("No pool is left; take fewer away.")
+    return msgspec.structs.replace(whole, pools=left)
 
 
 def _configured(loaded: Loaded, clock: Clock) -> Provider:
@@ -80,47 +134,107 @@ def _configured(loaded: Loaded, clock: Clock) -> Provider:
 
 @contextmanager
 def _database(loaded: Loaded, folder: Path) -> Generator[Database]:
-    """A copy, where a server may have its own open."""
+    """A copy of a file, which a server may have open; what is no file is only read."""
     server = loaded.settings.server
-    where = server.database_url or copy_of(Path(server.data_dir) / "batchsched.db", folder / "batchsched.db")
-    database = Database(where)
+    if server.database_url:
+        database = Database(server.database_url, reading=True)
+    else:
+        database = Database(copy_of(Path(server.data_dir) / "batchsched.db", folder / "batchsched.db"))
     try:
         yield database
     finally:
         database.close()
 
 
-def _is_known(row: Mapping[str, Any]) -> bool:
-    """Was it answered, so that its lengths are known?"""
-    return bool(row["model"] and row["total"] and row["completed"])
+def _sites(fleet: Fleet) -> list[str]:
+    """Home, and those with pools."""
+    at_home = [fleet.home_site] if fleet.home_site in fleet.sites else []
+    return list(dict.fromkeys([*at_home, *(pool.site for pool in fleet.pools.values())]))
 
 
-def _arrival(row: Mapping[str, Any], start: datetime, fleet: Fleet) -> Arrival:
+def _known_until(provider: Provider, zones: Sequence[str], start: datetime, now: datetime) -> datetime:
+    """The last whole hour up to which it is known what came true in all zones. Raises ForecastUnavailable."""
+    ends: list[datetime] = []
+    for zone in zones:
+        measured = [one.end for one in provider.realised(zone, start, now, now)]
+        if max(measured, default=start) < start + HOUR:
+            raise ForecastUnavailable(
+                f"Nothing is known of what came true in zone {zone} from {start:%Y-%m-%d %H:%M} UTC on, by which work is paid for.",
+                hint="It is kept where [forecast.sources] or a file with measurements is configured, and may be brought in by "
+                "`batchsched forecast import` or `forecast backfill`. Typical days (climatology) never come true.",
+            )
+        ends.append(max(measured))
+    return start + (min(*ends, now) - start) // HOUR * HOUR
+
+
+def _chosen(
+    rows: Sequence[Row], fleet: Fleet, able: Collection[tuple[str, str]], start: datetime, known_until: datetime
+) -> _Chosen:
+    """Which can be simulated. `able`: models with the pools that may run them. Raises InvalidValue where none can."""
+    found: list[tuple[Arrival, Row]] = []
+    left = {"unanswered": 0, "too_late": 0, "no_pool": 0}
+    for row in rows:
+        ended = ended_at(row)
+        if ended is None or max(ended, row["deadline_at"]) > known_until:
+            left["too_late"] += 1
+        elif not (row["model"] and row["completed"]):
+            left["unanswered"] += 1
+        elif not (arrival := _arrival(row, start, fleet, able)).pools:
+            left["no_pool"] += 1
+        else:
+            found.append((arrival, row))
+    left_out = LeftOut(**left)
+    if not found:
+        raise InvalidValue(
+            f"None of the {len(rows)} batches of these days can be simulated: {left_out.words(known_until)}.",
+            hint="Choose earlier days with --start." if left_out.too_late else None,
+        )
+    found.sort(key=lambda one: (one[0].at_s, one[0].batch_id))
+    return _Chosen([row for _, row in found], [arrival for arrival, _ in found], left_out)
+
+
+def _arrival(row: Mapping[str, Any], start: datetime, fleet: Fleet, able: Collection[tuple[str, str]]) -> Arrival:
+    """A batch as it came, with the work that was answered: what was not, nobody knows the length of."""
     options, answered = row["options"], row["completed"]
     sites, zones = (options.get(name) or () for name in ("sites", "zones"))
-    able = [name for name in fleet.pools_for(row["model"], list(sites)) if not zones or fleet.zone_of(name) in zones]
+    here = [name for name in fleet.pools_for(row["model"], list(sites)) if not zones or fleet.zone_of(name) in zones]
     return Arrival(
         batch_id=row["id"],
         at_s=(row["created_at"] - start).total_seconds(),
         deadline_s=(row["deadline_at"] - start).total_seconds(),
         model=row["model"],
-        requests=row["total"],
-        pools=tuple(able),
+        requests=answered,
+        pools=tuple(name for name in here if (row["model"], name) in able),
         output_tokens=max(1.0, row["output_tokens"] / answered),
         slowness=1.0,
         input_tokens=max(1.0, row["input_tokens"] / answered),
     )
 
 
-def _as_it_was(database: Database, asked: Collection[Mapping[str, Any]], whole: Fleet, scene: Scene, grid: Grid) -> Outcome:
-    """By the ledger; of idle engines all that pools' meters told in those days."""
-    found, names = Outcome(AS_IT_WAS, len(asked)), {row["id"]: row["id"] for row in asked}
-    found.work = paid(database, msgspec.structs.replace(scene, fleet=whole), grid, names)
-    for row in asked:
-        ended = row["completed_at"]
-        if ended is None:
-            found.unfinished.append(row["id"])
-            continue
-        waited, late = ended - row["created_at"], ended - row["deadline_at"]
-        found.done(row["id"], waited.total_seconds(), late.total_seconds(), grace_s=0.0)
-    return found
+def _last_end(rows: Sequence[Row]) -> datetime:
+    """The end of the hour in which the last of them ended."""
+    last = max(ended for row in rows if (ended := ended_at(row)))
+    return last.replace(minute=0, second=0, microsecond=0) + HOUR
+
+
+def _end(rows: Sequence[Row], known_until: datetime) -> datetime:
+    """When a simulation ends at the latest: some days after the last of them was due or done, as far as the grid is known."""
+    last = max(_last_end(rows), max(row["deadline_at"] for row in rows)).replace(minute=0, second=0, microsecond=0)
+    return min(known_until, last + (AFTER_H + 1) * HOUR)
+
+
+def _listen(heard: Heard, grid: Grid) -> None:
+    """Ask for a forecast a day. Raises ForecastUnavailable for a zone of which nobody ever had one: policies would be blind."""
+    for hour in range(0, grid.hours, 24):
+        grid.issued(hour)
+    if silent := heard.silent():
+        raise ForecastUnavailable(
+            f"Of zone {silent[0]} it is known what came true, but no forecast of those days was kept.",
+            hint="Choose days in which a server of this configuration kept them; what is brought in later was not known then.",
+        )
+
+
+def _assumed(scene: Scene) -> list[str]:
+    asked = {(one.model, name) for one in scene.arrivals for name in one.pools}
+    by_prior: list[Profile] = [scene.profiles[key] for key in sorted(asked) if scene.profiles[key].source == "prior"]
+    return [f"{one.model} on {one.pool}" for one in by_prior]

@@ -93,6 +93,7 @@ class Outcome(msgspec.Struct):
             "energy_kwh": round(self.energy_kwh, 3),
             "batches": self.batches,
             "missed": len(set(self.missed) | set(self.unfinished)),
+            "unfinished": len(self.unfinished),
             "late_h": round(self.late_s / 3600 / max(1, len(self.missed)), 2),
             "wait_h": round(self.waited_s / 3600 / count, 2),
             "engine_starts": self.engine_starts,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from batchsched.carbon.operational import operational_g
+from batchsched.fleet import Fleet
 from batchsched.queue import ledger, spending
 from batchsched.queue.database import Database
+from batchsched.queue.rows import Row
 from batchsched.queue.tenancy import ANY
 from batchsched.simulate.crew import Moved
 from batchsched.simulate.grid import HOUR, Floats, Grid
@@ -15,29 +17,39 @@ from batchsched.simulate.outcome import Work
 from batchsched.simulate.scene import Scene
 from batchsched.units import JOULES_PER_KWH
 
+UNWORKED = frozenset({"idle", "waste"})
+"""What pools' meters saw that no chunk is charged for, and that is ours all the same."""
+
 
 def paid(database: Database, scene: Scene, grid: Grid, names: Mapping[str, str]) -> list[Work]:
     """What chunks took since the start, and what engines took without work. `names`: of batches in the scene."""
     end = grid.end + timedelta(days=1)
     with database.read() as connection:
-        worked = ledger.spans(connection, ANY, grid.start, end)
-        idle = spending.of_pools(connection, grid.start, end)
-    found: list[Work] = []
-    for row in worked:
-        if row["batch_id"] in names:
-            start_s = (row["started_at"] - grid.start).total_seconds()
-            end_s = (row["ended_at"] - grid.start).total_seconds()
-            starting_s = row["busy_s"] if row["startup_s"] > 0 else 0.0
-            energy_j = row["energy_j"] + row["host_j"]
-            name = names[row["batch_id"]]
-            found.append(_work(scene, grid, start_s, end_s, row["pool"], name, row["busy_s"], starting_s, energy_j))
-    for row in idle:
-        if row["kind"] in {"idle", "waste"}:
-            start_s = (row["hour"] - grid.start).total_seconds()
-            wasted_s = row["seconds"] if row["kind"] == "waste" else 0.0
-            end_s = start_s + HOUR.total_seconds()
-            found.append(_work(scene, grid, start_s, end_s, row["pool"], "", row["seconds"], wasted_s, row["energy_j"]))
-    return sorted(found, key=lambda one: (one.at_s, one.pool, one.batch_id))
+        spans = ledger.spans(connection, ANY, grid.start, end)
+        unworked = spending.of_pools(connection, grid.start, end)
+    found = [worked(row, scene.fleet, grid, names[row["batch_id"]]) for row in spans if row["batch_id"] in names]
+    found += [stood(row, scene.fleet, grid) for row in unworked if row["kind"] in UNWORKED]
+    return in_order(found)
+
+
+def in_order(work: Iterable[Work]) -> list[Work]:
+    """By time."""
+    return sorted(work, key=lambda one: (one.at_s, one.pool, one.batch_id))
+
+
+def worked(row: Row, fleet: Fleet, grid: Grid, batch: str) -> Work:
+    """Of a span of the ledger. The pool must be the fleet's."""
+    start_s, end_s = ((row[name] - grid.start).total_seconds() for name in ("started_at", "ended_at"))
+    starting_s = row["busy_s"] if row["startup_s"] > 0 else 0.0
+    return _work(fleet, grid, start_s, end_s, row["pool"], batch, row["busy_s"], starting_s, row["energy_j"] + row["host_j"])
+
+
+def stood(row: Row, fleet: Fleet, grid: Grid, share: float = 1.0) -> Work:
+    """Of a pool's hour without work, or of a share of it. The pool must be the fleet's."""
+    start_s = (row["hour"] - grid.start).total_seconds()
+    seconds, wasted_s = row["seconds"] * share, row["seconds"] * share if row["kind"] == "waste" else 0.0
+    end_s = start_s + HOUR.total_seconds()
+    return _work(fleet, grid, start_s, end_s, row["pool"], "", seconds, wasted_s, row["energy_j"] * share)
 
 
 def transferred(moved: Sequence[Moved], scene: Scene, grid: Grid, names: Mapping[str, str], kwh_per_gb: float) -> Iterator[Work]:
@@ -63,7 +75,7 @@ def mean_over(hourly: Floats, start_s: float, end_s: float) -> float:
 
 
 def _work(
-    scene: Scene,
+    fleet: Fleet,
     grid: Grid,
     start_s: float,
     end_s: float,
@@ -73,6 +85,6 @@ def _work(
     starting_s: float,
     energy_j: float,
 ) -> Work:
-    site = scene.fleet.site_of(pool)
+    site = fleet.site_of(pool)
     grams = operational_g(energy_j, site.pue, mean_over(grid.truth[site.zone], start_s, end_s))
     return Work(start_s, pool, batch, seconds, starting_s, energy_j * site.pue, grams)

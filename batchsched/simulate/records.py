@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from batchsched.published import Published
+from batchsched.simulate.outcome import Work
 
 TABLES = ("decisions", "leases", "completions", "work")
+ABOUT = "about.json"
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -52,6 +55,10 @@ class Completion(msgspec.Struct, frozen=True):
     grams: float
 
 
+KINDS: dict[str, type[msgspec.Struct]] = dict(zip(TABLES, (Decision, Leased, Completion, Work), strict=True))
+"""What a row of each table is."""
+
+
 class Records:
     """Tables of a simulation."""
 
@@ -76,14 +83,16 @@ class Records:
             for a in published.plan.allotments
         ]
 
-    def write(self, folder: Path, work: list[Any]) -> list[Path]:
-        """One Parquet file a table; their paths. `work`: of the outcome."""
+    def write(self, folder: Path, work: list[Any], about: Mapping[str, Any] | None = None) -> list[Path]:
+        """One Parquet file a table; their paths. `work`: of the outcome; `about`: what it was a run of, kept in about.json."""
         import pandas as pd
 
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / ABOUT).write_bytes(msgspec.json.encode(about or {}))
         rows: dict[str, list[Any]] = {name: getattr(self, name, work) for name in TABLES}
         paths: list[Path] = []
         for name, found in rows.items():
             paths.append(folder / f"{name}.parquet")
-            pd.DataFrame([msgspec.structs.asdict(row) for row in found]).to_parquet(paths[-1], index=False)
+            columns = [*KINDS[name].__struct_fields__]
+            pd.DataFrame([msgspec.structs.asdict(row) for row in found], columns=columns).to_parquet(paths[-1], index=False)
         return paths

@@ -51,7 +51,7 @@ def hours_of(scene: Scene) -> int:
 def simulate(scene: Scene, grid: Grid, policy: Policy, on_progress: Progress | None = None) -> Outcome:
     """Run a scene under a policy. `on_progress` is told the share that is done.
 
-    Raises AssertionError where it emitted less than any policy could: then the simulation has a fault."""
+    Raises Impossible where it emitted less than any policy could: then the simulation has a fault."""
     world, now_s, end_s = _World(scene, grid, policy), 0.0, grid.hours * 3600.0
     while now_s < end_s and (world.coming or world.batches):
         world.admit(now_s)

@@ -63,8 +63,17 @@ class Truth:
         """Seconds of a replica for each line of a chunk."""
         key = (arrival.model, pool)
         requests_s = self._scene.profiles[key].seconds(lines.input_tokens, lines.output_tokens)
-        luck = self._drawn(self._conditions.sigma_chunk, arrival.batch_id, str(first_line))
-        return requests_s * arrival.slowness * self._own[key] * luck * self._conditions.error
+        return requests_s * arrival.slowness * self._own[key] * self.luck(arrival, first_line) * self._conditions.error
+
+    def luck(self, arrival: Arrival, first_line: int) -> float:
+        """How many times as long the lines of a chunk take as those of its batch usually do; on whatever pool."""
+        return self._drawn(self._conditions.sigma_chunk, arrival.batch_id, str(first_line))
+
+    def usual_s(self, arrival: Arrival, pool: str, lines: Lines) -> float:
+        """Seconds of a replica for a line of a batch, the luck of its chunk aside."""
+        key = (arrival.model, pool)
+        line_s = self._scene.profiles[key].seconds(lines.input_tokens, lines.output_tokens)
+        return line_s * arrival.slowness * self._own[key] * self._conditions.error
 
     def power_w(self, arrival: Arrival, pool: str) -> float:
         """Watts of a replica meanwhile."""
