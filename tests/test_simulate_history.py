@@ -41,15 +41,15 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loaded, Outcome]:
 def test_what_came_comes_again(lived: tuple[Loaded, Outcome]) -> None:
     loaded, outcome = lived
     late = ManualClock(START + timedelta(days=30))
-    with history(loaded, START, 1, late, provider=grid().provider) as past:
-        drawn = {arrival.batch_id: arrival for arrival in scene().arrivals}
-        assert len(past.scene.arrivals) == len(drawn)
-        assert [one.deadline_s for one in past.scene.arrivals] == pytest.approx(
-            [drawn[name].deadline_s for name in sorted(drawn, key=lambda name: drawn[name].at_s)], abs=1.0
-        )
-        assert past.was.grams == pytest.approx(outcome.grams, rel=0.02)
-        assert past.was.unfinished == []
-        again, _ = backtest(past.scene, past.grid, POLICIES["greedy"], COARSE)
+    past = history(loaded, START, 1, late, provider=grid().provider)
+    drawn = {arrival.batch_id: arrival for arrival in scene().arrivals}
+    assert len(past.scene.arrivals) == len(drawn)
+    assert [one.deadline_s for one in past.scene.arrivals] == pytest.approx(
+        [drawn[name].deadline_s for name in sorted(drawn, key=lambda name: drawn[name].at_s)], abs=1.0
+    )
+    assert past.was.grams == pytest.approx(outcome.grams, rel=0.02)
+    assert past.was.unfinished == []
+    again, _ = backtest(past.scene, past.grid, POLICIES["greedy"], COARSE)
     assert again.grams == pytest.approx(outcome.grams, rel=0.25)
     assert again.unfinished == []
 
@@ -59,12 +59,12 @@ def test_what_is_not_over_yet_is_left_out(lived: tuple[Loaded, Outcome]) -> None
     due = sorted(arrival.deadline_s for arrival in scene().arrivals)
     middle_s = due[len(due) // 2] + 3600.0
     clock = ManualClock(START + timedelta(seconds=middle_s))
-    with history(lived[0], START, 1, clock, provider=grid().provider) as past:
-        end_s = past.grid.hours * 3600.0
-        assert middle_s - 3600.0 < end_s <= middle_s
-        assert 0 < past.about.left_out.too_late == len(due) - past.about.simulated
-        assert all(arrival.deadline_s <= end_s for arrival in past.scene.arrivals)
-        put_off, records = backtest(past.scene, past.grid, POLICIES["lowest window"], COARSE)
+    past = history(lived[0], START, 1, clock, provider=grid().provider)
+    end_s = past.grid.hours * 3600.0
+    assert middle_s - 3600.0 < end_s <= middle_s
+    assert 0 < past.about.left_out.too_late == len(due) - past.about.simulated
+    assert all(arrival.deadline_s <= end_s for arrival in past.scene.arrivals)
+    put_off, records = backtest(past.scene, past.grid, POLICIES["lowest window"], COARSE)
     assert put_off.unfinished == []
     assert all((one.finished_s or math.inf) <= end_s for one in records.completions)
 
@@ -72,12 +72,12 @@ def test_what_is_not_over_yet_is_left_out(lived: tuple[Loaded, Outcome]) -> None
 def test_a_pool_may_be_taken_away(lived: tuple[Loaded, Outcome]) -> None:
     loaded, _ = lived
     late, gone = ManualClock(START + timedelta(days=30)), next(iter(scene().fleet.pools))
-    with history(loaded, START, 1, late, [gone], grid().provider) as past:
-        assert gone not in past.scene.fleet.pools
-        assert past.scene.arrivals
-        assert all(gone not in arrival.pools for arrival in past.scene.arrivals)
-    with pytest.raises(InvalidValue, match="no pool 'nowhere'"), history(loaded, START, 1, late, ["nowhere"], grid().provider):
-        pass
+    past = history(loaded, START, 1, late, [gone], grid().provider)
+    assert gone not in past.scene.fleet.pools
+    assert past.scene.arrivals
+    assert all(gone not in arrival.pools for arrival in past.scene.arrivals)
+    with pytest.raises(InvalidValue, match="no pool 'nowhere'"):
+        history(loaded, START, 1, late, ["nowhere"], grid().provider)
 
 
 def test_the_command_reads_the_configured_server(
@@ -137,13 +137,13 @@ def test_a_day_of_real_processes_comes_again(tmp_path: Path) -> None:
         ids = [_submitted(stage, f"day{n}") for n in range(3)]
         wait_for(lambda: all(_status(stage, one) == "completed" for one in ids), 120.0)
         later = ManualClock(datetime.now(UTC) + 3 * HOUR)
-        with history(load(stage.config, env={}), began, 2, later) as past:  # while the server runs
-            assert sorted(arrival.batch_id for arrival in past.scene.arrivals) == sorted(ids)
-            assert [arrival.requests for arrival in past.scene.arrivals] == [20, 20, 20]
-            assert past.was.batches == 3
-            assert past.was.missed == past.was.unfinished == []
-            assert past.was.grams > 0
-            now, records = backtest(past.scene, past.grid, POLICIES["run now"], COARSE)
+        past = history(load(stage.config, env={}), began, 2, later)  # while the server runs
+        assert sorted(arrival.batch_id for arrival in past.scene.arrivals) == sorted(ids)
+        assert [arrival.requests for arrival in past.scene.arrivals] == [20, 20, 20]
+        assert past.was.batches == 3
+        assert past.was.missed == past.was.unfinished == []
+        assert past.was.grams > 0
+        now, records = backtest(past.scene, past.grid, POLICIES["run now"], COARSE)
     assert now.unfinished == []
     assert {one.batch for one in records.completions} == set(ids)
     assert now.grams > 0

@@ -173,12 +173,12 @@ def _posting(batch: str, pool: str, at_h: float, kwh: float, grams: float) -> di
 
 
 def test_what_it_was_is_what_these_batches_took(loaded: Loaded) -> None:
-    with history(loaded, START, 1, LATER, provider=Flat()) as past:
-        assert [one.batch_id for one in past.scene.arrivals] == ["whole", "short"]
-        assert [one.requests for one in past.scene.arrivals] == [10, 5]
-        assert past.grid.end == START + 48 * HOUR  # what is measured by then, and all of it
-        assert "Never measured, so assumed: tiny on other." in past.about.remarks()
-        was = past.was
+    past = history(loaded, START, 1, LATER, provider=Flat())
+    assert [one.batch_id for one in past.scene.arrivals] == ["whole", "short"]
+    assert [one.requests for one in past.scene.arrivals] == [10, 5]
+    assert past.grid.end == START + 48 * HOUR  # what is measured by then, and all of it
+    assert "Never measured, so assumed: tiny on other." in past.about.remarks()
+    was = past.was
     # 1 kWh of work, a quarter of the idle 0.4, its own waste, all of the pool where nobody worked; and what the books say.
     assert was.grams == pytest.approx(G_PER_KWH * (1.0 + 0.1 + 0.2 + 0.1) + 300.0)
     assert was.missed == ["short"]
@@ -187,9 +187,9 @@ def test_what_it_was_is_what_these_batches_took(loaded: Loaded) -> None:
 
 
 def test_what_is_left_out_and_lacking_is_told(loaded: Loaded) -> None:
-    with history(loaded, START, 1, LATER, ["other"], Flat()) as past:
-        about = past.about
-        told = "\n".join([*about.remarks(), whose(past.heard.shares())])
+    past = history(loaded, START, 1, LATER, ["other"], Flat())
+    about = past.about
+    told = "\n".join([*about.remarks(), whose(past.heard.shares())])
     assert about.left_out == LeftOut(unanswered=1, too_late=1, no_pool=1)
     assert about.cut_short == 1
     assert [(one.pool, one.grams) for one in about.gone] == [("old", 300.0)]
@@ -211,8 +211,7 @@ def test_what_is_left_out_and_lacking_is_told(loaded: Loaded) -> None:
 
 def test_what_cannot_be_is_said_in_words(loaded: Loaded) -> None:
     def asked(at: datetime, *without: str, provider: Provider | None = None, clock: ManualClock = LATER) -> None:
-        with history(loaded, at, 1, clock, without, provider or Flat()):
-            pass
+        history(loaded, at, 1, clock, without, provider or Flat())
 
     with pytest.raises(InvalidValue, match="No batch came in the 1 days from 2021-08-01"):
         asked(START + timedelta(days=31))

@@ -221,17 +221,16 @@ def _past(days: int, start: datetime | None, config: Path | None, without: tuple
     from batchsched.simulate.about import whose
     from batchsched.simulate.history import history
 
-    clock = SystemClock()
+    loaded, clock = load_checked(config), SystemClock()
     since = start.replace(tzinfo=UTC) if start else clock.now() - timedelta(days=days)
-    loaded = load_checked(config)
-    with history(loaded, since, days, clock, without, seed=seed) as past:
+    past = history(loaded, since, days, clock, without, seed=seed)
 
-        def told() -> tuple[dict[str, Any], list[str]]:
-            shares = past.heard.shares()
-            facts = {"days": days, "seed": seed, "zones": list(past.grid.zones), "drawn": False, "truth": past.grid.provider.name}
-            return {**facts, **msgspec.to_builtins(past.about), "forecasts": shares}, [*past.about.remarks(), whose(shares)]
+    def told() -> tuple[dict[str, Any], list[str]]:
+        shares = past.heard.shares()
+        facts = {"days": days, "seed": seed, "zones": list(past.grid.zones), "drawn": False, "truth": past.grid.provider.name}
+        return {**facts, **msgspec.to_builtins(past.about), "forecasts": shares}, [*past.about.remarks(), whose(shares)]
 
-        yield _World(past.scene, past.grid, [past.was], told, loaded.settings.planner)
+    yield _World(past.scene, past.grid, [past.was], told, loaded.settings.planner)
 
 
 def _run(made: _World, name: str, risk: float | None, out: Path | None, progress: _Progress, *, quick: bool) -> Outcome:

@@ -55,7 +55,6 @@ class _Chosen(NamedTuple):
     left_out: LeftOut
 
 
-@contextmanager
 def history(
     loaded: Loaded,
     start: datetime,
@@ -64,7 +63,7 @@ def history(
     without: Collection[str] = (),
     provider: Provider | None = None,
     seed: int = 0,
-) -> Generator[History]:
+) -> History:
     """Of the batches that came in these days, the first of which is the one of `start`.
 
     `without`: pools that are taken out of the fleet; `provider`: in place of the configured forecasts; `seed`: draws how long
@@ -90,7 +89,7 @@ def history(
         grid = Grid(heard, zones, start, (_end(chosen.rows, known_until) - start) // HOUR, known_at=now)
         _listen(heard, grid)
         known = lived(database, chosen.rows, msgspec.structs.replace(scene, fleet=whole), grid, _last_end(chosen.rows))
-        yield History(scene, grid, known.outcome, _about(scene, grid, chosen, known, known_until, sorted(without)), heard)
+    return History(scene, grid, known.outcome, _about(scene, grid, chosen, known, known_until, sorted(without)), heard)
 
 
 def _about(scene: Scene, grid: Grid, chosen: _Chosen, known: Lived, known_until: datetime, without: list[str]) -> About:
