@@ -116,11 +116,15 @@ def test_the_command_reads_the_configured_server(
             main([*arguments, *wrong])
         assert left.value.code == code
         assert text in capsys.readouterr().err
-    (tmp_path / "batchsched.toml").write_text(f"[server]\ndata_dir = '{tmp_path / 'nothing'}'\n")
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    assert left.value.code == 75
-    assert "Is it the data folder of a batchsched server?" in capsys.readouterr().err
+    for wrong_config, code, text in (
+        (config.read_text().replace(settings.server.data_dir, "/nothing"), 75, "Is it the data folder of a batchsched server?"),
+        (f"[server]\ndata_dir = '{settings.server.data_dir}'\n", 1, "The configuration declares no pool."),
+    ):
+        config.write_text(wrong_config)
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        assert left.value.code == code
+        assert text in capsys.readouterr().err
 
 
 def test_a_day_of_real_processes_comes_again(tmp_path: Path) -> None:

@@ -114,6 +114,8 @@ def _about(scene: Scene, grid: Grid, chosen: _Chosen, known: Lived, known_until:
 
 def _less(whole: Fleet, without: Collection[str]) -> Fleet:
     """A fleet without some of its pools. Raises InvalidValue."""
+    if not whole.pools:
+        raise InvalidValue("The configuration declares no pool.", hint="Name the one that the server has with --config.")
     if unknown := sorted(set(without) - whole.pools.keys()):
         raise InvalidValue(f"There is no pool '{unknown[0]}'. There are: {', '.join(whole.pools)}.")
     left = {name: pool for name, pool in whole.pools.items() if name not in without}
