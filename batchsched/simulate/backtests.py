@@ -216,11 +216,12 @@ class Backtest:
     def tasks(self, found: Outcome) -> list[Task]:
         """What the batches that were finished took, as it turned out: the speeds, watts and lengths that were drawn."""
         late, end_s, tasks = {*found.missed}, self._grid.hours * HOUR_S, list[Task]()
+        added_w = self._scene.fleet.added_j
         for batch_id in self.names:
             (arrival, lines), effort = self._known[batch_id], self._effort[batch_id]
             if batch_id in self._finished_s:
                 seconds = {pool: effort * self._truth.usual_s(arrival, pool, lines) for pool in arrival.pools}
-                watts = {pool: self._truth.power_w(arrival, pool) for pool in arrival.pools}
+                watts = {pool: added_w(pool, self._truth.power_w(arrival, pool), 1.0) for pool in arrival.pools}
                 width = math.ceil(lines.number / self._conditions.chunk_lines)
                 tasks.append(Task(arrival.at_s, until_s(arrival, late, end_s), width, seconds, watts))
         return tasks

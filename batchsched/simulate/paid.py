@@ -38,10 +38,11 @@ def in_order(work: Iterable[Work]) -> list[Work]:
 
 
 def worked(row: Row, fleet: Fleet, grid: Grid, batch: str) -> Work:
-    """Of a span of the ledger. The pool must be the fleet's."""
+    """Of a span of the ledger; on a spare pool what was added to its servers' idle watts. The pool must be the fleet's."""
     start_s, end_s = ((row[name] - grid.start).total_seconds() for name in ("started_at", "ended_at"))
     starting_s = row["busy_s"] if row["startup_s"] > 0 else 0.0
-    return _work(fleet, grid, start_s, end_s, row["pool"], batch, row["busy_s"], starting_s, row["energy_j"] + row["host_j"])
+    energy_j = fleet.added_j(row["pool"], row["energy_j"], row["busy_s"]) + row["host_j"]
+    return _work(fleet, grid, start_s, end_s, row["pool"], batch, row["busy_s"], starting_s, energy_j)
 
 
 def stood(row: Row, fleet: Fleet, grid: Grid, share: float = 1.0) -> Work:
