@@ -12,7 +12,7 @@ from sqlalchemy import Table, insert
 from batchsched.cli.simulate import beside
 from batchsched.clock import ManualClock
 from batchsched.errors import ForecastUnavailable, InvalidValue
-from batchsched.fleet import Pool, ServedModel, Site
+from batchsched.fleet import Pool, ServedModel, Site, Slo
 from batchsched.forecasts.climatology import Climatology
 from batchsched.forecasts.port import IntensityForecast, Provider, Realised
 from batchsched.forecasts.wrapped import Wrapped
@@ -23,6 +23,7 @@ from batchsched.simulate import Grid, Outcome
 from batchsched.simulate.about import LeftOut, whose
 from batchsched.simulate.history import history
 from batchsched.simulate.outcome import Work
+from batchsched.simulate.paid import worked
 
 START = datetime(2021, 7, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -236,6 +237,16 @@ def test_of_work_that_was_not_done_no_saving_is_said() -> None:
     assert beside(rows, rows["EDF"]) == {"saved": None, "captured": None}
     rows["run now"].unfinished.append("b")
     assert beside(rows, rows["greedy"])["saved"] is None
+
+
+def test_on_a_spare_pool_only_what_was_added_counts() -> None:
+    slo = Slo(ttft_ms=500.0, tpot_ms=50.0)
+    pools = {"own": Pool(gpu="L4"), "online": Pool(gpu="L4", kind="spare", slo=slo, ceiling=8)}
+    fleet = Settings(sites={"home": Site("DE", pue=2.0)}, pools=pools).fleet()
+    grid = Grid(Flat(), ["DE"], START, 4)
+    own, spare = (worked(_span("whole", name, 1, 0.05), fleet, grid, "whole") for name in pools)
+    assert own.grams == pytest.approx(0.05 * 2.0 * G_PER_KWH)
+    assert own.energy_j - spare.energy_j == pytest.approx(2.0 * 3600.0 * fleet.gpus["L4"].idle_w)
 
 
 class Late(Flat):
