@@ -49,6 +49,8 @@ class Postgres:
         self._address = address
         session = READING if reading else SESSION
         self.writer = _engine(address, "batchsched", session, pool_size=8, max_overflow=12, pool_timeout=20)
+        if reading:  # each time: a connection that comes back from a reader would begin to write whatever the session says
+            self.writer = self.writer.execution_options(postgresql_readonly=True)
         self._reader = self.writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._single = self.writer.execution_options(isolation_level="AUTOCOMMIT")
 

@@ -143,6 +143,8 @@ def test_who_only_looks_changes_nothing(postgres: PostgresServer) -> None:
             assert batches.counted(connection) == {}
         with pytest.raises(DatabaseUnavailable), opened.write() as connection:
             connection.exec_driver_sql("DELETE FROM counters")
+        with pytest.raises(DatabaseUnavailable), opened.statement() as connection:
+            connection.exec_driver_sql("DELETE FROM counters")
         opened.close()
 
 

@@ -112,13 +112,13 @@ def test_a_whole_server_is_held_against_what_its_work_took(policy: str, tmp_path
     for real, thought in zip(done, expected, strict=True):
         assert real.seconds_on == pytest.approx(thought.seconds_on, rel=0.5)
     least = least_g(done, a_scene().fleet, a_grid().truth)
-    assert 0.4 * outcome.grams < least <= outcome.grams
+    assert 0.2 * outcome.grams < least <= outcome.grams
 
 
 @pytest.mark.slow
 def test_a_whole_server_that_emits_too_little_ends_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def cheated(*args: Any) -> list[Work]:
-        return [msgspec.structs.replace(work, grams=0.3 * work.grams) for work in paid(*args)]
+        return [msgspec.structs.replace(work, grams=0.2 * work.grams) for work in paid(*args)]
 
     monkeypatch.setattr(backtests, "paid", cheated)
     made = Backtest(a_scene(), a_grid(), POLICIES["greedy, perfect foresight"], COARSE, tmp_path)

@@ -106,7 +106,7 @@ def test_the_command_reads_the_configured_server(
     assert said["remarks"][-1].startswith("Forecasts as they were known then: ")
     assert said["policies"][0]["grams"] == pytest.approx(lived[1].grams, rel=0.1)
     assert (tmp_path / "out" / "greedy" / "decisions.parquet").is_file()
-    for wrong, code, text in (
+    for wrong, code, complaint in (
         (["--days", "0"], 2, "0 is not in the range"),
         (["--without", "nowhere"], 1, "There is no pool 'nowhere'"),
         (["--zones", "DE"], 1, "--zones is for drawn batches"),
@@ -115,8 +115,8 @@ def test_the_command_reads_the_configured_server(
         with pytest.raises(SystemExit) as left:
             main([*arguments, *wrong])
         assert left.value.code == code
-        assert text in capsys.readouterr().err
-    for wrong_config, code, text in (
+        assert complaint in capsys.readouterr().err
+    for wrong_config, code, complaint in (
         (config.read_text().replace(settings.server.data_dir, "/nothing"), 75, "Is it the data folder of a batchsched server?"),
         (f"[server]\ndata_dir = '{settings.server.data_dir}'\n", 1, "The configuration declares no pool."),
     ):
@@ -124,7 +124,7 @@ def test_the_command_reads_the_configured_server(
         with pytest.raises(SystemExit) as left:
             main(arguments)
         assert left.value.code == code
-        assert text in capsys.readouterr().err
+        assert complaint in capsys.readouterr().err
 
 
 def test_a_day_of_real_processes_comes_again(tmp_path: Path) -> None:

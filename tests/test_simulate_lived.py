@@ -218,9 +218,9 @@ def test_what_cannot_be_is_said_in_words(loaded: Loaded) -> None:
         asked(START + timedelta(days=31))
     with pytest.raises(InvalidValue, match="No pool is left"):
         asked(START, "local", "other")
-    with pytest.raises(InvalidValue, match="There is no pool 'nowhere'. There are: local, other"):
+    with pytest.raises(InvalidValue, match=r"There is no pool 'nowhere'\. There are: local, other"):
         asked(START, "nowhere")
-    with pytest.raises(InvalidValue, match="None of the 5 batches .* 5 due or ended after 2021-07-01 02:00"):
+    with pytest.raises(InvalidValue, match=r"None of the 5 batches .* 5 due or ended after 2021-07-01 02:00"):
         asked(START, clock=ManualClock(START + 2 * HOUR))
     with pytest.raises(ForecastUnavailable, match="no forecast of those days was kept"):
         asked(START, provider=Flat(mute=True))

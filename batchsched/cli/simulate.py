@@ -279,8 +279,8 @@ def _undone(one: Outcome, grid: Grid) -> str:
 
 
 def _row(found: dict[str, Outcome], one: Outcome) -> list[str]:
-    beside, row = beside(found, one), one.summary()
-    saved, captured = (f"{share:.1%}" if share is not None else "" for share in (beside["saved"], beside["captured"]))
+    shares, row = beside(found, one), one.summary()
+    saved, captured = (f"{share:.1%}" if share is not None else "" for share in (shares["saved"], shares["captured"]))
     return [
         one.policy,
         grams(one.grams),

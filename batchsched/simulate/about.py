@@ -59,14 +59,15 @@ class About(msgspec.Struct, frozen=True):
 
     def remarks(self) -> list[str]:
         """For people, a sentence each."""
-        found = [
-            f"{self.simulated} of the {self.came} batches that came from {_at(self.start)} to {_at(self.end)}, paid for by what "
-            f"came true until {_at(self.known_until)}.",
-            *([f"Left out: {self.left_out.words(self.known_until)}."] if self.left_out.total else []),
-            f"Pools: {', '.join(self.pools)}{f'; taken away: {_list(self.without)}' if self.without else ''}.",
+        came = f"{self.simulated} of the {self.came} batches that came from {_at(self.start)} to {_at(self.end)}"
+        found = [f"{came}, paid for by what came true until {_at(self.known_until)}."]
+        if self.left_out.total:
+            found.append(f"Left out: {self.left_out.words(self.known_until)}.")
+        found.append(f"Pools: {', '.join(self.pools)}{f'; taken away: {_list(self.without)}' if self.without else ''}.")
+        found.append(
             f"'{AS_IT_WAS}' is what the ledger says. All other rows are simulated: queue, scheduler and planner are the real "
-            "ones; executors are modelled, by the speeds and watts that were measured on these pools.",
-        ]
+            "ones; executors are modelled, by the speeds and watts that were measured on these pools."
+        )
         if self.assumed:
             found.append(f"Never measured, so assumed: {_list(self.assumed)}.")
         if self.cut_short:

@@ -160,7 +160,7 @@ def _known_until(provider: Provider, zones: Sequence[str], start: datetime, now:
         measured = [one.end for one in provider.realised(zone, start, now, now)]
         if max(measured, default=start) < start + HOUR:
             raise ForecastUnavailable(
-                f"Nothing is known of what came true in zone {zone} from {start:%Y-%m-%d %H:%M} UTC on, by which work is paid for.",
+                f"Nothing is known of what came true in zone {zone} from {start:%Y-%m-%d %H:%M} UTC on; work is paid by that.",
                 hint="It is kept where [forecast.sources] or a file with measurements is configured, and may be brought in by "
                 "`batchsched forecast import` or `forecast backfill`. Typical days (climatology) never come true.",
             )
@@ -220,8 +220,8 @@ def _last_end(rows: Sequence[Row]) -> datetime:
 
 def _end(rows: Sequence[Row], known_until: datetime) -> datetime:
     """When a simulation ends at the latest: some days after the last of them was due or done, as far as the grid is known."""
-    last = max(_last_end(rows), max(row["deadline_at"] for row in rows)).replace(minute=0, second=0, microsecond=0)
-    return min(known_until, last + (AFTER_H + 1) * HOUR)
+    last: datetime = max([_last_end(rows), *(row["deadline_at"] for row in rows)])
+    return min(known_until, last.replace(minute=0, second=0, microsecond=0) + (AFTER_H + 1) * HOUR)
 
 
 def _listen(heard: Heard, grid: Grid) -> None:
