@@ -19,12 +19,15 @@ from msgspec import Meta
 
 from batchsched.catalogue import Catalogue, Gpu, builtin
 from batchsched.engines import EngineName
+from batchsched.errors import InvalidValue
+from batchsched.units import parse_duration_s
 
 _PARALLEL_FLAGS = {
     **dict.fromkeys(("--tensor-parallel-size", "-tp"), "tensor"),
     **dict.fromkeys(("--pipeline-parallel-size", "-pp"), "pipeline"),
     **dict.fromkeys(("--data-parallel-size", "-dp"), "data"),
 }
+WINDOW_NAME = r"[A-Za-z0-9_-]{1,64}"
 PoolKind = Literal["dedicated", "spare", "cpu"]
 _MISSING = {
     "slo": "a spare pool needs to know what its online users are promised: give ttft_ms and tpot_ms",
@@ -73,9 +76,52 @@ VCPU_MODEL = f"CPU time used, {VCPU_IDLE_W:g} W idle to {VCPU_MAX_W:g} W busy fo
 class Window(msgspec.Struct, frozen=True):
     """A recurring opening of a pool; while it is closed nothing new starts there."""
 
-    cron: Annotated[str, Meta(description="When it opens: five cron fields; weekdays by name or number (0 and 7 are Sunday)")]
-    duration: Annotated[str, Meta(description="How long it stays open, such as `8h`")]
-    timezone: Annotated[str, Meta(description="IANA time zone of the cron fields")] = "UTC"
+    cron: Annotated[
+        str,
+        Meta(max_length=500, description="When it opens: five cron fields; weekdays by name or number (0 and 7 are Sunday)"),
+    ]
+    duration: Annotated[str, Meta(max_length=100, description="How long it stays open, such as `8h`")]
+    timezone: Annotated[str, Meta(max_length=100, description="IANA time zone of the cron fields")] = "UTC"
+
+    @property
+    def complaint(self) -> tuple[str, str] | None:
+        """The field that is wrong, and why; None where all is well. Of the cron line only the form is looked at."""
+        import zoneinfo
+
+        try:
+            parse_duration_s(self.duration)
+        except InvalidValue as problem:
+            return "duration", problem.message
+        try:
+            zoneinfo.ZoneInfo(self.timezone)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+            return "timezone", f"'{self.timezone[:100]}' is not an IANA time zone."
+        if len(self.cron.split()) != 5:
+            return "cron", f"'{self.cron[:100]}' does not have five fields (minute hour day month weekday)."
+        return None
+
+
+class PoolWindow(Window, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A window by a name of its own; a pool may have several, and is open while any of them is."""
+
+    pool: Annotated[str, Meta(description="Name of the pool that it opens")]
+    share: Annotated[
+        float, Meta(gt=0, le=1, description="Part of the pool's replicas that it opens: whole ones, and at least one")
+    ] = 1.0
+    max_intensity_g_per_kwh: (
+        Annotated[float, Meta(gt=0, le=10_000, description="Shut while the grid's forecast is above so many gCO2e/kWh")] | None
+    ) = None
+    only_if_below_forecast_percentile: (
+        Annotated[
+            float, Meta(gt=0, lt=100, description="Shut while the forecast is above this percentile of its next 24 hours")
+        ]
+        | None
+    ) = None
+
+    @property
+    def limited(self) -> bool:
+        """Does it hang on the forecast?"""
+        return self.max_intensity_g_per_kwh is not None or self.only_if_below_forecast_percentile is not None
 
 
 class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 MOST_ADVISED = 20
 """Where more are not feasible, or come into doubt, at once, the first of them, by deadline, are told what would mend it."""
+MOST_WINDOWS = 5
+"""Of a batch that is spread over more, the first are named."""
 UNJUDGED = "It could not be judged ({}: {}); the server's log says more."
 JOBS_ADVISED = 2000
 """Of how many jobs all that advice may be made: a piece of it looks at each open job, and a plan may wait for it."""
@@ -52,7 +54,8 @@ def judged(view: View, found: Sequence[Mapping[str, Any]], fleet: Fleet) -> list
             log.exception("Batch %s cannot be judged.", batch["id"])
             answer = Verdict(False, 0.0, None, None, None, UNJUDGED.format(type(error).__name__, error))
         advised += not answer.feasible
-        out.append(_as_answer(view, answer, "" if answer.feasible else shut(view, batch["id"]) + _unfit(view, batch)))
+        remark = in_windows(view, plan, batch["id"]) if answer.feasible else shut(view, batch["id"]) + _unfit(view, batch)
+        out.append(_as_answer(view, answer, remark))
     return out
 
 
@@ -69,6 +72,21 @@ def shut(view: View, batch_id: str) -> str:
         return ""
     said = f"pool{'s' if len(closed) > 1 else ''} {' and '.join(closed)}"
     return f" P{said[1:]} could work on it, but {'are' if len(closed) > 1 else 'is'} closed: open {said}."
+
+
+def in_windows(view: View, plan: Plan, batch_id: str) -> str:
+    """A sentence about the windows in which a plan has a batch; empty where its pools have none."""
+    mine = plan.of(batch_id)
+    opened = {pool: view.openings.named(pool, view.now, view.at(mine[-1].end_s)) for pool in {a.pool for a in mine}}
+    found = {
+        next((each for each in opened[a.pool] if each[0] <= at < each[1]), None)
+        for a in mine
+        for at in [view.at(max(0.0, a.start_s))]
+    }
+    named = [f"{name} from {since:%d %b %H:%M} to {until:%d %b %H:%M}" for since, until, name in sorted(filter(None, found))]
+    more = f" and {len(named) - MOST_WINDOWS} more" if len(named) > MOST_WINDOWS else ""
+    several = f"is spread over {len(named)} windows" if len(named) > 1 else "runs in the window"
+    return f" By the plan of this moment it {several}: {', '.join(named[:MOST_WINDOWS])}{more} (UTC)." if named else ""
 
 
 def _unfit(view: View, batch: Mapping[str, Any]) -> str:

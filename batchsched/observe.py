@@ -23,8 +23,9 @@ from batchsched.fleet import Fleet, Pool, cores_of, gpus_of
 from batchsched.forecasts import IntensityForecast, Provider
 from batchsched.generations import cannot_answer, fitted, reasons_of, unfit_of
 from batchsched.lines import ENDPOINTS
+from batchsched.openings import Openings, Windows, capacity
 from batchsched.outlook import Outlooks
-from batchsched.planner import Job, PoolState, Problem, Slot, make_slots, open_share
+from batchsched.planner import Job, PoolState, Problem, Slot, make_slots
 from batchsched.planner.latest_start import OpenPool
 from batchsched.planner.problem import Effort, standalone
 from batchsched.planner.uniform import fastest, one_each
@@ -47,7 +48,6 @@ from batchsched.spare import Share, added, planned, remarks, shares
 from batchsched.transfers import Transfers
 from batchsched.uncertain import TRANSFER_SIGMA, Uncertain
 from batchsched.units import iso
-from batchsched.windows import openings
 
 if TYPE_CHECKING:
     from batchsched.forecasts.calibration import Calibrator
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 LOOK_BACK = timedelta(days=30)
 LENGTHS_KEPT = timedelta(minutes=1)
-Span = tuple[float, float]
 
 
 class View(msgspec.Struct, frozen=True):
@@ -77,6 +76,7 @@ class View(msgspec.Struct, frozen=True):
     """The job of a batch's row, as it would be with other options."""
     unfit: dict[str, list[str]] = {}
     """Why pools cannot run a model, by model."""
+    openings: Openings = Openings({})
 
     def at(self, seconds: float) -> datetime:
         """The instant so many seconds from now."""
@@ -138,6 +138,7 @@ class Observer:
         self._provider = provider
         self._hardware = hardware
         self.fleet: Fleet = settings.fleet(hardware.catalogue)
+        self.windows = Windows(settings)
         self._uncertain = Uncertain(settings.planner, self.fleet, hardware, learnt)
         self._answers = Answers()
         self._answers_at: datetime | None = None
@@ -156,7 +157,7 @@ class Observer:
             answers = self.answers(connection, everything, now)
             alive = workers.active(connection, now - timedelta(seconds=self._settings.server.lease_s))
             able = [one for one in launchers.active(connection, now - launchers.SILENT) if one["replicas"]]
-            ruled = overrides.active(connection, now)
+            ruled, opened = overrides.active(connection, now), Openings(self.windows.read(connection))
             left = spare.hours(connection, now)
             lost = workers.lost(connection, now - LOOK_BACK, now - timedelta(seconds=self._settings.server.lease_s))
             tied = {row["id"]: chunks.served_by(connection, row["id"]) for row in rows if row["options"].get("uniform")}
@@ -167,8 +168,9 @@ class Observer:
         profiles |= {key: left_over[key[1]].increment(known) for key, known in profiles.items() if key[1] in left_over}
         replicas = self._replicas(alive, able)
         horizon_s = self._horizon_s(everything, now)
-        forecasts, notes = self._forecasts(now, horizon_s)
-        slots, states, pools = self._assemble(now, horizon_s, replicas, loaded, forecasts, ruled)
+        forecasts, notes = self._forecasts(now, horizon_s + opened.look_ahead().total_seconds())
+        opened = opened.judged(forecasts, self.fleet, now, now + timedelta(seconds=horizon_s))
+        slots, states, pools = self._assemble(now, horizon_s, replicas, loaded, forecasts, ruled, opened)
         states, pools = planned(*self._uncertain.doubted(states, pools, profiles, lost, now), left_over, slots, now, self.fleet)
         transfers = Transfers(self._settings, self.fleet, states, [self._at_home(forecasts, now, horizon_s)], loaded)
         unfit = unfit_of(self.fleet, profiles, loaded)
@@ -186,14 +188,14 @@ class Observer:
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
         notes += [*unread, *_unable(jobs, alive, self.fleet), *remarks(left_over)]
         reasons = reasons_of(self.fleet, unfit, {(m, row["endpoint"]) for row in everything for m in batches.models(row)})
-        notes += [*itertools.chain(*reasons.values()), *ruled.remarks()]
+        notes += [*itertools.chain(*reasons.values()), *ruled.remarks(), *opened.remarks(now)]
         notes += [f"Pool {row['pool']}: {ill}, on {row['host']}." for row in alive for ill in row["ills"] or []]
         notes += [f"Pool {row['pool']}: {workers.resting(row)}." for row in alive if workers.rests(row)]
 
         def as_it_would_be(row: Mapping[str, Any]) -> Job:
             return fastest(job_of(row))
 
-        return View(now, problem, pools, forecasts, leased, tallied, connected, ruled, notes, as_it_would_be, reasons)
+        return View(now, problem, pools, forecasts, leased, tallied, connected, ruled, notes, as_it_would_be, reasons, opened)
 
     def profiles(
         self, observations: Sequence[Observation], idle_w: Mapping[str, float] | None = None
@@ -394,8 +396,9 @@ class Observer:
         loaded: dict[str, list[str]],
         forecasts: dict[str, IntensityForecast],
         ruled: Overrides,
+        opened: Openings,
     ) -> tuple[list[Slot], list[PoolState], list[OpenPool]]:
-        spans = {name: self.open_spans(name, now, horizon_s, ruled) for name in self.fleet.pools}
+        layers = {name: opened.layers(name, replicas[name], now, horizon_s, ruled) for name in self.fleet.pools}
         limits = self._settings.planner
         edges = [(slot.start - now).total_seconds() for f in forecasts.values() for slot in f.slots if limits.slot_s > 60]
         slots = make_slots(
@@ -404,7 +407,8 @@ class Observer:
             long_slot_s=limits.long_slot_s,
             fine_s=limits.fine_h * 3600,
             offset_s=limits.slot_s - now.timestamp() % limits.slot_s,
-            cuts=[at for inner in spans.values() for span in inner for at in span] + _near(edges, limits.fine_h * 3600),
+            cuts=[at for each in layers.values() for _, spans in each for span in spans for at in span]
+            + _near(edges, limits.fine_h * 3600),
         )
         pools: list[PoolState] = []
         for name, pool in self.fleet.pools.items():
@@ -416,7 +420,7 @@ class Observer:
                     site=pool.site,
                     zone=site.zone,
                     replicas=replicas[name],
-                    capacity=open_share(slots, spans[name], replicas[name]),
+                    capacity=capacity(layers[name], slots),
                     pue=site.pue,
                     intensity_g_per_kwh=[_mean_of(forecast, now, slot) for slot in slots],
                     loaded=loaded[name],
@@ -429,7 +433,9 @@ class Observer:
                 )
             )
         open_pools = [
-            OpenPool(name, replicas[name], self.open_spans(name, now, horizon_s, ruled, back=LOOK_BACK)) for name in spans
+            OpenPool(name, count, spans)
+            for name in layers
+            for count, spans in opened.layers(name, replicas[name], now, horizon_s, ruled, back=LOOK_BACK)
         ]
         return slots, pools, open_pools
 
@@ -441,15 +447,6 @@ class Observer:
         held = Held.of(pool, now.date(), gpus)
         kg = self._hardware.replica_kg(pool.gpu, held)
         return held.charge_g(kg.mid, 3600, carbon.lifetime_years, carbon.embodied_policy) / 3600 if kg else None
-
-    def open_spans(
-        self, pool: str, now: datetime, horizon_s: float, ruled: Overrides, back: timedelta = timedelta()
-    ) -> list[Span]:
-        """When a pool is open, by its window and by what operators decided, in seconds from now."""
-        window, start, end = self.fleet.pools[pool].window, now - back, now + timedelta(seconds=horizon_s)
-        by_window = [(start, end)] if window is None else openings(window, start, end)
-        found = [part for opens_at, closes in by_window for part in ruled.open_between(pool, opens_at, closes)]
-        return [((a - now).total_seconds(), (b - now).total_seconds()) for a, b in found]
 
 
 def _lengths(row: Mapping[str, Any], model: str, known: Answers) -> Lengths:

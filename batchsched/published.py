@@ -49,6 +49,8 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     """Pools with a live worker, or a launcher that can start one."""
     overrides: Overrides = Overrides()
     """What operators had decided by then: how its pools and its shifting stand."""
+    shut: dict[str, list[tuple[datetime, datetime]]] = {}
+    """When windows are shut for the forecast's sake, by name."""
     notes: list[str] = []
     unfit: dict[str, list[str]] = {}
     """Why pools cannot run a model, by model."""

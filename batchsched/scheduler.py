@@ -21,7 +21,8 @@ from sqlalchemy import Connection
 from batchsched.carbon.models import Hardware
 from batchsched.changes import cannot_wait, little
 from batchsched.clock import Clock
-from batchsched.errors import BatchschedError, ForecastUnavailable, InvalidConfiguration, PlannerBusy
+from batchsched.doors import Doors
+from batchsched.errors import BatchschedError, ForecastUnavailable, PlannerBusy
 from batchsched.forecasts import Provider, one_signal
 from batchsched.judging import judged
 from batchsched.observe import Observer, View
@@ -32,14 +33,13 @@ from batchsched.planner.fairness import Turns, arrivals, contested
 from batchsched.planner.last import standing
 from batchsched.planner.latest_start import latest_safe_starts
 from batchsched.published import Published, Recipe
-from batchsched.queue import chunks, ledger, overrides, plans, shares, tallies, workers
+from batchsched.queue import chunks, ledger, plans, shares, tallies, workers
 from batchsched.queue.database import Database, again
 from batchsched.queue.rows import Row
 from batchsched.risks import Risks
 from batchsched.settings import Settings
 from batchsched.solving import READY_S, SEED, PlanMaker, Solved, Solver, versions
 from batchsched.wanted import Crew, crew
-from batchsched.windows import WindowTimer, check, is_open
 
 if TYPE_CHECKING:
     from batchsched.forecasts.calibration import Calibrator
@@ -110,13 +110,7 @@ class Scheduler:
         self.fleet = self._observer.fleet
         self._risks = Risks(database, self.fleet)
         _check_signals(provider, [site.zone for site in self.fleet.sites.values()])
-        self._windows = {name: pool.window for name, pool in self.fleet.pools.items() if pool.window}
-        for name, window in self._windows.items():
-            try:
-                check(window)
-            except InvalidConfiguration as problem:
-                raise InvalidConfiguration(f"key 'pools.{name}.window': {problem.message}") from None
-        self._timer = WindowTimer(self._windows, lambda _name, _open: self.poke(), clock)
+        self.doors = Doors(database, self._observer.windows, self.fleet, lambda: self._published, self.poke, clock)
         self._weights = {name: tenant.weight for name, tenant in settings.tenants.items()}
         self._published: Published | None = None
         self._searched: Published | None = None
@@ -133,7 +127,7 @@ class Scheduler:
 
     def start(self) -> None:
         """Begin to plan."""
-        self._timer.start()
+        self.doors.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -141,7 +135,7 @@ class Scheduler:
         self._stopping.set()
         self._wake.set()
         if self._thread.ident is not None:
-            self._timer.stop()
+            self.doors.stop()
             self._thread.join(timeout=30)
         self._solver.stop()
         self._questions.stop()
@@ -223,6 +217,7 @@ class Scheduler:
             with self._database.read() as connection:
                 before = self._in_force(connection)  # another leader's, or that of before a restart
             view = self._look(before)
+            self.doors.watch(view.openings)
             draft, recipe = self._draft(view), self._recipe(self._work_s(view), frozen=view.overrides.frozen is not None)
 
             def publish(plan: Plan, recipe: Recipe, failure: str | None = None) -> Published:
@@ -267,6 +262,7 @@ class Scheduler:
             contested=sorted(_contested(view, latest)),
             connected=sorted(view.connected),
             overrides=view.overrides,
+            shut={name: list(spans) for name, spans in view.openings.shut.items()},
             notes=view.notes,
             unfit=view.unfit,
         )
@@ -363,15 +359,22 @@ class Scheduler:
         return [name for name in self.fleet.models if self.fleet.pools_for(name)]
 
     def offer(
-        self, connection: Connection, pool: str, now: datetime, *, renames: bool = True, lacking: Collection[str] = ()
+        self,
+        connection: Connection,
+        pool: str,
+        now: datetime,
+        *,
+        worker: str = "",
+        renames: bool = True,
+        lacking: Collection[str] = (),
     ) -> Offer:
-        """What a pool should lease now, within the transaction that leases it: nobody else leases for this pool meanwhile.
+        """What a worker should lease now, within the transaction that leases it: nobody else leases for its pool meanwhile.
 
         `renames`: its worker can serve requests with another model than they name; `lacking`: models that its engine turned out
         not to have. Where a batch was to have another and cannot, it gets the one that it names, if the pool serves that.
         """
         published = self._in_force(connection)
-        if published is None or not self._open(pool, now) or overrides.closed(connection, pool, now):
+        if published is None or self.doors.closed(connection, pool, now, worker):
             return Offer(Turns([], {}, {}))
         able = [name for name in chunks.ready(connection, now) if published.suits(name, pool)]
         if able:
@@ -392,11 +395,10 @@ class Scheduler:
     ) -> Crew:
         """What a pool should have at work now, or after the lead (see wanted.py). `alive`: the live workers, which stay as they
         are while there is no plan."""
-        published, count, soon = self._in_force(connection), self.fleet.pools[pool].count, now + timedelta(seconds=lead_s)
+        published, soon = self._in_force(connection), now + timedelta(seconds=lead_s)
         if published is None:
             return Crew(sum(worker["pool"] == pool and not workers.rests(worker) for worker in alive))
-        moments = [at for at in (now, soon) if self._open(pool, at) and not overrides.closed(connection, pool, at)]
-        if not moments:
+        if not (count := self.doors.most(connection, pool, now, soon)):
             return Crew(0, next_at=published.coming(pool, now)[0])
         return crew(published, pool, now, count=count, lead_s=lead_s, unfinished=unfinished)
 
@@ -411,19 +413,13 @@ class Scheduler:
         return served
 
     def may_go_on(self, batch_id: str, pool: str, now: datetime, closed: str | None = None) -> bool:
-        """May a chunk that is running there go on running? `closed`: how an operator closed the pool."""
+        """May a chunk that is running there go on running? `closed`: how the pool is closed."""
         published = self._published
-        if not self._open(pool, now):
-            return False
         if closed:
             return closed == "cordoned"
         if published is not None and pool in published.overrides.pools:
             return True  # it was opened since
         return published is None or published.on_now(batch_id, pool, now, min(GRACE_S, self._settings.planner.slot_s / 2))
-
-    def _open(self, pool: str, now: datetime) -> bool:
-        window = self._windows.get(pool)
-        return window is None or is_open(window, now)
 
     def _refresh(self, published: Published, pool: str, now: datetime, *, idle: bool) -> None:
         """Plan again where a pool has done its share of the slot early: it is faster than thought, and may well do more."""

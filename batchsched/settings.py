@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -20,12 +21,11 @@ from msgspec import Meta
 from batchsched import adapters
 from batchsched.catalogue import Catalogue, EmbodiedModel, builtin, merged
 from batchsched.engines import table
-from batchsched.errors import InvalidConfiguration, InvalidValue
+from batchsched.errors import InvalidConfiguration
 from batchsched.feeds import OWN, FeedSource, ZoneFeed, complaint
-from batchsched.fleet import GPU_TYPES, Fleet, Launch, Pool, ServedModel, Site, Window, cores_of, gpu_types
+from batchsched.fleet import GPU_TYPES, WINDOW_NAME, Fleet, Launch, Pool, PoolWindow, ServedModel, Site, cores_of, gpu_types
 from batchsched.lines.rules import DEFAULT_LINE_BYTES, Rules
 from batchsched.planning import Planner
-from batchsched.units import parse_duration_s
 
 FILE_NAME = "batchsched.toml"
 ENV_PREFIX = "BATCHSCHED_"
@@ -215,6 +215,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retention: Retention = Retention()
     sites: Annotated[dict[str, Site], Meta(description="Sites by name")] = {}
     pools: Annotated[dict[str, Pool], Meta(description="Pools by name")] = {}
+    windows: Annotated[dict[str, PoolWindow], Meta(description="Windows of pools by name")] = {}
     models: Annotated[dict[str, ServedModel], Meta(description="Models by the name that batches use")] = {}
     launch: Annotated[dict[str, Launch], Meta(description="How this node's launcher starts workers, by pool")] = {}
     tenants: Annotated[dict[str, Tenant], Meta(description="Weights and limits of tenants by name")] = {}
@@ -224,6 +225,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Sites, pools and models, with the home site made explicit, and the GPU types of a catalogue, ours where None."""
         home = self.carbon.home_site or next(iter(self.sites), "home")
         return Fleet(self.sites, self.pools, self.models, home, gpu_types(catalogue) if catalogue else GPU_TYPES)
+
+    def all_windows(self) -> dict[str, PoolWindow]:
+        """Every window by the key that declares it: `pools.NAME.window` or `windows.NAME`."""
+        own = {name: pool.window for name, pool in self.pools.items() if pool.window}
+        found = {f"pools.{name}.window": PoolWindow(pool=name, **msgspec.structs.asdict(window)) for name, window in own.items()}
+        return found | {f"windows.{name}": window for name, window in self.windows.items()}
 
     def archive_folder(self) -> Path:
         """Where the forecast archive is."""
@@ -402,6 +409,13 @@ def _cross_check(settings: Settings, where: str, catalogue: Catalogue) -> None:
     for name, pool in settings.pools.items():
         _check_pool(name, pool, settings, where)
         _check_hardware(name, pool, catalogue, where)
+    for name, window in settings.windows.items():
+        if not re.fullmatch(WINDOW_NAME, name):
+            raise InvalidConfiguration(f"{where}: key 'windows.{name}': a name has at most 64 letters, digits, - and _.")
+        if window.pool not in settings.pools:
+            _complain(where, f"windows.{name}.pool", f"there is no pool '{window.pool}'", settings.pools)
+        if wrong := window.complaint:
+            raise InvalidConfiguration(f"{where}: key 'windows.{name}.{wrong[0]}': {wrong[1]}")
     for name, webhook in settings.webhooks.items():
         _check_webhook(webhook, f"{where}: key 'webhooks.{name}")
     if 0 < settings.retention.batches_days < 35:
@@ -429,8 +443,8 @@ def _check_pool(name: str, pool: Pool, settings: Settings, where: str) -> None:
     for quirk in pool.quirks:
         if quirk not in known:
             _complain(where, f"pools.{name}.quirks", f"{pool.engine} has no quirk '{quirk}'", known)
-    if pool.window:
-        _check_window(pool.window, f"{where}: key 'pools.{name}.window")
+    if pool.window and (wrong := pool.window.complaint):
+        raise InvalidConfiguration(f"{where}: key 'pools.{name}.window.{wrong[0]}': {wrong[1]}")
     if pool.second_life_at is None and pool.second_life_years is None:
         return
     if not (pool.second_life_at and pool.second_life_years and pool.bought_at and pool.bought_at < pool.second_life_at):
@@ -481,18 +495,3 @@ def _check_webhook(webhook: Webhook, key: str) -> None:
         raise InvalidConfiguration(
             f"{key}.secret' must be whsec_ and at least 24 random bytes in base64.", hint="`openssl rand -base64 32` makes them."
         )
-
-
-def _check_window(window: Window, key: str) -> None:
-    import zoneinfo
-
-    try:
-        parse_duration_s(window.duration)
-    except InvalidValue as problem:
-        raise InvalidConfiguration(f"{key}.duration': {problem.message}") from None
-    try:
-        zoneinfo.ZoneInfo(window.timezone)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        raise InvalidConfiguration(f"{key}.timezone': '{window.timezone}' is not an IANA time zone.") from None
-    if len(window.cron.split()) != 5:
-        raise InvalidConfiguration(f"{key}.cron': '{window.cron}' does not have five fields (minute hour day month weekday).")

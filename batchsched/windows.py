@@ -7,11 +7,11 @@ duration in elapsed time. Openings that meet or overlap are one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
 from batchsched.clock import Clock
@@ -22,6 +22,7 @@ from batchsched.units import parse_duration_s
 if TYPE_CHECKING:
     from apscheduler.schedulers.background import BackgroundScheduler
 
+T = TypeVar("T")
 _DAY = timedelta(days=1)
 _NO_END = timedelta(days=8)  # beyond any planning horizon
 _LOOK_AGAIN = timedelta(minutes=5)  # clocks jump and machines sleep
@@ -109,20 +110,28 @@ def _field(line: str, name: str, field: str, low: int, high: int) -> set[int]:
     return found
 
 
-def openings(window: Window, start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
+def openings(
+    window: Window, start: datetime, end: datetime, skipped: Collection[datetime] = ()
+) -> list[tuple[datetime, datetime]]:
     """Intervals in UTC, in order and apart, during which the window is open and which touch [start, end].
 
     They are not cut to [start, end]; one that reaches `end` may go on after the end given here (`closes_at` looks further).
+    `skipped`: starts that open nothing.
     """
-    merged: list[tuple[datetime, datetime]] = []
     duration = timedelta(seconds=parse_duration_s(window.duration))
-    for opens_at in _starts(window, start - duration, end):
-        closes = opens_at + duration
-        if merged and opens_at <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], closes))
+    parts = _parts(window, start - duration, end, duration, skipped)
+    return [(since, until) for since, until in joined(parts) if until > start and since <= end]
+
+
+def joined(parts: Iterable[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:
+    """Intervals, in order and apart: those that meet or overlap are one."""
+    found: list[tuple[datetime, datetime]] = []
+    for since, until in sorted(parts):
+        if found and since <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], until))
         else:
-            merged.append((opens_at, closes))
-    return [(opens_at, closes) for opens_at, closes in merged if closes > start]
+            found.append((since, until))
+    return found
 
 
 def is_open(window: Window, at: datetime) -> bool:
@@ -159,47 +168,88 @@ def check(window: Window) -> None:
         raise InvalidConfiguration(f"The window '{window.cron}' never opens: no day matches it.")
 
 
-def _starts(window: Window, start: datetime, end: datetime) -> list[datetime]:
-    """Every opening instant in [start, end], in order."""
+def starts(window: Window, start: datetime, end: datetime) -> list[datetime]:
+    """Every instant in [start, end] at which its cron line opens it, in order."""
+    return sorted({at for day in _days(window, start, end) for at in _of_day(window, day) if start <= at <= end})
+
+
+def _days(window: Window, start: datetime, end: datetime) -> Iterator[date]:
+    """The days on the window's calendar, with one more on either side, on which it opens."""
     cron, zone = parse_cron(window.cron), ZoneInfo(window.timezone)
-    day, last = start.astimezone(zone).date() - _DAY, end.astimezone(zone).date()
-    found: list[datetime] = []
+    day, last = start.astimezone(zone).date() - _DAY, end.astimezone(zone).date() + _DAY
     while day <= last:
         if cron.matches(day):
-            walls = (datetime.combine(day, time(hour, minute), zone) for hour in cron.hours for minute in cron.minutes)
-            found += [wall.astimezone(UTC) for wall in walls]
+            yield day
         day += _DAY
-    return sorted(at for at in found if start <= at <= end)
 
 
-class WindowTimer:
-    """Calls `on_change(name, is_open)` once for each window at `start()`, then whenever one opens or closes.
+def _of_day(window: Window, day: date) -> Iterator[datetime]:
+    cron, zone = parse_cron(window.cron), ZoneInfo(window.timezone)
+    for hour in cron.hours:
+        for minute in cron.minutes:
+            yield datetime.combine(day, time(hour, minute), zone).astimezone(UTC)
 
-    What holds is always worked out from the window and the clock; the timer only says when to look, so a late or a lost
-    alarm costs time, never truth. The first calls come from the thread that starts, later ones from the timer's own; never two
-    at once.
+
+def _parts(
+    window: Window, start: datetime, end: datetime, duration: timedelta, skipped: Collection[datetime]
+) -> Iterator[tuple[datetime, datetime]]:
+    """What opens at starts in [start, end]; of starts that follow each other on a day in one piece."""
+    zone, away = ZoneInfo(window.timezone), {at.astimezone(ZoneInfo(window.timezone)).date() for at in skipped}
+    for day in _days(window, start, end):
+        midnight, next_one = (datetime.combine(each, time(), zone) for each in (day, day + _DAY))
+        if midnight.utcoffset() == next_one.utcoffset() and not away & {day - _DAY, day, day + _DAY}:
+            first = midnight.astimezone(UTC)
+            yield from ((first + since, first + until) for since, until in _pattern(window.cron, duration))
+        else:  # the clock changes, or something is left out
+            yield from ((at, at + duration) for at in _of_day(window, day) if at not in skipped)
+
+
+@lru_cache
+def _pattern(line: str, duration: timedelta) -> list[tuple[timedelta, timedelta]]:
+    """From when to when it is open of what opens on a day whose clock does not change, from its midnight on."""
+    cron, midnight = parse_cron(line), datetime(2024, 1, 1, tzinfo=UTC)
+    walls = (midnight + timedelta(hours=hour, minutes=minute) for hour in cron.hours for minute in cron.minutes)
+    return [(since - midnight, until - midnight) for since, until in joined((at, at + duration) for at in walls)]
+
+
+class WindowTimer(Generic[T]):
+    """Calls `on_change(name, state)` once for each name at `start()`, then whenever its state is another.
+
+    What holds is always worked out by `look(name, now)`, which gives the state and when it changes by itself, if it does; the
+    timer only says when to look, so a late or a lost alarm costs time, never truth. The first calls come from the thread that
+    starts, later ones from the timer's own; never two at once.
     """
 
-    def __init__(self, windows: Mapping[str, Window], on_change: Callable[[str, bool], None], clock: Clock) -> None:
-        self._windows = dict(windows)
+    def __init__(
+        self,
+        names: Collection[str],
+        look: Callable[[str, datetime], tuple[T, datetime | None]],
+        on_change: Callable[[str, T], None],
+        clock: Clock,
+    ) -> None:
+        self._names, self._look_at = list(names), look
         self._on_change = on_change
         self._clock = clock
-        self._told: dict[str, bool] = {}
+        self._told: dict[str, T] = {}
         self._lock = Lock()
         self._scheduler: BackgroundScheduler | None = None
 
     def start(self) -> None:
-        """Begin. Raises InvalidConfiguration for a bad window."""
+        """Begin. Raises what the first look raises."""
         from apscheduler.jobstores.memory import MemoryJobStore
         from apscheduler.schedulers.background import BackgroundScheduler
 
-        for window in self._windows.values():
-            check(window)
         defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
-        self._scheduler = BackgroundScheduler(jobstores={"default": MemoryJobStore()}, job_defaults=defaults, timezone=UTC)
-        self._scheduler.start()
-        for name in self._windows:
+        scheduler = BackgroundScheduler(jobstores={"default": MemoryJobStore()}, job_defaults=defaults, timezone=UTC)
+        scheduler.start()
+        self._scheduler = scheduler
+        for name in self._names:
             self._look(name)
+
+    def look_again(self) -> None:
+        """What is looked at was changed: look at once, from the timer's own thread."""
+        for name in self._names:
+            self._look_in(name, timedelta())
 
     def stop(self) -> None:
         """End; a call that is under way finishes first."""
@@ -209,15 +259,17 @@ class WindowTimer:
 
     def _look(self, name: str) -> None:
         with self._lock:
-            self._look_alone(name)
+            self._look_in(name, _LOOK_AGAIN)  # first of all: what follows may fail
+            now = self._clock.now()
+            state, change_at = self._look_at(name, now)
+            if change_at is not None and change_at - now < _LOOK_AGAIN:
+                self._look_in(name, change_at - now)
+            if name not in self._told or self._told[name] != state:
+                self._told[name] = state
+                self._on_change(name, state)
 
-    def _look_alone(self, name: str) -> None:
-        now, window = self._clock.now(), self._windows[name]
-        opened = is_open(window, now)
-        change_at = closes_at(window, now) if opened else opens_at(window, now)
-        wait = min(change_at - now, _LOOK_AGAIN) if change_at else _LOOK_AGAIN
-        if self._scheduler and self._scheduler.running:  # before the call, which may fail
-            self._scheduler.add_job(self._look, "date", run_date=datetime.now(UTC) + wait, args=[name])
-        if self._told.get(name) is not opened:
-            self._told[name] = opened
-            self._on_change(name, opened)
+    def _look_in(self, name: str, wait: timedelta) -> None:
+        scheduler = self._scheduler
+        if scheduler and scheduler.running:
+            at = datetime.now(UTC) + wait
+            scheduler.add_job(self._look, "date", run_date=at, args=[name], id=name, replace_existing=True)

@@ -317,6 +317,11 @@ def leases(connection: Connection) -> dict[str, int]:
     return {worker_id: int(count) for worker_id, count in connection.execute(query)}
 
 
+def at_work(connection: Connection, pool: str) -> set[str]:
+    """The workers of a pool that hold chunks."""
+    return set(connection.scalars(select(chunks.c.worker_id).where(_IS_LEASED, chunks.c.pool == pool).distinct()))
+
+
 def summary(connection: Connection) -> list[Row]:
     """Of each batch in progress: pending and leased requests, and the pools that hold leases, for the planner's eyes.
 

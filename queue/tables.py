@@ -11,6 +11,7 @@ from typing import Any, cast
 from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, ForeignKey, Index, String, Table, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
+from batchsched.queue.decided import OverrideRow, WindowRow
 from batchsched.queue.manned import LauncherRow, WorkerRow
 from batchsched.queue.observed import SpareHourRow
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS
@@ -316,18 +317,6 @@ class PlanRow(SQLModel, table=True):
     packed: bytes | None = None
 
 
-class OverrideRow(SQLModel, table=True):
-    """What an operator decided: `plan` is `frozen`, or `pool:NAME` is `cordoned` or `drained`; until it is lifted or over."""
-
-    __tablename__ = "overrides"  # pyright: ignore[reportAssignmentType]
-    __table_args__ = (CheckConstraint("how IN ('frozen', 'cordoned', 'drained')", name="override_known"),)
-
-    what: str = Field(primary_key=True)
-    how: str
-    since: datetime
-    until: datetime | None = None
-
-
 class CounterRow(SQLModel, table=True):
     """A number that only grows, kept over restarts: refused stale writes, released chunks, wasted requests."""
 
@@ -467,6 +456,7 @@ postings = _table(PostingRow)
 trials = _table(TrialRow)
 plans = _table(PlanRow)
 overrides = _table(OverrideRow)
+windows = _table(WindowRow)
 counters = _table(CounterRow)
 leadership = _table(LeadershipRow)
 keys = _table(KeyRow)

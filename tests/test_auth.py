@@ -359,6 +359,9 @@ def test_a_tenants_key_is_not_taken_for_the_operators(keyed: Keyed) -> None:
 # -- the audit log --
 
 
+WINDOW = {"name": "w", "pool": "local", "cron": "0 0 1 1 *", "duration": "1h"}
+
+
 def acts(keyed: Keyed) -> dict[str, Callable[[], str]]:
     """One deed for each route that changes something; each returns the id of what it changed."""
     server = keyed.server
@@ -404,6 +407,12 @@ def acts(keyed: Keyed) -> dict[str, Callable[[], str]]:
         "pool.cordon": lambda: did(f"{PREFIX}/pools/local/cordon"),
         "pool.drain": lambda: did(f"{PREFIX}/pools/local/drain"),
         "pool.open": lambda: did(f"{PREFIX}/pools/local/open"),
+        "window.add": lambda: did(f"{PREFIX}/windows", WINDOW),
+        "window.pause": lambda: did(f"{PREFIX}/windows/w/pause"),
+        "window.resume": lambda: did(f"{PREFIX}/windows/w/resume"),
+        "window.skip": lambda: did(f"{PREFIX}/windows/w/skip"),
+        "window.extend": lambda: did(f"{PREFIX}/windows/w/extend", {"by": "1h"}),
+        "window.remove": lambda: str(server.http.delete(f"{PREFIX}/windows/w").json()["id"]),
         "key.create": lambda: did(f"{PREFIX}/keys", {"scopes": ["read"]}),
         "key.revoke": lambda: did(f"{PREFIX}/keys/{did(f'{PREFIX}/keys', {'scopes': ['read']})}/revoke"),
     }

@@ -61,6 +61,7 @@ class Api:
         waiting = server.submit(requests(2), batchsched={"deadline": "3h"})["id"]
         server.submit(requests(2), batchsched={"deadline": "1s", "on_deadline": "finish"})  # it can wait no longer
         lease = worker.lease()
+        server.post(f"{PREFIX}/windows", {"name": "always", "pool": "local", "cron": "0 * * * *", "duration": "1h"})
         for zone, signal in (("DE", "average direct"), ("WORLD", "average lifecycle")):
             measured = f"# signal: {signal}\nzone,start,end,realised\n{zone},2026-05-01T00:00:00Z,2026-05-01T01:00:00Z,300\n"
             file = {"file": ("measured.csv", measured)}
@@ -74,11 +75,13 @@ class Api:
             "name": ["tiny"],
             "zone": ["DE", "WORLD"],
             "pool": ["local"],
+            "window": ["always"],
         }
         self.sound: dict[str, Any] = {
             "input_file_id": file_id, "completion_window": "24h", "deadline": "4h", "sites": ["home"], "zones": None,
             "models": None,
             "pool": "local", "worker_id": worker.worker_id, "token": lease["token"], "protocol": 2, "expires": "1d",
+            "cron": "0 * * * *", "duration": "1h", "timezone": "UTC", "until": "1d", "by": None,
         }  # fmt: skip
 
     def mended(self, body: dict[str, Any]) -> dict[str, Any]:

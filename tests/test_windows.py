@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import queue
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache, partial
 from itertools import pairwise
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 from croniter import CroniterBadDateError, croniter
@@ -16,6 +18,7 @@ from batchsched.clock import ManualClock
 from batchsched.errors import InvalidConfiguration
 from batchsched.fleet import Window
 from batchsched.windows import WindowTimer, check, closes_at, is_open, openings, opens_at, parse_cron
+from batchsched.windows import starts as every_start
 from tests.live import PATIENCE_S
 
 DAY = timedelta(days=1)
@@ -88,12 +91,12 @@ def starts(window: Window, start: datetime, end: datetime) -> list[datetime]:
     return [since for since, _ in openings(window, start.astimezone(UTC), end.astimezone(UTC)) if since >= start]
 
 
-def theirs(line: str, start: datetime, end: datetime) -> list[datetime]:
-    """The first sixty starts by croniter, which searches after the instant it is given."""
+def theirs(line: str, start: datetime, end: datetime, most: int = 60) -> list[datetime]:
+    """The first starts by croniter, which searches after the instant it is given."""
     search = croniter(line, start - timedelta(seconds=1), max_years_between_matches=9, implement_cron_bug=True)
     found: list[datetime] = []
     try:
-        while len(found) < 60 and (at := search.get_next(datetime)) <= end:
+        while len(found) < most and (at := search.get_next(datetime)) <= end:
             found.append(at.astimezone(UTC))
     except CroniterBadDateError:  # 31 February
         pass
@@ -234,14 +237,73 @@ def test_rare_days_are_found() -> None:
     assert opens_at(window, utc("2097-01-01T00:00")) == utc("2104-02-29T00:00")
 
 
+@lru_cache
+def offsets_around(day: date, zone: ZoneInfo) -> set[timedelta]:
+    midnight = datetime.combine(day, time(), UTC)
+    found = (at.astimezone(zone).utcoffset() for at in (midnight + n * HOUR for n in range(-30, 55)))
+    return {offset for offset in found if offset is not None}
+
+
+def first_instant(wall: datetime, zone: ZoneInfo) -> datetime:
+    """When a wall clock shows this for the first time: looked for among all that its offset may be; where it never shows it, as
+    much later as the clock jumps."""
+    found = [wall.replace(tzinfo=UTC) - offset for offset in offsets_around(wall.date(), zone)]
+    shown = [at for at in found if at.astimezone(zone).replace(tzinfo=None) == wall]
+    return min(shown) if shown else max(found)
+
+
+@given(
+    line=lines,
+    moment=moments,
+    zone=st.sampled_from(sorted(available_timezones())),
+    minutes_open=st.integers(1, 3000),
+    probes=st.lists(st.integers(0, 3 * 1440), min_size=5, max_size=5),
+)
+@example("30 23 * * *", datetime(2024, 3, 30), "America/Nuuk", 60, [0] * 5)  # noqa: DTZ001 - from 23:00 to midnight
+@example("30 0 * * *", datetime(2026, 4, 23), "Africa/Cairo", 60, [0] * 5)  # noqa: DTZ001 - midnight is skipped
+@example("*/5 * * * *", datetime(2027, 10, 30), BERLIN, 5, [0] * 5)  # noqa: DTZ001
+@example("15 1 * * *", datetime(2024, 4, 6), "Australia/Lord_Howe", 20, [0] * 5)  # noqa: DTZ001 - half an hour
+@settings(max_examples=150)
+def test_in_every_zone_at_every_change_of_clock(
+    line: str, moment: datetime, zone: str, minutes_open: int, probes: list[int]
+) -> None:
+    """2024 to 2030: the other parser counts on a clock without zone; what that clock shows when is worked out by trying."""
+    there, since, until = ZoneInfo(zone), moment.replace(tzinfo=UTC), moment.replace(tzinfo=UTC) + 3 * DAY
+    duration = timedelta(minutes=minutes_open)
+    walls = theirs(line, since - duration - 2 * DAY, until + 2 * DAY, most=20_000)
+    wanted = sorted({first_instant(wall.replace(tzinfo=None), there) for wall in walls})
+    window = Window(line, f"{minutes_open}m", zone)
+    assert every_start(window, since, until) == [at for at in wanted if since <= at <= until]
+    found = openings(window, since, until)
+    assert all(a[1] < b[0] for a, b in pairwise(found))
+    for at in (since + timedelta(minutes=probe) for probe in probes):
+        assert any(a <= at < b for a, b in found) is any(start <= at < start + duration for start in wanted)
+
+
+def test_a_start_that_is_skipped_opens_nothing_and_others_stay() -> None:
+    window, noon = Window("0 8-17 * * *", "2h"), utc("2026-05-01T00:00")
+    assert openings(window, noon, noon + DAY) == [(utc("2026-05-01T08:00"), utc("2026-05-01T19:00"))]
+    away = {utc("2026-05-01T12:00"), utc("2026-05-01T13:00")}
+    assert openings(window, noon, noon + DAY, away) == [
+        (utc("2026-05-01T08:00"), utc("2026-05-01T13:00")),
+        (utc("2026-05-01T14:00"), utc("2026-05-01T19:00")),
+    ]
+
+
 # ---- the timer
+
+
+def by_clock(windows: Mapping[str, Window], name: str, now: datetime) -> tuple[bool, datetime | None]:
+    """How the timer looks at windows of one name each."""
+    opened = is_open(windows[name], now)
+    return opened, closes_at(windows[name], now) if opened else opens_at(windows[name], now)
 
 
 def test_timer_tells_at_start_and_at_each_change() -> None:
     told: queue.Queue[tuple[str, bool]] = queue.Queue()
     windows = {"night": Window("0 22 * * *", "8h"), "moment": Window("0 22 * * *", "1s")}
     clock = ManualClock(utc("2026-05-01T21:59:59.950000"))  # it stands still, so the timer looks again each 50 ms
-    timer = WindowTimer(windows, lambda name, opened: told.put((name, opened)), clock)
+    timer = WindowTimer(windows, partial(by_clock, windows), lambda name, opened: told.put((name, opened)), clock)
     timer.start()
     try:
         assert _two(told) == {("night", False), ("moment", False)}
@@ -267,7 +329,7 @@ def test_timer_survives_a_callback_that_fails(caplog: pytest.LogCaptureFixture) 
             raise RuntimeError("the callback failed")
 
     clock = ManualClock(utc("2026-05-01T21:59:59.950000"))
-    timer = WindowTimer({"a": Window("0 22 * * *", "1s")}, fail, clock)
+    timer = WindowTimer(["a"], partial(by_clock, {"a": Window("0 22 * * *", "1s")}), fail, clock)
     timer.start()
     try:
         for opened, then_s in ((False, 1.0), (True, 0.1), (False, 0.0)):
@@ -279,7 +341,24 @@ def test_timer_survives_a_callback_that_fails(caplog: pytest.LogCaptureFixture) 
 
 
 def test_timer_refuses_a_bad_window_and_stops_twice() -> None:
-    timer = WindowTimer({"a": Window("61 * * * *", "1h")}, lambda *_: None, ManualClock(utc("2026-05-01T00:00")))
+    look = partial(by_clock, {"a": Window("61 * * * *", "1h")})
+    timer = WindowTimer(["a"], look, lambda *_: None, ManualClock(utc("2026-05-01T00:00")))
     with pytest.raises(InvalidConfiguration):
         timer.start()
     timer.stop()
+
+
+def test_timer_looks_again_where_windows_were_changed() -> None:
+    told: queue.Queue[bool] = queue.Queue()
+    windows = {"a": Window("0 22 * * *", "1h")}
+    clock = ManualClock(utc("2026-05-01T12:00"))
+    timer = WindowTimer(windows, partial(by_clock, windows), lambda _, opened: told.put(opened), clock)
+    timer.look_again()  # before it began: no harm
+    timer.start()
+    try:
+        assert told.get(timeout=PATIENCE_S) is False
+        windows["a"] = Window("0 12 * * *", "1h")
+        timer.look_again()
+        assert told.get(timeout=PATIENCE_S) is True
+    finally:
+        timer.stop()

@@ -17,7 +17,7 @@ import msgspec
 from batchsched import engines, errors, feeds, settings
 from batchsched.cli import exits
 from batchsched.cli.main import cli
-from batchsched.fleet import GPU_TYPES, HostCpu, Launch, Pool, ServedModel, Site, Slo, Window
+from batchsched.fleet import GPU_TYPES, HostCpu, Launch, Pool, PoolWindow, ServedModel, Site, Slo, Window
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS, TERMINAL
 
 UNIONS = (Union, types.UnionType)
@@ -105,6 +105,7 @@ def configuration_page() -> str:
         "sites.NAME": Site,
         "pools.NAME": Pool,
         "pools.NAME.window": Window,
+        "windows.NAME": PoolWindow,
         "pools.NAME.slo": Slo,
         "pools.NAME.cpu": HostCpu,
         "models.NAME": ServedModel,

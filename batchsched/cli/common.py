@@ -149,12 +149,11 @@ def load_checked(config: Path | None = None, **flags: Any) -> Loaded:
 
     loaded = load(config, **flags)
     where = loaded.path or "the configuration"
-    for name, pool in loaded.settings.pools.items():
+    for name, window in loaded.settings.all_windows().items():
         try:
-            if pool.window:
-                check(pool.window)
+            check(window)
         except InvalidConfiguration as problem:
-            raise InvalidConfiguration(f"{where}: key 'pools.{name}.window.cron': {problem.message}") from None
+            raise InvalidConfiguration(f"{where}: key '{name}.cron': {problem.message}") from None
     forecast = loaded.settings.forecast
     base = loaded.base_dir
     if forecast.source == "file" and not (base / forecast.path).is_file():

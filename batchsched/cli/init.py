@@ -17,7 +17,7 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     "pools.local": {"site": "home", "gpu": "cpu", "kind": "cpu"},
 }
 # What commented-out keys without a default show.
-_SHOWN = {"cron": "0 22 * * mon-fri", "duration": "8h"}
+_SHOWN = {"cron": "0 22 * * mon-fri", "duration": "8h", "pool": "local"}
 
 
 @click.command()
@@ -65,7 +65,8 @@ def _named(section: str, kind: Any) -> Iterator[str]:
             yield from _section(dotted, kind, example)
             if section == "pools":
                 yield from _aside("pools.local.window", Window)
-    aside = {"models": 'models."organisation/model"', "tenants": "tenants.team", "launch": "launch.local"}.get(section)
+    examples = {"windows": "windows.nights", "models": 'models."organisation/model"', "tenants": "tenants.team"}
+    aside = (examples | {"launch": "launch.local"}).get(section)
     if aside:
         yield from _aside(aside, kind)
 

@@ -37,6 +37,7 @@ COMMANDS = {
     "explain": ("batches:explain", "Say why a batch runs when and where it does."),
     "report": ("report:report", "Energy, grams and savings of one batch or of all."),
     "plan": ("plan:plan", "The plan in force."),
+    "window": ("window:window", "Windows: when pools are open."),
     "pool": ("pool:pool", "Pools: see them, take them out of service, open them again."),
     "profile": ("profile:profile", "How fast and at what power each pool runs each model."),
     "forecast": ("forecast:forecast", "Forecasts of carbon intensity, and what was known when."),

@@ -105,7 +105,9 @@ def _shared(slo: Promise, ceiling: int | None, spare: SpareNow) -> str:
 
 def _state(one: PoolStatus) -> str:
     """How a pool stands, and what is planned."""
-    now = one.state + (f" since {when(one.since)}" if one.since else "") + (f" until {when(one.until)}" if one.until else "")
+    in_part = f", {one.share:.0%} of it" if one.state == "open" and one.share < 1 else ""
+    since, until = (f" {word} {when(at)}" if at else "" for word, at in (("since", one.since), ("until", one.until)))
+    now = one.state + in_part + since + until
     if not (ahead := one.ahead):
         return now
     return f"{now}; {ahead.how} from {when(ahead.since)}" + (f" until {when(ahead.until)}" if ahead.until else "")

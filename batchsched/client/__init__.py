@@ -19,6 +19,7 @@ from batchsched.client.results import (
     Scheduling,
 )
 from batchsched.client.verdicts import Option, Risk, Verdict
+from batchsched.client.windows import Opening, Window
 
 __all__ = [
     "AsyncClient",
@@ -31,6 +32,7 @@ __all__ = [
     "Forecast",
     "ForecastFeed",
     "Model",
+    "Opening",
     "Option",
     "OutputLine",
     "Plan",
@@ -39,4 +41,5 @@ __all__ = [
     "Risk",
     "Scheduling",
     "Verdict",
+    "Window",
 ]

@@ -83,7 +83,7 @@ class SpareNow(msgspec.Struct, frozen=True):
 
 
 class PoolStatus(msgspec.Struct, frozen=True):
-    """A pool. `state`: open, closed by its own window, or cordoned or drained by an operator, `since` and `until` then; `ahead`:
+    """A pool. `state`: open, closed by its own windows, or cordoned or drained by an operator, `since` and `until` then; `ahead`:
     what an operator planned."""
 
     id: str
@@ -92,6 +92,8 @@ class PoolStatus(msgspec.Struct, frozen=True):
     gpu: str
     state: str
     simulated: bool = False
+    share: float = 1.0
+    """The part of its replicas that is open."""
     replicas: int = 0
     workers: int = 0
     since: datetime | None = None

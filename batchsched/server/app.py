@@ -31,6 +31,7 @@ from batchsched.server import (
     profiles,
     results,
     trials,
+    windows,
     workers,
 )
 from batchsched.server.auth import LOOPBACK_HOSTS, KeyCheck
@@ -63,7 +64,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     if not is_exposed(server):
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, server.host])
     routers = (
-        *(files, batches, operations, results, models, accounting, plans, pools),
+        *(files, batches, operations, results, models, accounting, plans, pools, windows),
         *(extensions, forecasts, profiles, keys, workers, launching, trials),
     )
     for module in routers:

@@ -20,12 +20,13 @@ from batchsched.forecasts.figures import Trained
 from batchsched.lines import ENDPOINTS
 from batchsched.server.breakdown import PoolEnergy
 from batchsched.server.forecast_answers import IMPORT, Backfill, BackfillSpan, Evaluation, Forecast, ForecastFeeds, Imported
+from batchsched.server.key_answers import AuditEntry, CreatedKey, Key
 from batchsched.server.keys import NewKey
 from batchsched.server.options import EXPIRES_S, MAX_METADATA, Change, Options, Retry
 from batchsched.server.plan_answers import Close, Freeze, Plan, Pool, Pools, Replayed, Shifting, WhatIf
 from batchsched.server.profile_answers import Profiles
-from batchsched.server.rules import Scope
 from batchsched.server.uploads import PURPOSES
+from batchsched.server.window_answers import Extend, NewWindow, Pause, Skip, WindowList, WindowStatus
 from batchsched.wire import PREFIX
 
 T = TypeVar("T")
@@ -102,10 +103,10 @@ class File(_Exact):
 
 
 class Deleted(_Exact):
-    """A file or a batch that was deleted."""
+    """A file, a batch or a window that was deleted."""
 
     id: Id
-    object: Literal["file", "batch"]
+    object: Literal["file", "batch", "batchsched.window"]
     deleted: bool
 
 
@@ -302,39 +303,6 @@ class Models(_Exact):
     data: list[Model]
 
 
-class Key(_Exact):
-    """An API key, without what makes it one."""
-
-    object: Literal["batchsched.key"]
-    id: Id
-    name: str
-    tenant: str
-    scopes: list[Scope]
-    created_at: Unix
-    expires_at: Unix | None
-    last_used_at: Unix | None
-    revoked_at: Unix | None
-
-
-class CreatedKey(Key):
-    """A new key; `key` is shown here and never again."""
-
-    key: str
-
-
-class AuditEntry(_Exact):
-    """Who did what, and when."""
-
-    object: Literal["batchsched.audit"]
-    id: int
-    actor: str
-    tenant: str
-    action: str
-    object_id: Id
-    detail: dict[str, Any]
-    at: Unix
-
-
 class Page(_Exact, Generic[T]):
     """A part of a list; the next begins after `last_id`."""
 
@@ -471,6 +439,14 @@ CONTRACT: dict[str, Route] = {
     f"POST {PREFIX}/pools/{{pool}}/cordon": Route(Pool, Close | None, (404, 507)),
     f"POST {PREFIX}/pools/{{pool}}/drain": Route(Pool, Close | None, (404, 507)),
     f"POST {PREFIX}/pools/{{pool}}/open": Route(Pool, None, (404, 507)),
+    f"GET {PREFIX}/windows": Route(WindowList),
+    f"POST {PREFIX}/windows": Route(WindowStatus, NewWindow, _CHANGES),
+    f"GET {PREFIX}/windows/{{window}}": Route(WindowStatus, None, (404,)),
+    f"DELETE {PREFIX}/windows/{{window}}": Route(Deleted, None, _CHANGES),
+    f"POST {PREFIX}/windows/{{window}}/pause": Route(WindowStatus, Pause | None, (404, 507)),
+    f"POST {PREFIX}/windows/{{window}}/resume": Route(WindowStatus, None, (404, 507)),
+    f"POST {PREFIX}/windows/{{window}}/skip": Route(WindowStatus, Skip | None, _CHANGES),
+    f"POST {PREFIX}/windows/{{window}}/extend": Route(WindowStatus, Extend, _CHANGES),
     f"GET {PREFIX}/profiles": Route(Profiles),
     f"GET {PREFIX}/forecasts": Route(ForecastFeeds),
     f"POST {PREFIX}/forecasts/import": Route(Imported, IMPORT, (413, 507)),

@@ -64,6 +64,7 @@ def _exposition(runtime: Runtime) -> bytes:
         waiting = deliveries.waiting(connection)
         at_risk = risks.counted(connection)
         ruled = overrides.active(connection, now)
+        opened = runtime.scheduler.doors.openings(connection)
         able = launchers.active(connection, now - launchers.KEPT)
         alive = workers.active(connection, now - timedelta(seconds=runtime.settings.server.lease_s))
     gauge = Gauge("batchsched_batches", "Batches by state.", ["state"], registry=registry)
@@ -78,6 +79,9 @@ def _exposition(runtime: Runtime) -> bytes:
     closed = Gauge("batchsched_pool_closed", "1 for pools that an operator closed.", ["pool", "how"], registry=registry)
     for name, one in ruled.pools.items():
         closed.labels(pool=name, how=one.how).set(1)
+    by_window = Gauge("batchsched_window_open", "1 while a window is open.", ["window", "pool"], registry=registry)
+    for name, window in opened.standing.items():
+        by_window.labels(window=name, pool=window.window.pool).set(int(opened.has_open(name, now)))
     spare = Gauge("batchsched_spare_tokens_per_second", "Expected of one server this hour.", ["pool"], registry=registry)
     for name, share in runtime.scheduler.observer.current_shares(now).items():
         spare.labels(pool=name).set(share.spare.tokens_per_s[hour_of_week(now)])

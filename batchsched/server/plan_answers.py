@@ -67,10 +67,10 @@ class SpareNow(_Exact):
 
 
 class Pool(_Exact):
-    """A pool, and how it stands: `closed` by its own window, `cordoned` or `drained` by an operator, `since` and `until` then;
-    `ahead` is what an operator planned; `startable`: workers that launchers can run, `troubles`: why some cannot; `ills`: what
-    GPUs of its workers suffer from, in words. Only spare pools have `ceiling` (offline requests in flight at one server), `slo`
-    and `spare`."""
+    """A pool, and how it stands: `closed` by its own windows, `cordoned` or `drained` by an operator, `since` and `until` then;
+    `share`: the part of its replicas that is open; `ahead` is what an operator planned; `startable`: workers that launchers can
+    run, `troubles`: why some cannot; `ills`: what GPUs of its workers suffer from, in words. Only spare pools have `ceiling`
+    (offline requests in flight at one server), `slo` and `spare`."""
 
     object: Literal["batchsched.pool"]
     id: str
@@ -87,6 +87,7 @@ class Pool(_Exact):
     slo: Slo | None
     spare: SpareNow | None
     state: Literal["open", "closed", "cordoned", "drained"]
+    share: float
     since: datetime | None
     until: datetime | None
     ahead: Closing | None

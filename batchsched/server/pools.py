@@ -21,7 +21,6 @@ from batchsched.server.plan_answers import Close, Freeze
 from batchsched.server.runtime import Runtime
 from batchsched.spare import Share
 from batchsched.units import iso
-from batchsched.windows import is_open
 from batchsched.wire import PREFIX
 
 
@@ -124,10 +123,11 @@ class Override:
             alive = [row["pool"] for row in workers.active(connection, now - timedelta(seconds=self._lease_s))]
             ills = workers.ills(connection, now - timedelta(seconds=self._lease_s))
             able = launchers.active(connection, now - launchers.SILENT)
+            opened = self._scheduler.doors.openings(connection)
         shares = self._scheduler.observer.current_shares(now)
         return [
             {
-                **self._pool(name, ruled, alive, now),
+                **self._pool(name, ruled, alive, opened.share(name, now)),
                 **_launched(name, able),
                 "spare": spare_object(shares.get(name), now),
                 "ills": ills.get(name, []),
@@ -138,9 +138,8 @@ class Override:
     def _one(self, pool: str) -> dict[str, Any]:
         return next(one for one in self.pools() if one["id"] == pool)
 
-    def _pool(self, name: str, ruled: overrides.Overrides, alive: list[str], now: datetime) -> dict[str, Any]:
+    def _pool(self, name: str, ruled: overrides.Overrides, alive: list[str], share: float) -> dict[str, Any]:
         pool, site, closed = self._fleet.pools[name], self._fleet.site_of(name), ruled.pools.get(name)
-        by_window = "open" if pool.window is None or is_open(pool.window, now) else "closed"
         return {
             "object": "batchsched.pool",
             "id": name,
@@ -153,7 +152,8 @@ class Override:
             "workers": alive.count(name),
             "ceiling": pool.ceiling,
             "slo": msgspec.to_builtins(pool.slo),
-            "state": closed.how if closed else by_window,
+            "state": closed.how if closed else "open" if share > 0 else "closed",
+            "share": 0.0 if closed else share,
             "since": iso(closed.since) if closed else None,
             "until": iso(closed.until) if closed and closed.until else None,
             "ahead": _closing(ruled.ahead.get(name)),

@@ -93,7 +93,8 @@ class Progress:
             return f"a worker of pool {' or '.join(opened)}" if opened else "a pool that serves its model", None
         ahead = [a for a in published.plan.of(batch_id) if published.at(a.end_s) > self._clock.now()]
         if not ahead:
-            return "the next plan", None
+            ever = any(max(state.capacity, default=0.0) > 0 for state in published.problem.pools if state.name in opened)
+            return ("the next plan" if ever else f"a window of pool {' or '.join(opened)} to open"), None
         waiting = waiting_for(published.problem, published.plan, batch_id)
         if waiting is None or published.at(waiting[1]) <= self._clock.now():
             return f"an engine in pool {ahead[0].pool}", None

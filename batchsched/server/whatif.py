@@ -11,7 +11,8 @@ import msgspec
 from batchsched.clock import Clock
 from batchsched.errors import ForecastUnavailable, InvalidValue
 from batchsched.forecasts import Provider, one_signal
-from batchsched.planner import Plan, PoolState, Problem, Slot, make_plan, make_slots, open_share
+from batchsched.openings import capacity
+from batchsched.planner import Plan, PoolState, Problem, Slot, make_plan, make_slots
 from batchsched.planner.whatif import ByPrices, Changes, Copy, best, by_prices, changed, grams, late
 from batchsched.planning import Planner
 from batchsched.published import Published
@@ -109,7 +110,7 @@ class WhatIf:
 
     def _extended(self, published: Published, until_s: float) -> Problem:
         """The problem in force with further slots up to `until_s`, as open and as clean as was known when it was made."""
-        problem, limits, observer = published.problem, self._limits, self._scheduler.observer
+        problem, limits = published.problem, self._limits
         until_s = min(until_s, limits.horizon_h * 3600)  # as far as any plan looks
         if not problem.slots or until_s <= problem.end_s:
             return problem
@@ -117,13 +118,15 @@ class WhatIf:
         steps = make_slots(until_s - problem.end_s, slot_s=limits.slot_s, long_slot_s=limits.long_slot_s, fine_s=fine_s)
         more = [Slot(problem.end_s + step.start_s, step.length_s) for step in steps]
         means = {zone: self._means(published, zone, more, until_s) for zone in {pool.zone for pool in problem.pools}}
+        with self._database.read() as connection:
+            opened = self._scheduler.doors.openings(connection)
         pools: list[PoolState] = []
         for pool in problem.pools:
             gone = pool.name not in self._scheduler.fleet.pools
-            spans = [] if gone else observer.open_spans(pool.name, published.made_at, until_s, published.overrides)
-            capacity = [*pool.capacity, *open_share(more, spans, pool.replicas)]
+            layers = [] if gone else opened.layers(pool.name, pool.replicas, published.made_at, until_s, published.overrides)
+            further = capacity(layers, more) if layers else [0.0] * len(more)
             grid = [*pool.intensity_g_per_kwh, *means[pool.zone]]
-            pools.append(msgspec.structs.replace(pool, capacity=capacity, intensity_g_per_kwh=grid))
+            pools.append(msgspec.structs.replace(pool, capacity=[*pool.capacity, *further], intensity_g_per_kwh=grid))
         scenarios = {
             zone: [[*row, *(row[-1] if mean is None else mean for mean in means[zone])] for row in futures]
             for zone, futures in problem.scenarios.items()

@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from batchsched.errors import BatchschedError, InvalidRequest, NotFound, StaleLease, UnsupportedProtocol
 from batchsched.generations import fitted
 from batchsched.planner.fairness import Turns
-from batchsched.queue import batches, chunks, ledger, overrides, spare, spending, tallies, workers
+from batchsched.queue import batches, chunks, ledger, spare, spending, tallies, workers
 from batchsched.queue.database import again
 from batchsched.queue.rows import Row
 from batchsched.queue.store import begun
@@ -173,7 +173,8 @@ class LeaseDesk:
                 ledger.bump(connection, "stale_completions_total", len(stale))
             rows = [chunks.get(connection, chunk_id) for chunk_id, _ in held if chunk_id not in stale]
             worked_on = {row["batch_id"]: batches.get(connection, row["batch_id"], ANY) for row in rows}
-            closed = {pool: overrides.closed(connection, pool, now) for pool in {row["pool"] for row in rows}}
+            doors, pools = self._runtime.scheduler.doors, {row["pool"] for row in rows}
+            closed = {pool: doors.closed(connection, pool, now, worker_id) for pool in pools}
         answer = HeartbeatAnswer(stale, {}, ceiling)
         for row in rows:
             batch = worked_on[row["batch_id"]]
@@ -217,7 +218,7 @@ class LeaseDesk:
             if workers.rests(worker):
                 return Claimed([], poll_s=_RESTING_POLL_S)
             offer = self._runtime.scheduler.offer(
-                connection, worker["pool"], now, renames=message.renames, lacking=message.lacking
+                connection, worker["pool"], now, worker=worker["id"], renames=message.renames, lacking=message.lacking
             )
             taken, prepare = self._take(connection, worker, offer.turns, message)
         leases = self._as_leases(taken)
