@@ -77,13 +77,17 @@ def shut(view: View, batch_id: str) -> str:
 def in_windows(view: View, plan: Plan, batch_id: str) -> str:
     """A sentence about the windows in which a plan has a batch; empty where its pools have none."""
     mine = plan.of(batch_id)
-    opened = {pool: view.openings.named(pool, view.now, view.at(mine[-1].end_s)) for pool in {a.pool for a in mine}}
+    end = view.at(max((a.end_s for a in mine), default=0.0))
+    opened = {pool: view.openings.named(pool, view.now, end) for pool in {a.pool for a in mine}}
     found = {
-        next((each for each in opened[a.pool] if each[0] <= at < each[1]), None)
+        next((each for each in opened[a.pool] if each[0] <= middle < each[1]), None)
         for a in mine
-        for at in [view.at(max(0.0, a.start_s))]
+        for middle in [view.at((a.start_s + a.end_s) / 2)]
     }
-    named = [f"{name} from {since:%d %b %H:%M} to {until:%d %b %H:%M}" for since, until, name in sorted(filter(None, found))]
+    named = [
+        f"{name} from {since:%d %b %H:%M} to {until:%d %b %H:%M}" if since > view.now else f"{name}, which is open now"
+        for since, until, name in sorted(filter(None, found))
+    ]
     more = f" and {len(named) - MOST_WINDOWS} more" if len(named) > MOST_WINDOWS else ""
     several = f"is spread over {len(named)} windows" if len(named) > 1 else "runs in the window"
     return f" By the plan of this moment it {several}: {', '.join(named[:MOST_WINDOWS])}{more} (UTC)." if named else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -19,6 +20,7 @@ from batchsched.server.window_answers import Extend
 from batchsched.units import iso, parse_duration_s
 from batchsched.windows import starts
 
+log = logging.getLogger(__name__)
 _DAY = timedelta(days=1)
 FORECAST_AHEAD = timedelta(hours=96)
 _NO_END = timedelta(days=64)
@@ -44,7 +46,9 @@ class Outlook:
         until = self.ends_at + JUDGED_H * timedelta(hours=1)
         try:
             return self._provider.forecast(zone, self.now, until) if zone else None
-        except ForecastUnavailable:
+        except Exception as problem:  # windows are shown without it
+            if not isinstance(problem, ForecastUnavailable):
+                log.exception("The forecast for zone %s failed.", zone)
             return None
 
 
