@@ -11,6 +11,7 @@ NOT_FOUND = 3
 UNAUTHORIZED = 4
 FAILED_LINES = 5
 NOT_FINISHED = 6
+WINDOW_CLOSED = 7
 TRY_AGAIN = 75
 INTERRUPTED = 130
 
@@ -22,6 +23,7 @@ MEANING = {
     UNAUTHORIZED: "the API key is missing or wrong",
     FAILED_LINES: "the batch is complete; some lines failed",
     NOT_FINISHED: "the batch expired or was cancelled; what was done is kept",
+    WINDOW_CLOSED: "the window closed before all was done; the same command goes on in the next",
     TRY_AGAIN: "the server cannot be reached, a quota is used up, or the folder is in use; try again",
     INTERRUPTED: "stopped by Ctrl-C",
 }

@@ -35,6 +35,7 @@ from batchsched.errors import Conflict
 from batchsched.lines import ENDPOINTS
 
 if TYPE_CHECKING:
+    from batchsched.cli.closing import Closing
     from batchsched.cli.embedded import Embedded
     from batchsched.cli.progress import ProgressLine
     from batchsched.cli.runstate import Folder, Run
@@ -64,6 +65,7 @@ class Ask:
     endpoint: str | None
     served_model_name: str | None
     retry: bool
+    until_close: bool
     as_json: bool
 
 
@@ -82,6 +84,9 @@ class Ask:
 @click.option(
     "--retry", is_flag=True, help="Take a run that ended up again: what failed or was left undone, by the new deadline."
 )
+@click.option(
+    "--until-window-closes", "until_close", is_flag=True, help="Stop when the windows of the configuration close; for cron."
+)
 @config_option
 @json_option
 def run(**options: object) -> int:
@@ -91,8 +96,10 @@ def run(**options: object) -> int:
     pools, they are used, with a worker here for each. Results, the report and all state are in the output folder. The
     same command again continues where it stopped; nothing that was done is done again.
 
-    Exits 0 when all is done, 5 where some lines failed, 6 at the deadline, 130 when stopped by Ctrl-C.
+    Exits 0 when all is done, 5 where some lines failed, 6 at the deadline, 7 where the window closed first, 130 when stopped by
+    Ctrl-C.
     """
+    from batchsched.cli.closing import WindowsClosed
     from batchsched.cli.runstate import Folder
 
     ask = Ask(**options)  # type: ignore[arg-type]
@@ -105,6 +112,11 @@ def run(**options: object) -> int:
         except KeyboardInterrupt:
             say(f"Stopped; nothing that was done is lost. To continue: {shlex.join(['batchsched', *sys.argv[1:]])}")
             return exits.INTERRUPTED
+        except WindowsClosed as closed:
+            say(closed.said)
+            if ask.as_json:
+                print_json({"batch": plain(closed.batch), "out": str(folder.root), "report": None})
+            return exits.WINDOW_CLOSED
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -129,23 +141,28 @@ def _run(ask: Ask, folder: Folder) -> int:
         return exits.USAGE
     settings = _arrange(ask, loaded, served)
     folder.save(state)
-    state.result = _carry_out(settings, state, folder)
+    state.result = _carry_out(settings, state, folder, until_close=ask.until_close)
     folder.save(state)
     return _show(ask, folder, state.result)
 
 
-def _carry_out(settings: Settings, state: Run, folder: Folder) -> Batch:
-    """Start everything, see the batch to its end, fetch its results, stop everything."""
+def _carry_out(settings: Settings, state: Run, folder: Folder, *, until_close: bool) -> Batch:
+    """Start everything, see the batch to its end, fetch its results, stop everything. Raises WindowsClosed."""
+    from batchsched.cli.closing import Closing
     from batchsched.cli.embedded import Embedded
     from batchsched.cli.progress import ProgressLine
 
+    pools = [name for name, pool in settings.pools.items() if pool.serves(state.model)]
+    closing = Closing(settings, pools) if until_close else None
     with ProgressLine(LINE_EVERY_S) as line, Embedded(settings, folder.state) as house:
         line.note("starting the server")
         client = house.start_server()
         batch = _insist(house, lambda: _submit(client, state, folder))
         if not batch.done:
-            house.start_workers([name for name, pool in settings.pools.items() if pool.serves(state.model)])
-            batch = _follow(house, client, batch, line)
+            if closing:
+                _insist(house, lambda: closing(client, batch))
+            house.start_workers(pools)
+            batch = _follow(house, client, batch, line, closing)
         _insist(house, lambda: _collect(client, batch, folder))
         line.note("stopping")
     return batch
@@ -239,8 +256,8 @@ def _submit(client: Client, state: Run, folder: Folder) -> Batch:
     return batch
 
 
-def _follow(house: Embedded, client: Client, batch: Batch, line: ProgressLine) -> Batch:
-    """Wait for the batch's end; keep the server and the workers up meanwhile."""
+def _follow(house: Embedded, client: Client, batch: Batch, line: ProgressLine, closing: Closing | None) -> Batch:
+    """Wait for the batch's end; keep the server and the workers up meanwhile. Raises WindowsClosed."""
     from batchsched.errors import ServerUnreachable
 
     told = False
@@ -249,6 +266,8 @@ def _follow(house: Embedded, client: Client, batch: Batch, line: ProgressLine) -
         _keep_alive(house)
         try:
             batch = client.batches.retrieve(batch.id)
+            if closing:
+                closing(client, batch)
         except ServerUnreachable:
             continue
         if batch.verdict and not told:
