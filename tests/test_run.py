@@ -168,33 +168,35 @@ def test_failed_lines_end_with_their_own_exit_code(place: Path, engine: Engine) 
     assert (results(place / "out"), results(place / "out", "errors.jsonl")) == (["r0", "r1", "r2"], ["bad"])
 
 
+@pytest.mark.timeout(300)
 def test_a_run_stops_when_its_window_closes_and_goes_on_in_the_next(place: Path, engine: Engine) -> None:
-    file, out = write_requests(place / "in.jsonl", 300, "[[slow 1]]"), place / "in.batchsched"
+    until = ("--until-window-closes", "--deadline", "4m")
+    file, out = write_requests(place / "in.jsonl", 140, "[[slow 1]]"), place / "in.batchsched"
 
     def opens(minutes_ago: float, minutes: float) -> None:
         """The window of the day begins so long before now, at a whole minute."""
         since = datetime.now(UTC) - timedelta(minutes=minutes_ago)
         cron, length_s = f"{since.minute} {since.hour} * * *", round(since.second + 60 * minutes)
         window = f'[pools.shed.window]\ncron = "{cron}"\nduration = "{length_s}s"\n'
-        (place / "batchsched.toml").write_text(f'[sites.a]\nzone = "PL"\n[pools.shed]\nsite = "a"\n{window}', "utf-8")
+        (place / "batchsched.toml").write_text(f'[sites.a]\nzone = "PL"\n[pools.shed]\nsite = "a"\nmax_in_flight = 4\n{window}', "utf-8")
 
     opens(60, 30)
-    code, said, err = finish(start(file, engine, "--until-window-closes"))
+    code, said, err = finish(start(file, engine, *until))
     assert code == exits.WINDOW_CLOSED
-    assert "The window is closed; 0 of 300 requests are done. The same command goes on when it opens next" in err
+    assert "The window is closed; 0 of 140 requests are done. The same command goes on when it opens next" in err
     assert engine.computed() == {}
     opens(5, 5 + 0.5)  # for half a minute
-    code, said, err = finish(start(file, engine, "--until-window-closes"))
+    code, said, err = finish(start(file, engine, *until))
     assert code == exits.WINDOW_CLOSED, err
     assert said["batch"]["status"] == "in_progress"
     assert results(out) == []
     opens(5, 30)
-    code, said, err = finish(start(file, engine, "--until-window-closes"))
+    code, said, err = finish(start(file, engine, *until))
     assert code == exits.OK, err
-    assert results(out) == sorted(f"r{n}" for n in range(300))
+    assert results(out) == sorted(f"r{n}" for n in range(140))
     assert set(engine.computed().values()) == {1}
     (place / "batchsched.toml").write_text("")
-    code, _, err = finish(start(write_requests(place / "other.jsonl", 1), engine, "--until-window-closes"))
+    code, _, err = finish(start(write_requests(place / "other.jsonl", 1), engine, *until))
     assert code == exits.USAGE
     assert "has no window, so it never closes" in err
 
