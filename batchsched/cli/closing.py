@@ -24,10 +24,9 @@ class WindowsClosed(Exception):
     @property
     def said(self) -> str:
         """For people."""
-        progress = self.batch.progress
         again = f" when it opens next, at {when(self.opens_at)}" if self.opens_at else ""
-        done = f"{progress.requests_done} of {progress.requests_total} requests are done"
-        return f"The window is closed; {done}. The same command goes on{again}."
+        done = self.batch.progress.requests_done
+        return f"The window is closed; requests done so far: {done}. The same command goes on{again}."
 
 
 class Closing:
