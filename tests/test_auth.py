@@ -99,6 +99,7 @@ def things(keyed: Keyed) -> dict[str, str]:
         "chunk_id": "c",
         "zone": "DE",
         "pool": "local",
+        "window": "w",
     }
 
 
