@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from functools import cached_property
 from typing import Annotated, Literal
@@ -112,9 +112,7 @@ class PoolWindow(Window, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Annotated[float, Meta(gt=0, le=10_000, description="Shut while the grid's forecast is above so many gCO2e/kWh")] | None
     ) = None
     only_if_below_forecast_percentile: (
-        Annotated[
-            float, Meta(gt=0, lt=100, description="Shut while the forecast is above this percentile of its next 24 hours")
-        ]
+        Annotated[float, Meta(gt=0, lt=100, description="Shut while the forecast is above this percentile of its next 24 hours")]
         | None
     ) = None
 
@@ -291,6 +289,13 @@ class Pool(msgspec.Struct, frozen=True):
     def serves(self, model: str) -> bool:
         """May this pool serve the model?"""
         return not self.models or model in self.models
+
+
+def windows_by_key(pools: Mapping[str, Pool], windows: Mapping[str, PoolWindow]) -> dict[str, PoolWindow]:
+    """Every window by the key that declares it: `pools.NAME.window` or `windows.NAME`."""
+    own = {name: pool.window for name, pool in pools.items() if pool.window}
+    found = {f"pools.{name}.window": PoolWindow(pool=name, **msgspec.structs.asdict(window)) for name, window in own.items()}
+    return found | {f"windows.{name}": window for name, window in windows.items()}
 
 
 class Launch(msgspec.Struct, frozen=True):

@@ -23,7 +23,19 @@ from batchsched.catalogue import Catalogue, EmbodiedModel, builtin, merged
 from batchsched.engines import table
 from batchsched.errors import InvalidConfiguration
 from batchsched.feeds import OWN, FeedSource, ZoneFeed, complaint
-from batchsched.fleet import GPU_TYPES, WINDOW_NAME, Fleet, Launch, Pool, PoolWindow, ServedModel, Site, cores_of, gpu_types
+from batchsched.fleet import (
+    GPU_TYPES,
+    WINDOW_NAME,
+    Fleet,
+    Launch,
+    Pool,
+    PoolWindow,
+    ServedModel,
+    Site,
+    cores_of,
+    gpu_types,
+    windows_by_key,
+)
 from batchsched.lines.rules import DEFAULT_LINE_BYTES, Rules
 from batchsched.planning import Planner
 
@@ -228,9 +240,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def all_windows(self) -> dict[str, PoolWindow]:
         """Every window by the key that declares it: `pools.NAME.window` or `windows.NAME`."""
-        own = {name: pool.window for name, pool in self.pools.items() if pool.window}
-        found = {f"pools.{name}.window": PoolWindow(pool=name, **msgspec.structs.asdict(window)) for name, window in own.items()}
-        return found | {f"windows.{name}": window for name, window in self.windows.items()}
+        return windows_by_key(self.pools, self.windows)
 
     def archive_folder(self) -> Path:
         """Where the forecast archive is."""
@@ -410,12 +420,7 @@ def _cross_check(settings: Settings, where: str, catalogue: Catalogue) -> None:
         _check_pool(name, pool, settings, where)
         _check_hardware(name, pool, catalogue, where)
     for name, window in settings.windows.items():
-        if not re.fullmatch(WINDOW_NAME, name):
-            raise InvalidConfiguration(f"{where}: key 'windows.{name}': a name has at most 64 letters, digits, - and _.")
-        if window.pool not in settings.pools:
-            _complain(where, f"windows.{name}.pool", f"there is no pool '{window.pool}'", settings.pools)
-        if wrong := window.complaint:
-            raise InvalidConfiguration(f"{where}: key 'windows.{name}.{wrong[0]}': {wrong[1]}")
+        _check_window(name, window, settings, where)
     for name, webhook in settings.webhooks.items():
         _check_webhook(webhook, f"{where}: key 'webhooks.{name}")
     if 0 < settings.retention.batches_days < 35:
@@ -451,6 +456,15 @@ def _check_pool(name: str, pool: Pool, settings: Settings, where: str) -> None:
         raise InvalidConfiguration(
             f"{where}: key 'pools.{name}.second_life_at' needs second_life_years, and an earlier bought_at, beside it."
         )
+
+
+def _check_window(name: str, window: PoolWindow, settings: Settings, where: str) -> None:
+    if not re.fullmatch(WINDOW_NAME, name):
+        raise InvalidConfiguration(f"{where}: key 'windows.{name}': a name has at most 64 letters, digits, - and _.")
+    if window.pool not in settings.pools:
+        _complain(where, f"windows.{name}.pool", f"there is no pool '{window.pool}'", settings.pools)
+    if wrong := window.complaint:
+        raise InvalidConfiguration(f"{where}: key 'windows.{name}.{wrong[0]}': {wrong[1]}")
 
 
 def _check_hardware(name: str, pool: Pool, catalogue: Catalogue, where: str) -> None:

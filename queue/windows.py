@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, Float, delete, select, type_coerce
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.types import NullType
 
 from batchsched.errors import Conflict
 from batchsched.fleet import PoolWindow
@@ -21,7 +22,9 @@ _FIRST = insert(windows)  # SQLite writes it in the same words
 _PUT = _FIRST.on_conflict_do_update(
     index_elements=[windows.c.name], set_={name: getattr(_FIRST.excluded, name) for name in _DECIDED}
 )
-_ALL = Hot(select(windows).order_by(windows.c.name))
+# Both drivers read floats by themselves; SQLAlchemy's own reading of them asks a PostgreSQL cursor that Hot has not got.
+_COLUMNS = [type_coerce(one, NullType()).label(one.name) if isinstance(one.type, Float) else one for one in windows.c]
+_ALL = Hot(select(*_COLUMNS).order_by(windows.c.name))
 
 
 class Decided(msgspec.Struct, frozen=True):
@@ -54,7 +57,7 @@ def add(connection: Connection, name: str, window: PoolWindow, now: datetime) ->
     connection.execute(delete(windows).where(windows.c.name == name, windows.c.pool.is_(None)))  # its configuration is gone
     declared = {field: getattr(window, field) for field in PoolWindow.__struct_fields__}
     row = {"name": name, "created_at": now, "skipped": [], "extended": [], **declared}
-    if not connection.execute(_FIRST.on_conflict_do_nothing().values(row)).rowcount:
+    if not connection.execute(_FIRST.on_conflict_do_nothing().values(row).returning(windows.c.name)).first():
         raise Conflict(f"There is a window '{name}' already.", param="name", hint="Remove it first, or take another name.")
 
 

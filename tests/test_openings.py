@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -88,7 +90,7 @@ def test_stretches_are_what_each_hour_says(spans: list[tuple[int, int, float]], 
     ]
     shut = {one.name: [(at(a), at(b)) for a, b in holes] for one in every}
     found = Openings({one.name: one for one in [*every, Standing("never", never)]}, shut).stretches("a", at(0), at(48))
-    assert all(a[1] <= b[0] and a[1:] != (b[0], b[2]) for a, b in zip(found, found[1:], strict=False))
+    assert all(a[1] <= b[0] and a[1:] != (b[0], b[2]) for a, b in pairwise(found))
     for hour in range(48):
         closed = any(a <= hour < b for a, b in holes)
         wanted = max((share for a, b, share in spans if a <= hour < b and not closed), default=0.0)
@@ -122,7 +124,7 @@ def test_layers_add_up_and_operators_come_on_top() -> None:
 # ---- the forecast
 
 
-def forecast(values: list[float | None], zone: str = "DE") -> IntensityForecast:
+def forecast(values: Sequence[float | None], zone: str = "DE") -> IntensityForecast:
     slots = tuple(ForecastSlot(at(n), at(n + 1), value) for n, value in enumerate(values))
     return IntensityForecast(zone, at(0), "test", Signal(), slots)
 
@@ -207,7 +209,10 @@ def test_windows_of_both_are_read_together(database: Database, tmp_path: Path) -
         ('pool = "a"\ncron = "0 1 * * *"\nduration = "long"', r"windows\.w\.duration.*not a duration"),
         ('pool = "a"\ncron = "0 1 * * *"\nduration = "1h"\ntimezone = "Berlin"', r"windows\.w\.timezone.*not an IANA"),
         ('pool = "a"\ncron = "0 1 * * *"\nduration = "1h"\nshare = 0', r"windows\.w\.share"),
-        ('pool = "a"\ncron = "0 1 * * *"\nduration = "1h"\nshares = 1', r"unknown key 'windows\.w\.shares'; did you mean 'share'"),
+        (
+            'pool = "a"\ncron = "0 1 * * *"\nduration = "1h"\nshares = 1',
+            r"unknown key 'windows\.w\.shares'; did you mean 'share'",
+        ),
     ],
 )
 def test_a_wrong_window_of_the_configuration_is_named(tmp_path: Path, text: str, said: str) -> None:

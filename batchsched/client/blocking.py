@@ -384,9 +384,7 @@ class Windows:
         """Leave out its next openings; with `current` end the one that is on instead."""
         return self._client.send(windows.change(name, "skip", dry_run=dry_run, count=count, current=current))
 
-    def extend(
-        self, name: str, *, by: str | None = None, until: str | datetime | None = None, dry_run: bool = False
-    ) -> Window:
+    def extend(self, name: str, *, by: str | None = None, until: str | datetime | None = None, dry_run: bool = False) -> Window:
         """Keep it open from now on: `by` so much longer than it would be, or `until` then. One of the two."""
         return self._client.send(windows.change(name, "extend", dry_run=dry_run, by=by, until=until))
 
