@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from functools import cached_property
@@ -289,6 +290,17 @@ class Pool(msgspec.Struct, frozen=True):
     def serves(self, model: str) -> bool:
         """May this pool serve the model?"""
         return not self.models or model in self.models
+
+
+def wrong_window(name: str, window: PoolWindow, pools: Mapping[str, Pool]) -> tuple[str, str] | None:
+    """What is wrong with a declared window: the rest of its key, and why; None where all is well."""
+    if not re.fullmatch(WINDOW_NAME, name):
+        return "", "a name has at most 64 letters, digits, - and _."
+    if window.pool not in pools:
+        return ".pool", f"there is no pool '{window.pool}' (allowed: {', '.join(pools) or 'none is declared'})."
+    if wrong := window.complaint:
+        return f".{wrong[0]}", wrong[1]
+    return None
 
 
 def windows_by_key(pools: Mapping[str, Pool], windows: Mapping[str, PoolWindow]) -> dict[str, PoolWindow]:

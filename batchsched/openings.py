@@ -17,7 +17,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from batchsched.errors import InvalidConfiguration
-from batchsched.fleet import Fleet, PoolWindow
+from batchsched.fleet import Fleet, PoolWindow, windows_by_key
 from batchsched.forecasts import IntensityForecast
 from batchsched.planner import Slot, open_share
 from batchsched.queue import windows
@@ -167,7 +167,7 @@ class Windows:
 
     def __init__(self, settings: Settings) -> None:
         self._declared: dict[str, PoolWindow] = {}
-        for key, window in settings.all_windows().items():
+        for key, window in windows_by_key(settings.pools, settings.windows).items():
             try:
                 check(window)
             except InvalidConfiguration as problem:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import difflib
 import os
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -23,19 +22,7 @@ from batchsched.catalogue import Catalogue, EmbodiedModel, builtin, merged
 from batchsched.engines import table
 from batchsched.errors import InvalidConfiguration
 from batchsched.feeds import OWN, FeedSource, ZoneFeed, complaint
-from batchsched.fleet import (
-    GPU_TYPES,
-    WINDOW_NAME,
-    Fleet,
-    Launch,
-    Pool,
-    PoolWindow,
-    ServedModel,
-    Site,
-    cores_of,
-    gpu_types,
-    windows_by_key,
-)
+from batchsched.fleet import GPU_TYPES, Fleet, Launch, Pool, PoolWindow, ServedModel, Site, cores_of, gpu_types, wrong_window
 from batchsched.lines.rules import DEFAULT_LINE_BYTES, Rules
 from batchsched.planning import Planner
 
@@ -238,10 +225,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         home = self.carbon.home_site or next(iter(self.sites), "home")
         return Fleet(self.sites, self.pools, self.models, home, gpu_types(catalogue) if catalogue else GPU_TYPES)
 
-    def all_windows(self) -> dict[str, PoolWindow]:
-        """Every window by the key that declares it: `pools.NAME.window` or `windows.NAME`."""
-        return windows_by_key(self.pools, self.windows)
-
     def archive_folder(self) -> Path:
         """Where the forecast archive is."""
         return Path(self.forecast.archive_dir or Path(self.server.data_dir) / "forecasts")
@@ -419,8 +402,7 @@ def _cross_check(settings: Settings, where: str, catalogue: Catalogue) -> None:
     for name, pool in settings.pools.items():
         _check_pool(name, pool, settings, where)
         _check_hardware(name, pool, catalogue, where)
-    for name, window in settings.windows.items():
-        _check_window(name, window, settings, where)
+    _check_windows(settings, where)
     for name, webhook in settings.webhooks.items():
         _check_webhook(webhook, f"{where}: key 'webhooks.{name}")
     if 0 < settings.retention.batches_days < 35:
@@ -458,13 +440,10 @@ def _check_pool(name: str, pool: Pool, settings: Settings, where: str) -> None:
         )
 
 
-def _check_window(name: str, window: PoolWindow, settings: Settings, where: str) -> None:
-    if not re.fullmatch(WINDOW_NAME, name):
-        raise InvalidConfiguration(f"{where}: key 'windows.{name}': a name has at most 64 letters, digits, - and _.")
-    if window.pool not in settings.pools:
-        _complain(where, f"windows.{name}.pool", f"there is no pool '{window.pool}'", settings.pools)
-    if wrong := window.complaint:
-        raise InvalidConfiguration(f"{where}: key 'windows.{name}.{wrong[0]}': {wrong[1]}")
+def _check_windows(settings: Settings, where: str) -> None:
+    for name, window in settings.windows.items():
+        if wrong := wrong_window(name, window, settings.pools):
+            raise InvalidConfiguration(f"{where}: key 'windows.{name}{wrong[0]}': {wrong[1]}")
 
 
 def _check_hardware(name: str, pool: Pool, catalogue: Catalogue, where: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from batchsched.cli.common import when
 from batchsched.errors import InvalidConfiguration
+from batchsched.fleet import windows_by_key
 
 if TYPE_CHECKING:
     from batchsched.client import Batch, Client
@@ -35,7 +36,7 @@ class Closing:
     def __init__(self, settings: Settings, pools: Collection[str]) -> None:
         """Raises InvalidConfiguration for a pool that never closes."""
         self._pools = set(pools)
-        if endless := sorted(self._pools - {window.pool for window in settings.all_windows().values()}):
+        if endless := sorted(self._pools - {window.pool for window in windows_by_key(settings.pools, settings.windows).values()}):
             raise InvalidConfiguration(
                 f"--until-window-closes: pool '{endless[0]}' has no window, so it never closes.",
                 hint=f"Declare one in the configuration: `[pools.{endless[0]}.window]`, with cron and duration.",

@@ -145,11 +145,12 @@ def load_checked(config: Path | None = None, **flags: Any) -> Loaded:
     Raises InvalidConfiguration, naming file and key.
     """
     from batchsched.errors import InvalidConfiguration
+    from batchsched.fleet import windows_by_key
     from batchsched.windows import check
 
     loaded = load(config, **flags)
     where = loaded.path or "the configuration"
-    for name, window in loaded.settings.all_windows().items():
+    for name, window in windows_by_key(loaded.settings.pools, loaded.settings.windows).items():
         try:
             check(window)
         except InvalidConfiguration as problem:
