@@ -71,13 +71,13 @@ bench-own: $(ENV) ## what the server's own models gain from generation, other zo
 bench-planner: $(ENV) ## whole fleets planned: gap to the bound, time, memory, and what others make of them (ARGS="--rows 1000x20x96 --seeds 1")
 	@$(PY) -m benchmarks.planner $(ARGS)
 
-bench-rolling: $(ENV) ## what refinements of a plan earn when it is made anew every hour on forecasts as issued (ARGS="--seeds 2")
-	@$(PY) -m benchmarks.rolling $(ARGS)
+bench-ablations: $(ENV) ## does each refinement of a plan earn its place: on and off, paired by week (ARGS="--weeks 2 --only risk")
+	@$(PY) -m benchmarks.ablations $(ARGS)
 
 bench-carbon: $(ENV) ## what policies emit for the same work on real grids in weeks of 2022 (ARGS="--scenario regions --weeks 1")
 	@$(PY) -m benchmarks.carbon $(ARGS)
 
-bench-carbon-full: $(ENV) ## the same on six weeks of each scenario
+bench-carbon-full: $(ENV) ## the same on a quarter of a year in weeks; hours of work
 	@$(PY) -m benchmarks.carbon --full $(ARGS)
 
 bench-meter: $(ENV) ## what metering costs: CPU time of each meter as a share of one core
@@ -119,4 +119,4 @@ $(PEERS): locks/peers.txt tools/make_env.py | $(ENV)
 .models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
 	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
 
-.PHONY: help env engine-env llama-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-rolling bench-carbon bench-carbon-full bench-meter bench-cpu-beside bench-spare bench-cli chaos docs lock clean
+.PHONY: help env engine-env llama-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-ablations bench-carbon bench-carbon-full bench-meter bench-cpu-beside bench-spare bench-cli chaos docs lock clean

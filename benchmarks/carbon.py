@@ -1,25 +1,26 @@
 """What policies emit for the same work on real grids, by scenario. The last line is JSON.
 
-`python -m benchmarks.carbon [--weeks N] [--full]`. Forecasts are our own as they would have been issued, hour by hour; what is
-paid is what came true. Weeks are sampled by a seed from July to December 2022, on which nothing was tuned. `single` (a): one job
-of 6 h at a time (of 1 h in windows of 6 h), without a limit of capacity, in 25 zones of the United States, windows of 6, 24, 48
-and 96 h. `regions, exact` (c): five sites with residency, rates known. `regions` (e): the same with rates and lengths that
-nobody knows. See docs/benchmarks.md.
+`python -m benchmarks.carbon [--weeks N] [--full] [--quick]`. Forecasts are our own as they would have been issued, hour by hour;
+what is paid is what came true. Weeks are sampled by a seed from July to December 2022, on which nothing was tuned. `single` (a):
+one job of 6 h at a time (of 1 h in windows of 6 h), without a limit of capacity, in 25 zones of the United States, windows of 6,
+24, 48 and 96 h. `regions, exact` (c): five sites with residency, rates known. `regions` (e): the same with rates and lengths that
+nobody knows. With `--full`, or by name, `site, load 0.3` and so on (b): one site with old and new GPUs, more or less busy. All
+policies run on the planner alone, then few of them on the whole server (carbon_whole.py); `by` in the last line says which
+simulator a figure is of. See docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
-import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,20 @@ import numpy as np
 from batchsched.fleet import Fleet
 from batchsched.simulate import POLICIES, Grid, Outcome, Policy, simulate
 from batchsched.simulate.ceiling import least_g, tasks
+from batchsched.simulate.pictures import Point, compared, write
 from batchsched.simulate.policies import cheapest_gpus, planned
 from batchsched.simulate.rolling import hours_of
-from batchsched.simulate.scenarios import Scenario, regions, single, weeks
+from batchsched.simulate.scenarios import Scenario, regions, single, site, weeks
 from benchmarks import carbon_grid
+from benchmarks.carbon_grid import SITES, cache_folder, data_folder
+from benchmarks.carbon_rows import WHOLE, Row, Run
+from benchmarks.carbon_whole import RUN_BY_SERVER, SAMPLE, SAMPLED, differences, served, show_differences, whole_runs
+from benchmarks.forecast_ours import Remaining
 from benchmarks.forecast_trials import need_data
+from benchmarks.paired import interval
 
 FIRST, LAST = datetime(2022, 7, 2, tzinfo=UTC), datetime(2022, 12, 18, tzinfo=UTC)
 """After the last day everything is done; forecasts end on 28 December."""
-SITES = ("PJM", "CISO", "ISNE", "ERCO", "MISO")
 WINDOWS_H = {6: 1, 24: 6, 48: 6, 96: 6}
 """Of each window, how long a job works."""
 SEED = 9
@@ -45,65 +51,33 @@ RUN_NOW, OURS, FORESIGHT = "run now", "planner", "planner, perfect foresight"
 GREEDY, GREEDY_FORESIGHT = "greedy", "greedy, perfect foresight"
 WORK_S = 0.5
 """Of the solver, a plan."""
-SOLVED = ("regions",)
+FULL = (13, 6)
+"""Weeks with a fleet, and of single jobs, of `--full`."""
+SITE, LOADS = "CISO", {f"site, load {load:g}": load for load in (0.3, 0.6, 0.9)}
+SOLVED = ("regions", "regions, exact")
 """Scenarios in which the solver plans; where nothing competes for room, the greedy plan is the best one."""
 NO_CHOICE = {"FIFO", "EDF", "cleanest place", "GreenLLM", "fastest GPUs", "least energy"}
 """Single jobs in one zone are run at once by these: as by run now."""
-
-
-LEAST_WEEKS, DRAWS = 4, 4000
-"""For an interval: so many weeks, drawn again so many times."""
-
-
-class Run(msgspec.Struct, frozen=True):
-    """One policy in one week of a scenario."""
-
-    scenario: str
-    week: datetime
-    policy: str
-
-
-class Row(msgspec.Struct, frozen=True):
-    """What it came to."""
-
-    run: Run
-    grams: float
-    batches: int
-    missed: int
-    wait_h: float
-    gpu_h: float
-    money: float
-    moved: float
-    hurried_h: float
-    starting_g: float
-    idle_g: float
-    planning_s: float
-    ceiling_g: float
 
 
 def drawn(name: str, week: datetime) -> Scenario:
     """A scenario's week."""
     if name.startswith("single"):
         window_h = int(name.split(", ")[1].split(maxsplit=1)[0])
-        return single(_provider().zones(), week, 7, window_h, WINDOWS_H[window_h])
+        zones = SAMPLE if name.endswith(SAMPLED) else _provider().zones()
+        return single(zones, week, 7, window_h, WINDOWS_H[window_h], apart=name.endswith(SAMPLED))
     seed = int(week.timestamp()) // 604_800
+    if name.startswith("site"):
+        return site(SITE, week, 7, seed, LOADS[name])
     return regions(SITES, week, 7, seed, exact=name.endswith("exact"))
 
 
 @cache
 def _provider() -> carbon_grid.Issued:
-    return carbon_grid.issued(_data(), _cache())
+    return carbon_grid.issued(data_folder(), cache_folder())
 
 
-def _data() -> Path:
-    return Path(os.environ.get("BATCHSCHED_DATA", "../shared/data"))
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("BATCHSCHED_BENCH_CACHE", ".bench/forecasts"))
-
-
-@cache
+@lru_cache(maxsize=4)  # a week of 25 zones takes tens of megabytes
 def _stage(name: str, week: datetime) -> tuple[Scenario, Grid]:
     scenario = drawn(name, week)
     return scenario, Grid(_provider(), scenario.zones, week, hours_of(scenario.scene))
@@ -134,7 +108,12 @@ def run(one: Run) -> Row:
     """Simulate it; a saving above the ceiling is an error."""
     scenario, grid = _stage(one.scenario, one.week)
     fleet = scenario.scene.fleet
-    outcome = simulate(scenario.scene, grid, policies(one.scenario, fleet)[one.policy])
+    policy = policies(one.scenario, fleet)[one.policy]
+    if one.by == "server":
+        outcome, promised, broken = served(scenario, grid, policy)
+    else:
+        outcome = simulate(scenario.scene, grid, policy)
+        promised, broken = outcome.batches, len({*outcome.missed, *outcome.unfinished})
     return Row(
         run=one,
         grams=outcome.grams,
@@ -148,7 +127,9 @@ def run(one: Run) -> Row:
         starting_g=sum(work.grams * work.starting_s / work.seconds for work in outcome.work if work.seconds > 0),
         idle_g=sum(work.grams for work in outcome.work if not work.batch_id),
         planning_s=outcome.planning_cpu_s,
-        ceiling_g=_ceiling_g(one.scenario, one.week),
+        ceiling_g=_ceiling_g(one.scenario, one.week) if one.by == "planner" else math.nan,
+        promised=promised,
+        broken=broken,
     )
 
 
@@ -178,6 +159,7 @@ def summed(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
             "captured": (total_g - grams) / possible_g,
             "of_ceiling": (total_g - grams) / ceiling_g,
             "misses_pct": 100 * sum(row.missed for row in mine) / batches,
+            "broken_pct": 100 * sum(row.broken for row in mine) / max(1, sum(row.promised for row in mine)),
             "wait_h": sum(row.wait_h * row.batches for row in mine) / batches,
             "gpu_h": sum(row.gpu_h for row in mine),
             "money": sum(row.money for row in mine),
@@ -196,11 +178,7 @@ def summed(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
 def apart(weeks_g: list[tuple[float, float, float]]) -> list[float]:
     """How much more a policy emits than we do, in per cent of what running at once emits; of each week the grams of the three.
     The mean, and its 95 % interval over weeks, drawn again with their pairs kept; of fewer than four weeks the mean alone."""
-    more = np.array([100 * (its - ours) / now for its, ours, now in weeks_g])
-    if len(more) < LEAST_WEEKS:
-        return [round(float(more.mean()), 2)]
-    again = np.random.default_rng(SEED).choice(more, (DRAWS, len(more))).mean(axis=1)
-    return [round(float(value), 2) for value in (more.mean(), *np.quantile(again, (0.025, 0.975)))]
+    return interval([100 * (its - ours) / now for its, ours, now in weeks_g])
 
 
 def _beats(one: dict[str, Any], ours: dict[str, Any]) -> bool:
@@ -220,20 +198,31 @@ def show(name: str, found: dict[str, dict[str, Any]]) -> None:
         print(f"{policy:28}" + "".join(f"{one[head]:15.3f}" for head in HEADS) + f"  {one['apart']}{mark}")
 
 
-def figures(found: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """The last line."""
+HEADLINES = {
+    "scheduler_captured_24h": ("single, 24 h", "captured"),
+    "scheduler_captured_96h": ("single, 96 h", "captured"),
+    "fleet_captured": ("regions", "captured"),
+    "misses_pct": ("regions", "broken_pct"),
+    "saving_vs_run_now_pct": ("regions", "saved_pct"),
+}
+"""By figure: the scenario and the column. The whole server's, where it ran."""
 
-    def ours(scenario: str, key: str) -> float | None:
-        one = next((row for row in found.get(scenario, {}).values() if row["ours"]), None)
+
+def figures(found: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """The last line. `by`: the table that each figure is of."""
+
+    def ours(table: str, key: str) -> float | None:
+        one = next((row for row in found.get(table, {}).values() if row["ours"]), None)
         return None if one is None else round(one[key], 4)
 
+    tables = {scenario: RUN_BY_SERVER[scenario] + WHOLE for scenario, _ in HEADLINES.values()}
+    by = {key: tables[scenario] if tables[scenario] in found else scenario for key, (scenario, _) in HEADLINES.items()}
     return {
-        "scheduler_captured_24h": ours("single, 24 h", "captured"),
-        "scheduler_captured_96h": ours("single, 96 h", "captured"),
-        "fleet_captured": ours("regions", "captured"),
-        "misses_pct": ours("regions", "misses_pct"),
-        "saving_vs_run_now_pct": ours("regions", "saved_pct"),
+        **{key: ours(by[key], column) for key, (_, column) in HEADLINES.items()},
+        "by": {key: table for key, table in by.items() if table in found},
+        "planner_captured": {name: ours(name, "captured") for name in found if WHOLE not in name},
         "beaten_by": sorted(f"{name} ({where})" for where, rows in found.items() for name in rows if rows[name]["beats_us"]),
+        "planner_and_server": differences(found),
         "policies": {where: {name: _rounded(row) for name, row in rows.items()} for where, rows in found.items()},
     }
 
@@ -246,34 +235,53 @@ def main() -> None:
     """Run, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weeks", type=int, default=2, help="sampled weeks of the scenarios with a fleet")
-    parser.add_argument("--single-weeks", type=int, default=2, help="the same of single jobs")
-    parser.add_argument("--scenario", action="append", help="only this one (may be repeated)")
+    parser.add_argument("--single-weeks", type=int, default=1, help="the same of single jobs")
+    every = [f"single, {window_h} h" for window_h in WINDOWS_H] + ["regions, exact", "regions", *LOADS]
+    parser.add_argument("--scenario", action="append", choices=every, help="only this one (may be repeated)")
     parser.add_argument("--policy", action="append", help="only this one, beside those that shares are counted between")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--full", action="store_true", help="six weeks of each")
+    parser.add_argument("--full", action="store_true", help="13 weeks with a fleet, a quarter of a year; six of single jobs")
+    parser.add_argument("--quick", action="store_true", help="a glance: the planner alone, a week of each scenario")
+    parser.add_argument("--picture", type=Path, help="folder for a picture of each table (SVG)")
     asked = parser.parse_args()
-    need_data(_data())
-    began = time.perf_counter()
-    print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores, data in {_data()}")
-    _provider()  # once, before there are processes
-    plan = list(runs(6 if asked.full else asked.weeks, 6 if asked.full else asked.single_weeks, asked.scenario, asked.policy))
+    need_data(data_folder())
+    print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores, data in {data_folder()}")
+    carbon_grid.issued(data_folder(), cache_folder(), asked.jobs)  # learnt in processes of its own
+    _provider()  # read once, before there are others
+    fleet_weeks, single_weeks = FULL if asked.full else (1, 1) if asked.quick else (asked.weeks, asked.single_weeks)
+    scenarios = asked.scenario or (every if asked.full else None)
     found: dict[str, list[Row]] = defaultdict(list)
     with ProcessPoolExecutor(asked.jobs) as workers:
-        for number, row in enumerate(workers.map(run, plan), start=1):
-            found[row.run.scenario].append(row)
-            print(f"{number} of {len(plan)}, {time.perf_counter() - began:.0f} s", end="\r", file=sys.stderr, flush=True)
+        _all(workers, "the planner alone:", list(runs(fleet_weeks, single_weeks, scenarios, asked.policy)), found)
+        if not asked.quick:
+            first = {name: summed(rows) for name, rows in found.items()}
+            _all(workers, "the whole server:", list(whole_runs(found, first)), found)
     summaries = {name: summed(rows) for name, rows in found.items()}
     for name, rows in summaries.items():
         show(name, rows)
+        if asked.picture:
+            points = [Point(policy, one["saved_pct"], one["misses_pct"], ours=one["ours"]) for policy, one in rows.items()]
+            write(asked.picture / f"{name.replace(', ', '-').replace(' ', '-')}.svg", compared(name, points))
+    show_differences(differences(summaries))
     print(json.dumps(figures(summaries)))
 
 
+def _all(workers: ProcessPoolExecutor, what: str, plan: list[Run], found: dict[str, list[Row]]) -> None:
+    """Run them, by table into `found`."""
+    told = Remaining(what, len(plan), "runs")
+    for row in workers.map(run, plan):
+        found[row.run.table].append(row)
+        told.done()
+
+
 def runs(fleet_weeks: int, single_weeks: int, scenarios: list[str] | None, names: list[str] | None) -> Iterable[Run]:
-    """All that is to be run, by scenario and week, so that a process reads the forecasts of a week once."""
+    """All that is to be run, by scenario and week, so that a process reads the forecasts of a week once. `scenarios`: where None
+    all but those of one site."""
     every = {f"single, {window_h} h": single_weeks for window_h in WINDOWS_H}
     every |= {"regions, exact": fleet_weeks, "regions": fleet_weeks}
-    for name, count in every.items():
-        for week in weeks(FIRST, LAST, count, SEED) if not scenarios or name in scenarios else []:
+    asked = list(every) if scenarios is None else scenarios
+    for name, count in (every | dict.fromkeys(LOADS, fleet_weeks)).items():
+        for week in weeks(FIRST, LAST, count, SEED) if name in asked else []:
             for policy in policies(name, drawn(name, week).scene.fleet):
                 if not names or policy in {*names, RUN_NOW, OURS, FORESIGHT, GREEDY, GREEDY_FORESIGHT}:
                     yield Run(name, week, policy)

@@ -118,8 +118,7 @@ def cached(trial: Trial, who: str, forecaster: Forecaster, cache: Path | None) -
         return forecaster(trial)
     path = cache / f"{trial.name}-{who.replace(' ', '-').lower()}.npz"
     if not path.is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        np.savez(path, allow_pickle=False, **forecaster(trial))
+        forecast_ours.saved(path, forecaster(trial))
     with np.load(path) as kept:
         return {zone: kept[zone] for zone in trial.zones}
 

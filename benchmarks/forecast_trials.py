@@ -17,6 +17,7 @@ from batchsched.forecasts.evaluation import DAY_H, Array, newest
 if TYPE_CHECKING:
     import pandas as pd
 
+HOUR = timedelta(hours=1)
 LEADS_H = 96
 WARM_DAYS = 90
 US_HISTORY, EU_HISTORY = "ci_carboncast_us32_2019_2022.parquet", "ci_carboncast_eu_aus_2020_2021.parquet"
@@ -104,6 +105,18 @@ def europe_2021h2(folder: Path) -> Trial:
     return _trial("europe-2021h2", folder, datetime(2021, 7, 1, tzinfo=UTC), EUROPEAN_ZONES, history, issues, weather=True)
 
 
+def us_2022h1(folder: Path, zones: Sequence[str]) -> Trial:
+    """Zones of the United States, January to June 2022, of which nobody's forecasts were kept; nothing after June is in it."""
+    import pandas as pd
+
+    issues = 181 - LEADS_H // DAY_H
+    history = pd.read_parquet(folder / US_HISTORY)
+    index = pd.date_range(history["timestamp_utc"].min(), pd.Timestamp("2022-06-30 23:00", tz="UTC"), freq="h")
+    values = {zone: _hourly(history, zone, index) for zone in zones}
+    base: datetime = index[0].to_pydatetime()
+    return Trial("us-2022h1", folder, base, (datetime(2022, 1, 1, tzinfo=UTC) - base) // HOUR, issues, values, {})
+
+
 def naive(trial: Trial) -> dict[str, Array]:
     """The same hour of the last known day."""
     return {zone: baselines.naive(values, trial.start, trial.rows) for zone, values in trial.values.items()}
@@ -161,12 +174,18 @@ def _trial(
     index = pd.date_range(labels.min(), until, freq="h")
     values, provider = {}, {}
     for zone in zones:
-        own = history[history["region"] == zone].set_index("timestamp_utc")["ci_direct"].reindex(index).to_numpy(float, copy=True)
-        own[~(own > 0)] = np.nan
-        values[zone] = own
+        values[zone] = _hourly(history, zone, index)
         issued = issues.loc[issues["zone"] == zone, "forecast"].to_numpy(float).reshape(-1, LEADS_H)
         provider[zone] = np.where(issued > 0, issued, np.nan)
     first = index.get_loc(pd.Timestamp(began))
     assert isinstance(first, int)
     base: datetime = index[0].to_pydatetime()
     return Trial(name, folder, base, first, len(next(iter(provider.values()))), values, provider, weather)
+
+
+def _hourly(history: pd.DataFrame, zone: str, index: pd.DatetimeIndex) -> Array:
+    """Direct intensity, NaN where unknown or nothing."""
+    rows = history[history["region"] == zone].set_index("timestamp_utc")
+    own: Array = rows["ci_direct"].reindex(index).to_numpy(float, copy=True)
+    own[~(own > 0)] = np.nan
+    return own

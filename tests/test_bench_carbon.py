@@ -6,17 +6,33 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from batchsched.simulate.scenarios import regions
+from batchsched.simulate import POLICIES, Grid, simulate
+from batchsched.simulate.drawn import Drawn
+from batchsched.simulate.rolling import hours_of
+from batchsched.simulate.scenarios import regions, single
 from benchmarks import carbon
-from benchmarks.carbon import Row, Run
+from benchmarks.carbon_rows import By, Row, Run
+from benchmarks.carbon_whole import EXACT, SAMPLE, conditions_of, differences, served, whole_runs, worth_it
 
 WEEK = datetime(2022, 7, 2, tzinfo=UTC)
 
 
-def row(policy: str, grams: float, *, scenario: str = "regions", week: int = 0, missed: int = 0) -> Row:
-    """A hundred batches."""
-    run = Run(scenario, WEEK + timedelta(days=7 * week), policy)
-    return Row(run, grams, 100, missed, 1.0, 10.0, 5.0, 0.1, 0.0, grams / 10, grams / 20, 1.0, 400.0)
+def row(
+    policy: str,
+    grams: float,
+    *,
+    scenario: str = "regions",
+    week: int = 0,
+    missed: int = 0,
+    by: By = "planner",
+    promised: int = 100,
+) -> Row:
+    """A hundred batches; of those that are late one was called infeasible when it came, where not all were promised."""
+    run = Run(scenario, WEEK + timedelta(days=7 * week), policy, by)
+    broken = max(0, missed - (100 - promised))
+    return Row(
+        run, grams, 100, missed, 1.0, 10.0, 5.0, 0.1, 0.0, grams / 10, grams / 20, 1.0, 400.0, promised=promised, broken=broken
+    )
 
 
 def table(*others: Row) -> dict[str, dict[str, float]]:
@@ -90,3 +106,70 @@ def test_how_far_apart_is_of_paired_weeks() -> None:
     mean, low, high = carbon.apart([(700, 600, 1000), (650, 600, 1000), (600, 600, 1000), (750, 600, 1000)])
     assert low < mean == 7.5 < high
     assert carbon.apart([(700, 600, 1000)] * 5) == [10.0, 10.0, 10.0]
+
+
+def both(*, missed: int = 0) -> dict[str, dict[str, dict[str, float]]]:
+    """Tables of the planner alone, and of the whole server, where ours saves less."""
+    ours = [(carbon.RUN_NOW, 1000.0), (carbon.OURS, 600.0), (carbon.FORESIGHT, 500.0), ("EDF", 700.0)]
+    planner = [row(name, g) for name, g in ours]
+    server = [row(name, g + 20, by="server", missed=missed if name == carbon.OURS else 0, promised=99) for name, g in ours]
+    return {found[0].run.table: carbon.summed(found) for found in (planner, server)}
+
+
+def test_the_last_line_is_of_the_whole_server_where_it_ran_and_says_so() -> None:
+    said = carbon.figures(both())
+    assert said["by"] == dict.fromkeys(("fleet_captured", "misses_pct", "saving_vs_run_now_pct"), "regions, whole server")
+    assert said["saving_vs_run_now_pct"] == pytest.approx(100 * (1 - 620 / 1020), abs=1e-4)
+    assert said["planner_captured"] == {"regions": 0.8}
+    apart = said["planner_and_server"]["regions"][carbon.OURS]
+    assert (apart["planner_saved_pct"], apart["server_saved_pct"]) == (40.0, 39.22)
+    alone = carbon.figures({"regions": both()["regions"]})
+    assert alone["by"]["fleet_captured"] == "regions"
+    assert alone["planner_and_server"] == {}
+
+
+def test_a_miss_counts_where_the_deadline_was_called_feasible() -> None:
+    assert carbon.figures(both(missed=1))["misses_pct"] == 0.0
+    assert carbon.figures(both(missed=2))["misses_pct"] == pytest.approx(100 / 99, abs=1e-4)
+
+
+def test_the_whole_server_runs_ours_and_the_best_published_ones() -> None:
+    rows = [
+        row(name, g, scenario="single, 24 h", missed=missed)
+        for name, g, missed in (
+            (carbon.RUN_NOW, 1000, 0),
+            (carbon.GREEDY, 700, 0),
+            (carbon.GREEDY_FORESIGHT, 600, 0),
+            ("late", 650, 1),
+            ("second", 760, 0),
+            ("best", 750, 0),
+            ("third", 770, 0),
+        )
+    ]
+    summary = carbon.summed(rows)
+    assert worth_it(summary) == [carbon.RUN_NOW, carbon.GREEDY, carbon.GREEDY_FORESIGHT, "best", "second"]
+    runs = list(whole_runs({"single, 24 h": rows}, {"single, 24 h": summary}))
+    assert {run.scenario for run in runs} == {"single, 24 h, 3 zones"}
+    assert [run.by for run in runs] == ["planner"] * 5 + ["server"] * 5
+    assert {run.table for run in runs} == {"single, 24 h, 3 zones", "single, 24 h, 3 zones, whole server"}
+    assert list(whole_runs({}, {})) == []
+
+
+def test_only_the_scenario_of_everything_has_luck() -> None:
+    assert conditions_of("regions").sigma_chunk > 0
+    assert conditions_of("regions, exact") == conditions_of("single, 24 h") == EXACT
+    assert differences({"regions": {}}) == {}
+
+
+@pytest.mark.slow
+def test_the_whole_server_waits_with_a_single_job_as_the_planner_alone_does() -> None:
+    start = datetime(2021, 7, 1, tzinfo=UTC)
+    scenario = single(SAMPLE[:1], start, 1, 24, apart=True)
+    grid = Grid(Drawn(start, hours_of(scenario.scene), 1), scenario.zones, start, hours_of(scenario.scene))
+    names = (carbon.RUN_NOW, carbon.GREEDY)
+    (now, *kept), (ours, *promises) = (served(scenario, grid, POLICIES[name]) for name in names)
+    assert kept == promises == [8, 0]
+    alone = {name: simulate(scenario.scene, grid, POLICIES[name]).grams for name in names}
+    assert now.grams == pytest.approx(alone[carbon.RUN_NOW], rel=0.03)
+    assert ours.grams == pytest.approx(alone[carbon.GREEDY], rel=0.05)
+    assert ours.grams < 0.95 * now.grams

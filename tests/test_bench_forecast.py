@@ -10,6 +10,7 @@ import pytest
 
 from batchsched.forecasts.evaluation import DAY_H, Array
 from benchmarks import forecast as bench
+from benchmarks import forecast_ours
 from benchmarks import forecast_trials as trials
 from benchmarks.forecast_trials import LEADS_H, WARM_DAYS, Forecaster, Trial
 
@@ -66,6 +67,24 @@ def test_forecasts_are_kept_and_used_again(tmp_path: Path) -> None:
     first, second = (bench.cached(trial, "mine", counted, tmp_path) for _ in range(2))
     assert calls == ["again"]
     assert np.array_equal(first["A"], second["A"])
+
+
+@pytest.mark.slow
+def test_members_are_learnt_in_processes_and_a_stopped_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trial = made_up("learnt")
+    kept = forecast_ours.Learnt(2, tmp_path)
+    found = kept.of(trial)
+    assert list(found) == ["A", "B"]
+    assert all(rows.members.keys() == {"naive", "linear", "beside"} for rows in found.values())
+    assert "learnt: learnt 2 of 2 zones" in capsys.readouterr().err
+    (tmp_path / "learnt-members-b.npz").unlink()
+    again = forecast_ours.Learnt(1, tmp_path).of(trial)
+    assert "learnt: learnt 1 of 1 zones" in capsys.readouterr().err
+    for zone in "AB":
+        for name, values in found[zone].members.items():
+            assert again[zone].members[name] == pytest.approx(values, rel=1e-4)
+    kept.forget(trial)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_data_is_said_plainly(tmp_path: Path) -> None:

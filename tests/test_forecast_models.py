@@ -273,3 +273,35 @@ class TestStored:
         again = load(tmp_path / "blend", Blend)
         assert again is not None
         assert np.array_equal(again.logs("SUN", rows, 72, 96), blend.logs("SUN", rows, 72, 96))
+
+
+def test_what_all_of_a_history_knew_is_the_history_itself() -> None:
+    whole = solar_zone(mix=True)
+    beside = replace(whole, zone="OTHER", beside={"SUN": whole})
+    end = BEGAN + len(whole.intensity) * HOUR
+    assert beside.until(end) is beside
+    cut = beside.until(NOW)
+    assert cut is not beside
+    assert len(cut.beside["SUN"].intensity) == 26 * 168
+    late = solar_zone(weather=True)
+    assert late.until(end) is late
+    earlier = late.until(NOW).weather
+    assert earlier is not None
+    assert late.weather is not None
+    assert len(earlier.runs) < len(late.weather.runs)
+
+
+def test_what_others_look_at_is_worked_out_once_and_from_the_past() -> None:
+    whole = solar_zone()
+    assert whole.lately is whole.lately
+    place = 26 * 168
+    for name in ("lately", "wind_lately"):
+        columns, other = getattr(whole, name), getattr(wild_after(whole, NOW), name)
+        assert len(columns) == len(whole.intensity) + 1
+        assert np.array_equal(columns[: place + 1], other[: place + 1], equal_nan=True)
+        assert not np.array_equal(columns, other, equal_nan=True)
+    hour, logs = 500, np.log(np.maximum(whole.intensity, 1.0))
+    week = np.mean([logs[hour - 3 - 24 * day : hour - 24 * day] for day in range(1, 8)], axis=0)
+    assert whole.lately[hour, 0] == pytest.approx((logs[hour - 3 : hour] - week).mean(), abs=1e-5)
+    with pytest.raises(KeyError):
+        solar_zone(mix=False).wind_lately  # noqa: B018 - it is worked out when it is asked for

@@ -18,14 +18,16 @@ from batchsched.cli.main import cli, main
 from batchsched.errors import ForecastUnavailable
 from batchsched.forecasts.port import IntensityForecast, Realised
 from batchsched.forecasts.wrapped import Wrapped
-from batchsched.planner.problem import Risk
+from batchsched.planner.problem import Risk, Slot
 from batchsched.simulate import POLICIES, Arrival, Grid, Outcome, Policy, Scene, captured, draw_scene, simulate
 from batchsched.simulate.data import opened
 from batchsched.simulate.drawn import Drawn
 from batchsched.simulate.engines import Engines
 from batchsched.simulate.futures import Futures
 from batchsched.simulate.grid import HOUR
-from batchsched.simulate.rolling import hours_of
+from batchsched.simulate.outcome import Work
+from batchsched.simulate.pictures import Point, kilowatts, points_of
+from batchsched.simulate.rolling import hours_of, slot_means
 from batchsched.simulate.scene import INPUT_TOKENS
 
 ZONES = ("CISO", "DE", "PJM")
@@ -165,6 +167,25 @@ def test_the_future_is_not_known(policy: Policy) -> None:
     assert poisoned.grams > 1.5 * sound.grams
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("slot_s", [900.0, 3 * 3600.0])
+def test_slots_may_be_shorter_or_longer_than_an_hour(slot_s: float) -> None:
+    other = simulate(scene(), grid(), POLICIES["greedy"], slot_s=slot_s)
+    assert other.unfinished == []
+    assert other.grams == pytest.approx(outcome("greedy").grams, rel=0.2)
+    assert other.work != outcome("greedy").work
+
+
+def test_a_slot_has_the_mean_of_its_hours() -> None:
+    hourly = np.array([[1.0, 3.0, 5.0], [2.0, 4.0, np.nan]])
+    slots = [Slot(0.0, 900.0), Slot(900.0, 2700.0), Slot(3600.0, 7200.0), Slot(10800.0, 3600.0)]
+    found = slot_means(hourly, slots)
+    assert found[0, :3].tolist() == [1.0, 1.0, 4.0]
+    assert found[1, :2].tolist() == [2.0, 2.0]
+    assert np.isnan(found[1, 2])
+    assert np.isnan(found[:, 3]).all()
+
+
 def test_futures_spread_as_forecasts_do() -> None:
     hours, back_h = 48, 30 * 24
     found = Grid(Drawn(START - back_h * HOUR, hours + back_h, 1), ZONES, START, hours, ahead_h=48)
@@ -227,12 +248,36 @@ def _with(here: Scene, arrival: Arrival) -> Scene:
     return msgspec.structs.replace(here, arrivals=arrivals)
 
 
-def test_the_command_compares_policies(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_of_a_day_shows_where_energy_went() -> None:
+    work = [
+        Work(25 * 3600.0 + 60, "H100-CISO", "a", 600.0, 0.0, 2 * 3.6e6, 1.0),
+        Work(25 * 3600.0 + 900, "H100-CISO", "b", 600.0, 0.0, 3.6e6, 1.0),
+        Work(26 * 3600.0, "A100-80-DE", "b", 600.0, 0.0, 3.6e6, 1.0),
+        Work(50 * 3600.0, "H100-CISO", "b", 600.0, 0.0, 3.6e6, 1.0),
+    ]
+    found = kilowatts(Outcome("mine", 2, work=work), scene(), grid(), 24)
+    assert {zone: np.flatnonzero(kw).tolist() for zone, kw in found.items()} == {"CISO": [1], "DE": [2], "PJM": []}
+    assert (found["CISO"][1], found["DE"][2]) == (3.0, 1.0)
+
+
+def test_points_of_a_picture_are_against_running_at_once() -> None:
+    late = Outcome("late", 4, missed=["a"], work=[Work(0.0, "x", "a", 1.0, 0.0, 1.0, 50.0)])
+    now = Outcome("run now", 4, work=[Work(0.0, "x", "a", 1.0, 0.0, 1.0, 100.0)])
+    assert points_of([now, late], "run now", "late") == [Point("run now", 0.0, 0.0), Point("late", 50.0, 25.0, ours=True)]
+    assert points_of([Outcome("run now", 1)], "run now", "late")[0].saved_pct == 0.0
+
+
+def test_the_command_compares_policies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("BATCHSCHED_DATA", raising=False)
     arguments = ["simulate", "--days", "1", "--zones", "CISO,DE", "--policy", "greedy"]
     with pytest.raises(SystemExit) as left:
-        main([*arguments, "--quick"])
+        main([*arguments, "--quick", "--picture", str(tmp_path / "drawn")])
     assert left.value.code == 0
+    pictures = {path.name: path.read_bytes() for path in (tmp_path / "drawn").iterdir()}
+    assert pictures.keys() == {"policies.svg", "day.svg"}
+    assert all(b"</svg>" in picture for picture in pictures.values())
     table = capsys.readouterr()
     assert "typical days with drawn weather, from the seed" in table.out + table.err
     with pytest.raises(SystemExit):

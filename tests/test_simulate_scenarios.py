@@ -108,6 +108,20 @@ def test_single_jobs_are_one_replicas_work() -> None:
     assert found.fleet.pools["in CISO"].count > 96 / 3
 
 
+def test_single_jobs_apart_have_a_replica_to_themselves() -> None:
+    found = single(("CISO", "PJM"), datetime(2022, 7, 2, tzinfo=UTC), 3, 24, apart=True).scene
+    assert {pool.count for pool in found.fleet.pools.values()} == {1}
+    assert {site.zone for site in found.fleet.sites.values()} == {"CISO", "PJM"}
+    until: dict[tuple[str, ...], float] = {}
+    for arrival in found.arrivals:
+        assert arrival.at_s >= until.get(arrival.pools, 0.0)
+        until[arrival.pools] = arrival.deadline_s
+    together = single(("CISO", "PJM"), datetime(2022, 7, 2, tzinfo=UTC), 3, 24).scene
+    assert [(one.batch_id, one.at_s, one.deadline_s) for one in found.arrivals] == [
+        (one.batch_id, one.at_s, one.deadline_s) for one in together.arrivals
+    ]
+
+
 def test_wrong_profiles_make_all_work_longer_and_nothing_else() -> None:
     good = regions(("CISO", "PJM"), datetime(2022, 7, 2, tzinfo=UTC), 1, 1)
     bad = wrong_profiles(good, 1.3)

@@ -106,6 +106,11 @@ NOT_OF_A_PAST = ("zones", "data", "load")
     help="planner.risk of our own planner's policies [default: 0; with --from-archive as configured].",
 )
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for all decisions, as Parquet.")
+@click.option(
+    "--picture",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for two pictures: what policies saved, and a day of it (SVG).",
+)
 @config_option
 @json_option
 @click.pass_context
@@ -123,6 +128,7 @@ def simulate(
     quick: bool,
     risk: float | None,
     out: Path | None,
+    picture: Path | None,
     config: Path | None,
     as_json: bool,
 ) -> None:
@@ -139,6 +145,8 @@ def simulate(
             found[name] = _run(made, name, risk, out, progress, quick=quick)
         facts, remarks = made.told()
         facts["risk"] = made.ours(risk).weight
+        if picture is not None:
+            _draw(made, found, picture)
     remarks += [_undone(one, made.grid) for one in found.values() if one.unfinished]
     if as_json:
         before = {one.policy for one in made.before}
@@ -255,6 +263,17 @@ def _run(made: _World, name: str, risk: float | None, out: Path | None, progress
         about = {**made.told()[0], "risk": policy.risk.weight, **outcome.summary()}
         records.write(out / name.replace(", ", "-").replace(" ", "-"), outcome.work, about)
     return outcome
+
+
+def _draw(made: _World, found: dict[str, Outcome], folder: Path) -> None:
+    """All policies; and of the second day, the first where there is no other, what was run at once and what by a plan of ours."""
+    from batchsched.simulate.pictures import DAY_H, compared, day, points_of, write
+
+    ours = next((name for name in ("planner", "greedy", *found) if name in found and name != RUN_NOW), RUN_NOW)
+    source = f"{made.grid.provider.name}, {made.scene.days} days from {made.grid.start:%Y-%m-%d} on"
+    write(folder / "policies.svg", compared(source, points_of(list(found.values()), RUN_NOW, ours)))
+    since_h = DAY_H if made.scene.days > 1 else 0
+    write(folder / "day.svg", day(source, made.scene, made.grid, found[RUN_NOW], found[ours], since_h))
 
 
 def beside(found: dict[str, Outcome], one: Outcome) -> dict[str, float | None]:

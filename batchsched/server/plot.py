@@ -89,8 +89,16 @@ def draw_skill(found: Sequence[Skill], kind: str) -> bytes:
     return drawn(title, panels, "hours ahead", kind, dates=False)
 
 
-def drawn(title: str, panels: Sequence[Callable[[Any], None]], below: str, kind: str, *, dates: bool = True) -> bytes:
-    """Panels one below the other over one time axis, as PNG or SVG. Raises InvalidValue for any other kind."""
+def drawn(
+    title: str,
+    panels: Sequence[Callable[[Any], None]],
+    below: str,
+    kind: str,
+    *,
+    dates: bool = True,
+    panel_in: float = 2.6,
+) -> bytes:
+    """Panels of so many inches one below the other over one time axis, as PNG or SVG. Raises InvalidValue for any other kind."""
     if kind not in {"png", "svg"}:
         raise InvalidValue(f"'{kind}' is not a picture format; use png or svg.", param="format")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -98,7 +106,7 @@ def drawn(title: str, panels: Sequence[Callable[[Any], None]], below: str, kind:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 2.6 * len(panels) + 0.8), layout="constrained")
+    figure = Figure(figsize=(9, panel_in * len(panels) + 0.8), layout="constrained")
     canvas = FigureCanvasSVG(figure) if kind == "svg" else FigureCanvasAgg(figure)
     axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
     for axis, panel in zip(axes, panels, strict=True):

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 
 import msgspec
+import numpy as np
 
-from batchsched.planner import Allotment, Job, Plan, PoolState, Problem, make_slots
+from batchsched.forecasts.evaluation import Array
+from batchsched.planner import Allotment, Job, Plan, PoolState, Problem, Slot, make_slots
 from batchsched.planner.last import standing
 from batchsched.planner.latest_start import latest_safe_starts, open_pools
 from batchsched.profiles.candidates import Candidate
@@ -16,7 +18,7 @@ from batchsched.profiles.lengths import Lengths, refine
 from batchsched.simulate.ceiling import check
 from batchsched.simulate.engines import Engines, Served
 from batchsched.simulate.futures import Futures
-from batchsched.simulate.grid import Grid
+from batchsched.simulate.grid import Floats, Grid
 from batchsched.simulate.moves import cells
 from batchsched.simulate.outcome import Outcome, Work
 from batchsched.simulate.policies import Policy
@@ -24,7 +26,9 @@ from batchsched.simulate.scene import CHUNK_REQUESTS, INPUT_TOKENS, OUTPUT_TOKEN
 from batchsched.units import JOULES_PER_KWH
 
 TICK_S = 3600.0
-"""How often new batches are taken up; also the length of slots."""
+"""How often new batches are taken up; also the length of slots, unless another is asked for."""
+FINE_S = 24 * 3600.0
+"""So far ahead slots are shorter than a tick, where that is asked for."""
 AFTER_H = 120
 """Hours after the last batch may have come, in which the rest is done."""
 LATE_HORIZON_S = 24 * 3600.0
@@ -48,11 +52,11 @@ def hours_of(scene: Scene) -> int:
     return scene.days * 24 + AFTER_H
 
 
-def simulate(scene: Scene, grid: Grid, policy: Policy, on_progress: Progress | None = None) -> Outcome:
-    """Run a scene under a policy. `on_progress` is told the share that is done.
+def simulate(scene: Scene, grid: Grid, policy: Policy, on_progress: Progress | None = None, *, slot_s: float = TICK_S) -> Outcome:
+    """Run a scene under a policy. `on_progress` is told the share that is done; `slot_s`: of a plan, a part of an hour or hours.
 
     Raises Impossible where it emitted less than any policy could: then the simulation has a fault."""
-    world, now_s, end_s = _World(scene, grid, policy), 0.0, grid.hours * 3600.0
+    world, now_s, end_s = _World(scene, grid, policy, slot_s), 0.0, grid.hours * 3600.0
     while now_s < end_s and (world.coming or world.batches):
         world.admit(now_s)
         world.replan(now_s)
@@ -66,8 +70,9 @@ def simulate(scene: Scene, grid: Grid, policy: Policy, on_progress: Progress | N
 
 
 class _World:
-    def __init__(self, scene: Scene, grid: Grid, policy: Policy) -> None:
+    def __init__(self, scene: Scene, grid: Grid, policy: Policy, slot_s: float) -> None:
         self.scene, self.grid, self.policy = scene, grid, policy
+        self._slot_s = slot_s
         self.coming = list(scene.arrivals)
         self.batches: dict[str, Batch] = {}
         self.outcome = Outcome(policy.name, len(scene.arrivals))
@@ -110,40 +115,40 @@ class _World:
         if any(job.deadline_s < TICK_S for job in jobs):
             needed = max(needed, LATE_HORIZON_S)
         horizon_s = TICK_S * max(1, math.ceil(needed / TICK_S))
-        slots = make_slots(horizon_s, slot_s=TICK_S, long_slot_s=TICK_S, fine_s=horizon_s)
-        pools = [self._pool(name, now_s, len(slots)) for name in self.scene.fleet.pools]
+        slots = make_slots(horizon_s, slot_s=self._slot_s, long_slot_s=max(TICK_S, self._slot_s), fine_s=FINE_S)
+        pools = [self._pool(name, now_s, slots) for name in self.scene.fleet.pools]
         stood = standing(self._plan, now_s - self._made_s)
-        future, limits = self._scenarios(now_s, len(slots)), {"churn": self.policy.churn, "min_run_s": self.policy.min_run_s}
+        future, limits = self._scenarios(now_s, slots), {"churn": self.policy.churn, "min_run_s": self.policy.min_run_s}
         return Problem(slots, pools, jobs, future, self.policy.risk, [], stood, **limits)
 
-    def _scenarios(self, now_s: float, slots: int) -> dict[str, list[list[float]]]:
+    def _scenarios(self, now_s: float, slots: list[Slot]) -> dict[str, list[list[float]]]:
         """Only a plan that weighs risk looks at them."""
         if self._futures is None:
             return {}
         seen_h = self._seen_h(now_s)
         first = int(now_s) // 3600 - seen_h
-        return {zone: rows[:, first : first + slots].tolist() for zone, rows in self._futures.at(seen_h).items()}
+        return {zone: slot_means(rows[:, first:], slots).tolist() for zone, rows in self._futures.at(seen_h).items()}
 
     def _seen_h(self, now_s: float) -> int:
         """The hour whose forecasts are in force."""
         return int(now_s - now_s % self.policy.replan_s) // 3600
 
-    def _pool(self, name: str, now_s: float, slots: int) -> PoolState:
+    def _pool(self, name: str, now_s: float, slots: list[Slot]) -> PoolState:
         fleet = self.scene.fleet
         pool, site = fleet.pools[name], fleet.site_of(name)
         seen_h, hour = self._seen_h(now_s), int(now_s) // 3600
         ahead = self.grid.perfect(seen_h) if self.policy.sees == "perfect" else self.grid.issued(seen_h)
         first = hour - seen_h
-        known = ahead.mean[site.zone][first : first + slots] + self.policy.lean * ahead.spread[site.zone][first : first + slots]
+        known = slot_means((ahead.mean[site.zone] + self.policy.lean * ahead.spread[site.zone])[first:], slots)
         values = [round(max(0.0, g), 3) if math.isfinite(g) else None for g in known.tolist()]
         return PoolState(
             name=name,
             site=pool.site,
             zone=site.zone,
             replicas=pool.count,
-            capacity=[float(pool.count)] * slots,
+            capacity=[float(pool.count)] * len(slots),
             pue=site.pue,
-            intensity_g_per_kwh=values + [None] * (slots - len(values)),
+            intensity_g_per_kwh=values,
             loaded=self._engines.loaded(name),
             home=pool.site == fleet.home_site,
             newness=fleet.newness(name),
@@ -261,3 +266,13 @@ class _World:
         """Seconds of a replica that a request really takes."""
         arrival = batch.arrival
         return self.scene.profiles[arrival.model, pool].seconds(INPUT_TOKENS, arrival.output_tokens) * arrival.slowness
+
+
+def slot_means(hourly: Array, slots: list[Slot]) -> Floats:
+    """Values of hours from the plan's origin on, the last axis, as means of its slots; NaN where the hours do not reach."""
+    found = np.full((*hourly.shape[:-1], len(slots)), np.nan)
+    for t, slot in enumerate(slots):
+        hours = slice(int(slot.start_s // TICK_S), math.ceil((slot.end_s - 1e-6) / TICK_S))
+        if hours.stop <= hourly.shape[-1]:
+            found[..., t] = hourly[..., hours].mean(axis=-1)
+    return found

@@ -12,7 +12,17 @@ from functools import cached_property
 
 import numpy as np
 
-from batchsched.forecasts.models.history import DAY_H, WEEK_H, Floats, History, Integers, Weather, filled, trailing_mean
+from batchsched.forecasts.models.history import (
+    DAY_H,
+    WEEK_H,
+    Floats,
+    History,
+    Integers,
+    Weather,
+    filled,
+    load_of,
+    trailing_mean,
+)
 
 VERSION = 1
 _YEAR_H = 8766.0
@@ -48,7 +58,7 @@ class Profile:
                 ridge = np.eye(x.shape[1]) * (np.arange(x.shape[1]) > 0)
                 rows[of_day, : x.shape[1]] = np.linalg.solve(x.T @ x + ridge, x.T @ y)
         nothing = np.full(1, np.nan, np.float32)
-        load = _load(history, tuple(history.mix))
+        load = load_of(history, tuple(history.mix))
         runs = history.weather.values if history.weather else {}
         weather = {name: (float(np.nanmean(v)), float(np.nanstd(v)) + 1e-9) for name, v in runs.items() if np.isfinite(v).any()}
         beside = {name: bool(np.isfinite(other.mix.get("wind", nothing)).mean() > 0.5) for name, other in history.beside.items()}
@@ -60,10 +70,6 @@ class Profile:
     def at(self, hour: Integers) -> Floats:
         """The typical logarithm at hours since the epoch."""
         return np.asarray(np.einsum("ij,ij->i", _waves(hour), self.by_hour[hour % DAY_H]), np.float32)
-
-
-def _load(history: History, sources: tuple[str, ...]) -> Floats:
-    return np.nansum(np.stack([filled(history.mix[name]) for name in sources]), 0) if sources else np.zeros(0, np.float32)
 
 
 def _waves(hour: Integers) -> Floats:
@@ -134,15 +140,9 @@ class Features:
             return None
         columns: list[Floats] = []
         for name, windy in self._profile.beside.items():
-            other = others[name]
-            logs = np.log(np.maximum(filled(other.intensity), 1.0))
-            columns += [trailing_mean(beyond_week(logs), hours) for hours in (3, DAY_H)]
-            if windy:
-                share = filled(other.mix["wind"]) / np.maximum(_load(other, tuple(other.mix)), 1.0)
-                week, day = trailing_mean(share, WEEK_H), trailing_mean(share, DAY_H)
-                lately = (trailing_mean(share, 3), trailing_mean(share, 12), day, _before(day, DAY_H))
-                columns += [mean - week for mean in lately]
-        return np.nan_to_num(np.stack(columns, 1))
+            columns += [others[name].lately, *([others[name].wind_lately] if windy else [])]
+        found: Floats = np.nan_to_num(np.concatenate(columns, 1))
+        return found
 
     def _log(self, places: Integers) -> Floats:
         """Before the beginning the same hour of the first day that is known."""
@@ -154,7 +154,7 @@ class Features:
         sources = self._profile.sources
         if not sources or not set(sources) <= self._history.mix.keys():
             return {}
-        load = np.maximum(_load(self._history, sources), self._profile.load_floor)
+        load = np.maximum(load_of(self._history, sources), self._profile.load_floor)
         shares = {name: np.asarray(filled(self._history.mix[name]) / load, np.float32) for name in sources}
         return {"load": np.asarray(np.log(load), np.float32), **shares}
 
@@ -168,13 +168,3 @@ def _of_run(weather: Weather, values: Floats, run: Integers, hour: Integers) -> 
 def _last_day(known: Integers, target: Integers) -> Integers:
     """The place of the target's hour on the last day of which that hour was known."""
     return target - DAY_H * ((target - known) // DAY_H + 1)
-
-
-def beyond_week(values: Floats) -> Floats:
-    """Against the mean of the same hour over the seven days before."""
-    week = np.stack([values[np.maximum(np.arange(len(values)) - DAY_H * day, 0)] for day in range(1, 8)]).mean(0)
-    return np.asarray(values - week, np.float32)
-
-
-def _before(values: Floats, hours: int) -> Floats:
-    return values[np.maximum(np.arange(len(values)) - hours, 0)]

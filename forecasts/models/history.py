@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -70,15 +71,40 @@ class History:
         return self.begins_at.astimezone(UTC) + index * HOUR
 
     def until(self, known_until: datetime) -> History:
-        """What was known then: nothing that ended later, and no weather run that came out later."""
+        """What was known then: nothing that ended later, and no weather run that came out later. Itself, where that is all."""
         end = max(0, self.index(known_until))
         weather = self.weather
         if weather is not None:
             out = weather.runs + weather.published_after_h <= self.first_hour + end
-            weather = Weather(weather.runs[out], {k: v[out] for k, v in weather.values.items()}, weather.published_after_h)
-        mix = {source: values[:end] for source, values in self.mix.items()}
+            if not out.all():
+                weather = Weather(weather.runs[out], {k: v[out] for k, v in weather.values.items()}, weather.published_after_h)
         beside = {name: other.until(known_until) for name, other in self.beside.items()}
+        whole = weather is self.weather and all(beside[name] is other for name, other in self.beside.items())
+        if whole and end >= len(self.intensity):
+            return self  # with what was worked out of it
+        mix = {source: values[:end] for source, values in self.mix.items()}
         return History(self.zone, self.begins_at, self.intensity[:end], mix, weather, self.utc_offset_h, beside)
+
+    # -- what zones beside it look at; worked out once, however many they are --
+
+    @cached_property
+    def lately(self) -> Floats:
+        """By the first unknown place: how far the logarithms of the last 3 h and of the last day lay from their week."""
+        logs = np.log(np.maximum(filled(self.intensity), 1.0))
+        return np.stack([trailing_mean(beyond_week(logs), hours) for hours in (3, DAY_H)], 1)
+
+    @cached_property
+    def wind_lately(self) -> Floats:
+        """The same of the wind's share: of the last 3 h, half day, day, and the day before. Raises KeyError without wind."""
+        share = filled(self.mix["wind"]) / np.maximum(load_of(self, tuple(self.mix)), 1.0)
+        week, day = trailing_mean(share, WEEK_H), trailing_mean(share, DAY_H)
+        spans = (trailing_mean(share, 3), trailing_mean(share, 12), day, _before(day, DAY_H))
+        return np.stack([mean - week for mean in spans], 1)
+
+
+def load_of(history: History, sources: tuple[str, ...]) -> Floats:
+    """MW of these sources together, gaps filled."""
+    return np.nansum(np.stack([filled(history.mix[name]) for name in sources]), 0) if sources else np.zeros(0, np.float32)
 
 
 def filled(values: Floats) -> Floats:
@@ -97,3 +123,13 @@ def trailing_mean(values: Floats, hours: int) -> Floats:
     begin = np.maximum(np.arange(len(sums)) - hours, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((sums - sums[begin]) / (counts - counts[begin]), np.float32)
+
+
+def beyond_week(values: Floats) -> Floats:
+    """Against the mean of the same hour over the seven days before."""
+    week = np.stack([values[np.maximum(np.arange(len(values)) - DAY_H * day, 0)] for day in range(1, 8)]).mean(0)
+    return np.asarray(values - week, np.float32)
+
+
+def _before(values: Floats, hours: int) -> Floats:
+    return values[np.maximum(np.arange(len(values)) - hours, 0)]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from batchsched.forecasts.models.features import Features, beyond_week
-from batchsched.forecasts.models.history import DAY_H, WEEK_H, Floats, Integers, trailing_mean
+from batchsched.forecasts.models.features import Features
+from batchsched.forecasts.models.history import DAY_H, WEEK_H, Floats, Integers, beyond_week, trailing_mean
 
 PENALTY = 5.0
 _FAR = 7.0  # other zones are many, and each says little: their columns are that much smaller, so the penalty weighs 49 times

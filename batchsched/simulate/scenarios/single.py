@@ -23,10 +23,14 @@ MODEL = "any"
 POWER_W = 1000.0
 
 
-def single(zones: Sequence[str], start: datetime, days: int, window_h: int, work_h: int = 6) -> Scenario:
-    """`start`: a whole hour. No seed: nothing is drawn."""
-    pools = {f"in {zone}": Pool(site=zone, gpu="T4", count=math.ceil(window_h / EVERY_H) + 1) for zone in zones}
-    fleet = Fleet({zone: Site(zone, pue=1.0) for zone in zones}, pools, {MODEL: ServedModel(parameters_b=1.0)}, zones[0])
+def single(zones: Sequence[str], start: datetime, days: int, window_h: int, work_h: int = 6, *, apart: bool = False) -> Scenario:
+    """`start`: a whole hour. No seed: nothing is drawn. `apart`: each job that may be open at the same time has a site with one
+    replica to itself, so that also who cuts jobs into chunks works on one of them at a time."""
+    at_once = math.ceil(window_h / EVERY_H) + 1
+    lanes = at_once if apart else 1
+    sites = {_site(zone, lane, lanes): Site(zone, pue=1.0) for zone in zones for lane in range(lanes)}
+    pools = {f"in {site}": Pool(site=site, gpu="T4", count=at_once // lanes) for site in sites}
+    fleet = Fleet(sites, pools, {MODEL: ServedModel(parameters_b=1.0)}, next(iter(sites)))
     arrivals = [
         Arrival(
             f"{zone} {hour:05d}",
@@ -34,7 +38,7 @@ def single(zones: Sequence[str], start: datetime, days: int, window_h: int, work
             (hour + window_h) * 3600.0,
             MODEL,
             REQUESTS,
-            (f"in {zone}",),
+            (f"in {_site(zone, hour // EVERY_H % lanes, lanes)}",),
             OUTPUT_TOKENS,
             1.0,
         )
@@ -44,6 +48,10 @@ def single(zones: Sequence[str], start: datetime, days: int, window_h: int, work
     request_s = work_h * 3600.0 / REQUESTS
     profiles = {(MODEL, name): _profile(name, request_s) for name in pools}
     return Scenario(f"single, {window_h} h", tuple(zones), start, Scene(fleet, profiles, arrivals, days, 0, sigma_own=0.0))
+
+
+def _site(zone: str, lane: int, lanes: int) -> str:
+    return zone if lanes == 1 else f"{zone} {lane}"
 
 
 def _profile(pool: str, request_s: float) -> Profile:

@@ -1,0 +1,94 @@
+"""What `benchmarks/carbon.py` runs on the whole server, and how far that lies from the planner alone.
+
+The whole server takes a hundred times as long as the planner alone, so it runs five policies of each scenario: run now, ours,
+ours with perfect foresight, and the two published ones that did best with the planner alone. In windows of single jobs it runs a
+sample of zones, in which the planner alone runs the same jobs of the same policies again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from batchsched.simulate import Conditions, Grid, Outcome, Policy, backtest
+from batchsched.simulate.scenarios import Scenario
+from benchmarks.carbon_rows import WHOLE, Row, Run
+
+SAMPLE = ("CISO", "ERCO", "PJM")
+"""Much, some and little to be saved by waiting: 41, 20 and 8 % of a job of 6 h in 48 h, over the years of the data."""
+SAMPLED = ", 3 zones"
+RUN_BY_SERVER = {
+    "single, 24 h": f"single, 24 h{SAMPLED}",
+    "single, 96 h": f"single, 96 h{SAMPLED}",
+    "regions, exact": "regions, exact",
+    "regions": "regions",
+}
+"""By scenario of the planner alone: the one that the whole server runs."""
+PUBLISHED = 2
+EXACT = Conditions(sigma_own=0.0, sigma_chunk=0.0, sigma_watts=0.0, sigma_start=0.0, failures_per_replica_h=0.0)
+"""Work takes what profiles say, and nothing fails. What the server makes of its profile runs it still has to find out."""
+LATE_S = 1.0
+
+
+def conditions_of(scenario: str) -> Conditions:
+    """All but `regions` is exact."""
+    return Conditions() if scenario == "regions" else EXACT
+
+
+def served(scenario: Scenario, grid: Grid, policy: Policy) -> tuple[Outcome, int, int]:
+    """What the whole server makes of it; how many batches it called feasible, and how many of those were late."""
+    outcome, records = backtest(scenario.scene, grid, policy, conditions_of(scenario.name))
+    promised = [one for one in records.completions if one.feasible]
+    broken = [one for one in promised if one.finished_s is None or one.finished_s > one.deadline_s + LATE_S]
+    return outcome, len(promised), len(broken)
+
+
+def whole_runs(found: Mapping[str, Sequence[Row]], summaries: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[Run]:
+    """After the planner alone has run: of each scenario the weeks that it ran, and the policies that are worth it."""
+    for scenario, runs_on in RUN_BY_SERVER.items():
+        if scenario in summaries:
+            names = worth_it(summaries[scenario])
+            for week in sorted({row.run.week for row in found[scenario]}):
+                if runs_on != scenario:
+                    yield from (Run(runs_on, week, name) for name in names)
+                yield from (Run(runs_on, week, name, "server") for name in names)
+
+
+def worth_it(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Run now, ours, foresight of the same planner, and the best of the others: the least grams, at no more misses than ours
+    where there are such."""
+    ours = next(name for name, one in summary.items() if one["ours"])
+    mine = ["run now", ours, f"{ours}, perfect foresight"]
+    others = [name for name in summary if name not in mine and "greedy" not in name and "planner" not in name]
+    allowed = summary[ours]["misses_pct"]
+    best = sorted(others, key=lambda name: (summary[name]["misses_pct"] > allowed, summary[name]["kg"]))
+    return [name for name in mine if name in summary] + best[:PUBLISHED]
+
+
+def differences(summaries: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Where both ran, by scenario and policy: what each saved, in per cent of its own run now, and how much was late."""
+    both = {name: name + WHOLE for name in summaries if name + WHOLE in summaries}
+    return {
+        name: {
+            policy: {
+                "planner_saved_pct": round(one["saved_pct"], 2),
+                "server_saved_pct": round(summaries[whole][policy]["saved_pct"], 2),
+                "planner_misses_pct": round(one["misses_pct"], 2),
+                "server_misses_pct": round(summaries[whole][policy]["misses_pct"], 2),
+            }
+            for policy, one in summaries[name].items()
+            if policy in summaries[whole]
+        }
+        for name, whole in both.items()
+    }
+
+
+def show_differences(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+    """A table for people."""
+    for name, rows in found.items():
+        print(f"\n## {name}: the planner alone, and the whole server")
+        print(f"{'policy':28}{'saved, %':>12}{'saved, %':>12}{'points':>9}{'missed, %':>12}{'missed, %':>12}")
+        for policy, one in rows.items():
+            points = one["server_saved_pct"] - one["planner_saved_pct"]
+            saved = f"{one['planner_saved_pct']:12.2f}{one['server_saved_pct']:12.2f}{points:+9.2f}"
+            print(f"{policy:28}{saved}{one['planner_misses_pct']:12.2f}{one['server_misses_pct']:12.2f}")
