@@ -46,6 +46,7 @@ from batchsched.settings import Settings
 from batchsched.sizes import size_of
 from batchsched.spare import Share, added, planned, remarks, shares
 from batchsched.transfers import Transfers
+from batchsched.unable import unable
 from batchsched.uncertain import TRANSFER_SIGMA, Uncertain
 from batchsched.units import iso
 
@@ -163,7 +164,7 @@ class Observer:
             tied = {row["id"]: chunks.served_by(connection, row["id"]) for row in rows if row["options"].get("uniform")}
         profiles = self.profiles(*observed)
         working = [row for row in alive if not workers.rests(row)]
-        loaded = {name: [m for w in working if w["pool"] == name for m in w["ready_models"]] for name in self.fleet.pools}
+        loaded = {name: [m for w in working if w["pool"] == name for m in workers.models(w)] for name in self.fleet.pools}
         left_over = shares(self.fleet, left, profiles, observed[0], loaded)
         profiles |= {key: left_over[key[1]].increment(known) for key, known in profiles.items() if key[1] in left_over}
         replicas = self._replicas(alive, able)
@@ -186,7 +187,7 @@ class Observer:
         leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in parts.values() for s in m if s["state"] == "leased"}
         connected = frozenset(row["pool"] for row in [*working, *able])
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
-        notes += [*unread, *_unable(jobs, alive, self.fleet), *remarks(left_over)]
+        notes += [*unread, *unable(jobs, alive, self.fleet), *remarks(left_over)]
         reasons = reasons_of(self.fleet, unfit, {(m, row["endpoint"]) for row in everything for m in batches.models(row)})
         notes += [*itertools.chain(*reasons.values()), *ruled.remarks(), *opened.remarks(now)]
         notes += [f"Pool {row['pool']}: {ill}, on {row['host']}." for row in alive for ill in row["ills"] or []]
@@ -473,20 +474,6 @@ def _remark(found: Profile) -> str:
         f"Pool {found.pool}: {found.model} takes {found.drift.factor:.2f} times as long since {iso(found.drift.since)}; what was "
         "seen before counts no more."
     )
-
-
-def _unable(jobs: Sequence[Job], alive: Sequence[Mapping[str, Any]], fleet: Fleet) -> list[str]:
-    """What to tell of batches and pools where no worker can serve another model than the lines name, as older ones cannot."""
-    can = {worker["pool"] for worker in alive if worker["renames"] is not False}
-    older = {worker["pool"] for worker in alive} - can
-    return [
-        f"Batch {job.batch_id} gets nothing on pool {name}: its lines name {job.model}, which is not served there, and its "
-        f"workers cannot put {model} in its place. Upgrade batchsched on the workers of {name}."
-        for job in jobs
-        for name in sorted(older.intersection(job.pools))
-        if not fleet.pools[name].serves(job.model)
-        for model in sorted({job.configuration(key).model for key in job.keys_on(name)} - {job.model})
-    ]
 
 
 def _near(edges: list[float], fine_s: float) -> list[float]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -15,12 +16,15 @@ from batchsched.forecasts import IntensityForecast
 from batchsched.planner import Allotment, Job, Plan, Problem, prepared
 from batchsched.planner.allowance import allowances, key_now, request_s
 from batchsched.planner.fairness import Turns, Want
+from batchsched.planner.plan import Hold, Load
 from batchsched.queue.overrides import Overrides
 
 if TYPE_CHECKING:
     from batchsched.planner.shadow import Shadow
 
 log = logging.getLogger(__name__)
+SLACK = 0.02
+"""Of a replica: rounding of the plan's figures wants none more; but the least of work wants one."""
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -33,6 +37,13 @@ class Recipe(msgspec.Struct, frozen=True):
     seed: int = 0
     versions: dict[str, str] = {}
     """Of the packages that decide."""
+
+
+class Coming(NamedTuple):
+    """Engines of one model that are to be ready when something begins, and how long one takes to start."""
+
+    engines: int
+    startup_s: float
 
 
 class Published(msgspec.Struct, frozen=True, dict=True):
@@ -176,6 +187,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
             startup_s=job.startup_s_on[key],
             due=presses and batch_id not in self._contested,
             at_once=job.at_once,
+            renamed=model != job.model,
         )
 
     def on_now(self, batch_id: str, pool: str, now: datetime, grace_s: float) -> bool:
@@ -201,27 +213,99 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         """Does the plan have anything on a pool now?"""
         return any(self.at(a.start_s) <= now < self.at(a.end_s) for a in self.plan.on(pool))
 
-    def kept(self, pool: str, now: datetime) -> set[str]:
-        """Models that engines of a pool keep ready: the plan has work for them, and starts none before it."""
-        now_s, found = (now - self.made_at).total_seconds(), dict[str, bool]()
-        for a in self.plan.on(pool):
-            if a.end_s > now_s and (model := self._model(a)) not in found:
-                found[model] = not any(
-                    now_s < self.plan.slots[load.slot_index].start_s <= a.start_s
-                    for load in self.plan.loads
-                    if load.starts and (load.pool, load.model) == (pool, model)
-                )
-        return {model for model, kept in found.items() if kept}
+    @cached_property
+    def _uses(self) -> dict[tuple[str, int], list[tuple[str, str, float]]]:
+        """What takes engines, by pool and slot: batch, model, replica-seconds of work, starting or standing ready."""
+        found: dict[tuple[str, int], list[tuple[str, str, float]]] = {}
+        others: list[Load | Hold] = [*self.plan.loads, *self.plan.holds]
+        uses = [(use, use.model) for use in others] + [(a, self._model(a)) for a in self.plan.allotments]
+        for use, model in uses:
+            found.setdefault((use.pool, use.slot_index), []).append((use.batch_id, model, use.seconds))
+        return found
 
-    def coming(self, pool: str, now: datetime) -> tuple[datetime | None, str | None]:
-        """When something next begins on a pool, and the model to load if it is time to."""
-        later = next((a for a in self.plan.on(pool) if self.at(a.start_s) > now), None)
+    def _slot(self, now: datetime) -> int | None:
+        """The slot that is on; None: all of them are over."""
+        now_s, slots = max(0.0, (now - self.made_at).total_seconds()), self.plan.slots
+        index = bisect_right(slots, now_s, key=lambda slot: slot.start_s) - 1
+        return index if index >= 0 and now_s < slots[index].end_s else None
+
+    def _engines_in(self, pool: str, index: int, unfinished: Collection[str] | None = None) -> dict[str, int]:
+        """How many engines of each model a pool has in a slot; `unfinished`: for these batches alone."""
+        seconds: dict[str, float] = {}
+        for batch_id, model, taken_s in self._uses.get((pool, index), ()):
+            if unfinished is None or batch_id in unfinished:
+                seconds[model] = seconds.get(model, 0.0) + taken_s
+        length_s = self.plan.slots[index].length_s
+        return {model: max(1, math.ceil(s / length_s - SLACK)) for model, s in seconds.items() if s > 0}
+
+    def engines(self, pool: str, now: datetime) -> dict[str, int]:
+        """How many engines of each model the plan has on a pool now: for work, starting, or standing ready."""
+        index = self._slot(now)
+        if index is None:
+            return {}
+        if (known := self._counted.get((pool, index))) is None:
+            known = self._counted[pool, index] = self._engines_in(pool, index)
+        return known
+
+    @cached_property
+    def _counted(self) -> dict[tuple[str, int], dict[str, int]]:
+        """What was worked out of `engines`, by pool and slot."""
+        return {}
+
+    @cached_property
+    def _keeps(self) -> dict[tuple[str, int], dict[str, int]]:
+        """The same of `kept`."""
+        return {}
+
+    def kept(self, pool: str, now: datetime) -> dict[str, int]:
+        """How many engines of each model a pool keeps ready: as many as the plan has work for before it starts any, and where it
+        does, beside those."""
+        index = self._slot(now)
+        if index is None:
+            return {}
+        if (known := self._keeps.get((pool, index))) is None:
+            known = self._keeps[pool, index] = self._kept_from(pool, index)
+        return known
+
+    def _kept_from(self, pool: str, index: int) -> dict[str, int]:
+        starts: dict[tuple[str, int], int] = {}
+        for load in self.plan.loads:
+            if load.pool == pool and load.slot_index > index and load.starts:
+                starts[load.model, load.slot_index] = starts.get((load.model, load.slot_index), 0) + load.starts
+        found, begun = dict[str, int](), set[str]()
+        for t in range(index, len(self.plan.slots)):
+            for model, engines in self._engines_in(pool, t).items():
+                if model not in begun:
+                    found[model] = max(found.get(model, 0), engines - starts.get((model, t), 0))
+            begun |= {model for model, slot_index in starts if slot_index == t}
+        return {model: engines for model, engines in found.items() if engines > 0}
+
+    def coming(self, pool: str, now: datetime, unfinished: Collection[str]) -> tuple[datetime | None, dict[str, Coming]]:
+        """When something next begins on a pool; and the models to have ready by then, where it is time to load them.
+
+        `unfinished`: batches of which something is left to be leased; the plan's work of others is done.
+        """
+        now_s = (now - self.made_at).total_seconds()
         starts = [at for batch_id, at in self.latest_start_at.items() if at and at > now and self.suits(batch_id, pool)]
-        if later is None:
-            return min(starts, default=None), None
-        job, start_at = self.jobs[later.batch_id], self.at(later.start_s)
-        loading = start_at - now <= timedelta(seconds=job.startup_s_on[later.key])
-        return min([start_at, *starts]), self._model(later) if loading else None
+        first = self._next(pool, now_s, unfinished)
+        if not first:
+            return min(starts, default=None), {}
+        in_s, startup_s = first[0].start_s - now_s, dict[str, float]()
+        for a in first:
+            startup_s[self._model(a)] = max(self.jobs[a.batch_id].startup_s_on[a.key], startup_s.get(self._model(a), 0.0))
+        engines = self._engines_in(pool, first[0].slot_index, unfinished)
+        loading = {model: Coming(engines.get(model, 1), takes_s) for model, takes_s in startup_s.items() if in_s <= takes_s}
+        return min([self.at(first[0].start_s), *starts]), loading
+
+    def _next(self, pool: str, now_s: float, unfinished: Collection[str]) -> list[Allotment]:
+        """What begins together next, of these batches."""
+        found: list[Allotment] = []
+        for a in self.plan.on(pool):
+            if a.start_s > now_s and a.batch_id in unfinished:
+                if found and a.start_s > found[0].start_s:
+                    break
+                found.append(a)
+        return found
 
 
 def _today(body: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from batchsched.planner.churn import carried_on
 from batchsched.planner.fairness import Turns, arrivals, contested
 from batchsched.planner.last import standing
 from batchsched.planner.latest_start import latest_safe_starts
-from batchsched.published import Published, Recipe
+from batchsched.published import Coming, Published, Recipe
 from batchsched.queue import chunks, ledger, plans, shares, tallies, workers
 from batchsched.queue.database import Database, again
 from batchsched.queue.rows import Row
@@ -74,12 +74,16 @@ class Lead(Protocol):
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """What a pool should do now: work by turns; a model to get ready; when to look again; models to keep ready meanwhile."""
+    """What a pool should do now: work by turns, and when to look again. The rest are engines by model, as the plan has them."""
 
     turns: Turns
-    prepare: str | None = None
     next_at: datetime | None = None
-    keep: frozenset[str] = frozenset()
+    engines: Mapping[str, int] = {}
+    """Now."""
+    coming: Mapping[str, Coming] = {}
+    """Of those that begin next, where it is time to load them."""
+    keep: Mapping[str, int] = {}
+    """Which stay ready meanwhile, however long they idle."""
 
 
 class Scheduler:
@@ -370,13 +374,14 @@ class Scheduler:
     ) -> Offer:
         """What a worker should lease now, within the transaction that leases it: nobody else leases for its pool meanwhile.
 
-        `renames`: its worker can serve requests with another model than they name; `lacking`: models that its engine turned out
-        not to have. Where a batch was to have another and cannot, it gets the one that it names, if the pool serves that.
+        `renames`: its worker can serve requests with another model than they name; `lacking`: models that it cannot have. Where a
+        batch was to have another and cannot, it gets the one that it names, if the pool serves that.
         """
         published = self._in_force(connection)
         if published is None or self.doors.closed(connection, pool, now, worker):
             return Offer(Turns([], {}, {}))
-        able = [name for name in chunks.ready(connection, now) if published.suits(name, pool)]
+        ready = chunks.ready(connection, now)
+        able = [name for name in ready if published.suits(name, pool)]
         if able:
             tallies.take_turns(connection, pool)
             published = self._in_force(connection) or published
@@ -387,8 +392,9 @@ class Scheduler:
         models = {name: model for name, model in models.items() if model not in lacking and self.fleet.pools[pool].serves(model)}
         turns = published.turns(pool, now, models, leased, served, self._weights)
         self._refresh(published, pool, now, idle=turns.over)
-        next_at, prepare = published.coming(pool, now)
-        return Offer(turns, prepare if renames else None, next_at, frozenset(published.kept(pool, now)))
+        next_at, coming = published.coming(pool, now, ready)
+        coming = {model: one for model, one in coming.items() if renames and model not in lacking}
+        return Offer(turns, next_at, published.engines(pool, now), coming, published.kept(pool, now))
 
     def crew(
         self, connection: Connection, pool: str, now: datetime, lead_s: float, unfinished: Collection[str], alive: Sequence[Row]
@@ -399,7 +405,7 @@ class Scheduler:
         if published is None:
             return Crew(sum(worker["pool"] == pool and not workers.rests(worker) for worker in alive))
         if not (count := self.doors.most(connection, pool, now, soon)):
-            return Crew(0, next_at=published.coming(pool, now)[0])
+            return Crew(0, next_at=published.coming(pool, now, unfinished)[0])
         return crew(published, pool, now, count=count, lead_s=lead_s, unfinished=unfinished)
 
     def _served(self, connection: Connection, published: Published) -> dict[str, float]:

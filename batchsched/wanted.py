@@ -15,10 +15,7 @@ import msgspec
 
 from batchsched.planner import Allotment, Plan
 from batchsched.planner.plan import Hold, Load
-from batchsched.published import Published
-
-_SLACK = 0.02
-"""Of a replica: rounding of the plan's figures wants none more; but the least of work wants one."""
+from batchsched.published import SLACK, Published
 
 
 class Crew(msgspec.Struct, frozen=True):
@@ -35,7 +32,7 @@ def crew(published: Published, pool: str, now: datetime, *, count: int, lead_s: 
     being done."""
     planned = _planned(published, pool, (now - published.made_at).total_seconds(), lead_s, unfinished)
     pressing = _pressing(published, pool, now, lead_s, unfinished)
-    next_at, _ = published.coming(pool, now)
+    next_at, _ = published.coming(pool, now, unfinished)
     return Crew(min(count, max(planned, pressing)), frozenset(published.kept(pool, now)), next_at)
 
 
@@ -52,7 +49,7 @@ def _planned(published: Published, pool: str, now_s: float, lead_s: float, unfin
     for use in uses:
         if use.pool == pool and use.slot_index in near and use.batch_id in unfinished:
             seconds[use.slot_index] += use.seconds
-    enough = (max(1, math.ceil(s / plan.slots[index].length_s - _SLACK)) for index, s in seconds.items() if s > 0)
+    enough = (max(1, math.ceil(s / plan.slots[index].length_s - SLACK)) for index, s in seconds.items() if s > 0)
     return max(enough, default=0)
 
 

@@ -78,11 +78,21 @@ def known_settings(registered: Registered) -> dict[str, Any]:
     return plain
 
 
+class Sharing(msgspec.Struct):
+    """Which shared server a worker is at. `server`: names it alike for every worker on it; `desk`: workers that say the same keep
+    one budget there already; `wants`: has it work for it?"""
+
+    server: str
+    desk: str
+    wants: bool = True
+
+
 class Claim(msgspec.Struct):
     """A worker asks for work: POST /leases. `ready_models`: what its engine serves right now.
 
     `renames`: it can serve a lease with another model than the requests name. Workers that do not say so get no such lease.
     `lacking`: models that it was asked to get ready and that its engine turned out not to have.
+    `sharing`: of a spare pool's worker.
     """
 
     worker_id: str
@@ -90,6 +100,7 @@ class Claim(msgspec.Struct):
     ready_models: list[str] = []
     renames: bool = False
     lacking: list[str] = []
+    sharing: Sharing | None = None
 
 
 class Lease(msgspec.Struct):
@@ -116,13 +127,14 @@ class Lease(msgspec.Struct):
 
 class Claimed(msgspec.Struct):
     """Leases; or the model to get ready (`prepare`), or when to ask again. `keep`: the engine that is ready stays so, however
-    long it idles, for the plan counts on it."""
+    long it idles, for the plan counts on it. `ceiling`: as in HeartbeatAnswer, with leases only; None: as before."""
 
     leases: list[Lease]
     prepare: str | None = None
     next_at: datetime | None = None
     poll_s: float = 1.0
     keep: bool = False
+    ceiling: int | None = None
 
 
 def known_reason(reason: ReleaseReason, protocol: int) -> ReleaseReason:
@@ -177,15 +189,6 @@ class SpareSeen(msgspec.Struct):
     server: str
     seconds: float
     tokens_per_s: float
-
-
-class Sharing(msgspec.Struct):
-    """Which shared server a worker is at. `server`: names it alike for every worker on it; `desk`: workers that say the same keep
-    one budget there already; `wants`: has it work for it?"""
-
-    server: str
-    desk: str
-    wants: bool = True
 
 
 ThrottleReason = Literal["heat", "hardware", "power_cap", "power_brake"]

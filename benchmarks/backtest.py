@@ -48,7 +48,8 @@ def main() -> None:
         f"{said.days} days, {len(scene.fleet.pools)} pools, {len(scene.arrivals)} batches, {leased} leases, policy {said.policy}"
     )
     print(f"{wall_s:.1f} s, {cpu_s:.1f} s of processor; {outcome.replans} plans took {outcome.planning_cpu_s:.1f} s of it")
-    print(f"{outcome.missed_share:.1%} missed, {outcome.grams / 1000:.1f} kg, {outcome.engine_starts} engine starts")
+    starts = f"{outcome.engine_starts} engine starts, {outcome.wasted_starts} of them without any work"
+    print(f"{outcome.missed_share:.1%} missed, {outcome.grams / 1000:.1f} kg, {starts}")
     if said.profile:
         pstats.Stats(profile).sort_stats("cumulative").print_stats(60)
     print(
@@ -60,6 +61,8 @@ def main() -> None:
                 "batches": len(scene.arrivals),
                 "leases": leased,
                 "plans": outcome.replans,
+                "engine_starts": outcome.engine_starts,
+                "wasted_starts": outcome.wasted_starts,
                 "wall_s": round(wall_s, 1),
                 "cpu_s": round(cpu_s, 1),
                 "planning_cpu_s": round(outcome.planning_cpu_s, 1),

@@ -90,9 +90,8 @@ class WorkerLoop:
         self._replica = replica
         self.stop = asyncio.Event()
         self._settings, self._pool_name, self._session, self._link, self._ids = settings, pool, session, link, ids
-        self._engine_failures = 0
+        self._engine_failures, self._forgotten = 0, False
         self._doubted = False  # the engine died, and has not answered since
-        self._forgotten = False
         self._lacking: set[str] = set()
         self._held: dict[tuple[str, int], _Held] = {}  # by chunk and token: a chunk may come back before its old lease has ended
         self._changed = asyncio.Event()
@@ -190,17 +189,18 @@ class WorkerLoop:
             await self._wait(None)
             return
         ready = [self._engine.served] if self._engine.served and self._engine.alive() else []
-        claimed = await self._link.insist("POST", "/leases", self._claim(ready), Claimed)
+        sharing = self._gate.sharing(wants=True) if self._gate else None
+        claim = Claim(self._me.worker_id, 1, ready, renames=True, lacking=sorted(self._lacking), sharing=sharing)
+        claimed = await self._link.insist("POST", "/leases", claim, Claimed)
         self._keep = claimed.keep
+        if self._gate and claimed.ceiling is not None:
+            self._gate.share(claimed.ceiling)
         for lease in claimed.leases:
             self._take(lease)
         if claimed.prepare and claimed.prepare not in ready and not self._held:
             await self._prepare_or_wait(claimed.prepare, claimed.poll_s)
         elif not claimed.leases:
             await self._wait(min(claimed.poll_s, _WARM_POLL_S) if ready else claimed.poll_s)
-
-    def _claim(self, ready: list[str]) -> Claim:
-        return Claim(self._me.worker_id, 1, ready, renames=True, lacking=sorted(self._lacking))
 
     async def _wait(self, timeout_s: float | None) -> None:
         """Until something changes or the time is over; an engine of ours that was idle for long is stopped, unless it is kept."""

@@ -9,7 +9,7 @@ cannot wait for each other; claims and rescues pass over what somebody else hold
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -306,6 +306,11 @@ def ready(connection: Connection, now: datetime) -> set[str]:
     return set(connection.scalars(_READY, {"now": now}))
 
 
+def claimable(connection: Connection, batch_id: str, now: datetime, limit: int) -> int:
+    """How many of a batch's chunks could be leased at once, counted up to `limit`."""
+    return len(connection.execute(_CLAIMABLE, {"batch": batch_id, "now": now, "limit": limit}).all())
+
+
 def in_flight(connection: Connection) -> dict[tuple[str, str], int]:
     """Requests leased and not yet recorded, by (batch, pool)."""
     return {(row.batch_id, row.pool): int(row.requests) for row in connection.execute(_LEASED)}
@@ -320,6 +325,11 @@ def leases(connection: Connection) -> dict[str, int]:
 def at_work(connection: Connection, pool: str) -> set[str]:
     """The workers of a pool that hold chunks."""
     return set(connection.scalars(select(chunks.c.worker_id).where(_IS_LEASED, chunks.c.pool == pool).distinct()))
+
+
+def holders(connection: Connection, worker_ids: Collection[str]) -> set[str]:
+    """Those of these workers that hold a lease."""
+    return set(connection.scalars(select(chunks.c.worker_id).where(_IS_LEASED, chunks.c.worker_id.in_(worker_ids))))
 
 
 def summary(connection: Connection) -> list[Row]:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Column
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, Index, text
 from sqlmodel import Field, SQLModel
+
+_AT_WORK = text("state = 'active'")
 
 
 class WorkerRow(SQLModel, table=True):
     """A worker that presented itself."""
 
     __tablename__ = "workers"  # pyright: ignore[reportAssignmentType]
-    __table_args__ = (CheckConstraint("state IN ('active', 'gone')", name="state_known"),)
+    __table_args__ = (
+        CheckConstraint("state IN ('active', 'gone')", name="state_known"),
+        Index("workers_at_work", "pool", sqlite_where=_AT_WORK, postgresql_where=_AT_WORK),
+    )
 
     id: str = Field(primary_key=True)
     pool: str
@@ -48,6 +53,16 @@ class WorkerRow(SQLModel, table=True):
     """GPUs that nothing should be begun on, by name: their memory's uncorrected errors, -1 where one answers no more."""
     pardoned: dict[str, int] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
     """Those that an operator let go on all the same, as they were then."""
+    preparing: str | None = None
+    """The model that the answer to its last claim told it to get ready."""
+    preparing_at: datetime | None = None
+    """Since when it has been told so, without having it ready in between."""
+    lacking: list[str] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
+    """Models that its engine turned out not to have, as it said with its last claim."""
+    adapters: bool | None = None
+    """Whether it starts engines with adapters; None: registered before that was kept."""
+    spare_part: int | None = None
+    """Of the ceiling of that server, what it was last told that its desk may use; None: all, or it is at none."""
 
 
 class LauncherRow(SQLModel, table=True):

@@ -5,15 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, extract, func, insert, select, update
+from sqlalchemy import Connection, and_, case, extract, func, insert, literal_column, select, update
 
 from batchsched.errors import NotFound
 from batchsched.queue.rows import Row, every, first
 from batchsched.queue.tables import workers
 
+# Written out, so that the partial index serves.
+_IS_ACTIVE = workers.c.state == literal_column("'active'")
+_NOTHING: dict[str, Any] = {"preparing": None, "preparing_at": None}
+
 
 def add(connection: Connection, *, now: datetime, **values: Any) -> None:
-    """A worker presents itself: `id`, `pool`, `host`, `pid`, `protocol`, `version`, `replica`."""
+    """A worker presents itself: `id`, `pool`, `host`, `pid`, `protocol`, `version`, `replica`, `adapters`."""
     connection.execute(insert(workers).values(state="active", registered_at=now, seen_at=now, ready_models=[], **values))
 
 
@@ -30,6 +34,23 @@ def seen(connection: Connection, worker_id: str, now: datetime, **values: Any) -
     statement = update(workers).where(workers.c.id == worker_id).values(seen_at=now, state="active", **values)
     if connection.execute(statement).rowcount != 1:
         raise NotFound(f"There is no worker '{worker_id}'; register again.", param="worker_id")
+
+
+def asked(connection: Connection, worker_id: str, now: datetime, **values: Any) -> None:
+    """It asks for work: what it was told to get ready before counts no more. Raises NotFound."""
+    seen(connection, worker_id, now, **_NOTHING, **values)
+
+
+def prepares(connection: Connection, worker: Row, model: str, now: datetime) -> None:
+    """It is told to get a model ready. `worker`: as it was before it asked; who was told the same then has been since."""
+    since = worker["preparing_at"] if worker["preparing"] == model else None
+    values = {"preparing": model, "preparing_at": since or now}
+    connection.execute(update(workers).where(workers.c.id == worker["id"]).values(values))
+
+
+def models(worker: Row) -> list[str]:
+    """What its engine has ready, or will have in the place of that."""
+    return [worker["preparing"]] if worker.get("preparing") else list(worker["ready_models"])
 
 
 def ills(connection: Connection, since: datetime) -> dict[str, list[str]]:
@@ -73,10 +94,12 @@ def pardoned(connection: Connection, pool: str) -> dict[str, int]:
     return found
 
 
-def desks(connection: Connection, server: str, since: datetime) -> set[str]:
-    """Where workers that gave a sign of life since then keep a budget at a server of online users that they have work for."""
+def desks(connection: Connection, server: str, since: datetime) -> dict[str, int]:
+    """Where workers that gave a sign of life since then keep a budget at a server of online users that they have work for; and
+    the most that one of each was last told that it may use."""
     here = workers.c.state == "active", workers.c.seen_at >= since, workers.c.spare_server == server
-    return set(connection.scalars(select(workers.c.spare_desk).where(*here).distinct()))
+    told = select(workers.c.spare_desk, func.max(workers.c.spare_part)).where(*here).group_by(workers.c.spare_desk)
+    return {desk: part or 0 for desk, part in connection.execute(told)}
 
 
 def finished(connection: Connection, worker_id: str) -> None:
@@ -85,18 +108,29 @@ def finished(connection: Connection, worker_id: str) -> None:
 
 
 def failed(connection: Connection, worker_id: str) -> None:
-    """Its engine failed under a chunk."""
-    connection.execute(update(workers).where(workers.c.id == worker_id).values(failed=workers.c.failed + 1))
+    """Its engine failed under a chunk, and has nothing ready until the worker says so again."""
+    connection.execute(update(workers).where(workers.c.id == worker_id).values(failed=workers.c.failed + 1, ready_models=[]))
+
+
+def stopped(connection: Connection, worker_id: str) -> None:
+    """Its engine has nothing ready until it says so again."""
+    connection.execute(update(workers).where(workers.c.id == worker_id).values(ready_models=[]))
 
 
 def bye(connection: Connection, worker_id: str, now: datetime) -> None:
     """A worker stopped."""
-    connection.execute(update(workers).where(workers.c.id == worker_id).values(seen_at=now, state="gone"))
+    connection.execute(update(workers).where(workers.c.id == worker_id).values(seen_at=now, state="gone", **_NOTHING))
 
 
 def active(connection: Connection, since: datetime) -> list[Row]:
     """Workers that gave a sign of life since then."""
     return every(connection, select(workers).where(workers.c.state == "active", workers.c.seen_at >= since))
+
+
+def of_pool(connection: Connection, pool: str, since: datetime) -> list[Row]:
+    """The same of one pool, in the order in which they came."""
+    here = select(workers).where(_IS_ACTIVE, workers.c.pool == pool, workers.c.seen_at >= since)
+    return every(connection, here.order_by(workers.c.registered_at, workers.c.id))
 
 
 def idle_power(connection: Connection) -> dict[str, float]:

@@ -183,7 +183,8 @@ class FakeServer:
         waiting = [chunk for chunk in self.chunks if chunk.state == "waiting" and chunk.id not in self.stop]
         ready = [chunk for chunk in waiting if chunk.model in message.ready_models][: message.max_chunks]
         prepare = waiting[0].model if waiting and not ready else None
-        return _answer(Claimed([self._lease(chunk) for chunk in ready], prepare, None, 0.05))
+        ceiling = self.ceiling if ready and message.sharing else None
+        return _answer(Claimed([self._lease(chunk) for chunk in ready], prepare, None, 0.05, ceiling=ceiling))
 
     async def input(self, request: web.Request) -> web.Response:
         chunk = self._chunk(request.match_info["id"])

@@ -104,6 +104,14 @@ def test_a_replica_holds_one_chunk_at_a_time_and_a_chunk_one_holder() -> None:
     assert held == {}
 
 
+@pytest.mark.parametrize("policy", ["run now", "lowest window", "greedy"])
+def test_engines_start_where_there_is_work_for_them(policy: str) -> None:
+    outcome, records = found(policy)
+    leases = sum(one.what == "leased" and one.at_s >= 0 for one in records.leases)
+    assert 0 < outcome.engine_starts < leases
+    assert outcome.wasted_starts <= 0.1 * (outcome.engine_starts - outcome.wasted_starts)
+
+
 def test_production_reports_the_same_grams(tmp_path: Path) -> None:
     """By its own accounts, from the same ledger."""
     with _run(tmp_path, _greedy()) as (made, outcome):

@@ -293,6 +293,20 @@ def test_an_engine_changes_its_model_only_where_that_is_worth_it() -> None:
     assert Turns([], {}, {}).pick(MODEL) == (None, None)
 
 
+def test_a_model_that_is_left_to_other_engines_gives_way_to_the_next() -> None:
+    turns = Turns([want("x", "a", model="n", due=True), want("y", "b", model="k", requests=3.0), want("z", "b")], {}, {})
+    assert turns.pick(MODEL) == (None, "n")
+    assert [(one.batch_id, one.pressing) for one in turns.of("n") + turns.of("k")] == [("x", True), ("y", False)]
+    turns.leave("n")
+    got, load = turns.pick(MODEL)
+    assert got is not None
+    assert (got.batch_id, load) == ("z", None)
+    turns.leave("m")
+    assert turns.pick(MODEL) == (None, "k")
+    turns.leave("k")
+    assert turns.over
+
+
 def test_newcomers_begin_at_the_least_of_those_who_stayed() -> None:
     served = {"a": 50.0, "b": 70.0, "c": 10.0, "d": 900.0}
     assert arrivals(served, {"a", "b"}, {"a", "b", "c", "d", "e"}) == {"c": 50.0, "d": 900.0, "e": 50.0}

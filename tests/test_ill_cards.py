@@ -108,7 +108,7 @@ def test_who_has_a_broken_card_gets_no_work_until_it_is_well_or_may_go_on(server
     beat(other, {"uuid": "GPU-1"})
     beat(new)
     server.runtime.scheduler.plan_now()
-    assert old.ask() == {"leases": [], "prepare": None, "next_at": None, "poll_s": 5.0, "keep": False}
+    assert old.ask() == {"leases": [], "prepare": None, "next_at": None, "poll_s": 5.0, "keep": False, "ceiling": None}
     other.finish(other.lease())  # the pool goes on
     beat(other, {"uuid": "GPU-1", "lost": True})
     assert server.runtime.scheduler.plan_now().notes[-1] == (

@@ -183,11 +183,14 @@ def test_a_uniform_batch_goes_on_with_the_model_that_it_began_with(tmp_path: Pat
     """Though the plan would have another, which is the only one that an older worker can have."""
     with _live(tmp_path, {"DIRTY": 5, "CLEAN": 900}, on_new='["big", "small"]') as server:
         _submit(server, count=5000, models=["small"], uniform=True)
-        (first,) = server.worker("new", ready="big").claim()
+        older = server.worker("new", ready="big")
+        (first,) = older.claim()
         assert (first["model"], first["rename"]) == ("big", False)
         small = server.worker("new", ready="small", renames=True)
         assert small.claim() == []  # the plan that is out still says small
         server.runtime.scheduler.plan_now()
+        assert small.ask()["prepare"] is None  # the plan has one engine of it now, and that is at work
+        server.post(f"{PREFIX}/workers/{older.worker_id}/bye")
         assert small.ask()["prepare"] == "big"
         (second,) = server.worker("new", ready="big", renames=True).claim()
         assert (second["model"], second["rename"]) == ("big", False)
@@ -212,7 +215,9 @@ def test_a_retry_accepts_the_same_models(greedy: LiveServer, tmp_path: Path) -> 
 def test_a_retry_of_a_uniform_batch_goes_on_with_the_model_that_did_the_rest(tmp_path: Path) -> None:
     with _live(tmp_path, {"DIRTY": 5, "CLEAN": 900}, on_new='["big", "small"]') as server:
         batch = _submit(server, count=50, models=["small"], uniform=True)
-        _retry_one(server, server.worker("new", ready="big"), batch["id"])
+        first = server.worker("new", ready="big")
+        _retry_one(server, first, batch["id"])
+        server.post(f"{PREFIX}/workers/{first.worker_id}/bye")
         server.runtime.scheduler.plan_now()
         assert server.worker("new", ready="small", renames=True).ask()["prepare"] == "big"
         (last,) = server.worker("new", ready="big", renames=True).claim()

@@ -124,11 +124,11 @@ def test_the_fleets_solver_weighs_idling() -> None:
     assert violations(problem, plan) == []
 
 
-@pytest.mark.parametrize(("idle_w", "kept"), [(5.0, {"m"}), (IDLE_W, set())])
-def test_a_worker_keeps_the_engine_that_the_plan_counts_on(idle_w: float, kept: set[str]) -> None:
+@pytest.mark.parametrize(("idle_w", "kept"), [(5.0, {"m": 1}), (IDLE_W, {})])
+def test_a_worker_keeps_the_engine_that_the_plan_counts_on(idle_w: float, kept: dict[str, int]) -> None:
     problem = gap(1 if idle_w < IDLE_W else 4, idle_w)
     plan = make_plan(problem, "greedy")
     published = Published(NOW, problem, plan, {})
     assert published.kept("a", NOW + timedelta(seconds=1000)) == kept
-    assert published.kept("a", NOW + timedelta(days=1)) == set()
-    assert published.kept("b", NOW) == set()
+    assert published.kept("a", NOW + timedelta(days=1)) == {}
+    assert published.kept("b", NOW) == {}

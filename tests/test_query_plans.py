@@ -109,6 +109,8 @@ STEPS: dict[str, Callable[[Connection], object]] = {
     "chunks.get": lambda c: chunks.get(c, "b9-1", lock=True),
     "chunks.claim": lambda c: chunks.claim(c, "b9", worker_id="w", pool="p", limit=1, now=NOW, lease_s=60),
     "chunks.ready": lambda c: chunks.ready(c, NOW),
+    "chunks.claimable": lambda c: chunks.claimable(c, "b9", NOW, 8),
+    "chunks.holders": lambda c: chunks.holders(c, ["w", "v"]),
     "chunks.in_flight": chunks.in_flight,
     "tallies.of_pool": lambda c: tallies.of_pool(c, "p"),
     "plans.newest": plans.newest,

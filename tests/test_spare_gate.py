@@ -205,6 +205,20 @@ async def test_a_worker_says_where_it_is_and_keeps_to_its_part_of_the_ceiling() 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("desk_here")
+async def test_a_worker_keeps_to_its_part_from_its_first_request_on() -> None:
+    server, engine = FakeServer([f"one n{number}" for number in range(12)], pool=SPARE), FakeEngine()
+    server.ceiling, server.heartbeat_s = 2, 3600.0  # no heartbeat tells it
+    engine.gate.clear()
+    async with working(server, engine):
+        await until(lambda: engine.in_flight == 2)
+        engine.gate.set()
+        await server.until_done()
+    assert engine.peak_in_flight == 2
+    assert server.heard("claim")[0].sharing.wants
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("desk_here")
 async def test_told_to_stop_it_lets_go_at_once() -> None:
     server, engine = FakeServer([f"one n{number}" for number in range(20)], pool=SPARE), FakeEngine()
     engine.gate.clear()

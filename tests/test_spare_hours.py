@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,6 +25,7 @@ from batchsched.spare import Share, shares
 from batchsched.wire import PREFIX, PROTOCOL, SpareSeen
 from tests.inprocess import InProcess, in_process
 from tests.live import ONLINE, requests
+from tests.test_moving_on import submitted
 
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
 FLEET = f'{ONLINE}[planner]\nsolver = "greedy"\n[carbon]\nembodied_policy = "whole_life"\n'
@@ -130,8 +133,10 @@ def test_workers_on_several_machines_share_the_ceiling_of_a_server_that_they_hav
             return ceiling
 
         assert told("a") == 12
+        assert told("b") == 1  # until the first has heard that it has half of it
+        assert told("a") == 6
         assert told("b") == told("b again") == 6  # two of one machine
-        assert told("c", wants=False) == 4  # as much as it would have
+        assert told("c", wants=False) == 1  # as much as it would have at once
         assert told("a") == 6
         assert told("c", at="gpu-2:8000") == 12
         assert server.post(f"{PREFIX}/workers/{workers['c']}/bye", {"spent": []}).is_success
@@ -139,6 +144,45 @@ def test_workers_on_several_machines_share_the_ceiling_of_a_server_that_they_hav
         assert told("a") == 12  # of the others nobody has heard for two minutes
         answer = server.post(f"{PREFIX}/workers/{workers['a']}/heartbeat", {"leases": []}).json()
         assert answer["ceiling"] is None  # an older worker
+
+
+def test_who_gets_work_gets_its_part_of_the_ceiling_with_it(tmp_path: Path, database_url: str) -> None:
+    """However they come in between: together they are never told of more than the ceiling and one for each that came last."""
+    clock = ManualClock(MONDAY)
+    with (
+        in_process() as make,
+        closing(make(tmp_path, clock, FLEET, server__database_url=database_url, server__chunk_lines=1)) as server,
+    ):
+        workers = {desk: worker_of(server) for desk in "abc"}
+        told: dict[str, int] = {}
+
+        def said(desk: str, *, wants: bool = True) -> dict[str, Any]:
+            return {"server": "gpu-1:8000", "desk": desk, "wants": wants}
+
+        def claimed(desk: str) -> int:
+            asked = {"worker_id": workers[desk], "ready_models": ["tiny"], "sharing": said(desk)}
+            answer = server.post(f"{PREFIX}/leases", asked).json()
+            told[desk] = answer["ceiling"] if answer["leases"] else 0
+            return told[desk]
+
+        def beat(desk: str, *, wants: bool = True) -> int:
+            answer = server.post(
+                f"{PREFIX}/workers/{workers[desk]}/heartbeat", {"leases": [], "sharing": said(desk, wants=wants)}
+            )
+            told[desk] = answer.json()["ceiling"]
+            return told[desk]
+
+        assert claimed("a") == 0  # there is nothing to do, and so nobody there
+        batch_id = submitted(server)
+        server.post(f"{PREFIX}/batches/{batch_id}/start")
+        server.plan()
+        with ThreadPoolExecutor(3) as together:
+            assert sorted(together.map(claimed, "abc")) == [1, 1, 12]
+        assert sum(told.values()) == 14
+        for desk in sorted("abc", key=lambda name: -told[name]):
+            beat(desk, wants=False)  # its words from before the work came
+            assert sum(told.values()) <= 14
+        assert [beat(desk) for desk in "abc"] == [4, 4, 4]
 
 
 def test_plans_get_what_workers_saw_and_weigh_the_increment_alone(tmp_path: Path) -> None:

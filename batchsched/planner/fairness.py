@@ -31,7 +31,7 @@ class Want(msgspec.Struct):
     deadline_s: float
     priority: int
     requests: float
-    """How many it may lease; infinite once its latest safe start has come, or where it was told to start now."""
+    """How many it may lease; infinite once its latest safe start has come, or where it was told to start now (`pressing`)."""
     request_s: float
     """Expected engine seconds of one request."""
     startup_s: float
@@ -39,6 +39,13 @@ class Want(msgspec.Struct):
     """It can wait no longer, and its deadline can still be met."""
     at_once: bool = False
     """It was told to start now: it comes before what else its tenant has."""
+    renamed: bool = False
+    """Its requests name another model than the one that is to serve them."""
+
+    @property
+    def pressing(self) -> bool:
+        """May it be leased whatever the plan says?"""
+        return math.isinf(self.requests)
 
 
 class Turns:
@@ -87,6 +94,14 @@ class Turns:
     def drop(self, want: Want) -> None:
         """It has nothing left to lease."""
         self._wants.remove(want)
+
+    def of(self, model: str) -> list[Want]:
+        """What there is to hand out that is to be served with a model."""
+        return [want for want in self._open() if want.model == model]
+
+    def leave(self, model: str) -> None:
+        """What is to be served with that model is for other engines."""
+        self._wants = [want for want in self._wants if want.model != model]
 
     def _open(self) -> list[Want]:
         return [want for want in self._wants if math.isinf(want.requests) or self._room_s.get(want.model, math.inf) > _EPS]

@@ -83,7 +83,7 @@ def _launched(worker: Row, leases: int) -> LaunchedWorker:
         worker_id=worker["id"],
         replica=worker["replica"],
         registered_at=worker["registered_at"],
-        ready_models=worker["ready_models"],
+        ready_models=workers.models(worker),
         leases=leases,
         finished=worker["finished"],
         failed=worker["failed"],

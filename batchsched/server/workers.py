@@ -19,11 +19,11 @@ from batchsched.queue.database import again
 from batchsched.queue.rows import Row
 from batchsched.queue.store import begun
 from batchsched.queue.tenancy import ANY
-from batchsched.server import health
+from batchsched.server import desks, health
 from batchsched.server.messages import answer, read
 from batchsched.server.pace import Pace
 from batchsched.server.runtime import Runtime
-from batchsched.spare import part_of
+from batchsched.server.starts import Starts, beyond
 from batchsched.wire import (
     MIN_PROTOCOL,
     PREFIX,
@@ -48,6 +48,8 @@ from batchsched.wire import (
 )
 
 _RESTING_POLL_S = 5.0
+_WITHOUT_ENGINE = frozenset({"preempted", "shutdown"})
+"""Reasons for which a worker gives work back whose engine may be gone."""
 RETRY_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 60.0
 
@@ -139,7 +141,7 @@ class LeaseDesk:
                 f"Pool '{message.pool}' shares its servers with online users, which this worker cannot; upgrade the worker."
             )
         worker_id = self._runtime.ids.new("worker")
-        told = {name: getattr(message, name) for name in ("pool", "host", "pid", "protocol", "version", "replica")}
+        told = {name: getattr(message, name) for name in ("pool", "host", "pid", "protocol", "version", "replica", "adapters")}
         with self._database.statement() as connection:
             workers.add(connection, id=worker_id, now=self._runtime.clock.now(), **told)
         self._runtime.scheduler.poke()
@@ -159,14 +161,14 @@ class LeaseDesk:
             before = workers.get(connection, worker_id)
             told = {"idle_w": message.idle.power_w if message.idle else None, "logs_bytes": message.logs_bytes}
             known: Row = {name: value for name, value in told.items() if value is not None}
-            known |= _shared(message.sharing) | health.noted(connection, before, message.cards, now)
+            known |= health.noted(connection, before, message.cards, now)
             worker = before | known
             workers.seen(connection, worker_id, now, **{name: worker[name] for name in worker if worker[name] != before[name]})
+            ceiling = self._seat(connection, before, message.sharing, now)
             if message.spent:
                 spending.add(connection, worker_id, [message.spent])
             if message.spare:
                 spare.add(connection, worker["pool"], message.spare, now)
-            ceiling = self._ceiling(connection, worker["pool"], message.sharing, now) if message.sharing else None
             held = [(lease.chunk_id, lease.token) for lease in message.leases]
             stale = chunks.extend(connection, held, now, self._limits.lease_s)
             if stale:
@@ -191,12 +193,14 @@ class LeaseDesk:
         answer.stop = {chunk_id: known_reason(reason, worker["protocol"]) for chunk_id, reason in answer.stop.items()}
         return answer
 
-    def _ceiling(self, connection: Connection, pool: str, sharing: Sharing, now: datetime) -> int | None:
-        """What a worker's desk may use of its pool's ceiling, beside others at the same server."""
-        if (declared := self._runtime.fleet.pools.get(pool)) is None or declared.ceiling is None:
-            return None
-        others = workers.desks(connection, sharing.server, now - timedelta(seconds=self._limits.lease_s))
-        return part_of(declared.most_in_flight, sharing.desk, others | {sharing.desk})
+    def _seat(self, connection: Connection, worker: Row, sharing: Sharing | None, now: datetime) -> int | None:
+        """What a worker's desk may use of its pool's ceiling; the others learn of it. Its row must be written before: else one
+        that asks for work meanwhile waits for this, and this for it."""
+        pool = self._runtime.fleet.pools.get(worker["pool"])
+        ceiling, seat = desks.seated(connection, worker, pool, sharing, now, self._limits.lease_s)
+        if any(worker[name] != seat[name] for name in seat):
+            workers.seen(connection, worker["id"], now, **seat)
+        return ceiling
 
     @again
     def bye(self, worker_id: str, message: Bye) -> None:
@@ -214,28 +218,38 @@ class LeaseDesk:
         now = self._runtime.clock.now()
         with self._database.write() as connection:
             worker = workers.get(connection, message.worker_id)
-            workers.seen(connection, message.worker_id, now, ready_models=message.ready_models, renames=message.renames)
+            said = {"ready_models": message.ready_models, "renames": message.renames, "lacking": message.lacking}
+            workers.asked(connection, message.worker_id, now, **said)
             if workers.rests(worker):
                 return Claimed([], poll_s=_RESTING_POLL_S)
+            models, ready = self._runtime.fleet.models, message.ready_models
+            lacking = beyond(worker, message.lacking, models)
             offer = self._runtime.scheduler.offer(
-                connection, worker["pool"], now, worker=worker["id"], renames=message.renames, lacking=message.lacking
+                connection, worker["pool"], now, worker=worker["id"], renames=message.renames, lacking=lacking
             )
-            taken, prepare = self._take(connection, worker, offer.turns, message)
+            starts = Starts(connection, worker, ready, offer, models, now=now, silent_s=self._limits.lease_s)
+            taken, prepare = self._take(connection, worker, offer.turns, message, starts)
+            prepare = None if taken else prepare or starts.coming()
+            if prepare:
+                starts.told(prepare)
+            keep = not offer.keep.keys().isdisjoint(ready) if taken else starts.kept
+            ceiling = self._seat(connection, worker, message.sharing, now) if taken and message.sharing else None
         leases = self._as_leases(taken)
-        coming = offer.prepare if offer.prepare not in message.ready_models else None
-        prepare = None if leases else prepare or coming
-        keep = not offer.keep.isdisjoint(message.ready_models)
-        return Claimed(leases, prepare, offer.next_at, self._poll_s(offer.next_at), keep)
+        return Claimed(leases, prepare, offer.next_at, self._poll_s(offer.next_at), keep, ceiling)
 
     def _take(
-        self, connection: Connection, worker: Row, turns: Turns, message: Claim
+        self, connection: Connection, worker: Row, turns: Turns, message: Claim, starts: Starts
     ) -> tuple[list[tuple[Row, Row]], str | None]:
-        """Lease chunk by chunk, whose turn it is each time; and the model to load, where that is what comes next."""
+        """Lease chunk by chunk, whose turn it is each time; and the model to load, where that is what comes next and no other
+        worker has it or loads it for that."""
         taken: list[tuple[Row, Row]] = []
         while len(taken) < message.max_chunks:
             want, load = turns.pick(message.ready_models)
             if want is None:
-                return taken, load
+                if load is None or taken or starts.worth(load, turns.of(load)):
+                    return taken, load
+                turns.leave(load)
+                continue
             batch = batches.get(connection, want.batch_id, ANY)
             chunk = self._claim_one(connection, worker, batch, None if want.model == batch["model"] else want.model)
             if chunk is None:
@@ -327,6 +341,8 @@ class LeaseDesk:
             chunk = chunks.held(connection, chunk_id, message.token, lock=True)
             self._runtime.recorder.charge(connection, chunk, message.meter, [])
             chunks.release(connection, chunk_id, message.token)
+            if message.reason in _WITHOUT_ENGINE and chunk["worker_id"]:
+                workers.stopped(connection, chunk["worker_id"])
             ledger.bump(connection, f"released_{message.reason}_total")
         self._runtime.scheduler.poke()
         self._runtime.lifecycle.poke()
@@ -383,10 +399,3 @@ def _nearer(chunk: Row, message: Fail) -> bool:
     suspects = set(in_flight_at_death(message.suspects, message.erring))
     fewer = bool(suspects) and suspects < set(in_flight_at_death(chunk["suspects"], chunk["erring"]))
     return fewer or (message.set_aside > 0 and 2 * chunk["failed"] <= chunk["lines"])
-
-
-def _shared(sharing: Sharing | None) -> dict[str, str | None]:
-    """What is kept of a worker at a shared server: one without work for it leaves its part to others."""
-    if sharing is None or not sharing.wants:
-        return {"spare_server": None, "spare_desk": None}
-    return {"spare_server": sharing.server, "spare_desk": sharing.desk}

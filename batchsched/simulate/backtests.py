@@ -195,7 +195,7 @@ class Backtest:
         found, network = self._outcome, self._truth.network_kwh_per_gb
         found.work = paid(self.runtime.database, self._scene, self._grid, self.names)
         found.work += transferred(self._crew.moved, self._scene, self._grid, self.names, network)
-        found.engine_starts = self._crew.starts
+        found.engine_starts, found.wasted_starts = self._crew.starts, self._crew.wasted
         found.planning_cpu_s = self._maker.cpu_s
         grams: dict[str, float] = {}
         for one in found.work:

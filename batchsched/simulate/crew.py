@@ -74,6 +74,8 @@ class Crew:
         self.moved: list[Moved] = []
         self.starts = 0
         """Of engines, since the start of the simulation."""
+        self.wasted = 0
+        """Of those, engines that were stopped without any work."""
         self.replicas = [
             self._registered(f"{name}/{n}", name) for name, pool in scene.fleet.pools.items() for n in range(pool.count)
         ]
@@ -101,16 +103,21 @@ class Crew:
             self.ask(pool)
 
     def ask(self, pool: str) -> None:
-        """The same of one pool. Where one gets nothing, others with the same engine would get nothing either."""
+        """The same of one pool, in the order in which the server knows its workers. Where one gets nothing whose engine the plan
+        does not keep, others after it with the same engine would get nothing either."""
         groups: dict[str, list[Replica]] = {}
         for replica in self._of_pool[pool]:
             if replica.state == "idle":
                 groups.setdefault(replica.model or "", []).append(replica)
         for model in sorted(groups, key=lambda name: (name == "", name)):
-            for n, replica in enumerate(groups[model]):
-                if not self._claim(replica):
-                    for other in groups[model][n:]:
-                        other.keep = replica.keep
+            group = sorted(groups[model], key=lambda one: one.worker_id)
+            for n, replica in enumerate(group):
+                if self._claim(replica):
+                    continue
+                self._rest(replica)
+                if not replica.keep:
+                    for other in group[n + 1 :]:
+                        other.keep = False
                         self._rest(other)
                     break
 
@@ -147,6 +154,8 @@ class Crew:
         replica.turn += 1
         if not self._claim(replica):
             self._rest(replica)
+            if replica.keep:  # what it was passed over for may be another's
+                self._ask_at(replica.pool, self._events.now_s + LATE_S)
 
     # -- engines --
 
@@ -165,12 +174,14 @@ class Crew:
         self._idled(replica)
         if (startup := replica.startup) is not None:  # for nothing
             replica.unsaid.append(_part("waste", startup.started_at, startup.busy_s, startup.energy_j))
+            self.wasted += self._events.now_s >= 0
         replica.model, replica.startup = None, None
         replica.turn += 1
 
     def _start(self, replica: Replica, model: str) -> None:
         if replica.model is not None:
             self._unload(replica)
+            self._ask_at(replica.pool, self._events.now_s + LATE_S)  # others may have left work to that engine
         seconds = self._truth.start_s(model, replica.pool, replica.name, replica.starts)
         replica.state, replica.model = "starting", model
         replica.starts += 1

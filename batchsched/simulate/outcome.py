@@ -41,6 +41,8 @@ class Outcome(msgspec.Struct):
     waited_s: float = 0.0
     """From coming to done, of all batches together."""
     engine_starts: int = 0
+    wasted_starts: int = 0
+    """Of those, engines that were stopped without any work."""
     replans: int = 0
     planned_s: float = 0.0
     """Replica-seconds that plans had for hours ahead, as the next plan found them."""
