@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -76,13 +77,30 @@ def resting(worker: Row) -> str:
     )
 
 
-def pardon(connection: Connection, pool: str) -> None:
-    """Let the workers of a pool go on although GPUs of theirs have memory errors, until there are more."""
+def pardon(connection: Connection, pool: str) -> list[str]:
+    """Let the workers of a pool go on although GPUs of theirs have memory errors, until there are more or the card was reset.
+    Of those that may go on only by this: which, in words."""
+    said: list[str] = []
     for row in every(connection, select(workers).where(workers.c.pool == pool, workers.c.state == "active")):
         passed = {uuid: errors for uuid, errors in (row["broken"] or {}).items() if errors > 0}
         if passed:
-            values = {"pardoned": (row["pardoned"] or {}) | passed}
-            connection.execute(update(workers).where(workers.c.id == row["id"]).values(values))
+            known = row["pardoned"] or {}
+            connection.execute(update(workers).where(workers.c.id == row["id"]).values(pardoned=known | passed))
+            said += [
+                f"GPU {uuid} may go on with {errors} memory errors (worker {row['id']} on {row['host']})"
+                for uuid, errors in passed.items()
+                if errors > known.get(uuid, 0)
+            ]
+    return said
+
+
+def unpardon(connection: Connection, pool: str, uuids: Collection[str]) -> None:
+    """Forget, of all workers of a pool, that these cards were let pass: they were reset, and what comes is new."""
+    for row in every(connection, select(workers).where(workers.c.pool == pool, workers.c.ill_at.is_not(None))):
+        known: dict[str, int] = row["pardoned"] or {}
+        if left := known.keys() & set(uuids):
+            kept = {uuid: errors for uuid, errors in known.items() if uuid not in left}
+            connection.execute(update(workers).where(workers.c.id == row["id"]).values(pardoned=kept))
 
 
 def pardoned(connection: Connection, pool: str) -> dict[str, int]:

@@ -10,24 +10,16 @@ from typing import Any
 
 import pytest
 
+from batchsched.client import Client
 from batchsched.clock import ManualClock
 from batchsched.server.health import STEADY
-from batchsched.units import iso
 from batchsched.wire import PREFIX
 from tests.inprocess import in_process
 from tests.live import HandWorker, LiveServer, live_server, requests, wait_for
+from tests.test_plans import command
+from tests.two_pools import answers, two_pools
 
-TWO = """
-[sites.home]
-zone = "DE"
-[models.tiny]
-[pools.old]
-power_w = 100.0
-[pools.new]
-power_w = 120.0
-[server]
-chunk_lines = 2
-"""
+TWO = two_pools(2)
 
 
 @pytest.fixture
@@ -132,28 +124,48 @@ def test_who_has_a_broken_card_gets_no_work_until_it_is_well_or_may_go_on(server
     again.finish(again.lease())
 
 
+def test_a_card_that_breaks_again_after_a_reset_is_let_pass_no_more(server: LiveServer) -> None:
+    """Its errors are counted from the reset: one new error is fewer than the five that an operator let pass."""
+    batch_id = server.submit(requests(20), batchsched={"deadline": "20h"})["id"]
+    server.post(f"{PREFIX}/batches/{batch_id}/start")
+    first, name = server.worker("old"), "GPU-0"
+    beat(first, {"uuid": name, "uncorrected_errors": 5})
+    with Client(server.url) as client:
+        said = f"GPU GPU-0 may go on with 5 memory errors (worker {first.worker_id} on test)"
+        assert client.pools.open("old").pardoned == (said,)
+        assert client.pools.open("old").pardoned == (), "that was said already"
+        assert [one.pardoned for one in client.pools.list()] == [(), ()]
+    server.runtime.scheduler.plan_now()
+    first.finish(first.lease())
+    beat(first, {"uuid": name, "uncorrected_errors": 0})
+    server.runtime.scheduler.plan_now()
+    first.finish(first.lease())  # well at once: nobody waits for a card that was let pass while it was worse
+    again = server.worker("old")
+    beat(again, {"uuid": name, "uncorrected_errors": 0})
+    for worker in (first, again):
+        beat(worker, {"uuid": name, "uncorrected_errors": 1})
+        assert worker.claim() == []
+    third = server.worker("old")
+    beat(third, {"uuid": name, "uncorrected_errors": 1})
+    assert third.claim() == [], "nor does a worker that starts anew know of the pardon"
+
+
+def test_opening_a_pool_tells_on_the_command_line_which_cards_go_on(server: LiveServer) -> None:
+    worker = server.worker("old")
+    beat(worker, {"uuid": "GPU-0", "uncorrected_errors": 2}, {"uuid": "GPU-1", "lost": True})
+    said = command(server, "pool", "open", "old")
+    assert f"old: GPU GPU-0 may go on with 2 memory errors (worker {worker.worker_id} on test), until there are more" in said
+    assert "GPU GPU-1 may" not in said, "nobody can let a card pass that is not there"
+
+
 def work(worker: HandWorker, chunks: int, busy_s: float, at: datetime) -> datetime:
     """Chunks that took so long each, one after the other from then on."""
     for _ in range(chunks):
         lease = worker.lease()
-        lines = [line for line in range(lease["first_line"], lease["first_line"] + lease["lines"]) if line not in lease["done"]]
-        results = [
-            {
-                "line": line,
-                "ok": True,
-                "input_tokens": 30,
-                "cached_tokens": 0,
-                "output_tokens": 50,
-                "output": {"custom_id": f"r{line - 1}"},
-            }
-            for line in lines
-        ]
-        ended_at = at + timedelta(seconds=busy_s)
-        meter = {"started_at": iso(at), "ended_at": iso(ended_at), "busy_s": busy_s, "energy_j": 100 * busy_s}
-        body = {"token": lease["token"], "results": results, "meter": meter | {"energy_source": "modelled"}}
-        worker.server.post(f"{PREFIX}/leases/{lease['chunk_id']}/results", body)
+        lines = set(range(lease["first_line"], lease["first_line"] + lease["lines"])) - set(lease["done"])
+        at += timedelta(seconds=busy_s)
+        worker.server.post(f"{PREFIX}/leases/{lease['chunk_id']}/results", answers(lease["token"], sorted(lines), at, busy_s))
         worker.server.post(f"{PREFIX}/leases/{lease['chunk_id']}/finish", {"token": lease["token"]})
-        at = ended_at
     return at
 
 

@@ -13,26 +13,14 @@ import pytest
 from batchsched.clock import ManualClock
 from batchsched.profiles import Profile, prior, update
 from batchsched.profiles.measured import Observation, pieces_of
-from batchsched.units import iso
 from batchsched.wire import PREFIX
 from tests.inprocess import InProcess, in_process
 from tests.live import requests
+from tests.two_pools import answers, two_pools
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 LINES, REQUEST_S, STEP_S = 1800, 2.0, 5.0
-FLEET = f"""
-[sites.home]
-zone = "WORLD"
-[models.tiny]
-[pools.old]
-power_w = 100.0
-[pools.new]
-power_w = 120.0
-[planner]
-solver = "greedy"
-[server]
-chunk_lines = {LINES}
-"""
+FLEET = two_pools(LINES, zone="WORLD", more='[planner]\nsolver = "greedy"')
 
 
 class Machine:
@@ -56,26 +44,16 @@ class Machine:
         self.progress += STEP_S / self.request_s
         lines = range(self.line, self.line + int(self.progress))
         self.line, self.progress = lines.stop, self.progress - len(lines)
-        self._say("results", self._results(lines), at)
+        said = answers(self.lease["token"], lines, at, STEP_S, written=self.tokens)
+        answer = self.server.post(f"{PREFIX}/leases/{self.lease['chunk_id']}/results", said)
+        assert answer.status_code == 200, answer.text
         held = [{"chunk_id": self.lease["chunk_id"], "token": self.lease["token"]}]
-        answer = self.server.post(f"{PREFIX}/workers/{self.id}/heartbeat", {"leases": held}).json()
-        if reason := answer["stop"].get(self.lease["chunk_id"]):
+        told = self.server.post(f"{PREFIX}/workers/{self.id}/heartbeat", {"leases": held}).json()
+        if reason := told["stop"].get(self.lease["chunk_id"]):
             self.server.post(
                 f"{PREFIX}/leases/{self.lease['chunk_id']}/release", {"token": self.lease["token"], "reason": reason}
             )
             self.lease = None
-
-    def _say(self, verb: str, results: list[dict[str, Any]], at: datetime) -> None:
-        assert self.lease
-        span = {"started_at": iso(at - timedelta(seconds=STEP_S)), "ended_at": iso(at), "busy_s": STEP_S}
-        meter = {**span, "energy_j": 100 * STEP_S, "energy_source": "modelled"}
-        body = {"token": self.lease["token"], "results": results, "meter": meter}
-        answer = self.server.post(f"{PREFIX}/leases/{self.lease['chunk_id']}/{verb}", body)
-        assert answer.status_code == 200, answer.text
-
-    def _results(self, lines: range) -> list[dict[str, Any]]:
-        tokens = {"input_tokens": 10, "cached_tokens": 0, "output_tokens": self.tokens}
-        return [{"line": line, "ok": True, **tokens, "output": {"custom_id": f"r{line - 1}"}} for line in lines]
 
 
 @pytest.mark.slow

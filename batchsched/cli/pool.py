@@ -60,7 +60,7 @@ def drain(name: str, since: str | None, until: str | None, as_json: bool, connec
 @server_options
 def open_(name: str, as_json: bool, connect: Connect) -> None:
     """Let a pool work again, and forget a closing that was planned. Workers that got no work because of memory errors of their
-    GPUs go on as these are."""
+    GPUs go on as these are; each such GPU is named."""
     with connect() as client:
         _show((client.pools.open(name),), as_json)
 
@@ -89,6 +89,8 @@ def _show(found: tuple[PoolStatus, ...], as_json: bool) -> None:
             click.echo(f"{one.id}: {ill}")
         for trouble in one.troubles:
             click.echo(f"{one.id}: {trouble}")
+        for passed in one.pardoned:
+            click.echo(f"{one.id}: {passed}, until there are more or it is reset")
         if one.slo and one.spare:
             click.echo(f"{one.id}: {_shared(one.slo, one.ceiling, one.spare)}")
 

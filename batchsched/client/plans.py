@@ -110,6 +110,8 @@ class PoolStatus(msgspec.Struct, frozen=True):
     """Workers that launchers can run at once, those that run included."""
     troubles: tuple[str, ...] = ()
     """Of launchers whose workers die again and again."""
+    pardoned: tuple[str, ...] = ()
+    """As the answer to its opening: GPUs that go on with memory errors by this word alone, in words."""
 
 
 def plan() -> Call[Plan]:

@@ -23,7 +23,7 @@ from batchsched.server.forecast_answers import IMPORT, Backfill, BackfillSpan, E
 from batchsched.server.key_answers import AuditEntry, CreatedKey, Key
 from batchsched.server.keys import NewKey
 from batchsched.server.options import EXPIRES_S, MAX_METADATA, Change, Options, Retry
-from batchsched.server.plan_answers import Close, Freeze, Plan, Pool, Pools, Replayed, Shifting, WhatIf
+from batchsched.server.plan_answers import Close, Freeze, OpenedPool, Plan, Pool, Pools, Replayed, Shifting, WhatIf
 from batchsched.server.profile_answers import Profiles
 from batchsched.server.uploads import PURPOSES
 from batchsched.server.window_answers import Extend, NewWindow, Pause, Skip, WindowList, WindowStatus
@@ -438,7 +438,7 @@ CONTRACT: dict[str, Route] = {
     f"GET {PREFIX}/pools": Route(Pools),
     f"POST {PREFIX}/pools/{{pool}}/cordon": Route(Pool, Close | None, (404, 507)),
     f"POST {PREFIX}/pools/{{pool}}/drain": Route(Pool, Close | None, (404, 507)),
-    f"POST {PREFIX}/pools/{{pool}}/open": Route(Pool, None, (404, 507)),
+    f"POST {PREFIX}/pools/{{pool}}/open": Route(OpenedPool, None, (404, 507)),
     f"GET {PREFIX}/windows": Route(WindowList),
     f"POST {PREFIX}/windows": Route(WindowStatus, NewWindow, _CHANGES),
     f"GET {PREFIX}/windows/{{window}}": Route(WindowStatus, None, (404,)),

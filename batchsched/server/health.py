@@ -26,14 +26,26 @@ def noted(connection: Connection, worker: Row, cards: Sequence[Card] | None, now
     if cards is None:
         return {}
     ills = [f"{card.title}: {ill}" for card in cards if (ill := card.trouble())]
+    passed, reset = _let_pass(connection, worker, cards)
     if not ills:
         lately = worker["ill_at"] is not None and now - worker["ill_at"] < STEADY
-        return {} if lately else {"ills": [], "broken": None}
+        before = worker["broken"] or {}
+        broken = {uuid: errors for uuid, errors in before.items() if uuid not in reset} or None if lately else None
+        return {"pardoned": passed, "broken": broken} | ({} if lately else {"ills": []})
     broken = {card.uuid: LOST if card.lost else card.uncorrected_errors or 0 for card in cards if card.broken} or None
-    known = {"ills": ills, "ill_at": now, "broken": broken}
-    if broken and worker["pardoned"] is None:
-        known["pardoned"] = workers.pardoned(connection, worker["pool"])
-    return known
+    return {"ills": ills, "ill_at": now, "broken": broken, "pardoned": passed}
+
+
+def _let_pass(connection: Connection, worker: Row, cards: Sequence[Card]) -> tuple[dict[str, int], set[str]]:
+    """With how many errors each card was let pass; and those that were reset since, which are let pass no more: a card that has
+    fewer errors than it had. A worker that is new has what others of its pool were told of the same cards."""
+    known: dict[str, int] | None = worker["pardoned"]
+    told = workers.pardoned(connection, worker["pool"]) if known is None else known
+    counts = {card.uuid: card.uncorrected_errors for card in cards}
+    reset = {uuid for uuid, errors in told.items() if (count := counts.get(uuid)) is not None and count < errors}
+    if reset:
+        workers.unpardon(connection, worker["pool"], reset)
+    return {uuid: errors for uuid, errors in told.items() if uuid in counts and uuid not in reset}, reset
 
 
 def is_news(before: Row, after: Row) -> bool:

@@ -94,6 +94,12 @@ class Pool(_Exact):
     ills: list[str]
 
 
+class OpenedPool(Pool):
+    """A pool that was opened. `pardoned`: its GPUs that go on with memory errors by this word alone, in words."""
+
+    pardoned: list[str]
+
+
 class Pools(_Exact):
     """All of them."""
 

@@ -110,10 +110,10 @@ class Override:
         self._known(pool)
         with self._database.write() as connection:
             overrides.reopen(connection, pool)
-            workers.pardon(connection, pool)
+            passed = workers.pardon(connection, pool)
             who.did(connection, pool)
         self._scheduler.poke()
-        return self._one(pool)
+        return {**self._one(pool), "pardoned": passed}
 
     def pools(self) -> list[dict[str, Any]]:
         """All, in the order in which they are declared."""
