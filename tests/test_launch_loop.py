@@ -35,6 +35,7 @@ class World:
     def __init__(self, folder: Path, places: int = 3) -> None:
         self.folder, self.places = folder, places
         self.devices: list[str] = []
+        self.grace_s = 30.0
         self.pools = ["a"]
         self.broken: set[int] = set()
         self.others: list[LaunchedWorker] = []
@@ -59,7 +60,7 @@ class World:
 
     def setups(self) -> dict[str, Setup]:
         devices = self.devices or [str(place) for place in range(self.places)]
-        setup = Setup(self.spec, devices, lead_s=5.0, grace_s=30.0, linger_s=20.0, probation_s=120.0)
+        setup = Setup(self.spec, devices, lead_s=5.0, grace_s=self.grace_s, linger_s=20.0, probation_s=120.0)
         return dict.fromkeys(self.pools, setup)
 
     async def call(self, method: str, path: str, message: msgspec.Struct | None = None) -> bytes:
@@ -364,6 +365,19 @@ async def test_replicas_of_a_pool_that_is_not_served_any_more_are_let_go(world: 
     assert {name.split(".")[0] for name in world.running()} == {"b"}
     assert len(world.running()) == 2
     assert not set(before) & world.cluster.jobs.keys()
+
+
+async def test_replicas_of_a_pool_that_is_not_served_any_more_have_the_time_that_was_declared_for_them(world: World) -> None:
+    world.want, world.grace_s = 1, 45.0
+    await world.passes(20)
+    world.grace_s = 600.0  # changed while they run: the last word holds
+    await world.passes(4)
+    (name,) = world.running()
+    world.pools, world.cluster.stubborn = ["b"], True
+    world.restart()
+    told_s = world.clock.monotonic()
+    await world.loop.round()
+    assert world.cluster.jobs[name].gone_at_s == told_s + 600.0
 
 
 async def test_a_changed_launch_with_nothing_to_do_is_taken_once_it_stayed(

@@ -134,7 +134,9 @@ class LaunchLoop:
         for name, replica in mine.items():
             if name.pool not in setups and replica.state != "stopping":
                 log.warning("Worker %s is let go: this launcher does not serve pool %s any more.", name, name.pool)
-                await self._launcher.stop(str(name), Declared().grace_s)
+                known = self._notebook.memory.pools.get(name.pool)
+                grace_s = known.grace_s if known and known.grace_s is not None else Declared().grace_s
+                await self._launcher.stop(str(name), grace_s)
 
     def _title(self, name: Name) -> str:
         """By which the server knows a replica: another launcher's, on a machine like ours, may have the same name."""
@@ -223,11 +225,11 @@ class LaunchLoop:
             await self._launcher.start(str(name), spec.placed(str(name), place, setup.devices[place], self._title(name)))
 
     def _launch(self, pool: str, setup: Setup) -> Launch:
-        memory = self._notebook.memory
-        if pool not in memory.pools:
-            memory.pools[pool] = Launch(setup.spec, devices=setup.devices)
+        launch = self._notebook.memory.pools.setdefault(pool, Launch(setup.spec, devices=setup.devices))
+        if launch.grace_s != setup.grace_s:  # as it is when the pool is new here
+            launch.grace_s = setup.grace_s
             self._notebook.keep()
-        return memory.pools[pool]
+        return launch
 
     async def _moving(self, pool: str, launch: Launch, setup: Setup, mine: Mapping[Name, Replica]) -> bool:
         """Are replicas still there whose places have other GPUs now, or are no more? They end first: a GPU is one replica's."""

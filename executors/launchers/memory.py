@@ -26,6 +26,9 @@ class Launch(msgspec.Struct):
     """What each place has of the machine, by the replicas that run: see loop.py."""
     refused_in: dict[str, int] = {}
     """Of those of `refused` against which all that spoke happened in one place, by digest: which."""
+    grace_s: float | None = None
+    """How long its replicas may take to end, as it was declared last: for when its pool is not served here any more. None: a
+    launcher of an older version wrote this."""
 
     def refuse(self, digest: str, why: str, place: int | None) -> None:
         """A launch is taken back."""
