@@ -235,8 +235,12 @@ def test_what_a_server_had_is_summed_until_it_is_told_and_what_nobody_knows_is_l
     hours = Hours("here:8000")
     for tokens_per_s in (100.0, None, 40.0):
         hours.saw(0.5, tokens_per_s)
-    assert hours.take() == SpareSeen("here:8000", 1.0, 70.0)
+    seen = hours.take()
+    assert seen == SpareSeen("here:8000", 1.0, 70.0)
     assert hours.take() is None
+    hours.give_back(seen)  # no heartbeat could tell it
+    hours.saw(1.0, 30.0)
+    assert hours.take() == SpareSeen("here:8000", 2.0, 50.0)
 
 
 def governor_of(step_s: float, per_prompt_token_s: float) -> Governor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 
+import msgspec
 import pytest
 
 from batchsched.executors.spare.governor import Budget, Goal, Governor, Traits
@@ -59,6 +60,58 @@ def test_online_users_keep_their_goal_and_offline_work_gets_done(load: str, mult
     assert shares(run[64], goal) < 0.7  # the load is such that it matters
     assert ours.offline_tokens_per_s > run[2].offline_tokens_per_s
     assert ours.wasted_tokens < 0.02 * ours.offline_tokens
+
+
+class Texts(Sizes):
+    """Of embeddings: nothing is written but the answer."""
+
+    def draw(self, rng: random.Random) -> tuple[int, int]:
+        return super().draw(rng)[0], 1
+
+
+@pytest.mark.parametrize("multiple", [2.0, 4.0])
+def test_beside_users_of_embeddings_it_goes_by_how_long_their_requests_stay(multiple: float) -> None:
+    """Such a server never decodes: there is no time for each token to learn from, and none is promised."""
+    texts = Texts(100)
+    arrivals = poisson(60, SECONDS, texts, 5)
+    run = {cap: simulate(Shape(), arrivals, texts, FixedCap(cap), seconds=SECONDS) for cap in (0, 1, 64)}
+    alone = run[0]
+    goal = Goal(multiple * p99([first_s for first_s, _ in alone.latencies]), 0.05, share=0.99)
+    guard = Governed(goal, 256, Traits(110, 1))
+    ours = simulate(Shape(), arrivals, texts, guard, seconds=SECONDS)
+    assert guard.governor.model.known
+    assert shares(ours, goal) >= shares(alone, goal) - 0.02
+    assert shares(run[64], goal) < 0.7
+    assert ours.offline_tokens > run[1].offline_tokens
+
+
+def test_with_nobody_to_embed_for_it_opens_fully() -> None:
+    texts = Texts(100)
+    arrivals = [*poisson(60, 15, texts, 1), *later(30, poisson(60, 10, texts, 2))]
+    guard = Governed(Goal(0.03, 0.05), 100, Traits(110, 1))
+    simulate(Shape(), arrivals, texts, guard, seconds=40)
+    assert max(cap for at_s, cap in guard.caps if 20 < at_s < 30) > 20
+    assert max(cap for at_s, cap in guard.caps if at_s > 32) < 20
+
+
+def test_a_server_that_tells_no_latency_gets_a_handful_beside_its_users() -> None:
+    governor = Governor(Goal(0.1, 0.02), 64)
+    for at in range(100):
+        mute = window(at * 0.5, ours=governor.budget.in_flight)
+        governor.see(msgspec.structs.replace(mute, step=None, first_token=Histogram()), TRAITS)
+    assert 0 < governor.budget.in_flight <= 4
+
+
+def test_a_server_that_writes_after_all_is_learnt_anew() -> None:
+    governor = Governor(Goal(0.1, 0.02), 64)
+    for at in range(40):
+        seen = window(at * 0.5, ours=governor.budget.in_flight)
+        governor.see(msgspec.structs.replace(seen, step=Step(0.03, 3.0, 0.0), only_reads=True), TRAITS)
+    assert governor.model.known
+    assert governor.budget.reading_share == 1.0
+    governor.see(window(20.0, ours=0), TRAITS)
+    assert (governor.model.known, governor.budget.reading_share) == (False, 0.25)
+    assert governor.budget.in_flight <= 2
 
 
 def test_a_burst_cuts_within_a_second() -> None:

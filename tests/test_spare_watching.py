@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,6 +116,22 @@ def test_a_window_tells_ours_from_the_online_users() -> None:
     assert window.our_prompt_tokens == pytest.approx(2.5)
     assert window.first_token.count == 6
     assert window.first_token.above(0.1) == pytest.approx(1.0)
+
+
+def test_a_server_that_never_decodes_is_seen_by_how_long_requests_stay() -> None:
+    bounds = (0.1, 1.0)
+    earlier = Counts(0.0, first_token=Histogram(bounds, (10.0, 10.0), 10.0, 0.5), finished=10)
+    later = Counts(0.5, first_token=Histogram(bounds, (50.0, 60.0), 60.0, 4.5), finished=60)
+    windows = Windows(slow_above_s=0.1)
+    windows.add(earlier, Ours())
+    window = windows.add(later, Ours())
+    assert window is not None
+    assert window.only_reads
+    assert window.step == Step(0.08, 8.0, 0.0)  # fifty stayed four seconds together, in half a second
+    decoding = msgspec.structs.replace(later, at_s=1.0, each_token=Histogram((), (), 1.0, 0.01))
+    window = windows.add(decoding, Ours())
+    assert window is not None
+    assert (window.only_reads, window.step) == (False, None)
 
 
 def came(*readings: tuple[int, int, Ours]) -> list[float]:

@@ -26,6 +26,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
 }
 _KV_USED = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
 _FIRST_TOKEN = "vllm:time_to_first_token_seconds"  # noqa: S105 - no password
+_SEVERAL = 10
 _EACH_TOKEN = ("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds")
 
 
@@ -50,6 +51,12 @@ class Counts(msgspec.Struct, frozen=True):
     """Seconds from a request's arrival to its first token."""
     each_token: Histogram = Histogram()
     """Seconds from one token of a request to its next."""
+
+    @property
+    def only_reads(self) -> bool:
+        """Has it answered several requests and never written a further token, as servers of embeddings do? vLLM counts the answer
+        to one of those as its first token (0.32)."""
+        return self.first_token.count >= _SEVERAL and self.each_token.count == 0
 
     def follows(self, earlier: Counts) -> bool:
         """Is it of the same life of the server? Counters only grow; one that fell is that of a server that began anew."""

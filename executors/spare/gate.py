@@ -134,7 +134,7 @@ class SpareGate:
             done_tokens=desk.mine.done_tokens + read + written,
             gone=desk.mine.gone + (entered.answers if read + written == 0 else 0),
         )
-        if written > 0:
+        if read + written > 0:  # embeddings are read alone
             each, known = written // entered.answers, self._traits
             self.governor.answered(self._now() - entered.at_s, each)
             self._traits = Traits(
@@ -193,6 +193,10 @@ class SpareGate:
     def seen(self) -> SpareSeen | None:
         """What the server had for offline work since the last time."""
         return self._hours.take()
+
+    def unseen(self, seen: SpareSeen | None) -> None:
+        """It did not reach the server."""
+        self._hours.give_back(seen)
 
     def sharing(self, wants: bool) -> Sharing:
         """Where this worker is; `wants`: it has work."""

@@ -10,6 +10,9 @@ Three things are learnt while it runs, none of them known before:
 
 The cap is the largest number whose expected step, surcharge included, stays under the goal times the margin. It grows by steps
 and falls at once: on requests that wait, on preemptions, on KV space that fills up.
+
+Servers of embeddings take no steps that decode. Of these a request's whole stay is what is learnt, with so many there at once,
+and what the first token was promised in is its goal. Of a server that tells neither hardly anything is let in beside its users.
 """
 
 from __future__ import annotations
@@ -44,6 +47,10 @@ _STRAYS = 200
 _FEW_STRAYS = 20
 _BLIND_S = 10.0
 _FEW_TOKENS = 8
+_UNKNOWN_MOST = 4.0
+"""Requests at a server of which nothing can be learnt: only those that wait tell that it is too much."""
+READING_SHARE = 0.25
+"""Of the server's time for reading our prompts, while somebody is online."""
 
 
 class Goal(msgspec.Struct, frozen=True):
@@ -69,6 +76,8 @@ class Budget(msgspec.Struct, frozen=True):
     """By how much a single step may be longer without harm."""
     harm_share: float = 0.0025
     """Of the time, how much may be harmed by prompts that are longer than the slack allows."""
+    reading_share: float = READING_SHARE
+    """Of the server's time, how much it may read our prompts while somebody is online."""
     why: str = "nothing is known yet"
 
 
@@ -108,9 +117,12 @@ class Governor:
         self._busy_at: float | None = None
         self.lasting_s = 0.0
         self._held_until = -math.inf
+        self._only_reads = False
 
     def see(self, window: Window, traits: Traits) -> Budget:
         """A reading came: learn from it and decide."""
+        if window.only_reads != self._only_reads:
+            self._learns_anew(only_reads=window.only_reads)
         foretold = self._foretold(window)
         if window.step:
             self.model.learn(window.step)
@@ -130,8 +142,14 @@ class Governor:
             highest = min(highest, max(self._cap, 2.0))
         self._cap = max(0.0, min(self.fits, highest))
         self._online, self.online_prompt = self._expected_online(window), self._prompts_of_others(window)
-        self.budget = self._told(window, idle, cut, why)
+        self.budget = self._told(window, idle, cut, why, traits)
         return self.budget
+
+    def _learns_anew(self, *, only_reads: bool) -> None:
+        """What was learnt as that of steps is that of stays, or the other way round."""
+        self._only_reads, self.model = only_reads, StepModel()
+        self._ratios.clear()
+        self.lasting_s, self._slower, self._cap = 0.0, 1.0, min(self._cap, 1.0)
 
     def answered(self, seconds: float, tokens: int) -> None:
         """One of our requests came back after so long with so many tokens: how far single requests stray from the mean. They are
@@ -194,7 +212,7 @@ class Governor:
 
     def _late_steps(self, window: Window) -> float:
         """Did requests decode too slowly? The mean over as long as one lives, for it is its mean that users feel."""
-        if not window.step:
+        if not window.step or window.only_reads:
             return 0.0
         lives_s = window.online / (window.arrived / window.seconds) if window.arrived else window.seconds
         fresh = min(1.0, window.seconds / max(lives_s, window.seconds))
@@ -225,8 +243,9 @@ class Governor:
     def _target(self, window: Window, traits: Traits) -> tuple[float, str]:
         """The largest number whose expected step stays under the goal."""
         if not self.model.known:
-            return self._cap + 1, "the server is being learnt"
-        room_s = self.goal.tpot_s * self.margin / (self.surcharge() * max(1.0, self._slower))
+            return min(self._cap + 1, _UNKNOWN_MOST), "the server is being learnt"
+        goal_s = self.goal.ttft_s if self._only_reads else self.goal.tpot_s
+        room_s = goal_s * self.margin / (self.surcharge() * max(1.0, self._slower))
         model = self.model
         per_request_s = model.per_decode_s + model.per_prompt_token_s * traits.prompt_tokens / max(1.0, traits.output_tokens)
         taken_s = model.seconds(self._expected_online(window), self._prompts_of_others(window))
@@ -288,16 +307,21 @@ class Governor:
         cap = math.ceil(self._cap)
         return cap if short else min(self.ceiling, math.ceil(_SOME_OVER * cap) + 1)
 
-    def _told(self, window: Window, idle: bool, cut: float, why: str) -> Budget:
+    def _told(self, window: Window, idle: bool, cut: float, why: str, traits: Traits) -> Budget:
         step_s = window.step.seconds if window.step else self.model.seconds(window.online + window.ours, 0)
         first_s = self.goal.ttft_s - (self._firsts.quantile(0.8) or step_s)
+        prompt_token_s = self.model.per_prompt_token_s
         slack_s = max(1.5 * step_s, min(first_s, _FEW_TOKENS * (self.goal.tpot_s - step_s)) * min(1.0, self.margin))
+        if self._only_reads:  # one more there lengthens a stay by what it takes to read it
+            prompt_token_s = self.model.per_decode_s / max(1.0, traits.prompt_tokens)
+            slack_s = max(1.5 * self.model.per_decode_s, first_s * min(1.0, self.margin))
         return Budget(
             in_flight=int(self._cap),
             keep=self._kept(cut < 1.0),
             open=idle,
-            prompt_token_s=self.model.per_prompt_token_s if self.model.known else 1e-4,
+            prompt_token_s=prompt_token_s if self.model.known else 1e-4,
             slack_s=slack_s,
             harm_share=(1.0 - self.goal.share) / 4,
+            reading_share=1.0 if self._only_reads else READING_SHARE,  # there the cap says it all
             why=why,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from batchsched.executors.spare.governor import Governor, Traits
-from batchsched.executors.spare.pace import READING_SHARE
 from batchsched.executors.spare.window import Window
 from batchsched.wire import SpareSeen
 
@@ -29,6 +28,11 @@ class Hours:
         self._seconds = self._tokens = 0.0
         return seen
 
+    def give_back(self, seen: SpareSeen | None) -> None:
+        """What was taken was not told."""
+        if seen is not None:
+            self.saw(seen.seconds, seen.tokens_per_s)
+
 
 def could(governor: Governor, window: Window, traits: Traits) -> float | None:
     """Offline tokens a second, prompts included, that the server would have done in the window, had there been enough to send: by
@@ -42,5 +46,5 @@ def could(governor: Governor, window: Window, traits: Traits) -> float | None:
     requests_per_s = governor.fits / written / max(step_s, 1e-6)
     reading_s = traits.prompt_tokens * budget.prompt_token_s
     if not budget.open and reading_s > 0:
-        requests_per_s = min(requests_per_s, READING_SHARE / reading_s)
+        requests_per_s = min(requests_per_s, budget.reading_share / reading_s)
     return requests_per_s * (traits.prompt_tokens + traits.output_tokens)

@@ -11,9 +11,6 @@ import math
 
 from batchsched.executors.spare.governor import Budget
 
-READING_SHARE = 0.25
-"""Of the server's time for reading our prompts, while somebody is online."""
-
 
 class Pace:
     """Keeps the pace of prompts. Times are seconds of one monotonic clock."""
@@ -37,6 +34,6 @@ class Pace:
         if budget.open:
             return
         reads_s = prompt_tokens * budget.prompt_token_s
-        self._next_at_s = max(self._next_at_s, now_s) + reads_s / READING_SHARE
+        self._next_at_s = max(self._next_at_s, now_s) + reads_s / budget.reading_share
         if reads_s > budget.slack_s:
             self._harmed_until_s = now_s + reads_s / max(budget.harm_share, 1e-6)

@@ -14,6 +14,7 @@ from batchsched.executors.spare.histogram import Histogram
 from batchsched.executors.spare.response import Step
 
 _FEW_TOKENS = 5
+_FEW_STAYS = 3
 _LAG_S = 4.0
 """Nothing is owed for longer: what was not counted by then never will be."""
 
@@ -56,6 +57,8 @@ class Window(msgspec.Struct, frozen=True):
     """Of the prompt tokens of a step, how many were ours."""
     first_token: Histogram
     """Of everybody, without ours that are slow by themselves."""
+    only_reads: bool = False
+    """The server never decodes: `step` is a request's whole stay then, with those that were there at once for those that decode."""
 
 
 class Windows:
@@ -81,14 +84,15 @@ class Windows:
         sent = ours.sent - then.sent
         there = counts.running + counts.waiting
         came = there - last.running - last.waiting + counts.finished - last.finished
-        each = counts.each_token.since(last.each_token)
-        step = _step(last, counts, each, counts.at_s - last.at_s)
+        each, first = counts.each_token.since(last.each_token), counts.first_token.since(last.first_token)
+        seconds, only_reads = counts.at_s - last.at_s, counts.only_reads
+        step = _stay(first, seconds) if only_reads else _step(last, counts, each, seconds)
         read = max(1.0, counts.prompt_tokens - last.prompt_tokens)
         online, arrived = max(0.0, there - ours.in_flight), self._not_ours(counts.at_s, came, then, ours)
         our_part = min(1.0, (ours.sent_tokens - then.sent_tokens) / read) if online or arrived else 1.0
         return Window(
             at_s=counts.at_s,
-            seconds=counts.at_s - last.at_s,
+            seconds=seconds,
             online=online,
             surely_online=max(0.0, there - then.in_flight - sent),
             arrived=arrived,
@@ -99,9 +103,8 @@ class Windows:
             kv_used=counts.kv_used,
             step=step,
             our_prompt_tokens=our_part * step.prompt_tokens if step else 0.0,
-            first_token=_without_slow(
-                counts.first_token.since(last.first_token), ours.slow_first - then.slow_first, self._slow_above_s
-            ),
+            first_token=_without_slow(first, ours.slow_first - then.slow_first, self._slow_above_s),
+            only_reads=only_reads,
         )
 
     def _not_ours(self, now_s: float, came: float, then: Ours, ours: Ours) -> float:
@@ -123,6 +126,13 @@ def _step(earlier: Counts, later: Counts, each: Histogram, seconds: float) -> St
         steps = max(1.0, seconds / each.mean)
     computed = max(0.0, later.prompt_tokens - earlier.prompt_tokens - (later.cached_tokens - earlier.cached_tokens))
     return Step(each.mean, each.count / steps, computed / steps)
+
+
+def _stay(first: Histogram, seconds: float) -> Step | None:
+    """How long requests stayed that were answered, and how many were there at once: by Little's law what they stayed together."""
+    if first.count < _FEW_STAYS or first.mean is None:
+        return None
+    return Step(first.mean, first.total / seconds, 0.0)
 
 
 def _without_slow(seen: Histogram, slow: int, above_s: float) -> Histogram:
