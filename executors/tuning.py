@@ -1,8 +1,8 @@
 """Caps on the power of a replica's GPUs and on their clocks, while its worker lives: energy a token against speed.
 
 What was set before is written to the worker's folder before anything is changed. A small process of its own waits for the
-worker's end, whatever ends it, and puts everything back; where that was ended too, the next worker does. Needs the right to set
-it, which drivers give to root.
+worker's end, whatever ends it, and puts everything back; where that was ended too, the next worker does, unless the machine was
+started anew since: cards do not keep caps and clocks over that. Needs the right to set it, which drivers give to root.
 
 The workers of a machine may share the folder: each card has a lock there, held by the worker that changed it and by its small
 process, so that nobody puts back what another's work still runs under.
@@ -35,6 +35,8 @@ _PUT_BACK_S = 10.0
 """So long a card may take to be put back: at our end, or at the end of the worker before us."""
 _LOOK_S = 0.05
 _READY = b"ready\n"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+"""Another each time that the machine starts; the same in its containers (Linux, proc_sys_kernel(5))."""
 
 
 class Before(msgspec.Struct, frozen=True):
@@ -46,6 +48,13 @@ class Before(msgspec.Struct, frozen=True):
     """Its clocks were locked by us; unlocked, they are as the driver has them."""
     clocks_mhz: tuple[int, int] | None = None
     """Memory's and processors' application clocks, on cards that cannot lock clocks (before Volta)."""
+    boot: str = ""
+    """The machine's start under which it was changed; empty where the machine does not tell, and in records of older versions."""
+
+    @property
+    def outlived(self) -> bool:
+        """Was the machine started anew since?"""
+        return bool(self.boot and (now := _boot()) and self.boot != now)
 
 
 class Gpus:
@@ -120,7 +129,10 @@ def put_back(cards: Cards, folder: Path, ours: Collection[str] = ()) -> int:
             continue
         with contextlib.suppress(OSError, msgspec.DecodeError):
             before = msgspec.json.decode(record.read_bytes(), type=Before)
-            if _restored(cards.nvml, before):
+            if before.outlived and _is_here(cards.nvml, before.uuid):  # else it may be another machine's: folders are shared
+                log.info("GPU %s: its machine was started anew since it got a cap or clocks; nothing is put back.", before.uuid)
+                record.unlink(missing_ok=True)
+            elif _restored(cards.nvml, before):
                 record.unlink(missing_ok=True)
                 done += 1
         if lock is not None:
@@ -135,7 +147,9 @@ def left_behind(state_dir: str) -> dict[str, str]:
         with contextlib.suppress(OSError, msgspec.DecodeError):
             if (lock := _lock(record.parent, record.stem)) is not None:
                 os.close(lock)
-                found[record.stem] = _by_hand(msgspec.json.decode(record.read_bytes(), type=Before))
+                before = msgspec.json.decode(record.read_bytes(), type=Before)
+                if not before.outlived:
+                    found[record.stem] = _by_hand(before)
     return found
 
 
@@ -240,9 +254,24 @@ def _as_it_was(record: Path, known: bytes | None) -> None:
 
 def _write(record: Path, uuid: str, **changed: Any) -> None:
     """Add to a card's record, on disk when this returns. What was noted first holds: later it is our own setting."""
-    known = msgspec.json.decode(record.read_bytes(), type=Before) if record.exists() else Before(uuid)
+    known = msgspec.json.decode(record.read_bytes(), type=Before) if record.exists() else Before(uuid, boot=_boot())
     fresh = {name: value for name, value in changed.items() if not getattr(known, name)}
     put(record, msgspec.json.encode(msgspec.structs.replace(known, **fresh)))
+
+
+def _boot() -> str:
+    """Which start of the machine this is; empty where it does not tell."""
+    with contextlib.suppress(OSError):
+        return _BOOT.read_text("ascii").strip()
+    return ""
+
+
+def _is_here(nvml: Any, uuid: str) -> bool:
+    """Is a card one of this machine?"""
+    with contextlib.suppress(nvml.NVMLError):
+        nvml.nvmlDeviceGetHandleByUUID(uuid)
+        return True
+    return False
 
 
 def _restored(nvml: Any, before: Before) -> bool:

@@ -24,6 +24,7 @@ from batchsched.executors.canary import prove
 from batchsched.executors.driver import Driver
 from batchsched.executors.engine import Engine, bearer, engine_for
 from batchsched.executors.engine_home import find_engine
+from batchsched.executors.held import Held
 from batchsched.executors.intake import input_of
 from batchsched.executors.link import ServerLink, connections
 from batchsched.executors.meters import EnergyMeter, choose_meter, idle_power
@@ -35,8 +36,9 @@ from batchsched.executors.share import EnergyShare
 from batchsched.executors.signals import Stopped, kept_up, stopped_by_signals, unless
 from batchsched.executors.spare.gate import SpareGate, gate_for
 from batchsched.executors.tuning import Gpus, open_gpus
+from batchsched.executors.unsaid import Unsaid
 from batchsched.executors.version import own_version
-from batchsched.executors.work import Outcome, Work
+from batchsched.executors.work import Outcome
 from batchsched.settings import Worker as WorkerSettings
 from batchsched.wire import (
     MIN_PROTOCOL,
@@ -54,7 +56,6 @@ from batchsched.wire import (
     Register,
     Registered,
     Results,
-    Spent,
     in_flight_at_death,
 )
 
@@ -64,15 +65,6 @@ _WARM_POLL_S = 0.25  # an engine that is loaded and idle costs energy: ask for w
 _REFUSED_PAUSE_S = 5.0
 _LONGEST_BEAT_S = 10.0  # a heartbeat that hangs must not cost the leases
 TOKENS_EVERY_S = 1.0
-
-
-class _Held:
-    """A lease in our hands; its work once its input is here."""
-
-    def __init__(self, lease: Lease) -> None:
-        self.lease = lease
-        self.work: Work | None = None
-        self.task: asyncio.Task[None] | None = None
 
 
 class WorkerLoop:
@@ -93,15 +85,15 @@ class WorkerLoop:
         self._engine_failures, self._forgotten = 0, False
         self._doubted = False  # the engine died, and has not answered since
         self._lacking: set[str] = set()
-        self._held: dict[tuple[str, int], _Held] = {}  # by chunk and token: a chunk may come back before its old lease has ended
+        self._held: dict[tuple[str, int], Held] = {}  # by chunk and token: a chunk may come back before its old lease has ended
         self._changed = asyncio.Event()
         self._me: Registered
         self._engine: Engine
         self._driver: Driver
         self._share: EnergyShare
         self._gate: SpareGate | None
-        self._unsaid: Spent | None = None
-        self._said = 0
+        self._beating = asyncio.Lock()
+        self._unsaid: Unsaid
         self._meter: EnergyMeter
         self._gpus: Gpus
         self._fresh = True  # nothing of ours has been loaded yet
@@ -131,6 +123,7 @@ class WorkerLoop:
         self._meter = choice.meter
         self._gpus = open_gpus(pool, models, self._settings.state_dir, here=here)
         self._share = EnergyShare(self._meter, self._link.now)
+        self._unsaid = Unsaid(self._share)
         self._gate = gate = gate_for(pool, self._engine.url, self._session)
         self._driver = Driver(
             self._engine,
@@ -179,7 +172,7 @@ class WorkerLoop:
     async def _step(self) -> None:
         """One round: mend the engine, or claim, or wait."""
         if self._forgotten:
-            self._me = await self._register()
+            await self._register_anew()
             self._forgotten = False
         if self._driver.problem is not None:
             await self._restart()
@@ -230,6 +223,13 @@ class WorkerLoop:
         log.info("Registered as %s in pool '%s' (protocol %d).", me.worker_id, me.pool_name, me.protocol)
         return me
 
+    async def _register_anew(self) -> None:
+        """Perhaps with work in hands. What a heartbeat on its way says is said by the worker that we were, and by it alone."""
+        me = await self._register()
+        async with self._beating:
+            self._me = me
+        await self._show_cards()
+
     async def _introduce(self, protocol: int) -> Registered:
         me = self._pool_name, socket.gethostname(), os.getpid(), protocol, own_version()
         message = Register(*me, shares=True, replica=self._replica, adapters=True)
@@ -242,29 +242,35 @@ class WorkerLoop:
             await self._beat()
 
     async def _show_cards(self) -> None:
-        """Before any work is asked for: who has a broken GPU gets none."""
-        await asyncio.to_thread(self._gpus.look)
-        if self._gpus.seen:
-            with contextlib.suppress(Stopped):
+        """Before any work is asked for: who has a broken GPU gets none. Whoever is to stop waits for no card that hangs."""
+        with contextlib.suppress(Stopped):
+            await unless(self.stop, asyncio.to_thread(self._gpus.look))
+            if self._gpus.seen:
                 await unless(self.stop, self._beat())
 
     async def _beat(self) -> None:
+        async with self._beating:
+            await self._beat_alone()
+
+    async def _beat_alone(self) -> None:
         said = {held.lease.chunk_id: held for held in self._held.values()}  # of two leases of a chunk the newer
         held_leases = [HeldLease(chunk_id, held.lease.token) for chunk_id, held in said.items()]
         spare, sharing = (self._gate.seen(), self._gate.sharing(bool(held_leases))) if self._gate else (None, None)
-        seen = self._spent(), self._idle, self._logs_bytes, spare
-        message = Heartbeat(held_leases, *seen, cards=self._gpus.seen, sharing=sharing)
+        spent = self._unsaid.now()
+        message = Heartbeat(held_leases, spent, self._idle, self._logs_bytes, spare, cards=self._gpus.seen, sharing=sharing)
         timeout_s = min(_LONGEST_BEAT_S, max(1.0, 2 * self._me.heartbeat_s))
         path, sent = f"/workers/{self._me.worker_id}/heartbeat", time.monotonic()
         try:
             answer = await self._link.insist("POST", path, message, HeartbeatAnswer, timeout_s=timeout_s)
-        except NotFound:
-            self._changed.set()  # the next claim meets the same answer and registers again
-            return
         except BatchschedError as problem:
-            log.warning("Heartbeat refused: %s", problem.message)
+            if self._gate:
+                self._gate.unseen(spare)
+            if isinstance(problem, NotFound):
+                self._changed.set()  # the next claim meets the same answer and registers again
+            else:
+                log.warning("Heartbeat refused: %s", problem.message)
             return
-        self._unsaid = None
+        self._unsaid.arrived(spent)
         if self._gate:
             self._gate.share(answer.ceiling)
         for chunk_id in said.keys() & set(answer.stale):
@@ -281,36 +287,29 @@ class WorkerLoop:
             await asyncio.to_thread(self._gpus.look)
             await asyncio.sleep(self._me.heartbeat_s)
 
-    def _spent(self) -> Spent | None:
-        """What the meter saw since the server last heard of it; the same message until it has arrived."""
-        if self._unsaid is None and (parts := self._share.spent()):
-            self._said += 1
-            self._unsaid = Spent(self._said, parts)
-        return self._unsaid
-
     # Chunks.
 
     def _take(self, lease: Lease) -> None:
         for older in [held for held in self._held.values() if held.lease.chunk_id == lease.chunk_id]:
             self._lose(older)  # the server took it back, or we would not be given it again
-        held = self._held[lease.chunk_id, lease.token] = _Held(lease)
+        held = self._held[lease.chunk_id, lease.token] = Held(lease)
         held.task = asyncio.create_task(self._hold(held))
         held.task.add_done_callback(lambda _: self._dropped(held))
 
-    def _dropped(self, held: _Held) -> None:
+    def _dropped(self, held: Held) -> None:
         """Whatever became of it, and were it cancelled before its first step."""
         del self._held[held.lease.chunk_id, held.lease.token]
         self._idle_since = time.monotonic()
         self._changed.set()
 
-    def _lose(self, held: _Held) -> None:
+    def _lose(self, held: Held) -> None:
         """The lease is somebody else's: nothing more is sent for it."""
         if held.work:
             self._driver.lose(held.work)
         elif held.task:
             held.task.cancel()
 
-    async def _hold(self, held: _Held) -> None:
+    async def _hold(self, held: Held) -> None:
         """A lease from its taking to its end, whatever that is."""
         lease = held.lease
         key = lease.chunk_id, lease.token
@@ -346,7 +345,7 @@ class WorkerLoop:
             self._share.give_back((lease.chunk_id, lease.token), startup)
             raise
 
-    async def _work_on(self, held: _Held, reporter: Reporter) -> None:
+    async def _work_on(self, held: Held, reporter: Reporter) -> None:
         """A lease from its input to the last word about it."""
         lease, began = held.lease, time.monotonic()
         lines = await input_of(self._link, lease)
@@ -398,7 +397,7 @@ class WorkerLoop:
 
     async def _prepare(self, model: str) -> None:
         if model not in self._me.models:
-            self._me = await self._register()  # the server has learned of a model since
+            await self._register_anew()  # the server has learned of a model since
         if model not in self._me.models:
             raise UnknownModel(f"The server asks for the model '{model}' without saying what it is.")
         if not self._engine.takes_up(model):
@@ -462,11 +461,8 @@ class WorkerLoop:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._engine.stop()
         self._share.stopped()
-        said = [self._unsaid] if self._unsaid else []  # the server may have it, or not
-        self._unsaid = None
-        last = self._spent()
         with contextlib.suppress(BatchschedError):
-            await self._link.call("POST", f"/workers/{self._me.worker_id}/bye", Bye([*said, last] if last else said))
+            await self._link.call("POST", f"/workers/{self._me.worker_id}/bye", Bye(self._unsaid.last()))
         log.info("Stopped.")
 
 

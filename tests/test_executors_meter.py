@@ -15,6 +15,7 @@ from batchsched.executors.meters import Reading, choose_meter
 from batchsched.executors.meters.modelled import CpuSeconds, Modelled
 from batchsched.executors.meters.rapl import Rapl
 from batchsched.executors.share import EnergyShare
+from batchsched.executors.unsaid import Unsaid
 from batchsched.fleet import GPU_TYPES, VCPU_IDLE_W, VCPU_MAX_W, Pool
 from batchsched.settings import Worker
 from batchsched.wire import EnergySource
@@ -338,3 +339,21 @@ def test_a_failed_start_is_charged_with_the_next_one_and_forgotten_with_an_engin
     meter.joules = 70.0
     share.stopped()
     assert share.started(2.0) is None
+
+
+def test_what_did_not_arrive_is_said_again_and_a_late_answer_loses_nothing() -> None:
+    meter = SetMeter()
+    unsaid = Unsaid(EnergyShare(meter, lambda: datetime.now(UTC)))
+    meter.joules = 5.0
+    first = unsaid.now()
+    meter.joules = 12.0
+    assert unsaid.now() is first, "its answer was lost, or has not come yet"
+    unsaid.arrived(first)
+    second = unsaid.now()
+    unsaid.arrived(first)  # of a heartbeat that overlapped
+    assert unsaid.now() is second
+    meter.joules = 14.0
+    said = [first, *unsaid.last()]
+    assert [each.number for each in said if each] == [1, 2, 3]
+    metered_j = [part.energy_j for each in said if each for part in each.parts if part.kind == "metered"]
+    assert metered_j == pytest.approx([5.0, 7.0, 2.0])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import pytest
+from aiohttp import web
 
 from batchsched.executors import tuning
 from batchsched.executors.cards import Cards
@@ -20,7 +23,7 @@ from batchsched.executors.tuning import open_gpus, put_back
 from batchsched.fleet import GPU_TYPES, Fleet, Pool, Slo
 from batchsched.profiles.prior import prior
 from batchsched.settings import Worker
-from batchsched.wire import Card
+from batchsched.wire import Card, Heartbeat
 from tests.engine_fixture import ROOT
 from tests.fake_engine import FakeEngine
 from tests.fake_server import FakeServer
@@ -134,6 +137,40 @@ def test_who_may_not_put_back_leaves_the_record_to_who_may(stub: Stub, tmp_path:
     stub.boards[0].cap_error = 0
     open_gpus(Pool(gpu=V100), [], str(tmp_path)).close()
     assert (stub.boards[0].cap, record.exists()) == (250_000, False)
+
+
+def test_a_record_of_another_start_of_the_machine_is_dropped(
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The restart has cleared what it names; the cap that the card has now is somebody else's choice."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(tuning, "_BOOT", tmp_path / "boot_id")
+    (tmp_path / "boot_id").write_text("second\n")
+    folder, stub.boards[0].cap = tmp_path / "gpus", 200_000
+    folder.mkdir()
+    for uuid in ("GPU-0", "XPU-9"):
+        (folder / f"{uuid}.json").write_text(f'{{"uuid": "{uuid}", "power_cap_mw": 250000, "locked": true, "boot": "first"}}')
+    assert tuning.left_behind(str(tmp_path)) == {}
+    open_gpus(Pool(gpu=V100), [], str(tmp_path)).close()
+    assert (stub.boards[0].cap, "GPU-0: its machine was started anew" in caplog.text) == (200_000, True)
+    assert [record.stem for record in folder.glob("*.json")] == ["XPU-9"], "that may be another machine's"
+    (folder / "GPU-0.json").write_text('{"uuid": "GPU-0", "power_cap_mw": 250000, "boot": "second"}')
+    open_gpus(Pool(gpu=V100), [], str(tmp_path)).close()
+    assert stub.boards[0].cap == 250_000
+
+
+@pytest.mark.slow
+def test_a_record_names_the_start_of_the_machine(
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "_BOOT", tmp_path / "boot_id")
+    (tmp_path / "boot_id").write_text("first\n")
+    gpus = open_gpus(Pool(gpu=V100, power_cap_w=150), [], str(tmp_path))
+    record = msgspec.json.decode((tmp_path / "gpus" / "GPU-0.json").read_bytes(), type=tuning.Before)
+    assert record == tuning.Before("GPU-0", 250_000, boot="first")
+    (tmp_path / "boot_id").unlink()  # a machine that does not tell: it is put back all the same
+    gpus.close()
+    assert stub.boards[0].cap == 250_000
 
 
 def test_what_was_put_back_by_hand_is_done(stub: Stub, tmp_path: Path) -> None:
@@ -257,6 +294,67 @@ async def test_heartbeats_tell_how_the_cards_are(stub: Stub, tmp_path: Path) -> 
         await server.until(lambda: any(beat.cards for beat in server.heard("heartbeat")))
     cards = next(beat.cards for beat in server.heard("heartbeat") if beat.cards)
     assert [(card.uuid, card.throttled) for card in cards] == [("GPU-0", ["heat"])]
+
+
+@pytest.mark.slow
+async def test_a_worker_that_registers_again_shows_its_cards_before_it_asks_for_work(stub: Stub, tmp_path: Path) -> None:
+    stub.boards[0].uncorrected = 1
+    server = FakeServer(["one two"], pool=Pool(gpu=V100), heartbeat_s=30.0, lease_s=60.0)
+    server.trouble["leases"] = [404]
+    async with working(server, FakeEngine(), state_dir=str(tmp_path), rapl_dir=str(tmp_path)):
+        await server.until(lambda: server.workers == 2 and server.heard("claim"))
+    verbs = [verb for verb, _ in server.said]
+    assert verbs[:5] == ["register", "heartbeat", "register", "heartbeat", "claim"]
+    assert [card.broken for beat in server.heard("heartbeat") for card in beat.cards] == [True, True]
+
+
+@pytest.mark.slow
+async def test_a_card_that_hangs_holds_up_no_stop(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, free, answered = threading.Event(), threading.Event(), list[bool]()
+
+    def look(_: object) -> None:
+        asked.set()
+        answered.append(free.wait(20.0))
+
+    monkeypatch.setattr(tuning.Gpus, "look", look)
+    server = FakeServer(["one two"], pool=Pool(gpu=V100))
+    try:
+        async with working(server, FakeEngine(), state_dir=str(tmp_path), rapl_dir=str(tmp_path)):
+            await server.until(asked.is_set)
+        assert answered == []
+        assert server.heard("bye")
+    finally:
+        free.set()
+
+
+class Slow(FakeServer):
+    """Its answer to the first heartbeat that says what the meter saw is lost, and at the next claim nobody is known."""
+
+    numbers: dict[int, set[str]]
+    """By which workers each message of their meters was said."""
+
+    async def heartbeat(self, request: web.Request) -> web.Response:
+        message, worker_id = msgspec.json.decode(await request.read(), type=Heartbeat), request.match_info["id"]
+        if message.spent:
+            first = not self.numbers
+            self.numbers.setdefault(message.spent.number, set()).add(worker_id)
+            if first:
+                self.trouble["leases"] = [404]
+                await asyncio.sleep(30)
+        return await super().heartbeat(request)
+
+
+@pytest.mark.slow
+async def test_what_a_meter_saw_is_said_by_one_worker_when_it_registers_again_during_a_heartbeat(
+    stub: Stub, tmp_path: Path
+) -> None:
+    """The server counts each number of a worker once; of two workers it would count it twice."""
+    server = Slow(["one two"], pool=Pool(gpu=V100))
+    server.numbers = {}
+    async with working(server, FakeEngine(), state_dir=str(tmp_path), rapl_dir=str(tmp_path)):
+        await server.until(lambda: any("worker_2" in said for said in server.numbers.values()))
+    assert server.workers == 2
+    assert all(len(said) == 1 for said in server.numbers.values()), server.numbers
 
 
 def test_plans_count_on_a_cap_before_anything_is_measured() -> None:
