@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -69,6 +70,27 @@ def test_of_processes_that_start_together_one_compiles(tmp_path: Path) -> None:
     with ThreadPoolExecutor(3) as pool:
         told = list(pool.map(lambda _: answer(folder, tmp_path / "home").split(), range(3)))
     assert sorted(told) == [["4.0", "0"], ["4.0", "0"], ["4.0", "1"]]
+
+
+def test_one_that_hangs_while_it_compiles_holds_up_the_others_for_a_while_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, turn = tmp_path / "compiling", compiled.Turn(patience_s=0.3)
+    with path.open("w+") as hanging:
+        hanging.write("4242\n")
+        hanging.flush()
+        fcntl.flock(hanging, fcntl.LOCK_EX)
+        began = time.monotonic()
+        with turn.taken(path):
+            assert time.monotonic() - began >= 0.3
+        for _ in range(20):
+            with turn.taken(path):
+                pass
+        assert caplog.text.count("Process 4242 has held") == 1
+    with turn.taken(path), turn.taken(path), path.open() as other:
+        assert path.read_text() == f"{os.getpid()}\n"
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_folders_that_nobody_used_for_a_month_go_when_a_new_one_comes(tmp_path: Path) -> None:

@@ -3,16 +3,19 @@
 What is compiled is kept in the user's cache folder, one folder for each state of the sources: numba itself looks at the file of a
 function alone, and would go on using what a changed one, compiled into it, used to be. Folders that nobody has used for a month
 go when a new one comes. NUMBA_CACHE_DIR names another place. Of processes that start together on a new machine one compiles,
-which takes a minute, and the others wait for what it keeps. Where nothing can be written, each process compiles anew.
+which takes a minute, and the others wait for what it keeps, but not for ever: it may hang. Where nothing can be written, each
+process compiles anew.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -22,7 +25,11 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 
+log = logging.getLogger(__name__)
 KEPT_S = 30 * 86_400.0
+PATIENCE_S = 300.0
+"""With another process that compiles: several times what it takes."""
+_LOOK_S = 0.1
 SETTINGS: Any = vars(numba)["config"]
 JIT: Any = numba.njit
 TYPES: Any = numba.types
@@ -99,34 +106,65 @@ def _one_at_a_time(function: F, folder: str) -> F:
     compile_now = dispatcher.compile
 
     def compile_alone(signature: Any) -> Any:
-        with _alone(Path(folder) / "compiling"):
+        with _TURN.taken(Path(folder) / "compiling"):
             return compile_now(signature)
 
     dispatcher.compile = compile_alone
     return function
 
 
-_turn = threading.RLock()
-_deep = 0
+class Turn:
+    """To compile: of one process at a time, and of its threads one after the other."""
+
+    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+        self._threads, self._deep, self._patience_s = threading.RLock(), 0, patience_s
+
+    @contextmanager
+    def taken(self, path: Path) -> Generator[None]:
+        """Hold the lock of that file, once however deep; where it cannot be had there is none."""
+        with self._threads:
+            file = None
+            if not self._deep:
+                with suppress(OSError):
+                    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                    self._wait(file, path)
+            self._deep += 1
+            try:
+                yield
+            finally:
+                self._deep -= 1
+                if file is not None:
+                    os.close(file)
+
+    def _wait(self, file: int, path: Path) -> None:
+        """Until it is ours, or patience is at its end: then for this process for good."""
+        until = time.monotonic() + self._patience_s
+        while not _locked(file):
+            if time.monotonic() < until:
+                time.sleep(_LOOK_S)
+                continue
+            if self._patience_s > 0:
+                holder = os.pread(file, 20, 0).decode("ascii", "replace").strip() or "unknown"
+                log.warning(
+                    "Process %s has held %s for more than %.0f s, so this one compiles for itself. Where it hangs, end it.",
+                    holder, path, self._patience_s,
+                )  # fmt: skip
+            self._patience_s = 0.0
+            return
+        os.ftruncate(file, 0)
+        os.pwrite(file, b"%d\n" % os.getpid(), 0)
 
 
-@contextmanager
-def _alone(path: Path) -> Generator[None]:
-    """Hold the lock of that file, once however deep; where it cannot be had there is none."""
-    global _deep  # noqa: PLW0603 - as of the process that holds it
-    with _turn:
-        file = None
-        if not _deep:
-            with suppress(OSError):
-                file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                fcntl.flock(file, fcntl.LOCK_EX)
-        _deep += 1
-        try:
-            yield
-        finally:
-            _deep -= 1
-            if file is not None:
-                os.close(file)
+def _locked(file: int) -> bool:
+    """Take the lock, unless another process has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+_TURN = Turn()
 
 
 def _plain(kind: Any) -> Any:
