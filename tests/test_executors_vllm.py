@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from batchsched.executors.answers import Verdict, judge
 from batchsched.executors.engine import VllmEngine
 from batchsched.executors.orphans import end_orphans, wait_until
 from batchsched.executors.probes import capacity_of, in_flight_of, load_of
+from batchsched.executors.spare.governor import Budget, Governor, Traits
+from batchsched.executors.spare.window import Window
 from batchsched.executors.worker import run_worker
-from batchsched.fleet import Pool, ServedModel
+from batchsched.fleet import Pool, ServedModel, Slo
 from batchsched.settings import Worker
 from tests.engine_fixture import MAX_LEN, embedding_model, held_by_another, real_engine, tiny_model, vllm
 from tests.fake_server import FakeServer
@@ -99,19 +102,57 @@ async def test_responses(vllm: VllmEngine) -> None:
     assert server.results[1].input_tokens > 0
 
 
-async def test_embeddings_with_real_weights(tmp_path: Path) -> None:
-    engine = VllmEngine(real_engine(), Pool(), Worker(state_dir=str(tmp_path)))
-    await engine.start(embedding_model(), "tiny")
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> Generator[VllmEngine]:
+    """A running vLLM that serves a model of embeddings as `tiny`."""
+    engine = VllmEngine(real_engine(), Pool(), Worker(state_dir=str(tmp_path_factory.mktemp("embedder"))))
+    asyncio.run(engine.start(embedding_model(), "tiny"))
+    yield engine
+    asyncio.run(engine.stop())
+
+
+async def test_embeddings_with_real_weights(embedder: VllmEngine) -> None:
     server = FakeServer(["the wind blows", "a breeze is blowing", "tax law", "word " * 600], endpoint="/v1/embeddings")
-    try:
-        outputs = await drive(server, engine.url)
-    finally:
-        await engine.stop()
+    outputs = await drive(server, embedder.url)
     assert outputs["c4"]["response"]["status_code"] == 400
     wind, breeze, law = (outputs[name]["response"]["body"]["data"][0]["embedding"] for name in ("c1", "c2", "c3"))
     assert len(wind) == 384
     assert _dot(wind, breeze) > _dot(wind, law)
     assert server.results[1].output_tokens == 0
+
+
+async def test_a_server_of_embeddings_is_shared_by_how_long_its_requests_stay(
+    embedder: VllmEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    seen: list[tuple[Window, bool]] = []
+    see = Governor.see
+
+    def noted(governor: Governor, window: Window, traits: Traits) -> Budget:
+        budget = see(governor, window, traits)
+        seen.append((window, governor.model.known))
+        return budget
+
+    monkeypatch.setattr(Governor, "see", noted)
+    texts = [f"number {number} " + "and so on " * (number % 20) for number in range(1500)]
+    pool = Pool(kind="spare", slo=Slo(ttft_ms=2000, tpot_ms=50), ceiling=8)
+    server = FakeServer(texts, endpoint="/v1/embeddings", pool=pool, chunk_lines=500)
+
+    async def user() -> None:
+        while True:
+            await ask(embedder.url, "/v1/embeddings", b'{"model": "tiny", "input": "who is there?"}')
+            await asyncio.sleep(0.1)
+
+    online = asyncio.create_task(user())
+    try:
+        await drive(server, embedder.url)
+    finally:
+        online.cancel()
+        await asyncio.gather(online, return_exceptions=True)
+    assert all(line["error"] is None for line in server.outputs().values())
+    assert seen[-1][0].only_reads
+    assert any(known and window.step and window.step.seconds > 0 for window, known in seen)
 
 
 def _dot(one: list[float], other: list[float]) -> float:
