@@ -128,6 +128,7 @@ def test_a_server_that_never_decodes_is_seen_by_how_long_requests_stay() -> None
     assert window is not None
     assert window.only_reads
     assert window.step == Step(0.08, 8.0, 0.0)  # fifty stayed four seconds together, in half a second
+    assert not msgspec.structs.replace(later, written_tokens=900).only_reads, "it writes, and does not tell how fast"
     decoding = msgspec.structs.replace(later, at_s=1.0, each_token=Histogram((), (), 1.0, 0.01))
     window = windows.add(decoding, Ours())
     assert window is not None

@@ -56,7 +56,8 @@ class Counts(msgspec.Struct, frozen=True):
     def only_reads(self) -> bool:
         """Has it answered several requests and never written a further token, as servers of embeddings do? vLLM counts the answer
         to one of those as its first token (0.32)."""
-        return self.first_token.count >= _SEVERAL and self.each_token.count == 0
+        answered = self.first_token.count
+        return answered >= _SEVERAL and self.each_token.count == 0 and self.written_tokens <= answered
 
     def follows(self, earlier: Counts) -> bool:
         """Is it of the same life of the server? Counters only grow; one that fell is that of a server that began anew."""
