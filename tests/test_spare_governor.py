@@ -81,7 +81,7 @@ def test_beside_users_of_embeddings_it_goes_by_how_long_their_requests_stay(mult
     ours = simulate(Shape(), arrivals, texts, guard, seconds=SECONDS)
     assert guard.governor.model.known
     assert shares(ours, goal) >= shares(alone, goal) - 0.02
-    assert shares(run[64], goal) < 0.7
+    assert shares(run[64], goal) < 0.85  # it matters
     assert ours.offline_tokens > run[1].offline_tokens
 
 

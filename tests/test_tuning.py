@@ -160,16 +160,16 @@ def test_a_record_of_another_start_of_the_machine_is_dropped(
 
 
 @pytest.mark.slow
-def test_a_record_names_the_start_of_the_machine(
-    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_record_names_the_start_of_the_machine(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "_BOOT", tmp_path / "boot_id")
     (tmp_path / "boot_id").write_text("first\n")
     gpus = open_gpus(Pool(gpu=V100, power_cap_w=150), [], str(tmp_path))
     record = msgspec.json.decode((tmp_path / "gpus" / "GPU-0.json").read_bytes(), type=tuning.Before)
     assert record == tuning.Before("GPU-0", 250_000, boot="first")
-    (tmp_path / "boot_id").unlink()  # a machine that does not tell: it is put back all the same
     gpus.close()
+    (tmp_path / "gpus" / "GPU-0.json").write_bytes(msgspec.json.encode(record))
+    (tmp_path / "boot_id").unlink()  # a machine that does not tell: it is put back all the same
+    assert put_back(cards(), tmp_path / "gpus") == 1
     assert stub.boards[0].cap == 250_000
 
 

@@ -292,6 +292,8 @@ class Governor:
         if window.kv_used > KV_FULL or window.preempted > 0:
             return 0.5
         self._slots *= 1.0003  # what was learnt by a wrong sign is forgotten in an hour
+        if window.only_reads and window.step and window.step.seconds < self.margin * self.goal.ttft_s / 2:
+            return 1.0  # there all wait from step to step, which is part of their stay
         long = window.waiting >= max(2.0, 0.1 * window.served)
         again, self._queued = long and self._queued, long
         if not window.waiting:

@@ -58,7 +58,7 @@ class Window(msgspec.Struct, frozen=True):
     first_token: Histogram
     """Of everybody, without ours that are slow by themselves."""
     only_reads: bool = False
-    """The server never decodes: `step` is a request's whole stay then, with those that were there at once for those that decode."""
+    """The server never decodes: `step` is a request's whole stay then, and who was there at once stands for who decodes."""
 
 
 class Windows:
