@@ -149,7 +149,7 @@ class Governor:
         """What was learnt as that of steps is that of stays, or the other way round."""
         self._only_reads, self.model = only_reads, StepModel()
         self._ratios.clear()
-        self.lasting_s, self._slower, self._cap = 0.0, 1.0, min(self._cap, 1.0)
+        self.lasting_s, self._slower, self._slots, self._cap = 0.0, 1.0, math.inf, min(self._cap, 1.0)
 
     def answered(self, seconds: float, tokens: int) -> None:
         """One of our requests came back after so long with so many tokens: how far single requests stray from the mean. They are
