@@ -62,7 +62,7 @@ def test_online_users_keep_their_goal_and_offline_work_gets_done(load: str, mult
     assert ours.wasted_tokens < 0.02 * ours.offline_tokens
 
 
-class Texts(Sizes):
+class Texts(Sizes, frozen=True):
     """Of embeddings: nothing is written but the answer."""
 
     def draw(self, rng: random.Random) -> tuple[int, int]:
