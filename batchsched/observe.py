@@ -32,8 +32,9 @@ from batchsched.planner.uniform import fastest, one_each
 from batchsched.profiles.answers import Answers
 from batchsched.profiles.candidates import Candidate, pruned
 from batchsched.profiles.choose import Configuration, accepted
+from batchsched.profiles.entries import Entries
 from batchsched.profiles.lengths import Lengths, estimate, refine
-from batchsched.profiles.measured import Observation, observations_of, pieces_of, update_all
+from batchsched.profiles.measured import Observation, observations_of, update_all
 from batchsched.profiles.prior import IN_FLIGHT, prior
 from batchsched.profiles.profile import Profile
 from batchsched.queue import batches, chunks, launchers, ledger, overrides, spare, tallies, trials, workers
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 LOOK_BACK = timedelta(days=30)
 LENGTHS_KEPT = timedelta(minutes=1)
+Names = Sequence[str]
 
 
 class View(msgspec.Struct, frozen=True):
@@ -116,10 +118,11 @@ class _Scene:
         """Only batches that accept several models need them."""
         return Outlooks(self._slots, self._pools)
 
-    def _accepted(self, models: Sequence[str], sites: Sequence[str], zones: Sequence[str]) -> list[tuple[str, str]]:
+    def _accepted(self, models: Names, sites: Names, zones: Names, endpoint: str) -> list[tuple[str, str]]:
         at = {name for name, site in self._fleet.sites.items() if not zones or site.zone in zones}
         pools = [name for name, pool in self._fleet.pools.items() if pool.site in at and (not sites or pool.site in sites)]
-        return [self._ways[way] for way in accepted(self._ways, models, pools)]
+        able = [name for name in pools if not cannot_answer(name, self._fleet.pools[name], endpoint)]
+        return [self._ways[way] for way in accepted(self._ways, models, able)]
 
 
 class Observer:
@@ -143,7 +146,7 @@ class Observer:
         self._uncertain = Uncertain(settings.planner, self.fleet, hardware, learnt)
         self._answers = Answers()
         self._answers_at: datetime | None = None
-        self._seen: dict[tuple[str, str], tuple[object, list[Observation]]] = {}
+        self._seen: dict[tuple[str, str], tuple[tuple[int, datetime], Entries]] = {}
         self._profiles: dict[str, tuple[list[Observation], dict[str, Profile]]] = {}
 
     def look(self, now: datetime, newcomers: Sequence[Mapping[str, Any]] = ()) -> View:
@@ -270,15 +273,16 @@ class Observer:
         return found, workers.idle_power(connection)
 
     def _worked(self, connection: Connection, model: str, pool: str) -> list[Observation]:
-        """What was seen of a model on a pool at work; read anew where it worked since."""
-        newest = ledger.newest(connection, model, pool)
-        known = self._seen.get((model, pool))
-        if known is None or known[0] != newest:
-            found = observations_of(ledger.recent(connection, model, pool))
-            if not self.fleet.is_spare(pool):  # there it is online users who come and go
-                found += pieces_of(ledger.lately(connection, model, pool))
-            known = self._seen[model, pool] = newest, found
-        return known[1]
+        """What was seen of a model on a pool at work; read on where it worked since."""
+        if (newest := ledger.newest(connection, model, pool)) is None:
+            return []
+        none = Entries(pieces=not self.fleet.is_spare(pool))  # there it is online users who come and go
+        before, known = self._seen.get((model, pool), (newest, none))
+        if known is none or before != newest:
+            known = known if before[0] <= newest[0] else none
+            known = known.with_more(ledger.entries(connection, model, pool, after=known.after))
+            self._seen[model, pool] = newest, known
+        return known.observations
 
     def answers(self, connection: Connection, jobs: Sequence[Mapping[str, Any]], now: datetime) -> Answers:
         """How long answers were, as far as these batches need it; looked up once a minute: it is a lot of rows, and a batch's own
@@ -313,7 +317,7 @@ class Observer:
         known = dict(zip(keys, open_to, strict=True))
         moved = {key: scene.transfers.files(one, row["input_bytes"]) for key, one in known.items()}
         weights = {key: scene.transfers.weights(one.model, one.pool) for key, one in known.items()}
-        given_up = [one for one in able if one.model == row["model"] and one not in open_to]
+        given_up = [one for one in able if one.model == row["model"] and one not in open_to] if len(open_to) < len(able) else []
         return Job(
             batch_id=row["id"],
             model=row["model"],
@@ -341,7 +345,7 @@ class Observer:
     def _candidates(self, row: Mapping[str, Any], scene: _Scene, left: int, width: int) -> list[Candidate]:
         """The configurations that may serve a batch: an accepted model on a pool of an accepted site."""
         lengths = {model: _lengths(row, model, scene.answers) for model in batches.models(row)}
-        places = (tuple(row["options"].get(name) or ()) for name in ("sites", "zones"))
+        places = [tuple(row["options"].get(name) or ()) for name in ("sites", "zones")]
         return [
             Candidate(
                 profile=scene.profiles[model, pool],
@@ -350,8 +354,7 @@ class Observer:
                 replicas=min(width, scene.replicas[pool]),
                 loaded=model in scene.loaded[pool],
             )
-            for model, pool in scene.accepted(tuple(lengths), *places)
-            if not cannot_answer(pool, self.fleet.pools[pool], row["endpoint"])
+            for model, pool in scene.accepted(tuple(lengths), *places, row["endpoint"])
         ]
 
     def _confidence(self, options: Mapping[str, Any]) -> float:
@@ -411,10 +414,10 @@ class Observer:
             cuts=[at for each in layers.values() for _, spans in each for span in spans for at in span]
             + _near(edges, limits.fine_h * 3600),
         )
+        means = {zone: [_mean_of(forecast, now, slot) for slot in slots] for zone, forecast in forecasts.items()}
         pools: list[PoolState] = []
         for name, pool in self.fleet.pools.items():
             site = self.fleet.site_of(name)
-            forecast = forecasts.get(site.zone)
             pools.append(
                 PoolState(
                     name=name,
@@ -423,7 +426,7 @@ class Observer:
                     replicas=replicas[name],
                     capacity=capacity(layers[name], slots),
                     pue=site.pue,
-                    intensity_g_per_kwh=[_mean_of(forecast, now, slot) for slot in slots],
+                    intensity_g_per_kwh=list(means.get(site.zone) or [None] * len(slots)),
                     loaded=loaded[name],
                     simulated=site.simulated,
                     home=pool.site == self.fleet.home_site,
@@ -457,9 +460,9 @@ def _lengths(row: Mapping[str, Any], model: str, known: Answers) -> Lengths:
     return refine(blind, row["total"], row["completed"], row["input_tokens"], row["output_tokens"])
 
 
-def _mean_of(forecast: IntensityForecast | None, made_at: datetime, slot: Slot) -> float | None:
+def _mean_of(forecast: IntensityForecast, made_at: datetime, slot: Slot) -> float | None:
     start, end = made_at + timedelta(seconds=slot.start_s), made_at + timedelta(seconds=slot.end_s)
-    return _rounded(forecast.mean_over(start, end)) if forecast else None
+    return _rounded(forecast.mean_over(start, end))
 
 
 def _rounded(intensity: float | None) -> float | None:

@@ -134,7 +134,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     def suits(self, batch_id: str, pool: str) -> bool:
         """May a pool work on a batch at all?"""
         job = self.jobs.get(batch_id)
-        return job is not None and pool in job.pools
+        return job is not None and job.goes_on(pool)
 
     def key(self, batch_id: str, pool: str, now: datetime) -> str | None:
         """The job's name for the configuration in which a pool should work on a batch: the planned one, the fastest where it can
@@ -165,7 +165,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     ) -> Turns:
         """What a pool may work on now, of the batches in `ready`, each with the model to serve it with. `leased`: the pool's
         tally, by batch."""
-        free = {name: job for name, job in self.jobs.items() if pool in job.pools and not self.must(name, now)}
+        free = {name: job for name, job in self.jobs.items() if job.goes_on(pool) and not self.must(name, now)}
         allowed, room_s = allowances(self.plan, free, pool, (now - self.made_at).total_seconds(), leased)
         wants = [
             self._want(name, key, math.inf if name not in free else allowed[name], model, self._presses(name, now))
@@ -211,7 +211,8 @@ class Published(msgspec.Struct, frozen=True, dict=True):
 
     def busy_now(self, pool: str, now: datetime) -> bool:
         """Does the plan have anything on a pool now?"""
-        return any(self.at(a.start_s) <= now < self.at(a.end_s) for a in self.plan.on(pool))
+        now_s = (now - self.made_at).total_seconds()
+        return any(a.start_s <= now_s < a.end_s for a in self.plan.on(pool))
 
     @cached_property
     def _uses(self) -> dict[tuple[str, int], list[tuple[str, str, float]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from statistics import fmean
 from typing import NamedTuple
 
@@ -45,9 +46,11 @@ class Transfers:
         worst = UNKNOWN_FACTOR * max([g for row in grids.values() for g in row] + known, default=0.0)
         here = fmean(known) if known else worst
         self._grid = {name: (here + (fmean(row) if row else worst)) / 2 for name, row in grids.items()}
-        self._weights = {(fleet.pools[name].site, model) for name, models in loaded.items() for model in models}
+        self._there = {(fleet.pools[name].site, model) for name, models in loaded.items() for model in models}
+        self.gigabyte = cache(self._gigabyte)  # asked of each batch
+        self.weights = cache(self._weights)
 
-    def gigabyte(self, pool: str) -> Moved:
+    def _gigabyte(self, pool: str) -> Moved:
         """To or from a pool."""
         declared = self._fleet.pools[pool]
         if declared.site == self._fleet.home_site:
@@ -63,11 +66,11 @@ class Transfers:
         gigabytes = one.share * (input_bytes + BYTES_PER_ANSWER_TOKEN * one.lengths.output_tokens) / 1e9
         return Moved(each.seconds * gigabytes, each.grams * gigabytes)
 
-    def weights(self, model: str, pool: str) -> Moved:
+    def _weights(self, model: str, pool: str) -> Moved:
         """A model's weights, before an engine of a pool can start; nothing where its size is not known."""
         if self._fleet.pools[pool].kind == "spare":
             return NOTHING  # its servers have what they serve
         served, site = self._fleet.models[model], self._fleet.pools[pool].site
-        size = None if (site, model) in self._weights else size_of(served.path, served.parameters_b)
+        size = None if (site, model) in self._there else size_of(served.path, served.parameters_b)
         each, gigabytes = self.gigabyte(pool), size.weight_bytes / 1e9 if size else 0.0
         return Moved(each.seconds * gigabytes, each.grams * gigabytes)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select
 
+from batchsched.queue.hot import enter
 from batchsched.queue.rows import Row, every
 from batchsched.queue.tables import audit
 from batchsched.queue.tenancy import Tenant, owned
@@ -13,7 +14,7 @@ from batchsched.queue.tenancy import Tenant, owned
 
 def add(connection: Connection, **values: Any) -> None:
     """Note an act, in the transaction of the act: `at`, `actor`, `tenant`, `action`, `object_id`, `detail`."""
-    connection.execute(insert(audit).values(**values))
+    enter(connection, audit, [values])
 
 
 def page(connection: Connection, tenant: Tenant, *, limit: int, after: int = 0) -> list[Row]:

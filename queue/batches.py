@@ -4,33 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, false, func, literal, or_, select, update
 
 from batchsched.errors import Conflict, NotFound
 from batchsched.queue import books, deliveries
-from batchsched.queue.hot import Hot
-from batchsched.queue.rows import Row, beyond, every, first
+from batchsched.queue.hot import Hot, enter
+from batchsched.queue.rows import Row, beyond, every
 from batchsched.queue.states import BATCH_TRANSITIONS, OPEN, TERMINAL, sources
 from batchsched.queue.tables import batches, chunks
-from batchsched.queue.tenancy import ANY, Tenant, owned
+from batchsched.queue.tenancy import ANY, Everybody, Tenant, owned
 
 
 def add(connection: Connection, *, tenant: str, **values: Any) -> None:
     """Accept a batch."""
-    connection.execute(insert(batches).values(tenant=tenant, **values))
+    enter(connection, batches, [{"tenant": tenant, **values}])
     if values["state"] in TERMINAL:
         deliveries.announce(connection, values["id"], values["state"], values["created_at"])
 
 
+_NAMED = select(batches).where(batches.c.id == bindparam("batch"))
+_OWN = _NAMED.where(batches.c.tenant == bindparam("owner"))
+_GET = {  # by: whoever's it is, locked; rows that point to a locked one may still be added
+    (whoever, lock): Hot(query.with_for_update(key_share=True) if lock else query)
+    for whoever, query in ((True, _NAMED), (False, _OWN))
+    for lock in (True, False)
+}
+_WHOSE = Hot(select(batches.c.tenant, batches.c.model).where(batches.c.id == bindparam("batch")))
+
+
 def get(connection: Connection, batch_id: str, tenant: Tenant, *, lock: bool = False) -> Row:
     """One batch of a tenant; with `lock`, it stays as it is until this transaction ends. Raises NotFound, also for another's."""
-    query = select(batches).where(batches.c.id == batch_id, owned(batches, tenant))
-    row = first(connection, query.with_for_update(key_share=True) if lock else query)  # rows that point here may still be added
+    whose = {} if isinstance(tenant, Everybody) else {"owner": tenant}
+    row = _GET[not whose, lock].first(connection, {"batch": batch_id, **whose})
     if row is None:
         raise NotFound(f"No batch found with id '{batch_id}'.", param="batch_id")
     return row
+
+
+def whose(connection: Connection, batch_id: str) -> tuple[str, str]:
+    """The tenant of a batch that was cut, and the model that its requests name."""
+    [row] = _WHOSE.rows(connection, {"batch": batch_id})
+    return row["tenant"], row["model"]
 
 
 def hold(connection: Connection, batch: Row) -> Row:
@@ -95,14 +112,23 @@ def move(
     """
     if target != "validating":
         values.setdefault(f"{target}_at", now)
-    allowed = [state for state in sources(BATCH_TRANSITIONS, target) if origin is None or state in origin]
-    found = [batches.c.id == batch_id, batches.c.state.in_(allowed), *([batches.c.round == within] if within is not None else [])]
-    if connection.execute(update(batches).where(*found).values(state=target, **values)).rowcount != 1:
+    allowed = tuple(state for state in sources(BATCH_TRANSITIONS, target) if origin is None or state in origin)
+    news = {f"new_{name}": value for name, value in {"state": target, **values}.items()}
+    move = _moving(allowed, tuple(sorted(values)), within is None)
+    if move.changed(connection, [{"batch": batch_id, "within": within, **news}]) != 1:
         state = get(connection, batch_id, ANY)["state"]
         raise Conflict(f"A batch with status '{state}' cannot become '{target}'.")
     if target in TERMINAL:
         books.open_at(connection, batch_id, now)
         deliveries.announce(connection, batch_id, target, now)
+
+
+@cache
+def _moving(allowed: tuple[str, ...], named: tuple[str, ...], in_any_round: bool) -> Hot:
+    """A step of a batch from one of these states that sets these columns."""
+    known = or_(false(), *(batches.c.state == state for state in allowed))
+    found = (batches.c.id == bindparam("batch"), known, *([] if in_any_round else [batches.c.round == bindparam("within")]))
+    return Hot(update(batches).where(*found).values({name: bindparam(f"new_{name}") for name in ("state", *named)}))
 
 
 def models(row: Mapping[str, Any]) -> list[str]:

@@ -6,20 +6,21 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from batchsched.errors import Conflict
+from batchsched.queue.hot import Hot
 from batchsched.queue.rows import Row, every
 from batchsched.queue.tables import books, postings
 
-_FIRST = upsert(books)  # SQLite writes it in the same words
-_OPEN = _FIRST.on_conflict_do_update(index_elements=["batch_id"], set_={"due_at": _FIRST.excluded.due_at})
+_FIRST = upsert(books).values(batch_id=bindparam("batch"), number=0, due_at=bindparam("at"))  # SQLite writes it in the same words
+_OPEN = Hot(_FIRST.on_conflict_do_update(index_elements=["batch_id"], set_={"due_at": _FIRST.excluded.due_at}))
 
 
 def open_at(connection: Connection, batch_id: str, now: datetime) -> None:
     """A batch has ended: its books are to be written."""
-    connection.execute(_OPEN, {"batch_id": batch_id, "number": 0, "due_at": now})
+    _OPEN.changed(connection, [{"batch": batch_id, "at": now}])
 
 
 def due(connection: Connection, now: datetime, limit: int) -> list[str]:

@@ -13,11 +13,11 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Update, and_, bindparam, func, insert, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Update, and_, bindparam, func, literal_column, or_, select, update
 
 from batchsched.errors import Conflict, NotFound, StaleLease
-from batchsched.queue.hot import Hot
-from batchsched.queue.rows import Row, every, first
+from batchsched.queue.hot import Hot, enter
+from batchsched.queue.rows import Row, every
 from batchsched.queue.tables import batches, chunks
 
 _IDLE: dict[str, Any] = {"worker_id": None, "lease_until": None}
@@ -25,8 +25,8 @@ _IDLE: dict[str, Any] = {"worker_id": None, "lease_until": None}
 # Written out, so that the partial indexes serve: a parameter might be any state.
 _IS_LEASED = chunks.c.state == literal_column("'leased'")
 _IS_PENDING = chunks.c.state == literal_column("'pending'")
-_ONE = select(chunks).where(chunks.c.id == bindparam("chunk"))
-_LOCKED = _ONE.with_for_update()
+_ONE = Hot(select(chunks).where(chunks.c.id == bindparam("chunk")))
+_LOCKED = Hot(select(chunks).where(chunks.c.id == bindparam("chunk")).with_for_update())
 _CLAIMABLE = (
     select(chunks.c.id)
     .join(batches, batches.c.id == chunks.c.batch_id)
@@ -42,22 +42,27 @@ _CLAIMABLE = (
 )
 # One round trip. What another claim holds is passed over; a CTE, since PostgreSQL may run a plain subquery more than once.
 _CHOSEN = _CLAIMABLE.with_for_update(of=chunks, skip_locked=True).cte("chosen")
-_READY = select(batches.c.id).where(
-    batches.c.state == "in_progress",
-    batches.c.paused_at.is_(None),
-    select(chunks.c.id)
-    .where(
-        chunks.c.batch_id == batches.c.id,
-        _IS_PENDING,
-        or_(chunks.c.not_before.is_(None), chunks.c.not_before <= bindparam("now")),
+_READY = Hot(
+    select(batches.c.id).where(
+        batches.c.state == "in_progress",
+        batches.c.paused_at.is_(None),
+        select(chunks.c.id)
+        .where(
+            chunks.c.batch_id == batches.c.id,
+            _IS_PENDING,
+            or_(chunks.c.not_before.is_(None), chunks.c.not_before <= bindparam("now")),
+        )
+        .exists(),
     )
-    .exists(),
 )
-_LEASED = (
+_LEASED = Hot(
     select(chunks.c.batch_id, chunks.c.pool, func.sum(chunks.c.lines - chunks.c.completed - chunks.c.failed).label("requests"))
     .where(_IS_LEASED)
     .group_by(chunks.c.pool, chunks.c.batch_id)  # in the order of no index, which SQLite would read from end to end
 )
+_HELD = (chunks.c.id == bindparam("chunk"), chunks.c.token == bindparam("held"), chunks.c.state == "leased")
+_EXTEND = Hot(update(chunks).where(*_HELD).values(lease_until=bindparam("until")))
+_RELEASE = Hot(update(chunks).where(*_HELD).values(state="pending", **_IDLE))
 _TAKE = Hot(
     update(chunks)
     .where(chunks.c.id.in_(select(_CHOSEN.c.id)), _IS_PENDING)
@@ -89,6 +94,12 @@ _UNFINISHED = (
 )
 _RECORD = Hot(_UNFINISHED)
 _FINISH = Hot(_UNFINISHED.values(state="done", lease_until=None, suspects=[], erring=[]))
+_BEHIND = (chunks.c.batch_id == bindparam("batch"), chunks.c.position > bindparam("after"))
+_ALL = Hot(select(chunks).where(*_BEHIND).order_by(chunks.c.position))
+_PAGE = Hot(select(chunks).where(*_BEHIND).order_by(chunks.c.position).limit(bindparam("limit")))
+_BY_STATE = Hot(
+    select(chunks.c.state, func.count().label("n")).where(chunks.c.batch_id == bindparam("batch")).group_by(chunks.c.state)
+)
 _REOPEN = (
     update(chunks)
     .where(chunks.c.id == bindparam("chunk"), or_(chunks.c.state == "done", chunks.c.state == "closed"))
@@ -111,14 +122,13 @@ _REOPEN = (
 
 def add(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     """Store a batch's chunks, all pending."""
-    if rows:
-        connection.execute(insert(chunks), list(rows))
+    enter(connection, chunks, rows)
 
 
 def of_batch(connection: Connection, batch_id: str, *, after: int = -1, limit: int | None = None) -> list[Row]:
     """A batch's chunks in the order of its file, up to `limit` of those behind the position `after`."""
-    query = select(chunks).where(chunks.c.batch_id == batch_id, chunks.c.position > after).order_by(chunks.c.position)
-    return every(connection, query.limit(limit))
+    such = {"batch": batch_id, "after": after}
+    return _ALL.rows(connection, such) if limit is None else _PAGE.rows(connection, {**such, "limit": limit})
 
 
 def with_results(connection: Connection, batch_id: str, first: int) -> list[Row]:
@@ -129,7 +139,7 @@ def with_results(connection: Connection, batch_id: str, first: int) -> list[Row]
 
 def get(connection: Connection, chunk_id: str, *, lock: bool = False) -> Row:
     """One chunk; with `lock`, it stays as it is until this transaction ends. Raises NotFound."""
-    row = first(connection, _LOCKED if lock else _ONE, {"chunk": chunk_id})
+    row = (_LOCKED if lock else _ONE).first(connection, {"chunk": chunk_id})
     if row is None:
         raise NotFound(f"There is no chunk '{chunk_id}'.")
     return row
@@ -162,14 +172,9 @@ def held(connection: Connection, chunk_id: str, token: int, *, lock: bool = Fals
 
 def extend(connection: Connection, leases: Iterable[tuple[str, int]], now: datetime, lease_s: float) -> list[str]:
     """Keep these leases alive; the ids of those that are stale."""
-    stale: list[str] = []
+    until, stale = now + timedelta(seconds=lease_s), list[str]()
     for chunk_id, token in sorted(leases):
-        extended = connection.execute(
-            update(chunks)
-            .where(chunks.c.id == chunk_id, chunks.c.token == token, chunks.c.state == "leased")
-            .values(lease_until=now + timedelta(seconds=lease_s))
-        )
-        if extended.rowcount != 1:
+        if _EXTEND.changed(connection, [{"chunk": chunk_id, "held": token, "until": until}]) != 1:
             stale.append(chunk_id)
     return stale
 
@@ -227,7 +232,8 @@ def record_all(connection: Connection, stored: Sequence[Stored]) -> list[Row]:
 def release(connection: Connection, chunk_id: str, token: int) -> None:
     """Give a chunk back without spending an attempt. Raises StaleLease."""
     held(connection, chunk_id, token, lock=True)
-    _set(connection, chunk_id, token, {"state": "pending", **_IDLE})
+    if _RELEASE.changed(connection, [{"chunk": chunk_id, "held": token}]) != 1:
+        raise StaleLease
 
 
 def fail(
@@ -244,14 +250,10 @@ def fail(
     row = held(connection, chunk_id, token, lock=True)
     attempts: int = row["attempts"] + spend
     spent = {"state": "pending", "attempts": attempts, "suspects": suspects, "erring": erring or [], "not_before": not_before}
-    _set(connection, chunk_id, token, {**spent, **_IDLE})
-    return attempts
-
-
-def _set(connection: Connection, chunk_id: str, token: int, values: dict[str, Any]) -> None:
     statement = update(chunks).where(chunks.c.id == chunk_id, chunks.c.token == token, chunks.c.state == "leased")
-    if connection.execute(statement.values(**values)).rowcount != 1:
+    if connection.execute(statement.values(**spent, **_IDLE)).rowcount != 1:
         raise StaleLease
+    return attempts
 
 
 def rescue(connection: Connection, now: datetime) -> list[Row]:
@@ -297,13 +299,12 @@ def reopen(connection: Connection, taken: Sequence[Row]) -> None:
 
 def by_state(connection: Connection, batch_id: str) -> dict[str, int]:
     """How many of a batch's chunks are in each state; states without any are left out."""
-    query = select(chunks.c.state, func.count().label("n")).where(chunks.c.batch_id == batch_id).group_by(chunks.c.state)
-    return {row["state"]: row["n"] for row in every(connection, query)}
+    return {row["state"]: row["n"] for row in _BY_STATE.rows(connection, {"batch": batch_id})}
 
 
 def ready(connection: Connection, now: datetime) -> set[str]:
     """Batches of which a chunk could be leased at once."""
-    return set(connection.scalars(_READY, {"now": now}))
+    return {row["id"] for row in _READY.rows(connection, {"now": now})}
 
 
 def claimable(connection: Connection, batch_id: str, now: datetime, limit: int) -> int:
@@ -313,7 +314,7 @@ def claimable(connection: Connection, batch_id: str, now: datetime, limit: int) 
 
 def in_flight(connection: Connection) -> dict[tuple[str, str], int]:
     """Requests leased and not yet recorded, by (batch, pool)."""
-    return {(row.batch_id, row.pool): int(row.requests) for row in connection.execute(_LEASED)}
+    return {(row["batch_id"], row["pool"]): int(row["requests"]) for row in _LEASED.rows(connection, {})}
 
 
 def leases(connection: Connection) -> dict[str, int]:

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, String, cast, delete, func, insert, literal, select, update
+from sqlalchemy import Connection, String, bindparam, cast, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from batchsched.clock import IdSource
+from batchsched.queue.hot import Hot
 from batchsched.queue.rows import Row, every
 from batchsched.queue.tables import batches, deliveries
 from batchsched.settings import Webhook
@@ -27,20 +28,29 @@ def announce(
 ) -> None:
     """A batch entered its last state, or what else is to be told of it, in the same transaction. `again`: more often than once in
     a round; `data`: told beside its id."""
+    name = f"{batch_id}_{what}_{now.isoformat() if again else ''}_"
+    _ANNOUNCE.changed(connection, [{"batch": batch_id, "named": name, "kind": f"batch.{what}", "now": now, "told": data}])
+
+
+def _announcing() -> Hot:
+    now = bindparam("now", type_=deliveries.c.created_at.type)
     values: dict[str, Any] = {
-        "id": literal(f"{batch_id}_{what}_{now.isoformat() if again else ''}_") + cast(batches.c.round, String),
+        "id": bindparam("named", type_=String()) + cast(batches.c.round, String),
         "tenant": batches.c.tenant,
         "hook": literal(NOBODY),
         "batch_id": batches.c.id,
-        "type": literal(f"batch.{what}"),
+        "type": bindparam("kind", type_=String()),
         "state": literal("pending"),
         "attempts": literal(0),
-        "created_at": literal(now, deliveries.c.created_at.type),
-        "due_at": literal(now, deliveries.c.due_at.type),
-        "data": literal(data, deliveries.c.data.type),
+        "created_at": now,
+        "due_at": now,
+        "data": bindparam("told", type_=deliveries.c.data.type),
     }
-    source = select(*(value.label(name) for name, value in values.items())).where(batches.c.id == batch_id)
-    connection.execute(upsert(deliveries).from_select(list(values), source).on_conflict_do_nothing())
+    source = select(*(value.label(name) for name, value in values.items())).where(batches.c.id == bindparam("batch"))
+    return Hot(upsert(deliveries).from_select(list(values), source).on_conflict_do_nothing())
+
+
+_ANNOUNCE = _announcing()
 
 
 def unaddressed(connection: Connection, limit: int = 100) -> list[Row]:

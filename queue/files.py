@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, delete, func, insert, literal, null, or_, select, union_all
 
 from batchsched.errors import NotFound
+from batchsched.queue.hot import enter
 from batchsched.queue.rows import Row, beyond, every, first
 from batchsched.queue.tables import batches, files, tombstones
 from batchsched.queue.tenancy import Tenant, owned
@@ -20,7 +21,7 @@ _shown = [column for column in files.c if column.name != "facts"]  # facts may b
 
 def add(connection: Connection, *, tenant: str, **values: Any) -> None:
     """Record a file whose bytes are safely stored."""
-    connection.execute(insert(files).values(tenant=tenant, **values))
+    enter(connection, files, [{"tenant": tenant, **values}])
 
 
 def get(connection: Connection, file_id: str, tenant: Tenant, *, lock: bool = False) -> Row:

@@ -11,7 +11,6 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
-    Executable,
     Float,
     Table,
     and_,
@@ -27,13 +26,31 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from batchsched.queue.rows import Row, every, first, step_of
+from batchsched.queue.hot import Hot
+from batchsched.queue.rows import Row, every, step_of
 from batchsched.queue.tables import batches, counters, forgotten, ledger
-from batchsched.queue.tenancy import Tenant, owned
+from batchsched.queue.tenancy import Everybody, Tenant, owned
 
 TOGETHER = timedelta(seconds=10)
-_FIRST = upsert(counters)  # SQLite writes it in the same words
-_BUMP = _FIRST.on_conflict_do_update(index_elements=["name"], set_={"value": counters.c.value + _FIRST.excluded.value})
+_FIRST = upsert(counters).values(name=bindparam("of_name"), value=bindparam("more"))  # SQLite writes it in the same words
+_BUMP = Hot(_FIRST.on_conflict_do_update(index_elements=["name"], set_={"value": counters.c.value + _FIRST.excluded.value}))
+_SUMMED = ("busy_s", "energy_j", "host_j", "requests", "input_tokens", "cached_tokens", "output_tokens")
+_ALIKE = ("model", "energy_source", "host_source", "mark")
+_TOLD = ("batch_id", "chunk_id", "pool", "started_at", "ended_at", "startup_s", "lengths", *_ALIKE, *_SUMMED)
+_USUAL: Row = {"host_j": 0.0, "host_source": "unmeasured", "mark": "", "startup_s": 0.0, "lengths": None}
+_OF_CHUNK = (ledger.c.chunk_id == bindparam("chunk"), ledger.c.pool == bindparam("on_pool"))
+_LAST = Hot(select(ledger).where(*_OF_CHUNK).order_by(ledger.c.id.desc()).limit(1))
+_GROW = Hot(
+    update(ledger)
+    .where(ledger.c.id == bindparam("entry"))
+    .values({name: bindparam(f"new_{name}") for name in ("ended_at", "lengths", *_SUMMED)})
+)
+_BATCHS = {name: select(batches.c[name]).where(batches.c.id == bindparam("new_batch_id")) for name in ("tenant", "endpoint")}
+_ENTER = Hot(
+    insert(ledger)
+    .inline()
+    .values({name: query.scalar_subquery() for name, query in _BATCHS.items()} | {n: bindparam(f"new_{n}") for n in _TOLD})
+)
 
 
 def add(connection: Connection, **values: Any) -> bool:
@@ -42,28 +59,17 @@ def add(connection: Connection, **values: Any) -> bool:
 
     Spans of a chunk follow each other, so that short ones are kept as one of up to ten seconds.
     """
-    values = {"host_j": 0.0, "host_source": "unmeasured", "mark": "", **values}
-    mine = (ledger.c.chunk_id == values["chunk_id"], ledger.c.pool == values["pool"])
-    last = first(connection, select(ledger).where(*mine).order_by(ledger.c.id.desc()).limit(1))
+    values = {**_USUAL, **values}
+    last = _LAST.first(connection, {"chunk": values["chunk_id"], "on_pool": values["pool"]})
     if last and values["started_at"] < last["ended_at"] and values["ended_at"] <= last["ended_at"]:
         return False
     if last and _continues(last, values):
-        sums: dict[str, Any] = {name: last[name] + values[name] for name in _SUMMED}
-        if values.get("lengths"):
-            sums["lengths"] = dict(Counter(last["lengths"] or {}) + Counter(values["lengths"]))
-        connection.execute(update(ledger).where(ledger.c.id == last["id"]).values(ended_at=values["ended_at"], **sums))
+        grown = {f"new_{name}": last[name] + values[name] for name in _SUMMED}
+        lengths = dict(Counter(last["lengths"] or {}) + Counter(values["lengths"])) if values["lengths"] else last["lengths"]
+        _GROW.changed(connection, [{"entry": last["id"], "new_ended_at": values["ended_at"], "new_lengths": lengths, **grown}])
     else:
-        of_batch = {
-            name: select(batches.c[name]).where(batches.c.id == values["batch_id"]).scalar_subquery()
-            for name in ("tenant", "endpoint")
-        }
-        connection.execute(insert(ledger).values(**of_batch, **values))
+        _ENTER.changed(connection, [{f"new_{name}": values[name] for name in _TOLD}])
     return True
-
-
-_SUMMED = ("busy_s", "energy_j", "host_j", "requests", "input_tokens", "cached_tokens", "output_tokens")
-
-_ALIKE = ("model", "energy_source", "host_source", "mark")
 
 
 def _continues(last: Row, values: dict[str, Any]) -> bool:
@@ -77,7 +83,6 @@ def of_batch(connection: Connection, batch_id: str) -> list[Row]:
     return every(connection, query)
 
 
-STRETCH_S = 600
 STEP_S = 300
 DAY_S = 86_400
 _EACH = ("batch_id", "model", "pool", "energy_source", "host_source", "mark")
@@ -160,73 +165,50 @@ def busy_of_days(connection: Connection, start: datetime, end: datetime, pools: 
 
 
 def newest(connection: Connection, model: str, pool: str) -> tuple[int, datetime] | None:
-    """The newest entry of a model on a pool, its number and end: as long as that is the same, `recent` is."""
-    found = first(connection, _NEWEST, {"model": model, "pool": pool})
+    """The newest entry of a model on a pool, its number and end: as long as that is the same, `entries` are."""
+    found = _NEWEST.first(connection, {"model": model, "pool": pool})
     return (found["id"], found["ended_at"]) if found else None
 
 
-def recent(connection: Connection, model: str, pool: str, limit: int = 1000) -> list[Row]:
-    """The newest entries of a model on a pool over all batches: what profiles learn from. Single entries are too short to say
-    much, so those of a chunk are summed up, ten minutes of it at most; engine starts stay apart."""
-    return every(connection, _RECENT, {"model": model, "pool": pool, "limit": limit})
+def entries(connection: Connection, model: str, pool: str, *, after: int = 0, limit: int = 1000) -> list[Row]:
+    """The newest entries of a model on a pool behind that of the number `after`, over all batches, in order: what profiles learn
+    from. `energy_j` holds the host's."""
+    return _ENTRIES.rows(connection, {"model": model, "pool": pool, "after": after, "limit": limit})[::-1]
 
 
 _OF_KIND = (ledger.c.model == bindparam("model"), ledger.c.pool == bindparam("pool"))
-_NEWEST = select(ledger.c.id, ledger.c.ended_at).where(*_OF_KIND).order_by(ledger.c.id.desc()).limit(1)
-
-
-def _recent() -> Executable:
-    newest = select(ledger).where(*_OF_KIND).order_by(ledger.c.id.desc()).limit(bindparam("limit")).subquery()
-    began = func.min(newest.c.started_at).over(partition_by=(newest.c.chunk_id, newest.c.pool, newest.c.model))
-    some = select(newest, (extract("epoch", newest.c.started_at) - extract("epoch", began)).label("into_s")).subquery()
-    stretch = some.c.into_s - some.c.into_s % literal_column(str(STRETCH_S))
-    source = some.c.energy_source
-    # A sum is as good as the worst of its parts.
-    worst = func.min(case((source == "unmeasured", 0), (source == "modelled", 1), else_=2))
-    return select(
-        some.c.model,
-        some.c.pool,
-        func.max(some.c.ended_at).label("ended_at"),
-        func.sum(some.c.busy_s).label("busy_s"),
-        func.sum(some.c.energy_j + some.c.host_j).label("energy_j"),
-        case((worst == 0, "unmeasured"), (worst == 1, "modelled"), else_=func.max(source)).label("energy_source"),
-        func.max(some.c.startup_s).label("startup_s"),
-        func.sum(some.c.input_tokens).label("input_tokens"),
-        func.sum(some.c.output_tokens).label("output_tokens"),
-    ).group_by(some.c.chunk_id, some.c.pool, some.c.model, stretch, case((some.c.startup_s > 0, some.c.id), else_=0))
-
-
-_RECENT = _recent()
-
-
-def lately(connection: Connection, model: str, pool: str, limit: int = 600) -> list[Row]:
-    """The newest entries of a model on a pool as they are, ten seconds each at most, in time order: how its speed changes while a
-    chunk runs. Engine starts are left out."""
-    return every(connection, _LATELY, {"model": model, "pool": pool, "limit": limit})
-
-
-_SEEN = ("chunk_id", "model", "pool", "ended_at", "busy_s", "requests", "input_tokens", "output_tokens", "energy_source")
-
-
-def _lately() -> Executable:
-    wanted = (ledger.c[name] for name in (*_SEEN, "id", "startup_s", "energy_j", "host_j"))
-    some = select(*wanted).where(*_OF_KIND).order_by(ledger.c.id.desc()).limit(bindparam("limit")).subquery()
-    shown = [*(some.c[name] for name in _SEEN), (some.c.energy_j + some.c.host_j).label("energy_j")]
-    return select(*shown).where(some.c.startup_s <= 0).order_by(some.c.ended_at, some.c.id)
-
-
-_LATELY = _lately()
+_NEWEST = Hot(select(ledger.c.id, ledger.c.ended_at).where(*_OF_KIND).order_by(ledger.c.id.desc()).limit(1))
+_SEEN = (
+    "id", "chunk_id", "model", "pool", "started_at", "ended_at", "busy_s", "requests", "input_tokens", "output_tokens",
+    "energy_source", "startup_s",
+)  # fmt: skip
+_ENTRIES = Hot(
+    select(*(ledger.c[name] for name in _SEEN), (ledger.c.energy_j + ledger.c.host_j).label("energy_j"))
+    .where(*_OF_KIND, ledger.c.id > bindparam("after"))
+    .order_by(ledger.c.id.desc())
+    .limit(bindparam("limit"))
+)
 
 
 def answers(connection: Connection, tenant: Tenant, model: str, endpoint: str, limit: int = 1000) -> list[Row]:
     """How long answers of a model at an endpoint and their prompts were, by the newest entries, newest first: `batch_id`,
     `lengths`, `requests`, `input_tokens`, and `line_bytes` in the mean of the batch."""
-    kind = (ledger.c.model == model, ledger.c.endpoint == endpoint, ledger.c.requests > 0)
-    newest = select(ledger).where(owned(ledger, tenant), *kind).order_by(ledger.c.id.desc()).limit(limit).subquery()
+    whose = {} if isinstance(tenant, Everybody) else {"owner": tenant}
+    return _ANSWERS[bool(whose)].rows(connection, {"model": model, "endpoint": endpoint, "limit": limit, **whose})
+
+
+def _answers(*such: ColumnElement[bool]) -> Hot:
+    kind = (ledger.c.model == bindparam("model"), ledger.c.endpoint == bindparam("endpoint"))
+    such = (*kind, ledger.c.requests > literal_column("0"), *such)  # written out, so that the partial indexes serve
+    wanted = [ledger.c[name] for name in ("id", "batch_id", "lengths", "requests", "input_tokens")]
+    newest = select(*wanted).where(*such).order_by(ledger.c.id.desc()).limit(bindparam("limit")).subquery()
     line_bytes = (cast(batches.c.input_bytes, Float) / batches.c.total).label("line_bytes")
-    query = select(*(newest.c[name] for name in ("batch_id", "lengths", "requests", "input_tokens")), line_bytes)
-    query = query.join(batches, batches.c.id == newest.c.batch_id).where(batches.c.total > 0)
-    return every(connection, query.order_by(newest.c.id.desc()))
+    query = select(*(newest.c[column.name] for column in wanted[1:]), line_bytes)
+    return Hot(query.join(batches, batches.c.id == newest.c.batch_id).where(batches.c.total > 0).order_by(newest.c.id.desc()))
+
+
+_ANSWERS = {False: _answers(), True: _answers(ledger.c.tenant == bindparam("owner"))}
+"""By: of one tenant alone?"""
 
 
 def tokens_since(connection: Connection, tenant: str, at: datetime) -> int:
@@ -245,7 +227,7 @@ def energy_since(connection: Connection, tenant: str, at: datetime) -> list[Row]
 
 def bump(connection: Connection, name: str, by: int = 1) -> None:
     """Add to a lasting counter. Others that add to it wait for this transaction: let it be among its last steps."""
-    connection.execute(_BUMP, {"name": name, "value": by})
+    _BUMP.changed(connection, [{"of_name": name, "more": by}])
 
 
 def counted(connection: Connection) -> dict[str, int]:

@@ -12,13 +12,15 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, delete, func, insert, select
 
+from batchsched.queue.hot import Hot
 from batchsched.queue.rows import Row, first
 from batchsched.queue.tables import leadership, plans
 
 PRUNED_AT_ONCE = 50
 """The rows are large: a step that takes many of them would keep writers waiting."""
 _LEVEL = 1
-_NEWEST = select(func.max(plans.c.id))
+_NEWEST = select(func.max(plans.c.id).label("newest"))
+_NUMBER = Hot(_NEWEST)
 
 
 def add(connection: Connection, made_at: datetime, body: dict[str, Any], epoch: int = 0) -> int | None:
@@ -34,7 +36,7 @@ def add(connection: Connection, made_at: datetime, body: dict[str, Any], epoch: 
 
 def newest(connection: Connection) -> int:
     """The number of the plan in force; 0 before the first. Cheap: asked at every claim."""
-    return int(connection.scalar(_NEWEST) or 0)
+    return int(_NUMBER.rows(connection, {})[0]["newest"] or 0)
 
 
 def latest(connection: Connection, by: datetime | None = None) -> Row | None:

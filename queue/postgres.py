@@ -70,6 +70,7 @@ class Postgres:
     def read(self) -> Generator[Connection]:
         """A read-only transaction over one snapshot."""
         with self._reader.connect() as connection:
+            connection.begin()
             yield connection
 
     def aside(self, name: str, *, idle_s: int) -> Engine:

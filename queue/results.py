@@ -205,14 +205,14 @@ class Recorder:
         """Enter what a chunk took into the ledger: all of it, also where the results were duplicates, for it was spent."""
         if meter is None:
             return
-        batch = batches.get(connection, chunk["batch_id"], ANY)
+        tenant, model = batches.whose(connection, chunk["batch_id"])
         busy_s = max(0.0, meter.busy_s)
         entered = ledger.add(
             connection,
             batch_id=chunk["batch_id"],
             chunk_id=chunk["id"],
             pool=chunk["pool"],
-            model=chunk["model"] or batch["model"],
+            model=chunk["model"] or model,
             started_at=meter.started_at,
             ended_at=max(meter.started_at, meter.ended_at),
             busy_s=busy_s,
@@ -229,7 +229,7 @@ class Recorder:
             lengths=_lengths(results),
         )
         if entered:
-            shares.charge(connection, batch["tenant"], busy_s / self._weights.get(batch["tenant"], 1.0))
+            shares.charge(connection, tenant, busy_s / self._weights.get(tenant, 1.0))
 
 
 def unfinished(store: Store, chunk: Row, done: set[int], input_file_id: str) -> list[tuple[int, str]]:

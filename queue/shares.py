@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from batchsched.queue.hot import Hot
 from batchsched.queue.tables import shares
 
 _FIRST = insert(shares)  # SQLite writes it in the same words
 _KEY = [shares.c.tenant]
-_CHARGE = _FIRST.on_conflict_do_update(index_elements=_KEY, set_={"served_s": shares.c.served_s + _FIRST.excluded.served_s})
+_MORE = insert(shares).values(tenant=bindparam("of_tenant"), served_s=bindparam("more_s"), active=False)
+_CHARGE = Hot(_MORE.on_conflict_do_update(index_elements=_KEY, set_={"served_s": shares.c.served_s + _MORE.excluded.served_s}))
+_SERVED = Hot(select(shares.c.tenant, shares.c.served_s))
 _BEGIN = _FIRST.on_conflict_do_update(index_elements=_KEY, set_={"served_s": _FIRST.excluded.served_s, "active": True})
 
 
 def served(connection: Connection) -> dict[str, float]:
     """`served_s` by tenant."""
-    return {row.tenant: row.served_s for row in connection.execute(select(shares.c.tenant, shares.c.served_s))}
+    return {row["tenant"]: row["served_s"] for row in _SERVED.rows(connection, {})}
 
 
 def charge(connection: Connection, tenant: str, served_s: float) -> None:
     """A tenant was served for so long, weighted. The last statement of its transaction, if it can be: others wait for the row."""
-    connection.execute(_CHARGE, {"tenant": tenant, "served_s": served_s, "active": False})
+    _CHARGE.changed(connection, [{"of_tenant": tenant, "more_s": served_s}])
 
 
 def settle(

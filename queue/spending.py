@@ -9,35 +9,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from batchsched.queue.hot import Hot
 from batchsched.queue.rows import Row, every
 from batchsched.queue.tables import batches, spending, workers
 from batchsched.queue.tenancy import Tenant, owned
 from batchsched.units import start_of_hour
 from batchsched.wire import Spent, SpentPart
 
-_FIRST = insert(spending)  # SQLite writes it in the same words
-_ADD = _FIRST.on_conflict_do_update(
-    index_elements=list(spending.primary_key.columns),
-    set_={name: spending.c[name] + _FIRST.excluded[name] for name in ("seconds", "energy_j")},
+_NEW: dict[str, Any] = {column.name: bindparam(f"new_{column.name}") for column in spending.c}
+_FIRST = insert(spending).values(_NEW)  # SQLite writes it in the same words
+_ADD = Hot(
+    _FIRST.on_conflict_do_update(
+        index_elements=list(spending.primary_key.columns),
+        set_={name: spending.c[name] + _FIRST.excluded[name] for name in ("seconds", "energy_j")},
+    )
+)
+_NUMBERED = Hot(
+    update(workers)
+    .where(workers.c.id == bindparam("worker"), workers.c.spent_number < bindparam("number"))
+    .values(spent_number=bindparam("new_number"))
+    .returning(workers.c.pool)
 )
 
 
 def add(connection: Connection, worker_id: str, said: Sequence[Spent]) -> None:
     """Enter what a worker said, each of its messages once. Nothing is entered for a worker that is not known."""
     for spent in said:
-        later = (workers.c.id == worker_id, workers.c.spent_number < spent.number)
-        statement = update(workers).where(*later).values(spent_number=spent.number).returning(workers.c.pool)
-        pool = connection.scalar(statement)
-        if pool is not None and spent.parts:
-            connection.execute(_ADD, [_row(pool, part) for part in spent.parts])
+        known = _NUMBERED.first(connection, {"worker": worker_id, "number": spent.number, "new_number": spent.number})
+        if known is not None and spent.parts:
+            _ADD.changed(connection, [_row(known["pool"], part) for part in spent.parts])
 
 
 def _row(pool: str, part: SpentPart) -> dict[str, object]:
-    return {
+    values = {
         "pool": pool,
         "hour": start_of_hour(part.started_at),
         "kind": part.kind,
@@ -46,6 +55,7 @@ def _row(pool: str, part: SpentPart) -> dict[str, object]:
         "seconds": max(0.0, part.seconds),
         "energy_j": max(0.0, part.energy_j),
     }
+    return {f"new_{name}": value for name, value in values.items()}
 
 
 def of_pools(connection: Connection, start: datetime, end: datetime) -> list[Row]:

@@ -7,18 +7,24 @@ and together they cannot hand out more than the plan's share by more than a chun
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
+from batchsched.queue.hot import Hot
 from batchsched.queue.tables import tallies
 
 Tally = dict[tuple[str, str], float]
 
-_FIRST = insert(tallies)  # SQLite writes it in the same words
-_ADD = _FIRST.on_conflict_do_update(
-    index_elements=[tallies.c.batch_id, tallies.c.pool], set_={"requests": tallies.c.requests + _FIRST.excluded.requests}
+_NEW: dict[str, Any] = {column.name: bindparam(f"new_{column.name}") for column in tallies.c}
+_FIRST = insert(tallies).values(_NEW)  # SQLite writes it in the same words
+_ADD = Hot(
+    _FIRST.on_conflict_do_update(
+        index_elements=[tallies.c.batch_id, tallies.c.pool], set_={"requests": tallies.c.requests + _FIRST.excluded.requests}
+    )
 )
+_OF_POOL = Hot(select(tallies.c.batch_id, tallies.c.requests).where(tallies.c.pool == bindparam("on_pool")))
 
 
 def of_all(connection: Connection) -> Tally:
@@ -28,13 +34,16 @@ def of_all(connection: Connection) -> Tally:
 
 def of_pool(connection: Connection, pool: str) -> dict[str, float]:
     """A pool's tallies, by batch."""
-    query = select(tallies.c.batch_id, tallies.c.requests).where(tallies.c.pool == pool)
-    return {row.batch_id: row.requests for row in connection.execute(query)}
+    return {row["batch_id"]: row["requests"] for row in _OF_POOL.rows(connection, {"on_pool": pool})}
 
 
 def add(connection: Connection, batch_id: str, pool: str, requests: float) -> None:
     """So many requests of a batch were leased by a pool."""
-    connection.execute(_ADD, {"batch_id": batch_id, "pool": pool, "requests": requests})
+    _ADD.changed(connection, [_row(batch_id, pool, requests)])
+
+
+def _row(batch_id: str, pool: str, requests: float) -> dict[str, object]:
+    return {"new_batch_id": batch_id, "new_pool": pool, "new_requests": requests}
 
 
 def rebase(connection: Connection, leased: Mapping[tuple[str, str], float], seen: Tally) -> None:
@@ -43,9 +52,9 @@ def rebase(connection: Connection, leased: Mapping[tuple[str, str], float], seen
     What was leased after that look stays counted.
     """
     deltas = {key: leased.get(key, 0.0) - seen.get(key, 0.0) for key in sorted({*leased, *seen})}
-    rows = [{"batch_id": batch_id, "pool": pool, "requests": delta} for (batch_id, pool), delta in deltas.items() if delta]
+    rows = [_row(batch_id, pool, delta) for (batch_id, pool), delta in deltas.items() if delta]
     if rows:
-        connection.execute(_ADD, rows)
+        _ADD.changed(connection, rows)
     connection.execute(delete(tallies).where(tallies.c.requests < 0.5))
 
 

@@ -22,7 +22,7 @@ def add(connection: Connection, measured: Sequence[Trial]) -> int:
 
 
 def recent(connection: Connection, limit: int = 500) -> list[Row]:
-    """The newest trials at full load of each model on each pool, in the columns of `ledger.recent`: what profiles learn from."""
+    """The newest trials at full load of each model on each pool, in columns like those of `ledger.entries`: to learn from."""
     known = [trials.c[name] for name in ("model", "pool", "ended_at", "busy_s", "energy_j", "energy_source", "startup_s")]
     place = func.row_number().over(partition_by=(trials.c.model, trials.c.pool), order_by=(trials.c.ended_at.desc(), trials.c.id))
     ranked = select(*known, trials.c.input_tokens, trials.c.output_tokens, place.label("place")).where(trials.c.qps.is_(None))

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, extract, func, insert, literal_column, select, update
+from sqlalchemy import Connection, and_, bindparam, case, extract, func, insert, literal_column, select, update
 
 from batchsched.errors import NotFound
-from batchsched.queue.rows import Row, every, first
+from batchsched.queue.hot import Hot
+from batchsched.queue.rows import Row, every
 from batchsched.queue.tables import workers
 
 # Written out, so that the partial index serves.
 _IS_ACTIVE = workers.c.state == literal_column("'active'")
 _NOTHING: dict[str, Any] = {"preparing": None, "preparing_at": None}
+_MINE = workers.c.id == bindparam("worker")
+_ONE = Hot(select(workers).where(_MINE))
+_FINISHED = Hot(update(workers).where(_MINE).values(finished=workers.c.finished + 1))
+
+
+@cache
+def _seen(told: tuple[str, ...]) -> Hot:
+    """Of a worker that told these."""
+    news: dict[str, Any] = {name: bindparam(f"new_{name}") for name in ("seen_at", *told)}
+    return Hot(update(workers).where(_MINE).values(state="active", **news))
 
 
 def add(connection: Connection, *, now: datetime, **values: Any) -> None:
@@ -24,7 +36,7 @@ def add(connection: Connection, *, now: datetime, **values: Any) -> None:
 
 def get(connection: Connection, worker_id: str) -> Row:
     """One worker. Raises NotFound."""
-    row = first(connection, select(workers).where(workers.c.id == worker_id))
+    row = _ONE.first(connection, {"worker": worker_id})
     if row is None:
         raise NotFound(f"There is no worker '{worker_id}'; register again.", param="worker_id")
     return row
@@ -32,8 +44,8 @@ def get(connection: Connection, worker_id: str) -> Row:
 
 def seen(connection: Connection, worker_id: str, now: datetime, **values: Any) -> None:
     """A worker gave a sign of life. Raises NotFound."""
-    statement = update(workers).where(workers.c.id == worker_id).values(seen_at=now, state="active", **values)
-    if connection.execute(statement).rowcount != 1:
+    told = {f"new_{name}": value for name, value in {"seen_at": now, **values}.items()}
+    if _seen(tuple(sorted(values))).changed(connection, [{"worker": worker_id, **told}]) != 1:
         raise NotFound(f"There is no worker '{worker_id}'; register again.", param="worker_id")
 
 
@@ -122,7 +134,7 @@ def desks(connection: Connection, server: str, since: datetime) -> dict[str, int
 
 def finished(connection: Connection, worker_id: str) -> None:
     """It finished a chunk with an answer in it."""
-    connection.execute(update(workers).where(workers.c.id == worker_id).values(finished=workers.c.finished + 1))
+    _FINISHED.changed(connection, [{"worker": worker_id}])
 
 
 def failed(connection: Connection, worker_id: str) -> None:

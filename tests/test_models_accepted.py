@@ -141,8 +141,8 @@ def test_what_is_written_down_is_the_model_that_served(greedy: LiveServer) -> No
         assert {row["model"] for row in ledger.of_batch(connection, batch["id"])} == {"small"}
         kinds = {model: ledger.answers(connection, "default", model, "/v1/chat/completions") for model in ("big", "small")}
         assert {model for model, rows in kinds.items() if rows} == {"small"}
-        assert ledger.recent(connection, "small", "old")
-        assert not ledger.recent(connection, "big", "old")
+        assert ledger.entries(connection, "small", "old")
+        assert not ledger.entries(connection, "big", "old")
     report = greedy.get(f"{PREFIX}/batches/{batch['id']}/report")
     big = greedy.runtime.scheduler.observer.current_profiles()["big", "new"]
     assert report["baseline"]["terms"]["energy_j"] == pytest.approx(big.energy_j(50 * 3, 50 * 5))

@@ -37,7 +37,8 @@ def allowances(
     what the planner gave to the earliest deadline. Crumbs open nothing until they come to half a request: a chunk is more than
     that. `leased`: requests of each job leased so far, as the tally counts them.
     """
-    keys = {name: key for name, job in jobs.items() if (key := key_now(plan, job, pool, now_s))}
+    asked = dict.fromkeys([*(a.batch_id for a in plan.on(pool)), *leased])
+    keys = {name: key for name in asked if name in jobs and (key := key_now(plan, jobs[name], pool, now_s))}
     models = {name: jobs[name].configuration(key).model for name, key in keys.items()}
     begun: dict[str, float] = defaultdict(float)
     open_now: set[str] = set()
@@ -50,7 +51,7 @@ def allowances(
     open_now |= {name for name in crumbs if begun[name] - leased.get(name, 0.0) >= _LEAST}
     room_s: dict[str, float] = defaultdict(float)
     by_s: dict[str, float] = {}
-    for name in {*begun, *(leased.keys() & keys.keys())}:
+    for name in dict.fromkeys([*begun, *(name for name in leased if name in keys)]):  # in an order, since sums hang on it
         job, left, model = jobs[name], begun.get(name, 0.0) - leased.get(name, 0.0), models[name]
         room_s[model] += left * request_s(job, keys[name])
         if name in open_now and left > _EPS:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import lru_cache
-from statistics import NormalDist
 
 import msgspec
 
@@ -21,6 +20,9 @@ _STEPS_PER_E = 20
 _RARE = 0.02
 """Failures this much rarer than the misses that are allowed change nothing."""
 _HALVINGS = 7
+_ROOT = math.sqrt(2.0)
+_NOTHING = 1e-20
+"""Failures this unlikely, and more than expected, add nothing to a sum of probabilities."""
 _MANY = 100
 """More failures than this make a steady loss."""
 
@@ -71,22 +73,24 @@ class Doubt(msgspec.Struct, frozen=True):
         if times <= 0 or not math.isfinite(times):
             return float(times > 0)
         if self.stops * self.stop <= 0:
-            return self._within(times)
+            return _within(times, self.spread)
         if self.stops > _MANY:
             steady = Doubt(self.spread, math.sqrt(self.stops) * self.stop)
-            return steady._within(times - self.stops * self.stop)
-        total, term = 0.0, math.exp(-self.stops)
+            return _within(times - self.stops * self.stop, steady.spread)
+        total, term, spread = 0.0, math.exp(-self.stops), self.spread
         for n in range(4 * _MANY):
-            if n * self.stop >= times:
+            if n * self.stop >= times or (term < _NOTHING and n > self.stops):
                 break
-            total += term * self._within(times - n * self.stop)
+            total += term * _within(times - n * self.stop, spread)
             term *= self.stops / (n + 1)
         return min(1.0, total)
 
-    def _within(self, times: float) -> float:
-        if self.spread <= 0:
-            return float(times >= 1 - 1e-9)
-        return NormalDist().cdf((math.log(times) + self.spread**2 / 2) / self.spread) if times > 0 else 0.0
+
+def _within(times: float, spread: float) -> float:
+    """The probability that a lognormal of mean 1 stays within so many times it."""
+    if spread <= 0:
+        return float(times >= 1 - 1e-9)
+    return 0.5 * (1.0 + math.erf((math.log(times) + spread**2 / 2) / spread / _ROOT)) if times > 0 else 0.0
 
 
 def doubts(job: Job, supplies: Mapping[str, tuple[Supply, float]]) -> dict[str, Doubt]:

@@ -199,6 +199,8 @@ class Job(msgspec.Struct, frozen=True):
 
     def keys_on(self, pool: str) -> list[str]:
         """Its names for configurations that a pool's workers lease for, the fastest first."""
+        if not self.configurations:
+            return [pool] if pool in self.seconds_on else []
         mine = [key for key in self.seconds_on if self.configuration(key).pool == pool]
         return sorted(mine, key=lambda key: (self.seconds_on[key], key))
 
@@ -215,6 +217,10 @@ class Job(msgspec.Struct, frozen=True):
         if not self.configurations:
             return list(self.seconds_on)
         return list(dict.fromkeys(self.configuration(key).pool for key in self.seconds_on))
+
+    def goes_on(self, pool: str) -> bool:
+        """Is it one of `pools`?"""
+        return pool in (self.pools if self.configurations else self.seconds_on)
 
     @property
     def work_on(self) -> dict[str, float]:

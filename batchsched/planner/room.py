@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from statistics import NormalDist
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from batchsched.planner.doubt import Doubt
-from batchsched.planner.problem import SURE, Job, Problem
+from batchsched.planner.problem import Configuration, Job, Problem
 
 _EPS = 1e-9
 Array = NDArray[np.float64]
@@ -80,6 +81,16 @@ def chances(problem: Problem, variants: Sequence[Job]) -> list[float]:
     return [found[n] for n in range(len(variants))]
 
 
+class _Usable(NamedTuple):
+    """The places of a job, the fastest first."""
+
+    rows: NDArray[np.intp]
+    seconds: Array
+    """That it can use of each slot, by place."""
+    per_second: Array
+    """What share of its work a second does there."""
+
+
 class _Walk:
     """Jobs take their expected work in the order of their deadlines, each on all of its places at once."""
 
@@ -91,6 +102,13 @@ class _Walk:
         shape = (len(problem.pools), len(problem.slots))
         self._capacity = np.array([pool.capacity for pool in problem.pools], float).reshape(shape)
         self._free = self._capacity * self._lengths
+        self._loaded = {pool.name: frozenset(pool.loaded) for pool in problem.pools}
+        supplies = [pool.supply for pool in problem.pools]
+        self._lasting, self._passing, self._steady_s, self._failures_per_h, self._repair_s = (
+            np.array([(s.sigma, s.slot_sigma, s.steady_s, s.failures_per_replica_h, s.repair_s) for s in supplies], float)
+            .reshape(-1, 5)
+            .T
+        )
         self._models: dict[str, int] = {}
         self.waiting: list[Job] = []
         # Of each job that has taken its work: seconds by pool, deviation over mean, its model's part of that, its model.
@@ -108,50 +126,49 @@ class _Walk:
 
     def _take(self, job: Job) -> None:
         usable, n = self._usable(job, job.deadline_s), self._count
-        work = job.work_on
-        rate = sum((seconds / work[name] for name, seconds in usable.items()), np.zeros(len(self._starts)))
+        rate = usable.per_second @ usable.seconds
         left, self._relative[n] = _at_most(job.spread, float(rate.sum()))
         used = np.clip((left - np.cumsum(rate) + rate) / np.maximum(rate, _EPS), 0.0, 1.0)
-        for name, seconds in usable.items():
-            self._free[self._index[name]] -= seconds * used
-            self._seconds[n, self._index[name]] = float((seconds * used).sum())
+        taken = usable.seconds * used
+        self._free[usable.rows] -= taken
+        self._seconds[n, usable.rows] = taken.sum(axis=1)
         self._common[n] = job.sigma / job.spread if job.spread > 0 else 0.0
         self._model[n] = self._models.setdefault(job.model, len(self._models))
         self._count += 1
 
-    def _usable(self, job: Job, until_s: float) -> dict[str, Array]:
-        """Seconds that it can use of each slot on its places, the fastest first, as far as it is wide."""
+    def _usable(self, job: Job, until_s: float) -> _Usable:
+        """What it can use until an instant: all that is free on the fastest place, of the next as far as it is wider, etc."""
         lengths = np.clip(until_s - self._starts, 0.0, self._lengths)
-        width_s, found, work = job.width * lengths, dict[str, Array](), job.work_on
-        for name in sorted(work.keys() & self._index.keys(), key=lambda n: (work[n], n)):
-            if work[name] > 0:
-                p = self._index[name]
-                found[name] = np.minimum(np.minimum(self._free[p], self._capacity[p] * lengths), width_s)
-                width_s = width_s - found[name]
-        return found
+        places = sorted((seconds, name) for name, seconds in job.work_on.items() if seconds > 0 and name in self._index)
+        rows = np.array([self._index[name] for _, name in places], np.intp)
+        free = np.minimum(self._free[rows], self._capacity[rows] * lengths)
+        so_far = np.minimum(np.cumsum(free, axis=0), job.width * lengths)
+        seconds = np.maximum(np.diff(so_far, axis=0, prepend=0.0), 0.0)
+        return _Usable(rows, seconds, 1.0 / np.array([seconds for seconds, _ in places], float))
 
     def room(self, job: Job, until_s: float) -> Room:
         """What is open to it after all that has been taken."""
         usable = self._usable(job, until_s)
         per_second, shares = np.zeros(len(self._index)), np.zeros(len(self._index))
-        startup, work = self._startup_s(job, usable), job.work_on
         beyond = max(1.0, until_s / self._problem.end_s) if self._problem.end_s > 0 else 0.0
-        for name, seconds in usable.items():
-            p, open_s = self._index[name], float(seconds.sum())
-            waste = min(startup, open_s)
-            startup -= waste
-            per_second[p] = 1.0 / work[name]
-            shares[p] = (open_s - waste) * per_second[p] * beyond
+        open_s = usable.seconds.sum(axis=1)
+        after_s = np.maximum(np.cumsum(open_s) - self._startup_s(job), 0.0)  # an engine start takes the first of it
+        per_second[usable.rows] = usable.per_second
+        shares[usable.rows] = np.minimum(np.diff(after_s, prepend=0.0), open_s) * usable.per_second * beyond
         taken = self._seconds[: self._count] * per_second
         worth = taken.sum(axis=1) * (self._relative[: self._count] > 0)
         doubt = self._doubt(job, worth, shares + taken.sum(axis=0), per_second, float(shares.sum()), until_s)
         return Room(float(shares.sum()), float(worth.sum()), doubt, job.remaining_requests > 0)
 
-    def _startup_s(self, job: Job, usable: Collection[str]) -> float:
+    def _startup_s(self, job: Job) -> float:
         """Of one engine start, where it is shortest."""
-        configs = {key: config for key in job.seconds_on if (config := job.configuration(key)).pool in usable}
-        starts = (0.0 if self._problem.ready(config) else job.startup_s_on[key] for key, config in configs.items())
+        able = {name for name, seconds in job.work_on.items() if seconds > 0 and name in self._index}
+        configs = {key: config for key in job.seconds_on if (config := job.configuration(key)).pool in able}
+        starts = (0.0 if self._ready(config) else job.startup_s_on[key] for key, config in configs.items())
         return min(starts, default=0.0)
+
+    def _ready(self, config: Configuration) -> bool:
+        return (config.model if config.plain else config.name) in self._loaded[config.pool]
 
     def _doubt(self, job: Job, worth: Array, open_to: Array, per_second: Array, times: float, until_s: float) -> Doubt:
         """Of the job's work and that of the earlier ones (`worth`), on places with so much room."""
@@ -165,15 +182,13 @@ class _Walk:
         own = math.log1p(float((each**2 * (1 - self._common[:n] ** 2)).sum()) + mine**2 * (1 - of_model**2))
         stops = lost = 0.0
         room = times + total - 1.0
-        for p, pool in enumerate(self._problem.pools):
-            here, supply = float(open_to[p]), pool.supply
-            if here > 0 and room > 0 and supply != SURE:
-                slots = max(1.0, min(until_s, self._problem.end_s) / supply.steady_s)
-                spread += (here / room * supply.sigma) ** 2
-                own += (here / room * supply.slot_sigma) ** 2 / slots
-                failures = supply.failures_per_replica_h * here / float(per_second[p]) / 3600
-                stops += failures
-                lost += failures * supply.repair_s * float(per_second[p])
+        if room > 0 and len(here := np.flatnonzero(open_to > 0)):
+            share, each = open_to[here] / room, per_second[here]
+            slots = np.maximum(1.0, min(until_s, self._problem.end_s) / self._steady_s[here])
+            spread += float(((share * self._lasting[here]) ** 2).sum())
+            own += float(((share * self._passing[here]) ** 2 / slots).sum())
+            failures = self._failures_per_h[here] * open_to[here] / each / 3600
+            stops, lost = float(failures.sum()), float((failures * self._repair_s[here] * each).sum())
         return Doubt(math.sqrt(spread), math.sqrt(own), stops, lost / stops / total if stops > 0 else 0.0)
 
 

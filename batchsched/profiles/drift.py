@@ -7,11 +7,12 @@ most against what single observations scatter. The scatter is taken from neighbo
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import pairwise
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from batchsched.profiles.profile import Drift
 
@@ -39,29 +40,27 @@ OF_PIECES = Caution(math.log(1.5), 0.15)
 def drifted(history: Sequence[tuple[datetime, float]], caution: Caution = OF_CHUNKS) -> Drift | None:
     """The latest sure change in a history of log times (observed over expected), in any order; None where it is steady."""
     ordered = sorted(history)
+    values = np.array([value for _, value in ordered], float)
     found: Drift | None = None
-    while (change := _change(ordered, caution)) is not None:
+    since = 0
+    while (change := _change(values[since:], caution)) is not None:
         cut, moved = change
-        found = Drift(ordered[cut][0], math.exp(moved))
-        ordered = ordered[cut:]
+        since += cut
+        found = Drift(ordered[since][0], math.exp(moved))
     return found
 
 
-def _change(ordered: Sequence[tuple[datetime, float]], caution: Caution) -> tuple[int, float] | None:
+def _change(values: NDArray[np.float64], caution: Caution) -> tuple[int, float] | None:
     """Where the later part begins, and by how much its mean lies above the earlier's."""
-    values = [value for _, value in ordered]
     count = len(values)
     if count < 2 * EACH_SIDE:
         return None
-    steps = [abs(b - a) for a, b in pairwise(values)]
     # The median of the absolute difference of two draws from a normal is 0.954 of its spread.
-    scatter = max(caution.scatter, statistics.median(steps) / 0.954)
-    total, before = math.fsum(values), math.fsum(values[:EACH_SIDE])
-    best, sure = (0, 0.0), SURE
-    for cut in range(EACH_SIDE, count - EACH_SIDE + 1):
-        moved = (total - before) / (count - cut) - before / cut
-        errors = abs(moved) / (scatter * math.sqrt(1 / cut + 1 / (count - cut)))
-        if abs(moved) >= caution.least and errors > sure:
-            best, sure = (cut, moved), errors
-        before += values[cut]
-    return best if best[0] else None
+    scatter = max(caution.scatter, float(np.median(np.abs(np.diff(values)))) / 0.954)
+    cuts, so_far = np.arange(EACH_SIDE, count - EACH_SIDE + 1), np.cumsum(values)
+    before = so_far[cuts - 1]
+    moved = (so_far[-1] - before) / (count - cuts) - before / cuts
+    errors = np.abs(moved) / (scatter * np.sqrt(1 / cuts + 1 / (count - cuts)))
+    errors[np.abs(moved) < caution.least] = 0.0
+    best = int(errors.argmax())
+    return (int(cuts[best]), float(moved[best])) if errors[best] > SURE else None

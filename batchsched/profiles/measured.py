@@ -18,9 +18,13 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from batchsched.profiles.drift import OF_PIECES, drifted
-from batchsched.profiles.profile import Profile, spread
+from batchsched.profiles.drift import OF_CHUNKS, OF_PIECES, Caution, drifted
+from batchsched.profiles.profile import Drift, Profile, spread
+
+Array = NDArray[np.float64]
 
 SIGMA_FLOOR = 0.1
 """Speed varies this much from hour to hour however well it is known."""
@@ -129,109 +133,80 @@ def update_all(priors: Mapping[str, Profile], observations: Iterable[Observation
     seen: dict[str, list[Observation]] = defaultdict(list)
     for o in observations:
         seen[o.pool].append(o)
-    elsewhere = {name: found for name, prior in priors.items() if (found := _glance(prior, seen.get(name, [])))}
+    here = {name: _Here(prior, seen.get(name, [])) for name, prior in priors.items()}
+    elsewhere = {name: found for name, one in here.items() if (found := one.glance())}
     return {
-        name: _updated(prior, seen.get(name, []), [found for other, found in elsewhere.items() if other != name])
-        for name, prior in priors.items()
+        name: _updated(priors[name], one, [found for other, found in elsewhere.items() if other != name])
+        for name, one in here.items()
     }
 
 
-def _updated(prior: Profile, here: Sequence[Observation], elsewhere: Sequence[_Glance]) -> Profile:
-    """`here`: what was seen of the model on this pool."""
-    usable = [o for o in here if _usable(o)]
-    own, pieces = [o for o in usable if not o.piece], [o for o in usable if o.piece]
-    start, variance = _other_pools(prior, elsewhere)
-    factors, apart = _posterior(prior, own, start, variance)
-    # Held against what all of it says: against the prior, a batch of other mixes would look like a change of the pool.
-    change = drifted([(o.at, math.log(o.busy_s / _seconds(prior, factors, o))) for o in own])
-    if change is not None:
-        own, pieces = ([o for o in some if o.at >= change.since] for some in (own, pieces))
-        factors, apart = _posterior(prior, own, start, variance)
-    sudden = drifted([(o.at, math.log(o.busy_s / _seconds(prior, factors, o))) for o in pieces], OF_PIECES)
-    if sudden is not None:  # in the middle of a chunk, which says nothing by itself then
-        change, own = sudden, [o for o in pieces if o.at >= sudden.since]
-        factors, apart = _posterior(prior, own, start, variance)
-    reading = _reading(prior, own)
-    sigma = (
-        min(prior.sigma, max(SIGMA_FLOOR, math.sqrt(spread(apart, reading)))) if own else min(prior.sigma, math.sqrt(variance))
-    )
-    watts, trust = _power_factor(prior, own)
-    return msgspec.structs.replace(
-        prior,
-        input_tokens_per_s=prior.input_tokens_per_s * math.exp(-factors[0]),
-        output_tokens_per_s=prior.output_tokens_per_s * math.exp(-factors[1]),
-        sigma=max(sigma, min(SIGMA_FLOOR, prior.sigma)),
-        apart=(max(apart[0], SIGMA_FLOOR**2), max(apart[1], SIGMA_FLOOR**2), max(apart[2], SIGMA_FLOOR**2)) if own else None,
-        power_w=prior.power_w * watts,
-        input_power_w=None if prior.input_power_w is None else prior.input_power_w * watts,
-        startup_s=_startup(prior, here),
-        source="measured" if own else prior.source,
-        observations=len(own),
-        drift=change,
-        with_host=prior.with_host + (1.0 - prior.with_host) * trust,
-    )
+class _Work(NamedTuple):
+    """Observations of work. An entry of an array for each."""
+
+    times: list[datetime]
+    at_s: Array
+    """The same in seconds since 1970."""
+    busy_s: Array
+    read_s: Array
+    """What its reading takes by the prior."""
+    write_s: Array
+    energy_j: Array
+    """NaN where nothing was measured."""
+
+    @staticmethod
+    def of(prior: Profile, seen: Sequence[Observation]) -> _Work:
+        """As the prior of its pool sees it."""
+        return _Work(
+            [o.at for o in seen],
+            np.array([o.at.timestamp() for o in seen], float),
+            np.array([o.busy_s for o in seen], float),
+            np.array([o.input_tokens for o in seen], float) / prior.input_tokens_per_s,
+            np.array([o.output_tokens for o in seen], float) / prior.output_tokens_per_s,
+            np.array([o.energy_j or np.nan for o in seen], float),
+        )
+
+    def only(self, such: NDArray[np.bool_]) -> _Work:
+        """Those for which it holds."""
+        rest = (self.at_s, self.busy_s, self.read_s, self.write_s, self.energy_j)
+        return _Work([time for time, holds in zip(self.times, such.tolist(), strict=True) if holds], *(one[such] for one in rest))
+
+    def since(self, at: datetime) -> _Work:
+        """What was seen from then on."""
+        return self.only(self.at_s >= at.timestamp())
+
+    def weights(self) -> Array:
+        """Long and new observations count most."""
+        age = (self.at_s.max() - self.at_s) / HALF_LIFE_S
+        weights: Array = np.minimum(1.0, self.busy_s / FULL_WEIGHT_S) * 0.5**age
+        return weights
+
+    def logs(self, factors: tuple[float, float] = (0.0, 0.0)) -> Array:
+        """Of the time over what it takes where reading and writing take these log factors longer than the prior says."""
+        expected_s = self.read_s * math.exp(factors[0]) + self.write_s * math.exp(factors[1])
+        logs: Array = np.log(self.busy_s / expected_s)
+        return logs
+
+    def drifted(self, factors: tuple[float, float], caution: Caution = OF_CHUNKS) -> Drift | None:
+        """Has the pool changed its speed, against these?"""
+        return drifted(list(zip(self.times, self.logs(factors).tolist(), strict=True)), caution)
 
 
-def _usable(o: Observation) -> bool:
-    return o.busy_s > 0 and o.input_tokens + o.output_tokens > 0
+class _Here:
+    """What was seen of a model on one pool: whole stays of chunks, pieces of them, starts of engines."""
 
+    def __init__(self, prior: Profile, seen: Sequence[Observation]) -> None:
+        usable = [o for o in seen if _usable(o)]
+        self.own = _Work.of(prior, [o for o in usable if not o.piece])
+        self.pieces = _Work.of(prior, [o for o in usable if o.piece])
+        self.starts = [(o.at, o.startup_s) for o in seen if o.startup_s is not None and o.startup_s > 0]
 
-def _seconds(prior: Profile, factors: tuple[float, float], o: Observation) -> float:
-    """What an observation's tokens take where reading and writing take these log factors longer than the prior says."""
-    reading_s, writing_s = o.input_tokens / prior.input_tokens_per_s, o.output_tokens / prior.output_tokens_per_s
-    return reading_s * math.exp(factors[0]) + writing_s * math.exp(factors[1])
-
-
-def _log_factor(prior: Profile, o: Observation) -> float:
-    return math.log(o.busy_s / prior.seconds(o.input_tokens, o.output_tokens))
-
-
-def _weights(observations: Sequence[Observation]) -> list[float]:
-    newest = max(o.at for o in observations)
-    return [min(1.0, o.busy_s / FULL_WEIGHT_S) * 0.5 ** ((newest - o.at).total_seconds() / HALF_LIFE_S) for o in observations]
-
-
-def _reading(prior: Profile, own: Sequence[Observation]) -> float:
-    """Share of the time that the observed work reads, by the prior; half where nothing was observed."""
-    total_s = sum(prior.seconds(o.input_tokens, o.output_tokens) for o in own)
-    return sum(o.input_tokens for o in own) / prior.input_tokens_per_s / total_s if own else 0.5
-
-
-def _posterior(
-    prior: Profile, own: Sequence[Observation], start: float, variance: float
-) -> tuple[tuple[float, float], tuple[float, float, float]]:
-    """Log factors of reading and writing, and their variances and covariance: the normal closest to the posterior at its mode.
-
-    Each observation is a line in the two unknowns, its slopes being the shares of its time that read and write.
-    """
-    both = TOGETHER * variance
-    if not own or variance <= 0:
-        return (start, start), (variance, variance, both)
-    weights = _weights(own)
-    precision = _inverse((variance, variance, both))
-    at = (start, start)
-    covariance = (variance, variance, both)
-    for _ in range(ROUNDS):
-        a, d, b = precision
-        pulls = (a * start + b * start, b * start + d * start)
-        for weight, o in zip(weights, own, strict=True):
-            read_s = o.input_tokens / prior.input_tokens_per_s * math.exp(at[0])
-            write_s = o.output_tokens / prior.output_tokens_per_s * math.exp(at[1])
-            share = read_s / (read_s + write_s)
-            sure = weight / OWN_SPREAD**2
-            level = math.log(o.busy_s / (read_s + write_s)) + share * at[0] + (1 - share) * at[1]
-            a, d, b = a + sure * share**2, d + sure * (1 - share) ** 2, b + sure * share * (1 - share)
-            pulls = (pulls[0] + sure * share * level, pulls[1] + sure * (1 - share) * level)
-        covariance = _inverse((a, d, b))
-        at = (covariance[0] * pulls[0] + covariance[2] * pulls[1], covariance[2] * pulls[0] + covariance[1] * pulls[1])
-    return at, covariance
-
-
-def _inverse(matrix: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Of a symmetric two by two matrix: both entries of the diagonal, then the other."""
-    a, d, b = matrix
-    determinant = a * d - b * b
-    return d / determinant, a / determinant, -b / determinant
+    def glance(self) -> _Glance | None:
+        """For other pools."""
+        if not self.own.times:
+            return None
+        weights = self.own.weights()
+        return _Glance(max(self.own.times), float(weights.sum()), float((weights * self.own.logs()).sum()))
 
 
 class _Glance(NamedTuple):
@@ -242,13 +217,85 @@ class _Glance(NamedTuple):
     moved: float
 
 
-def _glance(prior: Profile, here: Sequence[Observation]) -> _Glance | None:
-    usable = [o for o in here if _usable(o) and not o.piece]
-    if not usable:
-        return None
-    weights = _weights(usable)
-    moved = sum(weight * _log_factor(prior, o) for weight, o in zip(weights, usable, strict=True))
-    return _Glance(max(o.at for o in usable), sum(weights), moved)
+def _updated(prior: Profile, here: _Here, elsewhere: Sequence[_Glance]) -> Profile:
+    own, pieces = here.own, here.pieces
+    start, variance = _other_pools(prior, elsewhere)
+    factors, apart = _posterior(own, start, variance)
+    # Held against what all of it says: against the prior, a batch of other mixes would look like a change of the pool.
+    change = own.drifted(factors)
+    if change is not None:
+        own, pieces = own.since(change.since), pieces.since(change.since)
+        factors, apart = _posterior(own, start, variance)
+    sudden = pieces.drifted(factors, OF_PIECES)
+    if sudden is not None:  # in the middle of a chunk, which says nothing by itself then
+        change, own = sudden, pieces.since(sudden.since)
+        factors, apart = _posterior(own, start, variance)
+    known, reading = len(own.times), _reading(own)
+    sigma = (
+        min(prior.sigma, max(SIGMA_FLOOR, math.sqrt(spread(apart, reading)))) if known else min(prior.sigma, math.sqrt(variance))
+    )
+    watts, trust = _power_factor(prior, own)
+    return msgspec.structs.replace(
+        prior,
+        input_tokens_per_s=prior.input_tokens_per_s * math.exp(-factors[0]),
+        output_tokens_per_s=prior.output_tokens_per_s * math.exp(-factors[1]),
+        sigma=max(sigma, min(SIGMA_FLOOR, prior.sigma)),
+        apart=(max(apart[0], SIGMA_FLOOR**2), max(apart[1], SIGMA_FLOOR**2), max(apart[2], SIGMA_FLOOR**2)) if known else None,
+        power_w=prior.power_w * watts,
+        input_power_w=None if prior.input_power_w is None else prior.input_power_w * watts,
+        startup_s=_startup(prior, here.starts),
+        source="measured" if known else prior.source,
+        observations=known,
+        drift=change,
+        with_host=prior.with_host + (1.0 - prior.with_host) * trust,
+    )
+
+
+def _usable(o: Observation) -> bool:
+    return o.busy_s > 0 and o.input_tokens + o.output_tokens > 0
+
+
+def _reading(own: _Work) -> float:
+    """Share of the time that the observed work reads, by the prior; half where nothing was observed."""
+    total_s = float(own.read_s.sum() + own.write_s.sum())
+    return float(own.read_s.sum()) / total_s if own.times else 0.5
+
+
+def _posterior(own: _Work, start: float, variance: float) -> tuple[tuple[float, float], tuple[float, float, float]]:
+    """Log factors of reading and writing, and their variances and covariance: the normal closest to the posterior at its mode.
+
+    Each observation is a line in the two unknowns, its slopes being the shares of its time that read and write.
+    """
+    both = TOGETHER * variance
+    if not own.times or variance <= 0:
+        return (start, start), (variance, variance, both)
+    sure = own.weights() / OWN_SPREAD**2
+    precision = _inverse((variance, variance, both))
+    at = (start, start)
+    covariance = (variance, variance, both)
+    for _ in range(ROUNDS):
+        a, d, b = precision
+        read_s, write_s = own.read_s * math.exp(at[0]), own.write_s * math.exp(at[1])
+        reads = read_s / (read_s + write_s)
+        writes = 1 - reads
+        level = np.log(own.busy_s / (read_s + write_s)) + reads * at[0] + writes * at[1]
+        pulls = (
+            a * start + b * start + float((sure * reads * level).sum()),
+            b * start + d * start + float((sure * writes * level).sum()),
+        )
+        a, d, b = (
+            known + float((sure * of_both).sum()) for known, of_both in ((a, reads**2), (d, writes**2), (b, reads * writes))
+        )
+        covariance = _inverse((a, d, b))
+        at = (covariance[0] * pulls[0] + covariance[2] * pulls[1], covariance[2] * pulls[0] + covariance[1] * pulls[1])
+    return at, covariance
+
+
+def _inverse(matrix: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Of a symmetric two by two matrix: both entries of the diagonal, then the other."""
+    a, d, b = matrix
+    determinant = a * d - b * b
+    return d / determinant, a / determinant, -b / determinant
 
 
 def _other_pools(prior: Profile, elsewhere: Sequence[_Glance]) -> tuple[float, float]:
@@ -266,21 +313,20 @@ def _other_pools(prior: Profile, elsewhere: Sequence[_Glance]) -> tuple[float, f
     return gain * mean, variance - gain * common
 
 
-def _power_factor(prior: Profile, own: Sequence[Observation]) -> tuple[float, float]:
+def _power_factor(prior: Profile, own: _Work) -> tuple[float, float]:
     """Measured watts over the prior's for the same mix of work, as far as the evidence goes; and how far that is."""
-    measured = [o for o in own if o.energy_j is not None and o.energy_j > 0]
-    if not measured:
+    measured = own.energy_j > 0
+    if not measured.any():
         return 1.0, 0.0
-    weights = _weights(measured)
-    ratios = [(o.energy_j or 0.0) / o.busy_s / prior.power_for(o.input_tokens, o.output_tokens) for o in measured]
-    mean = sum(w * ratio for w, ratio in zip(weights, ratios, strict=True)) / sum(weights)
-    trust = sum(weights) / (sum(weights) + 0.25)
+    own = own.only(measured)
+    weights = own.weights()
+    reading_w = prior.power_w if prior.input_power_w is None else prior.input_power_w
+    watts = (reading_w * own.read_s + prior.power_w * own.write_s) / (own.read_s + own.write_s)
+    total = float(weights.sum())
+    mean, trust = float((weights * own.energy_j / own.busy_s / watts).sum()) / total, total / (total + 0.25)
     return 1.0 + trust * (mean - 1.0), trust
 
 
-def _startup(prior: Profile, here: Sequence[Observation]) -> float:
+def _startup(prior: Profile, starts: Sequence[tuple[datetime, float]]) -> float:
     """The slower of the mean and the latest: a start that is planned too short costs a deadline."""
-    seen = [(o.at, o.startup_s) for o in here if o.startup_s is not None and o.startup_s > 0]
-    if not seen:
-        return prior.startup_s
-    return max(sum(s for _, s in seen) / len(seen), max(seen)[1])
+    return max(sum(s for _, s in starts) / len(starts), max(starts)[1]) if starts else prior.startup_s

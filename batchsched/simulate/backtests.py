@@ -144,6 +144,7 @@ class Backtest:
             self._plan(now_s)
         self._crew.beat(LEASE_S)
         self._crew.ask_all()
+        self.runtime.database.checkpoint()  # as housekeeping does: what is read is looked up in the log of what was written
         if self._maker.trouble is not None:
             raise self._maker.trouble
         self._alarm.check()
