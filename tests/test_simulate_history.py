@@ -147,10 +147,11 @@ def test_a_day_of_real_processes_comes_again(tmp_path: Path) -> None:
         assert past.was.batches == 3
         assert past.was.missed == past.was.unfinished == []
         assert past.was.grams > 0
-        now, records = backtest(past.scene, past.grid, POLICIES["run now"], COARSE)
+        assert past.about.attached
+        now, records = backtest(past.scene, past.grid, POLICIES["run now"], past.conditions)
     assert now.unfinished == []
     assert {one.batch for one in records.completions} == set(ids)
-    assert now.grams > 0
+    assert now.grams == pytest.approx(past.was.grams, rel=0.5)
 
 
 def _submitted(stage: Stage, prefix: str) -> str:

@@ -21,7 +21,7 @@ from batchsched.errors import InvalidValue, ServerError
 if TYPE_CHECKING:
     from batchsched.planner.problem import Risk
     from batchsched.planning import Planner as Limits
-    from batchsched.simulate import Grid, Outcome, Scene
+    from batchsched.simulate import Conditions, Grid, Outcome, Scene
 
 RUN_NOW = "run now"
 PERFECT = ("planner, perfect foresight", "greedy, perfect foresight")
@@ -183,6 +183,7 @@ class _World(NamedTuple):
     grid: Grid
     before: list[Outcome]
     told: Callable[[], tuple[dict[str, Any], list[str]]]
+    conditions: Conditions | None = None
     limits: Limits | None = None
     """As an operator has set our planner."""
 
@@ -238,7 +239,7 @@ def _past(days: int, start: datetime | None, config: Path | None, without: tuple
         facts = {"days": days, "seed": seed, "zones": list(past.grid.zones), "drawn": False, "truth": past.grid.provider.name}
         return {**facts, **msgspec.to_builtins(past.about), "forecasts": shares}, [*past.about.remarks(), whose(shares)]
 
-    yield _World(past.scene, past.grid, [past.was], told, loaded.settings.planner)
+    yield _World(past.scene, past.grid, [past.was], told, past.conditions, loaded.settings.planner)
 
 
 def _run(made: _World, name: str, risk: float | None, out: Path | None, progress: _Progress, *, quick: bool) -> Outcome:
@@ -247,6 +248,7 @@ def _run(made: _World, name: str, risk: float | None, out: Path | None, progress
     from batchsched.simulate import POLICIES, backtest
     from batchsched.simulate import simulate as by_planner_alone
     from batchsched.simulate.ceiling import Impossible
+    from batchsched.simulate.conditions import USUAL
 
     policy = POLICIES[name]
     if name.startswith(("greedy", "planner")):
@@ -256,7 +258,8 @@ def _run(made: _World, name: str, risk: float | None, out: Path | None, progress
     try:
         if quick:
             return by_planner_alone(made.scene, made.grid, policy, partial(progress, name))
-        outcome, records = backtest(made.scene, made.grid, policy, on_progress=partial(progress, name))
+        conditions = made.conditions or USUAL
+        outcome, records = backtest(made.scene, made.grid, policy, conditions, on_progress=partial(progress, name))
     except Impossible as fault:
         raise ServerError(str(fault), hint="Please report it, with the command and its options.") from None
     if out is not None:

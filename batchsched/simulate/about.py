@@ -56,6 +56,8 @@ class About(msgspec.Struct, frozen=True):
     gone: list[Gone]
     unmeasured_s: float
     forgotten_kwh: float
+    attached: bool
+    """Engines ran anyway: none was started for these batches."""
 
     def remarks(self) -> list[str]:
         """For people, a sentence each."""
@@ -66,8 +68,11 @@ class About(msgspec.Struct, frozen=True):
         found.append(f"Pools: {', '.join(self.pools)}{f'; taken away: {_list(self.without)}' if self.without else ''}.")
         found.append(
             f"'{AS_IT_WAS}' is what the ledger says. All other rows are simulated: queue, scheduler and planner are the real "
-            "ones; executors are modelled, by the speeds and watts that were measured on these pools."
+            "ones; executors are modelled, by the speeds and watts that were measured on these pools and the time that each "
+            "batch took."
         )
+        if self.attached:
+            found.append("No engine was started in that time: they are simulated as running anyway, by others' means.")
         if self.assumed:
             found.append(f"Never measured, so assumed: {_list(self.assumed)}.")
         if self.cut_short:

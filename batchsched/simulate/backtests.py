@@ -122,6 +122,8 @@ class Backtest:
         if self._conditions.warm_up_h > 0:
             self._stage.freeze(self._grid.start)
         self.events.at(self.events.now_s, lambda: self._tick(on_progress))
+        for arrival in self._scene.arrivals if self._conditions.at_once else ():
+            self.events.at(arrival.at_s, self._look)
         while self.events.run(self._grid.hours * 3600.0):
             pass
         self._crew.beat(LEASE_S)
@@ -136,6 +138,15 @@ class Backtest:
 
     def _tick(self, on_progress: Progress | None) -> None:
         now_s, every_s = self.events.now_s, self._conditions.tick_s
+        self._look()
+        if on_progress:
+            on_progress(min(1.0, max(0.0, now_s) / (self._scene.days * 86400.0)))
+        if self._coming or self._left or now_s < 0:
+            self.events.at((now_s // every_s + 1) * every_s, lambda: self._tick(on_progress))
+
+    def _look(self) -> None:
+        """Take up what has come, plan where it is time to, let everybody ask for work."""
+        now_s = self.events.now_s
         self._take_up(now_s)
         self._crew.report()
         self.runtime.lifecycle.round()
@@ -148,10 +159,6 @@ class Backtest:
         if self._maker.trouble is not None:
             raise self._maker.trouble
         self._alarm.check()
-        if on_progress:
-            on_progress(min(1.0, max(0.0, now_s) / (self._scene.days * 86400.0)))
-        if self._coming or self._left or now_s < 0:
-            self.events.at((now_s // every_s + 1) * every_s, lambda: self._tick(on_progress))
 
     def _take_up(self, now_s: float) -> None:
         """What has come is submitted."""

@@ -18,6 +18,8 @@ class Conditions(msgspec.Struct, frozen=True):
 
     tick_s: float = 3600.0
     """How often new batches are taken up, progress is reported, and a plan is made where something asks for one."""
+    at_once: bool = False
+    """Each batch is taken up, and planned, when it comes as well: for those that are due sooner than after a few ticks."""
     slot_s: float = 3600.0
     """Length of a planning step in the fine part of the horizon."""
     fine_h: float = 24.0

@@ -29,6 +29,7 @@ from batchsched.queue.database import Database
 from batchsched.queue.rows import Row
 from batchsched.settings import Loaded
 from batchsched.simulate.about import About, LeftOut
+from batchsched.simulate.conditions import Conditions
 from batchsched.simulate.grid import HOUR, Grid
 from batchsched.simulate.heard import Heard
 from batchsched.simulate.lived import Lived, ended_at, lived
@@ -38,13 +39,15 @@ from batchsched.simulate.scene import Arrival, Scene
 
 
 class History(NamedTuple):
-    """`was`: what it came to in life, by the ledger; `heard`: whose forecasts the policies saw, once they have run."""
+    """`was`: what it came to in life, by the ledger; `heard`: whose forecasts the policies saw, once they have run; `conditions`:
+    under which to simulate it."""
 
     scene: Scene
     grid: Grid
     was: Outcome
     about: About
     heard: Heard
+    conditions: Conditions
 
 
 class _Chosen(NamedTuple):
@@ -88,8 +91,12 @@ def history(
         scene = Scene(fleet, kept, chosen.arrivals, days, seed)
         grid = Grid(heard, zones, start, (_end(chosen.rows, known_until) - start) // HOUR, known_at=now)
         _listen(heard, grid)
-        known = lived(database, chosen.rows, msgspec.structs.replace(scene, fleet=whole), grid, _last_end(chosen.rows))
-    return History(scene, grid, known.outcome, _about(scene, grid, chosen, known, known_until, sorted(without)), heard)
+        everything = msgspec.structs.replace(scene, fleet=whole, profiles=profiles)
+        known = lived(database, chosen.rows, everything, grid, _last_end(chosen.rows))
+    took = [msgspec.structs.replace(one, slowness=known.slowness.get(one.batch_id, 1.0)) for one in scene.arrivals]
+    scene = msgspec.structs.replace(scene, arrivals=took)
+    about = _about(scene, grid, chosen, known, known_until, sorted(without))
+    return History(scene, grid, known.outcome, about, heard, Conditions(at_once=True, attached=known.attached))
 
 
 def _about(scene: Scene, grid: Grid, chosen: _Chosen, known: Lived, known_until: datetime, without: list[str]) -> About:
@@ -109,6 +116,7 @@ def _about(scene: Scene, grid: Grid, chosen: _Chosen, known: Lived, known_until:
         gone=known.gone,
         unmeasured_s=known.unmeasured_s,
         forgotten_kwh=known.forgotten_kwh,
+        attached=known.attached,
     )
 
 

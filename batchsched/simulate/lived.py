@@ -27,6 +27,8 @@ from batchsched.transfers import BYTES_PER_ANSWER_TOKEN
 from batchsched.units import kwh
 
 AS_IT_WAS = "as it was"
+SLOWNESS = 0.02, 50.0
+"""Beyond that it is an accident of measuring."""
 ENDS = ("completed_at", "expired_at", "cancelled_at", "failed_at")
 
 
@@ -48,14 +50,20 @@ class Lived(NamedTuple):
     gone: list[Gone]
     unmeasured_s: float
     forgotten_kwh: float
+    attached: bool
+    """No engine of their pools was started in that time, and none was idle for longer than they worked: all ran anyway."""
+    slowness: dict[str, float]
+    """By batch: how many times as long its work took as profiles say."""
 
 
 class _Seen(NamedTuple):
-    """`spans`: of these batches' work; `unworked`: hours without work, each with the share that these batches bear."""
+    """`spans`: of these batches' work; `unworked`: hours without work, each with the share that these batches bear; `started`:
+    was an engine of their pools started for anybody?"""
 
     spans: list[Row]
     unworked: list[tuple[Row, float]]
     forgotten_j: float
+    started: bool
 
 
 def ended_at(row: Row) -> datetime | None:
@@ -64,7 +72,7 @@ def ended_at(row: Row) -> datetime | None:
 
 
 def lived(database: Database, asked: Sequence[Row], scene: Scene, grid: Grid, until: datetime) -> Lived:
-    """Of these batches, all of which had ended by `until`. `scene`: with all pools that are declared.
+    """Of these batches, all of which had ended by `until`. `scene`: with all pools that are declared, and their profiles.
 
     An engine that stood idle, or started for nothing, belongs to nobody: of what a pool took for that from the grid's start to
     `until`, these batches bear the share that they had in the pool's work; all of it where nobody worked.
@@ -84,7 +92,9 @@ def lived(database: Database, asked: Sequence[Row], scene: Scene, grid: Grid, un
     for row in asked:
         _ended(outcome, row)
     unmeasured_s = math.fsum(row["busy_s"] for row in seen.spans if row["energy_source"] == "unmeasured")
-    return Lived(outcome, [one for one, _ in gone], unmeasured_s, kwh(seen.forgotten_j))
+    idle_s, busy_s = math.fsum(row["seconds"] * share for row, share in seen.unworked), math.fsum(r["busy_s"] for r in seen.spans)
+    attached = not seen.started and idle_s < busy_s
+    return Lived(outcome, [one for one, _ in gone], unmeasured_s, kwh(seen.forgotten_j), attached, _slowness(known, scene))
 
 
 def _seen(database: Database, mine: Collection[str], start: datetime, until: datetime) -> _Seen:
@@ -106,7 +116,20 @@ def _seen(database: Database, mine: Collection[str], start: datetime, until: dat
 
     shared = [(row, share(row)) for row in hours if row["kind"] in UNWORKED]
     own = [row for row in spans if row["batch_id"] in mine]
-    return _Seen(own, [(row, part) for row, part in shared if part > 0], math.fsum(lost.values()))
+    started = any(row["startup_s"] > 0 for row in spans if row["pool"] in ours)
+    return _Seen(own, [(row, part) for row, part in shared if part > 0], math.fsum(lost.values()), started)
+
+
+def _slowness(spans: Sequence[Row], scene: Scene) -> dict[str, float]:
+    """Starts of engines aside."""
+    took_s, expected_s = defaultdict[str, float](float), defaultdict[str, float](float)
+    for row in spans:
+        profile = scene.profiles.get((row["model"], row["pool"]))
+        if profile is not None and row["startup_s"] <= 0:
+            took_s[row["batch_id"]] += row["busy_s"]
+            expected_s[row["batch_id"]] += profile.seconds(row["input_tokens"], row["output_tokens"])
+    least, most = SLOWNESS
+    return {name: min(most, max(least, took_s[name] / known_s)) for name, known_s in expected_s.items() if known_s > 0}
 
 
 def _moved(row: Row, batch: Row, grid: Grid) -> Moved:

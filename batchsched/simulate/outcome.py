@@ -91,8 +91,8 @@ class Outcome(msgspec.Struct):
         count = max(1, self.batches)
         return {
             "policy": self.policy,
-            "grams": round(self.grams, 1),
-            "energy_kwh": round(self.energy_kwh, 3),
+            "grams": round(self.grams, 6),
+            "energy_kwh": round(self.energy_kwh, 9),
             "batches": self.batches,
             "missed": len(set(self.missed) | set(self.unfinished)),
             "unfinished": len(self.unfinished),
