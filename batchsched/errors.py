@@ -254,6 +254,12 @@ class EngineFailed(BatchschedError):
     http_status = 502
 
 
+class RequestFailed(BatchschedError):
+    """A request of a batch has no answer."""
+
+    code = "request_failed"
+
+
 class LaunchFailed(BatchschedError):
     """Workers cannot be started or looked after here."""
 

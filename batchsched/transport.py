@@ -8,45 +8,83 @@ nothing can have come of it: a lost answer never makes a second batch.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
+import math
 import random
 import ssl
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import msgspec
 
-from batchsched.errors import BatchschedError, ServerUnreachable, by_code
+from batchsched.errors import (
+    BatchschedError,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+    PermissionDenied,
+    QuotaExceeded,
+    ServerError,
+    ServerUnreachable,
+    Unauthorized,
+    by_code,
+)
 
 RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 # The server gives these before it accepts anything.
 POST_RETRY_STATUS = frozenset({429, 503, 507})
 CONNECT_TIMEOUT_S = 5.0
+LONGEST_PAUSE_S = 120.0
+GLANCE_S = 20.0
+"""For how long whoever looks at something in a notebook waits for its picture."""
+BY_STATUS: dict[int, type[BatchschedError]] = {
+    400: InvalidRequest, 401: Unauthorized, 403: PermissionDenied, 404: NotFound, 409: Conflict, 413: PayloadTooLarge,
+    422: InvalidRequest, 429: QuotaExceeded, 502: ServerUnreachable, 503: ServerUnreachable, 504: ServerUnreachable,
+}  # fmt: skip
+"""What an error means that did not come from a batchsched server but from something before it, such as a proxy."""
 
 
 class _Base:
     def __init__(self, base_url: str, api_key: str = "", timeout_s: float = 600.0, max_retries: int = 2) -> None:
         self.base_url = base_url.rstrip("/")
         self._max_retries = max_retries
+        self._timeout = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
         self._options: dict[str, Any] = {
             "base_url": self.base_url,
             "headers": {"authorization": f"Bearer {api_key}"} if api_key else {},
-            "timeout": httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
             "verify": not self.base_url.lower().startswith("http:"),  # to read the authorities' certificates takes 40 ms
         }
+
+    def with_options(self, timeout_s: float | None, max_retries: int | None) -> Self:
+        """The same connections with other patience; None leaves a thing as it is."""
+        other = copy.copy(self)
+        if timeout_s is not None:
+            other._timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
+        if max_retries is not None:
+            other._max_retries = max_retries
+        return other
+
+    def another(self) -> Transport:
+        """A blocking transport of its own to the same server, for a question of a moment: one try, and a short while."""
+        headers: dict[str, str] = self._options["headers"]
+        return Transport(self.base_url, headers.get("authorization", "").removeprefix("Bearer "), GLANCE_S, 0)
 
     def _pause_s(self, once: bool, attempt: int, outcome: httpx.Response | httpx.TransportError) -> float | None:
         """Seconds until the next try; None where there is to be none."""
         if attempt >= self._max_retries or not _may_be_sent_again(once, outcome):
             return None
         if isinstance(outcome, httpx.Response):
-            after = outcome.headers.get("retry-after", "")
-            if after.isdigit():
-                return min(float(after), 120.0)
+            told_s = _told_pause_s(outcome.headers)
+            if told_s is not None:
+                return min(told_s, LONGEST_PAUSE_S)
         return min(8.0, 0.5 * 2.0**attempt) * (1 - 0.25 * random.random())  # noqa: S311 - jitter
 
     def _unreachable(self, problem: httpx.HTTPError) -> ServerUnreachable:
@@ -78,7 +116,7 @@ class Transport(_Base):
         once = _only_once(method, options)
         for attempt in range(self._max_retries + 1):
             try:
-                response = self._client.request(method, path, **options)
+                response = self._client.request(method, path, timeout=self._timeout, **options)
             except httpx.TransportError as problem:
                 pause_s = self._pause_s(once, attempt, problem)
                 if pause_s is None:
@@ -94,15 +132,36 @@ class Transport(_Base):
 
     @contextmanager
     def stream(self, method: str, path: str, **options: Any) -> Generator[httpx.Response]:
-        """The answer as it arrives; not tried again."""
+        """The answer as it arrives. What fails before its first byte is tried again as in `request`; what breaks off is not."""
+        response = self._opened(method, path, options)
         try:
-            with self._client.stream(method, path, **options) as response:
-                if response.status_code >= 400:
-                    response.read()
-                    raise error_from(response)
-                yield response
+            yield response
         except httpx.TransportError as problem:
             raise self._unreachable(problem) from problem
+        finally:
+            response.close()
+
+    def _opened(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
+        """A good answer whose body is still to be read."""
+        once = _only_once(method, options)
+        for attempt in range(self._max_retries + 1):
+            try:
+                response = self._client.send(
+                    self._client.build_request(method, path, timeout=self._timeout, **options), stream=True
+                )
+                if response.status_code < 400:
+                    return response
+                response.read()
+            except httpx.TransportError as problem:
+                pause_s = self._pause_s(once, attempt, problem)
+                if pause_s is None:
+                    raise self._unreachable(problem) from problem
+            else:
+                pause_s = self._pause_s(once, attempt, response)
+                if pause_s is None:
+                    raise error_from(response)
+            time.sleep(pause_s)
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     def close(self) -> None:
         """Close the connections."""
@@ -135,7 +194,7 @@ class AsyncTransport(_Base):
         once = _only_once(method, options)
         for attempt in range(self._max_retries + 1):
             try:
-                response = await self._client.request(method, path, **options)
+                response = await self._client.request(method, path, timeout=self._timeout, **options)
             except httpx.TransportError as problem:
                 pause_s = self._pause_s(once, attempt, problem)
                 if pause_s is None:
@@ -151,15 +210,36 @@ class AsyncTransport(_Base):
 
     @asynccontextmanager
     async def stream(self, method: str, path: str, **options: Any) -> AsyncGenerator[httpx.Response]:
-        """The answer as it arrives; not tried again."""
+        """The answer as it arrives. What fails before its first byte is tried again as in `request`; what breaks off is not."""
+        response = await self._opened(method, path, options)
         try:
-            async with self._client.stream(method, path, **options) as response:
-                if response.status_code >= 400:
-                    await response.aread()
-                    raise error_from(response)
-                yield response
+            yield response
         except httpx.TransportError as problem:
             raise self._unreachable(problem) from problem
+        finally:
+            await response.aclose()
+
+    async def _opened(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
+        """A good answer whose body is still to be read."""
+        once = _only_once(method, options)
+        for attempt in range(self._max_retries + 1):
+            try:
+                response = await self._client.send(
+                    self._client.build_request(method, path, timeout=self._timeout, **options), stream=True
+                )
+                if response.status_code < 400:
+                    return response
+                await response.aread()
+            except httpx.TransportError as problem:
+                pause_s = self._pause_s(once, attempt, problem)
+                if pause_s is None:
+                    raise self._unreachable(problem) from problem
+            else:
+                pause_s = self._pause_s(once, attempt, response)
+                if pause_s is None:
+                    raise error_from(response)
+            await asyncio.sleep(pause_s)
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def close(self) -> None:
         """Close the connections."""
@@ -290,6 +370,21 @@ def _may_be_sent_again(once: bool, outcome: httpx.Response | httpx.TransportErro
     return outcome.status_code in POST_RETRY_STATUS if once else outcome.status_code in RETRY_STATUS or should == "true"
 
 
+def _told_pause_s(headers: httpx.Headers) -> float | None:
+    """How long the other side asks to wait: in milliseconds, in seconds or until a date; None where it does not say."""
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            told_s = float(headers.get(name, "")) * unit_s
+        except ValueError:
+            continue
+        return max(told_s, 0.0) if math.isfinite(told_s) else None
+    try:
+        until = parsedate_to_datetime(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return max((until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)
+
+
 def error_from(response: httpx.Response) -> BatchschedError:
     """Our exception for an error answer, whatever its body looks like."""
     try:
@@ -299,7 +394,9 @@ def error_from(response: httpx.Response) -> BatchschedError:
     error: Any = body.get("error") if isinstance(body, Mapping) else None
     if not isinstance(error, Mapping):
         text = response.text[:300] or response.reason_phrase
-        return by_code("server_error")(f"The server answered {response.status_code}: {text}")
+        raised = BY_STATUS.get(response.status_code, ServerError)(f"The server answered {response.status_code}: {text}")
+        raised.http_status = response.status_code
+        return raised
     raised = by_code(str(error.get("code")))(str(error.get("message")), param=error.get("param"), hint=error.get("hint"))
     raised.http_status = response.status_code
     return raised

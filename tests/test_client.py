@@ -6,8 +6,9 @@ import inspect
 import json
 import socket
 import threading
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import batchsched
 from batchsched import AsyncClient, Client
 from batchsched.cli import exits
 from batchsched.cli.main import main
-from batchsched.client import OutputLine, asynchronous, blocking
+from batchsched.client import OutputLine, async_runs, asynchronous, blocking, frames, runs
 from batchsched.client.calls import Lines, Pauses
 from batchsched.errors import (
     BatchschedError,
@@ -126,10 +127,14 @@ def test_the_twins_offer_the_same() -> None:
         (blocking.Batches, asynchronous.AsyncBatches),
         (blocking.Models, asynchronous.AsyncModels),
         (blocking.Forecasts, asynchronous.AsyncForecasts),
+        (blocking.Plans, asynchronous.AsyncPlans),
+        (blocking.Pools, asynchronous.AsyncPools),
+        (runs.Run, async_runs.AsyncRun),
+        (frames.Results, frames.AsyncResults),
     ):
         names = {name for name in dir(one) if not name.startswith("_")}
         assert names == {name for name in dir(other) if not name.startswith("_")}
-        for name in names:
+        for name in (name for name in names if callable(getattr(one, name))):
             assert list(inspect.signature(getattr(one, name)).parameters) == list(
                 inspect.signature(getattr(other, name)).parameters
             )
@@ -357,3 +362,77 @@ async def test_the_asynchronous_transport_keeps_the_same_rule() -> None:
             with pytest.raises(ServerUnreachable):
                 await transport.request(method, "/v1/batches")
     assert seen == ["POST", "GET", "GET"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "least_s", "most_s"),
+    [
+        ({"retry-after": "3"}, 3, 3),
+        ({"retry-after": "0.5"}, 0.5, 0.5),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25, 0.25),
+        ({"retry-after": "86400"}, 120, 120),
+        ({"retry-after": format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)}, 120, 120),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0, 0),
+        ({"retry-after": "nan"}, 0.375, 0.5),
+        ({"retry-after": "soon"}, 0.375, 0.5),
+        ({}, 0.375, 0.5),
+    ],
+)
+def test_a_pause_is_as_long_as_the_server_says(
+    headers: dict[str, str], least_s: float, most_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("batchsched.transport.time.sleep", pauses.append)
+    transport, _ = answering(httpx.Response(429, headers=headers), httpx.Response(200))
+    with transport:
+        transport.request("GET", "/v1/batches")
+    assert least_s <= pauses[0] <= most_s
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, Unauthorized), (404, NotFound), (502, ServerUnreachable), (504, ServerUnreachable), (418, ServerError)],
+)
+def test_errors_of_what_stands_before_the_server_have_their_kind(status: int, kind: type[BatchschedError]) -> None:
+    transport, _ = answering(*[httpx.Response(status, text="<html>a proxy</html>")] * 3)
+    with transport, pytest.raises(kind, match=f"answered {status}") as caught:
+        transport.with_options(None, 0).request("GET", "/v1/batches")
+    assert caught.value.http_status == status
+
+
+def test_a_stream_is_opened_again_but_never_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchsched.transport.time.sleep", lambda _: None)
+
+    def breaking() -> Iterator[bytes]:
+        yield b"half"
+        raise httpx.ReadError("cut")
+
+    transport, seen = answering(httpx.Response(503), httpx.ConnectError("none"), httpx.Response(200, content=breaking()))
+    got: list[bytes] = []
+    with transport, pytest.raises(ServerUnreachable), transport.stream("GET", "/v1/files/f/content") as response:
+        got.extend(response.iter_bytes())
+    assert (len(seen), got) == (3, [b"half"])
+
+
+async def test_an_asynchronous_stream_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([httpx.Response(503, headers={"retry-after": "0"}), httpx.Response(200, text="whole"), httpx.Response(404)])
+    backend = httpx.MockTransport(lambda _: next(answers))
+    async with AsyncTransport("http://server", backend=backend) as transport:
+        async with transport.stream("GET", "/v1/files/f/content") as response:
+            assert await response.aread() == b"whole"
+        with pytest.raises(NotFound):
+            async with transport.stream("GET", "/v1/files/f/content"):
+                pass
+
+
+def test_other_patience_with_the_same_connections() -> None:
+    seen: list[Any] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request.extensions["timeout"]["read"])
+        return httpx.Response(200, json={"object": "list", "data": [], "has_more": False, "first_id": None, "last_id": None})
+
+    with Client(transport=Transport("http://server", backend=httpx.MockTransport(handle))) as client:
+        list(client.with_options(timeout_s=2.5).batches.list())
+        list(client.batches.list())
+    assert seen == [2.5, 600.0]

@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar, Unpack
+from typing import IO, TypeVar, Unpack
 
 from batchsched.client import calls, forecasts, plans, profiles, windows
+from batchsched.client.answers import OutputLine
+from batchsched.client.async_runs import AsyncRunner
 from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat, SliceBy, Slices
 from batchsched.client.forecasts import Backfilled, Forecast, ForecastFeed, Imported, Skill, Trained, Which
+from batchsched.client.frames import AsyncResults
 from batchsched.client.plans import Plan, PoolStatus, Question, Replayed, Shifting, WhatIf
 from batchsched.client.profiles import Profiles
 from batchsched.client.results import (
@@ -19,7 +22,6 @@ from batchsched.client.results import (
     Explanation,
     File,
     Model,
-    OutputLine,
     PoolEnergy,
     Report,
     RequestShare,
@@ -31,7 +33,7 @@ from batchsched.transport import AsyncTransport
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(AsyncRunner):
     """Speaks to one batchsched server. Use as a context manager, or close().
 
     `server` and `api_key` come from the environment and the configuration file where they are not given. Any failure is one of
@@ -58,9 +60,15 @@ class AsyncClient:
         self.plans = AsyncPlans(self)
         self.pools = AsyncPools(self)
 
+    def with_options(self, *, timeout_s: float | None = None, max_retries: int | None = None) -> AsyncClient:
+        """The same client with other patience: `client.with_options(timeout_s=5).batches.retrieve(...)`. Connections are shared,
+        and closed with either."""
+        return AsyncClient(transport=self._transport.with_options(timeout_s, max_retries))
+
     async def plan(self) -> Plan:
         """The plan in force."""
-        return await self.send(plans.plan())
+        found = await self.send(plans.plan())
+        return found.drawn_by(lambda: plans.fetched(self._transport.another()))
 
     async def profiles(self) -> Profiles:
         """How fast and at what power each pool runs each model, and how long answers are."""
@@ -113,11 +121,10 @@ class AsyncFiles:
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
 
-    async def create(self, file: str | Path, *, purpose: str = "batch") -> File:
-        """Upload a file from disk; it is streamed, never read whole."""
-        path = Path(file)
-        with path.open("rb") as stream:  # noqa: ASYNC230 - httpx reads it block by block
-            return await self._client.send(calls.create_file(path, stream, purpose))
+    async def create(self, file: str | Path | IO[bytes], *, purpose: str = "batch") -> File:
+        """Upload a file from disk, or one that is open for reading bytes; it is streamed, never read whole."""
+        with calls.opened(file) as (name, stream):
+            return await self._client.send(calls.create_file(name, stream, purpose))
 
     async def retrieve(self, file_id: str) -> File:
         """One file's description."""
@@ -160,11 +167,11 @@ class AsyncBatches:
         self,
         input_file_id: str | None = None,
         *,
-        file: str | Path | None = None,
+        file: str | Path | IO[bytes] | None = None,
         idempotency_key: str | None = None,
         **options: Unpack[BatchOptions],
     ) -> Batch:
-        """Submit a batch of an uploaded file, or of a `file` on disk, which is uploaded first.
+        """Submit a batch of an uploaded file, or of a `file` on disk or open, which is uploaded first.
 
         With an `idempotency_key` it may be called again: the same key for the same request gives the same batch.
         """
@@ -243,14 +250,17 @@ class AsyncBatches:
                 pause_s = pauses.after_answer()
             await asyncio.sleep(pause_s)
 
-    async def results(
+    def results(
         self, batch_id: str, *, follow: bool = False, poll_s: float = 2.0, patience_s: float = 60.0
-    ) -> AsyncIterator[OutputLine]:
+    ) -> AsyncResults[OutputLine]:
         """Every result that is there, also while it runs; once it is done, the answers, then the errors. Match them by custom_id.
 
         With `follow`, results as they appear, until the batch is done; looks are at most `poll_s` apart, and a server that is
-        away for up to about `patience_s` is waited for.
+        away for up to about `patience_s` is waited for. One by one, or `.to_pandas()`, `.to_polars()`.
         """
+        return AsyncResults(self._results(batch_id, follow, poll_s, patience_s))
+
+    async def _results(self, batch_id: str, follow: bool, poll_s: float, patience_s: float) -> AsyncIterator[OutputLine]:
         following, pauses = calls.Following(batch_id, follow), calls.Pauses(poll_s, patience_s)
         while True:
             try:

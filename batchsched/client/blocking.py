@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar, Unpack
+from typing import IO, TypeVar, Unpack
 
 from batchsched.client import calls, forecasts, plans, profiles, windows
+from batchsched.client.answers import OutputLine
 from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat, SliceBy, Slices
 from batchsched.client.forecasts import Backfilled, Forecast, ForecastFeed, Imported, Skill, Trained, Which
+from batchsched.client.frames import Results
 from batchsched.client.plans import Plan, PoolStatus, Question, Replayed, Shifting, WhatIf
 from batchsched.client.profiles import Profiles
 from batchsched.client.results import (
@@ -19,11 +21,11 @@ from batchsched.client.results import (
     Explanation,
     File,
     Model,
-    OutputLine,
     PoolEnergy,
     Report,
     RequestShare,
 )
+from batchsched.client.runs import Runner
 from batchsched.client.windows import Window, WindowOptions
 from batchsched.errors import BatchschedError
 from batchsched.transport import Transport
@@ -31,7 +33,7 @@ from batchsched.transport import Transport
 T = TypeVar("T")
 
 
-class Client:
+class Client(Runner):
     """Speaks to one batchsched server. Use as a context manager, or close().
 
     `server` and `api_key` come from the environment and the configuration file where they are not given. Any failure is one of
@@ -58,9 +60,15 @@ class Client:
         self.plans = Plans(self)
         self.pools = Pools(self)
 
+    def with_options(self, *, timeout_s: float | None = None, max_retries: int | None = None) -> Client:
+        """The same client with other patience: `client.with_options(timeout_s=5).batches.retrieve(...)`. Connections are shared,
+        and closed with either."""
+        return Client(transport=self._transport.with_options(timeout_s, max_retries))
+
     def plan(self) -> Plan:
         """The plan in force."""
-        return self.send(plans.plan())
+        found = self.send(plans.plan())
+        return found.drawn_by(lambda: plans.fetched(self._transport.another()))
 
     def profiles(self) -> Profiles:
         """How fast and at what power each pool runs each model, and how long answers are."""
@@ -110,11 +118,10 @@ class Files:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def create(self, file: str | Path, *, purpose: str = "batch") -> File:
-        """Upload a file from disk; it is streamed, never read whole."""
-        path = Path(file)
-        with path.open("rb") as stream:
-            return self._client.send(calls.create_file(path, stream, purpose))
+    def create(self, file: str | Path | IO[bytes], *, purpose: str = "batch") -> File:
+        """Upload a file from disk, or one that is open for reading bytes; it is streamed, never read whole."""
+        with calls.opened(file) as (name, stream):
+            return self._client.send(calls.create_file(name, stream, purpose))
 
     def retrieve(self, file_id: str) -> File:
         """One file's description."""
@@ -156,11 +163,11 @@ class Batches:
         self,
         input_file_id: str | None = None,
         *,
-        file: str | Path | None = None,
+        file: str | Path | IO[bytes] | None = None,
         idempotency_key: str | None = None,
         **options: Unpack[BatchOptions],
     ) -> Batch:
-        """Submit a batch of an uploaded file, or of a `file` on disk, which is uploaded first.
+        """Submit a batch of an uploaded file, or of a `file` on disk or open, which is uploaded first.
 
         With an `idempotency_key` it may be called again: the same key for the same request gives the same batch.
         """
@@ -240,12 +247,15 @@ class Batches:
 
     def results(
         self, batch_id: str, *, follow: bool = False, poll_s: float = 2.0, patience_s: float = 60.0
-    ) -> Iterator[OutputLine]:
+    ) -> Results[OutputLine]:
         """Every result that is there, also while it runs; once it is done, the answers, then the errors. Match them by custom_id.
 
         With `follow`, results as they appear, until the batch is done; looks are at most `poll_s` apart, and a server that is
-        away for up to about `patience_s` is waited for.
+        away for up to about `patience_s` is waited for. One by one, or `.to_pandas()`, `.to_polars()`.
         """
+        return Results(self._results(batch_id, follow, poll_s, patience_s))
+
+    def _results(self, batch_id: str, follow: bool, poll_s: float, patience_s: float) -> Iterator[OutputLine]:
         following, pauses = calls.Following(batch_id, follow), calls.Pauses(poll_s, patience_s)
         while True:
             try:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Generic, Literal, TypedDict, TypeVar
+from typing import IO, Any, Generic, Literal, TypedDict, TypeVar
 
 import msgspec
 
+from batchsched.client.answers import OutputLine
 from batchsched.client.results import (
     TERMINAL,
     Batch,
@@ -19,7 +21,6 @@ from batchsched.client.results import (
     File,
     Key,
     Model,
-    OutputLine,
     Page,
     PoolEnergy,
     Report,
@@ -95,9 +96,20 @@ def _nothing(_: bytes) -> None:
     return None
 
 
-def create_file(path: Path, stream: Any, purpose: str) -> Call[File]:
-    """`stream`: the open file, read in blocks while it is sent."""
-    files = {"file": (path.name, stream, "application/jsonl")}
+@contextmanager
+def opened(file: str | Path | IO[bytes]) -> Generator[tuple[str, IO[bytes]]]:
+    """The name and the bytes of a file on disk, or of one that is open already, which stays so."""
+    if isinstance(file, str | Path):
+        with Path(file).open("rb") as stream:
+            yield Path(file).name, stream
+    else:
+        name: Any = getattr(file, "name", None)
+        yield Path(name).name if isinstance(name, str) else "requests.jsonl", file
+
+
+def create_file(name: str, stream: IO[bytes], purpose: str) -> Call[File]:
+    """`stream` is read in blocks while it is sent."""
+    files = {"file": (name, stream, "application/jsonl")}
     return Call("POST", "/v1/files", typed(File), {"data": {"purpose": purpose}, "files": files})
 
 
@@ -358,7 +370,8 @@ class Pauses:
 
     def after_silence(self, problem: BatchschedError) -> float:
         """Seconds to wait after the server did not answer; raises `problem` if it is of another kind, or has lasted too long."""
-        if problem.http_status != ServerUnreachable.http_status or self._silent_s >= self._patience_s:
+        away = isinstance(problem, ServerUnreachable) or problem.http_status == ServerUnreachable.http_status
+        if not away or self._silent_s >= self._patience_s:
             raise problem
         self._silent_s += 2.0
         return 2.0

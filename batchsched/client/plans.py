@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, TypedDict
 from urllib.parse import quote
 
 import msgspec
 
+from batchsched.client import showing
 from batchsched.client.calls import Call, PlotFormat, asked, listed, typed, whole
+from batchsched.errors import BatchschedError
+from batchsched.transport import Transport
 from batchsched.wire import PREFIX
 
 
@@ -28,8 +31,11 @@ class GramsInterval(msgspec.Struct, frozen=True):
     p90: float
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """A plan: what each pool should run when. `late`: requests that are not expected to be done in time, by batch."""
+class Plan(msgspec.Struct, frozen=True, dict=True):
+    """A plan: what each pool should run when. `late`: requests that are not expected to be done in time, by batch.
+
+    A notebook shows it with its picture, which is fetched when it is shown.
+    """
 
     id: int = 0
     made_at: datetime | None = None
@@ -47,6 +53,19 @@ class Plan(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
     everything: dict[str, Any] = {}
     """The server's answer as it came."""
+
+    def drawn_by(self, draw: Callable[[], bytes]) -> Plan:
+        """Itself; `draw` fetches its picture, an SVG. (Beside the fields: it is no part of what the plan says.)"""
+        vars(self)["draw"] = draw
+        return self
+
+    def _repr_html_(self) -> str:
+        draw: Callable[[], bytes] | None = vars(self).get("draw")
+        try:
+            picture = draw() if draw else None
+        except BatchschedError:  # the server is away, or draws none
+            picture = None
+        return showing.plan_html(self, picture)
 
 
 class Shifting(msgspec.Struct, frozen=True):
@@ -116,6 +135,12 @@ class PoolStatus(msgspec.Struct, frozen=True):
 
 def plan() -> Call[Plan]:
     return Call("GET", f"{PREFIX}/plan", whole(Plan))
+
+
+def fetched(transport: Transport) -> bytes:
+    """The picture of the plan in force, by a connection of its own, which is closed again."""
+    with transport:
+        return transport.request("GET", f"{PREFIX}/plan/plot", params={"format": "svg"}).content
 
 
 def plot(image_format: PlotFormat) -> Call[bytes]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from batchsched.client import showing
 from batchsched.client.verdicts import Risk, Verdict
 
 Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
@@ -222,33 +223,8 @@ class Batch(msgspec.Struct, frozen=True):
         """Energy and grams so far; None before anything ran."""
         return self.batchsched.carbon
 
-
-class OutputLine(msgspec.Struct, frozen=True):
-    """One request's result. `response` has status_code, request_id and body; `error` is for what never had an answer."""
-
-    id: str
-    custom_id: str
-    response: dict[str, Any] | None = None
-    error: dict[str, Any] | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Was the request answered as asked?"""
-        return self.error is None and self.response is not None and self.response.get("status_code") == 200
-
-    @property
-    def body(self) -> dict[str, Any] | None:
-        """The engine's answer, an error body included."""
-        return self.response.get("body") if self.response else None
-
-    @property
-    def text(self) -> str | None:
-        """The first choice's text, of a chat or plain completion; None for anything else."""
-        choices: list[dict[str, Any]] = (self.body or {}).get("choices") or []
-        if not self.ok or not choices:
-            return None
-        text: str | None = choices[0]["message"].get("content") if "message" in choices[0] else choices[0].get("text")
-        return text
+    def _repr_html_(self) -> str:
+        return showing.batch_html(self)
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -367,6 +343,9 @@ class Report(msgspec.Struct, frozen=True):
     def grams_run_now(self) -> float | None:
         """Operational grams of the baseline."""
         return self.baseline_g
+
+    def _repr_html_(self) -> str:
+        return showing.report_html(self)
 
 
 class Sci(msgspec.Struct, frozen=True):
