@@ -1,4 +1,5 @@
-"""Write the reference pages of docs/ from the code: cli.md, configuration.md, engines.md, errors.md, states.md.
+"""Write the reference pages of docs/ from the code: cli.md, configuration.md, engines.md, errors.md, sdk_reference.md,
+states.md.
 
 `make docs` runs it; a test fails while a page differs from what it would write.
 """
@@ -19,6 +20,7 @@ from batchsched.cli import exits
 from batchsched.cli.main import cli
 from batchsched.fleet import GPU_TYPES, HostCpu, Launch, Pool, PoolWindow, ServedModel, Site, Slo, Window
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS, TERMINAL
+from tools import sdk_page
 
 UNIONS = (Union, types.UnionType)
 NEWLINE = "\n"  # Python 3.11 takes no backslash inside an f-string's braces
@@ -59,6 +61,7 @@ def pages() -> dict[str, str]:
         "configuration.md": configuration_page(),
         "engines.md": engines_page(),
         "errors.md": errors_page(),
+        "sdk_reference.md": f"# The SDK: reference\n\n{NOTE}\n{sdk_page.page()}",
         "states.md": states_page(),
     }
 
