@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from typing import Any
 import pytest
 
 import batchsched
-from batchsched import Answer, AsyncClient, Client
+from batchsched import Answer, AsyncClient, Batch, Client
 from batchsched.client.answers import HELD_BYTES, InOrder, OutputLine, answer
 from batchsched.client.requests import Asked, Writer, write
+from batchsched.client.results import RequestCounts
 from batchsched.errors import IdempotencyMismatch, InvalidInputFile, InvalidRequest, MissingExtra, RequestFailed, ServerError
 from batchsched.lines import CHAT, EMBEDDINGS, RESPONSES
 from tests.live import HandWorker, LiveServer, live_server
@@ -36,13 +38,19 @@ def client(server: LiveServer) -> Generator[Client]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def worker(server: LiveServer) -> HandWorker:
+    """The only one of its pool."""
+    return server.worker()
+
+
 @pytest.fixture
-def working(server: LiveServer) -> Generator[Callable[..., None]]:
-    """Answers the next chunks in a thread: the last chunk first, its last line first; lines named `failing` fail."""
+def working(worker: HandWorker) -> Generator[Callable[..., None]]:
+    """Answers the next chunks in a thread, each from its last line to its first; requests named `failing` fail."""
     threads: list[threading.Thread] = []
 
     def begin(chunks: int = 2, failing: tuple[int, ...] = ()) -> None:
-        threads.append(threading.Thread(target=_answer_backwards, args=(server.worker(), chunks, failing)))
+        threads.append(threading.Thread(target=_answer_backwards, args=(worker, chunks, failing)))
         threads[-1].start()
 
     yield begin
@@ -51,7 +59,8 @@ def working(server: LiveServer) -> Generator[Callable[..., None]]:
 
 
 def _answer_backwards(worker: HandWorker, chunks: int, failing: tuple[int, ...]) -> None:
-    for lease in [worker.lease() for _ in range(chunks)][::-1]:
+    for _ in range(chunks):
+        lease = worker.lease()
         for line in range(lease["first_line"] + lease["lines"] - 1, lease["first_line"] - 1, -1):
             worker.record(lease, [line], ok=line - 1 not in failing)
 
@@ -99,6 +108,7 @@ def test_the_file_holds_what_was_asked(server: LiveServer, client: Client) -> No
     assert [line["body"]["max_tokens"] for line in lines] == [9, 9, 1]
     assert {(line["body"]["model"], line["body"]["temperature"]) for line in lines} == {("tiny", 0.5)}
     assert run.batch.metadata == {"who": "test"}
+    server.until(run.id, "in_progress")
     assert run.cancel().status in {"cancelling", "cancelled"}
     run.wait(progress=False, poll_s=0.1)
     assert [found.error.code for found in run if found.error] == ["batch_cancelled"] * 3
@@ -190,15 +200,14 @@ def test_what_comes_too_early_waits_on_disk() -> None:
     order.close()
 
 
-def test_an_answer_that_is_nowhere_is_an_error(client: Client) -> None:
-    run = client.run(["a", "b"], model="tiny")
-    run.cancel()
-    ended = run.wait(progress=False, poll_s=0.1)
-    order = InOrder()
-    assert [found.index for found in order.add(_line(0))] == [0]
-    with pytest.raises(ServerError, match="request 1 has neither"):
-        order.end(ended)
-    order.close()
+def test_an_answer_that_is_nowhere_is_an_error() -> None:
+    with contextlib.closing(InOrder()) as order:
+        assert [found.index for found in order.add(_line(0))] == [0]
+        ended = Batch("batch_1", CHAT, "file-1", "24h", "completed", 0, request_counts=RequestCounts(2, 2, 0))
+        with pytest.raises(ServerError, match="batch_1 is completed, but request 1 has neither"):
+            order.end(ended)
+        with pytest.raises(RequestFailed, match="cancelled before its requests were looked at"):
+            order.end(Batch("batch_1", CHAT, "file-1", "24h", "cancelled", 0))
 
 
 def test_texts_and_vectors_of_every_endpoint() -> None:

@@ -165,9 +165,12 @@ class InOrder:
             self._end = 0
 
     def end(self, batch: Batch) -> None:
-        """Nothing more comes of this batch. Raises InvalidInputFile where it was refused, ServerError where answers lack."""
+        """Nothing more comes of this batch. Raises InvalidInputFile where it was refused, RequestFailed where it ended before its
+        requests were looked at, ServerError where answers lack."""
         if batch.status == "failed":
             raise refused(batch)
+        if not batch.request_counts.total:
+            raise RequestFailed(f"Batch {batch.id} was {batch.status} before its requests were looked at; none has an answer.")
         if self._held or self.count < batch.request_counts.total:
             raise ServerError(f"Batch {batch.id} is {batch.status}, but request {self.count} has neither an answer nor an error.")
 

@@ -57,7 +57,8 @@ class AsyncRun:
     def results(self, *, poll_s: float = 2.0, patience_s: float = 60.0) -> AsyncResults[Answer]:
         """The answers in the order of the requests, each as soon as it is its turn; what has none has an `error`.
 
-        Ends when the batch has. Raises InvalidInputFile where the server refused the requests, before anything ran.
+        Ends when the batch has. Raises InvalidInputFile where the server refused the requests, before anything ran; RequestFailed
+        where the batch was cancelled before they were looked at.
         """
         return AsyncResults(self._in_order(poll_s, patience_s))
 
