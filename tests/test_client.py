@@ -129,6 +129,7 @@ def test_the_twins_offer_the_same() -> None:
         (blocking.Forecasts, asynchronous.AsyncForecasts),
         (blocking.Plans, asynchronous.AsyncPlans),
         (blocking.Pools, asynchronous.AsyncPools),
+        (blocking.Windows, asynchronous.AsyncWindows),
         (runs.Run, async_runs.AsyncRun),
         (frames.Results, frames.AsyncResults),
     ):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from batchsched import client, testing
-from batchsched.client import blocking, calls, forecasts, loops, plans, profiles, results
+from batchsched.client import blocking, calls, forecasts, loops, plans, profiles, results, windows
 
 PARTS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     (
@@ -17,8 +17,8 @@ PARTS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
         "`AsyncClient` has the same, with await, and gives `AsyncRun`, `AsyncMapped` and `AsyncResults`, for `async for`.",
         (blocking.Client, blocking.Files, blocking.Batches, blocking.Models),
     ),
-    ("", "", (blocking.Forecasts, blocking.Plans, blocking.Pools)),
-    ("", "", (calls.BatchOptions, calls.Changes)),
+    ("", "", (blocking.Forecasts, blocking.Plans, blocking.Pools, blocking.Windows)),
+    ("", "", (calls.BatchOptions, calls.Changes, windows.WindowOptions)),
     ("What it gives", "", (client.Run, client.Mapped, client.Results, loops.BatchFunction)),
     (
         "Results",
@@ -49,7 +49,20 @@ PARTS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
         ),
     ),
     ("", "", (results.Slice, results.RequestShare, results.PoolEnergy, results.Books, client.Plan, plans.PoolStatus)),
-    ("", "", (plans.WhatIf, plans.Replayed, client.Forecast, client.ForecastFeed, forecasts.Skill, profiles.Profiles)),
+    (
+        "",
+        "",
+        (
+            plans.WhatIf,
+            plans.Replayed,
+            client.Forecast,
+            client.ForecastFeed,
+            forecasts.Skill,
+            profiles.Profiles,
+            client.Window,
+            client.Opening,
+        ),
+    ),
     ("For tests", "", (testing.FakeServer, testing.Asked, testing.Refusal)),
 )
 
