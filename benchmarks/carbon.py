@@ -18,7 +18,6 @@ import os
 import platform
 from collections import defaultdict
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
@@ -35,8 +34,9 @@ from batchsched.simulate.policies import cheapest_gpus, planned
 from batchsched.simulate.rolling import hours_of
 from batchsched.simulate.scenarios import Scenario, regions, single, site, weeks
 from benchmarks import carbon_grid
+from benchmarks.attempts import Failed, ran
 from benchmarks.carbon_grid import SITES, cache_folder, data_folder
-from benchmarks.carbon_rows import WHOLE, Row, Run
+from benchmarks.carbon_rows import WHOLE, Row, Run, held_against, share, told
 from benchmarks.carbon_whole import RUN_BY_SERVER, SAMPLE, SAMPLED, differences, served, show_differences, whole_runs
 from benchmarks.forecast_ours import Remaining
 from benchmarks.forecast_trials import need_data
@@ -139,11 +139,13 @@ def _over_pools(outcome: Outcome, each: dict[str, float]) -> float:
 
 
 def summed(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
-    """Of one scenario, by policy: over all its weeks; `worst` is the week with the least saving."""
-    by_policy: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_policy[row.run.policy].append(row)
-    ours, foresight = (OURS, FORESIGHT) if OURS in by_policy else (GREEDY, GREEDY_FORESIGHT)
+    """Of one scenario, by policy: over all its weeks; `worst` is the week with the least saving. Empty where runs failed that all
+    others are held against."""
+    rows = list(rows)
+    ours, foresight = (OURS, FORESIGHT) if rows and rows[0].run.scenario in SOLVED else (GREEDY, GREEDY_FORESIGHT)
+    by_policy = held_against(rows, (RUN_NOW, ours, foresight))
+    if not by_policy:
+        return {}
     now = {row.run.week: row.grams for row in by_policy[RUN_NOW]}
     total_g = sum(now.values())
     possible_g = total_g - sum(row.grams for row in by_policy[foresight])
@@ -154,19 +156,19 @@ def summed(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
         grams, batches = sum(row.grams for row in mine), sum(row.batches for row in mine)
         found[name] = {
             "kg": grams / 1000,
-            "saved_pct": 100 * (1 - grams / total_g),
-            "worst_week_pct": min(100 * (1 - row.grams / now[row.run.week]) for row in mine),
-            "captured": (total_g - grams) / possible_g,
-            "of_ceiling": (total_g - grams) / ceiling_g,
-            "misses_pct": 100 * sum(row.missed for row in mine) / batches,
+            "saved_pct": 100 * share(total_g - grams, total_g),
+            "worst_week_pct": min(100 * share(now[row.run.week] - row.grams, now[row.run.week]) for row in mine),
+            "captured": share(total_g - grams, possible_g),
+            "of_ceiling": share(total_g - grams, ceiling_g),
+            "misses_pct": 100 * sum(row.missed for row in mine) / max(1, batches),
             "broken_pct": 100 * sum(row.broken for row in mine) / max(1, sum(row.promised for row in mine)),
-            "wait_h": sum(row.wait_h * row.batches for row in mine) / batches,
+            "wait_h": sum(row.wait_h * row.batches for row in mine) / max(1, batches),
             "gpu_h": sum(row.gpu_h for row in mine),
             "money": sum(row.money for row in mine),
             "moved_pct": 100 * float(np.mean([row.moved for row in mine])),
             "hurried_h": sum(row.hurried_h for row in mine),
-            "starts_pct": 100 * sum(row.starting_g for row in mine) / grams,
-            "idle_pct": 100 * sum(row.idle_g for row in mine) / grams,
+            "starts_pct": 100 * share(sum(row.starting_g for row in mine), grams),
+            "idle_pct": 100 * share(sum(row.idle_g for row in mine), grams),
             "apart": apart([(row.grams, ours_g[row.run.week], now[row.run.week]) for row in mine]),
             "planning_s": sum(row.planning_s for row in mine),
         }
@@ -178,7 +180,8 @@ def summed(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
 def apart(weeks_g: list[tuple[float, float, float]]) -> list[float]:
     """How much more a policy emits than we do, in per cent of what running at once emits; of each week the grams of the three.
     The mean, and its 95 % interval over weeks, drawn again with their pairs kept; of fewer than four weeks the mean alone."""
-    return interval([100 * (its - ours) / now for its, ours, now in weeks_g])
+    more = [100 * (its - ours) / now for its, ours, now in weeks_g if now > 0]
+    return interval(more) if more else []
 
 
 def _beats(one: dict[str, Any], ours: dict[str, Any]) -> bool:
@@ -208,12 +211,12 @@ HEADLINES = {
 """By figure: the scenario and the column. The whole server's, where it ran."""
 
 
-def figures(found: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """The last line. `by`: the table that each figure is of."""
+def figures(found: dict[str, dict[str, dict[str, Any]]], failed: Iterable[Failed[Run]] = ()) -> dict[str, Any]:
+    """The last line. `by`: the table that each figure is of; None where nothing can be told."""
 
     def ours(table: str, key: str) -> float | None:
         one = next((row for row in found.get(table, {}).values() if row["ours"]), None)
-        return None if one is None else round(one[key], 4)
+        return None if one is None else told(one[key], 4)
 
     tables = {scenario: RUN_BY_SERVER[scenario] + WHOLE for scenario, _ in HEADLINES.values()}
     by = {key: tables[scenario] if tables[scenario] in found else scenario for key, (scenario, _) in HEADLINES.items()}
@@ -224,11 +227,12 @@ def figures(found: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
         "beaten_by": sorted(f"{name} ({where})" for where, rows in found.items() for name in rows if rows[name]["beats_us"]),
         "planner_and_server": differences(found),
         "policies": {where: {name: _rounded(row) for name, row in rows.items()} for where, rows in found.items()},
+        "failed": [f"{one.run}: {one.why}" for one in failed],
     }
 
 
-def _rounded(row: dict[str, Any]) -> dict[str, float]:
-    return {key: round(row[key], 3) for key in ("kg", "saved_pct", "captured", "misses_pct", "wait_h", "money", "gpu_h")}
+def _rounded(row: dict[str, Any]) -> dict[str, float | None]:
+    return {key: told(row[key], 3) for key in ("kg", "saved_pct", "captured", "misses_pct", "wait_h", "money", "gpu_h")}
 
 
 def main() -> None:
@@ -251,27 +255,35 @@ def main() -> None:
     fleet_weeks, single_weeks = FULL if asked.full else (1, 1) if asked.quick else (asked.weeks, asked.single_weeks)
     scenarios = asked.scenario or (every if asked.full else None)
     found: dict[str, list[Row]] = defaultdict(list)
-    with ProcessPoolExecutor(asked.jobs) as workers:
-        _all(workers, "the planner alone:", list(runs(fleet_weeks, single_weeks, scenarios, asked.policy)), found)
-        if not asked.quick:
-            first = {name: summed(rows) for name, rows in found.items()}
-            _all(workers, "the whole server:", list(whole_runs(found, first)), found)
-    summaries = {name: summed(rows) for name, rows in found.items()}
+    failed = _all(asked.jobs, "the planner alone:", list(runs(fleet_weeks, single_weeks, scenarios, asked.policy)), found)
+    if not asked.quick:
+        failed += _all(asked.jobs, "the whole server:", list(whole_runs(found, _summaries(found))), found)
+    summaries = _summaries(found)
     for name, rows in summaries.items():
         show(name, rows)
         if asked.picture:
             points = [Point(policy, one["saved_pct"], one["misses_pct"], ours=one["ours"]) for policy, one in rows.items()]
             write(asked.picture / f"{name.replace(', ', '-').replace(' ', '-')}.svg", compared(name, points))
     show_differences(differences(summaries))
-    print(json.dumps(figures(summaries)))
+    for one in failed:
+        print(f"FAILED, and left out with what was to be held against it: {one.run}: {one.why}")
+    print(json.dumps(figures(summaries, failed)))
 
 
-def _all(workers: ProcessPoolExecutor, what: str, plan: list[Run], found: dict[str, list[Row]]) -> None:
-    """Run them, by table into `found`."""
-    told = Remaining(what, len(plan), "runs")
-    for row in workers.map(run, plan):
-        found[row.run.table].append(row)
-        told.done()
+def _summaries(found: dict[str, list[Row]]) -> dict[str, dict[str, dict[str, Any]]]:
+    return {name: summary for name, rows in found.items() if (summary := summed(rows))}
+
+
+def _all(jobs: int, what: str, plan: list[Run], found: dict[str, list[Row]]) -> list[Failed[Run]]:
+    """Run them, by table into `found`; those that failed."""
+    remaining, failed = Remaining(what, len(plan), "runs"), list[Failed[Run]]()
+    for one in ran(run, plan, jobs):
+        if isinstance(one, Failed):
+            failed.append(one)
+        else:
+            found[one.run.table].append(one)
+        remaining.done()
+    return failed
 
 
 def runs(fleet_weeks: int, single_weeks: int, scenarios: list[str] | None, names: list[str] | None) -> Iterable[Run]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Literal
 
@@ -25,6 +27,9 @@ class Run(msgspec.Struct, frozen=True):
         """The one that its row stands in."""
         return self.scenario + WHOLE if self.by == "server" else self.scenario
 
+    def __str__(self) -> str:
+        return f"{self.policy} ({self.table}, week of {self.week:%Y-%m-%d})"
+
 
 class Row(msgspec.Struct, frozen=True):
     """What it came to. `ceiling_g`: of the planner alone; NaN else, where luck is drawn that the bound does not know."""
@@ -46,3 +51,23 @@ class Row(msgspec.Struct, frozen=True):
     """Batches that a server called feasible when they came; of the planner alone, which makes no promise, all."""
     broken: int = 0
     """Of those, not done in time."""
+
+
+def share(part: float, of: float) -> float:
+    """NaN where there is nothing to have a share of."""
+    return part / of if of > 0 else math.nan
+
+
+def told(value: float, digits: int) -> float | None:
+    """As JSON has it: None where nothing can be told."""
+    return round(value, digits) if math.isfinite(value) else None
+
+
+def held_against(rows: Iterable[Row], yardsticks: Collection[str]) -> dict[str, list[Row]]:
+    """Of one table, by policy, the weeks that all yardsticks came through; of the others only such as have each of these weeks.
+    Empty where there is no such week."""
+    found: dict[str, dict[datetime, Row]] = {}
+    for row in rows:
+        found.setdefault(row.run.policy, {})[row.run.week] = row
+    weeks = sorted(set[datetime].intersection(*(set(found.get(name, ())) for name in yardsticks)))
+    return {name: [mine[week] for week in weeks] for name, mine in found.items() if weeks and mine.keys() >= set(weeks)}

@@ -7,6 +7,7 @@ sample of zones, in which the planner alone runs the same jobs of the same polic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -78,6 +79,7 @@ def differences(summaries: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dic
             }
             for policy, one in summaries[name].items()
             if policy in summaries[whole]
+            and all(math.isfinite(of[policy]["saved_pct"]) for of in (summaries[name], summaries[whole]))
         }
         for name, whole in both.items()
     }

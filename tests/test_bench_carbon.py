@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from batchsched.simulate import POLICIES, Grid, simulate
@@ -11,6 +14,7 @@ from batchsched.simulate.drawn import Drawn
 from batchsched.simulate.rolling import hours_of
 from batchsched.simulate.scenarios import regions, single
 from benchmarks import carbon
+from benchmarks.attempts import Failed, ran
 from benchmarks.carbon_rows import By, Row, Run
 from benchmarks.carbon_whole import EXACT, SAMPLE, conditions_of, differences, served, whole_runs, worth_it
 
@@ -83,6 +87,46 @@ def test_where_nothing_competes_for_room_the_greedy_plan_is_ours() -> None:
     ]
     said = carbon.figures({"single, 24 h": carbon.summed(rows)})
     assert said["scheduler_captured_24h"] == 0.75
+
+
+def test_where_nothing_can_be_saved_there_is_no_share_of_it() -> None:
+    yardsticks = (carbon.RUN_NOW, carbon.GREEDY, carbon.GREEDY_FORESIGHT)
+    rows = [row(name, 1000, scenario="single, 24 h", week=week) for week in (0, 1) for name in yardsticks]
+    found = {"single, 24 h": carbon.summed([msgspec.structs.replace(one, ceiling_g=1000.0) for one in rows])}
+    carbon.show("single, 24 h", found["single, 24 h"])
+    said = json.loads(json.dumps(carbon.figures(found), allow_nan=False))
+    assert said["scheduler_captured_24h"] is None
+    nothing = [msgspec.structs.replace(one, grams=0.0, batches=0, ceiling_g=0.0) for one in rows]
+    json.dumps(carbon.figures({"single, 24 h": carbon.summed(nothing)}), allow_nan=False)
+
+
+def simulated(one: Run) -> Row:
+    """One of ours fails in the first week, running at once in the third; one policy's process is killed in the second."""
+    week = (one.week - WEEK).days // 7
+    if (one.policy, week) == ("EDF", 0):
+        raise AssertionError("it emitted less than can be")
+    if (one.policy, week) == (carbon.RUN_NOW, 2):
+        raise ZeroDivisionError
+    return os._exit(1) if (one.policy, week) == ("FIFO", 1) else row(one.policy, 1000 - 10 * len(one.policy), week=week)
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_costs_no_other_and_is_told() -> None:
+    yardsticks = (carbon.RUN_NOW, carbon.OURS, carbon.FORESIGHT)
+    names = (*yardsticks, "EDF", "FIFO", "GreenLLM")
+    plan = [Run("regions", WEEK + timedelta(days=7 * week), name) for week in range(3) for name in names]
+    came = list(ran(simulated, plan, 1))
+    failed = [one for one in came if isinstance(one, Failed)]
+    rows = [one for one in came if isinstance(one, Row)]
+    assert len(rows) == len(plan) - 3
+    found = carbon.summed(rows)
+    assert found.keys() == {*yardsticks, "GreenLLM"}, "a policy that lacks a week of the others' is no peer of theirs"
+    assert found["GreenLLM"]["kg"] == pytest.approx(2 * 0.92), "in the third week nobody knows what running at once emits"
+    first, killed, now = carbon.figures({"regions": found}, failed)["failed"]
+    assert first == "EDF (regions, week of 2022-07-02): AssertionError: it emitted less than can be"
+    assert killed.startswith("FIFO (regions, week of 2022-07-09): a process died")
+    assert now.startswith("run now (regions, week of 2022-07-16): ZeroDivisionError")
+    assert carbon.summed(one for one in rows if one.run.policy != carbon.OURS) == {}
 
 
 def test_every_scenario_has_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
