@@ -159,6 +159,38 @@ def test_failures_and_an_outage_are_got_over() -> None:
     assert not any(6 * 3600.0 <= one.at_s < 12 * 3600.0 for one in away)
 
 
+def test_an_engine_that_starts_as_its_pool_goes_away_starts_in_vain() -> None:
+    """The half of a start that was done is waste."""
+    start_s = 1800.0
+    slow = {key: msgspec.structs.replace(one, startup_s=start_s) for key, one in scene().profiles.items()}
+    starting = msgspec.structs.replace(scene(), profiles=slow)
+    exact = msgspec.structs.replace(COARSE, warm_up_h=0.0, sigma_start=0.0)
+    _, records = backtest(starting, grid(), POLICIES["run now"], exact)
+    first = min((one for one in records.leases if one.what == "leased"), key=lambda one: one.at_s)
+    pool, away_s = first.replica.split("/")[0], first.at_s - start_s / 2
+    outage = msgspec.structs.replace(exact, outages=(Outage(pool, away_s, away_s + 4 * 3600.0),))
+    lost, _ = backtest(starting, grid(), POLICIES["run now"], outage)
+    in_vain = [one for one in lost.work if not one.batch_id and one.pool == pool and one.at_s < away_s]
+    assert sum(one.starting_s for one in in_vain) >= 0.49 * start_s
+    assert lost.wasted_starts >= 1
+    assert lost.unfinished == []
+
+
+def test_a_batch_of_which_requests_are_given_up_is_done_all_the_same() -> None:
+    """Engines that die every few minutes: after five tries the server makes error lines of what a chunk has left."""
+    frail = msgspec.structs.replace(COARSE, failures_per_replica_h=4.0)
+    outcome, records = backtest(scene(), grid(), _greedy(), frail)
+    assert outcome.unfinished == []
+    assert outcome.given_up
+    done: dict[str, float] = defaultdict(float)
+    for one in records.leases:
+        done[one.batch] += one.requests
+    for arrival in scene().arrivals:
+        assert done[arrival.batch_id] + outcome.given_up.get(arrival.batch_id, 0.0) == pytest.approx(arrival.requests)
+    assert all(one.finished_s is not None for one in records.completions)
+    assert outcome.summary()["given_up"] == round(sum(outcome.given_up.values())) > 0
+
+
 def test_what_goes_wrong_in_a_policy_is_not_passed_over() -> None:
     def planner(_problem: Problem, _now_s: float) -> Plan:
         raise ZeroDivisionError

@@ -148,6 +148,7 @@ def simulate(
         if picture is not None:
             _draw(made, found, picture)
     remarks += [_undone(one, made.grid) for one in found.values() if one.unfinished]
+    remarks += [_given_up(one) for one in found.values() if one.given_up]
     if as_json:
         before = {one.policy for one in made.before}
         rows = [{**one.summary(), "simulated": one.policy not in before, **beside(found, one)} for one in found.values()]
@@ -285,8 +286,8 @@ def beside(found: dict[str, Outcome], one: Outcome) -> dict[str, float | None]:
     from batchsched.simulate import captured
 
     now, best = found[RUN_NOW], next((found[name] for name in PERFECT if name in found), None)
-    done = not (one.unfinished or now.unfinished)
-    share = captured(now, one, best) if best and done and not best.unfinished else math.nan
+    done = one.complete and now.complete
+    share = captured(now, one, best) if best and done and best.complete else math.nan
     return {
         "saved": round(1 - one.grams / now.grams, 4) if now.grams and done else None,
         "captured": round(share, 4) if math.isfinite(share) else None,
@@ -297,6 +298,13 @@ def _undone(one: Outcome, grid: Grid) -> str:
     return (
         f"'{one.policy}' had {len(one.unfinished)} batches left undone at {grid.end:%Y-%m-%d %H:%M} UTC, where what is known of "
         "the grid ends: its figures lack their work, so nothing is said of what it saved."
+    )
+
+
+def _given_up(one: Outcome) -> str:
+    return (
+        f"'{one.policy}' had {sum(one.given_up.values()):,.0f} requests of {len(one.given_up)} batches given up, for engines died "
+        "under them again and again: its figures lack their work, so nothing is said of what it saved."
     )
 
 

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from batchsched.errors import ServerError
 from batchsched.forecasts import Provider
 from batchsched.published import Published
-from batchsched.queue import batches
+from batchsched.queue import batches, chunks
 from batchsched.queue.rows import Row
 from batchsched.queue.states import BATCH_TRANSITIONS
 from batchsched.server.workers import LeaseDesk
@@ -191,11 +191,24 @@ class Backtest:
             if published.must(batch_id, self.events.clock.now()) and replica.held is not None:
                 self._outcome.hurried_s += replica.held.ends_s - now_s
         elif what == "recorded":
-            self._left[batch_id] -= lines
             self._effort[batch_id] += lines * self._truth.luck(self._known[batch_id][0], lease.first_line)
-            if self._left[batch_id] <= 0:
-                del self._left[batch_id]
-                self._finished_s[batch_id] = now_s
+            self._count_down(batch_id, lines)
+        elif what == "failed" and (held := replica.held) is not None and self._is_over(lease):
+            if batch_id in self.names:
+                self._outcome.given_up[name] = self._outcome.given_up.get(name, 0.0) + len(held.todo) * grain
+            self._count_down(batch_id, len(held.todo))
+
+    def _is_over(self, lease: Lease) -> bool:
+        """After its last attempt the server makes error lines of what a chunk has left."""
+        with self.runtime.database.read() as connection:
+            return bool(chunks.get(connection, lease.chunk_id)["state"] == "done")
+
+    def _count_down(self, batch_id: str, lines: int) -> None:
+        """So many more of its lines have a result."""
+        self._left[batch_id] -= lines
+        if self._left[batch_id] <= 0:
+            del self._left[batch_id]
+            self._finished_s[batch_id] = self.events.now_s
 
     # -- what it came to --
 

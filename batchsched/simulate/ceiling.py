@@ -111,7 +111,8 @@ def until_s(arrival: Arrival, late: Collection[str], end_s: float) -> float:
 def check(outcome: Outcome, scene: Scene, grid: Grid, *, shared: bool = False) -> None:
     """Of the planner alone, whose work takes what the scene says. Raises Impossible."""
     late = {*outcome.missed, *outcome.unfinished}
-    done = [arrival for arrival in scene.arrivals if arrival.batch_id not in outcome.unfinished]
+    undone = {*outcome.unfinished, *outcome.given_up}
+    done = [arrival for arrival in scene.arrivals if arrival.batch_id not in undone]
     found = tasks(msgspec.structs.replace(scene, arrivals=done), late, grid.hours * HOUR_S)
     hold(outcome, found, scene.fleet, grid, shared=shared)
 

@@ -172,11 +172,18 @@ class Crew:
     def _unload(self, replica: Replica) -> None:
         """Its engine is gone."""
         self._idled(replica)
-        if (startup := replica.startup) is not None:  # for nothing
+        self._started_in_vain(replica)
+        replica.model = None
+        replica.turn += 1
+
+    def _started_in_vain(self, replica: Replica) -> None:
+        """What a start took that no chunk was charged for is waste, also of one that is not over."""
+        if replica.state == "starting" and replica.model is not None:
+            replica.startup = self._start_meter(replica, replica.model)
+        startup, replica.startup = replica.startup, None
+        if startup is not None and startup.busy_s > 0:
             replica.unsaid.append(_part("waste", startup.started_at, startup.busy_s, startup.energy_j))
             self.wasted += self._events.now_s >= 0
-        replica.model, replica.startup = None, None
-        replica.turn += 1
 
     def _start(self, replica: Replica, model: str) -> None:
         if replica.model is not None:
@@ -187,16 +194,20 @@ class Crew:
         replica.starts += 1
         self.starts += self._events.now_s >= 0
         replica.turn += 1
-        began_s = self._events.now_s
-        self._events.at(began_s + seconds, partial(self._started, replica, replica.turn, began_s))
+        replica.began_s = self._events.now_s
+        self._events.at(replica.began_s + seconds, partial(self._started, replica, replica.turn))
 
-    def _started(self, replica: Replica, turn: int, began_s: float) -> None:
+    def _started(self, replica: Replica, turn: int) -> None:
         if replica.turn != turn or replica.model is None:
             return
-        seconds = self._events.now_s - began_s
-        energy_j = seconds * self._truth.start_w(replica.model, replica.pool)
-        replica.startup = self._meter(began_s, seconds, energy_j, startup_s=seconds)
+        replica.startup = self._start_meter(replica, replica.model)
         self._next(replica)
+
+    def _start_meter(self, replica: Replica, model: str) -> Meter:
+        """What its engine's start took until now."""
+        seconds = self._events.now_s - replica.began_s
+        energy_j = seconds * self._truth.start_w(model, replica.pool)
+        return self._meter(replica.began_s, seconds, energy_j, startup_s=seconds)
 
     # -- chunks --
 
@@ -268,14 +279,14 @@ class Crew:
         if replica.turn != turn or (held := replica.held) is None:
             return
         self._record(replica, held, whole=True)
-        self._over(replica, held)
+        self._end(replica, held)
+        self._next(replica)
 
-    def _over(self, replica: Replica, held: Held) -> None:
+    def _end(self, replica: Replica, held: Held) -> None:
         """All of its lines are recorded."""
         if not held.lost:
             self._desk.finish(held.lease.chunk_id, Finish(held.lease.token))
             self._told("finished", replica, held.lease, 0)
-        self._next(replica)
 
     def _failed(self, replica: Replica, turn: int) -> None:
         """Its engine dies under a chunk, and is away until it is repaired."""
@@ -328,14 +339,18 @@ class Crew:
     def _released(self, replica: Replica, turn: int, reason: ReleaseReason) -> None:
         if replica.turn != turn or (held := replica.held) is None:
             return
+        self._give_back(replica, held, reason)
+        self._next(replica)
+
+    def _give_back(self, replica: Replica, held: Held, reason: ReleaseReason) -> None:
+        """What it has done of a chunk is recorded, and the rest is free again."""
         self._record(replica, held)
         if not held.todo:
-            self._over(replica, held)
+            self._end(replica, held)
             return
         meter = self._worked(held) if held.metered_s < self._events.now_s else None
         self._desk.release(held.lease.chunk_id, Release(held.lease.token, reason, meter))
         self._told("released", replica, held.lease, 0)
-        self._next(replica)
 
     def _idled(self, replica: Replica) -> None:
         """What its engine drew without work until now is to be told."""
@@ -358,8 +373,9 @@ class Crew:
         """All of its workers stop, and what they hold goes back."""
         for replica in self._of_pool[pool]:
             if replica.held is not None:
-                self._record(replica, replica.held)
+                self._give_back(replica, replica.held, "shutdown")
             self._idled(replica)
+            self._started_in_vain(replica)
             spent = self._spent(replica)
             self._desk.bye(replica.worker_id, Bye([spent] if spent else []))
             replica.goes_down()

@@ -36,6 +36,8 @@ class Outcome(msgspec.Struct):
     """Batches that were not done by their deadline. They are finished all the same, so that all policies do the same work."""
     unfinished: list[str] = []
     """Batches that were not done when the simulation ended, a few days after the last one came."""
+    given_up: dict[str, float] = {}
+    """Requests that became error lines, by batch: engines died under them too often. Such a batch is done all the same."""
     late_s: float = 0.0
     """Of all missed batches together."""
     waited_s: float = 0.0
@@ -67,6 +69,11 @@ class Outcome(msgspec.Struct):
         self.moved_s += math.fsum(max(0.0, seconds - stands.get(cell, 0.0)) for cell, seconds in stood.items())
 
     @property
+    def complete(self) -> bool:
+        """Was all of the work done?"""
+        return not (self.unfinished or self.given_up)
+
+    @property
     def grams(self) -> float:
         """Of everything."""
         return math.fsum(one.grams for one in self.work)
@@ -96,6 +103,7 @@ class Outcome(msgspec.Struct):
             "batches": self.batches,
             "missed": len(set(self.missed) | set(self.unfinished)),
             "unfinished": len(self.unfinished),
+            "given_up": round(math.fsum(self.given_up.values())),
             "late_h": round(self.late_s / 3600 / max(1, len(self.missed)), 2),
             "wait_h": round(self.waited_s / 3600 / count, 2),
             "engine_starts": self.engine_starts,

@@ -59,6 +59,8 @@ class Replica(msgspec.Struct):
     """Since when it has none."""
     seen_s: float = 0.0
     """When the server last heard of it."""
+    began_s: float = 0.0
+    """When its engine's last start began."""
     startup: Meter | None = None
     """Of a start that no chunk was charged for yet."""
     unsaid: list[SpentPart] = []
