@@ -173,7 +173,6 @@ def test_an_engine_that_starts_as_its_pool_goes_away_starts_in_vain() -> None:
     in_vain = [one for one in lost.work if not one.batch_id and one.pool == pool and one.at_s < away_s]
     assert sum(one.starting_s for one in in_vain) >= 0.49 * start_s
     assert lost.wasted_starts >= 1
-    assert lost.unfinished == []
 
 
 def test_a_batch_of_which_requests_are_given_up_is_done_all_the_same() -> None:

@@ -303,8 +303,8 @@ def _undone(one: Outcome, grid: Grid) -> str:
 
 def _given_up(one: Outcome) -> str:
     return (
-        f"'{one.policy}' had {sum(one.given_up.values()):,.0f} requests of {len(one.given_up)} batches given up, for engines died "
-        "under them again and again: its figures lack their work, so nothing is said of what it saved."
+        f"'{one.policy}' had {sum(one.given_up.values()):,.0f} requests of {len(one.given_up)} batches given up, for engines "
+        "died under them again and again: its figures lack their work, so nothing is said of what it saved."
     )
 
 
