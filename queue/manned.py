@@ -57,6 +57,8 @@ class WorkerRow(SQLModel, table=True):
     """The model that the answer to its last claim told it to get ready."""
     preparing_at: datetime | None = None
     """Since when it has been told so, without having it ready in between."""
+    preparing_for: str | None = None
+    """The batch of which a chunk waited for that; None: it is for what the plan begins next."""
     lacking: list[str] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
     """Models that its engine turned out not to have, as it said with its last claim."""
     adapters: bool | None = None

@@ -16,7 +16,7 @@ from batchsched.queue.tables import workers
 
 # Written out, so that the partial index serves.
 _IS_ACTIVE = workers.c.state == literal_column("'active'")
-_NOTHING: dict[str, Any] = {"preparing": None, "preparing_at": None}
+_NOTHING: dict[str, Any] = {"preparing": None, "preparing_at": None, "preparing_for": None}
 _MINE = workers.c.id == bindparam("worker")
 _ONE = Hot(select(workers).where(_MINE))
 _FINISHED = Hot(update(workers).where(_MINE).values(finished=workers.c.finished + 1))
@@ -54,10 +54,10 @@ def asked(connection: Connection, worker_id: str, now: datetime, **values: Any) 
     seen(connection, worker_id, now, **_NOTHING, **values)
 
 
-def prepares(connection: Connection, worker: Row, model: str, now: datetime) -> None:
+def prepares(connection: Connection, worker: Row, model: str, batch_id: str | None, now: datetime) -> None:
     """It is told to get a model ready. `worker`: as it was before it asked; who was told the same then has been since."""
     since = worker["preparing_at"] if worker["preparing"] == model else None
-    values = {"preparing": model, "preparing_at": since or now}
+    values = {"preparing": model, "preparing_at": since or now, "preparing_for": batch_id}
     connection.execute(update(workers).where(workers.c.id == worker["id"]).values(values))
 
 
@@ -161,6 +161,12 @@ def of_pool(connection: Connection, pool: str, since: datetime) -> list[Row]:
     """The same of one pool, in the order in which they came."""
     here = select(workers).where(_IS_ACTIVE, workers.c.pool == pool, workers.c.seen_at >= since)
     return every(connection, here.order_by(workers.c.registered_at, workers.c.id))
+
+
+def preparing_for(connection: Connection, batch_ids: Collection[str], since: datetime) -> list[Row]:
+    """Those of every pool that were told to get a model ready for a chunk of these batches."""
+    here = select(workers).where(_IS_ACTIVE, workers.c.seen_at >= since, workers.c.preparing_for.in_(batch_ids))
+    return every(connection, here)
 
 
 def idle_power(connection: Connection) -> dict[str, float]:

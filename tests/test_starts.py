@@ -109,8 +109,8 @@ def make(tmp_path: Path) -> Generator[Callable[..., Pool]]:
     clock, made = ManualClock(NOW), list[InProcess]()
     with in_process() as open_server:
 
-        def pool_on(database_url: str = "") -> Pool:
-            made.append(open_server(tmp_path, clock, CONFIG, server__database_url=database_url))
+        def pool_on(database_url: str = "", more: str = "") -> Pool:
+            made.append(open_server(tmp_path, clock, CONFIG + more, server__database_url=database_url))
             return Pool(made[0], clock)
 
         yield pool_on
@@ -146,6 +146,21 @@ def test_an_idle_worker_that_has_the_model_takes_the_chunk_and_no_other_starts_f
     assert local.told(local.worker()) is None
     assert len(local.ask(has, "tiny")["leases"]) == 1
     assert local.told(local.worker()) is None
+
+
+def test_pools_that_may_serve_the_same_batch_start_no_more_engines_for_it_than_chunks_wait(
+    make: Callable[..., Pool], database_url: str
+) -> None:
+    local = make(database_url, '[pools.second]\ngpu = "L4"\ncount = 4\n')
+    crew = [local.worker(pool=name) for name in ("local", "second") * 4]
+    local.submit(15, now=True)
+    with ThreadPoolExecutor(MANY) as together:
+        first = list(together.map(local.told, crew))
+        assert Counter(first) == {"tiny": 3, None: MANY - 3}
+        assert list(together.map(local.told, crew)) == first
+    local.bye(crew[first.index("tiny")])
+    rest = [worker for worker, model in zip(crew, first, strict=True) if model is None]
+    assert [local.told(worker) for worker in rest] == ["tiny", *[None] * (MANY - 4)]
 
 
 def test_who_says_goodbye_or_falls_silent_starts_nothing(local: Pool) -> None:

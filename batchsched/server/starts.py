@@ -7,6 +7,7 @@ as many as the plan has of its model now. An engine that the plan keeps is not g
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -15,7 +16,7 @@ from sqlalchemy import Connection
 
 from batchsched.fleet import ServedModel
 from batchsched.planner.fairness import Want
-from batchsched.queue import chunks, workers
+from batchsched.queue import chunks, tallies, workers
 from batchsched.queue.rows import Row
 from batchsched.scheduler import Offer
 
@@ -45,6 +46,8 @@ class Starts:
         self._connection, self._worker, self._offer, self._now = connection, worker, offer, now
         self._ready, self._models = frozenset(ready), models
         self._since = now - timedelta(seconds=silent_s)
+        self._for: str | None = None
+        """The batch of which a chunk waits for this worker."""
 
     # -- what to do --
 
@@ -53,17 +56,18 @@ class Starts:
         startup_s, renamed = max(want.startup_s for want in wants), all(want.renamed for want in wants)
         if self._another_could(model, renamed=renamed):
             return False
-        hands = self._hands(model, startup_s, renamed=renamed)
-        pressing = [want for want in wants if want.pressing]
-        if self._wait(pressing, hands):
+        told = self._told(wants, startup_s)
+        hands, pressing = self._hands(model, startup_s, renamed=renamed), [want for want in wants if want.pressing]
+        if self._wait(pressing, hands, told):
             return True
-        if len(pressing) == len(wants) or not self._wait(wants, hands):
+        if len(pressing) == len(wants) or not self._wait(wants, hands, told):
             return False
         # What may be leased has a place in the plan now, be it with another model than this worker can have.
         return hands + self._busy(model) < max(1, self._offer.engines.get(model, 0))
 
     def coming(self) -> str | None:
         """The model that this worker should get ready for what begins next; None where enough engines are there for that."""
+        self._for = None
         for model, one in self._offer.coming.items():
             if model not in self._ready and not self._another_could(model):
                 there = self._hands(model, one.startup_s) + self._busy(model)
@@ -74,7 +78,7 @@ class Starts:
     def told(self, model: str) -> None:
         """This worker is told to get a model ready. One that holds a lease does so when that is done, and asks again before."""
         if self._worker["id"] not in self._holders:
-            workers.prepares(self._connection, self._worker, model, self._now)
+            workers.prepares(self._connection, self._worker, model, self._for, self._now)
 
     @property
     def kept(self) -> bool:
@@ -114,11 +118,27 @@ class Starts:
         """Engines of a model at work."""
         return sum(row["id"] in self._holders and model in row["ready_models"] for row in self._others)
 
-    def _wait(self, wants: Sequence[Want], hands: int) -> bool:
-        """Are there more chunks to lease than workers that will take them?"""
-        more = 1 + hands
+    def _told(self, wants: Sequence[Want], startup_s: float) -> list[Row]:
+        """Workers of all pools that load a model for a chunk of one of these batches. Until this transaction ends nobody else
+        looks: pools that may all serve a batch would each start engines for all of it."""
+        tallies.take_turns(self._connection, "starts of all pools")
+        since = self._now - timedelta(seconds=max(LEAST_S, STARTS * startup_s))
+        there = workers.preparing_for(self._connection, [want.batch_id for want in wants], self._since)
+        mine = self._worker["id"]
+        return [row for row in there if row["preparing_at"] >= since and row["id"] != mine and not workers.rests(row)]
+
+    def _wait(self, wants: Sequence[Want], hands: int, told: Sequence[Row]) -> bool:
+        """Are there more chunks to lease than workers that will take them: this pool's, and others' that were told to?"""
+        more, pool = 1 + hands, self._worker["pool"]
+        everywhere = Counter(row["preparing_for"] for row in told)
+        elsewhere = Counter(row["preparing_for"] for row in told if row["pool"] != pool)
+        self._for = None
         for want in wants:
-            more -= chunks.claimable(self._connection, want.batch_id, self._now, more)
+            name = want.batch_id
+            waiting = chunks.claimable(self._connection, name, self._now, more + everywhere[name])
+            more -= max(0, waiting - elsewhere[name])
+            if self._for is None and waiting > everywhere[name]:
+                self._for = name
             if more <= 0:
                 return True
         return False
