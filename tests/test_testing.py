@@ -191,3 +191,15 @@ def test_the_examples_run(name: str, said: str, tmp_path: Path) -> None:
         )
     assert said in done.stdout, done.stderr
     assert done.stderr == ""
+
+
+def test_the_example_of_embeddings_runs(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("wind\nbreeze\ntax law\n")
+    vectors = {"wind": [1.0, 0.1], "breeze": [1.0, 0.2], "tax law": [0.1, 1.0]}
+    with FakeServer(lambda asked: vectors[asked.prompt]) as server:
+        done = subprocess.run(
+            [sys.executable, ROOT / "examples" / "embed.py", corpus, "any", server.url],
+            capture_output=True, text=True, cwd=ROOT, check=False,
+        )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("wind -> breeze\nbreeze -> wind\ntax law -> breeze\n", "")
