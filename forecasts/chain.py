@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -20,7 +20,6 @@ from batchsched.forecasts.port import IntensityForecast, Provider, Realised, Sig
 from batchsched.units import start_of_hour
 
 if TYPE_CHECKING:
-    from batchsched.forecasts.archive import Archive
     from batchsched.forecasts.nowcast import Nowcast
 
 _DAY = timedelta(days=1)
@@ -56,10 +55,33 @@ class Choice(msgspec.Struct, frozen=True):
         return passed_over or ("the first of its sources" if self.trust else "no source of it has a forecast yet")
 
 
+class Known(Protocol):
+    """What a chain needs of the archive: what was known at an instant, and nothing that came later."""
+
+    def newest(
+        self, zone: str, *, as_of: datetime, provider: str | None = None, signal: Signal | None = None
+    ) -> IntensityForecast | None:
+        """The forecast that was issued last of those that were there."""
+        ...
+
+    def realised(
+        self,
+        zone: str,
+        start: datetime,
+        end: datetime,
+        *,
+        as_of: datetime,
+        provider: str | None = None,
+        signal: Signal | None = None,
+    ) -> list[Realised]:
+        """What had come true in [start, end)."""
+        ...
+
+
 class Chain:
     """The chains of all zones, as one provider. Zones without sources are the typical provider's alone."""
 
-    def __init__(self, archive: Archive, links: Mapping[str, Links], typical: Provider) -> None:
+    def __init__(self, archive: Known, links: Mapping[str, Links], typical: Provider) -> None:
         self._archive = archive
         self._links = links
         self._typical = typical

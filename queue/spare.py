@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import msgspec
@@ -55,6 +56,26 @@ def add(connection: Connection, pool: str, seen: SpareSeen, now: datetime) -> No
     else:
         samples = _with_open(row["samples"], row["seconds"], row["tokens"])[-MOST_SAMPLES:]
         connection.execute(update(spare_hours).where(*mine).values(samples=samples, began_at=began_at, **more))
+
+
+def restore(connection: Connection, seen: Iterable[SpareHour], now: datetime) -> None:
+    """Enter what was seen of servers before this database was there. Hours of theirs that it knows already stay as they are."""
+    began_at = now - timedelta(seconds=now.timestamp() % QUARTER_S + QUARTER_S)
+    rows = [
+        {
+            "pool": row.pool,
+            "server": row.server[:_LONGEST_NAME],
+            "hour_of_week": row.hour_of_week,
+            "samples": row.samples[-MOST_SAMPLES:],
+            "began_at": began_at,
+            "seconds": 0.0,
+            "tokens": 0.0,
+        }
+        for row in seen
+        if row.samples
+    ]
+    if rows:
+        connection.execute(_FIRST, rows)
 
 
 def hours(connection: Connection, now: datetime) -> list[SpareHour]:

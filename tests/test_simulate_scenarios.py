@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from batchsched.cli.main import cli
+from batchsched.cli.simulate import SCENARIOS
 from batchsched.forecasts.evaluation import DAY_H, Array, replanned
 from batchsched.simulate import POLICIES, Grid, captured, simulate
 from batchsched.simulate.ceiling import least_g, tasks
 from batchsched.simulate.rolling import hours_of
-from batchsched.simulate.scenarios import Hanging, regions, single, site, spike, weeks, wrong_profiles
+from batchsched.simulate.scenarios import NAMED, Hanging, regions, single, site, spike, weeks, wrong_profiles
 from batchsched.simulate.scene import CHUNK_REQUESTS, HARDWARE, PRICE_PER_H
 from benchmarks.carbon_grid import HOUR, Issued
 from benchmarks.forecast_trials import LEADS_H, WARM_DAYS, Trial
@@ -150,3 +154,27 @@ def test_a_feed_that_hangs_says_what_it_last_said() -> None:
     over = since + 30 * HOUR
     assert hanging.forecast("CISO", over, over + HOUR) == provider.forecast("CISO", over, over + HOUR)
     assert len(hanging.realised("CISO", since, over, over)) == 30
+
+
+def test_every_scenario_is_offered_and_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BATCHSCHED_DATA", raising=False)
+    assert set(SCENARIOS) == set(NAMED)
+    for name in ("shared 55", "lost pool", "near zero"):
+        arguments = [
+            "simulate",
+            "--days",
+            "1",
+            "--zones",
+            "CISO,DE",
+            "--policy",
+            "greedy",
+            "--scenario",
+            name,
+            "--quick",
+            "--json",
+        ]
+        done = CliRunner().invoke(cli, arguments)
+        assert done.exit_code == 0, done.output
+        told = json.loads(done.stdout)
+        assert told["scenario"] == name
+        assert all(row["unfinished"] == 0 and row["grams"] > 0 for row in told["policies"])

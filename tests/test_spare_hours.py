@@ -222,3 +222,16 @@ def test_plans_get_what_workers_saw_and_weigh_the_increment_alone(tmp_path: Path
         assert work > 0
         text = server.request("GET", "/metrics").text
         assert 'batchsched_spare_tokens_per_second{pool="online"}' in text
+
+
+def test_what_was_seen_before_is_entered_once_and_goes_on(database: Database) -> None:
+    before = [spare.SpareHour("online", "s1", hour, [100.0 * hour] * 60) for hour in (0, 1)]
+    with database.write() as connection:
+        spare.restore(connection, before, MONDAY)
+        spare.restore(connection, [spare.SpareHour("online", "s1", 0, [7.0]), spare.SpareHour("online", "s2", 5, [])], MONDAY)
+        spare.add(connection, "online", seen(50.0), MONDAY + timedelta(minutes=10))
+    with database.read() as connection:
+        found = {row.hour_of_week: row.samples for row in spare.hours(connection, MONDAY)}
+    assert set(found) == {0, 1}
+    assert found[0] == [*([0.0] * spare.MOST_SAMPLES), 50.0]
+    assert found[1] == [100.0] * spare.MOST_SAMPLES

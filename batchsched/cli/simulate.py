@@ -49,10 +49,27 @@ CHOICES = (
     PERFECT[0],
 )
 """simulate.POLICIES, which a help text does not wait for."""
+SCENARIOS = (
+    "regions",
+    "site",
+    "shared 25",
+    "shared 55",
+    "wrong profiles",
+    "spike",
+    "lost pool",
+    "slow links",
+    "cut link",
+    "hanging feed",
+    "broken feed",
+    "embodied low",
+    "embodied high",
+    "near zero",
+)
+"""simulate.scenarios.NAMED, likewise."""
 FIRST_DAY = datetime(2021, 10, 4, tzinfo=UTC)
 
 
-NOT_OF_A_PAST = ("zones", "data", "load")
+NOT_OF_A_PAST = ("zones", "data", "load", "scenario")
 """Options of drawn batches alone."""
 
 
@@ -91,6 +108,13 @@ NOT_OF_A_PAST = ("zones", "data", "load")
     help="Share of the fleet's time that the work takes.",
 )
 @click.option(
+    "--scenario",
+    type=click.Choice(SCENARIOS),
+    default=SCENARIOS[0],
+    show_default=True,
+    help="What happens, drawn from the seed (docs/simulate.md tells each).",
+)
+@click.option(
     "--from-archive",
     is_flag=True,
     help="Simulate the batches, the fleet and the forecasts of the configured server instead of drawn ones; its database is "
@@ -123,6 +147,7 @@ def simulate(
     names: tuple[str, ...],
     data: Path | None,
     load: float,
+    scenario: str,
     from_archive: bool,
     without: tuple[str, ...],
     quick: bool,
@@ -139,7 +164,7 @@ def simulate(
     _fitting(context, from_archive=from_archive, quick=quick, out=out, without=without)
     asked = list(dict.fromkeys([RUN_NOW, *(names or DEFAULT)]))
     past, drawn = partial(_past, days, start, config, without, seed), partial(_drawn, days, seed, start or FIRST_DAY)
-    with past() if from_archive else drawn(zones, data, load) as made, _Progress() as progress:
+    with past() if from_archive else drawn(zones, data, load, scenario) as made, _Progress() as progress:
         found = {one.policy: one for one in made.before}
         for name in asked:
             found[name] = _run(made, name, risk, out, progress, quick=quick)
@@ -198,28 +223,33 @@ class _World(NamedTuple):
 
 
 @contextmanager
-def _drawn(days: int, seed: int, start: datetime, zones: str, data: Path | None, load: float) -> Generator[_World]:
-    from batchsched.simulate import Grid, draw_scene
+def _drawn(days: int, seed: int, start: datetime, zones: str, data: Path | None, load: float, name: str) -> Generator[_World]:
     from batchsched.simulate.data import opened
     from batchsched.simulate.rolling import hours_of
+    from batchsched.simulate.scenarios import NAMED, Asked
 
     folder = data or (Path(os.environ["BATCHSCHED_DATA"]) if os.environ.get("BATCHSCHED_DATA") else None)
-    named = [name.strip() for name in zones.split(",") if name.strip()]
-    if not named:
+    asked = [zone.strip() for zone in zones.split(",") if zone.strip()]
+    if not asked:
         raise InvalidValue("--zones names no zone; give at least one, such as DE.")
-    scene, since = draw_scene(named, days, seed, load=load), start.replace(tzinfo=UTC)
-    facts: dict[str, Any] = {"days": days, "seed": seed, "zones": named, "load": load, "drawn": folder is None, "start": since}
+    since = start.replace(tzinfo=UTC)
+    scenario = NAMED[name](Asked(asked, since, days, seed, load, folder))
+    scene, named = scenario.scene, list(scenario.zones)
+    facts: dict[str, Any] = {"scenario": name, "days": days, "seed": seed, "zones": named, "load": load, "start": since}
+    facts["drawn"] = folder is None
     with opened(folder, named, since, hours_of(scene), seed) as provider:
         source = provider.name
         remarks = [
             f"{len(scene.arrivals)} drawn batches in {days} days from {since:%Y-%m-%d} on; pools in {', '.join(named)}.",
+            f"Scenario: {scenario.name}.",
             f"Truth and forecasts: {source}{', from the seed' if folder is None else ''}.",
         ]
         yield _World(
             scene,
-            Grid(provider, named, since, hours_of(scene)),
+            scenario.grid(provider),
             [],
             lambda: ({**facts, "batches": len(scene.arrivals), "truth": source}, list(remarks)),
+            conditions=scenario.conditions,
         )
 
 
@@ -251,16 +281,15 @@ def _run(made: _World, name: str, risk: float | None, out: Path | None, progress
     from batchsched.simulate.ceiling import Impossible
     from batchsched.simulate.conditions import USUAL
 
-    policy = POLICIES[name]
+    policy, conditions = POLICIES[name], made.conditions or USUAL
     if name.startswith(("greedy", "planner")):
         policy = msgspec.structs.replace(policy, risk=made.ours(risk))
         if made.limits is not None:
             policy = msgspec.structs.replace(policy, churn=made.limits.churn, min_run_s=made.limits.min_run_s)
     try:
         if quick:
-            return by_planner_alone(made.scene, made.grid, policy, partial(progress, name))
-        conditions = made.conditions or USUAL
-        outcome, records = backtest(made.scene, made.grid, policy, conditions, on_progress=partial(progress, name))
+            return by_planner_alone(made.scene, made.grid, policy, partial(progress, name), conditions=conditions)
+        outcome, records = backtest(made.scene, made.grid, policy, conditions, partial(progress, name))
     except Impossible as fault:
         raise ServerError(str(fault), hint="Please report it, with the command and its options.") from None
     if out is not None:

@@ -25,7 +25,9 @@ from batchsched.simulate.conditions import USUAL, Conditions
 from batchsched.simulate.crew import Crew
 from batchsched.simulate.events import Events
 from batchsched.simulate.grid import Grid
+from batchsched.simulate.making import grams_per_s
 from batchsched.simulate.moves import cells
+from batchsched.simulate.online import Learnt
 from batchsched.simulate.outcome import Outcome
 from batchsched.simulate.paid import paid, transferred
 from batchsched.simulate.policies import Policy
@@ -34,7 +36,7 @@ from batchsched.simulate.records import Completion, Leased, Records
 from batchsched.simulate.replica import Replica
 from batchsched.simulate.scene import Arrival, Scene
 from batchsched.simulate.seen import Seen
-from batchsched.simulate.stage import LEASE_S, Stage, trials_of
+from batchsched.simulate.stage import Stage, trials_of
 from batchsched.simulate.truth import Lines, Truth
 from batchsched.wire import Lease
 
@@ -119,6 +121,8 @@ class Backtest:
     def run(self, on_progress: Progress | None = None) -> Outcome:
         """To the end: of the work, or of the grid. Raises ServerError."""
         self._stage.profiled(trials_of(self._scene, self.events.clock.now()))
+        alone = {name: self._truth.alone_tokens_per_s(name) for name in self._scene.rooms}
+        self._stage.watched(Learnt(self._grid.start, self._scene.rooms, alone).until(self.events.now_s))
         if self._conditions.warm_up_h > 0:
             self._stage.freeze(self._grid.start)
         self.events.at(self.events.now_s, lambda: self._tick(on_progress))
@@ -126,7 +130,7 @@ class Backtest:
             self.events.at(arrival.at_s, self._look)
         while self.events.run(self._grid.hours * 3600.0):
             pass
-        self._crew.beat(LEASE_S)
+        self._crew.beat(self._conditions.lease_s)
         self.runtime.lifecycle.round()
         self._alarm.check()
         return self._account()
@@ -142,7 +146,9 @@ class Backtest:
         if on_progress:
             on_progress(min(1.0, max(0.0, now_s) / (self._scene.days * 86400.0)))
         if self._coming or self._left or now_s < 0:
-            self.events.at((now_s // every_s + 1) * every_s, lambda: self._tick(on_progress))
+            next_s = (now_s // every_s + 1) * every_s
+            self._crew.watch(next_s)
+            self.events.at(next_s, lambda: self._tick(on_progress))
 
     def _look(self) -> None:
         """Take up what has come, plan where it is time to, let everybody ask for work."""
@@ -153,7 +159,7 @@ class Backtest:
         asked = self.runtime.scheduler.poked()
         if asked or now_s % self._policy.replan_s == 0:
             self._plan(now_s)
-        self._crew.beat(LEASE_S)
+        self._crew.beat(self._conditions.lease_s)
         self._crew.ask_all()
         self.runtime.database.checkpoint()  # as housekeeping does: what is read is looked up in the log of what was written
         if self._maker.trouble is not None:
@@ -216,6 +222,8 @@ class Backtest:
         found, network = self._outcome, self._truth.network_kwh_per_gb
         found.work = paid(self.runtime.database, self._scene, self._grid, self.names)
         found.work += transferred(self._crew.moved, self._scene, self._grid, self.names, network)
+        weighed = grams_per_s(self._scene.fleet, self._conditions.embodied, self._grid.start)
+        found.embodied_g = math.fsum(one.seconds * weighed[one.pool] for one in found.work)
         found.engine_starts, found.wasted_starts = self._crew.starts, self._crew.wasted
         found.planning_cpu_s = self._maker.cpu_s
         grams: dict[str, float] = {}

@@ -56,7 +56,10 @@ def _task(scene: Scene, arrival: Arrival, end_s: float) -> Task:
         end_s,
         math.ceil(arrival.requests / CHUNK_REQUESTS),
         {name: seconds * arrival.requests for name, seconds in request_s.items()},
-        {name: one.power_for(INPUT_TOKENS, arrival.output_tokens) for name, one in profiles.items()},
+        {
+            name: scene.fleet.added_j(name, one.power_for(INPUT_TOKENS, arrival.output_tokens), 1.0)
+            for name, one in profiles.items()
+        },
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from batchsched.simulate.making import Figures
+
 
 class Outage(msgspec.Struct, frozen=True):
     """A pool that is away. Seconds count from the start of the simulation."""
@@ -11,6 +13,8 @@ class Outage(msgspec.Struct, frozen=True):
     pool: str
     start_s: float
     end_s: float
+    silent: bool = False
+    """Its workers go on with what they hold, but nothing is heard of them, as where a link is cut; else they stop."""
 
 
 class Conditions(msgspec.Struct, frozen=True):
@@ -51,6 +55,10 @@ class Conditions(msgspec.Struct, frozen=True):
     warm_up_batches: int = 5
     """Of each model, then."""
     outages: tuple[Outage, ...] = ()
+    lease_s: float = 4 * 3600.0
+    """Modelled executors give a sign of life at each tick; only who is cut off falls silent for longer."""
+    embodied: Figures = "sunk"
+    """At which of the published figures plans weigh what it took to make the hardware."""
 
 
 USUAL = Conditions()

@@ -10,10 +10,12 @@ from typing import NamedTuple
 import msgspec
 
 from batchsched.errors import StaleLease
+from batchsched.queue.spare import QUARTER_S
 from batchsched.server.workers import LeaseDesk
 from batchsched.simulate.conditions import Conditions
 from batchsched.simulate.events import Events
 from batchsched.simulate.replica import Held, Replica
+from batchsched.simulate.rooms import ALONE
 from batchsched.simulate.scene import Arrival, Scene
 from batchsched.simulate.truth import Lines, Truth
 from batchsched.wire import (
@@ -31,6 +33,7 @@ from batchsched.wire import (
     ReleaseReason,
     Result,
     Results,
+    SpareSeen,
     Spent,
     SpentKind,
     SpentPart,
@@ -82,12 +85,14 @@ class Crew:
         self._of_pool: dict[str, list[Replica]] = {}
         for replica in self.replicas:
             self._of_pool.setdefault(replica.pool, []).append(replica)
-        if conditions.attached:
-            for replica in self.replicas:
-                replica.model = next(model for model in scene.fleet.models if (model, replica.pool) in scene.profiles)
+        self._spare = {name: truth.alone_tokens_per_s(name) for name in scene.rooms}
+        """What a server of each spare pool does alone, in tokens a second."""
+        for replica in self.replicas:
+            replica.model = truth.stands(replica.pool) or None
         for outage in conditions.outages:
-            events.at(outage.start_s, partial(self._away, outage.pool))
-            events.at(outage.end_s, partial(self._back, outage.pool))
+            goes, comes = (self._cut, self.ask) if outage.silent else (self._away, self._back)
+            events.at(outage.start_s, partial(goes, outage.pool, outage.end_s))
+            events.at(outage.end_s, partial(comes, outage.pool))
 
     def _registered(self, name: str, pool: str) -> Replica:
         return Replica(name, pool, self._register(name, pool), seen_s=self._events.now_s, left_s=self._truth.fails_in_s(name, 0))
@@ -107,7 +112,7 @@ class Crew:
         does not keep, others after it with the same engine would get nothing either."""
         groups: dict[str, list[Replica]] = {}
         for replica in self._of_pool[pool]:
-            if replica.state == "idle":
+            if replica.state == "idle" and not self._is_cut(replica):
                 groups.setdefault(replica.model or "", []).append(replica)
         for model in sorted(groups, key=lambda name: (name == "", name)):
             group = sorted(groups[model], key=lambda one: one.worker_id)
@@ -129,7 +134,7 @@ class Crew:
         if claimed.leases:
             self._begin(replica, claimed.leases[0])
             return True
-        if claimed.prepare and claimed.prepare != replica.model:
+        if claimed.prepare and claimed.prepare != replica.model and not self._truth.stands(replica.pool):
             self._start(replica, claimed.prepare)
             return True
         if claimed.next_at:
@@ -161,13 +166,15 @@ class Crew:
 
     def _rest(self, replica: Replica) -> None:
         """Without work: its engine is stopped after a while, unless the plan keeps it."""
-        if replica.model is not None and not replica.keep and not self._conditions.attached:
+        if replica.model is not None and not replica.keep and not self._truth.stands(replica.pool):
             stop_s = replica.free_s + self._conditions.idle_stop_s
             self._events.at(stop_s, partial(self._stopped, replica, replica.turn))
 
     def _stopped(self, replica: Replica, turn: int) -> None:
         if replica.turn == turn and not replica.keep and replica.model is not None:
             self._unload(replica)
+            if not self._is_cut(replica):
+                self._claim(replica)  # as it asks every second: the server counts on no engine that is gone
 
     def _unload(self, replica: Replica) -> None:
         """Its engine is gone."""
@@ -198,7 +205,7 @@ class Crew:
         self._events.at(replica.began_s + seconds, partial(self._started, replica, replica.turn))
 
     def _started(self, replica: Replica, turn: int) -> None:
-        if replica.turn != turn or replica.model is None:
+        if replica.turn != turn or replica.model is None or self._later(replica, self._started, turn):
             return
         replica.startup = self._start_meter(replica, replica.model)
         self._next(replica)
@@ -228,6 +235,7 @@ class Crew:
             self._truth.line_s(arrival, replica.pool, lines, lease.first_line),
             self._truth.power_w(arrival, replica.pool),
             now_s,
+            room=self._truth.room(replica.pool),
         )
         replica.state, replica.held = "working", held
         replica.turn += 1
@@ -246,7 +254,7 @@ class Crew:
     def report(self) -> None:
         """Lines that are done are recorded."""
         for replica in self.replicas:
-            if replica.held is not None:
+            if replica.held is not None and not self._is_cut(replica):
                 self._record(replica, replica.held)
 
     def _record(self, replica: Replica, held: Held, *, whole: bool = False) -> None:
@@ -260,23 +268,31 @@ class Crew:
         replica.seen_s = self._events.now_s
         try:
             self._desk.record(held.lease.chunk_id, message)
-        except StaleLease:  # its batch has ended without it
+        except StaleLease:  # its batch has ended without it, or it was not heard of for too long
             held.todo, held.lost = [], True
+            self._wasted(replica, message.meter)
             return
         self._told("recorded", replica, held.lease, count)
 
     def _worked(self, held: Held) -> Meter:
-        """What it took since the server last heard of it."""
-        since_s, held.metered_s = held.metered_s, self._events.now_s
-        seconds = self._events.now_s - since_s
-        return self._meter(since_s, seconds, seconds * held.power_w)
+        """What it took since the server last heard of it; beside other users its share of the time, by what its work would take
+        alone."""
+        since_s, held.metered_s = held.metered_s, max(held.metered_s, min(self._events.now_s, held.ends_s))
+        busy_s = held.room.worked_s(since_s, held.metered_s)
+        began, ended = self._events.instant(since_s), self._events.instant(held.metered_s)
+        return Meter(began, ended, busy_s, busy_s * held.power_w, SOURCE)
+
+    def _wasted(self, replica: Replica, meter: Meter | None) -> None:
+        """What it took is nobody's."""
+        if meter is not None and meter.busy_s > 0:
+            replica.unsaid.append(_part("waste", meter.started_at, meter.busy_s, meter.energy_j))
 
     def _meter(self, since_s: float, seconds: float, energy_j: float, startup_s: float = 0.0) -> Meter:
         began, ended = self._events.instant(since_s), self._events.instant(since_s + seconds)
         return Meter(began, ended, seconds, energy_j, SOURCE, startup_s=startup_s)
 
     def _finished(self, replica: Replica, turn: int) -> None:
-        if replica.turn != turn or (held := replica.held) is None:
+        if replica.turn != turn or (held := replica.held) is None or self._later(replica, self._finished, turn):
             return
         self._record(replica, held, whole=True)
         self._end(replica, held)
@@ -290,13 +306,17 @@ class Crew:
 
     def _failed(self, replica: Replica, turn: int) -> None:
         """Its engine dies under a chunk, and is away until it is repaired."""
-        if replica.turn != turn or (held := replica.held) is None:
+        if replica.turn != turn or (held := replica.held) is None or self._later(replica, self._failed, turn):
             return
         self._record(replica, held)
         if not held.lost:
-            message = "The engine died (simulated)."
-            self._desk.fail(held.lease.chunk_id, Fail(held.lease.token, message, [], self._worked(held)))
-            self._told("failed", replica, held.lease, 0)
+            message = Fail(held.lease.token, "The engine died (simulated).", [], self._worked(held))
+            try:
+                self._desk.fail(held.lease.chunk_id, message)
+            except StaleLease:
+                self._wasted(replica, message.meter)
+            else:
+                self._told("failed", replica, held.lease, 0)
         replica.failures += 1
         replica.left_s = self._truth.fails_in_s(replica.name, replica.failures)
         replica.goes_down()
@@ -304,8 +324,13 @@ class Crew:
         self.ask_all()  # the rest of the chunk is free
 
     def _repaired(self, replica: Replica, turn: int) -> None:
-        if replica.turn == turn:
-            self._next(replica)
+        if replica.turn == turn and not self._later(replica, self._repaired, turn):
+            self._works_again(replica)
+
+    def _works_again(self, replica: Replica) -> None:
+        """With the engine that others keep, where they do."""
+        replica.model = self._truth.stands(replica.pool) or None
+        self._next(replica)
 
     # -- heartbeats --
 
@@ -316,28 +341,46 @@ class Crew:
             if replica.state == "idle" and replica.model is not None:
                 self._idled(replica)
             silent = self._events.now_s - replica.seen_s > lease_s / 3
-            if (replica.held is not None or replica.unsaid or silent) and replica.worker_id:
+            if (replica.held is not None or replica.unsaid or silent) and replica.worker_id and not self._is_cut(replica):
                 self._beat(replica)
 
-    def _beat(self, replica: Replica) -> None:
+    def watch(self, until_s: float) -> None:
+        """Of each quarter of an hour that ends by then the workers of spare pools will tell what was left."""
+        quarter = int(self._events.now_s // QUARTER_S) + 1
+        while self._spare and quarter * QUARTER_S <= until_s:
+            self._events.at(quarter * QUARTER_S - LATE_S, partial(self._saw, (quarter - 1) * QUARTER_S))
+            quarter += 1
+
+    def _saw(self, since_s: float) -> None:
+        seconds = self._events.now_s - since_s
+        for name, tokens_per_s in self._spare.items():
+            left = self._truth.room(name).mean(since_s, self._events.now_s)
+            for replica in self._of_pool[name]:
+                if replica.worker_id and replica.state != "down" and not self._is_cut(replica):
+                    self._beat(replica, SpareSeen(replica.name, seconds, left * tokens_per_s))
+
+    def _beat(self, replica: Replica, seen: SpareSeen | None = None) -> None:
         held = replica.held
         leases = [HeldLease(held.lease.chunk_id, held.lease.token)] if held else []
         replica.seen_s = self._events.now_s
-        answer = self._desk.heartbeat(replica.worker_id, Heartbeat(leases, self._spent(replica)))
+        answer = self._desk.heartbeat(replica.worker_id, Heartbeat(leases, self._spent(replica), spare=seen))
         if held is None:
             return
         if answer.stale:
+            self._wasted(replica, self._worked(held))
             held.lost = True
             self._next(replica)
         elif (reason := answer.stop.get(held.lease.chunk_id)) and not held.stopping and held.todo:
             held.stopping = True
             line_ends_s = held.began_s + (held.done + held.due(self._events.now_s) + 1) * held.line_s
+            if held.room is not ALONE:  # beside other users everything leaves at once, and what is half done is lost
+                line_ends_s = self._events.now_s
             replica.left_s += held.ends_s - line_ends_s
             replica.turn += 1
             self._events.at(line_ends_s, partial(self._released, replica, replica.turn, reason))
 
     def _released(self, replica: Replica, turn: int, reason: ReleaseReason) -> None:
-        if replica.turn != turn or (held := replica.held) is None:
+        if replica.turn != turn or (held := replica.held) is None or self._later(replica, self._released, turn, reason):
             return
         self._give_back(replica, held, reason)
         self._next(replica)
@@ -349,14 +392,18 @@ class Crew:
             self._end(replica, held)
             return
         meter = self._worked(held) if held.metered_s < self._events.now_s else None
-        self._desk.release(held.lease.chunk_id, Release(held.lease.token, reason, meter))
-        self._told("released", replica, held.lease, 0)
+        try:
+            self._desk.release(held.lease.chunk_id, Release(held.lease.token, reason, meter))
+        except StaleLease:
+            self._wasted(replica, meter)
+        else:
+            self._told("released", replica, held.lease, 0)
 
     def _idled(self, replica: Replica) -> None:
         """What its engine drew without work until now is to be told."""
         since_s, replica.idle_s = replica.idle_s, self._events.now_s
         seconds = self._events.now_s - since_s
-        if replica.model is not None and replica.state == "idle" and seconds > 0 and not self._conditions.attached:
+        if replica.model is not None and replica.state == "idle" and seconds > 0 and not self._truth.stands(replica.pool):
             energy_j = seconds * self._truth.idle_w(replica.model, replica.pool)
             replica.unsaid.append(_part("idle", self._events.instant(since_s), seconds, energy_j))
 
@@ -369,7 +416,7 @@ class Crew:
 
     # -- pools that go away --
 
-    def _away(self, pool: str) -> None:
+    def _away(self, pool: str, _until_s: float) -> None:
         """All of its workers stop, and what they hold goes back."""
         for replica in self._of_pool[pool]:
             if replica.held is not None:
@@ -385,7 +432,22 @@ class Crew:
     def _back(self, pool: str) -> None:
         for replica in self._of_pool[pool]:
             replica.worker_id, replica.said = self._register(replica.name, pool), 0
-            self._next(replica)
+            self._works_again(replica)
+
+    def _cut(self, pool: str, until_s: float) -> None:
+        """Nothing is heard of its workers until then; what they hold they go on with."""
+        for replica in self._of_pool[pool]:
+            replica.cut_s = until_s
+
+    def _is_cut(self, replica: Replica) -> bool:
+        return self._events.now_s < replica.cut_s
+
+    def _later(self, replica: Replica, act: Callable[..., None], *about: object) -> bool:
+        """Must it wait with this, since nobody would hear of it now? Then it is done once it is heard again."""
+        if self._is_cut(replica):
+            self._events.at(replica.cut_s, partial(act, replica, *about))
+            return True
+        return False
 
 
 def _part(kind: SpentKind, started_at: datetime, seconds: float, energy_j: float) -> SpentPart:

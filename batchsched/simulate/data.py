@@ -13,12 +13,16 @@ from batchsched.forecasts.climatology import Climatology
 from batchsched.forecasts.continued import Continued
 from batchsched.forecasts.corrected import Corrected
 from batchsched.forecasts.file import FileProvider
+from batchsched.forecasts.layouts import read_file
 from batchsched.forecasts.port import Provider
 from batchsched.simulate.drawn import Drawn
+from batchsched.simulate.feeds import judged
 from batchsched.simulate.grid import HOUR
 
 ISSUED = ("fc_carboncast_v21_firsttier_13regions_2021H2.parquet", "fc_carboncast_v3_us28_2022H2.parquet")
 """Files of forecasts as issued, with what came true (CarbonCast)."""
+BROKEN = "fc_carboncast_v3_realtime_beta_2023.parquet"
+"""A feed with stuck values, gaps, bias and late issues: taken as a server takes one that it cannot trust."""
 BEFORE = timedelta(days=45)
 """So much of a file before the start is read: the correction of forecasts learns from it."""
 
@@ -33,19 +37,23 @@ def opened(folder: Path | None, zones: Sequence[str], start: datetime, hours: in
         yield Drawn(start, hours, seed)
         return
     lacking = set(zones)
-    for name in ISSUED:
+    for name in (*ISSUED, BROKEN):
         if (folder / name).is_file():
             with TemporaryDirectory() as place:
                 part = Path(place) / name
                 missing = _cut(folder / name, part, zones, start, hours)
                 if not missing:
-                    yield Continued(Corrected(FileProvider(part)), Climatology())
+                    provider = FileProvider(part)
+                    if name == BROKEN:
+                        yield judged(zones, read_file(part).issues(), provider)
+                    else:
+                        yield Continued(Corrected(provider), Climatology())
                     return
                 lacking = min(lacking, missing, key=len)
     raise ForecastUnavailable(
         f"No file in {folder} has forecasts of {', '.join(z for z in zones if z in lacking)} from {start:%Y-%m-%d} on "
         f"for {hours / 24:.0f} days{'' if len(lacking) == len(set(zones)) else ' beside the other zones'}.",
-        hint=f"They are looked for in {' and '.join(ISSUED)}; one file has to have all zones.",
+        hint=f"They are looked for in {', '.join((*ISSUED, BROKEN))}; one file has to have all zones.",
     )
 
 

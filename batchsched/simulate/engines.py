@@ -11,12 +11,14 @@ _EPS = 1e-6
 
 
 class Engine(msgspec.Struct):
-    """One replica. `left_s`: of the present piece of time; `starting_s`: what its start still takes; `stood_s`: for how long it
-    stood ready at the end of the piece before; `kept`: because the plan has it so."""
+    """One replica. `left_s`: of the present piece of time, counted in work; `share`: of its server, as it is left by others;
+    `starting_s`: what its start still takes; `stood_s`: for how long it stood ready at the end of the piece before; `kept`:
+    because the plan has it so."""
 
     model: str | None = None
     starting_s: float = 0.0
     left_s: float = 0.0
+    share: float = 1.0
     stood_s: float = 0.0
     used: bool = False
     kept: bool = False
@@ -44,12 +46,17 @@ class Engines:
         """The model of each engine that is ready."""
         return [one.model for one in self._pools[pool] if one.model is not None and one.starting_s <= _EPS]
 
-    def begin(self, seconds: float) -> None:
-        """A piece of time begins."""
+    def begin(self, seconds: float, shares: Mapping[str, float] = {}) -> None:
+        """A piece of time begins. `shares`: of the servers of a pool what is ours, where it is not all."""
         self._piece_s = seconds
-        for engines in self._pools.values():
+        for pool, engines in self._pools.items():
             for one in engines:
-                one.left_s, one.used = seconds, False
+                one.share, one.used = shares.get(pool, 1.0), False
+                one.left_s = seconds * one.share
+
+    def gone(self, pool: str) -> None:
+        """All of its engines are."""
+        self._pools[pool] = [Engine() for _ in self._pools[pool]]
 
     def serve(self, pool: str, model: str, seconds: float, startup_s: float, width: int) -> Served:
         """Up to so many replica-seconds of work, on at most `width` engines: first on those that have the model, then on empty
@@ -78,7 +85,7 @@ class Engines:
             one.left_s -= starting + work
             done.starting_s += starting
             done.work_s += work
-            done.until_s = max(done.until_s, self._piece_s - one.left_s)
+            done.until_s = max(done.until_s, self._piece_s - one.left_s / one.share)
         return done
 
     def room_s(self, pool: str) -> float:

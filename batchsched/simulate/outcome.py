@@ -52,6 +52,8 @@ class Outcome(msgspec.Struct):
     """Of those, what the next plan no longer had there."""
     hurried_s: float = 0.0
     """Replica-seconds that the latest safe start took, whatever the plan was."""
+    embodied_g: float = 0.0
+    """Of making the hardware, by the time that it was used, where plans weigh that; not in `grams`."""
     planning_cpu_s: float = 0.0
     work: list[Work] = []
 
@@ -99,6 +101,7 @@ class Outcome(msgspec.Struct):
         return {
             "policy": self.policy,
             "grams": round(self.grams, 6),
+            "embodied_g": round(self.embodied_g, 6),
             "energy_kwh": round(self.energy_kwh, 9),
             "batches": self.batches,
             "missed": len(set(self.missed) | set(self.unfinished)),

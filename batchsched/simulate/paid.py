@@ -50,7 +50,8 @@ def stood(row: Row, fleet: Fleet, grid: Grid, share: float = 1.0) -> Work:
     start_s = (row["hour"] - grid.start).total_seconds()
     seconds, wasted_s = row["seconds"] * share, row["seconds"] * share if row["kind"] == "waste" else 0.0
     end_s = start_s + HOUR.total_seconds()
-    return _work(fleet, grid, start_s, end_s, row["pool"], "", seconds, wasted_s, row["energy_j"] * share)
+    energy_j = share * fleet.added_j(row["pool"], row["energy_j"], row["seconds"])
+    return _work(fleet, grid, start_s, end_s, row["pool"], "", seconds, wasted_s, energy_j)
 
 
 def transferred(moved: Sequence[Moved], scene: Scene, grid: Grid, names: Mapping[str, str], kwh_per_gb: float) -> Iterator[Work]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
 
+from batchsched.simulate.rooms import ALONE, Room
 from batchsched.simulate.scene import Arrival
 from batchsched.simulate.truth import Lines
 from batchsched.wire import Lease, Meter, SpentPart
@@ -30,15 +32,19 @@ class Held(msgspec.Struct):
     """It is to be given back at the end of the line in hand."""
     lost: bool = False
     """It is somebody else's, or its batch has ended."""
+    room: Room = ALONE
+    """What others leave of its server: `line_s` is what a line would take alone."""
 
     @property
     def ends_s(self) -> float:
         """When all of it is done."""
-        return self.began_s + (self.done + len(self.todo)) * self.line_s
+        return self.room.when(self.began_s, (self.done + len(self.todo)) * self.line_s)
 
     def due(self, now_s: float) -> int:
         """Lines that are done by now and not recorded."""
-        return max(0, min(len(self.todo), int((now_s - self.began_s) / self.line_s + 1e-6) - self.done))
+        if now_s <= self.began_s:
+            return 0
+        return max(0, min(len(self.todo), int(self.room.worked_s(self.began_s, now_s) / self.line_s + 1e-6) - self.done))
 
 
 class Replica(msgspec.Struct):
@@ -69,6 +75,8 @@ class Replica(msgspec.Struct):
     failures: int = 0
     left_s: float = 0.0
     """Seconds of work until it fails."""
+    cut_s: float = -math.inf
+    """Until when nothing is heard of it."""
     turn: int = 0
 
     def goes_down(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 import msgspec
 import numpy as np
@@ -12,17 +13,23 @@ import numpy as np
 from batchsched.forecasts.evaluation import Array
 from batchsched.planner import Allotment, Job, Plan, PoolState, Problem, Slot, make_slots
 from batchsched.planner.last import standing
-from batchsched.planner.latest_start import latest_safe_starts, open_pools
+from batchsched.planner.latest_start import OpenPool, latest_safe_starts, open_pools
 from batchsched.profiles.candidates import Candidate
 from batchsched.profiles.lengths import Lengths, refine
+from batchsched.profiles.profile import Profile
 from batchsched.simulate.ceiling import check
+from batchsched.simulate.conditions import USUAL, Conditions
 from batchsched.simulate.engines import Engines, Served
 from batchsched.simulate.futures import Futures
 from batchsched.simulate.grid import Floats, Grid
+from batchsched.simulate.links import files_s, weights_s
+from batchsched.simulate.making import grams_per_s
 from batchsched.simulate.moves import cells
 from batchsched.simulate.outcome import Outcome, Work
 from batchsched.simulate.policies import Policy
 from batchsched.simulate.scene import CHUNK_REQUESTS, INPUT_TOKENS, OUTPUT_TOKENS, Arrival, Scene
+from batchsched.simulate.servers import Servers
+from batchsched.spare import Share
 from batchsched.units import JOULES_PER_KWH
 
 TICK_S = 3600.0
@@ -32,6 +39,8 @@ FINE_S = 24 * 3600.0
 AFTER_H = 120
 """Hours after the last batch may have come, in which the rest is done."""
 LATE_HORIZON_S = 24 * 3600.0
+LOOK_BACK_S = 30 * 86400.0
+"""For so long what is open now is taken to have been."""
 MARGIN_S = 60.0
 """Taken off every latest safe start."""
 CONFIDENCE = 0.99
@@ -52,11 +61,20 @@ def hours_of(scene: Scene) -> int:
     return scene.days * 24 + AFTER_H
 
 
-def simulate(scene: Scene, grid: Grid, policy: Policy, on_progress: Progress | None = None, *, slot_s: float = TICK_S) -> Outcome:
+def simulate(
+    scene: Scene,
+    grid: Grid,
+    policy: Policy,
+    on_progress: Progress | None = None,
+    *,
+    slot_s: float = TICK_S,
+    conditions: Conditions = USUAL,
+) -> Outcome:
     """Run a scene under a policy. `on_progress` is told the share that is done; `slot_s`: of a plan, a part of an hour or hours.
+    Of the conditions only pools that are away, and what making the hardware weighs, count here.
 
     Raises Impossible where it emitted less than any policy could: then the simulation has a fault."""
-    world, now_s, end_s = _World(scene, grid, policy, slot_s), 0.0, grid.hours * 3600.0
+    world, now_s, end_s = _World(scene, grid, policy, slot_s, conditions), 0.0, grid.hours * 3600.0
     while now_s < end_s and (world.coming or world.batches):
         world.admit(now_s)
         world.replan(now_s)
@@ -64,15 +82,21 @@ def simulate(scene: Scene, grid: Grid, policy: Policy, on_progress: Progress | N
         now_s += TICK_S
         if on_progress:
             on_progress(min(1.0, now_s / (scene.days * 86400.0)))
+    world.outcome.embodied_g = math.fsum(one.seconds * world.weighed[one.pool] for one in world.outcome.work)
     world.outcome.unfinished = [*world.batches, *(arrival.batch_id for arrival in world.coming)]
     check(world.outcome, scene, grid)
     return world.outcome
 
 
 class _World:
-    def __init__(self, scene: Scene, grid: Grid, policy: Policy, slot_s: float) -> None:
-        self.scene, self.grid, self.policy = scene, grid, policy
+    def __init__(self, scene: Scene, grid: Grid, policy: Policy, slot_s: float, conditions: Conditions) -> None:
+        self.scene, self.grid, self.policy, self._outages = scene, grid, policy, conditions.outages
         self._slot_s = slot_s
+        self.weighed = grams_per_s(scene.fleet, conditions.embodied, grid.start)
+        self._servers = Servers(scene, grid.start)
+        self._known: dict[str, Share] = {}
+        """Of spare pools, as the plan was made by it."""
+        self._away: frozenset[str] = frozenset()
         self.coming = list(scene.arrivals)
         self.batches: dict[str, Batch] = {}
         self.outcome = Outcome(policy.name, len(scene.arrivals))
@@ -96,18 +120,36 @@ class _World:
 
     def replan(self, now_s: float) -> None:
         """Plan again where it is time to, or where something has come."""
-        if not self._stale and now_s % self.policy.replan_s:
+        away, self._away = self._away, self._away_at(now_s)
+        if not self._stale and away == self._away and now_s % self.policy.replan_s:
             return
         self._stale = False
+        self._known = self._servers.known(now_s)
         problem = self._problem(now_s)
         began = time.process_time()
         plan = self._planner(problem, now_s)
         self.outcome.planning_cpu_s += time.process_time() - began
         self.outcome.replans += 1
         self._count_moves(plan, now_s)
-        starts = latest_safe_starts(problem.jobs, open_pools(problem), MARGIN_S)
+        starts = latest_safe_starts(problem.jobs, self._open_pools(problem, now_s), MARGIN_S)
         self._latest = {batch_id: now_s + seconds for batch_id, seconds in starts.items()}
         self._plan, self._made_s = plan, now_s
+
+    def _open_pools(self, problem: Problem, now_s: float) -> list[OpenPool]:
+        """The levels of what is expected of spare pools are few, as a server has them."""
+        now = self._instant(now_s)
+        found = [pool for pool in open_pools(problem) if pool.name not in self._known]
+        for state in problem.pools:
+            if state.name in self._known and state.replicas:
+                whole = OpenPool(state.name, state.replicas, [(-LOOK_BACK_S, problem.end_s)])
+                found += self._known[state.name].layers(whole, now)
+        return found
+
+    def _instant(self, now_s: float) -> datetime:
+        return self.grid.start + timedelta(seconds=now_s)
+
+    def _away_at(self, now_s: float) -> frozenset[str]:
+        return frozenset(one.pool for one in self._outages if one.start_s <= now_s < one.end_s)
 
     def _problem(self, now_s: float) -> Problem:
         jobs = [self._job(batch, now_s) for batch in self.batches.values()]
@@ -141,18 +183,32 @@ class _World:
         first = hour - seen_h
         known = slot_means((ahead.mean[site.zone] + self.policy.lean * ahead.spread[site.zone])[first:], slots)
         values = [round(max(0.0, g), 3) if math.isfinite(g) else None for g in known.tolist()]
-        return PoolState(
+        count = 0 if name in self._away else pool.count
+        state = PoolState(
             name=name,
             site=pool.site,
             zone=site.zone,
-            replicas=pool.count,
-            capacity=[float(pool.count)] * len(slots),
+            replicas=count,
+            capacity=[float(count)] * len(slots),
             pue=site.pue,
             intensity_g_per_kwh=values,
             loaded=self._engines.loaded(name),
             home=pool.site == fleet.home_site,
             newness=fleet.newness(name),
+            embodied_g_per_s=self.weighed[name],
         )
+        return self._known[name].state(state, slots, self._instant(now_s)) if name in self._known else state
+
+    def _profile(self, model: str, pool: str) -> Profile:
+        """As plans take it."""
+        profile = self.scene.profiles[model, pool]
+        return self._known[pool].increment(profile) if pool in self._known else profile
+
+    def _startup_s(self, model: str, pool: str) -> float:
+        """With the way of the weights; the servers of others have what they serve."""
+        if self.scene.fleet.is_spare(pool):
+            return 0.0
+        return self.scene.profiles[model, pool].startup_s + weights_s(self.scene.fleet, model, pool)
 
     def _job(self, batch: Batch, now_s: float) -> Job:
         """As one who has seen no more than the answers so far thinks of it."""
@@ -162,14 +218,15 @@ class _World:
         lengths = Lengths(INPUT_TOKENS * left, OUTPUT_TOKENS * left, 0.0)
         if self.scene.sigma_own > 0:
             lengths = refine(blind, arrival.requests, done, round(INPUT_TOKENS * done), round(arrival.output_tokens * done))
-        able = {name: Candidate(self.scene.profiles[arrival.model, name], lengths) for name in arrival.pools}
+        able = {name: Candidate(self._profile(arrival.model, name), lengths) for name in arrival.pools}
+        fleet, tokens = self.scene.fleet, (lengths.input_tokens, lengths.output_tokens)
         return Job(
             batch_id=arrival.batch_id,
             model=arrival.model,
             remaining_requests=left,
-            seconds_on={name: one.seconds for name, one in able.items()},
+            seconds_on={name: one.seconds + files_s(fleet, name, *tokens, requests=left) for name, one in able.items()},
             power_w_on={name: one.power_w for name, one in able.items()},
-            startup_s_on={name: one.profile.startup_s for name, one in able.items()},
+            startup_s_on={name: self._startup_s(arrival.model, name) for name in able},
             deadline_s=arrival.deadline_s - now_s,
             sigma=max(one.sigma for one in able.values()),
             sigma_own=lengths.sigma,
@@ -190,6 +247,7 @@ class _World:
         """Let time pass, from one edge of the plan's slots, deadline or latest start to the next."""
         edges = {self._made_s + slot.start_s for slot in self._plan.slots}
         edges |= {batch.arrival.deadline_s for batch in self.batches.values()} | set(self._latest.values())
+        edges |= {at_s for one in self._outages for at_s in (one.start_s, one.end_s)}
         inner = sorted(edge for edge in edges if start_s + 1.0 < edge < end_s - 1.0)
         at_s = start_s
         for edge in [*inner, end_s]:
@@ -198,7 +256,10 @@ class _World:
                 at_s = edge
 
     def _piece(self, at_s: float, to_s: float) -> None:
-        self._engines.begin(to_s - at_s)
+        away = self._away_at(at_s + 1.0)
+        for pool in away:
+            self._engines.gone(pool)
+        self._engines.begin(to_s - at_s, {**self._servers.left(at_s, to_s), **dict.fromkeys(away, 0.0)})
         self._busy.clear()
         late = [b for b in self.batches.values() if self._latest.get(b.arrival.batch_id, math.inf) <= at_s + 1.0]
         for batch in sorted(late, key=lambda b: (b.arrival.deadline_s, b.arrival.batch_id)):
@@ -207,9 +268,11 @@ class _World:
         for a in self._due(at_s, to_s):
             if a.batch_id in self.batches:
                 share = (to_s - at_s) / (a.end_s - a.start_s)
-                self._serve(self.batches[a.batch_id], a.pool, a.seconds * share, at_s)
+                speed = self._known[a.pool].speed if a.pool in self._known else 1.0  # in a server's best hour
+                self._serve(self.batches[a.batch_id], a.pool, a.seconds * share * speed, at_s)
         for (pool, model), seconds in self._engines.end(self._kept(at_s, to_s)).items():
-            self._pay(self._before_s, pool, "", seconds, 0.0, self.scene.profiles[model, pool].idle_w)
+            if not self.scene.fleet.is_spare(pool):
+                self._pay(self._before_s, pool, "", seconds, 0.0, self.scene.profiles[model, pool].idle_w)
         self._before_s = at_s
         self.outcome.missed += [
             name for name, b in self.batches.items() if at_s < b.arrival.deadline_s <= to_s and b.left > _NONE_LEFT
@@ -239,13 +302,14 @@ class _World:
             return 0.0
         profile = self.scene.profiles[arrival.model, pool]
         width = math.ceil(batch.left / CHUNK_REQUESTS) - self._busy.get(arrival.batch_id, 0)
-        done = self._engines.serve(pool, arrival.model, min(seconds, batch.left * request_s), profile.startup_s, width)
+        startup_s = self._startup_s(arrival.model, pool)
+        done = self._engines.serve(pool, arrival.model, min(seconds, batch.left * request_s), startup_s, width)
         if done.work_s + done.starting_s <= 0:
             return 0.0
         self._busy[arrival.batch_id] = self._busy.get(arrival.batch_id, 0) + done.engines
         batch.left -= done.work_s / request_s
-        self.outcome.engine_starts += done.starts
-        watts = profile.power_for(INPUT_TOKENS, arrival.output_tokens)
+        self.outcome.engine_starts += 0 if self.scene.fleet.is_spare(pool) else done.starts
+        watts = self.scene.fleet.added_j(pool, profile.power_for(INPUT_TOKENS, arrival.output_tokens), 1.0)
         self._pay(at_s, pool, arrival.batch_id, done.work_s + done.starting_s, done.starting_s, watts)
         if batch.left <= _NONE_LEFT:
             self._finish(batch, at_s, done)
@@ -265,7 +329,8 @@ class _World:
     def _request_s(self, batch: Batch, pool: str) -> float:
         """Seconds of a replica that a request really takes."""
         arrival = batch.arrival
-        return self.scene.profiles[arrival.model, pool].seconds(INPUT_TOKENS, arrival.output_tokens) * arrival.slowness
+        works_s = self.scene.profiles[arrival.model, pool].seconds(INPUT_TOKENS, arrival.output_tokens) * arrival.slowness
+        return works_s + files_s(self.scene.fleet, pool, INPUT_TOKENS, arrival.output_tokens)
 
 
 def slot_means(hourly: Array, slots: list[Slot]) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from batchsched.fleet import Fleet, Pool, ServedModel, Site
 from batchsched.profiles.prior import prior
 from batchsched.profiles.profile import Profile
+from batchsched.simulate.rooms import Room
 
 MODELS_B = {"small": 1.5, "middle": 8.0, "large": 32.0}
 """Billions of parameters."""
@@ -68,6 +69,8 @@ class Scene(msgspec.Struct, frozen=True):
     seed: int
     sigma_own: float = SIGMA_OWN
     """How far the lengths of a batch's answers are thought to be off what is expected."""
+    rooms: dict[str, Room] = {}
+    """What online users leave of a server of each spare pool."""
 
 
 def draw_scene(
@@ -79,10 +82,12 @@ def draw_scene(
     fleet: Fleet | None = None,
     exact: bool = False,
     batches_a_day: float = BATCHES_A_DAY,
+    left: Mapping[str, float] = {},
 ) -> Scene:
     """A fleet with two pools at a site in each zone (of which the first is home), or another one, and batches for so many days.
 
-    `exact`: all work takes the time that profiles and expected lengths say, and everybody knows.
+    `exact`: all work takes the time that profiles and expected lengths say, and everybody knows. `left`: by pool, the mean share
+    that others leave of it, where there are others; the load is of that.
     """
     rng = np.random.default_rng([seed, days, len(zones)])
     fleet = fleet or _fleet(zones)
@@ -91,19 +96,21 @@ def draw_scene(
         (model, name): msgspec.structs.replace(prior(model, name, pool.gpu, size), sigma=sigma_model)
         for name, pool in fleet.pools.items()
         for model, size in MODELS_B.items()
+        if pool.serves(model)
     }
     count = rng.poisson(batches_a_day * days)
     at_s = np.sort(rng.uniform(0, days * 86400.0, count))
     window_s = 3600 * np.exp(rng.uniform(math.log(WINDOW_H[0]), math.log(WINDOW_H[1]), count))
     models = rng.choice(list(MODELS_B), count, p=MODEL_ODDS)
-    places = [_places(rng, fleet) for _ in range(count)]
+    places = [_able(fleet, str(model), _places(rng, fleet)) for model in models]
     size = rng.lognormal(0.0, 1.0, count) * np.sqrt(window_s)
     slow = {model: np.exp(rng.normal(0, sigma_model, days // 7 + 1) - sigma_model**2 / 2) for model in MODELS_B}
     lengths = np.exp(rng.normal(0, sigma_own, count) - sigma_own**2 / 2)
-    open_to = np.array([sum(fleet.pools[name].count for name in where) for where in places])
+    ours = {name: pool.count * left.get(name, 1.0) for name, pool in fleet.pools.items()}
+    open_to = np.array([sum(ours[name] for name in where) for where in places])
     able = zip(models.tolist(), places, strict=True)
-    rate = np.array([sum(fleet.pools[name].count / _request_s(profiles[model, name]) for name in where) for model, where in able])
-    work_s = _scaled(size, MOST_OF_WINDOW * window_s * open_to, load * days * 86400.0 * fleet_size(fleet))
+    rate = np.array([sum(ours[name] / _request_s(profiles[model, name]) for name in where) for model, where in able])
+    work_s = _scaled(size, MOST_OF_WINDOW * window_s * open_to, load * days * 86400.0 * sum(ours.values()))
     arrivals = [
         Arrival(
             batch_id=f"batch_{n:05d}",
@@ -118,11 +125,6 @@ def draw_scene(
         for n in range(count)
     ]
     return Scene(fleet, profiles, arrivals, days, seed, sigma_own)
-
-
-def fleet_size(fleet: Fleet) -> int:
-    """Replicas of all pools."""
-    return sum(pool.count for pool in fleet.pools.values())
 
 
 def _request_s(profile: Profile) -> float:
@@ -154,6 +156,11 @@ def _places(rng: np.random.Generator, fleet: Fleet) -> list[str]:
     chosen = sites if rng.random() < ANYWHERE else rng.permutation(sites)[: rng.integers(1, min(3, len(sites)) + 1)].tolist()
     found = [name for name, pool in fleet.pools.items() if pool.site in chosen]
     return sorted(found, key=lambda name: (fleet.newness(name), fleet.pools[name].site == fleet.home_site, name), reverse=True)
+
+
+def _able(fleet: Fleet, model: str, places: list[str]) -> list[str]:
+    """Those of the pools that serve a model; where none does, all that do anywhere."""
+    return [name for name in places if fleet.pools[name].serves(model)] or fleet.pools_for(model)
 
 
 def _scaled(size: np.ndarray, most: np.ndarray, total: float) -> np.ndarray:

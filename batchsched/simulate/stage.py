@@ -15,8 +15,9 @@ from batchsched.forecasts import Provider
 from batchsched.lines import CHAT
 from batchsched.lines.checking import Facts
 from batchsched.planning import Planner as Limits
-from batchsched.queue import files, overrides, trials
+from batchsched.queue import files, overrides, spare, trials
 from batchsched.queue.database import Database
+from batchsched.queue.spare import SpareHour
 from batchsched.queue.tenancy import DEFAULT
 from batchsched.server.auth import Caller
 from batchsched.server.batches import accept
@@ -25,6 +26,7 @@ from batchsched.server.outside import Outside
 from batchsched.server.runtime import Runtime
 from batchsched.settings import Carbon, Loaded, Retention, Server, Settings
 from batchsched.simulate.conditions import Conditions
+from batchsched.simulate.making import catalogue_at
 from batchsched.simulate.policies import Policy
 from batchsched.simulate.policy_maker import PolicyMaker
 from batchsched.simulate.scene import Arrival, Scene
@@ -32,8 +34,6 @@ from batchsched.simulate.store import Draft, MemoryStore
 from batchsched.simulate.truth import Lines
 from batchsched.wire import Probe, Trial
 
-LEASE_S = 4 * 3600.0
-"""Modelled executors give a sign of life at each tick; none falls silent."""
 TRIALS, TRIAL_S = 4, 60.0
 """Of each model on each pool, and how long one takes."""
 
@@ -68,7 +68,7 @@ class Stage:
         self.store = MemoryStore()
         (folder / "batchsched.db").write_bytes(_empty_database())
         outside = Outside(self.store, provider, maker, lasting=False, books=False)
-        loaded = Loaded(settings_of(scene, policy, conditions, folder), {}, None)
+        loaded = Loaded(settings_of(scene, policy, conditions, folder), {}, None, catalogue_at(conditions.embodied))
         self.runtime = Runtime(loaded, clock=clock, ids=NumberedIds(), outside=outside)
         self.runtime.recover()
         self._caller = Caller("local", DEFAULT, frozenset(), clock.now(), action="create_batch")
@@ -87,6 +87,13 @@ class Stage:
         """What a profile run found out."""
         with self.runtime.database.write() as connection:
             trials.add(connection, measured)
+
+    def watched(self, seen: Sequence[SpareHour]) -> None:
+        """What each server of spare pools was seen to leave before."""
+        servers = [(row, f"{row.pool}/{n}") for row in seen for n in range(self._scene.fleet.pools[row.pool].count)]
+        rows = [msgspec.structs.replace(row, server=server) for row, server in servers]
+        with self.runtime.database.write() as connection:
+            spare.restore(connection, rows, self._clock.now())
 
     def submit(self, asked: Sequence[tuple[Arrival, Lines]], start: datetime) -> list[str]:
         """The ids under which the queue has these batches now. `start`: of the simulation."""
@@ -128,7 +135,7 @@ def settings_of(scene: Scene, policy: Policy, conditions: Conditions, folder: Pa
     """What an operator of the scene's fleet would have set."""
     risk = policy.risk
     return Settings(
-        server=Server(data_dir=str(folder), lease_s=LEASE_S, chunk_lines=conditions.chunk_lines),
+        server=Server(data_dir=str(folder), lease_s=conditions.lease_s, chunk_lines=conditions.chunk_lines),
         planner=Limits(
             slot_s=conditions.slot_s,
             fine_h=conditions.fine_h,
@@ -143,7 +150,7 @@ def settings_of(scene: Scene, policy: Policy, conditions: Conditions, folder: Pa
             failures_per_replica_h=conditions.failures_per_replica_h,
             repair_s=conditions.repair_s,
         ),
-        carbon=Carbon(home_site=scene.fleet.home_site),
+        carbon=Carbon(home_site=scene.fleet.home_site, embodied_policy="sunk" if conditions.embodied == "sunk" else "whole_life"),
         retention=Retention(inputs_days=0.0, outputs_days=0.0),
         sites=scene.fleet.sites,
         pools=scene.fleet.pools,

@@ -15,14 +15,11 @@ import numpy as np
 from batchsched.fleet import Fleet
 from batchsched.settings import Carbon
 from batchsched.simulate.conditions import Conditions
+from batchsched.simulate.links import BYTES_PER_TOKEN, LINE_BYTES, gigabyte_s, weights_s
+from batchsched.simulate.online import alone_tokens_per_s
+from batchsched.simulate.rooms import ALONE, Room
 from batchsched.simulate.scene import Arrival, Scene
-from batchsched.sizes import size_of
 from batchsched.transfers import BYTES_PER_ANSWER_TOKEN
-
-BYTES_PER_TOKEN = 4
-"""Of prompts, as whoever estimates them assumes."""
-LINE_BYTES = 150
-"""JSON around a prompt, likewise."""
 
 
 class Lines(NamedTuple):
@@ -75,6 +72,24 @@ class Truth:
         line_s = self._scene.profiles[key].seconds(lines.input_tokens, lines.output_tokens)
         return line_s * arrival.slowness * self._own[key] * self._conditions.error
 
+    def room(self, pool: str) -> Room:
+        """What other users leave of a server of a pool."""
+        return self._scene.rooms.get(pool, ALONE)
+
+    def stands(self, pool: str) -> str:
+        """The model that the servers of a pool have all the time, started and kept by others; empty where engines are ours."""
+        if not self._conditions.attached and not self._fleet.is_spare(pool):
+            return ""
+        return next((model for model in self._fleet.models if (model, pool) in self._scene.profiles), "")
+
+    def alone_tokens_per_s(self, pool: str) -> float:
+        """What a server of a spare pool does where nobody else uses it, prompts included, in the mix of the scene's requests."""
+        model = self.stands(pool)
+        asked = [one for one in self._scene.arrivals if one.model == model]
+        tokens = (fmean(one.input_tokens for one in asked), fmean(one.output_tokens for one in asked)) if asked else (1.0, 1.0)
+        slow = self._own[model, pool] * self._conditions.error
+        return alone_tokens_per_s(self._scene.profiles[model, pool], *tokens) / slow
+
     def power_w(self, arrival: Arrival, pool: str) -> float:
         """Watts of a replica meanwhile."""
         key = (arrival.model, pool)
@@ -83,8 +98,7 @@ class Truth:
     def start_s(self, model: str, pool: str, replica: str, number: int) -> float:
         """What a replica takes to start an engine for the so-many-th time."""
         known = self._scene.profiles[model, pool].startup_s
-        size = size_of(self._fleet.models[model].path, self._fleet.models[model].parameters_b)
-        moved_s = self._gigabyte_s(pool) * (size.weight_bytes / 1e9 if size else 0.0)
+        moved_s = weights_s(self._fleet, model, pool)
         return known * self._drawn(self._conditions.sigma_start, "start", replica, str(number)) + moved_s
 
     def start_w(self, model: str, pool: str) -> float:
@@ -102,7 +116,7 @@ class Truth:
 
     def moved_s(self, pool: str, lines: Lines, count: int) -> float:
         """What a replica waits for the files of so many lines."""
-        return self._gigabyte_s(pool) * self.moved_gb(pool, lines, count)
+        return gigabyte_s(self._fleet, pool) * self.moved_gb(pool, lines, count)
 
     def moved_gb(self, pool: str, lines: Lines, count: int) -> float:
         """Gigabytes of them between the home site and a pool's."""
@@ -113,11 +127,6 @@ class Truth:
     @property
     def _fleet(self) -> Fleet:
         return self._scene.fleet
-
-    def _gigabyte_s(self, pool: str) -> float:
-        site = self._fleet.pools[pool].site
-        rate = self._fleet.sites[site].network_gb_per_s
-        return 0.0 if site == self._fleet.home_site or not rate else 1.0 / rate
 
     def _usual_grain(self, model: str) -> float:
         """Requests of a line of a model: a line takes its part of `chunk_s` on a replica of mean speed."""

@@ -1,15 +1,48 @@
 """What policies are compared on: fleets and work, drawn from seeds, in weeks that a seed samples.
 
 `single`: one job at a time, without a limit of capacity, rates known exactly. `site`: one site with old and new GPUs. `regions`:
-five sites, some batches bound to few of them. `wrong_profiles`, `spike` and `Hanging` make bad days of good ones.
+five sites, some batches bound to few of them. `shared`: servers of online users, who leave more or less of them. `bad_days` makes
+bad days of good ones. `NAMED` has those that the command offers.
 """
 
 from __future__ import annotations
 
-from batchsched.simulate.scenarios.bad_days import Hanging, spike, wrong_profiles
+from batchsched.simulate.feeds import Hanging
+from batchsched.simulate.scenarios.bad_days import (
+    broken_feed,
+    cut_link,
+    embodied,
+    hanging_feed,
+    lost_pool,
+    near_zero,
+    slow_links,
+    spike,
+    wrong_profiles,
+)
+from batchsched.simulate.scenarios.named import NAMED, Asked
 from batchsched.simulate.scenarios.regions import regions
 from batchsched.simulate.scenarios.scenario import Scenario, weeks
+from batchsched.simulate.scenarios.shared import shared
 from batchsched.simulate.scenarios.single import single
 from batchsched.simulate.scenarios.site import site
 
-__all__ = ["Hanging", "Scenario", "regions", "single", "site", "spike", "weeks", "wrong_profiles"]
+__all__ = [
+    "NAMED",
+    "Asked",
+    "Hanging",
+    "Scenario",
+    "broken_feed",
+    "cut_link",
+    "embodied",
+    "hanging_feed",
+    "lost_pool",
+    "near_zero",
+    "regions",
+    "shared",
+    "single",
+    "site",
+    "slow_links",
+    "spike",
+    "weeks",
+    "wrong_profiles",
+]

@@ -1,14 +1,21 @@
-"""Days on which something goes wrong: profiles that are off, a spike of load, a feed of forecasts that hangs."""
+"""Days on which something goes wrong, made of good ones: what is drawn comes from a seed.
+
+Profiles that are off, a spike of load, a pool that is lost, links that are slow or cut, feeds of forecasts that hang or break;
+and two that are not bad but odd: manufacturing at the ends of what was published, and a grid with next to no carbon.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import timedelta
 
 import msgspec
+import numpy as np
 
-from batchsched.errors import ForecastUnavailable
-from batchsched.forecasts.port import IntensityForecast, Provider, Realised
-from batchsched.forecasts.wrapped import Wrapped
+from batchsched.fleet import Site
+from batchsched.simulate.conditions import Conditions, Outage
+from batchsched.simulate.feeds import Hanging, NearZero, broken
+from batchsched.simulate.making import Figures
+from batchsched.simulate.rolling import hours_of
 from batchsched.simulate.scenarios.scenario import Scenario
 from batchsched.simulate.scene import Arrival, draw_scene
 
@@ -16,6 +23,14 @@ SLOWER = 1.3
 SPIKE = 3.0
 """So many times as many batches come."""
 SPIKE_H = (48.0, 60.0)
+"""In scenes of six days and more; in shorter ones it begins after a third."""
+LOST_H = 24.0
+CUT_H = 6.0
+CUT_LEASE_TICKS = 1.5
+"""A lease of who is cut off ends after so many ticks, at which the others are heard; in life after a minute or so."""
+HANGS_H = 30.0
+SLOW_GB_PER_S = 0.01, 0.1
+"""Of links: a gigabyte takes 10 to 100 s."""
 
 
 def wrong_profiles(good: Scenario, factor: float = SLOWER) -> Scenario:
@@ -26,7 +41,9 @@ def wrong_profiles(good: Scenario, factor: float = SLOWER) -> Scenario:
 
 def spike(good: Scenario, seed: int) -> Scenario:
     """For half a day more batches come: like those of other days, drawn from another seed."""
-    scene, first_s, last_s = good.scene, SPIKE_H[0] * 3600, SPIKE_H[1] * 3600
+    scene = good.scene
+    first_s = min(SPIKE_H[0] * 3600, scene.days * 86400 / 3)
+    last_s = first_s + (SPIKE_H[1] - SPIKE_H[0]) * 3600
     more = []
     for n in range(1, round(SPIKE)):
         drawn = draw_scene(good.zones, scene.days, seed + n, fleet=scene.fleet).arrivals
@@ -35,29 +52,73 @@ def spike(good: Scenario, seed: int) -> Scenario:
 
 
 def _with(good: Scenario, name: str, arrivals: list[Arrival]) -> Scenario:
-    return msgspec.structs.replace(
-        good, name=f"{good.name}, {name}", scene=msgspec.structs.replace(good.scene, arrivals=arrivals)
-    )
+    return _named(good, name, scene=msgspec.structs.replace(good.scene, arrivals=arrivals))
 
 
-class Hanging(Wrapped):
-    """A provider whose feed hangs for a while: the last forecast stays the newest, and nothing new is measured."""
+def _named(good: Scenario, name: str, **changed: object) -> Scenario:
+    return msgspec.structs.replace(good, name=f"{good.name}, {name}", **changed)
 
-    def __init__(self, inner: Provider, since: datetime, until: datetime) -> None:
-        super().__init__(inner)
-        self._since, self._until = since, until
 
-    def forecast(self, zone: str, now: datetime, until: datetime) -> IntensityForecast:
-        """Of before it hung, what of it lies ahead. Raises ForecastUnavailable where nothing does."""
-        if not self._since <= now < self._until:
-            return self._inner.forecast(zone, now, until)
-        given = self._inner.forecast(zone, self._since, until)
-        ahead = tuple(slot for slot in given.slots if slot.end > now)
-        if not ahead:
-            raise ForecastUnavailable(f"The feed of {zone} has been hanging since {self._since:%Y-%m-%d %H:%M} UTC.")
-        return msgspec.structs.replace(given, slots=ahead)
+def _conditions(good: Scenario, **changed: object) -> Conditions:
+    return msgspec.structs.replace(good.conditions, **changed)
 
-    def realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:
-        """What had been measured before it hung; all of it once it is over."""
-        known = self._since if self._since <= now < self._until else now
-        return self._inner.realised(zone, start, end, known)
+
+def lost_pool(good: Scenario, seed: int) -> Scenario:
+    """One pool is away for a day, from some time in the first half on: its workers stop, and come back."""
+    rng = np.random.default_rng([seed, good.scene.days])
+    pool = str(rng.choice(list(good.scene.fleet.pools)))
+    start_s = float(rng.uniform(0, good.scene.days * 43200))
+    away = Outage(pool, start_s, start_s + LOST_H * 3600)
+    return _named(good, f"{pool} lost", conditions=_conditions(good, outages=(*good.conditions.outages, away)))
+
+
+def cut_link(good: Scenario, seed: int) -> Scenario:
+    """For six hours nothing is heard of a site that is not home: its workers go on with what they hold, and get nothing new. What
+    they hold runs elsewhere too once its lease is over."""
+    rng = np.random.default_rng([seed, good.scene.days, 1])
+    fleet = good.scene.fleet
+    site = str(rng.choice([name for name in fleet.sites if name != fleet.home_site] or list(fleet.sites)))
+    start_s = float(rng.uniform(0, good.scene.days * 43200))
+    mine = [name for name, pool in fleet.pools.items() if pool.site == site]
+    silent = [Outage(name, start_s, start_s + CUT_H * 3600, silent=True) for name in mine]
+    tick_s = good.conditions.tick_s
+    cut = _conditions(good, outages=(*good.conditions.outages, *silent), lease_s=CUT_LEASE_TICKS * tick_s)
+    return _named(good, f"{site} cut off", conditions=cut)
+
+
+def slow_links(good: Scenario, seed: int) -> Scenario:
+    """Between home and the other sites a gigabyte takes 10 to 100 s, so weights of models take minutes."""
+    rng = np.random.default_rng([seed, good.scene.days, 2])
+    fleet, low, high = good.scene.fleet, *np.log(SLOW_GB_PER_S)
+    sites = {name: _linked(site, float(np.exp(rng.uniform(low, high)))) for name, site in fleet.sites.items()}
+    scene = msgspec.structs.replace(good.scene, fleet=msgspec.structs.replace(fleet, sites=sites))
+    return _named(good, "slow links", scene=scene)
+
+
+def _linked(site: Site, gb_per_s: float) -> Site:
+    return msgspec.structs.replace(site, network_gb_per_s=gb_per_s)
+
+
+def embodied(good: Scenario, figures: Figures) -> Scenario:
+    """Plans weigh what it took to make the hardware, all of it at the low, the mid or the high end of what was published."""
+    return _named(good, f"embodied {figures}", conditions=_conditions(good, embodied=figures))
+
+
+def near_zero(good: Scenario, seed: int) -> Scenario:
+    """One zone has a grid of two grams at most, and for many hours of none at all."""
+    zone = str(np.random.default_rng([seed, good.scene.days, 3]).choice(list(good.zones)))
+    return _named(good, f"{zone} near zero", feed=lambda inner: NearZero(inner, zone))
+
+
+def hanging_feed(good: Scenario, seed: int) -> Scenario:
+    """For thirty hours no zone has news: no forecast, no measurement."""
+    after_h = float(np.random.default_rng([seed, good.scene.days, 4]).uniform(0, good.scene.days * 12))
+    since = good.start + timedelta(hours=int(after_h))
+    return _named(good, "a feed that hangs", feed=lambda inner: Hanging(inner, since, since + timedelta(hours=HANGS_H)))
+
+
+def broken_feed(good: Scenario, seed: int) -> Scenario:
+    """The one source of forecasts breaks: its daily issues are stuck, biased, full of gaps, late, or missing, drawn by zone and
+    day; they are judged as a server judges them."""
+    hours = hours_of(good.scene)
+    return _named(good, "a broken feed", feed=lambda inner: broken(inner, good.zones, good.start, hours, seed))

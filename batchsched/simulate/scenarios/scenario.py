@@ -1,12 +1,17 @@
-"""A scenario: a scene, and where and when it lies."""
+"""A scenario: a scene, where and when it lies, and what else happens."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import msgspec
 import numpy as np
 
+from batchsched.forecasts.port import Provider
+from batchsched.simulate.conditions import USUAL, Conditions
+from batchsched.simulate.grid import Grid
+from batchsched.simulate.rolling import hours_of
 from batchsched.simulate.scene import Scene
 
 WEEK = timedelta(days=7)
@@ -19,6 +24,13 @@ class Scenario(msgspec.Struct, frozen=True):
     zones: tuple[str, ...]
     start: datetime
     scene: Scene
+    conditions: Conditions = USUAL
+    feed: Callable[[Provider], Provider] | None = None
+    """What becomes of a sound provider here; None: nothing."""
+
+    def grid(self, provider: Provider) -> Grid:
+        """What is known of the grid, and what comes true. Raises ForecastUnavailable."""
+        return Grid(self.feed(provider) if self.feed else provider, self.zones, self.start, hours_of(self.scene))
 
 
 def weeks(first: datetime, last: datetime, count: int, seed: int) -> list[datetime]:
