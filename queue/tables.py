@@ -14,6 +14,7 @@ from sqlmodel import Field, SQLModel
 from batchsched.queue.decided import OverrideRow, WindowRow
 from batchsched.queue.manned import LauncherRow, WorkerRow
 from batchsched.queue.observed import SpareHourRow
+from batchsched.queue.recurring import ReleaseRow, ScheduleRow
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS
 
 
@@ -457,6 +458,8 @@ trials = _table(TrialRow)
 plans = _table(PlanRow)
 overrides = _table(OverrideRow)
 windows = _table(WindowRow)
+schedules = _table(ScheduleRow)
+releases = _table(ReleaseRow)
 counters = _table(CounterRow)
 leadership = _table(LeadershipRow)
 keys = _table(KeyRow)

@@ -360,6 +360,7 @@ def test_a_tenants_key_is_not_taken_for_the_operators(keyed: Keyed) -> None:
 # -- the audit log --
 
 
+SCHEDULE = {"name": "s", "cron": "0 0 1 1 *", "file": "in.jsonl", "batchsched": {"deadline": "1h"}}
 WINDOW = {"name": "w", "pool": "local", "cron": "0 0 1 1 *", "duration": "1h"}
 
 
@@ -414,6 +415,10 @@ def acts(keyed: Keyed) -> dict[str, Callable[[], str]]:
         "window.skip": lambda: did(f"{PREFIX}/windows/w/skip"),
         "window.extend": lambda: did(f"{PREFIX}/windows/w/extend", {"by": "1h"}),
         "window.remove": lambda: str(server.http.delete(f"{PREFIX}/windows/w").json()["id"]),
+        "schedule.add": lambda: did(f"{PREFIX}/schedules", SCHEDULE),
+        "schedule.pause": lambda: did(f"{PREFIX}/schedules/s/pause"),
+        "schedule.resume": lambda: did(f"{PREFIX}/schedules/s/resume"),
+        "schedule.remove": lambda: str(server.http.delete(f"{PREFIX}/schedules/s").json()["id"]),
         "key.create": lambda: did(f"{PREFIX}/keys", {"scopes": ["read"]}),
         "key.revoke": lambda: did(f"{PREFIX}/keys/{did(f'{PREFIX}/keys', {'scopes': ['read']})}/revoke"),
     }

@@ -62,6 +62,8 @@ class Api:
         server.submit(requests(2), batchsched={"deadline": "1s", "on_deadline": "finish"})  # it can wait no longer
         lease = worker.lease()
         server.post(f"{PREFIX}/windows", {"name": "always", "pool": "local", "cron": "0 * * * *", "duration": "1h"})
+        yearly = {"name": "yearly", "cron": "0 0 1 1 *", "file": "in.jsonl", "batchsched": {"deadline": "1h"}}
+        server.post(f"{PREFIX}/schedules", yearly)
         for zone, signal in (("DE", "average direct"), ("WORLD", "average lifecycle")):
             measured = f"# signal: {signal}\nzone,start,end,realised\n{zone},2026-05-01T00:00:00Z,2026-05-01T01:00:00Z,300\n"
             file = {"file": ("measured.csv", measured)}
@@ -76,12 +78,13 @@ class Api:
             "zone": ["DE", "WORLD"],
             "pool": ["local"],
             "window": ["always"],
+            "schedule": ["yearly"],
         }
         self.sound: dict[str, Any] = {
             "input_file_id": file_id, "completion_window": "24h", "deadline": "4h", "sites": ["home"], "zones": None,
             "models": None,
             "pool": "local", "worker_id": worker.worker_id, "token": lease["token"], "protocol": 2, "expires": "1d",
-            "cron": "0 * * * *", "duration": "1h", "timezone": "UTC", "until": "1d", "by": None,
+            "cron": "0 0 1 1 *", "duration": "1h", "file": "in.jsonl", "timezone": "UTC", "until": "1d", "by": None,
         }  # fmt: skip
 
     def mended(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -103,12 +106,12 @@ class Api:
 def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     folder: Path = tmp_path_factory.mktemp("openapi")
     if request.param == "sqlite":
-        with live_server(folder, server__api_key="k") as server:
+        with live_server(folder, server__api_key="k", server__inputs_dir=str(folder)) as server:
             yield Api(server)
     else:
         with (
             request.getfixturevalue("postgres").fresh() as url,
-            live_server(folder, server__database_url=url, server__api_key="k") as server,
+            live_server(folder, server__database_url=url, server__api_key="k", server__inputs_dir=str(folder)) as server,
         ):
             yield Api(server)
 

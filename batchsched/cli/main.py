@@ -38,6 +38,7 @@ COMMANDS = {
     "report": ("report:report", "Energy, grams and savings of one batch or of all."),
     "plan": ("plan:plan", "The plan in force."),
     "window": ("window:window", "Windows: when pools are open."),
+    "schedule": ("schedule:schedule", "Recurring jobs: files become batches by a cron line."),
     "pool": ("pool:pool", "Pools: see them, take them out of service, open them again."),
     "profile": ("profile:profile", "How fast and at what power each pool runs each model."),
     "forecast": ("forecast:forecast", "Forecasts of carbon intensity, and what was known when."),

@@ -22,6 +22,7 @@ from batchsched.client.results import (
     Scheduling,
 )
 from batchsched.client.runs import Mapped, Run
+from batchsched.client.schedules import Release, Schedule
 from batchsched.client.verdicts import Option, Risk, Verdict
 from batchsched.client.windows import Opening, Window
 
@@ -48,10 +49,12 @@ __all__ = [
     "OutputLine",
     "Plan",
     "Progress",
+    "Release",
     "Report",
     "Results",
     "Risk",
     "Run",
+    "Schedule",
     "Scheduling",
     "Verdict",
     "Window",

@@ -16,6 +16,7 @@ from batchsched.client.forecasts import Backfilled, Forecast, ForecastFeed, Impo
 from batchsched.client.frames import AsyncResults
 from batchsched.client.plans import Plan, PoolStatus, Question, Replayed, Shifting, WhatIf
 from batchsched.client.profiles import Profiles
+from batchsched.client.recurring import AsyncSchedules
 from batchsched.client.results import (
     Batch,
     Books,
@@ -57,6 +58,7 @@ class AsyncClient(AsyncRunner):
         self.models = AsyncModels(self)
         self.forecasts = AsyncForecasts(self)
         self.windows = AsyncWindows(self)
+        self.schedules = AsyncSchedules(self)
         self.plans = AsyncPlans(self)
         self.pools = AsyncPools(self)
 

@@ -15,6 +15,7 @@ from batchsched.client.forecasts import Backfilled, Forecast, ForecastFeed, Impo
 from batchsched.client.frames import Results
 from batchsched.client.plans import Plan, PoolStatus, Question, Replayed, Shifting, WhatIf
 from batchsched.client.profiles import Profiles
+from batchsched.client.recurring import Schedules
 from batchsched.client.results import (
     Batch,
     Books,
@@ -57,6 +58,7 @@ class Client(Runner):
         self.models = Models(self)
         self.forecasts = Forecasts(self)
         self.windows = Windows(self)
+        self.schedules = Schedules(self)
         self.plans = Plans(self)
         self.pools = Pools(self)
 

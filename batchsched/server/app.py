@@ -30,6 +30,7 @@ from batchsched.server import (
     pools,
     profiles,
     results,
+    schedules,
     trials,
     windows,
     workers,
@@ -37,6 +38,7 @@ from batchsched.server import (
 from batchsched.server.auth import LOOPBACK_HOSTS, KeyCheck
 from batchsched.server.bind import is_exposed
 from batchsched.server.openapi import document
+from batchsched.server.recurring import Recurring
 from batchsched.server.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -48,9 +50,12 @@ def create_app(runtime: Runtime) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         runtime.start()
+        recurring.start()
         yield
+        recurring.stop()
         runtime.stop()
 
+    recurring = Recurring(runtime)
     server = runtime.settings.server
     key_check = KeyCheck(runtime.database, server, runtime.clock)
     # FastAPI's own route for the document knows no dependencies, so that it would be open to everybody: ours is like the others.
@@ -64,7 +69,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     if not is_exposed(server):
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, server.host])
     routers = (
-        *(files, batches, operations, results, models, accounting, plans, pools, windows),
+        *(files, batches, operations, results, models, accounting, plans, pools, windows, schedules),
         *(extensions, forecasts, profiles, keys, workers, launching, trials),
     )
     for module in routers:

@@ -25,6 +25,7 @@ from batchsched.server.keys import NewKey
 from batchsched.server.options import EXPIRES_S, MAX_METADATA, Change, Options, Retry
 from batchsched.server.plan_answers import Close, Freeze, OpenedPool, Plan, Pool, Pools, Replayed, Shifting, WhatIf
 from batchsched.server.profile_answers import Profiles
+from batchsched.server.schedule_answers import NewSchedule, Releases, Schedule, ScheduleList
 from batchsched.server.uploads import PURPOSES
 from batchsched.server.window_answers import Extend, NewWindow, Pause, Skip, WindowList, WindowStatus
 from batchsched.wire import PREFIX
@@ -103,10 +104,10 @@ class File(_Exact):
 
 
 class Deleted(_Exact):
-    """A file, a batch or a window that was deleted."""
+    """A file, a batch, a window or a schedule that was deleted."""
 
     id: Id
-    object: Literal["file", "batch", "batchsched.window"]
+    object: Literal["file", "batch", "batchsched.window", "batchsched.schedule"]
     deleted: bool
 
 
@@ -447,6 +448,13 @@ CONTRACT: dict[str, Route] = {
     f"POST {PREFIX}/windows/{{window}}/resume": Route(WindowStatus, None, (404, 507)),
     f"POST {PREFIX}/windows/{{window}}/skip": Route(WindowStatus, Skip | None, _CHANGES),
     f"POST {PREFIX}/windows/{{window}}/extend": Route(WindowStatus, Extend, _CHANGES),
+    f"GET {PREFIX}/schedules": Route(ScheduleList),
+    f"POST {PREFIX}/schedules": Route(Schedule, NewSchedule, _CHANGES),
+    f"GET {PREFIX}/schedules/{{schedule}}": Route(Schedule, None, (404,)),
+    f"DELETE {PREFIX}/schedules/{{schedule}}": Route(Deleted, None, _CHANGES),
+    f"POST {PREFIX}/schedules/{{schedule}}/pause": Route(Schedule, None, (404, 507)),
+    f"POST {PREFIX}/schedules/{{schedule}}/resume": Route(Schedule, None, (404, 507)),
+    f"GET {PREFIX}/schedules/{{schedule}}/history": Route(Releases, None, (404,)),
     f"GET {PREFIX}/profiles": Route(Profiles),
     f"GET {PREFIX}/forecasts": Route(ForecastFeeds),
     f"POST {PREFIX}/forecasts/import": Route(Imported, IMPORT, (413, 507)),

@@ -20,7 +20,7 @@ from batchsched.server.auth import Caller, Who
 from batchsched.server.objects import file_object, list_object
 from batchsched.server.options import expires_after_s
 from batchsched.server.runtime import Runtime
-from batchsched.server.uploads import Form, Received, purpose_of, receive
+from batchsched.server.uploads import Form, Local, Received, purpose_of, receive
 from batchsched.settings import Retention
 
 BLOCK_BYTES = 1 << 18
@@ -91,10 +91,20 @@ def router(runtime: Runtime) -> APIRouter:
 
 def _take_in(runtime: Runtime, request: Request, who: Caller) -> dict[str, Any]:
     """In a thread of its own: read, check, keep and record an upload."""
-    database, store = runtime.database, runtime.store
-    with database.read() as connection:  # before the bytes are on their way; once they are there, it is asked again
+    with runtime.database.read() as connection:  # before the bytes are on their way; once they are there, it is asked again
         runtime.quotas.upload(connection, who.tenant)
-    form = Form(request.headers, body(request))
+    return _keep(runtime, who, Form(request.headers, body(request)))
+
+
+def keep(runtime: Runtime, who: Caller, name: str, blocks: Iterator[bytes]) -> str:
+    """Keep a file for batches that lies here, as if it had been uploaded; its id. Raises PayloadTooLarge, QuotaExceeded."""
+    with runtime.database.read() as connection:
+        runtime.quotas.upload(connection, who.tenant)
+    return str(_keep(runtime, who, Local(name, blocks))["id"])
+
+
+def _keep(runtime: Runtime, who: Caller, form: Form | Local) -> dict[str, Any]:
+    database, store = runtime.database, runtime.store
     file_id = runtime.ids.new("file").replace("_", "-")
     with store.create(file_id) as handle:
         received = receive(form, handle, runtime.rules, runtime.settings.server.max_file_bytes)

@@ -108,6 +108,20 @@ class Form:
         self._ended = True
 
 
+class Local:
+    """What a form would hold of a file for batches that lies here."""
+
+    def __init__(self, name: str, blocks: Iterator[bytes]) -> None:
+        self.fields: dict[str, str] = {"purpose": "batch"}
+        self.filename: str | None = name
+        self.encoding: str | None = None
+        self._blocks = blocks
+
+    def file_blocks(self) -> Iterator[bytes]:
+        """Its bytes."""
+        return self._blocks
+
+
 class Received(msgspec.Struct, frozen=True):
     """A file that arrived whole."""
 
@@ -117,7 +131,7 @@ class Received(msgspec.Struct, frozen=True):
     """What came of the check of its lines, still to be finished; None where it holds no batch."""
 
 
-def receive(form: Form, handle: BinaryIO, rules: Rules, max_bytes: int) -> Received:
+def receive(form: Form | Local, handle: BinaryIO, rules: Rules, max_bytes: int) -> Received:
     """Write a form's file to `handle`, checking each line on the way. Raises PayloadTooLarge, UnsupportedMedia."""
     digest, size = hashlib.sha256(), 0
 
@@ -142,7 +156,7 @@ def receive(form: Form, handle: BinaryIO, rules: Rules, max_bytes: int) -> Recei
     return Received(size, digest.hexdigest(), checker if form.fields.get("purpose") == "batch" else None)
 
 
-def _refuse_compressed(form: Form, first: bytes) -> None:
+def _refuse_compressed(form: Form | Local, first: bytes) -> None:
     kind = form.encoding or next((name for magic, name in COMPRESSED.items() if first.startswith(magic)), None)
     if kind and form.fields.get("purpose", "batch") == "batch":
         raise UnsupportedMedia(f"The file is compressed ({shown(kind)}).", param="file", hint="Send the JSON lines themselves.")

@@ -1,0 +1,163 @@
+"""`batchsched schedule`: jobs that recur."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchsched.cli.common import (
+    Connect,
+    grams,
+    json_option,
+    print_facts,
+    print_json,
+    print_table,
+    priority_option,
+    say,
+    server_options,
+    when,
+)
+
+if TYPE_CHECKING:
+    from batchsched.client.schedules import Release, Schedule
+
+
+@click.group()
+def schedule() -> None:
+    """Recurring jobs: at each time that a cron line matches, files in the server's folder of inputs become batches."""
+
+
+@schedule.command()
+@click.argument("name")
+@click.option("--cron", required=True, metavar="LINE", help='When it is due, such as "0 20 * * mon-fri".')
+@click.option("--tz", "timezone", metavar="ZONE", help="Time zone of the cron line, such as Europe/Berlin [default: UTC].")
+@click.option(
+    "--file",
+    required=True,
+    metavar="PATH",
+    help="Below the server's folder of inputs: a file, with {date} and {time} filled in; wildcards, or a folder: what is new there.",
+)
+@click.option("--deadline", required=True, metavar="DURATION", help="Of each batch, from when it is made, such as 10h.")
+@click.option("--endpoint", help="The batches' endpoint [default: /v1/chat/completions].")
+@click.option("--missed", type=click.Choice(["once", "all", "skip"]), help="Times that were missed: make up for [default: once].")
+@click.option("--overlap", is_flag=True, help="Begin although the batch of an earlier time is not done.")
+@click.option("--confidence", type=click.FloatRange(0.5, 1, max_open=True), help="Asked probability of keeping the deadline.")
+@click.option("--model", "models", multiple=True, metavar="NAME", help="A further model that will do (repeatable).")
+@click.option("--site", "sites", multiple=True, help="A site where the batches may run (repeatable) [default: all].")
+@click.option("--zone", "zones", multiple=True, help="A grid zone where they may run (repeatable) [default: all].")
+@click.option("--on-deadline", type=click.Choice(["expire", "finish"]), help="What to do at the deadline [default: expire].")
+@priority_option
+@json_option
+@server_options
+def add(*, name: str, cron: str, file: str, as_json: bool, connect: Connect, **options: Any) -> None:
+    """Let a job recur."""
+    asked: Any = {key: value for key, value in options.items() if value not in (None, (), False)}
+    with connect() as client:
+        _show(client.schedules.add(name, cron=cron, file=file, **asked), as_json)
+
+
+@schedule.command("list")
+@json_option
+@server_options
+def list_(as_json: bool, connect: Connect) -> None:
+    """List the recurring jobs. With --json: one object a line."""
+    with connect() as client:
+        found = client.schedules.list()
+    if as_json:
+        for one in found:
+            print_json(one)
+        return
+    rows = [(one.id, f"{one.cron}, {one.timezone}", one.file, str(one.batchsched.get("deadline")), _next(one)) for one in found]
+    print_table(("schedule", "due", "file", "deadline", "next"), rows)
+
+
+@schedule.command()
+@click.argument("name")
+@json_option
+@server_options
+def show(name: str, as_json: bool, connect: Connect) -> None:
+    """Show a recurring job."""
+    with connect() as client:
+        _show(client.schedules.retrieve(name), as_json)
+
+
+@schedule.command()
+@click.argument("name")
+@json_option
+@server_options
+def pause(name: str, as_json: bool, connect: Connect) -> None:
+    """Let a job make no batches until it is resumed."""
+    with connect() as client:
+        _show(client.schedules.pause(name), as_json)
+
+
+@schedule.command()
+@click.argument("name")
+@json_option
+@server_options
+def resume(name: str, as_json: bool, connect: Connect) -> None:
+    """Let a job go on; the times of the pause are not made up for."""
+    with connect() as client:
+        _show(client.schedules.resume(name), as_json)
+
+
+@schedule.command()
+@click.argument("name")
+@json_option
+@server_options
+def remove(name: str, as_json: bool, connect: Connect) -> None:
+    """Forget a recurring job, with its history; its batches stay."""
+    with connect() as client:
+        client.schedules.remove(name)
+    if as_json:
+        print_json({"id": name, "object": "batchsched.schedule", "deleted": True})
+    else:
+        say(f"Schedule {name} is removed.")
+
+
+@schedule.command()
+@click.argument("name")
+@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="How many, the newest first.")
+@json_option
+@server_options
+def history(name: str, limit: int, as_json: bool, connect: Connect) -> None:
+    """What came of each time: the batch, its result, its grams. With --json: one object a line."""
+    with connect() as client:
+        found = client.schedules.history(name, limit=limit)
+    if as_json:
+        for one in found:
+            print_json(one)
+        return
+    print_table(("due", "file", "batch", "result", "carbon"), [_row(one) for one in found])
+
+
+def _row(one: Release) -> tuple[str, str, str, str, str]:
+    counts = f", {one.requests_completed} done, {one.requests_failed} failed" if one.batch_status else ""
+    result = one.note or (f"{one.batch_status}{counts}" if one.batch_status else one.state)
+    if one.state != "submitted":
+        result = f"{one.state}: {one.note}" if one.note else one.state
+    return when(one.due_at) or "", one.file or "", one.batch_id or "", result, grams(one.grams) if one.batch_id else ""
+
+
+def _show(one: Schedule, as_json: bool) -> None:
+    if as_json:
+        print_json(one)
+        return
+    missed = {"once": "made up for once", "all": "all made up for", "skip": "left out"}
+    print_facts(
+        [
+            ("schedule", one.id),
+            ("due", f"{one.cron}, {one.timezone}"),
+            ("file", one.file),
+            ("endpoint", one.endpoint),
+            ("deadline", str(one.batchsched.get("deadline"))),
+            ("missed times", missed.get(one.missed, one.missed)),
+            ("overlap", "yes" if one.overlap else "no: a time is skipped while an earlier batch is not done"),
+            ("next", _next(one)),
+        ]
+    )
+
+
+def _next(one: Schedule) -> str:
+    return f"{one.next_local[:16].replace('T', ' ')} {one.timezone}" if one.next_local else "paused"

@@ -1,0 +1,216 @@
+"""Jobs that recur: when one is due, its files become batches. A thread of the leader's; the table says what was seen to.
+
+A crash between two steps repeats the second: a file's batch has an idempotency key of the schedule, the time and the file, so the
+same time never makes two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path, PurePosixPath
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from batchsched.errors import BatchschedError, InvalidValue
+from batchsched.fleet import Window
+from batchsched.queue import schedules
+from batchsched.queue.rows import Row
+from batchsched.queue.tenancy import ANY
+from batchsched.server.auth import Caller
+from batchsched.server.batches import accept
+from batchsched.server.files import keep
+from batchsched.server.options import parse_new_batch
+from batchsched.server.runtime import Runtime
+from batchsched.units import iso
+from batchsched.windows import starts
+
+log = logging.getLogger(__name__)
+ROUND_S = 1.0
+GRACE = timedelta(minutes=5)
+"""One that is so late was missed."""
+FARTHEST_BACK = timedelta(days=366)
+MOST_MISSED = 100
+"""Of more that were missed, the newest."""
+BLOCK_BYTES = 1 << 18
+WILD = frozenset("*?[")
+NO_FILE = "There is no file {} below the server's folder of inputs."
+
+
+class Recurring:
+    """Looks once a second which schedules are due."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._database, self._clock = runtime.database, runtime.clock
+        folder = runtime.settings.server.inputs_dir
+        self._root = Path(folder).resolve() if folder else None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="recurring", daemon=True)
+
+    def start(self) -> None:
+        """Begin, where there is a folder of inputs."""
+        if self._root:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End after what is in hand."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=30)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(ROUND_S):
+            if self._runtime.leadership.leading():
+                self.round()
+
+    def round(self) -> None:
+        """Do all that is due now, once."""
+        try:
+            with self._database.read() as connection:
+                found = [one for one in schedules.every(connection, ANY) if one["paused_at"] is None]
+        except BatchschedError as problem:
+            log.error("Schedules cannot be read: %s", problem.message)
+            return
+        for one in found:
+            try:
+                self._see_to(one)
+            except BatchschedError as problem:
+                log.error("Schedule %s: %s It is tried again.", one["name"], problem.message)
+            except Exception:
+                log.exception("Schedule %s failed; it is tried again.", one["name"])
+
+    def _see_to(self, one: Row) -> None:
+        now = self._clock.now()
+        if not (due := due_since(one, now)):
+            return
+        missed, left_out = by_rule(one["missed"], due, now)
+        if left_out:
+            with self._database.write() as connection:
+                schedules.released(
+                    connection, one, due_at=left_out[0], at=now, state="skipped", note=f"{len(left_out)} time(s) were missed."
+                )
+                schedules.change(connection, one["tenant"], one["name"], looked_at=left_out[-1])
+        for at in missed:
+            with self._database.read() as connection:
+                busy = None if one["overlap"] else schedules.at_work(connection, one, at)
+            if busy and one["missed"] == "all":
+                return  # its turn comes
+            if busy:
+                self._note(one, at, state="skipped", note=f"Batch {busy} of an earlier time is not done.")
+            else:
+                self._release(one, at)
+            with self._database.write() as connection:
+                schedules.change(connection, one["tenant"], one["name"], looked_at=at)
+
+    def _release(self, one: Row, due_at: datetime) -> None:
+        """Every file of this time becomes a batch."""
+        assert self._root is not None
+        files, watched = found_below(self._root, one["file"], due_at, one["timezone"])
+        names = {path: path.relative_to(self._root).as_posix() for path in files}
+        marks = {path: f"{names[path]} {mark_of(path)}" for path in files}
+        with self._database.read() as connection:
+            done = schedules.seen_to(connection, one, due_at)
+            before = schedules.taken(connection, one, list(marks.values())) if watched else set[str]()
+        fresh = [path for path in files if names[path] not in done and marks[path] not in before]
+        if not files or (watched and not fresh and not done):
+            kind = "skipped" if watched else "failed"
+            said = "There is no new file." if watched else NO_FILE.format(filled(one["file"], due_at, one["timezone"]))
+            if not done:
+                self._note(one, due_at, state=kind, note=said)
+            return
+        for path in fresh:
+            self._submit(one, due_at, path, names[path], marks[path])
+
+    def _submit(self, one: Row, due_at: datetime, path: Path, name: str, mark: str) -> None:
+        now = self._clock.now()
+        who = Caller(f"schedule:{one['name']}", one["tenant"], frozenset({"submit"}), now, action="file.create")
+        try:
+            with path.open("rb") as stream:
+                file_id = keep(self._runtime, who, path.name, blocks_of(stream.read))
+            body = body_of(one["endpoint"], one["options"], file_id, {"schedule": one["name"], "due_at": iso(due_at)})
+            who = msgspec.structs.replace(who, action="batch.create")
+            key = hashlib.sha256(f"{one['name']}\0{iso(one['created_at'])}\0{iso(due_at)}\0{name}".encode()).hexdigest()
+            batch = accept(self._runtime, parse_new_batch(body, now), who, f"schedule {key}", "schedule release -")
+        except (BatchschedError, OSError) as problem:
+            if isinstance(problem, BatchschedError) and problem.http_status >= 500:
+                raise  # it passes
+            said = problem.message if isinstance(problem, BatchschedError) else str(problem)
+            self._note(one, due_at, state="failed", file=name, mark=mark, note=said)
+            return
+        self._note(one, due_at, state="submitted", file=name, mark=mark, batch_id=batch["id"])
+
+    def _note(self, one: Row, due_at: datetime, **what: Any) -> None:
+        with self._database.write() as connection:
+            schedules.released(connection, one, due_at=due_at, at=self._clock.now(), **what)
+
+
+def due_since(one: Row, now: datetime) -> list[datetime]:
+    """The times at which it was due since it was last looked at, in order."""
+    since = max(one["looked_at"], now - FARTHEST_BACK)
+    return [at for at in starts(Window(one["cron"], "1s", one["timezone"]), since, now) if at > since]
+
+
+def by_rule(rule: str, due: list[datetime], now: datetime) -> tuple[list[datetime], list[datetime]]:
+    """Of the times that are due, those that are made up for and those that are left out, by the rule for missed ones."""
+    late = [at for at in due if at < now - GRACE]
+    if rule == "skip":
+        kept = due[len(late) :]
+    elif rule == "once":
+        kept = due[-1:]
+    else:
+        kept = due[-MOST_MISSED:]
+    return kept, due[: len(due) - len(kept)]
+
+
+def body_of(endpoint: str, options: dict[str, Any], file_id: str, metadata: dict[str, str]) -> dict[str, Any]:
+    """What a client would send to create the batch."""
+    return {
+        "input_file_id": file_id,
+        "endpoint": endpoint,
+        "completion_window": options["deadline"],
+        "metadata": metadata,
+        "batchsched": options,
+    }
+
+
+def filled(pattern: str, due_at: datetime, timezone: str) -> str:
+    """A file's name with the day and the time of its schedule's clock in it."""
+    local = due_at.astimezone(ZoneInfo(timezone))
+    return pattern.replace("{date}", f"{local:%Y-%m-%d}").replace("{time}", f"{local:%H%M}")
+
+
+def check_pattern(pattern: str) -> None:
+    """Raises InvalidValue for one that leaves the folder, or holds what is not filled in."""
+    path, rest = PurePosixPath(pattern), filled(pattern, datetime(2024, 1, 1, tzinfo=UTC), "UTC")
+    if not pattern.strip() or path.is_absolute() or ".." in path.parts or "\0" in pattern or "\\" in pattern:
+        raise InvalidValue("A file is named by its path below the server's folder of inputs, without '..'.", param="file")
+    if "{" in rest or "}" in rest:
+        raise InvalidValue("Only {date} and {time} are filled in.", param="file")
+
+
+def found_below(root: Path, pattern: str, due_at: datetime, timezone: str) -> tuple[list[Path], bool]:
+    """The files that are meant, in order, and whether only those of them that are new: of a folder, or by wildcards. A link that
+    leads out of the folder is not followed."""
+    name = filled(pattern, due_at, timezone)
+    watched = bool(WILD & set(name)) or (root / name).is_dir()
+    found = root.glob(name) if WILD & set(name) else (root / name).glob("*.jsonl") if watched else [root / name]
+    inside = [path for path in found if path.is_file() and path.resolve().is_relative_to(root)]
+    return sorted(inside), watched
+
+
+def mark_of(path: Path) -> str:
+    """How a file is now."""
+    seen = path.stat()
+    return f"{seen.st_size} {seen.st_mtime_ns}"
+
+
+def blocks_of(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """A file in blocks."""
+    while block := read(BLOCK_BYTES):
+        yield block

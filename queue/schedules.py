@@ -1,0 +1,86 @@
+"""Rows of jobs that recur, and of what came of each time. The table is the truth: who looks at it late misses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from batchsched.errors import Conflict, NotFound
+from batchsched.queue.rows import Row, first
+from batchsched.queue.rows import every as rows
+from batchsched.queue.states import TERMINAL
+from batchsched.queue.tables import batches, releases, schedules
+from batchsched.queue.tenancy import Tenant, owned
+
+
+def add(connection: Connection, *, tenant: str, name: str, **values: Any) -> None:
+    """A new one. Raises Conflict where the name is taken."""
+    row = {"tenant": tenant, "name": name, **values}
+    if not connection.execute(upsert(schedules).on_conflict_do_nothing().values(row)).rowcount:
+        raise Conflict(f"There is a schedule '{name}' already.", param="name", hint="Remove it first, or take another name.")
+
+
+def every(connection: Connection, tenant: Tenant) -> list[Row]:
+    """All of a tenant's, by name."""
+    return rows(connection, select(schedules).where(owned(schedules, tenant)).order_by(schedules.c.tenant, schedules.c.name))
+
+
+def get(connection: Connection, tenant: str, name: str, *, lock: bool = False) -> Row:
+    """One of them; with `lock`, it stays as it is until this transaction ends. Raises NotFound."""
+    query = select(schedules).where(schedules.c.tenant == tenant, schedules.c.name == name)
+    row = first(connection, query.with_for_update() if lock else query)
+    if row is None:
+        raise NotFound(f"There is no schedule '{name[:64]}'.", param="schedule")
+    return row
+
+
+def change(connection: Connection, tenant: str, name: str, **values: Any) -> None:
+    """`paused_at`, `looked_at`."""
+    connection.execute(update(schedules).where(schedules.c.tenant == tenant, schedules.c.name == name).values(**values))
+
+
+def remove(connection: Connection, tenant: str, name: str) -> None:
+    """Forget it, with its history. Its batches stay."""
+    connection.execute(delete(releases).where(releases.c.tenant == tenant, releases.c.schedule == name))
+    connection.execute(delete(schedules).where(schedules.c.tenant == tenant, schedules.c.name == name))
+
+
+def released(connection: Connection, schedule: Row, **values: Any) -> None:
+    """Note what came of a time, or of a file of it: `due_at`, `at`, `state`, `file`, `mark`, `batch_id`, `note`."""
+    blank = {"file": "", "mark": "", "batch_id": None, "note": ""}
+    row = {**blank, "tenant": schedule["tenant"], "schedule": schedule["name"], **values}
+    connection.execute(insert(releases).values(row))
+
+
+def history(connection: Connection, tenant: str, name: str, limit: int) -> list[Row]:
+    """What came of it, newest first."""
+    mine = releases.c.tenant == tenant, releases.c.schedule == name
+    return rows(connection, select(releases).where(*mine).order_by(releases.c.id.desc()).limit(limit))
+
+
+def taken(connection: Connection, schedule: Row, marks: Sequence[str]) -> set[str]:
+    """Of these files, by their marks, those that became batches already."""
+    mine = releases.c.tenant == schedule["tenant"], releases.c.schedule == schedule["name"], releases.c.state == "submitted"
+    return set(connection.scalars(select(releases.c.mark).where(*mine, releases.c.mark.in_(marks))))
+
+
+def seen_to(connection: Connection, schedule: Row, due_at: datetime) -> set[str]:
+    """Files of this time of which something came already."""
+    mine = releases.c.tenant == schedule["tenant"], releases.c.schedule == schedule["name"], releases.c.due_at == due_at
+    return set(connection.scalars(select(releases.c.file).where(*mine)))
+
+
+def at_work(connection: Connection, schedule: Row, other_than: datetime) -> str | None:
+    """A batch of an earlier time that has not ended."""
+    query = (
+        select(batches.c.id)
+        .join(releases, releases.c.batch_id == batches.c.id)
+        .where(releases.c.tenant == schedule["tenant"], releases.c.schedule == schedule["name"])
+        .where(releases.c.due_at != other_than, batches.c.state.not_in(list(TERMINAL)))
+    )
+    found: str | None = connection.scalar(query.limit(1))
+    return found
