@@ -80,7 +80,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
     folder = tmp_path_factory.mktemp("auth")
     (folder / "f.csv").write_text("zone,start,end,realised\nDE,2026-05-01T06:00:00Z,2026-05-01T07:00:00Z,100\n")
     text = BASIC + '[forecast.sources.mine]\nkind = "file"\npath = "f.csv"\n'
-    with live_server(folder, text) as server:
+    with live_server(folder, text, server__inputs_dir=str(folder)) as server:
         yield Keyed(server)
 
 
@@ -90,6 +90,7 @@ def things(keyed: Keyed) -> dict[str, str]:
     file_id = keyed.upload(keyed.alice, requests(2))
     batch_id = keyed.submit(keyed.alice, file_id)["id"]
     key_id = keyed.server.get(f"{PREFIX}/keys")["data"][0]["id"]
+    assert keyed.call("POST", f"{PREFIX}/schedules", keyed.alice, json=SCHEDULE).status_code == 200
     return {
         "file_id": file_id,
         "batch_id": batch_id,
@@ -100,6 +101,7 @@ def things(keyed: Keyed) -> dict[str, str]:
         "zone": "DE",
         "pool": "local",
         "window": "w",
+        "schedule": "s",
     }
 
 
