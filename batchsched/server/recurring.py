@@ -93,7 +93,12 @@ class Recurring:
         if left_out:
             with self._database.write() as connection:
                 schedules.released(
-                    connection, one, due_at=left_out[0], at=now, state="skipped", note=f"{len(left_out)} time(s) were missed."
+                    connection,
+                    one,
+                    due_at=left_out[0],
+                    at=now,
+                    state="skipped",
+                    note=f"Missed times that were left out: {len(left_out)}.",
                 )
                 schedules.change(connection, one["tenant"], one["name"], looked_at=left_out[-1])
         for at in missed:
