@@ -106,7 +106,8 @@ def test_a_job_recurs_with_the_day_in_its_files_name(server: LiveServer, client:
 def test_what_is_new_in_a_folder_is_taken_once(server: LiveServer, client: Client, inputs: Path) -> None:
     drop = inputs / "drop"
     drop.mkdir()
-    client.schedules.add("job", **{**JOB, "file": "drop"}, overlap=True)
+    watching: dict[str, Any] = {**JOB, "file": "drop", "overlap": True}
+    client.schedules.add("job", **watching)
     later(server)
     assert told(client) == [("skipped", None, "There is no new file.")]
     (drop / "a.jsonl").write_bytes(requests(1))

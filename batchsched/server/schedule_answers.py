@@ -20,8 +20,8 @@ class _Exact(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class NewSchedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A job that is to recur. `file`: a path below the server's folder of inputs, in which `{date}` and `{time}` stand for when it
-    is due; or with wildcards, or a folder: then what is new in it. `batchsched`: as a batch has it, with a
+    """A job that is to recur. `file`: a path below the server's folder of inputs, in which `{date}` and `{time}` stand for when
+    it is due; or with wildcards, or a folder: then what is new in it. `batchsched`: as a batch has it, with a
     duration as deadline. `missed`: what is done about times that nobody was there for. `overlap`: begin although the batch of an
     earlier time is not done."""
 
