@@ -19,7 +19,7 @@ import batchsched
 from batchsched import AsyncClient, Client
 from batchsched.cli import exits
 from batchsched.cli.main import main
-from batchsched.client import OutputLine, async_runs, asynchronous, blocking, frames, runs
+from batchsched.client import OutputLine, async_runs, asynchronous, blocking, frames, recurring, runs
 from batchsched.client.calls import Lines, Pauses
 from batchsched.errors import (
     BatchschedError,
@@ -130,6 +130,7 @@ def test_the_twins_offer_the_same() -> None:
         (blocking.Plans, asynchronous.AsyncPlans),
         (blocking.Pools, asynchronous.AsyncPools),
         (blocking.Windows, asynchronous.AsyncWindows),
+        (recurring.Schedules, recurring.AsyncSchedules),
         (runs.Run, async_runs.AsyncRun),
         (frames.Results, frames.AsyncResults),
     ):

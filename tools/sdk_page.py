@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from batchsched import client, testing
-from batchsched.client import blocking, calls, forecasts, loops, plans, profiles, results, windows
+from batchsched.client import blocking, calls, forecasts, loops, plans, profiles, recurring, results, schedules, windows
 
 PARTS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     (
@@ -17,8 +17,8 @@ PARTS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
         "`AsyncClient` has the same, with await, and gives `AsyncRun`, `AsyncMapped` and `AsyncResults`, for `async for`.",
         (blocking.Client, blocking.Files, blocking.Batches, blocking.Models),
     ),
-    ("", "", (blocking.Forecasts, blocking.Plans, blocking.Pools, blocking.Windows)),
-    ("", "", (calls.BatchOptions, calls.Changes, windows.WindowOptions)),
+    ("", "", (blocking.Forecasts, blocking.Plans, blocking.Pools, blocking.Windows, recurring.Schedules)),
+    ("", "", (calls.BatchOptions, calls.Changes, windows.WindowOptions, schedules.ScheduleOptions)),
     ("What it gives", "", (client.Run, client.Mapped, client.Results, loops.BatchFunction)),
     (
         "Results",
@@ -61,6 +61,8 @@ PARTS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
             profiles.Profiles,
             client.Window,
             client.Opening,
+            client.Schedule,
+            client.Release,
         ),
     ),
     ("For tests", "", (testing.FakeServer, testing.Asked, testing.Refusal)),
