@@ -4,8 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlmodel.sql.sqltypes import AutoString, UTCDateTime
 
-revision = "0024"
-down_revision = "0023"
+revision = "0026"
+down_revision = "0024"
 
 
 def upgrade() -> None:
