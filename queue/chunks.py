@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Update, and_, bindparam, func, literal_column, or_, select, update
@@ -40,6 +41,7 @@ _CLAIMABLE = (
     .order_by(chunks.c.position)
     .limit(bindparam("limit"))
 )
+_COUNTED = Hot(_CLAIMABLE)
 # One round trip. What another claim holds is passed over; a CTE, since PostgreSQL may run a plain subquery more than once.
 _CHOSEN = _CLAIMABLE.with_for_update(of=chunks, skip_locked=True).cte("chosen")
 _READY = Hot(
@@ -309,7 +311,7 @@ def ready(connection: Connection, now: datetime) -> set[str]:
 
 def claimable(connection: Connection, batch_id: str, now: datetime, limit: int) -> int:
     """How many of a batch's chunks could be leased at once, counted up to `limit`."""
-    return len(connection.execute(_CLAIMABLE, {"batch": batch_id, "now": now, "limit": limit}).all())
+    return len(_COUNTED.rows(connection, {"batch": batch_id, "now": now, "limit": limit}))
 
 
 def in_flight(connection: Connection) -> dict[tuple[str, str], int]:
@@ -330,7 +332,14 @@ def at_work(connection: Connection, pool: str) -> set[str]:
 
 def holders(connection: Connection, worker_ids: Collection[str]) -> set[str]:
     """Those of these workers that hold a lease."""
-    return set(connection.scalars(select(chunks.c.worker_id).where(_IS_LEASED, chunks.c.worker_id.in_(worker_ids))))
+    named = {f"worker_{n}": worker_id for n, worker_id in enumerate(worker_ids)}
+    return {row["worker_id"] for row in _holding(len(named)).rows(connection, named)} if named else set()
+
+
+@cache
+def _holding(workers: int) -> Hot:
+    named = [bindparam(f"worker_{n}", type_=chunks.c.worker_id.type) for n in range(workers)]
+    return Hot(select(chunks.c.worker_id).where(_IS_LEASED, chunks.c.worker_id.in_(named)))
 
 
 def summary(connection: Connection) -> list[Row]:

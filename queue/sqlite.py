@@ -7,6 +7,7 @@ SQLite 3.7.0-3.51.2 can corrupt a WAL when two connections checkpoint at once; s
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import sqlite3
 import threading
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
@@ -68,7 +70,7 @@ class Sqlite:
 
 
 def _engine(url: str, *, begin: str, pool_size: int, lasting: bool) -> Engine:
-    engine = create_engine(url, pool_size=pool_size, max_overflow=64 if pool_size > 1 else 0)
+    engine = create_engine(url, pool_size=pool_size, max_overflow=64 if pool_size > 1 else 0, json_deserializer=_decoded)
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:  # pyright: ignore[reportUnusedFunction]
@@ -93,6 +95,14 @@ def _engine(url: str, *, begin: str, pool_size: int, lasting: bool) -> Engine:
             raise DBAPIError.instance(begin, None, problem, sqlite3.Error) from problem
 
     return engine
+
+
+def _decoded(text: str) -> Any:
+    """A value of a JSON column: ten times as fast as by the standard library, which alone knows NaN."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return json.loads(text)
 
 
 def _own(path: Path) -> int:

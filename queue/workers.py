@@ -19,6 +19,8 @@ _IS_ACTIVE = workers.c.state == literal_column("'active'")
 _NOTHING: dict[str, Any] = {"preparing": None, "preparing_at": None, "preparing_for": None}
 _MINE = workers.c.id == bindparam("worker")
 _ONE = Hot(select(workers).where(_MINE))
+_THERE = (_IS_ACTIVE, workers.c.pool == bindparam("on_pool"), workers.c.seen_at >= bindparam("since"))
+_OF_POOL = Hot(select(workers).where(*_THERE).order_by(workers.c.registered_at, workers.c.id))
 _FINISHED = Hot(update(workers).where(_MINE).values(finished=workers.c.finished + 1))
 
 
@@ -159,8 +161,7 @@ def active(connection: Connection, since: datetime) -> list[Row]:
 
 def of_pool(connection: Connection, pool: str, since: datetime) -> list[Row]:
     """The same of one pool, in the order in which they came."""
-    here = select(workers).where(_IS_ACTIVE, workers.c.pool == pool, workers.c.seen_at >= since)
-    return every(connection, here.order_by(workers.c.registered_at, workers.c.id))
+    return _OF_POOL.rows(connection, {"on_pool": pool, "since": since})
 
 
 def preparing_for(connection: Connection, batch_ids: Collection[str], since: datetime) -> list[Row]:

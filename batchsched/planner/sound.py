@@ -55,7 +55,8 @@ def sound_job(problem: Problem, job: Job) -> Job:
 
 
 def _usable(values: Iterable[float | None], least: float = 0.0) -> bool:
-    return all(value is None or least <= value <= _MOST for value in values)
+    known = [value for value in values if value is not None]  # of futures there are tens of thousands
+    return not known or (min(known) >= least and max(known) <= _MOST and not math.isnan(sum(known)))
 
 
 def _spread(sigma: float) -> float:
