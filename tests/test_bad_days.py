@@ -4,10 +4,12 @@ no deadline is missed that had room."""
 from __future__ import annotations
 
 import math
+import os
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -15,6 +17,7 @@ import pytest
 
 from batchsched.simulate import POLICIES, Grid, Outcome, backtest, simulate
 from batchsched.simulate.conditions import Conditions
+from batchsched.simulate.data import opened
 from batchsched.simulate.drawn import Drawn
 from batchsched.simulate.records import Records
 from batchsched.simulate.rolling import hours_of
@@ -35,6 +38,7 @@ from batchsched.simulate.scenarios import (
 ZONES = ("CISO", "DE")
 START = datetime(2021, 7, 1, tzinfo=UTC)
 COARSE = Conditions(chunk_s=5400.0, warm_up_h=3.0, warm_up_batches=1)
+SHARED = Path(os.environ.get("BATCHSCHED_DATA", "../shared/data"))
 SEED = 1
 OURS = "greedy"
 
@@ -207,3 +211,26 @@ def test_a_grid_without_carbon_is_where_work_goes() -> None:
     free = {one.batch_id for one in day.scenario.scene.arrivals if len({name.split("-")[-1] for name in one.pools}) > 1}
     there = sum(work.energy_j for work in day.planned.work if work.batch_id in free and work.pool.endswith(zone))
     assert there > 0.9 * sum(work.energy_j for work in day.planned.work if work.batch_id in free)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the shared data; there is no {SHARED}")
+def test_a_feed_that_really_broke() -> None:
+    """CarbonCast's beta of 2023, with stuck values, gaps, bias and issues that came days late."""
+    start, zones = datetime(2023, 8, 16, tzinfo=UTC), ("PJM", "CISO")
+    found = regions(zones, start, 1, SEED, load=0.15)
+    few = msgspec.structs.replace(
+        found.scene, arrivals=[one for one in found.scene.arrivals if one.deadline_s < 30 * 3600.0][::3]
+    )
+    with opened(SHARED, zones, start, hours_of(few), SEED) as provider:
+        grid = Grid(provider, zones, start, hours_of(few))
+        planned = simulate(few, grid, POLICIES[OURS])
+        whole, _ = backtest(few, grid, POLICIES[OURS], COARSE)
+    for outcome in (planned, whole):
+        assert outcome.unfinished == outcome.missed == []
+        assert math.isfinite(outcome.grams)
+        assert outcome.grams > 0
+    for zone in zones:
+        ahead = grid.issued(6).mean[zone][:24]
+        assert math.isfinite(ahead.sum())
+        assert abs(ahead / grid.truth[zone][6:30] - 1).mean() < 0.5  # the feed as it is is further off
