@@ -69,11 +69,11 @@ class Texts(Sizes, frozen=True):
         return super().draw(rng)[0], 1
 
 
-@pytest.mark.parametrize("multiple", [2.0, 4.0])
-def test_beside_users_of_embeddings_it_goes_by_how_long_their_requests_stay(multiple: float) -> None:
+@pytest.mark.parametrize(("multiple", "a_second"), [(2.0, 60), (4.0, 60), (3.0, 120)])
+def test_beside_users_of_embeddings_it_goes_by_how_long_their_requests_stay(multiple: float, a_second: float) -> None:
     """Such a server never decodes: there is no time for each token to learn from, and none is promised."""
     texts = Texts(100)
-    arrivals = poisson(60, SECONDS, texts, 5)
+    arrivals = poisson(a_second, SECONDS, texts, 5)
     run = {cap: simulate(Shape(), arrivals, texts, FixedCap(cap), seconds=SECONDS) for cap in (0, 1, 64)}
     alone = run[0]
     goal = Goal(multiple * p99([first_s for first_s, _ in alone.latencies]), 0.05, share=0.99)
@@ -81,8 +81,8 @@ def test_beside_users_of_embeddings_it_goes_by_how_long_their_requests_stay(mult
     ours = simulate(Shape(), arrivals, texts, guard, seconds=SECONDS)
     assert guard.governor.model.known
     assert shares(ours, goal) >= shares(alone, goal) - 0.02
-    assert shares(run[64], goal) < 0.85  # it matters
-    assert ours.offline_tokens > run[1].offline_tokens
+    assert a_second > 60 or shares(run[64], goal) < 0.85  # it matters
+    assert ours.offline_tokens > 1.5 * run[1].offline_tokens
 
 
 def test_with_nobody_to_embed_for_it_opens_fully() -> None:

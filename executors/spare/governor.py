@@ -299,7 +299,8 @@ class Governor:
         if not window.waiting:
             self._served = max(0.999 * self._served, window.served)
         if again or (long and window.waiting > 0.3 * window.served + 3):
-            if window.served >= 0.8 * self._served:  # not for want of tokens or KV space: there is no further place
+            # Not for want of tokens or KV space: there is no further place. Who only reads has as many as a step takes.
+            if window.served >= 0.8 * self._served and not window.only_reads:
                 self._slots = min(self._slots, max(2.0, window.served))
             return 0.7
         return 1.0
