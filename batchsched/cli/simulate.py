@@ -171,7 +171,7 @@ def simulate(
         facts, remarks = made.told()
         facts["risk"] = made.ours(risk).weight
         if picture is not None:
-            _draw(made, found, picture)
+            _draw(made, found, picture, quick=quick)
     remarks += [_undone(one, made.grid) for one in found.values() if one.unfinished]
     remarks += [_given_up(one) for one in found.values() if one.given_up]
     if as_json:
@@ -298,12 +298,13 @@ def _run(made: _World, name: str, risk: float | None, out: Path | None, progress
     return outcome
 
 
-def _draw(made: _World, found: dict[str, Outcome], folder: Path) -> None:
+def _draw(made: _World, found: dict[str, Outcome], folder: Path, *, quick: bool) -> None:
     """All policies; and of the second day, the first where there is no other, what was run at once and what by a plan of ours."""
     from batchsched.simulate.pictures import DAY_H, compared, day, points_of, write
 
     ours = next((name for name in ("planner", "greedy", *found) if name in found and name != RUN_NOW), RUN_NOW)
-    source = f"{made.grid.provider.name}, {made.scene.days} days from {made.grid.start:%Y-%m-%d} on"
+    by = "the planner alone" if quick else "the whole server"
+    source = f"{made.grid.provider.name}, {made.scene.days} days from {made.grid.start:%Y-%m-%d} on, simulated by {by}"
     write(folder / "policies.svg", compared(source, points_of(list(found.values()), RUN_NOW, ours)))
     since_h = DAY_H if made.scene.days > 1 else 0
     write(folder / "day.svg", day(source, made.scene, made.grid, found[RUN_NOW], found[ours], since_h))
