@@ -20,7 +20,7 @@ from batchsched.queue.tenancy import Tenant, owned
 def add(connection: Connection, *, tenant: str, name: str, **values: Any) -> None:
     """A new one. Raises Conflict where the name is taken."""
     row = {"tenant": tenant, "name": name, **values}
-    if not connection.execute(upsert(schedules).on_conflict_do_nothing().values(row)).rowcount:
+    if not connection.execute(upsert(schedules).on_conflict_do_nothing().values(row).returning(schedules.c.name)).first():
         raise Conflict(f"There is a schedule '{name}' already.", param="name", hint="Remove it first, or take another name.")
 
 

@@ -17,6 +17,7 @@ from batchsched.client.schedules import Release
 from batchsched.clock import ManualClock
 from batchsched.errors import BatchschedError, Conflict, InvalidValue, NotFound
 from batchsched.queue import audit, schedules
+from batchsched.queue.database import Database
 from batchsched.queue.tenancy import ANY
 from batchsched.server import recurring
 from batchsched.server.recurring import Recurring, by_rule, check_pattern, filled, found_below
@@ -257,6 +258,22 @@ def test_of_very_many_missed_times_the_newest_are_made_up_for() -> None:
     due = [NOW - n * HOUR for n in range(1, 301)][::-1]
     kept, left = by_rule("all", due, NOW)
     assert (len(kept), kept[-1], len(left)) == (100, due[-1], 200)
+
+
+def test_the_table_holds_on_either_database(database: Database) -> None:
+    row = {"tenant": "a", "cron": "0 * * * *", "timezone": "UTC", "file": "in", "endpoint": "e", "options": {}, "missed": "once"}
+    row |= {"created_at": NOW, "looked_at": NOW, "overlap": False}
+    with database.write() as connection:
+        schedules.add(connection, name="job", **row)
+        with pytest.raises(Conflict, match="already"):
+            schedules.add(connection, name="job", **row)
+        (one,) = schedules.every(connection, ANY)
+        schedules.released(connection, one, due_at=NOW, at=NOW, state="failed", file="in", mark="in 1 2")
+        assert (schedules.seen_to(connection, one, NOW), schedules.taken(connection, one, ["in 1 2"])) == ({"in"}, set())
+        assert schedules.at_work(connection, one, NOW) is None
+        assert [each["state"] for each in schedules.history(connection, "a", "job", 9)] == ["failed"]
+        schedules.remove(connection, "a", "job")
+        assert schedules.every(connection, "a") == []
 
 
 def test_the_commands(server: LiveServer, client: Client) -> None:
