@@ -261,7 +261,15 @@ def test_of_very_many_missed_times_the_newest_are_made_up_for() -> None:
 
 
 def test_the_table_holds_on_either_database(database: Database) -> None:
-    row = {"tenant": "a", "cron": "0 * * * *", "timezone": "UTC", "file": "in", "endpoint": "e", "options": {}, "missed": "once"}
+    row: dict[str, Any] = {
+        "tenant": "a",
+        "cron": "0 * * * *",
+        "timezone": "UTC",
+        "file": "in",
+        "endpoint": "e",
+        "options": {},
+        "missed": "once",
+    }
     row |= {"created_at": NOW, "looked_at": NOW, "overlap": False}
     with database.write() as connection:
         schedules.add(connection, name="job", **row)
