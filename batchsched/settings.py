@@ -40,7 +40,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_dir: Annotated[str, Meta(description="Folder of the database, and of all files without a `store_url`")] = (
         "batchsched-data"
     )
-    inputs_dir: Annotated[str, Meta(description="Folder of the files of recurring jobs; empty: there are none")] = ""
+    inputs_dir: Annotated[str, Meta(description="Folder of recurring jobs' files, a folder a tenant; empty: there are none")] = ""
     database_url: Annotated[str, Meta(description="PostgreSQL to keep the state in (postgresql://...); empty: SQLite")] = ""
     store_url: Annotated[str, Meta(description="Place of all files: `file:///...` or `s3://...`; empty: `data_dir`")] = ""
     api_key: Annotated[str, Meta(description="Key that every request must carry as a bearer token; empty: none")] = ""

@@ -36,8 +36,8 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Path:
-    folder = tmp_path / "inputs"
-    folder.mkdir()
+    folder = tmp_path / "inputs" / "default"
+    folder.mkdir(parents=True)
     (folder / "in.jsonl").write_bytes(requests(2))
     return folder
 
@@ -45,7 +45,7 @@ def inputs(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(tmp_path: Path, inputs: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> Generator[LiveServer]:
     monkeypatch.setattr(recurring, "ROUND_S", 3600.0)  # the tests say when
-    with live_server(tmp_path, BASIC, clock=clock, server__inputs_dir=str(inputs)) as live:
+    with live_server(tmp_path, BASIC, clock=clock, server__inputs_dir=str(inputs.parent)) as live:
         yield live
 
 
@@ -96,7 +96,7 @@ def test_a_job_recurs_with_the_day_in_its_files_name(server: LiveServer, client:
     assert told(client)[-1] == (
         "failed",
         None,
-        "There is no file prompts-2026-05-02-1500.jsonl below the server's folder of inputs.",
+        "There is no file default/prompts-2026-05-02-1500.jsonl below the server's folder of inputs.",
     )
     with server.runtime.database.read() as connection:
         entries = audit.page(connection, ANY, limit=100)
@@ -184,7 +184,7 @@ def test_a_crash_at_any_step_makes_no_second_batch(server: LiveServer, client: C
 
 
 def test_it_goes_on_after_a_restart(tmp_path: Path, inputs: Path, clock: ManualClock) -> None:
-    flags = {"server__inputs_dir": str(inputs)}
+    flags = {"server__inputs_dir": str(inputs.parent)}
     with live_server(tmp_path, BASIC, clock=clock, **flags) as server, Client(server.url) as client:
         client.schedules.add("job", **JOB)
     clock.advance(2 * 3600)
@@ -252,6 +252,22 @@ def test_links_that_lead_out_are_not_followed(tmp_path: Path, inputs: Path) -> N
     for wrong in ("", "a/../../b", "\0", "a\\b", "{x}"):
         with pytest.raises(InvalidValue):
             check_pattern(wrong)
+
+
+def test_a_tenant_sees_its_own_folder_alone(server: LiveServer, client: Client, inputs: Path) -> None:
+    (inputs.parent / "other").mkdir()
+    (inputs.parent / "other" / "secret.jsonl").write_bytes(requests(1))
+    (inputs.parent / "top.jsonl").write_bytes(requests(1))
+    (inputs / "link.jsonl").symlink_to(inputs.parent / "other" / "secret.jsonl")
+    client.schedules.add("job", **{**JOB, "file": "other/secret.jsonl"})
+    client.schedules.add("every", **{**JOB, "file": "**/*.jsonl"})
+    later(server)
+    said = "There is no file default/other/secret.jsonl below the server's folder of inputs."
+    assert told(client) == [("failed", None, said)]
+    assert told(client, "every") == [("submitted", "in.jsonl", None)]
+    key = server.post(f"{PREFIX}/keys", {"scopes": ["operate", "submit"], "tenant": ".."})["key"]
+    with Client(server.url, key) as theirs, pytest.raises(Conflict, match="no folder of inputs"):
+        theirs.schedules.add("job", **JOB)
 
 
 def test_of_very_many_missed_times_the_newest_are_made_up_for() -> None:

@@ -116,8 +116,9 @@ class Recurring:
     def _release(self, one: Row, due_at: datetime) -> None:
         """Every file of this time becomes a batch."""
         assert self._root is not None
-        files, watched = found_below(self._root, one["file"], due_at, one["timezone"])
-        names = {path: path.relative_to(self._root).as_posix() for path in files}
+        root = (self._root / one["tenant"]).resolve()  # nobody's schedule reads another's files
+        files, watched = found_below(root, one["file"], due_at, one["timezone"])
+        names = {path: path.relative_to(root).as_posix() for path in files}
         marks = {path: f"{names[path]} {mark_of(path)}" for path in files}
         with self._database.read() as connection:
             done = schedules.seen_to(connection, one, due_at)
@@ -125,7 +126,8 @@ class Recurring:
         fresh = [path for path in files if names[path] not in done and marks[path] not in before]
         if not files or (watched and not fresh and not done):
             kind = "skipped" if watched else "failed"
-            said = "There is no new file." if watched else NO_FILE.format(filled(one["file"], due_at, one["timezone"]))
+            wanted = f"{one['tenant']}/{filled(one['file'], due_at, one['timezone'])}"
+            said = "There is no new file." if watched else NO_FILE.format(wanted)
             if not done:
                 self._note(one, due_at, state=kind, note=said)
             return

@@ -98,6 +98,8 @@ class ScheduleDesk:
                 "This server has no folder of inputs that recurring jobs could find their files in.",
                 hint="Name one in its configuration: server.inputs_dir.",
             )
+        if not who.tenant.strip("."):
+            raise Conflict(f"The tenant '{who.tenant}' can have no folder of inputs: its name is dots alone.")
         _check(asked)
         now, options = self._clock.now(), msgspec.to_builtins(asked.batchsched)
         parse_new_batch(body_of(asked.endpoint, options, "file", {}), now)
