@@ -12,12 +12,15 @@ import pytest
 from click.testing import CliRunner
 
 from batchsched import AsyncClient, Client
+from batchsched.cli.closing import Closing, WindowsClosed
 from batchsched.cli.main import cli
 from batchsched.client.windows import Window
 from batchsched.clock import ManualClock
 from batchsched.errors import Conflict, NotFound
+from batchsched.fleet import Pool, PoolWindow
 from batchsched.queue import audit
 from batchsched.queue.tenancy import ANY
+from batchsched.settings import Settings
 from batchsched.units import iso
 from batchsched.wire import PREFIX
 from tests.live import HandWorker, LiveServer, live_server, requests, wait_for
@@ -327,6 +330,29 @@ def test_an_hour_above_the_limit_counts_as_shut(server: LiveServer, client: Clie
     clock.advance(2 * 3600)
     server.runtime.scheduler.plan_now()
     worker.drain(batch_id)
+
+
+def test_a_run_until_its_window_closes_waits_through_hours_that_are_shut(
+    server: LiveServer, client: Client, clock: ManualClock
+) -> None:
+    """The forecast: 500, 400, 300, 200 g/kWh from noon on."""
+    declared = {"clean": PoolWindow(pool="local", cron="0 12 * * *", duration="4h")}
+    closing = Closing(Settings(pools={"local": Pool()}, windows=declared), ["local"])
+    client.windows.add("clean", pool="local", cron="0 12 * * *", duration="4h", max_intensity_g_per_kwh=300)
+    batch_id = server.submit(requests(2), batchsched={"deadline": "60h"})["id"]
+    server.until(batch_id, "in_progress")
+    server.runtime.scheduler.plan_now()
+    batch = client.batches.retrieve(batch_id)
+    assert [one.state for one in client.pools.list()] == ["closed"]
+    closing(client, batch)
+    clock.advance(2 * 3600)
+    server.runtime.scheduler.plan_now()
+    assert [one.state for one in client.pools.list()] == ["open"]
+    closing(client, batch)
+    clock.advance(2 * 3600)
+    with pytest.raises(WindowsClosed) as closed:
+        closing(client, batch)
+    assert closed.value.opens_at == at(36)
 
 
 def test_a_percentile_takes_the_cleanest_hours_of_each_day(tmp_path: Path, clock: ManualClock) -> None:

@@ -43,8 +43,12 @@ class Closing:
             )
 
     def __call__(self, client: Client, batch: Batch) -> None:
-        """Raises WindowsClosed where none of the pools is open and the batch is not done."""
+        """Raises WindowsClosed where no window of the pools is on and the batch is not done. One that is shut for the forecast's
+        sake is on: a cleaner hour comes, and nobody starts the run again before the next opening."""
         if batch.done or any(one.state == "open" for one in client.pools.list() if one.id in self._pools):
             return
-        found = [one.openings[0].opens_at for one in client.windows.list() if one.pool in self._pools and one.openings]
+        windows = [one for one in client.windows.list() if one.pool in self._pools]
+        if any(one.state in {"open", "shut"} for one in windows):
+            return
+        found = [one.openings[0].opens_at for one in windows if one.openings]
         raise WindowsClosed(batch, min(found, default=None))
