@@ -181,6 +181,35 @@ def test_a_crash_at_any_step_makes_no_second_batch(server: LiveServer, client: C
     Recurring(server.runtime).round()
     assert [state for state, *_ in told(client)] == ["submitted"]
     assert len(list(client.batches.list())) == 1
+    assert len(list(client.files.list())) == 1  # what was read a second time is kept once
+
+
+def test_what_becomes_no_batch_is_not_kept(server: LiveServer, client: Client) -> None:
+    client.schedules.add("job", **JOB, models=["nobody"])
+    later(server)
+    ((state, file, note),) = told(client)
+    assert (state, file) == ("failed", "in.jsonl")
+    assert "nobody" in (note or "")
+    assert list(client.files.list()) == []
+
+
+def test_a_schedule_that_failed_rests(server: LiveServer, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.schedules.add("job", **JOB)
+    looks = list[str]()
+
+    def fails(_: Path, pattern: str, *__: Any) -> Any:
+        looks.append(pattern)
+        raise RuntimeError("the disk is ill")
+
+    monkeypatch.setattr(recurring, "found_below", fails)
+    server.advance(1900)
+    patient = Recurring(server.runtime)
+    for _ in range(3):
+        patient.round()
+    assert len(looks) == 1
+    server.advance(recurring.REST_S)
+    patient.round()
+    assert len(looks) == 2
 
 
 def test_it_goes_on_after_a_restart(tmp_path: Path, inputs: Path, clock: ManualClock) -> None:
@@ -249,7 +278,7 @@ def test_links_that_lead_out_are_not_followed(tmp_path: Path, inputs: Path) -> N
     assert found_below(inputs.resolve(), "link.jsonl", NOW, "UTC") == ([], False)
     assert found_below(inputs.resolve(), "*.jsonl", NOW, "UTC") == ([inputs.resolve() / "in.jsonl"], True)
     assert filled("{date}/{time}.jsonl", NOW, "Asia/Kolkata") == "2026-05-01/1730.jsonl"
-    for wrong in ("", "a/../../b", "\0", "a\\b", "{x}"):
+    for wrong in ("", "a/../../b", "\0", "a\\b", "{x}", "a**/b.jsonl"):
         with pytest.raises(InvalidValue):
             check_pattern(wrong)
 
@@ -274,6 +303,13 @@ def test_of_very_many_missed_times_the_newest_are_made_up_for() -> None:
     due = [NOW - n * HOUR for n in range(1, 301)][::-1]
     kept, left = by_rule("all", due, NOW)
     assert (len(kept), kept[-1], len(left)) == (100, due[-1], 200)
+
+
+def test_times_that_are_not_late_are_no_missed_ones() -> None:
+    due = [NOW - 3 * HOUR, NOW - HOUR, NOW - HOUR / 30, NOW - HOUR / 60]
+    assert by_rule("once", due, NOW) == (due[2:], due[:2])
+    assert by_rule("skip", due, NOW) == (due[2:], due[:2])
+    assert by_rule("all", due, NOW) == (due, [])
 
 
 def test_the_table_holds_on_either_database(database: Database) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,8 +17,9 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from batchsched.errors import BatchschedError, InvalidValue
+from batchsched.errors import BatchschedError, DatabaseUnavailable, InvalidValue
 from batchsched.fleet import Window
+from batchsched.queue import files as kept
 from batchsched.queue import schedules
 from batchsched.queue.rows import Row
 from batchsched.queue.tenancy import ANY
@@ -32,6 +33,8 @@ from batchsched.windows import starts
 
 log = logging.getLogger(__name__)
 ROUND_S = 1.0
+REST_S = 60.0
+"""A schedule of which something failed is left alone for so long: trying again may mean to read long files again."""
 GRACE = timedelta(minutes=5)
 """One that is so late was missed."""
 FARTHEST_BACK = timedelta(days=366)
@@ -50,6 +53,7 @@ class Recurring:
         self._database, self._clock = runtime.database, runtime.clock
         folder = runtime.settings.server.inputs_dir
         self._root = Path(folder).resolve() if folder else None
+        self._rests_until_s: dict[tuple[str, str], float] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recurring", daemon=True)
 
@@ -78,12 +82,17 @@ class Recurring:
             log.error("Schedules cannot be read: %s", problem.message)
             return
         for one in found:
+            key, now_s = (one["tenant"], one["name"]), self._clock.monotonic()
+            if now_s < self._rests_until_s.get(key, now_s):
+                continue
             try:
                 self._see_to(one)
-            except BatchschedError as problem:
-                log.error("Schedule %s: %s It is tried again.", one["name"], problem.message)
-            except Exception:
-                log.exception("Schedule %s failed; it is tried again.", one["name"])
+            except Exception as problem:
+                self._rests_until_s[key] = now_s + REST_S
+                if isinstance(problem, BatchschedError):
+                    log.error("Schedule %s: %s It is tried again.", one["name"], problem.message)
+                else:
+                    log.exception("Schedule %s failed; it is tried again.", one["name"])
 
     def _see_to(self, one: Row) -> None:
         now = self._clock.now()
@@ -140,10 +149,7 @@ class Recurring:
         try:
             with path.open("rb") as stream:
                 file_id = keep(self._runtime, who, path.name, blocks_of(stream.read))
-            body = body_of(one["endpoint"], one["options"], file_id, {"schedule": one["name"], "due_at": iso(due_at)})
-            who = msgspec.structs.replace(who, action="batch.create")
-            key = hashlib.sha256(f"{one['name']}\0{iso(one['created_at'])}\0{iso(due_at)}\0{name}".encode()).hexdigest()
-            batch = accept(self._runtime, parse_new_batch(body, now), who, f"schedule {key}", "schedule release -")
+            batch = self._batch_of(one, due_at, file_id, name, who)
         except (BatchschedError, OSError) as problem:
             if isinstance(problem, BatchschedError) and problem.http_status >= 500:
                 raise  # it passes
@@ -151,6 +157,28 @@ class Recurring:
             self._note(one, due_at, state="failed", file=name, mark=mark, note=said)
             return
         self._note(one, due_at, state="submitted", file=name, mark=mark, batch_id=batch["id"])
+
+    def _batch_of(self, one: Row, due_at: datetime, file_id: str, name: str, who: Caller) -> Mapping[str, Any]:
+        """The batch of a file that was just kept; one that is no batch's input is not kept on."""
+        body = body_of(one["endpoint"], one["options"], file_id, {"schedule": one["name"], "due_at": iso(due_at)})
+        key = hashlib.sha256(f"{one['name']}\0{iso(one['created_at'])}\0{iso(due_at)}\0{name}".encode()).hexdigest()
+        creating = msgspec.structs.replace(who, action="batch.create")
+        try:
+            batch = accept(self._runtime, parse_new_batch(body, who.at), creating, f"schedule {key}", "schedule release -")
+        except DatabaseUnavailable:  # nobody knows whether it was made
+            raise
+        except BaseException:
+            self._discard(file_id, who)
+            raise
+        if batch["input_file_id"] != file_id:  # it was made before, and nobody could note it
+            self._discard(file_id, who)
+        return batch
+
+    def _discard(self, file_id: str, who: Caller) -> None:
+        with self._database.write() as connection:
+            kept.remove(connection, file_id, self._clock.now())
+            msgspec.structs.replace(who, action="file.delete").did(connection, file_id)
+        self._runtime.store.remove(file_id)
 
     def _note(self, one: Row, due_at: datetime, **what: Any) -> None:
         with self._database.write() as connection:
@@ -164,15 +192,12 @@ def due_since(one: Row, now: datetime) -> list[datetime]:
 
 
 def by_rule(rule: str, due: list[datetime], now: datetime) -> tuple[list[datetime], list[datetime]]:
-    """Of the times that are due, those that are made up for and those that are left out, by the rule for missed ones."""
+    """Of the times that are due, those that are seen to and those that are left out, by the rule for missed ones."""
     late = [at for at in due if at < now - GRACE]
-    if rule == "skip":
-        kept = due[len(late) :]
-    elif rule == "once":
-        kept = due[-1:]
-    else:
-        kept = due[-MOST_MISSED:]
-    return kept, due[: len(due) - len(kept)]
+    in_time = due[len(late) :]
+    most = {"skip": 0, "once": 0 if in_time else 1, "all": MOST_MISSED}[rule]  # one that is in time makes up for them as well
+    left = max(0, len(late) - most)
+    return [*late[left:], *in_time], late[:left]
 
 
 def body_of(endpoint: str, options: dict[str, Any], file_id: str, metadata: dict[str, str]) -> dict[str, Any]:
@@ -197,6 +222,8 @@ def check_pattern(pattern: str) -> None:
     path, rest = PurePosixPath(pattern), filled(pattern, datetime(2024, 1, 1, tzinfo=UTC), "UTC")
     if not pattern.strip() or path.is_absolute() or ".." in path.parts or "\0" in pattern or "\\" in pattern:
         raise InvalidValue("A file is named by its path below the server's folder of inputs, without '..'.", param="file")
+    if any("**" in part and part != "**" for part in path.parts):
+        raise InvalidValue("'**' stands for folders, by itself between two slashes, such as a/**/*.jsonl.", param="file")
     if "{" in rest or "}" in rest:
         raise InvalidValue("Only {date} and {time} are filled in.", param="file")
 
