@@ -190,6 +190,16 @@ def test_a_batch_of_which_requests_are_given_up_is_done_all_the_same() -> None:
     assert outcome.summary()["given_up"] == round(sum(outcome.given_up.values())) > 0
 
 
+def test_batches_of_adapters_are_served() -> None:
+    drawn = scene()
+    models = {**drawn.fleet.models}
+    models["middle"] = msgspec.structs.replace(models["middle"], adapter_of="large", adapter="adapters/middle")
+    assert any(one.model == "middle" for one in drawn.arrivals)
+    fleet = msgspec.structs.replace(drawn.fleet, models=models)
+    outcome, _ = backtest(msgspec.structs.replace(drawn, fleet=fleet), grid(), _greedy(), COARSE)
+    assert outcome.unfinished == []
+
+
 def test_what_goes_wrong_in_a_policy_is_not_passed_over() -> None:
     def planner(_problem: Problem, _now_s: float) -> Plan:
         raise ZeroDivisionError

@@ -98,7 +98,7 @@ class Crew:
         return Replica(name, pool, self._register(name, pool), seen_s=self._events.now_s, left_s=self._truth.fails_in_s(name, 0))
 
     def _register(self, name: str, pool: str) -> str:
-        return self._desk.register(Register(pool, name, 1, shares=True)).worker_id
+        return self._desk.register(Register(pool, name, 1, shares=True, adapters=True)).worker_id
 
     # -- asking --
 
