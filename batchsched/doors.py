@@ -62,10 +62,15 @@ class Doors:
     def closed(self, connection: Connection, pool: str, now: datetime, worker: str) -> str | None:
         """How a pool is closed to a worker that would begin something: `shut` by its windows, which may leave a part of the pool
         open, or by an operator; None: it is not."""
+        return self.entry(connection, pool, now, worker)[0]
+
+    def entry(self, connection: Connection, pool: str, now: datetime, worker: str) -> tuple[str | None, int | None]:
+        """The same, and how many workers may be at work, where windows leave a part of the pool open; None: all."""
         share = self.openings(connection).share(pool, now)
-        if share <= 0 or (share < 1 and self._over(connection, pool, share, worker)):
-            return "shut"
-        return overrides.closed(connection, pool, now)
+        most = self._part(pool, share) if share < 1 else None
+        if most is not None and (share <= 0 or self._over(connection, pool, most, worker)):
+            return "shut", most
+        return overrides.closed(connection, pool, now), most
 
     def most(self, connection: Connection, pool: str, *moments: datetime) -> int:
         """With how many replicas a pool is open at one of these moments."""
@@ -73,11 +78,14 @@ class Doors:
         shares = [opened.share(pool, at) for at in moments if not overrides.closed(connection, pool, at)]
         return part(max(shares, default=0.0), self._fleet.pools[pool].count)
 
-    def _over(self, connection: Connection, pool: str, share: float, worker: str) -> bool:
-        """Is as much of the pool at work as may be, without this worker?"""
+    def _part(self, pool: str, share: float) -> int:
+        """So many replicas are a share of a pool."""
         published = self._in_force()
         planned = {state.name: state.replicas for state in published.problem.pools} if published else {}
-        most = part(share, planned.get(pool) or self._fleet.pools[pool].count)
+        return part(share, planned.get(pool) or self._fleet.pools[pool].count)
+
+    def _over(self, connection: Connection, pool: str, most: int, worker: str) -> bool:
+        """Is as much of the pool at work as may be, without this worker?"""
         at_work = sorted(chunks.at_work(connection, pool))
         return worker in at_work[most:] if worker in at_work else len(at_work) >= most
 

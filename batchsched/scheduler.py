@@ -84,6 +84,8 @@ class Offer(msgspec.Struct, frozen=True):
     """Of those that begin next, where it is time to load them."""
     keep: Mapping[str, int] = {}
     """Which stay ready meanwhile, however long they idle."""
+    most: int | None = None
+    """Workers that may be at work at once, where windows leave a part of the pool open; None: all."""
 
 
 class Scheduler:
@@ -378,7 +380,8 @@ class Scheduler:
         batch was to have another and cannot, it gets the one that it names, if the pool serves that.
         """
         published = self._in_force(connection)
-        if published is None or self.doors.closed(connection, pool, now, worker):
+        closed, most = self.doors.entry(connection, pool, now, worker)
+        if published is None or closed:
             return Offer(Turns([], {}, {}))
         ready = chunks.ready(connection, now)
         able = [name for name in ready if published.suits(name, pool)]
@@ -394,7 +397,7 @@ class Scheduler:
         self._refresh(published, pool, now, idle=turns.over)
         next_at, coming = published.coming(pool, now, ready)
         coming = {model: one for model, one in coming.items() if renames and model not in lacking}
-        return Offer(turns, next_at, published.engines(pool, now), coming, published.kept(pool, now))
+        return Offer(turns, next_at, published.engines(pool, now), coming, published.kept(pool, now), most)
 
     def crew(
         self, connection: Connection, pool: str, now: datetime, lead_s: float, unfinished: Collection[str], alive: Sequence[Row]

@@ -163,6 +163,19 @@ def test_pools_that_may_serve_the_same_batch_start_no_more_engines_for_it_than_c
     assert [local.told(worker) for worker in rest] == ["tiny", *[None] * (MANY - 4)]
 
 
+def test_where_a_part_of_a_pool_is_open_no_more_start_than_may_work(make: Callable[..., Pool]) -> None:
+    quarter = '[windows.quarter]\npool = "local"\ncron = "0 * * * *"\nduration = "1h"\nshare = 0.25\n'
+    local = make(more=quarter)
+    crew = [local.worker() for _ in range(MANY)]
+    local.submit(5 * MANY, now=True)
+    assert [local.told(worker) for worker in crew] == ["tiny"] * 2 + [None] * (MANY - 2)
+    assert [local.told(worker) for worker in crew] == ["tiny"] * 2 + [None] * (MANY - 2)
+    assert [len(local.ask(worker, "tiny")["leases"]) for worker in crew[:2]] == [1, 1]
+    assert [local.told(worker) for worker in crew[2:]] == [None] * (MANY - 2)
+    local.bye(crew[0])
+    assert [local.told(worker) for worker in crew[2:]] == ["tiny"] + [None] * (MANY - 3)
+
+
 def test_who_says_goodbye_or_falls_silent_starts_nothing(local: Pool) -> None:
     first, second, third = (local.worker() for _ in range(3))
     local.submit(5, now=True)

@@ -53,6 +53,8 @@ class Starts:
 
     def worth(self, model: str, wants: Sequence[Want]) -> bool:
         """Should this worker get a model ready? `wants`: all that is to be served with it and could be leased now."""
+        if self._full(max(want.startup_s for want in wants)):
+            return False
         startup_s, renamed = max(want.startup_s for want in wants), all(want.renamed for want in wants)
         if self._another_could(model, renamed=renamed):
             return False
@@ -69,7 +71,7 @@ class Starts:
         """The model that this worker should get ready for what begins next; None where enough engines are there for that."""
         self._for = None
         for model, one in self._offer.coming.items():
-            if model not in self._ready and not self._another_could(model):
+            if model not in self._ready and not self._full(one.startup_s) and not self._another_could(model):
                 there = self._hands(model, one.startup_s) + self._busy(model)
                 if there < one.engines:
                     return model
@@ -113,6 +115,16 @@ class Starts:
         if row["preparing"]:
             return bool(row["preparing"] == model and row["preparing_at"] >= since)
         return model in row["ready_models"]
+
+    def _full(self, startup_s: float) -> bool:
+        """Do as many others work, or load a model, as may where a part of the pool is open? Further engines would be for nothing,
+        on GPUs that are not ours now."""
+        if self._offer.most is None:
+            return False
+        since = self._now - timedelta(seconds=max(LEAST_S, STARTS * startup_s))
+        loading = {row["id"] for row in self._others if row["preparing"] and row["preparing_at"] >= since}
+        at_work = {row["id"] for row in self._others} & self._holders
+        return len(at_work | loading) >= self._offer.most
 
     def _busy(self, model: str) -> int:
         """Engines of a model at work."""
