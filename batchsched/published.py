@@ -136,6 +136,12 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         job = self.jobs.get(batch_id)
         return job is not None and job.goes_on(pool)
 
+    def startup_s(self, batch_id: str, pool: str, model: str) -> float:
+        """How long an engine of a model takes to start on a pool for a batch; 0 where that is not to be."""
+        if (job := self.jobs.get(batch_id)) is None:
+            return 0.0
+        return max((job.startup_s_on[key] for key in job.keys_on(pool) if job.configuration(key).model == model), default=0.0)
+
     def key(self, batch_id: str, pool: str, now: datetime) -> str | None:
         """The job's name for the configuration in which a pool should work on a batch: the planned one, the fastest where it can
         wait no longer; None where the pool may not work on it."""

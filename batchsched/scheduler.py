@@ -353,6 +353,10 @@ class Scheduler:
         """The plan in force; None before the first."""
         return self._published
 
+    def startup_s(self, batch_id: str, pool: str, model: str) -> float:
+        """How long an engine of a model takes to start on a pool for a batch, by the plan in force; 0 where that is not to be."""
+        return self._published.startup_s(batch_id, pool, model) if self._published else 0.0
+
     @property
     def observer(self) -> Observer:
         """How it looks at the world."""

@@ -15,6 +15,7 @@ import pytest
 from batchsched.clock import ManualClock
 from batchsched.planner import Problem, make_plan
 from batchsched.published import Coming, Published
+from batchsched.units import iso
 from batchsched.wire import PREFIX
 from tests.inprocess import InProcess, in_process
 from tests.live import requests
@@ -196,6 +197,23 @@ def test_who_takes_twice_as_long_as_a_start_should_counts_no_more(local: Pool) -
     local.pass_time(STARTUP_S, first, second, third)
     assert [local.told(worker) for worker in (second, third, first)] == ["tiny", None, None]
     assert len(local.ask(first, "tiny")["leases"]) == 1
+
+
+def test_who_starts_on_a_slower_pool_is_waited_for_as_long_as_that_takes(make: Callable[..., Pool]) -> None:
+    local = make(more='[pools.second]\ngpu = "L4"\ncount = 4\n')
+    slow, fast = local.worker(pool="second"), local.worker()
+    local.submit(5, now=True)
+    (lease,) = local.ask(slow, "tiny")["leases"]
+    took = {"busy_s": 300.0, "startup_s": 300.0, "energy_j": 0.0, "energy_source": "unmeasured"}
+    meter = {**took, "started_at": iso(NOW - timedelta(seconds=300)), "ended_at": iso(NOW)}
+    body = {"token": lease["token"], "reason": "preempted", "meter": meter}
+    assert local.server.post(f"{PREFIX}/leases/{lease['chunk_id']}/release", body).is_success
+    local.server.plan()
+    assert local.told(slow) == "tiny"
+    local.pass_time(2 * STARTUP_S, slow, fast)
+    assert local.told(fast) is None, "the engine of the other pool is on its way, as slow as it was before"
+    local.pass_time(600, slow, fast)
+    assert local.told(fast) == "tiny"
 
 
 def test_an_engine_that_failed_is_not_waited_for(local: Pool) -> None:

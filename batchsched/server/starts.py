@@ -8,7 +8,7 @@ as many as the plan has of its model now. An engine that the plan keeps is not g
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
 
@@ -40,11 +40,12 @@ class Starts:
         *,
         now: datetime,
         silent_s: float,
+        startup_s: Callable[[str, str, str], float],
     ) -> None:
         """`worker`: its row from before this claim; `ready`: what its engine has now; `models`: those declared. `silent_s`: who
-        was not heard of for so long is not there."""
+        was not heard of for so long is not there. `startup_s`: of an engine, by batch, pool and model."""
         self._connection, self._worker, self._offer, self._now = connection, worker, offer, now
-        self._ready, self._models = frozenset(ready), models
+        self._ready, self._models, self._startup_s = frozenset(ready), models, startup_s
         self._since = now - timedelta(seconds=silent_s)
         self._for: str | None = None
         """The batch of which a chunk waits for this worker."""
@@ -58,7 +59,7 @@ class Starts:
         startup_s, renamed = max(want.startup_s for want in wants), all(want.renamed for want in wants)
         if self._another_could(model, renamed=renamed):
             return False
-        told = self._told(wants, startup_s)
+        told = self._told(wants)
         hands, pressing = self._hands(model, startup_s, renamed=renamed), [want for want in wants if want.pressing]
         if self._wait(pressing, hands, told):
             return True
@@ -130,14 +131,18 @@ class Starts:
         """Engines of a model at work."""
         return sum(row["id"] in self._holders and model in row["ready_models"] for row in self._others)
 
-    def _told(self, wants: Sequence[Want], startup_s: float) -> list[Row]:
+    def _told(self, wants: Sequence[Want]) -> list[Row]:
         """Workers of all pools that load a model for a chunk of one of these batches. Until this transaction ends nobody else
         looks: pools that may all serve a batch would each start engines for all of it."""
         tallies.take_turns(self._connection, "starts of all pools")
-        since = self._now - timedelta(seconds=max(LEAST_S, STARTS * startup_s))
         there = workers.preparing_for(self._connection, [want.batch_id for want in wants], self._since)
         mine = self._worker["id"]
-        return [row for row in there if row["preparing_at"] >= since and row["id"] != mine and not workers.rests(row)]
+        return [row for row in there if row["id"] != mine and not workers.rests(row) and self._still_loads(row)]
+
+    def _still_loads(self, row: Row) -> bool:
+        """By what a start takes there: another pool may be slower than this one."""
+        startup_s = self._startup_s(row["preparing_for"], row["pool"], row["preparing"])
+        return bool(row["preparing_at"] >= self._now - timedelta(seconds=max(LEAST_S, STARTS * startup_s)))
 
     def _wait(self, wants: Sequence[Want], hands: int, told: Sequence[Row]) -> bool:
         """Are there more chunks to lease than workers that will take them: this pool's, and others' that were told to?"""

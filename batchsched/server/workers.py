@@ -227,7 +227,16 @@ class LeaseDesk:
             offer = self._runtime.scheduler.offer(
                 connection, worker["pool"], now, worker=worker["id"], renames=message.renames, lacking=lacking
             )
-            starts = Starts(connection, worker, ready, offer, models, now=now, silent_s=self._limits.lease_s)
+            starts = Starts(
+                connection,
+                worker,
+                ready,
+                offer,
+                models,
+                now=now,
+                silent_s=self._limits.lease_s,
+                startup_s=self._runtime.scheduler.startup_s,
+            )
             taken, prepare = self._take(connection, worker, offer.turns, message, starts)
             prepare = None if taken else prepare or starts.coming()
             if prepare:
