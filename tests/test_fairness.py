@@ -307,6 +307,12 @@ def test_a_model_that_is_left_to_other_engines_gives_way_to_the_next() -> None:
     assert turns.over
 
 
+def test_what_a_model_serves_comes_in_the_order_of_turns() -> None:
+    some = [want("y", "b"), want("x", "b"), want("w", "a"), want("v", "b", deadline_s=9.0, due=True), want("o", "a", model="n")]
+    for wants in (some, some[::-1]):
+        assert [one.batch_id for one in Turns(wants, {"a": 5.0}, {}).of("m")] == ["v", "x", "y", "w"]
+
+
 def test_newcomers_begin_at_the_least_of_those_who_stayed() -> None:
     served = {"a": 50.0, "b": 70.0, "c": 10.0, "d": 900.0}
     assert arrivals(served, {"a", "b"}, {"a", "b", "c", "d", "e"}) == {"c": 50.0, "d": 900.0, "e": 50.0}

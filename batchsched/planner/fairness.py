@@ -96,8 +96,10 @@ class Turns:
         self._wants.remove(want)
 
     def of(self, model: str) -> list[Want]:
-        """What there is to hand out that is to be served with a model."""
-        return [want for want in self._open() if want.model == model]
+        """What there is to hand out that is to be served with a model, in the order of its turns as they are now."""
+        mine = [want for want in self._open() if want.model == model]
+        due = sorted((want for want in mine if want.due), key=lambda want: (want.deadline_s, want.batch_id))
+        return due + sorted((want for want in mine if not want.due), key=self._rank)
 
     def leave(self, model: str) -> None:
         """What is to be served with that model is for other engines."""
