@@ -6,20 +6,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import Table, insert
 
 from batchsched.cli.simulate import beside
 from batchsched.clock import ManualClock
 from batchsched.errors import ForecastUnavailable, InvalidValue
-from batchsched.fleet import Pool, ServedModel, Site, Slo
+from batchsched.fleet import Pool, PoolWindow, ServedModel, Site, Slo
 from batchsched.forecasts.climatology import Climatology
 from batchsched.forecasts.port import IntensityForecast, Provider, Realised
 from batchsched.forecasts.wrapped import Wrapped
-from batchsched.queue import tables
+from batchsched.queue import tables, windows
 from batchsched.queue.database import Database
 from batchsched.settings import Carbon, Loaded, Server, Settings
-from batchsched.simulate import Grid, Outcome
+from batchsched.simulate import POLICIES, Grid, Outcome, backtest
 from batchsched.simulate.about import LeftOut, whose
 from batchsched.simulate.history import history
 from batchsched.simulate.outcome import Work
@@ -208,6 +209,27 @@ def test_what_is_left_out_and_lacking_is_told(loaded: Loaded) -> None:
         "Forecasts as they were known then: climatology 100%.",
     ):
         assert text in told
+
+
+@pytest.mark.slow
+def test_windows_by_name_hold_in_simulated_rows_too(loaded: Loaded, database_url: str, tmp_path: Path) -> None:
+    """Those of the configuration, and those that operators made by command."""
+    early, made = (PoolWindow(cron="0 5 * * *", duration="6h", pool=name) for name in ("local", "other"))
+    database = Database(database_url or tmp_path / "batchsched.db")
+    with database.write() as connection:
+        windows.add(connection, "mornings", made, START)
+    database.close()
+    shut = Loaded(msgspec.structs.replace(loaded.settings, windows={"early": early}), {}, None)
+    assert history(shut, START, 1, LATER, ["other"], Flat()).scene.windows == {"early": early}
+    past = history(shut, START, 1, LATER, provider=Flat())
+    assert past.scene.windows == {"early": early, "mornings": made}
+    cold = msgspec.structs.replace(past.conditions, warm_up_h=0.0)
+    always, shut_at_night = (
+        backtest(scene, past.grid, POLICIES["run now"], cold)[0]
+        for scene in (msgspec.structs.replace(past.scene, windows={}), past.scene)
+    )
+    assert min(one.at_s for one in always.work if one.batch_id) < 5 * 3600.0
+    assert min(one.at_s for one in shut_at_night.work if one.batch_id) >= 5 * 3600.0
 
 
 def test_what_cannot_be_is_said_in_words(loaded: Loaded) -> None:

@@ -18,10 +18,11 @@ import msgspec
 from batchsched.carbon.models import Hardware
 from batchsched.clock import Clock
 from batchsched.errors import ForecastUnavailable, InvalidValue
-from batchsched.fleet import Fleet
+from batchsched.fleet import Fleet, PoolWindow
 from batchsched.forecasts import Provider
 from batchsched.forecasts.opened import open_forecasts
 from batchsched.observe import Observer
+from batchsched.openings import Standing
 from batchsched.profiles.profile import Profile
 from batchsched.queue import batches
 from batchsched.queue.copying import copy_of
@@ -79,16 +80,18 @@ def history(
     fleet = _less(whole, without)
     heard = Heard(provider or _configured(loaded, clock))
     with TemporaryDirectory() as folder, _database(loaded, Path(folder)) as database:
+        observer = Observer(database, loaded.settings, heard, Hardware(loaded.catalogue))
         with database.read() as connection:
             rows = batches.came(connection, start, start + timedelta(days=days))
+            standing = observer.windows.read(connection)
         if not rows:
             raise InvalidValue(f"No batch came in the {days} days from {start:%Y-%m-%d %H:%M} UTC on.")
-        profiles = Observer(database, loaded.settings, heard, Hardware(loaded.catalogue)).current_profiles()
+        profiles = observer.current_profiles()
         kept = {key: known for key, known in profiles.items() if key[1] in fleet.pools}
         zones = list(dict.fromkeys(whole.sites[name].zone for name in _sites(whole)))
         known_until = _known_until(heard, zones, start, now)
         chosen = _chosen(rows, fleet, kept.keys(), start, known_until)
-        scene = Scene(fleet, kept, chosen.arrivals, days, seed)
+        scene = Scene(fleet, kept, chosen.arrivals, days, seed, windows=_windows(standing, fleet))
         grid = Grid(heard, zones, start, (_end(chosen.rows, known_until) - start) // HOUR, known_at=now)
         _listen(heard, grid)
         everything = msgspec.structs.replace(scene, fleet=whole, profiles=profiles)
@@ -130,6 +133,12 @@ def _less(whole: Fleet, without: Collection[str]) -> Fleet:
     if not left:
         raise InvalidValue("No pool is left; take fewer away.")
     return msgspec.structs.replace(whole, pools=left)
+
+
+def _windows(standing: Mapping[str, Standing], fleet: Fleet) -> dict[str, PoolWindow]:
+    """Those with a name, of configuration and database, as they are declared now; a pool's own comes with the pool."""
+    own = {f"pools.{name}.window" for name in fleet.pools}
+    return {name: one.window for name, one in standing.items() if name not in own and one.window.pool in fleet.pools}
 
 
 def _configured(loaded: Loaded, clock: Clock) -> Provider:

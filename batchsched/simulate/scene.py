@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
-from batchsched.fleet import Fleet, Pool, ServedModel, Site
+from batchsched.fleet import Fleet, Pool, PoolWindow, ServedModel, Site
 from batchsched.profiles.prior import prior
 from batchsched.profiles.profile import Profile
 from batchsched.simulate.rooms import Room
@@ -71,6 +71,8 @@ class Scene(msgspec.Struct, frozen=True):
     """How far the lengths of a batch's answers are thought to be off what is expected."""
     rooms: dict[str, Room] = {}
     """What online users leave of a server of each spare pool."""
+    windows: dict[str, PoolWindow] = {}
+    """Windows of the pools, by name, beside those that pools have of their own."""
 
 
 def draw_scene(

@@ -155,6 +155,7 @@ def settings_of(scene: Scene, policy: Policy, conditions: Conditions, folder: Pa
         sites=scene.fleet.sites,
         pools=scene.fleet.pools,
         models=scene.fleet.models,
+        windows=scene.windows,
     )
 
 
