@@ -19,16 +19,18 @@ from batchsched.errors import ForecastUnavailable
 from batchsched.forecasts.port import IntensityForecast, Realised
 from batchsched.forecasts.wrapped import Wrapped
 from batchsched.planner.problem import Risk, Slot
-from batchsched.simulate import POLICIES, Arrival, Grid, Outcome, Policy, Scene, captured, draw_scene, simulate
+from batchsched.simulate import POLICIES, Arrival, Conditions, Grid, Outcome, Policy, Scene, captured, draw_scene, simulate
 from batchsched.simulate.data import opened
 from batchsched.simulate.drawn import Drawn
 from batchsched.simulate.engines import Engines
 from batchsched.simulate.futures import Futures
 from batchsched.simulate.grid import HOUR
+from batchsched.simulate.lived import one_model_each
 from batchsched.simulate.outcome import Work
 from batchsched.simulate.pictures import Point, kilowatts, points_of
 from batchsched.simulate.rolling import hours_of, slot_means
 from batchsched.simulate.scene import INPUT_TOKENS
+from batchsched.simulate.truth import Truth
 
 ZONES = ("CISO", "DE", "PJM")
 START = datetime(2021, 7, 1, tzinfo=UTC)
@@ -246,6 +248,19 @@ def test_an_engine_starts_once_and_keeps_its_model() -> None:
 def _with(here: Scene, arrival: Arrival) -> Scene:
     arrivals = [arrival if one.batch_id == arrival.batch_id else one for one in here.arrivals]
     return msgspec.structs.replace(here, arrivals=arrivals)
+
+
+def test_engines_that_ran_anyway_have_the_model_that_is_asked_for() -> None:
+    """Not the first one that is declared; where batches ask for several and pools may serve them all, nobody knows it."""
+    large = [one for one in scene().arrivals if one.model == "large"]
+    asked = msgspec.structs.replace(scene(), arrivals=large)
+    truth = Truth(asked, Conditions(attached=True))
+    assert {truth.stands(name) for name in asked.fleet.pools} == {"large"}
+    assert one_model_each([{"model": "large"}, {"model": "large"}], asked)
+    assert not one_model_each([{"model": "large"}, {"model": "small"}], asked)
+    pools = sorted(asked.fleet.pools)
+    apart = {key: one for key, one in asked.profiles.items() if key in {("large", pools[0]), ("small", pools[1])}}
+    assert one_model_each([{"model": "large"}, {"model": "small"}], msgspec.structs.replace(asked, profiles=apart))
 
 
 def test_a_picture_of_a_day_shows_where_energy_went() -> None:

@@ -51,7 +51,8 @@ class Lived(NamedTuple):
     unmeasured_s: float
     forgotten_kwh: float
     attached: bool
-    """No engine of their pools was started in that time, and none was idle for longer than they worked: all ran anyway."""
+    """No engine of their pools was started in that time, and none was idle for longer than they worked: all ran anyway, and it
+    is known with which model."""
     slowness: dict[str, float]
     """By batch: how many times as long its work took as profiles say."""
 
@@ -93,8 +94,14 @@ def lived(database: Database, asked: Sequence[Row], scene: Scene, grid: Grid, un
         _ended(outcome, row)
     unmeasured_s = math.fsum(row["busy_s"] for row in seen.spans if row["energy_source"] == "unmeasured")
     idle_s, busy_s = math.fsum(row["seconds"] * share for row, share in seen.unworked), math.fsum(r["busy_s"] for r in seen.spans)
-    attached = not seen.started and idle_s < busy_s
+    attached = not seen.started and idle_s < busy_s and one_model_each(asked, scene)
     return Lived(outcome, [one for one, _ in gone], unmeasured_s, kwh(seen.forgotten_j), attached, _slowness(known, scene))
+
+
+def one_model_each(asked: Sequence[Row], scene: Scene) -> bool:
+    """Is it known which model the engines of each pool have? Where these batches ask for one, or no pool may serve two."""
+    pools = [pool for _, pool in scene.profiles]
+    return len({row["model"] for row in asked}) == 1 or len(pools) == len(set(pools))
 
 
 def _seen(database: Database, mine: Collection[str], start: datetime, until: datetime) -> _Seen:

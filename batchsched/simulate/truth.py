@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections import Counter
 from statistics import fmean
 from typing import NamedTuple
 
@@ -45,6 +46,10 @@ class Truth:
         self._own = {key: self._drawn(conditions.sigma_own, "speed", *key) for key in scene.profiles}
         self._watts = {key: self._drawn(conditions.sigma_watts, "watts", *key) for key in scene.profiles}
         self._grain = {model: self._usual_grain(model) for model in scene.fleet.models}
+        self._asked = Counter[tuple[str, str]]()
+        """Requests by model and pool that may serve them."""
+        for one in scene.arrivals:
+            self._asked.update({(one.model, pool): one.requests for pool in one.pools})
 
     def grain(self, model: str) -> float:
         """Requests that a line of a model usually stands for."""
@@ -77,10 +82,12 @@ class Truth:
         return self._scene.rooms.get(pool, ALONE)
 
     def stands(self, pool: str) -> str:
-        """The model that the servers of a pool have all the time, started and kept by others; empty where engines are ours."""
+        """The model that the servers of a pool have all the time, started and kept by others: of those that the pool may serve
+        the one that most requests ask for. Empty where engines are ours."""
         if not self._conditions.attached and not self._fleet.is_spare(pool):
             return ""
-        return next((model for model in self._fleet.models if (model, pool) in self._scene.profiles), "")
+        able = [model for model in self._fleet.models if (model, pool) in self._scene.profiles]
+        return max(able, key=lambda model: self._asked[model, pool], default="")
 
     def alone_tokens_per_s(self, pool: str) -> float:
         """What a server of a spare pool does where nobody else uses it, prompts included, in the mix of the scene's requests."""
