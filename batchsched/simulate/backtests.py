@@ -41,7 +41,9 @@ from batchsched.simulate.truth import Lines, Truth
 from batchsched.wire import Lease
 
 WARM_UP_CHUNKS = 4
-"""Of each batch before the start."""
+"""Of each batch before the start, at most."""
+WARM_UP_SHARE = 0.5
+"""Of all replicas' time until the start, what that may take, so that nothing of it is left then."""
 Progress = Callable[[float], object]
 
 
@@ -107,7 +109,7 @@ class Backtest:
         self._finished_s: dict[str, float] = {}
         self._effort: defaultdict[str, float] = defaultdict(float)
         """Of each batch, the lines that were recorded, each counted by the luck of its chunk."""
-        self._coming = [*_warm_up(scene, conditions, self._truth), *scene.arrivals]
+        self._coming = [*warm_up(scene, conditions, self._truth), *scene.arrivals]
         self._outcome = Outcome(policy.name, len(scene.arrivals))
         self.records = Records()
         self._last: tuple[Published, float] | None = None
@@ -272,16 +274,20 @@ def _completion(arrival: Arrival, row: Row, finished_s: float | None, grams: flo
     )
 
 
-def _warm_up(scene: Scene, conditions: Conditions, truth: Truth) -> list[Arrival]:
-    """Small batches of each model that may run anywhere, like those of the scene."""
+def warm_up(scene: Scene, conditions: Conditions, truth: Truth) -> list[Arrival]:
+    """Small batches of each model that may run anywhere, like those of the scene; smaller where the fleet is small or slow."""
     if conditions.warm_up_h <= 0:
         return []
+    asked = {model: [one for one in scene.arrivals if one.model == model] for model in scene.fleet.models}
+    alike = {model: some[: conditions.warm_up_batches] for model, some in asked.items()}
+    wanted_s = WARM_UP_CHUNKS * conditions.chunk_s * math.fsum(one.slowness for some in alike.values() for one in some)
+    room_s = WARM_UP_SHARE * conditions.warm_up_h * 3600 * sum(pool.count for pool in scene.fleet.pools.values())
+    part = room_s / wanted_s if wanted_s > room_s else 1.0
     found: list[Arrival] = []
-    for model in scene.fleet.models:
-        alike = [one for one in scene.arrivals if one.model == model][: conditions.warm_up_batches]
+    for model, some in alike.items():
         pools = tuple(name for name in scene.fleet.pools if (model, name) in scene.profiles)
-        for n, one in enumerate(alike):
-            requests = math.ceil(truth.grain(model) * WARM_UP_CHUNKS * conditions.chunk_lines)
+        for n, one in enumerate(some):
+            requests = math.ceil(part * truth.grain(model) * WARM_UP_CHUNKS * conditions.chunk_lines)
             at_s = -conditions.warm_up_h * 3600
             tokens = {"input_tokens": one.input_tokens, "output_tokens": one.output_tokens, "slowness": one.slowness}
             found.append(Arrival(f"warm_{model}_{n}", at_s, at_s + 86400.0, model, requests, pools, **tokens))
