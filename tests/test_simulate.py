@@ -280,6 +280,11 @@ def test_points_of_a_picture_are_against_running_at_once() -> None:
     now = Outcome("run now", 4, work=[Work(0.0, "x", "a", 1.0, 0.0, 1.0, 100.0)])
     assert points_of([now, late], "run now", "late") == [Point("run now", 0.0, 0.0), Point("late", 50.0, 25.0, ours=True)]
     assert points_of([Outcome("run now", 1)], "run now", "late")[0].saved_pct == 0.0
+    undone = Outcome("undone", 4, unfinished=["b"], work=[Work(0.0, "x", "a", 1.0, 0.0, 1.0, 10.0)])
+    given_up = Outcome("given up", 4, given_up={"b": 3.0}, work=undone.work)
+    assert [one.policy for one in points_of([now, late, undone, given_up], "run now", "late")] == ["run now", "late"]
+    now.unfinished.append("b")
+    assert points_of([now, late], "run now", "late") == []
 
 
 def test_the_command_compares_policies(

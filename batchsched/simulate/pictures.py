@@ -30,11 +30,14 @@ class Point(NamedTuple):
 
 
 def points_of(found: Sequence[Outcome], now: str, ours: str) -> list[Point]:
-    """Of outcomes on the same scene, among them those of the policies `now` and `ours`."""
-    base_g = next(one.grams for one in found if one.policy == now)
+    """Of outcomes on the same scene, among them those of the policies `now` and `ours`. What left work undone saved nothing that
+    can be told, and has none; where that is `now`, nobody has."""
+    base = next(one for one in found if one.policy == now)
+    base_g = base.grams
     return [
         Point(one.policy, 100 * (1 - one.grams / base_g) if base_g else 0.0, 100 * one.missed_share, one.policy == ours)
         for one in found
+        if one.complete and base.complete
     ]
 
 
