@@ -15,9 +15,9 @@ QUICK := not slow and not engine and not long
 # its first line, not 2.0), and each worker of pytest rewrites every assertion (21 s before its first test, not 11).
 unexport PYTHONDONTWRITEBYTECODE
 
-# Files go to the workers as tests/conftest.py sorts them: by number of tests, as pytest-xdist would have it, the longest (one test
-# of a minute) come last, alone.
-SPREAD := -n 3 --dist loadgroup --no-loadscope-reorder
+# Files go to the workers whole, as tests/conftest.py groups and sorts them: by number of tests, as pytest-xdist would have it, the
+# longest (one test of a minute) come last, alone.
+SPREAD := -n 3 --dist loadscope --no-loadscope-reorder
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -23,8 +23,6 @@ from batchsched.executors.worker import run_worker
 from batchsched.fleet import Pool, ServedModel
 from batchsched.settings import Worker
 from tests.engine_fixture import ROOT
-from tests.engine_fixture import tiny_model as tiny_model
-from tests.engine_fixture import vllm as vllm
 from tests.fake_server import Chunk, FakeServer
 from tests.llama_fixture import KEY
 from tests.llama_fixture import guarded_llama as guarded_llama

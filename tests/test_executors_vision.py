@@ -14,11 +14,10 @@ import pytest
 from batchsched.executors.engine import VllmEngine
 from batchsched.fleet import Pool, ServedModel
 from batchsched.settings import Worker
-from tests.engine_fixture import MAX_LEN, ROOT, real_engine, tiny_model
+from tests.engine_fixture import MAX_LEN, ROOT, real_engine
 from tests.fake_server import FakeServer, as_line
 from tests.test_executors_vllm import drive
 
-__all__ = ["tiny_model"]
 pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(420)]
 PICTURE_TOKENS = 4
 """Of a picture itself; what frames it takes some more."""

@@ -22,12 +22,11 @@ from batchsched.executors.spare.window import Window
 from batchsched.executors.worker import run_worker
 from batchsched.fleet import Pool, ServedModel, Slo
 from batchsched.settings import Worker
-from tests.engine_fixture import MAX_LEN, embedding_model, held_by_another, real_engine, tiny_model, vllm
+from tests.engine_fixture import MAX_LEN, embedding_model, held_by_another, real_engine
 from tests.fake_server import FakeServer
 from tests.test_executors_driver import served
 from tests.test_executors_engine import gone
 
-__all__ = ["tiny_model", "vllm"]
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(240)]
 CHAT = "/v1/chat/completions"
 TOOL_CALL = b"""{"model": "tiny", "messages": [{"role": "user", "content": "a"}], "tool_choice": "auto",

@@ -24,11 +24,10 @@ from batchsched.executors.engine import AttachedEngine, VllmEngine, bearer
 from batchsched.executors.worker import run_worker
 from batchsched.fleet import Pool, ServedModel
 from batchsched.settings import Worker
-from tests.engine_fixture import MAX_LEN, ROOT, real_engine, tiny_model
+from tests.engine_fixture import MAX_LEN, ROOT, real_engine
 from tests.fake_server import FakeServer, as_line
 from tests.test_executors_driver import served
 
-__all__ = ["tiny_model"]
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(420)]
 KEY = "a key of this engine"
 QUEUE = 4

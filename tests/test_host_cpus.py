@@ -29,12 +29,11 @@ from batchsched.executors.orphans import wait_until
 from batchsched.executors.tether import tethered
 from batchsched.fleet import HostCpu, Pool, ServedModel, cores_of
 from batchsched.settings import Worker
-from tests.engine_fixture import real_engine, tiny_model
+from tests.engine_fixture import real_engine
 from tests.inprocess import in_process
 from tests.live import PATIENCE_S, requests
 from tests.test_executors_meter import rapl
 
-__all__ = ["tiny_model"]
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="cores and the idle class are Linux's")
 SELF = """
 import json, os

@@ -19,9 +19,8 @@ from batchsched.profiles.phases import phases
 from batchsched.profiles.trials import summarise
 from batchsched.settings import Worker
 from batchsched.wire import Probe, Trial
-from tests.engine_fixture import MAX_LEN, tiny_model, vllm
+from tests.engine_fixture import MAX_LEN
 
-__all__ = ["tiny_model", "vllm"]
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(300)]
 FULL = Probe("sharegpt p25", 24, 24)
 

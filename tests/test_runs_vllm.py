@@ -12,10 +12,9 @@ from batchsched import AsyncClient
 from batchsched.executors.engine import VllmEngine
 from batchsched.executors.worker import run_worker
 from batchsched.settings import Worker
-from tests.engine_fixture import ROOT, tiny_model, vllm
+from tests.engine_fixture import ROOT
 from tests.live import live_server
 
-__all__ = ["tiny_model", "vllm"]
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(240)]
 
 

@@ -17,8 +17,6 @@ from batchsched.executors.spare.gate import SpareGate
 from batchsched.executors.spare.governor import Goal
 from benchmarks.spare.offline import Work
 from benchmarks.spare.online import serve, steady
-from tests.engine_fixture import tiny_model as tiny_model
-from tests.engine_fixture import vllm as vllm
 from tests.live import PATIENCE_S
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
