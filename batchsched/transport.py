@@ -113,27 +113,12 @@ class Transport(_Base):
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """The answer, read whole. Raises our own errors for any status of 400 or more."""
-        once = _only_once(method, options)
-        for attempt in range(self._max_retries + 1):
-            try:
-                response = self._client.request(method, path, timeout=self._timeout, **options)
-            except httpx.TransportError as problem:
-                pause_s = self._pause_s(once, attempt, problem)
-                if pause_s is None:
-                    raise self._unreachable(problem) from problem
-            else:
-                if response.status_code < 400:
-                    return response
-                pause_s = self._pause_s(once, attempt, response)
-                if pause_s is None:
-                    raise error_from(response)
-            time.sleep(pause_s)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        return self._tried(method, path, options, stream=False)
 
     @contextmanager
     def stream(self, method: str, path: str, **options: Any) -> Generator[httpx.Response]:
         """The answer as it arrives. What fails before its first byte is tried again as in `request`; what breaks off is not."""
-        response = self._opened(method, path, options)
+        response = self._tried(method, path, options, stream=True)
         try:
             yield response
         except httpx.TransportError as problem:
@@ -141,14 +126,13 @@ class Transport(_Base):
         finally:
             response.close()
 
-    def _opened(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
-        """A good answer whose body is still to be read."""
+    def _tried(self, method: str, path: str, options: dict[str, Any], *, stream: bool) -> httpx.Response:
+        """A good answer; `stream`: its body is still to be read."""
         once = _only_once(method, options)
         for attempt in range(self._max_retries + 1):
             try:
-                response = self._client.send(
-                    self._client.build_request(method, path, timeout=self._timeout, **options), stream=True
-                )
+                request = self._client.build_request(method, path, timeout=self._timeout, **options)
+                response = self._client.send(request, stream=stream)
                 if response.status_code < 400:
                     return response
                 response.read()
@@ -191,27 +175,12 @@ class AsyncTransport(_Base):
 
     async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """The answer, read whole. Raises our own errors for any status of 400 or more."""
-        once = _only_once(method, options)
-        for attempt in range(self._max_retries + 1):
-            try:
-                response = await self._client.request(method, path, timeout=self._timeout, **options)
-            except httpx.TransportError as problem:
-                pause_s = self._pause_s(once, attempt, problem)
-                if pause_s is None:
-                    raise self._unreachable(problem) from problem
-            else:
-                if response.status_code < 400:
-                    return response
-                pause_s = self._pause_s(once, attempt, response)
-                if pause_s is None:
-                    raise error_from(response)
-            await asyncio.sleep(pause_s)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        return await self._tried(method, path, options, stream=False)
 
     @asynccontextmanager
     async def stream(self, method: str, path: str, **options: Any) -> AsyncGenerator[httpx.Response]:
         """The answer as it arrives. What fails before its first byte is tried again as in `request`; what breaks off is not."""
-        response = await self._opened(method, path, options)
+        response = await self._tried(method, path, options, stream=True)
         try:
             yield response
         except httpx.TransportError as problem:
@@ -219,14 +188,13 @@ class AsyncTransport(_Base):
         finally:
             await response.aclose()
 
-    async def _opened(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
-        """A good answer whose body is still to be read."""
+    async def _tried(self, method: str, path: str, options: dict[str, Any], *, stream: bool) -> httpx.Response:
+        """A good answer; `stream`: its body is still to be read."""
         once = _only_once(method, options)
         for attempt in range(self._max_retries + 1):
             try:
-                response = await self._client.send(
-                    self._client.build_request(method, path, timeout=self._timeout, **options), stream=True
-                )
+                request = self._client.build_request(method, path, timeout=self._timeout, **options)
+                response = await self._client.send(request, stream=stream)
                 if response.status_code < 400:
                     return response
                 await response.aread()

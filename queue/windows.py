@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import Connection, Float, delete, select, type_coerce
+from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.types import NullType
 
 from batchsched.errors import Conflict
 from batchsched.fleet import PoolWindow
@@ -22,9 +21,7 @@ _FIRST = insert(windows)  # SQLite writes it in the same words
 _PUT = _FIRST.on_conflict_do_update(
     index_elements=[windows.c.name], set_={name: getattr(_FIRST.excluded, name) for name in _DECIDED}
 )
-# Both drivers read floats by themselves; SQLAlchemy's own reading of them asks a PostgreSQL cursor that Hot has not got.
-_COLUMNS = [type_coerce(one, NullType()).label(one.name) if isinstance(one.type, Float) else one for one in windows.c]
-_ALL = Hot(select(*_COLUMNS).order_by(windows.c.name))
+_ALL = Hot(select(windows).order_by(windows.c.name))
 
 
 class Decided(msgspec.Struct, frozen=True):

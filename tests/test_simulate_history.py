@@ -151,7 +151,8 @@ def test_a_day_of_real_processes_comes_again(tmp_path: Path) -> None:
         now, records = backtest(past.scene, past.grid, POLICIES["run now"], past.conditions)
     assert now.unfinished == []
     assert {one.batch for one in records.completions} == set(ids)
-    assert now.grams == pytest.approx(past.was.grams, rel=0.5)
+    # Seconds of work on a machine that others use too: what an engine took of them differs by a factor, not by a power of ten.
+    assert past.was.grams / 4 < now.grams < past.was.grams * 4
 
 
 def _submitted(stage: Stage, prefix: str) -> str:

@@ -12,6 +12,7 @@ from batchsched.client.frames import AsyncResults
 from batchsched.client.loops import Loop
 from batchsched.client.requests import Asked, Writer, write_async
 from batchsched.client.results import Batch, Report
+from batchsched.client.runs import Numbered
 from batchsched.client.showing import watch
 from batchsched.errors import InvalidRequest
 from batchsched.lines import CHAT
@@ -26,17 +27,12 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class AsyncRun:
+class AsyncRun(Numbered):
     """As `Run`, with await: `async for` over it gives the answers in the order of the requests, as they come."""
 
     def __init__(self, batches: AsyncBatches, batch: Batch) -> None:
+        super().__init__(batch)
         self._batches = batches
-        self.batch = batch
-
-    @property
-    def id(self) -> str:
-        """The batch's."""
-        return self.batch.id
 
     async def wait(
         self,
@@ -93,18 +89,8 @@ class AsyncRun:
         finally:
             order.close()
 
-    def _seen(self, batch: Batch) -> Batch:
-        self.batch = batch
-        return batch
-
     def __aiter__(self) -> AsyncIterator[Answer]:
         return self.results()
-
-    def __repr__(self) -> str:
-        return f"AsyncRun({self.id!r}, {self.batch.status!r})"
-
-    def _repr_html_(self) -> str:
-        return self.batch._repr_html_()  # pyright: ignore[reportPrivateUsage]
 
 
 class AsyncMapped(Generic[R]):

@@ -26,7 +26,29 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Run:
+class Numbered:
+    """A batch whose requests are numbered, as it was last seen."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    @property
+    def id(self) -> str:
+        """The batch's."""
+        return self.batch.id
+
+    def _seen(self, batch: Batch) -> Batch:
+        self.batch = batch
+        return batch
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id!r}, {self.batch.status!r})"
+
+    def _repr_html_(self) -> str:
+        return self.batch._repr_html_()  # pyright: ignore[reportPrivateUsage]
+
+
+class Run(Numbered):
     """A batch whose requests are numbered. Iterate over it for the answers in the order of the requests, as they come.
 
     It goes on without this object, and without this process: `Client.attach` with its id takes it up again. `batch` is as it was
@@ -34,13 +56,8 @@ class Run:
     """
 
     def __init__(self, batches: Batches, batch: Batch) -> None:
+        super().__init__(batch)
         self._batches = batches
-        self.batch = batch
-
-    @property
-    def id(self) -> str:
-        """The batch's."""
-        return self.batch.id
 
     def wait(
         self,
@@ -95,18 +112,8 @@ class Run:
         finally:
             order.close()
 
-    def _seen(self, batch: Batch) -> Batch:
-        self.batch = batch
-        return batch
-
     def __iter__(self) -> Iterator[Answer]:
         return self.results()
-
-    def __repr__(self) -> str:
-        return f"Run({self.id!r}, {self.batch.status!r})"
-
-    def _repr_html_(self) -> str:
-        return self.batch._repr_html_()  # pyright: ignore[reportPrivateUsage]
 
 
 class Mapped(Generic[R]):

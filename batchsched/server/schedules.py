@@ -12,7 +12,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 
-from batchsched.errors import Conflict, InvalidConfiguration, InvalidValue, NotFound
+from batchsched.errors import Conflict, InvalidValue, NotFound
 from batchsched.fleet import WINDOW_NAME, Window
 from batchsched.queue import batches, schedules
 from batchsched.queue.rows import Row
@@ -22,8 +22,9 @@ from batchsched.server.options import form_of, parse_new_batch
 from batchsched.server.recurring import body_of, check_pattern
 from batchsched.server.runtime import Runtime
 from batchsched.server.schedule_answers import NewSchedule
+from batchsched.server.window_answers import check_window
 from batchsched.units import iso, parse_duration_s
-from batchsched.windows import check, opens_at
+from batchsched.windows import opens_at
 from batchsched.wire import PREFIX
 
 Limit = Annotated[int, Query(ge=1, le=100)]
@@ -200,13 +201,7 @@ def _check(asked: NewSchedule) -> None:
     """Raises InvalidValue."""
     if not re.fullmatch(WINDOW_NAME, asked.name):
         raise InvalidValue("A schedule's name has at most 64 letters, digits, - and _.", param="name")
-    window = Window(asked.cron, "1s", asked.timezone)
-    if wrong := window.complaint:
-        raise InvalidValue(wrong[1], param=wrong[0])
-    try:
-        check(window)
-    except InvalidConfiguration as problem:
-        raise InvalidValue(problem.message, param="cron") from None
+    check_window(Window(asked.cron, "1s", asked.timezone))
     check_pattern(asked.file)
     try:
         parse_duration_s(asked.batchsched.deadline or "")

@@ -54,13 +54,13 @@ class Starts:
 
     def worth(self, model: str, wants: Sequence[Want]) -> bool:
         """Should this worker get a model ready? `wants`: all that is to be served with it and could be leased now."""
-        if self._full(max(want.startup_s for want in wants)):
-            return False
         startup_s, renamed = max(want.startup_s for want in wants), all(want.renamed for want in wants)
-        if self._another_could(model, renamed=renamed):
+        if self._full(startup_s) or self._another_could(model, renamed=renamed):
+            return False
+        hands, pressing = self._hands(model, startup_s, renamed=renamed), [want for want in wants if want.pressing]
+        if not self._wait(wants, hands, ()):  # whoever else was told: then no other pool is kept waiting
             return False
         told = self._told(wants)
-        hands, pressing = self._hands(model, startup_s, renamed=renamed), [want for want in wants if want.pressing]
         if self._wait(pressing, hands, told):
             return True
         if len(pressing) == len(wants) or not self._wait(wants, hands, told):
@@ -107,8 +107,12 @@ class Starts:
     def _hands(self, model: str, startup_s: float, *, renamed: bool = False) -> int:
         """Workers that will take the next chunk of a model: idle ones that have it, and those that load it. `renamed`: requests
         name another, so not those that cannot put this one in its place."""
-        since = self._now - timedelta(seconds=max(LEAST_S, STARTS * startup_s))
+        since = self._loads_since(startup_s)
         return sum(self._is_hand(row, model, since, renamed=renamed) for row in self._others)
+
+    def _loads_since(self, startup_s: float) -> datetime:
+        """Who was told before that to load what takes so long counts no more."""
+        return self._now - timedelta(seconds=max(LEAST_S, STARTS * startup_s))
 
     def _is_hand(self, row: Row, model: str, since: datetime, *, renamed: bool) -> bool:
         if row["id"] in self._holders or (renamed and row["renames"] is False):
@@ -122,7 +126,7 @@ class Starts:
         on GPUs that are not ours now."""
         if self._offer.most is None:
             return False
-        since = self._now - timedelta(seconds=max(LEAST_S, STARTS * startup_s))
+        since = self._loads_since(startup_s)
         loading = {row["id"] for row in self._others if row["preparing"] and row["preparing_at"] >= since}
         at_work = {row["id"] for row in self._others} & self._holders
         return len(at_work | loading) >= self._offer.most
@@ -142,7 +146,7 @@ class Starts:
     def _still_loads(self, row: Row) -> bool:
         """By what a start takes there: another pool may be slower than this one."""
         startup_s = self._startup_s(row["preparing_for"], row["pool"], row["preparing"])
-        return bool(row["preparing_at"] >= self._now - timedelta(seconds=max(LEAST_S, STARTS * startup_s)))
+        return bool(row["preparing_at"] >= self._loads_since(startup_s))
 
     def _wait(self, wants: Sequence[Want], hands: int, told: Sequence[Row]) -> bool:
         """Are there more chunks to lease than workers that will take them: this pool's, and others' that were told to?"""

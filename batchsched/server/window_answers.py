@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from batchsched.fleet import WINDOW_NAME, PoolWindow
+from batchsched.errors import InvalidConfiguration, InvalidValue
+from batchsched.fleet import WINDOW_NAME, PoolWindow, Window
+from batchsched.windows import check
 
 
 class _Exact(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -91,3 +93,13 @@ class WindowList(_Exact):
 
     object: Literal["list"]
     data: list[WindowStatus]
+
+
+def check_window(window: Window) -> None:
+    """Raises InvalidValue where it cannot be read, or never opens."""
+    if wrong := window.complaint:
+        raise InvalidValue(wrong[1], param=wrong[0])
+    try:
+        check(window)
+    except InvalidConfiguration as problem:
+        raise InvalidValue(problem.message, param="cron") from None

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Query, Request
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
-from batchsched.errors import Conflict, InvalidConfiguration, InvalidValue, NotFound
+from batchsched.errors import Conflict, InvalidValue, NotFound
 from batchsched.fleet import WINDOW_NAME, PoolWindow
 from batchsched.openings import Standing
 from batchsched.queue import windows
@@ -23,9 +23,8 @@ from batchsched.server.batches import json_body
 from batchsched.server.coming import Outlook, ending, further, left_out, shown
 from batchsched.server.options import deadline_of, form_of
 from batchsched.server.runtime import Runtime
-from batchsched.server.window_answers import Extend, NewWindow, Pause, Skip
+from batchsched.server.window_answers import Extend, NewWindow, Pause, Skip, check_window
 from batchsched.units import iso
-from batchsched.windows import check
 from batchsched.wire import PREFIX
 
 SHOWN = 10
@@ -126,7 +125,7 @@ class WindowDesk:
             raise InvalidValue("A window's name has at most 64 letters, digits, - and _.", param="name")
         if window.pool not in self._fleet.pools:
             raise NotFound(f"There is no pool '{window.pool[:64]}'. There are: {', '.join(self._fleet.pools)}.", param="pool")
-        _check(window)
+        check_window(window)
         now = self._clock.now()
         with self._deciding(dry_run=dry_run) as connection:
             if asked.name in self._windows.read(connection):
@@ -220,13 +219,3 @@ class WindowDesk:
 
     def _shown(self, one: Standing, now: datetime, count: int = SHOWN) -> dict[str, Any]:
         return shown(one, Outlook(self._provider, self._fleet, now), count)
-
-
-def _check(window: PoolWindow) -> None:
-    """Raises InvalidValue."""
-    if wrong := window.complaint:
-        raise InvalidValue(wrong[1], param=wrong[0])
-    try:
-        check(window)
-    except InvalidConfiguration as problem:
-        raise InvalidValue(problem.message, param="cron") from None
