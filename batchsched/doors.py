@@ -67,22 +67,26 @@ class Doors:
     def entry(self, connection: Connection, pool: str, now: datetime, worker: str) -> tuple[str | None, int | None]:
         """The same, and how many workers may be at work, where windows leave a part of the pool open; None: all."""
         share = self.openings(connection).share(pool, now)
+        if share <= 0:
+            return "shut", 0
         most = self._part(pool, share) if share < 1 else None
-        if most is not None and (share <= 0 or self._over(connection, pool, most, worker)):
+        if most is not None and self._over(connection, pool, most, worker):
             return "shut", most
         return overrides.closed(connection, pool, now), most
 
     def most(self, connection: Connection, pool: str, *moments: datetime) -> int:
         """With how many replicas a pool is open at one of these moments."""
         opened = self.openings(connection)
-        shares = [opened.share(pool, at) for at in moments if not overrides.closed(connection, pool, at)]
-        return part(max(shares, default=0.0), self._fleet.pools[pool].count)
+        share = max((opened.share(pool, at) for at in moments if not overrides.closed(connection, pool, at)), default=0.0)
+        some = self._part(pool, share) if share < 1 else None
+        return self._fleet.pools[pool].count if some is None else some
 
-    def _part(self, pool: str, share: float) -> int:
-        """So many replicas are a share of a pool."""
-        published = self._in_force()
+    def _part(self, pool: str, share: float) -> int | None:
+        """So many replicas are a share of a pool, for those that work as for those that launch: of those that the plan counts on,
+        and of all before it counts on any. None: nobody knows, for the pool is declared no more."""
+        published, declared = self._in_force(), self._fleet.pools.get(pool)
         planned = {state.name: state.replicas for state in published.problem.pools} if published else {}
-        return part(share, planned.get(pool) or self._fleet.pools[pool].count)
+        return part(share, planned.get(pool) or declared.count) if declared else None
 
     def _over(self, connection: Connection, pool: str, most: int, worker: str) -> bool:
         """Is as much of the pool at work as may be, without this worker?"""

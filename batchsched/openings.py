@@ -45,7 +45,8 @@ class Standing(msgspec.Struct, frozen=True):
         """When it is open, in order and apart: what touches [start, end], which may go on beyond. `shut`: not then."""
         by_cron = openings(self.window, start, end, self.decided.skipped)
         further = [span for span in self.decided.extended if span[0] <= end and span[1] > start]
-        return outside(joined([*by_cron, *further]) if further else by_cron, [*shut, *self.pause])
+        found = outside(joined([*by_cron, *further]) if further else by_cron, [*shut, *self.pause])
+        return [span for span in found if span[1] > start and span[0] <= end]
 
     @property
     def pause(self) -> list[Stretch]:

@@ -392,6 +392,8 @@ class Scheduler:
         if able:
             tallies.take_turns(connection, pool)
             published = self._in_force(connection) or published
+            if most is not None and self.doors.closed(connection, pool, now, worker):
+                return Offer(Turns([], {}, {}))  # who claimed at the same time took the last place
         leased, served = (tallies.of_pool(connection, pool), self._served(connection, published)) if able else ({}, {})
         planned = {name: job for name in able if (job := published.jobs.get(name))}
         chosen = {name: model for name in planned if (model := published.model(name, pool, now))}

@@ -27,6 +27,9 @@ _DAY = timedelta(days=1)
 _NO_END = timedelta(days=8)  # beyond any planning horizon
 _LOOK_AGAIN = timedelta(minutes=5)  # clocks jump and machines sleep
 _LONGEST_WAIT = timedelta(days=366 * 8 + 2)  # 29 February may be eight years away
+ALARMS = {"coalesce": True, "max_instances": 1000, "misfire_grace_time": None}
+"""How APScheduler treats alarms: one that is late rings all the same, and so does one that is due while the last is being
+answered (what must not happen twice at once is locked); by default both are dropped."""
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
@@ -231,6 +234,8 @@ class WindowTimer(Generic[T]):
         self._on_change = on_change
         self._clock = clock
         self._told: dict[str, T] = {}
+        self._asked: set[str] = set()
+        """Of which somebody wants another look."""
         self._lock = Lock()
         self._scheduler: BackgroundScheduler | None = None
 
@@ -239,8 +244,7 @@ class WindowTimer(Generic[T]):
         from apscheduler.jobstores.memory import MemoryJobStore
         from apscheduler.schedulers.background import BackgroundScheduler
 
-        defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
-        scheduler = BackgroundScheduler(jobstores={"default": MemoryJobStore()}, job_defaults=defaults, timezone=UTC)
+        scheduler = BackgroundScheduler(jobstores={"default": MemoryJobStore()}, job_defaults=ALARMS, timezone=UTC)
         scheduler.start()
         self._scheduler = scheduler
         for name in self._names:
@@ -249,6 +253,7 @@ class WindowTimer(Generic[T]):
     def look_again(self) -> None:
         """What is looked at was changed: look at once, from the timer's own thread."""
         for name in self._names:
+            self._asked.add(name)
             self._look_in(name, timedelta())
 
     def stop(self) -> None:
@@ -259,14 +264,19 @@ class WindowTimer(Generic[T]):
 
     def _look(self, name: str) -> None:
         with self._lock:
+            self._asked.discard(name)
             self._look_in(name, _LOOK_AGAIN)  # first of all: what follows may fail
-            now = self._clock.now()
-            state, change_at = self._look_at(name, now)
-            if change_at is not None and change_at - now < _LOOK_AGAIN:
-                self._look_in(name, change_at - now)
-            if name not in self._told or self._told[name] != state:
-                self._told[name] = state
-                self._on_change(name, state)
+            try:
+                now = self._clock.now()
+                state, change_at = self._look_at(name, now)
+                if change_at is not None and change_at - now < _LOOK_AGAIN:
+                    self._look_in(name, change_at - now)
+                if name not in self._told or self._told[name] != state:
+                    self._told[name] = state
+                    self._on_change(name, state)
+            finally:
+                if name in self._asked:  # meanwhile, and the alarms set here took the place of that one
+                    self._look_in(name, timedelta())
 
     def _look_in(self, name: str, wait: timedelta) -> None:
         scheduler = self._scheduler

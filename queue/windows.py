@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from batchsched.errors import Conflict
@@ -21,6 +21,7 @@ _FIRST = insert(windows)  # SQLite writes it in the same words
 _PUT = _FIRST.on_conflict_do_update(
     index_elements=[windows.c.name], set_={name: getattr(_FIRST.excluded, name) for name in _DECIDED}
 )
+_LOCK = 0x77696E64
 _ALL = Hot(select(windows).order_by(windows.c.name))
 
 
@@ -47,6 +48,12 @@ class Kept(msgspec.Struct, frozen=True):
 def every(connection: Connection) -> list[Kept]:
     """All of them, by name. Asked at every claim and heartbeat, in its transaction."""
     return [_kept(row) for row in _ALL.rows(connection, {})]
+
+
+def lock(connection: Connection) -> None:
+    """Let decisions follow each other, each to the end of its transaction: none is made on what another is about to change."""
+    if connection.dialect.name == "postgresql":  # SQLite has one writer anyway
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
 
 
 def add(connection: Connection, name: str, window: PoolWindow, now: datetime) -> None:

@@ -186,10 +186,10 @@ def test_a_run_stops_when_its_window_closes_and_goes_on_in_the_next(place: Path,
     assert code == exits.WINDOW_CLOSED
     assert "The window is closed; requests done so far: 0. The same command goes on when it opens next" in err
     assert engine.computed() == {}
-    opens(5, 5 + 0.5)  # for half a minute
+    opens(5, 5 + 0.5)  # for half a minute; a busy machine needs that to begin
     code, said, err = finish(start(file, engine, *until))
     assert code == exits.WINDOW_CLOSED, err
-    assert said["batch"]["status"] == "in_progress"
+    assert said["batch"]["status"] in {"validating", "in_progress"}
     assert results(out) == []
     opens(5, 30)
     code, said, err = finish(start(file, engine, *until))

@@ -18,7 +18,7 @@ from batchsched.client.windows import Window
 from batchsched.clock import ManualClock
 from batchsched.errors import Conflict, NotFound
 from batchsched.fleet import Pool, PoolWindow
-from batchsched.queue import audit
+from batchsched.queue import audit, windows
 from batchsched.queue.tenancy import ANY
 from batchsched.settings import Settings
 from batchsched.units import iso
@@ -375,3 +375,54 @@ def test_a_plan_is_made_when_a_window_opens(server: LiveServer, client: Client, 
     clock.advance(2 * 3600 + 1)
     server.runtime.scheduler.doors.look_again()  # its own alarm is set by the machine's clock
     wait_for(lambda: (plan := server.runtime.scheduler.published) and plan.made_at > at(14))
+
+
+def test_an_opening_of_several_starts_is_skipped_and_ended_whole(server: LiveServer, client: Client, clock: ManualClock) -> None:
+    client.windows.add("nights", pool="local", cron="0 22,23 * * *", duration="8h")
+    skipped = client.windows.skip("nights")
+    assert [(one.opens_at, one.closes_at, one.skipped) for one in skipped.openings[:2]] == [
+        (at(22), at(31), True),
+        (at(46), at(55), False),
+    ]
+    client.windows.resume("nights")
+    clock.advance(10.5 * 3600)
+    assert client.windows.retrieve("nights").closes_at == at(31)
+    ended = client.windows.skip("nights", current=True)
+    assert (ended.state, spans(ended)[0]) == ("closed", (at(46), at(55)))
+
+
+def test_what_opens_without_a_gap_has_no_opening_to_skip(server: LiveServer, client: Client) -> None:
+    client.windows.add("clean", pool="local", cron="0 * * * *", duration="1h", max_intensity_g_per_kwh=900)
+    for current in (False, True):
+        with pytest.raises(Conflict, match="without a gap") as refused:
+            client.windows.skip("clean", current=current)
+        assert "window pause clean --until" in (refused.value.hint or "")
+    client.windows.pause("clean", until="2h")
+    assert spans(client.windows.retrieve("clean")) == [(at(14), None)]
+    client.windows.pause("clean")
+    with pytest.raises(Conflict, match="is paused"):
+        client.windows.skip("clean")
+
+
+def test_launchers_start_as_many_as_may_work(server: LiveServer, client: Client, clock: ManualClock) -> None:
+    """Four are declared, two are in service."""
+    client.windows.add("half", pool="local", cron="0 * * * *", duration="1h", share=0.5)
+    batch_id = server.submit(requests(4), batchsched={"deadline": "60h"})["id"]
+    server.until(batch_id, "in_progress")
+    workers = [server.worker() for _ in range(2)]
+    scheduler, now = server.runtime.scheduler, clock.now()
+    assert [state.replicas for state in scheduler.plan_now().problem.pools] == [2]
+    with server.runtime.database.read() as connection:
+        assert scheduler.doors.most(connection, "local", now) == 1
+        assert scheduler.doors.entry(connection, "local", now, workers[0].worker_id) == (None, 1)
+
+
+def test_a_pool_that_is_declared_no_more_stays_open_to_its_workers_for_its_windows_time(
+    server: LiveServer, clock: ManualClock
+) -> None:
+    with server.runtime.database.write() as connection:
+        gone = PoolWindow(pool="gone", cron="0 12 * * *", duration="2h", share=0.5)
+        windows.add(connection, "gone", gone, clock.now())
+        doors = server.runtime.scheduler.doors
+        assert doors.entry(connection, "gone", clock.now(), "worker") == (None, None)
+        assert doors.entry(connection, "gone", clock.now() + 3 * HOUR, "worker") == ("shut", 0)

@@ -362,3 +362,23 @@ def test_timer_looks_again_where_windows_were_changed() -> None:
         assert told.get(timeout=PATIENCE_S) is True
     finally:
         timer.stop()
+
+
+def test_a_look_that_is_asked_for_during_a_look_is_not_lost() -> None:
+    told: queue.Queue[bool] = queue.Queue()
+    windows = {"a": Window("0 22 * * *", "1h")}
+    clock = ManualClock(utc("2026-05-01T21:56"))  # by its line it opens in four minutes, of which an alarm is set
+
+    def look(name: str, now: datetime) -> tuple[bool, datetime | None]:
+        found = by_clock(windows, name, now)
+        if not found[0]:  # it changes just after it was read
+            windows["a"] = Window("0 21 * * *", "2h")
+            timer.look_again()
+        return found
+
+    timer = WindowTimer(windows, look, lambda _, opened: told.put(opened), clock)
+    timer.start()
+    try:
+        assert [told.get(timeout=PATIENCE_S), told.get(timeout=PATIENCE_S)] == [False, True]
+    finally:
+        timer.stop()

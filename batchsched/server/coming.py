@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -18,7 +19,7 @@ from batchsched.queue.windows import Decided
 from batchsched.server.options import deadline_of
 from batchsched.server.window_answers import Extend
 from batchsched.units import iso, parse_duration_s
-from batchsched.windows import starts
+from batchsched.windows import joined, starts
 
 log = logging.getLogger(__name__)
 _DAY = timedelta(days=1)
@@ -85,24 +86,33 @@ def shown(one: Standing, outlook: Outlook, count: int) -> dict[str, Any]:
 def coming(one: Standing, now: datetime, count: int) -> list[tuple[datetime, datetime | None, bool]]:
     """The next openings, the one that is on included, in order: from when, until when (None: without end in sight), and whether
     it is skipped."""
-    ahead, away = _DAY, _skipped(one, now)
+    whole, endless = _whole(one, now, count)
+    found: list[tuple[datetime, datetime | None, bool]] = [(*each, False) for each in whole[:count]]
+    if endless and len(whole) < count:
+        found.append((endless, None, False))
+    return sorted([*found, *_skipped(one, now)], key=lambda each: each[0])[:count]
+
+
+def _whole(one: Standing, now: datetime, count: int) -> tuple[list[Stretch], datetime | None]:
+    """At least so many of the next openings, the one that is on included, as far as there are; and since when it is open without
+    an end in sight, where it is. None of one that is paused for good."""
+    ahead, paused = _DAY, one.paused(now) and one.decided.paused_until is None
     while True:
-        found = one.openings(now, now + ahead) if one.decided.paused_until or not one.paused(now) else []
-        whole: list[tuple[datetime, datetime | None, bool]] = [(*each, False) for each in found if each[1] <= now + ahead]
-        endless = len(found) > len(whole)
-        if len(whole) >= count or ahead >= _FARTHEST or (endless and found[-1][1] - found[-1][0] >= _NO_END):
-            break
-        if not found and one.paused(now) and one.decided.paused_until is None:
-            break
+        found = [] if paused else one.openings(now, now + ahead)
+        whole = [each for each in found if each[1] <= now + ahead]
+        endless = found[-1] if len(found) > len(whole) else None
+        if paused or len(whole) >= count or ahead >= _FARTHEST or (endless and endless[1] - endless[0] >= _NO_END):
+            return whole, endless[0] if endless else None
         ahead *= 4
-    if endless:
-        whole.append((found[-1][0], None, False))
-    return sorted([*whole[:count], *away], key=lambda each: each[0])[:count]
 
 
 def _skipped(one: Standing, now: datetime) -> list[tuple[datetime, datetime | None, bool]]:
-    duration = timedelta(seconds=parse_duration_s(one.window.duration))
-    return [(at, at + duration, True) for at in sorted(one.decided.skipped) if at + duration > now]
+    duration = _duration(one)
+    return [(*each, True) for each in joined((at, at + duration) for at in one.decided.skipped) if each[1] > now]
+
+
+def _duration(one: Standing) -> timedelta:
+    return timedelta(seconds=parse_duration_s(one.window.duration))
 
 
 def _current(one: Standing, now: datetime) -> Stretch | None:
@@ -111,24 +121,40 @@ def _current(one: Standing, now: datetime) -> Stretch | None:
 
 
 def left_out(one: Standing, now: datetime, count: int) -> Decided:
-    """Decided so that the next `count` starts open nothing. Raises Conflict where there are none."""
-    found, ahead = list[datetime](), _DAY
-    while len(found) < count and ahead < _FARTHEST:
-        found = [at for at in starts(one.window, now, now + ahead) if at > now and at not in one.decided.skipped]
-        ahead *= 4
+    """Decided so that the next `count` openings do not come, each with all starts that it is made of. Raises Conflict where there
+    are none."""
+    if one.paused(now) and one.decided.paused_until is None:
+        raise Conflict(f"The window '{one.name}' is paused.", hint="Resume it first: `window resume`.")
+    whole, endless = _whole(one, now, count + 1)
+    found = [each for each in whole if each[0] > now][:count]
     if not found:
-        raise Conflict(f"The window '{one.name}' opens no more.")
-    return _tidy(msgspec.structs.replace(one.decided, skipped=one.decided.skipped | set(found[:count])), one, now)
+        raise _gapless(one) if endless else Conflict(f"The window '{one.name}' opens no more.")
+    away = {at for each in found for at in _starts_of(one, *each)}
+    return _tidy(msgspec.structs.replace(one.decided, skipped=one.decided.skipped | away), one, now)
+
+
+def _starts_of(one: Standing, opens_at: datetime, closes_at: datetime) -> Iterator[datetime]:
+    """The starts by its cron line that an opening is made of."""
+    duration = _duration(one)
+    yield from (at for at in starts(one.window, opens_at - duration, closes_at) if at < closes_at and at + duration > opens_at)
+
+
+def _gapless(one: Standing) -> Conflict:
+    return Conflict(
+        f"The openings of the window '{one.name}' follow each other without a gap: none can be left out by itself.",
+        hint=f"Pause it for as long as it is to be closed: `window pause {one.name} --until WHEN`.",
+    )
 
 
 def ending(one: Standing, now: datetime) -> Decided:
     """Decided so that the opening that is on ends now. Raises Conflict where none is."""
-    if _current(one, now) is None:
+    if (current := _current(one, now)) is None:
         raise Conflict(f"The window '{one.name}' is not open now.", hint="Without `current` its next opening is skipped.")
-    duration = timedelta(seconds=parse_duration_s(one.window.duration))
-    begun = {at for at in starts(one.window, now - duration, now) if at + duration > now}
+    if current[1] >= now + _NO_END:
+        raise _gapless(one)
+    away = {at for at in _starts_of(one, now, current[1]) if at not in one.decided.skipped}
     extended = tuple((since, min(until, now)) for since, until in one.decided.extended)
-    return _tidy(msgspec.structs.replace(one.decided, skipped=one.decided.skipped | begun, extended=extended), one, now)
+    return _tidy(msgspec.structs.replace(one.decided, skipped=one.decided.skipped | away, extended=extended), one, now)
 
 
 def further(one: Standing, now: datetime, asked: Extend) -> Decided:
@@ -152,7 +178,7 @@ def further(one: Standing, now: datetime, asked: Extend) -> Decided:
 
 def _tidy(decided: Decided, one: Standing, now: datetime) -> Decided:
     """Without what lies behind."""
-    duration = timedelta(seconds=parse_duration_s(one.window.duration))
+    duration = _duration(one)
     return msgspec.structs.replace(
         decided,
         skipped=frozenset(at for at in decided.skipped if at + duration > now),

@@ -21,6 +21,7 @@ from batchsched.queue.windows import Decided
 from batchsched.server.auth import Caller, Who
 from batchsched.server.batches import json_body
 from batchsched.server.coming import Outlook, ending, further, left_out, shown
+from batchsched.server.dry_run import changing
 from batchsched.server.options import deadline_of, form_of
 from batchsched.server.runtime import Runtime
 from batchsched.server.window_answers import Extend, NewWindow, Pause, Skip, check_window
@@ -30,10 +31,6 @@ from batchsched.wire import PREFIX
 SHOWN = 10
 """Openings to come of one window, unless others are asked for."""
 Count = Annotated[int, Query(ge=1, le=100)]
-
-
-class _Undone(Exception):
-    """What was done is to be undone: somebody only wanted to see it."""
 
 
 def router(runtime: Runtime) -> APIRouter:
@@ -81,7 +78,7 @@ def router(runtime: Runtime) -> APIRouter:
     async def skip_window(  # pyright: ignore[reportUnusedFunction]
         window: str, request: Request, who: Who, dry_run: bool = False
     ) -> dict[str, Any]:
-        """Leave out the next opening, or several, or end the one that is open."""
+        """Leave out the next opening, or several, or end the one that is open: all of it, where several starts make one."""
         asked = form_of(Skip, await json_body(request))
         return await run_in_threadpool(desk.skip, who, window, asked, dry_run=dry_run)
 
@@ -170,7 +167,7 @@ class WindowDesk:
         return self._decide(who, name, now, resumed, dry_run=dry_run)
 
     def skip(self, who: Caller, name: str, asked: Skip, *, dry_run: bool) -> dict[str, Any]:
-        """Raises NotFound, Conflict where nothing is open that could end."""
+        """Raises NotFound, Conflict where nothing is open that could end, or none is to come."""
         now = self._clock.now()
 
         def skipped(one: Standing) -> Decided:
@@ -200,15 +197,12 @@ class WindowDesk:
 
     @contextmanager
     def _deciding(self, *, dry_run: bool) -> Generator[Connection]:
-        """A transaction that is rolled back at its end where it was only to be seen."""
-        try:
-            with self._database.write() as connection:
-                yield connection
-                if dry_run:
-                    raise _Undone
-        except _Undone:
-            return
-        self._scheduler.poke()
+        """A transaction in which nobody else decides; at its end all go by what was decided."""
+        with changing(self._database, dry_run=dry_run) as connection:
+            windows.lock(connection)
+            yield connection
+        if not dry_run:
+            self._scheduler.poke()
 
     def _find(self, connection: Connection, name: str) -> Standing:
         found = self._windows.read(connection)
