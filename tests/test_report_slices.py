@@ -40,6 +40,21 @@ def test_sci_is_operational_and_embodied_over_the_unit() -> None:
     assert sliced("x", report).sci == score
 
 
+def test_a_request_that_was_answered_twice_is_one_request() -> None:
+    report = account([entry(), entry(1)], truth, None)  # ten answers each
+    once, part, none = (sci(report, answered) for answered in (15, 25, 0))
+    assert report.operational_g is not None
+    assert report.embodied_g
+    whole = report.embodied_g + Range(report.operational_g, report.operational_g, report.operational_g)
+    assert once
+    assert part
+    assert none
+    assert once.g_per_request == whole.scaled(1 / 15)
+    assert part.g_per_request == whole.scaled(1 / 20)
+    assert none.g_per_request is None
+    assert once.g_per_1000_tokens == part.g_per_1000_tokens
+
+
 @pytest.mark.parametrize("part", [{"zone": "DARK"}, {"energy_source": "unmeasured", "energy_j": 0.0}, {"gpu": "H200"}])
 def test_there_is_no_score_where_something_is_unknown(part: dict[str, Any]) -> None:
     assert sci(account([entry(), entry(**part)], truth, None)) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import subprocess
@@ -17,10 +18,12 @@ import pytest
 import batchsched
 from batchsched import Answer, AsyncClient, Batch, Client
 from batchsched.client.answers import HELD_BYTES, InOrder, OutputLine, answer
-from batchsched.client.requests import Asked, Writer, write
+from batchsched.client.loops import Loop
+from batchsched.client.requests import BREATH, Asked, Writer, write, write_async
 from batchsched.client.results import RequestCounts
 from batchsched.errors import IdempotencyMismatch, InvalidInputFile, InvalidRequest, MissingExtra, RequestFailed, ServerError
 from batchsched.lines import CHAT, EMBEDDINGS, RESPONSES
+from batchsched.testing import FakeServer
 from tests.live import HandWorker, LiveServer, live_server
 
 PROMPTS = [f"say {number}" for number in range(6)]
@@ -322,8 +325,56 @@ def test_the_decorator(server: LiveServer, monkeypatch: pytest.MonkeyPatch, work
     working(chunks=1)
     assert summarise(9) == "9 True"
     assert (summarise.__name__, summarise.__doc__) == ("summarise", "Of a number.")
+
+
+@pytest.mark.parametrize("given", [lambda number: f"say {number}", "tiny"])
+def test_the_decorator_takes_all_by_name(given: Any) -> None:
     with pytest.raises(InvalidRequest, match="parentheses"):
-        batchsched.batch(model=summarise)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        batchsched.batch(given)
+
+
+def test_a_call_that_raises_closes_the_client_that_it_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[Client] = []
+
+    def close(self: Client) -> None:
+        closed.append(self)
+        self._transport.close()
+
+    monkeypatch.setattr(Client, "close", close)
+
+    @batchsched.batch(model="any")
+    def fussy(number: int) -> Generator[str, Answer, str]:
+        yield f"say {number}"
+        raise ValueError("not this one")
+
+    with FakeServer() as fake:
+        monkeypatch.setenv("BATCHSCHED_WORKER_SERVER_URL", fake.url)
+        with pytest.raises(ValueError, match="not this one"):
+            fussy(1)
+    assert len(closed) == 1
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_the_event_loop_breathes_while_requests_are_written(asynchronous: bool) -> None:
+    """Neither kind of iterable need ever wait for anything."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(4 * BREATH):
+            yield number
+
+    task = asyncio.create_task(others())
+    items = numbers() if asynchronous else range(4 * BREATH)
+    requests = Loop[int, Answer](str).requests_async(items)
+    assert await write_async(requests, Writer(io.BytesIO(), "any", CHAT, None)) == 4 * BREATH
+    task.cancel()
+    assert turns == 4
 
 
 async def test_the_asynchronous_twin(server: LiveServer, working: Callable[..., None]) -> None:

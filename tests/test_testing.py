@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import openai
 import pytest
 
 from batchsched import AsyncClient, Client
-from batchsched.errors import DatabaseUnavailable, InvalidRequest, NotFound, ServerUnreachable, Unauthorized
+from batchsched.errors import (
+    Conflict,
+    DatabaseUnavailable,
+    InvalidRequest,
+    InvalidValue,
+    NotFound,
+    ServerUnreachable,
+    Unauthorized,
+)
 from batchsched.testing import Asked, FakeServer, Refusal, echo
 from batchsched.testing.answering import Said
+from tests.live import requests
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,7 +41,8 @@ def test_answers_are_what_the_test_says() -> None:
                 raise KeyError("oh")
             case "whole":
                 return {"choices": [{"message": {"content": "mine"}}], "model": "other"}
-        return f"{asked.endpoint} {asked.prompt}"
+            case prompt:
+                return f"{asked.endpoint} {prompt}"
 
     with FakeServer(say) as server, Client(server.url, "") as client:
         answers = list(client.run(["hello", "refuse", "raise", "break", "whole"], model="any"))
@@ -118,6 +130,63 @@ def test_a_lost_answer_makes_no_second_batch(monkeypatch: pytest.MonkeyPatch) ->
         run = client.run(["b"], model="any", idempotency_key="b")
         assert [found.text for found in run] == ["b"]
         assert len(list(client.batches.list())) == 2
+
+
+async def test_a_pipe_is_sent_whole_by_the_second_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which can be read only once."""
+    monkeypatch.setattr("batchsched.transport.time.sleep", lambda _: None)
+    lines = requests(100)
+
+    def pipe() -> IO[bytes]:
+        reading, writing = os.pipe()
+        with os.fdopen(writing, "wb") as end:
+            end.write(lines)
+        return os.fdopen(reading, "rb")
+
+    with FakeServer() as server, Client(server.url, "") as client, pipe() as one, pipe() as other:
+        server.fail_next(2, method="POST", path="/v1/files")
+        assert client.files.content(client.files.create(one).id) == lines
+        async with AsyncClient(server.url, "") as asynchron:
+            server.fail_next(1, method="POST", path="/v1/files", headers={"retry-after-ms": "1"})
+            assert await asynchron.files.content((await asynchron.files.create(other)).id) == lines
+
+
+def test_only_what_failed_is_retried() -> None:
+    tries: list[str] = []
+
+    def say(asked: Asked) -> Said:
+        tries.append(asked.prompt)
+        return Refusal("not today") if asked.prompt == "b" and tries.count("b") == 1 else asked.prompt
+
+    with FakeServer(say) as server, Client(server.url, "") as client:
+        run = client.run(["a", "b", "c"], model="any", deadline="6h")
+        assert [found.ok for found in run] == [True, False, True]
+        server.advance(3600)
+        again = client.batches.retry(run.id)
+        assert (again.status, again.output_file_id, again.request_counts.failed) == ("in_progress", None, 0)
+        assert run.batch.deadline_at
+        assert again.deadline_at
+        assert again.deadline_at > run.batch.deadline_at + timedelta(hours=1)  # as long as at first, from now on
+        assert [found.text for found in run] == ["a", "b", "c"]
+        assert tries == ["a", "b", "c", "b"]
+        with pytest.raises(Conflict, match="nothing to retry"):
+            client.batches.retry(run.id)
+
+
+def test_what_cannot_be_retried() -> None:
+    with FakeServer(lambda _: Refusal("never"), by_hand=True) as server, Client(server.url, "") as client:
+        run = client.run(["a"], model="any")
+        with pytest.raises(Conflict, match="'in_progress' cannot be retried"):
+            client.batches.retry(run.id)
+        refused = client.run([{"messages": [], "stream": True}], model="any")
+        with pytest.raises(Conflict, match="'failed' cannot be retried"):
+            client.batches.retry(refused.id)
+        server.work()
+        with pytest.raises(InvalidValue, match="already passed"):
+            client.batches.retry(run.id, deadline="2020-01-01T00:00:00Z")
+        client.files.delete(run.batch.input_file_id)
+        with pytest.raises(Conflict, match="are gone"):
+            client.batches.retry(run.id)
 
 
 def test_a_key_is_asked_for() -> None:

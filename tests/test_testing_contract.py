@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from batchsched import Client
+from batchsched.errors import Conflict
 from batchsched.testing import Asked, FakeServer
 from batchsched.testing.answering import Said
 from tests.live import PATIENCE_S, LiveServer, live_server, requests
@@ -152,5 +153,16 @@ def _act(client: Client, live: LiveServer) -> None:
     assert first.wait(progress=False).status == "completed"
     assert first.batch.request_counts.completed == 3
     assert client.batches.explain(first.id).sentences
+    with pytest.raises(Conflict, match="nothing to retry"):
+        client.batches.retry(first.id)
+    second = client.run(["d"], model="tiny", deadline="6h")
+    live.until(second.id, "in_progress")
+    client.batches.cancel(second.id)
+    assert live.until(second.id, "cancelled")["request_counts"]["failed"] == 1
+    retried = client.batches.retry(second.id, deadline="2h")
+    assert (retried.status, retried.request_counts.failed, retried.error_file_id) == ("in_progress", 0, None)
+    assert retried.batchsched.round == 1
+    live.worker().drain(second.id)
+    assert [found.ok for found in client.attach(second.id)] == [True]
     client.batches.delete(first.id)
     assert client.batches.retrieve(first.id).metadata == {}

@@ -174,6 +174,7 @@ class Report(msgspec.Struct, frozen=True):
     say how much is missing from them; None means that nothing is known."""
 
     requests: int
+    """Answers that work was charged for: of a request that was answered again, after it had failed, each."""
     input_tokens: int
     output_tokens: int
     busy_s: float

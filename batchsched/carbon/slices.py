@@ -87,15 +87,20 @@ class Answered(NamedTuple):
 SUMS = ("energy_j", "energy_by_source", "operational_g", "unknown_energy_j", "unmeasured_s", "embodied_g", "embodied_unknown_s")
 
 
-def sci(report: Report) -> Sci | None:
-    """The score; None where part of the energy, the grid or the hardware is unknown."""
+def sci(report: Report, answered: int | None = None) -> Sci | None:
+    """The score; None where part of the energy, the grid or the hardware is unknown.
+
+    `answered`: how many requests have a good answer by now, where that is known: of one that failed and was retried work was
+    charged for each answer, and it is one request all the same. The work of a part of the time may be for fewer of them.
+    """
     whole = not (report.unknown_energy_j or report.unmeasured_s or report.embodied_unknown_s)
     if not whole or report.operational_g is None or report.embodied_g is None:
         return None
     grams = report.embodied_g + Range(report.operational_g, report.operational_g, report.operational_g)
     tokens = report.input_tokens + report.output_tokens
+    requests = report.requests if answered is None else min(report.requests, answered)
     return Sci(
-        grams.scaled(1 / report.requests) if report.requests else None,
+        grams.scaled(1 / requests) if requests else None,
         grams.scaled(1000 / tokens) if tokens else None,
     )
 
@@ -103,8 +108,8 @@ def sci(report: Report) -> Sci | None:
 _NO_PARTS = Parts()
 
 
-def sliced(name: str, report: Report, parts: Parts = _NO_PARTS) -> Slice:
-    """The slice that this report is of."""
+def sliced(name: str, report: Report, parts: Parts = _NO_PARTS, answered: int | None = None) -> Slice:
+    """The slice that this report is of. `answered` is as with `sci`."""
     metered = [row for row in report.rows if row.energy_source != "unmeasured"]
     known = [row for row in metered if row.pue is not None]
     places = {f"{row.site} {row.pue:g}": 0.0 for row in report.rows if row.pue is not None}
@@ -115,7 +120,7 @@ def sliced(name: str, report: Report, parts: Parts = _NO_PARTS) -> Slice:
         input_tokens=report.input_tokens,
         output_tokens=report.output_tokens,
         busy_s=report.busy_s,
-        sci=sci(report),
+        sci=sci(report, answered),
         provenance=report.provenance,
         models=sorted({row.model for row in report.rows} - {""}),
         energy_how=listed(_joules_by(report.rows, "energy_how")),

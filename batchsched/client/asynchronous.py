@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import IO, TypeVar, Unpack
@@ -124,8 +125,10 @@ class AsyncFiles:
         self._client = client
 
     async def create(self, file: str | Path | IO[bytes], *, purpose: str = "batch") -> File:
-        """Upload a file from disk, or one that is open for reading bytes; it is streamed, never read whole."""
-        with calls.opened(file) as (name, stream):
+        """Upload a file from disk, or one that is open for reading bytes, from its beginning; it is streamed, never read whole.
+        A pipe is kept in a temporary file meanwhile: where the first try fails, the second sends all of it."""
+        with ExitStack() as stack:
+            name, stream = await asyncio.to_thread(stack.enter_context, calls.opened(file))  # what fills a pipe may take its time
             return await self._client.send(calls.create_file(name, stream, purpose))
 
     async def retrieve(self, file_id: str) -> File:

@@ -121,7 +121,8 @@ class Files:
         self._client = client
 
     def create(self, file: str | Path | IO[bytes], *, purpose: str = "batch") -> File:
-        """Upload a file from disk, or one that is open for reading bytes; it is streamed, never read whole."""
+        """Upload a file from disk, or one that is open for reading bytes, from its beginning; it is streamed, never read whole.
+        A pipe is kept in a temporary file meanwhile: where the first try fails, the second sends all of it."""
         with calls.opened(file) as (name, stream):
             return self._client.send(calls.create_file(name, stream, purpose))
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryFile
 from typing import IO, Any, Generic, Literal, TypedDict, TypeVar
 
 import msgspec
@@ -98,13 +100,20 @@ def _nothing(_: bytes) -> None:
 
 @contextmanager
 def opened(file: str | Path | IO[bytes]) -> Generator[tuple[str, IO[bytes]]]:
-    """The name and the bytes of a file on disk, or of one that is open already, which stays so."""
+    """The name and the bytes of a file on disk, or of one that is open already, which stays so; they can be read twice."""
     if isinstance(file, str | Path):
         with Path(file).open("rb") as stream:
             yield Path(file).name, stream
-    else:
-        name: Any = getattr(file, "name", None)
-        yield Path(name).name if isinstance(name, str) else "requests.jsonl", file
+        return
+    named: Any = getattr(file, "name", None)
+    name = Path(named).name if isinstance(named, str) else "requests.jsonl"
+    if file.seekable():
+        yield name, file
+        return
+    with TemporaryFile() as kept:  # a pipe is read once, and a second try must send it whole
+        copyfileobj(file, kept)
+        kept.seek(0)
+        yield name, kept
 
 
 def create_file(name: str, stream: IO[bytes], purpose: str) -> Call[File]:

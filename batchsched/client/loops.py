@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar, Unpack, overload
 
 from batchsched.client.answers import Answer
 from batchsched.client.calls import BatchOptions
@@ -87,8 +87,8 @@ class BatchFunction(Generic[T, R]):
 
     def __call__(self, item: T) -> R:
         """A batch of one, waited for."""
-        (value,) = self.map([item])
-        return value
+        with self.map([item]) as values:
+            return next(values)
 
     def map(self, items: Iterable[T], **options: Unpack[BatchOptions]) -> Mapped[R]:
         """One batch of all items, submitted now; the values in their order, as they come. `options` go before the decorator's."""
@@ -121,7 +121,7 @@ class Decorator:
 
 
 def batch(
-    *,
+    *bare: Never,
     model: str | None = None,
     parameters: Mapping[str, Any] | None = None,
     client: Client | None = None,
@@ -131,8 +131,9 @@ def batch(
 
     The function returns its request (a prompt, messages or a whole body), and its value is the `Answer`; or it yields its
     request, gets the `Answer` there, and its value is what it returns. Without `client` one is made of the environment and the
-    configuration file for each batch.
+    configuration file for each batch. All is given by name; `@batch` without its
+    parentheses raises InvalidRequest.
     """
-    if callable(model):
-        raise InvalidRequest("Write @batchsched.batch(model=...), with its parentheses: a batch needs a model.")
+    if bare:
+        raise InvalidRequest('Write @batchsched.batch(model="...", ...), with its parentheses and the names of what it is given.')
     return Decorator({"model": model, "parameters": parameters, **options}, client)

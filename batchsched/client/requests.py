@@ -92,14 +92,19 @@ async def write_async(requests: Iterable[Asked] | AsyncIterable[Asked], writer: 
     """All of them, from either kind of iterable; how many there were. Raises InvalidRequest."""
     if isinstance(requests, AsyncIterable):
         async for asked in requests:
-            writer.add(asked)
+            await _add(writer, asked)
     else:
         refuse_one(requests)
         for asked in requests:
-            writer.add(asked)
-            if writer.count % BREATH == 0:
-                await asyncio.sleep(0)
+            await _add(writer, asked)
     return writer.end()
+
+
+async def _add(writer: Writer, asked: Asked) -> None:
+    """With a breath now and then: an asynchronous iterable need not wait for anything either."""
+    writer.add(asked)
+    if writer.count % BREATH == 0:
+        await asyncio.sleep(0)
 
 
 def refuse_one(requests: object) -> None:

@@ -310,7 +310,8 @@ class Attributed(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """Energy, grams and savings with their provenance. `unknown_energy_j`: energy that no grams could be given for.
 
-    `saved_g`: the baseline's operational grams less these; None unless both are known whole.
+    `saved_g`: the baseline's operational grams less these; None unless both are known whole. `requests`: the answers that work
+    was charged for; of a request that was answered again (a retry after it had failed) each answer counts.
     """
 
     requests: int = 0
@@ -349,7 +350,8 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Sci(msgspec.Struct, frozen=True):
-    """Grams, operational and embodied, for a request and for 1,000 tokens: the Software Carbon Intensity."""
+    """Grams, operational and embodied, for a request and for 1,000 tokens: the Software Carbon Intensity. Of a batch, for
+    a request that has a good answer; of other slices, for each answer that work was charged for."""
 
     g_per_request: Band | None = None
     g_per_1000_tokens: Band | None = None

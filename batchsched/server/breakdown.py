@@ -79,8 +79,14 @@ class Breakdown:
             for row in some:
                 named.setdefault(self._name(row, by), ([], []))[which].append(row)
         division = Division(look, self._accounts, self._besides)
+        answered = {name: row["completed"] for name, row in look.batches.items()} if by == "batch" else {}
         return [
-            sliced(name, self._accounts.alone(work, look.truth), division.parts(work, None if by == "chunk" else lost))
+            sliced(
+                name,
+                self._accounts.alone(work, look.truth),
+                division.parts(work, None if by == "chunk" else lost),
+                answered.get(name),
+            )
             for name, (work, lost) in sorted(named.items())
         ]
 

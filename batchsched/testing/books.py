@@ -15,7 +15,7 @@ from batchsched.errors import Conflict, IdempotencyMismatch, InvalidRequest, Not
 from batchsched.lines import LineError, Request, iter_lines, parse, unanswered
 from batchsched.lines.checking import Checker
 from batchsched.lines.rules import Rules
-from batchsched.server.options import Change, NewBatch, deadline_of, metadata_of, parse_new_batch
+from batchsched.server.options import Change, NewBatch, Retry, as_long_as_first, deadline_of, metadata_of, parse_new_batch
 from batchsched.testing.answering import Answering, Line, line_of
 from batchsched.testing.held import TERMINAL, HeldBatch, HeldFile
 
@@ -138,6 +138,20 @@ class Books:
         """Raises NotFound, Conflict."""
         held = self._open(batch_id)
         held.started_at = held.started_at or self.now
+        return held
+
+    def retry(self, batch_id: str, retry: Retry) -> HeldBatch:
+        """Another round for what failed or was left undone. Raises InvalidValue, NotFound, Conflict."""
+        held = self.batch(batch_id)
+        if held.status not in TERMINAL - {"failed"}:
+            raise Conflict(f"A batch with status '{held.status}' cannot be retried.")
+        if held.erased_at or held.new.input_file_id not in self.files:
+            raise Conflict(f"The requests of batch {batch_id} are gone.", hint="Submit them as a new batch.")
+        if all(line.ok for line in held.done.values()):
+            raise Conflict("No request of this batch is without an answer; there is nothing to retry.")
+        first = {"options": {"deadline": held.new.options.deadline}, "completion_window": held.new.completion_window}
+        as_long = as_long_as_first({**first, "created_at": held.created_at}, self.now)
+        held.again(as_long if retry.deadline is None else deadline_of(retry.deadline, self.now, "deadline"), self.now)
         return held
 
     def erase(self, batch_id: str) -> None:

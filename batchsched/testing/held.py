@@ -66,11 +66,19 @@ class HeldBatch:
     paused_at: datetime | None = None
     started_at: datetime | None = None
     erased_at: datetime | None = None
+    round: int = 0
 
     def move(self, status: str, now: datetime) -> None:
         """To another status, with its instant."""
         self.status = status
         self.stamps[f"{status}_at"] = now
+
+    def again(self, deadline_at: datetime, now: datetime) -> None:
+        """Another round, for what was not answered."""
+        self.done = {place: line for place, line in self.done.items() if line.ok}
+        self.round, self.deadline_at, self.stamps = self.round + 1, deadline_at, {}
+        self.output_file_id = self.error_file_id = self.paused_at = self.started_at = None
+        self.move("in_progress", now)
 
     def left(self) -> list[int]:
         """Places of requests that nothing has become of yet."""
@@ -113,7 +121,7 @@ class HeldBatch:
                 "paused_at": iso(self.paused_at) if self.paused_at else None,
                 "started": {"since": iso(self.started_at), "planned_at": None} if self.started_at else None,
                 "erased_at": iso(self.erased_at) if self.erased_at else None,
-                "round": 0,
+                "round": self.round,
                 "verdict": None,
                 "risk": None,
                 "progress": self._progress(given, written),

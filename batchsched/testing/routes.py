@@ -17,7 +17,7 @@ from batchsched.errors import (
     NotFound,
     Unauthorized,
 )
-from batchsched.server.options import Change, expires_after_s, form_of
+from batchsched.server.options import Change, Retry, expires_after_s, form_of
 from batchsched.testing.books import Books
 from batchsched.testing.held import TERMINAL, HeldBatch
 from batchsched.wire import CURSOR_HEADER, PREFIX, STATUS_HEADER
@@ -76,6 +76,7 @@ class Routes:
             ("POST", f"{batch}/pause", lambda _, batch_id: books.pause(batch_id, True).plain()),
             ("POST", f"{batch}/resume", lambda _, batch_id: books.pause(batch_id, False).plain()),
             ("POST", f"{batch}/start", lambda _, batch_id: books.start(batch_id).plain()),
+            ("POST", f"{batch}/retry", lambda ask, batch_id: books.retry(batch_id, form_of(Retry, _json(ask))).plain()),
             ("DELETE", batch, self._erase),
             ("GET", f"{batch}/explain", self._explain),
             ("GET", f"{batch}/report", self._report),
