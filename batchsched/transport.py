@@ -7,19 +7,17 @@ nothing can have come of it: a lost answer never makes a second batch.
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import logging
 import math
 import random
-import ssl
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 import msgspec
@@ -37,6 +35,9 @@ from batchsched.errors import (
     Unauthorized,
     by_code,
 )
+
+if TYPE_CHECKING:
+    import ssl
 
 RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 # The server gives these before it accepts anything.
@@ -206,6 +207,8 @@ class AsyncTransport(_Base):
                 pause_s = self._pause_s(once, attempt, response)
                 if pause_s is None:
                     raise error_from(response)
+            import asyncio  # a blocking client never waits for it
+
             await asyncio.sleep(pause_s)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -230,6 +233,8 @@ class PinnedPost:
 
     async def send(self, url: str, address: str, content: bytes, headers: Mapping[str, str]) -> int:
         """The answer's status; its body is not read. Raises ServerUnreachable."""
+        import asyncio
+
         target = httpx.URL(url)
         named = {**headers, "host": target.netloc.decode()}
         # The certificate is checked against the name, though the connection goes to the address.
@@ -274,12 +279,16 @@ class Getter:
 
         Not for a thread with an event loop.
         """
+        import asyncio
+
         found = asyncio.run(self._get(url, params, headers))
         if isinstance(found, str):  # raised out here, so that the error does not drag the request along with it
             raise ServerUnreachable(found)
         return found
 
     async def _get(self, url: str, params: Mapping[str, str], headers: Mapping[str, str]) -> Answer | str:
+        import asyncio
+
         limits = httpx.Timeout(self._timeout_s, connect=min(CONNECT_TIMEOUT_S, self._timeout_s))
         try:
             async with (

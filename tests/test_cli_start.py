@@ -21,18 +21,61 @@ def call(*arguments: str) -> int:
     return stop.value.code
 
 
+def imported(code: str) -> set[str]:
+    """Modules that a fresh interpreter has at its end; the code may fail."""
+    told = f"import atexit, sys; atexit.register(lambda: print(*sys.modules, sep='\\n', file=sys.stderr))\n{code}"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=False)
+    return set(done.stderr.splitlines())
+
+
+def command(*arguments: str) -> str:
+    """The code that runs a command."""
+    return f"from batchsched.cli.main import main; main({list(arguments)})"
+
+
+def packages(modules: set[str]) -> set[str]:
+    """Their top-level packages."""
+    return {name.partition(".")[0] for name in modules}
+
+
 def imported_by(*arguments: str) -> set[str]:
     """Top-level packages that a fresh interpreter imports for a command."""
-    command = [sys.executable, "-X", "importtime", "-m", "batchsched.cli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
-    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+    return packages(imported(command(*arguments)))
 
 
 def test_help_imports_nothing_but_click() -> None:
     loaded = imported_by("--help")
     assert "click" in loaded
     assert not loaded & HEAVY
+
+
+def test_help_imports_of_ours_only_the_list_of_commands() -> None:
+    ours = {name for name in imported(command("--help")) if name.partition(".")[0] == "batchsched"}
+    assert ours == {"batchsched", "batchsched.cli", "batchsched.cli.exits", "batchsched.cli.main", "batchsched.errors"}
+
+
+def test_list_imports_little_beside_click_and_httpx() -> None:
+    """What `list` waits for beyond them: reading the configuration, and the blocking client. No asyncio, no drawing of tables."""
+    bare = imported("import click, httpx")
+    ours = imported(command("list", "--server", "http://127.0.0.1:9"))
+    beside = packages(ours) - packages(bare)
+    assert not beside & HEAVY - {"msgspec"}
+    assert "asyncio" not in ours
+    assert {name for name in ours - bare if name.startswith("rich")} == set()
+    unused = {"asynchronous", "async_runs"}
+    assert not {f"batchsched.client.{name}" for name in unused} & ours
+    assert {name for name in ours if name.startswith("batchsched.cli.")} == {
+        f"batchsched.cli.{name}" for name in ("batches", "common", "exits", "main")
+    }
+
+
+def test_every_name_of_the_sdk_is_found_though_none_is_imported_at_first() -> None:
+    from batchsched import client
+
+    assert set(dir(client)) >= set(client.__all__)
+    assert all(getattr(client, name) for name in client.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = client.Nothing  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_help_of_validate_imports_no_network_and_no_frames() -> None:

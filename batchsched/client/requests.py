@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from typing import IO, Any
@@ -104,6 +103,8 @@ async def _add(writer: Writer, asked: Asked) -> None:
     """With a breath now and then: an asynchronous iterable need not wait for anything either."""
     writer.add(asked)
     if writer.count % BREATH == 0:
+        import asyncio
+
         await asyncio.sleep(0)
 
 
