@@ -472,3 +472,59 @@ def test_the_audit_log_cannot_be_changed(database: Database) -> None:
         (kept,) = audit.page(connection, "t", limit=10)
         assert (kept["actor"], kept["at"]) == ("local", NOW)
         assert audit.page(connection, "u", limit=10) == []
+
+
+@pytest.fixture
+def log(keyed: Keyed) -> Keyed:
+    """A server on which a pool was drained and opened."""
+    keyed.server.post(f"{PREFIX}/pools/local/drain")
+    keyed.server.post(f"{PREFIX}/pools/local/open")
+    return keyed
+
+
+def test_the_audit_log_is_picked_from_by_act_actor_object_and_time(log: Keyed) -> None:
+    def asked(**params: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = log.server.get(f"{PREFIX}/audit", limit=1000, **params)["data"]
+        return found
+
+    opened = asked(action="pool.open")
+    assert {entry["action"] for entry in opened} == {"pool.open"}
+    assert {entry["action"] for entry in asked(action="pool")} >= {"pool.open", "pool.drain"}
+    assert asked(action="poo") == []
+    both = asked(action=["pool.open", "key"])
+    assert {entry["action"] for entry in both} == {"pool.open", "key.create", "key.revoke"}
+    last = opened[-1]
+    assert asked(object_id="local", newest=True)[0] == last
+    assert asked(actor=last["actor"])
+    assert asked(actor="key_nobody") == []
+    hour_later = datetime.fromtimestamp(last["at"] + 3600, UTC).isoformat()
+    assert asked(**{"from": hour_later}) == []
+    assert asked(to=hour_later)[-1]["id"] >= last["id"]
+    newest = asked(newest=True)
+    assert [entry["id"] for entry in newest] == sorted((entry["id"] for entry in asked()), reverse=True)
+    assert log.server.http.get(f"{PREFIX}/audit", params={"from": "yesterday"}).status_code == 400
+
+
+def test_operators_read_the_audit_log_by_a_command(
+    log: Keyed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*arguments: str, code: int = 0) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main(["audit", "--server", log.server.url, *arguments])
+        assert stop.value.code == code
+        return capsys.readouterr().out
+
+    monkeypatch.setenv("BATCHSCHED_SERVER_API_KEY", log.operator)
+    heads, *rows = [line.split("\t") for line in told("--act", "pool", "--limit", "2").splitlines()]
+    assert heads == ["when", "who", "tenant", "act", "on", "with"]
+    assert [row[3] for row in rows] == ["pool.drain", "pool.open"]
+    assert rows[1][4] == "local"
+    assert "address 127.0.0.1" in rows[1][5]
+    monkeypatch.setattr("batchsched.cli.audit.PAGE", 3)
+    entries = [json.loads(line) for line in told("--limit", "7", "--json").splitlines()]
+    assert len(entries) == 7
+    assert [entry["id"] for entry in entries] == sorted(entry["id"] for entry in entries)
+    assert told("--on", "nothing").count("\n") == 1
+    assert told("--from", "2026-05-02", "--to", "2026-05-01", code=2) == ""
+    monkeypatch.setenv("BATCHSCHED_SERVER_API_KEY", log.alice)
+    assert told(code=4) == ""

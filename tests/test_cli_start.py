@@ -75,7 +75,7 @@ def test_every_name_of_the_sdk_is_found_though_none_is_imported_at_first() -> No
     assert set(dir(client)) >= set(client.__all__)
     assert all(getattr(client, name) for name in client.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
-        _ = client.Nothing  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+        _ = client.Nothing  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_help_of_validate_imports_no_network_and_no_frames() -> None:

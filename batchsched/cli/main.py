@@ -44,6 +44,7 @@ COMMANDS = {
     "forecast": ("forecast:forecast", "Forecasts of carbon intensity, and what was known when."),
     "carbon": ("carbon:carbon", "What hardware cost to make, and what running it costs; needs no server."),
     "simulate": ("simulate:simulate", "What policies would have emitted, on a virtual clock; needs no server."),
+    "audit": ("audit:audit", "Who did what, when and to what."),
     "key": ("key:key", "API keys of tenants, operators and workers."),
 }
 

@@ -17,6 +17,7 @@ from batchsched.queue import audit, keys
 from batchsched.queue.tenancy import ANY
 from batchsched.server.auth import KEY_PREFIX, Caller, Who, digest_of
 from batchsched.server.batches import json_body
+from batchsched.server.instants import instant
 from batchsched.server.objects import list_object
 from batchsched.server.options import deadline_of, form_of
 from batchsched.server.rules import Scope
@@ -74,11 +75,22 @@ def router(runtime: Runtime) -> APIRouter:
 
     @routes.get("/audit")
     def read_audit(  # pyright: ignore[reportUnusedFunction]
-        limit: int = Query(100, ge=1, le=1000), after: int = Query(0, ge=0), tenant: str | None = None
+        limit: int = Query(100, ge=1, le=1000),
+        after: int = Query(0, ge=0),
+        tenant: str | None = None,
+        action: Annotated[list[str] | None, Query()] = None,
+        actor: str | None = None,
+        object_id: str | None = None,
+        since: Annotated[str | None, Query(alias="from")] = None,
+        until: Annotated[str | None, Query(alias="to")] = None,
+        newest: bool = False,
     ) -> dict[str, Any]:
-        """Who did what, in the order in which it was done, from the entry after `after`."""
+        """Who did what, in the order in which it was done, from the entry after `after`; with `newest` the other way round, from
+        the entry before it. `action`: an act such as `pool.drain`, or all about a noun, `pool`; several are taken together."""
+        start, end = instant(since, "from") if since else None, instant(until, "to") if until else None
+        which = audit.Which(action or (), actor, object_id, start, end)
         with database.read() as connection:
-            rows = audit.page(connection, tenant or ANY, limit=limit + 1, after=after)
+            rows = audit.page(connection, tenant or ANY, limit=limit + 1, after=after, which=which, newest=newest)
         return list_object(rows, limit, audit_object)
 
     return routes
