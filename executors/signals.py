@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, NoReturn, TypeVar
 
+from batchsched import supervisor
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 ANEW_AFTER_S = 1.0
@@ -55,6 +57,7 @@ def stopped_by_signals(stop: asyncio.Event) -> Generator[None]:
         if stop.is_set():
             os._exit(128 + number)
         log.info("Stopping; a second signal stops at once.")
+        supervisor.stopping()
         stop.set()
 
     running = asyncio.get_running_loop()

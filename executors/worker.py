@@ -15,6 +15,7 @@ from pathlib import Path
 
 import aiohttp
 
+from batchsched import supervisor
 from batchsched.adapters import outfitted
 from batchsched.clock import Clock, IdSource, RandomIds, SystemClock
 from batchsched.disk import folder_bytes
@@ -136,6 +137,7 @@ class WorkerLoop:
             gate=gate,
         )
         self._driver.trust(time.monotonic() + self._me.lease_s)
+        supervisor.ready()
         chores = [self._heartbeats, self._weigh_logs, self._driver.watch]
         chores += [gate.watch] if gate else []
         chores += [self._count_tokens] if shared else []
@@ -492,5 +494,5 @@ async def run_worker(
         loop = WorkerLoop(settings, pool, session, link, ids or RandomIds(), replica)
         if stop is not None:
             loop.stop = stop
-        with stopped_by_signals(loop.stop):
+        with stopped_by_signals(loop.stop), supervisor.watched():
             return await loop.run()

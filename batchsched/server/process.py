@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import socket
@@ -9,6 +10,7 @@ from collections.abc import Callable
 
 import uvicorn
 
+from batchsched import supervisor
 from batchsched.errors import BatchschedError, PortInUse
 from batchsched.server.app import create_app
 from batchsched.server.auth import check_keys
@@ -88,3 +90,10 @@ class _Announcing(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._announce()
+            supervisor.ready()
+            self._signs = asyncio.create_task(supervisor.beats())  # to the end: requests in hand may take a while
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn does; whoever started us hears of it."""
+        supervisor.stopping()
+        await super().shutdown(sockets)
