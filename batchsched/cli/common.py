@@ -128,7 +128,7 @@ def need(*extras: str) -> None:
     if lacking:
         raise MissingExtra(
             f"This command needs batchsched's {' and '.join(lacking)} part, which is not installed.",
-            hint=f"In batchsched's folder: pip install '.[{','.join(lacking)}]'",
+            hint=f"pip install 'batchsched[{','.join(lacking)}]'",
         )
 
 

@@ -10,23 +10,25 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from batchsched.cli.common import grams, need
-from batchsched.errors import MissingExtra, ServerError
+from batchsched.cli.common import grams, load, need
+from batchsched.errors import ServerError
 
 if TYPE_CHECKING:
     from batchsched.cli.embedded import Child
-    from batchsched.client import Batch, Report
+    from batchsched.client import Batch, Client, Report
 
 MODEL = "tiny"
 MODEL_FOLDER = Path(".models/tiny")
 DEADLINE = "5m"
+ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 PATIENCE_S = 330.0
-EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
+REQUESTS = Path(__file__).with_name("requests.jsonl")
 
 T = TypeVar("T")
 
@@ -35,8 +37,8 @@ T = TypeVar("T")
 @click.option(
     "--file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default=EXAMPLES / "requests.jsonl",
-    help="Chat requests to send [default: the repository's examples/requests.jsonl].",
+    default=REQUESTS,
+    help="Chat requests to send [default: 64 that come with batchsched].",
 )
 @click.option(
     "--dir", "folder", type=click.Path(file_okay=False, path_type=Path), default=".demo", show_default=True, help="Where to work."
@@ -77,6 +79,7 @@ class Demo:
         self.gpu = "cpu"
         self.house: list[Child] = []
         self.tell = Teller()
+        self.sender = "openai client" if find_spec("openai") else "batchsched's client (the `openai` package would do as well)"
 
     def play(self) -> dict[str, Any]:
         """All of it; what goes on the last line."""
@@ -88,10 +91,10 @@ class Demo:
         step("Two sites, each with a worker: home, and north on another grid. North is simulated: the one engine serves both.")
         server_url = self.start_server(config, engine_url)
         runner = self.start_run(config, engine_url)
-        ours, text = self.send_by_openai(server_url)
+        ours, text = self.send(server_url)
         check = stage.Check(self.requests, stage.tokens_by(engine_url, MODEL))
         done = check.lines(text)
-        step(f"openai client: {done} answers, each held against the prompt of its custom_id.")
+        step(f"{self.sender}: {done} answers, each held against the prompt of its custom_id.")
         theirs = self.finish_run(runner)
         done_too = check.lines((self.folder / "run" / "output.jsonl").read_text("utf-8"))
         step(f"batchsched run: {done_too} answers, each held against the prompt of its custom_id.")
@@ -105,7 +108,7 @@ class Demo:
         from batchsched.fleet import Pool, ServedModel
         from batchsched.settings import Worker
 
-        home = find_engine()
+        home = find_engine(load().settings.worker.engine_python)
         self.gpu = "cpu" if home.device == "cpu" else gpu_here([])
         step(f"Engine: {home.describe()}.")
         if not (MODEL_FOLDER / "config.json").is_file():
@@ -154,29 +157,18 @@ class Demo:
         child.start()
         return child
 
-    def send_by_openai(self, server_url: str) -> tuple[Report, str]:
-        """The file through the stock openai client; its report and its output file."""
-        try:
-            from openai import OpenAI
-        except ModuleNotFoundError:
-            raise MissingExtra("The demo needs the `openai` package.", hint="pip install openai") from None
+    def send(self, server_url: str) -> tuple[Report, str]:
+        """The file through the stock openai client, where it is installed; its report and its output file."""
         from batchsched.cli.report import show_report
         from batchsched.client import Client
 
-        with OpenAI(base_url=f"{server_url}/v1", api_key="none") as openai, Client(server_url) as client:
-            uploaded = openai.files.create(file=self.file, purpose="batch")
-            batch = openai.batches.create(
-                input_file_id=uploaded.id,
-                endpoint="/v1/chat/completions",
-                completion_window="24h",
-                extra_body={"batchsched": {"deadline": DEADLINE}},
-            )
-            step(f"openai client: {len(self.requests)} requests sent as {batch.id}, to be done within {DEADLINE}.")
-            client.batches.wait(batch.id, on_progress=self.look, poll_s=1.0, patience_s=PATIENCE_S)
-            batch = openai.batches.retrieve(batch.id)
+        with Client(server_url) as client:
+            batch_id = self.submit(client, server_url)
+            step(f"{self.sender}: {len(self.requests)} requests sent as {batch_id}, to be done within {DEADLINE}.")
+            batch = client.batches.wait(batch_id, on_progress=self.look, poll_s=1.0, patience_s=PATIENCE_S)
             if batch.status != "completed" or not batch.output_file_id:
                 raise ServerError(f"The batch ended as {batch.status}: {batch.errors or batch.request_counts}.")
-            text = openai.files.content(batch.output_file_id).text
+            text = self.fetch(client, server_url, batch.output_file_id)
             step("Why then and there:")
             for sentence in client.batches.explain(batch.id).sentences:
                 step(f"  {sentence}")
@@ -186,6 +178,30 @@ class Demo:
                 (self.folder / f"report.{suffix}").write_bytes(client.batches.plot(batch.id, suffix))
             step(f"Picture: {self.folder / 'report.svg'}")
         return report, text
+
+    def submit(self, client: Client, server_url: str) -> str:
+        """The file as a batch; its id."""
+        if not find_spec("openai"):
+            return client.batches.create(file=self.file, endpoint=ENDPOINT, deadline=DEADLINE).id
+        from openai import OpenAI
+
+        with OpenAI(base_url=f"{server_url}/v1", api_key="none") as openai:
+            uploaded = openai.files.create(file=self.file, purpose="batch")
+            return openai.batches.create(
+                input_file_id=uploaded.id,
+                endpoint=ENDPOINT,
+                completion_window="24h",
+                extra_body={"batchsched": {"deadline": DEADLINE}},
+            ).id
+
+    def fetch(self, client: Client, server_url: str, file_id: str) -> str:
+        """A file's text, by whoever sent the batch."""
+        if not find_spec("openai"):
+            return client.files.content(file_id).decode()
+        from openai import OpenAI
+
+        with OpenAI(base_url=f"{server_url}/v1", api_key="none") as openai:
+            return openai.files.content(file_id).text
 
     def settled(self, read: Callable[[], T]) -> T:
         """Read again once the slot that the batch ran in is over: what came true is known only then."""

@@ -132,7 +132,7 @@ def _postgresql(loaded: Loaded) -> Iterator[Finding]:
 def _extras(_: Loaded) -> Iterator[Finding]:
     for extra, packages in EXTRAS.items():
         lacking = [name for name in packages if find_spec(name) is None]
-        text = f"lacks {', '.join(lacking)}: pip install '.[{extra}]' in batchsched's folder" if lacking else "installed"
+        text = f"lacks {', '.join(lacking)}: pip install 'batchsched[{extra}]'" if lacking else "installed"
         yield Finding(f"extra {extra}", "warning" if lacking else "ok", text)
 
 

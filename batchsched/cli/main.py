@@ -119,7 +119,7 @@ def complain(problem: Exception) -> int:
     elif isinstance(problem, ModuleNotFoundError) and not (problem.name or "batchsched").startswith("batchsched"):
         message, hint, code = (
             f"The Python package '{problem.name}' is not installed.",
-            "In batchsched's folder: pip install '.[all]'",
+            "pip install 'batchsched[all]'",
             exits.USAGE,
         )
     else:
