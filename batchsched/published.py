@@ -15,7 +15,9 @@ import msgspec
 from batchsched.forecasts import IntensityForecast
 from batchsched.planner import Allotment, Job, Plan, Problem, prepared
 from batchsched.planner.allowance import allowances, key_now, request_s
+from batchsched.planner.doubt import doubts, factor
 from batchsched.planner.fairness import Turns, Want
+from batchsched.planner.pieces import piece_s, spread
 from batchsched.planner.plan import Hold, Load
 from batchsched.queue.overrides import Overrides
 
@@ -131,6 +133,40 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         latest = self.latest_start_at[batch_id]
         return latest is None or latest <= now
 
+    def _in_time(self, batch_id: str, pool: str, now: datetime) -> bool:
+        """May a pool begin a chunk of a batch? Not where that would end too late there and in time elsewhere: what it took would
+        be missing where it can be done."""
+        if batch_id in self._contested or self.latest_start_at.get(batch_id) is None:
+            return True  # it will be late, or others will
+        job = self.jobs[batch_id]
+        left_s = job.deadline_s - (now - self.made_at).total_seconds()
+        slack_s = max(job.startup_s_on.values())  # its latest safe start leaves no more than that for engines that start late
+        pieces = self._pieces_s(batch_id)
+        late = [n for n, takes_s in enumerate(pieces.get(pool, ())) if takes_s - slack_s > left_s]
+        open_now = self._open(now) if late else ()
+        return not any(pieces[name][n] <= left_s for name in pieces.keys() & open_now for n in late)
+
+    def _open(self, now: datetime) -> Collection[str]:
+        """Pools with a live worker of which a part is open now."""
+        index = self._slot(now)
+        if index is None:
+            return self.connected
+        return {state.name for state in self.problem.pools if state.name in self.connected and state.capacity[index] > 0}
+
+    def _pieces_s(self, batch_id: str) -> dict[str, tuple[float, float]]:
+        """What a chunk of a batch takes on each pool: as expected, and at most with the confidence that was asked for."""
+        if (known := self._pieces.get(batch_id)) is None:
+            job = self.jobs[batch_id]
+            supplies = {state.name: (state.supply, float(state.replicas)) for state in self.problem.pools}
+            times = {pool: factor(doubt, job.confidence) for pool, doubt in doubts(job, supplies, spread(job, job.width)).items()}
+            known = self._pieces[batch_id] = {pool: (s, s * times[pool]) for pool, s in piece_s(job).items()}
+        return known
+
+    @cached_property
+    def _pieces(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """What was worked out of `_pieces_s`."""
+        return {}
+
     def suits(self, batch_id: str, pool: str) -> bool:
         """May a pool work on a batch at all?"""
         job = self.jobs.get(batch_id)
@@ -176,7 +212,9 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         wants = [
             self._want(name, key, math.inf if name not in free else allowed[name], model, self._presses(name, now))
             for name, model in ready.items()
-            if (name not in free or name in allowed) and (key := self.key(name, pool, now)) is not None
+            if (name not in free or name in allowed)
+            and (key := self.key(name, pool, now)) is not None
+            and self._in_time(name, pool, now)
         ]
         return Turns(wants, served_s, weights, room_s)
 

@@ -93,16 +93,17 @@ def _within(times: float, spread: float) -> float:
     return 0.5 * (1.0 + math.erf((math.log(times) + spread**2 / 2) / spread / _ROOT)) if times > 0 else 0.0
 
 
-def doubts(job: Job, supplies: Mapping[str, tuple[Supply, float]]) -> dict[str, Doubt]:
-    """For each place of a job. `supplies`: of each pool, with its replicas."""
-    return {place: _doubt(job, seconds, *supplies.get(place, (SURE, 1.0))) for place, seconds in job.work_on.items()}
+def doubts(job: Job, supplies: Mapping[str, tuple[Supply, float]], own: float = 0.0) -> dict[str, Doubt]:
+    """For each place of a job. `supplies`: of each pool, with its replicas; `own`: spread of its own beside the job's."""
+    own = math.hypot(job.sigma_own, own)
+    return {place: _doubt(job, own, seconds, *supplies.get(place, (SURE, 1.0))) for place, seconds in job.work_on.items()}
 
 
-def _doubt(job: Job, seconds: float, supply: Supply, replicas: float) -> Doubt:
+def _doubt(job: Job, own: float, seconds: float, supply: Supply, replicas: float) -> Doubt:
     if supply == SURE or seconds <= 0:
-        return Doubt(job.sigma, job.sigma_own)
+        return Doubt(job.sigma, own)
     lasts_s = seconds / max(1.0, min(job.width, replicas))
-    return _of(job.sigma, job.sigma_own, supply, _rounded(seconds), _rounded(lasts_s))
+    return _of(job.sigma, own, supply, _rounded(seconds), _rounded(lasts_s))
 
 
 def _rounded(seconds: float) -> float:

@@ -14,6 +14,7 @@ import msgspec
 
 from batchsched.planner.backward import Need, Span, fill_backward
 from batchsched.planner.doubt import doubts, factor
+from batchsched.planner.pieces import in_pieces, spread
 from batchsched.planner.problem import SURE, Job, Problem, Supply
 
 
@@ -67,9 +68,14 @@ def open_pools(problem: Problem, look_back_s: float = 30 * 86400.0) -> list[Open
 
 
 def _need(job: Job, supplies: Mapping[str, tuple[Supply, float]]) -> Need:
-    times = {place: factor(doubt, job.confidence) for place, doubt in doubts(job, supplies).items()}
+    replicas = {at: count for at, (_, count) in supplies.items() if at in job.work_on}
+    own = spread(job, sum(replicas.values())) if job.max_replicas else 0.0
+    times = {place: factor(doubt, job.confidence) for place, doubt in doubts(job, supplies, own).items()}
     startup = max(job.startup_s_on.values(), default=0.0)
-    return Need(job.batch_id, job.deadline_s, {at: s * times[at] for at, s in job.work_on.items()}, job.width, startup)
+    work = {at: s * times[at] for at, s in job.work_on.items()}
+    if job.max_replicas:
+        work = in_pieces(work, job.width, replicas)
+    return Need(job.batch_id, job.deadline_s, work, job.width, startup)
 
 
 def spans_of(pools: list[OpenPool]) -> list[Span]:

@@ -384,6 +384,7 @@ class Crew:
             return
         self._give_back(replica, held, reason)
         self._next(replica)
+        self.ask_all()  # the rest of the chunk is free
 
     def _give_back(self, replica: Replica, held: Held, reason: ReleaseReason) -> None:
         """What it has done of a chunk is recorded, and the rest is free again."""
