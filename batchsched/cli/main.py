@@ -23,6 +23,7 @@ COMMANDS = {
     "config": ("config:config", "Show the configuration in force."),
     "serve": ("serve:serve", "Run the server."),
     "worker": ("worker:worker", "Run a worker beside a GPU."),
+    "top": ("top:top", "Watch pools, windows, batches and the grid."),
     "submit": ("submit:submit", "Submit a batch."),
     "list": ("batches:list_", "List batches, newest first."),
     "show": ("batches:show", "Show one batch."),

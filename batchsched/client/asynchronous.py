@@ -68,6 +68,11 @@ class AsyncClient(AsyncRunner):
         and closed with either."""
         return AsyncClient(transport=self._transport.with_options(timeout_s, max_retries))
 
+    @property
+    def server(self) -> str:
+        """The URL that it speaks to."""
+        return self._transport.base_url
+
     async def plan(self) -> Plan:
         """The plan in force."""
         found = await self.send(plans.plan())

@@ -67,6 +67,11 @@ class Client(Runner):
         and closed with either."""
         return Client(transport=self._transport.with_options(timeout_s, max_retries))
 
+    @property
+    def server(self) -> str:
+        """The URL that it speaks to."""
+        return self._transport.base_url
+
     def plan(self) -> Plan:
         """The plan in force."""
         found = self.send(plans.plan())
