@@ -12,8 +12,8 @@ import argparse
 import json
 import os
 import platform
+import sys
 from collections.abc import Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -30,6 +30,7 @@ from batchsched.simulate.data import opened
 from batchsched.simulate.rolling import hours_of
 from batchsched.simulate.scenarios import weeks
 from benchmarks.ablations_tried import RUN_NOW, Held, Refinement, Variant, base_of, refinements, variants
+from benchmarks.attempts import Failed, LeftOut, complete, ran
 from benchmarks.carbon_grid import SITES, cache_folder, data_folder, issued_before
 from benchmarks.forecast_ours import Remaining
 from benchmarks.paired import interval
@@ -106,7 +107,7 @@ def trial(asked: Asked, one: Trial) -> dict[str, Came]:
     with provider_of(asked, one, hours) as provider:
         grids = {fresh: Grid(provider if fresh else Held(provider), one.half.zones, one.week, hours) for fresh in (True, False)}
         for variant in variants(asked.tried()):
-            came = run(scene, grids[variant.nowcast], variant, server=asked.server)
+            came = complete(run(scene, grids[variant.nowcast], variant, server=asked.server))
             spent_s = came.planning_cpu_s / max(1, came.replans)
             found[variant.name] = Came(came.grams, 100 * came.missed_share, came.engine_starts, came.churn, spent_s)
     return found
@@ -222,13 +223,28 @@ def main() -> None:
         issued_before(folder, SITES, cache_folder(), said.jobs)  # learnt once, before there are processes
     plan = trials_of(halves, said.weeks)
     told, found = Remaining("tried", len(plan), "weeks"), list[dict[str, Came]]()
-    with ProcessPoolExecutor(said.jobs) as workers:
-        for came in workers.map(partial(trial, asked), plan):
+    failed: list[Failed[Trial]] = []
+    for came in ran(partial(trial, asked), plan, said.jobs):
+        if isinstance(came, Failed):
+            failed.append(came)
+        elif not isinstance(came, LeftOut):
             found.append(came)
-            told.done()
+        told.done()
+    if not found:
+        sys.exit(f"Every week failed, the first one so: {failed[0].why}")
     rows = judged(asked.tried(), found)
     show(rows)
-    about = {"halves": [half.name for half in halves], "by": by, "base": said.base, "weeks": len(plan), "drawn": folder is None}
+    lost = [f"{one.run.half.name}, week of {one.run.week:%Y-%m-%d}: {one.why}" for one in failed]
+    for one in lost:
+        print(f"FAILED, and left out: {one}")
+    about = {
+        "halves": [half.name for half in halves],
+        "by": by,
+        "base": said.base,
+        "weeks": len(found),
+        "failed": lost,
+        "drawn": folder is None,
+    }
     print(json.dumps({**about, **named(rows), "rows": rows}))
 
 

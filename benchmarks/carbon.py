@@ -1,12 +1,14 @@
 """What policies emit for the same work on real grids, by scenario. The last line is JSON.
 
-`python -m benchmarks.carbon [--weeks N] [--full] [--quick]`. Forecasts are our own as they would have been issued, hour by hour;
-what is paid is what came true. Weeks are sampled by a seed from July to December 2022, on which nothing was tuned. `single` (a):
-one job of 6 h at a time (of 1 h in windows of 6 h), without a limit of capacity, in 25 zones of the United States, windows of 6,
-24, 48 and 96 h. `regions, exact` (c): five sites with residency, rates known. `regions` (e): the same with rates and lengths that
-nobody knows. With `--full`, or by name, `site, load 0.3` and so on (b): one site with old and new GPUs, more or less busy. All
-policies run on the planner alone, then few of them on the whole server (carbon_whole.py); `by` in the last line says which
-simulator a figure is of. See docs/benchmarks.md.
+`python -m benchmarks.carbon [--minutes M] [--weeks N] [--full] [--quick]`. Forecasts are our own as they would have been issued,
+hour by hour; what is paid is what came true. Weeks are sampled by a seed from July to December 2022, on which nothing was tuned.
+`single` (a): one job of 6 h at a time (of 1 h in windows of 6 h), without a limit of capacity, in 25 zones of the United States,
+windows of 6, 24, 48 and 96 h. `regions, exact` (c): five sites with residency, rates known. `regions` (e): the same with rates
+and lengths that nobody knows. With `--full`, or by name: `site, load 0.3` and so on (b), one site with old and new GPUs, more or
+less busy; `shared 25` and `shared 55` (d), servers of online users who leave more or less of them; and bad days (f). All policies
+run on the planner alone, then few of them on the whole server (carbon_whole.py); `by` in the last line says which simulator a
+figure is of. What is worth most is run first, and nothing begins that would not be done in time (carbon_plan.py). See
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ import json
 import math
 import os
 import platform
+import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
@@ -31,13 +34,24 @@ from batchsched.simulate import POLICIES, Grid, Outcome, Policy, simulate
 from batchsched.simulate.ceiling import least_g, tasks
 from batchsched.simulate.pictures import Point, compared, write
 from batchsched.simulate.policies import cheapest_gpus, planned
-from batchsched.simulate.rolling import hours_of
-from batchsched.simulate.scenarios import Scenario, regions, single, site, weeks
+from batchsched.simulate.scenarios import NAMED, Asked, Scenario, regions, single, site
+from batchsched.simulate.scene import LOAD
 from benchmarks import carbon_grid
-from benchmarks.attempts import Failed, ran
+from benchmarks.attempts import Failed, LeftOut, complete, ran
 from benchmarks.carbon_grid import SITES, cache_folder, data_folder
-from benchmarks.carbon_rows import WHOLE, Row, Run, held_against, share, told
-from benchmarks.carbon_whole import RUN_BY_SERVER, SAMPLE, SAMPLED, differences, served, show_differences, whole_runs
+from benchmarks.carbon_plan import Block, Budget, blocks, guess_s
+from benchmarks.carbon_rows import WHOLE, Kept, Row, Run, held_against, share, told
+from benchmarks.carbon_whole import (
+    PUBLISHED,
+    RUN_BY_SERVER,
+    SAMPLE,
+    SAMPLED,
+    differences,
+    served,
+    show_differences,
+    whole_runs,
+    worth_it,
+)
 from benchmarks.forecast_ours import Remaining
 from benchmarks.forecast_trials import need_data
 from benchmarks.paired import interval
@@ -54,22 +68,41 @@ WORK_S = 0.5
 FULL = (13, 6)
 """Weeks with a fleet, and of single jobs, of `--full`."""
 SITE, LOADS = "CISO", {f"site, load {load:g}": load for load in (0.3, 0.6, 0.9)}
-SOLVED = ("regions", "regions, exact")
-"""Scenarios in which the solver plans; where nothing competes for room, the greedy plan is the best one."""
+USUAL = [*(f"single, {window_h} h" for window_h in WINDOWS_H), "regions, exact", "regions"]
+HARDER = [name for name in NAMED if name not in ("regions", "site")]
+"""(d) and (f)."""
+EVERY = [*USUAL, *LOADS, *HARDER]
+BAD_WEEKS = 2
+"""Of `--full`, of each of (d) and (f)."""
+MINUTES = 37.0
+"""After which nothing more is begun: what is under way then, tables and pictures have three more."""
+CODE = (Path("batchsched"), Path("benchmarks"))
 NO_CHOICE = {"FIFO", "EDF", "cleanest place", "GreenLLM", "fastest GPUs", "least energy"}
 """Single jobs in one zone are run at once by these: as by run now."""
 
 
-def drawn(name: str, week: datetime) -> Scenario:
+def drawn(name: str, week: datetime, days: int = 7) -> Scenario:
     """A scenario's week."""
     if name.startswith("single"):
         window_h = int(name.split(", ")[1].split(maxsplit=1)[0])
         zones = SAMPLE if name.endswith(SAMPLED) else _provider().zones()
-        return single(zones, week, 7, window_h, WINDOWS_H[window_h], apart=name.endswith(SAMPLED))
+        return single(zones, week, days, window_h, WINDOWS_H[window_h], apart=name.endswith(SAMPLED))
     seed = int(week.timestamp()) // 604_800
     if name.startswith("site"):
-        return site(SITE, week, 7, seed, LOADS[name])
-    return regions(SITES, week, 7, seed, exact=name.endswith("exact"))
+        return site(SITE, week, days, seed, LOADS[name])
+    if name in HARDER:
+        return NAMED[name](Asked(SITES, week, days, seed, LOAD, data_folder()))
+    return regions(SITES, week, days, seed, exact=name.endswith("exact"))
+
+
+def is_solved(name: str) -> bool:
+    """Does the solver plan? Where nothing competes for room, the greedy plan is the best one."""
+    return not name.startswith("single")
+
+
+def yardsticks(name: str) -> tuple[str, str]:
+    """Ours in a scenario, and ours with perfect foresight."""
+    return (OURS, FORESIGHT) if is_solved(name) else (GREEDY, GREEDY_FORESIGHT)
 
 
 @cache
@@ -78,17 +111,17 @@ def _provider() -> carbon_grid.Issued:
 
 
 @lru_cache(maxsize=4)  # a week of 25 zones takes tens of megabytes
-def _stage(name: str, week: datetime) -> tuple[Scenario, Grid]:
-    scenario = drawn(name, week)
-    return scenario, Grid(_provider(), scenario.zones, week, hours_of(scenario.scene))
+def _stage(name: str, week: datetime, days: int = 7) -> tuple[Scenario, Grid]:
+    scenario = drawn(name, week, days)
+    return scenario, scenario.grid(_provider())
 
 
 @cache
-def _ceiling_g(name: str, week: datetime) -> float:
+def _ceiling_g(name: str, week: datetime, days: int) -> float:
     """The linear program's bound over what came true, of all batches in time."""
-    scenario, grid = _stage(name, week)
+    scenario, grid = _stage(name, week, days)
     found = tasks(scenario.scene, (), grid.hours * 3600.0)
-    return least_g(found, scenario.scene.fleet, grid.truth, shared=not name.startswith("single"))
+    return least_g(found, scenario.scene.fleet, grid.truth, shared=is_solved(name))
 
 
 def policies(name: str, fleet: Fleet) -> dict[str, Policy]:
@@ -98,22 +131,24 @@ def policies(name: str, fleet: Fleet) -> dict[str, Policy]:
     if all(pool.price_per_h > 0 for pool in fleet.pools.values()):
         priced = cheapest_gpus({key: pool.price_per_h for key, pool in fleet.pools.items()})
         found[priced.name] = priced
-    if name in SOLVED:
+    if is_solved(name):
         for key in (OURS, FORESIGHT):
             found[key] = msgspec.structs.replace(POLICIES[key], planner=planned("cp-sat", WORK_S))
     return found
 
 
 def run(one: Run) -> Row:
-    """Simulate it; a saving above the ceiling is an error."""
-    scenario, grid = _stage(one.scenario, one.week)
+    """Simulate it; a saving above the ceiling is an error, and so is work that was left undone."""
+    scenario, grid = _stage(one.scenario, one.week, one.days)
+    began = time.perf_counter()
     fleet = scenario.scene.fleet
     policy = policies(one.scenario, fleet)[one.policy]
     if one.by == "server":
         outcome, promised, broken = served(scenario, grid, policy)
     else:
-        outcome = simulate(scenario.scene, grid, policy)
+        outcome = simulate(scenario.scene, grid, policy, conditions=scenario.conditions)
         promised, broken = outcome.batches, len({*outcome.missed, *outcome.unfinished})
+    complete(outcome)
     return Row(
         run=one,
         grams=outcome.grams,
@@ -127,9 +162,10 @@ def run(one: Run) -> Row:
         starting_g=sum(work.grams * work.starting_s / work.seconds for work in outcome.work if work.seconds > 0),
         idle_g=sum(work.grams for work in outcome.work if not work.batch_id),
         planning_s=outcome.planning_cpu_s,
-        ceiling_g=_ceiling_g(one.scenario, one.week) if one.by == "planner" else math.nan,
+        ceiling_g=_ceiling_g(one.scenario, one.week, one.days) if one.by == "planner" else None,
         promised=promised,
         broken=broken,
+        took_s=time.perf_counter() - began,
     )
 
 
@@ -142,14 +178,14 @@ def summed(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
     """Of one scenario, by policy: over all its weeks; `worst` is the week with the least saving. Empty where runs failed that all
     others are held against."""
     rows = list(rows)
-    ours, foresight = (OURS, FORESIGHT) if rows and rows[0].run.scenario in SOLVED else (GREEDY, GREEDY_FORESIGHT)
+    ours, foresight = yardsticks(rows[0].run.scenario) if rows else ("", "")
     by_policy = held_against(rows, (RUN_NOW, ours, foresight))
     if not by_policy:
         return {}
     now = {row.run.week: row.grams for row in by_policy[RUN_NOW]}
     total_g = sum(now.values())
     possible_g = total_g - sum(row.grams for row in by_policy[foresight])
-    ceiling_g = total_g - sum(row.ceiling_g for row in by_policy[RUN_NOW])
+    ceiling_g = total_g - sum(math.nan if row.ceiling_g is None else row.ceiling_g for row in by_policy[RUN_NOW])
     ours_g = {row.run.week: row.grams for row in by_policy[ours]}
     found: dict[str, dict[str, Any]] = {}
     for name, mine in by_policy.items():
@@ -218,7 +254,7 @@ def figures(found: dict[str, dict[str, dict[str, Any]]], failed: Iterable[Failed
         one = next((row for row in found.get(table, {}).values() if row["ours"]), None)
         return None if one is None else told(one[key], 4)
 
-    tables = {scenario: RUN_BY_SERVER[scenario] + WHOLE for scenario, _ in HEADLINES.values()}
+    tables = {scenario: RUN_BY_SERVER.get(scenario, scenario) + WHOLE for scenario, _ in HEADLINES.values()}
     by = {key: tables[scenario] if tables[scenario] in found else scenario for key, (scenario, _) in HEADLINES.items()}
     return {
         **{key: ours(by[key], column) for key, (_, column) in HEADLINES.items()},
@@ -237,66 +273,142 @@ def _rounded(row: dict[str, Any]) -> dict[str, float | None]:
 
 def main() -> None:
     """Run, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weeks", type=int, default=2, help="sampled weeks of the scenarios with a fleet")
-    parser.add_argument("--single-weeks", type=int, default=1, help="the same of single jobs")
-    every = [f"single, {window_h} h" for window_h in WINDOWS_H] + ["regions, exact", "regions", *LOADS]
-    parser.add_argument("--scenario", action="append", choices=every, help="only this one (may be repeated)")
-    parser.add_argument("--policy", action="append", help="only this one, beside those that shares are counted between")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--full", action="store_true", help="13 weeks with a fleet, a quarter of a year; six of single jobs")
-    parser.add_argument("--quick", action="store_true", help="a glance: the planner alone, a week of each scenario")
-    parser.add_argument("--picture", type=Path, help="folder for a picture of each table (SVG)")
-    asked = parser.parse_args()
+    asked = _asked()
     need_data(data_folder())
     print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores, data in {data_folder()}")
     carbon_grid.issued(data_folder(), cache_folder(), asked.jobs)  # learnt in processes of its own
     _provider()  # read once, before there are others
-    fleet_weeks, single_weeks = FULL if asked.full else (1, 1) if asked.quick else (asked.weeks, asked.single_weeks)
-    scenarios = asked.scenario or (every if asked.full else None)
-    found: dict[str, list[Row]] = defaultdict(list)
-    failed = _all(asked.jobs, "the planner alone:", list(runs(fleet_weeks, single_weeks, scenarios, asked.policy)), found)
-    if not asked.quick:
-        failed += _all(asked.jobs, "the whole server:", list(whole_runs(found, _summaries(found))), found)
-    summaries = _summaries(found)
+    plan = planned_blocks(asked)
+    budget = Budget(asked.minutes or math.inf, asked.jobs, kind_of)
+    print("\n".join(budget.said((block, likely(block, asked)) for block in plan)), flush=True)
+    found = Found(budget, asked.jobs, Kept(asked.rows, CODE) if asked.rows else None)
+    waiting: list[Run] = []
+    for block in plan:  # what the whole server runs of a block is known once the planner alone has run it
+        found.add([*waiting, *runs(block, asked.policy, asked.days)], str(block))
+        waiting = [] if asked.quick else found.by_server(block, asked.days)
+    found.add(waiting, "the rest")
+    summaries = found.summaries()
     for name, rows in summaries.items():
         show(name, rows)
         if asked.picture:
             points = [Point(policy, one["saved_pct"], one["misses_pct"], ours=one["ours"]) for policy, one in rows.items()]
             write(asked.picture / f"{name.replace(', ', '-').replace(' ', '-')}.svg", compared(name, points))
     show_differences(differences(summaries))
-    for one in failed:
+    for one in found.failed:
         print(f"FAILED, and left out with what was to be held against it: {one.run}: {one.why}")
-    print(json.dumps(figures(summaries, failed)))
+    for run_ in found.left_out:
+        print(f"LEFT OUT for lack of time: {run_}")
+    print(
+        json.dumps({**figures(summaries, found.failed), "left_out": [str(one) for one in found.left_out], "weeks": found.weeks()})
+    )
 
 
-def _summaries(found: dict[str, list[Row]]) -> dict[str, dict[str, dict[str, Any]]]:
-    return {name: summary for name, rows in found.items() if (summary := summed(rows))}
+def _asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weeks", type=int, default=2, help="sampled weeks of the scenarios with a fleet")
+    parser.add_argument("--single-weeks", type=int, default=2, help="the same of single jobs")
+    parser.add_argument("--days", type=int, default=7, help="of each of them in which work comes")
+    parser.add_argument("--scenario", action="append", choices=EVERY, help="only this one (may be repeated)")
+    parser.add_argument("--policy", action="append", help="only this one, beside those that shares are counted between")
+    parser.add_argument("--minutes", type=float, help="of time, after which nothing more begins: 37, without an end with --full")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rows", type=Path, help="file for rows as they come; those in it are not run again")
+    parser.add_argument(
+        "--full", action="store_true", help="all scenarios; 13 weeks with a fleet, a quarter of a year, 6 of jobs"
+    )
+    parser.add_argument("--quick", action="store_true", help="a glance: the planner alone, a week of each scenario")
+    parser.add_argument("--picture", type=Path, help="folder for a picture of each table (SVG)")
+    asked = parser.parse_args()
+    if asked.minutes is None and not asked.full:
+        asked.minutes = MINUTES
+    return asked
 
 
-def _all(jobs: int, what: str, plan: list[Run], found: dict[str, list[Row]]) -> list[Failed[Run]]:
-    """Run them, by table into `found`; those that failed."""
-    remaining, failed = Remaining(what, len(plan), "runs"), list[Failed[Run]]()
-    for one in ran(run, plan, jobs):
+def planned_blocks(asked: argparse.Namespace) -> list[Block]:
+    """What is to be run, in order of worth."""
+    fleet_weeks, single_weeks = FULL if asked.full else (1, 1) if asked.quick else (asked.weeks, asked.single_weeks)
+    counts = {name: single_weeks if name.startswith("single") else fleet_weeks for name in USUAL}
+    counts["single, 48 h"] = counts["single, 6 h"] = min(1, single_weeks) if not asked.full else single_weeks
+    bad_weeks = BAD_WEEKS if asked.full else fleet_weeks
+    others = {name: fleet_weeks if name in LOADS else bad_weeks for name in EVERY if name not in USUAL}
+    named = asked.scenario or (EVERY if asked.full else USUAL)
+    return blocks({name: count for name, count in {**counts, **others}.items() if name in named}, FIRST, LAST, SEED)
+
+
+def kind_of(one: Run) -> tuple[str, float]:
+    """What others take as long as a run, and a guess at its seconds."""
+    solved = "planner" in one.policy
+    return f"{one.table}, {'solved' if solved else 'simple'}", guess_s(one, solved=solved)
+
+
+def likely(block: Block, asked: argparse.Namespace) -> list[Run]:
+    """What of a block will be run. Which of the others the whole server runs is not known before."""
+    alone = list(runs(block, asked.policy, asked.days))
+    names = [one.policy for one in alone if one.policy in (RUN_NOW, *yardsticks(block.scenario))]
+    names += [one.policy for one in alone if one.policy not in names and "greedy" not in one.policy][:PUBLISHED]
+    return alone if asked.quick else [*alone, *whole_runs(block.scenario, [block.week], names, asked.days)]
+
+
+class Found:
+    """What was run, by table."""
+
+    def __init__(self, budget: Budget, jobs: int, kept: Kept | None) -> None:
+        self._rows: dict[str, list[Row]] = defaultdict(list)
+        self._budget, self._jobs, self._kept = budget, jobs, kept
+        self._served: dict[str, list[str]] = {}
+        self.failed: list[Failed[Run]] = []
+        self.left_out: list[Run] = []
+
+    def add(self, plan: Sequence[Run], what: str) -> None:
+        """Run these, as far as there is time."""
+        known = self._kept.rows if self._kept else {}
+        for row in [known[one] for one in plan if one in known]:
+            self._rows[row.run.table].append(row)
+        todo = [one for one in plan if one not in known]
+        remaining = Remaining(f"until {what}:", len(todo), "runs")
+        for one in ran(run, todo, self._jobs, self._budget.fits):
+            self._take(one)
+            remaining.done()
+
+    def _take(self, one: Row | Failed[Run] | LeftOut[Run]) -> None:
         if isinstance(one, Failed):
-            failed.append(one)
+            self.failed.append(one)
+        elif isinstance(one, LeftOut):
+            self.left_out.append(one.run)
         else:
-            found[one.run.table].append(one)
-        remaining.done()
-    return failed
+            self._rows[one.run.table].append(one)
+            self._budget.learn(one)
+            if self._kept:
+                self._kept.add(one)
+
+    def by_server(self, block: Block, days: int) -> list[Run]:
+        """What the whole server is to run of a block: in all weeks of a scenario the policies that its first week chose."""
+        if block.scenario not in self._served:
+            summary = summed(self._rows[block.scenario])
+            if not summary:
+                return []
+            self._served[block.scenario] = worth_it(summary)
+        return list(whole_runs(block.scenario, [block.week], self._served[block.scenario], days))
+
+    def summaries(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """By table and policy."""
+        return {name: summary for name, rows in sorted(self._rows.items()) if (summary := summed(rows))}
+
+    def weeks(self) -> dict[str, list[str]]:
+        """That each table is of."""
+        used = {
+            name: held_against(rows, (RUN_NOW, *yardsticks(rows[0].run.scenario))) for name, rows in self._rows.items() if rows
+        }
+        return {name: [f"{row.run.week:%Y-%m-%d}" for row in by[RUN_NOW]] for name, by in sorted(used.items()) if by}
 
 
-def runs(fleet_weeks: int, single_weeks: int, scenarios: list[str] | None, names: list[str] | None) -> Iterable[Run]:
-    """All that is to be run, by scenario and week, so that a process reads the forecasts of a week once. `scenarios`: where None
-    all but those of one site."""
-    every = {f"single, {window_h} h": single_weeks for window_h in WINDOWS_H}
-    every |= {"regions, exact": fleet_weeks, "regions": fleet_weeks}
-    asked = list(every) if scenarios is None else scenarios
-    for name, count in (every | dict.fromkeys(LOADS, fleet_weeks)).items():
-        for week in weeks(FIRST, LAST, count, SEED) if name in asked else []:
-            for policy in policies(name, drawn(name, week).scene.fleet):
-                if not names or policy in {*names, RUN_NOW, OURS, FORESIGHT, GREEDY, GREEDY_FORESIGHT}:
-                    yield Run(name, week, policy)
+def runs(block: Block, names: list[str] | None, days: int) -> Iterable[Run]:
+    """What the planner alone runs of a block: first what the others are held against, which takes the longest."""
+    first = [*yardsticks(block.scenario), RUN_NOW]
+    every = policies(block.scenario, drawn(block.scenario, block.week, days).scene.fleet)
+    for policy in [*first, *(name for name in every if name not in first)]:
+        if not names or policy in {*names, *first, GREEDY, GREEDY_FORESIGHT}:
+            yield Run(block.scenario, block.week, policy, days=days)
 
 
 if __name__ == "__main__":

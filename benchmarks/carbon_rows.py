@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from collections.abc import Collection, Iterable
 from datetime import datetime
+from pathlib import Path
 from typing import Literal
 
 import msgspec
+
+from batchsched.errors import InvalidValue
 
 By = Literal["planner", "server"]
 """Simulated by the planner alone, hour by hour, or by the whole server with modelled executors."""
@@ -21,6 +26,7 @@ class Run(msgspec.Struct, frozen=True):
     week: datetime
     policy: str
     by: By = "planner"
+    days: int = 7
 
     @property
     def table(self) -> str:
@@ -28,11 +34,11 @@ class Run(msgspec.Struct, frozen=True):
         return self.scenario + WHOLE if self.by == "server" else self.scenario
 
     def __str__(self) -> str:
-        return f"{self.policy} ({self.table}, week of {self.week:%Y-%m-%d})"
+        return f"{self.policy} ({self.table}, {'week' if self.days == 7 else f'{self.days} days'} of {self.week:%Y-%m-%d})"
 
 
 class Row(msgspec.Struct, frozen=True):
-    """What it came to. `ceiling_g`: of the planner alone; NaN else, where luck is drawn that the bound does not know."""
+    """What it came to. `ceiling_g`: of the planner alone; None else, where luck is drawn that the bound does not know."""
 
     run: Run
     grams: float
@@ -46,11 +52,49 @@ class Row(msgspec.Struct, frozen=True):
     starting_g: float
     idle_g: float
     planning_s: float
-    ceiling_g: float
+    ceiling_g: float | None
     promised: int = 0
     """Batches that a server called feasible when they came; of the planner alone, which makes no promise, all."""
     broken: int = 0
     """Of those, not done in time."""
+    took_s: float = 0.0
+    """By the clock."""
+
+
+class Kept:
+    """Rows in a file, a line each as they come, so that a run which was stopped goes on. The first line says of which code."""
+
+    def __init__(self, path: Path, folders: Iterable[Path]) -> None:
+        """Raises InvalidValue where the file's rows are of other code than that in these folders."""
+        self._path, mine = path, digest(folders)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(mine + "\n")
+        elif not path.read_bytes().endswith(b"\n"):  # it was stopped in the middle of a line
+            with path.open("ab") as file:
+                file.write(b"\n")
+        first, *lines = path.read_text().splitlines()
+        if first != mine:
+            raise InvalidValue(f"The rows in {path} were made by other code: move the file away.", param="rows")
+        self.rows = {row.run: row for row in (msgspec.json.decode(line, type=Row) for line in lines if line.endswith("}"))}
+
+    def add(self, row: Row) -> None:
+        """One more."""
+        self.rows[row.run] = row
+        with self._path.open("ab") as file:
+            file.write(msgspec.json.encode(row) + b"\n")
+
+
+def digest(folders: Iterable[Path]) -> str:
+    """Of all Python files in these folders, links followed."""
+    found = hashlib.sha256()
+    for folder in folders:
+        for where, inner, names in os.walk(folder, followlinks=True):
+            inner.sort()
+            for name in sorted(names):
+                if name.endswith(".py"):
+                    found.update(f"{Path(where).relative_to(folder) / name}\n".encode() + (Path(where) / name).read_bytes())
+    return found.hexdigest()
 
 
 def share(part: float, of: float) -> float:

@@ -8,58 +8,55 @@ sample of zones, in which the planner alone runs the same jobs of the same polic
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from batchsched.simulate import Conditions, Grid, Outcome, Policy, backtest
 from batchsched.simulate.scenarios import Scenario
-from benchmarks.carbon_rows import WHOLE, Row, Run
+from benchmarks.carbon_rows import WHOLE, Run
 
 SAMPLE = ("CISO", "ERCO", "PJM")
 """Much, some and little to be saved by waiting: 41, 20 and 8 % of a job of 6 h in 48 h, over the years of the data."""
 SAMPLED = ", 3 zones"
-RUN_BY_SERVER = {
-    "single, 24 h": f"single, 24 h{SAMPLED}",
-    "single, 96 h": f"single, 96 h{SAMPLED}",
-    "regions, exact": "regions, exact",
-    "regions": "regions",
-}
-"""By scenario of the planner alone: the one that the whole server runs."""
+RUN_BY_SERVER = {"single, 24 h": f"single, 24 h{SAMPLED}", "single, 96 h": f"single, 96 h{SAMPLED}"}
+"""By scenario of the planner alone: the one that the whole server runs, where it is another one."""
+ALONE = ("single, 6 h", "single, 48 h")
+"""The whole server runs these not at all."""
 PUBLISHED = 2
 EXACT = Conditions(sigma_own=0.0, sigma_chunk=0.0, sigma_watts=0.0, sigma_start=0.0, failures_per_replica_h=0.0)
 """Work takes what profiles say, and nothing fails. What the server makes of its profile runs it still has to find out."""
 LATE_S = 1.0
 
 
-def conditions_of(scenario: str) -> Conditions:
-    """All but `regions` is exact."""
-    return Conditions() if scenario == "regions" else EXACT
+def conditions_of(scenario: Scenario) -> Conditions:
+    """Single jobs, and `regions, exact`, are exact; the others as they say themselves."""
+    exact = scenario.name.startswith("single") or scenario.name.endswith("exact")
+    return EXACT if exact else scenario.conditions
 
 
 def served(scenario: Scenario, grid: Grid, policy: Policy) -> tuple[Outcome, int, int]:
     """What the whole server makes of it; how many batches it called feasible, and how many of those were late."""
-    outcome, records = backtest(scenario.scene, grid, policy, conditions_of(scenario.name))
+    outcome, records = backtest(scenario.scene, grid, policy, conditions_of(scenario))
     promised = [one for one in records.completions if one.feasible]
     broken = [one for one in promised if one.finished_s is None or one.finished_s > one.deadline_s + LATE_S]
     return outcome, len(promised), len(broken)
 
 
-def whole_runs(found: Mapping[str, Sequence[Row]], summaries: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[Run]:
-    """After the planner alone has run: of each scenario the weeks that it ran, and the policies that are worth it."""
-    for scenario, runs_on in RUN_BY_SERVER.items():
-        if scenario in summaries:
-            names = worth_it(summaries[scenario])
-            for week in sorted({row.run.week for row in found[scenario]}):
-                if runs_on != scenario:
-                    yield from (Run(runs_on, week, name) for name in names)
-                yield from (Run(runs_on, week, name, "server") for name in names)
+def whole_runs(scenario: str, weeks: Iterable[datetime], names: Sequence[str], days: int = 7) -> Iterator[Run]:
+    """After the planner alone has run a scenario in these weeks: the policies that are worth it."""
+    runs_on = RUN_BY_SERVER.get(scenario, scenario)
+    for week in weeks if scenario not in ALONE else ():
+        if runs_on != scenario:
+            yield from (Run(runs_on, week, name, days=days) for name in names)
+        yield from (Run(runs_on, week, name, "server", days) for name in names)
 
 
 def worth_it(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Run now, ours, foresight of the same planner, and the best of the others: the least grams, at no more misses than ours
     where there are such."""
     ours = next(name for name, one in summary.items() if one["ours"])
-    mine = ["run now", ours, f"{ours}, perfect foresight"]
+    mine = [ours, f"{ours}, perfect foresight", "run now"]
     others = [name for name in summary if name not in mine and "greedy" not in name and "planner" not in name]
     allowed = summary[ours]["misses_pct"]
     best = sorted(others, key=lambda name: (summary[name]["misses_pct"] > allowed, summary[name]["kg"]))

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from batchsched.simulate import POLICIES, Grid, simulate
+from batchsched.errors import InvalidValue
+from batchsched.simulate import POLICIES, Grid, Outcome, simulate
 from batchsched.simulate.drawn import Drawn
 from batchsched.simulate.rolling import hours_of
 from batchsched.simulate.scenarios import regions, single
 from benchmarks import carbon
-from benchmarks.attempts import Failed, ran
-from benchmarks.carbon_rows import By, Row, Run
+from benchmarks.attempts import Failed, Incomplete, LeftOut, complete, ran
+from benchmarks.carbon_plan import Block, Budget, guess_s
+from benchmarks.carbon_rows import By, Kept, Row, Run
 from benchmarks.carbon_whole import EXACT, SAMPLE, conditions_of, differences, served, whole_runs, worth_it
 
 WEEK = datetime(2022, 7, 2, tzinfo=UTC)
@@ -129,20 +133,118 @@ def test_a_run_that_fails_costs_no_other_and_is_told() -> None:
     assert carbon.summed(one for one in rows if one.run.policy != carbon.OURS) == {}
 
 
+def die_on_three(number: int) -> int:
+    """The process is killed, as for want of memory."""
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 10 * number
+
+
+@pytest.mark.slow
+def test_who_runs_beside_one_that_is_killed_is_not_given_up() -> None:
+    came = list(ran(die_on_three, range(1, 7), 2))
+    failed = [one for one in came if isinstance(one, Failed)]
+    assert [one.run for one in failed] == [3]
+    assert sorted(one for one in came if isinstance(one, int)) == [10, 20, 40, 50, 60]
+
+
+def test_nothing_begins_for_which_there_is_no_time() -> None:
+    came = list(ran(abs, [-1, -2, -3], 1, lambda number: number != -2))
+    assert came == [1, LeftOut(-2), 3]
+
+
+def test_work_that_was_left_undone_is_no_saving() -> None:
+    done = Outcome("EDF", 2)
+    assert complete(done) is done
+    for wrong in (Outcome("EDF", 2, unfinished=["a"]), Outcome("EDF", 2, given_up={"a": 3.0})):
+        with pytest.raises(Incomplete):
+            complete(wrong)
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[Block]:
+    monkeypatch.setattr("sys.argv", ["carbon", *words])
+    return carbon.planned_blocks(carbon._asked())  # pyright: ignore[reportPrivateUsage]
+
+
+def test_what_is_worth_most_is_run_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = asked(monkeypatch)
+    assert [block.scenario for block in found[:4]] == ["regions", "single, 24 h", "single, 96 h", "regions, exact"]
+    assert [block.scenario for block in found[4:8]] == [block.scenario for block in found[:4]], "then second weeks of all"
+    assert [block.scenario for block in found[8:]] == ["single, 48 h", "single, 6 h"]
+    assert found[4].week != found[0].week
+    assert {block.week for block in asked(monkeypatch, "--weeks", "1", "--single-weeks", "1")} == {found[0].week}
+    full = asked(monkeypatch, "--full")
+    assert {block.scenario for block in full} == set(carbon.EVERY)
+    assert sum(block.scenario == "regions" for block in full) == 13
+
+
 def test_every_scenario_has_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carbon, "drawn", lambda name, week: regions(("CISO", "DE"), week, 1, 1))
-    runs = list(carbon.runs(2, 1, None, None))
-    by_scenario = {name: {run.week for run in runs if run.scenario == name} for name in {run.scenario for run in runs}}
-    assert {name: len(found) for name, found in by_scenario.items()} == {
-        **{f"single, {hours} h": 1 for hours in carbon.WINDOWS_H},
-        "regions, exact": 2,
-        "regions": 2,
-    }
-    assert carbon.OURS in {run.policy for run in runs if run.scenario == "regions"}
-    assert carbon.OURS not in {run.policy for run in runs if run.scenario == "single, 24 h"}
-    assert "least money" in {run.policy for run in runs}
-    few = {run.policy for run in carbon.runs(1, 1, ["regions"], ["EDF"])}
+    monkeypatch.setattr(carbon, "drawn", lambda name, week, days: regions(("CISO", "DE"), week, 1, 1))
+    fleet = list(carbon.runs(Block("regions", WEEK), None, 3))
+    assert {(run.week, run.days) for run in fleet} == {(WEEK, 3)}
+    assert [run.policy for run in fleet[:3]] == [carbon.OURS, carbon.FORESIGHT, carbon.RUN_NOW], "the longest, and what all need"
+    assert "least money" in {run.policy for run in fleet}
+    assert len({run.policy for run in fleet}) == len(fleet)
+    alone = list(carbon.runs(Block("single, 24 h", WEEK), None, 7))
+    assert carbon.OURS not in {run.policy for run in alone}
+    few = {run.policy for run in carbon.runs(Block("regions", WEEK), ["EDF"], 7)}
     assert few == {"EDF", carbon.RUN_NOW, carbon.OURS, carbon.FORESIGHT, carbon.GREEDY, carbon.GREEDY_FORESIGHT}
+
+
+def test_a_run_fits_if_it_may_take_as_long_as_the_longest_of_its_kind() -> None:
+    clock = [0.0]
+    budget = Budget(10, 2, lambda run: (run.scenario, 100.0), lambda: clock[0])
+    run = Run("regions", WEEK, "EDF")
+    clock[0] = 490.0
+    assert budget.fits(run)
+    budget.learn(msgspec.structs.replace(row("EDF", 100), took_s=200.0))
+    assert not budget.fits(run)
+    assert not budget.fits(Run("site", WEEK, "EDF")), "the machine is half as fast as was thought"
+    clock[0] = 400.0
+    assert budget.fits(run)
+    said = list(budget.said([(Block("regions", WEEK), [run] * 3), (Block("site", WEEK), [run] * 10)]))
+    assert said[1:] == [
+        "- regions, week of 2022-07-02: 3 runs, 5.0 minutes of a processor",
+        "- site, week of 2022-07-02: 10 runs, 16.7 minutes of a processor; will hardly fit",
+    ]
+
+
+def test_what_the_whole_thing_takes_is_known_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carbon, "drawn", lambda name, week, days: regions(("CISO", "DE"), week, 1, 1))
+    monkeypatch.setattr("sys.argv", ["carbon"])
+    said = carbon._asked()  # pyright: ignore[reportPrivateUsage]
+    first = asked(monkeypatch)[:4]
+    needed_s = sum(guess_s(run, solved="planner" in run.policy) for block in first for run in carbon.likely(block, said))
+    assert needed_s / 2 < carbon.MINUTES * 60, "a week of each that a goal is set for fits on two cores"
+
+
+def test_rows_are_kept_for_the_same_code_alone(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "a.py").write_text("a = 1")
+    path = tmp_path / "out" / "rows.jsonl"
+    mine = msgspec.structs.replace(row("EDF", 100), ceiling_g=None)
+    Kept(path, [code]).add(mine)
+    with path.open("ab") as file:
+        file.write(b'{"run":{"scen')  # it was stopped there
+    other = row("FIFO", 100)
+    Kept(path, [code]).add(other)
+    assert Kept(path, [code]).rows == {mine.run: mine, other.run: other}
+    (code / "a.py").write_text("a = 2")
+    with pytest.raises(InvalidValue):
+        Kept(path, [code])
+
+
+@pytest.mark.slow
+def test_harder_scenarios_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Online users, and days on which something goes wrong: with what their conditions and feeds are."""
+    monkeypatch.setattr(carbon, "_provider", lambda: Drawn(WEEK, 400, 1))
+    monkeypatch.setattr(carbon, "SITES", ("CISO", "DE"))
+    for name in ("shared 25", "lost pool", "broken feed"):
+        found = carbon.run(Run(name, WEEK, "greedy", days=1))
+        assert found.batches > 10
+        assert found.ceiling_g is not None
+        assert found.grams > found.ceiling_g > 0
 
 
 def test_how_far_apart_is_of_paired_weeks() -> None:
@@ -191,17 +293,20 @@ def test_the_whole_server_runs_ours_and_the_best_published_ones() -> None:
         )
     ]
     summary = carbon.summed(rows)
-    assert worth_it(summary) == [carbon.RUN_NOW, carbon.GREEDY, carbon.GREEDY_FORESIGHT, "best", "second"]
-    runs = list(whole_runs({"single, 24 h": rows}, {"single, 24 h": summary}))
+    names = worth_it(summary)
+    assert names == [carbon.GREEDY, carbon.GREEDY_FORESIGHT, carbon.RUN_NOW, "best", "second"]
+    runs = list(whole_runs("single, 24 h", [WEEK], names))
     assert {run.scenario for run in runs} == {"single, 24 h, 3 zones"}
     assert [run.by for run in runs] == ["planner"] * 5 + ["server"] * 5
     assert {run.table for run in runs} == {"single, 24 h, 3 zones", "single, 24 h, 3 zones, whole server"}
-    assert list(whole_runs({}, {})) == []
+    assert [run.by for run in whole_runs("regions", [WEEK], names)] == ["server"] * 5
+    assert list(whole_runs("single, 6 h", [WEEK], names)) == []
 
 
 def test_only_the_scenario_of_everything_has_luck() -> None:
-    assert conditions_of("regions").sigma_chunk > 0
-    assert conditions_of("regions, exact") == conditions_of("single, 24 h") == EXACT
+    assert conditions_of(regions(("DE",), WEEK, 1, 1)).sigma_chunk > 0
+    exact = (regions(("DE",), WEEK, 1, 1, exact=True), single(("DE",), WEEK, 1, 24))
+    assert [conditions_of(one) for one in exact] == [EXACT, EXACT]
     assert differences({"regions": {}}) == {}
 
 
