@@ -102,6 +102,10 @@ dist: $(ENV) ## build the wheel and the sdist into dist/
 	@rm -rf dist
 	@$(PY) -m hatchling build -d dist
 
+docs-site: $(ENV) ## make a site of docs/ in build/site; links and anchors that lead nowhere are errors
+	@$(PY) -m sphinx -q -W --keep-going -d build/site-trees docs build/site
+	@echo "build/site/index.html"
+
 lock: $(ENV) ## resolve the lock files for pyproject.toml (ARGS=--upgrade takes the newest of everything)
 	@$(PY) tools/make_env.py lock $(ARGS)
 
@@ -123,4 +127,4 @@ $(PEERS): locks/peers.txt tools/make_env.py | $(ENV)
 .models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
 	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
 
-.PHONY: help env engine-env llama-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-ablations bench-carbon bench-carbon-full bench-meter bench-cpu-beside bench-spare bench-cli chaos docs dist lock clean
+.PHONY: help env engine-env llama-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-ablations bench-carbon bench-carbon-full bench-meter bench-cpu-beside bench-spare bench-cli chaos docs docs-site dist lock clean
