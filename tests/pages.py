@@ -99,9 +99,9 @@ def complaint(line: str) -> str | None:
                 return f"{parameter.name} is missing"
             if isinstance(parameter, click.Option) and parameter.required and not value:
                 return f"{parameter.opts[0]} is missing"
-            kind: Any = parameter.type
-            if isinstance(value, str) and isinstance(kind, click.Choice | click.types.IntParamType):
-                kind.convert(value, parameter, context)
+            convert: Any = parameter.type.convert
+            if isinstance(value, str) and isinstance(parameter.type, click.Choice | click.types.IntParamType):
+                convert(value, parameter, context)
     except click.UsageError as problem:
         return problem.format_message()
     return f"it takes no {rest[0]!r}" if rest and not isinstance(command, click.Group) else None
