@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, false, func, literal, or_, select, update
 
 from batchsched.errors import Conflict, NotFound
-from batchsched.queue import books, deliveries
+from batchsched.queue import books, deliveries, ledger
 from batchsched.queue.hot import Hot, enter
 from batchsched.queue.rows import Row, beyond, every
 from batchsched.queue.states import BATCH_TRANSITIONS, OPEN, TERMINAL, sources
@@ -121,6 +121,7 @@ def move(
     if target in TERMINAL:
         books.open_at(connection, batch_id, now)
         deliveries.announce(connection, batch_id, target, now)
+        ledger.bump(connection, f"batches_ended_total:{target}")
 
 
 @cache

@@ -20,6 +20,7 @@ from batchsched.forecasts import open_provider
 from batchsched.lines.rules import Rules
 from batchsched.queue.database import Database
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS
+from batchsched.server.counting import HISTOGRAMS
 from batchsched.wire import ReleaseReason
 from tools import make_docs
 
@@ -230,6 +231,6 @@ def test_every_metric_is_documented() -> None:
     bumped = set(re.findall(r'ledger\.bump\(connection, f?"(\w+_total|released_\{message\.reason\}_total)[":]', code))
     reasons = get_args(ReleaseReason)
     names = {name for bump in bumped for name in ([f"released_{r}_total" for r in reasons] if "{" in bump else [bump])}
-    names |= set(re.findall(r'Gauge\("batchsched_(\w+)"', code))
+    names |= set(re.findall(r'Gauge\("batchsched_(\w+)"', code)) | set(HISTOGRAMS)
     documented = set(re.findall(r"`batchsched_(\w+)", (ROOT / "docs" / "metrics.md").read_text()))
     assert documented == names

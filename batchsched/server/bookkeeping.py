@@ -6,17 +6,19 @@ five weeks; what has changed is entered as a difference.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
-from batchsched.carbon.books import Posting, corrections
+from batchsched.carbon.books import Posting, corrections, lines
 from batchsched.clock import Clock
 from batchsched.queue import batches, books, ledger, spending
 from batchsched.queue.database import Database
 from batchsched.queue.rows import Row
 from batchsched.queue.tenancy import ANY
+from batchsched.server import counting
 from batchsched.server.accounts import Accounts
 
 AT_A_TIME = 20
@@ -52,9 +54,17 @@ class Bookkeeping:
             seen = books.of_batch(connection, batch_id)
         booked = [posting(row) for row in seen]
         news = corrections(self._accounts.entries(work), self._accounts.wasted(wasted), self._accounts.truth, booked)
+        known, saved_g = _known([*booked, *news]) and not _known(booked), None
+        if news and known:  # for the first time all of its grams are known
+            saved_g = self._accounts.report(batch, work).saved_g
         with self._database.write() as connection:
             entries = [msgspec.structs.asdict(each) for each in news]
             books.add(connection, batch_id, len(seen), entries, now, _due_at(batch, now))
+            counting.note_books(connection, news)
+            if news and not seen:
+                counting.note_times(connection, batch, work, _ended_at(batch) or now)
+            if saved_g is not None:
+                counting.note_saving(connection, saved_g)
         return news
 
 
@@ -63,8 +73,19 @@ def posting(row: Row) -> Posting:
     return Posting(**{name: row[name] for name in Posting.__struct_fields__})
 
 
+def _known(entries: Iterable[Posting]) -> bool:
+    """Are the grams of all of it known?"""
+    found = lines(entries)
+    return bool(found) and all(line.grams is not None for line in found.values())
+
+
+def _ended_at(batch: Row) -> datetime | None:
+    ended: Any = max((batch[name] for name in _ENDS if batch[name]), default=None)
+    return ended  # type: ignore[no-any-return]
+
+
 def _due_at(batch: Row, now: datetime) -> datetime | None:
-    ended: Any = max((batch[name] for name in _ENDS if batch[name]), default=now)
+    ended = _ended_at(batch) or now
     if now - ended > SELDOM_FOR:
         return None
     return now + (OFTEN if now - ended < OFTEN_FOR else SELDOM)
