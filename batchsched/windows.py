@@ -176,6 +176,16 @@ def starts(window: Window, start: datetime, end: datetime) -> list[datetime]:
     return sorted({at for day in _days(window, start, end) for at in _of_day(window, day) if start <= at <= end})
 
 
+def next_start(window: Window, after: datetime) -> datetime | None:
+    """The first instant after this one at which its cron line opens it; None where it never does."""
+    ahead = _DAY
+    while ahead < 4 * _LONGEST_WAIT:
+        if found := [at for at in starts(window, after, after + ahead) if at > after]:
+            return found[0]
+        ahead *= 4
+    return None
+
+
 def _days(window: Window, start: datetime, end: datetime) -> Iterator[date]:
     """The days on the window's calendar, with one more on either side, on which it opens."""
     cron, zone = parse_cron(window.cron), ZoneInfo(window.timezone)

@@ -64,6 +64,11 @@ def usable(connection: Connection, now: datetime) -> list[Row]:
     return every(connection, select(keys).where(*alive).order_by(keys.c.id).with_for_update())
 
 
+def over(key: Row, now: datetime) -> bool:
+    """Was it revoked, or is its time over?"""
+    return bool(key["revoked_at"] or (key["expires_at"] and key["expires_at"] <= now))
+
+
 def used(connection: Connection, key_id: str, now: datetime) -> None:
     """Note that a key is in use, at most once a minute."""
     stale = or_(keys.c.last_used_at.is_(None), keys.c.last_used_at <= now - USE_NOTED_EVERY)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -34,18 +34,28 @@ _WIN = _FIRST.on_conflict_do_update(
     set_={
         "epoch": leadership.c.epoch + 1,
         "server_id": _FIRST.excluded.server_id,
+        "inputs": _FIRST.excluded.inputs,
         "since": _FIRST.excluded.since,
     },
 ).returning(leadership.c.epoch)
 
 
+def has_inputs(connection: Connection) -> bool | None:
+    """Has the server that leads, or led last, a folder of recurring jobs' files? None: that is not known."""
+    found: bool | None = connection.scalar(select(leadership.c.inputs))
+    return found
+
+
 class Leadership:
     """This server's part in the election. On SQLite there is one server, and it leads from its start."""
 
-    def __init__(self, database: Database, server_id: str, clock: Clock, won: Callable[[], None]) -> None:
-        """`won` is called each time this server is about to lead; where it raises, the server does not, and tries again."""
+    def __init__(
+        self, database: Database, server_id: str, clock: Clock, won: Callable[[], None], *, inputs: bool = False
+    ) -> None:
+        """`won` is called each time this server is about to lead; where it raises, the server does not, and tries again.
+        `inputs`: has it a folder of recurring jobs' files?"""
         self._database = database
-        self._server_id = server_id
+        self._server_id, self._inputs = server_id, inputs
         self._clock = clock
         self._won = won
         self._epoch = 0
@@ -109,7 +119,7 @@ class Leadership:
             self._let_go()
 
     def _enter(self, connection: Connection) -> None:
-        row = {"id": 1, "epoch": 1, "server_id": self._server_id, "since": self._clock.now()}
+        row = {"id": 1, "epoch": 1, "server_id": self._server_id, "since": self._clock.now(), "inputs": self._inputs}
         self._epoch = int(connection.execute(_WIN, row).scalar_one())
 
     def _let_go(self) -> None:

@@ -30,6 +30,8 @@ class ScheduleRow(SQLModel, table=True):
     paused_at: datetime | None = None
     looked_at: datetime
     """What was due until then has been seen to."""
+    made_by: str | None = None
+    """Who made or resumed it, as the audit log names them: where that is a key which is over, it stops."""
 
 
 class ReleaseRow(SQLModel, table=True):
@@ -40,6 +42,7 @@ class ReleaseRow(SQLModel, table=True):
         CheckConstraint("state IN ('failed', 'skipped', 'submitted')", name="release_state_known"),
         CheckConstraint("(state = 'submitted') = (batch_id IS NOT NULL)", name="submitted_has_batch"),
         Index("releases_by_schedule", "tenant", "schedule", "id"),
+        Index("releases_by_age", "state", "at"),
     )
 
     id: int | None = Field(default=None, primary_key=True)

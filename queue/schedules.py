@@ -16,6 +16,9 @@ from batchsched.queue.states import TERMINAL
 from batchsched.queue.tables import batches, releases, schedules
 from batchsched.queue.tenancy import Tenant, owned
 
+AT_ONCE = 1000
+"""Files that one statement asks for: databases bound its parameters."""
+
 
 def add(connection: Connection, *, tenant: str, name: str, **values: Any) -> None:
     """A new one. Raises Conflict where the name is taken."""
@@ -39,7 +42,7 @@ def get(connection: Connection, tenant: str, name: str, *, lock: bool = False) -
 
 
 def change(connection: Connection, tenant: str, name: str, **values: Any) -> None:
-    """`paused_at`, `looked_at`."""
+    """`paused_at`, `looked_at`, `made_by`."""
     connection.execute(update(schedules).where(schedules.c.tenant == tenant, schedules.c.name == name).values(**values))
 
 
@@ -56,6 +59,24 @@ def released(connection: Connection, schedule: Row, **values: Any) -> None:
     connection.execute(insert(releases).values(row))
 
 
+def unchanged(connection: Connection, schedule: Row, *, due_at: datetime, at: datetime, note: str) -> None:
+    """Note that nothing came of a time, and why; where the last entry says the same, in its place: a folder that is watched by
+    the minute would bury what matters."""
+    mine = releases.c.tenant == schedule["tenant"], releases.c.schedule == schedule["name"]
+    last = first(connection, select(releases).where(*mine).order_by(releases.c.id.desc()).limit(1))
+    if last and (last["state"], last["note"]) == ("skipped", note):
+        connection.execute(update(releases).where(releases.c.id == last["id"]).values(due_at=due_at, at=at))
+    else:
+        released(connection, schedule, due_at=due_at, at=at, state="skipped", note=note)
+
+
+def forget(connection: Connection, before: datetime, limit: int) -> None:
+    """Remove the oldest of what is older and became no batch. By what did, new files are told from those that were taken."""
+    old = select(releases.c.id).where(releases.c.state.in_(["failed", "skipped"]), releases.c.at < before)
+    some = old.order_by(releases.c.at).limit(limit).scalar_subquery()
+    connection.execute(delete(releases).where(releases.c.id.in_(some)))
+
+
 def history(connection: Connection, tenant: str, name: str, limit: int) -> list[Row]:
     """What came of it, newest first."""
     mine = releases.c.tenant == tenant, releases.c.schedule == name
@@ -65,7 +86,12 @@ def history(connection: Connection, tenant: str, name: str, limit: int) -> list[
 def taken(connection: Connection, schedule: Row, marks: Sequence[str]) -> set[str]:
     """Of these files, by their marks, those that became batches already."""
     mine = releases.c.tenant == schedule["tenant"], releases.c.schedule == schedule["name"], releases.c.state == "submitted"
-    return set(connection.scalars(select(releases.c.mark).where(*mine, releases.c.mark.in_(marks))))
+    query = select(releases.c.mark).where(*mine)
+    return {
+        mark
+        for n in range(0, len(marks), AT_ONCE)
+        for mark in connection.scalars(query.where(releases.c.mark.in_(marks[n : n + AT_ONCE])))
+    }
 
 
 def seen_to(connection: Connection, schedule: Row, due_at: datetime) -> set[str]:

@@ -337,6 +337,8 @@ class LeadershipRow(SQLModel, table=True):
     epoch: int = Field(default=0, sa_type=BigInteger)
     server_id: str = ""
     since: datetime
+    inputs: bool | None = None
+    """Has it a folder of recurring jobs' files? None: one of an older version leads."""
 
 
 class KeyRow(SQLModel, table=True):

@@ -15,18 +15,31 @@ from batchsched import AsyncClient, Client
 from batchsched.cli.main import cli
 from batchsched.client.schedules import Release
 from batchsched.clock import ManualClock
-from batchsched.errors import BatchschedError, Conflict, InvalidValue, NotFound
+from batchsched.errors import BatchschedError, Conflict, InvalidRequest, InvalidValue, NotFound
 from batchsched.queue import audit, schedules
 from batchsched.queue.database import Database
 from batchsched.queue.tenancy import ANY
-from batchsched.server import recurring
-from batchsched.server.recurring import Recurring, by_rule, check_pattern, filled, found_below
+from batchsched.server import recurring, releasing
+from batchsched.server.inputs import check_pattern, filled, found_below
+from batchsched.server.recurring import Recurring
+from batchsched.server.releasing import by_rule
 from batchsched.wire import PREFIX
-from tests.live import BASIC, LiveServer, live_server, requests
+from tests.live import BASIC, LiveServer, live_server, requests, wait_for
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 JOB: dict[str, Any] = {"cron": "0 * * * *", "file": "in.jsonl", "deadline": "10h"}
+ROW: dict[str, Any] = {
+    "cron": "0 * * * *",
+    "timezone": "UTC",
+    "file": "in.jsonl",
+    "endpoint": "/v1/chat/completions",
+    "options": {"deadline": "10h"},
+    "missed": "once",
+    "overlap": False,
+    "created_at": NOW,
+    "looked_at": NOW - HOUR,
+}
 
 
 @pytest.fixture
@@ -44,7 +57,8 @@ def inputs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(tmp_path: Path, inputs: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> Generator[LiveServer]:
-    monkeypatch.setattr(recurring, "ROUND_S", 3600.0)  # the tests say when
+    monkeypatch.setattr(recurring, "LOOK_AGAIN_S", 3600.0)
+    monkeypatch.setattr(Recurring, "poke", lambda _: None)  # the tests say when
     with live_server(tmp_path, BASIC, clock=clock, server__inputs_dir=str(inputs.parent)) as live:
         yield live
 
@@ -58,7 +72,13 @@ def client(server: LiveServer) -> Generator[Client]:
 def later(server: LiveServer, hours: float = 1.0) -> None:
     """So many hours pass, and somebody looks."""
     server.advance(3600 * hours)
-    Recurring(server.runtime).round()
+    look(Recurring(server.runtime))
+
+
+def look(alarms: Recurring) -> None:
+    """What rings now, without waiting for alarms, which go by the machine's clock."""
+    for key in alarms.look():
+        alarms.ring(key)
 
 
 def told(client: Client, name: str = "job") -> list[tuple[str, str | None, str | None]]:
@@ -90,7 +110,7 @@ def test_a_job_recurs_with_the_day_in_its_files_name(server: LiveServer, client:
     done(server, one)
     (one,) = client.schedules.history("job")
     assert (one.batch_status, one.requests_completed, one.requests_failed) == ("completed", 3, 0)
-    Recurring(server.runtime).round()
+    look(Recurring(server.runtime))
     assert len(client.schedules.history("job")) == 1
     later(server, 24)
     assert told(client)[-1] == (
@@ -158,7 +178,7 @@ def test_without_overlap_all_that_were_missed_come_one_after_the_other(server: L
         found = client.schedules.history("job")
         assert len(found) == n + 1
         done(server, found[0])
-        Recurring(server.runtime).round()
+        look(Recurring(server.runtime))
     assert {one.state for one in client.schedules.history("job")} == {"submitted"}
 
 
@@ -175,17 +195,18 @@ def test_a_crash_at_any_step_makes_no_second_batch(server: LiveServer, client: C
     assert len(list(client.batches.list())) == 1  # it was made, and nobody noted it
     monkeypatch.setattr(schedules, "released", whole)
     monkeypatch.setattr(schedules, "change", dies)
-    Recurring(server.runtime).round()
+    look(Recurring(server.runtime))
     monkeypatch.undo()
-    monkeypatch.setattr(recurring, "ROUND_S", 3600.0)
-    Recurring(server.runtime).round()
+    look(Recurring(server.runtime))
     assert [state for state, *_ in told(client)] == ["submitted"]
     assert len(list(client.batches.list())) == 1
     assert len(list(client.files.list())) == 1  # what was read a second time is kept once
 
 
 def test_what_becomes_no_batch_is_not_kept(server: LiveServer, client: Client) -> None:
-    client.schedules.add("job", **JOB, models=["nobody"])
+    client.schedules.add("job", **JOB, models=["tiny"])
+    with server.runtime.database.write() as connection:  # it was served when the schedule was made
+        schedules.change(connection, "default", "job", options={"deadline": "10h", "models": ["nobody"]})
     later(server)
     ((state, file, note),) = told(client)
     assert (state, file) == ("failed", "in.jsonl")
@@ -201,14 +222,14 @@ def test_a_schedule_that_failed_rests(server: LiveServer, client: Client, monkey
         looks.append(pattern)
         raise RuntimeError("the disk is ill")
 
-    monkeypatch.setattr(recurring, "found_below", fails)
+    monkeypatch.setattr(releasing, "found_below", fails)
     server.advance(1900)
     patient = Recurring(server.runtime)
     for _ in range(3):
-        patient.round()
+        look(patient)
     assert len(looks) == 1
     server.advance(recurring.REST_S)
-    patient.round()
+    look(patient)
     assert len(looks) == 2
 
 
@@ -218,8 +239,8 @@ def test_it_goes_on_after_a_restart(tmp_path: Path, inputs: Path, clock: ManualC
         client.schedules.add("job", **JOB)
     clock.advance(2 * 3600)
     with live_server(tmp_path, BASIC, clock=clock, **flags) as server, Client(server.url) as client:
-        Recurring(server.runtime).round()
-        assert told(client)[-1] == ("submitted", "in.jsonl", None)
+        found = wait_for(lambda: told(client))  # its own alarm rings as it starts
+        assert found == [("skipped", None, "Missed times that were left out: 1."), ("submitted", "in.jsonl", None)]
 
 
 def test_a_paused_job_makes_nothing_and_makes_up_for_nothing(server: LiveServer, client: Client) -> None:
@@ -227,7 +248,7 @@ def test_a_paused_job_makes_nothing_and_makes_up_for_nothing(server: LiveServer,
     assert client.schedules.pause("job").next_at is None
     later(server, 3)
     assert client.schedules.resume("job").paused_at is None
-    Recurring(server.runtime).round()
+    look(Recurring(server.runtime))
     assert client.schedules.history("job") == ()
     later(server)
     assert [state for state, *_ in told(client)] == ["submitted"]
@@ -249,18 +270,138 @@ def test_a_paused_job_makes_nothing_and_makes_up_for_nothing(server: LiveServer,
         ({"file": "{day}.jsonl"}, "file"),
         ({"confidence": 2}, "batchsched.confidence"),
         ({"endpoint": "/v1/none"}, "endpoint"),
+        ({"models": ["nobody"]}, "batchsched.models"),
+        ({"sites": ["nowhere"]}, "batchsched.sites"),
     ],
 )
 def test_what_is_wrong_is_named(client: Client, change: dict[str, Any], param: str) -> None:
-    with pytest.raises(InvalidValue) as problem:
+    with pytest.raises(InvalidRequest) as problem:
         client.schedules.add("job", **{**JOB, **change})
     assert problem.value.param == param
     assert client.schedules.list() == ()
 
 
-def test_a_server_without_a_folder_of_inputs_says_so(tmp_path: Path) -> None:
-    with live_server(tmp_path) as server, Client(server.url) as client, pytest.raises(Conflict, match="no folder of inputs"):
+def test_a_server_without_a_folder_of_inputs_says_so(
+    tmp_path: Path, inputs: Path, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with live_server(tmp_path, clock=clock, server__inputs_dir=str(inputs.parent)) as server, Client(server.url) as client:
+        assert client.schedules.add("job", **JOB).trouble is None
+    clock.advance(3600)
+    with live_server(tmp_path, clock=clock) as server, Client(server.url) as client:
+        with pytest.raises(Conflict, match="no folder of inputs"):
+            client.schedules.add("other", **JOB)
+        (one,) = client.schedules.list()
+        assert "the server that leads has no folder of inputs" in (one.trouble or "")
+        wait_for(lambda: "1 recurring job(s) wait: this server leads and has no folder" in caplog.text)
+        assert client.schedules.history("job") == ()
+        for words in (["schedule", "list"], ["schedule", "show", "job"], ["doctor"]):
+            done = CliRunner().invoke(cli, [*words, "--server", server.url])
+            assert "the server that leads has no folder of inputs" in done.output
+
+
+def test_an_alarm_rings_when_a_job_is_due_and_follows_every_change(
+    tmp_path: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recurring, "LOOK_AGAIN_S", 3600.0)
+    clock = ManualClock(NOW + HOUR - timedelta(milliseconds=50))  # it stands still: the alarms ring again until it moves
+    with live_server(tmp_path, BASIC, clock, server__inputs_dir=str(inputs.parent)) as server, Client(server.url) as client:
         client.schedules.add("job", **JOB)
+        client.schedules.add("paused", **JOB)
+        client.schedules.pause("paused")
+        clock.advance(1)
+        assert wait_for(lambda: told(client)) == [("submitted", "in.jsonl", None)]
+        assert told(client, "paused") == []
+        clock.advance(3598)
+        client.schedules.add("soon", **JOB)  # whose alarm is set at once, for what the machine's clock calls a second
+        clock.advance(2)
+        wait_for(lambda: told(client, "soon"))
+
+
+def test_what_another_server_changed_is_seen_before_long(
+    tmp_path: Path, inputs: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recurring, "LOOK_AGAIN_S", 0.1)
+    with live_server(tmp_path, BASIC, clock, server__inputs_dir=str(inputs.parent)) as server, Client(server.url) as client:
+        with server.runtime.database.write() as connection:
+            schedules.add(connection, name="job", **ROW, tenant="default")
+        assert wait_for(lambda: told(client))[-1] == ("submitted", "in.jsonl", None)
+
+
+def test_a_server_that_does_not_lead_releases_nothing_and_looks_again(
+    server: LiveServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leads: list[bool] = []
+    monkeypatch.setattr(server.runtime.leadership, "leading", lambda: bool(leads))
+    client.schedules.add("job", **JOB)
+    server.advance(3600)
+    follower = Recurring(server.runtime)
+    look(follower)
+    assert client.schedules.history("job") == ()
+    assert follower.look() == []  # not at once
+    server.advance(recurring.LEAD_S)
+    leads.append(True)
+    look(follower)
+    assert len(client.schedules.history("job")) == 1
+
+
+def test_a_schedule_stops_with_its_key_until_another_takes_it_over(server: LiveServer, client: Client) -> None:
+    master = server.post(f"{PREFIX}/keys", {"scopes": ["operate", "submit", "read"]})["key"]
+    server.http.headers["authorization"] = f"Bearer {master}"
+    made = server.post(f"{PREFIX}/keys", {"scopes": ["submit", "read"]})
+    with Client(server.url, made["key"]) as theirs:
+        assert theirs.schedules.add("job", **JOB).made_by == made["id"]
+    later(server)
+    with Client(server.url, master) as client:
+        assert [state for state, *_ in told(client)] == ["submitted"]
+        server.post(f"{PREFIX}/keys/{made['id']}/revoke")
+        said = f"Stopped: the API key {made['id']}, by which it recurs, was revoked. "
+        said += "`schedule resume` with another key takes it over."
+        assert client.schedules.retrieve("job").trouble == said
+        later(server)
+        later(server)
+        assert told(client)[1:] == [("failed", None, said)]
+        assert client.schedules.retrieve("job").next_at is None
+        resumed = client.schedules.resume("job")
+        assert resumed.trouble is None
+        assert resumed.made_by != made["id"]
+        later(server)
+        assert [state for state, *_ in told(client)][2:] == ["skipped"]  # the first batch is not done
+
+
+def test_a_dry_run_changes_nothing(server: LiveServer, client: Client) -> None:
+    assert client.schedules.add("job", **JOB, dry_run=True).next_at == NOW + HOUR
+    assert client.schedules.list() == ()
+    client.schedules.add("job", **JOB)
+    assert client.schedules.pause("job", dry_run=True).paused_at
+    client.schedules.remove("job", dry_run=True)
+    assert client.schedules.retrieve("job").paused_at is None
+    client.schedules.pause("job")
+    assert client.schedules.resume("job", dry_run=True).paused_at is None
+    assert client.schedules.retrieve("job").paused_at
+    with server.runtime.database.read() as connection:
+        did = [entry["action"] for entry in audit.page(connection, ANY, limit=100)]
+    assert did == ["schedule.add", "schedule.pause"]
+
+
+def test_a_file_that_cannot_be_read_is_told_without_the_servers_folders(
+    server: LiveServer, client: Client, inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(path: Path, _mode: str) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    client.schedules.add("job", **JOB)
+    monkeypatch.setattr(Path, "open", fails)
+    later(server)
+    assert told(client) == [("failed", "in.jsonl", "The file cannot be read: Permission denied.")]
+
+
+def test_times_without_a_new_file_are_one_entry(server: LiveServer, client: Client, inputs: Path) -> None:
+    (inputs / "drop").mkdir()
+    client.schedules.add("job", cron="0 * * * *", file="drop", deadline="10h")
+    for _ in range(3):
+        later(server)
+    (one,) = client.schedules.history("job")
+    assert (one.note, one.due_at) == ("There is no new file.", NOW + 3 * HOUR)
 
 
 def test_a_file_that_is_no_batch_is_told(server: LiveServer, client: Client, inputs: Path) -> None:
@@ -288,8 +429,8 @@ def test_a_tenant_sees_its_own_folder_alone(server: LiveServer, client: Client, 
     (inputs.parent / "other" / "secret.jsonl").write_bytes(requests(1))
     (inputs.parent / "top.jsonl").write_bytes(requests(1))
     (inputs / "link.jsonl").symlink_to(inputs.parent / "other" / "secret.jsonl")
-    client.schedules.add("job", **{**JOB, "file": "other/secret.jsonl"})
-    client.schedules.add("every", **{**JOB, "file": "**/*.jsonl"})
+    client.schedules.add("job", cron="0 * * * *", file="other/secret.jsonl", deadline="10h")
+    client.schedules.add("every", cron="0 * * * *", file="**/*.jsonl", deadline="10h")
     later(server)
     said = "There is no file default/other/secret.jsonl below the server's folder of inputs."
     assert told(client) == [("failed", None, said)]
@@ -313,25 +454,26 @@ def test_times_that_are_not_late_are_no_missed_ones() -> None:
 
 
 def test_the_table_holds_on_either_database(database: Database) -> None:
-    row: dict[str, Any] = {
-        "tenant": "a",
-        "cron": "0 * * * *",
-        "timezone": "UTC",
-        "file": "in",
-        "endpoint": "e",
-        "options": {},
-        "missed": "once",
-    }
-    row |= {"created_at": NOW, "looked_at": NOW, "overlap": False}
     with database.write() as connection:
-        schedules.add(connection, name="job", **row)
+        schedules.add(connection, name="job", tenant="a", **ROW)
         with pytest.raises(Conflict, match="already"):
-            schedules.add(connection, name="job", **row)
+            schedules.add(connection, name="job", tenant="a", **ROW)
         (one,) = schedules.every(connection, ANY)
         schedules.released(connection, one, due_at=NOW, at=NOW, state="failed", file="in", mark="in 1 2")
-        assert (schedules.seen_to(connection, one, NOW), schedules.taken(connection, one, ["in 1 2"])) == ({"in"}, set())
+        many = [f"in {n} 2" for n in range(70_000)]  # more than any database binds to one statement
+        assert (schedules.seen_to(connection, one, NOW), schedules.taken(connection, one, many)) == ({"in"}, set())
         assert schedules.at_work(connection, one, NOW) is None
         assert [each["state"] for each in schedules.history(connection, "a", "job", 9)] == ["failed"]
+        batch = {"state": "submitted", "batch_id": "b", "mark": "in 5 2"}
+        schedules.released(connection, one, due_at=NOW, at=NOW, **batch)
+        assert schedules.taken(connection, one, many) == {"in 5 2"}
+        schedules.unchanged(connection, one, due_at=NOW, at=NOW, note="nothing")
+        schedules.unchanged(connection, one, due_at=NOW, at=NOW + HOUR, note="nothing")
+        assert [each["at"] for each in schedules.history(connection, "a", "job", 9)] == [NOW + HOUR, NOW, NOW]
+        schedules.forget(connection, NOW + HOUR, 9)
+        assert [each["state"] for each in schedules.history(connection, "a", "job", 9)] == ["skipped", "submitted"]
+        schedules.forget(connection, NOW + 2 * HOUR, 9)
+        assert [each["state"] for each in schedules.history(connection, "a", "job", 9)] == ["submitted"]
         schedules.remove(connection, "a", "job")
         assert schedules.every(connection, "a") == []
 

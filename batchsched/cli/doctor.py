@@ -58,7 +58,20 @@ def doctor(*, server: str | None, recipe: str | None, config: Path | None, as_js
         findings.append(Finding("configuration", "broken", problem.message))
     else:
         findings.append(Finding("configuration", "ok", str(loaded.path or "no file; defaults and the environment")))
-        for check in (_database, _extras, _engine, _caps, _launches, _forecast, _clock, _data_folder, _store, _bind, _server):
+        for check in (
+            _database,
+            _extras,
+            _engine,
+            _caps,
+            _launches,
+            _forecast,
+            _clock,
+            _data_folder,
+            _inputs,
+            _store,
+            _bind,
+            _server,
+        ):
             findings += _guarded(check, loaded)
         findings += _guarded(partial(_recipe, wanted=recipe or ""), loaded, "recipe")
     broken = any(finding.level == "broken" for finding in findings)
@@ -302,6 +315,13 @@ def _data_folder(loaded: Loaded) -> Iterator[Finding]:
     yield Finding("data folder", "warning" if slow or free_gb < 1 else "ok", text)
 
 
+def _inputs(loaded: Loaded) -> Iterator[Finding]:
+    """Is the folder of recurring jobs' files there, where one is named?"""
+    if folder := loaded.settings.server.inputs_dir:
+        readable = Path(folder).is_dir() and os.access(folder, os.R_OK | os.X_OK)
+        yield Finding("inputs", "ok" if readable else "broken", f"{folder} {'can' if readable else 'cannot'} be read")
+
+
 def _store(loaded: Loaded) -> Iterator[Finding]:
     """Can the files be reached, where they do not lie in the data folder?"""
     url = loaded.settings.server.store_url
@@ -353,7 +373,7 @@ def _server(loaded: Loaded) -> Iterator[Finding]:
     try:
         with Transport(url, loaded.settings.server.api_key, timeout_s=5.0, max_retries=0) as server:
             answer = server.request("GET", "/readyz")
-            drifts = list(_drifts(server))
+            found = [*_drifts(server), *_schedules(server)]
     except ServerUnreachable:
         yield Finding("server", "warning", f"none answers at {url} (`batchsched run` needs none)")
         return
@@ -362,7 +382,20 @@ def _server(loaded: Loaded) -> Iterator[Finding]:
         apart_s = abs((datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds())
         level: Level = "ok" if apart_s < CLOCK_BEARABLE_S else "warning"
         yield Finding("server clock", level, f"within {apart_s + 1:.0f} s of this machine's")
-    yield from drifts
+    yield from found
+
+
+def _schedules(server: Transport) -> Iterator[Finding]:
+    """Recurring jobs of which nothing comes, as far as this key may read of them."""
+    import msgspec
+
+    from batchsched.errors import PermissionDenied, Unauthorized
+    from batchsched.wire import PREFIX
+
+    with suppress(PermissionDenied, Unauthorized):
+        for one in msgspec.json.decode(server.request("GET", f"{PREFIX}/schedules").content)["data"]:
+            if one["trouble"]:
+                yield Finding(f"schedule {one['id']}", "warning", one["trouble"])
 
 
 def _drifts(server: Transport) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,9 +24,17 @@ if TYPE_CHECKING:
     from batchsched.client.schedules import Release, Schedule
 
 
+_dry_run = click.option("--dry-run", is_flag=True, help="Change nothing; show what would be.")
+
+
 @click.group()
 def schedule() -> None:
     """Recurring jobs: at each time that a cron line matches, files in the server's folder of inputs become batches."""
+
+
+def _about_one(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every command that changes one takes."""
+    return click.argument("name")(_dry_run(json_option(server_options(command))))
 
 
 @schedule.command()
@@ -48,13 +57,14 @@ def schedule() -> None:
 @click.option("--zone", "zones", multiple=True, help="A grid zone where they may run (repeatable) [default: all].")
 @click.option("--on-deadline", type=click.Choice(["expire", "finish"]), help="What to do at the deadline [default: expire].")
 @priority_option
+@_dry_run
 @json_option
 @server_options
-def add(*, name: str, cron: str, file: str, as_json: bool, connect: Connect, **options: Any) -> None:
+def add(*, name: str, cron: str, file: str, dry_run: bool, as_json: bool, connect: Connect, **options: Any) -> None:
     """Let a job recur."""
     asked: Any = {key: value for key, value in options.items() if value not in (None, (), False)}
     with connect() as client:
-        _show(client.schedules.add(name, cron=cron, file=file, **asked), as_json)
+        _changed(client.schedules.add(name, cron=cron, file=file, dry_run=dry_run, **asked), as_json, dry_run)
 
 
 @schedule.command("list")
@@ -70,6 +80,9 @@ def list_(as_json: bool, connect: Connect) -> None:
         return
     rows = [(one.id, f"{one.cron}, {one.timezone}", one.file, str(one.batchsched.get("deadline")), _next(one)) for one in found]
     print_table(("schedule", "due", "file", "deadline", "next"), rows)
+    for one in found:
+        if one.trouble:
+            say(f"Schedule {one.id}: {one.trouble}")
 
 
 @schedule.command()
@@ -83,37 +96,31 @@ def show(name: str, as_json: bool, connect: Connect) -> None:
 
 
 @schedule.command()
-@click.argument("name")
-@json_option
-@server_options
-def pause(name: str, as_json: bool, connect: Connect) -> None:
+@_about_one
+def pause(name: str, dry_run: bool, as_json: bool, connect: Connect) -> None:
     """Let a job make no batches until it is resumed."""
     with connect() as client:
-        _show(client.schedules.pause(name), as_json)
+        _changed(client.schedules.pause(name, dry_run=dry_run), as_json, dry_run)
 
 
 @schedule.command()
-@click.argument("name")
-@json_option
-@server_options
-def resume(name: str, as_json: bool, connect: Connect) -> None:
-    """Let a job go on; the times of the pause are not made up for."""
+@_about_one
+def resume(name: str, dry_run: bool, as_json: bool, connect: Connect) -> None:
+    """Let a job go on, by your key from then on; the times of the pause are not made up for."""
     with connect() as client:
-        _show(client.schedules.resume(name), as_json)
+        _changed(client.schedules.resume(name, dry_run=dry_run), as_json, dry_run)
 
 
 @schedule.command()
-@click.argument("name")
-@json_option
-@server_options
-def remove(name: str, as_json: bool, connect: Connect) -> None:
+@_about_one
+def remove(name: str, dry_run: bool, as_json: bool, connect: Connect) -> None:
     """Forget a recurring job, with its history; its batches stay."""
     with connect() as client:
-        client.schedules.remove(name)
+        client.schedules.remove(name, dry_run=dry_run)
     if as_json:
-        print_json({"id": name, "object": "batchsched.schedule", "deleted": True})
+        print_json({"id": name, "object": "batchsched.schedule", "deleted": not dry_run})
     else:
-        say(f"Schedule {name} is removed.")
+        say(f"Schedule {name} {'would be' if dry_run else 'is'} removed.")
 
 
 @schedule.command()
@@ -140,6 +147,12 @@ def _row(one: Release) -> tuple[str, str, str, str, str]:
     return when(one.due_at) or "", one.file or "", one.batch_id or "", result, grams(one.grams) if one.batch_id else ""
 
 
+def _changed(one: Schedule, as_json: bool, dry_run: bool) -> None:
+    if not as_json:
+        say(f"Schedule {one.id} {'would be' if dry_run else 'is'} as follows.")
+    _show(one, as_json)
+
+
 def _show(one: Schedule, as_json: bool) -> None:
     if as_json:
         print_json(one)
@@ -155,6 +168,8 @@ def _show(one: Schedule, as_json: bool) -> None:
             ("missed times", missed.get(one.missed, one.missed)),
             ("overlap", "yes" if one.overlap else "no: a time is skipped while an earlier batch is not done"),
             ("next", _next(one)),
+            ("by key", one.made_by if one.made_by not in {"local", "static"} else None),
+            ("trouble", one.trouble),
         ]
     )
 

@@ -287,6 +287,11 @@ def listed(kind: type[T]) -> Callable[[bytes], tuple[T, ...]]:
     return lambda content: tuple(items(typed(Page)(content), kind))
 
 
+def only_seen(dry_run: bool) -> dict[str, Any]:
+    """What a call that may change nothing sends along."""
+    return {"params": {"dry_run": "true"}} if dry_run else {}
+
+
 def request_shares_path(batch_id: str) -> str:
     """Where each request's share is told, a line each."""
     return f"{PREFIX}/batches/{_plain(batch_id)}/report/requests"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Schedules:
-    """`client.schedules`."""
+    """`client.schedules`. With `dry_run` nothing is kept: the answer says what would be."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -26,22 +26,22 @@ class Schedules:
         """One of them."""
         return self._client.send(schedules.one(name))
 
-    def add(self, name: str, *, cron: str, file: str, **options: Unpack[ScheduleOptions]) -> Schedule:
+    def add(self, name: str, *, cron: str, file: str, dry_run: bool = False, **options: Unpack[ScheduleOptions]) -> Schedule:
         """Let a job recur: at each time that the cron line matches, `file` (below the server's folder of inputs) becomes a
         batch. `{date}` and `{time}` in it are filled in; of a folder, or with wildcards, all that is new is taken."""
-        return self._client.send(schedules.add(name, cron, file, options))
+        return self._client.send(schedules.add(name, cron, file, options, dry_run=dry_run))
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, *, dry_run: bool = False) -> None:
         """Forget it, with its history; its batches stay."""
-        self._client.send(schedules.remove(name))
+        self._client.send(schedules.remove(name, dry_run=dry_run))
 
-    def pause(self, name: str) -> Schedule:
+    def pause(self, name: str, *, dry_run: bool = False) -> Schedule:
         """Let it make no batches until it is resumed."""
-        return self._client.send(schedules.change(name, "pause"))
+        return self._client.send(schedules.change(name, "pause", dry_run=dry_run))
 
-    def resume(self, name: str) -> Schedule:
-        """Let it go on; the times of the pause are not made up for."""
-        return self._client.send(schedules.change(name, "resume"))
+    def resume(self, name: str, *, dry_run: bool = False) -> Schedule:
+        """Let it go on, by your key from then on; the times of the pause are not made up for."""
+        return self._client.send(schedules.change(name, "resume", dry_run=dry_run))
 
     def history(self, name: str, *, limit: int = 20) -> tuple[Release, ...]:
         """What came of it, the newest first."""
@@ -49,7 +49,7 @@ class Schedules:
 
 
 class AsyncSchedules:
-    """`client.schedules`."""
+    """`client.schedules`. With `dry_run` nothing is kept: the answer says what would be."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
@@ -62,22 +62,24 @@ class AsyncSchedules:
         """One of them."""
         return await self._client.send(schedules.one(name))
 
-    async def add(self, name: str, *, cron: str, file: str, **options: Unpack[ScheduleOptions]) -> Schedule:
+    async def add(
+        self, name: str, *, cron: str, file: str, dry_run: bool = False, **options: Unpack[ScheduleOptions]
+    ) -> Schedule:
         """Let a job recur: at each time that the cron line matches, `file` (below the server's folder of inputs) becomes a
         batch. `{date}` and `{time}` in it are filled in; of a folder, or with wildcards, all that is new is taken."""
-        return await self._client.send(schedules.add(name, cron, file, options))
+        return await self._client.send(schedules.add(name, cron, file, options, dry_run=dry_run))
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str, *, dry_run: bool = False) -> None:
         """Forget it, with its history; its batches stay."""
-        await self._client.send(schedules.remove(name))
+        await self._client.send(schedules.remove(name, dry_run=dry_run))
 
-    async def pause(self, name: str) -> Schedule:
+    async def pause(self, name: str, *, dry_run: bool = False) -> Schedule:
         """Let it make no batches until it is resumed."""
-        return await self._client.send(schedules.change(name, "pause"))
+        return await self._client.send(schedules.change(name, "pause", dry_run=dry_run))
 
-    async def resume(self, name: str) -> Schedule:
-        """Let it go on; the times of the pause are not made up for."""
-        return await self._client.send(schedules.change(name, "resume"))
+    async def resume(self, name: str, *, dry_run: bool = False) -> Schedule:
+        """Let it go on, by your key from then on; the times of the pause are not made up for."""
+        return await self._client.send(schedules.change(name, "resume", dry_run=dry_run))
 
     async def history(self, name: str, *, limit: int = 20) -> tuple[Release, ...]:
         """What came of it, the newest first."""

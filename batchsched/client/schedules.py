@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from batchsched.client.calls import Call, asked, listed, whole
+from batchsched.client.calls import Call, asked, listed, only_seen, whole
 from batchsched.wire import PREFIX
 
 _ROUTE = f"{PREFIX}/schedules"
@@ -17,7 +17,8 @@ _OWN = ("timezone", "endpoint", "missed", "overlap")
 
 
 class Schedule(msgspec.Struct, frozen=True):
-    """A job that recurs. `next_at`: when it is due next, None while it is paused; `next_local`: on its own clock."""
+    """A job that recurs. `next_at`: when it is due next, None while it is paused; `next_local`: on its own clock. `made_by`: the
+    key that made it or resumed it last. `trouble`: why nothing comes of it as things stand, if so."""
 
     id: str
     cron: str
@@ -31,6 +32,8 @@ class Schedule(msgspec.Struct, frozen=True):
     paused_at: datetime | None = None
     next_at: datetime | None = None
     next_local: str | None = None
+    made_by: str | None = None
+    trouble: str | None = None
     everything: dict[str, Any] = {}
     """The server's answer as it came."""
 
@@ -81,19 +84,19 @@ def one(name: str) -> Call[Schedule]:
     return Call("GET", _path(name), whole(Schedule))
 
 
-def add(name: str, cron: str, file: str, options: ScheduleOptions) -> Call[Schedule]:
+def add(name: str, cron: str, file: str, options: ScheduleOptions, *, dry_run: bool) -> Call[Schedule]:
     given = asked(**options)
     own = {key: given.pop(key) for key in _OWN if key in given}
     body = {"name": name, "cron": cron, "file": file, **own, "batchsched": msgspec.to_builtins(given)}
-    return Call("POST", _ROUTE, whole(Schedule), {"json": body})
+    return Call("POST", _ROUTE, whole(Schedule), {"json": body, **only_seen(dry_run)})
 
 
-def remove(name: str) -> Call[None]:
-    return Call("DELETE", _path(name), lambda _: None)
+def remove(name: str, *, dry_run: bool) -> Call[None]:
+    return Call("DELETE", _path(name), lambda _: None, only_seen(dry_run))
 
 
-def change(name: str, how: Literal["pause", "resume"]) -> Call[Schedule]:
-    return Call("POST", f"{_path(name)}/{how}", whole(Schedule))
+def change(name: str, how: Literal["pause", "resume"], *, dry_run: bool) -> Call[Schedule]:
+    return Call("POST", f"{_path(name)}/{how}", whole(Schedule), only_seen(dry_run))
 
 
 def history(name: str, limit: int) -> Call[tuple[Release, ...]]:

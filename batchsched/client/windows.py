@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from batchsched.client.calls import Call, asked, listed, whole
+from batchsched.client.calls import Call, asked, listed, only_seen, whole
 from batchsched.wire import PREFIX
 
 _ROUTE = f"{PREFIX}/windows"
@@ -84,21 +84,17 @@ def one(name: str, openings: int) -> Call[Window]:
 
 def add(name: str, pool: str, cron: str, duration: str, options: WindowOptions, *, dry_run: bool) -> Call[Window]:
     body = asked(name=name, pool=pool, cron=cron, duration=duration, **options)
-    return Call("POST", _ROUTE, whole(Window), {"json": body, **_only_seen(dry_run)})
+    return Call("POST", _ROUTE, whole(Window), {"json": body, **only_seen(dry_run)})
 
 
 def remove(name: str, *, dry_run: bool) -> Call[None]:
-    return Call("DELETE", _path(name), lambda _: None, _only_seen(dry_run))
+    return Call("DELETE", _path(name), lambda _: None, only_seen(dry_run))
 
 
 def change(name: str, how: str, *, dry_run: bool, **values: Any) -> Call[Window]:
     """`how`: pause, resume, skip or extend."""
-    return Call("POST", f"{_path(name)}/{how}", whole(Window), {"json": asked(**values), **_only_seen(dry_run)})
+    return Call("POST", f"{_path(name)}/{how}", whole(Window), {"json": asked(**values), **only_seen(dry_run)})
 
 
 def _path(name: str) -> str:
     return f"{_ROUTE}/{quote(name, safe='')}"
-
-
-def _only_seen(dry_run: bool) -> dict[str, Any]:
-    return {"params": {"dry_run": "true"}} if dry_run else {}

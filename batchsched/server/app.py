@@ -69,11 +69,12 @@ def create_app(runtime: Runtime) -> FastAPI:
     if not is_exposed(server):
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, server.host])
     routers = (
-        *(files, batches, operations, results, models, accounting, plans, pools, windows, schedules),
+        *(files, batches, operations, results, models, accounting, plans, pools, windows),
         *(extensions, forecasts, profiles, keys, workers, launching, trials),
     )
     for module in routers:
         app.include_router(module.router(runtime))
+    app.include_router(schedules.router(runtime, recurring.poke))
 
     published = cache(lambda: document(app))
 

@@ -111,7 +111,7 @@ class KeyCheck:
         return self._admitted(row, now)
 
     def _admitted(self, row: Row, now: datetime) -> Caller:
-        if row["revoked_at"] or (row["expires_at"] and row["expires_at"] <= now):
+        if keys.over(row, now):
             raise Unauthorized(
                 f"The API key {row['id']} was revoked." if row["revoked_at"] else f"The API key {row['id']} expired."
             )

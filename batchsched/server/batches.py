@@ -103,7 +103,7 @@ def accept(runtime: Runtime, new: NewBatch, who: Caller, key: str | None = None,
                 problem = f"File {new.input_file_id} does not have the purpose 'batch'."
         except NotFound:
             problem = f"Cannot find file {new.input_file_id}."
-        _refuse_unknown(runtime, new)
+        refuse_unknown(runtime, new)
         batches.add(
             connection,
             tenant=who.tenant,
@@ -126,8 +126,8 @@ def accept(runtime: Runtime, new: NewBatch, who: Caller, key: str | None = None,
     return row
 
 
-def _refuse_unknown(runtime: Runtime, new: NewBatch) -> None:
-    """Sites and models that are not there; the lines' own model is looked at with the lines."""
+def refuse_unknown(runtime: Runtime, new: NewBatch) -> None:
+    """Sites and models that are not there; the lines' own model is looked at with the lines. Raises InvalidRequest."""
     sites, models = list(runtime.fleet.sites), runtime.scheduler.served_models()
     for site in new.options.sites or []:
         if site not in sites:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from batchsched.clock import Clock
-from batchsched.queue import deliveries, files, idempotency, retention
+from batchsched.queue import deliveries, files, idempotency, retention, schedules
 from batchsched.queue.database import Database
 from batchsched.queue.store import Store
 from batchsched.settings import Retention as Rules
@@ -13,10 +13,12 @@ from batchsched.settings import Retention as Rules
 OLD_EVERY_S = 60.0
 FILES_A_ROUND, BATCHES_A_ROUND = 100, 20
 DELIVERIES_KEPT = timedelta(days=30)
+RELEASES_KEPT, RELEASES_A_ROUND = timedelta(days=30), 1000
+"""Of recurring jobs' times of which no batch came."""
 
 
 class Retention:
-    """The time of files at each round; that of batches, keys and deliveries once a minute."""
+    """The time of files at each round; that of batches, keys, deliveries and recurring jobs' history once a minute."""
 
     def __init__(self, database: Database, store: Store, rules: Rules, clock: Clock) -> None:
         self._database = database
@@ -48,6 +50,7 @@ class Retention:
         now = self._clock.now()
         with self._database.write() as connection:
             deliveries.forget(connection, now - DELIVERIES_KEPT)
+            schedules.forget(connection, now - RELEASES_KEPT, RELEASES_A_ROUND)
             idempotency.forget(connection, now - timedelta(days=self._rules.idempotency_days))
         if not self._rules.batches_days:
             return

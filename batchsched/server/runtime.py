@@ -61,7 +61,8 @@ class Runtime:
             provider = opened.provider
             weights = {name: tenant.weight for name, tenant in loaded.settings.tenants.items()}
             self.recorder = Recorder(self.database, self.store, self.ids, weights)
-            self.leadership = Leadership(self.database, self.ids.new("server"), self.clock, self._begin_to_lead)
+            inputs, mine = bool(loaded.settings.server.inputs_dir), self.ids.new("server")
+            self.leadership = Leadership(self.database, mine, self.clock, self._begin_to_lead, inputs=inputs)
             hardware = Hardware(loaded.catalogue, loaded.settings.carbon.embodied_model)
             learnt = self.own.learnt if self.own else lambda _zone: None
             self.scheduler = Scheduler(

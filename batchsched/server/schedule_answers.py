@@ -36,7 +36,9 @@ class NewSchedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Schedule(_Exact):
-    """A job that recurs, and when it is due next, in UTC and on its own clock; null while it is paused."""
+    """A job that recurs, and when it is due next, in UTC and on its own clock; null while it is paused. `made_by`: the key that
+    made it or resumed it last, `local` or `static` where that was none. `trouble`: why nothing comes of it as things stand, if
+    so."""
 
     object: Literal["batchsched.schedule"]
     id: str
@@ -48,9 +50,11 @@ class Schedule(_Exact):
     missed: Missed
     overlap: bool
     created_at: datetime
+    made_by: str | None
     paused_at: datetime | None
     next_at: datetime | None
     next_local: str | None
+    trouble: str | None
 
 
 class ScheduleList(_Exact):
