@@ -79,7 +79,7 @@ class Demo:
         self.gpu = "cpu"
         self.house: list[Child] = []
         self.tell = Teller()
-        self.sender = "openai client" if find_spec("openai") else "batchsched's client (the `openai` package would do as well)"
+        self.sender = "openai client" if find_spec("openai") else "batchsched's client"
 
     def play(self) -> dict[str, Any]:
         """All of it; what goes on the last line."""
