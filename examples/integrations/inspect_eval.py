@@ -2,7 +2,7 @@
 
 pip install inspect-ai openai
 OPENAI_BASE_URL=http://127.0.0.1:8424/v1 OPENAI_API_KEY=none \
-    inspect eval examples/integrations/inspect_eval.py --model openai/MODEL -M responses_api=false --batch
+    inspect eval examples/integrations/inspect_eval.py --model openai/MODEL --batch
 """
 
 from inspect_ai import Task, task

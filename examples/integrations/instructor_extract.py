@@ -22,7 +22,9 @@ class Mood(BaseModel):
 
 processor = BatchProcessor(f"openai/{sys.argv[1]}", Mood)  # "openai" is the protocol; the address is in the environment
 requests = processor.create_batch_from_messages(
-    messages_list=[[{"role": "user", "content": f"Is this review good or bad? {review}"}] for review in REVIEWS], max_tokens=50
+    messages_list=[[{"role": "user", "content": f"Is this review good or bad? {review}"}] for review in REVIEWS],
+    max_tokens=300,
+    temperature=1.0,
 )
 batch_id = processor.submit_batch(requests, completion_window="6h")  # the deadline, as any duration
 while processor.get_batch_status(batch_id)["status"] not in {"completed", "failed", "expired", "cancelled"}:

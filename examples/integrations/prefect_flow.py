@@ -1,4 +1,4 @@
-"""A step of a Prefect flow that is one batch: the flow waits for it, and a flow that is run again finds the batch that it began.
+"""A task of a Prefect flow that is one batch: where the task is tried again, it waits for the batch that it had begun.
 
 pip install batchsched prefect
 python examples/integrations/prefect_flow.py MODEL FOLDER [http://127.0.0.1:8424]
@@ -7,9 +7,10 @@ python examples/integrations/prefect_flow.py MODEL FOLDER [http://127.0.0.1:8424
 import sys
 from pathlib import Path
 
-from batchsched import Client
 from prefect import flow, get_run_logger, task
 from prefect.runtime import flow_run
+
+from batchsched import Client
 
 
 @task(retries=2, retry_delay_seconds=60)
