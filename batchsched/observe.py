@@ -275,11 +275,14 @@ class Observer:
     def _worked(self, connection: Connection, model: str, pool: str) -> list[Observation]:
         """What was seen of a model on a pool at work; read on where it worked since."""
         if (newest := ledger.newest(connection, model, pool)) is None:
+            self._seen.pop((model, pool), None)
             return []
         none = Entries(pieces=not self.fleet.is_spare(pool))  # there it is online users who come and go
         before, known = self._seen.get((model, pool), (newest, none))
         if known is none or before != newest:
-            known = known if before[0] <= newest[0] else none
+            first, last, many = known.settled  # where retention took some of them, all are read anew
+            whole = before[0] <= newest[0] and (not many or ledger.count(connection, model, pool, first, last) == many)
+            known = known if whole else none
             known = known.with_more(ledger.entries(connection, model, pool, after=known.after))
             self._seen[model, pool] = newest, known
         return known.observations

@@ -48,6 +48,8 @@ class Register(msgspec.Struct):
     """The name by which a launcher started it; empty: nobody did."""
     adapters: bool = False
     """It starts engines with adapters. Others are not told of such models: their engines would answer with the base."""
+    was: str = ""
+    """The id that it had before, where it registers anew: it goes on with what it holds, loads and has said."""
 
 
 class Registered(msgspec.Struct):
@@ -250,6 +252,8 @@ class Heartbeat(msgspec.Struct):
     """The GPUs of its replica; None where it sees none."""
     sharing: Sharing | None = None
     """Of a spare pool's worker."""
+    ready_models: list[str] | None = None
+    """What its engine serves right now: it may have died while nobody asked for work. None: it does not tell."""
 
 
 class Bye(msgspec.Struct):

@@ -86,6 +86,12 @@ class Driver:
         """Why the engine counts as dead; None while it lives."""
         return self._vitals.problem
 
+    @property
+    def ready(self) -> list[str]:
+        """What the engine serves right now."""
+        served = self._engine.served
+        return [served] if served and self.problem is None and self._engine.alive() else []
+
     def add(self, lease: Lease, reporter: Reporter, lines: Iterable[tuple[int, Request | LineError]]) -> Work:
         """Take on a chunk: its undone lines. The engine must serve its model."""
         work = Work(lease, reporter)

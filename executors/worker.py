@@ -183,7 +183,7 @@ class WorkerLoop:
         if not self._driver.wants_more(coming):
             await self._wait(None)
             return
-        ready = [self._engine.served] if self._engine.served and self._engine.alive() else []
+        ready = self._driver.ready
         sharing = self._gate.sharing(wants=True) if self._gate else None
         claim = Claim(self._me.worker_id, 1, ready, renames=True, lacking=sorted(self._lacking), sharing=sharing)
         claimed = await self._link.insist("POST", "/leases", claim, Claimed)
@@ -209,14 +209,14 @@ class WorkerLoop:
 
     # The server.
 
-    async def _register(self) -> Registered:
+    async def _register(self, was: str = "") -> Registered:
         """Present ourselves; to a server that refuses our protocol, by the one before it."""
         try:
-            me = await self._introduce(PROTOCOL)
+            me = await self._introduce(PROTOCOL, was)
         except BatchschedError as problem:
             if problem.http_status != UnsupportedProtocol.http_status:
                 raise
-            me = await self._introduce(MIN_PROTOCOL)
+            me = await self._introduce(MIN_PROTOCOL, was)
         if not MIN_PROTOCOL <= me.protocol <= PROTOCOL:
             older = "server" if me.protocol < PROTOCOL else "worker"
             raise UnsupportedProtocol(
@@ -227,14 +227,13 @@ class WorkerLoop:
 
     async def _register_anew(self) -> None:
         """Perhaps with work in hands. What a heartbeat on its way says is said by the worker that we were, and by it alone."""
-        me = await self._register()
         async with self._beating:
-            self._me = me
+            self._me = await self._register(self._me.worker_id)
         await self._show_cards()
 
-    async def _introduce(self, protocol: int) -> Registered:
+    async def _introduce(self, protocol: int, was: str) -> Registered:
         me = self._pool_name, socket.gethostname(), os.getpid(), protocol, own_version()
-        message = Register(*me, shares=True, replica=self._replica, adapters=True)
+        message = Register(*me, shares=True, replica=self._replica, adapters=True, was=was)
         return await self._link.insist("POST", "/workers", message, Registered)
 
     async def _heartbeats(self) -> None:
@@ -259,7 +258,8 @@ class WorkerLoop:
         held_leases = [HeldLease(chunk_id, held.lease.token) for chunk_id, held in said.items()]
         spare, sharing = (self._gate.seen(), self._gate.sharing(bool(held_leases))) if self._gate else (None, None)
         spent = self._unsaid.now()
-        message = Heartbeat(held_leases, spent, self._idle, self._logs_bytes, spare, cards=self._gpus.seen, sharing=sharing)
+        seen = self._idle, self._logs_bytes, spare, self._gpus.seen
+        message = Heartbeat(held_leases, spent, *seen, sharing, self._driver.ready)
         timeout_s = min(_LONGEST_BEAT_S, max(1.0, 2 * self._me.heartbeat_s))
         path, sent = f"/workers/{self._me.worker_id}/heartbeat", time.monotonic()
         try:

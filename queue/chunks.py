@@ -279,6 +279,11 @@ def of_worker(connection: Connection, worker_id: str) -> list[Row]:
     return every(connection, query.with_for_update())
 
 
+def hand_over(connection: Connection, worker_id: str, to: str) -> None:
+    """What a worker holds it holds under another id from now on."""
+    connection.execute(_picked(_IS_LEASED, chunks.c.worker_id == worker_id).values(worker_id=to))
+
+
 def close(connection: Connection, batch_id: str, *, leased_too: bool) -> None:
     """End a batch's unfinished chunks; with `leased_too`, also those that a worker holds, whose tokens are stale from now on."""
     states = ["pending", "leased"] if leased_too else ["pending"]

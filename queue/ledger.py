@@ -176,8 +176,16 @@ def entries(connection: Connection, model: str, pool: str, *, after: int = 0, li
     return _ENTRIES.rows(connection, {"model": model, "pool": pool, "after": after, "limit": limit})[::-1]
 
 
+def count(connection: Connection, model: str, pool: str, first: int, last: int) -> int:
+    """How many entries of a model on a pool have these numbers or one between them: retention takes some."""
+    found = _COUNT.first(connection, {"model": model, "pool": pool, "first": first, "last": last})
+    return int(found["entries"]) if found else 0
+
+
 _OF_KIND = (ledger.c.model == bindparam("model"), ledger.c.pool == bindparam("pool"))
 _NEWEST = Hot(select(ledger.c.id, ledger.c.ended_at).where(*_OF_KIND).order_by(ledger.c.id.desc()).limit(1))
+_BETWEEN = (ledger.c.id >= bindparam("first"), ledger.c.id <= bindparam("last"))
+_COUNT = Hot(select(func.count().label("entries")).where(*_OF_KIND, *_BETWEEN))
 _SEEN = (
     "id", "chunk_id", "model", "pool", "started_at", "ended_at", "busy_s", "requests", "input_tokens", "output_tokens",
     "energy_source", "startup_s",

@@ -32,8 +32,19 @@ def _seen(told: tuple[str, ...]) -> Hot:
 
 
 def add(connection: Connection, *, now: datetime, **values: Any) -> None:
-    """A worker presents itself: `id`, `pool`, `host`, `pid`, `protocol`, `version`, `replica`, `adapters`."""
-    connection.execute(insert(workers).values(state="active", registered_at=now, seen_at=now, ready_models=[], **values))
+    """A worker presents itself: `id`, `pool`, `host`, `pid`, `protocol`, `version`, `replica`, `adapters`; and what it had as it
+    was called before (`replaced`)."""
+    values = {"ready_models": [], **values}
+    connection.execute(insert(workers).values(state="active", registered_at=now, seen_at=now, **values))
+
+
+def replaced(connection: Connection, worker_id: str, pool: str, now: datetime) -> Row:
+    """A worker of a pool is there under another id from now on: what stays of it. Nothing of one that is not known there."""
+    row = _ONE.first(connection, {"worker": worker_id})
+    if row is None or row["state"] != "active" or row["pool"] != pool:
+        return {}
+    bye(connection, worker_id, now)
+    return {name: row[name] for name in (*_NOTHING, "ready_models", "spent_number")}
 
 
 def get(connection: Connection, worker_id: str) -> Row:

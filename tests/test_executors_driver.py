@@ -276,6 +276,25 @@ async def test_the_server_may_come_late_and_forget_the_worker() -> None:
     assert len(server.heard("register")) == 2
 
 
+async def test_a_worker_that_meets_a_new_model_registers_as_who_it_was() -> None:
+    server, engine = FakeServer(["a"]), FakeEngine()
+    models, server.models = server.models, {}
+    async with working(server, engine):
+        await server.until(lambda: server.heard("register"))
+        server.models = models
+        await server.until_done()
+    assert [each.was for each in server.heard("register")] == ["", "worker_1"]
+
+
+async def test_heartbeats_say_what_is_ready() -> None:
+    server, engine = FakeServer(["a [[hang]]"]), FakeEngine()
+    async with working(server, engine):
+        await server.until(lambda: any(each.ready_models == ["tiny"] for each in server.heard("heartbeat")))
+        engine.dead = True
+        await server.until(lambda: server.heard("fail"))
+        await server.until(lambda: server.heard("heartbeat")[-1].ready_models == [])
+
+
 async def test_meters_add_up_and_never_overlap() -> None:
     server, engine = FakeServer([f"n{number}" for number in range(60)], chunk_lines=20), FakeEngine(delay_s=0.3)
     await run(server, engine)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, delete, insert
 
 from batchsched.profiles.entries import Entries
 from batchsched.queue import ledger, tables, trials
@@ -112,6 +112,30 @@ def test_others_answers_are_weighed_and_not_shown(server: LiveServer) -> None:
     (job,) = server.runtime.scheduler.observer.look(server.runtime.clock.now()).problem.jobs
     profile = server.runtime.scheduler.observer.current_profiles()["tiny", "local"]
     assert job.seconds_on["local"] > profile.seconds(0, 10 * 4000)
+
+
+def test_what_retention_took_is_learnt_from_no_more(server: LiveServer) -> None:
+    observer = server.runtime.scheduler.observer
+
+    def seen() -> int:
+        return observer.current_profiles()["tiny", "local"].observations
+
+    def forget(*chunks: int) -> None:
+        with server.runtime.database.write() as connection:
+            connection.execute(delete(tables.ledger).where(tables.ledger.c.chunk_id.in_([f"c{n}" for n in chunks])))
+
+    with server.runtime.database.write() as connection:
+        enter(connection, *(span(n) for n in range(6)), span(6, pool="other"))  # so that no number comes twice
+    assert seen() == 6
+    forget(1, 2)
+    with server.runtime.database.write() as connection:
+        enter(connection, span(7))
+    assert seen() == 5
+    forget(0, *range(3, 6), 7)
+    assert seen() == 0
+    with server.runtime.database.write() as connection:
+        enter(connection, span(8))
+    assert seen() == 1
 
 
 def test_what_a_span_grew_by_is_seen(server: LiveServer) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from batchsched.catalogue import builtin
 from batchsched.cli.main import main
 from batchsched.clock import ManualClock
-from batchsched.errors import DatabaseUnavailable, InvalidValue
+from batchsched.errors import DatabaseUnavailable, ForecastUnavailable, InvalidValue
+from batchsched.forecasts import Provider, Realised
 from batchsched.queue.copying import copy_of
 from batchsched.settings import Loaded, load
 from batchsched.simulate import POLICIES, Outcome, backtest
@@ -78,6 +80,50 @@ def test_a_pool_may_be_taken_away(lived: tuple[Loaded, Outcome]) -> None:
     assert all(gone not in arrival.pools for arrival in past.scene.arrivals)
     with pytest.raises(InvalidValue, match="no pool 'nowhere'"):
         history(loaded, START, 1, late, ["nowhere"], grid().provider)
+
+
+class Unmeasured:
+    """A provider that does not know what came true in one zone."""
+
+    def __init__(self, provider: Provider, zone: str) -> None:
+        self._provider, self._zone = provider, zone
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._provider, name)
+
+    def realised(self, zone: str, start: datetime, end: datetime, now: datetime) -> list[Realised]:
+        return [] if zone == self._zone else self._provider.realised(zone, start, end, now)
+
+
+def test_a_grid_on_which_no_pool_is_left_need_not_be_measured(lived: tuple[Loaded, Outcome]) -> None:
+    late, fleet = ManualClock(START + timedelta(days=30)), scene().fleet
+    there = [name for name in fleet.pools if fleet.zone_of(name) == "DE"]
+    provider: Any = Unmeasured(grid().provider, "DE")
+    with pytest.raises(ForecastUnavailable, match="in zone DE"):
+        history(lived[0], START, 1, late, there[:1], provider)
+    past = history(lived[0], START, 1, late, there, provider)
+    assert past.grid.zones == ("CISO",)
+    assert {one.pool for one in past.about.gone} <= set(there), "what they emitted is known by their books alone"
+    assert past.scene.arrivals
+
+
+def test_an_operators_own_hardware_and_network_are_simulated(lived: tuple[Loaded, Outcome], tmp_path: Path) -> None:
+    loaded, (mine, declared) = lived[0], next(iter(scene().fleet.pools.items()))
+    ours = builtin()
+    own = msgspec.structs.replace(ours, gpus={**ours.gpus, "Own": msgspec.structs.replace(ours.gpus[declared.gpu], name="Own")})
+    settings = msgspec.structs.replace(
+        loaded.settings,
+        pools={**loaded.settings.pools, mine: msgspec.structs.replace(declared, gpu="Own")},
+        carbon=msgspec.structs.replace(loaded.settings.carbon, network_kwh_per_gb=7.0),
+    )
+    asked = msgspec.structs.replace(loaded, settings=settings, catalogue=own)
+    past = history(asked, START, 1, ManualClock(START + timedelta(days=30)), provider=grid().provider)
+    made = Backtest(past.scene, past.grid, POLICIES["greedy"], COARSE, tmp_path)
+    try:
+        assert made.runtime.settings.carbon.network_kwh_per_gb == 7.0
+        assert made.runtime.fleet.newness(mine) == scene().fleet.newness(mine) > (0.0, 0.0)
+    finally:
+        made.close()
 
 
 def test_the_command_reads_the_configured_server(

@@ -15,6 +15,7 @@ import pytest
 from batchsched.clock import ManualClock
 from batchsched.planner import Problem, make_plan
 from batchsched.published import Coming, Published
+from batchsched.queue import spending, windows, workers
 from batchsched.units import iso
 from batchsched.wire import PREFIX
 from tests.inprocess import InProcess, in_process
@@ -177,6 +178,31 @@ def test_where_a_part_of_a_pool_is_open_no_more_start_than_may_work(make: Callab
     assert [local.told(worker) for worker in crew[2:]] == ["tiny"] + [None] * (MANY - 3)
 
 
+def test_windows_that_operators_made_are_read_as_they_were_made(make: Callable[..., Pool], database_url: str) -> None:
+    """By claims, heartbeats and what else is decided on them: shares and limits are numbers on every database."""
+    local = make(database_url)
+    ours = {"pool": "local", "cron": "0 * * * *", "duration": "1h"}
+    asked = {"name": "part", **ours, "share": 0.25, "max_intensity_g_per_kwh": 500.5, "only_if_below_forecast_percentile": 99.5}
+    answer = local.server.post(f"{PREFIX}/windows", asked)
+    assert answer.is_success, answer.text
+    assert local.server.post(f"{PREFIX}/windows/part/extend", {"by": "30m"}).is_success
+    crew = [local.worker() for _ in range(MANY)]
+    local.submit(5 * MANY, now=True)
+    assert [local.told(worker) for worker in crew] == ["tiny"] * 2 + [None] * (MANY - 2)
+    leases = [lease for worker in crew[:2] for lease in local.ask(worker, "tiny")["leases"]]
+    held = [{"chunk_id": lease["chunk_id"], "token": lease["token"]} for lease in leases]
+    beats = [
+        local.server.post(f"{PREFIX}/workers/{worker}/heartbeat", {"leases": [one]})
+        for worker, one in zip(crew, held, strict=False)
+    ]
+    assert [(beat.json()["stale"], beat.json()["stop"]) for beat in beats] == [([], {})] * 2
+    with local.server.runtime.database.read() as connection:
+        (kept,) = windows.every(connection)
+    assert kept.window is not None
+    numbers = kept.window.share, kept.window.max_intensity_g_per_kwh, kept.window.only_if_below_forecast_percentile
+    assert (numbers, [type(number) for number in numbers]) == ((0.25, 500.5, 99.5), [float] * 3)
+
+
 def test_who_says_goodbye_or_falls_silent_starts_nothing(local: Pool) -> None:
     first, second, third = (local.worker() for _ in range(3))
     local.submit(5, now=True)
@@ -260,6 +286,45 @@ def test_an_engine_that_the_plan_keeps_is_not_given_up_while_another_worker_idle
     assert local.told(idle) == "other"
     local.bye(idle)
     assert local.ask(kept, "tiny")["prepare"] == "other"  # now there is nobody else
+
+
+def test_an_idle_worker_of_which_the_engine_died_takes_no_chunk(local: Pool) -> None:
+    """It asks for no work until that answers again; its heartbeats say so."""
+    dead, other = local.worker(), local.worker()
+    assert local.ask(dead, "tiny")["leases"] == []
+    local.submit(5, now=True)
+    assert local.told(other) is None, "it idles, with the model ready"
+    assert local.server.post(f"{PREFIX}/workers/{dead}/heartbeat", {"leases": [], "ready_models": []}).is_success
+    assert local.told(other) == "tiny"
+
+
+def test_who_registers_anew_goes_on_with_what_it_loads_and_holds(local: Pool) -> None:
+    first, second = local.worker(), local.worker()
+    batch_id = local.submit(5, now=True)
+    assert local.told(first) == "tiny"
+    again = local.worker(was=first)
+    assert [local.told(worker) for worker in (second, again)] == [None, "tiny"]
+    (lease,) = local.ask(again, "tiny")["leases"]
+    third = local.worker(was=again)
+    local.bye(third)
+    (taken,) = local.ask(second, "tiny")["leases"]
+    assert (taken["chunk_id"], taken["batch_id"]) == (lease["chunk_id"], batch_id), "it went back with its last name"
+
+
+def test_who_registers_anew_is_not_counted_as_lost_and_says_nothing_twice(local: Pool) -> None:
+    first = local.worker()
+    part = {"kind": "metered", "batch_id": "", "started_at": iso(NOW), "seconds": 10.0, "energy_j": 50.0, "energy_source": "rapl"}
+    said = {"leases": [], "spent": {"number": 1, "parts": [part]}}
+    assert local.server.post(f"{PREFIX}/workers/{first}/heartbeat", said).is_success  # its answer was lost
+    again = local.worker(was=first)
+    assert local.server.post(f"{PREFIX}/workers/{again}/heartbeat", said).is_success
+    assert local.worker(was="worker_unknown") != local.worker(was=first)
+    with local.server.runtime.database.read() as connection:
+        (metered,) = spending.of_pools(connection, NOW - timedelta(days=1), NOW + timedelta(days=1))
+        assert metered["energy_j"] == 50.0
+        silent_since = NOW + timedelta(hours=1)
+        lost, _ = workers.lost(connection, NOW - timedelta(days=1), silent_since)["local"]
+        assert lost == 3, "of five names two are others' new ones"
 
 
 def test_of_two_that_have_a_model_one_is_kept_where_the_plan_has_one(local: Pool) -> None:

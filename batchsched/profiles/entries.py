@@ -47,6 +47,12 @@ class Entries(msgspec.Struct, frozen=True):
         number: int = self.rows[first - 1]["id"] if first else 0
         return number
 
+    @property
+    def settled(self) -> tuple[int, int, int]:
+        """Of those that are not read again: the first number and the last, and how many they are."""
+        after = self.after
+        return (self.rows[0]["id"], after, sum(row["id"] <= after for row in self.rows)) if after else (0, 0, 0)
+
     def with_more(self, news: Sequence[Entry]) -> Entries:
         """The same with all entries behind `after` as they are now, in order."""
         after = self.after

@@ -142,8 +142,12 @@ class LeaseDesk:
             )
         worker_id = self._runtime.ids.new("worker")
         told = {name: getattr(message, name) for name in ("pool", "host", "pid", "protocol", "version", "replica", "adapters")}
-        with self._database.statement() as connection:
-            workers.add(connection, id=worker_id, now=self._runtime.clock.now(), **told)
+        now, was = self._runtime.clock.now(), message.was
+        with self._database.write() as connection:
+            stays = workers.replaced(connection, was, message.pool, now) if was else {}
+            workers.add(connection, id=worker_id, now=now, **told, **stays)
+            if stays:
+                chunks.hand_over(connection, was, worker_id)
         self._runtime.scheduler.poke()
         models = {
             name: fitted(pool, served, fleet.gpus)
@@ -159,7 +163,8 @@ class LeaseDesk:
         now = self._runtime.clock.now()
         with self._database.write() as connection:
             before = workers.get(connection, worker_id)
-            told = {"idle_w": message.idle.power_w if message.idle else None, "logs_bytes": message.logs_bytes}
+            idle_w = message.idle.power_w if message.idle else None
+            told = {"idle_w": idle_w, "logs_bytes": message.logs_bytes, "ready_models": message.ready_models}
             known: Row = {name: value for name, value in told.items() if value is not None}
             known |= health.noted(connection, before, message.cards, now)
             worker = before | known

@@ -221,10 +221,10 @@ class Backtest:
     # -- what it came to --
 
     def _account(self) -> Outcome:
-        found, network = self._outcome, self._truth.network_kwh_per_gb
+        found, network = self._outcome, self._scene.network_kwh_per_gb
         found.work = paid(self.runtime.database, self._scene, self._grid, self.names)
         found.work += transferred(self._crew.moved, self._scene, self._grid, self.names, network)
-        weighed = grams_per_s(self._scene.fleet, self._conditions.embodied, self._grid.start)
+        weighed = grams_per_s(self._scene, self._conditions.embodied, self._grid.start)
         found.embodied_g = math.fsum(one.seconds * weighed[one.pool] for one in found.work)
         found.engine_starts, found.wasted_starts = self._crew.starts, self._crew.wasted
         found.planning_cpu_s = self._maker.cpu_s

@@ -88,13 +88,22 @@ def history(
             raise InvalidValue(f"No batch came in the {days} days from {start:%Y-%m-%d %H:%M} UTC on.")
         profiles = observer.current_profiles()
         kept = {key: known for key, known in profiles.items() if key[1] in fleet.pools}
-        zones = list(dict.fromkeys(whole.sites[name].zone for name in _sites(whole)))
-        known_until = _known_until(heard, zones, start, now)
+        zones, known_until = _known_grids(heard, whole, fleet, start, now)
         chosen = _chosen(rows, fleet, kept.keys(), start, known_until)
-        scene = Scene(fleet, kept, chosen.arrivals, days, seed, windows=_windows(standing, fleet))
+        scene = Scene(
+            fleet,
+            kept,
+            chosen.arrivals,
+            days,
+            seed,
+            windows=_windows(standing, fleet),
+            network_kwh_per_gb=loaded.settings.carbon.network_kwh_per_gb,
+            catalogue=loaded.catalogue,
+        )
         grid = Grid(heard, zones, start, (_end(chosen.rows, known_until) - start) // HOUR, known_at=now)
         _listen(heard, grid)
-        everything = msgspec.structs.replace(scene, fleet=whole, profiles=profiles)
+        paid_for = _less(whole, [name for name in whole.pools if whole.zone_of(name) not in zones])
+        everything = msgspec.structs.replace(scene, fleet=paid_for, profiles=profiles)
         known = lived(database, chosen.rows, everything, grid, _last_end(chosen.rows))
     took = [msgspec.structs.replace(one, slowness=known.slowness.get(one.batch_id, 1.0)) for one in scene.arrivals]
     scene = msgspec.structs.replace(scene, arrivals=took)
@@ -164,10 +173,21 @@ def _database(loaded: Loaded, folder: Path) -> Generator[Database]:
         database.close()
 
 
-def _sites(fleet: Fleet) -> list[str]:
-    """Home, and those with pools."""
+def _zones(fleet: Fleet) -> list[str]:
+    """Home's, and those with pools."""
     at_home = [fleet.home_site] if fleet.home_site in fleet.sites else []
-    return list(dict.fromkeys([*at_home, *(pool.site for pool in fleet.pools.values())]))
+    return list(dict.fromkeys(fleet.sites[name].zone for name in [*at_home, *(pool.site for pool in fleet.pools.values())]))
+
+
+def _known_grids(provider: Provider, whole: Fleet, left: Fleet, start: datetime, now: datetime) -> tuple[list[str], datetime]:
+    """The zones of what is left of a fleet, and up to when it is known what came true there; and others of the whole, where it is
+    known as well: what pools that are taken away emitted. Raises ForecastUnavailable."""
+    zones = _zones(left)
+    known_until = _known_until(provider, zones, start, now)
+    for zone in _zones(whole):
+        measured = [one.end for one in provider.realised(zone, start, now, now)] if zone not in zones else []
+        zones += [zone] if max(measured, default=start) >= known_until else []
+    return zones, known_until
 
 
 def _known_until(provider: Provider, zones: Sequence[str], start: datetime, now: datetime) -> datetime:

@@ -17,7 +17,6 @@ from batchsched.queue.rows import Row
 from batchsched.queue.states import TERMINAL
 from batchsched.queue.tenancy import ANY
 from batchsched.server.bookkeeping import posting
-from batchsched.settings import Carbon
 from batchsched.simulate.crew import Moved
 from batchsched.simulate.grid import Grid
 from batchsched.simulate.outcome import Outcome, Work
@@ -85,7 +84,7 @@ def lived(database: Database, asked: Sequence[Row], scene: Scene, grid: Grid, un
     moved = [_moved(row, mine[row["batch_id"]], grid) for row in away]
     work = [worked(row, fleet, grid, row["batch_id"]) for row in known]
     work += [stood(row, fleet, grid, share) for row, share in seen.unworked if row["pool"] in fleet.pools]
-    work += transferred(moved, scene, grid, {name: name for name in mine}, Carbon().network_kwh_per_gb)
+    work += transferred(moved, scene, grid, {name: name for name in mine}, scene.network_kwh_per_gb)
     pools = {row["pool"] for row in seen.spans} | {row["pool"] for row, _ in seen.unworked}
     gone = [_gone(database, name, seen, grid) for name in sorted(pools - fleet.pools.keys())]
     outcome = Outcome(AS_IT_WAS, len(asked), work=in_order([*work, *(one for _, some in gone for one in some)]))

@@ -92,7 +92,7 @@ class _World:
     def __init__(self, scene: Scene, grid: Grid, policy: Policy, slot_s: float, conditions: Conditions) -> None:
         self.scene, self.grid, self.policy, self._outages = scene, grid, policy, conditions.outages
         self._slot_s = slot_s
-        self.weighed = grams_per_s(scene.fleet, conditions.embodied, grid.start)
+        self.weighed = grams_per_s(scene, conditions.embodied, grid.start)
         self._servers = Servers(scene, grid.start)
         self._known: dict[str, Share] = {}
         """Of spare pools, as the plan was made by it."""

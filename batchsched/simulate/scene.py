@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
+from batchsched.catalogue import Catalogue
 from batchsched.fleet import Fleet, Pool, PoolWindow, ServedModel, Site
 from batchsched.profiles.prior import prior
 from batchsched.profiles.profile import Profile
+from batchsched.settings import Carbon
 from batchsched.simulate.rooms import Room
 
 MODELS_B = {"small": 1.5, "middle": 8.0, "large": 32.0}
@@ -73,6 +75,10 @@ class Scene(msgspec.Struct, frozen=True):
     """What online users leave of a server of each spare pool."""
     windows: dict[str, PoolWindow] = {}
     """Windows of the pools, by name, beside those that pools have of their own."""
+    network_kwh_per_gb: float = Carbon().network_kwh_per_gb
+    """What files take on their way between sites."""
+    catalogue: Catalogue | None = None
+    """What the hardware is; None: ours."""
 
 
 def draw_scene(

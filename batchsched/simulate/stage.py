@@ -68,7 +68,9 @@ class Stage:
         self.store = MemoryStore()
         (folder / "batchsched.db").write_bytes(_empty_database())
         outside = Outside(self.store, provider, maker, lasting=False, books=False)
-        loaded = Loaded(settings_of(scene, policy, conditions, folder), {}, None, catalogue_at(conditions.embodied))
+        loaded = Loaded(
+            settings_of(scene, policy, conditions, folder), {}, None, catalogue_at(conditions.embodied, scene.catalogue)
+        )
         self.runtime = Runtime(loaded, clock=clock, ids=NumberedIds(), outside=outside)
         self.runtime.recover()
         self._caller = Caller("local", DEFAULT, frozenset(), clock.now(), action="create_batch")
@@ -150,7 +152,11 @@ def settings_of(scene: Scene, policy: Policy, conditions: Conditions, folder: Pa
             failures_per_replica_h=conditions.failures_per_replica_h,
             repair_s=conditions.repair_s,
         ),
-        carbon=Carbon(home_site=scene.fleet.home_site, embodied_policy="sunk" if conditions.embodied == "sunk" else "whole_life"),
+        carbon=Carbon(
+            home_site=scene.fleet.home_site,
+            network_kwh_per_gb=scene.network_kwh_per_gb,
+            embodied_policy="sunk" if conditions.embodied == "sunk" else "whole_life",
+        ),
         retention=Retention(inputs_days=0.0, outputs_days=0.0),
         sites=scene.fleet.sites,
         pools=scene.fleet.pools,

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 from batchsched.fleet import Fleet
-from batchsched.settings import Carbon
 from batchsched.simulate.conditions import Conditions
 from batchsched.simulate.links import BYTES_PER_TOKEN, LINE_BYTES, gigabyte_s, weights_s
 from batchsched.simulate.online import alone_tokens_per_s
@@ -42,7 +41,6 @@ class Truth:
 
     def __init__(self, scene: Scene, conditions: Conditions) -> None:
         self._scene, self._conditions = scene, conditions
-        self.network_kwh_per_gb = Carbon().network_kwh_per_gb
         self._own = {key: self._drawn(conditions.sigma_own, "speed", *key) for key in scene.profiles}
         self._watts = {key: self._drawn(conditions.sigma_watts, "watts", *key) for key in scene.profiles}
         self._grain = {model: self._usual_grain(model) for model in scene.fleet.models}
