@@ -116,7 +116,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
         try:
             command.upgrade(config, revision)
         except CommandError:  # it knows no such revision
-            raise _newer() from None
+            raise newer() from None
 
 
 def same_schema(engine: Engine) -> None:
@@ -129,15 +129,19 @@ def same_schema(engine: Engine) -> None:
     if found == scripts.get_current_head():
         return
     if found not in {script.revision for script in scripts.walk_revisions()}:
-        raise _newer()
+        raise newer()
     raise DamagedDatabase(
         f"The database's schema ({found}) is older than this batchsched's ({scripts.get_current_head()}).",
         hint="Here it is only read, so it is left as it is: upgrade the server first, or use the server's own version.",
     )
 
 
-def _newer() -> DamagedDatabase:
-    return DamagedDatabase("The database was made by a newer batchsched.", hint="Upgrade this one.")
+def newer() -> DamagedDatabase:
+    """A schema that this version does not know."""
+    return DamagedDatabase(
+        "The database was made by a newer batchsched.",
+        hint="Upgrade this one, or restore the backup from before the upgrade: a schema does not go back.",
+    )
 
 
 def again(step: Callable[P, T]) -> Callable[P, T]:

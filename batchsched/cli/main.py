@@ -22,6 +22,8 @@ COMMANDS = {
     "validate": ("validate:validate", "Check a batch file without a server."),
     "config": ("config:config", "Show the configuration in force."),
     "serve": ("serve:serve", "Run the server."),
+    "backup": ("backup:backup", "Copy the server's database and files while it works."),
+    "migrate": ("backup:migrate", "Bring the database's schema to this version."),
     "worker": ("worker:worker", "Run a worker beside a GPU."),
     "top": ("top:top", "Watch pools, windows, batches and the grid."),
     "submit": ("submit:submit", "Submit a batch."),
