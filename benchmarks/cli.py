@@ -1,10 +1,10 @@
 """How quickly the command line starts, and what an installation takes. The last line is JSON.
 
-`python -m benchmarks.cli [--rounds 40] [--no-server]`. The project is installed from this checkout into environments of their
-own, as a user would: once for the clients alone, once with `[server]`; `install_mb_*` is what their packages take (pip, which
-every environment has, left out). In the first, `batchsched --help` is timed against `python -c "import click"`, and `batchsched
-list` at a server with one batch against `python -c "import click, httpx"`: by turns, whole processes, compiled files warm. Ratios
-are of medians, with a 95 % interval by drawing rounds again.
+`python -m benchmarks.cli [--rounds 40] [--no-server]`. A wheel is built from this checkout and installed into environments of
+their own, as by a user: once for the clients alone, once with `[server]`; `install_mb_*` is what their packages take, compiled
+files included (pip and setuptools, which come with an environment, left out). In the first, `batchsched --help` is timed against
+`python -c "import click"`, and `batchsched list` at a server with one batch against `python -c "import click, httpx"`: by turns,
+whole processes, compiled files warm. Ratios are of medians, with a 95 % interval by drawing rounds again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from benchmarks.accept import server
 
 ROOT = Path(__file__).resolve().parent.parent
 DRAWS = 2000
+OF_ANY = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence")
 LINE = (
     b'{"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", '
     b'"body": {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}}\n'
@@ -44,7 +45,8 @@ def main() -> int:
     figures: dict[str, float | None] = {}
     with tempfile.TemporaryDirectory(prefix="bench-cli-") as name:
         folder = Path(name)
-        python = installed(folder / "client", str(ROOT))
+        wheel = built(folder / "dist")
+        python = installed(folder / "client", wheel)
         ours = str(python.parent / "batchsched")
         with server(folder / "server") as (url, _):
             submit(url)
@@ -55,11 +57,20 @@ def main() -> int:
             for key, (mine, bare) in pairs.items():
                 figures[f"{key}_ratio"] = compared(key, mine, bare, asked.rounds, folder)
         figures["install_mb_client"] = size_mb(python)
-        figures["install_mb_server"] = None if asked.no_server else size_mb(installed(folder / "full", f"{ROOT}[server]"))
+        figures["install_mb_server"] = None if asked.no_server else size_mb(installed(folder / "full", f"{wheel}[server]"))
     for key in ("install_mb_client", "install_mb_server"):
         print(f"{key:<18} {figures[key]}")
     print(json.dumps(figures))
     return 0
+
+
+def built(folder: Path) -> str:
+    """The wheel of this checkout."""
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT, check=True, stdout=sys.stderr
+    )
+    (wheel,) = folder.iterdir()
+    return str(wheel)
 
 
 def installed(folder: Path, what: str) -> Path:
@@ -73,7 +84,7 @@ def installed(folder: Path, what: str) -> Path:
 def size_mb(python: Path) -> float:
     """Megabytes of an environment's packages, without pip and setuptools."""
     packages = next((python.parent.parent / "lib").glob("python*")) / "site-packages"
-    parts = [part for part in packages.iterdir() if not part.name.lower().startswith(("pip", "setuptools"))]
+    parts = [part for part in packages.iterdir() if not part.name.lower().startswith(OF_ANY)]
     files = (file for part in parts for file in (part.rglob("*") if part.is_dir() else [part]))
     return round(sum(file.stat().st_size for file in files if file.is_file()) / 1e6, 1)
 
