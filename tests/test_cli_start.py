@@ -65,7 +65,7 @@ def test_list_imports_little_beside_click_and_httpx() -> None:
     unused = {"asynchronous", "async_runs"}
     assert not {f"batchsched.client.{name}" for name in unused} & ours
     assert {name for name in ours if name.startswith("batchsched.cli.")} == {
-        f"batchsched.cli.{name}" for name in ("batches", "common", "exits", "main")
+        f"batchsched.cli.{name}" for name in ("batches", "common", "completing", "exits", "main")
     }
 
 

@@ -93,8 +93,14 @@ def cli_page() -> str:
     return f"""# Commands
 
 {NOTE}
-Every command that reads has `--json`: one object, or one a line, and nothing else on stdout. `batchsched --debug COMMAND` adds
-the traceback to an error.
+- Every command that reads has `--json`: one object, or one a line, and nothing else on stdout.
+- Tables are drawn and coloured on a terminal only; elsewhere they are lines with tabs. `NO_COLOR=1` takes the colours away.
+- `-` is standard input where a file is taken, and standard output where one is given; all else then goes to stderr.
+- `--dry-run` on what changes something: all is checked, and what would be is shown. `key create`, `forecast import`, `backfill`
+  and `train` have none, for they only add; `serve`, `worker`, `demo` and `profile run` run until they are done or stopped.
+- `eval "$(batchsched completion bash)"` (or zsh; fish: `batchsched completion fish | source`) lets the shell complete commands,
+  batch ids, pools, windows, zones and models.
+- Errors say what is wrong and what to do; `batchsched --debug COMMAND` adds the traceback.
 
 {codes}
 {NEWLINE.join(helps)}"""

@@ -13,6 +13,7 @@ from batchsched.cli import exits
 from batchsched.cli.common import (
     Connect,
     about_one,
+    changes_one,
     json_option,
     plain,
     print_json,
@@ -139,12 +140,12 @@ def _write(client: Client, batch: Batch, out: Path) -> list[str]:
 
 
 @click.command()
-@about_one
-def cancel(batch_id: str, as_json: bool, connect: Connect) -> None:
+@changes_one
+def cancel(batch_id: str, dry_run: bool, as_json: bool, connect: Connect) -> None:
     """Cancel a batch. Requests in flight may finish; what is done is kept."""
     with connect() as client:
-        batch = client.batches.cancel(batch_id)
-    show_batch(batch, as_json)
+        batch = client.batches.cancel(batch_id, dry_run=dry_run)
+    show_batch(batch, as_json, dry_run=dry_run)
 
 
 @click.command()

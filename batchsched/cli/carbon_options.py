@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchsched.cli.common import NewFile
+from batchsched.cli.named_files import NewFile
 
 if TYPE_CHECKING:
     from batchsched.carbon.hardware import Range
@@ -44,13 +43,7 @@ CELLS = {
 }
 
 
-def _picture(_context: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
-    if value and value.suffix not in {".png", ".svg"}:
-        raise click.BadParameter("give a name that ends in .png or .svg.")
-    return value
-
-
-picture_option = click.option("--plot", type=NewFile(), callback=_picture, help="Also write an image (.png or .svg).")
+picture_option = click.option("--plot", type=NewFile(), help="Also write an image (.svg or .png); - is SVG to stdout.")
 
 
 def number(cell: Sourced[Any] | None, form: str = "g") -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchsched.cli.completing import batch_ids
 from batchsched.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ config_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, and nothing else.")
 
+dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing; show what would be.")
+
 
 @contextmanager
 def loading() -> Generator[None]:
@@ -53,20 +56,6 @@ class Number(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         found = super().convert(value, param, ctx)
         return found if math.isfinite(found) else self.fail(f"{value} is not a finite number.", param, ctx)
-
-
-class NewFile(click.Path):
-    """A file to be written, in a folder that is there: told before anything else is done."""
-
-    def __init__(self) -> None:
-        super().__init__(dir_okay=False, path_type=Path)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        super().convert(value, param, ctx)
-        path = Path(value)
-        if not path.parent.is_dir():
-            self.fail(f"there is no folder {path.parent}; make it first, or name another.", param, ctx)
-        return path
 
 
 def _checked_deadline(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -95,11 +84,18 @@ def new_deadline_option(default: str) -> Callable[[Callable[..., Any]], Callable
 
 def about_one(command: Callable[..., Any]) -> Callable[..., Any]:
     """What every command about one batch takes: its id, `--json` and the server."""
-    return click.argument("batch_id", metavar="ID")(json_option(server_options(command)))
+    return click.argument("batch_id", metavar="ID", shell_complete=batch_ids)(json_option(server_options(command)))
 
 
-def show_batch(batch: Batch, as_json: bool) -> None:
-    """A batch, for people or as JSON."""
+def changes_one(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every command takes that changes one batch."""
+    return dry_run_option(about_one(command))
+
+
+def show_batch(batch: Batch, as_json: bool, *, dry_run: bool = False) -> None:
+    """A batch, for people or as JSON; with `dry_run` as it would be."""
+    if dry_run and not as_json:
+        say(f"Nothing is changed. Batch {batch.id} would be as follows.")
     if as_json:
         print_json(batch)
     else:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from batchsched.cli.common import grams, load, need
+from batchsched.cli.named_files import InFile
 from batchsched.errors import ServerError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ T = TypeVar("T")
 @click.command()
 @click.option(
     "--file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=InFile(),
     default=REQUESTS,
     help="Chat requests to send [default: 64 that come with batchsched].",
 )

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from batchsched.cli.common import Connect, NewFile, json_option, print_facts, print_json, print_table, say, server_options, when
+from batchsched.cli.common import Connect, json_option, print_facts, print_json, print_table, say, server_options, when
+from batchsched.cli.completing import zone_names
+from batchsched.cli.named_files import InFile, NewFile, image_format
 from batchsched.errors import ForecastUnavailable
 
 if TYPE_CHECKING:
     from batchsched.client import Client
-    from batchsched.client.calls import PlotFormat
     from batchsched.client.forecasts import Forecast, ForecastSlot, Skill, Which
 
 MONTH = timedelta(days=31)
@@ -27,12 +28,12 @@ def forecast() -> None:
 
 
 @forecast.command()
-@click.argument("zone")
+@click.argument("zone", shell_complete=zone_names)
 @click.option("--as-of", metavar="TIME", help="As it was known then, such as 2026-05-01T06:00:00Z [default: now].")
 @click.option("--hours", type=click.IntRange(1, 168), default=96, show_default=True, help="How far ahead.")
 @click.option("--provider", metavar="NAME", help="Of this provider, from the archive [default: what plans rest on].")
 @click.option("--signal", metavar="TEXT", help="Of this signal, from the archive, such as 'marginal direct'.")
-@click.option("--plot", type=NewFile(), help="Also write an image (.png or .svg).")
+@click.option("--plot", type=NewFile(), help="Also write an image (.svg or .png); - is SVG to stdout, all else to stderr.")
 @json_option
 @server_options
 def show(
@@ -46,14 +47,12 @@ def show(
     connect: Connect,
 ) -> None:
     """Show a zone's forecast, and what came true in the day before."""
-    if plot and plot.suffix not in {".png", ".svg"}:
-        raise click.UsageError("--plot needs a name that ends in .png or .svg.")
     at = instant(as_of, "--as-of") if as_of else None
     which: Which = {"as_of": at, "hours": hours, "provider": provider, "signal": signal}
     with connect() as client:
         found = client.forecasts.retrieve(zone, **which)
         if plot:
-            plot.write_bytes(client.forecasts.plot(zone, "svg" if plot.suffix == ".svg" else "png", **which))
+            plot.write_bytes(client.forecasts.plot(zone, image_format(plot), **which))
     if as_json:
         print_json(found)
     else:
@@ -79,7 +78,7 @@ def zones(as_json: bool, connect: Connect) -> None:
 
 
 @forecast.command("import")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=InFile("stdin.csv"))
 @click.option("--provider", metavar="NAME", help="The name to keep it under [default: the file's own].")
 @click.option("--signal", metavar="TEXT", help="Which one to take, where the file has several, such as 'average lifecycle'.")
 @json_option
@@ -100,7 +99,7 @@ def import_(file: Path, provider: str | None, signal: str | None, as_json: bool,
 
 
 @forecast.command()
-@click.argument("zone")
+@click.argument("zone", shell_complete=zone_names)
 @click.option("--from", "since", metavar="TIME", required=True, help="The first hour, such as 2026-01-01T00:00:00Z.")
 @click.option("--to", "until", metavar="TIME", help="Where it ends [default: now].")
 @json_option
@@ -123,7 +122,7 @@ def backfill(zone: str, since: str, until: str | None, as_json: bool, connect: C
 
 
 @forecast.command()
-@click.argument("zone", required=False)
+@click.argument("zone", required=False, shell_complete=zone_names)
 @json_option
 @server_options
 def train(zone: str | None, as_json: bool, connect: Connect) -> None:
@@ -151,10 +150,10 @@ def train(zone: str | None, as_json: bool, connect: Connect) -> None:
 
 
 @forecast.command()
-@click.argument("zone", required=False)
+@click.argument("zone", required=False, shell_complete=zone_names)
 @click.option("--from", "since", metavar="TIME", help="The first issue [default: four weeks before the end].")
 @click.option("--to", "until", metavar="TIME", help="Issues before this [default: now].")
-@click.option("--plot", type=NewFile(), help="Also write an image (.png or .svg).")
+@click.option("--plot", type=NewFile(), help="Also write an image (.svg or .png); - is SVG to stdout, all else to stderr.")
 @json_option
 @server_options
 def evaluate(zone: str | None, since: str | None, until: str | None, plot: Path | None, as_json: bool, connect: Connect) -> None:
@@ -166,13 +165,12 @@ def evaluate(zone: str | None, since: str | None, until: str | None, plot: Path 
     start, end = instant(since, "--from") if since else None, instant(until, "--to") if until else None
     if start and start >= (end or datetime.now(UTC)):
         raise click.UsageError("--to must lie after --from.")
-    if plot and (plot.suffix not in {".png", ".svg"} or not zone):
-        raise click.UsageError("--plot needs a zone, and a name that ends in .png or .svg.")
+    if plot and not zone:
+        raise click.UsageError("--plot needs a zone.")
     found: list[Skill] = []
     with connect() as client:
         if plot and zone:
-            kind: PlotFormat = "svg" if plot.suffix == ".svg" else "png"
-            plot.write_bytes(client.forecasts.plot_evaluation(zone, kind, start, end))
+            plot.write_bytes(client.forecasts.plot_evaluation(zone, image_format(plot), start, end))
         for name in _zones(client, zone):
             found += client.forecasts.evaluate(name, start, end)
     if as_json:

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import click
 
 from batchsched.cli.common import say
+from batchsched.cli.named_files import STDIO
 from batchsched.fleet import Window
 
 # What the file declares: this machine as one site with one pool. The model is for people to name; the rest are defaults.
@@ -23,10 +24,15 @@ _SHOWN = {"cron": "0 22 * * mon-fri", "duration": "8h", "pool": "local"}
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), required=False, metavar="[PATH]")
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
-def init(path: Path | None, force: bool) -> None:
-    """Write a commented configuration file [default: ./batchsched.toml]."""
+@click.option("--dry-run", is_flag=True, help="Write nothing; print the file, as `init -` does.")
+def init(path: Path | None, force: bool, dry_run: bool) -> None:
+    """Write a commented configuration file [default: ./batchsched.toml]; with - print it."""
     from batchsched.errors import InvalidConfiguration
     from batchsched.settings import FILE_NAME
+
+    if dry_run or str(path) == STDIO:
+        click.echo(template(), nl=False)
+        return
 
     path = path or Path(FILE_NAME)
     if path.is_dir():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchsched.cli.common import Connect, json_option, print_json, print_table, say, server_options, when
+from batchsched.cli.common import Connect, dry_run_option, json_option, print_json, print_table, say, server_options, when
 
 if TYPE_CHECKING:
     from batchsched.client.results import Key
@@ -74,15 +74,16 @@ def list_(as_json: bool, connect: Connect) -> None:
 
 @key.command()
 @click.argument("key_id", metavar="ID")
+@dry_run_option
 @json_option
 @server_options
-def revoke(key_id: str, as_json: bool, connect: Connect) -> None:
+def revoke(key_id: str, dry_run: bool, as_json: bool, connect: Connect) -> None:
     """End a key at once, on every server."""
     from batchsched.client import calls
 
     with connect() as client:
-        ended = client.send(calls.revoke_key(key_id))
+        ended = client.send(calls.revoke_key(key_id, dry_run=dry_run))
     if as_json:
         print_json(ended)
     else:
-        say(f"Key {ended.id} is revoked.")
+        say(f"Key {ended.id} {'would be' if dry_run else 'is'} revoked.")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from batchsched import __version__
 from batchsched.cli import exits
 from batchsched.errors import BatchschedError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # name: (module:attribute, help in one line). The order is the order of `batchsched --help`.
 COMMANDS = {
@@ -49,6 +52,7 @@ COMMANDS = {
     "simulate": ("simulate:simulate", "What policies would have emitted, on a virtual clock; needs no server."),
     "audit": ("audit:audit", "Who did what, when and to what."),
     "key": ("key:key", "API keys of tenants, operators and workers."),
+    "completion": ("completion:completion", "Let your shell complete commands, ids and names."),
 }
 
 
@@ -68,6 +72,13 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""

@@ -12,7 +12,7 @@ import click
 
 from batchsched.cli.common import (
     Connect,
-    NewFile,
+    dry_run_option,
     grams,
     json_option,
     print_facts,
@@ -21,6 +21,7 @@ from batchsched.cli.common import (
     server_options,
     when,
 )
+from batchsched.cli.named_files import NewFile, image_format
 from batchsched.cli.plan_questions import replay, what_if
 from batchsched.units import from_iso
 
@@ -44,17 +45,15 @@ plan.add_command(replay)
 
 @plan.command()
 @click.option("--all", "everything", is_flag=True, help="Every allotment of every slot, and every engine start.")
-@click.option("--plot", type=NewFile(), help="Also write an image (.png or .svg).")
+@click.option("--plot", type=NewFile(), help="Also write an image (.svg or .png); - is SVG to stdout, all else to stderr.")
 @json_option
 @server_options
 def show(everything: bool, plot: Path | None, as_json: bool, connect: Connect) -> None:
     """Show what each pool is to run, and when: a picture, and a table of the stretches in which a batch stays on a pool."""
-    if plot and plot.suffix not in {".png", ".svg"}:
-        raise click.UsageError("--plot needs a name that ends in .png or .svg.")
     with connect() as client:
         found = client.plan()
         if plot:
-            plot.write_bytes(client.plans.plot("svg" if plot.suffix == ".svg" else "png"))
+            plot.write_bytes(client.plans.plot(image_format(plot)))
     if as_json:
         print_json(found)
     else:
@@ -182,27 +181,30 @@ def _cell(name: str, value: object) -> str:
 
 @plan.command()
 @click.option("--until", metavar="WHEN", help="A duration such as 6h, or an instant [default: until `plan unfreeze`].")
+@dry_run_option
 @json_option
 @server_options
-def freeze(until: str | None, as_json: bool, connect: Connect) -> None:
+def freeze(until: str | None, dry_run: bool, as_json: bool, connect: Connect) -> None:
     """Shift nothing more: work starts at once where there is room, the earliest deadline first."""
     with connect() as client:
-        found = client.plans.freeze(until)
+        found = client.plans.freeze(until, dry_run=dry_run)
     if as_json:
         print_json(found)
     else:
         ends = when(found.frozen.until) if found.frozen else None
-        click.echo(f"Shifting is frozen{f' until {ends}' if ends else ''}: work starts at once where there is room.")
+        stands = f"{'would be' if dry_run else 'is'} frozen{f' until {ends}' if ends else ''}"
+        click.echo(f"Shifting {stands}: work starts at once where there is room.")
 
 
 @plan.command()
+@dry_run_option
 @json_option
 @server_options
-def unfreeze(as_json: bool, connect: Connect) -> None:
+def unfreeze(dry_run: bool, as_json: bool, connect: Connect) -> None:
     """Let the plan shift work again."""
     with connect() as client:
-        found = client.plans.unfreeze()
+        found = client.plans.unfreeze(dry_run=dry_run)
     if as_json:
         print_json(found)
     else:
-        click.echo("Work waits again for cleaner hours.")
+        click.echo(f"Work {'would wait' if dry_run else 'waits'} again for cleaner hours.")

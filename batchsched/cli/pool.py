@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchsched.cli.common import Connect, json_option, print_json, print_table, server_options, when
+from batchsched.cli.common import Connect, dry_run_option, json_option, print_json, print_table, say, server_options, when
+from batchsched.cli.completing import pool_names
 
 if TYPE_CHECKING:
     from batchsched.client.plans import PoolStatus, Promise, SpareNow
@@ -31,41 +32,46 @@ _until = click.option("--until", metavar="WHEN", help="A duration such as 6h, or
 
 
 @pool.command()
-@click.argument("name")
+@click.argument("name", shell_complete=pool_names)
 @_since
 @_until
+@dry_run_option
 @json_option
 @server_options
-def cordon(name: str, since: str | None, until: str | None, as_json: bool, connect: Connect) -> None:
+def cordon(name: str, since: str | None, until: str | None, dry_run: bool, as_json: bool, connect: Connect) -> None:
     """Lease nothing new to a pool and plan nothing there; what runs goes on."""
     with connect() as client:
-        _show((client.pools.cordon(name, since=since, until=until),), as_json)
+        _show((client.pools.cordon(name, since=since, until=until, dry_run=dry_run),), as_json, dry_run)
 
 
 @pool.command()
-@click.argument("name")
+@click.argument("name", shell_complete=pool_names)
 @_since
 @_until
+@dry_run_option
 @json_option
 @server_options
-def drain(name: str, since: str | None, until: str | None, as_json: bool, connect: Connect) -> None:
+def drain(name: str, since: str | None, until: str | None, dry_run: bool, as_json: bool, connect: Connect) -> None:
     """Cordon a pool, and have what runs given back unfinished, which costs it no attempt."""
     with connect() as client:
-        _show((client.pools.drain(name, since=since, until=until),), as_json)
+        _show((client.pools.drain(name, since=since, until=until, dry_run=dry_run),), as_json, dry_run)
 
 
 @pool.command("open")
-@click.argument("name")
+@click.argument("name", shell_complete=pool_names)
+@dry_run_option
 @json_option
 @server_options
-def open_(name: str, as_json: bool, connect: Connect) -> None:
+def open_(name: str, dry_run: bool, as_json: bool, connect: Connect) -> None:
     """Let a pool work again, and forget a closing that was planned. Workers that got no work because of memory errors of their
     GPUs go on as these are; each such GPU is named."""
     with connect() as client:
-        _show((client.pools.open(name),), as_json)
+        _show((client.pools.open(name, dry_run=dry_run),), as_json, dry_run)
 
 
-def _show(found: tuple[PoolStatus, ...], as_json: bool) -> None:
+def _show(found: tuple[PoolStatus, ...], as_json: bool, dry_run: bool = False) -> None:
+    if dry_run and not as_json:
+        say("Nothing is changed. The pool would be as follows.")
     if as_json:
         for one in found:
             print_json(one)

@@ -10,7 +10,6 @@ import click
 
 from batchsched.cli.common import (
     Connect,
-    NewFile,
     energy,
     grams,
     json_option,
@@ -20,8 +19,10 @@ from batchsched.cli.common import (
     server_options,
     so_far,
 )
+from batchsched.cli.completing import batch_ids
 from batchsched.cli.forecast import instant
-from batchsched.cli.report_tables import SLICES, band, check_export, clock, measured, rows_of, table_of
+from batchsched.cli.named_files import NewFile, image_format
+from batchsched.cli.report_tables import FORMATS, SLICES, band, check_export, clock, measured, rows_of, table_of
 
 if TYPE_CHECKING:
     from batchsched.client import Report
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("batch_id", metavar="[ID]", required=False)
-@click.option("--plot", type=NewFile(), help="Also write an image (.png or .svg) of one batch.")
+@click.argument("batch_id", metavar="[ID]", required=False, shell_complete=batch_ids)
+@click.option("--plot", type=NewFile(), help="Also write an image (.svg or .png) of one batch; - is stdout.")
 @click.option("--books", is_flag=True, help="The entries of one batch's books instead, with every correction.")
 @click.option("--by", type=click.Choice(SLICES), help="What each of these took; `request` of one batch that has ended.")
 @click.option("--meters", is_flag=True, help="What the meters of each pool saw, and where it went.")
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     "--from", "since", metavar="TIME", help="Only work that began from then on; of the report, batches created from then on."
 )
 @click.option("--to", "until", metavar="TIME", help="Only work that began before then.")
-@click.option("--export", type=NewFile(), help="Also write the table (.csv, .json, .parquet).")
+@click.option("--export", type=NewFile(FORMATS), help="Also write the table (.csv, .json, .parquet); - is CSV to stdout.")
 @json_option
 @server_options
 def report(
@@ -57,8 +58,8 @@ def report(
 
     With --by, --books or --meters: another table instead of the report. --export writes whichever table it is, with all columns.
     """
-    if plot and (not batch_id or plot.suffix not in {".png", ".svg"}):
-        raise click.UsageError("--plot needs a batch ID and a name that ends in .png or .svg.")
+    if plot and not batch_id:
+        raise click.UsageError("--plot needs a batch ID.")
     if plot and (by or books or meters):
         raise click.UsageError("--plot draws the report; leave out --by, --books and --meters.")
     if meters and batch_id:
@@ -73,7 +74,7 @@ def report(
         else:
             found = client.batches.report(batch_id) if batch_id else client.report(start, end)
             if plot and batch_id:
-                plot.write_bytes(client.batches.plot(batch_id, "svg" if plot.suffix == ".svg" else "png"))
+                plot.write_bytes(client.batches.plot(batch_id, image_format(plot)))
             print_json(found) if as_json else show_report(found)
             table = rows_of(found)
         if export:

@@ -73,9 +73,7 @@ class Table(NamedTuple):
 
 
 def check_export(path: Path | None) -> None:
-    """Refuse a name of no known kind before anything is asked."""
-    if path and path.suffix not in FORMATS:
-        raise click.UsageError(f"--export needs a name that ends in {', '.join(FORMATS)}.")
+    """Say what is missing for the file's form before anything is asked."""
     if path and path.suffix == ".parquet":
         need("server")
 

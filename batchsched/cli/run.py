@@ -31,6 +31,7 @@ from batchsched.cli.common import (
     when,
 )
 from batchsched.cli.infile import check, fingerprint
+from batchsched.cli.named_files import InFile, from_stdin
 from batchsched.errors import Conflict
 from batchsched.lines import ENDPOINTS
 
@@ -66,11 +67,12 @@ class Ask:
     served_model_name: str | None
     retry: bool
     until_close: bool
+    dry_run: bool
     as_json: bool
 
 
 @click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=InFile())
 @click.option("--model", required=True, help="A folder, a hub name, or a model that the configuration declares.")
 @deadline_option
 @click.option(
@@ -87,10 +89,11 @@ class Ask:
 @click.option(
     "--until-window-closes", "until_close", is_flag=True, help="Stop when the windows of the configuration close; for cron."
 )
+@click.option("--dry-run", is_flag=True, help="Start and write nothing; check file, model and engine, and say what would be.")
 @config_option
 @json_option
 def run(**options: object) -> int:
-    """Run every request in FILE by the deadline, at the cleanest time, on this machine.
+    """Run every request in FILE (- is stdin, and needs --out) by the deadline, at the cleanest time, on this machine.
 
     Needs no set-up: starts a server, a worker and the engine, and stops them at the end. Where a configuration declares sites and
     pools, they are used, with a worker here for each. Results, the report and all state are in the output folder. The
@@ -104,7 +107,11 @@ def run(**options: object) -> int:
 
     ask = Ask(**options)  # type: ignore[arg-type]
     need("server", "worker")
+    if from_stdin(ask.file) and ask.out is None:
+        raise click.UsageError("A run of standard input needs --out: the same command continues from there.")
     folder = Folder(ask.out or ask.file.with_name(f"{ask.file.stem}.batchsched"))
+    if ask.dry_run:
+        return _only_said(ask, folder)
     signal.signal(signal.SIGTERM, _interrupt)
     with folder.held():
         try:
@@ -140,10 +147,43 @@ def _run(ask: Ask, folder: Folder) -> int:
     elif (state := _begin(ask, served, loaded.settings.server.rules())) is None:
         return exits.USAGE
     settings = _arrange(ask, loaded, served)
+    if from_stdin(Path(state.file)):
+        state.file = str(folder.keep(ask.file))
     folder.save(state)
     state.result = _carry_out(settings, state, folder, until_close=ask.until_close)
     folder.save(state)
     return _show(ask, folder, state.result)
+
+
+def _only_said(ask: Ask, folder: Folder) -> int:
+    """What would be done: everything that is looked at before something starts is looked at."""
+    from batchsched.cli.local import served_name
+    from batchsched.cli.runstate import refuse_change, retriable
+
+    loaded = load_checked(ask.config, worker__engine_url=ask.engine_url, planner__confidence=ask.confidence)
+    served = served_name(ask.model, ask.served_model_name, loaded.settings)
+    what = "begin a run"
+    if state := folder.load():
+        refuse_change(state, fingerprint(ask.file), served, ask.endpoint, folder.root)
+        again = ask.retry and state.result is not None and retriable(state.result)
+        ended = state.result is not None and folder.complete(state)
+        what = "take the run up again" if again else "show how it ended" if ended else "continue the run"
+    elif (state := _begin(ask, served, loaded.settings.server.rules())) is None:
+        return exits.USAGE
+    settings = _arrange(ask, loaded, served)
+    pools = [name for name, pool in settings.pools.items() if pool.serves(served)]
+    zones = sorted({settings.sites[settings.pools[name].site].zone for name in pools})
+    facts: dict[str, object] = {
+        "would": what, "file": str(ask.file), "requests": state.requests, "endpoint": state.endpoint, "model": served,
+        "deadline_at": state.deadline_at, "pools": pools, "zones": zones, "out": str(folder.root),
+    }  # fmt: skip
+    if ask.as_json:
+        print_json(facts)
+        return exits.OK
+    say("Nothing is started and nothing written. It would be as follows.")
+    facts["deadline_at"] = when(state.deadline_at)
+    print_facts((name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in facts.items())
+    return exits.OK
 
 
 def _carry_out(settings: Settings, state: Run, folder: Folder, *, until_close: bool) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -52,6 +53,7 @@ class Folder:
         self.root = root
         self.state = root / ".state"
         self.run_file = root / "run.json"
+        self.input = root / "input.jsonl"
         self.output = root / "output.jsonl"
         self.errors = root / "errors.jsonl"
         self.report = root / "report.json"
@@ -93,6 +95,11 @@ class Folder:
             raise InvalidConfiguration(
                 f"{self.run_file} cannot be read: {problem}.", hint=f"Give another --out, or remove {self.root}."
             ) from None
+
+    def keep(self, file: Path) -> Path:
+        """A copy of an input that nobody else keeps, such as standard input's."""
+        shutil.copyfile(file, self.input)
+        return self.input
 
     def complete(self, run: Run) -> bool:
         """Has the run ended, and is all that it wrote still here?"""

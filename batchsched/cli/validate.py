@@ -9,6 +9,7 @@ import click
 
 from batchsched.cli import exits
 from batchsched.cli.common import config_option, error_line, json_option, load, plain, print_json
+from batchsched.cli.named_files import InFile
 from batchsched.lines import ENDPOINTS
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=InFile())
 @click.option(
     "--endpoint", type=click.Choice(ENDPOINTS), help="Hold every line against this endpoint [default: the first line's url]."
 )
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @config_option
 @json_option
 def validate(file: Path, endpoint: str | None, models: tuple[str, ...], config: Path | None, as_json: bool) -> int:
-    """Check every line of FILE as a server with this configuration would. Exits 2 where something is wrong, or where
+    """Check every line of FILE (- is stdin) as a server with this configuration would. Exits 2 where something is wrong, or where
     no declared pool can run what it asks for."""
     from batchsched.cli.infile import check
     from batchsched.cli.room import Tight, tight

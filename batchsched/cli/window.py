@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchsched.cli.common import Connect, Number, json_option, print_facts, print_json, print_table, say, server_options, when
+from batchsched.cli.common import (
+    Connect,
+    Number,
+    dry_run_option,
+    json_option,
+    print_facts,
+    print_json,
+    print_table,
+    say,
+    server_options,
+    when,
+)
+from batchsched.cli.completing import pool_names, window_names
 
 if TYPE_CHECKING:
     from batchsched.client.windows import Opening, Window
-
-_dry_run = click.option("--dry-run", is_flag=True, help="Change nothing; show what would be.")
 
 
 @click.group()
@@ -24,12 +34,12 @@ def window() -> None:
 
 def _about_one(command: Callable[..., Any]) -> Callable[..., Any]:
     """What every command that changes one takes."""
-    return click.argument("name")(_dry_run(json_option(server_options(command))))
+    return click.argument("name", shell_complete=window_names)(dry_run_option(json_option(server_options(command))))
 
 
 @window.command()
 @click.argument("name")
-@click.option("--pool", required=True, help="The pool that it opens.")
+@click.option("--pool", required=True, shell_complete=pool_names, help="The pool that it opens.")
 @click.option("--cron", required=True, metavar="LINE", help='When it opens, such as "0 22 * * mon-fri".')
 @click.option("--duration", required=True, help="How long it stays open, such as 8h.")
 @click.option("--tz", "timezone", metavar="ZONE", help="Time zone of the cron line, such as Europe/Berlin [default: UTC].")
@@ -42,7 +52,7 @@ def _about_one(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="P",
     help="Shut while the forecast is above the P-th percentile of its next 24 hours.",
 )
-@_dry_run
+@dry_run_option
 @json_option
 @server_options
 def add(
@@ -93,7 +103,7 @@ def list_(as_json: bool, connect: Connect) -> None:
 
 
 @window.command()
-@click.argument("name")
+@click.argument("name", shell_complete=window_names)
 @click.option("--openings", type=click.IntRange(1, 100), default=10, show_default=True, help="How many to show.")
 @json_option
 @server_options

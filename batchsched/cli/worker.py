@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchsched.cli.common import config_option, load, need
+from batchsched.cli.completing import pool_names
 
 if TYPE_CHECKING:
     from batchsched.settings import Loaded
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--server", metavar="URL", help="The server [default: from the configuration].")
-@click.option("--pool", "pools", required=True, multiple=True, help="The pool, as the server names it; several with --launch.")
+@click.option(
+    "--pool",
+    "pools",
+    required=True,
+    multiple=True,
+    shell_complete=pool_names,
+    help="The pool, as the server names it; several with --launch.",
+)
 @click.option("--engine-url", metavar="URL", help="Use this running vLLM server instead of starting one.")
 @click.option("--launch", is_flag=True, help="Start and end workers of the pools as the plan wants them, and watch them.")
 @click.option("--let-go", is_flag=True, help="End all workers that --launch had started here, without loss.")

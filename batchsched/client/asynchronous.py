@@ -168,7 +168,7 @@ class AsyncFiles:
 
 
 class AsyncBatches:
-    """`client.batches`."""
+    """`client.batches`. With `dry_run` nothing changes: the answer says what would be."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
@@ -205,33 +205,33 @@ class AsyncBatches:
                 yield item
             after, more = page.last_id, page.has_more
 
-    async def cancel(self, batch_id: str) -> Batch:
+    async def cancel(self, batch_id: str, *, dry_run: bool = False) -> Batch:
         """Ask for its end; what is done is kept."""
-        return await self._client.send(calls.cancel_batch(batch_id))
+        return await self._client.send(calls.cancel_batch(batch_id, dry_run=dry_run))
 
     async def delete(self, batch_id: str) -> None:
         """Delete what an ended batch holds: results, errors, metadata, and its input where no other batch has it."""
         await self._client.send(calls.delete_batch(batch_id))
 
-    async def pause(self, batch_id: str) -> Batch:
+    async def pause(self, batch_id: str, *, dry_run: bool = False) -> Batch:
         """Let nothing more of it start; its deadline holds all the same."""
-        return await self._client.send(calls.pause_batch(batch_id))
+        return await self._client.send(calls.pause_batch(batch_id, dry_run=dry_run))
 
-    async def resume(self, batch_id: str) -> Batch:
+    async def resume(self, batch_id: str, *, dry_run: bool = False) -> Batch:
         """Let a paused batch go on."""
-        return await self._client.send(calls.resume_batch(batch_id))
+        return await self._client.send(calls.resume_batch(batch_id, dry_run=dry_run))
 
-    async def start(self, batch_id: str) -> Batch:
+    async def start(self, batch_id: str, *, dry_run: bool = False) -> Batch:
         """Let it wait no longer for a better hour or place; other deadlines hold all the same."""
-        return await self._client.send(calls.start_batch(batch_id))
+        return await self._client.send(calls.start_batch(batch_id, dry_run=dry_run))
 
-    async def retry(self, batch_id: str, *, deadline: str | datetime | None = None) -> Batch:
+    async def retry(self, batch_id: str, *, deadline: str | datetime | None = None, dry_run: bool = False) -> Batch:
         """Run again only what failed or was left undone of a batch that ended; without `deadline`, for as long as at first."""
-        return await self._client.send(calls.retry_batch(batch_id, deadline))
+        return await self._client.send(calls.retry_batch(batch_id, deadline, dry_run=dry_run))
 
-    async def update(self, batch_id: str, **changes: Unpack[Changes]) -> Batch:
+    async def update(self, batch_id: str, *, dry_run: bool = False, **changes: Unpack[Changes]) -> Batch:
         """Change its deadline (which brings a new verdict), priority or metadata; what is not named stays."""
-        return await self._client.send(calls.update_batch(batch_id, changes))
+        return await self._client.send(calls.update_batch(batch_id, changes, dry_run=dry_run))
 
     async def wait(
         self,
@@ -421,7 +421,7 @@ class AsyncWindows:
 
 
 class AsyncPlans:
-    """`client.plans`."""
+    """`client.plans`. With `dry_run` nothing changes: the answer says what would be."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
@@ -438,17 +438,17 @@ class AsyncPlans:
         """The plan that was in force at an instant, or of that number (the last where neither is given), made again."""
         return await self._client.send(plans.replay(at, number))
 
-    async def freeze(self, until: str | datetime | None = None) -> Shifting:
+    async def freeze(self, until: str | datetime | None = None, *, dry_run: bool = False) -> Shifting:
         """Shift nothing more: work starts at once where there is room, the earliest deadline first."""
-        return await self._client.send(plans.freeze(until))
+        return await self._client.send(plans.freeze(until, dry_run=dry_run))
 
-    async def unfreeze(self) -> Shifting:
+    async def unfreeze(self, *, dry_run: bool = False) -> Shifting:
         """Shift again."""
-        return await self._client.send(plans.unfreeze())
+        return await self._client.send(plans.unfreeze(dry_run=dry_run))
 
 
 class AsyncPools:
-    """`client.pools`."""
+    """`client.pools`. With `dry_run` nothing changes: the answer says what would be."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
@@ -457,14 +457,18 @@ class AsyncPools:
         """The pools, and how each stands."""
         return await self._client.send(plans.pools())
 
-    async def cordon(self, pool: str, *, since: str | datetime | None = None, until: str | datetime | None = None) -> PoolStatus:
+    async def cordon(
+        self, pool: str, *, since: str | datetime | None = None, until: str | datetime | None = None, dry_run: bool = False
+    ) -> PoolStatus:
         """Lease nothing new to it and plan nothing there; what runs goes on. From now on and until it is opened, if not said."""
-        return await self._client.send(plans.close_pool(pool, "cordon", since, until))
+        return await self._client.send(plans.close_pool(pool, "cordon", since, until, dry_run=dry_run))
 
-    async def drain(self, pool: str, *, since: str | datetime | None = None, until: str | datetime | None = None) -> PoolStatus:
+    async def drain(
+        self, pool: str, *, since: str | datetime | None = None, until: str | datetime | None = None, dry_run: bool = False
+    ) -> PoolStatus:
         """Cordon it, and have what runs given back unfinished."""
-        return await self._client.send(plans.close_pool(pool, "drain", since, until))
+        return await self._client.send(plans.close_pool(pool, "drain", since, until, dry_run=dry_run))
 
-    async def open(self, pool: str) -> PoolStatus:
+    async def open(self, pool: str, *, dry_run: bool = False) -> PoolStatus:
         """Let it work again."""
-        return await self._client.send(plans.open_pool(pool))
+        return await self._client.send(plans.open_pool(pool, dry_run=dry_run))

@@ -162,7 +162,7 @@ class Files:
 
 
 class Batches:
-    """`client.batches`."""
+    """`client.batches`. With `dry_run` nothing changes: the answer says what would be."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -198,33 +198,33 @@ class Batches:
             yield from calls.items(page, Batch)
             after, more = page.last_id, page.has_more
 
-    def cancel(self, batch_id: str) -> Batch:
+    def cancel(self, batch_id: str, *, dry_run: bool = False) -> Batch:
         """Ask for its end; what is done is kept."""
-        return self._client.send(calls.cancel_batch(batch_id))
+        return self._client.send(calls.cancel_batch(batch_id, dry_run=dry_run))
 
     def delete(self, batch_id: str) -> None:
         """Delete what an ended batch holds: results, errors, metadata, and its input where no other batch has it."""
         self._client.send(calls.delete_batch(batch_id))
 
-    def pause(self, batch_id: str) -> Batch:
+    def pause(self, batch_id: str, *, dry_run: bool = False) -> Batch:
         """Let nothing more of it start; its deadline holds all the same."""
-        return self._client.send(calls.pause_batch(batch_id))
+        return self._client.send(calls.pause_batch(batch_id, dry_run=dry_run))
 
-    def resume(self, batch_id: str) -> Batch:
+    def resume(self, batch_id: str, *, dry_run: bool = False) -> Batch:
         """Let a paused batch go on."""
-        return self._client.send(calls.resume_batch(batch_id))
+        return self._client.send(calls.resume_batch(batch_id, dry_run=dry_run))
 
-    def start(self, batch_id: str) -> Batch:
+    def start(self, batch_id: str, *, dry_run: bool = False) -> Batch:
         """Let it wait no longer for a better hour or place; other deadlines hold all the same."""
-        return self._client.send(calls.start_batch(batch_id))
+        return self._client.send(calls.start_batch(batch_id, dry_run=dry_run))
 
-    def retry(self, batch_id: str, *, deadline: str | datetime | None = None) -> Batch:
+    def retry(self, batch_id: str, *, deadline: str | datetime | None = None, dry_run: bool = False) -> Batch:
         """Run again only what failed or was left undone of a batch that ended; without `deadline`, for as long as at first."""
-        return self._client.send(calls.retry_batch(batch_id, deadline))
+        return self._client.send(calls.retry_batch(batch_id, deadline, dry_run=dry_run))
 
-    def update(self, batch_id: str, **changes: Unpack[Changes]) -> Batch:
+    def update(self, batch_id: str, *, dry_run: bool = False, **changes: Unpack[Changes]) -> Batch:
         """Change its deadline (which brings a new verdict), priority or metadata; what is not named stays."""
-        return self._client.send(calls.update_batch(batch_id, changes))
+        return self._client.send(calls.update_batch(batch_id, changes, dry_run=dry_run))
 
     def wait(
         self,
@@ -408,7 +408,7 @@ class Windows:
 
 
 class Plans:
-    """`client.plans`."""
+    """`client.plans`. With `dry_run` nothing changes: the answer says what would be."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -425,17 +425,17 @@ class Plans:
         """The plan that was in force at an instant, or of that number (the last where neither is given), made again."""
         return self._client.send(plans.replay(at, number))
 
-    def freeze(self, until: str | datetime | None = None) -> Shifting:
+    def freeze(self, until: str | datetime | None = None, *, dry_run: bool = False) -> Shifting:
         """Shift nothing more: work starts at once where there is room, the earliest deadline first."""
-        return self._client.send(plans.freeze(until))
+        return self._client.send(plans.freeze(until, dry_run=dry_run))
 
-    def unfreeze(self) -> Shifting:
+    def unfreeze(self, *, dry_run: bool = False) -> Shifting:
         """Shift again."""
-        return self._client.send(plans.unfreeze())
+        return self._client.send(plans.unfreeze(dry_run=dry_run))
 
 
 class Pools:
-    """`client.pools`."""
+    """`client.pools`. With `dry_run` nothing changes: the answer says what would be."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -444,14 +444,18 @@ class Pools:
         """The pools, and how each stands."""
         return self._client.send(plans.pools())
 
-    def cordon(self, pool: str, *, since: str | datetime | None = None, until: str | datetime | None = None) -> PoolStatus:
+    def cordon(
+        self, pool: str, *, since: str | datetime | None = None, until: str | datetime | None = None, dry_run: bool = False
+    ) -> PoolStatus:
         """Lease nothing new to it and plan nothing there; what runs goes on. From now on and until it is opened, if not said."""
-        return self._client.send(plans.close_pool(pool, "cordon", since, until))
+        return self._client.send(plans.close_pool(pool, "cordon", since, until, dry_run=dry_run))
 
-    def drain(self, pool: str, *, since: str | datetime | None = None, until: str | datetime | None = None) -> PoolStatus:
+    def drain(
+        self, pool: str, *, since: str | datetime | None = None, until: str | datetime | None = None, dry_run: bool = False
+    ) -> PoolStatus:
         """Cordon it, and have what runs given back unfinished."""
-        return self._client.send(plans.close_pool(pool, "drain", since, until))
+        return self._client.send(plans.close_pool(pool, "drain", since, until, dry_run=dry_run))
 
-    def open(self, pool: str) -> PoolStatus:
+    def open(self, pool: str, *, dry_run: bool = False) -> PoolStatus:
         """Let it work again."""
-        return self._client.send(plans.open_pool(pool))
+        return self._client.send(plans.open_pool(pool, dry_run=dry_run))

@@ -191,6 +191,11 @@ def asked(**values: Any) -> dict[str, Any]:
     return {key: iso(value) if isinstance(value, datetime) else value for key, value in values.items() if value is not None}
 
 
+def only_seen(dry_run: bool) -> dict[str, Any]:
+    """Options of a call that is to change nothing, only to say what would be."""
+    return {"params": {"dry_run": "true"}} if dry_run else {}
+
+
 def one_input(input_file_id: str | None, file: object) -> None:
     """Exactly one of the two ways to name the input."""
     if (input_file_id is None) == (file is None):
@@ -201,24 +206,25 @@ def retrieve_batch(batch_id: str) -> Call[Batch]:
     return Call("GET", f"/v1/batches/{_plain(batch_id)}", typed(Batch))
 
 
-def cancel_batch(batch_id: str) -> Call[Batch]:
-    return Call("POST", f"/v1/batches/{_plain(batch_id)}/cancel", typed(Batch))
+def cancel_batch(batch_id: str, *, dry_run: bool = False) -> Call[Batch]:
+    return Call("POST", f"/v1/batches/{_plain(batch_id)}/cancel", typed(Batch), only_seen(dry_run))
 
 
-def pause_batch(batch_id: str) -> Call[Batch]:
-    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/pause", typed(Batch))
+def pause_batch(batch_id: str, *, dry_run: bool = False) -> Call[Batch]:
+    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/pause", typed(Batch), only_seen(dry_run))
 
 
-def resume_batch(batch_id: str) -> Call[Batch]:
-    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/resume", typed(Batch))
+def resume_batch(batch_id: str, *, dry_run: bool = False) -> Call[Batch]:
+    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/resume", typed(Batch), only_seen(dry_run))
 
 
-def start_batch(batch_id: str) -> Call[Batch]:
-    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/start", typed(Batch))
+def start_batch(batch_id: str, *, dry_run: bool = False) -> Call[Batch]:
+    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/start", typed(Batch), only_seen(dry_run))
 
 
-def retry_batch(batch_id: str, deadline: str | datetime | None) -> Call[Batch]:
-    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/retry", typed(Batch), {"json": asked(deadline=deadline)})
+def retry_batch(batch_id: str, deadline: str | datetime | None, *, dry_run: bool = False) -> Call[Batch]:
+    options = {"json": asked(deadline=deadline), **only_seen(dry_run)}
+    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}/retry", typed(Batch), options)
 
 
 class Changes(TypedDict, total=False):
@@ -229,8 +235,9 @@ class Changes(TypedDict, total=False):
     metadata: dict[str, str] | None
 
 
-def update_batch(batch_id: str, changes: Changes) -> Call[Batch]:
-    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}", typed(Batch), {"json": asked(**changes)})
+def update_batch(batch_id: str, changes: Changes, *, dry_run: bool = False) -> Call[Batch]:
+    options = {"json": asked(**changes), **only_seen(dry_run)}
+    return Call("POST", f"{PREFIX}/batches/{_plain(batch_id)}", typed(Batch), options)
 
 
 def delete_batch(batch_id: str) -> Call[None]:
@@ -319,8 +326,8 @@ def read_keys(page: Page) -> list[Key]:
     return items(page, Key)
 
 
-def revoke_key(key_id: str) -> Call[Key]:
-    return Call("POST", f"{PREFIX}/keys/{_plain(key_id)}/revoke", typed(Key))
+def revoke_key(key_id: str, *, dry_run: bool = False) -> Call[Key]:
+    return Call("POST", f"{PREFIX}/keys/{_plain(key_id)}/revoke", typed(Key), only_seen(dry_run))
 
 
 def models() -> Call[tuple[Model, ...]]:

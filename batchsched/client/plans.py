@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 
 from batchsched.client import showing
-from batchsched.client.calls import Call, PlotFormat, asked, listed, typed, whole
+from batchsched.client.calls import Call, PlotFormat, asked, listed, only_seen, typed, whole
 from batchsched.errors import BatchschedError
 from batchsched.transport import Transport
 from batchsched.wire import PREFIX
@@ -148,12 +148,12 @@ def plot(image_format: PlotFormat) -> Call[bytes]:
     return Call("GET", f"{PREFIX}/plan/plot", bytes, {"params": {"format": image_format}})
 
 
-def freeze(until: str | datetime | None) -> Call[Shifting]:
-    return Call("POST", f"{PREFIX}/plan/freeze", typed(Shifting), {"json": asked(until=until)})
+def freeze(until: str | datetime | None, *, dry_run: bool = False) -> Call[Shifting]:
+    return Call("POST", f"{PREFIX}/plan/freeze", typed(Shifting), {"json": asked(until=until), **only_seen(dry_run)})
 
 
-def unfreeze() -> Call[Shifting]:
-    return Call("POST", f"{PREFIX}/plan/unfreeze", typed(Shifting))
+def unfreeze(*, dry_run: bool = False) -> Call[Shifting]:
+    return Call("POST", f"{PREFIX}/plan/unfreeze", typed(Shifting), only_seen(dry_run))
 
 
 def pools() -> Call[tuple[PoolStatus, ...]]:
@@ -161,14 +161,19 @@ def pools() -> Call[tuple[PoolStatus, ...]]:
 
 
 def close_pool(
-    pool: str, how: Literal["cordon", "drain"], since: str | datetime | None, until: str | datetime | None
+    pool: str,
+    how: Literal["cordon", "drain"],
+    since: str | datetime | None,
+    until: str | datetime | None,
+    *,
+    dry_run: bool = False,
 ) -> Call[PoolStatus]:
-    given = {"json": asked(since=since, until=until)}
+    given = {"json": asked(since=since, until=until), **only_seen(dry_run)}
     return Call("POST", f"{PREFIX}/pools/{quote(pool, safe='')}/{how}", typed(PoolStatus), given)
 
 
-def open_pool(pool: str) -> Call[PoolStatus]:
-    return Call("POST", f"{PREFIX}/pools/{quote(pool, safe='')}/open", typed(PoolStatus))
+def open_pool(pool: str, *, dry_run: bool = False) -> Call[PoolStatus]:
+    return Call("POST", f"{PREFIX}/pools/{quote(pool, safe='')}/open", typed(PoolStatus), only_seen(dry_run))
 
 
 class Late(msgspec.Struct, frozen=True):

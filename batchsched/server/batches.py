@@ -13,6 +13,7 @@ from batchsched.errors import Conflict, InvalidRequest, NotFound
 from batchsched.lines.strict import shown
 from batchsched.queue import batches, files, idempotency
 from batchsched.server.auth import Caller, Who
+from batchsched.server.dry_run import changing
 from batchsched.server.objects import batch_object, list_object
 from batchsched.server.options import NewBatch, parse_new_batch
 from batchsched.server.runtime import Runtime
@@ -54,9 +55,9 @@ def router(runtime: Runtime) -> APIRouter:
         return as_object(row)
 
     @routes.post("/v1/batches/{batch_id}/cancel")
-    def cancel_batch(batch_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        """Stop a batch; requests in flight may finish, and what is done is kept."""
-        with database.write() as connection:
+    def cancel_batch(batch_id: str, who: Who, dry_run: bool = False) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Stop a batch; requests in flight may finish, and what is done is kept. With `dry_run` nothing happens."""
+        with changing(database, dry_run=dry_run) as connection:
             row = batches.get(connection, batch_id, who.tenant)
             if row["state"] not in {"cancelling", "cancelled"}:
                 if row["state"] not in {"validating", "in_progress"}:
@@ -64,7 +65,8 @@ def router(runtime: Runtime) -> APIRouter:
                 batches.move(connection, batch_id, "cancelling", runtime.clock.now())
                 who.did(connection, batch_id)
                 row = batches.get(connection, batch_id, who.tenant)
-        runtime.lifecycle.poke()
+        if not dry_run:
+            runtime.lifecycle.poke()
         return as_object(row)
 
     return routes

@@ -17,6 +17,7 @@ from batchsched.queue import audit, keys
 from batchsched.queue.tenancy import ANY
 from batchsched.server.auth import KEY_PREFIX, Caller, Who, digest_of
 from batchsched.server.batches import json_body
+from batchsched.server.dry_run import changing
 from batchsched.server.instants import instant
 from batchsched.server.objects import list_object
 from batchsched.server.options import deadline_of, form_of
@@ -60,9 +61,9 @@ def router(runtime: Runtime) -> APIRouter:
         return list_object(rows, limit, key_object)
 
     @routes.post("/keys/{key_id}/revoke")
-    def revoke_key(key_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        """End a key at once. Revoking it again does no harm."""
-        with database.write() as connection:
+    def revoke_key(key_id: str, who: Who, dry_run: bool = False) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """End a key at once. Revoking it again does no harm. With `dry_run` it stays: the answer says what would be."""
+        with changing(database, dry_run=dry_run) as connection:
             row = keys.get(connection, key_id)
             if not row["revoked_at"]:
                 alive = keys.usable(connection, clock.now())

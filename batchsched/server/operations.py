@@ -14,6 +14,7 @@ from batchsched.errors import InvalidRequest
 from batchsched.queue import batches, reopening, retention
 from batchsched.server.auth import Caller, Who
 from batchsched.server.batches import json_body
+from batchsched.server.dry_run import changing
 from batchsched.server.objects import batch_object
 from batchsched.server.options import Change, Retry, as_long_as_first, deadline_of, form_of, metadata_of
 from batchsched.server.runtime import Runtime
@@ -30,31 +31,38 @@ def router(runtime: Runtime) -> APIRouter:
         return batch_object(row, runtime.reports.additions(row))
 
     @routes.post("/batches/{batch_id}/pause")
-    def pause_batch(batch_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        """Lease nothing more of a batch; what runs is given back unfinished. Its deadline holds all the same."""
-        return shown(desk.pause(who, batch_id))
+    def pause_batch(batch_id: str, who: Who, dry_run: bool = False) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        """Lease nothing more of a batch; what runs is given back unfinished. Its deadline holds all the same.
+
+        With `dry_run`, here and below, nothing is kept: the answer says what would be.
+        """
+        return shown(desk.pause(who, batch_id, dry_run=dry_run))
 
     @routes.post("/batches/{batch_id}/resume")
-    def resume_batch(batch_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def resume_batch(batch_id: str, who: Who, dry_run: bool = False) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Let a paused batch go on."""
-        return shown(desk.resume(who, batch_id))
+        return shown(desk.resume(who, batch_id, dry_run=dry_run))
 
     @routes.post("/batches/{batch_id}/start")
-    def start_batch(batch_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def start_batch(batch_id: str, who: Who, dry_run: bool = False) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Let a batch wait no longer: it starts as soon as a pool that may run it is free. Other deadlines hold all the same."""
-        return shown(desk.start(who, batch_id))
+        return shown(desk.start(who, batch_id, dry_run=dry_run))
 
     @routes.post("/batches/{batch_id}")
-    async def update_batch(batch_id: str, request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    async def update_batch(  # pyright: ignore[reportUnusedFunction]
+        batch_id: str, request: Request, who: Who, dry_run: bool = False
+    ) -> dict[str, Any]:
         """Change the deadline, the priority or the metadata. A new deadline brings a new verdict."""
         change = form_of(Change, await json_body(request))
-        return await run_in_threadpool(lambda: shown(desk.update(who, batch_id, change)))
+        return await run_in_threadpool(lambda: shown(desk.update(who, batch_id, change, dry_run=dry_run)))
 
     @routes.post("/batches/{batch_id}/retry")
-    async def retry_batch(batch_id: str, request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    async def retry_batch(  # pyright: ignore[reportUnusedFunction]
+        batch_id: str, request: Request, who: Who, dry_run: bool = False
+    ) -> dict[str, Any]:
         """Take up a batch that ended: only its failed and unfinished requests run, and its results get new files."""
         retry = form_of(Retry, await json_body(request))
-        return await run_in_threadpool(lambda: shown(desk.retry(who, batch_id, retry)))
+        return await run_in_threadpool(lambda: shown(desk.retry(who, batch_id, retry, dry_run=dry_run)))
 
     @routes.delete("/batches/{batch_id}")
     def delete_batch(batch_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
@@ -75,22 +83,23 @@ class Operations:
         self._runtime = runtime
         self._database = runtime.database
 
-    def pause(self, who: Caller, batch_id: str) -> Mapping[str, Any]:
+    def pause(self, who: Caller, batch_id: str, *, dry_run: bool = False) -> Mapping[str, Any]:
         """Pausing twice keeps the first instant. Raises NotFound, Conflict."""
-        return self._done(who, batch_id, lambda connection: batches.pause(connection, batch_id, self._runtime.clock.now()))
+        now = self._runtime.clock.now()
+        return self._done(who, batch_id, lambda connection: batches.pause(connection, batch_id, now), dry_run)
 
-    def resume(self, who: Caller, batch_id: str) -> Mapping[str, Any]:
+    def resume(self, who: Caller, batch_id: str, *, dry_run: bool = False) -> Mapping[str, Any]:
         """No harm where it was not paused. Raises NotFound, Conflict."""
-        return self._done(who, batch_id, lambda connection: batches.edit(connection, batch_id, "resumed", paused_at=None))
+        return self._done(who, batch_id, lambda tied: batches.edit(tied, batch_id, "resumed", paused_at=None), dry_run)
 
-    def start(self, who: Caller, batch_id: str) -> Mapping[str, Any]:
+    def start(self, who: Caller, batch_id: str, *, dry_run: bool = False) -> Mapping[str, Any]:
         """Telling it twice keeps the first instant. Raises NotFound; Conflict where it is paused or has ended."""
         now, published = self._runtime.clock.now(), self._runtime.scheduler.published
         planned_at = published.start_at(batch_id) if published else None
         told = {"since": iso(now), "planned_at": iso(planned_at) if planned_at and planned_at > now else None}
-        return self._done(who, batch_id, lambda connection: batches.start(connection, batch_id, told))
+        return self._done(who, batch_id, lambda connection: batches.start(connection, batch_id, told), dry_run)
 
-    def update(self, who: Caller, batch_id: str, change: Change) -> Mapping[str, Any]:
+    def update(self, who: Caller, batch_id: str, change: Change, *, dry_run: bool = False) -> Mapping[str, Any]:
         """Raises InvalidRequest and its kin; NotFound; Conflict once it has ended."""
         values: dict[str, Any] = {}
         if change.metadata is not None:
@@ -101,12 +110,13 @@ class Operations:
             values |= self._judged(who, batch_id, deadline_of(change.deadline, self._runtime.clock.now(), "deadline"))
         if not values:
             raise InvalidRequest("Say what to change: 'deadline', 'priority' or 'metadata'.")
-        row = self._done(who, batch_id, lambda connection: batches.edit(connection, batch_id, "changed", **values))
+        row = self._done(who, batch_id, lambda connection: batches.edit(connection, batch_id, "changed", **values), dry_run)
         if "deadline_at" in values and "verdict" not in values and row["state"] == "in_progress":
-            return self.update(who, batch_id, change)  # it was validated meanwhile, and judged by the deadline before
+            # It was validated meanwhile, and judged by the deadline before.
+            return self.update(who, batch_id, change, dry_run=dry_run)
         return row
 
-    def retry(self, who: Caller, batch_id: str, retry: Retry) -> Mapping[str, Any]:
+    def retry(self, who: Caller, batch_id: str, retry: Retry, *, dry_run: bool = False) -> Mapping[str, Any]:
         """Raises InvalidValue for a deadline that cannot be; NotFound; Conflict, saying why there is nothing to retry."""
         now = self._runtime.clock.now()
         deadline_at = deadline_of(retry.deadline, now, "deadline") if retry.deadline is not None else None
@@ -117,8 +127,9 @@ class Operations:
             row = batches.get(connection, batch_id, who.tenant)
             reopening.mark(connection, row, deadline_at or as_long_as_first(row, now), now)
 
-        row = self._done(who, batch_id, mark)
-        self._runtime.lifecycle.poke()
+        row = self._done(who, batch_id, mark, dry_run)
+        if not dry_run:
+            self._runtime.lifecycle.poke()
         return row
 
     def erase(self, who: Caller, batch_id: str) -> None:
@@ -138,11 +149,13 @@ class Operations:
             return {"deadline_at": deadline_at}
         return {"deadline_at": deadline_at, "verdict": self._runtime.scheduler.verdict({**row, "deadline_at": deadline_at})}
 
-    def _done(self, who: Caller, batch_id: str, act: Callable[[Connection], None]) -> Mapping[str, Any]:
-        with self._database.write() as connection:
+    def _done(self, who: Caller, batch_id: str, act: Callable[[Connection], None], dry_run: bool) -> Mapping[str, Any]:
+        """The batch after the act; with `dry_run` as it would be."""
+        with changing(self._database, dry_run=dry_run) as connection:
             batches.get(connection, batch_id, who.tenant)  # another tenant's batch is not there
             act(connection)
             who.did(connection, batch_id)
             row = batches.get(connection, batch_id, who.tenant)
-        self._runtime.scheduler.poke()
+        if not dry_run:
+            self._runtime.scheduler.poke()
         return row

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
+from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from batchsched.errors import InvalidValue, NotFound
@@ -16,6 +17,7 @@ from batchsched.queue.rows import Row
 from batchsched.queue.spare import hour_of_week
 from batchsched.server.auth import Caller, Who
 from batchsched.server.batches import json_body
+from batchsched.server.dry_run import changing
 from batchsched.server.options import deadline_of, form_of
 from batchsched.server.plan_answers import Close, Freeze
 from batchsched.server.runtime import Runtime
@@ -30,15 +32,18 @@ def router(runtime: Runtime) -> APIRouter:
     rule = Override(runtime)
 
     @routes.post("/plan/freeze")
-    async def freeze_plan(request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        """Shift nothing more: work starts at once where there is room, the earliest deadline first."""
+    async def freeze_plan(  # pyright: ignore[reportUnusedFunction]
+        request: Request, who: Who, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Shift nothing more: work starts at once where there is room, the earliest deadline first. With `dry_run`, here and
+        below, nothing is kept: the answer says what would be."""
         asked = form_of(Freeze, await json_body(request))
-        return await run_in_threadpool(rule.freeze, who, asked)
+        return await run_in_threadpool(rule.freeze, who, asked, dry_run=dry_run)
 
     @routes.post("/plan/unfreeze")
-    def unfreeze_plan(who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def unfreeze_plan(who: Who, dry_run: bool = False) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Shift again. No harm where it was not frozen."""
-        return rule.unfreeze(who)
+        return rule.unfreeze(who, dry_run=dry_run)
 
     @routes.get("/pools")
     def list_pools() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
@@ -46,19 +51,25 @@ def router(runtime: Runtime) -> APIRouter:
         return {"object": "list", "data": rule.pools()}
 
     @routes.post("/pools/{pool}/cordon")
-    async def cordon_pool(pool: str, request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    async def cordon_pool(  # pyright: ignore[reportUnusedFunction]
+        pool: str, request: Request, who: Who, dry_run: bool = False
+    ) -> dict[str, Any]:
         """Lease nothing new to a pool and plan nothing there; what runs goes on."""
-        return await run_in_threadpool(rule.close, who, pool, "cordoned", form_of(Close, await json_body(request)))
+        asked = form_of(Close, await json_body(request))
+        return await run_in_threadpool(rule.close, who, pool, "cordoned", asked, dry_run=dry_run)
 
     @routes.post("/pools/{pool}/drain")
-    async def drain_pool(pool: str, request: Request, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    async def drain_pool(  # pyright: ignore[reportUnusedFunction]
+        pool: str, request: Request, who: Who, dry_run: bool = False
+    ) -> dict[str, Any]:
         """Cordon a pool, and have what runs given back unfinished, which costs it no attempt."""
-        return await run_in_threadpool(rule.close, who, pool, "drained", form_of(Close, await json_body(request)))
+        asked = form_of(Close, await json_body(request))
+        return await run_in_threadpool(rule.close, who, pool, "drained", asked, dry_run=dry_run)
 
     @routes.post("/pools/{pool}/open")
-    def open_pool(pool: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def open_pool(pool: str, who: Who, dry_run: bool = False) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Let a pool work again, also on GPUs with memory errors. No harm where it may."""
-        return rule.open(who, pool)
+        return rule.open(who, pool, dry_run=dry_run)
 
     return routes
 
@@ -73,25 +84,25 @@ class Override:
         self._fleet = runtime.fleet
         self._lease_s = runtime.settings.server.lease_s
 
-    def freeze(self, who: Caller, asked: Freeze) -> dict[str, Any]:
+    def freeze(self, who: Caller, asked: Freeze, *, dry_run: bool = False) -> dict[str, Any]:
         """Raises InvalidValue for an end that cannot be."""
         now = self._clock.now()
         until = deadline_of(asked.until, now, "until") if asked.until else None
-        with self._database.write() as connection:
+        with changing(self._database, dry_run=dry_run) as connection:
             overrides.freeze(connection, now, until)
             who.did(connection, "plan", until=iso(until) if until else None)
-        self._scheduler.poke()
+        self._decided(dry_run)
         return {"id": "plan", "frozen": frozen_object(overrides.Override("frozen", now, until))}
 
-    def unfreeze(self, who: Caller) -> dict[str, Any]:
+    def unfreeze(self, who: Caller, *, dry_run: bool = False) -> dict[str, Any]:
         """Shift again."""
-        with self._database.write() as connection:
+        with changing(self._database, dry_run=dry_run) as connection:
             overrides.unfreeze(connection)
             who.did(connection, "plan")
-        self._scheduler.poke()
+        self._decided(dry_run)
         return {"id": "plan", "frozen": None}
 
-    def close(self, who: Caller, pool: str, how: overrides.Closed, asked: Close) -> dict[str, Any]:
+    def close(self, who: Caller, pool: str, how: overrides.Closed, asked: Close, *, dry_run: bool = False) -> dict[str, Any]:
         """Raises NotFound, InvalidValue."""
         self._known(pool)
         now = self._clock.now()
@@ -99,31 +110,40 @@ class Override:
         until = deadline_of(asked.until, now, "until") if asked.until else None
         if until and until <= since:
             raise InvalidValue(f"It would end before it begins: {asked.until} is not after {asked.since}.", param="until")
-        with self._database.write() as connection:
+        with changing(self._database, dry_run=dry_run) as connection:
             overrides.close(connection, pool, how, since, until)
             who.did(connection, pool, since=iso(since), until=iso(until) if until else None)
-        self._scheduler.poke()
-        return self._one(pool)
+            found = self._one(connection, pool)
+        self._decided(dry_run)
+        return found
 
-    def open(self, who: Caller, pool: str) -> dict[str, Any]:
+    def open(self, who: Caller, pool: str, *, dry_run: bool = False) -> dict[str, Any]:
         """Raises NotFound."""
         self._known(pool)
-        with self._database.write() as connection:
+        with changing(self._database, dry_run=dry_run) as connection:
             overrides.reopen(connection, pool)
             passed = workers.pardon(connection, pool)
             who.did(connection, pool)
-        self._scheduler.poke()
-        return {**self._one(pool), "pardoned": passed}
+            found = self._one(connection, pool)
+        self._decided(dry_run)
+        return {**found, "pardoned": passed}
+
+    def _decided(self, dry_run: bool) -> None:
+        if not dry_run:
+            self._scheduler.poke()
 
     def pools(self) -> list[dict[str, Any]]:
         """All, in the order in which they are declared."""
-        now = self._clock.now()
         with self._database.read() as connection:
-            ruled = overrides.active(connection, now)
-            alive = [row["pool"] for row in workers.active(connection, now - timedelta(seconds=self._lease_s))]
-            ills = workers.ills(connection, now - timedelta(seconds=self._lease_s))
-            able = launchers.active(connection, now - launchers.SILENT)
-            opened = self._scheduler.doors.openings(connection)
+            return self._all(connection)
+
+    def _all(self, connection: Connection) -> list[dict[str, Any]]:
+        now = self._clock.now()
+        ruled = overrides.active(connection, now)
+        alive = [row["pool"] for row in workers.active(connection, now - timedelta(seconds=self._lease_s))]
+        ills = workers.ills(connection, now - timedelta(seconds=self._lease_s))
+        able = launchers.active(connection, now - launchers.SILENT)
+        opened = self._scheduler.doors.openings(connection)
         shares = self._scheduler.observer.current_shares(now)
         return [
             {
@@ -135,8 +155,8 @@ class Override:
             for name in self._fleet.pools
         ]
 
-    def _one(self, pool: str) -> dict[str, Any]:
-        return next(one for one in self.pools() if one["id"] == pool)
+    def _one(self, connection: Connection, pool: str) -> dict[str, Any]:
+        return next(one for one in self._all(connection) if one["id"] == pool)
 
     def _pool(self, name: str, ruled: overrides.Overrides, alive: list[str], share: float) -> dict[str, Any]:
         pool, site, closed = self._fleet.pools[name], self._fleet.site_of(name), ruled.pools.get(name)

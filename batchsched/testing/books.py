@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -46,6 +48,15 @@ class Books:
     def now(self) -> datetime:
         """The server's time."""
         return self._clock.now()
+
+    @contextmanager
+    def tried(self, *, dry_run: bool) -> Generator[None]:
+        """What is done meanwhile is undone at the end where it was only to be seen."""
+        before = copy.deepcopy((self.files, self.batches)) if dry_run else (self.files, self.batches)
+        try:
+            yield
+        finally:
+            self.files, self.batches = before
 
     def keep(self, data: bytes, filename: str, purpose: str, expires_after_s: int | None) -> HeldFile:
         """A file that was uploaded."""

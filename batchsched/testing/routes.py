@@ -89,7 +89,8 @@ class Routes:
             self._books.settle()
             for method, pattern, route in self._table:
                 if method == ask.method and (found := re.fullmatch(pattern, ask.path)):
-                    said = route(ask, *found.groups())
+                    with self._books.tried(dry_run=ask.query.get("dry_run") == "true"):
+                        said = route(ask, *found.groups())
                     return said if isinstance(said, Reply) else Reply(200, msgspec.json.encode(said))
             raise NotFound(
                 f"Unknown request URL: {ask.method} {ask.path}.",
