@@ -191,11 +191,6 @@ def asked(**values: Any) -> dict[str, Any]:
     return {key: iso(value) if isinstance(value, datetime) else value for key, value in values.items() if value is not None}
 
 
-def only_seen(dry_run: bool) -> dict[str, Any]:
-    """Options of a call that is to change nothing, only to say what would be."""
-    return {"params": {"dry_run": "true"}} if dry_run else {}
-
-
 def one_input(input_file_id: str | None, file: object) -> None:
     """Exactly one of the two ways to name the input."""
     if (input_file_id is None) == (file is None):
