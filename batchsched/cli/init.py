@@ -22,7 +22,7 @@ _SHOWN = {"cron": "0 22 * * mon-fri", "duration": "8h", "pool": "local"}
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path), required=False, metavar="[PATH]")
+@click.argument("path", type=click.Path(allow_dash=True, path_type=Path), required=False, metavar="[PATH]")
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 @click.option("--dry-run", is_flag=True, help="Write nothing; print the file, as `init -` does.")
 def init(path: Path | None, force: bool, dry_run: bool) -> None:
