@@ -105,3 +105,25 @@ def complaint(line: str) -> str | None:
     except click.UsageError as problem:
         return problem.format_message()
     return f"it takes no {rest[0]!r}" if rest and not isinstance(command, click.Group) else None
+
+
+def not_shown(expected: str, output: str) -> str | None:
+    """The first line of a block of output that is not in what was really printed, in that order; None: all are.
+
+    `...` stands for anything, a number for any number, a mass of grams for any of its units, an id of a batch for any.
+    """
+    lines = iter(output.splitlines())
+    for line in expected.splitlines():
+        pattern = re.compile(".*".join(_like(part.strip()) for part in line.split("...")).replace(r"\ ", r"\s+") + r"\s*$")
+        if line.strip(". ") and not any(pattern.match(printed.strip()) for printed in lines):
+            return line
+    return None
+
+
+def _like(text: str) -> str:
+    text = re.sub(r"batch_[0-9a-f]+", "\0id", text)
+    text = re.sub(r"\d[\d,]*(?:\.\d+)? (?:[µmk]g|g)\b", "\0grams", text)
+    text = re.escape(re.sub(r"(?<![A-Za-z\d])\d[\d,]*(?:\.\d+)?", "\0number", text))
+    for name, like in (("id", r"batch_\w+"), ("grams", r"[\d.,e-]+ [µmk]?g"), ("number", r"[\d.,]+")):
+        text = text.replace(re.escape("\0") + name, like)
+    return text

@@ -17,6 +17,7 @@ from batchsched.errors import ServerError
 from batchsched.forecasts import open_provider
 from batchsched.forecasts.port import mean_realised
 from batchsched.settings import load
+from tests.pages import blocks, not_shown
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUESTS = ROOT / "examples" / "requests.jsonl"
@@ -129,3 +130,5 @@ def test_the_demo_from_start_to_end(tmp_path: Path) -> None:
     assert "example forecast" in done.stdout
     assert "simulated" in done.stdout
     assert b"<svg" in (tmp_path / "demo" / "report.svg").read_bytes()
+    shown = next(block.text for block in blocks(ROOT / "docs" / "tutorial.md", "text") if "The engine answers" in block.text)
+    assert not not_shown(shown, done.stdout), done.stdout

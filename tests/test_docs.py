@@ -16,7 +16,7 @@ import pytest
 from batchsched import settings
 from batchsched.catalogue import merged
 from batchsched.cli.main import cli
-from tests.pages import PAGES, ROOT, anchors, blocks, code_spans, commands, complaint, links
+from tests.pages import PAGES, ROOT, anchors, blocks, code_spans, commands, complaint, links, not_shown
 
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -125,6 +125,11 @@ def whole(text: str) -> str:
     asked = set(tree.get("forecast", {}).get("order", []))
     lines += [f'[forecast.sources.{source}]\nkind = "file"\npath = "x.csv"' for source in sorted(asked - known)]
     return "\n".join([text.replace("whsec_...", f"whsec_{b64encode(bytes(24)).decode()}"), *lines])
+
+
+def test_what_is_shown_is_compared_line_by_line() -> None:
+    assert not_shown("a ... 5 mg CO2e\n...\nend batch_12af", "a  1 2.5 g CO2e\nbetween\nend batch_99ff\n") is None
+    assert not_shown("first\nsecond", "second\nfirst\n") == "second"
 
 
 @pytest.mark.slow
