@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 PARTS = ("index", "how-to/index", "reference", "explanation")
-LISTED = re.compile(r"^\s*(?:-|\d+\.) .*?\]\(([^)#:]+)\.md\)", re.MULTILINE)
+LISTED = re.compile(r"^\s*- (?P<entry>.*)", re.MULTILINE)
+LINK = re.compile(r"\]\(([^)#:]+)\.md\)")
 
 project = "batchsched"
 author = "The batchsched team"
@@ -32,9 +33,9 @@ html_show_sphinx = False
 
 
 def listed(text: str, page: str) -> list[str]:
-    """The pages that the lists of a page link to first in each entry, by their names from the root of the documentation."""
+    """The pages that the entries of a page's lists link to, by their names from the root of the documentation."""
     here = posixpath.dirname(page)
-    found = (posixpath.normpath(posixpath.join(here, target)) for target in LISTED.findall(text))
+    found = (posixpath.normpath(posixpath.join(here, target)) for entry in LISTED.findall(text) for target in LINK.findall(entry))
     return [name for name in dict.fromkeys(found) if not name.startswith("..")]
 
 

@@ -17,7 +17,7 @@ from markdown_it.token import Token
 from batchsched.cli.main import cli
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted(path for folder in (".", "docs", "docs/how-to", "examples") for path in (ROOT / folder).glob("*.md"))
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 _READER = MarkdownIt("commonmark").enable("table")
 _COMMAND = re.compile(r"(?:^|&& |\$ |\| )(?:\S*/)?batchsched (?P<rest>.*?)(?:\s{2,}.*|\s+#\s.*|\s*&|\s*[|>].*)?$")
 
