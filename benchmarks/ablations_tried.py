@@ -59,10 +59,12 @@ def refinements(base: Policy, *, solver: bool) -> list[Refinement]:
         return Refinement(name, as_is, without, default=True, planner_only=planner_only)
 
     by_means = but("deadlines by means", planner=changed(base.planner, before=_by_means))
+    one_by_one = planned("greedy" if base.name == "greedy" else "cp-sat", WORK_S, jointly=False)
     stopped = but("engines stopped when idle", planner=changed(base.planner, after=_none_kept))
     apart = but("zones' futures apart", risk=risky, planner=changed(base.planner, before=_shuffled))
     together = but("risk 0.5", risk=risky)
     found = [
+        built_in("all batches weighed at once", but("one by one", planner=one_by_one)),
         built_in("deadlines by quantiles", by_means),
         built_in("nowcast", Variant("forecasts of midnight", base, nowcast=False)),
         built_in("engines kept ready", stopped, planner_only=True),

@@ -27,6 +27,7 @@ PUBLISHED = 2
 EXACT = Conditions(sigma_own=0.0, sigma_chunk=0.0, sigma_watts=0.0, sigma_start=0.0, failures_per_replica_h=0.0)
 """Work takes what profiles say, and nothing fails. What the server makes of its profile runs it still has to find out."""
 LATE_S = 1.0
+SAME = 1e-6
 
 
 def conditions_of(scenario: Scenario) -> Conditions:
@@ -53,12 +54,13 @@ def whole_runs(scenario: str, weeks: Iterable[datetime], names: Sequence[str], d
 
 
 def worth_it(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Run now, ours, foresight of the same planner, and the best of the others: the least grams, at no more misses than ours
-    where there are such."""
+    """Ours, foresight of the same planner, run now, and the best of the others: the least grams, at no more misses than ours where
+    there are such. Those that did as ours to the gram, as where nothing competes for room, show nothing more."""
     ours = next(name for name, one in summary.items() if one["ours"])
     mine = [ours, f"{ours}, perfect foresight", "run now"]
+    allowed, kg = summary[ours]["misses_pct"], summary[ours]["kg"]
     others = [name for name in summary if name not in mine and "greedy" not in name and "planner" not in name]
-    allowed = summary[ours]["misses_pct"]
+    others = [name for name in others if not math.isclose(summary[name]["kg"], kg, rel_tol=SAME)]
     best = sorted(others, key=lambda name: (summary[name]["misses_pct"] > allowed, summary[name]["kg"]))
     return [name for name in mine if name in summary] + best[:PUBLISHED]
 

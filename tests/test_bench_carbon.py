@@ -287,6 +287,7 @@ def test_the_whole_server_runs_ours_and_the_best_published_ones() -> None:
             (carbon.GREEDY, 700, 0),
             (carbon.GREEDY_FORESIGHT, 600, 0),
             ("late", 650, 1),
+            ("as ours", 700, 0),
             ("second", 760, 0),
             ("best", 750, 0),
             ("third", 770, 0),

@@ -39,10 +39,12 @@ def make_plan(
     work_s: float = 2.0,
     seed: int = 0,
     wall_s: float = math.inf,
+    *,
+    jointly: bool = True,
 ) -> Plan:
     """A verified plan: the greedy one, improved by a solver where that is asked for and succeeds; a note says where it did not.
 
-    `at-once` shifts nothing: each job where it is done soonest. The plan's slots may be finer than the problem's. The solver's
+    `jointly`: few batches are also weighed all at once (joint.py). `at-once` shifts nothing: each job where it is done soonest. The plan's slots may be finer than the problem's. The solver's
     work is counted: `work_s` is about its seconds on an idle core, and the same problem, seed and work give the same plan, unless
     `wall_s` of the clock cut the solver short. Numbers that make no sense are left out, and a note says which. Raises UnsafePlan
     where even the greedy plan breaks a rule, ValueError where the slots have gaps.
@@ -54,7 +56,7 @@ def make_plan(
     from batchsched.planner.verify import verify, violations
 
     problem, wrong = sound(problem)
-    plan, fine, due = _greedy(problem)
+    plan, fine, due = _greedy(problem, jointly=jointly)
     if solver == "at-once":
         plan = at_once(fine, due)
     elif solver == "greedy":
@@ -83,12 +85,27 @@ def solve(problem: Problem, work_s: float = 2.0, seed: int = 0, wall_s: float = 
     return with_interval(fine, _improved(plan, fine, due, work_s, seed, wall_s))
 
 
-def _greedy(problem: Problem) -> tuple[Plan, Problem, dict[str, float]]:
-    """The greedy plan; the problem in slots that are cut at due times; those."""
+def _greedy(problem: Problem, *, jointly: bool = True) -> tuple[Plan, Problem, dict[str, float]]:
+    """The greedy plan, or that of all batches at once where it weighs less; the problem in slots cut at due times; those."""
     from batchsched.planner.greedy import greedy
 
     fine, due = prepared(problem)
-    return _tidied(fine, due, greedy(fine, due)), fine, due
+    plan = _tidied(fine, due, greedy(fine, due))
+    try:
+        other = _joint(fine, due) if jointly else None
+    except Exception as error:  # without the program there is the greedy plan
+        return noted(plan, f"All batches at once could not be weighed ({type(error).__name__}: {error})"), fine, due
+    return min(plan, other or plan, key=lambda one: one.objective), fine, due
+
+
+def _joint(fine: Problem, due: dict[str, float]) -> Plan | None:
+    from batchsched.planner.joint import joint
+    from batchsched.planner.verify import violations
+
+    found = joint(fine, due)
+    if found is None or violations(fine, tidied := _tidied(fine, due, found)):
+        return None
+    return msgspec.structs.replace(tidied, solver="greedy", status="feasible")
 
 
 def _tidied(fine: Problem, due: dict[str, float], plan: Plan) -> Plan:
