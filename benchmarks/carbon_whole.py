@@ -54,8 +54,8 @@ def whole_runs(scenario: str, weeks: Iterable[datetime], names: Sequence[str], d
 
 
 def worth_it(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Ours, foresight of the same planner, run now, and the best of the others: the least grams, at no more misses than ours where
-    there are such. Those that did as ours to the gram, as where nothing competes for room, show nothing more."""
+    """Ours, foresight of the same planner, run now, and the best of the others: the least grams, at no more misses than ours
+    where there are such. Those that did as ours to the gram, as where nothing competes for room, show nothing more."""
     ours = next(name for name, one in summary.items() if one["ours"])
     mine = [ours, f"{ours}, perfect foresight", "run now"]
     allowed, kg = summary[ours]["misses_pct"], summary[ours]["kg"]

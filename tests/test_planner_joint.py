@@ -1,4 +1,4 @@
-"""All batches at once: cheaper where who is due first would take what another has no other place for; safe, and only if it helps."""
+"""All batches at once: cheaper where who is due first would take what another has no other place for, and always safe."""
 
 from __future__ import annotations
 

@@ -44,10 +44,11 @@ def make_plan(
 ) -> Plan:
     """A verified plan: the greedy one, improved by a solver where that is asked for and succeeds; a note says where it did not.
 
-    `jointly`: few batches are also weighed all at once (joint.py). `at-once` shifts nothing: each job where it is done soonest. The plan's slots may be finer than the problem's. The solver's
-    work is counted: `work_s` is about its seconds on an idle core, and the same problem, seed and work give the same plan, unless
-    `wall_s` of the clock cut the solver short. Numbers that make no sense are left out, and a note says which. Raises UnsafePlan
-    where even the greedy plan breaks a rule, ValueError where the slots have gaps.
+    `jointly`: few batches are also weighed all at once (joint.py). `at-once` shifts nothing: each job where it is done soonest.
+    The plan's slots may be finer than the problem's. The solver's work is counted: `work_s` is about its seconds on an idle core,
+    and the same problem, seed and work give the same plan, unless `wall_s` of the clock cut the solver short. Numbers that make
+    no sense are left out, and a note says which. Raises UnsafePlan where even the greedy plan breaks a rule, ValueError where the
+    slots have gaps.
     """
     from batchsched.planner.at_once import at_once
     from batchsched.planner.greedy import greedy
