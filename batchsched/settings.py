@@ -24,6 +24,7 @@ from batchsched.errors import InvalidConfiguration
 from batchsched.feeds import OWN, FeedSource, ZoneFeed, complaint
 from batchsched.fleet import GPU_TYPES, Fleet, Launch, Pool, PoolWindow, ServedModel, Site, cores_of, gpu_types, wrong_window
 from batchsched.lines.rules import DEFAULT_LINE_BYTES, Rules
+from batchsched.logs import Logs
 from batchsched.planning import Planner
 
 FILE_NAME = "batchsched.toml"
@@ -213,6 +214,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     planner: Planner = Planner()
     carbon: Carbon = Carbon()
     retention: Retention = Retention()
+    logs: Logs = Logs()
     sites: Annotated[dict[str, Site], Meta(description="Sites by name")] = {}
     pools: Annotated[dict[str, Pool], Meta(description="Pools by name")] = {}
     windows: Annotated[dict[str, PoolWindow], Meta(description="Windows of pools by name")] = {}
@@ -318,7 +320,7 @@ def _put(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
 
 def _env_names() -> dict[str, str]:
     names: dict[str, str] = {}
-    for section in ("server", "worker", "forecast", "planner", "carbon", "retention"):
+    for section in ("server", "worker", "forecast", "planner", "carbon", "retention", "logs"):
         struct = type(getattr(Settings(), section))
         for field, hint in get_type_hints(struct).items():
             if get_origin(hint) is not dict:

@@ -126,6 +126,11 @@ class Lease(msgspec.Struct):
     rename: bool = False
     erring: list[int] = []
 
+    @property
+    def about(self) -> dict[str, str]:
+        """For the log."""
+        return {"batch_id": self.batch_id, "chunk_id": self.chunk_id}
+
 
 class Claimed(msgspec.Struct):
     """Leases; or the model to get ready (`prepare`), or when to ask again. `keep`: the engine that is ready stays so, however

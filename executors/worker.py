@@ -328,11 +328,11 @@ class WorkerLoop:
                 await self._say_started(lease, startup)
             await self._work_on(held, reporter)
         except LOST as problem:
-            log.warning("Chunk %s is no longer ours: %s", lease.chunk_id, problem.message)
+            log.warning("Chunk %s is no longer ours: %s", lease.chunk_id, problem.message, extra=lease.about)
         except ServerUnreachable as problem:
-            log.error("Chunk %s could not be given back: %s", lease.chunk_id, problem.message)
+            log.error("Chunk %s could not be given back: %s", lease.chunk_id, problem.message, extra=lease.about)
         except Exception as problem:  # whatever it is, the server must hear that the chunk is free
-            log.error("Chunk %s failed here: %s", lease.chunk_id, problem)
+            log.error("Chunk %s failed here: %s", lease.chunk_id, problem, extra=lease.about)
             with contextlib.suppress(BatchschedError):
                 suspects = in_flight_at_death(lease.suspects, lease.erring)
                 await reporter.fail(f"The worker failed ({type(problem).__name__}): {problem}", suspects, erring=lease.erring)
@@ -362,6 +362,7 @@ class WorkerLoop:
         log.info(
             "Chunk %s: %s, %d of %d lines recorded in %.1f s.",
             lease.chunk_id, outcome.end, reporter.recorded, lease.lines - len(lease.done), time.monotonic() - began,
+            extra=lease.about | {"state": outcome.end, "pool": self._pool_name, "worker_id": self._me.worker_id},
         )  # fmt: skip
 
     # The engine.

@@ -109,7 +109,7 @@ def cli_page() -> str:
 def configuration_page() -> str:
     """Every key of the TOML file."""
     whole = settings.Settings()
-    sections = ("server", "worker", "forecast", "planner", "carbon", "retention")
+    sections = ("server", "worker", "forecast", "planner", "carbon", "retention", "logs")
     named: dict[str, type[msgspec.Struct]] = {
         "sites.NAME": Site,
         "pools.NAME": Pool,

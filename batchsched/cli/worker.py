@@ -55,9 +55,10 @@ def worker(
         return load(config, worker__server_url=server, worker__engine_url=engine_url, server__api_key=api_key)
 
     import asyncio
-    import logging
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    from batchsched.logs import configure
+
+    configure(read().settings.logs, "%(asctime)s %(levelname)s %(message)s")
     return asyncio.run(_launched(pools, read, let_go) if launch or let_go else _worked(pools[0], read))
 
 

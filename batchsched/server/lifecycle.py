@@ -229,10 +229,13 @@ class Lifecycle:
                 chunks.add(connection, cut.chunks)
         except QuotaExceeded as problem:
             self._fail(batch, [LineError(problem.code, problem.message, None, None)])
+            return
+        _say(batch, "in_progress")
 
     def _fail(self, batch: Row, errors: list[LineError]) -> None:
         with self._database.write() as connection:
             batches.move(connection, batch["id"], "failed", self._clock.now(), errors=msgspec.to_builtins(errors))
+        _say(batch, "failed")
 
     def _reopen(self, batch: Row) -> None:
         """A retry: before anything else, also before its cancelling or expiry, its chunks get back what was answered."""
@@ -272,12 +275,17 @@ class Lifecycle:
 
     def _merge(self, batch: Row, target: str) -> None:
         merge(self._database, self._store, self._ids, self._kept, batch, target, self._clock.now())
+        _say(batch, target)
         self._scheduler.poke()
 
     def _sweep(self) -> None:
         if self._clock.monotonic() >= self._sweep_at:
             self._sweep_at = self._clock.monotonic() + SWEEP_EVERY_S
             sweep(self._database, self._store)
+
+
+def _say(batch: Row, state: str) -> None:
+    log.info("Batch %s is %s.", batch["id"], state, extra={"batch_id": batch["id"], "state": state})
 
 
 def _too_short(cut: Cut, models: Mapping[str, int | None], accepted: Sequence[str]) -> list[LineError]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import uvicorn
 
-from batchsched import supervisor
+from batchsched import logs, supervisor
 from batchsched.errors import BatchschedError, PortInUse
 from batchsched.server.app import create_app
 from batchsched.server.auth import check_keys
@@ -24,7 +24,7 @@ def serve(loaded: Loaded, announce: Callable[[str], None]) -> int:
 
     Raises InsecureBind, PortInUse, DataFolderInUse, InvalidConfiguration before anything is served.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(loaded.settings.logs, "%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     settings = loaded.settings.server

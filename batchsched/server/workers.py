@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -47,6 +48,7 @@ from batchsched.wire import (
     known_settings,
 )
 
+log = logging.getLogger(__name__)
 _RESTING_POLL_S = 5.0
 _WITHOUT_ENGINE = frozenset({"preempted", "shutdown"})
 """Reasons for which a worker gives work back whose engine may be gone."""
@@ -249,6 +251,8 @@ class LeaseDesk:
             keep = not offer.keep.keys().isdisjoint(ready) if taken else starts.kept
             ceiling = self._seat(connection, worker, message.sharing, now) if taken and message.sharing else None
         leases = self._as_leases(taken)
+        for chunk, _ in taken:
+            _say(chunk, "leased")
         return Claimed(leases, prepare, offer.next_at, self._poll_s(offer.next_at), keep, ceiling)
 
     def _take(
@@ -346,6 +350,7 @@ class LeaseDesk:
             self._runtime.recorder.charge(connection, chunk, message.meter, [])
             if chunk["completed"] and chunk["worker_id"]:
                 workers.finished(connection, chunk["worker_id"])
+        _say(chunk, "done")
         self._runtime.lifecycle.poke()
 
     @again
@@ -358,6 +363,7 @@ class LeaseDesk:
             if message.reason in _WITHOUT_ENGINE and chunk["worker_id"]:
                 workers.stopped(connection, chunk["worker_id"])
             ledger.bump(connection, f"released_{message.reason}_total")
+        _say(chunk, "given back", message.reason)
         self._runtime.scheduler.poke()
         self._runtime.lifecycle.poke()
 
@@ -388,6 +394,7 @@ class LeaseDesk:
             if last:
                 text = f"The engine failed {chunk['attempts'] + 1} times while it ran this request: {message.message}"
                 self._runtime.recorder.give_up(chunk, "engine_failed", text)
+        _say(chunk, "failed")
         self._runtime.scheduler.poke()
         self._runtime.lifecycle.poke()
 
@@ -403,6 +410,14 @@ class LeaseDesk:
             with self._database.write() as connection:
                 ledger.bump(connection, "stale_completions_total")
             raise
+
+
+def _say(chunk: Row, state: str, reason: str = "") -> None:
+    about = {name: chunk[name] for name in ("batch_id", "pool", "worker_id")} | {"chunk_id": chunk["id"], "state": state}
+    why = f" ({reason})" if reason else ""
+    log.info(
+        "Chunk %s of %s is %s%s.", chunk["position"], chunk["batch_id"], state, why, extra=about | {"reason": reason or None}
+    )
 
 
 def _nearer(chunk: Row, message: Fail) -> bool:
