@@ -389,16 +389,17 @@ class Scheduler:
             return Offer(Turns([], {}, {}))
         ready = chunks.ready(connection, now)
         able = [name for name in ready if published.suits(name, pool)]
-        if able:
-            tallies.take_turns(connection, pool)
+        if able and tallies.take_turns(connection, pool):
             published = self._in_force(connection) or published
             if most is not None and self.doors.closed(connection, pool, now, worker):
                 return Offer(Turns([], {}, {}))  # who claimed at the same time took the last place
-        leased, served = (tallies.of_pool(connection, pool), self._served(connection, published)) if able else ({}, {})
+        leased = tallies.of_pool(connection, pool) if able else {}
         planned = {name: job for name in able if (job := published.jobs.get(name))}
         chosen = {name: model for name in planned if (model := published.model(name, pool, now))}
         models = {name: planned[name].model if model in lacking or not renames else model for name, model in chosen.items()}
         models = {name: model for name, model in models.items() if model not in lacking and self.fleet.pools[pool].serves(model)}
+        several = len({planned[name].tenant for name in models}) > 1  # else it is nobody else's turn
+        served = self._served(connection, published) if several else {}
         turns = published.turns(pool, now, models, leased, served, self._weights)
         self._refresh(published, pool, now, idle=turns.over)
         next_at, coming = published.coming(pool, now, ready)

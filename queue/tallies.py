@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, select
+from sqlalchemy import Connection, String, bindparam, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from batchsched.queue.hot import Hot
@@ -58,7 +58,13 @@ def rebase(connection: Connection, leased: Mapping[tuple[str, str], float], seen
     connection.execute(delete(tallies).where(tallies.c.requests < 0.5))
 
 
-def take_turns(connection: Connection, pool: str) -> None:
-    """Until this transaction ends, nobody else claims for this pool: between reading its tally and adding to it nothing comes."""
-    if connection.dialect.name == "postgresql":  # SQLite has one writer anyway
-        connection.execute(select(func.pg_advisory_xact_lock(0x636C6D, func.hashtext(bindparam("pool")))), {"pool": pool})
+_TURN = Hot(select(func.pg_advisory_xact_lock(0x636C6D, func.hashtext(bindparam("pool", type_=String)))))
+
+
+def take_turns(connection: Connection, pool: str) -> bool:
+    """Until this transaction ends, nobody else claims for this pool: between reading its tally and adding to it nothing comes.
+    May others have claimed or planned until now, while this one waited?"""
+    if connection.dialect.name != "postgresql":  # SQLite has one writer anyway
+        return False
+    _TURN.rows(connection, {"pool": pool})
+    return True
