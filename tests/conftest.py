@@ -39,8 +39,8 @@ LONGEST = (
 
 
 SHARE_VLLM = (
-    *("test_engine_contract", "test_executors_vllm", "test_integrations", "test_profiling_vllm", "test_runs_vllm"),
-    "test_spare_vllm",
+    *("test_backtest_agrees", "test_engine_contract", "test_executors_vllm", "test_integrations", "test_profiling_vllm"),
+    *("test_runs_vllm", "test_spare_vllm"),
 )
 """Files whose tests ask for the fixture `vllm`."""
 
