@@ -1,6 +1,7 @@
 """Every example, run as its own comment says: against a real server, with a real worker on the tests' counting engine.
 
-With the real vLLM: tests/test_runs_vllm.py. The notebook: tests/test_public_surface.py.
+With the real vLLM: tests/test_runs_vllm.py, and embed.py in tests/test_executors_vllm.py. The notebook:
+tests/test_public_surface.py, and in a real kernel tests/test_wheel.py.
 """
 
 from __future__ import annotations
@@ -54,22 +55,25 @@ def test_every_example_is_listed_and_run() -> None:
 
 
 @asynccontextmanager
-async def served(folder: Path, clock: ManualClock | None = None, **flags: object) -> AsyncGenerator[LiveServer]:
-    """A server, and a worker on an engine that says prompts backwards."""
-    stop = asyncio.Event()
-    runner, port = await serve(FakeEngine())
+async def served(
+    folder: Path, clock: ManualClock | None = None, engine: FakeEngine | str = "", **flags: object
+) -> AsyncGenerator[LiveServer]:
+    """A server, and a worker on an engine that says prompts backwards, or on the one at a URL."""
+    stop, runner = asyncio.Event(), None
+    if isinstance(engine, FakeEngine) or not engine:
+        runner, port = await serve(engine if isinstance(engine, FakeEngine) else FakeEngine())
+        engine = f"http://127.0.0.1:{port}"
     try:
         with live_server(folder / "server", BASIC, clock, **flags) as server:
-            worker = asyncio.create_task(
-                run_worker(Worker(engine_url=f"http://127.0.0.1:{port}"), "local", server.url, stop=stop)
-            )
+            worker = asyncio.create_task(run_worker(Worker(engine_url=engine), "local", server.url, stop=stop))
             try:
                 yield server
             finally:
                 stop.set()
                 await asyncio.gather(worker, return_exceptions=True)
     finally:
-        await runner.cleanup()
+        if runner:
+            await runner.cleanup()
 
 
 async def said(*command: str | Path, status: int = 0) -> list[str]:
@@ -129,16 +133,8 @@ async def test_loops_prompts_files_and_the_openai_client(tmp_path: Path) -> None
 async def test_a_corpus_is_embedded(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("the wind\nthe sun\nthe rain\n")
-    engine = FakeEngine(embedding=True)
-    stop, (runner, port) = asyncio.Event(), await serve(engine)
-    with live_server(tmp_path / "server") as server:
-        worker = asyncio.create_task(run_worker(Worker(engine_url=f"http://127.0.0.1:{port}"), "local", server.url, stop=stop))
-        try:
-            lines = await said("examples/embed.py", corpus, "tiny", server.url)
-        finally:
-            stop.set()
-            await asyncio.gather(worker, return_exceptions=True)
-            await runner.cleanup()
+    async with served(tmp_path, engine=FakeEngine(embedding=True)) as server:
+        lines = await said("examples/embed.py", corpus, "tiny", server.url)
     assert [line.partition(" -> ")[0] for line in lines] == corpus.read_text().splitlines()
     assert all(line.partition(" -> ")[2] in {"the wind", "the sun", "the rain"} for line in lines)
 

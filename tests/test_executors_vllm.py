@@ -22,6 +22,7 @@ from batchsched.executors.spare.window import Window
 from batchsched.executors.worker import run_worker
 from batchsched.fleet import Pool, ServedModel, Slo
 from batchsched.settings import Worker
+from tests import test_examples as examples
 from tests.engine_fixture import MAX_LEN, embedding_model, held_by_another, real_engine
 from tests.fake_server import FakeServer
 from tests.test_executors_driver import served
@@ -118,6 +119,15 @@ async def test_embeddings_with_real_weights(embedder: VllmEngine) -> None:
     assert len(wind) == 384
     assert _dot(wind, breeze) > _dot(wind, law)
     assert server.results[1].output_tokens == 0
+
+
+async def test_the_example_finds_the_line_that_means_the_same(embedder: VllmEngine, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("the wind blows\nthe tax on income\na breeze is blowing\nwhat one owes the treasury\n")
+    async with examples.served(tmp_path, engine=embedder.url) as server:
+        said = await examples.said("examples/embed.py", corpus, "tiny", server.url)
+    assert said[0] == "the wind blows -> a breeze is blowing"
+    assert said[3] == "what one owes the treasury -> the tax on income"
 
 
 async def test_a_server_of_embeddings_is_shared_by_how_long_its_requests_stay(

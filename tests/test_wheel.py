@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine_fixture import real_engine
+from tests.test_examples import served
 from tools.make_env import uv
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,11 +32,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Stranger:
     """An empty folder with an environment in it."""
 
-    def __init__(self, folder: Path, requirement: str) -> None:
+    def __init__(self, folder: Path, *requirements: str) -> None:
         self.folder = folder
         self.python = folder / ".venv" / "bin" / "python"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
-        uv(self.python, "install", requirement)
+        uv(self.python, "install", *requirements)
 
     def types(self, *words: str) -> subprocess.CompletedProcess[str]:
         """What comes of a command."""
@@ -91,3 +93,33 @@ def test_the_demo_runs_from_the_wheel_beside_an_engine(wheel: Path, tmp_path: Pa
     assert last["demo"] == "ok", done.stdout[-4000:] + done.stderr[-4000:]
     assert last["requests"] == last["completed"] == 128
     assert b"<svg" in (tmp_path / ".demo" / "report.svg").read_bytes()
+
+
+EXECUTE = """
+import sys, nbformat
+from nbclient import NotebookClient
+
+book = nbformat.read(sys.argv[1], as_version=4)
+NotebookClient(book, timeout=120).execute()
+nbformat.write(book, sys.argv[2])
+"""
+
+
+async def test_the_notebook_runs_in_a_real_kernel(wheel: Path, tmp_path: Path) -> None:
+    stranger = await asyncio.to_thread(Stranger, tmp_path, str(wheel), "nbclient", "ipykernel", "pandas")
+    seen = tmp_path / "seen.ipynb"
+    async with served(tmp_path) as server:
+        environment = {**CLEAN, "HOME": str(tmp_path), "BATCHSCHED_WORKER_SERVER_URL": server.url}
+        command = [str(stranger.python), "-c", EXECUTE, str(ROOT / "examples" / "notebook.ipynb"), str(seen)]
+        process = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, env=environment)
+        assert await process.wait() == 0
+    shown = [
+        "".join(output["data"].get("text/html") or output["data"]["text/plain"])
+        for cell in json.loads(seen.read_text())["cells"]
+        if cell["cell_type"] == "code"
+        for output in cell["outputs"]
+    ]
+    told = ("tiny", "Batch batch_", "completed", "request-2", "<b>Report</b>", "data:image/svg+xml")
+    assert len(shown) == len(told)
+    for text, html in zip(told, shown, strict=True):
+        assert text in html
