@@ -39,7 +39,7 @@ from batchsched.errors import (
 if TYPE_CHECKING:
     import ssl
 
-RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504, 507})
 # The server gives these before it accepts anything.
 POST_RETRY_STATUS = frozenset({429, 503, 507})
 CONNECT_TIMEOUT_S = 5.0

@@ -36,6 +36,12 @@ def test_every_public_name_is_documented() -> None:
     assert (ROOT / "batchsched" / "py.typed").exists()
 
 
+def test_every_public_name_has_a_type_that_is_tested() -> None:
+    text = (ROOT / "tests" / "typed_surface.py").read_text()
+    for name in {*batchsched.__all__, *batchsched.client.__all__, *testing.__all__} - {"__version__"}:
+        assert len(re.findall(rf"\b{name}\b", text)) > 1, name  # imported, and used
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("checker", [["mypy", "--follow-imports=silent"], ["basedpyright"]], ids=["mypy", "basedpyright"])
 def test_the_types_that_users_get(checker: list[str]) -> None:
@@ -179,8 +185,12 @@ def test_waiting_shows_progress_on_a_terminal_only(monkeypatch: pytest.MonkeyPat
         client.run(["a"], model="any").wait()
         assert "completed: 1 of 1 requests" in terminal.text
         before = terminal.text
-        client.run(["a"], model="any").wait(progress=False)
+        run = client.run(["a"], model="any")
+        run.wait(progress=False)
+        client.batches.wait(run.id)
         assert terminal.text == before
+        client.batches.wait(run.id, progress=True)
+        assert "completed: 1 of 1 requests" in terminal.text.removeprefix(before)
 
 
 def test_waiting_keeps_one_table_up_to_date_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,14 +122,14 @@ def test_trouble_that_passes_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_lost_answer_makes_no_second_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("batchsched.transport.time.sleep", lambda _: None)
     with FakeServer() as server, Client(server.url, "") as client:
-        server.drop_next(method="POST", path="/v1/batches")
+        for count, key in enumerate((None, "b"), 1):
+            server.drop_next(method="POST", path="/v1/batches")
+            assert [found.text for found in client.run(["a"], model="any", idempotency_key=key)] == ["a"]
+            assert len(list(client.batches.list())) == count
+        server.drop_next(3, method="POST", path="/v1/batches")
         with pytest.raises(ServerUnreachable):
             client.run(["a"], model="any")
-        assert len(list(client.batches.list())) == 1
-        server.drop_next(method="POST", path="/v1/batches")
-        run = client.run(["b"], model="any", idempotency_key="b")
-        assert [found.text for found in run] == ["b"]
-        assert len(list(client.batches.list())) == 2
+        assert len(list(client.batches.list())) == 3
 
 
 async def test_a_pipe_is_sent_whole_by_the_second_try(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from batchsched.client.results import (
     Report,
     RequestShare,
 )
+from batchsched.client.showing import watch
 from batchsched.client.windows import Window, WindowOptions
 from batchsched.errors import BatchschedError
 from batchsched.transport import AsyncTransport
@@ -237,28 +238,29 @@ class AsyncBatches:
         self,
         batch_id: str,
         *,
+        progress: bool = False,
         on_progress: Callable[[Batch], None] | None = None,
         poll_s: float = 5.0,
         patience_s: float = 60.0,
     ) -> Batch:
         """Wait until the batch is done, however it ends.
 
-        `on_progress` sees every look at it; looks are at most `poll_s` apart. A server that is away for up to about
-        `patience_s` is waited for; then ServerUnreachable.
+        `progress`: show how far it is, on a terminal or in a notebook. `on_progress` sees every look at it; looks are at most
+        `poll_s` apart. A server that is away for up to about `patience_s` is waited for; then ServerUnreachable.
         """
         pauses = calls.Pauses(poll_s, patience_s)
-        while True:
-            try:
-                batch = await self.retrieve(batch_id)
-            except BatchschedError as problem:
-                pause_s = pauses.after_silence(problem)
-            else:
-                if on_progress:
-                    on_progress(batch)
-                if batch.done:
-                    return batch
-                pause_s = pauses.after_answer()
-            await asyncio.sleep(pause_s)
+        with watch(progress, on_progress) as look:
+            while True:
+                try:
+                    batch = await self.retrieve(batch_id)
+                except BatchschedError as problem:
+                    pause_s = pauses.after_silence(problem)
+                else:
+                    look(batch)
+                    if batch.done:
+                        return batch
+                    pause_s = pauses.after_answer()
+                await asyncio.sleep(pause_s)
 
     def results(
         self, batch_id: str, *, follow: bool = False, poll_s: float = 2.0, patience_s: float = 60.0

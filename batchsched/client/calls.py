@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ T = TypeVar("T")
 PlotFormat = Literal["png", "svg"]
 SliceBy = Literal["batch", "tenant", "pool", "site", "chunk"]
 PAGE = 100
+OWN_KEY = "once-"
+"""Before the idempotency keys that we give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +175,10 @@ class BatchOptions(TypedDict, total=False):
 
 
 def create_batch(input_file_id: str, options: BatchOptions, idempotency_key: str | None) -> Call[Batch]:
-    """OpenAI's fields at the top, ours under one key; what was not asked is left to the server's defaults."""
+    """OpenAI's fields at the top, ours under one key; what was not asked is left to the server's defaults.
+
+    Without a key of the caller's it has one of its own, so that it can be sent again where the answer was lost.
+    """
     extras = asked(**options)
     body: dict[str, Any] = {
         "input_file_id": input_file_id,
@@ -182,8 +188,8 @@ def create_batch(input_file_id: str, options: BatchOptions, idempotency_key: str
     }
     if extras:
         body["batchsched"] = msgspec.to_builtins(extras)
-    headers = {"idempotency-key": idempotency_key} if idempotency_key else {}
-    return Call("POST", "/v1/batches", typed(Batch), {"json": body, "headers": headers})
+    key = idempotency_key or f"{OWN_KEY}{os.urandom(16).hex()}"
+    return Call("POST", "/v1/batches", typed(Batch), {"json": body, "headers": {"idempotency-key": key}})
 
 
 def asked(**values: Any) -> dict[str, Any]:
