@@ -68,10 +68,10 @@ def parse_cron(line: str) -> Cron:
             ("minute", fields[0], 0, 59),
             ("hour", fields[1], 0, 23),
             ("day", fields[2], 1, 31),
-            ("month", _named(fields[3], _MONTHS, 1), 1, 12),
+            ("month", fields[3], 1, 12, _MONTHS),
         )
     )
-    weekdays = _field(line, "weekday", _named(fields[4], _WEEKDAYS, 0), 0, 7)
+    weekdays = _field(line, "weekday", fields[4], 0, 7, _WEEKDAYS)
     either_day = not fields[2].startswith("*") and not fields[4].startswith("*")
     return Cron(
         tuple(sorted(minutes)),
@@ -83,16 +83,14 @@ def parse_cron(line: str) -> Cron:
     )
 
 
-def _named(field: str, names: tuple[str, ...], first: int) -> str:
-    for number, name in enumerate(names, first):
-        field = field.replace(name, str(number))
-    return field
-
-
-def _field(line: str, name: str, field: str, low: int, high: int) -> set[int]:
+def _field(line: str, name: str, field: str, low: int, high: int, names: tuple[str, ...] = ()) -> set[int]:
+    """What a field means. `names`: of the values from `low` on."""
     found: set[int] = set()
     for part in field.split(","):
-        span, slash, step_text = part.partition("/")
+        numbers = part
+        for number, word in enumerate(names, low):
+            numbers = numbers.replace(word, str(number))
+        span, slash, step_text = numbers.partition("/")
         first_text, dash, last_text = span.partition("-")
         step = int(step_text) if step_text.isdecimal() else 0 if slash else 1
         if span == "*":

@@ -202,6 +202,7 @@ def test_the_commands(server: LiveServer) -> None:
     said = command(server, "window", "add", "nights", *words, "--max-intensity", "250")
     assert "Fri 2026-05-01 22:00 to Sat 06:00\tFri 2026-05-01 20:00 to Sat 04:00\t300 g/kWh\tshut" in said
     assert "50% of the replicas, at most 250 g/kWh" in said
+    assert "nothing opens: it is above the limit in all of the next 2 opening(s)" in said
     assert "Mon 2026-05-04 22:00" in said  # 1-5 is Monday to Friday
     made = json.loads(command(server, "window", "show", "nights", "--openings", "3", "--json"))
     assert made == server.get(f"{PREFIX}/windows/nights", openings=3)

@@ -191,6 +191,13 @@ def _show(one: Window, as_json: bool) -> None:
     )
     if one.openings:
         print_table((one.timezone, "UTC", "forecast", ""), [_row(each) for each in one.openings])
+    known = [each for each in one.openings if each.intensity_g_per_kwh is not None and not each.skipped]
+    if known and all(_is_shut_throughout(each) for each in known):
+        say(f"As far as the forecast reaches, nothing opens: it is above the limit in all of the next {len(known)} opening(s).")
+
+
+def _is_shut_throughout(each: Opening) -> bool:
+    return any(part.since <= each.opens_at and each.closes_at is not None and part.until >= each.closes_at for part in each.shut)
 
 
 def _row(each: Opening) -> tuple[str, str, str, str]:
