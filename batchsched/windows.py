@@ -62,15 +62,15 @@ def parse_cron(line: str) -> Cron:
     fields = line.lower().split()
     if len(fields) != 5:
         raise InvalidConfiguration(f"'{line}' is not a cron line: it needs five fields (minute hour day month weekday).")
-    minutes, hours, days, months = (
+    minutes, hours, days = (
         _field(line, *field)
         for field in (
             ("minute", fields[0], 0, 59),
             ("hour", fields[1], 0, 23),
             ("day", fields[2], 1, 31),
-            ("month", fields[3], 1, 12, _MONTHS),
         )
     )
+    months = _field(line, "month", fields[3], 1, 12, _MONTHS)
     weekdays = _field(line, "weekday", fields[4], 0, 7, _WEEKDAYS)
     either_day = not fields[2].startswith("*") and not fields[4].startswith("*")
     return Cron(
