@@ -98,6 +98,7 @@ def test_no_pool_does_more_than_it_can(policy: str) -> None:
     assert all(seconds <= pools[pool].count * 3600 + 1e-3 for (pool, _), seconds in busy.items())
 
 
+@pytest.mark.slow
 def test_waiting_saves_and_foresight_saves_more() -> None:
     seeds = (1, 2)
     now, ours, best = (
@@ -287,21 +288,28 @@ def test_points_of_a_picture_are_against_running_at_once() -> None:
     assert points_of([now, late], "run now", "late") == []
 
 
+COMMAND = ["simulate", "--days", "1", "--zones", "CISO,DE", "--policy", "greedy"]
+
+
 def test_the_command_compares_policies(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("BATCHSCHED_DATA", raising=False)
-    arguments = ["simulate", "--days", "1", "--zones", "CISO,DE", "--policy", "greedy"]
     with pytest.raises(SystemExit) as left:
-        main([*arguments, "--quick", "--picture", str(tmp_path / "drawn")])
+        main([*COMMAND, "--quick", "--picture", str(tmp_path / "drawn")])
     assert left.value.code == 0
     pictures = {path.name: path.read_bytes() for path in (tmp_path / "drawn").iterdir()}
     assert pictures.keys() == {"policies.svg", "day.svg"}
     assert all(b"</svg>" in picture for picture in pictures.values())
     table = capsys.readouterr()
     assert "typical days with drawn weather, from the seed" in table.out + table.err
+
+
+@pytest.mark.slow
+def test_the_command_simulates_the_whole_server(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BATCHSCHED_DATA", raising=False)
     with pytest.raises(SystemExit):
-        main([*arguments, "--json"])
+        main([*COMMAND, "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["drawn"] is True
     assert [one["policy"] for one in found["policies"]] == ["run now", "greedy"]

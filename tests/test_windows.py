@@ -249,6 +249,8 @@ def first_instant(wall: datetime, zone: ZoneInfo) -> datetime:
     """When a wall clock shows this for the first time: looked for among all that its offset may be; where it never shows it, as
     much later as the clock jumps."""
     found = [wall.replace(tzinfo=UTC) - offset for offset in offsets_around(wall.date(), zone)]
+    if len(found) == 1:  # no change is near, which is the usual
+        return found[0]
     shown = [at for at in found if at.astimezone(zone).replace(tzinfo=None) == wall]
     return min(shown) if shown else max(found)
 
@@ -264,7 +266,7 @@ def first_instant(wall: datetime, zone: ZoneInfo) -> datetime:
 @example("30 0 * * *", datetime(2026, 4, 23), "Africa/Cairo", 60, [0] * 5)  # noqa: DTZ001 - midnight is skipped
 @example("*/5 * * * *", datetime(2027, 10, 30), BERLIN, 5, [0] * 5)  # noqa: DTZ001
 @example("15 1 * * *", datetime(2024, 4, 6), "Australia/Lord_Howe", 20, [0] * 5)  # noqa: DTZ001 - half an hour
-@settings(max_examples=150)
+@settings(max_examples=75)
 def test_in_every_zone_at_every_change_of_clock(
     line: str, moment: datetime, zone: str, minutes_open: int, probes: list[int]
 ) -> None:
