@@ -12,6 +12,9 @@ LLAMA := .venv-llama/.ready
 INTEGRATIONS := .venv-integrations/.ready
 QUICK := not slow and not engine and not long
 
+# What the pictures of simulated days compare.
+DRAWN := --policy "run now" --policy "EDF" --policy "EDF, cheapest slot" --policy "lowest slot" --policy "lowest slots" --policy "lowest window" --policy "threshold" --policy "carbon-time" --policy "marginal allocation" --policy "cleanest place" --policy "routing LP" --policy "GreenLLM" --policy "fastest GPUs" --policy "least energy" --policy "night window" --policy "greedy" --policy "greedy, perfect foresight"
+
 # Where it is set, each of the hundreds of processes that the tests start compiles our sources anew (a server: 3.2 s of CPU time to
 # its first line, not 2.0), and each worker of pytest rewrites every assertion (21 s before its first test, not 11).
 unexport PYTHONDONTWRITEBYTECODE
@@ -105,6 +108,12 @@ dist: $(ENV) ## build the wheel and the sdist into dist/
 	@rm -rf dist
 	@$(PY) -m hatchling build -d dist
 
+pictures: env ## draw the pictures of docs/images anew: the demo's, and three simulated days (BATCHSCHED_DATA, else ../shared/data)
+	@$(PY) -m batchsched.cli demo
+	@cp .demo/report.svg docs/images/demo.svg
+	@BATCHSCHED_DATA="$${BATCHSCHED_DATA:-../shared/data}" $(PY) -m batchsched.cli simulate --quick --days 3 --start 2022-10-15 \
+		--zones PJM,CISO,ISNE,ERCO,MISO $(DRAWN) --picture docs/images
+
 docs-site: $(ENV) ## make a site of docs/ in build/site; links and anchors that lead nowhere are errors
 	@$(PY) -m sphinx -q -W --keep-going -d build/site-trees docs build/site
 	@echo "build/site/index.html"
@@ -134,4 +143,4 @@ $(PEERS): locks/peers.txt tools/make_env.py | $(ENV)
 .models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
 	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
 
-.PHONY: help env engine-env llama-env integrations-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-ablations bench-carbon bench-carbon-full bench-meter bench-cpu-beside bench-spare bench-cli chaos docs docs-site dist lock clean
+.PHONY: help env engine-env llama-env integrations-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-ablations bench-carbon bench-carbon-full bench-meter bench-cpu-beside bench-spare bench-cli chaos docs pictures docs-site dist lock clean

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from batchsched.cli import stage
-from batchsched.errors import ServerError
+from batchsched.errors import EngineFailed, ServerError
 from batchsched.forecasts import open_provider
 from batchsched.forecasts.port import mean_realised
 from batchsched.settings import load
@@ -106,6 +106,13 @@ def test_wrong_answers_are_caught() -> None:
     for wrong in (right[1:], [*right, right[0]], swapped, failed, too_long):
         with pytest.raises(ServerError):
             check.lines(text(wrong))
+
+
+def test_an_engine_that_cannot_make_the_model_is_heard() -> None:
+    words = "import sys; sys.exit('ModuleNotFoundError: no LlamaConfig')"
+    with pytest.raises(EngineFailed, match=r"by .*python.*: ModuleNotFoundError: no LlamaConfig") as refused:
+        stage.make_model([sys.executable, "-c", words])
+    assert "environment anew" in (refused.value.hint or "")
 
 
 def test_a_failure_is_the_last_line_too(tmp_path: Path) -> None:

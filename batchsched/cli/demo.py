@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -103,6 +102,7 @@ class Demo:
 
     def start_engine(self) -> str:
         """The tiny model behind a real vLLM of our own; its URL."""
+        from batchsched.cli import stage
         from batchsched.cli.local import gpu_here
         from batchsched.executors.engine import VllmEngine
         from batchsched.executors.engine_home import find_engine
@@ -115,7 +115,7 @@ class Demo:
         if not (MODEL_FOLDER / "config.json").is_file():
             step("Making a tiny model with random weights; its answers are gibberish, serving it is real work ...")
             maker = Path(sys.modules[find_engine.__module__].__file__ or "").with_name("tiny_model.py")
-            subprocess.run([home.python, maker, MODEL_FOLDER], check=True, capture_output=True)
+            stage.make_model([home.python, str(maker), str(MODEL_FOLDER)])
         engine = VllmEngine(home, Pool(), Worker(state_dir=str(self.folder / "engine")))
         self.stack.callback(lambda: asyncio.run(engine.stop()))
         step("Starting the engine; this takes a quarter of a minute ...")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -33,6 +34,17 @@ def clean_folder(folder: Path) -> Path:
         log.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     return folder.resolve()
+
+
+def make_model(command: list[str]) -> None:
+    """Let the engine's own Python make the tiny model. Raises EngineFailed with its last words."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise EngineFailed(
+            f"The tiny model could not be made by {command[0]}: {last}",
+            hint="Packages there may not fit together, such as torchvision of another PyTorch; make that environment anew.",
+        )
 
 
 def read_requests(file: Path) -> dict[str, dict[str, Any]]:
