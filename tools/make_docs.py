@@ -20,7 +20,7 @@ from batchsched.cli import exits
 from batchsched.cli.main import cli
 from batchsched.fleet import GPU_TYPES, HostCpu, Launch, Pool, PoolWindow, ServedModel, Site, Slo, Window
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS, TERMINAL
-from tools import sdk_page
+from tools import json_page, sdk_page
 
 UNIONS = (Union, types.UnionType)
 NEWLINE = "\n"  # Python 3.11 takes no backslash inside an f-string's braces
@@ -61,6 +61,8 @@ def pages() -> dict[str, str]:
         "configuration.md": configuration_page(),
         "engines.md": engines_page(),
         "errors.md": errors_page(),
+        "json.md": json_page.page(NOTE),
+        "json.schema.json": json_page.schema_text(),
         "sdk_reference.md": f"# The SDK: reference\n\n{NOTE}\n{sdk_page.page()}",
         "states.md": states_page(),
     }
@@ -93,7 +95,7 @@ def cli_page() -> str:
     return f"""# Commands
 
 {NOTE}
-- Every command that reads has `--json`: one object, or one a line, and nothing else on stdout.
+- Every command that reads has `--json`: one object, or one a line, and nothing else on stdout ([which fields](json.md)).
 - Tables are drawn and coloured on a terminal only; elsewhere they are lines with tabs. `NO_COLOR=1` takes the colours away.
 - `-` is standard input where a file is taken, and standard output where one is given; all else then goes to stderr.
 - `--dry-run` on what changes something: all is checked, and what would be is shown. `key create`, `forecast import`, `backfill`

@@ -23,6 +23,7 @@ from batchsched.cli.common import (
     show_batch,
     when,
 )
+from batchsched.cli.printed import Fetched
 
 if TYPE_CHECKING:
     from batchsched.client import Batch, Client
@@ -107,7 +108,7 @@ def results(batch_id: str, out: Path | None, follow: bool, as_json: bool, connec
             paths = _write(client, batch, out)
             told = bool(paths)
             if as_json:
-                print_json({"batch_id": batch.id, "status": batch.status, "files": paths})
+                print_json(Fetched(batch.id, batch.status, tuple(paths)))
             else:
                 click.echo("".join(f"{path}\n" for path in paths), nl=False)
     if not told:

@@ -11,6 +11,7 @@ from batchsched.cli.carbon_options import CELLS, claims, form_of, model_option, 
 from batchsched.cli.carbon_reproduce import reproduce
 from batchsched.cli.carbon_whatif import compare, crossover, what_if
 from batchsched.cli.common import config_option, json_option, load, plain, print_facts, print_json, print_table
+from batchsched.cli.printed import Hardware
 
 if TYPE_CHECKING:
     from batchsched.carbon.hardware import Estimate
@@ -130,8 +131,8 @@ def _show(
     as_json: bool,
 ) -> None:
     if as_json:
-        found = {"hardware": thing, "embodied": estimates, "crossover": crossings, "sources": _sources(thing, estimates, known)}
-        print_json(found)
+        made = tuple(map(plain, estimates))
+        print_json(Hardware(plain(thing), made, crossings and plain(crossings), _sources(thing, estimates, known)))
         return
     click.echo(f"{thing.name}: {thing.title}\n")
     # What the model `published` is made of is told with the models.

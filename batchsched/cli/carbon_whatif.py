@@ -10,6 +10,7 @@ import click
 
 from batchsched.cli.carbon_options import model_option, number, picture_option, three
 from batchsched.cli.common import Number, config_option, json_option, load, need, plain, print_json, print_table, say
+from batchsched.cli.printed import Column, Crossing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +72,7 @@ def compare(
         draw(columns, terms, plot)
     if as_json:
         for column in columns:
-            print_json(column)
+            print_json(Column(*[plain(column[name]) for name in ("gpu", "embodied", "model", "hour")]))
         return
     print_table(("", *(gpu.name for gpu in gpus)), _rows(columns, chosen))
     for gpu in gpus:
@@ -131,7 +132,7 @@ def crossover(
     kgs |= {f"[{one.source}]": Range(*[one.value] * 3) for one in said}
     found = {by: one for by, kg in kgs.items() if (one := hour(gpu, kg, terms))}
     if as_json:
-        print_json({"gpu": gpu.name, "terms": plain(terms), "crossover": {by: plain(one) for by, one in found.items()}})
+        print_json(Crossing(gpu.name, plain(terms), {by: plain(one) for by, one in found.items()}))
         return
     notes = {f"[{one.source}]": one.note for one in said}
     print_table(

@@ -10,18 +10,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from batchsched.cli import exits
 from batchsched.cli.common import EXTRAS, config_option, json_option, load_checked, print_json, print_table
+from batchsched.cli.printed import Examined, Finding, Level
 from batchsched.errors import BatchschedError, ServerUnreachable
 
 if TYPE_CHECKING:
@@ -30,18 +30,8 @@ if TYPE_CHECKING:
     from batchsched.settings import Forecast, Loaded
     from batchsched.transport import Transport
 
-Level = Literal["ok", "warning", "broken"]
 SLOW_FSYNC_MS = 20.0
 CLOCK_BEARABLE_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found."""
-
-    check: str
-    level: Level
-    text: str
 
 
 @click.command()
@@ -76,7 +66,7 @@ def doctor(*, server: str | None, recipe: str | None, config: Path | None, as_js
         findings += _guarded(partial(_recipe, wanted=recipe or ""), loaded, "recipe")
     broken = any(finding.level == "broken" for finding in findings)
     if as_json:
-        print_json({"ok": not broken, "checks": [asdict(finding) for finding in findings]})
+        print_json(Examined(not broken, tuple(findings)))
     else:
         print_table(("check", "", "finding"), [(f.check, f.level, f.text) for f in findings])
     return exits.FAILURE if broken else exits.OK

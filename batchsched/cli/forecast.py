@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from batchsched.cli.common import Connect, json_option, print_facts, print_json, print_table, say, server_options, when
 from batchsched.cli.completing import zone_names
 from batchsched.cli.named_files import InFile, NewFile, image_format
+from batchsched.cli.printed import Filled
 from batchsched.errors import ForecastUnavailable
+from batchsched.units import iso
 
 if TYPE_CHECKING:
     from batchsched.client import Client
@@ -114,7 +115,7 @@ def backfill(zone: str, since: str, until: str | None, as_json: bool, connect: C
             to = min(start + MONTH, end)
             for one in client.forecasts.backfill(zone, start, to):
                 if as_json:
-                    print_json({"start": start, "end": to, **msgspec.structs.asdict(one)})
+                    print_json(Filled(iso(start), iso(to), one.source, one.received, one.added, one.problem))
                 else:
                     what = one.problem or f"{one.received} values, {one.added} of them news"
                     click.echo(f"{start:%Y-%m-%d} to {to:%Y-%m-%d}, {one.source}: {what}")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from batchsched.carbon.operational import operational_g
-from batchsched.cli.common import Connect, json_option, need, print_json, print_table, say, server_options, when
+from batchsched.cli.common import Connect, json_option, need, plain, print_json, print_table, say, server_options, when
+from batchsched.cli.printed import Beside, Shown
 from batchsched.cli.profile_choice import choices, intensity_now, show_choices
 from batchsched.cli.profile_run import run
 from batchsched.errors import NotFound
@@ -42,7 +43,7 @@ def show(model: str | None, pool: str | None, as_json: bool, connect: Connect) -
     chosen = _chosen(found, model, pool)
     lengths = [one for one in found.answers if model in {None, one.model}]
     if as_json:
-        print_json({"profiles": chosen, "answers": lengths})
+        print_json(Shown(tuple(map(plain, chosen)), tuple(map(plain, lengths))))
         return
     print_table(
         ("model", "pool", "GPU", "in tok/s", "out tok/s", "W in", "W out", "J/tok in", "J/tok out", "within", "source", "seen"),
@@ -130,7 +131,7 @@ def compare(
     if as_json:
         pools = [{name: value for name, value in side._asdict().items() if name != "known"} for side in sides]
         pools = [{"pool": side.known.pool, **row} for side, row in zip(sides, pools, strict=True)]
-        print_json({"model": model, "requests": 1000, "input_tokens": prompt, "output_tokens": answer, "pools": pools})
+        print_json(Beside(model, 1000, prompt, answer, tuple(map(plain, pools))))
         return
     say(f"1,000 requests of {prompt} tokens in and {answer:.0f} out, on one replica, now:")
     least_j = min(side.energy_j for side in sides)

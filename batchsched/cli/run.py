@@ -32,8 +32,10 @@ from batchsched.cli.common import (
 )
 from batchsched.cli.infile import check, fingerprint
 from batchsched.cli.named_files import InFile, from_stdin
+from batchsched.cli.printed import Ran, WouldRun
 from batchsched.errors import Conflict
 from batchsched.lines import ENDPOINTS
+from batchsched.units import iso
 
 if TYPE_CHECKING:
     from batchsched.cli.closing import Closing
@@ -122,7 +124,7 @@ def run(**options: object) -> int:
         except WindowsClosed as closed:
             say(closed.said)
             if ask.as_json:
-                print_json({"batch": plain(closed.batch), "out": str(folder.root), "report": None})
+                print_json(Ran(plain(closed.batch), str(folder.root), None))
             return exits.WINDOW_CLOSED
 
 
@@ -173,15 +175,15 @@ def _only_said(ask: Ask, folder: Folder) -> int:
     settings = _arrange(ask, loaded, served)
     pools = [name for name, pool in settings.pools.items() if pool.serves(served)]
     zones = sorted({settings.sites[settings.pools[name].site].zone for name in pools})
-    facts: dict[str, object] = {
-        "would": what, "file": str(ask.file), "requests": state.requests, "endpoint": state.endpoint, "model": served,
-        "deadline_at": state.deadline_at, "pools": pools, "zones": zones, "out": str(folder.root),
-    }  # fmt: skip
+    found = WouldRun(
+        would=what, file=str(ask.file), requests=state.requests, endpoint=state.endpoint, model=served,
+        deadline_at=iso(state.deadline_at), pools=tuple(pools), zones=tuple(zones), out=str(folder.root),
+    )  # fmt: skip
     if ask.as_json:
-        print_json(facts)
+        print_json(found)
         return exits.OK
     say("Nothing is started and nothing written. It would be as follows.")
-    facts["deadline_at"] = when(state.deadline_at)
+    facts = {**plain(found), "deadline_at": when(state.deadline_at)}
     print_facts((name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in facts.items())
     return exits.OK
 
@@ -349,7 +351,7 @@ def _show(ask: Ask, folder: Folder, batch: Batch) -> int:
 
     report = read_report(folder.report.read_bytes())
     if ask.as_json:
-        print_json({"batch": plain(batch), "out": str(folder.root), "report": plain(report)})
+        print_json(Ran(plain(batch), str(folder.root), plain(report)))
     else:
         print_facts([*summary(batch), ("results", str(folder.root))])
         click.echo()

@@ -19,6 +19,7 @@ from batchsched.cli.common import (
     server_options,
     when,
 )
+from batchsched.cli.printed import Removed
 
 if TYPE_CHECKING:
     from batchsched.client.schedules import Release, Schedule
@@ -118,7 +119,7 @@ def remove(name: str, dry_run: bool, as_json: bool, connect: Connect) -> None:
     with connect() as client:
         client.schedules.remove(name, dry_run=dry_run)
     if as_json:
-        print_json({"id": name, "object": "batchsched.schedule", "deleted": not dry_run})
+        print_json(Removed(name, "batchsched.schedule", not dry_run))
     else:
         say(f"Schedule {name} {'would be' if dry_run else 'is'} removed.")
 

@@ -25,7 +25,8 @@ from batchsched.cli.common import (
 from batchsched.cli.completing import model_names, zone_names
 from batchsched.cli.infile import check, first_endpoint
 from batchsched.cli.named_files import InFile
-from batchsched.units import parse_deadline
+from batchsched.cli.printed import FileError, Submittable
+from batchsched.units import iso, parse_deadline
 
 
 @click.command()
@@ -84,9 +85,9 @@ def _only_checked(file: Path, endpoint: str | None, options: dict[str, Any], as_
     found = check(file, Rules(), endpoint, served)
     deadline_at = parse_deadline(options["deadline"], datetime.now(UTC))
     if as_json:
-        facts = {"valid": not found.errors, "endpoint": found.endpoint, "model": found.model, "requests": found.requests}
-        told = {"bytes": found.size, "deadline_at": deadline_at, "server": server}
-        print_json({**facts, **told, "error_count": found.error_count, "errors": found.errors})
+        errors = tuple(FileError(one.code, one.message, one.line, one.param) for one in found.errors)
+        known = (found.endpoint, found.model, found.requests, found.size)
+        print_json(Submittable(not errors, *known, iso(deadline_at), server, found.error_count, errors))
         return exits.USAGE if found.errors else exits.OK
     for error in found.errors:
         click.echo(error_line(error))

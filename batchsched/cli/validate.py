@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from batchsched.cli import exits
-from batchsched.cli.common import config_option, error_line, json_option, load, plain, print_json
+from batchsched.cli.common import config_option, error_line, json_option, load, print_json
 from batchsched.cli.named_files import InFile
+from batchsched.cli.printed import FileError, Validated
 from batchsched.lines import ENDPOINTS
 
 if TYPE_CHECKING:
@@ -38,18 +39,9 @@ def validate(file: Path, endpoint: str | None, models: tuple[str, ...], config: 
     context = contexts.get(found.model or "") if not found.errors else None
     cut = tight(file, found.endpoint or "", context) if context else Tight()
     if as_json:
-        facts = {"endpoint": found.endpoint, "model": found.model, "requests": found.requests, "bytes": found.size}
-        valid, errors = not found.errors and not nowhere, plain(found.errors)
-        print_json(
-            {
-                "valid": valid,
-                **facts,
-                "error_count": found.error_count,
-                "errors": errors,
-                "cannot_run": unable,
-                "likely_cut": cut.lines,
-            }
-        )
+        errors = tuple(FileError(one.code, one.message, one.line, one.param) for one in found.errors)
+        known = (found.endpoint, found.model, found.requests, found.size, found.error_count, errors)
+        print_json(Validated(not errors and not nowhere, *known, unable, cut.lines))
     elif found.errors:
         for error in found.errors:
             click.echo(error_line(error))

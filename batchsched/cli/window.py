@@ -21,6 +21,7 @@ from batchsched.cli.common import (
     when,
 )
 from batchsched.cli.completing import pool_names, window_names
+from batchsched.cli.printed import Removed
 
 if TYPE_CHECKING:
     from batchsched.client.windows import Opening, Window
@@ -163,7 +164,7 @@ def remove(name: str, dry_run: bool, as_json: bool, connect: Connect) -> None:
         client.windows.remove(name, dry_run=dry_run)
         others = [one.id for one in client.windows.list() if one.pool == before.pool and one.id != name]
     if as_json:
-        print_json({"id": name, "object": "batchsched.window", "deleted": not dry_run})
+        print_json(Removed(name, "batchsched.window", not dry_run))
         return
     after = f"has its other windows: {', '.join(others)}" if others else "has no other window, and is always open"
     say(f"Window {name} {'would be' if dry_run else 'is'} removed. Pool {before.pool} {after}.")
