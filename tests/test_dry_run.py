@@ -22,7 +22,7 @@ from batchsched.queue.tenancy import ANY
 from batchsched.testing import FakeServer
 from batchsched.wire import PREFIX
 from tests.live import BASIC, LiveServer, live_server, requests
-from tools.make_docs import commands
+from tools.make_docs import commands, top
 
 READS = {
     "audit", "carbon compare", "carbon crossover", "carbon hardware", "carbon reproduce ecoserve",
@@ -67,8 +67,7 @@ def call(*arguments: str) -> int:
 
 def whole() -> dict[str, click.Command]:
     """Every command by its name."""
-    top = click.Context(cli, info_name="batchsched")
-    return {path.removeprefix("batchsched "): command for path, command, _ in commands(cli, top)}
+    return {path.removeprefix("batchsched "): command for path, command, _ in commands(cli, top())}
 
 
 def test_every_command_that_changes_something_can_be_tried_first() -> None:

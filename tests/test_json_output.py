@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import jsonschema_rs
 import pytest
 
@@ -16,7 +15,7 @@ from batchsched.cli.printed import PRINTED
 from batchsched.wire import PREFIX
 from tests.live import BASIC, LiveServer, live_server, requests
 from tools.json_page import schema_name, schemas
-from tools.make_docs import commands
+from tools.make_docs import commands, top
 
 DOCUMENT = schemas()
 ELSEWHERE = {
@@ -96,10 +95,9 @@ def calls(place: Place) -> dict[str, list[list[str]]]:
 
 
 def test_every_command_that_prints_json_has_a_schema() -> None:
-    top = click.Context(cli, info_name="batchsched")
     able = {
         path.removeprefix("batchsched ")
-        for path, one, _ in commands(cli, top)
+        for path, one, _ in commands(cli, top())
         if any("--json" in parameter.opts for parameter in one.params)
     }
     assert able == set(PRINTED)

@@ -15,7 +15,7 @@ import pytest
 from batchsched.cli import exits
 from batchsched.cli.main import main
 from tests.live import BASIC, LiveServer, live_server, requests
-from tools.make_docs import commands
+from tools.make_docs import commands, top
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +97,7 @@ def test_every_file_that_is_taken_or_given_may_be_standard_input_or_output() -> 
     from batchsched.cli.main import cli
 
     plain = {"--config"}  # configuration comes by flags and environment too
-    top = click.Context(cli, info_name="batchsched")
-    for path, one, _ in commands(cli, top):
+    for path, one, _ in commands(cli, top()):
         for parameter in one.params:
             if isinstance(parameter.type, click.Path) and parameter.type.file_okay and not plain & set(parameter.opts):
                 assert parameter.type.allow_dash, f"{path} {parameter.name}"

@@ -74,6 +74,11 @@ def table(headings: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
+def top() -> click.Context:
+    """The context in which every help is made; click keeps what it once made of it, so that none may be made in another."""
+    return click.Context(cli, info_name="batchsched", terminal_width=100, max_content_width=100, **cli.context_settings)
+
+
 def commands(group: click.Group, parent: click.Context) -> Iterator[tuple[str, click.Command, click.Context]]:
     """Every command under a group, with its whole name, in the order of the help."""
     for name in group.list_commands(parent):
@@ -89,8 +94,7 @@ def commands(group: click.Group, parent: click.Context) -> Iterator[tuple[str, c
 
 def cli_page() -> str:
     """Every command with its help."""
-    top = click.Context(cli, info_name="batchsched", terminal_width=100, max_content_width=100, **cli.context_settings)
-    helps = [f"## {path}\n\n```\n{command.get_help(context)}\n```\n" for path, command, context in commands(cli, top)]
+    helps = [f"## {path}\n\n```\n{command.get_help(context)}\n```\n" for path, command, context in commands(cli, top())]
     codes = table(["exit code", "meaning"], [[str(code), meaning] for code, meaning in exits.MEANING.items()])
     return f"""# Commands
 
