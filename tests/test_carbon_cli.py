@@ -160,7 +160,7 @@ class TestComparing:
     def test_a_picture_needs_a_format(self) -> None:
         done = CliRunner().invoke(cli, ["carbon", "compare", "T4", "--plot", "c.pdf"])
         assert done.exit_code == 2
-        assert ".png or .svg" in done.output
+        assert ".svg or .png" in done.output
 
     @pytest.mark.parametrize("ask", ["compare T4", "reproduce greenllm", "reproduce ecoserve"])
     def test_a_picture_needs_a_folder_before_anything_is_computed(self, ask: str, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_table_goes_to_standard_output_as_csv(server: LiveServer) -> None:
 
 def test_a_wrong_name_is_told_before_anything_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("forecast", "show", "DE", "--plot", str(tmp_path / "a.gif"), "--server", "http://127.0.0.1:9") == exits.USAGE
-    assert "needs a name that ends in .svg, .png" in capsys.readouterr().err
+    assert "needs a name that ends in .svg or .png" in capsys.readouterr().err
     assert call("report", "--export", str(tmp_path / "none" / "a.csv"), "--server", "http://127.0.0.1:9") == exits.USAGE
     assert "there is no folder" in capsys.readouterr().err
 

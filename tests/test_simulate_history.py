@@ -155,7 +155,7 @@ def test_the_command_reads_the_configured_server(
     for wrong, code, complaint in (
         (["--days", "0"], 2, "0 is not in the range"),
         (["--without", "nowhere"], 1, "There is no pool 'nowhere'"),
-        (["--zones", "DE"], 1, "--zones is for drawn batches"),
+        (["--zones", "DE"], 2, "--zones is for drawn batches"),
         (["--start", "2021-09-01"], 1, "No batch came in the 1 days from 2021-09-01"),
     ):
         with pytest.raises(SystemExit) as left:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from sqlalchemy import Table, insert
 
-from batchsched.cli.simulate import beside
+from batchsched.cli.simulate_table import beside
 from batchsched.clock import ManualClock
 from batchsched.errors import ForecastUnavailable, InvalidValue
 from batchsched.fleet import Pool, PoolWindow, ServedModel, Site, Slo

@@ -145,6 +145,24 @@ def test_a_spike_is_half_a_day_of_three_times_the_batches() -> None:
     assert len({one.batch_id for one in bad.scene.arrivals}) == len(bad.scene.arrivals)
 
 
+def test_a_spike_is_of_the_load_that_was_asked_for() -> None:
+    def work(load: float) -> float:
+        good = regions(("CISO", "PJM"), datetime(2022, 7, 2, tzinfo=UTC), 7, 1, load=load)
+        before = {one.batch_id for one in good.scene.arrivals}
+        return sum(one.requests for one in spike(good, 100).scene.arrivals if one.batch_id not in before)
+
+    assert work(0.9) == pytest.approx(3 * work(0.3), rel=0.2)
+
+
+def test_a_shared_scenario_says_its_load_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    from batchsched.cli.main import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(["simulate", "--scenario", "shared 25", "--load", "0.5"])
+    assert stop.value.code == 2
+    assert "--load is not for a shared scenario" in capsys.readouterr().err
+
+
 def test_a_feed_that_hangs_says_what_it_last_said() -> None:
     trial, provider = issued(("CISO",))
     since = trial.instant(FIRST)

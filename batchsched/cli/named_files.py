@@ -73,7 +73,7 @@ class NewFile(click.Path):
         if not path.parent.is_dir():
             self.fail(f"there is no folder {path.parent}; make it first, or name another.", param, ctx)
         if path.suffix not in self._forms:
-            self.fail(f"needs a name that ends in {', '.join(self._forms)}; {path.name} does not.", param, ctx)
+            self.fail(f"needs a name that ends in {' or '.join(self._forms)}; {path.name} does not.", param, ctx)
         return path
 
     def _standard_output(self, ctx: click.Context | None) -> Path:

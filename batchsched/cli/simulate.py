@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from batchsched.cli.common import config_option, grams, json_option, load_checked, need, print_json, print_table, say
+from batchsched.cli.common import config_option, json_option, need, print_json, print_table, say
 from batchsched.cli.simulate_compare import compare
-from batchsched.errors import InvalidValue, ServerError
+from batchsched.cli.simulate_table import PERFECT, RUN_NOW, beside, given_up_by, row_of, undone
+from batchsched.cli.simulate_worlds import World, drawn, past
+from batchsched.errors import ServerError
 
 if TYPE_CHECKING:
-    from batchsched.planner.problem import Risk
-    from batchsched.planning import Planner as Limits
-    from batchsched.simulate import Conditions, Grid, Outcome, Scene
+    from batchsched.simulate import Outcome
 
-RUN_NOW = "run now"
-PERFECT = ("planner, perfect foresight", "greedy, perfect foresight")
 DEFAULT = (RUN_NOW, "EDF, cheapest slot", "lowest window", "carbon-time", "greedy", PERFECT[1])
 CHOICES = (
     RUN_NOW,
@@ -163,8 +157,8 @@ def simulate(
     need("server")
     _fitting(context, from_archive=from_archive, quick=quick, out=out, without=without)
     asked = list(dict.fromkeys([RUN_NOW, *(names or DEFAULT)]))
-    past, drawn = partial(_past, days, start, config, without, seed), partial(_drawn, days, seed, start or FIRST_DAY)
-    with past() if from_archive else drawn(zones, data, load, scenario) as made, _Progress() as progress:
+    lived, made_up = partial(past, days, start, config, without, seed), partial(drawn, days, seed, start or FIRST_DAY)
+    with lived() if from_archive else made_up(zones, data, load, scenario) as made, _Progress() as progress:
         found = {one.policy: one for one in made.before}
         for name in asked:
             found[name] = _run(made, name, risk, out, progress, quick=quick)
@@ -172,8 +166,8 @@ def simulate(
         facts["risk"] = made.ours(risk).weight
         if picture is not None:
             _draw(made, found, picture, quick=quick)
-    remarks += [_undone(one, made.grid) for one in found.values() if one.unfinished]
-    remarks += [_given_up(one) for one in found.values() if one.given_up]
+    remarks += [undone(one, made.grid) for one in found.values() if one.unfinished]
+    remarks += [given_up_by(one) for one in found.values() if one.given_up]
     if as_json:
         before = {one.policy for one in made.before}
         rows = [{**one.summary(), "simulated": one.policy not in before, **beside(found, one)} for one in found.values()]
@@ -183,7 +177,7 @@ def simulate(
         say(remark)
     print_table(
         ("policy", "CO2e", "saved", "captured", "kWh", "missed", "wait", "starts", "moved"),
-        [_row(found, one) for one in found.values()],
+        [row_of(found, one) for one in found.values()],
     )
 
 
@@ -191,89 +185,19 @@ simulate.add_command(compare)
 
 
 def _fitting(context: click.Context, *, from_archive: bool, quick: bool, out: Path | None, without: tuple[str, ...]) -> None:
-    """Raises InvalidValue for options that do not go together."""
+    """Raises UsageError for options that do not go together."""
     if quick and (from_archive or out):
-        raise InvalidValue("--quick knows neither --from-archive nor --out, which take the whole server.")
+        raise click.UsageError("--quick knows neither --from-archive nor --out, which take the whole server.")
     if without and not from_archive:
-        raise InvalidValue("--without takes pools of the configured fleet away; it needs --from-archive.")
+        raise click.UsageError("--without takes pools of the configured fleet away; it needs --from-archive.")
     given = [name for name in NOT_OF_A_PAST if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if str(context.params["scenario"]).startswith("shared") and "load" in given:
+        raise click.UsageError("--load is not for a shared scenario, whose name says it: the rest is that of online users.")
     if from_archive and given:
-        raise InvalidValue(f"--{given[0]} is for drawn batches; --from-archive takes what the configured server has.")
+        raise click.UsageError(f"--{given[0]} is for drawn batches; --from-archive takes what the configured server has.")
 
 
-class _World(NamedTuple):
-    """What is simulated. `before`: outcomes that are known already; `told`: what it rests on, as figures and in sentences, once
-    policies have run."""
-
-    scene: Scene
-    grid: Grid
-    before: list[Outcome]
-    told: Callable[[], tuple[dict[str, Any], list[str]]]
-    conditions: Conditions | None = None
-    limits: Limits | None = None
-    """As an operator has set our planner."""
-
-    def ours(self, risk: float | None) -> Risk:
-        """What our planner weighs, `risk` in place of what is set."""
-        from batchsched.planner.problem import Risk
-
-        if self.limits is None:
-            return Risk(risk or 0.0)
-        return Risk(self.limits.risk if risk is None else risk, self.limits.risk_measure, self.limits.risk_level)
-
-
-@contextmanager
-def _drawn(days: int, seed: int, start: datetime, zones: str, data: Path | None, load: float, name: str) -> Generator[_World]:
-    from batchsched.simulate.data import opened
-    from batchsched.simulate.rolling import hours_of
-    from batchsched.simulate.scenarios import NAMED, Asked
-
-    folder = data or (Path(os.environ["BATCHSCHED_DATA"]) if os.environ.get("BATCHSCHED_DATA") else None)
-    asked = [zone.strip() for zone in zones.split(",") if zone.strip()]
-    if not asked:
-        raise InvalidValue("--zones names no zone; give at least one, such as DE.")
-    since = start.replace(tzinfo=UTC)
-    scenario = NAMED[name](Asked(asked, since, days, seed, load, folder))
-    scene, named = scenario.scene, list(scenario.zones)
-    facts: dict[str, Any] = {"scenario": name, "days": days, "seed": seed, "zones": named, "load": load, "start": since}
-    facts["drawn"] = folder is None
-    with opened(folder, named, since, hours_of(scene), seed) as provider:
-        source = provider.name
-        remarks = [
-            f"{len(scene.arrivals)} drawn batches in {days} days from {since:%Y-%m-%d} on; pools in {', '.join(named)}.",
-            f"Scenario: {scenario.name}.",
-            f"Truth and forecasts: {source}{', from the seed' if folder is None else ''}.",
-        ]
-        yield _World(
-            scene,
-            scenario.grid(provider),
-            [],
-            lambda: ({**facts, "batches": len(scene.arrivals), "truth": source}, list(remarks)),
-            conditions=scenario.conditions,
-        )
-
-
-@contextmanager
-def _past(days: int, start: datetime | None, config: Path | None, without: tuple[str, ...], seed: int) -> Generator[_World]:
-    import msgspec
-
-    from batchsched.clock import SystemClock
-    from batchsched.simulate.about import whose
-    from batchsched.simulate.history import history
-
-    loaded, clock = load_checked(config), SystemClock()
-    since = start.replace(tzinfo=UTC) if start else clock.now() - timedelta(days=days)
-    past = history(loaded, since, days, clock, without, seed=seed)
-
-    def told() -> tuple[dict[str, Any], list[str]]:
-        shares = past.heard.shares()
-        facts = {"days": days, "seed": seed, "zones": list(past.grid.zones), "drawn": False, "truth": past.grid.provider.name}
-        return {**facts, **msgspec.to_builtins(past.about), "forecasts": shares}, [*past.about.remarks(), whose(shares)]
-
-    yield _World(past.scene, past.grid, [past.was], told, past.conditions, loaded.settings.planner)
-
-
-def _run(made: _World, name: str, risk: float | None, out: Path | None, progress: _Progress, *, quick: bool) -> Outcome:
+def _run(made: World, name: str, risk: float | None, out: Path | None, progress: _Progress, *, quick: bool) -> Outcome:
     import msgspec
 
     from batchsched.simulate import POLICIES, backtest
@@ -298,7 +222,7 @@ def _run(made: _World, name: str, risk: float | None, out: Path | None, progress
     return outcome
 
 
-def _draw(made: _World, found: dict[str, Outcome], folder: Path, *, quick: bool) -> None:
+def _draw(made: World, found: dict[str, Outcome], folder: Path, *, quick: bool) -> None:
     """All policies; and of the second day, the first where there is no other, what was run at once and what by a plan of ours."""
     from batchsched.simulate.pictures import DAY_H, compared, day, points_of, write
 
@@ -308,50 +232,6 @@ def _draw(made: _World, found: dict[str, Outcome], folder: Path, *, quick: bool)
     write(folder / "policies.svg", compared(source, points_of(list(found.values()), RUN_NOW, ours)))
     since_h = DAY_H if made.scene.days > 1 else 0
     write(folder / "day.svg", day(source, made.scene, made.grid, found[RUN_NOW], found[ours], since_h))
-
-
-def beside(found: dict[str, Outcome], one: Outcome) -> dict[str, float | None]:
-    """What was saved against running now, and which share that is of what perfect foresight saves; of work that was not done to
-    the end nothing is said."""
-    from batchsched.simulate import captured
-
-    now, best = found[RUN_NOW], next((found[name] for name in PERFECT if name in found), None)
-    done = one.complete and now.complete
-    share = captured(now, one, best) if best and done and best.complete else math.nan
-    return {
-        "saved": round(1 - one.grams / now.grams, 4) if now.grams and done else None,
-        "captured": round(share, 4) if math.isfinite(share) else None,
-    }
-
-
-def _undone(one: Outcome, grid: Grid) -> str:
-    return (
-        f"'{one.policy}' had {len(one.unfinished)} batches left undone at {grid.end:%Y-%m-%d %H:%M} UTC, where what is known of "
-        "the grid ends: its figures lack their work, so nothing is said of what it saved."
-    )
-
-
-def _given_up(one: Outcome) -> str:
-    return (
-        f"'{one.policy}' had {sum(one.given_up.values()):,.0f} requests of {len(one.given_up)} batches given up, for engines "
-        "died under them again and again: its figures lack their work, so nothing is said of what it saved."
-    )
-
-
-def _row(found: dict[str, Outcome], one: Outcome) -> list[str]:
-    shares, row = beside(found, one), one.summary()
-    saved, captured = (f"{share:.1%}" if share is not None else "" for share in (shares["saved"], shares["captured"]))
-    return [
-        one.policy,
-        grams(one.grams),
-        saved,
-        captured,
-        f"{one.energy_kwh:,.4g}" if one.energy_kwh < 100 else f"{one.energy_kwh:,.0f}",
-        f"{row['missed']} of {one.batches}",
-        f"{row['wait_h']} h",
-        str(one.engine_starts),
-        f"{one.churn:.0%}" if one.replans else "",
-    ]
 
 
 class _Progress:

@@ -46,7 +46,7 @@ def spike(good: Scenario, seed: int) -> Scenario:
     last_s = first_s + (SPIKE_H[1] - SPIKE_H[0]) * 3600
     more = []
     for n in range(1, round(SPIKE)):
-        drawn = draw_scene(good.zones, scene.days, seed + n, fleet=scene.fleet).arrivals
+        drawn = draw_scene(good.zones, scene.days, seed + n, load=good.load, fleet=scene.fleet).arrivals
         more += [msgspec.structs.replace(one, batch_id=f"{one.batch_id}_{n}") for one in drawn if first_s <= one.at_s < last_s]
     return _with(good, "a spike of load", sorted([*scene.arrivals, *more], key=lambda one: (one.at_s, one.batch_id)))
 

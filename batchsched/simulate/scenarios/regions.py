@@ -12,4 +12,4 @@ from batchsched.simulate.scene import LOAD, draw_scene
 def regions(zones: Sequence[str], start: datetime, days: int, seed: int, *, load: float = LOAD, exact: bool = False) -> Scenario:
     """The first zone is home. `exact`: rates and lengths are as everybody thinks."""
     scene = draw_scene(zones, days, seed, load=load, exact=exact)
-    return Scenario("regions, exact" if exact else "regions", tuple(zones), start, scene)
+    return Scenario("regions, exact" if exact else "regions", tuple(zones), start, scene, load)

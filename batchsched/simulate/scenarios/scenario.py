@@ -12,7 +12,7 @@ from batchsched.forecasts.port import Provider
 from batchsched.simulate.conditions import USUAL, Conditions
 from batchsched.simulate.grid import Grid
 from batchsched.simulate.rolling import hours_of
-from batchsched.simulate.scene import Scene
+from batchsched.simulate.scene import LOAD, Scene
 
 WEEK = timedelta(days=7)
 
@@ -24,6 +24,8 @@ class Scenario(msgspec.Struct, frozen=True):
     zones: tuple[str, ...]
     start: datetime
     scene: Scene
+    load: float = LOAD
+    """The share of the fleet's time that the work takes."""
     conditions: Conditions = USUAL
     feed: Callable[[Provider], Provider] | None = None
     """What becomes of a sound provider here; None: nothing."""

@@ -47,7 +47,7 @@ def shared(
     load = offline * ALL_LOAD * whole / open_to_us
     drawn = draw_scene(zones, days, seed, load=load, fleet=fleet, left=left)
     scene = msgspec.structs.replace(drawn, rooms=rooms)
-    return Scenario(f"shared, {offline:.0%} offline", tuple(zones), start, scene)
+    return Scenario(f"shared, {offline:.0%} offline", tuple(zones), start, scene, load)
 
 
 def _fleet(zones: Sequence[str]) -> Fleet:

@@ -13,4 +13,4 @@ def site(zone: str, start: datetime, days: int, seed: int, load: float) -> Scena
     """A pool of each kind of hardware."""
     pools = {f"{gpu}-{zone}": Pool(site=zone, gpu=gpu, count=count) for gpu, count in HARDWARE}
     scene = draw_scene([zone], days, seed, load=load, fleet=fleet_of({zone: Site(zone)}, pools))
-    return Scenario(f"site, {load:.0%}", (zone,), start, scene)
+    return Scenario(f"site, {load:.0%}", (zone,), start, scene, load)
