@@ -44,4 +44,4 @@ def configure(logs: Logs, text: str) -> None:
     """Log as configured; `text`: the form of a line of text."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if logs.format == "json" else logging.Formatter(text))
-    logging.basicConfig(level=logs.level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=logs.level.upper(), handlers=[handler])
