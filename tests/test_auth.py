@@ -435,7 +435,8 @@ def test_whatever_changes_something_is_in_the_audit_log(keyed: Keyed) -> None:
         with keyed.server.runtime.database.read() as connection:
             before = audit.page(connection, ANY, limit=10_000)[-1]["id"]
         changed = deed()
-        (*_, entry) = keyed.server.get(f"{PREFIX}/audit", after=before)["data"]
+        since = keyed.server.get(f"{PREFIX}/audit", after=before)["data"]
+        (*_, entry) = (each for each in since if each["actor"] != "scheduler")  # it may find a batch at risk just then
         assert (entry["action"], entry["object_id"], entry["tenant"]) == (action, changed, "default")
         assert entry["actor"].startswith("key_")
         assert entry["detail"]["address"] == "127.0.0.1"
