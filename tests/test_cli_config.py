@@ -18,6 +18,8 @@ from batchsched import settings
 from batchsched.cli import exits, toml
 from batchsched.cli.main import main
 from batchsched.errors import InvalidConfiguration
+from batchsched.executors.engine_home import EngineHome
+from batchsched.executors.flaws import flaws_of
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +178,23 @@ def test_doctor_finds_this_machine_sound(capsys: pytest.CaptureFixture[str]) -> 
     assert found["python"]["level"] == "ok"
     assert found["server"]["level"] == "warning"
     assert "fsync takes" in found["data folder"]["text"]
+
+
+def test_doctor_names_published_flaws_of_an_old_engine(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def level(version: str) -> str | None:
+        home = EngineHome("/engine/bin/python", "vllm", version)
+        monkeypatch.setattr("batchsched.executors.engine_home.find_engine", lambda _="": home)
+        assert call("doctor", "--json", "--server", "http://127.0.0.1:9") == exits.OK
+        found = checks(capsys).get("engine flaws")
+        assert found is None or "Use 0.18 or newer" in found["text"]
+        return found and found["level"]
+
+    assert level("0.13.0") == "warning"
+    assert level("0.32.0+cpu") is None
+    assert [flaw.number for flaw in flaws_of("0.8.0")] == ["CVE-2026-24779", "CVE-2025-59425"]
+    assert flaws_of("dev") == []
 
 
 def test_doctor_calls_an_exposed_server_without_tls_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

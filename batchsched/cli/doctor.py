@@ -25,6 +25,7 @@ from batchsched.cli.printed import Examined, Finding, Level
 from batchsched.errors import BatchschedError, ServerUnreachable
 
 if TYPE_CHECKING:
+    from batchsched.executors.engine_home import EngineHome
     from batchsched.forecasts.archive import Archive
     from batchsched.forecasts.chain import Chain
     from batchsched.settings import Forecast, Loaded
@@ -154,10 +155,24 @@ def _engine(loaded: Loaded) -> Iterator[Finding]:
     from batchsched.executors.engine_home import find_engine
 
     try:
-        yield Finding("engine", "ok", find_engine(loaded.settings.worker.engine_python).describe())
+        home = find_engine(loaded.settings.worker.engine_python)
+        yield Finding("engine", "ok", home.describe())
+        yield from _flaws(home)
     except EngineMissing as problem:
         chosen = bool(loaded.settings.worker.engine_python)
         yield Finding("engine", "broken" if chosen else "warning", f"{problem.message} {problem.hint or ''}".strip())
+
+
+def _flaws(home: EngineHome) -> Iterator[Finding]:
+    """What is published of its version: batchsched refuses such requests, but whoever else reaches the engine may send them."""
+    from batchsched.executors.flaws import flaws_of
+
+    found = flaws_of(home.version) if home.distribution != "llama-cpp-python" else []
+    if found:
+        told = "; ".join(f"{flaw.number}: {flaw.what}" for flaw in found)
+        newest = ".".join(map(str, max(flaw.fixed for flaw in found)))
+        text = f"{home.title} has known flaws ({told}). Use {newest} or newer, or let nobody but the worker reach it"
+        yield Finding("engine flaws", "warning", text)
 
 
 def _answers(engine: Transport, path: str) -> bool:
