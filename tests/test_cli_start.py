@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from batchsched.cli import common, exits
+from batchsched.cli.examples import EXAMPLES
 from batchsched.cli.main import COMMANDS, cli, main
+from tools.make_docs import commands, top
 
 HEAVY = {"httpx", "msgspec", "pydantic", "rich", "pandas", "ortools", "fastapi", "sqlalchemy", "matplotlib", "aiohttp", "asyncio"}
 
@@ -65,7 +69,7 @@ def test_list_imports_little_beside_click_and_httpx() -> None:
     unused = {"asynchronous", "async_runs"}
     assert not {f"batchsched.client.{name}" for name in unused} & ours
     assert {name for name in ours if name.startswith("batchsched.cli.")} == {
-        f"batchsched.cli.{name}" for name in ("batches", "common", "completing", "exits", "main")
+        f"batchsched.cli.{name}" for name in ("batches", "common", "completing", "examples", "exits", "main")
     }
 
 
@@ -131,3 +135,18 @@ def test_a_missing_extra_says_what_to_install(capsys: pytest.CaptureFixture[str]
 def test_a_bad_deadline_is_a_usage_error_before_anything_starts(deadline: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("run", __file__, "--model", "m", f"--deadline={deadline}") == exits.USAGE
     assert "--deadline" in capsys.readouterr().err
+
+
+def test_every_command_has_an_example_that_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("requests.jsonl", "grid.csv"):
+        (tmp_path / name).touch()
+    for name in ("out/greedy", "out/EDF"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    found = {path.removeprefix("batchsched "): one for path, one, _ in commands(cli, top())}
+    assert set(EXAMPLES) == set(found)
+    for name, command in found.items():
+        words = shlex.split(EXAMPLES[name])
+        assert words[: len(name.split())] == name.split()
+        with command.make_context(name, words[len(name.split()) :]):
+            pass

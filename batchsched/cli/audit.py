@@ -19,7 +19,7 @@ PAGE = 1000
 """Entries that one answer holds at most."""
 
 
-@click.command(epilog="Example: batchsched audit --act pool --from 2026-05-01")
+@click.command()
 @click.option("--from", "since", metavar="TIME", help="Only from then on; a date is its first moment, in UTC.")
 @click.option("--to", "until", metavar="TIME", help="Only before then.")
 @click.option(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from batchsched.settings import Loaded
 
 
-@click.command(epilog="Example: batchsched backup /backups/monday")
+@click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--dry-run", is_flag=True, help="Say what would be copied from where, and copy nothing.")
 @config_option
@@ -47,7 +47,7 @@ def backup(folder: Path, dry_run: bool, config: Path | None) -> None:
         say(f"Not in it: {files}.")
 
 
-@click.command(epilog="Example: batchsched migrate --dry-run")
+@click.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @config_option
 def migrate(dry_run: bool, config: Path | None) -> None:

@@ -23,7 +23,6 @@ from batchsched.cli.common import (
     show_batch,
     when,
 )
-from batchsched.cli.printed import Fetched
 
 if TYPE_CHECKING:
     from batchsched.client import Batch, Client
@@ -108,6 +107,8 @@ def results(batch_id: str, out: Path | None, follow: bool, as_json: bool, connec
             paths = _write(client, batch, out)
             told = bool(paths)
             if as_json:
+                from batchsched.cli.printed import Fetched
+
                 print_json(Fetched(batch.id, batch.status, tuple(paths)))
             else:
                 click.echo("".join(f"{path}\n" for path in paths), nl=False)

@@ -7,13 +7,13 @@ import click
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command(epilog='Example: eval "$(batchsched completion bash)"')
+@click.command()
 @click.argument("shell", metavar="SHELL", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
     """Print the script by which a SHELL completes commands, options, batch ids, pools, windows and models.
 
-    For good: in ~/.bashrc or ~/.zshrc the line of the example with your shell; for fish: batchsched completion fish >
-    ~/.config/fish/completions/batchsched.fish
+    Try it by: eval "$(batchsched completion bash)". For good, put that line into ~/.bashrc (zsh: ~/.zshrc); for fish:
+    batchsched completion fish > ~/.config/fish/completions/batchsched.fish
     """
     from click.shell_completion import get_completion_class
 

@@ -67,6 +67,9 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         loaded: click.Command = getattr(importlib.import_module(f"batchsched.cli.{module}"), attribute)
+        from batchsched.cli.examples import give
+
+        give(cmd_name, loaded)
         return loaded
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from batchsched.cli.glance import Glance, Looking
 
 
-@click.command(epilog="Example: batchsched top --every 5")
+@click.command()
 @click.option("--once", is_flag=True, help="Show it once and end; so it is where the output is no terminal.")
 @click.option(
     "--every", "every_s", type=Number(min=0.5), default=2.0, show_default=True, help="Look again after so many seconds."
