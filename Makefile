@@ -115,7 +115,7 @@ pictures: env ## draw the pictures of docs/images anew: the demo's, and three si
 		--zones PJM,CISO,ISNE,ERCO,MISO $(DRAWN) --picture docs/images
 
 docs-site: $(ENV) ## make a site of docs/ in build/site; links and anchors that lead nowhere are errors
-	@$(PY) -m sphinx -q -W --keep-going -d build/site-trees docs build/site
+	@$(PY) -m sphinx -q -E -W --keep-going -d build/site-trees docs build/site
 	@echo "build/site/index.html"
 
 lock: $(ENV) ## resolve the lock files for pyproject.toml (ARGS=--upgrade takes the newest of everything)

@@ -1,7 +1,7 @@
 """How `make docs-site` makes a site of these pages. They are plain Markdown, and read the same where a forge shows them.
 
 A page named in PARTS is the table of contents of its part: the pages that its lists link to, in that order. A page that stands in
-none, a link that leads nowhere and an anchor that is not there are warnings, and warnings are errors.
+none comes last in the reference. A link that leads nowhere and an anchor that is not there are warnings, and warnings are errors.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 from importlib.metadata import version as version_of
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,10 +40,17 @@ def listed(text: str, page: str) -> list[str]:
     return [name for name in dict.fromkeys(found) if not name.startswith("..")]
 
 
-def add_contents(_app: Sphinx, page: str, source: list[str]) -> None:
+def unlisted(app: Sphinx) -> list[str]:
+    """The pages that stand in no part's lists."""
+    named = {name for part in PARTS for name in listed(Path(app.srcdir, f"{part}.md").read_text("utf-8"), part)}
+    return sorted(app.env.found_docs - named - {PARTS[0]})
+
+
+def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
     """Give a part's page its table of contents, which its own list already shows."""
     if page in PARTS:
-        pages = "\n".join(f"/{name}" for name in listed(source[0], page))
+        names = listed(source[0], page) + (unlisted(app) if page == "reference" else [])
+        pages = "\n".join(f"/{name}" for name in names)
         source[0] += f"\n\n```{{toctree}}\n:hidden:\n\n{pages}\n```\n"
 
 
