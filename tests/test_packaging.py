@@ -111,7 +111,7 @@ def test_the_wheel_holds_the_code_its_data_and_its_notices_and_nothing_else(publ
     notices = {f"{info}/licenses/{name}" for name in ("LICENSE", "NOTICE")}
     assert names - {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt")} == NOT_CODE | notices
     assert not [
-        name for name in _names(published.wheel) if re.search(r"(^|/)(tests?|conftest|benchmarks|examples)(/|\.py$)", name)
+        name for name in _names(published.wheel) if re.search(r"(^|/)((tests?|conftest|benchmarks)(/|\.py$)|examples/)", name)
     ]
     migrations = {f"batchsched/queue/migrations/{path.relative_to(ROOT / 'queue/migrations')}" for path in _migrations()}
     assert migrations <= _names(published.wheel)

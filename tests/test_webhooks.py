@@ -111,9 +111,9 @@ class Desk:
             return deliveries.of_batch(connection, batch_id)
 
     def counted(self) -> dict[str, int]:
-        """The counters."""
+        """The counters of webhooks."""
         with self.database.read() as connection:
-            return ledger.counted(connection)
+            return {name: count for name, count in ledger.counted(connection).items() if name.startswith("webhook")}
 
 
 def test_the_openai_client_accepts_every_kind_of_event(database: Database, receiver: Receiver) -> None:
