@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from batchsched.cli.main import cli
+from tools.make_docs import top
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
@@ -85,7 +86,7 @@ def complaint(line: str) -> str | None:
     """What the command line of ours would refuse of such a command, values of files and of places aside; None: nothing."""
     words = shlex.split(line)
     command: click.Command = cli
-    context = click.Context(cli, info_name="batchsched")
+    context = top()
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         found = command.get_command(context, words[0])
         if found is None:

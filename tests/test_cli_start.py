@@ -148,5 +148,5 @@ def test_every_command_has_an_example_that_can_be_typed(tmp_path: Path, monkeypa
     for name, command in found.items():
         words = shlex.split(EXAMPLES[name])
         assert words[: len(name.split())] == name.split()
-        with command.make_context(name, words[len(name.split()) :]):
+        with command.make_context(name, words[len(name.split()) :], parent=top()):
             pass

@@ -19,6 +19,7 @@ from batchsched import settings
 from batchsched.cli.common import load_checked
 from batchsched.cli.main import COMMANDS, cli
 from batchsched.server.rules import RULES
+from tools.make_docs import top
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -68,9 +69,9 @@ def _containers(document: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(("where", "words"), list(command_lines()), ids=lambda value: value if isinstance(value, str) else "")
 def test_every_command_and_option_exists(where: str, words: list[str]) -> None:
     name, *options = words
-    command = cli.get_command(click.Context(cli), ROLES.get(name, name))
+    command = cli.get_command(top(), ROLES.get(name, name))
     assert command is not None, f"{where}: {name}"
-    command.make_context(name, options)  # raises where an option is not known, or lacks its value
+    command.make_context(name, options, parent=top())  # raises where an option is not known, or lacks its value
 
 
 def test_commands_in_comments_and_pages_exist() -> None:
