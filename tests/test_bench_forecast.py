@@ -69,7 +69,7 @@ def test_forecasts_are_kept_and_used_again(tmp_path: Path) -> None:
     assert np.array_equal(first["A"], second["A"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_members_are_learnt_in_processes_and_a_stopped_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trial = made_up("learnt")
     kept = forecast_ours.Learnt(2, tmp_path)

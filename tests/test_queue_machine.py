@@ -68,6 +68,7 @@ def test_without_a_fence_it_is_found_out(machine: type[QueueMachine], monkeypatc
     _found_out(machine)
 
 
+@pytest.mark.long
 @BROKEN
 def test_an_acknowledgement_before_the_write_is_found_out(machine: type[QueueMachine], monkeypatch: pytest.MonkeyPatch) -> None:
     waiting: dict[FolderStore, tuple[Row, Any]] = {}
@@ -85,6 +86,7 @@ def test_an_acknowledgement_before_the_write_is_found_out(machine: type[QueueMac
     _found_out(machine)
 
 
+@pytest.mark.long
 @BROKEN
 def test_a_lost_rescue_is_found_out(machine: type[QueueMachine], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "rescue", lambda *_: [])

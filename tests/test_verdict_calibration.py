@@ -153,7 +153,7 @@ FEW, ALL = (0.0, 0.5, 0.95, 1.01), (0.0, 0.1, 0.5, 0.8, 0.95, 0.99, 1.01)
 
 
 @pytest.mark.parametrize(
-    ("count", "edges", "within"), [(30, FEW, 0.1), pytest.param(250, ALL, 0.03, marks=pytest.mark.slow, id="exactly")]
+    ("count", "edges", "within"), [(30, FEW, 0.1), pytest.param(250, ALL, 0.03, marks=pytest.mark.long, id="exactly")]
 )
 def test_probabilities_are_frequencies(count: int, edges: tuple[float, ...], within: float) -> None:
     """Run from now on, in the order of deadlines: of what is said to hold in 70 of 100 cases about 70 do."""
