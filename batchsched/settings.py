@@ -26,6 +26,7 @@ from batchsched.fleet import GPU_TYPES, Fleet, Launch, Pool, PoolWindow, ServedM
 from batchsched.lines.rules import DEFAULT_LINE_BYTES, Rules
 from batchsched.logs import Logs
 from batchsched.planning import Planner
+from batchsched.traces import Traces
 
 FILE_NAME = "batchsched.toml"
 ENV_PREFIX = "BATCHSCHED_"
@@ -215,6 +216,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     carbon: Carbon = Carbon()
     retention: Retention = Retention()
     logs: Logs = Logs()
+    traces: Traces = Traces()
     sites: Annotated[dict[str, Site], Meta(description="Sites by name")] = {}
     pools: Annotated[dict[str, Pool], Meta(description="Pools by name")] = {}
     windows: Annotated[dict[str, PoolWindow], Meta(description="Windows of pools by name")] = {}
@@ -320,7 +322,7 @@ def _put(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
 
 def _env_names() -> dict[str, str]:
     names: dict[str, str] = {}
-    for section in ("server", "worker", "forecast", "planner", "carbon", "retention", "logs"):
+    for section in ("server", "worker", "forecast", "planner", "carbon", "retention", "logs", "traces"):
         struct = type(getattr(Settings(), section))
         for field, hint in get_type_hints(struct).items():
             if get_origin(hint) is not dict:

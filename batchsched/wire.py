@@ -110,7 +110,8 @@ class Lease(msgspec.Struct):
 
     `done`: line numbers already recorded, not to run again. `suspects`: lines that were in flight when an engine died, to be
     tried in this order before all others, and behind them the `erring`: those that met errors only, of an engine that lived.
-    `rename`: the requests name another model than `model`, which takes its place.
+    `rename`: the requests name another model than `model`, which takes its place. `traceparent`: the span of the batch, under
+    which the worker tells of this chunk; empty where the server tells of nothing.
     """
 
     chunk_id: str
@@ -125,6 +126,7 @@ class Lease(msgspec.Struct):
     attempt: int
     rename: bool = False
     erring: list[int] = []
+    traceparent: str = ""
 
     @property
     def about(self) -> dict[str, str]:

@@ -94,10 +94,11 @@ class Asking:
             data = self._engine.dialect.asked(data)
         except Cannot as problem:
             return Reply(400, problem.body(), "")
+        headers = {**_HEADERS, "traceparent": lease.traceparent} if lease.traceparent else _HEADERS
         try:
             async with (
                 asyncio.timeout(self._limit_s(line)) as line.wait,
-                self._session.post(url, data=data, headers=_HEADERS, timeout=_CONNECT) as answer,
+                self._session.post(url, data=data, headers=headers, timeout=_CONNECT) as answer,
             ):
                 return Reply(answer.status, await answer.read(), answer.headers.get("x-request-id", ""))
         except TimeoutError:

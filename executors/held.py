@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from batchsched.executors.told import LeaseTold
 from batchsched.executors.work import Work
 from batchsched.wire import Lease
 
@@ -11,7 +12,7 @@ from batchsched.wire import Lease
 class Held:
     """From its taking to its end."""
 
-    def __init__(self, lease: Lease) -> None:
-        self.lease = lease
+    def __init__(self, lease: Lease, told: LeaseTold) -> None:
+        self.lease, self.told = lease, told
         self.work: Work | None = None
         self.task: asyncio.Task[None] | None = None

@@ -22,7 +22,9 @@ from batchsched.errors import (
     Unauthorized,
     by_code,
 )
-from batchsched.wire import PREFIX
+from batchsched.executors.told import LeaseTold
+from batchsched.traces import OFF, Tracer
+from batchsched.wire import PREFIX, Lease
 
 log = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 60.0
@@ -41,12 +43,15 @@ def connections(limit: int = 100) -> aiohttp.TCPConnector:
 class ServerLink:
     """Typed calls to one server. `give_up_at` (monotonic seconds) ends all insisting: set it when shutting down.
 
-    A key that the server refuses at the first contact is a mistake of ours; later it is the server that is being changed.
+    A key that the server refuses at the first contact is a mistake of ours; later it is the server that is being changed. What is
+    done for it is told to the `tracer` as well, in its time.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, server_url: str, api_key: str, clock: Clock) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, server_url: str, api_key: str, clock: Clock, tracer: Tracer = OFF
+    ) -> None:
         self.give_up_at = float("inf")
-        self._session, self._clock = session, clock
+        self._session, self._clock, self._tracer = session, clock, tracer
         self._url = server_url.rstrip("/").removesuffix("/v1") + PREFIX
         self._headers = {"content-type": "application/json"}
         if api_key:
@@ -57,6 +62,10 @@ class ServerLink:
     def now(self) -> datetime:
         """The server's time of day, so that a wrong clock here does not put energy into the wrong hour."""
         return self._clock.now() + self._offset
+
+    def told_of(self, lease: Lease) -> LeaseTold:
+        """What will be told of a lease that was just taken."""
+        return LeaseTold(self._tracer, lease, self.now)
 
     async def call(
         self, method: str, path: str, message: msgspec.Struct | None = None, *, timeout_s: float = CALL_TIMEOUT_S

@@ -8,10 +8,13 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from batchsched.clock import SystemClock
 from batchsched.errors import BatchschedError, Conflict, NotFound, PayloadTooLarge, ServerUnreachable
 from batchsched.executors.backlog import Backlog
 from batchsched.executors.link import ServerLink
 from batchsched.executors.share import EnergyShare
+from batchsched.executors.told import LeaseTold
+from batchsched.traces import OFF
 from batchsched.wire import Acknowledged, Fail, Finish, Lease, Release, ReleaseReason, Result, Results
 
 log = logging.getLogger(__name__)
@@ -37,8 +40,9 @@ class Reporter:
         backlog: Backlog,
         on_lost: Callable[[], None],
         on_refused: Callable[[str], None],
+        told: LeaseTold | None = None,
     ) -> None:
-        self.recorded = 0
+        self.recorded, self._told = 0, told or LeaseTold(OFF, lease, SystemClock().now)
         self._link, self._lease, self._share, self._on_lost, self._on_refused = link, lease, share, on_lost, on_refused
         self._backlog = backlog
         self._key = (lease.chunk_id, lease.token)
@@ -50,6 +54,7 @@ class Reporter:
 
     def add(self, result: Result) -> None:
         """Queue one result."""
+        self._told.result(result)
         tokens = result.input_tokens + result.output_tokens
         self._share.add(self._key, tokens - result.cached_tokens, tokens)
         self._waiting.append(result)
@@ -82,6 +87,7 @@ class Reporter:
         if not self._task.cancelled():
             self._task.exception()  # it was said already
         self._forget(len(self._waiting))
+        self._told.over("lost")
 
     async def _close(self, verb: str, message: Callable[[], Finish | Release | Fail]) -> None:
         self._closing = True
@@ -92,6 +98,8 @@ class Reporter:
             self._task.result()
         if not self._lost:
             await self._write(verb, message(), object)
+        if not self._lost:
+            self._told.over(verb)
 
     async def _run(self) -> None:
         try:
@@ -134,7 +142,7 @@ class Reporter:
 
     async def _write(self, verb: str, message: Results | Finish | Release | Fail, kind: type[T]) -> T | None:
         try:
-            return await self._link.insist("POST", f"/leases/{self._lease.chunk_id}/{verb}", message, kind)
+            answer = await self._link.insist("POST", f"/leases/{self._lease.chunk_id}/{verb}", message, kind)
         except ServerUnreachable:
             raise  # it may have been recorded, and must not count twice
         except (BatchschedError, asyncio.CancelledError) as problem:
@@ -145,6 +153,8 @@ class Reporter:
             self._lost = True
             self._on_lost()
             return None
+        self._told.took(message.meter)
+        return answer
 
 
 def _size(result: Result) -> int:

@@ -41,6 +41,7 @@ from batchsched.executors.unsaid import Unsaid
 from batchsched.executors.version import own_version
 from batchsched.executors.work import Outcome
 from batchsched.settings import Worker as WorkerSettings
+from batchsched.traces import OFF, Tracer
 from batchsched.wire import (
     MIN_PROTOCOL,
     PROTOCOL,
@@ -294,7 +295,7 @@ class WorkerLoop:
     def _take(self, lease: Lease) -> None:
         for older in [held for held in self._held.values() if held.lease.chunk_id == lease.chunk_id]:
             self._lose(older)  # the server took it back, or we would not be given it again
-        held = self._held[lease.chunk_id, lease.token] = Held(lease)
+        held = self._held[lease.chunk_id, lease.token] = Held(lease, self._link.told_of(lease))
         held.task = asyncio.create_task(self._hold(held))
         held.task.add_done_callback(lambda _: self._dropped(held))
 
@@ -322,7 +323,7 @@ class WorkerLoop:
             if held.work:
                 held.work.fail(why)
 
-        reporter = Reporter(self._link, lease, self._share, self._driver.backlog, lambda: self._lose(held), refused)
+        reporter = Reporter(self._link, lease, self._share, self._driver.backlog, lambda: self._lose(held), refused, held.told)
         try:
             if startup:
                 await self._say_started(lease, startup)
@@ -479,6 +480,7 @@ async def run_worker(
     ids: IdSource | None = None,
     stop: asyncio.Event | None = None,
     replica: str = "",
+    tracer: Tracer = OFF,
 ) -> int:
     """Run a worker of a pool until SIGTERM or SIGINT, or until `stop` is set; a second signal ends the process at once.
 
@@ -491,9 +493,8 @@ async def run_worker(
         aiohttp.ClientSession(connector=connections(), timeout=timeout) as outside,
         aiohttp.ClientSession(connector=connections(0), headers=headers, timeout=timeout) as session,
     ):
-        link = ServerLink(outside, server_url or settings.server_url, api_key, clock or SystemClock())
+        link = ServerLink(outside, server_url or settings.server_url, api_key, clock or SystemClock(), tracer)
         loop = WorkerLoop(settings, pool, session, link, ids or RandomIds(), replica)
-        if stop is not None:
-            loop.stop = stop
+        loop.stop = stop or loop.stop
         with stopped_by_signals(loop.stop), supervisor.watched():
             return await loop.run()

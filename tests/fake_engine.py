@@ -63,6 +63,7 @@ class FakeEngine:
         self.adapters: list[str] = []  # further names, under which it puts them before each word
         self.online = 0  # requests of users that it claims to have
         self.priorities: list[int | None] = []
+        self.traceparents: list[str | None] = []
         self.kv_tokens = 0  # of its KV cache; 0: it does not say
         self.waiting = self.kv_usage = self.preemptions = 0.0
         self._seen: Counter[str] = Counter()
@@ -142,6 +143,7 @@ class FakeEngine:
         except ValueError:
             return _error(400, "Bad Request", "[{'type': 'json_invalid', 'loc': ('body', 0)}]")
         self.priorities.append(body.get("priority"))
+        self.traceparents.append(request.headers.get("traceparent"))
         problem, prompt = self._look(request.path, body)
         if problem is not None:
             return problem

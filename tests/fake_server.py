@@ -85,6 +85,7 @@ class FakeServer:
         self.stop: dict[str, ReleaseReason] = {}
         self.ceiling: int | None = None
         self.most_attempts = 5
+        self.traceparent = ""
         self.changed = asyncio.Event()
         self.workers = 0
         self.input_open = asyncio.Event()
@@ -229,7 +230,7 @@ class FakeServer:
         return Lease(
             chunk.id, "batch_1", chunk.token, chunk.endpoint, chunk.model, chunk.first_line, len(chunk.data),
             sorted(chunk.results), chunk.suspects, chunk.attempt + 1, rename=chunk.rename,
-            erring=chunk.erring,
+            erring=chunk.erring, traceparent=self.traceparent,
         )  # fmt: skip
 
 

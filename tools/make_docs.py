@@ -115,7 +115,7 @@ def cli_page() -> str:
 def configuration_page() -> str:
     """Every key of the TOML file."""
     whole = settings.Settings()
-    sections = ("server", "worker", "forecast", "planner", "carbon", "retention", "logs")
+    sections = ("server", "worker", "forecast", "planner", "carbon", "retention", "logs", "traces")
     named: dict[str, type[msgspec.Struct]] = {
         "sites.NAME": Site,
         "pools.NAME": Pool,

@@ -68,12 +68,17 @@ def _launched(pools: Sequence[str], read: Callable[[], Loaded], let_go: bool) ->
     return launch_workers(pools, read, let_go=let_go)
 
 
-def _worked(pool: str, read: Callable[[], Loaded]) -> Coroutine[Any, Any, int]:
+async def _worked(pool: str, read: Callable[[], Loaded]) -> int:
     import os
 
+    from batchsched import traces
     from batchsched.executors.launchers.port import NAME_ENV
     from batchsched.executors.worker import run_worker
 
     settings = read().settings
     url, key = settings.worker.server_url, settings.server.api_key
-    return run_worker(settings.worker, pool, url, key, replica=os.environ.get(NAME_ENV, ""))
+    tracer = traces.opened(settings.traces, os.environ, "batchsched-worker", {"batchsched.pool": pool})
+    try:
+        return await run_worker(settings.worker, pool, url, key, replica=os.environ.get(NAME_ENV, ""), tracer=tracer)
+    finally:
+        tracer.close()

@@ -17,6 +17,7 @@ from batchsched.server.dry_run import changing
 from batchsched.server.objects import batch_object, list_object
 from batchsched.server.options import NewBatch, parse_new_batch
 from batchsched.server.runtime import Runtime
+from batchsched.traces import place_of
 
 
 def router(runtime: Runtime) -> APIRouter:
@@ -35,8 +36,8 @@ def router(runtime: Runtime) -> APIRouter:
 
         Sent again with the same Idempotency-Key, it is answered with the same batch.
         """
-        body = await json_body(request)
-        return await run_in_threadpool(lambda: as_object(_create(runtime, body, who, idempotency_key)))
+        body, trace = await json_body(request), request.headers.get("traceparent", "")
+        return await run_in_threadpool(lambda: as_object(_create(runtime, body, who, idempotency_key, trace)))
 
     @routes.get("/v1/batches")
     def list_batches(  # pyright: ignore[reportUnusedFunction]
@@ -80,14 +81,17 @@ async def json_body(request: Request) -> Any:
         raise InvalidRequest(f"The request body is not valid JSON: {problem}.") from None
 
 
-def _create(runtime: Runtime, body: Any, who: Caller, key: str | None) -> Mapping[str, Any]:
+def _create(runtime: Runtime, body: Any, who: Caller, key: str | None, trace: str) -> Mapping[str, Any]:
     asked = ""
     if key:
         with runtime.database.read() as connection:
             asked = idempotency.digest(connection, who.tenant, body)
             if known := idempotency.recall(connection, who.tenant, key, asked):
                 return batches.get(connection, known, who.tenant)
-    return accept(runtime, parse_new_batch(body, runtime.clock.now()), who, key, asked)
+    new = parse_new_batch(body, runtime.clock.now())
+    if runtime.told.on and place_of(trace):
+        new = msgspec.structs.replace(new, traceparent=trace.strip())
+    return accept(runtime, new, who, key, asked)
 
 
 def accept(runtime: Runtime, new: NewBatch, who: Caller, key: str | None = None, asked: str = "") -> Mapping[str, Any]:
@@ -124,6 +128,8 @@ def accept(runtime: Runtime, new: NewBatch, who: Caller, key: str | None = None,
         )
         who.did(connection, batch_id)
         row = batches.get(connection, batch_id, who.tenant)
+    if problem:
+        runtime.told.ended(batch_id)
     runtime.lifecycle.poke()
     return row
 

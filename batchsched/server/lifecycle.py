@@ -32,6 +32,7 @@ from batchsched.scheduler import Scheduler
 from batchsched.server.bookkeeping import Bookkeeping
 from batchsched.server.quotas import Quotas
 from batchsched.server.retention import Retention
+from batchsched.server.told import Told
 from batchsched.settings import Retention as RetentionRules
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Lifecycle:
         leading: Callable[[], bool],
         kept: RetentionRules,
         bookkeeping: Bookkeeping | None,
+        told: Told,
     ) -> None:
         """`leading`: may this server act? Several servers share the work of one; only the leader keeps house. `bookkeeping`: None
         where nobody will ask for the books."""
@@ -76,6 +78,7 @@ class Lifecycle:
         self._leading = leading
         self._kept = kept
         self._bookkeeping = bookkeeping
+        self._told = told
         self._retention = Retention(database, store, kept, clock)
         self._looked: tuple[datetime, float] | None = None
         self._present: set[str] = set()
@@ -191,8 +194,10 @@ class Lifecycle:
         sound = list[tuple[Row, Cut]]()
         for batch in new:
             self._guarded(partial(self._check, batch, sound))
+        began_at = self._clock.now()
         verdicts = self._scheduler.verdicts([{**batch, **cut.columns} for batch, cut in sound]) if sound else []
         for (batch, cut), verdict in zip(sound, verdicts, strict=True):
+            self._told.judged(batch, began_at, verdict)
             self._guarded(partial(self._begin, batch, cut, verdict))
         self._scheduler.poke()
 
@@ -200,9 +205,10 @@ class Lifecycle:
         declared = self._scheduler.fleet.models
         models = {name: declared[name].max_model_len for name in self._scheduler.served_models()}
         try:
-            with self._database.read() as connection:
-                known = files.facts(connection, batch["input_file_id"], ANY)
-            cut = self._cutter.cut(batch["id"], batch["input_file_id"], known, batch["endpoint"], models)
+            with self._told.step(batch, "validate"):
+                with self._database.read() as connection:
+                    known = files.facts(connection, batch["input_file_id"], ANY)
+                cut = self._cutter.cut(batch["id"], batch["input_file_id"], known, batch["endpoint"], models)
         except FileNotFoundError:
             missing = f"Cannot find file {batch['input_file_id']}."
             self._fail(batch, [LineError("invalid_request", missing, None, "file_id")])
@@ -236,6 +242,7 @@ class Lifecycle:
         with self._database.write() as connection:
             batches.move(connection, batch["id"], "failed", self._clock.now(), errors=msgspec.to_builtins(errors))
         _say(batch, "failed")
+        self._told.ended(batch["id"])
 
     def _reopen(self, batch: Row) -> None:
         """A retry: before anything else, also before its cancelling or expiry, its chunks get back what was answered."""
@@ -274,8 +281,10 @@ class Lifecycle:
             self._merge(batch, "cancelled")
 
     def _merge(self, batch: Row, target: str) -> None:
-        merge(self._database, self._store, self._ids, self._kept, batch, target, self._clock.now())
+        with self._told.step(batch, "merge"):
+            merge(self._database, self._store, self._ids, self._kept, batch, target, self._clock.now())
         _say(batch, target)
+        self._told.ended(batch["id"])
         self._scheduler.poke()
 
     def _sweep(self) -> None:

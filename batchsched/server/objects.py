@@ -8,6 +8,7 @@ from typing import Any
 from batchsched.queue.batches import models as accepted
 from batchsched.units import iso, to_unix
 
+_UNSAID = frozenset({"deadline", "output_expires_after_s", "traceparent"})
 _STAMPS = (
     "in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at",
 )  # fmt: skip
@@ -31,7 +32,7 @@ def file_object(row: Mapping[str, Any]) -> dict[str, Any]:
 def batch_object(row: Mapping[str, Any], additions: Mapping[str, Any]) -> dict[str, Any]:
     """A batch. `additions`: progress and carbon, which no row holds."""
     errors = row["errors"]
-    options = {key: value for key, value in row["options"].items() if key not in {"deadline", "output_expires_after_s"}}
+    options = {key: value for key, value in row["options"].items() if key not in _UNSAID}
     return {
         "id": row["id"],
         "object": "batch",

@@ -58,12 +58,15 @@ class NewBatch(msgspec.Struct, frozen=True):
     metadata: dict[str, str]
     options: Options
     output_expires_after_s: int | None
+    traceparent: str = ""
+    """What its request said of the trace that it is part of; kept where traces are on."""
 
     def stored_options(self) -> dict[str, Any]:
         """The options as the database keeps them; the priority has a column of its own."""
         options = msgspec.to_builtins(self.options)
         del options["priority"]
-        return {**options, "output_expires_after_s": self.output_expires_after_s}
+        traced = {"traceparent": self.traceparent} if self.traceparent else {}
+        return {**options, "output_expires_after_s": self.output_expires_after_s, **traced}
 
 
 def parse_new_batch(body: Any, now: datetime) -> NewBatch:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
 from collections.abc import Callable
 
 import uvicorn
 
-from batchsched import logs, supervisor
+from batchsched import logs, supervisor, traces
 from batchsched.errors import BatchschedError, PortInUse
 from batchsched.server.app import create_app
 from batchsched.server.auth import check_keys
@@ -22,17 +23,18 @@ from batchsched.settings import Loaded
 def serve(loaded: Loaded, announce: Callable[[str], None]) -> int:
     """Serve until SIGTERM or Ctrl-C; `announce` gets the URL once requests are answered. Returns the exit code.
 
-    Raises InsecureBind, PortInUse, DataFolderInUse, InvalidConfiguration before anything is served.
+    Raises InsecureBind, PortInUse, DataFolderInUse, InvalidConfiguration, MissingExtra before anything is served.
     """
     logs.configure(loaded.settings.logs, "%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    tracer = traces.opened(loaded.settings.traces, os.environ, "batchsched-server")
     settings = loaded.settings.server
     host = settings.host
     check_bind(settings)
     listener = listen(host, settings.port)
     try:
-        runtime = Runtime(loaded)
+        runtime = Runtime(loaded, tracer=tracer)
     except (BatchschedError, OSError):
         listener.close()
         raise

@@ -67,6 +67,12 @@ class Reports:
             running_on = chunks.leased_pools(connection, row["id"])
         return {"progress": self._progress.of(row, entries, running_on), "carbon": self._grams(row, entries)}
 
+    def grams(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """`carbon` of a batch as far as it is known now; None where nothing of it ran."""
+        with self._database.read() as connection:
+            entries = ledger.of_batch(connection, row["id"])
+        return self._grams(row, entries)
+
     def report(self, batch_id: str, tenant: Tenant) -> dict[str, Any]:
         """The whole report of a batch, as JSON. Raises NotFound."""
         with self._database.read() as connection:

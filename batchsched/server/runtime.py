@@ -29,8 +29,10 @@ from batchsched.server.outside import REAL, Outside
 from batchsched.server.quotas import Quotas
 from batchsched.server.reports import Reports
 from batchsched.server.stored import Storage
+from batchsched.server.told import Told
 from batchsched.server.webhooks import Webhooks
 from batchsched.settings import Loaded
+from batchsched.traces import OFF, Tracer
 
 if TYPE_CHECKING:
     from batchsched.forecasts.archive import Archive
@@ -42,12 +44,19 @@ class Runtime:
     """The parts of a running server. Raises DataFolderInUse, InvalidConfiguration, StorageFull while it is made."""
 
     def __init__(
-        self, loaded: Loaded, *, clock: Clock | None = None, ids: IdSource | None = None, outside: Outside = REAL
+        self,
+        loaded: Loaded,
+        *,
+        clock: Clock | None = None,
+        ids: IdSource | None = None,
+        outside: Outside = REAL,
+        tracer: Tracer = OFF,
     ) -> None:
         self.settings = loaded.settings
         self.fleet = loaded.settings.fleet(loaded.catalogue)
         self.clock: Clock = clock or SystemClock()
         self.ids: IdSource = ids or RandomIds()
+        self._tracer = tracer
         self.started_at = self.clock.now()
         self.rules = loaded.settings.server.rules()
         root = Path(loaded.settings.server.data_dir)
@@ -72,6 +81,7 @@ class Runtime:
             storage = Storage(self.database, accounts, self.clock, loaded.settings, loaded.catalogue)
             besides = Besides(self.database, accounts, storage, loaded.settings.carbon)
             self.reports = Reports(self.database, self.scheduler, provider, self.clock, accounts, besides)
+            self.told = Told(tracer, self.database, self.clock, self.reports.grams)
             self.breakdown = Breakdown(self.database, self.store, accounts, besides)
             self.quotas = Quotas(loaded.settings, self.reports.grams_since, self.scheduler.observer.answers, self.clock)
             self.lifecycle = Lifecycle(
@@ -87,6 +97,7 @@ class Runtime:
                 self.leadership.leading,
                 loaded.settings.retention,
                 Bookkeeping(self.database, accounts, self.clock) if outside.books else None,
+                self.told,
             )
             self.feeds = feeds_of(
                 opened,
@@ -143,6 +154,7 @@ class Runtime:
         self.leadership.stop()
         self.database.checkpoint()
         self.database.close()
+        self._tracer.close()
 
     def _begin_to_lead(self) -> None:
         """Leases get their full time again, for perhaps nobody could send a heartbeat; then plans are made and batches move."""

@@ -321,6 +321,7 @@ class LeaseDesk:
             attempt=chunk["attempts"] + 1,
             rename=chunk["model"] is not None,
             erring=chunk["erring"],
+            traceparent=self._runtime.told.traceparent(batch),
         )
 
     def _poll_s(self, next_at: datetime | None) -> float:
