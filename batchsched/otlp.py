@@ -71,11 +71,12 @@ class Otlp:
         begun.end(_nanoseconds(max(span.started_at, span.ended_at)))
 
     def close(self) -> None:
-        """Send what waits, as far as that is quick."""
+        """Send what waits, as far as that is quick; else what the library has to say of it stays unsaid."""
         ending = threading.Thread(target=self._provider.shutdown, name="traces-end", daemon=True)
         ending.start()
         ending.join(PARTING_S)
-        self._exporter.end()
+        if not ending.is_alive():
+            self._exporter.end()
 
 
 class _GivenIds(IdGenerator):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
@@ -68,7 +68,7 @@ class Collector:
 
 
 @contextmanager
-def collecting(port: int = 0) -> Iterator[Collector]:
+def collecting(port: int = 0) -> Generator[Collector]:
     """A collector that listens; port 0 takes a free one."""
     collector = Collector(port)
     thread = threading.Thread(target=collector.server.serve_forever, daemon=True)

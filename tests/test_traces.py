@@ -92,7 +92,7 @@ def test_a_batch_lies_in_its_clients_trace_or_in_one_of_its_own() -> None:
     assert retried != within
 
 
-def test_nobody_is_told_unless_a_collector_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_is_told_unless_a_collector_is_named() -> None:
     url = "http://127.0.0.1:4318"
     assert opened(Traces(), {}, "x") is OFF
     assert opened(Traces(), {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_SDK_DISABLED": "True"}, "x") is OFF
@@ -143,20 +143,19 @@ def test_trouble_with_a_collector_is_said_once_and_its_end_too(
     caplog.set_level(logging.INFO)
     with collecting() as collector:
         tracer = Otlp(collector.url, "it", "x", {})
-        for status, say in ((400, ""), (400, ""), (200, ""), (200, "")):
-            collector.status, came = status, len(collector.bodies)
+        for came, collector.status in enumerate((400, 400, 200, 200), 1):
             tracer.write(a_span())
-            wait_for(lambda came=came: len(collector.bodies) > came)
+            wait_for(lambda: len(collector.bodies) >= came)  # noqa: B023 - it is asked at once
         tracer.close()
     said = [record.getMessage() for record in caplog.records]
     assert [text.partition(",")[0] for text in said] == ["Traces do not reach it", "Traces reach it again."]
     assert "400" in said[0]
-    assert logging.getLogger("opentelemetry").propagate
 
 
+@pytest.mark.slow
 def test_a_dead_collector_costs_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "3")
     tracer = Otlp(f"http://127.0.0.1:{free_port()}", "it", "x", {})
     began = time.monotonic()
     for number in range(5000):  # more than wait
@@ -202,7 +201,7 @@ async def test_the_engine_is_told_under_which_span_it_works_and_answers_the_same
     server = FakeServer(prompts, chunk_lines=3)
     server.traceparent = root.traceparent
     assert await worked(server, told, tracer) == answers
-    assert Counter(told.traceparents) == {span.place.traceparent: 3 for span in tracer.spans}
+    assert dict(Counter(told.traceparents)) == {span.place.traceparent: 3 for span in tracer.spans}
     assert [(span.name, span.parent, span.problem) for span in tracer.spans] == [("chunk", root, "")] * 2
     assert {span.about["batchsched.chunk.end"] for span in tracer.spans} == {"finish"}
     assert {span.about["gen_ai.usage.input_tokens"] for span in tracer.spans} == {9}
@@ -210,14 +209,17 @@ async def test_the_engine_is_told_under_which_span_it_works_and_answers_the_same
 
 @pytest.mark.slow
 async def test_a_lease_that_was_lost_is_told_as_lost() -> None:
-    server, engine, tracer = FakeServer(["quick", "a [[slow 0.5]]"], chunk_lines=2), FakeEngine(), Keeping()
+    server, engine, tracer = FakeServer(["a", "b"], heartbeat_s=60), FakeEngine(), Keeping()
     server.traceparent = batch_place("batch_1")[0].traceparent
-    server.trouble["results"] = [409]
+    engine.gate.clear()
     stop = asyncio.Event()
     runner, port = await serve_engine(engine)
     async with served(server.app()) as url:
         settings = Worker(server_url=url, engine_url=f"http://127.0.0.1:{port}")
         server.worker = asyncio.create_task(run_worker(settings, "local", stop=stop, tracer=tracer))
+        await server.until(lambda: engine.in_flight == 2)
+        server.steal(server.chunks[0])
+        engine.gate.set()
         await server.until(lambda: tracer.spans)
         stop.set()
         await server.worker
@@ -226,12 +228,12 @@ async def test_a_lease_that_was_lost_is_told_as_lost() -> None:
     assert (span.problem, span.about["batchsched.chunk.end"]) == ("lost", "lost")
 
 
-def tree(spans: list[Seen], root: Place) -> Counter[str]:
+def tree(spans: list[Seen], root: Place) -> dict[str, int]:
     """How many spans of each name lie below the batch's, its own counted; none may lie elsewhere."""
     assert len({span.span_id for span in spans}) == len(spans)
     assert all(span.parent == root.span_id for span in spans if span.span_id != root.span_id)
     assert all(span.started_ns <= span.ended_ns for span in spans)
-    return Counter(span.name for span in spans)
+    return dict(Counter(span.name for span in spans))
 
 
 def submit(stage: Stage, data: bytes, headers: dict[str, str] | None = None) -> str:
