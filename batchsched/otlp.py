@@ -120,7 +120,7 @@ class _Exporter(SpanExporter):
 
     def shutdown(self) -> None:
         """Nothing more is sent."""
-        self._exporter.shutdown()
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Nothing waits here."""

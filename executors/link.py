@@ -47,9 +47,7 @@ class ServerLink:
     done for it is told to the `tracer` as well, in its time.
     """
 
-    def __init__(
-        self, session: aiohttp.ClientSession, server_url: str, api_key: str, clock: Clock, tracer: Tracer = OFF
-    ) -> None:
+    def __init__(self, session: aiohttp.ClientSession, server_url: str, api_key: str, clock: Clock, tracer: Tracer = OFF) -> None:
         self.give_up_at = float("inf")
         self._session, self._clock, self._tracer = session, clock, tracer
         self._url = server_url.rstrip("/").removesuffix("/v1") + PREFIX

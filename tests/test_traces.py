@@ -281,7 +281,7 @@ def test_what_server_and_worker_tell_of_a_batch_makes_one_tree(tmp_path: Path, m
     assert (whole.about["batchsched.batch.state"], whole.about["gen_ai.operation.name"]) == ("completed", "chat")
     (plan,) = (span for span in spans if span.name == "plan")
     assert plan.about["batchsched.verdict.feasible"] is True
-    theirs_root, above = batch_place(theirs, CLIENT.traceparent)
+    theirs_root, _ = batch_place(theirs, CLIENT.traceparent)
     assert tree(in_theirs, theirs_root)["chunk"] == 1
     assert {span.parent for span in in_theirs if span.name == "batch"} == {CLIENT.span_id}
     assert "traceparent" not in shown["batchsched"]
