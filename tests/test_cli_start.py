@@ -83,11 +83,12 @@ def test_every_name_of_the_sdk_is_found_though_none_is_imported_at_first() -> No
 
 
 def test_server_and_worker_import_opentelemetry_only_for_traces() -> None:
-    """Others bring parts of it along, so that it may be there where nobody asked for traces."""
+    """Its SDK, that is: other libraries import its bare API where that is there."""
     start = "import batchsched.cli.worker, batchsched.executors.worker, batchsched.server.process"
     asked = "from batchsched.traces import Traces, opened; opened(Traces({}), {{}}, 'x')"
-    assert "opentelemetry" not in packages(imported(f"{start}; {asked.format(repr(''))}"))
-    assert "opentelemetry" in packages(imported(f"{start}; {asked.format(repr('http://127.0.0.1:9'))}"))
+    ours = {"batchsched.otlp", "opentelemetry.sdk", "opentelemetry.exporter"}
+    assert not ours & imported(f"{start}; {asked.format(repr(''))}")
+    assert ours <= imported(f"{start}; {asked.format(repr('http://127.0.0.1:9'))}")
 
 
 def test_help_of_validate_imports_no_network_and_no_frames() -> None:
