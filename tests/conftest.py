@@ -38,6 +38,16 @@ LONGEST = (
 """Files that take a minute and more, the longest first."""
 
 
+MANY_SECONDS = (
+    *("test_advice", "test_auth", "test_deploy_backup", "test_fairness", "test_forecast_learning", "test_forecast_own"),
+    *("test_forecast_source_trouble", "test_migrations", "test_models_accepted", "test_openai_contract", "test_openapi"),
+    *("test_planner_degenerate", "test_planner_fleet", "test_plans", "test_runs", "test_schedules", "test_scheduler"),
+    *("test_simulate", "test_simulate_scenarios", "test_solving", "test_spare_governor", "test_starts", "test_stored"),
+    *("test_testing_contract", "test_window_routes", "test_windows"),
+)
+"""Files of quick tests that take eight to thirty seconds together: they count as slow, so that the quick part stays quick."""
+
+
 SHARE_VLLM = (
     *("test_backtest_agrees", "test_engine_contract", "test_executors_vllm", "test_integrations", "test_profiling_vllm"),
     *("test_runs_vllm", "test_spare_vllm"),
@@ -51,8 +61,12 @@ def group_of(stem: str) -> str:
     return "vllm" if stem in SHARE_VLLM else stem
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first, so that no worker is left with it at the end."""
+    for item in items:
+        if item.path.stem in MANY_SECONDS:
+            item.add_marker(pytest.mark.slow)
     place = {name: number for number, name in enumerate(("vllm", *LONGEST))}
     items.sort(key=lambda item: place.get(group_of(item.path.stem), len(place)))
     lost = {item.path.stem for item in items if "vllm" in getattr(item, "fixturenames", ())} - {*SHARE_VLLM}

@@ -88,7 +88,7 @@ def test_a_lost_pool_puts_a_promise_at_risk_and_its_return_ends_that(server: Liv
     assert "now holds with a probability of" in risk["reason"]
     kinds = {option["kind"]: option for option in risk["options"]}
     assert from_iso(kinds["deadline"]["deadline_at"]) > from_iso(risk["deadline_at"])
-    assert kinds["pool"]["replicas"] in (4, 8)
+    assert kinds["pool"]["replicas"] in (2, 4, 8)  # by how many were away when the server itself looked
     for _ in range(2):
         server.runtime.scheduler.plan_now()
     (told,) = _events(server, batch_id)
