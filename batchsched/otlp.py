@@ -30,6 +30,7 @@ PARTING_S = 3.0
 """Longest wait for a collector at our end."""
 _PATH = "/v1/traces"
 _LIBRARY = "opentelemetry"
+_SENDING = "opentelemetry.exporter"
 
 
 class Otlp:
@@ -142,7 +143,9 @@ class _Reason(logging.Handler):
         self._heard = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep it."""
+        """Keep it, where it is of sending: that the queue is full is what follows from that."""
+        if not record.name.startswith(_SENDING):
+            return
         if record.levelno < logging.ERROR or not self._heard:
             self.text = record.getMessage()
         self._heard = record.levelno < logging.ERROR
