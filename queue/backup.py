@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -55,44 +55,49 @@ def of_sqlite(database: Path, root: Path | None, target: Path) -> Saved:
 
     Raises DatabaseUnavailable, StorageFull, StorageUnavailable.
     """
-    copied, size, lacking = 0, 0, list[str]()
-    for _ in range(TRIES):
-        fresh = target / f"{DATABASE}.new"
-        with room():
-            fresh.unlink(missing_ok=True)
-            copy_of(database, fresh)
-            with _opened(fresh) as connection:
-                wanted = named(connection) if root else {}
-            more, bytes_, lacking = _copy(root, target, wanted) if root else (0, 0, [])
-            copied, size = copied + more, size + bytes_
-            if not lacking:
-                _settle(fresh, target / DATABASE)
-                _prune(target, wanted)
-                return Saved(len(wanted), copied, size)
-    raise _incomplete(lacking)
+
+    def taken(fresh: Path) -> dict[str, int]:
+        fresh.unlink(missing_ok=True)
+        copy_of(database, fresh)
+        with _opened(fresh) as connection:
+            return named(connection) if root else {}
+
+    return _saved(taken, root, target, DATABASE)
 
 
 def of_postgres(url: str, root: Path | None, target: Path) -> Saved:
     """The same of PostgreSQL, by its own pg_dump on the very snapshot whose files are copied."""
-    below, copied, size, lacking = Postgres(url), 0, 0, list[str]()
+    below = Postgres(url)
+
+    def taken(fresh: Path) -> dict[str, int]:
+        with below.read() as connection:
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+            snapshot = str(connection.exec_driver_sql("SELECT pg_export_snapshot()").scalar_one())
+            wanted = named(connection) if root else {}
+            _dump(parse_url(url), snapshot, fresh)
+        return wanted
+
     try:
-        for _ in range(TRIES):
-            fresh = target / f"{DUMP}.new"
-            with room(), below.read() as connection:
-                connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
-                snapshot = str(connection.exec_driver_sql("SELECT pg_export_snapshot()").scalar_one())
-                wanted = named(connection) if root else {}
-                _dump(parse_url(url), snapshot, fresh)
-            more, bytes_, lacking = _copy(root, target, wanted) if root else (0, 0, [])
-            copied, size = copied + more, size + bytes_
-            if not lacking:
-                _settle(fresh, target / DUMP)
-                _prune(target, wanted)
-                return Saved(len(wanted), copied, size)
+        return _saved(taken, root, target, DUMP)
     except DBAPIError as problem:
         raise DatabaseUnavailable(f"{below.name} does not answer: {str(problem.orig).partition(chr(10))[0]}") from None
     finally:
         below.close()
+
+
+def _saved(taken: Callable[[Path], dict[str, int]], root: Path | None, target: Path, name: str) -> Saved:
+    """Try until no file is lacking. `taken`: writes the database to a path, and says which files it names."""
+    copied, size, lacking = 0, 0, list[str]()
+    for _ in range(TRIES):
+        fresh = target / f"{name}.new"
+        with room():
+            wanted = taken(fresh)
+            more, bytes_, lacking = _copy(root, target, wanted) if root else (0, 0, [])
+            copied, size = copied + more, size + bytes_
+            if not lacking:
+                _settle(fresh, target / name)
+                _prune(target, wanted)
+                return Saved(len(wanted), copied, size)
     raise _incomplete(lacking)
 
 

@@ -58,7 +58,7 @@ def router(runtime: Runtime) -> APIRouter:
     @routes.post("/v1/batches/{batch_id}/cancel")
     def cancel_batch(batch_id: str, who: Who, dry_run: bool = False) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         """Stop a batch; requests in flight may finish, and what is done is kept. With `dry_run` nothing happens."""
-        with changing(database, dry_run=dry_run) as connection:
+        with changing(database, dry_run=dry_run, then=runtime.lifecycle.poke) as connection:
             row = batches.get(connection, batch_id, who.tenant)
             if row["state"] not in {"cancelling", "cancelled"}:
                 if row["state"] not in {"validating", "in_progress"}:
@@ -66,8 +66,6 @@ def router(runtime: Runtime) -> APIRouter:
                 batches.move(connection, batch_id, "cancelling", runtime.clock.now())
                 who.did(connection, batch_id)
                 row = batches.get(connection, batch_id, who.tenant)
-        if not dry_run:
-            runtime.lifecycle.poke()
         return as_object(row)
 
     return routes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection
@@ -15,8 +15,8 @@ class _Undone(Exception):
 
 
 @contextmanager
-def changing(database: Database, *, dry_run: bool) -> Generator[Connection]:
-    """A transaction that is rolled back at its end where it was only to be seen."""
+def changing(database: Database, *, dry_run: bool, then: Callable[[], None] = lambda: None) -> Generator[Connection]:
+    """A transaction that is rolled back at its end where it was only to be seen; `then` is called after one that was not."""
     try:
         with database.write() as connection:
             yield connection
@@ -24,3 +24,4 @@ def changing(database: Database, *, dry_run: bool) -> Generator[Connection]:
                 raise _Undone
     except _Undone:
         return
+    then()

@@ -151,11 +151,8 @@ class Operations:
 
     def _done(self, who: Caller, batch_id: str, act: Callable[[Connection], None], dry_run: bool) -> Mapping[str, Any]:
         """The batch after the act; with `dry_run` as it would be."""
-        with changing(self._database, dry_run=dry_run) as connection:
+        with changing(self._database, dry_run=dry_run, then=self._runtime.scheduler.poke) as connection:
             batches.get(connection, batch_id, who.tenant)  # another tenant's batch is not there
             act(connection)
             who.did(connection, batch_id)
-            row = batches.get(connection, batch_id, who.tenant)
-        if not dry_run:
-            self._runtime.scheduler.poke()
-        return row
+            return batches.get(connection, batch_id, who.tenant)

@@ -88,18 +88,16 @@ class Override:
         """Raises InvalidValue for an end that cannot be."""
         now = self._clock.now()
         until = deadline_of(asked.until, now, "until") if asked.until else None
-        with changing(self._database, dry_run=dry_run) as connection:
+        with changing(self._database, dry_run=dry_run, then=self._scheduler.poke) as connection:
             overrides.freeze(connection, now, until)
             who.did(connection, "plan", until=iso(until) if until else None)
-        self._decided(dry_run)
         return {"id": "plan", "frozen": frozen_object(overrides.Override("frozen", now, until))}
 
     def unfreeze(self, who: Caller, *, dry_run: bool = False) -> dict[str, Any]:
         """Shift again."""
-        with changing(self._database, dry_run=dry_run) as connection:
+        with changing(self._database, dry_run=dry_run, then=self._scheduler.poke) as connection:
             overrides.unfreeze(connection)
             who.did(connection, "plan")
-        self._decided(dry_run)
         return {"id": "plan", "frozen": None}
 
     def close(self, who: Caller, pool: str, how: overrides.Closed, asked: Close, *, dry_run: bool = False) -> dict[str, Any]:
@@ -110,27 +108,20 @@ class Override:
         until = deadline_of(asked.until, now, "until") if asked.until else None
         if until and until <= since:
             raise InvalidValue(f"It would end before it begins: {asked.until} is not after {asked.since}.", param="until")
-        with changing(self._database, dry_run=dry_run) as connection:
+        with changing(self._database, dry_run=dry_run, then=self._scheduler.poke) as connection:
             overrides.close(connection, pool, how, since, until)
             who.did(connection, pool, since=iso(since), until=iso(until) if until else None)
-            found = self._one(connection, pool)
-        self._decided(dry_run)
-        return found
+            return self._one(connection, pool)
 
     def open(self, who: Caller, pool: str, *, dry_run: bool = False) -> dict[str, Any]:
         """Raises NotFound."""
         self._known(pool)
-        with changing(self._database, dry_run=dry_run) as connection:
+        with changing(self._database, dry_run=dry_run, then=self._scheduler.poke) as connection:
             overrides.reopen(connection, pool)
             passed = workers.pardon(connection, pool)
             who.did(connection, pool)
             found = self._one(connection, pool)
-        self._decided(dry_run)
         return {**found, "pardoned": passed}
-
-    def _decided(self, dry_run: bool) -> None:
-        if not dry_run:
-            self._scheduler.poke()
 
     def pools(self) -> list[dict[str, Any]]:
         """All, in the order in which they are declared."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
@@ -116,7 +116,7 @@ class ScheduleDesk:
         _check(asked)
         now, options = self._clock.now(), msgspec.to_builtins(asked.batchsched)
         refuse_unknown(self._runtime, parse_new_batch(body_of(asked.endpoint, options, "file", {}), now))
-        with self._changing(dry_run=dry_run) as connection:
+        with changing(self._database, dry_run=dry_run, then=self._changed) as connection:
             schedules.add(
                 connection,
                 tenant=who.tenant,
@@ -137,7 +137,7 @@ class ScheduleDesk:
 
     def remove(self, who: Caller, name: str, *, dry_run: bool) -> dict[str, Any]:
         """Raises NotFound."""
-        with self._changing(dry_run=dry_run) as connection:
+        with changing(self._database, dry_run=dry_run, then=self._changed) as connection:
             schedules.get(connection, who.tenant, name, lock=True)
             schedules.remove(connection, who.tenant, name)
             who.did(connection, name)
@@ -146,7 +146,7 @@ class ScheduleDesk:
     def pause(self, who: Caller, name: str, *, dry_run: bool) -> dict[str, Any]:
         """Raises NotFound."""
         now = self._clock.now()
-        with self._changing(dry_run=dry_run) as connection:
+        with changing(self._database, dry_run=dry_run, then=self._changed) as connection:
             if schedules.get(connection, who.tenant, name, lock=True)["paused_at"] is None:
                 schedules.change(connection, who.tenant, name, paused_at=now)
             who.did(connection, name)
@@ -155,19 +155,12 @@ class ScheduleDesk:
     def resume(self, who: Caller, name: str, *, dry_run: bool) -> dict[str, Any]:
         """Raises NotFound."""
         now = self._clock.now()
-        with self._changing(dry_run=dry_run) as connection:
+        with changing(self._database, dry_run=dry_run, then=self._changed) as connection:
             if schedules.get(connection, who.tenant, name, lock=True)["paused_at"] is not None:
                 schedules.change(connection, who.tenant, name, paused_at=None, looked_at=now)
             schedules.change(connection, who.tenant, name, made_by=who.actor)
             who.did(connection, name)
             return self._shown(connection, schedules.get(connection, who.tenant, name), now)
-
-    @contextmanager
-    def _changing(self, *, dry_run: bool) -> Generator[Connection]:
-        with changing(self._database, dry_run=dry_run) as connection:
-            yield connection
-        if not dry_run:
-            self._changed()
 
     def _shown(self, connection: Connection, row: Row, now: datetime) -> dict[str, Any]:
         trouble = NO_INPUTS if has_inputs(connection) is False else over_with_key(connection, row, now)

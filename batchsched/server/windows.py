@@ -198,11 +198,9 @@ class WindowDesk:
     @contextmanager
     def _deciding(self, *, dry_run: bool) -> Generator[Connection]:
         """A transaction in which nobody else decides; at its end all go by what was decided."""
-        with changing(self._database, dry_run=dry_run) as connection:
+        with changing(self._database, dry_run=dry_run, then=self._scheduler.poke) as connection:
             windows.lock(connection)
             yield connection
-        if not dry_run:
-            self._scheduler.poke()
 
     def _find(self, connection: Connection, name: str) -> Standing:
         found = self._windows.read(connection)
