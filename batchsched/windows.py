@@ -20,16 +20,13 @@ from batchsched.fleet import Window
 from batchsched.units import parse_duration_s
 
 if TYPE_CHECKING:
-    from apscheduler.schedulers.background import BackgroundScheduler
+    from batchsched.alarms import Alarms
 
 T = TypeVar("T")
 _DAY = timedelta(days=1)
 _NO_END = timedelta(days=8)  # beyond any planning horizon
 _LOOK_AGAIN = timedelta(minutes=5)  # clocks jump and machines sleep
 _LONGEST_WAIT = timedelta(days=366 * 8 + 2)  # 29 February may be eight years away
-ALARMS = {"coalesce": True, "max_instances": 1000, "misfire_grace_time": None}
-"""How APScheduler treats alarms: one that is late rings all the same, and so does one that is due while the last is being
-answered (what must not happen twice at once is locked); by default both are dropped."""
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
@@ -152,14 +149,7 @@ def closes_at(window: Window, at: datetime) -> datetime | None:
 
 def opens_at(window: Window, at: datetime) -> datetime | None:
     """When it is open next: `at` itself where it is open then; None where the cron line never matches a day."""
-    if is_open(window, at):
-        return at
-    ahead = _DAY
-    while ahead < 4 * _LONGEST_WAIT:
-        if found := openings(window, at, at + ahead):
-            return found[0][0]
-        ahead *= 4
-    return None
+    return at if is_open(window, at) else next_start(window, at)
 
 
 def check(window: Window) -> None:
@@ -245,16 +235,13 @@ class WindowTimer(Generic[T]):
         self._asked: set[str] = set()
         """Of which somebody wants another look."""
         self._lock = Lock()
-        self._scheduler: BackgroundScheduler | None = None
+        self._alarms: Alarms | None = None
 
     def start(self) -> None:
         """Begin. Raises what the first look raises."""
-        from apscheduler.jobstores.memory import MemoryJobStore
-        from apscheduler.schedulers.background import BackgroundScheduler
+        from batchsched.alarms import Alarms
 
-        scheduler = BackgroundScheduler(jobstores={"default": MemoryJobStore()}, job_defaults=ALARMS, timezone=UTC)
-        scheduler.start()
-        self._scheduler = scheduler
+        self._alarms = Alarms()
         for name in self._names:
             self._look(name)
 
@@ -266,9 +253,9 @@ class WindowTimer(Generic[T]):
 
     def stop(self) -> None:
         """End; a call that is under way finishes first."""
-        if self._scheduler:
-            self._scheduler.shutdown()
-            self._scheduler = None
+        if self._alarms:
+            self._alarms.shutdown()
+            self._alarms = None
 
     def _look(self, name: str) -> None:
         with self._lock:
@@ -287,7 +274,7 @@ class WindowTimer(Generic[T]):
                     self._look_in(name, timedelta())
 
     def _look_in(self, name: str, wait: timedelta) -> None:
-        scheduler = self._scheduler
-        if scheduler and scheduler.running:
+        alarms = self._alarms
+        if alarms and alarms.running:
             at = datetime.now(UTC) + wait
-            scheduler.add_job(self._look, "date", run_date=at, args=[name], id=name, replace_existing=True)
+            alarms.add_job(self._look, "date", run_date=at, args=[name], id=name, replace_existing=True)

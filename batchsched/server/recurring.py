@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +19,10 @@ from batchsched.queue.rows import Row
 from batchsched.queue.tenancy import ANY
 from batchsched.server.releasing import FARTHEST_BACK, Interrupted, Releases
 from batchsched.server.runtime import Runtime
-from batchsched.windows import ALARMS, next_start
+from batchsched.windows import next_start
 
 if TYPE_CHECKING:
-    from apscheduler.schedulers.background import BackgroundScheduler
+    from batchsched.alarms import Alarms
 
 log = logging.getLogger(__name__)
 LOOK_AGAIN_S = 60.0
@@ -51,7 +50,7 @@ class Recurring:
         folder = runtime.settings.server.inputs_dir
         self._stopping = threading.Event()
         self._releases = Releases(runtime, Path(folder).resolve(), self._stopping.is_set) if folder else None
-        self._alarms: BackgroundScheduler | None = None
+        self._alarms: Alarms | None = None
         self._lock = threading.Lock()
         self._at_work: set[Key] = set()
         self._known: dict[Key, tuple[tuple[str, str, datetime], datetime | None]] = {}
@@ -62,13 +61,10 @@ class Recurring:
     def start(self) -> None:
         """Begin; what was missed is due at once."""
         from apscheduler.executors.pool import ThreadPoolExecutor
-        from apscheduler.jobstores.memory import MemoryJobStore
-        from apscheduler.schedulers.background import BackgroundScheduler
 
-        executors = {"default": ThreadPoolExecutor(THREADS), "table": ThreadPoolExecutor(1)}
-        jobstores = {"default": MemoryJobStore()}
-        alarms = BackgroundScheduler(jobstores=jobstores, executors=executors, job_defaults=ALARMS, timezone=UTC)
-        alarms.start()
+        from batchsched.alarms import Alarms
+
+        alarms = Alarms({"default": ThreadPoolExecutor(THREADS), "table": ThreadPoolExecutor(1)})
         now = datetime.now(UTC)
         alarms.add_job(
             self.look, "interval", seconds=LOOK_AGAIN_S, next_run_time=now, id="look", executor="table", max_instances=1
@@ -175,11 +171,8 @@ class Recurring:
         self._rests_until_s.pop(key, None)
 
     def _silence(self, key: Key) -> None:
-        from apscheduler.jobstores.base import JobLookupError
-
         if self._alarms:
-            with suppress(JobLookupError):  # it has none, or it rings just now
-                self._alarms.remove_job(_alarm(key))
+            self._alarms.remove_job(_alarm(key))
 
     def _warn(self, schedules_there: int) -> None:
         """Nobody would see otherwise why nothing comes of them."""
