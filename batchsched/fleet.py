@@ -30,6 +30,8 @@ _PARALLEL_FLAGS = {
 }
 WINDOW_NAME = r"[A-Za-z0-9_-]{1,64}"
 PoolKind = Literal["dedicated", "spare", "cpu"]
+Mode = Literal["standalone", "speculative", "prefill_decode", "draft_target"]
+"""One GPU; drafts on the same GPU; prefill and decoding on two; drafts on one and the target on another."""
 _MISSING = {
     "slo": "a spare pool needs to know what its online users are promised: give ttft_ms and tpot_ms",
     "ceiling": "a spare pool needs the most offline requests that may be in flight at one server, however quiet it is",
@@ -332,6 +334,19 @@ class Launch(msgspec.Struct, frozen=True):
     ] = 900.0
 
 
+class Draft(msgspec.Struct, frozen=True):
+    """How the drafts are made that a model then checks, in the modes of serving that have such."""
+
+    method: Annotated[
+        Literal["ngram", "model", "remote"],
+        Meta(description="`ngram`: by what stood there before; `model`: by a smaller model beside it; `remote`: on another pool"),
+    ] = "ngram"
+    model: Annotated[str, Meta(description="Folder or hub name of the smaller model; none for `ngram`")] = ""
+    tokens: Annotated[int, Meta(ge=1, le=64, description="Tokens of one draft")] = 4
+    lookup_min: Annotated[int, Meta(ge=1, le=64, description="For `ngram`: fewest tokens that must have stood there before")] = 2
+    lookup_max: Annotated[int, Meta(ge=1, le=64, description="For `ngram`: most tokens that are looked for")] = 4
+
+
 class ServedModel(msgspec.Struct, frozen=True):
     """A model that batches may name."""
 
@@ -349,6 +364,14 @@ class ServedModel(msgspec.Struct, frozen=True):
         str, Meta(description="Where it is a LoRA adapter: the declared model that it belongs to, which says all but `adapter`")
     ] = ""
     adapter: Annotated[str, Meta(description="The adapter's folder on the workers, or its hub name")] = ""
+    variant_of: Annotated[
+        str, Meta(description="Where it is another way to serve a declared model (modes.md): that model, which says the rest")
+    ] = ""
+    mode: Annotated[Mode, Meta(description="The way: what is not `standalone` has `variant_of` too")] = "standalone"
+    partner_pool: Annotated[
+        str, Meta(description="In a mode of two pools: that whose engines read prompts, or draft; batches go to the other")
+    ] = ""
+    draft: Annotated[Draft | None, Meta(description="In a mode with drafts: how they are made")] = None
 
 
 def gpus_of(engine_args: Sequence[str]) -> int | None:

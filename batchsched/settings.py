@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import msgspec
 from msgspec import Meta
 
-from batchsched import adapters
+from batchsched import variants
 from batchsched.catalogue import Catalogue, EmbodiedModel, builtin, merged
 from batchsched.engines import table
 from batchsched.errors import InvalidConfiguration
@@ -30,7 +30,7 @@ from batchsched.traces import Traces
 
 FILE_NAME = "batchsched.toml"
 ENV_PREFIX = "BATCHSCHED_"
-SECRET_KEYS = frozenset({"api_key", "engine_api_key", "database_url", "secret"})
+SECRET_KEYS = frozenset({"api_key", "engine_api_key", "partner_api_key", "database_url", "secret"})
 T = TypeVar("T")
 
 
@@ -83,6 +83,8 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engine_python: Annotated[str, Meta(description="Python that can import vLLM; empty: look for one")] = ""
     engine_url: Annotated[str, Meta(description="An engine that is already running; empty: start one")] = ""
     engine_api_key: Annotated[str, Meta(description="Key that the engine asks for; one that we start asks for it too")] = ""
+    partner_url: Annotated[str, Meta(description="In modes of two pools: where `batchsched partner` answers; empty: none")] = ""
+    partner_api_key: Annotated[str, Meta(description="Key that a partner asks for")] = ""
     state_dir: Annotated[str, Meta(description="Folder for engine logs")] = "batchsched-data/worker"
     startup_timeout_s: Annotated[float, Meta(gt=0, description="Longest wait for an engine to be ready")] = 900.0
     engine_tries: Annotated[int, Meta(ge=0, description="Give up after so many failed starts in a row; 0: never")] = 0
@@ -276,7 +278,8 @@ def load(path: Path | None = None, *, env: Mapping[str, str] | None = None, flag
     settings = _convert(tree, where)
     catalogue = _catalogue(settings, origins, path)
     _cross_check(settings, where, catalogue)
-    settings = msgspec.structs.replace(settings, models=adapters.resolved(settings.models))
+    models, pools = variants.resolved(settings.models), variants.placed(settings.models, settings.pools)
+    settings = msgspec.structs.replace(settings, models=models, pools=pools)
     return Loaded(settings, origins, path, catalogue)
 
 
@@ -417,7 +420,7 @@ def _cross_check(settings: Settings, where: str, catalogue: Catalogue) -> None:
         _complain(where, "carbon.home_site", f"there is no site '{home}'", settings.sites)
     if settings.forecast.source == "file" and not settings.forecast.path:
         raise InvalidConfiguration(f"{where}: key 'forecast.path' is needed with source = \"file\".")
-    if wrong := adapters.complaint(settings.models, settings.pools):
+    if wrong := variants.complaint(settings.models, settings.pools):
         raise InvalidConfiguration(f"{where}: key '{wrong[0]}': {wrong[1]}.")
     if wrong := complaint(settings.forecast.sources, settings.forecast.zones, settings.forecast.order):
         raise InvalidConfiguration(f"{where}: key 'forecast.{wrong[0]}': {wrong[1]}.")

@@ -17,7 +17,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from batchsched.fleet import Pool, ServedModel
+from batchsched.fleet import Mode, Pool, ServedModel
+from batchsched.measures import EnergyMark as EnergyMark
+from batchsched.measures import EnergySource as EnergySource
+from batchsched.measures import PartnerUse as PartnerUse
+from batchsched.measures import Probe as Probe
+from batchsched.measures import Trial as Trial
+from batchsched.measures import Trials as Trials
 
 PROTOCOL = 2
 MIN_PROTOCOL = PROTOCOL - 1
@@ -28,10 +34,7 @@ STATUS_HEADER = "x-batchsched-status"
 """Beside it: the batch's status when they were read."""
 
 ReleaseReason = Literal["window_closed", "shutdown", "preempted", "cancelled", "paused"]
-EnergySource = Literal["nvml_counter", "nvml_power", "rapl", "modelled", "unmeasured"]
 SpentKind = Literal["metered", "idle", "waste", "others"]
-EnergyMark = Literal["", "mig", "shared"]
-"""What a GPU's figure must be read with: a slice's part of its board, by size; or a board that computed for others too."""
 
 
 class Register(msgspec.Struct):
@@ -48,6 +51,8 @@ class Register(msgspec.Struct):
     """The name by which a launcher started it; empty: nobody did."""
     adapters: bool = False
     """It starts engines with adapters. Others are not told of such models: their engines would answer with the base."""
+    modes: list[Mode] = []
+    """Ways to serve that it can start engines for, beside the plain one. Of variants in others it is not told."""
     was: str = ""
     """The id that it had before, where it registers anew: it goes on with what it holds, loads and has said."""
 
@@ -422,53 +427,3 @@ class Launched(msgspec.Struct):
 
     pools: dict[str, Wanted]
     poll_s: float = 2.0
-
-
-class Probe(msgspec.Struct, frozen=True):
-    """Requests of one size that profile an engine. `qps`: how many arrive a second; None: as many at once as it takes."""
-
-    name: str
-    input_tokens: int
-    output_tokens: int
-    qps: float | None = None
-
-
-class Trial(msgspec.Struct, frozen=True):
-    """One timed run of a probe on one replica.
-
-    `setting`: engine, version, flags and meter; trials of different settings are never thrown together. `rest_w`: what the loaded
-    engine draws while it does nothing, by the same meter. `latencies`: of each request (time to first token, time per further
-    token), seconds; only for arrivals at a rate. `ttft_s`, `tpot_s`: their means; at full load by the engine's own counts.
-    """
-
-    id: str
-    pool: str
-    model: str
-    setting: str
-    probe: Probe
-    started_at: datetime
-    seconds: float
-    requests: int
-    unanswered: int
-    input_tokens: int
-    output_tokens: int
-    energy_j: float
-    energy_source: EnergySource
-    host_j: float = 0.0
-    host_source: EnergySource = "unmeasured"
-    mark: EnergyMark = ""
-    rest_w: float | None = None
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    latencies: list[tuple[float, float]] = []
-
-    @property
-    def total_j(self) -> float | None:
-        """Of GPUs and host; None where it was not measured."""
-        return None if self.energy_source == "unmeasured" else self.energy_j + self.host_j
-
-
-class Trials(msgspec.Struct):
-    """What a profile run measured: POST /trials. Each trial counts once, however often it is sent."""
-
-    trials: list[Trial]

@@ -18,7 +18,7 @@ import msgspec
 from batchsched import engines, errors, feeds, settings
 from batchsched.cli import exits
 from batchsched.cli.main import cli
-from batchsched.fleet import GPU_TYPES, HostCpu, Launch, Pool, PoolWindow, ServedModel, Site, Slo, Window
+from batchsched.fleet import GPU_TYPES, Draft, HostCpu, Launch, Pool, PoolWindow, ServedModel, Site, Slo, Window
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS, TERMINAL
 from tools import json_page, sdk_page
 
@@ -124,6 +124,7 @@ def configuration_page() -> str:
         "pools.NAME.slo": Slo,
         "pools.NAME.cpu": HostCpu,
         "models.NAME": ServedModel,
+        "models.NAME.draft": Draft,
         "launch.POOL": Launch,
         "tenants.NAME": settings.Tenant,
         "webhooks.NAME": settings.Webhook,

@@ -13,11 +13,10 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from batchsched.fleet import Mode
 from batchsched.profiles.slo import ATTAINMENT_TARGET
 from batchsched.units import kwh
 
-Mode = Literal["standalone", "speculative", "prefill_decode", "draft_target"]
-"""One GPU; drafts on the same GPU; prefill and decoding on two; drafts on one and the target on another."""
 Why = Literal["least_carbon", "most_attained", "default"]
 Row = Mapping[str, float]
 """One row of a matrix: a figure for each configuration, by its name."""
