@@ -140,9 +140,11 @@ class Published(msgspec.Struct, frozen=True, dict=True):
             return True  # it will be late, or others will
         job = self.jobs[batch_id]
         left_s = job.deadline_s - (now - self.made_at).total_seconds()
-        slack_s = max(job.startup_s_on.values())  # its latest safe start leaves no more than that for engines that start late
+        # Its latest safe start leaves no more than that for engines that start late. It may cost of the confidence,
+        # but no chunk is begun where it is expected to end too late.
+        slack_s = 0.0, max(job.startup_s_on.values())
         pieces = self._pieces_s(batch_id)
-        late = [n for n, takes_s in enumerate(pieces.get(pool, ())) if takes_s - slack_s > left_s]
+        late = [n for n, takes_s in enumerate(pieces.get(pool, ())) if takes_s - slack_s[n] > left_s]
         open_now = self._open(now) if late else ()
         return not any(pieces[name][n] <= left_s for name in pieces.keys() & open_now for n in late)
 

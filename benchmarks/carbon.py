@@ -5,10 +5,10 @@ hour by hour; what is paid is what came true. Weeks are sampled by a seed from J
 `single` (a): one job of 6 h at a time (of 1 h in windows of 6 h), without a limit of capacity, in 25 zones of the United States,
 windows of 6, 24, 48 and 96 h. `regions, exact` (c): five sites with residency, rates known. `regions` (e): the same with rates
 and lengths that nobody knows. With `--full`, or by name: `site, load 0.3` and so on (b), one site with old and new GPUs, more or
-less busy; `shared 25` and `shared 55` (d), servers of online users who leave more or less of them; and bad days (f). All policies
-run on the planner alone, then few of them on the whole server (carbon_whole.py); `by` in the last line says which simulator a
-figure is of. What is worth most is run first, and nothing begins that would not be done in time (carbon_plan.py). See
-docs/benchmarks.md.
+less busy; `shared 25` and `shared 55` (d), servers of online users who leave more or less of them; `everything`, (e) with such
+servers and slow links; and bad days (f). All policies run on the planner alone, then few of them on the whole server
+(carbon_whole.py); `by` in the last line says which simulator a figure is of. What is worth most is run first, and nothing begins
+that would not be done in time (carbon_plan.py). See docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import msgspec
 import numpy as np
 
 from batchsched.fleet import Fleet
-from batchsched.simulate import POLICIES, Grid, Outcome, Policy, simulate
+from batchsched.simulate import POLICIES, Grid, Policy, simulate
 from batchsched.simulate.ceiling import least_g, tasks
 from batchsched.simulate.pictures import Point, compared, write
 from batchsched.simulate.policies import cheapest_gpus, planned
@@ -46,6 +46,7 @@ from benchmarks.carbon_whole import (
     RUN_BY_SERVER,
     SAMPLE,
     SAMPLED,
+    Promises,
     differences,
     served,
     show_differences,
@@ -70,7 +71,7 @@ FULL = (13, 6)
 SITE, LOADS = "CISO", {f"site, load {load:g}": load for load in (0.3, 0.6, 0.9)}
 USUAL = [*(f"single, {window_h} h" for window_h in WINDOWS_H), "regions, exact", "regions"]
 HARDER = [name for name in NAMED if name not in ("regions", "site")]
-"""(d) and (f)."""
+"""(d), (f), all of (b) to (e) at once, and (e) with requests as long as those of real services."""
 EVERY = [*USUAL, *LOADS, *HARDER]
 BAD_WEEKS = 2
 """Of `--full`, of each of (d) and (f)."""
@@ -144,39 +145,40 @@ def run(one: Run) -> Row:
     fleet = scenario.scene.fleet
     policy = policies(one.scenario, fleet)[one.policy]
     if one.by == "server":
-        outcome, promised, broken = served(scenario, grid, policy)
+        outcome, promises = served(scenario, grid, policy)
     else:
         outcome = simulate(scenario.scene, grid, policy, conditions=scenario.conditions)
-        promised, broken = outcome.batches, len({*outcome.missed, *outcome.unfinished})
+        promises = Promises(outcome.batches, len({*outcome.missed, *outcome.unfinished}))
     complete(outcome)
+    grams = outcome.grams_by_cause()
     return Row(
         run=one,
         grams=outcome.grams,
         batches=outcome.batches,
         missed=len({*outcome.missed, *outcome.unfinished}),
         wait_h=outcome.waited_s / 3600 / max(1, outcome.batches),
-        gpu_h=_over_pools(outcome, {name: float(count) for name, count in fleet.replica_gpus.items()}),
-        money=_over_pools(outcome, {name: pool.price_per_h for name, pool in fleet.pools.items()}),
+        gpu_h=outcome.over_pools({name: float(count) for name, count in fleet.replica_gpus.items()}),
+        money=outcome.over_pools({name: pool.price_per_h for name, pool in fleet.pools.items()}),
         moved=outcome.churn,
         hurried_h=outcome.hurried_s / 3600,
-        starting_g=sum(work.grams * work.starting_s / work.seconds for work in outcome.work if work.seconds > 0),
-        idle_g=sum(work.grams for work in outcome.work if not work.batch_id),
+        starting_g=grams["starts"],
+        idle_g=grams["idle"],
         planning_s=outcome.planning_cpu_s,
         ceiling_g=_ceiling_g(one.scenario, one.week, one.days) if one.by == "planner" else None,
-        promised=promised,
-        broken=broken,
+        promised=promises.made,
+        broken=promises.broken,
+        excused=promises.excused,
         took_s=time.perf_counter() - began,
+        wasted_g=grams["wasted"],
+        files_g=grams["files"],
+        wait_p95_h=outcome.waited_at_s(0.95) / 3600,
+        latest_h=max(outcome.late_by_s.values(), default=0.0) / 3600,
     )
 
 
-def _over_pools(outcome: Outcome, each: dict[str, float]) -> float:
-    """Of all hours of replicas, work, starting and standing ready."""
-    return sum(work.seconds / 3600 * each[work.pool] for work in outcome.work)
-
-
 def summed(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
-    """Of one scenario, by policy: over all its weeks; `worst` is the week with the least saving. Empty where runs failed that all
-    others are held against."""
+    """Of one scenario, by policy: over all its weeks. The tails are those of the worst week: `worst_week_pct` (the least saving),
+    `wait_p95_h`, `latest_h`. Empty where runs failed that all others are held against."""
     rows = list(rows)
     ours, foresight = yardsticks(rows[0].run.scenario) if rows else ("", "")
     by_policy = held_against(rows, (RUN_NOW, ours, foresight))
@@ -198,13 +200,18 @@ def summed(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
             "of_ceiling": share(total_g - grams, ceiling_g),
             "misses_pct": 100 * sum(row.missed for row in mine) / max(1, batches),
             "broken_pct": 100 * sum(row.broken for row in mine) / max(1, sum(row.promised for row in mine)),
+            "unexcused_pct": 100 * sum(row.broken - row.excused for row in mine) / max(1, sum(row.promised for row in mine)),
+            "latest_h": max(row.latest_h for row in mine),
             "wait_h": sum(row.wait_h * row.batches for row in mine) / max(1, batches),
+            "wait_p95_h": max(row.wait_p95_h for row in mine),
             "gpu_h": sum(row.gpu_h for row in mine),
             "money": sum(row.money for row in mine),
             "moved_pct": 100 * float(np.mean([row.moved for row in mine])),
             "hurried_h": sum(row.hurried_h for row in mine),
             "starts_pct": 100 * share(sum(row.starting_g for row in mine), grams),
             "idle_pct": 100 * share(sum(row.idle_g for row in mine), grams),
+            "wasted_pct": 100 * share(sum(row.wasted_g for row in mine), grams),
+            "files_pct": 100 * share(sum(row.files_g for row in mine), grams),
             "apart": apart([(row.grams, ours_g[row.run.week], now[row.run.week]) for row in mine]),
             "planning_s": sum(row.planning_s for row in mine),
         }
@@ -224,8 +231,12 @@ def _beats(one: dict[str, Any], ours: dict[str, Any]) -> bool:
     return bool(one["kg"] < ours["kg"] and one["misses_pct"] <= ours["misses_pct"])
 
 
-SHARES = ("saved_pct", "worst_week_pct", "captured", "of_ceiling", "misses_pct", "starts_pct", "idle_pct", "moved_pct")
-HEADS = ("kg", *SHARES, "wait_h", "gpu_h", "money", "hurried_h")
+CAUSES = ("starts_pct", "idle_pct", "wasted_pct", "files_pct")
+"""Of all grams, beside those of work itself."""
+SHARES = ("saved_pct", "worst_week_pct", "captured", "of_ceiling", "misses_pct", *CAUSES, "moved_pct")
+HEADS = ("kg", *SHARES, "latest_h", "wait_h", "wait_p95_h", "gpu_h", "money", "hurried_h")
+TOLD = (*SHARES, "kg", "latest_h", "wait_h", "wait_p95_h", "money", "gpu_h")
+"""Of a policy, in the last line."""
 
 
 def show(name: str, found: dict[str, dict[str, Any]]) -> None:
@@ -242,6 +253,7 @@ HEADLINES = {
     "scheduler_captured_96h": ("single, 96 h", "captured"),
     "fleet_captured": ("regions", "captured"),
     "misses_pct": ("regions", "broken_pct"),
+    "unexcused_misses_pct": ("regions", "unexcused_pct"),
     "saving_vs_run_now_pct": ("regions", "saved_pct"),
 }
 """By figure: the scenario and the column. The whole server's, where it ran."""
@@ -268,7 +280,7 @@ def figures(found: dict[str, dict[str, dict[str, Any]]], failed: Iterable[Failed
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, float | None]:
-    return {key: told(row[key], 3) for key in ("kg", "saved_pct", "captured", "misses_pct", "wait_h", "money", "gpu_h")}
+    return {key: told(row[key], 3) for key in TOLD}
 
 
 def main() -> None:
@@ -330,7 +342,8 @@ def planned_blocks(asked: argparse.Namespace) -> list[Block]:
     counts = {name: single_weeks if name.startswith("single") else fleet_weeks for name in USUAL}
     counts["single, 48 h"] = counts["single, 6 h"] = min(1, single_weeks) if not asked.full else single_weeks
     bad_weeks = BAD_WEEKS if asked.full else fleet_weeks
-    others = {name: fleet_weeks if name in LOADS else bad_weeks for name in EVERY if name not in USUAL}
+    whole = {*LOADS, "everything"}
+    others = {name: fleet_weeks if name in whole else bad_weeks for name in EVERY if name not in USUAL}
     named = asked.scenario or (EVERY if asked.full else USUAL)
     return blocks({name: count for name, count in {**counts, **others}.items() if name in named}, FIRST, LAST, SEED)
 

@@ -57,8 +57,17 @@ class Row(msgspec.Struct, frozen=True):
     """Batches that a server called feasible when they came; of the planner alone, which makes no promise, all."""
     broken: int = 0
     """Of those, not done in time."""
+    excused: int = 0
+    """Of those, batches that took longer than the confidence allows for, or lost engines or pools."""
     took_s: float = 0.0
     """By the clock."""
+    wasted_g: float = 0.0
+    """Of starts without any work, and work that was lost."""
+    files_g: float = 0.0
+    """Of the network."""
+    wait_p95_h: float = 0.0
+    latest_h: float = 0.0
+    """By how much the latest batch missed its deadline."""
 
 
 class Kept:

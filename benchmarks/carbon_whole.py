@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from batchsched.simulate import Conditions, Grid, Outcome, Policy, backtest
 from batchsched.simulate.scenarios import Scenario
@@ -36,12 +36,21 @@ def conditions_of(scenario: Scenario) -> Conditions:
     return EXACT if exact else scenario.conditions
 
 
-def served(scenario: Scenario, grid: Grid, policy: Policy) -> tuple[Outcome, int, int]:
-    """What the whole server makes of it; how many batches it called feasible, and how many of those were late."""
+class Promises(NamedTuple):
+    """Batches that a server called feasible when they came; of them those that were late; and of those the ones that took longer
+    than the confidence allows for, or lost engines or pools."""
+
+    made: int
+    broken: int
+    excused: int = 0
+
+
+def served(scenario: Scenario, grid: Grid, policy: Policy) -> tuple[Outcome, Promises]:
+    """What the whole server makes of it."""
     outcome, records = backtest(scenario.scene, grid, policy, conditions_of(scenario))
     promised = [one for one in records.completions if one.feasible]
     broken = [one for one in promised if one.finished_s is None or one.finished_s > one.deadline_s + LATE_S]
-    return outcome, len(promised), len(broken)
+    return outcome, Promises(len(promised), len(broken), sum(one.excused for one in broken))
 
 
 def whole_runs(scenario: str, weeks: Iterable[datetime], names: Sequence[str], days: int = 7) -> Iterator[Run]:

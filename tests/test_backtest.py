@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from tests.test_simulate import Poisoned
 
 ZONES = ("CISO", "DE")
 START = datetime(2021, 7, 1, tzinfo=UTC)
-COARSE = Conditions(chunk_s=5400.0, warm_up_h=3.0, warm_up_batches=1)
+COARSE = Conditions(chunk_s=5400.0, chunk_share=math.inf, warm_up_h=3.0, warm_up_batches=1)
 
 pytestmark = pytest.mark.slow
 
@@ -110,6 +111,17 @@ def test_engines_start_where_there_is_work_for_them(policy: str) -> None:
     leases = sum(one.what == "leased" and one.at_s >= 0 for one in records.leases)
     assert 0 < outcome.engine_starts < leases
     assert outcome.wasted_starts <= 0.1 * (outcome.engine_starts - outcome.wasted_starts)
+
+
+def test_what_a_batch_took_stands_beside_what_was_expected() -> None:
+    """Luck is small here: nothing took more than its confidence leaves room for. Work that takes three times as long does."""
+    _, records = found("greedy")
+    longer = msgspec.structs.replace(COARSE, error=3.0, warm_up_h=0.0)
+    _, slow = backtest(scene(), grid(), POLICIES["run now"], longer)
+    took = [[one.times or 0.0 for one in each.completions] for each in (records, slow)]
+    assert all(0 < usual < three for usual, three in zip(*took, strict=True))
+    assert not any(one.excused for one in records.completions)
+    assert any(one.excused for one in slow.completions)
 
 
 def test_production_reports_the_same_grams(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from batchsched.simulate.scenarios import (
 
 ZONES = ("CISO", "DE")
 START = datetime(2021, 7, 1, tzinfo=UTC)
-COARSE = Conditions(chunk_s=5400.0, warm_up_h=3.0, warm_up_batches=1)
+COARSE = Conditions(chunk_s=5400.0, chunk_share=math.inf, warm_up_h=3.0, warm_up_batches=1)
 SHARED = Path(os.environ.get("BATCHSCHED_DATA", "../shared/data"))
 SEED = 1
 OURS = "greedy"

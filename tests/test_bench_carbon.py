@@ -264,7 +264,8 @@ def both(*, missed: int = 0) -> dict[str, dict[str, dict[str, float]]]:
 
 def test_the_last_line_is_of_the_whole_server_where_it_ran_and_says_so() -> None:
     said = carbon.figures(both())
-    assert said["by"] == dict.fromkeys(("fleet_captured", "misses_pct", "saving_vs_run_now_pct"), "regions, whole server")
+    keys = ("fleet_captured", "misses_pct", "unexcused_misses_pct", "saving_vs_run_now_pct")
+    assert said["by"] == dict.fromkeys(keys, "regions, whole server")
     assert said["saving_vs_run_now_pct"] == pytest.approx(100 * (1 - 620 / 1020), abs=1e-4)
     assert said["planner_captured"] == {"regions": 0.8}
     apart = said["planner_and_server"]["regions"][carbon.OURS]
@@ -276,7 +277,15 @@ def test_the_last_line_is_of_the_whole_server_where_it_ran_and_says_so() -> None
 
 def test_a_miss_counts_where_the_deadline_was_called_feasible() -> None:
     assert carbon.figures(both(missed=1))["misses_pct"] == 0.0
-    assert carbon.figures(both(missed=2))["misses_pct"] == pytest.approx(100 / 99, abs=1e-4)
+    said = carbon.figures(both(missed=2))
+    assert said["misses_pct"] == said["unexcused_misses_pct"] == pytest.approx(100 / 99, abs=1e-4)
+
+
+def test_who_took_longer_than_was_left_room_for_is_excused_and_missed_all_the_same() -> None:
+    late = msgspec.structs.replace(row(carbon.OURS, 600, missed=2), excused=1, latest_h=0.5, wait_p95_h=3.0)
+    ours = carbon.summed([row(carbon.RUN_NOW, 1000), row(carbon.FORESIGHT, 500), late])[carbon.OURS]
+    assert (ours["broken_pct"], ours["unexcused_pct"]) == (2.0, 1.0)
+    assert (ours["latest_h"], ours["wait_p95_h"]) == (0.5, 3.0)
 
 
 def test_the_whole_server_runs_ours_and_the_best_published_ones() -> None:
@@ -317,8 +326,8 @@ def test_the_whole_server_waits_with_a_single_job_as_the_planner_alone_does() ->
     scenario = single(SAMPLE[:1], start, 1, 24, apart=True)
     grid = Grid(Drawn(start, hours_of(scenario.scene), 1), scenario.zones, start, hours_of(scenario.scene))
     names = (carbon.RUN_NOW, carbon.GREEDY)
-    (now, *kept), (ours, *promises) = (served(scenario, grid, POLICIES[name]) for name in names)
-    assert kept == promises == [8, 0]
+    (now, kept), (ours, promises) = (served(scenario, grid, POLICIES[name]) for name in names)
+    assert kept == promises == (8, 0, 0)
     alone = {name: simulate(scenario.scene, grid, POLICIES[name]).grams for name in names}
     assert now.grams == pytest.approx(alone[carbon.RUN_NOW], rel=0.03)
     assert ours.grams == pytest.approx(alone[carbon.GREEDY], rel=0.05)

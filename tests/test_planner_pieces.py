@@ -97,7 +97,11 @@ def test_where_a_chunk_would_end_too_late_none_begins_while_it_can_end_in_time_e
     assert work.may(150.0) == ["a"]
     assert work.may(215.0) == ["a"], "as expected it ends in time there, if nowhere surely"
     assert work.may(230.0) == ["a", "slow"], "it will be late in any case"
-    assert InForce(320.0, startup_s=60.0).may() == ["a", "slow"], "its latest safe start left that for engines"
+    engines = InForce(320.0, startup_s=60.0)
+    assert engines.may() == ["a", "slow"], "its latest safe start left that for engines"
+    assert engines.may(15.0) == ["a", "slow"], "as expected it ends in time there"
+    assert engines.may(25.0) == ["a"], "it is expected to end 5 s too late there"
+    assert engines.may(230.0) == ["a", "slow"], "it will be late in any case"
 
 
 def test_nothing_is_held_back_for_pools_that_are_not_there_or_where_all_is_late_anyway() -> None:

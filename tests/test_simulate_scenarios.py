@@ -13,16 +13,30 @@ from click.testing import CliRunner
 from batchsched.cli.main import cli
 from batchsched.cli.simulate import SCENARIOS
 from batchsched.forecasts.evaluation import DAY_H, Array, replanned
-from batchsched.simulate import POLICIES, Grid, captured, simulate
+from batchsched.simulate import POLICIES, Arrival, Grid, Scene, captured, simulate
 from batchsched.simulate.ceiling import least_g, tasks
+from batchsched.simulate.drawn import Drawn
 from batchsched.simulate.rolling import hours_of
-from batchsched.simulate.scenarios import NAMED, Hanging, regions, single, site, spike, weeks, wrong_profiles
+from batchsched.simulate.scenarios import (
+    NAMED,
+    Hanging,
+    everything,
+    lengths,
+    regions,
+    single,
+    site,
+    spike,
+    weeks,
+    wrong_profiles,
+)
+from batchsched.simulate.scenarios.lengths import KINDS
 from batchsched.simulate.scene import CHUNK_REQUESTS, HARDWARE, PRICE_PER_H
 from benchmarks.carbon_grid import HOUR, Issued
 from benchmarks.forecast_trials import LEADS_H, WARM_DAYS, Trial
 
 FIRST = WARM_DAYS * DAY_H
 DAYS, WINDOW_H = 3, 24
+START = datetime(2022, 7, 2, tzinfo=UTC)
 
 
 def issued(zones: tuple[str, ...] = ("CISO", "PJM"), seed: int = 1) -> tuple[Trial, Issued]:
@@ -177,7 +191,7 @@ def test_a_feed_that_hangs_says_what_it_last_said() -> None:
 def test_every_scenario_is_offered_and_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BATCHSCHED_DATA", raising=False)
     assert set(SCENARIOS) == set(NAMED)
-    for name in ("shared 55", "lost pool", "near zero"):
+    for name in ("shared 55", "everything", "lost pool", "near zero"):
         arguments = [
             "simulate",
             "--days",
@@ -196,3 +210,40 @@ def test_every_scenario_is_offered_and_runs(monkeypatch: pytest.MonkeyPatch) -> 
         told = json.loads(done.stdout)
         assert told["scenario"] == name
         assert all(row["unfinished"] == 0 and row["grams"] > 0 for row in told["policies"])
+
+
+def test_everything_is_regions_with_online_users_and_slow_links() -> None:
+    found, alone = everything(("CISO", "DE"), START, 2, 1), regions(("CISO", "DE"), START, 2, 1)
+    fleet = found.scene.fleet
+    assert set(fleet.pools) - set(alone.scene.fleet.pools) == set(found.scene.rooms) == {"online-CISO", "online-DE"}
+    assert all(fleet.is_spare(name) for name in found.scene.rooms)
+    assert all(site.network_gb_per_s for site in fleet.sites.values())
+    taken = [1 - room.mean(0.0, 2 * 86400.0) for room in found.scene.rooms.values()]
+    assert all(0.3 < share < 0.8 for share in taken)
+    bound = [one for one in found.scene.arrivals if {fleet.pools[name].site for name in one.pools} != {"CISO", "DE"}]
+    assert 0 < len(bound) < len(found.scene.arrivals)
+    assert any(set(one.pools) & set(found.scene.rooms) for one in found.scene.arrivals)
+
+
+def test_requests_of_real_services_take_the_time_that_others_took() -> None:
+    good = regions(("CISO", "DE"), START, 2, 1)
+    found = lengths(good, 1)
+    tokens = {(one.input_tokens, one.expected_output_tokens) for one in found.scene.arrivals}
+    assert tokens == set(KINDS.values())
+    for one, was in zip(found.scene.arrivals, good.scene.arrivals, strict=True):
+        off = one.output_tokens / one.expected_output_tokens
+        assert off == pytest.approx(was.output_tokens / was.expected_output_tokens)
+        if one.requests > 50:  # of fewer one more or less counts
+            hours = [_hours(good.scene, each, each.expected_output_tokens) for each in (one, was)]
+            assert hours[0] == pytest.approx(hours[1], rel=0.02)
+    grid = Grid(Drawn(START, hours_of(found.scene), 1), found.zones, START, hours_of(found.scene))
+    outcome = simulate(found.scene, grid, POLICIES["greedy"])
+    assert outcome.unfinished == []
+
+
+def _hours(scene: Scene, one: Arrival, answered: float) -> float:
+    """In which all replicas that may run it do it as expected."""
+    rate = sum(
+        scene.fleet.pools[pool].count / scene.profiles[one.model, pool].seconds(one.input_tokens, answered) for pool in one.pools
+    )
+    return one.requests / rate / 3600

@@ -4,6 +4,7 @@ before."""
 from __future__ import annotations
 
 import gzip
+import math
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -30,7 +31,7 @@ from batchsched.simulate.servers import Servers
 ZONES = ("CISO", "DE")
 START = datetime(2021, 7, 1, tzinfo=UTC)
 """A Thursday."""
-COARSE = Conditions(chunk_s=2700.0, warm_up_h=3.0, warm_up_batches=1)
+COARSE = Conditions(chunk_s=2700.0, chunk_share=math.inf, warm_up_h=3.0, warm_up_batches=1)
 TURN_S = 12 * 3600.0
 
 shares = st.lists(st.sampled_from([0.0, 0.25, 1.0]) | st.floats(0, 1), max_size=8)

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from batchsched.cli.common import config_option, json_option, need, print_json, print_table, say
 from batchsched.cli.simulate_compare import compare
-from batchsched.cli.simulate_table import PERFECT, RUN_NOW, beside, given_up_by, row_of, undone
+from batchsched.cli.simulate_table import PERFECT, RUN_NOW, beside, given_up_by, row_of, undone, used
 from batchsched.cli.simulate_worlds import World, drawn, past
 from batchsched.errors import ServerError
 
@@ -48,6 +48,8 @@ SCENARIOS = (
     "site",
     "shared 25",
     "shared 55",
+    "everything",
+    "lengths",
     "wrong profiles",
     "spike",
     "lost pool",
@@ -170,7 +172,10 @@ def simulate(
     remarks += [given_up_by(one) for one in found.values() if one.given_up]
     if as_json:
         before = {one.policy for one in made.before}
-        rows = [{**one.summary(), "simulated": one.policy not in before, **beside(found, one)} for one in found.values()]
+        rows = [
+            {**one.summary(), **used(made.scene.fleet, one), "simulated": one.policy not in before, **beside(found, one)}
+            for one in found.values()
+        ]
         print_json({**facts, "remarks": remarks, "policies": rows})
         return
     for remark in remarks:

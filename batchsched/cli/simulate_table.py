@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from batchsched.cli.common import grams
 
 if TYPE_CHECKING:
+    from batchsched.fleet import Fleet
     from batchsched.simulate import Grid, Outcome
 
 RUN_NOW = "run now"
@@ -25,6 +26,16 @@ def beside(found: dict[str, Outcome], one: Outcome) -> dict[str, float | None]:
     return {
         "saved": round(1 - one.grams / now.grams, 4) if now.grams and done else None,
         "captured": round(share, 4) if math.isfinite(share) else None,
+    }
+
+
+def used(fleet: Fleet, one: Outcome) -> dict[str, float | None]:
+    """GPU hours, and their price: None where a pool that was used has none."""
+    prices = {name: pool.price_per_h for name, pool in fleet.pools.items()}
+    priced = all(prices.get(work.pool, 0.0) > 0 for work in one.work if work.seconds > 0)
+    return {
+        "gpu_h": round(one.over_pools({name: float(count) for name, count in fleet.replica_gpus.items()}), 6),
+        "money": round(one.over_pools(prices), 6) if priced else None,
     }
 
 

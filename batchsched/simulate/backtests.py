@@ -24,6 +24,7 @@ from batchsched.simulate.ceiling import HOUR_S, Task, hold, until_s
 from batchsched.simulate.conditions import USUAL, Conditions
 from batchsched.simulate.crew import Crew
 from batchsched.simulate.events import Events
+from batchsched.simulate.foreseen import Foreseen
 from batchsched.simulate.grid import Grid
 from batchsched.simulate.making import grams_per_s
 from batchsched.simulate.moves import cells
@@ -109,6 +110,7 @@ class Backtest:
         self._finished_s: dict[str, float] = {}
         self._effort: defaultdict[str, float] = defaultdict(float)
         """Of each batch, the lines that were recorded, each counted by the luck of its chunk."""
+        self._foreseen = Foreseen(scene, conditions, self._truth)
         self._coming = [*warm_up(scene, conditions, self._truth), *scene.arrivals]
         self._outcome = Outcome(policy.name, len(scene.arrivals))
         self.records = Records()
@@ -188,6 +190,7 @@ class Backtest:
             stood, stands = (cells(p.plan, at_s, now_s, self._left) for p, at_s in ((before, made_s), (published, now_s)))
             self._outcome.replanned(stood, stands)
         self._last = published, now_s
+        self._foreseen.planned(published)
         self.records.plan(published, now_s, self.names)
 
     def _told(self, what: str, replica: Replica, lease: Lease, lines: int) -> None:
@@ -199,12 +202,15 @@ class Backtest:
             if published.must(batch_id, self.events.clock.now()) and replica.held is not None:
                 self._outcome.hurried_s += replica.held.ends_s - now_s
         elif what == "recorded":
+            self._foreseen.ran(batch_id, replica.pool)
             self._effort[batch_id] += lines * self._truth.luck(self._known[batch_id][0], lease.first_line)
             self._count_down(batch_id, lines)
-        elif what == "failed" and (held := replica.held) is not None and self._is_over(lease):
-            if batch_id in self.names:
-                self._outcome.given_up[name] = self._outcome.given_up.get(name, 0.0) + len(held.todo) * grain
-            self._count_down(batch_id, len(held.todo))
+        elif what == "failed":
+            self._foreseen.stopped(batch_id)
+            if (held := replica.held) is not None and self._is_over(lease):
+                if batch_id in self.names:
+                    self._outcome.given_up[name] = self._outcome.given_up.get(name, 0.0) + len(held.todo) * grain
+                self._count_down(batch_id, len(held.todo))
 
     def _is_over(self, lease: Lease) -> bool:
         """After its last attempt the server makes error lines of what a chunk has left."""
@@ -234,8 +240,9 @@ class Backtest:
         with self.runtime.database.read() as connection:
             rows = {row["id"]: row for row in batches.in_state(connection, sorted(BATCH_TRANSITIONS))}
         for batch_id, name in self.names.items():
-            arrival, finished_s = self._known[batch_id][0], self._finished_s.get(batch_id)
-            self.records.completions.append(_completion(arrival, rows[batch_id], finished_s, grams.get(name, 0.0)))
+            (arrival, lines), finished_s = self._known[batch_id], self._finished_s.get(batch_id)
+            came = _completion(arrival, rows[batch_id], finished_s, grams.get(name, 0.0))
+            self.records.completions.append(self._foreseen.beside(came, batch_id, arrival, lines, self._effort[batch_id]))
             if finished_s is None:
                 found.unfinished.append(name)
                 continue

@@ -17,7 +17,7 @@ from batchsched.planner.fleet_model import Floats, Ints
 from batchsched.simulate.fluid import Choices, divided
 from batchsched.simulate.grid import Grid
 from batchsched.simulate.outcome import Outcome
-from batchsched.simulate.scene import CHUNK_REQUESTS, INPUT_TOKENS, Arrival, Scene
+from batchsched.simulate.scene import CHUNK_REQUESTS, Arrival, Scene
 from batchsched.units import JOULES_PER_KWH
 
 HOUR_S = 3600.0
@@ -50,16 +50,14 @@ def tasks(scene: Scene, late: Collection[str], end_s: float) -> list[Task]:
 
 def _task(scene: Scene, arrival: Arrival, end_s: float) -> Task:
     profiles = {name: scene.profiles[arrival.model, name] for name in arrival.pools}
-    request_s = {name: one.seconds(INPUT_TOKENS, arrival.output_tokens) * arrival.slowness for name, one in profiles.items()}
+    tokens = arrival.input_tokens, arrival.output_tokens
+    request_s = {name: one.seconds(*tokens) * arrival.slowness for name, one in profiles.items()}
     return Task(
         arrival.at_s,
         end_s,
         math.ceil(arrival.requests / CHUNK_REQUESTS),
         {name: seconds * arrival.requests for name, seconds in request_s.items()},
-        {
-            name: scene.fleet.added_j(name, one.power_for(INPUT_TOKENS, arrival.output_tokens), 1.0)
-            for name, one in profiles.items()
-        },
+        {name: scene.fleet.added_j(name, one.power_for(*tokens), 1.0) for name, one in profiles.items()},
     )
 
 

@@ -30,6 +30,9 @@ class Conditions(msgspec.Struct, frozen=True):
     """Hours of that part."""
     chunk_s: float = 1800.0
     """How long a chunk takes on the fleet's mean replica, about."""
+    chunk_share: float = 1 / 8
+    """Of its batch's window, what a chunk takes at most on the slowest replica that may run it: else one of a batch that is due
+    soon would take as long there as it has, where in life it takes minutes."""
     chunk_lines: int = 10
     """Lines of a chunk; each stands for as many requests as it must, with their tokens."""
     sigma_own: float = 0.065

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import msgspec
 
@@ -25,6 +26,13 @@ class Work(msgspec.Struct, frozen=True):
     energy_j: float
     grams: float
     """Operational, at the intensity that came true."""
+    files: bool = False
+    """What the network took for files of the batch."""
+
+
+CAUSES = ("work", "starts", "idle", "wasted", "files")
+"""What grams are for: requests; starts of engines that then worked; engines that stood ready; what came to nothing (starts
+without any work, work that was lost); the network between sites."""
 
 
 class Outcome(msgspec.Struct):
@@ -38,10 +46,10 @@ class Outcome(msgspec.Struct):
     """Batches that were not done when the simulation ended, a few days after the last one came."""
     given_up: dict[str, float] = {}
     """Requests that became error lines, by batch: engines died under them too often. Such a batch is done all the same."""
-    late_s: float = 0.0
-    """Of all missed batches together."""
-    waited_s: float = 0.0
-    """From coming to done, of all batches together."""
+    late_by_s: dict[str, float] = {}
+    """Of the missed batches that were finished, by how much."""
+    waits_s: dict[str, float] = {}
+    """From coming to done, of each batch that was finished."""
     engine_starts: int = 0
     wasted_starts: int = 0
     """Of those, engines that were stopped without any work."""
@@ -59,9 +67,9 @@ class Outcome(msgspec.Struct):
 
     def done(self, batch_id: str, waited_s: float, late_s: float, grace_s: float = GRACE_S) -> None:
         """A batch is finished, so long after it came, and after its deadline (below 0: before it)."""
-        self.waited_s += waited_s
+        self.waits_s[batch_id] = waited_s
         if late_s > grace_s:
-            self.late_s += late_s
+            self.late_by_s[batch_id] = late_s
             if batch_id not in self.missed:
                 self.missed.append(batch_id)
 
@@ -69,6 +77,36 @@ class Outcome(msgspec.Struct):
         """A plan follows another: replica-seconds ahead as the one before had them, and as this one has them."""
         self.planned_s += math.fsum(stood.values())
         self.moved_s += math.fsum(max(0.0, seconds - stands.get(cell, 0.0)) for cell, seconds in stood.items())
+
+    @property
+    def late_s(self) -> float:
+        """Of all missed batches together."""
+        return math.fsum(self.late_by_s.values())
+
+    @property
+    def waited_s(self) -> float:
+        """From coming to done, of all batches together."""
+        return math.fsum(self.waits_s.values())
+
+    def waited_at_s(self, share: float) -> float:
+        """How long so large a share of the finished batches waited at most; 0 where there are none."""
+        ordered = sorted(self.waits_s.values())
+        return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0
+
+    def grams_by_cause(self) -> dict[str, float]:
+        """By CAUSES; they add up to all grams."""
+        parts: dict[str, list[float]] = {cause: [] for cause in CAUSES}
+        for one in self.work:
+            starting_g = one.grams * one.starting_s / one.seconds if one.seconds > 0 else 0.0
+            parts["starts" if one.batch_id else "wasted"].append(starting_g)
+            rest = "files" if one.files else "work" if one.batch_id else "idle"
+            parts[rest].append(one.grams - starting_g)
+        return {cause: math.fsum(grams) for cause, grams in parts.items()}
+
+    def over_pools(self, each: Mapping[str, float]) -> float:
+        """All hours of replicas (work, starting, standing ready), each weighed by its pool: GPU hours by the GPUs of a replica,
+        money by its price. A pool that is not named weighs nothing."""
+        return math.fsum(one.seconds / 3600 * each.get(one.pool, 0.0) for one in self.work)
 
     @property
     def complete(self) -> bool:
@@ -96,7 +134,7 @@ class Outcome(msgspec.Struct):
         return self.moved_s / self.planned_s if self.planned_s else 0.0
 
     def summary(self) -> dict[str, float | int | str]:
-        """The figures of a row of a table; everything per batch is a mean."""
+        """The figures of a row of a table; everything per batch is a mean, but for `latest_h` and `wait_p95_h`, the tails."""
         count = max(1, self.batches)
         return {
             "policy": self.policy,
@@ -108,11 +146,14 @@ class Outcome(msgspec.Struct):
             "unfinished": len(self.unfinished),
             "given_up": round(math.fsum(self.given_up.values())),
             "late_h": round(self.late_s / 3600 / max(1, len(self.missed)), 2),
+            "latest_h": round(max(self.late_by_s.values(), default=0.0) / 3600, 2),
             "wait_h": round(self.waited_s / 3600 / count, 2),
+            "wait_p95_h": round(self.waited_at_s(0.95) / 3600, 2),
             "engine_starts": self.engine_starts,
             "churn": round(self.churn, 4),
             "hurried_h": round(self.hurried_s / 3600, 1),
             "replans": self.replans,
+            **{f"{cause}_g": round(grams, 6) for cause, grams in self.grams_by_cause().items()},
         }
 
 

@@ -62,7 +62,8 @@ def transferred(moved: Sequence[Moved], scene: Scene, grid: Grid, names: Mapping
             there = grid.truth[scene.fleet.zone_of(one.pool)]
             mean = (mean_over(home, one.at_s, one.at_s) + mean_over(there, one.at_s, one.at_s)) / 2
             energy_j = one.gigabytes * kwh_per_gb * JOULES_PER_KWH
-            yield Work(one.at_s, one.pool, names[one.batch_id], 0.0, 0.0, energy_j, operational_g(energy_j, 1.0, mean))
+            grams = operational_g(energy_j, 1.0, mean)
+            yield Work(one.at_s, one.pool, names[one.batch_id], 0.0, 0.0, energy_j, grams, files=True)
 
 
 def mean_over(hourly: Floats, start_s: float, end_s: float) -> float:

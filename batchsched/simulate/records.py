@@ -41,7 +41,9 @@ class Leased(msgspec.Struct, frozen=True):
 
 
 class Completion(msgspec.Struct, frozen=True):
-    """A batch at its end. `feasible`, `probability`, `expected_grams`: its verdict when it came."""
+    """A batch at its end. `feasible`, `probability`, `expected_grams`: its verdict when it came. `times`: how many times what was
+    expected then its work took, where that was most beside `allowed`, which its confidence leaves room for; None where it was
+    never planned, or ran on others' servers alone. `stops`: engines that died under it, and outages of its pools meanwhile."""
 
     batch: str
     model: str
@@ -53,6 +55,14 @@ class Completion(msgspec.Struct, frozen=True):
     probability: float
     expected_grams: float | None
     grams: float
+    times: float | None = None
+    allowed: float | None = None
+    stops: int = 0
+
+    @property
+    def excused(self) -> bool:
+        """Did more go wrong than was left room for? A batch that is late without that should not be."""
+        return self.stops > 0 or (self.times is not None and self.allowed is not None and self.times > self.allowed)
 
 
 KINDS: dict[str, type[msgspec.Struct]] = dict(zip(TABLES, (Decision, Leased, Completion, Work), strict=True))

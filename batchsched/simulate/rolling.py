@@ -27,7 +27,7 @@ from batchsched.simulate.making import grams_per_s
 from batchsched.simulate.moves import cells
 from batchsched.simulate.outcome import Outcome, Work
 from batchsched.simulate.policies import Policy
-from batchsched.simulate.scene import CHUNK_REQUESTS, INPUT_TOKENS, OUTPUT_TOKENS, Arrival, Scene
+from batchsched.simulate.scene import CHUNK_REQUESTS, Arrival, Scene
 from batchsched.simulate.servers import Servers
 from batchsched.spare import Share
 from batchsched.units import JOULES_PER_KWH
@@ -213,11 +213,12 @@ class _World:
     def _job(self, batch: Batch, now_s: float) -> Job:
         """As one who has seen no more than the answers so far thinks of it."""
         arrival, left = batch.arrival, max(1, math.ceil(batch.left - _NONE_LEFT))
-        blind = Lengths(INPUT_TOKENS * arrival.requests, OUTPUT_TOKENS * arrival.requests, self.scene.sigma_own)
+        asked, answered = arrival.input_tokens, arrival.expected_output_tokens
+        blind = Lengths(asked * arrival.requests, answered * arrival.requests, self.scene.sigma_own)
         done = arrival.requests - left
-        lengths = Lengths(INPUT_TOKENS * left, OUTPUT_TOKENS * left, 0.0)
+        lengths = Lengths(asked * left, answered * left, 0.0)
         if self.scene.sigma_own > 0:
-            lengths = refine(blind, arrival.requests, done, round(INPUT_TOKENS * done), round(arrival.output_tokens * done))
+            lengths = refine(blind, arrival.requests, done, round(asked * done), round(arrival.output_tokens * done))
         able = {name: Candidate(self._profile(arrival.model, name), lengths) for name in arrival.pools}
         fleet, tokens = self.scene.fleet, (lengths.input_tokens, lengths.output_tokens)
         return Job(
@@ -309,7 +310,7 @@ class _World:
         self._busy[arrival.batch_id] = self._busy.get(arrival.batch_id, 0) + done.engines
         batch.left -= done.work_s / request_s
         self.outcome.engine_starts += 0 if self.scene.fleet.is_spare(pool) else done.starts
-        watts = self.scene.fleet.added_j(pool, profile.power_for(INPUT_TOKENS, arrival.output_tokens), 1.0)
+        watts = self.scene.fleet.added_j(pool, profile.power_for(arrival.input_tokens, arrival.output_tokens), 1.0)
         self._pay(at_s, pool, arrival.batch_id, done.work_s + done.starting_s, done.starting_s, watts)
         if batch.left <= _NONE_LEFT:
             self._finish(batch, at_s, done)
@@ -329,8 +330,9 @@ class _World:
     def _request_s(self, batch: Batch, pool: str) -> float:
         """Seconds of a replica that a request really takes."""
         arrival = batch.arrival
-        works_s = self.scene.profiles[arrival.model, pool].seconds(INPUT_TOKENS, arrival.output_tokens) * arrival.slowness
-        return works_s + files_s(self.scene.fleet, pool, INPUT_TOKENS, arrival.output_tokens)
+        tokens = arrival.input_tokens, arrival.output_tokens
+        works_s = self.scene.profiles[arrival.model, pool].seconds(*tokens) * arrival.slowness
+        return works_s + files_s(self.scene.fleet, pool, *tokens)
 
 
 def slot_means(hourly: Array, slots: list[Slot]) -> Floats:

@@ -52,11 +52,13 @@ class Arrival(msgspec.Struct, frozen=True):
     pools: tuple[str, ...]
     """Where it may run, the newest hardware first."""
     output_tokens: float
-    """Of a request, as it turns out; expected are OUTPUT_TOKENS."""
+    """Of a request, as it turns out."""
     slowness: float
     """Time that its work takes at given lengths, beside what the profiles say."""
     input_tokens: float = INPUT_TOKENS
     """Of a request."""
+    expected_output_tokens: float = OUTPUT_TOKENS
+    """Of a request, as the planner alone thinks that it will be; a whole server finds out for itself."""
 
 
 class Scene(msgspec.Struct, frozen=True):

@@ -55,9 +55,17 @@ class Truth:
 
     def lines(self, arrival: Arrival) -> Lines:
         """How a batch is cut."""
-        count = max(1, math.ceil(arrival.requests / self._grain[arrival.model] - 1e-9))
+        count = max(1, math.ceil(arrival.requests / self._most(arrival) - 1e-9))
         grain = arrival.requests / count
         return Lines(count, grain, max(1, round(grain * arrival.input_tokens)), max(1, round(grain * arrival.output_tokens)))
+
+    def _most(self, arrival: Arrival) -> float:
+        """Requests of one of its lines, at most: as of its model, but for what would take too much of its window."""
+        tokens = arrival.input_tokens, arrival.output_tokens
+        slowest_s = max((self._scene.profiles[arrival.model, pool].seconds(*tokens) for pool in arrival.pools), default=0.0)
+        chunk_s = self._conditions.chunk_share * (arrival.deadline_s - arrival.at_s)
+        usual = self._grain[arrival.model]
+        return max(1.0, min(usual, chunk_s / slowest_s / self._conditions.chunk_lines)) if slowest_s > 0 else usual
 
     def line_s(self, arrival: Arrival, pool: str, lines: Lines, first_line: int) -> float:
         """Seconds of a replica for each line of a chunk."""

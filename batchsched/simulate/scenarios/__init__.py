@@ -1,8 +1,9 @@
 """What policies are compared on: fleets and work, drawn from seeds, in weeks that a seed samples.
 
 `single`: one job at a time, without a limit of capacity, rates known exactly. `site`: one site with old and new GPUs. `regions`:
-five sites, some batches bound to few of them. `shared`: servers of online users, who leave more or less of them. `bad_days` makes
-bad days of good ones. `NAMED` has those that the command offers.
+five sites, some batches bound to few of them. `shared`: servers of online users, who leave more or less of them. `everything`:
+all of that. `lengths`: batches of unlike requests, as long as those of real services. `bad_days` makes bad days of good ones.
+`NAMED` has those that the command offers.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from batchsched.simulate.scenarios.bad_days import (
     spike,
     wrong_profiles,
 )
+from batchsched.simulate.scenarios.everything import everything
+from batchsched.simulate.scenarios.lengths import lengths
 from batchsched.simulate.scenarios.named import NAMED, Asked
 from batchsched.simulate.scenarios.regions import regions
 from batchsched.simulate.scenarios.scenario import Scenario, weeks
@@ -34,7 +37,9 @@ __all__ = [
     "broken_feed",
     "cut_link",
     "embodied",
+    "everything",
     "hanging_feed",
+    "lengths",
     "lost_pool",
     "near_zero",
     "regions",

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchsched.simulate.scenarios import bad_days
+from batchsched.simulate.scenarios.everything import everything
+from batchsched.simulate.scenarios.lengths import lengths
 from batchsched.simulate.scenarios.regions import regions
 from batchsched.simulate.scenarios.scenario import Scenario
 from batchsched.simulate.scenarios.shared import shared
@@ -39,6 +41,10 @@ def _shared(offline: float, asked: Asked) -> Scenario:
     return shared(asked.zones, asked.start, asked.days, asked.seed, offline=offline, data=asked.data)
 
 
+def _everything(asked: Asked) -> Scenario:
+    return everything(asked.zones, asked.start, asked.days, asked.seed, load=asked.load, data=asked.data)
+
+
 def _bad(change: Callable[[Scenario, int], Scenario], asked: Asked) -> Scenario:
     return change(_regions(asked), asked.seed)
 
@@ -48,6 +54,8 @@ NAMED: dict[str, Callable[[Asked], Scenario]] = {
     "site": _site,
     "shared 25": partial(_shared, 0.25),
     "shared 55": partial(_shared, 0.55),
+    "everything": _everything,
+    "lengths": partial(_bad, lengths),
     "wrong profiles": partial(_bad, lambda good, _seed: bad_days.wrong_profiles(good)),
     "spike": partial(_bad, bad_days.spike),
     "lost pool": partial(_bad, bad_days.lost_pool),

@@ -33,15 +33,9 @@ def shared(
 ) -> Scenario:
     """`offline`: our share of all load, below 1. `data`: folder with traces of online load; without it load is made up."""
     fleet = _fleet(zones)
-    servers = {name: pool for name, pool in fleet.pools.items() if pool.kind == "spare"}
     whole = sum(pool.count for pool in fleet.pools.values())
-    online = sum(pool.count for pool in servers.values())
-    level = (1 - offline) * ALL_LOAD * whole / online
-    known = loads(data)
-    rooms: dict[str, Room] = {}
-    for n, name in enumerate(servers):
-        rng = np.random.default_rng([seed, days, n])
-        rooms[name] = room(known[SERVICES[n % len(SERVICES)]], level, start, days * 24 + AFTER_H, rng)
+    online = sum(pool.count for pool in fleet.pools.values() if pool.kind == "spare")
+    rooms = rooms_of(fleet, (1 - offline) * ALL_LOAD * whole / online, start, days, seed, data)
     left = {name: one.mean(0.0, days * 86400.0) for name, one in rooms.items()}
     open_to_us = sum(pool.count * left.get(name, 1.0) for name, pool in fleet.pools.items())
     load = offline * ALL_LOAD * whole / open_to_us
@@ -50,19 +44,36 @@ def shared(
     return Scenario(f"shared, {offline:.0%} offline", tuple(zones), start, scene, load)
 
 
+def rooms_of(fleet: Fleet, level: float, start: datetime, days: int, seed: int, data: Path | None) -> dict[str, Room]:
+    """What online users leave of the servers of each spare pool. `level`: of what a server does, what they take in the mean."""
+    known, servers = loads(data), [name for name, pool in fleet.pools.items() if pool.kind == "spare"]
+    rooms: dict[str, Room] = {}
+    for n, name in enumerate(servers):
+        rng = np.random.default_rng([seed, days, n])
+        rooms[name] = room(known[SERVICES[n % len(SERVICES)]], level, start, days * 24 + AFTER_H, rng)
+    return rooms
+
+
+def online_pool(n: int, zone: str) -> dict[str, Pool]:
+    """The servers of online users at the so-many-th site. They have one model each, in turn."""
+    models = list(MODELS_B)
+    pool = Pool(
+        site=zone,
+        kind="spare",
+        gpu=ONLINE_GPUS[n % len(ONLINE_GPUS)],
+        count=SERVERS,
+        models=[models[(n + 1) % len(models)]],
+        slo=PROMISED,
+        ceiling=CEILING,
+    )
+    return {f"online-{zone}": pool}
+
+
 def _fleet(zones: Sequence[str]) -> Fleet:
-    """Servers have one model each, in turn; ours may have any."""
-    models, older = list(MODELS_B), [gpu for gpu, _ in HARDWARE if gpu not in ONLINE_GPUS]
+    """Ours may have any model."""
+    older = [gpu for gpu, _ in HARDWARE if gpu not in ONLINE_GPUS]
     pools: dict[str, Pool] = {}
     for n, zone in enumerate(zones):
-        pools[f"online-{zone}"] = Pool(
-            site=zone,
-            kind="spare",
-            gpu=ONLINE_GPUS[n % len(ONLINE_GPUS)],
-            count=SERVERS,
-            models=[models[(n + 1) % len(models)]],
-            slo=PROMISED,
-            ceiling=CEILING,
-        )
+        pools |= online_pool(n, zone)
         pools[f"{older[n % len(older)]}-{zone}"] = Pool(site=zone, gpu=older[n % len(older)], count=OURS)
     return fleet_of({zone: Site(zone) for zone in zones}, pools)
