@@ -142,6 +142,12 @@ def test_files_stay_small() -> None:
     assert not long
 
 
+def test_no_merge_was_left_half_done() -> None:
+    """Without git (in an sdist, say) there was no merge."""
+    marked = run("git", "grep", "-lE", "^(<{7}|>{7}) ", cwd=ROOT) if (ROOT / ".git").exists() else ""
+    assert not marked
+
+
 @pytest.mark.parametrize("name", ["dev.txt", "engine-cpu.txt", "engine-model.txt", "uv.txt"])
 def test_locks_name_no_index_and_hash_everything(name: str) -> None:
     text = (ROOT / "locks" / name).read_text()
