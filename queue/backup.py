@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from batchsched.disk import room, sync_folder
 from batchsched.errors import DatabaseUnavailable, InvalidConfiguration, StorageUnavailable
-from batchsched.queue import batches, chunks, files
+from batchsched.queue import batches, chunks, files, restored
 from batchsched.queue.copying import copy_of
 from batchsched.queue.postgres import Postgres, parse_url
 from batchsched.queue.states import OPEN
@@ -95,6 +95,7 @@ def _saved(taken: Callable[[Path], dict[str, int]], root: Path | None, target: P
             more, bytes_, lacking = _copy(root, target, wanted) if root else (0, 0, [])
             copied, size = copied + more, size + bytes_
             if not lacking:
+                restored.mark(target)
                 _settle(fresh, target / name)
                 _prune(target, wanted)
                 return Saved(len(wanted), copied, size)

@@ -21,6 +21,8 @@ from batchsched.queue.hot import Hot, enter
 from batchsched.queue.rows import Row, every
 from batchsched.queue.tables import batches, chunks
 
+LEAP = 1_000_000
+"""More leases than one chunk is ever given between a backup and the loss of what came after it."""
 _IDLE: dict[str, Any] = {"worker_id": None, "lease_until": None}
 
 # Written out, so that the partial indexes serve: a parameter might be any state.
@@ -271,6 +273,17 @@ def forgive(connection: Connection, now: datetime, lease_s: float) -> None:
     """
     connection.execute(_picked(_IS_LEASED).values(lease_until=now + timedelta(seconds=lease_s)))
     connection.execute(_picked(chunks.c.state == "pending", chunks.c.not_before.is_not(None)).values(not_before=None))
+
+
+def fence(connection: Connection) -> None:
+    """Make every lease stale that was handed out before, here or in a later state of this database that was lost.
+
+    What is leased is pending again, without an attempt spent. Those of batches that are over are fenced too: a retry leases them.
+    """
+    if connection.dialect.name == "postgresql":  # differs because statements have a limit there; this one touches every chunk
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+    connection.execute(_picked(_IS_LEASED).values(state="pending", **_IDLE))
+    connection.execute(update(chunks).values(token=chunks.c.token + LEAP))
 
 
 def of_worker(connection: Connection, worker_id: str) -> list[Row]:

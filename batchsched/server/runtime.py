@@ -11,7 +11,7 @@ from batchsched.carbon.models import Hardware
 from batchsched.clock import Clock, IdSource, RandomIds, SystemClock
 from batchsched.errors import DatabaseUnavailable, InvalidConfiguration, StorageUnavailable
 from batchsched.forecasts.opened import Opened, open_forecasts
-from batchsched.queue import chunks
+from batchsched.queue import chunks, restored
 from batchsched.queue.cutting import Cutter
 from batchsched.queue.database import Database
 from batchsched.queue.leadership import Leadership
@@ -65,6 +65,7 @@ class Runtime:
         try:
             self.store = outside.store or open_store(loaded.settings.server.store_url, root)
             settle(self.database, self.store)
+            restored.fence(self.database, root)
             opened = Opened(outside.provider, None, {}) if outside.provider else self._forecasts(loaded)
             self.provider, self.chain, self.own = opened.provider, opened.chain, opened.own
             provider = opened.provider
