@@ -78,6 +78,16 @@ def batch_place(batch_id: str, traceparent: str = "", retries: int = 0) -> tuple
     return (trace.within("batch", batch_id, retries), first) if retries else (first, above)
 
 
+def file_place(file_id: str, traceparent: str = "") -> tuple[Place, Place | None]:
+    """The place of an upload's span, and of the one above it, if any: it came before the batches that use it, maybe for several.
+
+    `traceparent`: what came with it; it then lies in its client's trace, else in one of its own.
+    """
+    above = place_of(traceparent) if traceparent else None
+    trace = above or Place(_digits("trace", file_id)[:32], "")
+    return trace.within("upload", file_id), above
+
+
 class Span(msgspec.Struct, frozen=True):
     """Something that is over. `about`: its attributes; `problem`: why it failed, empty where it did not."""
 

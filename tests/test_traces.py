@@ -19,12 +19,12 @@ from batchsched.errors import InvalidConfiguration, MissingExtra
 from batchsched.executors.worker import run_worker
 from batchsched.otlp import PARTING_S, Otlp
 from batchsched.settings import Worker, load
-from batchsched.traces import OFF, Place, Span, Tracer, Traces, batch_place, opened, place_of
+from batchsched.traces import OFF, Place, Span, Tracer, Traces, batch_place, file_place, opened, place_of
 from tests.collector import Collector, Seen, collecting
 from tests.fake_engine import FakeEngine
 from tests.fake_engine import serve as serve_engine
 from tests.fake_server import FakeServer
-from tests.live import HTTP, wait_for
+from tests.live import HTTP, LiveServer, live_server, requests, wait_for
 from tests.processes import Stage, end, free_port, tagged
 from tests.test_executors_driver import served
 
@@ -226,6 +226,51 @@ async def test_a_lease_that_was_lost_is_told_as_lost() -> None:
         await runner.cleanup()
     (span,) = tracer.spans
     assert (span.problem, span.about["batchsched.chunk.end"]) == ("lost", "lost")
+
+
+def told_by(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> Keeping:
+    """What a server tells from now on."""
+    keeping = Keeping()
+    monkeypatch.setattr(server.runtime.told, "_tracer", keeping)
+    return keeping
+
+
+def test_an_upload_is_told_in_its_clients_trace_or_in_one_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with live_server(tmp_path) as server:
+        tracer = told_by(server, monkeypatch)
+        for data, headers in ((b"no JSON\n", {}), (requests(2), {"traceparent": CLIENT.traceparent})):
+            form = {"files": {"file": ("f", data)}, "data": {"purpose": "batch"}}
+            server.http.post("/v1/files", headers=headers, **form).raise_for_status()  # type: ignore[arg-type]
+        server.http.post("/v1/files", files={"file": ("f", b"")}, data={"purpose": "none"})
+        (bad, good) = tracer.spans
+        file_id = str(good.about["batchsched.file.id"])
+        assert (good.place, good.parent, good.problem) == (*file_place(file_id, CLIENT.traceparent), "")
+        assert (good.name, good.parent, good.about["batchsched.file.bytes"]) == ("upload", CLIENT, len(requests(2)))
+        assert good.started_at <= good.ended_at
+        assert (bad.place, bad.parent) == file_place(str(bad.about["batchsched.file.id"]))
+        assert bad.place.trace_id != good.place.trace_id
+        assert bad.problem == "invalid lines"
+
+
+def test_a_batch_is_told_with_the_joules_and_grams_of_its_report(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with live_server(tmp_path, server__database_url=database_url, server__chunk_lines=2) as server:
+        tracer = told_by(server, monkeypatch)
+        batch_id = server.submit(requests(4))["id"]
+        done = server.worker().drain(batch_id)
+        (batch,) = wait_for(lambda: [span for span in tracer.spans if span.name == "batch"])
+        carbon = done["batchsched"]["carbon"]
+        ran = {name: batch.about[f"batchsched.{name}"] for name in ("energy_j", "grams", "grams_run_now")}
+        assert ran == {name: carbon[name] for name in ran}
+        assert (batch.about["batchsched.energy_j"], carbon["unknown_energy_j"]) == (200.0, 0.0)
+        assert batch.about["batchsched.grams"] > 0  # type: ignore[operator]
+        assert batch.about["batchsched.file.id"] == done["input_file_id"]
+        assert {span.name for span in tracer.spans} == {"upload", "validate", "plan", "merge", "batch"}
+        nothing = server.submit(requests(1, model="none"))["id"]
+        server.until(nothing, "failed")
+        (failed,) = wait_for(lambda: [span for span in tracer.spans if span.name == "batch" and span.problem])
+        assert not {name for name in failed.about if name.startswith(("batchsched.energy", "batchsched.grams"))}
 
 
 def tree(spans: list[Seen], root: Place) -> dict[str, int]:

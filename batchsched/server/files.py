@@ -93,7 +93,7 @@ def _take_in(runtime: Runtime, request: Request, who: Caller) -> dict[str, Any]:
     """In a thread of its own: read, check, keep and record an upload."""
     with runtime.database.read() as connection:  # before the bytes are on their way; once they are there, it is asked again
         runtime.quotas.upload(connection, who.tenant)
-    return _keep(runtime, who, Form(request.headers, body(request)))
+    return _keep(runtime, who, Form(request.headers, body(request)), request.headers.get("traceparent", ""))
 
 
 def keep(runtime: Runtime, who: Caller, name: str, blocks: Iterator[bytes]) -> str:
@@ -103,8 +103,8 @@ def keep(runtime: Runtime, who: Caller, name: str, blocks: Iterator[bytes]) -> s
     return str(_keep(runtime, who, Local(name, blocks))["id"])
 
 
-def _keep(runtime: Runtime, who: Caller, form: Form | Local) -> dict[str, Any]:
-    database, store = runtime.database, runtime.store
+def _keep(runtime: Runtime, who: Caller, form: Form | Local, trace: str = "") -> dict[str, Any]:
+    database, store, began_at = runtime.database, runtime.store, runtime.clock.now()
     file_id = runtime.ids.new("file").replace("_", "-")
     with store.create(file_id) as handle:
         received = receive(form, handle, runtime.rules, runtime.settings.server.max_file_bytes)
@@ -132,7 +132,9 @@ def _keep(runtime: Runtime, who: Caller, form: Form | Local) -> dict[str, Any]:
                 facts=facts,
             )
             who.did(connection, file_id, bytes=received.size)
-            return file_object(files.get(connection, file_id, who.tenant))
+            row = files.get(connection, file_id, who.tenant)
+    runtime.told.uploaded(row, trace, began_at)
+    return file_object(row)
 
 
 def _outcome(received: Received, again: Callable[[], Iterator[bytes]]) -> tuple[Any, str | None]:

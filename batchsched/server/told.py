@@ -1,4 +1,5 @@
-"""What a server tells of batches as spans (traces.py): how each was checked, judged and merged, and how it ended."""
+"""What a server tells as spans (traces.py): of files how they came in, of batches how each was checked, judged and merged, and
+how it ended."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from batchsched.queue import batches
 from batchsched.queue.database import Database
 from batchsched.queue.rows import Row
 from batchsched.queue.tenancy import ANY
-from batchsched.traces import OPERATIONS, Place, Span, Tracer, Value, batch_place
+from batchsched.traces import OPERATIONS, Place, Span, Tracer, Value, batch_place, file_place
 from batchsched.units import iso
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ _GOOD_ENDS = frozenset({"completed", "cancelled"})
 
 
 class Told:
-    """Of a server's batches. Nothing of it is needed for anything else: what goes wrong here stops nobody."""
+    """Of a server's files and batches. Nothing of it is needed for anything else: what goes wrong here stops nobody."""
 
     def __init__(self, tracer: Tracer, database: Database, clock: Clock, grams: Grams) -> None:
         """`grams`: energy and grams of a batch, as far as they are known."""
@@ -36,6 +37,19 @@ class Told:
     def traceparent(self, batch: Row) -> str:
         """Under which its workers go on; empty where nobody listens."""
         return _places(batch)[0].traceparent if self.on else ""
+
+    def uploaded(self, file: Row, traceparent: str, began_at: datetime) -> None:
+        """A file is there, whole; `traceparent` came with it. What was refused or broke off is not told of: nothing was kept."""
+        if not self.on:
+            return
+        place, above = file_place(file["id"], traceparent)
+        about: dict[str, Value] = {
+            "batchsched.file.id": file["id"],
+            "batchsched.file.bytes": file["bytes"],
+            "batchsched.file.purpose": file["purpose"],
+        }
+        problem = "invalid lines" if file["status_details"] else ""  # which may quote what the file says
+        self._tracer.write(Span("upload", place, above, began_at, self._clock.now(), about, problem))
 
     @contextmanager
     def step(self, batch: Row, name: str) -> Generator[None]:
@@ -87,6 +101,7 @@ def _about(row: Row, grams: Mapping[str, Any]) -> dict[str, Value]:
         {
             "batchsched.batch.id": row["id"],
             "batchsched.batch.state": row["state"],
+            "batchsched.file.id": row["input_file_id"],
             "batchsched.deadline_at": iso(row["deadline_at"]),
             "batchsched.requests": row["total"],
             "batchsched.requests.completed": row["completed"],
