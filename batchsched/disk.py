@@ -9,7 +9,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from batchsched.errors import StorageFull
+from batchsched.errors import StorageFull, StorageUnavailable
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
@@ -18,9 +20,24 @@ def room() -> Generator[None]:
     try:
         yield
     except OSError as problem:
-        if problem.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        if problem.errno in _FULL:
             raise StorageFull from problem
         raise
+
+
+def writable(folder: Path) -> None:
+    """Try to make a file there, without a name where the system can. Raises StorageUnavailable; a full disk can make room."""
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as problem:
+        if problem.errno not in _FULL:
+            raise StorageUnavailable(
+                f"Nothing can be written to {folder}: {problem.strerror}.",
+                hint="Is the folder there and mounted, and may the server write to it?",
+            ) from None
 
 
 def sync_folder(folder: Path) -> None:

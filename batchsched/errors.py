@@ -214,6 +214,14 @@ class PlannerBusy(BatchschedError):
     exit_code = 75
 
 
+class NotReady(BatchschedError):
+    """This server cannot do its work at the moment; its log says why. Another may."""
+
+    code = "not_ready"
+    http_status = 503
+    exit_code = 75
+
+
 class DamagedDatabase(BatchschedError):
     """The database file cannot be read."""
 

@@ -146,6 +146,11 @@ class Scheduler:
         self._solver.stop()
         self._questions.stop()
 
+    @property
+    def alive(self) -> bool:
+        """Does its loop turn, once it was started?"""
+        return self._thread.ident is None or self._thread.is_alive()
+
     def poke(self) -> None:
         """Something changed: plan again soon, here or where the leader is."""
         self._wake.set()

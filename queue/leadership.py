@@ -74,6 +74,11 @@ class Leadership:
         """Grows each time the lead is won, by whomever; 0 before this server led."""
         return self._epoch
 
+    @property
+    def alive(self) -> bool:
+        """Does it go on trying, once it was started? On SQLite there is nothing to try for."""
+        return self._thread.ident is None or self._thread.is_alive()
+
     def start(self) -> None:
         """Begin to try; the first try is over when this returns. Raises whatever `won` raises on SQLite."""
         if self._engine is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from batchsched.queue import backup, chunks
 from batchsched.queue.restored import RESTORED
@@ -40,7 +41,7 @@ def test_work_that_was_leased_after_the_backup_is_refused(tmp_path: Path) -> Non
 
 def test_work_that_was_under_way_in_the_copy_begins_anew_on_both_databases(database_url: str, tmp_path: Path) -> None:
     """The copy was made by other means, and the file by the operator."""
-    flags = {"server__database_url": database_url, "server__chunk_lines": 5, "server__lease_s": 3600}
+    flags: dict[str, Any] = {"server__database_url": database_url, "server__chunk_lines": 5, "server__lease_s": 3600}
     with live_server(tmp_path, **flags) as server:
         batch_id = server.submit(requests(5))["id"]
         worker = server.worker()

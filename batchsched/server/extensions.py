@@ -6,8 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 import batchsched
-from batchsched.queue import batches
-from batchsched.queue.tenancy import ANY
+from batchsched.server import ready
 from batchsched.server.metrics import exposition
 from batchsched.server.runtime import Runtime
 
@@ -23,9 +22,8 @@ def router(runtime: Runtime) -> APIRouter:
 
     @routes.get("/readyz")
     def readyz() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
-        """The database answers."""
-        with runtime.database.read() as connection:
-            batches.page(connection, ANY, limit=1)
+        """It can do its work: the database answers with no older schema, its folders can be written to, its loops turn."""
+        ready.check(runtime)
         return {"status": "ok"}
 
     @routes.get("/version")

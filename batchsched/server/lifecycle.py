@@ -98,6 +98,11 @@ class Lifecycle:
         if self._thread.ident is not None:
             self._thread.join(timeout=30)
 
+    @property
+    def alive(self) -> bool:
+        """Does its loop turn, once it was started?"""
+        return self._thread.ident is None or self._thread.is_alive()
+
     def poke(self) -> None:
         """Something changed: look again now."""
         self._wake.set()
