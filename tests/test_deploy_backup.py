@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +128,16 @@ def _bill(url: str, batch_id: str) -> Any:
     return {name: report[name] for name in ("requests", "energy_j", "operational_g", "saved_g")}
 
 
+def _hold(url: str, batch_id: str, engine: subprocess.Popen[bytes]) -> None:
+    """The engine answers no more once a part of the batch is done."""
+    wait_for(lambda: _batch(url, batch_id)["request_counts"]["completed"] >= 25)
+    engine.send_signal(signal.SIGSTOP)
+
+
 @pytest.mark.slow
 def test_a_backup_taken_while_work_goes_on_is_restored_and_nothing_is_lost(site: Site, request: pytest.FixtureRequest) -> None:
     stage, on_postgres = site.stage, "postgresql" in request.node.name
-    stage.engine()
+    engine = stage.engine()
     site.systemctl("start", "batchsched-server")
     site.systemctl("start", "batchsched-worker@local")
     ended = _submit(stage.url, tagged(6, "old"))
@@ -140,10 +147,14 @@ def test_a_backup_taken_while_work_goes_on_is_restored_and_nothing_is_lost(site:
     going = _submit(stage.url, tagged(60))
     wait_for(lambda: _batch(stage.url, going)["request_counts"]["completed"] >= 10)
     (first, _nightly) = blocks("backup.md", "Back up")
-    assert "holds the database and" in site.follow(first)
+    with ThreadPoolExecutor() as pool:  # however long the backup takes here, the batch is not over before it is
+        held = pool.submit(_hold, stage.url, going, engine)
+        assert "holds the database and" in site.follow(first)
+        held.result()
     safe = _batch(stage.url, going)["request_counts"]["completed"]
     assert safe < 60, "the batch was over before the backup was"
     site.lose_everything()
+    engine.send_signal(signal.SIGCONT)
     if on_postgres:
         request.getfixturevalue("postgres").execute("DROP DATABASE batchsched WITH (FORCE)")
     sqlite, postgresql = blocks("backup.md", "Restore")
