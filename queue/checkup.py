@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -13,6 +14,10 @@ from sqlalchemy.exc import DBAPIError
 from batchsched.errors import DatabaseUnavailable
 from batchsched.queue.database import MIGRATIONS
 from batchsched.queue.postgres import OLDEST, Postgres
+from batchsched.queue.sqlite import Sqlite
+
+SYNC_LEVELS = ("OFF", "NORMAL", "FULL", "EXTRA")
+"""What SQLite calls them, by its numbers."""
 
 
 class Checkup(msgspec.Struct, frozen=True):
@@ -25,8 +30,8 @@ class Checkup(msgspec.Struct, frozen=True):
     """Older than what we need?"""
     revision: str | None
     """Of the schema; None: the first server makes it."""
-    newest: str
-    """The revision that this batchsched brings."""
+    pending: list[str]
+    """The migrations to come, the oldest first."""
     newer: bool
     """Was the schema made by a batchsched that is newer than this one?"""
     unsafe: list[str]
@@ -47,12 +52,23 @@ def examine(url: str) -> Checkup:
         raise DatabaseUnavailable(f"{below.name} does not answer: {line}") from None
     finally:
         below.close()
-    return Checkup(
-        below.name, ".".join(map(str, version)), version < OLDEST, revision, known[0], revision not in {*known, None}, off
-    )
+    to_come = known[: known.index(revision)] if revision in known else known
+    newer = revision not in {*known, None}
+    return Checkup(below.name, ".".join(map(str, version)), version < OLDEST, revision, to_come[::-1], newer, off)
 
 
 def in_wal(path: Path) -> bool:
     """Is a SQLite file in write-ahead mode? Its header says so, and is read without opening the database."""
     with path.open("rb") as file:
         return file.read(20)[18:20] == b"\x02\x02"
+
+
+def sync_level() -> str:
+    """How commits are synced here on a connection as the server makes it, asked of SQLite itself: one of SYNC_LEVELS."""
+    with TemporaryDirectory() as folder:
+        below = Sqlite(Path(folder) / "asked.db")
+        try:
+            with below.write() as connection:
+                return SYNC_LEVELS[connection.exec_driver_sql("PRAGMA synchronous").scalar_one()]
+        finally:
+            below.close()

@@ -1,4 +1,4 @@
-"""`init`, `config show`, `doctor`, and the TOML they write."""
+"""`init`, `config show`, and the TOML they write."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from hypothesis import strategies as st
 
 from batchsched import settings
 from batchsched.cli import exits, toml
-from batchsched.cli.main import main
 from batchsched.errors import InvalidConfiguration
-from batchsched.executors.engine_home import EngineHome
-from batchsched.executors.flaws import flaws_of
+from tests.commands import call
 
 
 @pytest.fixture(autouse=True)
@@ -27,13 +25,6 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No configuration of this machine takes part."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
-
-
-def call(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    assert isinstance(stop.value.code, int)
-    return stop.value.code
 
 
 def test_init_writes_a_file_that_changes_nothing_but_what_it_declares(tmp_path: Path) -> None:
@@ -166,56 +157,6 @@ def test_serve_warns_where_no_batch_could_run(tmp_path: Path, capsys: pytest.Cap
     said = capsys.readouterr().err
     assert "Warning: no models are declared in batchsched.toml" in said
     assert "no pools" not in said
-
-
-def checks(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    return {check["check"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
-
-
-def test_doctor_finds_this_machine_sound(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("doctor", "--json", "--server", "http://127.0.0.1:9") == exits.OK
-    found = checks(capsys)
-    assert found["python"]["level"] == "ok"
-    assert found["server"]["level"] == "warning"
-    assert "fsync takes" in found["data folder"]["text"]
-
-
-def test_doctor_names_published_flaws_of_an_old_engine(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def level(version: str) -> str | None:
-        home = EngineHome("/engine/bin/python", "vllm", version)
-        monkeypatch.setattr("batchsched.executors.engine_home.find_engine", lambda _="": home)
-        assert call("doctor", "--json", "--server", "http://127.0.0.1:9") == exits.OK
-        found = checks(capsys).get("engine flaws")
-        assert found is None or "Use 0.18 or newer" in found["text"]
-        return found and found["level"]
-
-    assert level("0.13.0") == "warning"
-    assert level("0.32.0+cpu") is None
-    assert [flaw.number for flaw in flaws_of("0.8.0")] == ["CVE-2026-24779", "CVE-2025-59425"]
-    assert flaws_of("dev") == []
-
-
-def test_doctor_calls_an_exposed_server_without_tls_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "batchsched.toml").write_text('[server]\nhost = "0.0.0.0"\n', "utf-8")
-    assert call("doctor", "--json", "--server", "http://127.0.0.1:9") == exits.FAILURE
-    assert checks(capsys)["bind"]["level"] == "broken"
-
-
-def test_doctor_warns_of_sqlite_with_the_wal_reset_bug(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for version, level in (((3, 51, 2), "warning"), ((3, 51, 3), "ok")):
-        monkeypatch.setattr("sqlite3.sqlite_version_info", version)
-        call("doctor", "--json", "--server", "http://127.0.0.1:9")
-        assert checks(capsys)["SQLite"]["level"] == level
-
-
-def test_doctor_reports_a_configuration_that_does_not_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "batchsched.toml").write_text("[server]\nprot = 1", "utf-8")
-    assert call("doctor", "--json") == exits.FAILURE
-    assert checks(capsys)["configuration"]["level"] == "broken"
 
 
 plain = st.text() | st.integers(-(2**62), 2**62) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans()

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from batchsched.cli import doctor, exits
+from batchsched.cli import exits
 from batchsched.queue import checkup
 from batchsched.queue.database import Database
+from tests.commands import call, checks
 from tests.postgres import PostgresServer
-from tests.test_cli_config import call, checks
 
 HOSTLESS = "http://127.0.0.1:9"
 
@@ -33,7 +33,7 @@ def test_postgresql_that_does_not_sync_is_broken(capsys: pytest.CaptureFixture[s
     assert found["PostgreSQL"][0] == "ok"
     assert found["PostgreSQL settings"][0] == "broken"
     assert "fsync and full_page_writes" in found["PostgreSQL settings"][1]
-    assert found["database"][0] == "ok"
+    assert found["schema"][0] == "ok"
     assert "SQLite" not in found
 
 
@@ -41,14 +41,14 @@ def test_schemas_old_new_and_none(
     capsys: pytest.CaptureFixture[str], postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with postgres.fresh(template="template0") as url:
-        assert "is empty" in examined(capsys, url, exits.FAILURE)["database"][1]
+        assert "is empty" in examined(capsys, url, exits.FAILURE)["schema"][1]
         Database(url).close()
         name = url.partition("?")[0].rpartition("/")[2]
         postgres.execute("UPDATE alembic_version SET version_num = '0001'", name)
-        level, text = examined(capsys, url, exits.FAILURE)["database"]
-        assert (level, "migrates it" in text) == ("warning", True)
+        level, text = examined(capsys, url, exits.FAILURE)["schema"]
+        assert (level, "pending, 0002, 0003" in text) == ("warning", True)
         postgres.execute("UPDATE alembic_version SET version_num = '9999'", name)
-        assert examined(capsys, url, exits.FAILURE)["database"][0] == "broken"
+        assert examined(capsys, url, exits.FAILURE)["schema"][0] == "broken"
         monkeypatch.setattr(checkup, "OLDEST", (99,))
         assert examined(capsys, url, exits.FAILURE)["PostgreSQL"][0] == "broken"
 
@@ -58,6 +58,20 @@ def test_a_database_that_does_not_answer_is_broken_and_its_password_stays_hidden
 ) -> None:
     level, text = examined(capsys, f"postgresql://u:secret@/x?host={tmp_path}", exits.FAILURE)["database"]
     assert (level, "does not answer" in text, "secret" in text) == ("broken", True, False)
+
+
+def test_migrations_of_sqlite_that_are_pending_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "batchsched-data" / "batchsched.db"
+    for said, level in (("", "ok"), ("0001", "warning"), ("9999", "broken")):
+        Database(path).close() if not said else None
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE alembic_version SET version_num = ? WHERE ? <> ''", (said, said))
+        connection.close()
+        call("doctor", "--json", "--server", HOSTLESS)
+        found = checks(capsys)
+        assert found["schema"]["level"] == level, found["schema"]
+        assert ("batchsched migrate" in found["schema"]["next_step"]) == (level == "warning")
+        assert (found["SQLite sync"]["level"], "synchronous=FULL" in found["SQLite sync"]["text"]) == ("ok", True)
 
 
 def test_sqlite_has_to_be_in_write_ahead_mode(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -70,10 +84,3 @@ def test_sqlite_has_to_be_in_write_ahead_mode(capsys: pytest.CaptureFixture[str]
     connection.close()
     assert call("doctor", "--json", "--server", HOSTLESS) == exits.FAILURE
     assert checks(capsys)["database"]["level"] == "broken"
-
-
-def test_a_slow_disk_is_warned_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_fsync_ms", lambda _: 21.0)
-    call("doctor", "--json", "--server", HOSTLESS)
-    found = checks(capsys)["data folder"]
-    assert (found["level"], "which is slow" in found["text"]) == ("warning", True)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from batchsched.cli import exits
-from batchsched.cli.main import main
+from tests.commands import call
 from tests.live import BASIC, LiveServer, live_server, requests
 from tools.make_docs import commands, top
 
@@ -22,13 +22,6 @@ from tools.make_docs import commands, top
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     with live_server(tmp_path_factory.mktemp("named"), BASIC) as running:
         yield running
-
-
-def call(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    assert isinstance(stop.value.code, int)
-    return stop.value.code
 
 
 @pytest.fixture

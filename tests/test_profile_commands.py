@@ -121,7 +121,7 @@ def test_a_change_of_speed_is_said(server: LiveServer) -> None:
     (told,) = [one for one in found if one["check"].startswith("speed of")]
     assert (told["check"], told["level"]) == ("speed of large", "warning")
     assert "tiny takes 2.0" in told["text"]
-    assert "throttling" in told["text"]
+    assert "throttling" in told["next_step"]
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_doctor_holds_the_machine_against_a_recipe(capsys: pytest.CaptureFixture
     code, found = doctor(capsys, "--recipe", "volta")
     assert code == exits.FAILURE
     assert found["recipe volta"]["level"] == "broken"
-    assert 'pip install "vllm==0.9.2"' in found["recipe volta"]["text"]
+    assert 'pip install "vllm==0.9.2"' in found["recipe volta"]["next_step"]
     assert "never on such a card" in found["recipe volta"]["text"]
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from batchsched.cli import doctor
+from batchsched.cli.doctor import guarded
+from batchsched.cli.doctor_machine import store
 from batchsched.errors import InvalidConfiguration
 from batchsched.queue import chunks, merging
 from batchsched.queue.object_store import open_object_store
@@ -132,7 +133,7 @@ def test_a_second_server_with_a_folder_of_its_own_does_not_start(tmp_path: Path,
 
 def test_the_doctor_looks_at_the_store(tmp_path: Path, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
     def finding(url: str) -> tuple[str, str]:
-        (found,) = doctor._guarded(doctor._store, Loaded(Settings(server=Server(store_url=url)), {}, None))
+        (found,) = guarded(store, Loaded(Settings(server=Server(store_url=url)), {}, None), "store")
         return found.level, found.text
 
     assert finding(URL) == ("ok", f"{URL} answers; it holds nothing of batchsched yet")
