@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Literal
 
 import msgspec
@@ -67,7 +67,21 @@ def _type(gpu: Gpu) -> GpuType | None:
     return GpuType(gpu.name, memory.value, bandwidth.value, tdp.value, idle_w, newness.value)
 
 
-GPU_TYPES: dict[str, GpuType] = gpu_types(builtin())
+GPU_TYPES: dict[str, GpuType]
+"""Those of our own catalogue, which is read when somebody first asks: a command that only speaks to a server never does."""
+
+
+@cache
+def known_gpus() -> dict[str, GpuType]:
+    """`GPU_TYPES`, for this module itself."""
+    return gpu_types(builtin())
+
+
+def __getattr__(name: str) -> dict[str, GpuType]:
+    if name == "GPU_TYPES":
+        return known_gpus()
+    raise AttributeError(f"module 'batchsched.fleet' has no attribute '{name}'")
+
 
 # Watts of one virtual CPU at idle and at full load, for machines without a meter: Cloud Carbon Footprint's coefficients for
 # Cascade Lake (from SPECpower results), as listed in the GreenKube methodology.
@@ -286,7 +300,7 @@ class Pool(msgspec.Struct, frozen=True):
             return f"the {self.power_w:g} W that the pool declares, idle watts while no request is in flight"
         if self.gpu == "cpu":
             return VCPU_MODEL
-        known = GPU_TYPES.get(self.gpu)
+        known = known_gpus().get(self.gpu)
         return f"the TDP of {known.name}, {known.tdp_w:g} W, its idle watts while no request is in flight" if known else ""
 
     def serves(self, model: str) -> bool:
@@ -407,7 +421,7 @@ class Fleet(msgspec.Struct, frozen=True, dict=True):
     pools: dict[str, Pool]
     models: dict[str, ServedModel]
     home_site: str
-    gpus: dict[str, GpuType] = msgspec.field(default_factory=lambda: GPU_TYPES)
+    gpus: dict[str, GpuType] = msgspec.field(default_factory=known_gpus)
     """The types that are known, the operator's own included."""
 
     @cached_property

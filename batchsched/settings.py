@@ -22,7 +22,7 @@ from batchsched.catalogue import Catalogue, EmbodiedModel, builtin, merged
 from batchsched.engines import table
 from batchsched.errors import InvalidConfiguration
 from batchsched.feeds import OWN, FeedSource, ZoneFeed, complaint
-from batchsched.fleet import GPU_TYPES, Fleet, Launch, Pool, PoolWindow, ServedModel, Site, cores_of, gpu_types, wrong_window
+from batchsched.fleet import Fleet, Launch, Pool, PoolWindow, ServedModel, Site, cores_of, gpu_types, known_gpus, wrong_window
 from batchsched.lines.rules import DEFAULT_LINE_BYTES, Rules
 from batchsched.logs import Logs
 from batchsched.planning import Planner
@@ -230,7 +230,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def fleet(self, catalogue: Catalogue | None = None) -> Fleet:
         """Sites, pools and models, with the home site made explicit, and the GPU types of a catalogue, ours where None."""
         home = self.carbon.home_site or next(iter(self.sites), "home")
-        return Fleet(self.sites, self.pools, self.models, home, gpu_types(catalogue) if catalogue else GPU_TYPES)
+        return Fleet(self.sites, self.pools, self.models, home, gpu_types(catalogue) if catalogue else known_gpus())
 
     def archive_folder(self) -> Path:
         """Where the forecast archive is."""
@@ -247,8 +247,13 @@ class Loaded(msgspec.Struct, frozen=True):
     settings: Settings
     origins: dict[str, str]
     path: Path | None
-    catalogue: Catalogue = builtin()
-    """The hardware that is known, the user's own included."""
+    own: Catalogue | None = None
+    """The hardware that is known, where the user has a catalogue of his own, which lies over ours."""
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The hardware that is known."""
+        return self.own or builtin()
 
     @property
     def base_dir(self) -> Path:
@@ -276,19 +281,17 @@ def load(path: Path | None = None, *, env: Mapping[str, str] | None = None, flag
             _put(tree, key, value, where)
             origins[key] = "command line"
     settings = _convert(tree, where)
-    catalogue = _catalogue(settings, origins, path)
-    _cross_check(settings, where, catalogue)
+    own = _own_catalogue(settings, origins, path)
+    _cross_check(settings, where, own)
     models, pools = variants.resolved(settings.models), variants.placed(settings.models, settings.pools)
     settings = msgspec.structs.replace(settings, models=models, pools=pools)
-    return Loaded(settings, origins, path, catalogue)
+    return Loaded(settings, origins, path, own)
 
 
-def _catalogue(settings: Settings, origins: Mapping[str, str], path: Path | None) -> Catalogue:
-    """Ours, with the user's own over it; a relative path in the configuration file counts from that file's folder."""
-    if not (named := settings.carbon.catalogue):
-        return builtin()
-    beside = path and origins.get("carbon.catalogue") == str(path)
-    return merged(path.parent / named if path and beside else Path(named))
+def _own_catalogue(settings: Settings, origins: Mapping[str, str], path: Path | None) -> Catalogue | None:
+    """Ours with the user's own over it; a relative path in the configuration file counts from that file's folder."""
+    named, beside = settings.carbon.catalogue, origins.get("carbon.catalogue") == str(path)
+    return merged(path.parent / named if path and beside else Path(named)) if named else None
 
 
 def find(env: Mapping[str, str]) -> Path | None:
@@ -402,14 +405,14 @@ def _refuse_unknown(tree: Any, struct: Any, where: str, prefix: str) -> None:
                 _refuse_unknown(value, inner_type, where, f"{prefix}{key}.")
 
 
-def _cross_check(settings: Settings, where: str, catalogue: Catalogue) -> None:
+def _cross_check(settings: Settings, where: str, own: Catalogue | None) -> None:
     try:
         cores_of(settings.worker.cpu_cores)
     except ValueError as problem:
         raise InvalidConfiguration(f"{where}: key 'worker.cpu_cores': {problem}.") from None
     for name, pool in settings.pools.items():
         _check_pool(name, pool, settings, where)
-        _check_hardware(name, pool, catalogue, where)
+        _check_hardware(name, pool, own or builtin(), where)
     _check_windows(settings, where)
     for name, webhook in settings.webhooks.items():
         _check_webhook(webhook, f"{where}: key 'webhooks.{name}")

@@ -11,18 +11,11 @@ import pytest
 
 from batchsched.cli import common, exits
 from batchsched.cli.examples import EXAMPLES
-from batchsched.cli.main import COMMANDS, cli, main
+from batchsched.cli.main import COMMANDS, cli
+from tests.commands import call
 from tools.make_docs import commands, top
 
 HEAVY = {"httpx", "msgspec", "pydantic", "rich", "pandas", "ortools", "fastapi", "sqlalchemy", "matplotlib", "aiohttp", "asyncio"}
-
-
-def call(*arguments: str) -> int:
-    """The exit code of a command run in this process."""
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    assert isinstance(stop.value.code, int)
-    return stop.value.code
 
 
 def imported(code: str) -> set[str]:
@@ -66,10 +59,11 @@ def test_list_imports_little_beside_click_and_httpx() -> None:
     assert not beside & HEAVY - {"msgspec"}
     assert "asyncio" not in ours
     assert {name for name in ours - bare if name.startswith("rich")} == set()
-    unused = {"asynchronous", "async_runs"}
+    unused = {"asynchronous", "async_runs", "runs", "loops", "requests"}
+    unused |= {"forecasting", "forecasts", "operating", "plans", "profiles", "recurring", "schedules", "windowing", "windows"}
     assert not {f"batchsched.client.{name}" for name in unused} & ours
     assert {name for name in ours if name.startswith("batchsched.cli.")} == {
-        f"batchsched.cli.{name}" for name in ("batches", "common", "completing", "examples", "exits", "main")
+        f"batchsched.cli.{name}" for name in ("batches", "common", "completing", "examples", "exits", "main", "manners")
     }
 
 

@@ -20,7 +20,18 @@ import batchsched
 from batchsched import AsyncClient, Client
 from batchsched.cli import exits
 from batchsched.cli.main import main
-from batchsched.client import OutputLine, async_runs, asynchronous, blocking, frames, recurring, runs
+from batchsched.client import (
+    OutputLine,
+    async_runs,
+    asynchronous,
+    blocking,
+    forecasting,
+    frames,
+    operating,
+    recurring,
+    runs,
+    windowing,
+)
 from batchsched.client.calls import Lines, Pauses
 from batchsched.errors import (
     BatchschedError,
@@ -127,10 +138,10 @@ def test_the_twins_offer_the_same() -> None:
         (blocking.Files, asynchronous.AsyncFiles),
         (blocking.Batches, asynchronous.AsyncBatches),
         (blocking.Models, asynchronous.AsyncModels),
-        (blocking.Forecasts, asynchronous.AsyncForecasts),
-        (blocking.Plans, asynchronous.AsyncPlans),
-        (blocking.Pools, asynchronous.AsyncPools),
-        (blocking.Windows, asynchronous.AsyncWindows),
+        (forecasting.Forecasts, forecasting.AsyncForecasts),
+        (operating.Plans, operating.AsyncPlans),
+        (operating.Pools, operating.AsyncPools),
+        (windowing.Windows, windowing.AsyncWindows),
         (recurring.Schedules, recurring.AsyncSchedules),
         (runs.Run, async_runs.AsyncRun),
         (frames.Results, frames.AsyncResults),

@@ -252,11 +252,14 @@ def test_as_tables(client: Client, working: Callable[..., None]) -> None:
     table = run.to_polars()
     assert table.columns == list(frame.columns)
     assert table["status_code"].to_list() == [200, 400, 200]
+    arrow = run.to_arrow()
+    assert arrow.column_names == table.columns
+    assert arrow.to_pydict() == table.to_dict(as_series=False)
 
 
 def test_a_table_whose_library_is_missing_says_so(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     run = client.run(["a"], model="tiny")
-    for library, act in (("pandas", run.to_pandas), ("polars", run.to_polars)):
+    for library, act in (("pandas", run.to_pandas), ("polars", run.to_polars), ("pyarrow", run.to_arrow)):
         monkeypatch.setitem(sys.modules, library, None)
         with pytest.raises(MissingExtra, match=f"{library} is not installed") as missing:
             act()
@@ -390,6 +393,7 @@ async def test_the_asynchronous_twin(server: LiveServer, working: Callable[..., 
         assert sorted([found.index async for found in run.as_completed()]) == [0, 1, 2, 3, 4, 5]
         assert list((await run.to_pandas())["status_code"]) == [200] * 5 + [400]
         assert (await run.to_polars()).height == 6
+        assert (await run.to_arrow()).num_rows == 6
         assert (await run.report()).energy_j is not None
         again = await client.attach(run.id)
         assert repr(again) == f"AsyncRun('{run.id}', 'completed')"

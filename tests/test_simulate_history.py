@@ -116,7 +116,7 @@ def test_an_operators_own_hardware_and_network_are_simulated(lived: tuple[Loaded
         pools={**loaded.settings.pools, mine: msgspec.structs.replace(declared, gpu="Own")},
         carbon=msgspec.structs.replace(loaded.settings.carbon, network_kwh_per_gb=7.0),
     )
-    asked = msgspec.structs.replace(loaded, settings=settings, catalogue=own)
+    asked = msgspec.structs.replace(loaded, settings=settings, own=own)
     past = history(asked, START, 1, ManualClock(START + timedelta(days=30)), provider=grid().provider)
     made = Backtest(past.scene, past.grid, POLICIES["greedy"], COARSE, tmp_path)
     try:

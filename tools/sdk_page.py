@@ -9,7 +9,21 @@ from collections.abc import Iterator
 from typing import Any
 
 from batchsched import client, testing
-from batchsched.client import blocking, calls, forecasts, loops, plans, profiles, recurring, results, schedules, windows
+from batchsched.client import (
+    blocking,
+    calls,
+    forecasting,
+    forecasts,
+    loops,
+    operating,
+    plans,
+    profiles,
+    recurring,
+    results,
+    schedules,
+    windowing,
+    windows,
+)
 
 PARTS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     (
@@ -17,7 +31,7 @@ PARTS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
         "`AsyncClient` has the same, with await, and gives `AsyncRun`, `AsyncMapped` and `AsyncResults`, for `async for`.",
         (blocking.Client, blocking.Files, blocking.Batches, blocking.Models),
     ),
-    ("", "", (blocking.Forecasts, blocking.Plans, blocking.Pools, blocking.Windows, recurring.Schedules)),
+    ("", "", (forecasting.Forecasts, operating.Plans, operating.Pools, windowing.Windows, recurring.Schedules)),
     ("", "", (calls.BatchOptions, calls.Changes, windows.WindowOptions, schedules.ScheduleOptions)),
     ("What it gives", "", (client.Run, client.Mapped, client.Results, loops.BatchFunction)),
     (
@@ -107,7 +121,7 @@ def _member(node: ast.stmt) -> Iterator[str]:
         yield f"- `{node.target.id}: {ast.unparse(node.annotation)}{default}`"
     if isinstance(node, ast.FunctionDef) and (_makes(node) or not node.name.startswith("_")):
         marks = {ast.unparse(mark) for mark in node.decorator_list}
-        if "property" in marks:
+        if marks & {"property", "cached_property"}:
             yield f"- `{node.name}: {_type(node.returns)}`: {_prose(ast.get_docstring(node), whole=False)}"
         elif "overload" not in marks:
             yield f"- {_signed(node)}"

@@ -20,6 +20,7 @@ from batchsched.lines import CHAT
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
+    import pyarrow as pa
 
     from batchsched.client.asynchronous import AsyncBatches
 
@@ -70,6 +71,10 @@ class AsyncRun(Numbered):
     async def to_polars(self) -> pl.DataFrame:
         """A row for each request, when all are answered. Raises MissingExtra where polars is not installed."""
         return await self.results().to_polars()
+
+    async def to_arrow(self) -> pa.Table:
+        """A row for each request, when all are answered. Raises MissingExtra where pyarrow is not installed."""
+        return await self.results().to_arrow()
 
     async def cancel(self) -> Batch:
         """Ask for its end; what is done is kept."""

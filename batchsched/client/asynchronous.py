@@ -6,18 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import IO, TypeVar, Unpack
+from typing import IO, TYPE_CHECKING, TypeVar, Unpack
 
-from batchsched.client import calls, forecasts, plans, profiles, windows
+from batchsched.client import calls
 from batchsched.client.answers import OutputLine
 from batchsched.client.async_runs import AsyncRunner
 from batchsched.client.calls import BatchOptions, Call, Changes, PlotFormat, SliceBy, Slices
-from batchsched.client.forecasts import Backfilled, Forecast, ForecastFeed, Imported, Skill, Trained, Which
 from batchsched.client.frames import AsyncResults
-from batchsched.client.plans import Plan, PoolStatus, Question, Replayed, Shifting, WhatIf
-from batchsched.client.profiles import Profiles
-from batchsched.client.recurring import AsyncSchedules
 from batchsched.client.results import (
     Batch,
     Books,
@@ -29,9 +26,16 @@ from batchsched.client.results import (
     RequestShare,
 )
 from batchsched.client.showing import watch
-from batchsched.client.windows import Window, WindowOptions
 from batchsched.errors import BatchschedError
 from batchsched.transport import AsyncTransport
+
+if TYPE_CHECKING:
+    from batchsched.client.forecasting import AsyncForecasts
+    from batchsched.client.operating import AsyncPlans, AsyncPools
+    from batchsched.client.plans import Plan
+    from batchsched.client.profiles import Profiles
+    from batchsched.client.recurring import AsyncSchedules
+    from batchsched.client.windowing import AsyncWindows
 
 T = TypeVar("T")
 
@@ -58,11 +62,41 @@ class AsyncClient(AsyncRunner):
         self.files = AsyncFiles(self)
         self.batches = AsyncBatches(self)
         self.models = AsyncModels(self)
-        self.forecasts = AsyncForecasts(self)
-        self.windows = AsyncWindows(self)
-        self.schedules = AsyncSchedules(self)
-        self.plans = AsyncPlans(self)
-        self.pools = AsyncPools(self)
+
+    @cached_property
+    def forecasts(self) -> AsyncForecasts:
+        """What is known of the grid. It is imported when it is first used, as are those below."""
+        from batchsched.client.forecasting import AsyncForecasts
+
+        return AsyncForecasts(self)
+
+    @cached_property
+    def windows(self) -> AsyncWindows:
+        """When pools are open."""
+        from batchsched.client.windowing import AsyncWindows
+
+        return AsyncWindows(self)
+
+    @cached_property
+    def schedules(self) -> AsyncSchedules:
+        """Jobs that recur."""
+        from batchsched.client.recurring import AsyncSchedules
+
+        return AsyncSchedules(self)
+
+    @cached_property
+    def plans(self) -> AsyncPlans:
+        """Questions to the plan, and whether it shifts work."""
+        from batchsched.client.operating import AsyncPlans
+
+        return AsyncPlans(self)
+
+    @cached_property
+    def pools(self) -> AsyncPools:
+        """What computes."""
+        from batchsched.client.operating import AsyncPools
+
+        return AsyncPools(self)
 
     def with_options(self, *, timeout_s: float | None = None, max_retries: int | None = None) -> AsyncClient:
         """The same client with other patience: `client.with_options(timeout_s=5).batches.retrieve(...)`. Connections are shared,
@@ -76,11 +110,15 @@ class AsyncClient(AsyncRunner):
 
     async def plan(self) -> Plan:
         """The plan in force."""
+        from batchsched.client import plans
+
         found = await self.send(plans.plan())
         return found.drawn_by(lambda: plans.fetched(self._transport.another()))
 
     async def profiles(self) -> Profiles:
         """How fast and at what power each pool runs each model, and how long answers are."""
+        from batchsched.client import profiles
+
         return await self.send(profiles.profiles())
 
     async def report(self, start: datetime | None = None, end: datetime | None = None) -> Report:
@@ -268,7 +306,7 @@ class AsyncBatches:
         """Every result that is there, also while it runs; once it is done, the answers, then the errors. Match them by custom_id.
 
         With `follow`, results as they appear, until the batch is done; looks are at most `poll_s` apart, and a server that is
-        away for up to about `patience_s` is waited for. One by one, or `.to_pandas()`, `.to_polars()`.
+        away for up to about `patience_s` is waited for. One by one, or `.to_pandas()`, `.to_polars()`, `.to_arrow()`.
         """
         return AsyncResults(self._results(batch_id, follow, poll_s, patience_s))
 
@@ -322,155 +360,3 @@ class AsyncModels:
     async def list(self) -> tuple[Model, ...]:
         """The models that batches may name."""
         return await self._client.send(calls.models())
-
-
-class AsyncForecasts:
-    """`client.forecasts`."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
-
-    async def list(self) -> tuple[ForecastFeed, ...]:
-        """Who says what about which zone."""
-        return await self._client.send(forecasts.feeds())
-
-    async def retrieve(self, zone: str, **which: Unpack[Which]) -> Forecast:
-        """A zone's forecast as it is known now, or was known at `as_of`."""
-        return await self._client.send(forecasts.forecast(zone, which))
-
-    async def plot(self, zone: str, image_format: PlotFormat = "png", **which: Unpack[Which]) -> bytes:
-        """An image of it: the band, what came true, the present hour."""
-        return await self._client.send(forecasts.forecast_plot(zone, image_format, which))
-
-    async def import_file(self, file: str | Path, *, provider: str | None = None, signal: str | None = None) -> Imported:
-        """Put a file's forecasts and measurements into the server's archive, as known from now on.
-
-        `provider`: the name to keep them under, if not the file's own. `signal`: which to take, where the file has several.
-        """
-        path = Path(file)
-        with path.open("rb") as stream:  # noqa: ASYNC230 - httpx reads it block by block
-            return await self._client.send(forecasts.import_file(path, stream, provider, signal))
-
-    async def backfill(self, zone: str, start: datetime | str, end: datetime | str | None = None) -> tuple[Backfilled, ...]:
-        """Let the server ask the zone's sources what came true in [start, end), at most 31 days, and keep it.
-
-        It may take minutes. The end that is left out is now.
-        """
-        return await self._client.send(forecasts.backfill(zone, start, end))
-
-    async def train(self, zone: str) -> Trained:
-        """Let the server's own models learn a zone anew from what is known now; seconds to a minute."""
-        return await self._client.send(forecasts.train(zone))
-
-    async def evaluate(
-        self, zone: str, start: datetime | str | None = None, end: datetime | str | None = None
-    ) -> tuple[Skill, ...]:
-        """How good each provider's forecasts of [start, end) were (default: of the last four weeks), by days of lead."""
-        return await self._client.send(forecasts.evaluate(zone, start, end))
-
-    async def plot_evaluation(
-        self,
-        zone: str,
-        image_format: PlotFormat = "png",
-        start: datetime | str | None = None,
-        end: datetime | str | None = None,
-    ) -> bytes:
-        """An image of it: error and coverage by hours of lead."""
-        return await self._client.send(forecasts.evaluation_plot(zone, image_format, start, end))
-
-
-class AsyncWindows:
-    """`client.windows`. With `dry_run` nothing is kept: the answer says what would be."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
-
-    async def list(self) -> tuple[Window, ...]:
-        """All of them, each with its next opening."""
-        return await self._client.send(windows.every())
-
-    async def retrieve(self, name: str, *, openings: int = 10) -> Window:
-        """One of them, with so many openings to come."""
-        return await self._client.send(windows.one(name, openings))
-
-    async def add(
-        self, name: str, *, pool: str, cron: str, duration: str, dry_run: bool = False, **options: Unpack[WindowOptions]
-    ) -> Window:
-        """Make one: it opens when the cron line matches its clock, for that long."""
-        return await self._client.send(windows.add(name, pool, cron, duration, options, dry_run=dry_run))
-
-    async def remove(self, name: str, *, dry_run: bool = False) -> None:
-        """Remove one that the configuration does not declare. A pool without any is always open."""
-        await self._client.send(windows.remove(name, dry_run=dry_run))
-
-    async def pause(self, name: str, *, until: str | datetime | None = None, dry_run: bool = False) -> Window:
-        """Let it open nothing, until it is resumed or until then."""
-        return await self._client.send(windows.change(name, "pause", dry_run=dry_run, until=until))
-
-    async def resume(self, name: str, *, dry_run: bool = False) -> Window:
-        """Let it open again as it is declared; what was to be skipped is not."""
-        return await self._client.send(windows.change(name, "resume", dry_run=dry_run))
-
-    async def skip(self, name: str, *, count: int = 1, current: bool = False, dry_run: bool = False) -> Window:
-        """Leave out its next openings; with `current` end the one that is on instead."""
-        return await self._client.send(windows.change(name, "skip", dry_run=dry_run, count=count, current=current))
-
-    async def extend(
-        self, name: str, *, by: str | None = None, until: str | datetime | None = None, dry_run: bool = False
-    ) -> Window:
-        """Keep it open from now on: `by` so much longer than it would be, or `until` then. One of the two."""
-        return await self._client.send(windows.change(name, "extend", dry_run=dry_run, by=by, until=until))
-
-
-class AsyncPlans:
-    """`client.plans`. With `dry_run` nothing changes: the answer says what would be."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
-
-    async def plot(self, image_format: PlotFormat = "png") -> bytes:
-        """An image of the plan in force: pools by time, over intensity with its band."""
-        return await self._client.send(plans.plot(image_format))
-
-    async def what_if(self, **question: Unpack[Question]) -> WhatIf:
-        """What would be, were something another: grams by prices and by solving again, and who would be late. Nothing changes."""
-        return await self._client.send(plans.what_if(question))
-
-    async def replay(self, at: datetime | str | None = None, *, number: int | None = None) -> Replayed:
-        """The plan that was in force at an instant, or of that number (the last where neither is given), made again."""
-        return await self._client.send(plans.replay(at, number))
-
-    async def freeze(self, until: str | datetime | None = None, *, dry_run: bool = False) -> Shifting:
-        """Shift nothing more: work starts at once where there is room, the earliest deadline first."""
-        return await self._client.send(plans.freeze(until, dry_run=dry_run))
-
-    async def unfreeze(self, *, dry_run: bool = False) -> Shifting:
-        """Shift again."""
-        return await self._client.send(plans.unfreeze(dry_run=dry_run))
-
-
-class AsyncPools:
-    """`client.pools`. With `dry_run` nothing changes: the answer says what would be."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
-
-    async def list(self) -> tuple[PoolStatus, ...]:
-        """The pools, and how each stands."""
-        return await self._client.send(plans.pools())
-
-    async def cordon(
-        self, pool: str, *, since: str | datetime | None = None, until: str | datetime | None = None, dry_run: bool = False
-    ) -> PoolStatus:
-        """Lease nothing new to it and plan nothing there; what runs goes on. From now on and until it is opened, if not said."""
-        return await self._client.send(plans.close_pool(pool, "cordon", since, until, dry_run=dry_run))
-
-    async def drain(
-        self, pool: str, *, since: str | datetime | None = None, until: str | datetime | None = None, dry_run: bool = False
-    ) -> PoolStatus:
-        """Cordon it, and have what runs given back unfinished."""
-        return await self._client.send(plans.close_pool(pool, "drain", since, until, dry_run=dry_run))
-
-    async def open(self, pool: str, *, dry_run: bool = False) -> PoolStatus:
-        """Let it work again."""
-        return await self._client.send(plans.open_pool(pool, dry_run=dry_run))

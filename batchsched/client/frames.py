@@ -1,4 +1,4 @@
-"""Results one by one, and as tables. pandas and polars are imported only where they are asked for."""
+"""Results one by one, and as tables. pandas, polars and pyarrow are imported only where they are asked for."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from batchsched.errors import MissingExtra
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
+    import pyarrow as pa
 
 
 class Recorded(Protocol):
@@ -44,6 +45,10 @@ class Results(Generic[T]):
         """A row for each. Raises MissingExtra where polars is not installed."""
         return polars_frame(result.record() for result in self._source)
 
+    def to_arrow(self) -> pa.Table:
+        """A row for each. Raises MissingExtra where pyarrow is not installed."""
+        return arrow_table(result.record() for result in self._source)
+
 
 class AsyncResults(Generic[T]):
     """The same for asyncio."""
@@ -67,6 +72,11 @@ class AsyncResults(Generic[T]):
         needed("polars")
         return polars_frame([result.record() async for result in self._source])
 
+    async def to_arrow(self) -> pa.Table:
+        """A row for each. Raises MissingExtra where pyarrow is not installed."""
+        needed("pyarrow")
+        return arrow_table([result.record() async for result in self._source])
+
 
 def pandas_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Raises MissingExtra, before a record is read."""
@@ -84,6 +94,14 @@ def polars_frame(records: Iterable[dict[str, Any]]) -> pl.DataFrame:
     kinds = {name: polars.Int64 if name in INTEGERS else polars.String for name in columns if name != "embedding"}
     frame: pl.DataFrame = polars.DataFrame(columns, schema_overrides=kinds)
     return frame
+
+
+def arrow_table(records: Iterable[dict[str, Any]]) -> pa.Table:
+    """Raises MissingExtra, before a record is read."""
+    arrow = needed("pyarrow")
+    columns = _columns(records)
+    kinds = {name: arrow.int64() if name in INTEGERS else arrow.string() for name in columns if name != "embedding"}
+    return arrow.table({name: arrow.array(values, type=kinds.get(name)) for name, values in columns.items()})
 
 
 INTEGERS = ("index", "status_code", "input_tokens", "output_tokens")

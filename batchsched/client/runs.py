@@ -1,28 +1,22 @@
-"""Requests in, answers out in the same order: `run` and `map` of the blocking client."""
+"""Requests in, answers out in the same order: what `run` and `map` of the blocking client give."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from batchsched.client.answers import Answer, InOrder, answer
-from batchsched.client.calls import BatchOptions
 from batchsched.client.frames import Results
-from batchsched.client.loops import Loop
-from batchsched.client.requests import Asked, Writer, write
 from batchsched.client.results import Batch, Report
 from batchsched.client.showing import watch
-from batchsched.errors import InvalidRequest
-from batchsched.lines import CHAT
 
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
+    import pyarrow as pa
 
     from batchsched.client.blocking import Batches
 
-T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -95,6 +89,10 @@ class Run(Numbered):
         """A row for each request, when all are answered. Raises MissingExtra where polars is not installed."""
         return self.results().to_polars()
 
+    def to_arrow(self) -> pa.Table:
+        """A row for each request, when all are answered. Raises MissingExtra where pyarrow is not installed."""
+        return self.results().to_arrow()
+
     def cancel(self) -> Batch:
         """Ask for its end; what is done is kept."""
         return self._seen(self._batches.cancel(self.id))
@@ -156,78 +154,3 @@ class Mapped(Generic[R]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class Runner:
-    """`run`, `map` and `attach`, which `Client` has."""
-
-    batches: Batches
-
-    def run(
-        self,
-        requests: Iterable[Asked],
-        *,
-        model: str | None = None,
-        parameters: Mapping[str, Any] | None = None,
-        idempotency_key: str | None = None,
-        **options: Unpack[BatchOptions],
-    ) -> Run:
-        """Submit requests as one batch; iterate over what comes back for the answers, in the order of the requests.
-
-        A request is a prompt (str), the messages of a chat (list of dicts) or a whole body (dict). They are read once, one by
-        one, and streamed through a file on disk. `model` and `parameters` (`max_tokens`, `temperature`, ...) go into each body
-        that does not name them itself. With an `idempotency_key` it may be called again: the same key for the same requests gives
-        the same batch. Raises InvalidRequest, naming the request, before anything is submitted.
-        """
-        run = self._submit(requests, model, parameters, idempotency_key, options)
-        if run is None:
-            raise InvalidRequest("There are no requests, so there is nothing to run.", param="requests")
-        return run
-
-    @overload
-    def map(
-        self, function: Callable[[T], Generator[Asked, Answer, R]], items: Iterable[T], *,
-        model: str | None = None, parameters: Mapping[str, Any] | None = None, idempotency_key: str | None = None,
-        **options: Unpack[BatchOptions],
-    ) -> Mapped[R]: ...  # fmt: skip
-    @overload
-    def map(
-        self, function: Callable[[T], Asked], items: Iterable[T], *,
-        model: str | None = None, parameters: Mapping[str, Any] | None = None, idempotency_key: str | None = None,
-        **options: Unpack[BatchOptions],
-    ) -> Mapped[Answer]: ...  # fmt: skip
-    def map(
-        self,
-        function: Callable[[Any], Any],
-        items: Iterable[Any],
-        *,
-        model: str | None = None,
-        parameters: Mapping[str, Any] | None = None,
-        idempotency_key: str | None = None,
-        **options: Unpack[BatchOptions],
-    ) -> Mapped[Any]:
-        """One batch for all items, submitted now; the values in the order of the items, as they come.
-
-        `function` returns the request of an item, and the value is its `Answer`; or it yields the request, gets the `Answer`
-        there, and the value is what it returns. The rest is as with `run`.
-        """
-        loop = Loop[Any, Any](function)
-        run = self._submit(loop.requests(items), model, parameters, idempotency_key, options)
-        return Mapped(run, loop.value)
-
-    def attach(self, batch_id: str) -> Run:
-        """A batch that `run` or `map` made earlier, in this process or another."""
-        return Run(self.batches, self.batches.retrieve(batch_id))
-
-    def _submit(
-        self,
-        requests: Iterable[Asked],
-        model: str | None,
-        parameters: Mapping[str, Any] | None,
-        idempotency_key: str | None,
-        options: BatchOptions,
-    ) -> Run | None:
-        with TemporaryFile() as out:
-            if not write(requests, Writer(out, model, options.get("endpoint", CHAT), parameters)):
-                return None
-            return Run(self.batches, self.batches.create(file=out, idempotency_key=idempotency_key, **options))
