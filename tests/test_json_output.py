@@ -13,7 +13,8 @@ import pytest
 from batchsched.cli.main import cli, main
 from batchsched.cli.printed import PRINTED
 from batchsched.wire import PREFIX
-from tests.live import BASIC, LiveServer, live_server, requests
+from tests.live import BASIC, LiveServer, live_server, requests, wait_for
+from tests.test_simulate_compare import written
 from tools.json_page import schema_name, schemas
 from tools.make_docs import commands, top
 
@@ -21,13 +22,11 @@ DOCUMENT = schemas()
 ELSEWHERE = {
     "run": "tests/test_run.py runs it with an engine; tests/test_dry_run.py tries it",
     "profile run": "it needs an engine to itself: tests/test_profile_run.py",
-    "plan what-if": "tests/test_whatif.py asks it, and its route keeps to the same types",
-    "plan replay": "tests/test_replans.py asks it, and its route keeps to the same types",
-    "forecast train": "its route keeps to the same types: tests/test_forecast_learning.py",
-    "forecast backfill": "tests/test_forecast_feeding.py has sources that answer",
-    "simulate compare": "tests/test_simulate_compare.py has two runs to compare",
 }
 """Commands that are not run here, each with where they are."""
+
+
+MEASURED = "zone,start,end,realised\nNL,2026-05-01T06:00:00Z,2026-05-01T07:00:00Z,100\n"
 
 
 class Place:
@@ -45,12 +44,16 @@ class Place:
         self.open = server.until(server.submit(requests(2))["id"], "in_progress")["id"]
         self.other = server.until(server.submit(requests(2))["id"], "in_progress")["id"]
         self.key = server.post(f"{PREFIX}/keys", {"scopes": ["read"]})["id"]
+        self.runs = [str(written(folder / name, moved=name == "two")) for name in ("one", "two")]
+        wait_for(lambda: server.get(f"{PREFIX}/plan")["made_at"])
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("json")
-    with live_server(folder, BASIC, server__inputs_dir=str(folder), server__api_key="static") as server:
+    (folder / "station.csv").write_text(MEASURED)
+    settings = f'{BASIC}[forecast.sources.station]\nkind = "file"\npath = "{folder}/station.csv"\n'
+    with live_server(folder, settings, server__inputs_dir=str(folder), server__api_key="static") as server:
         server.http.headers["authorization"] = "Bearer static"
         yield Place(server, folder)
 
@@ -78,17 +81,20 @@ def calls(place: Place) -> dict[str, list[list[str]]]:
         "update": [[place.open, "--priority", "3"]],
         "cancel": [[place.other]],
         "retry": [[place.other]],
-        "plan show": [[]], "plan freeze": [["--until", "1h"]], "plan unfreeze": [[]],
+        "plan show": [[]], "plan what-if": [["--pool", "local=+1"]], "plan replay": [[]],
+        "plan freeze": [["--until", "1h"]], "plan unfreeze": [[]],
         "window add": [window], "window list": [[]], "window show": [["w"]], "window extend": [["w", "--by", "1h"]], **changed,
         "schedule add": [schedule], "schedule list": [[]], "schedule history": [["s"]],
         **{f"schedule {verb}": [["s"]] for verb in ("show", "pause", "resume", "remove")},
         "pool list": [[]], **{f"pool {verb}": [["local"]] for verb in ("cordon", "drain", "open")},
         "profile show": [[]], "profile compare": [["tiny"]],
         "forecast show": [["WORLD"]], "forecast zones": [[]], "forecast import": [[str(place.grid), "--provider", "mine"]],
-        "forecast evaluate": [[]],
+        "forecast evaluate": [[]], "forecast backfill": [["NL", "--from", "2026-05-01", "--to", "2026-05-02"]],
+        "forecast train": [["NL"]],
         "carbon hardware": [["T4"], []], "carbon compare": [["T4", "A100-40"]], "carbon crossover": [["T4"]],
-        "carbon what-if": [["T4"]], "carbon reproduce greenllm": [[]], "carbon reproduce ecoserve": [[]],
-        "simulate": [["--quick", "--days", "1", "--policy", "greedy", "--zones", "DE"]],
+        "carbon what-if": [["T4", "--stored", "5"], ["T4", "--preset", "greenllm"]],
+        "carbon reproduce greenllm": [[]], "carbon reproduce ecoserve": [[]],
+        "simulate": [["--quick", "--days", "1", "--policy", "greedy", "--zones", "DE"]], "simulate compare": [place.runs],
         "audit": [[]],
         "key create": [["--scope", "read"]], "key list": [[]], "key revoke": [[place.key]],
     }  # fmt: skip
@@ -105,7 +111,17 @@ def test_every_command_that_prints_json_has_a_schema() -> None:
 
 
 def validator(name: str) -> jsonschema_rs.Draft202012Validator:
-    return jsonschema_rs.Draft202012Validator({"$ref": f"#/$defs/{name}", "$defs": DOCUMENT["$defs"]})
+    return jsonschema_rs.Draft202012Validator({"$ref": f"#/$defs/{name}", "$defs": closed(DOCUMENT["$defs"])})
+
+
+def closed(schema: Any) -> Any:
+    """The same, but that no field may be there which it does not name: what is printed is told, all of it."""
+    if isinstance(schema, list):
+        return [closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {name: closed(one) for name, one in schema.items()}
+    return {**inner, "additionalProperties": False} if schema.get("type") == "object" and "properties" in schema else inner
 
 
 @pytest.mark.slow

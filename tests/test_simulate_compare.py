@@ -18,7 +18,7 @@ START = "2021-07-01T00:00:00Z"
 ABOUT = {"policy": "greedy", "start": START, "days": 1, "risk": 0.0, "grams": 30.0}
 
 
-def _written(folder: Path, *, moved: bool = False, start: str = START) -> Path:
+def written(folder: Path, *, moved: bool = False, start: str = START) -> Path:
     """A run of two batches; `moved`: the second one goes to the other pool, four hours later, after a plan more."""
     pool, at_s = ("q", 18000.0) if moved else ("p", 3600.0)
     records = Records()
@@ -35,7 +35,7 @@ def _written(folder: Path, *, moved: bool = False, start: str = START) -> Path:
 
 
 def test_a_run_is_like_itself(tmp_path: Path) -> None:
-    found = compared(_written(tmp_path / "a"), _written(tmp_path / "b"))
+    found = compared(written(tmp_path / "a"), written(tmp_path / "b"))
     assert found.same
     assert found.batches == []
     assert [(one.table, one.lines, one.in_both, one.first_s) for one in found.tables] == [
@@ -44,7 +44,7 @@ def test_a_run_is_like_itself(tmp_path: Path) -> None:
 
 
 def test_what_is_otherwise_is_found(tmp_path: Path) -> None:
-    found = compared(_written(tmp_path / "a"), _written(tmp_path / "b", moved=True))
+    found = compared(written(tmp_path / "a"), written(tmp_path / "b", moved=True))
     assert not found.same
     decisions, leases, completions, work = found.tables
     assert (decisions.lines, decisions.in_both, decisions.first_s) == ((2, 2), 1, 3600.0)
@@ -61,14 +61,14 @@ def test_what_is_otherwise_is_found(tmp_path: Path) -> None:
 
 def test_an_empty_run_has_its_tables_too(tmp_path: Path) -> None:
     Records().write(tmp_path / "a", Outcome("nothing").work, ABOUT)
-    found = compared(tmp_path / "a", _written(tmp_path / "b"))
+    found = compared(tmp_path / "a", written(tmp_path / "b"))
     assert [one.lines for one in found.tables] == [(0, 2)] * 4
     assert [one.grams for one in found.batches] == [(None, 20.0), (None, 10.0)]
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
-    _written(tmp_path / "out" / "greedy")
-    _written(tmp_path / "late", start="2021-07-02T00:00:00Z")
+    written(tmp_path / "out" / "greedy")
+    written(tmp_path / "late", start="2021-07-02T00:00:00Z")
     with pytest.raises(InvalidValue, match=r"no folder of one policy's run") as refused:
         compared(tmp_path / "out", tmp_path / "late")
     assert refused.value.hint == "Name one of those in it: greedy."
@@ -80,7 +80,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folders = [str(_written(tmp_path / "a")), str(_written(tmp_path / "b", moved=True))]
+    folders = [str(written(tmp_path / "a")), str(written(tmp_path / "b", moved=True))]
     with pytest.raises(SystemExit) as left:
         main(["simulate", "compare", *folders])
     assert left.value.code == 0

@@ -11,7 +11,6 @@ from batchsched.cli.carbon_options import CELLS, claims, form_of, model_option, 
 from batchsched.cli.carbon_reproduce import reproduce
 from batchsched.cli.carbon_whatif import compare, crossover, what_if
 from batchsched.cli.common import config_option, json_option, load, plain, print_facts, print_json, print_table
-from batchsched.cli.printed import Hardware
 
 if TYPE_CHECKING:
     from batchsched.carbon.hardware import Estimate
@@ -77,8 +76,10 @@ def _list(known: Catalogue, model: str, as_json: bool) -> None:
 
     made = Hardware(known, model)  # type: ignore[arg-type]  # click checked it
     if as_json:
+        from batchsched.cli.printed_library import Listed
+
         for gpu in known.gpus.values():
-            print_json({"gpu": plain(gpu), "embodied": plain(made.gpu(gpu.name))})
+            print_json(Listed(gpu, made.gpu(gpu.name)))
         return
     heads = (
         "GPU",
@@ -131,8 +132,9 @@ def _show(
     as_json: bool,
 ) -> None:
     if as_json:
-        made = tuple(map(plain, estimates))
-        print_json(Hardware(plain(thing), made, crossings and plain(crossings), _sources(thing, estimates, known)))
+        from batchsched.cli.printed_library import Hardware
+
+        print_json(Hardware(plain(thing), tuple(estimates), crossings, _sources(thing, estimates, known)))
         return
     click.echo(f"{thing.name}: {thing.title}\n")
     # What the model `published` is made of is told with the models.

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchsched.cli.carbon_options import model_option, number, picture_option, three
-from batchsched.cli.common import Number, config_option, json_option, load, need, plain, print_json, print_table, say
-from batchsched.cli.printed import Column, Crossing
+from batchsched.cli.common import Number, config_option, json_option, load, need, print_json, print_table, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,8 +70,10 @@ def compare(
 
         draw(columns, terms, plot)
     if as_json:
+        from batchsched.cli.printed_library import Column
+
         for column in columns:
-            print_json(Column(*[plain(column[name]) for name in ("gpu", "embodied", "model", "hour")]))
+            print_json(Column(**column))
         return
     print_table(("", *(gpu.name for gpu in gpus)), _rows(columns, chosen))
     for gpu in gpus:
@@ -132,7 +133,9 @@ def crossover(
     kgs |= {f"[{one.source}]": Range(*[one.value] * 3) for one in said}
     found = {by: one for by, kg in kgs.items() if (one := hour(gpu, kg, terms))}
     if as_json:
-        print_json(Crossing(gpu.name, plain(terms), {by: plain(one) for by, one in found.items()}))
+        from batchsched.cli.printed_library import Crossing
+
+        print_json(Crossing(gpu.name, terms, found))
         return
     notes = {f"[{one.source}]": one.note for one in said}
     print_table(
@@ -221,8 +224,11 @@ def _what_if(
     loaded: Loaded,
     as_json: bool,
 ) -> None:
+    from msgspec.structs import asdict
+
     from batchsched.carbon.models import MODELS
     from batchsched.carbon.whatif import hour
+    from batchsched.cli.printed_library import Supposed
 
     chosen = model or loaded.settings.carbon.embodied_model
     made = MODELS[chosen](gpu, loaded.catalogue)  # type: ignore[index]
@@ -230,8 +236,8 @@ def _what_if(
     for grid, terms in asked:
         found, data = hour(gpu, made.kg, terms), _keeping(kept, terms, loaded.catalogue)
         if as_json:
-            said = plain(found) if found else {"terms": plain(terms)}
-            print_json({"gpu": gpu.name, "model": chosen, "grid": grid, **said, "storage": plain(data)})
+            said: dict[str, Any] = asdict(found) if found else {"terms": terms}
+            print_json(Supposed(gpu.name, chosen, grid, storage=data, **said))
             continue
         held = [grid, f"{terms.lifetime_years:g}", f"{terms.pue:g}", terms.policy, f"{terms.utilisation:.0%}"]
         keeping_g = [f"{data.operational_g:.4g}", three(data.embodied_g)] if data else ["unknown", "unknown"]
@@ -278,8 +284,11 @@ def _grams(found: Hour | None) -> list[str]:
 
 
 def _as_printed(gpu: Gpu, grids: list[tuple[str, float]], busy: tuple[float, ...], power: float | None, as_json: bool) -> None:
+    from msgspec.structs import asdict
+
     from batchsched.carbon.presets import greenllm
     from batchsched.carbon.whatif import powers_w
+    from batchsched.cli.printed_library import AsPaper
 
     watts = powers_w(gpu, power)
     rows: list[list[str]] = []
@@ -292,7 +301,7 @@ def _as_printed(gpu: Gpu, grids: list[tuple[str, float]], busy: tuple[float, ...
         if found is None:
             raise click.UsageError(f"GreenLLM's Table 1 has no {gpu.name}; it has T4, V100 and A100-40.")
         if as_json:
-            print_json({"gpu": gpu.name, "preset": "greenllm", "intensity_g_per_kwh": at, "utilisation": share, **plain(found)})
+            print_json(AsPaper(gpu=gpu.name, preset="greenllm", intensity_g_per_kwh=at, utilisation=share, **asdict(found)))
             continue
         left = (found.unallocated_operational_g, found.unallocated_embodied_g)
         figures = (found.operational_g, found.embodied_g, found.total_g, *left)

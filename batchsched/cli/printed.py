@@ -15,11 +15,12 @@ Level = Literal["ok", "warning", "broken"]
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What one check of `doctor` found."""
+    """What one check of `doctor` found. `next_step`: what to do about it, empty where nothing is to be done."""
 
     check: str
     level: Level
     text: str
+    next_step: str = ""
 
 
 class Examined(msgspec.Struct, frozen=True):
@@ -123,6 +124,16 @@ class Shown(msgspec.Struct, frozen=True):
     answers: tuple[dict[str, Any], ...]
 
 
+class Compared(msgspec.Struct, frozen=True):
+    """One pool beside others: what it takes for the requests on one replica, and at the grid's intensity of this hour."""
+
+    pool: str
+    seconds: float
+    energy_j: float
+    g_per_kwh: float | None
+    grams: float | None
+
+
 class Beside(msgspec.Struct, frozen=True):
     """Pools side by side, the best first."""
 
@@ -130,58 +141,18 @@ class Beside(msgspec.Struct, frozen=True):
     requests: int
     input_tokens: int
     output_tokens: float
-    pools: tuple[dict[str, Any], ...]
+    pools: tuple[Compared, ...]
 
 
-class Policy(msgspec.Struct, frozen=True):
-    """What one way to decide came to. `saved`, `captured`: shares, null where nothing can be said."""
+class Setting(msgspec.Struct, frozen=True):
+    """A setting, and who set it."""
 
-    policy: str
-    simulated: bool
-    saved: float | None
-    captured: float | None
+    value: Any
+    origin: str
 
 
-class Simulated(msgspec.Struct, frozen=True):
-    """`simulate`: what it rests on, and how each policy did."""
-
-    days: int
-    seed: int
-    zones: tuple[str, ...]
-    remarks: tuple[str, ...]
-    policies: tuple[Policy, ...]
-
-
-class Column(msgspec.Struct, frozen=True):
-    """One GPU of `carbon compare`."""
-
-    gpu: dict[str, Any]
-    embodied: dict[str, Any]
-    model: str
-    hour: dict[str, Any] | None
-
-
-class Crossing(msgspec.Struct, frozen=True):
-    """`carbon crossover`."""
-
-    gpu: str
-    terms: dict[str, Any]
-    crossover: dict[str, dict[str, Any]]
-
-
-class Hardware(msgspec.Struct, frozen=True):
-    """One GPU, server or part."""
-
-    hardware: dict[str, Any]
-    embodied: tuple[dict[str, Any], ...]
-    crossover: dict[str, Any] | None
-    sources: dict[str, str]
-
-
-class Supposed(msgspec.Struct, frozen=True):
-    """An hour of a GPU under some terms."""
-
-    gpu: str
+ByKey = dict[str, Setting]
+"""Settings by their dotted keys."""
 
 
 class Printed(NamedTuple):
@@ -190,6 +161,10 @@ class Printed(NamedTuple):
     kind: str
     many: bool = False
     when: str = ""
+
+
+def _library(name: str, *, many: bool = False, when: str = "") -> Printed:
+    return Printed(f"cli.printed_library:{name}", many, when)
 
 
 def _own(name: str, *, many: bool = False, when: str = "") -> Printed:
@@ -207,7 +182,7 @@ PRINTED: dict[str, tuple[Printed, ...]] = {
     "run": (_own("Ran"), _own("WouldRun", when="--dry-run")),
     "doctor": (_own("Examined"),),
     "validate": (_own("Validated"),),
-    "config show": (Printed("settings:Settings"), Printed("", when="--origin: by dotted key, `value` and `origin`")),
+    "config show": (Printed("settings:Settings"), _own("ByKey", when="--origin")),
     "top": (Printed("cli.glance:Glance"),),
     "submit": (*_BATCH, _own("Submittable", when="--dry-run")),
     "list": (Printed("client.results:Batch", many=True),),
@@ -235,21 +210,29 @@ PRINTED: dict[str, tuple[Printed, ...]] = {
     "schedule history": (Printed("client.schedules:Release", many=True),),
     **dict.fromkeys((f"pool {verb}" for verb in ("list", "cordon", "drain", "open")), _POOL),
     "profile show": (_own("Shown"),),
-    "profile compare": (_own("Beside"), Printed("", when="--at-rates: `loads`, each with the pools that were measured")),
-    "profile run": (Printed("", when="`probes`, `phases` and `kept_in`, the file of every trial"),),
+    "profile compare": (_own("Beside"), Printed("cli.profile_choice:AtRates", when="--at-rates")),
+    "profile run": (_library("Measured"),),
     "forecast show": (Printed("client.forecasts:Forecast"),),
     "forecast zones": (Printed("client.forecasts:ForecastFeed", many=True),),
     "forecast import": (Printed("client.forecasts:Imported"),),
     "forecast backfill": (_own("Filled", many=True),),
     "forecast train": (Printed("client.forecasts:Trained", many=True),),
     "forecast evaluate": (Printed("client.forecasts:Skill", many=True),),
-    "carbon hardware": (_own("Hardware"), Printed("", many=True, when="without a NAME: `gpu` and `embodied`, or a part")),
-    "carbon compare": (_own("Column", many=True),),
-    "carbon crossover": (_own("Crossing"),),
-    "carbon what-if": (_own("Supposed", many=True),),
+    "carbon hardware": (
+        _library("Hardware"),
+        _library("Listed", many=True, when="without a NAME"),
+        Printed("catalogue:Host", many=True, when="--parts, a server"),
+        Printed("catalogue:Part", many=True, when="--parts, a part of one"),
+    ),
+    "carbon compare": (_library("Column", many=True),),
+    "carbon crossover": (_library("Crossing"),),
+    "carbon what-if": (_library("Supposed", many=True), _library("AsPaper", many=True, when="--preset")),
     "carbon reproduce greenllm": (Printed("carbon.reproduce_greenllm:Reproduction"),),
     "carbon reproduce ecoserve": (Printed("carbon.reproduce_ecoserve:Reproduction"),),
-    "simulate": (_own("Simulated"),),
+    "simulate": (
+        Printed("cli.printed_simulated:Simulated"),
+        Printed("cli.printed_simulated:SimulatedPast", when="--from-archive"),
+    ),
     "simulate compare": (Printed("simulate.comparing:Comparison"),),
     "audit": (Printed("client.audit:Entry", many=True),),
     "key create": (_KEY,),

@@ -9,8 +9,8 @@ import click
 
 from batchsched.carbon.operational import operational_g
 from batchsched.cli.common import Connect, json_option, need, plain, print_json, print_table, say, server_options, when
-from batchsched.cli.printed import Beside, Shown
-from batchsched.cli.profile_choice import choices, intensity_now, show_choices
+from batchsched.cli.printed import Beside, Compared, Shown
+from batchsched.cli.profile_choice import AtRates, choices, intensity_now, show_choices
 from batchsched.cli.profile_run import run
 from batchsched.errors import NotFound
 
@@ -119,7 +119,7 @@ def compare(
         need("server")
         with connect() as client:
             chosen_at = choices(client, {model, *also})
-        print_json({"loads": chosen_at}) if as_json else show_choices(chosen_at)
+        print_json(AtRates(tuple(chosen_at))) if as_json else show_choices(chosen_at)
         return
     prompt = 500 if input_tokens is None else input_tokens
     with connect() as client:
@@ -129,9 +129,8 @@ def compare(
         zones = {one.zone: intensity_now(client, one.zone) for one in chosen}
     sides = sorted((Side.of(one, zones[one.zone], 1000 * prompt, 1000 * answer) for one in chosen), key=Side.order)
     if as_json:
-        pools = [{name: value for name, value in side._asdict().items() if name != "known"} for side in sides]
-        pools = [{"pool": side.known.pool, **row} for side, row in zip(sides, pools, strict=True)]
-        print_json(Beside(model, 1000, prompt, answer, tuple(map(plain, pools))))
+        pools = [Compared(one.known.pool, one.seconds, one.energy_j, one.g_per_kwh, one.grams) for one in sides]
+        print_json(Beside(model, 1000, prompt, answer, tuple(pools)))
         return
     say(f"1,000 requests of {prompt} tokens in and {answer:.0f} out, on one replica, now:")
     least_j = min(side.energy_j for side in sides)

@@ -27,6 +27,12 @@ class LoadChoice(msgspec.Struct, frozen=True):
     estimated: bool
 
 
+class AtRates(msgspec.Struct, frozen=True):
+    """`profile compare --at-rates`: load by load."""
+
+    loads: tuple[LoadChoice, ...]
+
+
 def choices(client: Client, models: Collection[str]) -> list[LoadChoice]:
     """By what was measured at rates, with these models. Raises NotFound where nothing was."""
     from batchsched.client.profiles import trials

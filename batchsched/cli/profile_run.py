@@ -116,7 +116,9 @@ def _report(profiled: Profiled, bound: float, server: Server, *, as_json: bool) 
     summaries = [summarise(trials, bound, slos.get(trials[0].probe.name.partition(" ")[0])) for trials in measured]
     split = phases([trial for trials in measured for trial in trials])
     if as_json:
-        print_json({"probes": summaries, "phases": split, "kept_in": str(profiled.path)})
+        from batchsched.cli.printed_library import Measured
+
+        print_json(Measured(tuple(summaries), split, str(profiled.path)))
     else:
         _show(summaries, split)
     say(f"Every trial is kept in {profiled.path}.")
