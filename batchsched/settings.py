@@ -281,17 +281,12 @@ def load(path: Path | None = None, *, env: Mapping[str, str] | None = None, flag
             _put(tree, key, value, where)
             origins[key] = "command line"
     settings = _convert(tree, where)
-    own = _own_catalogue(settings, origins, path)
+    beside = path.parent if path and origins.get("carbon.catalogue") == str(path) else Path()
+    own = merged(beside / settings.carbon.catalogue) if settings.carbon.catalogue else None
     _cross_check(settings, where, own)
     models, pools = variants.resolved(settings.models), variants.placed(settings.models, settings.pools)
     settings = msgspec.structs.replace(settings, models=models, pools=pools)
     return Loaded(settings, origins, path, own)
-
-
-def _own_catalogue(settings: Settings, origins: Mapping[str, str], path: Path | None) -> Catalogue | None:
-    """Ours with the user's own over it; a relative path in the configuration file counts from that file's folder."""
-    named, beside = settings.carbon.catalogue, origins.get("carbon.catalogue") == str(path)
-    return merged(path.parent / named if path and beside else Path(named)) if named else None
 
 
 def find(env: Mapping[str, str]) -> Path | None:

@@ -17,7 +17,8 @@ from tests.live import BASIC, LiveServer, live_server, requests
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with live_server(tmp_path_factory.mktemp("completion"), BASIC) as running:
+    folder = tmp_path_factory.mktemp("completion")
+    with live_server(folder, BASIC, server__inputs_dir=str(folder)) as running:
         yield running
 
 
@@ -61,6 +62,9 @@ def test_what_the_server_knows_is_offered(server: LiveServer) -> None:
     assert offered(server.url, "show", "other") == []
     assert offered(server.url, "pool", "drain", "") == ["local"]
     assert offered(server.url, "window", "skip", "ni") == ["nights"]
+    job = {"name": "evaluation", "cron": "0 20 * * *", "file": "in.jsonl", "batchsched": {"deadline": "2h"}}
+    server.post(f"{PREFIX}/schedules", job)
+    assert offered(server.url, "schedule", "history", "ev") == ["evaluation"]
     assert offered(server.url, "submit", "f", "--model", "") == ["tiny"]
 
 

@@ -15,12 +15,13 @@ import click
 import pytest
 
 from batchsched.cli import exits
-from batchsched.cli.main import cli, main
+from batchsched.cli.main import cli
 from batchsched.client import Client
 from batchsched.queue import audit
 from batchsched.queue.tenancy import ANY
 from batchsched.testing import FakeServer
 from batchsched.wire import PREFIX
+from tests.commands import call
 from tests.live import BASIC, LiveServer, live_server, requests
 from tools.make_docs import commands, top
 
@@ -56,13 +57,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 def batch_id(server: LiveServer) -> str:
     made: str = server.until(server.submit(requests(3))["id"], "in_progress")["id"]
     return made
-
-
-def call(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    assert isinstance(stop.value.code, int)
-    return stop.value.code
 
 
 def whole() -> dict[str, click.Command]:
@@ -155,7 +149,11 @@ def test_a_key_is_only_seen_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_submission_is_only_checked(server: LiveServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "in.jsonl"
     file.write_bytes(requests(3))
-    before = server.get("/v1/files")["data"], server.get("/v1/batches")["data"]
+
+    def there() -> list[str]:
+        return [one["id"] for kind in ("files", "batches") for one in server.get(f"/v1/{kind}")["data"]]
+
+    before = there()
     submit = ["submit", str(file), "--deadline", "6h", "--dry-run", "--server", server.url]
     assert call(*submit) == exits.OK
     said = capsys.readouterr()
@@ -167,7 +165,7 @@ def test_a_submission_is_only_checked(server: LiveServer, tmp_path: Path, capsys
     file.write_bytes(requests(1).replace(b'"tiny"', b'"giant"'))
     assert call(*submit) == exits.USAGE
     assert "model_not_found" in capsys.readouterr().out
-    assert (server.get("/v1/files")["data"], server.get("/v1/batches")["data"]) == before
+    assert there() == before
 
 
 def test_init_prints_what_it_would_write(

@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 
 from batchsched.cli.glance import GridNow
-from batchsched.cli.main import main
 from batchsched.cli.top_view import bars, hourly, rooms_of
 from batchsched.client.forecasts import ForecastSlot
 from batchsched.units import from_iso
 from batchsched.wire import PREFIX
+from tests.commands import call
 from tests.live import EVENING, LiveServer, live_server, requests
 
 NIGHTS = {"name": "nights", "pool": "local", "cron": "0 22 * * *", "duration": "8h"}
@@ -40,15 +40,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         yield running
 
 
-def call(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main(["top", *arguments])
-    assert isinstance(stop.value.code, int)
-    return stop.value.code
-
-
 def test_a_pipe_gets_it_once_as_lines_of_cells(server: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("--server", server.url) == 0
+    assert call("top", "--server", server.url) == 0
     first, *parts = capsys.readouterr().out.split("\n\n")
     assert first.startswith(f"batchsched at {server.url}; ")
     assert "0 batches run, 1 wait" in first
@@ -65,7 +58,7 @@ def test_a_pipe_gets_it_once_as_lines_of_cells(server: LiveServer, capsys: pytes
 
 
 def test_json_has_what_the_tables_rest_on(server: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("--server", server.url, "--json") == 0
+    assert call("top", "--server", server.url, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert [one["id"] for one in found["pools"]] == ["local"]
     assert [one["id"] for one in found["windows"]] == ["nights"]
@@ -81,7 +74,7 @@ def test_a_key_that_may_only_read_sees_batches_and_the_grid(
         keyed.http.headers["authorization"] = "Bearer static"
         key = keyed.post(f"{PREFIX}/keys", {"scopes": ["read"]})["key"]
         monkeypatch.setenv("BATCHSCHED_SERVER_API_KEY", key)
-        assert call("--server", keyed.url) == 0
+        assert call("top", "--server", keyed.url) == 0
     said = capsys.readouterr()
     assert "need a key with the scope `operate`" in said.err
     assert "\npools" not in said.out
@@ -89,7 +82,7 @@ def test_a_key_that_may_only_read_sees_batches_and_the_grid(
 
 def test_a_server_that_is_away_at_first_means_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("batchsched.transport.time.sleep", lambda _: None)
-    assert call("--server", "http://127.0.0.1:9", "--once") == 75
+    assert call("top", "--server", "http://127.0.0.1:9", "--once") == 75
 
 
 class Terminal:

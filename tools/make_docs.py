@@ -17,7 +17,7 @@ import msgspec
 
 from batchsched import engines, errors, feeds, settings
 from batchsched.cli import exits
-from batchsched.cli.main import cli
+from batchsched.cli.main import COMMANDS, cli
 from batchsched.fleet import GPU_TYPES, Draft, HostCpu, Launch, Pool, PoolWindow, ServedModel, Site, Slo, Window
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS, TERMINAL
 from tools import json_page, sdk_page
@@ -96,16 +96,25 @@ def cli_page() -> str:
     """Every command with its help."""
     helps = [f"## {path}\n\n```\n{command.get_help(context)}\n```\n" for path, command, context in commands(cli, top())]
     codes = table(["exit code", "meaning"], [[str(code), meaning] for code, meaning in exits.MEANING.items()])
+    words = table(["command", "what it does"], [[f"`{name}`", text] for name, (_, text) in COMMANDS.items()])
     return f"""# Commands
 
 {NOTE}
+{words}
 - Every command that reads has `--json`: one object, or one a line, and nothing else on stdout ([which fields](json.md)).
+- `--quiet` (`-q`) says nothing but results and errors: no progress, no remarks. Of what has a name it leaves the name: `submit
+  -q` prints the id, `list -q` one a line, for `xargs`.
+- `--watch` of `list`, `show`, `pool list`, `window list` and `schedule list` looks again every 2 seconds: drawn anew on a
+  terminal, elsewhere a JSON object a line whenever one is new or changed. `show` ends with its batch, the others by Ctrl-C.
+  `top` shows it all.
+- What cannot be undone (`cancel`, `window remove`, `schedule remove`, `key revoke`) asks first on a terminal, unless `--yes`
+  (`-y`) is given; in scripts nothing is asked.
 - Tables are drawn and coloured on a terminal only; elsewhere they are lines with tabs. `NO_COLOR=1` takes the colours away.
 - `-` is standard input where a file is taken, and standard output where one is given; all else then goes to stderr.
 - `--dry-run` on what changes something: all is checked, and what would be is shown. `key create`, `forecast import`, `backfill`
   and `train` have none, for they only add; `serve`, `worker`, `demo` and `profile run` run until they are done or stopped.
 - `eval "$(batchsched completion bash)"` (or zsh; fish: `batchsched completion fish | source`) lets the shell complete commands,
-  batch ids, pools, windows, zones and models.
+  batch ids, pools, windows, schedules, zones and models.
 - Errors say what is wrong and what to do; `batchsched --debug COMMAND` adds the traceback.
 
 {codes}

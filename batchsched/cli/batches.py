@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,15 @@ from batchsched.cli.common import (
     json_option,
     plain,
     print_json,
-    print_table,
+    print_list,
     say,
     server_options,
     show_batch,
+    show_many,
+    sure,
+    watch_option,
     when,
+    yes_option,
 )
 
 if TYPE_CHECKING:
@@ -30,16 +35,16 @@ if TYPE_CHECKING:
 
 @click.command("list")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Show at most this many.")
+@watch_option
 @json_option
 @server_options
-def list_(limit: int, as_json: bool, connect: Connect) -> None:
+def list_(limit: int, watch: bool, as_json: bool, connect: Connect) -> None:
     """List batches, newest first. With --json: one object a line."""
     with connect() as client:
-        batches = list(itertools.islice(client.batches.list(), limit))
-    if as_json:
-        for batch in batches:
-            print_json(batch)
-        return
+        show_many(lambda: list(itertools.islice(client.batches.list(), limit)), _listed, as_json=as_json, watch=watch)
+
+
+def _listed(batches: Sequence[Batch]) -> None:
     rows = [
         (
             batch.id,
@@ -52,7 +57,7 @@ def list_(limit: int, as_json: bool, connect: Connect) -> None:
         )
         for batch in batches
     ]
-    print_table(("id", "status", "model", "done", "failed", "deadline", "submitted"), rows)
+    print_list(("id", "status", "model", "done", "failed", "deadline", "submitted"), rows)
 
 
 def _mark(batch: Batch) -> str:
@@ -64,12 +69,18 @@ def _mark(batch: Batch) -> str:
 
 
 @click.command()
+@watch_option
 @about_one
-def show(batch_id: str, as_json: bool, connect: Connect) -> None:
-    """Show one batch: status, progress, verdict, carbon."""
+def show(batch_id: str, watch: bool, as_json: bool, connect: Connect) -> None:
+    """Show one batch: status, progress, verdict, carbon. With --watch: until it is done."""
     with connect() as client:
-        batch = client.batches.retrieve(batch_id)
-    show_batch(batch, as_json)
+        show_many(
+            lambda: [client.batches.retrieve(batch_id)],
+            lambda found: show_batch(found[0], as_json),
+            as_json=as_json,
+            watch=watch,
+            until=lambda found: found[0].done,
+        )
 
 
 @click.command()
@@ -142,12 +153,16 @@ def _write(client: Client, batch: Batch, out: Path) -> list[str]:
 
 
 @click.command()
+@yes_option
 @changes_one
-def cancel(batch_id: str, dry_run: bool, as_json: bool, connect: Connect) -> None:
+def cancel(batch_id: str, yes: bool, dry_run: bool, as_json: bool, connect: Connect) -> int:
     """Cancel a batch. Requests in flight may finish; what is done is kept."""
+    if not dry_run and not sure(f"Cancel batch {batch_id}?", yes=yes):
+        return exits.FAILURE
     with connect() as client:
         batch = client.batches.cancel(batch_id, dry_run=dry_run)
     show_batch(batch, as_json, dry_run=dry_run)
+    return exits.OK
 
 
 @click.command()

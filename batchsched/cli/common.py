@@ -6,24 +6,28 @@ import functools
 import gc
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from batchsched.cli.completing import batch_ids
+from batchsched.cli.manners import quiet
 from batchsched.errors import MissingExtra
 
 if TYPE_CHECKING:
+    from batchsched.cli.watching import Named
     from batchsched.client import Batch, Client
     from batchsched.settings import Loaded
 
 Connect = Callable[[], "Client"]
+T = TypeVar("T", bound="Named")
 
 # One package of each extra that nothing else brings.
 EXTRAS = {
@@ -37,6 +41,10 @@ config_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, and nothing else.")
 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing; show what would be.")
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask first; elsewhere than on a terminal nothing is asked.")
+watch_option = click.option(
+    "--watch", is_flag=True, help="Look again every 2 s: drawn anew on a terminal, elsewhere an object a line when it changes."
+)
 
 
 @contextmanager
@@ -98,8 +106,32 @@ def show_batch(batch: Batch, as_json: bool, *, dry_run: bool = False) -> None:
         say(f"Nothing is changed. Batch {batch.id} would be as follows.")
     if as_json:
         print_json(batch)
+    elif quiet():
+        click.echo(batch.id)
     else:
         print_facts(summary(batch))
+
+
+def show_many(
+    look: Callable[[], Sequence[T]],
+    draw: Callable[[Sequence[T]], None],
+    *,
+    as_json: bool,
+    watch: bool,
+    until: Callable[[Sequence[T]], bool] | None = None,
+) -> None:
+    """What is there: as JSON one object a line, for people as `draw` prints it; with `watch` again and again (watching.py)."""
+    if watch:
+        from batchsched.cli.watching import watch as watched
+
+        watched(look, draw, as_json=as_json, until=until)
+        return
+    found = look()
+    if as_json:
+        for one in found:
+            print_json(one)
+    else:
+        draw(found)
 
 
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -118,13 +150,18 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return connected
 
 
+def lacking(extra: str) -> list[str]:
+    """Those packages of an extra that are not installed."""
+    return [name for name in EXTRAS[extra] if find_spec(name) is None]
+
+
 def need(*extras: str) -> None:
     """Say which extra to install, where a part is missing."""
-    lacking = [extra for extra in extras if any(find_spec(name) is None for name in EXTRAS[extra])]
-    if lacking:
+    missing = [extra for extra in extras if lacking(extra)]
+    if missing:
         raise MissingExtra(
-            f"This command needs batchsched's {' and '.join(lacking)} part, which is not installed.",
-            hint=f"pip install 'batchsched[{','.join(lacking)}]'",
+            f"This command needs batchsched's {' and '.join(missing)} part, which is not installed.",
+            hint=f"pip install 'batchsched[{','.join(missing)}]'",
         )
 
 
@@ -180,7 +217,18 @@ def print_json(thing: Any) -> None:
 
 def say(text: str) -> None:
     """A word for people, on stderr, out of the way of what is piped."""
-    click.echo(text, err=True)
+    if not quiet():
+        click.echo(text, err=True)
+
+
+def sure(question: str, *, yes: bool) -> bool:
+    """Is what cannot be undone to be done? People at a terminal are asked, unless they said so; a script has thought before."""
+    if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    agreed = click.confirm(question, err=True)
+    if not agreed:
+        say("Nothing is changed.")
+    return agreed
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -195,7 +243,22 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(*headings, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    Console().print(table, markup=False)
+    console = Console() if coloured() else Console(color_system=None)
+    console.print(table, markup=False)
+
+
+def coloured() -> bool:
+    """May stdout have colours? On a terminal, unless NO_COLOR is set."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def print_list(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table of things that have a name, which is the first column: with `--quiet` the names alone."""
+    if not quiet():
+        print_table(headings, rows)
+        return
+    for name, *_ in rows:
+        click.echo(name)
 
 
 def print_facts(facts: Iterable[tuple[str, str | None]]) -> None:

@@ -45,6 +45,7 @@ def _batches(client: Client) -> Iterable[tuple[str, str]]:
 
 batch_ids = _offer(_batches)
 pool_names = _offer(lambda client: ((one.id, f"{one.gpu}, {one.state}") for one in client.pools.list()))
+schedule_names = _offer(lambda client: ((one.id, f"{one.cron}, {one.file}") for one in client.schedules.list()))
 window_names = _offer(lambda client: ((one.id, f"{one.pool}, {one.state}") for one in client.windows.list()))
 model_names = _offer(lambda client: ((one.id, "") for one in client.models.list()))
 zone_names = _offer(lambda client: ((zone, "") for zone in sorted({feed.zone for feed in client.forecasts.list()})))

@@ -10,7 +10,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.command()
 @click.argument("shell", metavar="SHELL", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    """Print the script by which a SHELL completes commands, options, batch ids, pools, windows and models.
+    """Print the script by which a SHELL completes commands, options, batch ids, pools, windows, schedules and models.
 
     Try it by: eval "$(batchsched completion bash)". For good, put that line into ~/.bashrc (zsh: ~/.zshrc); for fish:
     batchsched completion fish > ~/.config/fish/completions/batchsched.fish

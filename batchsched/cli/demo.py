@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from batchsched.cli.common import grams, load, need
+from batchsched.cli.manners import quiet
 from batchsched.cli.named_files import InFile
 from batchsched.errors import ServerError
 
@@ -65,7 +66,8 @@ def demo(ctx: click.Context, file: Path, folder: Path) -> None:
 
 def step(text: str) -> None:
     """One line that says what is going on."""
-    click.echo(text)
+    if not quiet():
+        click.echo(text)
 
 
 class Demo:

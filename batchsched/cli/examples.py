@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import click
-
 EXAMPLES = {
     "run": "run requests.jsonl --model ./my-model --deadline 6h",
     "demo": "demo",
@@ -77,12 +75,3 @@ EXAMPLES = {
     "completion": "completion bash",
 }
 """By the command's whole name."""
-
-
-def give(name: str, command: click.Command) -> None:
-    """Put the example below the help of a command, and of each that it holds."""
-    if name in EXAMPLES:
-        command.epilog = f"Example: batchsched {EXAMPLES[name]}"
-    if isinstance(command, click.Group):
-        for below, one in command.commands.items():
-            give(f"{name} {below}", one)

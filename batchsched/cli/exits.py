@@ -27,6 +27,13 @@ MEANING = {
     TRY_AGAIN: "the server cannot be reached, a quota is used up, or the folder is in use; try again",
     INTERRUPTED: "stopped by Ctrl-C",
 }
+NEXT = {
+    USAGE: "`batchsched COMMAND --help` says what a command takes, `batchsched config show --origin` what is set and by whom.",
+    NOT_FOUND: "`batchsched list` shows the batches; `window list`, `schedule list`, `pool list` and `key list` the rest.",
+    UNAUTHORIZED: "Give a key that may: --api-key, the environment variable BATCHSCHED_SERVER_API_KEY, or server.api_key.",
+    TRY_AGAIN: "Try again in a while; `batchsched doctor` looks whether something is wrong.",
+}
+"""What to do, where the error itself does not say it."""
 
 
 class _Counts(Protocol):

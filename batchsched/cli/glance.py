@@ -13,7 +13,7 @@ from batchsched.client.forecasts import ForecastSlot
 from batchsched.client.plans import PoolStatus, Shifting
 from batchsched.client.results import Batch
 from batchsched.client.windows import Window
-from batchsched.errors import BatchschedError, ForecastUnavailable, NotFound, PermissionDenied
+from batchsched.errors import ForecastUnavailable, NotFound, PermissionDenied
 
 if TYPE_CHECKING:
     from batchsched.client import Client
@@ -89,8 +89,3 @@ class Looking:
 def _shown(found: list[Batch]) -> tuple[Batch, ...]:
     live = sorted((one for one in found if not one.done), key=lambda one: (one.expires_at or 0, one.id))
     return (*live, *[one for one in found if one.done][:ENDED])
-
-
-def away(problem: BatchschedError) -> bool:
-    """May looking again bring an answer?"""
-    return problem.http_status in {429, 502, 503, 504}

@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchsched.cli.common import Connect, dry_run_option, json_option, print_json, print_table, say, server_options, when
+from batchsched.cli import exits
+from batchsched.cli.common import (
+    Connect,
+    dry_run_option,
+    json_option,
+    print_json,
+    print_list,
+    say,
+    server_options,
+    sure,
+    when,
+    yes_option,
+)
 
 if TYPE_CHECKING:
     from batchsched.client.results import Key
@@ -69,21 +81,25 @@ def list_(as_json: bool, connect: Connect) -> None:
         (one.id, one.tenant, " ".join(one.scopes), one.name, when(one.last_used) or "never", when(one.expires) or "", one.state)
         for one in found
     ]
-    print_table(("id", "tenant", "scopes", "name", "last used", "expires", "state"), rows)
+    print_list(("id", "tenant", "scopes", "name", "last used", "expires", "state"), rows)
 
 
 @key.command()
 @click.argument("key_id", metavar="ID")
+@yes_option
 @dry_run_option
 @json_option
 @server_options
-def revoke(key_id: str, dry_run: bool, as_json: bool, connect: Connect) -> None:
+def revoke(key_id: str, yes: bool, dry_run: bool, as_json: bool, connect: Connect) -> int:
     """End a key at once, on every server."""
     from batchsched.client import calls
 
+    if not dry_run and not sure(f"End key {key_id}, for good?", yes=yes):
+        return exits.FAILURE
     with connect() as client:
         ended = client.send(calls.revoke_key(key_id, dry_run=dry_run))
     if as_json:
         print_json(ended)
     else:
         say(f"Key {ended.id} {'would be' if dry_run else 'is'} revoked.")
+    return exits.OK

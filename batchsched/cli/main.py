@@ -67,7 +67,7 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         loaded: click.Command = getattr(importlib.import_module(f"batchsched.cli.{module}"), attribute)
-        from batchsched.cli.examples import give
+        from batchsched.cli.manners import give
 
         give(cmd_name, loaded)
         return loaded
@@ -143,6 +143,6 @@ def complain(problem: Exception) -> int:
         message = f"This should not have happened: {type(problem).__name__}: {problem}"
         hint, code = "`batchsched --debug ...` shows where; please report it.", exits.FAILURE
     click.echo(f"Error: {message}", err=True)
-    if hint:
+    if hint := hint or exits.NEXT.get(code):
         click.echo(f"Hint: {hint}", err=True)
     return code

@@ -12,6 +12,7 @@ import click
 
 from batchsched.cli.common import (
     Connect,
+    coloured,
     dry_run_option,
     grams,
     json_option,
@@ -65,7 +66,7 @@ def _show(found: Plan, everything: bool) -> None:
 
     print_facts(_facts(found))
     terminal = sys.stdout.isatty()
-    lines = picture(found.everything, shutil.get_terminal_size().columns if terminal else WIDTH, colour=terminal)
+    lines = picture(found.everything, shutil.get_terminal_size().columns if terminal else WIDTH, colour=coloured())
     click.echo("\n".join(["", *lines]))
     if found.pools:
         click.echo("\nPools:")

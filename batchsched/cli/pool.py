@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from batchsched.cli.common import Connect, dry_run_option, json_option, print_json, print_table, say, server_options, when
+from batchsched.cli.common import (
+    Connect,
+    dry_run_option,
+    json_option,
+    print_json,
+    print_list,
+    say,
+    server_options,
+    show_many,
+    watch_option,
+    when,
+)
 from batchsched.cli.completing import pool_names
+from batchsched.cli.manners import quiet
 
 if TYPE_CHECKING:
     from batchsched.client.plans import PoolStatus, Promise, SpareNow
@@ -19,12 +32,13 @@ def pool() -> None:
 
 
 @pool.command("list")
+@watch_option
 @json_option
 @server_options
-def list_(as_json: bool, connect: Connect) -> None:
+def list_(watch: bool, as_json: bool, connect: Connect) -> None:
     """List the pools and how each stands. With --json: one object a line."""
     with connect() as client:
-        _show(client.pools.list(), as_json)
+        show_many(client.pools.list, lambda found: _show(found, as_json), as_json=as_json, watch=watch)
 
 
 _since = click.option("--from", "since", metavar="WHEN", help="A duration such as 6h, or an instant [default: now].")
@@ -69,7 +83,7 @@ def open_(name: str, dry_run: bool, as_json: bool, connect: Connect) -> None:
         _show((client.pools.open(name, dry_run=dry_run),), as_json, dry_run)
 
 
-def _show(found: tuple[PoolStatus, ...], as_json: bool, dry_run: bool = False) -> None:
+def _show(found: Sequence[PoolStatus], as_json: bool, dry_run: bool = False) -> None:
     if dry_run and not as_json:
         say("Nothing is changed. The pool would be as follows.")
     if as_json:
@@ -89,8 +103,8 @@ def _show(found: tuple[PoolStatus, ...], as_json: bool, dry_run: bool = False) -
         )
         for one in found
     ]
-    print_table(("pool", "site", "zone", "kind", "gpu", "replicas", "workers", "state"), rows)
-    for one in found:
+    print_list(("pool", "site", "zone", "kind", "gpu", "replicas", "workers", "state"), rows)
+    for one in () if quiet() else found:
         for ill in one.ills:
             click.echo(f"{one.id}: {ill}")
         for trouble in one.troubles:

@@ -6,9 +6,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import click
-
-from batchsched.cli.common import grams, waiting
+from batchsched.cli.common import grams, say, waiting
+from batchsched.cli.manners import quiet
 from batchsched.units import format_duration
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ class ProgressLine:
         from rich.console import Console
 
         self._console = Console(stderr=True)
-        self._status = self._console.status("starting") if self._console.is_terminal else None
+        self._status = self._console.status("starting") if self._console.is_terminal and not quiet() else None
         self._every_s = every_s
         self._printed_at = float("-inf")
         self._phase: object = None
@@ -39,7 +38,7 @@ class ProgressLine:
         """Show where the batch stands now."""
         risk = batch.batchsched.risk
         if risk != self._risk and (risk or not batch.done):
-            click.echo(f"AT RISK: {risk.reason}" if risk else "The deadline is no longer at risk.", err=True)
+            say(f"AT RISK: {risk.reason}" if risk else "The deadline is no longer at risk.")
         self._risk = risk
         self._show(describe(batch), (batch.status, batch.progress.state, batch.progress.waiting_for))
 
@@ -55,7 +54,7 @@ class ProgressLine:
             return
         due = time.monotonic() - self._printed_at >= self._every_s
         if text != self._text and (due or phase != self._phase):
-            click.echo(text, err=True)
+            say(text)
             self._printed_at, self._phase, self._text = time.monotonic(), phase, text
 
     def __enter__(self) -> ProgressLine:

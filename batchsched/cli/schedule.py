@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchsched.cli import exits
 from batchsched.cli.common import (
     Connect,
+    dry_run_option,
     grams,
     json_option,
     print_facts,
     print_json,
+    print_list,
     print_table,
     priority_option,
     say,
     server_options,
+    show_many,
+    sure,
+    watch_option,
     when,
+    yes_option,
 )
+from batchsched.cli.completing import model_names, schedule_names, zone_names
+from batchsched.cli.manners import quiet
 from batchsched.cli.printed import Removed
 
 if TYPE_CHECKING:
     from batchsched.client.schedules import Release, Schedule
-
-
-_dry_run = click.option("--dry-run", is_flag=True, help="Change nothing; show what would be.")
 
 
 @click.group()
@@ -35,7 +41,7 @@ def schedule() -> None:
 
 def _about_one(command: Callable[..., Any]) -> Callable[..., Any]:
     """What every command that changes one takes."""
-    return click.argument("name")(_dry_run(json_option(server_options(command))))
+    return click.argument("name", shell_complete=schedule_names)(dry_run_option(json_option(server_options(command))))
 
 
 @schedule.command()
@@ -53,12 +59,25 @@ def _about_one(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--missed", type=click.Choice(["once", "all", "skip"]), help="Times that were missed: make up for [default: once].")
 @click.option("--overlap", is_flag=True, help="Begin although the batch of an earlier time is not done.")
 @click.option("--confidence", type=click.FloatRange(0.5, 1, max_open=True), help="Asked probability of keeping the deadline.")
-@click.option("--model", "models", multiple=True, metavar="NAME", help="A further model that will do (repeatable).")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=model_names,
+    help="A further model that will do (repeatable).",
+)
 @click.option("--site", "sites", multiple=True, help="A site where the batches may run (repeatable) [default: all].")
-@click.option("--zone", "zones", multiple=True, help="A grid zone where they may run (repeatable) [default: all].")
+@click.option(
+    "--zone",
+    "zones",
+    multiple=True,
+    shell_complete=zone_names,
+    help="A grid zone where they may run (repeatable) [default: all].",
+)
 @click.option("--on-deadline", type=click.Choice(["expire", "finish"]), help="What to do at the deadline [default: expire].")
 @priority_option
-@_dry_run
+@dry_run_option
 @json_option
 @server_options
 def add(*, name: str, cron: str, file: str, dry_run: bool, as_json: bool, connect: Connect, **options: Any) -> None:
@@ -69,25 +88,25 @@ def add(*, name: str, cron: str, file: str, dry_run: bool, as_json: bool, connec
 
 
 @schedule.command("list")
+@watch_option
 @json_option
 @server_options
-def list_(as_json: bool, connect: Connect) -> None:
+def list_(watch: bool, as_json: bool, connect: Connect) -> None:
     """List the recurring jobs. With --json: one object a line."""
     with connect() as client:
-        found = client.schedules.list()
-    if as_json:
-        for one in found:
-            print_json(one)
-        return
+        show_many(client.schedules.list, _listed, as_json=as_json, watch=watch)
+
+
+def _listed(found: Sequence[Schedule]) -> None:
     rows = [(one.id, f"{one.cron}, {one.timezone}", one.file, str(one.batchsched.get("deadline")), _next(one)) for one in found]
-    print_table(("schedule", "due", "file", "deadline", "next"), rows)
+    print_list(("schedule", "due", "file", "deadline", "next"), rows)
     for one in found:
         if one.trouble:
             say(f"Schedule {one.id}: {one.trouble}")
 
 
 @schedule.command()
-@click.argument("name")
+@click.argument("name", shell_complete=schedule_names)
 @json_option
 @server_options
 def show(name: str, as_json: bool, connect: Connect) -> None:
@@ -113,19 +132,23 @@ def resume(name: str, dry_run: bool, as_json: bool, connect: Connect) -> None:
 
 
 @schedule.command()
+@yes_option
 @_about_one
-def remove(name: str, dry_run: bool, as_json: bool, connect: Connect) -> None:
+def remove(name: str, yes: bool, dry_run: bool, as_json: bool, connect: Connect) -> int:
     """Forget a recurring job, with its history; its batches stay."""
+    if not dry_run and not sure(f"Forget schedule {name}, with its history?", yes=yes):
+        return exits.FAILURE
     with connect() as client:
         client.schedules.remove(name, dry_run=dry_run)
     if as_json:
         print_json(Removed(name, "batchsched.schedule", not dry_run))
     else:
         say(f"Schedule {name} {'would be' if dry_run else 'is'} removed.")
+    return exits.OK
 
 
 @schedule.command()
-@click.argument("name")
+@click.argument("name", shell_complete=schedule_names)
 @click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="How many, the newest first.")
 @json_option
 @server_options
@@ -149,6 +172,9 @@ def _row(one: Release) -> tuple[str, str, str, str, str]:
 
 
 def _changed(one: Schedule, as_json: bool, dry_run: bool) -> None:
+    if quiet() and not as_json:
+        click.echo(one.id)
+        return
     if not as_json:
         say(f"Schedule {one.id} {'would be' if dry_run else 'is'} as follows.")
     _show(one, as_json)

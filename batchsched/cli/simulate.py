@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from batchsched.cli.common import config_option, json_option, need, print_json, print_table, say
+from batchsched.cli.manners import quiet
 from batchsched.cli.simulate_compare import compare
 from batchsched.cli.simulate_table import PERFECT, RUN_NOW, beside, given_up_by, row_of, undone, used
 from batchsched.cli.simulate_worlds import World, drawn, past
@@ -247,10 +248,11 @@ class _Progress:
 
         self._console = Console(stderr=True)
         self._status = self._console.status("reading forecasts")
+        self._live = self._console.is_terminal and not quiet()
         self._name = ""
 
     def __enter__(self) -> _Progress:
-        if self._console.is_terminal:
+        if self._live:
             self._status.start()
         return self
 
@@ -258,8 +260,8 @@ class _Progress:
         self._status.stop()
 
     def __call__(self, name: str, share: float) -> None:
-        if self._console.is_terminal:
+        if self._live:
             self._status.update(f"{name}: {share:.0%}")
         elif name != self._name:
-            click.echo(f"simulating: {name}", err=True)
+            say(f"simulating: {name}")
         self._name = name

@@ -70,8 +70,8 @@ def _live(console: Console, look: Looking, found: Glance, every_s: float) -> Non
     """On the terminal's other screen, so that it is afterwards as it was before. A server that is away is waited for."""
     from rich.live import Live
 
-    from batchsched.cli.glance import away
     from batchsched.cli.top_view import drawn
+    from batchsched.cli.watching import away
 
     trouble = None
     with _Wakened() as wakened, Live(console=console, screen=True, auto_refresh=False) as live:

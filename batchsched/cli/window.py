@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchsched.cli import exits
 from batchsched.cli.common import (
     Connect,
     Number,
@@ -15,12 +16,18 @@ from batchsched.cli.common import (
     json_option,
     print_facts,
     print_json,
+    print_list,
     print_table,
     say,
     server_options,
+    show_many,
+    sure,
+    watch_option,
     when,
+    yes_option,
 )
 from batchsched.cli.completing import pool_names, window_names
+from batchsched.cli.manners import quiet
 from batchsched.cli.printed import Removed
 
 if TYPE_CHECKING:
@@ -86,21 +93,21 @@ def add(
 
 
 @window.command("list")
+@watch_option
 @json_option
 @server_options
-def list_(as_json: bool, connect: Connect) -> None:
+def list_(watch: bool, as_json: bool, connect: Connect) -> None:
     """List the windows and how each stands. With --json: one object a line."""
     with connect() as client:
-        found = client.windows.list()
-    if as_json:
-        for one in found:
-            print_json(one)
-        return
+        show_many(client.windows.list, _listed, as_json=as_json, watch=watch)
+
+
+def _listed(found: Sequence[Window]) -> None:
     rows = [
         (one.id, one.pool, f"{one.cron} for {one.duration}, {one.timezone}", _limits(one) or "", _state(one), _next(one))
         for one in found
     ]
-    print_table(("window", "pool", "opens", "limits", "state", "next opening"), rows)
+    print_list(("window", "pool", "opens", "limits", "state", "next opening"), rows)
 
 
 @window.command()
@@ -156,21 +163,28 @@ def extend(name: str, by: str | None, until: str | None, dry_run: bool, as_json:
 
 
 @window.command()
+@yes_option
 @_about_one
-def remove(name: str, dry_run: bool, as_json: bool, connect: Connect) -> None:
+def remove(name: str, yes: bool, dry_run: bool, as_json: bool, connect: Connect) -> int:
     """Remove a window that the configuration does not declare."""
     with connect() as client:
         before = client.windows.retrieve(name, openings=1)
+        if not dry_run and not sure(f"Remove window {name} of pool {before.pool}?", yes=yes):
+            return exits.FAILURE
         client.windows.remove(name, dry_run=dry_run)
         others = [one.id for one in client.windows.list() if one.pool == before.pool and one.id != name]
     if as_json:
         print_json(Removed(name, "batchsched.window", not dry_run))
-        return
+        return exits.OK
     after = f"has its other windows: {', '.join(others)}" if others else "has no other window, and is always open"
     say(f"Window {name} {'would be' if dry_run else 'is'} removed. Pool {before.pool} {after}.")
+    return exits.OK
 
 
 def _changed(one: Window, verb: str, as_json: bool) -> None:
+    if quiet() and not as_json:
+        click.echo(one.id)
+        return
     if not as_json:
         say(f"Window {one.id} {verb} as follows.")
     _show(one, as_json)
