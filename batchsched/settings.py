@@ -281,6 +281,7 @@ def load(path: Path | None = None, *, env: Mapping[str, str] | None = None, flag
             _put(tree, key, value, where)
             origins[key] = "command line"
     settings = _convert(tree, where)
+    # A relative path in the file counts from the file's folder.
     beside = path.parent if path and origins.get("carbon.catalogue") == str(path) else Path()
     own = merged(beside / settings.carbon.catalogue) if settings.carbon.catalogue else None
     _cross_check(settings, where, own)
