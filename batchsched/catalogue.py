@@ -7,11 +7,8 @@ in a TOML file of the same sections: `merged()`.
 
 from __future__ import annotations
 
-import csv
-import difflib
 import functools
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -146,8 +143,10 @@ class Catalogue(msgspec.Struct, frozen=True):
                 f"'{text}' may be {' or '.join(gpu.name for gpu in found)}.",
                 hint="Name one of them; `carbon hardware` lists all.",
             )
+        from difflib import get_close_matches
+
         plain = {_plain(name): name for name in self.gpus}
-        names = [plain[near] for near in difflib.get_close_matches(_plain(text), plain, 3, 0.5)]
+        names = [plain[near] for near in get_close_matches(_plain(text), plain, 3, 0.5)]
         raise UnknownHardware(
             f"There is no accelerator '{text}' in the catalogue." + (f" Near: {', '.join(names)}." if names else ""),
             hint="`batchsched carbon hardware` lists all; `carbon.catalogue` names a file with more.",
@@ -193,6 +192,8 @@ def merged(path: Path) -> Catalogue:
 
     A cell there is a bare value, or `[value, source]`, or `[value, source, note]`, or a list of such.
     """
+    import tomllib
+
     try:
         tree = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -207,6 +208,8 @@ def merged(path: Path) -> Catalogue:
 
 def _rows() -> Rows:
     """A fresh copy of ours."""
+    import csv  # here, as what else is imported in functions: who only speaks to a server does not wait for it
+
     rows: Rows = {"sources": {}, "gpus": {}, "hosts": {}, "parts": {}}
     text = Path(__file__).with_name("catalogue.csv").read_text("utf-8")
     for section, name, cell, value, source, note in list(csv.reader(text.splitlines()))[1:]:
@@ -236,7 +239,9 @@ def _declared(tree: Mapping[str, Any], path: Path) -> Iterator[tuple[str, str, s
 def _claims(value: Any, section: str, cell: str, where: str, path: Path) -> list[tuple[Any, str, str]]:
     known = set(_KINDS[section].__struct_fields__) - {"name"}
     if cell not in known:
-        near = difflib.get_close_matches(cell, known, 1)
+        from difflib import get_close_matches
+
+        near = get_close_matches(cell, known, 1)
         advice = f"did you mean '{near[0]}'? " if near else ""
         raise InvalidConfiguration(f"{where} is unknown; {advice}allowed here: {', '.join(sorted(known))}.")
     several = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]

@@ -6,7 +6,6 @@ and who says so. "Wheels" are those of the CPU build, whose Python files were re
 
 from __future__ import annotations
 
-import csv
 import functools
 import re
 from collections.abc import Iterator
@@ -102,6 +101,8 @@ def table() -> tuple[Fact, ...]:
 
 
 def _rows() -> Iterator[Fact]:
+    import csv  # here: who only speaks to a server does not wait for it
+
     with Path(__file__).with_name("engines.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             yield msgspec.convert(row, Fact)

@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import base64
-import difflib
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -299,6 +297,8 @@ def find(env: Mapping[str, str]) -> Path | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    import tomllib  # here: a client without a file does not wait for it
+
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -387,7 +387,9 @@ def _refuse_unknown(tree: Any, struct: Any, where: str, prefix: str) -> None:
     hints = get_type_hints(struct)
     for key, value in tree.items():
         if key not in hints:
-            near = difflib.get_close_matches(key, hints, 1)
+            from difflib import get_close_matches
+
+            near = get_close_matches(key, hints, 1)
             advice = f"did you mean '{near[0]}'? " if near else ""
             raise InvalidConfiguration(f"{where}: unknown key '{prefix}{key}'; {advice}allowed here: {', '.join(sorted(hints))}.")
         hint = hints[key]

@@ -24,14 +24,12 @@ from batchsched.measures import PartnerUse as PartnerUse
 from batchsched.measures import Probe as Probe
 from batchsched.measures import Trial as Trial
 from batchsched.measures import Trials as Trials
+from batchsched.paths import CURSOR_HEADER as CURSOR_HEADER
+from batchsched.paths import PREFIX as PREFIX
+from batchsched.paths import STATUS_HEADER as STATUS_HEADER
 
 PROTOCOL = 2
 MIN_PROTOCOL = PROTOCOL - 1
-PREFIX = "/v1/batchsched"
-CURSOR_HEADER = "x-batchsched-cursor"
-"""Of an answer with partial results: where its reader stands, to be sent with the next question."""
-STATUS_HEADER = "x-batchsched-status"
-"""Beside it: the batch's status when they were read."""
 
 ReleaseReason = Literal["window_closed", "shutdown", "preempted", "cancelled", "paused"]
 SpentKind = Literal["metered", "idle", "waste", "others"]

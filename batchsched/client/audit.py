@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from batchsched.client.calls import Call, typed
+from batchsched.paths import PREFIX
 from batchsched.units import iso
-from batchsched.wire import PREFIX
 
 
 class Entry(msgspec.Struct, frozen=True):

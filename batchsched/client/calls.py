@@ -31,8 +31,8 @@ from batchsched.client.results import (
     Slice,
 )
 from batchsched.errors import BatchschedError, InvalidRequest, ServerError, ServerUnreachable
+from batchsched.paths import CURSOR_HEADER, PREFIX, STATUS_HEADER
 from batchsched.units import iso
-from batchsched.wire import CURSOR_HEADER, PREFIX, STATUS_HEADER
 
 T = TypeVar("T")
 PlotFormat = Literal["png", "svg"]

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from batchsched.client.calls import Call, PlotFormat, asked, typed
-from batchsched.wire import PREFIX
+from batchsched.paths import PREFIX
 
 
 class ForecastFeed(msgspec.Struct, frozen=True):

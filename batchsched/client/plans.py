@@ -12,8 +12,8 @@ import msgspec
 from batchsched.client import showing
 from batchsched.client.calls import Call, PlotFormat, asked, listed, only_seen, typed, whole
 from batchsched.errors import BatchschedError
+from batchsched.paths import PREFIX
 from batchsched.transport import Transport
-from batchsched.wire import PREFIX
 
 
 class Frozen(msgspec.Struct, frozen=True):

@@ -8,7 +8,8 @@ from typing import Literal
 import msgspec
 
 from batchsched.client.calls import Call, typed
-from batchsched.wire import PREFIX, Trials
+from batchsched.measures import Trials
+from batchsched.paths import PREFIX
 
 
 class PoolProfile(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 
 from batchsched.client.calls import Call, asked, listed, only_seen, whole
-from batchsched.wire import PREFIX
+from batchsched.paths import PREFIX
 
 _ROUTE = f"{PREFIX}/schedules"
 _OWN = ("timezone", "endpoint", "missed", "overlap")

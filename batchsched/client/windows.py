@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from batchsched.client.calls import Call, asked, listed, only_seen, whole
-from batchsched.wire import PREFIX
+from batchsched.paths import PREFIX
 
 _ROUTE = f"{PREFIX}/windows"
 
