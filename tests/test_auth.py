@@ -477,7 +477,9 @@ def test_the_audit_log_cannot_be_changed(database: Database) -> None:
 
 @pytest.fixture
 def log(keyed: Keyed) -> Keyed:
-    """A server on which a pool was drained and opened."""
+    """A server on which a key was revoked, and a pool drained and opened, whatever else happened there."""
+    spare = keyed.server.post(f"{PREFIX}/keys", {"scopes": ["read"]})["id"]
+    keyed.server.post(f"{PREFIX}/keys/{spare}/revoke")
     keyed.server.post(f"{PREFIX}/pools/local/drain")
     keyed.server.post(f"{PREFIX}/pools/local/open")
     return keyed
