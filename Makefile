@@ -95,6 +95,9 @@ bench-cpu-beside: env model ## what online users feel of an engine on the host's
 bench-spare: env model ## our governor beside online users against fixed caps, priority alone and AIMD, an hour (ARGS=--quick: a third)
 	@$(PY) -m benchmarks.spare $(ARGS)
 
+bench-modes: env ## the serving modes of two GPUs or two models against one engine alone: answers, bytes, rates (ARGS=--quick for a glance)
+	@$(PY) -m benchmarks.modes $(ARGS)
+
 bench-cli: $(ENV) ## how quickly commands start beside a bare click, and what an installation takes (ARGS=--no-server: the client's alone)
 	@$(PY) -m benchmarks.cli $(ARGS)
 
@@ -143,4 +146,4 @@ $(PEERS): locks/peers.txt tools/make_env.py | $(ENV)
 .models/tiny/config.json: executors/tiny_model.py | $(ENGINE)
 	@.venv-engine/bin/python executors/tiny_model.py .models/tiny
 
-.PHONY: help env engine-env llama-env integrations-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-ablations bench-carbon bench-carbon-full bench-meter bench-cpu-beside bench-spare bench-cli chaos docs pictures docs-site dist lock clean
+.PHONY: help env engine-env llama-env integrations-env model demo check test test-full test-pythons bench-queue bench-executor bench-forecast bench-carbon-model bench-archive bench-own bench-planner bench-ablations bench-carbon bench-carbon-full bench-meter bench-cpu-beside bench-spare bench-modes bench-cli chaos docs pictures docs-site dist lock clean

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 import aiohttp
 import msgspec
@@ -37,12 +38,15 @@ class _Models(msgspec.Struct):
 
 
 class Drafter:
-    """One draft engine. A sequence that it refuses is left alone from then on; no failure of it is raised."""
+    """One draft engine. A sequence that it refuses is left alone from then on; no failure of it is raised.
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, model: str, key: str = "") -> None:
+    `url`: where it answers now, empty while it does not: it may be started again, and elsewhere.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, url: Callable[[], str], model: str, key: str = "") -> None:
         self.calls = self.failures = self.tokens = 0
         self.call_s = 0.0
-        self._session, self._url, self._model = session, url.rstrip("/").removesuffix("/v1"), model
+        self._session, self._url, self._model = session, url, model
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
         self._longest: int | None = None
 
@@ -52,6 +56,8 @@ class Drafter:
 
     async def continue_(self, sequences: list[Sequence], count: int) -> None:
         """Let the engine think `count` tokens further of each."""
+        if not self._url():
+            return
         longest = await self._find_longest()
         fit = [one for one in sequences if not one.refused]
         if longest is not None:
@@ -97,14 +103,14 @@ class Drafter:
         timeout = aiohttp.ClientTimeout(total=_CALL_S)
         data = msgspec.json.encode(asked)
         headers = {"content-type": "application/json", **self._headers}
-        async with self._session.post(f"{self._url}/v1/completions", data=data, headers=headers, timeout=timeout) as answer:
+        async with self._session.post(f"{self._url()}/v1/completions", data=data, headers=headers, timeout=timeout) as answer:
             return answer.status, await answer.read()
 
     async def _find_longest(self) -> int | None:
         """The engine's longest sequence; None where it does not say."""
         if self._longest is None:
             try:
-                async with self._session.get(f"{self._url}/v1/models", headers=self._headers) as answer:
+                async with self._session.get(f"{self._url()}/v1/models", headers=self._headers) as answer:
                     models = msgspec.json.decode(await answer.read(), type=_Models).data
             except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError):
                 return None

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import hmac
 import secrets
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any
 
 import aiohttp
@@ -227,14 +227,23 @@ def _lacking(sequences: Iterable[Sequence]) -> list[Sequence]:
 
 @contextlib.asynccontextmanager
 async def serve_drafts(
-    engine_url: str, model: str, *, host: str = "127.0.0.1", port: int = 0, key: str = "", engine_key: str = "", **options: Any
+    engine_url: str | Callable[[], str],
+    model: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    key: str = "",
+    engine_key: str = "",
+    **options: Any,
 ) -> AsyncGenerator[DraftService]:
     """A draft service before the engine at `engine_url`, which serves the draft model as `model`, for as long as it is needed.
 
-    `key`: what targets must know; `options`: `most` and `ahead` of DraftService.
+    The URL may be asked for anew each time, and be empty, where the engine is started again now and then. `key`: what targets
+    must know; `options`: `most` and `ahead` of DraftService.
     """
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        service = DraftService(Drafter(session, engine_url, model, engine_key), key, **options)
+        where = engine_url if callable(engine_url) else lambda: engine_url
+        service = DraftService(Drafter(session, where, model, engine_key), key, **options)
         await service.start(host, port)
         try:
             yield service
