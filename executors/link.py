@@ -61,9 +61,9 @@ class ServerLink:
         """The server's time of day, so that a wrong clock here does not put energy into the wrong hour."""
         return self._clock.now() + self._offset
 
-    def told_of(self, lease: Lease) -> LeaseTold:
-        """What will be told of a lease that was just taken."""
-        return LeaseTold(self._tracer, lease, self.now)
+    def told_of(self, lease: Lease, engine: str) -> LeaseTold:
+        """What will be told of a lease that was just taken; `engine`: which kind serves it."""
+        return LeaseTold(self._tracer, lease, self.now, engine)
 
     async def call(
         self, method: str, path: str, message: msgspec.Struct | None = None, *, timeout_s: float = CALL_TIMEOUT_S

@@ -14,14 +14,14 @@ _GOOD_ENDS = frozenset({"finish", "release"})
 class LeaseTold:
     """Counts what goes through a reporter. Where it is told of, its lease names this span from now on, for the engine."""
 
-    def __init__(self, tracer: Tracer, lease: Lease, now: Callable[[], datetime]) -> None:
+    def __init__(self, tracer: Tracer, lease: Lease, now: Callable[[], datetime], engine: str = "") -> None:
         above = place_of(lease.traceparent) if tracer.on else None
         self._place = above.within("lease", lease.chunk_id, lease.token) if above else None
         self._tracer, self._lease, self._now, self._above = tracer, lease, now, above
         self._began_at = now() if above else None
         self._answered = self._failed = self._input = self._cached = self._output = 0
         self._energy_j = 0.0
-        self._source = ""
+        self._source, self._engine = "", engine
         if self._place:
             lease.traceparent = self._place.traceparent
 
@@ -58,6 +58,7 @@ class LeaseTold:
             "batchsched.requests.completed": self._answered,
             "batchsched.requests.failed": self._failed,
             "gen_ai.operation.name": OPERATIONS.get(lease.endpoint, lease.endpoint),
+            "gen_ai.provider.name": self._engine,  # the conventions leave a name of one's own to engines that they do not list
             "gen_ai.request.model": lease.model,
             "gen_ai.usage.input_tokens": self._input,
             "gen_ai.usage.cache_read.input_tokens": self._cached,

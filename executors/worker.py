@@ -295,7 +295,7 @@ class WorkerLoop:
     def _take(self, lease: Lease) -> None:
         for older in [held for held in self._held.values() if held.lease.chunk_id == lease.chunk_id]:
             self._lose(older)  # the server took it back, or we would not be given it again
-        held = self._held[lease.chunk_id, lease.token] = Held(lease, self._link.told_of(lease))
+        held = self._held[lease.chunk_id, lease.token] = Held(lease, self._link.told_of(lease, self._me.pool.engine))
         held.task = asyncio.create_task(self._hold(held))
         held.task.add_done_callback(lambda _: self._dropped(held))
 

@@ -52,12 +52,14 @@ class Stage:
         )
         self._running: list[subprocess.Popen[bytes]] = []
 
-    def start(self, command: list[str], name: str, extra: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start a process in a session of its own; its output goes to a log in the folder."""
+    def start(
+        self, command: list[str], name: str, extra: dict[str, str] | None = None, cwd: Path = ROOT
+    ) -> subprocess.Popen[bytes]:
+        """Start a process in a session of its own, by the code in `cwd`; its output goes to a log in the folder."""
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=cwd,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

@@ -321,6 +321,7 @@ def test_what_server_and_worker_tell_of_a_batch_makes_one_tree(tmp_path: Path, m
     assert {span.service for span in spans} == {"batchsched-server", "batchsched-worker"}
     assert {span.about["batchsched.batch.id"] for span in spans} == {batch_id}
     assert {(span.about["batchsched.pool"], span.about["gen_ai.request.model"]) for span in chunks} == {("local", "tiny")}
+    assert {span.about["gen_ai.provider.name"] for span in chunks} == {"vllm"}
     for name in ("batchsched.requests", "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"):
         assert whole.about[name] == sum(span.about[name] for span in chunks) > 0
     assert (whole.about["batchsched.batch.state"], whole.about["gen_ai.operation.name"]) == ("completed", "chat")
