@@ -164,6 +164,13 @@ def test_hadolint_finds_nothing_in_the_containerfile() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+def test_the_compose_file_is_what_its_schema_takes() -> None:
+    check = tool("check-jsonschema", "pip install check-jsonschema")
+    command = [check, "--builtin-schema", "vendor.compose-spec", str(DEPLOY / "compose/compose.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("name", ["single", "several"])
 def test_kustomize_builds_what_kubernetes_takes(name: str, tmp_path: Path) -> None:
     kubectl = tool("kubectl", "Debian: apt-get install kubernetes-client")

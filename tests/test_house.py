@@ -53,7 +53,7 @@ def small_house(tmp_path: Path) -> Path:
     for folder in FOLDERS:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "probe.py").write_text('"""A probe."""\n\nimport os\n\nnumber: int = "text"\n')
-    for folder in ("tests", "examples", "benchmarks", "tools"):
+    for folder in ("tests", "examples", "benchmarks", "tools", "deploy"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "sound.py").write_text('"""Nothing wrong here."""\n')
     for folder in ("batchsched", "forecasts", "executors"):
