@@ -104,7 +104,7 @@ bench-cli: $(ENV) ## how quickly commands start beside a bare click, and what an
 chaos: $(ENV) ## kill servers, workers, engines and PostgreSQL 200 times while batches run; nothing may be lost or run again
 	@$(PY) -m tests.chaos $(ARGS)
 
-docs: $(ENV) ## write docs/cli.md, configuration.md, errors.md and states.md from the code
+docs: $(ENV) ## write the reference pages of docs/ from the code
 	@$(PY) tools/make_docs.py
 
 dist: $(ENV) ## build the wheel and the sdist into dist/

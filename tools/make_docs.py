@@ -1,5 +1,5 @@
-"""Write the reference pages of docs/ from the code: cli.md, configuration.md, engines.md, errors.md, sdk_reference.md,
-states.md.
+"""Write the reference pages of docs/ from the code: api_reference.md, cli.md, configuration.md, engines.md, errors.md,
+sdk_reference.md, states.md.
 
 `make docs` runs it; a test fails while a page differs from what it would write.
 """
@@ -20,7 +20,7 @@ from batchsched.cli import exits
 from batchsched.cli.main import COMMANDS, cli
 from batchsched.fleet import GPU_TYPES, Draft, HostCpu, Launch, Pool, PoolWindow, ServedModel, Site, Slo, Window
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS, TERMINAL
-from tools import json_page, sdk_page
+from tools import api_page, json_page, sdk_page
 
 UNIONS = (Union, types.UnionType)
 NEWLINE = "\n"  # Python 3.11 takes no backslash inside an f-string's braces
@@ -57,6 +57,7 @@ LINE_CODES = {
 def pages() -> dict[str, str]:
     """Each page's text by its name."""
     return {
+        "api_reference.md": api_page.page(NOTE),
         "cli.md": cli_page(),
         "configuration.md": configuration_page(),
         "engines.md": engines_page(),
