@@ -16,6 +16,7 @@ from batchsched.queue.database import MIGRATIONS
 from batchsched.queue.postgres import OLDEST, Postgres
 from batchsched.queue.sqlite import Sqlite
 
+SOUND = (14, 4)
 SYNC_LEVELS = ("OFF", "NORMAL", "FULL", "EXTRA")
 """What SQLite calls them, by its numbers."""
 
@@ -28,6 +29,8 @@ class Checkup(msgspec.Struct, frozen=True):
     version: str
     old: bool
     """Older than what we need?"""
+    flawed: bool
+    """PostgreSQL 14 before 14.4: indexes that are made concurrently may be corrupt (its release notes)."""
     revision: str | None
     """Of the schema; None: the first server makes it."""
     pending: list[str]
@@ -54,7 +57,9 @@ def examine(url: str) -> Checkup:
         below.close()
     to_come = known[: known.index(revision)] if revision in known else known
     newer = revision not in {*known, None}
-    return Checkup(below.name, ".".join(map(str, version)), version < OLDEST, revision, to_come[::-1], newer, off)
+    return Checkup(
+        below.name, ".".join(map(str, version)), version < OLDEST, OLDEST <= version < SOUND, revision, to_come[::-1], newer, off
+    )
 
 
 def in_wal(path: Path) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -106,6 +109,33 @@ def test_doctor_asks_a_source_that_nobody_has_heard(
     call("doctor", "--json", *AWAY)
     found = checks(capsys)["source grid"]
     assert (found["level"], "403" in found["text"]) == ("warning", True), found
+
+
+class _Vllm(BaseHTTPRequestHandler):
+    """As much of a running vLLM as doctor asks."""
+
+    def do_GET(self) -> None:
+        body = b'{"version": "0.13.0"}' if self.path == "/version" else b""
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name there
+        pass
+
+
+def test_doctor_asks_a_running_engine_for_its_version(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Vllm) as engine:
+        Thread(target=engine.serve_forever, daemon=True).start()
+        monkeypatch.setenv("BATCHSCHED_WORKER_ENGINE_URL", f"http://127.0.0.1:{engine.server_port}/v1")
+        call("doctor", "--json", *AWAY)
+        engine.shutdown()
+    found = checks(capsys)
+    assert (found["engine"]["level"], "version 0.13.0" in found["engine"]["text"]) == ("ok", True)
+    assert found["engine flaws"]["level"] == "warning"
 
 
 def test_doctor_warns_of_a_slow_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

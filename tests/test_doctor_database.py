@@ -49,6 +49,8 @@ def test_schemas_old_new_and_none(
         assert (level, "pending, 0002, 0003" in text) == ("warning", True)
         postgres.execute("UPDATE alembic_version SET version_num = '9999'", name)
         assert examined(capsys, url, exits.FAILURE)["schema"][0] == "broken"
+        monkeypatch.setattr(checkup, "SOUND", (99,))
+        assert examined(capsys, url, exits.FAILURE)["PostgreSQL"][0] == "warning"
         monkeypatch.setattr(checkup, "OLDEST", (99,))
         assert examined(capsys, url, exits.FAILURE)["PostgreSQL"][0] == "broken"
 

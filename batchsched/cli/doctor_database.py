@@ -78,7 +78,10 @@ def _postgresql(url: str) -> Iterator[Finding]:
 
     found = examine(url)
     if found.old:
-        yield Finding("PostgreSQL", "broken", f"{found.version}, too old", "Upgrade it to 14 or newer.")
+        yield Finding("PostgreSQL", "broken", f"{found.version}, too old", "Upgrade it to 14.4 or newer.")
+    elif found.flawed:
+        text = f"{found.version}: indexes that are made concurrently may be corrupt"
+        yield Finding("PostgreSQL", "warning", text, "Upgrade it to 14.4 or newer, then REINDEX what was made so.")
     else:
         yield Finding("PostgreSQL", "ok", found.version)
     if found.unsafe:

@@ -13,7 +13,6 @@ from batchsched.cli.printed import Finding, Level
 from batchsched.errors import BatchschedError, EngineMissing
 
 if TYPE_CHECKING:
-    from batchsched.executors.engine_home import EngineHome
     from batchsched.settings import Loaded
     from batchsched.transport import Transport
 
@@ -21,29 +20,33 @@ if TYPE_CHECKING:
 def engine(loaded: Loaded) -> Iterator[Finding]:
     """The one that runs, or the one that would be started."""
     if url := loaded.settings.worker.engine_url:
-        yield _running(url)
+        yield from _running(url)
         return
     from batchsched.executors.engine_home import find_engine
 
     try:
         home = find_engine(loaded.settings.worker.engine_python)
         yield Finding("engine", "ok", home.describe())
-        yield from _flaws(home)
+        if home.distribution != "llama-cpp-python":
+            yield from _flaws(home.title, home.version)
     except EngineMissing as problem:
         chosen = bool(loaded.settings.worker.engine_python)
         yield Finding("engine", "broken" if chosen else "warning", problem.message, problem.hint or "")
 
 
-def _running(url: str) -> Finding:
+def _running(url: str) -> Iterator[Finding]:
     from batchsched.engines import ENGINE_NAMES, Build
     from batchsched.transport import Transport
 
     paths = dict.fromkeys(Build(name).facts("route")["health"] for name in ENGINE_NAMES)
     with Transport(url.rstrip("/").removesuffix("/v1"), timeout_s=5.0, max_retries=0) as running:
         if any(_answers(running, path) for path in paths):
-            return Finding("engine", "ok", f"running at {url}")
+            version = _version(running)
+            yield Finding("engine", "ok", f"running at {url}{f', version {version}' if version else ''}")
+            yield from _flaws(f"The engine at {url}, {version},", version)
+            return
     what = "Start it, or mend worker.engine_url; with an empty one, batchsched starts an engine itself."
-    return Finding("engine", "broken", f"none that is well answers at {url}", what)
+    yield Finding("engine", "broken", f"none that is well answers at {url}", what)
 
 
 def _answers(engine: Transport, path: str) -> bool:
@@ -52,16 +55,22 @@ def _answers(engine: Transport, path: str) -> bool:
     return False
 
 
-def _flaws(home: EngineHome) -> Iterator[Finding]:
+def _version(engine: Transport) -> str:
+    """What a vLLM says of itself; empty where it does not, as other engines do not."""
+    with suppress(BatchschedError, ValueError, TypeError, KeyError):
+        return str(engine.request("GET", "/version").json()["version"])
+    return ""
+
+
+def _flaws(title: str, version: str) -> Iterator[Finding]:
     """What is published of its version: batchsched refuses such requests, but whoever else reaches the engine may send them."""
     from batchsched.executors.flaws import flaws_of
 
-    found = flaws_of(home.version) if home.distribution != "llama-cpp-python" else []
-    if found:
+    if found := flaws_of(version):
         told = "; ".join(f"{flaw.number}: {flaw.what}" for flaw in found)
         newest = ".".join(map(str, max(flaw.fixed for flaw in found)))
         what = f"Use {newest} or newer, or let nobody but the worker reach it."
-        yield Finding("engine flaws", "warning", f"{home.title} has known flaws ({told})", what)
+        yield Finding("engine flaws", "warning", f"{title} has known flaws ({told})", what)
 
 
 def recipe(loaded: Loaded, wanted: str) -> Iterator[Finding]:
