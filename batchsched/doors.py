@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
 from batchsched.clock import Clock
+from batchsched.errors import DatabaseUnavailable
 from batchsched.fleet import Fleet
 from batchsched.openings import Openings, Standing, Windows, part
 from batchsched.published import Published
@@ -15,6 +17,7 @@ from batchsched.queue import chunks, overrides
 from batchsched.queue.database import Database
 from batchsched.windows import WindowTimer
 
+log = logging.getLogger(__name__)
 LOOK_AHEAD = timedelta(hours=1)
 """How far the timer sees; it looks again long before that."""
 
@@ -38,7 +41,10 @@ class Doors:
 
     def start(self) -> None:
         """Watch the windows."""
-        self._timer.start()
+        try:
+            self._timer.start()
+        except DatabaseUnavailable as problem:  # it was there a moment ago, and each plan has its windows watched
+            log.warning("The windows are not looked at yet: %s", problem.message)
 
     def stop(self) -> None:
         """Watch them no more."""

@@ -17,6 +17,7 @@ from batchsched.cli.main import main
 from batchsched.errors import DatabaseBusy, DatabaseUnavailable, InvalidConfiguration, StorageFull
 from batchsched.queue import chunks, ledger
 from batchsched.queue.database import Database, translated
+from batchsched.server.lifecycle import Lifecycle
 from batchsched.server.runtime import Runtime
 from tests.live import LiveServer, live_server, requests, wait_for
 from tests.postgres import PostgresServer, database_in
@@ -71,14 +72,18 @@ def test_a_database_that_goes_away_while_a_server_starts_is_waited_for(
     own: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was there when it was opened; the work of a start needs it again."""
-    recover = Runtime.recover
+    recover, keep_house = Runtime.recover, Lifecycle.start
 
     def without_database(runtime: Runtime) -> None:
         own.stop(signal.SIGQUIT)
         recover(runtime)
+
+    def with_database(lifecycle: Lifecycle) -> None:
         own.start()
+        keep_house(lifecycle)
 
     monkeypatch.setattr(Runtime, "recover", without_database)
+    monkeypatch.setattr(Lifecycle, "start", with_database)
     with own.fresh() as url, live_server(tmp_path, server__database_url=url) as server:
         wait_for(server.runtime.leadership.leading)
         assert server.worker().drain(server.submit(requests(3))["id"])["status"] == "completed"
@@ -216,3 +221,19 @@ def test_what_is_not_there_or_not_an_address_is_said_at_the_start(tmp_path: Path
     assert stop.value.code == 75, said
     assert "does not answer" in said
     assert "hidden" not in said
+
+
+def test_a_start_that_fails_after_all_was_opened_ends_with_its_own_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """uvicorn would end the process by a code that says that something was not found."""
+
+    def fail(_: Lifecycle) -> None:
+        raise DatabaseUnavailable("The database went away.")
+
+    monkeypatch.setattr(Lifecycle, "start", fail)
+    (tmp_path / "c.toml").write_text(f"[server]\ndata_dir = '{tmp_path / 'data'}'\nport = 0\n[planner]\nsolver = 'greedy'\n")
+    with pytest.raises(SystemExit) as stop:
+        main(["serve", "--config", str(tmp_path / "c.toml")])
+    assert stop.value.code == 75
+    assert "Error: The database went away." in capsys.readouterr().err

@@ -49,8 +49,12 @@ def create_app(runtime: Runtime) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        runtime.start()
-        recurring.start()
+        try:
+            runtime.start()
+            recurring.start()
+        except Exception as problem:  # uvicorn would only print it, and end by a code of its own
+            runtime.not_started = problem
+            raise
         yield
         recurring.stop()
         runtime.stop()

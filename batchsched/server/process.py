@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 
@@ -23,7 +24,8 @@ from batchsched.settings import Loaded
 def serve(loaded: Loaded, announce: Callable[[str], None]) -> int:
     """Serve until SIGTERM or Ctrl-C; `announce` gets the URL once requests are answered. Returns the exit code.
 
-    Raises InsecureBind, PortInUse, DataFolderInUse, InvalidConfiguration, MissingExtra before anything is served.
+    Raises InsecureBind, PortInUse, DataFolderInUse, InvalidConfiguration, MissingExtra, DatabaseUnavailable before anything is
+    served.
     """
     logs.configure(loaded.settings.logs, "%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -58,7 +60,14 @@ def serve(loaded: Loaded, announce: Callable[[str], None]) -> int:
         forwarded_allow_ips=settings.trusted_proxies,
     )
     server = _Announcing(config, lambda: announce(url))
-    server.run(sockets=[listener])
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        if runtime.not_started is None:
+            raise
+        with suppress(BatchschedError):
+            runtime.stop()
+        raise runtime.not_started from None
     return 0
 
 

@@ -58,6 +58,8 @@ class Runtime:
         self.ids: IdSource = ids or RandomIds()
         self._tracer = tracer
         self.started_at = self.clock.now()
+        self.not_started: Exception | None = None
+        """Why `start` failed, where it did."""
         self.rules = loaded.settings.server.rules()
         root = Path(loaded.settings.server.data_dir)
         where = loaded.settings.server.database_url or root / "batchsched.db"
