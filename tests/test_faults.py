@@ -153,6 +153,31 @@ def test_a_clock_that_jumps_takes_no_lease_from_a_healthy_worker(tmp_path: Path)
         worker.record(lease, [1])
 
 
+class Leaping(ManualClock):
+    """Once it is told to, its time of day jumps an hour ahead right after somebody looked whether it had."""
+
+    leaps = False
+
+    def monotonic(self) -> float:
+        if self.leaps:
+            self.leaps = False
+            self.set_wall(self.now() + timedelta(hours=1))
+        return super().monotonic()
+
+
+def test_a_clock_that_jumps_right_after_it_was_looked_at_takes_no_lease_either(tmp_path: Path) -> None:
+    clock = Leaping(NOW)
+    with live_server(tmp_path, clock=clock) as server:
+        server.submit(requests(3))
+        worker = server.worker()
+        lease = worker.lease()
+        server.runtime.lifecycle.round()
+        clock.leaps = True
+        server.runtime.lifecycle.round()
+        server.runtime.lifecycle.round()
+        worker.record(lease, [1])
+
+
 def test_a_clock_that_jumps_while_the_database_is_away_takes_no_lease_either(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

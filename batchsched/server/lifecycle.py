@@ -158,10 +158,11 @@ class Lifecycle:
             log.exception("A housekeeping step failed; it is tried again.")
 
     def _rescue(self) -> None:
-        if self._clock_jumped():
+        now = self._steady_now()
+        if now is None:
             return
         with self._database.write() as connection:
-            lost = chunks.rescue(connection, self._clock.now())
+            lost = chunks.rescue(connection, now)
             if lost:
                 ledger.bump(connection, "lease_expired_total", len(lost))
         if lost:
@@ -177,14 +178,15 @@ class Lifecycle:
         if present != before:
             self._scheduler.poke()
 
-    def _clock_jumped(self) -> bool:
-        """Leases hang on the time of day. Where that jumped (NTP, a machine that slept), they get their full time again."""
+    def _steady_now(self) -> datetime | None:
+        """Leases hang on the time of day. Where that jumped (NTP, a machine that slept), they get their full time again, and
+        this is None. A second look at the clock might be the one after a jump."""
         wall, monotonic = self._clock.now(), self._clock.monotonic()
         before_wall, before_monotonic = self._looked or (wall, monotonic)
         jump_s = (wall - before_wall).total_seconds() - (monotonic - before_monotonic)
         if abs(jump_s) < CLOCK_JUMP_S:
             self._looked = (wall, monotonic)
-            return False
+            return wall
         log.warning("The clock jumped by %.0f s; every lease gets its full time again.", jump_s)
         with self._database.write() as connection:
             chunks.forgive(connection, wall, self._lease_s)
@@ -192,7 +194,7 @@ class Lifecycle:
                 deliveries.hurry(connection, wall)
         self._looked = (wall, monotonic)  # only now: where the database was away, the next round must know of the jump
         self._scheduler.poke()  # the plan in force was made for another hour
-        return True
+        return None
 
     def _validate(self, new: Sequence[Row]) -> None:
         """Check their files, judge those that are sound beside each other, and let them begin."""
