@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 
 from batchsched.executors.answers import Verdict, judge
 from batchsched.executors.dialect import Cannot
@@ -23,6 +24,26 @@ TRIES = 3
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 _CONNECT = aiohttp.ClientTimeout(total=None, sock_connect=10)
 _HEADERS = {"content-type": "application/json"}
+
+
+class Fenced(aiohttp.BytesPayload):
+    """A body that goes out only while the leases are known to hold.
+
+    That is asked once more here: between the decision and the socket lie a connection and turns of the event loop, and a process
+    that sleeps there for long would send what somebody else has done meanwhile.
+    """
+
+    def __init__(self, body: bytes, trust: Trust) -> None:
+        super().__init__(body, content_type=_HEADERS["content-type"])
+        self._trust = trust
+        self.withheld = False
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """As aiohttp's. Raises InterruptedError, which breaks the connection off."""
+        if not self._trust.holds():
+            self.withheld = True
+            raise InterruptedError("The leases may be over.")
+        await super().write_with_length(writer, content_length)
 
 
 class Asking:
@@ -51,6 +72,9 @@ class Asking:
             await self._trust.wait()
             line.asking, line.excused_s = True, 0.0
             reply = await self._ask(work, line)
+            if reply is None:
+                line.asking = False
+                continue
             verdict, answer, status = judge(reply.status, reply.body)
             if verdict is Verdict.OK:
                 self._patience.learn(time.monotonic() - line.began, answer.tokens[0], answer.tokens[2])
@@ -88,7 +112,8 @@ class Asking:
     def _limit_s(self, line: Line) -> float:
         return self._patience.limit_s(line.demand, self._engine.context, line.tries, line.excused_s)
 
-    async def _ask(self, work: Work, line: Line) -> Reply:
+    async def _ask(self, work: Work, line: Line) -> Reply | None:
+        """What came back; None where nothing was sent, for the leases may be over."""
         lease, body = work.lease, line.request.body
         data = renamed(body, lease.model) if lease.rename else bytes(body)
         if self._priority is not None:
@@ -97,6 +122,7 @@ class Asking:
             data = self._engine.dialect.asked(data)
         except Cannot as problem:
             return Reply(400, problem.body(), "")
+        fenced = Fenced(data, self._trust)
         headers = {**_HEADERS, "traceparent": lease.traceparent} if lease.traceparent else _HEADERS
         if self.split is not None:
             return await self._ask_both(self.split, work, line, data, headers)
@@ -121,12 +147,14 @@ class Asking:
         try:
             async with (
                 asyncio.timeout(self._limit_s(line)) as line.wait,
-                self._session.post(url, data=data, headers=headers, timeout=_CONNECT) as answer,
+                self._session.post(url, data=fenced, headers=headers, timeout=_CONNECT) as answer,
             ):
                 return Reply(answer.status, await answer.read(), answer.headers.get("x-request-id", ""))
         except TimeoutError:
             return Reply(0, f"nothing within {time.monotonic() - line.began:.0f} s".encode(), "")
         except (aiohttp.ClientError, OSError, ValueError) as problem:
+            if fenced.withheld:
+                return None
             return Reply(0, (str(problem) or type(problem).__name__).encode(), "")
         finally:
             line.wait = None
