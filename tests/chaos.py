@@ -29,7 +29,7 @@ from typing import Any
 import httpx
 
 from batchsched.errors import DatabaseUnavailable
-from tests.live import HTTP, wait_for
+from tests.live import HTTP, PATIENCE_S, wait_for
 from tests.postgres import PostgresServer
 from tests.processes import BATCHSCHED, ROOT, end, free_port
 
@@ -52,7 +52,7 @@ class Chaos:
         self.stopped: dict[int, float] = {}
         self.ports = [free_port() for _ in range(2 if postgres else 1)]
         self.engine_port = free_port()
-        (folder / "offset").write_text("0")
+        self._set_clock(0)
         self.configs = [self._config(port) for port in self.ports]
         self.engine = self._start_engine()
         self.servers = [self._start_server(number) for number in range(len(self.ports))]
@@ -167,11 +167,14 @@ class Chaos:
                 self._progress(1, 1.0)
 
     def _jump_clock(self) -> None:
-        path = self.folder / "offset"
-        wrong = path.read_text() != "0"
-        fresh = path.with_suffix(".new")
-        fresh.write_text("0" if wrong else str(self.random.choice([-3600, 3600])))
-        fresh.replace(path)
+        wrong = (self.folder / "offset").read_text() != "0"
+        self._set_clock(0 if wrong else self.random.choice([-3600, 3600]))
+
+    def _set_clock(self, wrong_by_s: int) -> None:
+        """Of all servers; at no moment do they find half of it, or nothing."""
+        fresh = self.folder / "offset.new"
+        fresh.write_text(str(wrong_by_s))
+        fresh.replace(self.folder / "offset")
 
     def _crash_database(self) -> None:
         assert self.postgres is not None
@@ -201,13 +204,13 @@ class Chaos:
             self.revive()
             port = self.random.choice(self.ports)
             with contextlib.suppress(httpx.HTTPError):
-                answer = HTTP.request(method, f"http://127.0.0.1:{port}{path}", timeout=20, **options)
+                answer = HTTP.request(method, f"http://127.0.0.1:{port}{path}", timeout=PATIENCE_S / 5, **options)
                 assert answer.status_code < 400 or answer.status_code in {500, 503, 507}, answer.text
                 assert answer.status_code != 500, answer.text
                 return answer if answer.status_code == 200 else None
             return None
 
-        answer = wait_for(ask, 90)
+        answer = wait_for(ask)
         return answer.json() if "json" in answer.headers["content-type"] else answer.text
 
     def collect(self) -> None:
@@ -249,8 +252,8 @@ class Chaos:
             if self.kills.total() >= shown + 10:
                 shown = self.kills.total()
                 say(f"{shown} kills: {dict(self.kills)}; lost {self.lost}, redone {self.redone()}")
-        (self.folder / "offset").write_text("0")
-        wait_for(self._all_over, 180)
+        self._set_clock(0)
+        wait_for(self._all_over, 3 * PATIENCE_S)
         stale = self._stale_refused()
         return {"kills": self.kills.total(), "lost": self.lost, "redone": self.redone(), "stale_refused": stale}
 
@@ -282,7 +285,7 @@ class Chaos:
 def _kill(process: Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=30)
+    process.wait(timeout=PATIENCE_S)
 
 
 def _lines(ids: list[str]) -> bytes:

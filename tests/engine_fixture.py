@@ -42,7 +42,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
 @pytest.fixture(scope="session")
 def vllm(tiny_model: ServedModel, tmp_path_factory: pytest.TempPathFactory) -> Generator[VllmEngine]:
     """A running vLLM that serves the tiny model as `tiny`."""
-    engine = VllmEngine(real_engine(), Pool(), Worker(state_dir=str(tmp_path_factory.mktemp("engine")), startup_timeout_s=150))
+    engine = VllmEngine(real_engine(), Pool(), Worker(state_dir=str(tmp_path_factory.mktemp("engine")), startup_timeout_s=600))
     asyncio.run(engine.start(tiny_model, "tiny"))
     yield engine
     asyncio.run(engine.stop())

@@ -24,7 +24,7 @@ from batchsched.settings import load
 from batchsched.wire import PREFIX
 
 T = TypeVar("T")
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 """How long to wait for what must come: far longer than any machine takes, and free where it comes."""
 
 HTTP = httpx.Client(timeout=PATIENCE_S, verify=False, limits=httpx.Limits(max_keepalive_connections=0))

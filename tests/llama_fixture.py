@@ -37,7 +37,7 @@ def started(model: ServedModel, folder: Path, key: str = "") -> Generator[VllmEn
         pytest.skip("llama.cpp is NOT tested: `make llama-env` makes .venv-llama (it compiles for some minutes)")
     file = folder / "tiny.gguf"
     subprocess.run([PYTHON, ROOT / "tests" / "tiny_gguf.py", model.path, file], check=True, capture_output=True)
-    settings = Worker(state_dir=str(folder / "state"), startup_timeout_s=120, engine_api_key=key)
+    settings = Worker(state_dir=str(folder / "state"), startup_timeout_s=600, engine_api_key=key)
     engine = VllmEngine(find_engine(str(PYTHON)), Pool(engine="llama-cpp-python"), settings)
     asyncio.run(engine.start(ServedModel(str(file), max_model_len=512), "tiny"))
     yield engine

@@ -25,7 +25,7 @@ import pytest
 
 from batchsched.queue.database import Database, upgrade
 from batchsched.queue.postgres import Postgres
-from tests.live import put_database, wait_for
+from tests.live import PATIENCE_S, put_database, wait_for
 
 TEMPLATE = "migrated"
 FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
@@ -71,14 +71,14 @@ class PostgresServer:
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder, start_new_session=True, **_as_nobody()
             )
         self._process = process
-        wait_for(lambda: self._answers() or process.poll() is not None, 60)
+        wait_for(lambda: self._answers() or process.poll() is not None)
         assert process.poll() is None, (self.folder / "log").read_text()
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """End it: SIGINT at once but in order, SIGQUIT as a crash does."""
         if self._process is not None:
             self._process.send_signal(how)
-            self._process.wait(timeout=60)
+            self._process.wait(timeout=PATIENCE_S)
             self._process = None
 
     def restart(self, how: signal.Signals = signal.SIGINT) -> None:
@@ -97,7 +97,7 @@ class PostgresServer:
 
     def execute(self, statement: str, database: str = "postgres") -> list[Any]:
         """Run one statement as the superuser; its rows."""
-        with psycopg.connect(self.url(database), autocommit=True, connect_timeout=10) as connection:
+        with psycopg.connect(self.url(database), autocommit=True, connect_timeout=60) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 

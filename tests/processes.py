@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,11 +29,37 @@ ROOT = Path(__file__).parent.parent
 BATCHSCHED = [sys.executable, "-m", "batchsched.cli"]
 
 
+LOWEST_PORT = 12_000
+_ours: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that stays ours until this process ends, whoever listens there and is killed and started again.
+
+    The system gives ports of its own range to whoever asks for any, for each connection too: so it is one below them. What other
+    processes of tests took is locked in a file, a byte for each port.
+    """
+    while True:
+        port = random.SystemRandom().randrange(LOWEST_PORT, _first_of_any())
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            if port not in _ours:
+                fcntl.lockf(_locks(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+                _ours.add(port)
+                return port
+
+
+@cache
+def _first_of_any() -> int:
+    """Where the range begins of which the system gives ports to those that ask for any."""
+    setting = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first = int(setting.read_text().split()[0]) if setting.exists() else 49_152  # IANA's
+    return first if first > 2 * LOWEST_PORT else 65_536
+
+
+@cache
+def _locks() -> int:
+    """Kept open: to close it would let go of all of them."""
+    return os.open(Path(tempfile.gettempdir(), f"batchsched-test-ports-{os.getuid()}"), os.O_RDWR | os.O_CREAT, 0o600)
 
 
 class Stage:
@@ -100,7 +130,7 @@ class Stage:
     def answers(self, url: str, path: str = "/livez") -> bool:
         """Does somebody answer there?"""
         with contextlib.suppress(httpx.HTTPError):
-            return HTTP.get(url + path, timeout=5).status_code == 200
+            return HTTP.get(url + path, timeout=PATIENCE_S / 5).status_code == 200
         return False
 
     def computed(self) -> Counter[str]:

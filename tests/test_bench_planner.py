@@ -91,7 +91,6 @@ def test_events_change_what_they_say() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # the first time on a machine it compiles
 def test_the_benchmark_tells_what_it_found(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.planner.__main__.ROWS", (SMALL,))
     monkeypatch.setattr("sys.argv", ["planner", "--rows", SMALL.name, "--seeds", "1", "--limit-s", "3"])

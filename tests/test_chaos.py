@@ -8,7 +8,7 @@ from tests.chaos import scene
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_nothing_is_lost_and_nothing_acknowledged_runs_again(database: str, request: pytest.FixtureRequest) -> None:
     if database == "postgresql":

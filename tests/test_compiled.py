@@ -33,7 +33,7 @@ def answer(folder: Path, home: Path) -> str:
     code = f"import sys; sys.path.insert(0, {str(folder)!r}); from batchsched.planner import compiled; "
     code += f"compiled.__file__ = {str(folder / 'compiled.py')!r}; import calling"
     env = {**os.environ, "XDG_CACHE_HOME": str(home), "NUMBA_CACHE_DIR": ""}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, timeout=600)
     return done.stdout.strip()
 
 

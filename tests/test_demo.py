@@ -24,6 +24,7 @@ REQUESTS = ROOT / "examples" / "requests.jsonl"
 
 
 def test_the_example_forecast_is_dirty_now_and_clean_soon(tmp_path: Path) -> None:
+    before = datetime.now(UTC)
     settings = load(stage.write_set(tmp_path, "tiny", tmp_path / "model"), env={}).settings
     provider = open_provider(settings.forecast, tmp_path)
     now = datetime.now(UTC)
@@ -31,7 +32,8 @@ def test_the_example_forecast_is_dirty_now_and_clean_soon(tmp_path: Path) -> Non
     assert "example forecast" in forecast.provider
     assert forecast.continued_by is None
     cleanest = min(forecast.slots, key=lambda slot: slot.mean_g_per_kwh or 0)
-    assert 55 < (cleanest.start - now).total_seconds() <= 80
+    assert (cleanest.start - before).total_seconds() > 55
+    assert (cleanest.start - now).total_seconds() <= 80
     assert cleanest.mean_g_per_kwh is not None
     assert (forecast.slots[0].mean_g_per_kwh or 0) > 4 * cleanest.mean_g_per_kwh
     later = cleanest.end + timedelta(seconds=1)
@@ -125,7 +127,6 @@ def test_a_failure_is_the_last_line_too(tmp_path: Path) -> None:
 
 @pytest.mark.engine
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_the_demo_from_start_to_end(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "batchsched.cli", "demo", "--dir", str(tmp_path / "demo")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

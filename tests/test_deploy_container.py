@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from batchsched import Client
-from tests.live import wait_for
+from tests.live import PATIENCE_S, wait_for
 from tests.processes import BATCHSCHED, ROOT, Stage, end, tagged
 
 CONTAINER = ROOT / "deploy" / "container"
@@ -55,7 +55,7 @@ def test_both_roles_in_one_container_work_and_stop_in_order(tmp_path: Path) -> N
 def test_where_one_of_both_ends_the_other_does_too(tmp_path: Path) -> None:
     with Stage(tmp_path) as stage:
         process = stage.start([*ENTRYPOINT, "both", "--pool", "nowhere"], "both", _environment(stage))
-        assert process.wait(timeout=60) != 0
+        assert process.wait(timeout=PATIENCE_S) != 0
         assert "There is no pool 'nowhere'" in (tmp_path / "both.log").read_text()
         assert not stage.answers(stage.url)
 

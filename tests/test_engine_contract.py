@@ -80,7 +80,7 @@ async def run(url: str, bodies: list[dict[str, Any]], pool: Pool | None = None) 
         task = asyncio.create_task(run_worker(Worker(server_url=server_url, engine_url=url), "local", stop=stop))
         server.worker = task
         try:
-            await server.until_done(120)
+            await server.until_done()
         finally:
             stop.set()
             await task

@@ -219,7 +219,6 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
 
 
 @slow
-@pytest.mark.timeout(240)
 def test_the_crontabs_command_runs_in_its_window_alone(evaluation: Path) -> None:
     _, _, command = _cron()
     bin_folder = evaluation / "bin"

@@ -83,7 +83,7 @@ def test_orphans_are_ended_and_engines_with_an_owner_left_alone(tmp_path: Path) 
     owner_reborn = log_name("tiny", 2).replace(".log", "1.log")  # same process id, another start
     with engine(log_name("a model/with: odd name", 1)) as mine, engine(owner_gone) as orphan, engine(owner_reborn) as other:
         try:
-            assert end_orphans() == 2
+            end_orphans()  # or a worker of another test did, which starts just now: how many it tells is not ours to know
             assert orphan.wait(PATIENCE_S) == other.wait(PATIENCE_S) == -signal.SIGTERM
             assert mine.poll() is None
         finally:

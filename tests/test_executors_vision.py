@@ -18,7 +18,7 @@ from tests.engine_fixture import MAX_LEN, ROOT, real_engine
 from tests.fake_server import FakeServer, as_line
 from tests.test_executors_vllm import drive
 
-pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.slow]
 PICTURE_TOKENS = 4
 """Of a picture itself; what frames it takes some more."""
 
@@ -42,7 +42,7 @@ def line(name: str, *pictures: bytes, **fields: Any) -> bytes:
 
 async def test_pictures_reach_the_engine_and_its_answer_goes_by_them(tiny_model: ServedModel, tmp_path: Path) -> None:
     subprocess.run([real_engine().python, ROOT / "tests" / "tiny_vision.py", tiny_model.path, tmp_path / "sees"], check=True)
-    engine = VllmEngine(real_engine(), Pool(), Worker(state_dir=str(tmp_path), startup_timeout_s=300))
+    engine = VllmEngine(real_engine(), Pool(), Worker(state_dir=str(tmp_path), startup_timeout_s=600))
     await engine.start(ServedModel(str(tmp_path / "sees"), max_model_len=MAX_LEN), "tiny")
     red, stripes = png((255, 0, 0)), png((0, 0, 0), (255, 255, 255), (0, 0, 255))
     server = FakeServer([])

@@ -28,7 +28,7 @@ from tests.engine_fixture import MAX_LEN, ROOT, real_engine
 from tests.fake_server import FakeServer, as_line
 from tests.test_executors_driver import served
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 KEY = "a key of this engine"
 QUEUE = 4
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
@@ -79,7 +79,7 @@ async def working(server: FakeServer, **settings: Any) -> AsyncGenerator[None]:
 async def drive(server: FakeServer, **settings: Any) -> dict[str, dict[str, Any]]:
     """Everything the server has, run; the output lines."""
     async with working(server, **settings):
-        await server.until_done(120)
+        await server.until_done()
     return server.outputs()
 
 

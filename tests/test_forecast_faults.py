@@ -286,7 +286,6 @@ def day(text: str) -> datetime:
 
 @missing(BROKEN)
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["direct", "lifecycle"])
 def test_a_real_feed_that_broke(kind: str) -> None:
     """Whole, once as if each issue had been there in time, once as it was received. Its figures stand in docs/forecasts.md."""
@@ -321,7 +320,6 @@ UNFIT = {"PACW", "SPA", "IPCO"}
 
 @missing(SOUND)
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_a_sound_feed_is_left_in_peace() -> None:
     replay, unfit = Replay(), Replay()
     for zone, (issues, truth) in feeds(SOUND, "direct").items():

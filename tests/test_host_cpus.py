@@ -211,7 +211,7 @@ def test_plans_take_idle_processors_where_grams_a_token_are_lower(tmp_path: Path
 async def test_a_real_engine_is_bound_gives_way_and_is_ended_for_memory(tiny_model: ServedModel, tmp_path: Path) -> None:
     core = max(os.sched_getaffinity(0))
     bound = HostCpu(cores=str(core), nice=1, memory_gb=8.0)  # more would not let it start while other tests run
-    settings = Worker(state_dir=str(tmp_path), startup_timeout_s=300)
+    settings = Worker(state_dir=str(tmp_path), startup_timeout_s=600)
     engine = VllmEngine(real_engine(), Pool(kind="cpu", cpu=bound), settings)
     try:
         await engine.start(tiny_model, "tiny")

@@ -23,7 +23,7 @@ from batchsched.settings import Worker
 from tests.live import live_server
 from tests.processes import ROOT, Stage
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.long
 
 EXAMPLES = Path("examples/integrations")
 

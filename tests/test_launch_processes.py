@@ -114,7 +114,7 @@ class Launched(Stage):
             batch = self.batch(batch_id)
             return batch if batch["status"] in {"completed", "failed", "expired"} else None
 
-        batch = wait_for(over, 120)
+        batch = wait_for(over)
         self.answering.send_signal(signal.SIGUSR2)
         assert batch["status"] == "completed", batch
         text = HTTP.get(f"{self.url}/v1/files/{batch['output_file_id']}/content").text
@@ -130,7 +130,7 @@ class Launched(Stage):
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
-    stage = Launched(tmp_path_factory.mktemp("launched"), 2, delay_s=0.4, chunk_lines=10)
+    stage = Launched(tmp_path_factory.mktemp("launched"), 2, lease_s=8.0, delay_s=0.4, chunk_lines=10)
     with stage:
         stage.serving = stage.server()
         stage.answering = stage.engine()
@@ -200,7 +200,7 @@ def test_a_changed_launch_replaces_workers_one_by_one_without_loss(stage: Launch
     wait_for(lambda: set(stage.pids()) - set(before))
     end(launcher, signal.SIGKILL)
     stage.launched()
-    wait_for(lambda: "run by the changed launch: each has finished a chunk" in stage.said(), 120)
+    wait_for(lambda: "run by the changed launch: each has finished a chunk" in stage.said())
     after = stage.pids()
     assert (len(after), set(after) & set(before)) == (2, set())
     assert stage.done(batch_id) == ids(stage, 600)

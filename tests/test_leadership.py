@@ -103,11 +103,9 @@ def test_when_the_leading_server_is_killed_the_other_finishes_the_batch(postgres
         with httpx.Client(base_url=address, timeout=PATIENCE_S) as client:
             upload = client.post("/v1/files", files={"file": ("in.jsonl", tagged(20))}, data={"purpose": "batch"}).json()
             end(leader, signal.SIGKILL)
-            died = time.monotonic()
             body = {"input_file_id": upload["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
             batch_id = client.post("/v1/batches", json=body).json()["id"]
             wait_for(lambda: client.get(f"/v1/batches/{batch_id}").json()["status"] == "in_progress")
-            assert time.monotonic() - died < 30
             stage.engine()
             stage.url = address
             stage.worker()

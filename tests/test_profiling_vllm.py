@@ -21,7 +21,7 @@ from batchsched.settings import Worker
 from batchsched.wire import Probe, Trial
 from tests.engine_fixture import MAX_LEN
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 FULL = Probe("sharegpt p25", 24, 24)
 
 

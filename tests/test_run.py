@@ -22,11 +22,11 @@ from batchsched import settings
 from batchsched.cli import exits
 from batchsched.cli.embedded import Embedded
 from batchsched.queue.database import Database
+from tests.live import PATIENCE_S
 from tests.processes import acknowledged
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = pytest.mark.slow
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
-BOUND_S = 60.0
 
 
 class Engine:
@@ -90,14 +90,17 @@ def write_requests(path: Path, count: int, steer: str = "") -> Path:
 
 
 def start(file: Path, engine: Engine, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "batchsched.cli", "run", str(file), "--model", "tiny", "--deadline", "2m", *more]
+    """With an hour to do it, on a grid that never changes: nothing is worth waiting for."""
+    command = [sys.executable, "-m", "batchsched.cli", "run", str(file), "--model", "tiny", "--deadline", "1h", *more]
     command += ["--engine-url", engine.url, "--json"]
+    if not (file.parent / "batchsched.toml").exists():
+        command += ["--zone", "WORLD"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
     """Exit code, the JSON on stdout, stderr."""
-    out, err = process.communicate(timeout=BOUND_S)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert "Traceback" not in err
     return process.returncode, json.loads(out) if out else {}, err
 
@@ -110,7 +113,7 @@ def results(folder: Path, name: str = "output.jsonl") -> list[str]:
 
 def wait_until(condition: Callable[[], bool], pause_s: float = 0.05) -> None:
     """What happens in other processes can only be looked at."""
-    limit = time.monotonic() + BOUND_S
+    limit = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < limit
         time.sleep(pause_s)
@@ -152,7 +155,7 @@ def test_a_run_from_start_to_end_and_again(place: Path, engine: Engine, monkeypa
 
 def test_a_configuration_that_lies_there_is_used_wholly_and_named(place: Path, engine: Engine) -> None:
     (place / "batchsched.toml").write_text('[sites.a]\nzone = "PL"\n[pools.shed]\nsite = "a"\n', "utf-8")
-    code, said, err = finish(start(write_requests(place / "in.jsonl", 2), engine))
+    code, said, err = finish(start(write_requests(place / "in.jsonl", 2), engine, "--deadline", "2m"))
     assert code == exits.OK, err
     assert "Configuration: batchsched.toml." in err
     assert {(row["pool"], row["zone"]) for row in said["report"]["rows"]} == {("shed", "PL")}
@@ -168,10 +171,9 @@ def test_failed_lines_end_with_their_own_exit_code(place: Path, engine: Engine) 
     assert (results(place / "out"), results(place / "out", "errors.jsonl")) == (["r0", "r1", "r2"], ["bad"])
 
 
-@pytest.mark.timeout(300)
 def test_a_run_stops_when_its_window_closes_and_goes_on_in_the_next(place: Path, engine: Engine) -> None:
-    until = ("--until-window-closes", "--deadline", "4m")
-    file, out = write_requests(place / "in.jsonl", 140, "[[slow 1]]"), place / "in.batchsched"
+    until = ("--until-window-closes",)
+    file, out = write_requests(place / "in.jsonl", 100, "[[slow 1]]"), place / "in.batchsched"
 
     def opens(minutes_ago: float, minutes: float) -> None:
         """The window of the day begins so long before now, at a whole minute."""
@@ -179,14 +181,14 @@ def test_a_run_stops_when_its_window_closes_and_goes_on_in_the_next(place: Path,
         cron, length_s = f"{since.minute} {since.hour} * * *", round(since.second + 60 * minutes)
         window = f'[pools.shed.window]\ncron = "{cron}"\nduration = "{length_s}s"\n'
         pool = '[pools.shed]\nsite = "a"\nmax_in_flight = 4\n'
-        (place / "batchsched.toml").write_text(f'[sites.a]\nzone = "PL"\n{pool}{window}', "utf-8")
+        (place / "batchsched.toml").write_text(f'[sites.a]\nzone = "WORLD"\n{pool}{window}', "utf-8")
 
     opens(60, 30)
     code, said, err = finish(start(file, engine, *until))
     assert code == exits.WINDOW_CLOSED
     assert "The window is closed; requests done so far: 0. The same command goes on when it opens next" in err
     assert engine.computed() == {}
-    opens(5, 5 + 0.5)  # for half a minute; a busy machine needs that to begin
+    opens(5, 5 + 1 / 3)  # for twenty seconds; a busy machine needs that to begin
     code, said, err = finish(start(file, engine, *until))
     assert code == exits.WINDOW_CLOSED, err
     assert said["batch"]["status"] in {"validating", "in_progress"}
@@ -194,7 +196,7 @@ def test_a_run_stops_when_its_window_closes_and_goes_on_in_the_next(place: Path,
     opens(5, 30)
     code, said, err = finish(start(file, engine, *until))
     assert code == exits.OK, err
-    assert results(out) == sorted(f"r{n}" for n in range(140))
+    assert results(out) == sorted(f"r{n}" for n in range(100))
     assert set(engine.computed().values()) == {1}
     (place / "batchsched.toml").write_text("")
     code, _, err = finish(start(write_requests(place / "other.jsonl", 1), engine, *until))
@@ -307,7 +309,7 @@ def test_at_the_deadline_what_is_done_is_kept(place: Path, engine: Engine) -> No
     file = write_requests(place / "in.jsonl", 2)
     with file.open("a") as more:
         more.write(file.read_text().splitlines()[0].replace("r0", "stuck").replace("[[tag stuck]]", "[[hang]]") + "\n")
-    code, said, _ = finish(start(file, engine, "--deadline", "20s"))
+    code, said, _ = finish(start(file, engine, "--deadline", "40s"))  # a busy machine needs half of that to begin
     assert code == exits.NOT_FINISHED
     assert said["batch"]["status"] == "expired"
     assert results(place / "in.batchsched") == ["r0", "r1"]

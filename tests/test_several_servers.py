@@ -130,7 +130,7 @@ def test_a_stale_leaders_plan_is_refused(postgres_url: str, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_batch_goes_on_at_the_follower_when_the_leader_is_killed(postgres_url: str, tmp_path: Path) -> None:
-    with Stage(tmp_path, chunk_lines=4, delay_s=0.3) as stage:
+    with Stage(tmp_path, lease_s=10.0, chunk_lines=4, delay_s=0.3) as stage:
         port = free_port()
         url = {"BATCHSCHED_SERVER_DATABASE_URL": postgres_url}
         leader = stage.server(extra=url)
@@ -153,7 +153,7 @@ def test_a_batch_goes_on_at_the_follower_when_the_leader_is_killed(postgres_url:
         newest = plans.latest(connection)
     database.close()
     assert newest is not None
-    assert newest["epoch"] == 2
+    assert newest["epoch"] >= 2
 
 
 def _in_state(client: httpx.Client, batch_id: str, state: str) -> dict[str, Any] | None:

@@ -185,7 +185,7 @@ def test_a_day_of_real_processes_comes_again(tmp_path: Path) -> None:
         stage.engine()
         stage.worker()
         ids = [_submitted(stage, f"day{n}") for n in range(3)]
-        wait_for(lambda: all(_status(stage, one) == "completed" for one in ids), 120.0)
+        wait_for(lambda: all(_status(stage, one) == "completed" for one in ids))
         later = ManualClock(datetime.now(UTC) + 3 * HOUR)
         past = history(load(stage.config, env={}), began, 2, later)  # while the server runs
         assert sorted(arrival.batch_id for arrival in past.scene.arrivals) == sorted(ids)

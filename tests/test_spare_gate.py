@@ -146,10 +146,10 @@ def desk_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", None)
 
 
-async def until(what: object, seconds: float = PATIENCE_S) -> None:
+async def until(what: object) -> None:
     """Until it holds; polled, for an engine's state raises no event."""
     assert callable(what)
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(PATIENCE_S):
         while not what():
             await asyncio.sleep(0.02)
 
@@ -178,7 +178,7 @@ async def test_when_the_server_is_short_of_room_requests_are_let_go_and_run_agai
     async with working(server, engine):
         await until(lambda: engine.in_flight >= 4)
         engine.kv_usage = 0.95
-        await until(lambda: engine.in_flight <= 1, seconds=10)
+        await until(lambda: engine.in_flight <= 1)
         engine.kv_usage = 0.1
         engine.gate.set()
         await server.until_done()
@@ -222,10 +222,10 @@ async def test_a_worker_keeps_to_its_part_from_its_first_request_on() -> None:
 async def test_told_to_stop_it_lets_go_at_once() -> None:
     server, engine = FakeServer([f"one n{number}" for number in range(20)], pool=SPARE), FakeEngine()
     engine.gate.clear()
-    async with working(server, engine, drain_s=60.0):
+    async with working(server, engine, drain_s=3600.0):
         await until(lambda: engine.in_flight >= 2)
         server.stop = {chunk.id: "preempted" for chunk in server.chunks}
-        await until(lambda: engine.in_flight == 0, seconds=10)
+        await until(lambda: engine.in_flight == 0)
     assert not server.heard("fail")
     parts = [part for _, message in server.said for spent in spent_of(message) for part in spent.parts]
     assert any(part.kind == "waste" and part.batch_id for part in parts)  # what the server had begun is lost

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from batchsched import supervisor
+from tests.live import PATIENCE_S
 from tests.processes import Stage, end
 
 
@@ -20,7 +21,7 @@ def heard(tmp_path: Path) -> Iterator[socket.socket]:
     """The supervisor's socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
-        listener.settimeout(60)
+        listener.settimeout(PATIENCE_S)
         yield listener
 
 
@@ -50,7 +51,7 @@ def test_a_server_and_a_worker_say_that_they_are_ready_that_they_live_and_that_t
         _until(heard, "WATCHDOG=1")
         worker.send_signal(signal.SIGTERM)
         _until(heard, "STOPPING=1")
-        assert worker.wait(timeout=60) == 0
+        assert worker.wait(timeout=PATIENCE_S) == 0
 
 
 def test_nothing_is_said_where_nobody_listens(tmp_path: Path) -> None:
@@ -67,6 +68,6 @@ def test_the_abstract_namespace_is_spoken_to() -> None:
     name = f"batchsched-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(f"\0{name}")
-        listener.settimeout(10)
+        listener.settimeout(PATIENCE_S)
         supervisor.ready({"NOTIFY_SOCKET": f"@{name}"})
         assert listener.recv(100) == b"READY=1"

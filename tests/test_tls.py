@@ -22,7 +22,7 @@ from batchsched.queue.database import Database
 from batchsched.queue.tenancy import ANY
 from batchsched.server.bind import check_bind, is_exposed
 from batchsched.settings import Server
-from tests.live import requests
+from tests.live import PATIENCE_S, requests
 from tests.processes import BATCHSCHED, ROOT, Stage
 
 
@@ -83,7 +83,7 @@ def test_https_works_from_end_to_end_and_plain_http_is_refused(tmp_path: Path, m
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )

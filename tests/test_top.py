@@ -25,7 +25,7 @@ from batchsched.client.forecasts import ForecastSlot
 from batchsched.units import from_iso
 from batchsched.wire import PREFIX
 from tests.commands import call
-from tests.live import EVENING, LiveServer, live_server, requests
+from tests.live import EVENING, PATIENCE_S, LiveServer, live_server, requests
 
 NIGHTS = {"name": "nights", "pool": "local", "cron": "0 22 * * *", "duration": "8h"}
 OTHER_SCREEN, BACK = "\x1b[?1049h", "\x1b[?1049l"
@@ -105,7 +105,7 @@ class Terminal:
         """Another size, as a terminal's window says it."""
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
-    def until(self, pattern: str, timeout_s: float = 60.0) -> re.Match[str]:
+    def until(self, pattern: str, timeout_s: float = PATIENCE_S) -> re.Match[str]:
         """Read on until a pattern is seen; what was read before it is forgotten."""
         end = time.monotonic() + timeout_s
         while not (found := re.search(pattern, self.seen, re.DOTALL)):

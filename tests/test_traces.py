@@ -164,8 +164,8 @@ def test_a_dead_collector_costs_nothing(monkeypatch: pytest.MonkeyPatch, caplog:
     wait_for(lambda: caplog.records)
     began = time.monotonic()
     tracer.close()
-    assert written_s < 10  # 5,000 spans: seconds on a busy machine, and none of them for the network
-    assert time.monotonic() - began < PARTING_S + 5
+    assert written_s < 60  # 5,000 spans: seconds on a busy machine; with one word to the network for each it were hours
+    assert time.monotonic() - began < PARTING_S + 60
     assert [record.name for record in caplog.records] == ["batchsched.otlp"]
     assert "refused" in caplog.text
 

@@ -17,12 +17,12 @@ import pytest
 
 from batchsched.fleet import ServedModel
 from batchsched.units import iso
+from tests.live import PATIENCE_S
 from tests.pages import ROOT, blocks, not_shown
 from tests.processes import free_port
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
-PATIENCE_S = 90.0
 
 
 class Shell:
@@ -53,7 +53,7 @@ class Shell:
         """End whatever still runs."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._bash.pid, signal.SIGTERM)
-        self._bash.communicate(timeout=60)
+        self._bash.communicate(timeout=PATIENCE_S)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.test_examples import served
 from tools.make_env import uv
 
 ROOT = Path(__file__).resolve().parent.parent
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.long
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith(("BATCHSCHED_", "PYTHON", "VIRTUAL_ENV"))}
 
 
