@@ -72,9 +72,6 @@ class Asking:
             await self._trust.wait()
             line.asking, line.excused_s = True, 0.0
             reply = await self._ask(work, line)
-            if reply is None:
-                line.asking = False
-                continue
             verdict, answer, status = judge(reply.status, reply.body)
             if verdict is Verdict.OK:
                 self._patience.learn(time.monotonic() - line.began, answer.tokens[0], answer.tokens[2])
@@ -112,8 +109,7 @@ class Asking:
     def _limit_s(self, line: Line) -> float:
         return self._patience.limit_s(line.demand, self._engine.context, line.tries, line.excused_s)
 
-    async def _ask(self, work: Work, line: Line) -> Reply | None:
-        """What came back; None where nothing was sent, for the leases may be over."""
+    async def _ask(self, work: Work, line: Line) -> Reply:
         lease, body = work.lease, line.request.body
         data = renamed(body, lease.model) if lease.rename else bytes(body)
         if self._priority is not None:
@@ -122,7 +118,6 @@ class Asking:
             data = self._engine.dialect.asked(data)
         except Cannot as problem:
             return Reply(400, problem.body(), "")
-        fenced = Fenced(data, self._trust)
         headers = {**_HEADERS, "traceparent": lease.traceparent} if lease.traceparent else _HEADERS
         if self.split is not None:
             return await self._ask_both(self.split, work, line, data, headers)
@@ -143,7 +138,17 @@ class Asking:
         return await split.ask(line.demand, work.lease.endpoint, data, self._engine.url, read=read, answer=answer)
 
     async def _post(self, line: Line, url: str, data: bytes, headers: dict[str, str]) -> Reply:
-        line.began = time.monotonic()
+        """What came back. What was withheld goes out once the leases are known to hold again."""
+        asking = line.asking
+        while (reply := await self._post_once(line, url, data, headers)) is None:
+            line.asking = False
+            await self._trust.wait()
+            line.asking = asking
+        return reply
+
+    async def _post_once(self, line: Line, url: str, data: bytes, headers: dict[str, str]) -> Reply | None:
+        """None where nothing was sent, for the leases may be over."""
+        line.began, fenced = time.monotonic(), Fenced(data, self._trust)
         try:
             async with (
                 asyncio.timeout(self._limit_s(line)) as line.wait,
