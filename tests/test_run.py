@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from threading import Timer
+from threading import Thread
 from typing import Any
 
 import psutil
@@ -274,12 +274,17 @@ def test_a_server_waits_for_the_folder_that_a_dying_one_still_holds(place: Path)
     state = place / "state"
     state.mkdir()
     other = Database(state / "batchsched.db")
-    timer = Timer(6.0, other.close)
-    timer.start()
+    log = state / "server.log"
+
+    def let_go() -> None:
+        wait_until(lambda: log.exists() and "in use by another server" in log.read_text("utf-8"))
+        other.close()
+
+    holder = Thread(target=let_go)
+    holder.start()
     with Embedded(settings.Settings(), state) as house:
         assert list(house.start_server().batches.list()) == []
-    assert "in use by another server" in (state / "server.log").read_text("utf-8")
-    timer.join()
+    holder.join()
 
 
 def test_a_part_that_dies_is_started_again(place: Path, engine: Engine) -> None:
