@@ -42,7 +42,7 @@ def two_servers(folder: Path, url: str, clock: Clock | None = None, **flags: Any
 
 
 def test_a_follower_serves_everything_by_the_leaders_plan(postgres_url: str, tmp_path: Path) -> None:
-    with two_servers(tmp_path, postgres_url) as (leader, follower):
+    with two_servers(tmp_path, postgres_url, planner__replan_s=3600) as (leader, follower):
         worker = follower.worker()
         batch_id = follower.submit(requests(10))["id"]
         lease = worker.lease()  # PATIENCE_S is far less than the leader takes who is not told of it
