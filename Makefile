@@ -30,6 +30,9 @@ env: $(ENV) $(ENGINE) ## make .venv and .venv-engine; costs nothing when they st
 
 engine-env: $(ENGINE) ## make .venv-engine alone: vLLM for this machine's GPU, or for its CPU
 
+modes-env: $(ENGINE) ## add nixl to .venv-engine: for prompts that one engine reads for another (docs/modes.md), and `make test-full`
+	@$(PY) tools/make_env.py modes
+
 llama-env: $(LLAMA) ## make .venv-llama: llama.cpp's server, compiled here, for `make test-full`
 
 integrations-env: $(INTEGRATIONS) ## make .venv-integrations: other people's clients, which docs/integrations.md names, for `make test-full`
@@ -50,7 +53,7 @@ check: $(ENV) ## format, lint, types by two checkers, import arrows, quick tests
 test: env ## the whole suite, real vLLM included
 	@$(PY) -m pytest $(SPREAD) -m "not long"
 
-test-full: env test-pythons $(LLAMA) $(INTEGRATIONS) ## the suite and what is long, after the quick tests on every other Python
+test-full: env modes-env test-pythons $(LLAMA) $(INTEGRATIONS) ## the suite and what is long, after the quick tests on every other Python
 	@$(PY) -m pytest
 
 test-pythons: $(ENV) ## the quick tests on every other supported Python found here

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from batchsched.errors import EngineFailed, InvalidConfiguration, UnknownModel
+from batchsched.executors import transfer
 from batchsched.executors.dialect import Dialect, dialect_of
 from batchsched.executors.engine_home import EngineHome
 from batchsched.executors.host_cores import confined, missing
@@ -30,6 +31,7 @@ from batchsched.executors.memory_bound import MemoryBound
 from batchsched.executors.orphans import log_name, of_another, wait_until
 from batchsched.executors.probes import healthy, served_by
 from batchsched.executors.tether import tethered
+from batchsched.executors.transfer import Role
 from batchsched.fleet import HostCpu, Pool, ServedModel, cores_of
 from batchsched.settings import Worker
 
@@ -98,11 +100,12 @@ def on_this_host(pool: Pool, settings: Worker) -> Pool:
 
 
 class VllmEngine:
-    """A vLLM API server that is ours: started, watched and ended here."""
+    """A vLLM API server that is ours: started, watched and ended here. `role`: where it reads prompts for engines elsewhere."""
 
     here = ours = True
 
-    def __init__(self, home: EngineHome, pool: Pool, settings: Worker) -> None:
+    def __init__(self, home: EngineHome, pool: Pool, settings: Worker, role: Role | None = None) -> None:
+        self._role = role
         self.url = ""
         self.served: str | None = None
         self.startup_s = 0.0
@@ -130,9 +133,13 @@ class VllmEngine:
         """Launch and wait until it answers; an engine that runs already is ended first."""
         await self.stop()
         began = time.monotonic()
-        port = _free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        self._launch(command(self._home, self._pool, model, served, port), served)
+        port, role = _free_port(), self._role or _role_of(model, self._settings)
+        self.url = f"http://{role.host if role else '127.0.0.1'}:{port}"
+        engine, env = command(self._home, self._pool, model, served, port), dict[str, str]()
+        if role:
+            engine += await asyncio.to_thread(transfer.flags, self._home, role)
+            env = transfer.environment(self._home, role, _free_port(), list(os.environ))
+        self._launch(engine, served, env)
         try:
             await self._until_ready(served, began + self._settings.startup_timeout_s)
         except BaseException:
@@ -182,7 +189,7 @@ class VllmEngine:
         """Which vLLM, and what it serves."""
         return f"{self._home.describe()}, serving {self.served or 'nothing'}"
 
-    def _launch(self, engine: list[str], served: str) -> None:
+    def _launch(self, engine: list[str], served: str, env: dict[str, str]) -> None:
         """Raises EngineFailed where the machine lacks the cores that it is to run on."""
         cpu = self._pool.cpu or HostCpu()
         cores = cores_of(cpu.cores)
@@ -200,7 +207,7 @@ class VllmEngine:
             self._process = subprocess.Popen(
                 tethered(confined(engine, cores, cpu.nice, cpu.idle)),
                 cwd=folder,  # not the working folder: `python -m` would look for modules in it
-                env=environment(self._home, os.environ, self._pool) | keyed(self._home, self._settings.engine_api_key),
+                env=environment(self._home, os.environ, self._pool) | keyed(self._home, self._settings.engine_api_key) | env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -316,6 +323,14 @@ def _turned_away(url: str) -> EngineFailed:
     return EngineFailed(
         f"The engine at {url} asks for a key and does not take ours.", hint="Set worker.engine_api_key to that of its --api-key."
     )
+
+
+def _role_of(model: ServedModel, settings: Worker) -> Role | None:
+    """Of an engine that answers what another has read; it answers all else as any does."""
+    if model.mode != "prefill_decode":
+        return None
+    partner = urlsplit(settings.partner_url).hostname
+    return Role("kv_consumer", other=partner) if partner else Role("kv_consumer")
 
 
 def _first(one: tuple[str | None, str | None], other: tuple[str | None, str | None]) -> tuple[str | None, str | None]:

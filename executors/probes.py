@@ -13,6 +13,8 @@ from batchsched.executors.admission import Capacity, Load
 
 PROBE_TIMEOUT_S = 10.0
 _CACHE = "vllm:cache_config_info{"
+_BYTES = "vllm:nixl_bytes_transferred_sum"
+_FROM_ELSEWHERE = re.compile(r'vllm:prompt_tokens_by_source_total\{.*source="external_kv_transfer"')
 _LABEL = re.compile(r'(\w+)="(\d+)"')
 
 
@@ -81,6 +83,13 @@ async def capacity_of(session: aiohttp.ClientSession, url: str, context: int | N
     sizes = [{name: int(size) for name, size in part.items()} for part in parts]
     tokens = sum(_cache_tokens(each) for each in sizes)
     return Capacity(tokens, max(each.get("block_size", 1) for each in sizes), context) if tokens else Capacity(context=context)
+
+
+async def handed_of(session: aiohttp.ClientSession, url: str) -> tuple[float, float]:
+    """Bytes of keys and values, and tokens of prompts, that it took from another engine since it started; 0 where it does not
+    say."""
+    lines = await _metrics(session, url)
+    return _sum(lines, _BYTES) or 0.0, _sum([line for line in lines if _FROM_ELSEWHERE.match(line)], "vllm:") or 0.0
 
 
 async def load_of(session: aiohttp.ClientSession, url: str, metrics: Mapping[str, str]) -> Load | None:

@@ -50,7 +50,7 @@ def test_each_shell_has_its_script(shell: str, capsys: pytest.CaptureFixture[str
 def test_commands_and_options_are_offered() -> None:
     away = "http://127.0.0.1:9"
     assert offered(away, "") == list(COMMANDS)
-    assert offered(away, "pa") == ["pause"]
+    assert offered(away, "pa") == ["partner", "pause"]
     assert offered(away, "pool", "d") == ["drain"]
     assert "--dry-run" in offered(away, "pool", "drain", "--d")
 

@@ -2,6 +2,7 @@
 
     make_env.py dev                  .venv: batchsched, editable, with all that developing it takes
     make_env.py engine               .venv-engine: vLLM, for this machine's GPU or for its CPU
+    make_env.py modes                nixl, into .venv-engine: for prompts that one engine reads for another
     make_env.py llama                .venv-llama: llama.cpp's server for the CPU, compiled here, for `make test-full`
     make_env.py peers                .venv-peers: the queues that benchmarks/queues compares ours with
     make_env.py integrations         .venv-integrations/NAME for each lock there is: other people's clients, for `make test-full`
@@ -156,6 +157,13 @@ def make_engine() -> None:
     make(ENGINE, python, fingerprint(python, *files), fill, pip=False)
 
 
+def make_modes() -> None:
+    """What one mode of serving needs beside vLLM, into the environment that is there."""
+    if ENGINE.is_symlink():
+        sys.exit(f"[env] {ENGINE} is a link to {ENGINE.resolve()}: make it there.")
+    uv(ENGINE / "bin" / "python", "install", "--compile-bytecode", "--no-deps", "--require-hashes", "-r", LOCKS / "modes.txt")
+
+
 def make_llama() -> None:
     """`.venv-llama`: llama-cpp-python and its server, by their lock. There is no wheel: a C++ compiler works for some minutes."""
 
@@ -247,6 +255,7 @@ def lock(args: list[str]) -> None:
         "integrations/prefect.txt": [LOCKS / "integrations" / "prefect.in", ROOT / "pyproject.toml"],  # its tasks use our client
         "engine-cpu.txt": [LOCKS / "engine-cpu.in", "--excludes", LOCKS / "engine-excludes.txt", *links],
         "engine-model.txt": [LOCKS / "engine-model.in", "--no-deps"],
+        "modes.txt": [LOCKS / "modes.in", "--no-deps"],
     }
     common = ("--universal", "--generate-hashes", "--no-header", "--no-annotate")
     for name, plan in plans.items():
@@ -262,6 +271,8 @@ def main(args: list[str]) -> None:
         make_dev()
     elif args == ["engine"]:
         make_engine()
+    elif args == ["modes"]:
+        make_modes()
     elif args == ["llama"]:
         make_llama()
     elif args == ["peers"]:

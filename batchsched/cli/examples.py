@@ -13,6 +13,7 @@ EXAMPLES = {
     "backup": "backup /backups/monday",
     "migrate": "migrate --dry-run",
     "worker": "worker --server https://batch.example --pool old-t4",
+    "partner": "partner --pool old-t4 --for my-model-split",
     "top": "top --every 5",
     "submit": "submit requests.jsonl --deadline 6h --wait",
     "list": "list --limit 10",

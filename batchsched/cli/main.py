@@ -28,6 +28,7 @@ COMMANDS = {
     "backup": ("backup:backup", "Copy the server's database and files while it works."),
     "migrate": ("backup:migrate", "Bring the database's schema to this version."),
     "worker": ("worker:worker", "Run a worker beside a GPU."),
+    "partner": ("partner:partner", "Run the second engine of a mode of serving that takes two."),
     "top": ("top:top", "Watch pools, windows, batches and the grid."),
     "submit": ("submit:submit", "Submit a batch."),
     "list": ("batches:list_", "List batches, newest first."),
