@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
+import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,8 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
+from batchsched.errors import EngineFailed
+from batchsched.executors import transfer
 from batchsched.executors.demand import demand_of
 from batchsched.executors.engine_home import EngineHome
 from batchsched.executors.handoff import first_body, kept_of, parts_of, second_body
@@ -39,8 +40,10 @@ class Both:
 
 def missing(home: EngineHome) -> str:
     """What this engine lacks for it; empty where it can."""
-    if subprocess.run([home.python, "-c", "import nixl"], cwd="/", capture_output=True, check=False).returncode:
-        return "its environment has no nixl, by which keys and values travel"
+    try:
+        transfer.flags(home, transfer.Role("kv_producer"))
+    except EngineFailed as problem:
+        return f"{problem.message} {problem.hint or ''}".strip()
     return ""
 
 
@@ -48,17 +51,10 @@ def missing(home: EngineHome) -> str:
 def split_engines(home: EngineHome, folder: Path, model: Path, name: str, flags: Sequence[str]) -> Generator[Both]:
     """Both, until this is left."""
 
-    def started(role: str) -> tuple[list[str], dict[str, str]]:
-        config = {
-            "kv_connector": "NixlConnector",
-            "kv_role": role,
-            "kv_buffer_device": home.device if home.device == "cpu" else "cuda",
-            "kv_load_failure_policy": "recompute",
-        }
-        side = {"VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1", "VLLM_NIXL_SIDE_CHANNEL_PORT": str(free_port())}
-        return [*flags, "--kv-transfer-config", json.dumps(config)], {"UCX_TLS": "tcp,self,sm", "UCX_NET_DEVICES": "lo", **side}
+    def started(role: transfer.Role) -> tuple[list[str], dict[str, str]]:
+        return [*flags, *transfer.flags(home, role)], transfer.environment(home, role, free_port(), list(os.environ))
 
-    reading, answering = started("kv_producer"), started("kv_consumer")
+    reading, answering = started(transfer.Role("kv_producer")), started(transfer.Role("kv_consumer"))
     with (
         engine(home, folder / "reads", name, model, *reading, wait=False) as reads,
         engine(home, folder / "answers", name, model, *answering, wait=False) as answers,
