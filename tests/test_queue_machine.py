@@ -30,7 +30,6 @@ HUNT = settings(ROUGH, max_examples=200, phases=[Phase.generate], database=None,
 
 
 BOTH = pytest.mark.parametrize("machine", ["sqlite", "postgresql"], indirect=True)
-BROKEN = pytest.mark.parametrize("machine", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
 
 
 @pytest.fixture
@@ -54,7 +53,8 @@ def test_the_queue_keeps_its_promises_for_long(machine: type[QueueMachine]) -> N
     run_state_machine_as_test(machine, settings=settings(ROUGH, max_examples=300, stateful_step_count=50))
 
 
-@BROKEN
+@pytest.mark.long
+@BOTH
 def test_without_a_fence_it_is_found_out(machine: type[QueueMachine], monkeypatch: pytest.MonkeyPatch) -> None:
     def unfenced(connection: Connection, stored: Sequence[chunks.Stored]) -> list[Row]:
         rows = [one.counted() for one in stored]
@@ -69,7 +69,7 @@ def test_without_a_fence_it_is_found_out(machine: type[QueueMachine], monkeypatc
 
 
 @pytest.mark.long
-@BROKEN
+@BOTH
 def test_an_acknowledgement_before_the_write_is_found_out(machine: type[QueueMachine], monkeypatch: pytest.MonkeyPatch) -> None:
     waiting: dict[FolderStore, tuple[Row, Any]] = {}
     honest = FolderStore.append
@@ -87,7 +87,7 @@ def test_an_acknowledgement_before_the_write_is_found_out(machine: type[QueueMac
 
 
 @pytest.mark.long
-@BROKEN
+@BOTH
 def test_a_lost_rescue_is_found_out(machine: type[QueueMachine], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "rescue", lambda *_: [])
     _found_out(machine)
