@@ -85,7 +85,9 @@ WAYS: dict[Way, tuple[str, set[str]]] = {
 
 
 @pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal without colour"])
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, id=way.__name__, marks=[pytest.mark.slow] if way is works else []) for way in WAYS]
+)
 def test_every_command_keeps_its_manners(
     way: Way, terminal: bool, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

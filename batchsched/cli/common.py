@@ -238,9 +238,11 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
             click.echo("\t".join(row))
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(*headings, box=None, header_style="bold", pad_edge=False)
+    # The name stays whole, so that it can be copied; what is beside it wraps.
+    columns = [Column(text, no_wrap=not place) for place, text in enumerate(headings)]
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*row)
     console = Console() if coloured() else Console(color_system=None)
