@@ -27,6 +27,7 @@ Kind = Literal[
     "endpoint",
     "route",
     "metric",
+    "mode",
     "request",
     "answer",
     "quirk",
@@ -36,7 +37,8 @@ _LATEST: Version = (10**6,)
 
 
 class Fact(msgspec.Struct, frozen=True):
-    """One row of the table. `value`: a compute capability, a metric's name, what to do with a request's field."""
+    """One row of the table. `value`: a compute capability, a metric's name, what to do with a request's field, the engine's word
+    for a way to make drafts."""
 
     engine: EngineName
     kind: Kind

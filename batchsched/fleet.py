@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from batchsched import measures
 from batchsched.catalogue import Catalogue, Gpu, builtin
 from batchsched.engines import EngineName
 from batchsched.errors import InvalidValue
@@ -30,8 +31,7 @@ _PARALLEL_FLAGS = {
 }
 WINDOW_NAME = r"[A-Za-z0-9_-]{1,64}"
 PoolKind = Literal["dedicated", "spare", "cpu"]
-Mode = Literal["standalone", "speculative", "prefill_decode", "draft_target"]
-"""One GPU; drafts on the same GPU; prefill and decoding on two; drafts on one and the target on another."""
+Mode = measures.Mode
 _MISSING = {
     "slo": "a spare pool needs to know what its online users are promised: give ttft_ms and tpot_ms",
     "ceiling": "a spare pool needs the most offline requests that may be in flight at one server, however quiet it is",

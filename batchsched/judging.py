@@ -136,7 +136,7 @@ def alternatives(view: View, batch: Mapping[str, Any], fleet: Fleet) -> Iterator
     others = {
         name: _with(view, batch, models=[*named, name])
         for name in fleet.models
-        if name not in named and _holds(fleet, name, batch)
+        if name not in named and not fleet.models[name].variant_of and _holds(fleet, name, batch)
     }
     for name in sorted(others, key=lambda name: (-_fastest_s(others[name]), name)):
         if _fastest_s(others[name]) < own_s:

@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+Mode = Literal["standalone", "speculative", "prefill_decode", "draft_target"]
+"""One GPU; drafts on the same GPU; prefill and decoding on two; drafts on one and the target on another."""
 EnergySource = Literal["nvml_counter", "nvml_power", "rapl", "modelled", "unmeasured"]
 EnergyMark = Literal["", "mig", "shared"]
 """What a GPU's figure must be read with: a slice's part of its board, by size; or a board that computed for others too."""

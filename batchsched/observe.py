@@ -8,9 +8,8 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,17 +20,15 @@ from batchsched.carbon.models import Hardware
 from batchsched.errors import ForecastUnavailable
 from batchsched.fleet import Fleet, Pool, cores_of, gpus_of
 from batchsched.forecasts import IntensityForecast, Provider
-from batchsched.generations import cannot_answer, fitted, reasons_of, unfit_of
+from batchsched.generations import fitted, reasons_of, unfit_of
 from batchsched.lines import ENDPOINTS
 from batchsched.openings import Openings, Windows, capacity
-from batchsched.outlook import Outlooks
 from batchsched.planner import Job, PoolState, Problem, Slot, make_slots
 from batchsched.planner.latest_start import OpenPool
-from batchsched.planner.problem import Effort, standalone
+from batchsched.planner.problem import Effort
 from batchsched.planner.uniform import fastest, one_each
 from batchsched.profiles.answers import Answers
 from batchsched.profiles.candidates import Candidate, pruned
-from batchsched.profiles.choose import Configuration, accepted
 from batchsched.profiles.entries import Entries
 from batchsched.profiles.lengths import Lengths, estimate, refine
 from batchsched.profiles.measured import Observation, observations_of, update_all
@@ -41,8 +38,9 @@ from batchsched.queue import batches, chunks, launchers, ledger, overrides, spar
 from batchsched.queue.database import Database
 from batchsched.queue.overrides import Overrides
 from batchsched.queue.rows import Row, by_batch
-from batchsched.queue.tenancy import ANY
+from batchsched.queue.tenancy import ANY, Tenant
 from batchsched.reading import jobs_of
+from batchsched.scene import Scene
 from batchsched.settings import Settings
 from batchsched.sizes import size_of
 from batchsched.spare import Share, added, planned, remarks, shares
@@ -50,6 +48,8 @@ from batchsched.transfers import Transfers
 from batchsched.unable import unable
 from batchsched.uncertain import TRANSFER_SIGMA, Uncertain
 from batchsched.units import iso
+from batchsched.variants import variants_of
+from batchsched.ways import Ways
 
 if TYPE_CHECKING:
     from batchsched.forecasts.calibration import Calibrator
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 LOOK_BACK = timedelta(days=30)
 LENGTHS_KEPT = timedelta(minutes=1)
-Names = Sequence[str]
 
 
 class View(msgspec.Struct, frozen=True):
@@ -79,50 +78,13 @@ class View(msgspec.Struct, frozen=True):
     """The job of a batch's row, as it would be with other options."""
     unfit: dict[str, list[str]] = {}
     """Why pools cannot run a model, by model."""
+    ways: dict[str, list[str]] = {}
+    """Which other ways to serve a model may be planned where, and why, by model."""
     openings: Openings = Openings({})
 
     def at(self, seconds: float) -> datetime:
         """The instant so many seconds from now."""
         return self.now + timedelta(seconds=seconds)
-
-
-class _Scene:
-    """What all jobs of one look share."""
-
-    def __init__(
-        self,
-        now: datetime,
-        fleet: Fleet,
-        profiles: Mapping[tuple[str, str], Profile],
-        answers: Answers,
-        replicas: Mapping[str, int],
-        loaded: Mapping[str, Sequence[str]],
-        slots: Sequence[Slot],
-        pools: Sequence[PoolState],
-        transfers: Transfers,
-        unfit: Collection[tuple[str, str]],
-    ) -> None:
-        """`loaded`: models by pool; `unfit`: models with pools that cannot hold them."""
-        self.now, self.profiles, self.answers, self._fleet = now, profiles, answers, fleet
-        self.replicas, self.loaded = replicas, loaded
-        self._slots, self._pools, self.transfers = slots, pools, transfers
-        self._ways = {
-            Configuration(f"{model} on {pool}", model, "standalone", (pool,)): (model, pool)
-            for model, pool in profiles
-            if (model, pool) not in unfit
-        }
-        self.accepted = cache(self._accepted)
-
-    @cached_property
-    def outlooks(self) -> Outlooks:
-        """Only batches that accept several models need them."""
-        return Outlooks(self._slots, self._pools)
-
-    def _accepted(self, models: Names, sites: Names, zones: Names, endpoint: str) -> list[tuple[str, str]]:
-        at = {name for name, site in self._fleet.sites.items() if not zones or site.zone in zones}
-        pools = [name for name, pool in self._fleet.pools.items() if pool.site in at and (not sites or pool.site in sites)]
-        able = [name for name in pools if not cannot_answer(name, self._fleet.pools[name], endpoint)]
-        return [self._ways[way] for way in accepted(self._ways, models, able)]
 
 
 class Observer:
@@ -175,10 +137,12 @@ class Observer:
         forecasts, notes = self._forecasts(now, horizon_s + opened.look_ahead().total_seconds())
         opened = opened.judged(forecasts, self.fleet, now, now + timedelta(seconds=horizon_s))
         slots, states, pools = self._assemble(now, horizon_s, replicas, loaded, forecasts, ruled, opened)
+        ways = Ways(self.fleet, profiles, working, replicas, slots)
+        states = [msgspec.structs.replace(state, loaded=ways.loaded(state.name, state.loaded)) for state in states]
         states, pools = planned(*self._uncertain.doubted(states, pools, profiles, lost, now), left_over, slots, now, self.fleet)
         transfers = Transfers(self._settings, self.fleet, states, [self._at_home(forecasts, now, horizon_s)], loaded)
         unfit = unfit_of(self.fleet, profiles, loaded)
-        scene = _Scene(now, self.fleet, profiles, answers, replicas, loaded, slots, states, transfers, unfit)
+        scene = Scene(now, self.fleet, profiles, answers, replicas, loaded, slots, states, transfers, unfit, ways)
 
         def job_of(row: Mapping[str, Any]) -> Job:
             return self._job(row, parts.get(row["id"], []), scene, tied.get(row["id"], set()))
@@ -186,20 +150,23 @@ class Observer:
         jobs, unread = jobs_of(everything, job_of)
         futures = self._uncertain.futures(forecasts, slots, now)
         wishes = {"transfer_sigma": TRANSFER_SIGMA, "min_run_s": self._settings.planner.min_run_s}
-        problem = one_each(Problem(slots, states, jobs, futures, self._uncertain.risk, [], [], **wishes))
+        problem = one_each(Problem(slots, states, jobs, futures, self._uncertain.risk, ways.links(), [], **wishes))
         leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in parts.values() for s in m if s["state"] == "leased"}
         connected = frozenset(row["pool"] for row in [*working, *able])
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
         notes += [*unread, *unable(jobs, alive, self.fleet), *remarks(left_over)]
+        said = ways.reasons({model for row in everything for model in batches.models(row)})
         reasons = reasons_of(self.fleet, unfit, {(m, row["endpoint"]) for row in everything for m in batches.models(row)})
-        notes += [*itertools.chain(*reasons.values()), *ruled.remarks(), *opened.remarks(now)]
+        notes += [*itertools.chain(*reasons.values(), *said.values()), *ruled.remarks(), *opened.remarks(now)]
         notes += [f"Pool {row['pool']}: {ill}, on {row['host']}." for row in alive for ill in row["ills"] or []]
         notes += [f"Pool {row['pool']}: {workers.resting(row)}." for row in alive if workers.rests(row)]
 
         def as_it_would_be(row: Mapping[str, Any]) -> Job:
             return fastest(job_of(row))
 
-        return View(now, problem, pools, forecasts, leased, tallied, connected, ruled, notes, as_it_would_be, reasons, opened)
+        return View(
+            now, problem, pools, forecasts, leased, tallied, connected, ruled, notes, as_it_would_be, reasons, said, opened
+        )
 
     def profiles(
         self, observations: Sequence[Observation], idle_w: Mapping[str, float] | None = None
@@ -262,7 +229,7 @@ class Observer:
         answers = Answers()
         with self._database.read() as connection:
             for model, endpoint in itertools.product(self.fleet.models, ENDPOINTS):
-                answers.learn((tenant, model, endpoint), ledger.answers(connection, tenant, model, endpoint))
+                answers.learn((tenant, model, endpoint), self._answered(connection, tenant, model, endpoint))
         return answers
 
     def _observed(self, connection: Connection) -> tuple[list[Observation], dict[str, float]]:
@@ -295,28 +262,34 @@ class Observer:
         answers = self._answers
         for tenant, model, endpoint in {(job["tenant"], model, job["endpoint"]) for job in jobs for model in batches.models(job)}:
             if not answers.knows((tenant, model, endpoint)):
-                answers.learn((tenant, model, endpoint), ledger.answers(connection, tenant, model, endpoint))
+                answers.learn((tenant, model, endpoint), self._answered(connection, tenant, model, endpoint))
             if not answers.knows((model, endpoint)):
-                answers.learn((model, endpoint), ledger.answers(connection, ANY, model, endpoint))
+                answers.learn((model, endpoint), self._answered(connection, ANY, model, endpoint))
         return answers
+
+    def _answered(self, connection: Connection, tenant: Tenant, model: str, endpoint: str) -> list[Row]:
+        """Of a model, in whichever way it was served."""
+        names = [model, *variants_of(self.fleet.models, [model])]
+        found = [row for name in names for row in ledger.answers(connection, tenant, name, endpoint)]
+        return sorted(found, key=lambda row: -int(row["id"])) if len(names) > 1 else found
 
     def _job(
         self,
         row: Mapping[str, Any],
         mine: Sequence[Mapping[str, Any]],
-        scene: _Scene,
+        scene: Scene,
         tied_to: set[tuple[str, str | None]],
     ) -> Job:
         left = sum(int(share["requests"]) for share in mine) if mine else row["total"] - row["completed"] - row["failed"]
         width = sum(int(share["chunks"]) for share in mine)
-        options, several = row["options"], len(batches.models(row)) > 1
+        options = row["options"]
         deadline_s, confidence = (row["deadline_at"] - scene.now).total_seconds(), self._confidence(options)
         able = self._candidates(row, scene, left, width or left)
         open_to = [one for one in able if not tied_to or (one.pool, None if one.model == row["model"] else one.model) in tied_to]
-        if several:
+        if len({one.model for one in open_to}) > 1:
             open_to = pruned(open_to, scene.outlooks.until(deadline_s), confidence)
-        configs = [standalone(one.model, one.pool) for one in open_to]
-        keys = [config.pool if config.model == row["model"] else config.name for config in configs]
+        configs = [scene.ways.configuration(one.model, one.pool) for one in open_to]
+        keys = [config.pool if config.plain and config.model == row["model"] else config.name for config in configs]
         known = dict(zip(keys, open_to, strict=True))
         moved = {key: scene.transfers.files(one, row["input_bytes"]) for key, one in known.items()}
         weights = {key: scene.transfers.weights(one.model, one.pool) for key, one in known.items()}
@@ -345,9 +318,11 @@ class Observer:
             idle_w_on={key: one.profile.idle_w for key, one in known.items() if one.profile.idle_w > 0},
         )
 
-    def _candidates(self, row: Mapping[str, Any], scene: _Scene, left: int, width: int) -> list[Candidate]:
+    def _candidates(self, row: Mapping[str, Any], scene: Scene, left: int, width: int) -> list[Candidate]:
         """The configurations that may serve a batch: an accepted model on a pool of an accepted site."""
-        lengths = {model: _lengths(row, model, scene.answers) for model in batches.models(row)}
+        named = tuple(batches.models(row))
+        lengths = {model: _lengths(row, model, scene.answers) for model in named}
+        lengths |= {way: lengths[base] for way, base in scene.ways.beside(named, row["endpoint"]).items() if way not in lengths}
         places = [tuple(row["options"].get(name) or ()) for name in ("sites", "zones")]
         return [
             Candidate(
@@ -357,7 +332,7 @@ class Observer:
                 replicas=min(width, scene.replicas[pool]),
                 loaded=model in scene.loaded[pool],
             )
-            for model, pool in scene.accepted(tuple(lengths), *places, row["endpoint"])
+            for model, pool in scene.accepted(named, *places, row["endpoint"])
         ]
 
     def _confidence(self, options: Mapping[str, Any]) -> float:

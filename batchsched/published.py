@@ -67,6 +67,8 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     notes: list[str] = []
     unfit: dict[str, list[str]] = {}
     """Why pools cannot run a model, by model."""
+    ways: dict[str, list[str]] = {}
+    """Which other ways to serve a model may be planned where, and why, by model."""
     recipe: Recipe | None = None
     """None: made by a version that did not say."""
     id: int = 0

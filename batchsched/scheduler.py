@@ -276,6 +276,7 @@ class Scheduler:
             shut={name: list(spans) for name, spans in view.openings.shut.items()},
             notes=view.notes,
             unfit=view.unfit,
+            ways=view.ways,
         )
 
     @again

@@ -81,7 +81,7 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engine_python: Annotated[str, Meta(description="Python that can import vLLM; empty: look for one")] = ""
     engine_url: Annotated[str, Meta(description="An engine that is already running; empty: start one")] = ""
     engine_api_key: Annotated[str, Meta(description="Key that the engine asks for; one that we start asks for it too")] = ""
-    partner_url: Annotated[str, Meta(description="In modes of two pools: where `batchsched partner` answers; empty: none")] = ""
+    partner_url: Annotated[str, Meta(description="In modes of two pools: where the partner answers; empty: there is none")] = ""
     partner_api_key: Annotated[str, Meta(description="Key that a partner asks for")] = ""
     state_dir: Annotated[str, Meta(description="Folder for engine logs")] = "batchsched-data/worker"
     startup_timeout_s: Annotated[float, Meta(gt=0, description="Longest wait for an engine to be ready")] = 900.0

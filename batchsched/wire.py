@@ -299,6 +299,10 @@ class Meter(msgspec.Struct):
     """Joules of the host beside the GPUs, not in `energy_j`."""
     host_source: EnergySource = "unmeasured"
     mark: EnergyMark = ""
+    drafts: float = 0.0
+    """Made in a mode that has such, split by tokens too; of `draft_tokens` in all, of which `accepted_tokens` stayed."""
+    draft_tokens: float = 0.0
+    accepted_tokens: float = 0.0
 
 
 class Result(msgspec.Struct):

@@ -141,7 +141,7 @@ class VllmEngine:
             env = transfer.environment(self._home, role, _free_port(), list(os.environ))
         self._launch(engine, served, env)
         try:
-            await self._until_ready(served, began + self._settings.startup_timeout_s)
+            await self._until_ready(served, {model.variant_of}, began + self._settings.startup_timeout_s)
         except BaseException:
             await self.stop()
             raise
@@ -215,7 +215,8 @@ class VllmEngine:
             )
         self._bound = MemoryBound(self._process.pid, self.pids, cpu.memory_gb, self.log) if cpu.memory_gb else None
 
-    async def _until_ready(self, served: str, until: float) -> None:
+    async def _until_ready(self, served: str, apart: set[str], until: float) -> None:
+        """`apart`: what it answers by name and does not serve as another engine would."""
         import aiohttp
 
         async with aiohttp.ClientSession(headers=bearer(self._settings.engine_api_key)) as session:
@@ -229,7 +230,7 @@ class VllmEngine:
                     if found.turned_away:
                         raise _turned_away(self.url)
                     if served in found.contexts:
-                        self.context, self._names = found.context(served), frozenset(found.contexts)
+                        self.context, self._names = found.context(served), frozenset(found.contexts) - apart
                         return
                 await asyncio.sleep(_POLL_S)
         limit_s = self._settings.startup_timeout_s

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from batchsched.engines import Build
 from batchsched.executors.engine_home import EngineHome
+from batchsched.executors.modes import mode_flags
 from batchsched.fleet import GPU_TYPES, Pool, ServedModel, cores_of
 
 DRAIN_S = 30
@@ -29,15 +30,18 @@ MATTERS = re.compile(r"^(?:[\w.]*(?:Error|Exception|Failure)\b|.*: error:)")
 def command(home: EngineHome, pool: Pool, model: ServedModel, served: str, port: int) -> list[str]:
     """The engine's command line. The pool's and then the model's own flags come last, so they win.
 
-    An adapter's engine serves the base by the base's own name; the adapter's is among the model's flags (see `adapters`).
+    An adapter's engine serves the base by the base's own name; the adapter's is among the model's flags (see `adapters`). A
+    variant's answers to both names, and answers carry the first, that of its base. Raises EngineFailed for a mode that this
+    engine does not have.
     """
     served = model.adapter_of or served
-    path = model.path or served
+    names = [model.variant_of, served] if model.variant_of else [served]
+    path = model.path or names[0]
     if Path(path).exists():
         path = str(Path(path).absolute())
     if home.distribution == "llama-cpp-python":
         return [*_llama(home, pool, model, path, served, port), *pool.engine_args, *model.engine_args]
-    flags = ["--model", path, "--served-model-name", served, "--host", "127.0.0.1", "--port", str(port)]
+    flags = ["--model", path, "--served-model-name", *names, "--host", "127.0.0.1", "--port", str(port)]
     known = build_of(home).facts("flag")
     flags += [word for flag, value in _WANTED if flag in known for word in (flag, value) if word]
     if home.device == "gpu" and _older(pool) and not _says_dtype(pool, model):
@@ -46,6 +50,7 @@ def command(home: EngineHome, pool: Pool, model: ServedModel, served: str, port:
         flags += ["--enforce-eager"]  # compiling costs a minute at each start and gains little on a CPU
     if model.max_model_len:
         flags += ["--max-model-len", str(model.max_model_len)]
+    flags += mode_flags(build_of(home), model)
     return [home.python, "-m", "vllm.entrypoints.openai.api_server", *flags, *pool.engine_args, *model.engine_args]
 
 

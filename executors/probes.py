@@ -70,6 +70,23 @@ async def tokens_of(session: aiohttp.ClientSession, url: str, counters: tuple[st
     return _sum(await _metrics(session, url), *counters) if counters else None
 
 
+class Drafts(NamedTuple):
+    """What an engine has counted since it started: drafts, their tokens, and those of them that stayed."""
+
+    drafts: float
+    tokens: float
+    accepted: float
+
+
+async def drafts_of(session: aiohttp.ClientSession, url: str, metrics: Mapping[str, str]) -> Drafts | None:
+    """None where it does not say, or makes none. `metrics`: how it names what it tells of."""
+    names = [metrics.get(name) for name in ("drafts", "draft_tokens", "accepted_tokens")]
+    lines = await _metrics(session, url)
+    found = [_sum(lines, f"{name}{{", f"{name} ") if name else None for name in names]
+    known = [count for count in found if count is not None]
+    return Drafts(*known) if len(known) == len(names) else None
+
+
 async def in_flight_of(session: aiohttp.ClientSession, url: str, metrics: Mapping[str, str]) -> float | None:
     """Requests that it has, running or waiting, for whomever; None where it does not say."""
     # With labels or without; other metrics have longer names that begin alike.

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from batchsched.engines import Build
+from batchsched.executors.probes import Drafts, drafts_of
 from batchsched.wire import Probe
 
 _TOKENS = (10, 250)
@@ -91,6 +92,10 @@ class Asker:
             for name, what in _MEANS.items()
             if (metric := self._metrics.get(what)) and f"{metric}_sum" in known and f"{metric}_count" in known
         }
+
+    async def drafts(self) -> Drafts | None:
+        """What it counted of drafts since it started; None where it makes none."""
+        return await drafts_of(self._session, self._url, self._metrics)
 
     async def _one(self, probe: Probe, rng: random.Random, found: list[Answer | str], *, stream: bool) -> None:
         found.append(await self._ask(probe, _prompt(probe, rng), stream=stream))

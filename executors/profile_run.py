@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,14 +19,16 @@ from batchsched.executors.engine import AttachedEngine, Engine, VllmEngine, bear
 from batchsched.executors.engine_home import find_engine
 from batchsched.executors.link import ServerLink, connections
 from batchsched.executors.meters import choose_meter, idle_power
+from batchsched.executors.modes import modes_of
 from batchsched.executors.orphans import end_orphans
 from batchsched.executors.probes import context_of
 from batchsched.executors.probing import Asker
 from batchsched.executors.profiling import Bench, Profiler, Step
 from batchsched.executors.trial_log import TrialLog
 from batchsched.executors.tuning import open_gpus
-from batchsched.fleet import Fleet, Pool, ServedModel
+from batchsched.fleet import Fleet, Mode, Pool, ServedModel
 from batchsched.settings import Worker
+from batchsched.variants import variants_of
 from batchsched.wire import Acknowledged, Heartbeat, IdlePower, Probe, Register, Registered, Trial, Trials
 
 GROUP = 100
@@ -34,13 +36,15 @@ GROUP = 100
 
 
 class Wanted(NamedTuple):
-    """What to profile. `probes`: for an engine with that longest request, in tokens; `enough`: needs a probe no further trial?"""
+    """What to profile. `probes`: for an engine with that longest request, in tokens; `enough`: needs a probe no further trial?
+    `mode`: the way in which the model is to be served; None: as it is declared."""
 
     pool: str
     model: str
     probes: Callable[[int | None], Sequence[Probe]]
     enough: Callable[[Sequence[Trial]], bool]
     seconds: float
+    mode: Mode | None = None
 
 
 class Profiled(NamedTuple):
@@ -79,10 +83,8 @@ async def run_profile(
         aiohttp.ClientSession(connector=connections(0), headers=headers) as session,
     ):
         link = ServerLink(outside, server.url, server.api_key, clock) if server.url else None
-        me, pool, models = await _place(link, wanted.pool, fleet, say)
-        if wanted.model not in models:
-            known = ", ".join(models) or "none"
-            raise UnknownModel(f"Pool '{wanted.pool}' does not serve a model '{wanted.model}'; it serves: {known}.")
+        me, pool, models = await _place(link, wanted.pool, fleet, settings, say)
+        wanted = wanted._replace(model=_variant(wanted, models))
         engine = _engine(pool, settings)
         served = outfitted(models, wanted.model)
         meter, why = choose_meter(pool, settings, engine.pids, models=[served], here=engine.here)
@@ -122,13 +124,28 @@ async def deliver(server: Server, trials: Sequence[Trial]) -> Acknowledged:
     return told
 
 
+def _variant(wanted: Wanted, models: Mapping[str, ServedModel]) -> str:
+    """The name of what is to be profiled. Raises UnknownModel."""
+    if wanted.model not in models:
+        known = ", ".join(models) or "none"
+        raise UnknownModel(f"Pool '{wanted.pool}' does not serve a model '{wanted.model}'; it serves: {known}.")
+    if wanted.mode is None or models[wanted.model].mode == wanted.mode:
+        return wanted.model
+    found = [name for name in variants_of(models, [wanted.model]) if models[name].mode == wanted.mode]
+    if len(found) == 1:
+        return found[0]
+    what = f"several ways to serve '{wanted.model}' by {wanted.mode}" if found else f"no way to serve it by {wanted.mode}"
+    hint = f"Name one by --model: {', '.join(found)}." if found else "Declare a variant of it: docs/modes.md says how."
+    raise UnknownModel(f"On pool '{wanted.pool}' there is {what}.", hint=hint)
+
+
 async def _place(
-    link: ServerLink | None, pool: str, fleet: Fleet, say: Callable[[str], None]
+    link: ServerLink | None, pool: str, fleet: Fleet, settings: Worker, say: Callable[[str], None]
 ) -> tuple[Registered | None, Pool, dict[str, ServedModel]]:
     """The pool as the server has it, else as it is declared here."""
     here = fleet.pools.get(pool)
     if link is not None:
-        message = Register(pool, socket.gethostname(), os.getpid(), adapters=True)
+        message = Register(pool, socket.gethostname(), os.getpid(), adapters=True, modes=modes_of(settings))
         try:
             me = msgspec.json.decode(await link.call("POST", "/workers", message), type=Registered)
         except ServerUnreachable as problem:
@@ -161,6 +178,9 @@ def _engine(pool: Pool, settings: Worker) -> Engine:
 def setting_of(engine: Engine, pool: Pool, served: ServedModel, source: str) -> str:
     """What must be equal for trials to be comparable."""
     flags = " ".join([*pool.engine_args, *served.engine_args]) or "no flags"
+    if served.variant_of:
+        drafts = [f"{name} {value}" for name, value in msgspec.structs.asdict(served.draft).items()] if served.draft else []
+        flags += f"; {', '.join([served.mode, *drafts])}" + (f" with {served.partner_pool}" if served.partner_pool else "")
     caps = [f"{what} {value:g} {unit}; " for what, value, unit in _held(pool) if value is not None]
     return "".join(caps) + (
         f"{engine.build}; {served.path or 'by its name'}; {flags}; context {served.max_model_len or 'its own'}; "

@@ -9,9 +9,9 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -20,8 +20,10 @@ from batchsched.errors import EngineFailed
 from batchsched.executors.meters import EnergyMeter, Reading
 from batchsched.executors.probing import Asker, Ran
 from batchsched.executors.trial_log import TrialLog
-from batchsched.wire import Probe, Trial
+from batchsched.wire import PartnerUse, Probe, Trial
 
+Partner = Callable[[], Awaitable[PartnerUse | None]]
+"""Tells what the other engine of a mode of two pools took since it was first asked."""
 REST_S = 2.0
 LEAST_ARRIVALS = 10
 _MOST_WAVES = 64
@@ -52,8 +54,16 @@ class Profiler:
     """One engine that runs already and nobody else uses."""
 
     def __init__(
-        self, bench: Bench, asker: Asker, meter: EnergyMeter, log: TrialLog, ids: IdSource, now: Callable[[], datetime]
+        self,
+        bench: Bench,
+        asker: Asker,
+        meter: EnergyMeter,
+        log: TrialLog,
+        ids: IdSource,
+        now: Callable[[], datetime],
+        partner: Partner | None = None,
     ) -> None:
+        self._partner = partner
         self._bench, self._asker, self._meter, self._log, self._ids, self._now = bench, asker, meter, log, ids, now
         self._warm: set[Probe] = set()
 
@@ -80,6 +90,7 @@ class Profiler:
             count = count or warm
             self._warm.add(probe)
         rest_w = await self._rest()
+        drafts, aside = await self._asker.drafts(), await self._aside()
         counts, reading, started_at = await self._asker.means(), self._meter.read(), self._now()
         if probe.qps is None:
             ran = await self._asker.at_once(probe, count, self._bench.in_flight, rng)
@@ -87,7 +98,15 @@ class Profiler:
             ran = await self._asker.at_rate(probe, self._bench.seconds, LEAST_ARRIVALS, rng)
         after = self._meter.read()
         _check(ran)
-        return self._measured(probe, ran, reading, after, started_at, rest_w, await self._means(ran, counts))
+        trial = self._measured(probe, ran, reading, after, started_at, rest_w, await self._means(ran, counts))
+        more: dict[str, Any] = {"partner": _between(aside, await self._aside())}
+        if drafts and (drafted := await self._asker.drafts()):
+            names = ("drafts", "draft_tokens", "accepted_tokens")
+            more |= {name: now - then for name, then, now in zip(names, drafts, drafted, strict=True)}
+        return msgspec.structs.replace(trial, **more)
+
+    async def _aside(self) -> PartnerUse | None:
+        return await self._partner() if self._partner else None
 
     async def _warm_up(self, probe: Probe, rng: random.Random) -> int:
         """Let the engine see such requests; how many of them fill a trial at full load."""
@@ -152,6 +171,14 @@ class Profiler:
                 if answer.ttft_s is not None and answer.tpot_s is not None
             ],
         )
+
+
+def _between(before: PartnerUse | None, after: PartnerUse | None) -> PartnerUse | None:
+    """What a partner took between two of its words."""
+    if before is None or after is None:
+        return None
+    added = ("seconds", "energy_j", "host_j", "sent_bytes", "sent_tokens")
+    return msgspec.structs.replace(after, **{name: max(0.0, getattr(after, name) - getattr(before, name)) for name in added})
 
 
 def _check(ran: Ran) -> None:

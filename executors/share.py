@@ -23,11 +23,14 @@ LATELY_S = 600.0
 
 
 class _Amount(NamedTuple):
-    """What was used: by the engine's GPUs, by the host beside them, and for how long."""
+    """What was used: by the engine's GPUs, by the host beside them, and for how long; and the drafts that were made meanwhile."""
 
     energy_j: float = 0.0
     host_j: float = 0.0
     seconds: float = 0.0
+    drafts: float = 0.0
+    draft_tokens: float = 0.0
+    accepted_tokens: float = 0.0
 
     def plus(self, other: _Amount, part: float = 1.0) -> _Amount:
         """With that part of another, and never less than nothing."""
@@ -89,6 +92,7 @@ class EnergyShare:
         self._starting: _Account | None = None
         self._use = _Use()
         self._counter: float | None = None
+        self._drafts: tuple[float, float, float] | None = None
         self._spent: dict[tuple[SpentKind, str, EnergySource], SpentPart] = {}
 
     def saw(self, tokens: float) -> None:
@@ -100,9 +104,17 @@ class EnergyShare:
         self._counter = tokens
         self._end_use()
 
+    def drafted(self, counted: tuple[float, float, float]) -> None:
+        """What the engine has counted of drafts since it started: how many, their tokens, and those that stayed."""
+        before, self._drafts = self._drafts or counted, counted
+        if counted[0] >= before[0]:  # one that falls is that of an engine that began anew
+            counted = counted[0] - before[0], counted[1] - before[1], counted[2] - before[2]
+        self._settle(counted)
+
     def starting(self) -> None:
         """An engine is being started: what is used from now, failed starts too, until the first chunk opens is that chunk's."""
         self._settle()
+        self._drafts = (0.0, 0.0, 0.0)
         self._starting = self._starting or _Account(self._now())
 
     def stopped(self) -> None:
@@ -167,7 +179,8 @@ class EnergyShare:
         account = self._accounts.get(key)
         if account and taken:
             account.started_at = min(account.started_at, taken.started_at)
-            account.used = account.used.plus(_Amount(taken.energy_j, taken.host_j, taken.busy_s))
+            drafts = taken.drafts, taken.draft_tokens, taken.accepted_tokens
+            account.used = account.used.plus(_Amount(taken.energy_j, taken.host_j, taken.busy_s, *drafts))
 
     def spent(self) -> list[SpentPart]:
         """All that was metered since the last time, and the part of it that is no chunk's."""
@@ -199,6 +212,9 @@ class EnergyShare:
             host_j=used.host_j,
             host_source=said.host_source,
             mark=said.mark,
+            drafts=used.drafts,
+            draft_tokens=used.draft_tokens,
+            accepted_tokens=used.accepted_tokens,
         )
 
     def _spend(self, kind: SpentKind, used: _Amount, batch_id: str = "") -> None:
@@ -213,14 +229,13 @@ class EnergyShare:
         part.seconds += seconds
         part.energy_j += energy_j
 
-    def _settle(self) -> None:
+    def _settle(self, drafted: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
         before, self._reading = self._reading, self._meter.read()
         self._fade()
         now = self._monotonic()
         elapsed_s, self._read_at = now - self._read_at, now
-        spent = _Amount(
-            max(0.0, self._reading.energy_j - before.energy_j), max(0.0, self._reading.host_j - before.host_j), elapsed_s
-        )
+        used_j = max(0.0, self._reading.energy_j - before.energy_j), max(0.0, self._reading.host_j - before.host_j)
+        spent = _Amount(*used_j, elapsed_s, *drafted)
         self._spend("metered", spent)
         busy = spent._replace(seconds=elapsed_s * self.in_flight)
         if self._starting and not self._accounts:

@@ -22,6 +22,7 @@ from batchsched.disk import folder_bytes
 from batchsched.errors import BatchschedError, EngineFailed, NotFound, ServerUnreachable, UnknownModel, UnsupportedProtocol
 from batchsched.executors.admission import Admission
 from batchsched.executors.canary import prove
+from batchsched.executors.counting import Counting
 from batchsched.executors.driver import Driver
 from batchsched.executors.engine import Engine, bearer, engine_for
 from batchsched.executors.engine_home import find_engine
@@ -29,9 +30,9 @@ from batchsched.executors.held import Held
 from batchsched.executors.intake import input_of
 from batchsched.executors.link import ServerLink, connections
 from batchsched.executors.meters import EnergyMeter, choose_meter, idle_power
+from batchsched.executors.modes import modes_of
 from batchsched.executors.orphans import end_orphans
 from batchsched.executors.pauses import pause_after
-from batchsched.executors.probes import tokens_of
 from batchsched.executors.reporter import LOST, Reporter
 from batchsched.executors.share import EnergyShare
 from batchsched.executors.signals import Stopped, kept_up, stopped_by_signals, unless
@@ -40,6 +41,7 @@ from batchsched.executors.tuning import Gpus, open_gpus
 from batchsched.executors.unsaid import Unsaid
 from batchsched.executors.version import own_version
 from batchsched.executors.work import Outcome
+from batchsched.fleet import ServedModel
 from batchsched.settings import Worker as WorkerSettings
 from batchsched.traces import OFF, Tracer
 from batchsched.wire import (
@@ -66,7 +68,6 @@ _PARTING_S = 10.0
 _WARM_POLL_S = 0.25  # an engine that is loaded and idle costs energy: ask for work often
 _REFUSED_PAUSE_S = 5.0
 _LONGEST_BEAT_S = 10.0  # a heartbeat that hangs must not cost the leases
-TOKENS_EVERY_S = 1.0
 
 
 class WorkerLoop:
@@ -98,6 +99,7 @@ class WorkerLoop:
         self._unsaid: Unsaid
         self._meter: EnergyMeter
         self._gpus: Gpus
+        self._counting: Counting
         self._fresh = True  # nothing of ours has been loaded yet
         self._idle: IdlePower | None = None
         self._logs_bytes: int | None = None
@@ -139,9 +141,9 @@ class WorkerLoop:
         )
         self._driver.trust(time.monotonic() + self._me.lease_s)
         supervisor.ready()
-        chores = [self._heartbeats, self._weigh_logs, self._driver.watch]
+        self._counting = Counting(self._engine, self._session, self._share, lambda: self._me.models)
+        chores = [self._heartbeats, self._weigh_logs, self._driver.watch, self._counting.watch]
         chores += [gate.watch] if gate else []
-        chores += [self._count_tokens] if shared else []
         beside = [asyncio.create_task(kept_up(chore)) for chore in chores]
         try:
             await self._show_cards()
@@ -234,7 +236,7 @@ class WorkerLoop:
 
     async def _introduce(self, protocol: int, was: str) -> Registered:
         me = self._pool_name, socket.gethostname(), os.getpid(), protocol, own_version()
-        message = Register(*me, shares=True, replica=self._replica, adapters=True, was=was)
+        message = Register(*me, shares=True, replica=self._replica, adapters=True, modes=modes_of(self._settings), was=was)
         return await self._link.insist("POST", "/workers", message, Registered)
 
     async def _heartbeats(self) -> None:
@@ -351,14 +353,17 @@ class WorkerLoop:
     async def _work_on(self, held: Held, reporter: Reporter) -> None:
         """A lease from its input to the last word about it."""
         lease, began = held.lease, time.monotonic()
-        lines = await input_of(self._link, lease)
-        if self.stop.is_set() or lease.model != self._engine.served:
+        found = await input_of(self._link, lease, self._me.models.get(lease.model, ServedModel()))
+        if found.refused:
+            log.warning("Requests with %s cannot be served as %s; this worker does without it.", found.refused, lease.model)
+            self._lacking.add(lease.model)
+        if found.refused or self.stop.is_set() or lease.model != self._engine.served:
             await reporter.release("shutdown" if self.stop.is_set() else "preempted")
             return
-        held.work = self._driver.add(lease, reporter, lines)
+        held.work = self._driver.add(lease, reporter, found.lines)
         outcome = await held.work.outcome
         if outcome.end == "finished":
-            await self._recount()  # the last word about a chunk charges it by fresh counts
+            await self._counting.now()  # the last word about a chunk charges it by fresh counts
         await outcome.tell(reporter)
         log.info(
             "Chunk %s: %s, %d of %d lines recorded in %.1f s.",
@@ -376,23 +381,14 @@ class WorkerLoop:
                 await self._driver.revive()
                 return
 
-    async def _count_tokens(self) -> None:
-        """Follow what an engine that is not ours counts for all its users."""
-        while True:
-            await self._recount()
-            await asyncio.sleep(TOKENS_EVERY_S)
-
-    async def _recount(self) -> None:
-        counters = self._engine.dialect.token_counters
-        if self._settings.engine_url and (tokens := await tokens_of(self._session, self._engine.url, counters)) is not None:
-            self._share.saw(tokens)
-
     async def _prepare_or_wait(self, model: str, poll_s: float) -> None:
-        """Get a model ready; where the engine cannot have it, go on with the one that it serves."""
+        """Get a model ready; where the engine cannot have it, go on with the one that it serves; where it cannot be started in
+        another way to serve a model, with the plain one."""
         try:
             await self._prepare(model)
-        except UnknownModel as problem:
-            if not self._engine.served:
+        except (UnknownModel, EngineFailed) as problem:
+            variant = model in self._me.models and self._me.models[model].variant_of
+            if not variant and (isinstance(problem, EngineFailed) or not self._engine.served):
                 raise
             if model not in self._lacking:
                 log.error("%s", problem.message)

@@ -34,10 +34,12 @@ from batchsched.queue.tenancy import Everybody, Tenant, owned
 TOGETHER = timedelta(seconds=10)
 _FIRST = upsert(counters).values(name=bindparam("of_name"), value=bindparam("more"))  # SQLite writes it in the same words
 _BUMP = Hot(_FIRST.on_conflict_do_update(index_elements=["name"], set_={"value": counters.c.value + _FIRST.excluded.value}))
-_SUMMED = ("busy_s", "energy_j", "host_j", "requests", "input_tokens", "cached_tokens", "output_tokens")
+_DRAFTED = ("drafts", "draft_tokens", "accepted_tokens")
+_SUMMED = ("busy_s", "energy_j", "host_j", "requests", "input_tokens", "cached_tokens", "output_tokens", *_DRAFTED)
 _ALIKE = ("model", "energy_source", "host_source", "mark")
 _TOLD = ("batch_id", "chunk_id", "pool", "started_at", "ended_at", "startup_s", "lengths", *_ALIKE, *_SUMMED)
 _USUAL: Row = {"host_j": 0.0, "host_source": "unmeasured", "mark": "", "startup_s": 0.0, "lengths": None}
+_USUAL |= dict.fromkeys(_DRAFTED, 0.0)
 _OF_CHUNK = (ledger.c.chunk_id == bindparam("chunk"), ledger.c.pool == bindparam("on_pool"))
 _LAST = Hot(select(ledger).where(*_OF_CHUNK).order_by(ledger.c.id.desc()).limit(1))
 _GROW = Hot(
@@ -188,7 +190,7 @@ _BETWEEN = (ledger.c.id >= bindparam("first"), ledger.c.id <= bindparam("last"))
 _COUNT = Hot(select(func.count().label("entries")).where(*_OF_KIND, *_BETWEEN))
 _SEEN = (
     "id", "chunk_id", "model", "pool", "started_at", "ended_at", "busy_s", "requests", "input_tokens", "output_tokens",
-    "energy_source", "startup_s",
+    "energy_source", "startup_s", *_DRAFTED,
 )  # fmt: skip
 _ENTRIES = Hot(
     select(*(ledger.c[name] for name in _SEEN), (ledger.c.energy_j + ledger.c.host_j).label("energy_j"))
@@ -199,7 +201,7 @@ _ENTRIES = Hot(
 
 
 def answers(connection: Connection, tenant: Tenant, model: str, endpoint: str, limit: int = 1000) -> list[Row]:
-    """How long answers of a model at an endpoint and their prompts were, by the newest entries, newest first: `batch_id`,
+    """How long answers of a model at an endpoint and their prompts were, by the newest entries, newest first: `id`, `batch_id`,
     `lengths`, `requests`, `input_tokens`, and `line_bytes` in the mean of the batch."""
     whose = {} if isinstance(tenant, Everybody) else {"owner": tenant}
     return _ANSWERS[bool(whose)].rows(connection, {"model": model, "endpoint": endpoint, "limit": limit, **whose})
@@ -211,7 +213,7 @@ def _answers(*such: ColumnElement[bool]) -> Hot:
     wanted = [ledger.c[name] for name in ("id", "batch_id", "lengths", "requests", "input_tokens")]
     newest = select(*wanted).where(*such).order_by(ledger.c.id.desc()).limit(bindparam("limit")).subquery()
     line_bytes = (cast(batches.c.input_bytes, Float) / batches.c.total).label("line_bytes")
-    query = select(*(newest.c[column.name] for column in wanted[1:]), line_bytes)
+    query = select(*(newest.c[column.name] for column in wanted), line_bytes)
     return Hot(query.join(batches, batches.c.id == newest.c.batch_id).where(batches.c.total > 0).order_by(newest.c.id.desc()))
 
 

@@ -63,6 +63,8 @@ class WorkerRow(SQLModel, table=True):
     """Models that its engine turned out not to have, as it said with its last claim."""
     adapters: bool | None = None
     """Whether it starts engines with adapters; None: registered before that was kept."""
+    modes: list[str] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
+    """Ways to serve that it can start engines for, beside the plain one; None: registered before that was kept."""
     spare_part: int | None = None
     """Of the ceiling of that server, what it was last told that its desk may use; None: all, or it is at none."""
 

@@ -227,6 +227,9 @@ class Recorder:
             cached_tokens=sum(result.cached_tokens for result in results),
             output_tokens=sum(result.output_tokens for result in results),
             lengths=_lengths(results),
+            drafts=max(0.0, meter.drafts),
+            draft_tokens=max(0.0, meter.draft_tokens),
+            accepted_tokens=max(0.0, meter.accepted_tokens),
         )
         if entered:
             shares.charge(connection, tenant, busy_s / self._weights.get(tenant, 1.0))

@@ -209,6 +209,10 @@ class LedgerRow(SQLModel, table=True):
     input_tokens: int = Field(sa_type=BigInteger)
     cached_tokens: int = Field(sa_type=BigInteger)
     output_tokens: int = Field(sa_type=BigInteger)
+    drafts: float = 0.0
+    draft_tokens: float = 0.0
+    accepted_tokens: float = 0.0
+    """Of drafts, where the engine was served by such: how many, their tokens, and those that stayed."""
     lengths: dict[str, int] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     """How many answers were of which length: requests by class (units.length_class). None where nothing was answered."""
 
@@ -302,6 +306,13 @@ class TrialRow(SQLModel, table=True):
     energy_source: str
     input_tokens: int = Field(sa_type=BigInteger)
     output_tokens: int = Field(sa_type=BigInteger)
+    drafts: float = 0.0
+    draft_tokens: float = 0.0
+    accepted_tokens: float = 0.0
+    sent_bytes: float = 0.0
+    sent_tokens: float = 0.0
+    """Of a mode of two pools: what went between them."""
+    link_bytes_per_s: float | None = None
     body: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
 
 

@@ -32,8 +32,8 @@ def _seen(told: tuple[str, ...]) -> Hot:
 
 
 def add(connection: Connection, *, now: datetime, **values: Any) -> None:
-    """A worker presents itself: `id`, `pool`, `host`, `pid`, `protocol`, `version`, `replica`, `adapters`; and what it had as it
-    was called before (`replaced`)."""
+    """A worker comes: `id`, `pool`, `host`, `pid`, `protocol`, `version`, `replica`, `adapters`, `modes`; and what it had as
+    it was called before (`replaced`)."""
     values = {"ready_models": [], **values}
     connection.execute(insert(workers).values(state="active", registered_at=now, seen_at=now, **values))
 

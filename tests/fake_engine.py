@@ -64,6 +64,9 @@ class FakeEngine:
         self.api_key = ""
         self.mortal = False
         self.adapters: list[str] = []  # further names, under which it puts them before each word
+        self.names: list[str] = []  # further names for the same
+        self.drafting = 0  # tokens that it drafts before each second word, which it gets right
+        self.drafts = self.accepted = 0
         self.online = 0  # requests of users that it claims to have
         self.priorities: list[int | None] = []
         self.traceparents: list[str | None] = []
@@ -105,8 +108,9 @@ class FakeEngine:
         return web.Response(status=503 if dead else 200)
 
     async def models(self, request: web.Request) -> web.Response:
-        model = {"id": self.model, "object": "model", "owned_by": "vllm", "max_model_len": self.max_len}
-        others = [{"id": name, "object": "model", "owned_by": "vllm", "max_model_len": None} for name in self.adapters]
+        model: dict[str, Any] = {"id": self.model, "object": "model", "owned_by": "vllm", "max_model_len": self.max_len}
+        others: list[dict[str, Any]] = [{**model, "id": name, "max_model_len": None} for name in self.adapters]
+        others += [{**model, "id": name} for name in self.names]
         return web.json_response({"object": "list", "data": [model, *others]})
 
     async def version(self, request: web.Request) -> web.Response:
@@ -118,6 +122,9 @@ class FakeEngine:
             "prompt_tokens": self.prompt_tokens,
             "generation_tokens": self.generation_tokens,
         }
+        if self.drafting:
+            made = {"num_drafts": self.drafts, "num_draft_tokens": self.drafts * self.drafting}
+            counts |= {f"spec_decode_{name}": n for name, n in {**made, "num_accepted_tokens": self.accepted}.items()}
         label = f'{{engine="0",model_name="{self.model}"}}'
         said = [f"vllm:{name}_total{label} {float(count)}" for name, count in counts.items()]
         said.append(f"vllm:num_requests_running{label} {self.in_flight + self.online}")
@@ -189,7 +196,7 @@ class FakeEngine:
         return events
 
     def _look(self, path: str, body: dict[str, Any]) -> tuple[web.Response | None, str]:
-        if body.get("model", self.model) not in {self.model, *self.adapters}:
+        if body.get("model", self.model) not in {self.model, *self.adapters, *self.names}:
             return _error(404, "NotFoundError", f"The model `{body['model']}` does not exist.", "model"), ""
         key = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}.get(path, "input")
         given = body.get(key)
@@ -201,6 +208,8 @@ class FakeEngine:
         if len(prompt.split()) > self.max_len or body.get("max_tokens", 1) > self.max_len:
             text = f"This model's maximum context length is {self.max_len} tokens."
             return _error(400, "BadRequestError", text, "input_tokens"), ""
+        if self.drafting and ("min_p" in body or "logit_bias" in body):
+            return _error(400, "BadRequestError", "min_p and logit_bias are not supported with drafts.", "min_p"), ""
         if any("\ud800" <= letter <= "\udfff" for letter in prompt):
             return web.json_response({"detail": "There was an error parsing the body"}, status=400), ""
         return None, prompt
@@ -255,6 +264,9 @@ class FakeEngine:
         ]
         usage: dict[str, Any] = {"prompt_tokens": len(words), "completion_tokens": len(made)}
         self.prompt_tokens += len(words)
+        if self.drafting:
+            self.drafts += (len(made) + 1) // 2
+            self.accepted += len(made) // 2
         self.generation_tokens += 0 if path == "/v1/embeddings" else len(made)
         usage |= {"total_tokens": len(words) + len(made), "prompt_tokens_details": {"cached_tokens": 0}}
         model = body["model"] if named else self.model
@@ -339,8 +351,9 @@ async def _main(args: argparse.Namespace) -> None:
     if args.fail_start:
         sys.exit("ValueError: asked not to start")
     await asyncio.sleep(args.startup_s)
+    name, *further = args.served_model_name
     engine = FakeEngine(
-        args.served_model_name,
+        name,
         delay_s=args.delay_s,
         max_len=args.max_model_len,
         embedding=args.embedding,
@@ -350,6 +363,7 @@ async def _main(args: argparse.Namespace) -> None:
     if args.kv_transfer_config:
         engine.kept = _kept_kv(args.kv_transfer_config, args.port)
     engine.kv_tokens = args.kv_tokens
+    engine.names, engine.drafting = further, args.speculative_config.get("num_speculative_tokens", 0)
     engine.mortal, engine.adapters = args.mortal, [json.loads(module)["name"] for module in args.lora_modules]
     runner, port = await serve(engine, args.port)
     print(json.dumps({"port": port, "pid": os.getpid()}), flush=True)
@@ -378,7 +392,7 @@ def main(argv: list[str] | None = None) -> None:
     """Serve until SIGTERM; flags of vLLM that mean nothing here are passed over."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--served-model-name", default="tiny")
+    parser.add_argument("--served-model-name", nargs="+", default=["tiny"])
     parser.add_argument("--max-model-len", type=int, default=2048)
     parser.add_argument("--shutdown-timeout", type=float, default=0)
     parser.add_argument("--delay-s", type=float, default=float(os.environ.get("FAKE_ENGINE_DELAY_S", "0")))
@@ -389,6 +403,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--lora-modules", nargs="+", default=[])
     parser.add_argument("--kv-transfer-config", default="")
     parser.add_argument("--kv-tokens", type=int, default=0)
+    parser.add_argument("--speculative-config", type=json.loads, default={})
     parser.add_argument("--count-file", default=os.environ.get("FAKE_ENGINE_COUNT_FILE", ""))
     parser.add_argument("--arrivals-file", default="")
     asyncio.run(_main(parser.parse_known_args(argv)[0]))

@@ -15,9 +15,8 @@ import pytest
 from aiohttp import web
 
 from batchsched.errors import EngineFailed, InvalidConfiguration, PermissionDenied, Unauthorized
+from batchsched.executors import counting, pauses
 from batchsched.executors import driver as driver_module
-from batchsched.executors import pauses
-from batchsched.executors import worker as worker_module
 from batchsched.executors.worker import run_worker
 from batchsched.fleet import Pool, ServedModel
 from batchsched.settings import Worker
@@ -417,7 +416,7 @@ async def test_heartbeats_tell_of_the_logs(tmp_path: Path, caplog: pytest.LogCap
 
 
 async def test_two_workers_on_one_engine_share_its_energy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "TOKENS_EVERY_S", 0.05)
+    monkeypatch.setattr(counting, "EVERY_S", 0.05)
     pool = Pool(power_w=100.0, max_in_flight=4)
     much, little = FakeServer(["one two three"] * 60, pool=pool), FakeServer(["one"] * 60, pool=pool)
     runner, port = await serve_engine(FakeEngine(delay_s=0.05))

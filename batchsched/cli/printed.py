@@ -132,6 +132,8 @@ class Compared(msgspec.Struct, frozen=True):
     energy_j: float
     g_per_kwh: float | None
     grams: float | None
+    model: str = ""
+    mode: str = "standalone"
 
 
 class Beside(msgspec.Struct, frozen=True):
@@ -210,7 +212,11 @@ PRINTED: dict[str, tuple[Printed, ...]] = {
     "schedule history": (Printed("client.schedules:Release", many=True),),
     **dict.fromkeys((f"pool {verb}" for verb in ("list", "cordon", "drain", "open")), _POOL),
     "profile show": (_own("Shown"),),
-    "profile compare": (_own("Beside"), Printed("cli.profile_choice:AtRates", when="--at-rates")),
+    "profile compare": (
+        _own("Beside"),
+        Printed("cli.profile_choice:AtRates", when="--at-rates"),
+        _library("Ways", when="--modes"),
+    ),
     "profile run": (_library("Measured"),),
     "forecast show": (Printed("client.forecasts:Forecast"),),
     "forecast zones": (Printed("client.forecasts:ForecastFeed", many=True),),

@@ -7,10 +7,12 @@ from typing import Any
 import msgspec
 
 from batchsched.carbon.hardware import Estimate, Range
+from batchsched.carbon.modes import Verdict
 from batchsched.carbon.presets import Charge
 from batchsched.carbon.storage import Keeping
 from batchsched.carbon.whatif import Hour, Terms
 from batchsched.catalogue import Gpu
+from batchsched.profiles.modes import Side
 from batchsched.profiles.phases import Phases
 from batchsched.profiles.trials import Summary
 
@@ -79,3 +81,18 @@ class Measured(msgspec.Struct, frozen=True):
     probes: tuple[Summary, ...]
     phases: Phases
     kept_in: str
+
+
+class MeasuredWay(msgspec.Struct, frozen=True):
+    """One way to serve a model under one load, and whether it saved carbon against the plain one; null: that cannot be told."""
+
+    name: str
+    load: str
+    side: Side
+    verdict: Verdict | None
+
+
+class Ways(msgspec.Struct, frozen=True):
+    """`profile compare --modes`: load by load, the plain way first."""
+
+    ways: tuple[MeasuredWay, ...]

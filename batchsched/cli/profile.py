@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from batchsched.carbon.operational import operational_g
-from batchsched.cli.common import Connect, json_option, need, plain, print_json, print_table, say, server_options, when
+from batchsched.cli.carbon_options import picture_option
+from batchsched.cli.common import Connect, Number, json_option, need, plain, print_json, print_table, say, server_options, when
 from batchsched.cli.printed import Beside, Compared, Shown
 from batchsched.cli.profile_choice import AtRates, choices, intensity_now, show_choices
+from batchsched.cli.profile_modes import picture as show_picture
+from batchsched.cli.profile_modes import printed, rows
+from batchsched.cli.profile_modes import show as show_rows
 from batchsched.cli.profile_run import run
 from batchsched.errors import NotFound
 
@@ -83,6 +88,7 @@ def show(model: str | None, pool: str | None, as_json: bool, connect: Connect) -
             for one in lengths
         ],
     )
+    _show_ways(chosen)
     _say_drifts(chosen)
 
 
@@ -96,6 +102,11 @@ def show(model: str | None, pool: str | None, as_json: bool, connect: Connect) -
     help="Instead, for each load measured at a rate: the pool that keeps its latencies with the least carbon.",
 )
 @click.option("--also", metavar="MODEL", multiple=True, help="With --at-rates: another model that would do.")
+@click.option(
+    "--modes", is_flag=True, help="Instead, each way to serve it that was measured, load by load, and whether it saved carbon."
+)
+@click.option("--lifetime-years", type=Number(0, min_open=True), default=5.0, show_default=True, help="With --modes: of a GPU.")
+@picture_option
 @json_option
 @server_options
 def compare(
@@ -104,15 +115,28 @@ def compare(
     output_tokens: int | None,
     at_rates: bool,
     also: tuple[str, ...],
+    modes: bool,
+    lifetime_years: float,
+    plot: Path | None,
     as_json: bool,
     connect: Connect,
 ) -> None:
-    """Set the pools that may serve a model side by side: seconds, joules and grams of 1,000 requests.
+    """Set the pools that may serve a model, in each way, side by side: seconds, joules and grams of 1,000 requests.
 
     Grams are of running it now, at each site's grid and PUE; embodied carbon is not among them. The best comes first.
     """
     if also and not at_rates:
         raise click.UsageError("--also goes with --at-rates.")
+    if (modes and at_rates) or (plot and not modes):
+        raise click.UsageError("--modes goes without --at-rates, and --plot with --modes only.")
+    if modes:
+        need("server")
+        with connect() as client:
+            told = rows(client, model, lifetime_years)
+        if as_json and plot:
+            show_picture(told, plot)
+        print_json(printed(told)) if as_json else show_rows(told, plot)
+        return
     if at_rates:
         if input_tokens is not None or output_tokens is not None:
             raise click.UsageError("--at-rates goes by the requests that were measured; leave out their tokens.")
@@ -129,16 +153,20 @@ def compare(
         zones = {one.zone: intensity_now(client, one.zone) for one in chosen}
     sides = sorted((Side.of(one, zones[one.zone], 1000 * prompt, 1000 * answer) for one in chosen), key=Side.order)
     if as_json:
-        pools = [Compared(one.known.pool, one.seconds, one.energy_j, one.g_per_kwh, one.grams) for one in sides]
+        pools = [
+            Compared(one.known.pool, one.seconds, one.energy_j, one.g_per_kwh, one.grams, one.known.model, one.known.mode)
+            for one in sides
+        ]
         print_json(Beside(model, 1000, prompt, answer, tuple(pools)))
         return
     say(f"1,000 requests of {prompt} tokens in and {answer:.0f} out, on one replica, now:")
     least_j = min(side.energy_j for side in sides)
     print_table(
-        ("pool", "GPU", "seconds", "within", "kJ", "of least", "g/kWh", "grams", "source"),
+        ("pool", "way", "GPU", "seconds", "within", "kJ", "of least", "g/kWh", "grams", "source"),
         [
             (
                 side.known.pool,
+                side.known.model if side.known.variant_of else "plain",
                 side.known.gpu,
                 f"{side.seconds:,.0f}",
                 f"x{math.exp(side.known.sigma):.2f}",
@@ -176,8 +204,8 @@ class Side(NamedTuple):
 
 
 def _chosen(found: Profiles, model: str | None, pool: str | None) -> list[PoolProfile]:
-    """Those of a model, or on a pool. Raises NotFound."""
-    chosen = [one for one in found.profiles if model in {None, one.model} and pool in {None, one.pool}]
+    """Those of a model, in each way to serve it, or on a pool. Raises NotFound."""
+    chosen = [one for one in found.profiles if model in {None, one.model, one.variant_of} and pool in {None, one.pool}]
     if not chosen:
         known = ", ".join(sorted({f"{one.model} on {one.pool}" for one in found.profiles})) or "none"
         raise NotFound(f"No profile of that model and pool is known; there are: {known}.")
@@ -188,6 +216,16 @@ def _answer(found: Profiles, model: str) -> float:
     """The mean answer that is expected, of the endpoint of which most is known."""
     mine = [one for one in found.answers if one.model == model and one.mean_tokens > 0]
     return max(mine, key=lambda one: one.answers).mean_tokens if mine else 0.0
+
+
+def _show_ways(chosen: Iterable[PoolProfile]) -> None:
+    """Whether variants may be planned, and how their drafts fare."""
+    for one in chosen:
+        if one.variant_of:
+            drafts = "" if one.acceptance is None else f" Drafts: {one.acceptance:.0%} of their tokens stay"
+            step = "" if one.tokens_per_step is None else f", {one.tokens_per_step:.2f} tokens a step."
+            sent = "" if one.bytes_per_token is None else f" Sent between its pools: {one.bytes_per_token:,.0f} bytes a token."
+            say(f"{one.model} on {one.pool} ({one.mode}) {one.planned}{drafts}{step}{sent}")
 
 
 def _say_drifts(chosen: Iterable[PoolProfile]) -> None:

@@ -38,14 +38,16 @@ def choices(client: Client, models: Collection[str]) -> list[LoadChoice]:
     from batchsched.client.profiles import trials
     from batchsched.profiles.schedule import of_trials, schedule
 
-    known = of_trials(trial for trial in client.send(trials()).trials if trial.model in models)
+    profiles = client.profiles().profiles
+    named = {one.model for one in profiles if {one.model, one.variant_of} & set(models)}
+    known = of_trials(trial for trial in client.send(trials()).trials if trial.model in named)
     if not known.energy_j or not known.attainment:
         raise NotFound(
             f"Nothing was measured of {' or '.join(sorted(models))} at a rate, energy included.",
             hint="`batchsched profile run --pool P --model M`, without --full-load, measures it. Without --at-rates, pools are "
             "compared by what is known or expected of them.",
         )
-    places = {one.pool: one for one in client.profiles().profiles}
+    places = {one.pool: one for one in profiles}
     grid = {zone: intensity_now(client, zone) for zone in {one.zone for one in places.values()}}
     g_per_kwh = {
         name: places[pool].pue * intensity

@@ -16,17 +16,20 @@ from batchsched.errors import NotFound, ServerUnreachable
 if TYPE_CHECKING:
     from batchsched.executors.profile_run import Profiled, Server
     from batchsched.executors.profiling import Step
+    from batchsched.fleet import Mode
     from batchsched.profiles.phases import Phases
     from batchsched.profiles.trials import Figure, Summary
     from batchsched.wire import Probe, Trial
 
 WORKLOADS = ("sharegpt", "humaneval", "longbench")
 SIZES = ("p25", "p50", "p75")
+MODES = ("standalone", "speculative", "prefill_decode", "draft_target")
 
 
 @click.command()
 @click.option("--pool", required=True, help="The pool whose replica this machine is.")
 @click.option("--model", required=True, help="The model, as batches name it.")
+@click.option("--mode", type=click.Choice(MODES), help="Of the ways in which the model is declared to be served, this one.")
 @click.option("--workload", "workloads", type=click.Choice(WORKLOADS), multiple=True, help="Whose request sizes [default: all].")
 @click.option("--size", "sizes", type=click.Choice(SIZES), multiple=True, help="Which percentiles of them [default: all].")
 @click.option(
@@ -51,6 +54,7 @@ def run(
     *,
     pool: str,
     model: str,
+    mode: Mode | None,
     workloads: Sequence[str],
     sizes: Sequence[str],
     rates: Sequence[float],
@@ -93,7 +97,7 @@ def run(
         return found
 
     where = Server("" if no_server else settings.worker.server_url, settings.server.api_key)
-    wanted = Wanted(pool, model, probes, partial(enough, bound=spread, least=least, most=most), seconds)
+    wanted = Wanted(pool, model, probes, partial(enough, bound=spread, least=least, most=most), seconds, mode)
     profiled = asyncio.run(run_profile(wanted, settings.worker, where, settings.fleet(), say=say, tell=_tell))
     _report(profiled, spread, where, as_json=as_json)
 

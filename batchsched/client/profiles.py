@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from batchsched.client.calls import Call, typed
-from batchsched.measures import Trials
+from batchsched.measures import Mode, Trials
 from batchsched.paths import PREFIX
 
 
@@ -40,6 +40,18 @@ class PoolProfile(msgspec.Struct, frozen=True):
     startup_s: float
     drift_since: datetime | None = None
     drift_factor: float | None = None
+    mode: Mode = "standalone"
+    variant_of: str = ""
+    """The model that it is another way to serve; empty: it is none."""
+    partner_pool: str = ""
+    acceptance: float | None = None
+    """Share of drafted tokens that stayed; None where there were none."""
+    tokens_per_step: float | None = None
+    bytes_per_token: float | None = None
+    """Sent between the two pools of its mode."""
+    link_bytes_per_s: float | None = None
+    planned: str = ""
+    """Of a variant: whether it may be planned, and why."""
 
     def seconds(self, input_tokens: float, output_tokens: float) -> float:
         """Expected seconds of one replica for that many tokens."""

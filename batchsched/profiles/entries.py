@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from batchsched.profiles.measured import Observation, observations_of, pieces_of
+from batchsched.profiles.measured import DRAFTED, Observation, observations_of, pieces_of
 
 MOST = 1000
 """Entries that are looked at: the newest."""
@@ -25,6 +25,7 @@ STRETCH_S = 600
 SETTLED_AFTER = timedelta(minutes=5)
 """An entry that ended so long before the newest one grows no more, and none comes in before it."""
 Entry = Mapping[str, Any]
+_AMOUNTS = ("busy_s", "energy_j", "input_tokens", "output_tokens")
 
 
 class Entries(msgspec.Struct, frozen=True):
@@ -95,5 +96,5 @@ def _summed(rows: Sequence[Entry]) -> Entry:
         "ended_at": max(row["ended_at"] for row in rows),
         "energy_source": worst,  # a sum is as good as the worst of its parts
         "startup_s": max(row["startup_s"] for row in rows),
-        **{name: math.fsum(row[name] for row in rows) for name in ("busy_s", "energy_j", "input_tokens", "output_tokens")},
+        **{name: math.fsum(row[name] for row in rows) for name in (*_AMOUNTS, *DRAFTED) if name in rows[0]},
     }

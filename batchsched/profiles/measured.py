@@ -22,9 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchsched.profiles.drift import OF_CHUNKS, OF_PIECES, Caution, drifted
-from batchsched.profiles.profile import Drift, Profile, spread
+from batchsched.profiles.profile import Drafted, Drift, Profile, Sent, spread
 
 Array = NDArray[np.float64]
+DRAFTED = ("drafts", "draft_tokens", "accepted_tokens")
+"""What rows say of drafts."""
 
 SIGMA_FLOOR = 0.1
 """Speed varies this much from hour to hour however well it is known."""
@@ -59,6 +61,8 @@ class Observation(msgspec.Struct, frozen=True):
     """Measured joules; None where nothing was measured."""
     startup_s: float | None = None
     """Where an engine was started for it."""
+    drafted: Drafted | None = None
+    sent: Sent | None = None
     piece: bool = False
     """A minute or so of a chunk that is an observation as well, whole: tells early that a pool has changed its speed."""
 
@@ -76,9 +80,19 @@ def observations_of(rows: Sequence[Mapping[str, Any]]) -> list[Observation]:
             input_tokens=int(row["input_tokens"]),
             output_tokens=int(row["output_tokens"]),
             energy_j=row["energy_j"] if _metered(row) else None,
+            drafted=_drafts_of(row),
+            sent=_sent_of(row),
         )
         for row in rows
     ]
+
+
+def _drafts_of(row: Mapping[str, Any]) -> Drafted | None:
+    return Drafted(*(row[name] for name in DRAFTED)) if row.get("drafts") else None
+
+
+def _sent_of(row: Mapping[str, Any]) -> Sent | None:
+    return Sent(row["sent_bytes"] / row["sent_tokens"], row["link_bytes_per_s"]) if row.get("sent_tokens") else None
 
 
 def pieces_of(rows: Sequence[Mapping[str, Any]]) -> list[Observation]:
@@ -199,7 +213,17 @@ class _Here:
         usable = [o for o in seen if _usable(o)]
         self.own = _Work.of(prior, [o for o in usable if not o.piece])
         self.pieces = _Work.of(prior, [o for o in usable if o.piece])
+        self._drafted = [(o.at, o.drafted) for o in usable if o.drafted and not o.piece]
+        sent = sorted(((o.at, o.sent) for o in usable if o.sent), key=lambda each: each[0])
+        self.sent = sent[-1][1] if sent else None
+        """As it was measured last."""
         self.starts = [(o.at, o.startup_s) for o in seen if o.startup_s is not None and o.startup_s > 0]
+
+    def drafted(self, change: Drift | None) -> Drafted | None:
+        """All drafts since the pool changed its speed, if it did; None where none were made."""
+        some = [drafted for at, drafted in self._drafted if change is None or at >= change.since]
+        sums = [math.fsum(getattr(one, name) for one in some) for name in Drafted.__struct_fields__]
+        return Drafted(*sums) if some else None
 
     def glance(self) -> _Glance | None:
         """For other pools."""
@@ -248,6 +272,8 @@ def _updated(prior: Profile, here: _Here, elsewhere: Sequence[_Glance]) -> Profi
         observations=known,
         drift=change,
         with_host=prior.with_host + (1.0 - prior.with_host) * trust,
+        drafted=here.drafted(change),
+        sent=here.sent,
     )
 
 

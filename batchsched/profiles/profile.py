@@ -17,6 +17,31 @@ class Drift(msgspec.Struct, frozen=True):
     factor: float
 
 
+class Drafted(msgspec.Struct, frozen=True):
+    """How drafts fared, where a model is served with such."""
+
+    drafts: float
+    tokens: float
+    accepted: float
+
+    @property
+    def acceptance(self) -> float:
+        """The share of drafted tokens that stayed; 0 where none were drafted."""
+        return self.accepted / self.tokens if self.tokens > 0 else 0.0
+
+    @property
+    def length(self) -> float:
+        """Tokens that a draft and its check give on the average, the target's own included."""
+        return 1.0 + self.accepted / self.drafts if self.drafts > 0 else 1.0
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """What goes between the two pools of a mode. `link_bytes_per_s`: bandwidth as it was measured last; None: it was not."""
+
+    bytes_per_token: float
+    link_bytes_per_s: float | None = None
+
+
 class Profile(msgspec.Struct, frozen=True):
     """One replica of a pool running a model at full batch.
 
@@ -47,6 +72,8 @@ class Profile(msgspec.Struct, frozen=True):
     a CPU's, and as far as meters had a say."""
     idle_with_host: bool = False
     """The same of `idle_w`."""
+    drafted: Drafted | None = None
+    sent: Sent | None = None
 
     def seconds(self, input_tokens: float, output_tokens: float) -> float:
         """Expected replica-seconds for that many tokens, start-up not counted."""

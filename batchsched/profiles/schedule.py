@@ -1,6 +1,6 @@
 """From what was measured to a configuration for each load: GreenLLM's Algorithm 1 whole, gaps filled first.
 
-Until pools serve in other ways than one, a configuration here is a model on a pool.
+A configuration here is a model, or another way to serve it by its own name, on a pool.
 """
 
 from __future__ import annotations

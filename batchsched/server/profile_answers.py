@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from batchsched.fleet import Mode
+
 
 class PoolProfile(msgspec.Struct, forbid_unknown_fields=True):
     """One replica of a pool running a model: rates at full batch, watts, joules, and how sure that is.
@@ -36,6 +38,18 @@ class PoolProfile(msgspec.Struct, forbid_unknown_fields=True):
     startup_s: float
     drift_since: datetime | None
     drift_factor: float | None
+    mode: Mode
+    variant_of: str
+    """The model that it is another way to serve; empty: it is none."""
+    partner_pool: str
+    acceptance: float | None
+    """Share of drafted tokens that stayed; null where there were none."""
+    tokens_per_step: float | None
+    bytes_per_token: float | None
+    """Sent between the two pools of its mode."""
+    link_bytes_per_s: float | None
+    planned: str
+    """Of a variant: whether it may be planned, and why."""
 
 
 class AnswerLengths(msgspec.Struct, forbid_unknown_fields=True):

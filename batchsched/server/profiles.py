@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from batchsched.lines import CHAT, EMBEDDINGS, ENDPOINTS
 from batchsched.profiles import Profile
 from batchsched.profiles.answers import Answers
+from batchsched.profiles.ways import judge
 from batchsched.server.auth import Who
 from batchsched.server.profile_answers import AnswerLengths, PoolProfile, Profiles
 from batchsched.server.runtime import Runtime
@@ -32,7 +33,10 @@ def router(runtime: Runtime) -> APIRouter:
         found: dict[str, Any] = msgspec.to_builtins(
             Profiles(
                 "batchsched.profiles",
-                [_profile(runtime, profile) for _, profile in sorted(known.items())],
+                [
+                    _profile(runtime, profile, known.get((runtime.fleet.models[model].variant_of, pool)))
+                    for (model, pool), profile in sorted(known.items())
+                ],
                 _answers(observer.current_answers(who.tenant), who.tenant, sorted({model for model, _ in known})),
             )
         )
@@ -41,7 +45,9 @@ def router(runtime: Runtime) -> APIRouter:
     return routes
 
 
-def _profile(runtime: Runtime, known: Profile) -> PoolProfile:
+def _profile(runtime: Runtime, known: Profile, base: Profile | None) -> PoolProfile:
+    """`base`: of a variant, the profile of what it stands for on the same pool."""
+    served = runtime.fleet.models[known.model]
     fleet = runtime.scheduler.fleet
     pool, site = fleet.pools[known.pool], fleet.site_of(known.pool)
     reading_w = known.power_for(1, 0)
@@ -67,6 +73,14 @@ def _profile(runtime: Runtime, known: Profile) -> PoolProfile:
         startup_s=known.startup_s,
         drift_since=known.drift.since if known.drift else None,
         drift_factor=known.drift.factor if known.drift else None,
+        mode=served.mode,
+        variant_of=served.variant_of,
+        partner_pool=served.partner_pool,
+        acceptance=known.drafted.acceptance if known.drafted else None,
+        tokens_per_step=known.drafted.length if known.drafted else None,
+        bytes_per_token=known.sent.bytes_per_token if known.sent else None,
+        link_bytes_per_s=known.sent.link_bytes_per_s if known.sent else None,
+        planned=judge(known, base, served.mode).why if base else "",
     )
 
 

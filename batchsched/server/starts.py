@@ -188,7 +188,8 @@ class Starts:
 
 
 def beyond(worker: Row, lacking: Collection[str], models: Mapping[str, ServedModel]) -> set[str]:
-    """Models that a worker cannot have: those that its engine turned out to lack, and adapters, where it knows of none."""
-    if worker["adapters"] is not False:
-        return set(lacking)
-    return {*lacking, *(name for name, model in models.items() if model.adapter_of)}
+    """Models that a worker cannot have: those that its engine turned out to lack, ways to serve that it does not know, and
+    adapters, where it knows of none."""
+    modes = {"standalone", *(worker["modes"] or ())}
+    found = {*lacking, *(name for name, model in models.items() if model.mode not in modes)}
+    return found if worker["adapters"] is not False else found | {name for name, model in models.items() if model.adapter_of}

@@ -143,7 +143,8 @@ class LeaseDesk:
                 f"Pool '{message.pool}' shares its servers with online users, which this worker cannot; upgrade the worker."
             )
         worker_id = self._runtime.ids.new("worker")
-        told = {name: getattr(message, name) for name in ("pool", "host", "pid", "protocol", "version", "replica", "adapters")}
+        said = ("pool", "host", "pid", "protocol", "version", "replica", "adapters", "modes")
+        told = {name: getattr(message, name) for name in said}
         now, was = self._runtime.clock.now(), message.was
         with self._database.write() as connection:
             stays = workers.replaced(connection, was, message.pool, now) if was else {}
@@ -154,7 +155,9 @@ class LeaseDesk:
         models = {
             name: fitted(pool, served, fleet.gpus)
             for name, served in fleet.models.items()
-            if pool.serves(name) and (not served.adapter_of or (message.adapters and pool.engine == "vllm"))
+            if pool.serves(name)
+            and (not served.adapter_of or (message.adapters and pool.engine == "vllm"))
+            and (served.mode == "standalone" or served.mode in message.modes)
         }
         beat_s = min(5.0, self._limits.lease_s / 4)
         return Registered(worker_id, message.pool, pool, models, self._limits.lease_s, beat_s, message.protocol)

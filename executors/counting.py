@@ -1,0 +1,42 @@
+"""What an engine counts beside its answers: of one that is not ours what it does for all; of one with drafts how they fare."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import aiohttp
+
+from batchsched.executors.engine import Engine
+from batchsched.executors.probes import drafts_of, tokens_of
+from batchsched.executors.share import EnergyShare
+from batchsched.fleet import ServedModel
+from batchsched.variants import DRAFTING
+
+EVERY_S = 1.0
+
+
+class Counting:
+    """Tells what is charged for work (`share`) what one engine counts. `models`: those that it may serve, as declared."""
+
+    def __init__(
+        self, engine: Engine, session: aiohttp.ClientSession, share: EnergyShare, models: Callable[[], Mapping[str, ServedModel]]
+    ) -> None:
+        self._engine, self._session, self._share, self._models = engine, session, share, models
+
+    async def watch(self) -> None:
+        """Runs until cancelled."""
+        while True:
+            await self.now()
+            await asyncio.sleep(EVERY_S)
+
+    async def now(self) -> None:
+        """Look once, at what matters of this engine."""
+        engine, models = self._engine, self._models()
+        counters = engine.dialect.token_counters
+        if not engine.ours and (tokens := await tokens_of(self._session, engine.url, counters)) is not None:
+            self._share.saw(tokens)
+        served = models.get(engine.served or "")
+        drafting = served is not None and served.mode in DRAFTING
+        if drafting and (drafts := await drafts_of(self._session, engine.url, engine.dialect.metrics)) is not None:
+            self._share.drafted(drafts)

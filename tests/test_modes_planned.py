@@ -1,0 +1,223 @@
+"""Other ways to serve a model are planned where what was measured says that they pay, and nowhere else; and they are compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from batchsched.carbon.greenllm import Device, Split, Use
+from batchsched.carbon.modes import judge as judge_carbon
+from batchsched.cli.main import cli
+from batchsched.fleet import Fleet, Pool, ServedModel, Site
+from batchsched.measures import PartnerUse
+from batchsched.planner import Slot
+from batchsched.profiles.modes import Way, beside, sides
+from batchsched.profiles.profile import Drafted, Profile, Sent
+from batchsched.profiles.ways import judge
+from batchsched.ways import Ways
+from batchsched.wire import PREFIX, Probe
+from tests.live import LiveServer, live_server, requests
+from tests.test_profile_commands import CONFIG
+from tests.test_trials import send, trial
+
+VARIANT = """
+[models.guessing]
+variant_of = "tiny"
+mode = "speculative"
+draft = { method = "ngram" }
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path, database_url: str) -> Iterator[LiveServer]:
+    with live_server(tmp_path, CONFIG + VARIANT, server__database_url=database_url) as running:
+        yield running
+
+
+def known(model: str, read: float = 1000.0, written: float = 100.0, power_w: float = 100.0, **more: Any) -> Profile:
+    """Measured, unless said otherwise."""
+    return Profile(model, "new", read, written, power_w, 10.0, 0.1, 30.0, **{"source": "measured", "observations": 9, **more})
+
+
+@pytest.mark.parametrize(
+    ("way", "base", "pays", "why"),
+    [
+        (known("way", written=150.0), known("base"), True, "may be planned: it takes x1.00 of the time"),
+        (known("way", written=120.0, power_w=130.0), known("base"), True, "x0.83 and x1.08 for one written"),
+        (known("way", written=98.0), known("base"), False, "is off, for it does not pay"),
+        (known("way", written=150.0, source="prior"), known("base"), False, "nothing of way was measured there yet"),
+        (known("way", written=150.0), known("base", source="prior"), False, "nothing of base was measured"),
+    ],
+)
+def test_a_way_pays_where_it_was_measured_to(way: Profile, base: Profile, pays: bool, why: str) -> None:
+    found = judge(way, base, "speculative")
+    assert found.pays is pays
+    assert why in found.why
+
+
+def test_what_does_not_fit_the_link_is_refused_with_the_figures() -> None:
+    sent = Sent(131_072.0, 100e6)
+    narrow = judge(known("way", written=300.0, sent=sent), known("base"), "prefill_decode")
+    assert narrow.why == (
+        "is not planned: it sends 131,072 bytes a token, 131.1 MB/s at its full rate, and the link between its pools takes "
+        "100.0 MB/s."
+    )
+    assert judge(known("way", written=300.0, sent=Sent(131_072.0, 1e9)), known("base"), "prefill_decode").pays
+    drafted = known("way", written=300.0, sent=Sent(600_000.0, 100e6), drafted=Drafted(10.0, 40.0, 10.0))
+    assert "360.0 MB/s" in judge(drafted, known("base"), "draft_target").why
+
+
+def test_a_mode_of_two_pools_takes_a_partner_and_bandwidth() -> None:
+    apart = ServedModel(variant_of="base", mode="prefill_decode", partner_pool="old")
+    models = {"base": ServedModel(), "apart": apart}
+    fleet = Fleet({"home": Site("DE")}, {"new": Pool(count=2), "old": Pool(models=["base"])}, models, "home")
+    profiles = {("base", "new"): known("base"), ("apart", "new"): known("apart", written=200.0, sent=Sent(1024.0, 1e9))}
+    slots = [Slot(0.0, 900.0), Slot(900.0, 900.0)]
+    row = {"pool": "new", "modes": ["speculative", "prefill_decode"]}
+    ways = Ways(fleet, profiles, [row, {**row, "modes": None}], {"new": 2}, slots)
+    assert ways.pays("apart", "new")
+    config = ways.configuration("apart", "new")
+    assert (config.takes, config.links) == ({"new": 1.0}, {"partners of apart": 1.0, "link new - old": 1_024_000.0})
+    assert {link.name: link.capacity for link in ways.links()} == {"partners of apart": [1.0, 1.0], "link new - old": [1e9, 1e9]}
+    assert ways.loaded("new", ["base", "apart"]) == ["base", config.name]
+    alone = Ways(fleet, profiles, [{**row, "modes": []}], {"new": 2}, slots)
+    assert not alone.pays("apart", "new")
+    assert alone.reasons(["base"]) == {"base": ["apart on new is not planned: no worker of new has a partner on old now."]}
+
+
+def measured(server: LiveServer, faster: float) -> None:
+    """Both ways on `local`: the drafts make it that much faster, at the same watts."""
+    base = [trial() for _ in range(4)]
+    spent = {"seconds": 60.0 / faster, "energy_j": 2500.0 / faster, "host_j": 500.0 / faster}
+    drafts = {"drafts": 7000.0, "draft_tokens": 28_000.0, "accepted_tokens": 7000.0}
+    send(server, *base, *(trial(model="guessing", **spent, **drafts) for _ in range(4)))
+
+
+def begun(server: LiveServer, data: bytes) -> str:
+    """A batch that is in progress and can wait for nothing."""
+    batch: str = server.submit(data, batchsched={"sites": ["home"], "deadline": "1m", "on_deadline": "finish"})["id"]
+    server.until(batch, "in_progress")
+    return batch
+
+
+def told(server: LiveServer) -> dict[str, Any]:
+    found: list[dict[str, Any]] = server.get(f"{PREFIX}/profiles")["profiles"]
+    return next(one for one in found if (one["model"], one["pool"]) == ("guessing", "local"))
+
+
+def test_a_variant_is_planned_once_it_is_measured_and_pays(server: LiveServer) -> None:
+    worker = {"pool": "local", "host": "h", "pid": 1, "protocol": 2}
+    assert set(server.post(f"{PREFIX}/workers", worker)["models"]) == {"tiny"}
+    able = server.post(f"{PREFIX}/workers", {**worker, "modes": ["speculative"]})
+    assert able["models"]["guessing"]["draft"]["method"] == "ngram"
+    batch = begun(server, requests(50))
+    scheduler = server.runtime.scheduler
+    view = scheduler.observer.look(server.runtime.clock.now())
+    unknown = "is not planned: nothing of guessing was measured there yet."
+    assert view.ways == {"tiny": [f"guessing on {pool} {unknown}" for pool in ("local", "large")]}
+    measured(server, 2.0)
+    view = scheduler.observer.look(server.runtime.clock.now())
+    (job,) = view.problem.jobs
+    assert {config.model for config in job.configurations.values()} == {"guessing"}
+    assert [job.configuration(key).model for key in job.keys_on("local")] == ["guessing"]  # the plain way is beaten
+    said = next(why for why in view.ways["tiny"] if why.startswith("guessing on local"))
+    assert "may be planned" in said
+    assert "of its drafted tokens 25% stay, 2.00 tokens a step" in said
+    scheduler.plan_now()
+    assert any(
+        "guessing on local may be planned" in line for line in server.get(f"{PREFIX}/batches/{batch}/explain")["sentences"]
+    )
+    claim = {"worker_id": able["worker_id"], "ready_models": ["guessing"], "renames": True}
+    (lease,) = server.post(f"{PREFIX}/leases", claim)["leases"]
+    assert (lease["model"], lease["rename"]) == ("guessing", True)
+    assert (told(server)["acceptance"], told(server)["tokens_per_step"]) == (0.25, 2.0)
+
+
+def test_one_that_does_not_pay_stays_off_by_itself(server: LiveServer) -> None:
+    begun(server, requests(50))
+    measured(server, 0.8)
+    view = server.runtime.scheduler.observer.look(server.runtime.clock.now())
+    (job,) = view.problem.jobs
+    assert not job.configurations
+    assert "guessing on local is off, for it does not pay" in " ".join(view.notes)
+    assert "is off" in told(server)["planned"]
+
+
+def test_who_names_a_variant_gets_it(server: LiveServer) -> None:
+    begun(server, requests(5, model="guessing"))
+    view = server.runtime.scheduler.observer.look(server.runtime.clock.now())
+    (job,) = view.problem.jobs
+    assert job.model == "guessing"
+    assert set(job.seconds_on) == {"local"}
+
+
+RATE = Probe("sharegpt p50", 160, 140, 2.0)
+
+
+def test_ways_are_set_side_by_side_with_the_papers_verdict(server: LiveServer, tmp_path: Path) -> None:
+    measured(server, 2.0)
+    kept = {"probe": RATE, "latencies": [(0.1, 0.05)] * 9 + [(3.0, 0.05)], "requests": 10}
+    send(server, trial(**kept), trial(model="guessing", **kept))
+    picture = tmp_path / "ways.svg"
+    arguments = ["profile", "compare", "tiny", "--modes", "--plot", str(picture), "--server", server.url]
+    done = CliRunner().invoke(cli, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["ways"]
+    assert [(one["load"], one["side"]["model"]) for one in found] == [
+        ("sharegpt p50, full", "tiny"),
+        ("sharegpt p50, full", "guessing"),
+        ("sharegpt p50, 2/s", "tiny"),
+        ("sharegpt p50, 2/s", "guessing"),
+    ]
+    full = found[1]
+    assert full["side"]["acceptance"] == pytest.approx(0.25)
+    assert full["verdict"]["rho"] == pytest.approx(0.5)
+    assert full["verdict"]["saved"] is True
+    assert found[2]["side"]["attainment"] == pytest.approx(0.9)
+    assert "joules a token" in picture.read_text()
+    shown = CliRunner().invoke(cli, arguments)
+    assert "guessing on local, sharegpt p50, full: takes 50% less energy and saves 50.0% of the grams" in shown.output
+    other = CliRunner().invoke(cli, ["profile", "show", "tiny", "--server", server.url])
+    assert "guessing on local (speculative) may be planned" in other.output
+
+
+def test_both_sides_of_a_mode_of_two_pools_are_counted() -> None:
+    at = trial().started_at
+    partner = PartnerUse(60.0, 1000.0, "rapl", 200.0, "modelled", 1024.0 * 16_000, 16_000, 1e8)
+    apart = [trial(model="apart", pool="p", partner=partner, started_at=at + timedelta(seconds=n)) for n in range(2)]
+    plain = [trial(pool="p", energy_j=5000.0)]
+    found = sides([*apart, *plain], {"tiny": Way(), "apart": Way("prefill_decode", "tiny", "q")})
+    one = next(side for side in found if side.model == "apart")
+    assert one.energy_j_per_token == pytest.approx(4200 / 30_000)
+    assert one.partner_j_per_token == pytest.approx(1200 / 30_000)
+    assert one.own_j_per_token == pytest.approx(3000 / 30_000)
+    assert (one.bytes_per_token, one.link_takes_bytes_per_s) == (1024.0, 1e8)
+    assert one.link_bytes_per_s == pytest.approx(1024 * 16_000 / 60)
+    other = beside(one, found)
+    assert other is not None
+    assert other.model == "tiny"
+    assert msgspec.structs.replace(apart[0], energy_source="unmeasured").total_j is None
+
+
+def test_the_papers_equations_on_what_was_measured() -> None:
+    new, old = Device(100.0, 5.0), Device(40.0, 5.0)
+    split = Split(Use(10.0, 3000.0), Use(6.0, 1500.0), Use(10.0, 900.0), new, old)
+    found = judge_carbon(split, 300.0)
+    assert found.energy_saved_j == pytest.approx(600.0)  # equation 4
+    assert found.rho == pytest.approx(0.8)
+    assert found.share == pytest.approx(1 - split.saving(300.0))  # equation 5
+    below = 3000 / 3.6e6 * 300 + new.charge_g(6.0)
+    assert found.old_term == pytest.approx(old.charge_g(10.0) / below)  # equation 6
+    assert found.saved
+    assert found.sentence.startswith("takes 20% less energy and saves")
+    lost = judge_carbon(Split(Use(10.0, 3000.0), Use(8.0, 2500.0), Use(10.0, 900.0), new, old), 300.0, modelled=True)
+    assert not lost.saved
+    assert "saves nothing" in lost.sentence
+    assert lost.sentence.endswith("by modelled energy")
