@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import aiohttp
 
 from batchsched.executors.engine import Engine
+from batchsched.executors.partnering import Partnership
 from batchsched.executors.probes import drafts_of, tokens_of
 from batchsched.executors.share import EnergyShare
 from batchsched.fleet import ServedModel
@@ -17,12 +18,18 @@ EVERY_S = 1.0
 
 
 class Counting:
-    """Tells what is charged for work (`share`) what one engine counts. `models`: those that it may serve, as declared."""
+    """Tells what is charged for work (`share`) what one engine counts, and looks at what its `partner` uses. `models`: those that
+    it may serve, as declared."""
 
     def __init__(
-        self, engine: Engine, session: aiohttp.ClientSession, share: EnergyShare, models: Callable[[], Mapping[str, ServedModel]]
+        self,
+        engine: Engine,
+        session: aiohttp.ClientSession,
+        share: EnergyShare,
+        models: Callable[[], Mapping[str, ServedModel]],
+        partner: Partnership,
     ) -> None:
-        self._engine, self._session, self._share, self._models = engine, session, share, models
+        self._engine, self._session, self._share, self._models, self._partner = engine, session, share, models, partner
 
     async def watch(self) -> None:
         """Runs until cancelled."""
@@ -32,6 +39,7 @@ class Counting:
 
     async def now(self) -> None:
         """Look once, at what matters of this engine."""
+        await self._partner.look()
         engine, models = self._engine, self._models()
         counters = engine.dialect.token_counters
         if not engine.ours and (tokens := await tokens_of(self._session, engine.url, counters)) is not None:

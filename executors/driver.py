@@ -145,12 +145,9 @@ class Driver:
         self._trust.renew(until)
         self._pump()
 
-    def through(self, split: Split | None) -> None:
-        """From the next start of the engine on another one reads its prompts, or, with None, it does so itself again."""
+    async def revive(self, split: Split | None = None) -> None:
+        """The engine is up: see what it holds, and go on. `split`: the way by which another one reads its prompts, if it does."""
         self._split = self._asking.split = split
-
-    async def revive(self) -> None:
-        """The engine is up: see what it holds, and go on."""
         if self._engine.served:
             capacity = await capacity_of(self._session, self._engine.url, self._engine.context)
             self._admission.resize(self._split.resize(capacity) if self._split else capacity)

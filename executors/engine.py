@@ -29,6 +29,7 @@ from batchsched.executors.identity import Identity, told_by_flags, told_by_log, 
 from batchsched.executors.launch import MATTERS, build_of, command, drain_s, environment, keyed, last_words
 from batchsched.executors.memory_bound import MemoryBound
 from batchsched.executors.orphans import log_name, of_another, wait_until
+from batchsched.executors.partner_told import drafts_at
 from batchsched.executors.probes import healthy, served_by
 from batchsched.executors.tether import tethered
 from batchsched.executors.transfer import Role
@@ -135,11 +136,8 @@ class VllmEngine:
         began = time.monotonic()
         port, role = _free_port(), self._role or _role_of(model, self._settings)
         self.url = f"http://{role.host if role else '127.0.0.1'}:{port}"
-        engine, env = command(self._home, self._pool, model, served, port), dict[str, str]()
-        if role:
-            engine += await asyncio.to_thread(transfer.flags, self._home, role)
-            env = transfer.environment(self._home, role, _free_port(), list(os.environ))
-        self._launch(engine, served, env)
+        flags, env = await asyncio.to_thread(self._apart, model, role)
+        self._launch([*command(self._home, self._pool, model, served, port), *flags], served, env)
         try:
             await self._until_ready(served, {model.variant_of}, began + self._settings.startup_timeout_s)
         except BaseException:
@@ -188,6 +186,19 @@ class VllmEngine:
     def describe(self) -> str:
         """Which vLLM, and what it serves."""
         return f"{self._home.describe()}, serving {self.served or 'nothing'}"
+
+    def _apart(self, model: ServedModel, role: Role | None) -> tuple[list[str], dict[str, str]]:
+        """Flags and environment for its part in a mode of two pools. Raises EngineFailed where it cannot have that."""
+        if role:
+            env = transfer.environment(self._home, role, _free_port(), list(os.environ))
+            return transfer.flags(self._home, role), env
+        if model.mode != "draft_target" or model.draft is None:
+            return [], {}
+        from batchsched.executors.drafts import target_args, target_environment
+
+        told = Path(self._settings.state_dir).absolute() / "drafts.json"
+        address = drafts_at(self._settings.partner_url)
+        return target_args(model.draft.tokens), target_environment(address, self._settings.partner_api_key, told)
 
     def _launch(self, engine: list[str], served: str, env: dict[str, str]) -> None:
         """Raises EngineFailed where the machine lacks the cores that it is to run on."""

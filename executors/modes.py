@@ -21,8 +21,7 @@ _BY_DRAFTS = (b'"min_p"', b'"logit_bias"')
 
 def modes_of(settings: Worker) -> list[Mode]:
     """The modes in which a worker with these settings can serve, beside the plain one."""
-    del settings  # nothing is needed for these
-    return list(OWN_MODES)
+    return [*OWN_MODES, *(("prefill_decode", "draft_target") if settings.partner_url else ())]
 
 
 def mode_flags(build: Build, model: ServedModel) -> list[str]:

@@ -11,6 +11,9 @@ import contextlib
 import hmac
 import logging
 import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple
 
 import aiohttp
 import msgspec
@@ -20,6 +23,7 @@ from batchsched import supervisor
 from batchsched.clock import IdSource
 from batchsched.errors import EngineFailed, InvalidConfiguration
 from batchsched.executors import transfer
+from batchsched.executors.drafts import serve_drafts
 from batchsched.executors.engine import Engine, VllmEngine, bearer
 from batchsched.executors.engine_home import find_engine
 from batchsched.executors.meters import EnergyMeter, choose_meter
@@ -36,15 +40,20 @@ from batchsched.settings import Worker
 log = logging.getLogger(__name__)
 LOOK_S = 1.0
 _PIECE = bytes(2**20)
+_DRAFTS = "draft"
+Before = Callable[[str], AbstractAsyncContextManager[object]]
+"""Stands before the engine at a URL for as long as it is entered."""
 
 
 class Partner:
-    """One engine of a partner pool, and what it tells."""
+    """One engine of a partner pool, and what it tells. `before`: what stands before the engine while that is ready."""
 
-    def __init__(self, engine: Engine, model: ServedModel, told: PartnerTold, key: str = "") -> None:
+    def __init__(
+        self, engine: Engine, model: ServedModel, told: PartnerTold, key: str = "", before: Before = contextlib.nullcontext
+    ) -> None:
         self.busy = False
         """Are requests in flight at its engine, as far as was seen?"""
-        self._engine, self._model, self._told, self._key = engine, model, told, key
+        self._engine, self._model, self._told, self._key, self._before = engine, model, told, key, before
         self._meter: EnergyMeter
         self._by, self._heard_at = "", 0.0
         self._charged = (0.0, 0.0)
@@ -64,7 +73,8 @@ class Partner:
             while True:
                 try:
                     await self._start()
-                    await self._watch(session)
+                    async with self._before(self._engine.url):
+                        await self._watch(session)
                     raise EngineFailed(f"The engine is gone. {self._engine.last_words()}".strip())
                 except EngineFailed as problem:
                     await self._trouble(problem)
@@ -184,18 +194,37 @@ async def run_partner(
     for an address that cannot be had.
     """
     stop = stop or asyncio.Event()
-    home, role = find_engine(settings.engine_python), Role("kv_producer", host)
-    await asyncio.to_thread(transfer.flags, home, role)  # so that what is missing is told at once
+    home, part = find_engine(settings.engine_python), _part(settings, name, model, host, port)
+    if part.role:
+        await asyncio.to_thread(transfer.flags, home, part.role)  # so that what is missing is told at once
     if orphans := await asyncio.to_thread(end_orphans):
         log.warning("Ended %d engine processes that a dead worker had left behind.", orphans)
-    engine = VllmEngine(home, pool, settings, role)
+    engine = VllmEngine(home, pool, settings, part.role)
     kv_bytes = kv_bytes_in(model.path, [*pool.engine_args, *model.engine_args])
-    told = PartnerTold(ids.new("partner"), role.side, model.variant_of or name, bytes_per_token=kv_bytes)
-    partner = Partner(engine, model, told, settings.partner_api_key)
-    choice = choose_meter(pool, settings, engine.pids, busy=lambda: partner.busy, models=[model])
+    told = PartnerTold(ids.new("partner"), model.mode, part.served, bytes_per_token=kv_bytes)
+    partner = Partner(engine, part.model, told, settings.partner_api_key, part.before)
+    choice = choose_meter(pool, settings, engine.pids, busy=lambda: partner.busy, models=[part.model])
     log.info("Energy is %s. Engine: %s.", choice.why, engine.describe())
     with stopped_by_signals(stop), supervisor.watched():
         return await serve(partner, choice.meter, host, port, settings.engine_api_key, stop)
+
+
+class _Part(NamedTuple):
+    """What the partner's engine does. `role`: in the hand-over of prompts."""
+
+    model: ServedModel
+    served: str
+    role: Role | None
+    before: Before = contextlib.nullcontext
+
+
+def _part(settings: Worker, name: str, model: ServedModel, host: str, port: int) -> _Part:
+    """By the variant's mode. Drafts are asked for at the port after the partner's own (experimental)."""
+    if model.mode != "draft_target" or model.draft is None:
+        return _Part(model, model.variant_of or name, Role("kv_producer", host))
+    drafter = ServedModel(path=model.draft.model, max_model_len=model.max_model_len)
+    keys = {"key": settings.partner_api_key, "engine_key": settings.engine_api_key}
+    return _Part(drafter, _DRAFTS, None, lambda url: serve_drafts(url, _DRAFTS, host=host, port=port + 1 if port else 0, **keys))
 
 
 def _refused(status: int, message: str) -> web.Response:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import msgspec
 
+from batchsched.errors import EngineFailed
+from batchsched.fleet import Mode
 from batchsched.wire import EnergyMark, EnergySource
 
 PATH = "/partner"
@@ -20,7 +24,8 @@ class PartnerTold(msgspec.Struct):
 
     partner: str
     """Names this run of it: figures of another run begin anew."""
-    role: str
+    mode: Mode
+    """What its engine is for."""
     served: str
     """By which name its engine serves the model."""
     engine_url: str = ""
@@ -41,3 +46,11 @@ class PartnerTold(msgspec.Struct):
     """That this can hold."""
     bytes_per_token: float | None = None
     """Of keys and values, by the model's shape; None where that is not known."""
+
+
+def drafts_at(partner_url: str) -> str:
+    """Where a partner in the mode of drafts drafts: the port after its own. Raises EngineFailed where there is no partner."""
+    found = urlsplit(partner_url)
+    if not found.hostname:
+        raise EngineFailed("Nobody drafts for this engine.", hint="Start `batchsched partner`, and set worker.partner_url.")
+    return f"{found.hostname}:{(found.port or PORT) + 1}"

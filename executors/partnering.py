@@ -131,7 +131,7 @@ class Partnership:
                 self._charge(told)
             if told is None or not told.engine_url or time.monotonic() < self._not_before:
                 self._lose()
-            elif self._split:
+            elif self._split and told.mode == "prefill_decode":
                 await self._follow(self._split, told.engine_url)
 
     async def measure(self) -> float | None:

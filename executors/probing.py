@@ -16,9 +16,14 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from batchsched.engines import Build
+from batchsched.executors.demand import demand_of
+from batchsched.executors.outputs import Reply
 from batchsched.executors.probes import Drafts, drafts_of
+from batchsched.executors.split import Split
+from batchsched.lines import COMPLETIONS
 from batchsched.wire import Probe
 
+_JSON = {"content-type": "application/json"}
 _TOKENS = (10, 250)
 """Ids that every vocabulary has, as plain words or bytes."""
 _MEANS = {"ttft_s": "ttft", "tpot_s": "tpot"}
@@ -45,12 +50,19 @@ class Ran(NamedTuple):
 
 
 class Asker:
-    """Asks one engine for one model. `timeout_s`: of one request; `metrics`: how the engine names its own."""
+    """Asks one engine for one model. `timeout_s`: of one request; `metrics`: how the engine names its own; `split`: by which
+    another one reads its prompts."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: str, model: str, timeout_s: float, metrics: Mapping[str, str] = _NAMES
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        model: str,
+        timeout_s: float,
+        metrics: Mapping[str, str] = _NAMES,
+        split: Split | None = None,
     ) -> None:
-        self._metrics = metrics
+        self._metrics, self._split = metrics, split
         self._session, self._url, self._model = session, url, model
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
 
@@ -105,16 +117,32 @@ class Asker:
         body = {"model": self._model, "prompt": prompt, "max_tokens": probe.output_tokens, "ignore_eos": True, "temperature": 0}
         if stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
-        began = time.monotonic()
-        try:
-            async with self._session.post(f"{self._url}/v1/completions", json=body, timeout=self._timeout) as answer:
+        began, data = time.monotonic(), json.dumps(body).encode()
+        told = list[Answer]()
+
+        async def answered(url: str, data: bytes) -> Reply:
+            async with self._session.post(url, data=data, headers=_JSON, timeout=self._timeout) as answer:
                 if answer.status != 200:
-                    return f"the engine answered {answer.status}: {(await answer.text())[:300]}"
-                if stream:
-                    return await _streamed(answer, began)
-                return _counted((await answer.json())["usage"])
+                    return Reply(answer.status, await answer.read(), "")
+                told.append(await _streamed(answer, began) if stream else _counted((await answer.json())["usage"]))
+                return Reply(200, b"", "")
+
+        try:
+            if self._split is None:
+                reply = await answered(self._url + COMPLETIONS, data)
+            else:
+                demand, _ = demand_of(data, COMPLETIONS)
+                reply = await self._split.ask(demand, COMPLETIONS, data, self._url, read=self._read, answer=answered)
+            return told[-1] if told else f"the engine answered {reply.status}: {reply.body[:300].decode('utf-8', 'replace')}"
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError) as problem:
             return f"{type(problem).__name__}: {problem}"
+
+    async def _read(self, url: str, data: bytes) -> Reply:
+        try:
+            async with self._session.post(url, data=data, headers=_JSON, timeout=self._timeout) as answer:
+                return Reply(answer.status, await answer.read(), "")
+        except (aiohttp.ClientError, TimeoutError, OSError) as problem:
+            return Reply(0, (str(problem) or type(problem).__name__).encode(), "")
 
 
 def _prompt(probe: Probe, rng: random.Random) -> list[int]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,14 +15,16 @@ import msgspec
 
 from batchsched.adapters import outfitted
 from batchsched.clock import IdSource, RandomIds, SystemClock
-from batchsched.errors import ServerUnreachable, UnknownModel
+from batchsched.errors import EngineFailed, ServerUnreachable, UnknownModel
+from batchsched.executors.counting import EVERY_S
 from batchsched.executors.engine import AttachedEngine, Engine, VllmEngine, bearer
 from batchsched.executors.engine_home import find_engine
 from batchsched.executors.link import ServerLink, connections
 from batchsched.executors.meters import choose_meter, idle_power
 from batchsched.executors.modes import modes_of
 from batchsched.executors.orphans import end_orphans
-from batchsched.executors.probes import context_of
+from batchsched.executors.partnering import Partnership
+from batchsched.executors.probes import capacity_of, context_of
 from batchsched.executors.probing import Asker
 from batchsched.executors.profiling import Bench, Profiler, Step
 from batchsched.executors.trial_log import TrialLog
@@ -89,6 +92,8 @@ async def run_profile(
         served = outfitted(models, wanted.model)
         meter, why = choose_meter(pool, settings, engine.pids, models=[served], here=engine.here)
         gpus = open_gpus(pool, [served], settings.state_dir, here=engine.here)
+        ids = ids or RandomIds()
+        partner, looking = Partnership.by(settings, session, ids), list[asyncio.Task[None]]()
         say(f"Energy is {why}.")
         try:
             idle = None if settings.engine_url else await idle_power(meter, asyncio.sleep)
@@ -97,16 +102,27 @@ async def run_profile(
                 say(f"Ended {orphans} engine processes that a dead run or worker had left behind.")
             say(f"Starting the engine for '{wanted.model}'.")
             await engine.start(served, wanted.model)
+            if split := await partner.way(pool, served):
+                split.resize(await capacity_of(session, engine.url, engine.context))
+            if served.mode == "prefill_decode" and not partner.url:
+                raise EngineFailed(
+                    f"Nobody reads prompts for '{wanted.model}'.", hint="Start `batchsched partner` (docs/modes.md)."
+                )
+            looking.append(asyncio.create_task(_look(partner)))
             probes = wanted.probes(await context_of(session, engine.url, wanted.model))
             source = meter.read().source
             bench = Bench(wanted.pool, wanted.model, setting_of(engine, pool, served, source), pool.max_in_flight, wanted.seconds)
             log = TrialLog(Path(settings.state_dir), wanted.pool, wanted.model)
             if before := log.in_setting(bench.setting):
                 say(f"{before} trials of earlier runs in this setting count; what they say is not measured again.")
-            asker = Asker(session, engine.url, wanted.model, settings.request_timeout_s, engine.dialect.metrics)
-            profiler = Profiler(bench, asker, meter, log, ids or RandomIds(), clock.now)
+            asker = Asker(session, engine.url, wanted.model, settings.request_timeout_s, engine.dialect.metrics, split)
+            aside = partial(partner.use, engine.url) if split else None
+            profiler = Profiler(bench, asker, meter, log, ids, clock.now, aside)
             return Profiled(await profiler.run(probes, wanted.enough, tell), log.path)
         finally:
+            for task in looking:
+                task.cancel()
+            await asyncio.gather(*looking, return_exceptions=True)
             await engine.stop()
             meter.close()
             gpus.close()
@@ -122,6 +138,13 @@ async def deliver(server: Server, trials: Sequence[Trial]) -> Acknowledged:
             group = msgspec.json.decode(answer, type=Acknowledged)
             told = Acknowledged(told.recorded + group.recorded, told.duplicates + group.duplicates)
     return told
+
+
+async def _look(partner: Partnership) -> None:
+    """What it holds bounds what is sent to it."""
+    while True:
+        await partner.look()
+        await asyncio.sleep(EVERY_S)
 
 
 def _variant(wanted: Wanted, models: Mapping[str, ServedModel]) -> str:

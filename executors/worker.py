@@ -32,6 +32,7 @@ from batchsched.executors.link import ServerLink, connections
 from batchsched.executors.meters import EnergyMeter, choose_meter, idle_power
 from batchsched.executors.modes import modes_of
 from batchsched.executors.orphans import end_orphans
+from batchsched.executors.partnering import Partnership
 from batchsched.executors.pauses import pause_after
 from batchsched.executors.reporter import LOST, Reporter
 from batchsched.executors.share import EnergyShare
@@ -98,6 +99,7 @@ class WorkerLoop:
         self._beating = asyncio.Lock()
         self._unsaid: Unsaid
         self._meter: EnergyMeter
+        self._partner: Partnership
         self._gpus: Gpus
         self._counting: Counting
         self._fresh = True  # nothing of ours has been loaded yet
@@ -124,7 +126,8 @@ class WorkerLoop:
         here, busy = self._engine.here, lambda: self._share.in_flight
         choice = choose_meter(pool, self._settings, self._engine.pids, busy=busy, models=models, here=here, shared=shared)
         log.info("Energy is %s. Engine: %s.", choice.why, self._engine.describe())
-        self._meter = choice.meter
+        self._partner = Partnership.by(self._settings, self._session, self._ids)
+        self._meter = self._partner.metered(choice.meter)
         self._gpus = open_gpus(pool, models, self._settings.state_dir, here=here)
         self._share = EnergyShare(self._meter, self._link.now)
         self._unsaid = Unsaid(self._share)
@@ -141,7 +144,7 @@ class WorkerLoop:
         )
         self._driver.trust(time.monotonic() + self._me.lease_s)
         supervisor.ready()
-        self._counting = Counting(self._engine, self._session, self._share, lambda: self._me.models)
+        self._counting = Counting(self._engine, self._session, self._share, lambda: self._me.models, self._partner)
         chores = [self._heartbeats, self._weigh_logs, self._driver.watch, self._counting.watch]
         chores += [gate.watch] if gate else []
         beside = [asyncio.create_task(kept_up(chore)) for chore in chores]
@@ -378,7 +381,7 @@ class WorkerLoop:
         for name in self._me.models:
             with contextlib.suppress(EngineFailed, UnknownModel):
                 await self._engine.start(self._me.models[name], name)
-                await self._driver.revive()
+                await self._driver.revive(await self._partner.way(self._me.pool, self._me.models[name]))
                 return
 
     async def _prepare_or_wait(self, model: str, poll_s: float) -> None:
@@ -407,7 +410,7 @@ class WorkerLoop:
         self._engine_failures, self._doubted = 0, False
         self._lacking.discard(model)
         self._idle_since = time.monotonic()
-        await self._driver.revive()
+        await self._driver.revive(await self._partner.way(self._me.pool, self._me.models[model]))
         log.info("Ready after %.1f s: %s.", self._engine.startup_s, self._engine.describe())
 
     async def _start(self, model: str) -> None:

@@ -35,6 +35,7 @@ class KeptKv:
         prefix = label.rstrip("}")
         return [
             f'vllm:prompt_tokens_by_source_total{prefix},source="external_kv_transfer"}} {float(self.counts["tokens"])}',
+            f"vllm:nixl_bytes_transferred_sum{label} {1024.0 * self.counts['tokens']}",
             f"fake:kept_total{label} {float(self.counts['kept'])}",
         ]
 

@@ -26,10 +26,10 @@ from batchsched.executors import partnering
 from batchsched.executors.engine_home import EngineHome
 from batchsched.executors.meters.port import Reading
 from batchsched.executors.partner import run_partner
-from batchsched.executors.partner_told import PartnerTold
+from batchsched.executors.partner_told import PartnerTold, drafts_at
 from batchsched.executors.partnering import BothSides, Partnership, weaker
 from batchsched.executors.transfer import Role, environment, flags
-from batchsched.fleet import Pool, ServedModel
+from batchsched.fleet import Draft, Pool, ServedModel
 from batchsched.settings import Worker
 from tests.fake_engine import fake_home
 from tests.live import PATIENCE_S
@@ -102,7 +102,7 @@ async def ready(port: int, by: str = "") -> PartnerTold:
 async def test_it_starts_its_engine_tells_of_it_and_leaves_nothing_behind(tmp_path: Path, port: int) -> None:
     async with a_partner(tmp_path, port):
         found = await ready(port, "w1")
-        assert (found.role, found.served, found.kv_tokens, found.energy_source) == ("kv_producer", "tiny", 4096, "modelled")
+        assert (found.mode, found.served, found.kv_tokens, found.energy_source) == ("prefill_decode", "tiny", 4096, "modelled")
         async with aiohttp.ClientSession() as session:
             body = {"model": "tiny", "messages": [{"role": "user", "content": "a b"}], "max_tokens": 1}
             wanted = body | {"kv_transfer_params": {"do_remote_decode": True}}
@@ -112,12 +112,12 @@ async def test_it_starts_its_engine_tells_of_it_and_leaves_nothing_behind(tmp_pa
                 assert len(await answer.read()) == 3 * 2**20 + 7
             async with session.get(f"{at(port)}/partner/bytes", params={"count": "-1"}) as answer:
                 assert answer.status == 400
-        pids = [int(pid.name) for pid in Path("/proc").iterdir() if pid.name.isdigit() and _engine_of(pid, tmp_path)]
+        pids = [int(pid.name) for pid in Path("/proc").iterdir() if pid.name.isdigit() and engine_of(pid, tmp_path)]
         assert pids
     assert all(gone(pid) for pid in pids)
 
 
-def _engine_of(process: Path, folder: Path) -> bool:
+def engine_of(process: Path, folder: Path) -> bool:
     with contextlib.suppress(OSError):
         return str(folder) in str((process / "fd/1").readlink())
     return False
@@ -146,7 +146,7 @@ async def test_a_key_is_asked_for_where_there_is_one(tmp_path: Path, port: int) 
 async def test_an_engine_that_dies_is_started_again(tmp_path: Path, port: int) -> None:
     async with a_partner(tmp_path, port):
         before = await ready(port)
-        pid = next(int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit() and _engine_of(each, tmp_path))
+        pid = next(int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit() and engine_of(each, tmp_path))
         os.kill(pid, signal.SIGKILL)
         async with asyncio.timeout(PATIENCE_S):
             while (await ready(port)).engine_url == before.engine_url:
@@ -215,6 +215,26 @@ def test_flags_and_environment_follow_the_role_the_device_and_the_version(tmp_pa
         flags(msgspec.structs.replace(home, version="0.11.0"), Role("kv_producer"))
     with pytest.raises(EngineFailed, match="no nixl"):
         flags(msgspec.structs.replace(home, python=sys.executable), Role("kv_producer"))
+
+
+async def test_in_the_mode_of_drafts_it_drafts_at_the_next_port(tmp_path: Path, port: int) -> None:
+    draft = Draft("remote", "small", 4)
+    drafted = msgspec.structs.replace(BASE, variant_of="tiny", mode="draft_target", partner_pool="old", draft=draft)
+    stop = asyncio.Event()
+    mine = Worker(engine_python=str(fake_home(tmp_path / "home")), state_dir=str(tmp_path / "partner"))
+    task = asyncio.create_task(
+        run_partner(mine, OLD, "drafted", drafted, host="127.0.0.1", port=port, ids=SeededIds(1), stop=stop)
+    )
+    try:
+        found = await ready(port)
+        assert (found.mode, found.served) == ("draft_target", "draft")
+        _, writer = await asyncio.open_connection(*drafts_at(at(port)).split(":"))
+        writer.close()
+    finally:
+        stop.set()
+        assert await task == 0
+    with pytest.raises(EngineFailed, match="Nobody drafts"):
+        drafts_at("")
 
 
 async def test_where_nothing_can_listen_that_is_said(tmp_path: Path, port: int) -> None:
