@@ -43,7 +43,8 @@ def server(tmp_path: Path, database_url: str) -> Iterator[LiveServer]:
 
 def known(model: str, read: float = 1000.0, written: float = 100.0, power_w: float = 100.0, **more: Any) -> Profile:
     """Measured, unless said otherwise."""
-    return Profile(model, "new", read, written, power_w, 10.0, 0.1, 30.0, **{"source": "measured", "observations": 9, **more})
+    said: dict[str, Any] = {"source": "measured", "observations": 9, **more}
+    return Profile(model, "new", read, written, power_w, 10.0, 0.1, 30.0, **said)
 
 
 @pytest.mark.parametrize(
