@@ -22,11 +22,20 @@ class Policy(msgspec.Struct, frozen=True):
     unfinished: int
     given_up: int
     late_h: float
+    latest_h: float
     wait_h: float
+    wait_p95_h: float
     engine_starts: int
     churn: float
     hurried_h: float
     replans: int
+    work_g: float
+    starts_g: float
+    idle_g: float
+    wasted_g: float
+    files_g: float
+    gpu_h: float
+    money: float | None
     simulated: bool
     saved: float | None
     captured: float | None
