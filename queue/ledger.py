@@ -38,8 +38,8 @@ _DRAFTED = ("drafts", "draft_tokens", "accepted_tokens")
 _SUMMED = ("busy_s", "energy_j", "host_j", "requests", "input_tokens", "cached_tokens", "output_tokens", *_DRAFTED)
 _ALIKE = ("model", "energy_source", "host_source", "mark")
 _TOLD = ("batch_id", "chunk_id", "pool", "started_at", "ended_at", "startup_s", "lengths", *_ALIKE, *_SUMMED)
-_USUAL: Row = {"host_j": 0.0, "host_source": "unmeasured", "mark": "", "startup_s": 0.0, "lengths": None}
-_USUAL |= dict.fromkeys(_DRAFTED, 0.0)
+_NOTHING = {"host_j": 0.0, "startup_s": 0.0, **dict.fromkeys(_DRAFTED, 0.0)}
+_USUAL: Row = {"host_source": "unmeasured", "mark": "", "lengths": None, **_NOTHING}
 _OF_CHUNK = (ledger.c.chunk_id == bindparam("chunk"), ledger.c.pool == bindparam("on_pool"))
 _LAST = Hot(select(ledger).where(*_OF_CHUNK).order_by(ledger.c.id.desc()).limit(1))
 _GROW = Hot(
