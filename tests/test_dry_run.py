@@ -38,6 +38,7 @@ REASONS = {
     "demo": "it is a show in a folder of its own, which it makes anew each time",
     "serve": "it runs until it is told to stop; `doctor` looks at what it would meet",
     "worker": "it runs until it is told to stop; `doctor` looks at what it would meet",
+    "partner": "it runs until it is told to stop; `doctor` looks at what it would meet",
     "profile run": "it measures and keeps what it measured; --no-server keeps it on this machine",
     "key create": "a key that is never made has nothing to be shown; revoking one undoes it",
     "forecast import": "the archive only grows, by what was not known; nothing is replaced",
