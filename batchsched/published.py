@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from bisect import bisect_right
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import msgspec
 
 from batchsched.forecasts import IntensityForecast
-from batchsched.planner import Allotment, Job, Plan, Problem, prepared
+from batchsched.planner import Allotment, Job, Plan, Problem, Slot, prepared
 from batchsched.planner.allowance import allowances, key_now, request_s
 from batchsched.planner.doubt import doubts, factor
 from batchsched.planner.fairness import Turns, Want
@@ -152,7 +152,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
 
     def _open(self, now: datetime) -> Collection[str]:
         """Pools with a live worker of which a part is open now."""
-        index = self._slot(now)
+        index = self._slot(now, self.problem.slots)  # plans cut slots finer, at deadlines
         if index is None:
             return self.connected
         return {state.name for state in self.problem.pools if state.name in self.connected and state.capacity[index] > 0}
@@ -272,9 +272,9 @@ class Published(msgspec.Struct, frozen=True, dict=True):
             found.setdefault((use.pool, use.slot_index), []).append((use.batch_id, model, use.seconds))
         return found
 
-    def _slot(self, now: datetime) -> int | None:
+    def _slot(self, now: datetime, slots: Sequence[Slot]) -> int | None:
         """The slot that is on; None: all of them are over."""
-        now_s, slots = max(0.0, (now - self.made_at).total_seconds()), self.plan.slots
+        now_s = max(0.0, (now - self.made_at).total_seconds())
         index = bisect_right(slots, now_s, key=lambda slot: slot.start_s) - 1
         return index if index >= 0 and now_s < slots[index].end_s else None
 
@@ -289,7 +289,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
 
     def engines(self, pool: str, now: datetime) -> dict[str, int]:
         """How many engines of each model the plan has on a pool now: for work, starting, or standing ready."""
-        index = self._slot(now)
+        index = self._slot(now, self.plan.slots)
         if index is None:
             return {}
         if (known := self._counted.get((pool, index))) is None:
@@ -309,7 +309,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     def kept(self, pool: str, now: datetime) -> dict[str, int]:
         """How many engines of each model a pool keeps ready: as many as the plan has work for before it starts any, and where it
         does, beside those."""
-        index = self._slot(now)
+        index = self._slot(now, self.plan.slots)
         if index is None:
             return {}
         if (known := self._keeps.get((pool, index))) is None:

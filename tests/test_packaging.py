@@ -53,7 +53,8 @@ WORKER = """
     import importlib, pkgutil
     import batchsched.executors
     for module in pkgutil.walk_packages(batchsched.executors.__path__, "batchsched.executors."):
-        importlib.import_module(module.name)
+        if ".in_engine." not in module.name:  # which engines import, in an environment of their own
+            importlib.import_module(module.name)
     import batchsched.cli.worker, batchsched.cli.launching, batchsched.cli.profile_run
     import batchsched.profiles.phases, batchsched.profiles.trials, batchsched.profiles.grid, batchsched.profiles.slo
     say(0, "worker", "--help")

@@ -69,7 +69,7 @@ def test_a_job_in_chunks_starts_early_enough_for_the_last_one() -> None:
 class InForce:
     """One batch in three chunks that can wait no longer, on fast hardware (`a`: 100 s a chunk) and slow (300 s)."""
 
-    def __init__(self, deadline_s: float, startup_s: float = 0.0, **more: object) -> None:
+    def __init__(self, deadline_s: float, startup_s: float = 0.0, count: int = 4, **more: object) -> None:
         on = {"a": 300.0, "slow": 900.0}
         settings: dict[str, object] = {
             "max_replicas": 3,
@@ -78,7 +78,7 @@ class InForce:
             "sigma": 0.01,
         }
         work = job("x", on, deadline_s, **settings)
-        problem = Problem(slots(4), [pool("a", [100.0] * 4, 2), pool("slow", [100.0] * 4, 6)], [work])
+        problem = Problem(slots(count), [pool("a", [100.0] * count, 2), pool("slow", [100.0] * count, 6)], [work])
         values = {"latest_start_at": {"x": NOW}, "connected": ["a", "slow"], **more}
         self.published = msgspec.convert(
             {"made_at": NOW, "problem": problem, "plan": make_plan(problem, "greedy"), **values}, Published
@@ -108,3 +108,10 @@ def test_nothing_is_held_back_for_pools_that_are_not_there_or_where_all_is_late_
     assert InForce(200.0, connected=["slow"]).may() == ["a", "slow"]
     assert InForce(200.0, contested=["x"]).may() == ["a", "slow"]
     assert InForce(200.0, latest_start_at={"x": None}).may() == ["a", "slow"]
+
+
+def test_a_plan_cuts_slots_finer_than_its_problem() -> None:
+    """At the deadline here: two slots where the pools' capacity has one."""
+    work = InForce(320.0, count=1)
+    assert len(work.published.plan.slots) > len(work.published.problem.slots) == 1
+    assert work.may(330.0) == ["a", "slow"], "it is late in any case"

@@ -239,7 +239,7 @@ def test_it_goes_on_after_a_restart(tmp_path: Path, inputs: Path, clock: ManualC
         client.schedules.add("job", **JOB)
     clock.advance(2 * 3600)
     with live_server(tmp_path, BASIC, clock=clock, **flags) as server, Client(server.url) as client:
-        found = wait_for(lambda: told(client))  # its own alarm rings as it starts
+        found = wait_for(lambda: found if len(found := told(client)) > 1 else None)  # its own alarm rings as it starts
         assert found == [("skipped", None, "Missed times that were left out: 1."), ("submitted", "in.jsonl", None)]
 
 

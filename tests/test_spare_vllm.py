@@ -80,7 +80,7 @@ async def test_it_fills_an_idle_server_makes_room_for_a_burst_and_lets_go_at_onc
         async with asyncio.timeout(PATIENCE_S):
             while (await read(session, vllm.url)).running:
                 pass
-        assert work.in_flight == 0
+        await until(lambda: work.in_flight == 0)  # whose engine counts an answer as over a moment before it is here
         gate.resume()
         await until(lambda: work.in_flight > 0)
     assert work.answered > 0
