@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from batchsched.fleet import Pool, ServedModel
+from batchsched.fleet import Pool, ServedModel, absolute
 
 _FLAG = "--lora-modules"
 _AT_ONCE = 8
@@ -44,7 +44,7 @@ def outfitted(models: Mapping[str, ServedModel], name: str) -> ServedModel:
     flags = ["--enable-lora", "--max-loras", str(min(len(folders), _AT_ONCE))]
     rank = max(_rank(folder) for folder in folders.values())
     flags += ["--max-lora-rank", str(next((able for able in _RANKS if able >= rank), rank))]
-    modules = [json.dumps({"name": each, "path": _absolute(folder)}) for each, folder in folders.items()]
+    modules = [json.dumps({"name": each, "path": absolute(folder)}) for each, folder in folders.items()]
     # Flags of the base win over the first, and none over the last: without it the names would be answered by nobody.
     return msgspec.structs.replace(models[name], engine_args=[*flags, *models[name].engine_args, _FLAG, *modules])
 
@@ -117,8 +117,3 @@ def _rank(adapter: str) -> int:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         return int(json.loads((Path(adapter) / "adapter_config.json").read_bytes())["r"])
     return _USUAL_RANK
-
-
-def _absolute(adapter: str) -> str:
-    """A folder, for an engine with a working folder of its own; a hub name as it is."""
-    return str(Path(adapter).absolute()) if Path(adapter).exists() else adapter

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -390,7 +391,7 @@ class ServedModel(msgspec.Struct, frozen=True):
 
 def gpus_of(engine_args: Sequence[str]) -> int | None:
     """GPUs of one replica, as vLLM's flags have it (of one that comes twice the last holds); None where they do not say."""
-    pairs = itertools.pairwise(_words(engine_args))
+    pairs = itertools.pairwise(words_of(engine_args))
     sizes = {_PARALLEL_FLAGS[flag]: int(n) for flag, n in pairs if flag in _PARALLEL_FLAGS and n.isdecimal()}
     return math.prod(sizes.values()) if sizes else None
 
@@ -398,13 +399,19 @@ def gpus_of(engine_args: Sequence[str]) -> int | None:
 def kv_offload_gib(engine_args: Sequence[str]) -> float | None:
     """Memory that an engine reserves for KV caches moved off its GPUs, as vLLM's flags have it; None where it reserves none."""
     found: float | None = None
-    for flag, size in itertools.pairwise(_words(engine_args)):
+    for flag, size in itertools.pairwise(words_of(engine_args)):
         with contextlib.suppress(ValueError):
             found = float(size) if flag == "--kv-offloading-size" else found
     return found
 
 
-def _words(engine_args: Sequence[str]) -> list[str]:
+def absolute(path: str) -> str:
+    """A folder, for an engine with a working folder of its own; a hub name as it is."""
+    return str(Path(path).absolute()) if Path(path).exists() else path
+
+
+def words_of(engine_args: Iterable[str]) -> list[str]:
+    """Flags and their values one by one, in whichever way they are written."""
     return " ".join(engine_args).replace("=", " ").split()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from batchsched.engines import Build, numbers
-from batchsched.fleet import Fleet, GpuType, Pool, ServedModel
+from batchsched.fleet import Fleet, GpuType, Pool, ServedModel, words_of
 from batchsched.profiles.profile import Profile
 from batchsched.sizes import config_of, too_large
 
@@ -93,7 +93,7 @@ def cannot_compute(name: str, pool: Pool, model: str, served: ServedModel, gpus:
 
 def _needs(pool: Pool, served: ServedModel) -> tuple[float, str, str]:
     """The most that flags, weights and engine ask for: compute capability, what asks, what to do."""
-    words = " ".join([*pool.engine_args, *served.engine_args]).replace("=", " ").split()
+    words = words_of([*pool.engine_args, *served.engine_args])
     build = Build(pool.engine, pool.engine_version)
     flags = dict(itertools.pairwise(words))  # of one that comes twice the last holds, as in vLLM
     dtype, quantization = flags.get("--dtype", ""), flags.get("--quantization", flags.get("-q", "")) or _stored(served)

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from batchsched.fleet import words_of
+
 HALF = 2.0
 """Bytes of a 16-bit value: what engines keep unless a flag says otherwise, whatever the weights' own width."""
 _WIDE = {"float32": 4.0, "float": 4.0}
@@ -82,8 +84,7 @@ def _latent(config: Mapping[str, Any]) -> float | None:
 
 def _value_bytes(engine_args: Sequence[str]) -> float:
     """As vLLM's flags have it; of one that comes twice the last holds."""
-    words = " ".join(engine_args).replace("=", " ").split()
-    said = dict(itertools.pairwise(words))
+    said = dict(itertools.pairwise(words_of(engine_args)))
     if said.get("--kv-cache-dtype", "auto").startswith("fp8"):
         return 1.0
     return _WIDE.get(said.get("--dtype", ""), HALF)

@@ -12,6 +12,8 @@ Mode = Literal["standalone", "speculative", "prefill_decode", "draft_target"]
 EnergySource = Literal["nvml_counter", "nvml_power", "rapl", "modelled", "unmeasured"]
 EnergyMark = Literal["", "mig", "shared"]
 """What a GPU's figure must be read with: a slice's part of its board, by size; or a board that computed for others too."""
+DRAFTED = ("drafts", "draft_tokens", "accepted_tokens")
+"""What is counted of drafts, where a mode has such: how many, their tokens, and those of them that stayed."""
 
 
 class Probe(msgspec.Struct, frozen=True):

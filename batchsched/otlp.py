@@ -12,7 +12,6 @@ import socket
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -24,6 +23,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags, set_span_in_context
 
 from batchsched.traces import Place, Span, Value
+from batchsched.version import own_version
 
 log = logging.getLogger(__name__)
 PARTING_S = 3.0
@@ -44,7 +44,8 @@ class Otlp:
     def __init__(self, endpoint: str, where: str, service: str, about: Mapping[str, Value]) -> None:
         self._about, self._ids = dict(about), _GivenIds()
         self._exporter = _Exporter(endpoint.rstrip("/").removesuffix(_PATH) + _PATH if endpoint else None, where)
-        said = {"service.name": os.environ.get("OTEL_SERVICE_NAME") or service, "service.version": _own_version()}
+        version = own_version() or "unknown"
+        said = {"service.name": os.environ.get("OTEL_SERVICE_NAME") or service, "service.version": version}
         self._provider = TracerProvider(
             sampler=ParentBased(ALWAYS_ON),  # a client that does not sample its trace is not told of it
             resource=Resource.create({**said, "host.name": socket.gethostname()}),
@@ -52,7 +53,7 @@ class Otlp:
             id_generator=self._ids,
         )
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
-        self._tracer = self._provider.get_tracer("batchsched", _own_version())
+        self._tracer = self._provider.get_tracer("batchsched", version)
 
     def write(self, span: Span) -> None:
         """Put it into the queue."""
@@ -159,10 +160,3 @@ def _context(place: Place) -> SpanContext:
 def _nanoseconds(at: datetime) -> int:
     """Since 1970, to the microsecond."""
     return round(at.timestamp() * 1e6) * 1000
-
-
-def _own_version() -> str:
-    try:
-        return version("batchsched")
-    except PackageNotFoundError:  # run from a folder
-        return "unknown"

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from batchsched.engines import ENGINE_NAMES, Build
-from batchsched.fleet import Pool
+from batchsched.fleet import Pool, words_of
 
 _TOKENS = ("prompt_tokens", "generation_tokens")
 _GUIDED = ("json", "regex", "choice", "grammar", "json_object")
@@ -45,7 +45,7 @@ class Dialect:
         odd = build.facts("request")
         if "no_priority" in quirks:
             odd["priority"] = "drop"
-        elif "priority" in " ".join(flags).replace("=", " ").split():  # it schedules by priority
+        elif "priority" in words_of(flags):  # it schedules by priority
             odd.pop("priority", None)
         self._odd = {name.encode().join((b'"', b'"')): (name, _ACTIONS[action]) for name, action in odd.items()}
 

@@ -13,6 +13,7 @@ import aiohttp
 import msgspec
 
 from batchsched.executors.probes import PROBE_TIMEOUT_S
+from batchsched.fleet import words_of
 
 _HEAD_BYTES = 262_144
 _CONFIG = re.compile(r"Initializing a V\d LLM engine.*")
@@ -32,9 +33,8 @@ class Identity(msgspec.Struct, frozen=True):
 
 def told_by_flags(engine_args: Sequence[str]) -> tuple[str | None, str | None]:
     """Dtype and quantization, where flags of vLLM name them (of one that comes twice the last holds)."""
-    words = " ".join(engine_args).replace("=", " ").split()
     dtype = quantization = None
-    for flag, value in itertools.pairwise(words):
+    for flag, value in itertools.pairwise(words_of(engine_args)):
         if flag == "--dtype" and value != "auto":
             dtype = _SHORT.get(value, value)
         elif flag in {"--quantization", "-q"}:

@@ -11,7 +11,7 @@ from pathlib import Path
 from batchsched.engines import Build
 from batchsched.executors.engine_home import EngineHome
 from batchsched.executors.modes import mode_flags
-from batchsched.fleet import GPU_TYPES, Pool, ServedModel, cores_of
+from batchsched.fleet import GPU_TYPES, Pool, ServedModel, absolute, cores_of
 
 DRAIN_S = 30
 _BFLOAT16_FROM = 8.0
@@ -36,9 +36,7 @@ def command(home: EngineHome, pool: Pool, model: ServedModel, served: str, port:
     """
     served = model.adapter_of or served
     names = [model.variant_of, served] if model.variant_of else [served]
-    path = model.path or names[0]
-    if Path(path).exists():
-        path = str(Path(path).absolute())
+    path = absolute(model.path or names[0])
     if home.distribution == "llama-cpp-python":
         return [*_llama(home, pool, model, path, served, port), *pool.engine_args, *model.engine_args]
     flags = ["--model", path, "--served-model-name", *names, "--host", "127.0.0.1", "--port", str(port)]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from batchsched.engines import Build
 from batchsched.errors import EngineFailed
-from batchsched.fleet import Draft, Mode, ServedModel
+from batchsched.fleet import Draft, Mode, ServedModel, absolute
 from batchsched.settings import Worker
 from batchsched.variants import DRAFTING
 
@@ -49,11 +48,6 @@ def _speculative(build: Build, model: ServedModel) -> list[str]:
     else:
         config["model"] = absolute(draft.model)
     return ["--speculative-config", json.dumps(config)]
-
-
-def absolute(path: str) -> str:
-    """A folder, for an engine with a working folder of its own; a hub name as it is."""
-    return str(Path(path).absolute()) if Path(path).exists() else path
 
 
 _FLAGS: Mapping[Mode, Callable[[Build, ServedModel], list[str]]] = {"speculative": _speculative}

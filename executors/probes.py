@@ -10,6 +10,7 @@ from typing import NamedTuple
 import aiohttp
 
 from batchsched.executors.admission import Capacity, Load
+from batchsched.measures import DRAFTED
 
 PROBE_TIMEOUT_S = 10.0
 _CACHE = "vllm:cache_config_info{"
@@ -80,7 +81,7 @@ class Drafts(NamedTuple):
 
 async def drafts_of(session: aiohttp.ClientSession, url: str, metrics: Mapping[str, str]) -> Drafts | None:
     """None where it does not say, or makes none. `metrics`: how it names what it tells of."""
-    names = [metrics.get(name) for name in ("drafts", "draft_tokens", "accepted_tokens")]
+    names = [metrics.get(name) for name in DRAFTED]
     lines = await _metrics(session, url)
     found = [_sum(lines, f"{name}{{", f"{name} ") if name else None for name in names]
     known = [count for count in found if count is not None]

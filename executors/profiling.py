@@ -20,6 +20,7 @@ from batchsched.errors import EngineFailed
 from batchsched.executors.meters import EnergyMeter, Reading
 from batchsched.executors.probing import Asker, Ran
 from batchsched.executors.trial_log import TrialLog
+from batchsched.measures import DRAFTED
 from batchsched.wire import PartnerUse, Probe, Trial
 
 Partner = Callable[[], Awaitable[PartnerUse | None]]
@@ -101,8 +102,7 @@ class Profiler:
         trial = self._measured(probe, ran, reading, after, started_at, rest_w, await self._means(ran, counts))
         more: dict[str, Any] = {"partner": _between(aside, await self._aside())}
         if drafts and (drafted := await self._asker.drafts()):
-            names = ("drafts", "draft_tokens", "accepted_tokens")
-            more |= {name: now - then for name, then, now in zip(names, drafts, drafted, strict=True)}
+            more |= {name: now - then for name, then, now in zip(DRAFTED, drafts, drafted, strict=True)}
         return msgspec.structs.replace(trial, **more)
 
     async def _aside(self) -> PartnerUse | None:

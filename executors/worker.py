@@ -40,11 +40,11 @@ from batchsched.executors.signals import Stopped, kept_up, stopped_by_signals, u
 from batchsched.executors.spare.gate import SpareGate, gate_for
 from batchsched.executors.tuning import Gpus, open_gpus
 from batchsched.executors.unsaid import Unsaid
-from batchsched.executors.version import own_version
 from batchsched.executors.work import Outcome
 from batchsched.fleet import ServedModel
 from batchsched.settings import Worker as WorkerSettings
 from batchsched.traces import OFF, Tracer
+from batchsched.version import own_version
 from batchsched.wire import (
     MIN_PROTOCOL,
     PROTOCOL,

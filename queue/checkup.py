@@ -8,12 +8,11 @@ from typing import Any
 
 import msgspec
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
 from batchsched.errors import DatabaseUnavailable
-from batchsched.queue.database import MIGRATIONS
 from batchsched.queue.postgres import OLDEST, Postgres
+from batchsched.queue.revisions import after, revisions
 from batchsched.queue.sqlite import Sqlite
 
 SOUND = (14, 4)
@@ -44,7 +43,6 @@ class Checkup(msgspec.Struct, frozen=True):
 def examine(url: str) -> Checkup:
     """Look at the PostgreSQL database at a URL. Raises DatabaseUnavailable, InvalidConfiguration, MissingExtra."""
     below = Postgres(url)
-    known = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()]  # the newest first
     try:
         with below.read() as connection:
             version: tuple[Any, ...] = connection.dialect.server_version_info or (0,)
@@ -55,10 +53,16 @@ def examine(url: str) -> Checkup:
         raise DatabaseUnavailable(f"{below.name} does not answer: {line}") from None
     finally:
         below.close()
-    to_come = known[: known.index(revision)] if revision in known else known
-    newer = revision not in {*known, None}
+    newer = revision not in {*revisions(), None}
     return Checkup(
-        below.name, ".".join(map(str, version)), version < OLDEST, OLDEST <= version < SOUND, revision, to_come[::-1], newer, off
+        below.name,
+        ".".join(map(str, version)),
+        version < OLDEST,
+        OLDEST <= version < SOUND,
+        revision,
+        after(revision),
+        newer,
+        off,
     )
 
 

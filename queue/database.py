@@ -13,7 +13,6 @@ from typing import ParamSpec, TypeVar
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError
@@ -21,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from batchsched.errors import BatchschedError, DamagedDatabase, DatabaseBusy, DatabaseUnavailable, InvalidRequest, StorageFull
 from batchsched.queue.postgres import Postgres
+from batchsched.queue.revisions import MIGRATIONS, revisions
 from batchsched.queue.sqlite import Sqlite
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,6 @@ _AWAY = ("08", "57", "53", "25006", "25P03")
 """Connections, operators at work or a statement cut short, resources, a standby, a transaction that stood still."""
 _SQLITE_AWAY = ("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")
 """What a disk does that fails, is unmounted, or has a quota or a limit of size: it tells those two like a fault."""
-MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class Database:
@@ -121,17 +120,16 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
 def same_schema(engine: Engine) -> None:
     """Raises DamagedDatabase where the schema is not the one of this version; changes nothing."""
-    scripts = ScriptDirectory(str(MIGRATIONS))
     with engine.connect() as connection:
         found = MigrationContext.configure(connection).get_current_revision()
     if found is None:
         raise DamagedDatabase("The database holds nothing of batchsched.", hint="Is it the one that your server has?")
-    if found == scripts.get_current_head():
+    if found == revisions()[-1]:
         return
-    if found not in {script.revision for script in scripts.walk_revisions()}:
+    if found not in revisions():
         raise newer()
     raise DamagedDatabase(
-        f"The database's schema ({found}) is older than this batchsched's ({scripts.get_current_head()}).",
+        f"The database's schema ({found}) is older than this batchsched's ({revisions()[-1]}).",
         hint="Here it is only read, so it is left as it is: upgrade the server first, or use the server's own version.",
     )
 

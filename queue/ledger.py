@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from batchsched.measures import DRAFTED
 from batchsched.queue.hot import Hot
 from batchsched.queue.rows import Row, every, step_of
 from batchsched.queue.tables import batches, counters, forgotten, ledger
@@ -34,11 +35,10 @@ from batchsched.queue.tenancy import Everybody, Tenant, owned
 TOGETHER = timedelta(seconds=10)
 _FIRST = upsert(counters).values(name=bindparam("of_name"), value=bindparam("more"))  # SQLite writes it in the same words
 _BUMP = Hot(_FIRST.on_conflict_do_update(index_elements=["name"], set_={"value": counters.c.value + _FIRST.excluded.value}))
-_DRAFTED = ("drafts", "draft_tokens", "accepted_tokens")
-_SUMMED = ("busy_s", "energy_j", "host_j", "requests", "input_tokens", "cached_tokens", "output_tokens", *_DRAFTED)
+_SUMMED = ("busy_s", "energy_j", "host_j", "requests", "input_tokens", "cached_tokens", "output_tokens", *DRAFTED)
 _ALIKE = ("model", "energy_source", "host_source", "mark")
 _TOLD = ("batch_id", "chunk_id", "pool", "started_at", "ended_at", "startup_s", "lengths", *_ALIKE, *_SUMMED)
-_NOTHING = {"host_j": 0.0, "startup_s": 0.0, **dict.fromkeys(_DRAFTED, 0.0)}
+_NOTHING = {"host_j": 0.0, "startup_s": 0.0, **dict.fromkeys(DRAFTED, 0.0)}
 _USUAL: Row = {"host_source": "unmeasured", "mark": "", "lengths": None, **_NOTHING}
 _OF_CHUNK = (ledger.c.chunk_id == bindparam("chunk"), ledger.c.pool == bindparam("on_pool"))
 _LAST = Hot(select(ledger).where(*_OF_CHUNK).order_by(ledger.c.id.desc()).limit(1))
@@ -190,7 +190,7 @@ _BETWEEN = (ledger.c.id >= bindparam("first"), ledger.c.id <= bindparam("last"))
 _COUNT = Hot(select(func.count().label("entries")).where(*_OF_KIND, *_BETWEEN))
 _SEEN = (
     "id", "chunk_id", "model", "pool", "started_at", "ended_at", "busy_s", "requests", "input_tokens", "output_tokens",
-    "energy_source", "startup_s", *_DRAFTED,
+    "energy_source", "startup_s", *DRAFTED,
 )  # fmt: skip
 _ENTRIES = Hot(
     select(*(ledger.c[name] for name in _SEEN), (ledger.c.energy_j + ledger.c.host_j).label("energy_j"))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from functools import cache
 from pathlib import Path
 
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from batchsched.errors import DatabaseUnavailable
 from batchsched.queue.checkup import examine
-from batchsched.queue.database import MIGRATIONS, newer
+from batchsched.queue.database import newer
+from batchsched.queue.revisions import after, revisions
 
 
 def pending(where: Path | str) -> list[str]:
@@ -20,25 +19,15 @@ def pending(where: Path | str) -> list[str]:
 
     Raises DamagedDatabase for one of a newer batchsched, DatabaseUnavailable where there is no SQLite file or no PostgreSQL.
     """
-    known = _known()
     found = examine(where).revision if isinstance(where, str) else _revision(where)
-    if found is None:
-        return known
-    if found not in known:
+    if found not in {*revisions(), None}:
         raise newer()
-    return known[known.index(found) + 1 :]
+    return after(found)
 
 
 def lacking(connection: Connection) -> list[str]:
     """The same of a database that is open; none as well where a newer batchsched made the schema, which only adds to ours."""
-    found, known = connection.scalar(text("SELECT version_num FROM alembic_version")), _known()
-    return known[known.index(found) + 1 :] if found in known else []
-
-
-@cache
-def _known() -> list[str]:
-    """The revisions of this version, the oldest first."""
-    return [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()][::-1]
+    return after(connection.scalar(text("SELECT version_num FROM alembic_version")))
 
 
 def _revision(path: Path) -> str | None:

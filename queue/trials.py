@@ -9,11 +9,11 @@ import msgspec
 from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects.postgresql import insert
 
+from batchsched.measures import DRAFTED
 from batchsched.queue.rows import Row, every
 from batchsched.queue.tables import trials
 from batchsched.wire import Trial
 
-_DRAFTED = ("drafts", "draft_tokens", "accepted_tokens")
 _SENT = ("sent_bytes", "sent_tokens", "link_bytes_per_s")
 _ADD = insert(trials).on_conflict_do_nothing(index_elements=["id"]).returning(trials.c.id)  # SQLite writes it in the same words
 
@@ -25,7 +25,7 @@ def add(connection: Connection, measured: Sequence[Trial]) -> int:
 
 def recent(connection: Connection, limit: int = 500) -> list[Row]:
     """The newest trials at full load of each model on each pool, in columns like those of `ledger.entries`: to learn from."""
-    names = ("model", "pool", "ended_at", "busy_s", "energy_j", "energy_source", "startup_s", *_DRAFTED, *_SENT)
+    names = ("model", "pool", "ended_at", "busy_s", "energy_j", "energy_source", "startup_s", *DRAFTED, *_SENT)
     known = [trials.c[name] for name in names]
     place = func.row_number().over(partition_by=(trials.c.model, trials.c.pool), order_by=(trials.c.ended_at.desc(), trials.c.id))
     ranked = select(*known, trials.c.input_tokens, trials.c.output_tokens, place.label("place")).where(trials.c.qps.is_(None))
@@ -54,7 +54,7 @@ def _row(trial: Trial) -> Row:
         "energy_source": trial.energy_source,
         "input_tokens": trial.input_tokens,
         "output_tokens": trial.output_tokens,
-        **{name: getattr(trial, name) for name in _DRAFTED},
+        **{name: getattr(trial, name) for name in DRAFTED},
         **({name: getattr(trial.partner, name) for name in _SENT} if trial.partner else {}),
         "body": msgspec.to_builtins(trial),
     }

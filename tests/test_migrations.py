@@ -11,25 +11,22 @@ from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, Engine, MetaData, insert, inspect, select
 from sqlmodel import SQLModel
 
 from batchsched.errors import DamagedDatabase, DatabaseUnavailable
 from batchsched.queue import batches, chunks, files, ledger, plans, workers
-from batchsched.queue.database import MIGRATIONS, Database, upgrade
+from batchsched.queue.database import Database, upgrade
 from batchsched.queue.postgres import Postgres
+from batchsched.queue.revisions import revisions
 from batchsched.queue.sqlite import Sqlite
 from tests.live import PATIENCE_S
 from tests.postgres import PostgresServer
 from tests.processes import ROOT
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
-_SCRIPTS = Config()
-_SCRIPTS.set_main_option("script_location", str(MIGRATIONS))
-REVISIONS = [script.revision for script in ScriptDirectory.from_config(_SCRIPTS).walk_revisions()][::-1]
+REVISIONS = list(revisions())
 SEEDS: dict[str, dict[str, Any]] = {
     "files": {"id": "f", "purpose": "x", "filename": "", "bytes": 9, "sha256": "x", "status": "processed", "created_at": NOW},
     "batches": {

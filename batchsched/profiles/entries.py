@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from batchsched.profiles.measured import DRAFTED, Observation, observations_of, pieces_of
+from batchsched.measures import DRAFTED
+from batchsched.profiles.measured import Observation, observations_of, pieces_of
 
 MOST = 1000
 """Entries that are looked at: the newest."""

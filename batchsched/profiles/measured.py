@@ -21,12 +21,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from batchsched.measures import DRAFTED
 from batchsched.profiles.drift import OF_CHUNKS, OF_PIECES, Caution, drifted
 from batchsched.profiles.profile import Drafted, Drift, Profile, Sent, spread
 
 Array = NDArray[np.float64]
-DRAFTED = ("drafts", "draft_tokens", "accepted_tokens")
-"""What rows say of drafts."""
 
 SIGMA_FLOOR = 0.1
 """Speed varies this much from hour to hour however well it is known."""

@@ -12,6 +12,7 @@ from math import fsum
 import msgspec
 
 from batchsched.fleet import Mode
+from batchsched.measures import DRAFTED
 from batchsched.profiles.slo import WORKLOADS
 from batchsched.profiles.trials import summarise
 from batchsched.wire import Probe, Trial
@@ -88,7 +89,7 @@ def _side(some: Sequence[Trial], way: Way) -> Side:
     told = summarise(some, slo=workload.slo if workload else None)
     tokens, seconds = _sum(some, "input_tokens") + _sum(some, "output_tokens"), _sum(some, "seconds")
     tokens = max(1.0, tokens)
-    drafts, drafted, accepted = (_sum(some, name) for name in ("drafts", "draft_tokens", "accepted_tokens"))
+    drafts, drafted, accepted = (_sum(some, name) for name in DRAFTED)
     partners = [one.partner for one in some if one.partner]
     sent, sent_tokens = fsum(one.sent_bytes for one in partners), fsum(one.sent_tokens for one in partners)
     joules = [one.total_j for one in some]
