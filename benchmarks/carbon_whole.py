@@ -27,6 +27,8 @@ PUBLISHED = 2
 EXACT = Conditions(sigma_own=0.0, sigma_chunk=0.0, sigma_watts=0.0, sigma_start=0.0, failures_per_replica_h=0.0)
 """Work takes what profiles say, and nothing fails. What the server makes of its profile runs it still has to find out."""
 LATE_S = 1.0
+MISSES_PCT = 1.0
+"""Of batches: our goal."""
 SAME = 1e-6
 
 
@@ -63,11 +65,12 @@ def whole_runs(scenario: str, weeks: Iterable[datetime], names: Sequence[str], d
 
 
 def worth_it(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Ours, foresight of the same planner, run now, and the best of the others: the least grams, at no more misses than ours
-    where there are such. Those that did as ours to the gram, as where nothing competes for room, show nothing more."""
+    """Ours, foresight of the same planner, run now, and the best of the others: the least grams, where there are such at no more
+    misses than ours or than MISSES_PCT, for who is late once more by the planner alone may be late less often on the server.
+    Those that did as ours to the gram, as where nothing competes for room, show nothing more."""
     ours = next(name for name, one in summary.items() if one["ours"])
     mine = [ours, f"{ours}, perfect foresight", "run now"]
-    allowed, kg = summary[ours]["misses_pct"], summary[ours]["kg"]
+    allowed, kg = max(MISSES_PCT, summary[ours]["misses_pct"]), summary[ours]["kg"]
     others = [name for name in summary if name not in mine and "greedy" not in name and "planner" not in name]
     others = [name for name in others if not math.isclose(summary[name]["kg"], kg, rel_tol=SAME)]
     best = sorted(others, key=lambda name: (summary[name]["misses_pct"] > allowed, summary[name]["kg"]))

@@ -295,10 +295,10 @@ def test_the_whole_server_runs_ours_and_the_best_published_ones() -> None:
             (carbon.RUN_NOW, 1000, 0),
             (carbon.GREEDY, 700, 0),
             (carbon.GREEDY_FORESIGHT, 600, 0),
-            ("late", 650, 1),
+            ("late", 650, 2),
             ("as ours", 700, 0),
             ("second", 760, 0),
-            ("best", 750, 0),
+            ("best", 750, 1),
             ("third", 770, 0),
         )
     ]
