@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from batchsched.errors import InvalidConfiguration
+from batchsched.hosts import is_loopback
 
 Kind = Literal["carbon_aware_sdk", "eia", "electricity_maps", "entsoe", "file", "gb", "watttime"]
 OWN = "own"
@@ -115,4 +116,4 @@ def _in_the_open(url: str) -> bool:
         parts = urlsplit(url)
     except ValueError:
         return True
-    return parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "localhost", "::1"}
+    return parts.scheme == "http" and not is_loopback(parts.hostname or "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import subprocess
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from batchsched.errors import EngineFailed
 from batchsched.executors.engine_home import EngineHome
 from batchsched.executors.handoff import LEASE_S
 from batchsched.executors.launch import build_of
+from batchsched.hosts import is_loopback
 
 FLAG = "--kv-transfer-config"
 _HOST, _PORT = "VLLM_NIXL_SIDE_CHANNEL_HOST", "VLLM_NIXL_SIDE_CHANNEL_PORT"
@@ -30,15 +30,7 @@ class Role(NamedTuple):
     @property
     def near(self) -> bool:
         """Are both sides on this machine?"""
-        return loopback(self.host) and loopback(self.other)
-
-
-def loopback(host: str) -> bool:
-    """Is it this machine to itself? A name that would have to be looked up is not."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return is_loopback(self.host) and is_loopback(self.other)
 
 
 def flags(home: EngineHome, role: Role) -> list[str]:
@@ -61,7 +53,7 @@ def flags(home: EngineHome, role: Role) -> list[str]:
         "kv_load_failure_policy": "recompute",  # what cannot be read any more is computed here: no request is lost for it
         "kv_connector_extra_config": {"kv_lease_duration": LEASE_S},
     }
-    return [FLAG, json.dumps(config, separators=(",", ":")), *([] if loopback(role.host) else ["--host", role.host])]
+    return [FLAG, json.dumps(config, separators=(",", ":")), *([] if is_loopback(role.host) else ["--host", role.host])]
 
 
 def environment(home: EngineHome, role: Role, port: int, base: Sequence[str] = ()) -> dict[str, str]:

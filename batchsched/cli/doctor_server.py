@@ -20,7 +20,8 @@ PATIENCE_S = 5.0
 
 def bind(loaded: Loaded) -> Iterator[Finding]:
     """Who could reach the server that this configuration makes, and whether keys would cross a network in the clear."""
-    from batchsched.server.bind import check_bind, is_loopback
+    from batchsched.hosts import is_loopback
+    from batchsched.server.bind import check_bind
 
     server = loaded.settings.server
     try:

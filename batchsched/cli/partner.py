@@ -43,7 +43,7 @@ def partner(*, pool: str, variant: str, host: str, port: int, config: Path | Non
 def _check(settings: Settings, pool: str, variant: str, host: str) -> None:
     """Raises InvalidConfiguration where the configuration here has no such partner."""
     from batchsched.errors import InvalidConfiguration
-    from batchsched.executors.transfer import loopback
+    from batchsched.hosts import is_loopback
 
     model = settings.models.get(variant)
     if model is None or not model.partner_pool:
@@ -53,7 +53,7 @@ def _check(settings: Settings, pool: str, variant: str, host: str) -> None:
         )
     if pool != model.partner_pool:
         raise InvalidConfiguration(f"The partner pool of '{variant}' is '{model.partner_pool}', not '{pool}'.")
-    if not loopback(host) and not settings.worker.partner_api_key:
+    if not is_loopback(host) and not settings.worker.partner_api_key:
         raise InvalidConfiguration(
             "A partner that other hosts reach needs a key.",
             hint="Set worker.partner_api_key to the same here and on the workers.",

@@ -6,14 +6,8 @@ import ipaddress
 import ssl
 
 from batchsched.errors import InsecureBind, InvalidConfiguration
+from batchsched.hosts import is_loopback
 from batchsched.settings import Server
-
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-
-
-def is_loopback(host: str) -> bool:
-    """Is this an address that only this machine reaches?"""
-    return host in _LOOPBACK or host.startswith("127.")
 
 
 def is_exposed(server: Server) -> bool:
