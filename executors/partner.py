@@ -23,7 +23,7 @@ from batchsched import supervisor
 from batchsched.clock import IdSource
 from batchsched.errors import EngineFailed, InvalidConfiguration
 from batchsched.executors import transfer
-from batchsched.executors.drafts import serve_drafts
+from batchsched.executors.drafts import DraftService, serve_drafts
 from batchsched.executors.engine import Engine, VllmEngine, bearer
 from batchsched.executors.engine_home import find_engine
 from batchsched.executors.meters import EnergyMeter, choose_meter
@@ -41,16 +41,18 @@ log = logging.getLogger(__name__)
 LOOK_S = 1.0
 _PIECE = bytes(2**20)
 _DRAFTS = "draft"
-Before = Callable[[str], AbstractAsyncContextManager[object]]
+Before = Callable[[str], AbstractAsyncContextManager[DraftService | None]]
 """Stands before the engine at a URL for as long as it is entered."""
+
+
+def _nothing(_url: str) -> AbstractAsyncContextManager[None]:
+    return contextlib.nullcontext()
 
 
 class Partner:
     """One engine of a partner pool, and what it tells. `before`: what stands before the engine while that is ready."""
 
-    def __init__(
-        self, engine: Engine, model: ServedModel, told: PartnerTold, key: str = "", before: Before = contextlib.nullcontext
-    ) -> None:
+    def __init__(self, engine: Engine, model: ServedModel, told: PartnerTold, key: str = "", before: Before = _nothing) -> None:
         self.busy = False
         """Are requests in flight at its engine, as far as was seen?"""
         self._engine, self._model, self._told, self._key, self._before = engine, model, told, key, before
@@ -58,6 +60,8 @@ class Partner:
         self._by, self._heard_at = "", 0.0
         self._charged = (0.0, 0.0)
         self._failures = 0
+        self._drafts: DraftService | None = None
+        self._passed = (0.0, 0.0)
 
     def app(self, meter: EnergyMeter) -> web.Application:
         """Its service; `meter`: of its engine's hardware."""
@@ -73,8 +77,10 @@ class Partner:
             while True:
                 try:
                     await self._start()
-                    async with self._before(self._engine.url):
+                    async with self._before(self._engine.url) as drafts:
+                        self._drafts, self._passed = drafts, (0.0, 0.0)
                         await self._watch(session)
+                        self._count_drafts()
                     raise EngineFailed(f"The engine is gone. {self._engine.last_words()}".strip())
                 except EngineFailed as problem:
                     await self._trouble(problem)
@@ -104,6 +110,14 @@ class Partner:
                 self._failures = 0
             await asyncio.sleep(LOOK_S)
 
+    def _count_drafts(self) -> None:
+        """What went over its connections since the last look."""
+        if self._drafts is not None:
+            (sent_bytes, tokens), told = self._drafts.passed(), self._told
+            told.drafts_bytes += sent_bytes - self._passed[0]
+            told.drafts_tokens += tokens - self._passed[1]
+            self._passed = sent_bytes, tokens
+
     async def _trouble(self, problem: EngineFailed) -> None:
         self._told.engine_url, self._told.problem, self._told.held_tokens = "", problem.message, None
         await self._engine.stop()
@@ -129,6 +143,7 @@ class Partner:
         if by and self._by and by != self._by and now - self._heard_at < HELD_S:
             return _refused(409, "Another worker has this partner; each needs one of its own.")
         told, reading = self._told, self._meter.read()
+        self._count_drafts()
         told.energy_j, told.host_j, told.mark = reading.energy_j, reading.host_j, reading.mark
         told.energy_source, told.host_source = reading.source, reading.host_source
         if by:
@@ -215,7 +230,7 @@ class _Part(NamedTuple):
     model: ServedModel
     served: str
     role: Role | None
-    before: Before = contextlib.nullcontext
+    before: Before = _nothing
 
 
 def _part(settings: Worker, name: str, model: ServedModel, host: str, port: int) -> _Part:

@@ -46,6 +46,10 @@ class PartnerTold(msgspec.Struct):
     """That this can hold."""
     bytes_per_token: float | None = None
     """Of keys and values, by the model's shape; None where that is not known."""
+    drafts_bytes: float = 0.0
+    """That went between the target and its draft service, both ways, since the partner's start."""
+    drafts_tokens: float = 0.0
+    """That were drafted in them."""
 
 
 def drafts_at(partner_url: str) -> str:

@@ -20,7 +20,7 @@ from batchsched.executors.partner_told import BYTES_PATH, PATH, PartnerTold
 from batchsched.executors.pauses import pause_after
 from batchsched.executors.probes import capacity_of, handed_of, load_of
 from batchsched.executors.split import Split
-from batchsched.fleet import Pool, ServedModel
+from batchsched.fleet import Mode, Pool, ServedModel
 from batchsched.kv_link import KvLink, kv_bytes_in
 from batchsched.settings import Worker
 from batchsched.wire import EnergySource, PartnerUse
@@ -101,12 +101,18 @@ class Partnership:
             await self.look()  # so that the first prompts go there
         return self._split
 
+    def ready(self, mode: Mode) -> bool:
+        """Does its engine do its part in a mode now, as far as it said last?"""
+        return self.told is not None and self.told.mode == mode and bool(self.told.engine_url)
+
     async def use(self, url: str) -> PartnerUse | None:
-        """What it took, and what was sent to our engine at `url`, since the first look; None where it was never seen."""
+        """What it took, and what went between it and our engine at `url`, since the first look; None where it was never seen."""
         await self.look()
         if self.told is None:
             return None
-        sent_bytes, sent_tokens = await handed_of(self._session, url)
+        sent_bytes, sent_tokens = self.told.drafts_bytes, self.told.drafts_tokens
+        if self.told.mode != "draft_target":
+            sent_bytes, sent_tokens = await handed_of(self._session, url)
         return PartnerUse(
             seconds=time.monotonic() - self._since,
             energy_j=self.used.energy_j,
@@ -133,6 +139,8 @@ class Partnership:
                 self._lose()
             elif self._split and told.mode == "prefill_decode":
                 await self._follow(self._split, told.engine_url)
+            elif told.mode == "draft_target":
+                await self._measure(told)
 
     async def measure(self) -> float | None:
         """Bytes a second from there to here: the fastest size of answer, in its median of three; None where none came."""
@@ -158,15 +166,19 @@ class Partnership:
             split.look(load, load.usage * tokens if load and tokens else None, looked_at)
 
     async def _link(self) -> KvLink | None:
-        """Measured once for each run of the partner, before anything is asked of it."""
+        """Measured before anything is asked of it."""
         assert self.told is not None
         assert self._of is not None
-        if self._measured != self.told.partner:
-            self.bytes_per_s, self._measured = await self.measure(), self.told.partner
-            log.info("The link to the partner carries %.1f MB/s.", (self.bytes_per_s or 0.0) / 1e6)
+        await self._measure(self.told)
         pool, model = self._of
         needed = self.told.bytes_per_token or kv_bytes_in(model.path, [*pool.engine_args, *model.engine_args])
         return KvLink(self.bytes_per_s, needed) if self.bytes_per_s and needed else None
+
+    async def _measure(self, told: PartnerTold) -> None:
+        """Once for each run of the partner."""
+        if self._measured != told.partner:
+            self.bytes_per_s, self._measured = await self.measure(), told.partner
+            log.info("The link to the partner carries %.1f MB/s.", (self.bytes_per_s or 0.0) / 1e6)
 
     async def _ask(self) -> PartnerTold | None:
         said, params = "", {"by": self._name}

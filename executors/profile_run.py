@@ -31,7 +31,7 @@ from batchsched.executors.trial_log import TrialLog
 from batchsched.executors.tuning import open_gpus
 from batchsched.fleet import Fleet, Mode, Pool, ServedModel
 from batchsched.settings import Worker
-from batchsched.variants import variants_of
+from batchsched.variants import TWO_POOLS, variants_of
 from batchsched.wire import Acknowledged, Heartbeat, IdlePower, Probe, Register, Registered, Trial, Trials
 
 GROUP = 100
@@ -104,10 +104,8 @@ async def run_profile(
             await engine.start(served, wanted.model)
             if split := await partner.way(pool, served):
                 split.resize(await capacity_of(session, engine.url, engine.context))
-            if served.mode == "prefill_decode" and not partner.url:
-                raise EngineFailed(
-                    f"Nobody reads prompts for '{wanted.model}'.", hint="Start `batchsched partner` (docs/modes.md)."
-                )
+            if served.mode in TWO_POOLS:
+                await _there(partner, served.mode, wanted.model)
             looking.append(asyncio.create_task(_look(partner)))
             probes = wanted.probes(await context_of(session, engine.url, wanted.model))
             source = meter.read().source
@@ -116,7 +114,7 @@ async def run_profile(
             if before := log.in_setting(bench.setting):
                 say(f"{before} trials of earlier runs in this setting count; what they say is not measured again.")
             asker = Asker(session, engine.url, wanted.model, settings.request_timeout_s, engine.dialect.metrics, split)
-            aside = partial(partner.use, engine.url) if split else None
+            aside = partial(partner.use, engine.url) if served.mode in TWO_POOLS else None
             profiler = Profiler(bench, asker, meter, log, ids, clock.now, aside)
             return Profiled(await profiler.run(probes, wanted.enough, tell), log.path)
         finally:
@@ -138,6 +136,14 @@ async def deliver(server: Server, trials: Sequence[Trial]) -> Acknowledged:
             group = msgspec.json.decode(answer, type=Acknowledged)
             told = Acknowledged(told.recorded + group.recorded, told.duplicates + group.duplicates)
     return told
+
+
+async def _there(partner: Partnership, mode: Mode, model: str) -> None:
+    """Raises EngineFailed where the other pool's engine does not do its part."""
+    await partner.look()
+    if not partner.ready(mode):
+        what = "reads prompts" if mode == "prefill_decode" else "drafts"
+        raise EngineFailed(f"Nobody {what} for '{model}'.", hint="Start `batchsched partner` (docs/modes.md).")
 
 
 async def _look(partner: Partnership) -> None:

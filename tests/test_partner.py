@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -31,6 +33,7 @@ from batchsched.executors.partnering import BothSides, Partnership, weaker
 from batchsched.executors.transfer import Role, environment, flags
 from batchsched.fleet import Draft, Pool, ServedModel
 from batchsched.settings import Worker
+from tests.fake_drafts import let_go, proposer
 from tests.fake_engine import fake_home
 from tests.live import PATIENCE_S
 from tests.test_executors_engine import gone
@@ -38,6 +41,7 @@ from tests.test_executors_engine import gone
 pytestmark = pytest.mark.slow
 BASE = ServedModel(max_model_len=256)
 SPLIT = msgspec.structs.replace(BASE, variant_of="tiny", mode="prefill_decode", partner_pool="old")
+DRAFTED = msgspec.structs.replace(SPLIT, mode="draft_target", draft=Draft("remote", "small", 4))
 OLD = Pool(power_w=100.0, engine_args=["--kv-tokens", "4096"])
 
 
@@ -54,13 +58,13 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def a_partner(folder: Path, port: int, **settings: Any) -> AsyncGenerator[asyncio.Event]:
+async def a_partner(folder: Path, port: int, variant: ServedModel = SPLIT, **settings: Any) -> AsyncGenerator[asyncio.Event]:
     """Running, in this process; its engine is one of its own."""
     stop, home = asyncio.Event(), folder / "home"
     python = fake_home(home) if not home.exists() else home / "python"
     mine = Worker(engine_python=str(python), state_dir=str(folder / "partner"), **settings)
     task = asyncio.create_task(
-        run_partner(mine, OLD, "split", SPLIT, host="127.0.0.1", port=port, ids=SeededIds(port), stop=stop)
+        run_partner(mine, OLD, "split", variant, host="127.0.0.1", port=port, ids=SeededIds(port), stop=stop)
     )
     try:
         yield stop
@@ -115,6 +119,21 @@ async def test_it_starts_its_engine_tells_of_it_and_leaves_nothing_behind(tmp_pa
         pids = [int(pid.name) for pid in Path("/proc").iterdir() if pid.name.isdigit() and engine_of(pid, tmp_path)]
         assert pids
     assert all(gone(pid) for pid in pids)
+
+
+def asked_for_drafts(port: int) -> None:
+    """By the class that asks in a target's engine, until one request has been answered."""
+    target = proposer(port + 1)
+    try:
+        table = np.arange(64, dtype=np.int32).reshape(1, 64)
+        for step in range(int(PATIENCE_S / 0.05)):
+            target.propose([[step % 9]], np.array([9], np.int32), table)
+            if target.calls:
+                return
+            time.sleep(0.05)
+        raise AssertionError("it never connected")
+    finally:
+        let_go()
 
 
 def engine_of(process: Path, folder: Path) -> bool:
@@ -217,22 +236,29 @@ def test_flags_and_environment_follow_the_role_the_device_and_the_version(tmp_pa
         flags(msgspec.structs.replace(home, python=sys.executable), Role("kv_producer"))
 
 
-async def test_in_the_mode_of_drafts_it_drafts_at_the_next_port(tmp_path: Path, port: int) -> None:
-    draft = Draft("remote", "small", 4)
-    drafted = msgspec.structs.replace(BASE, variant_of="tiny", mode="draft_target", partner_pool="old", draft=draft)
-    stop = asyncio.Event()
-    mine = Worker(engine_python=str(fake_home(tmp_path / "home")), state_dir=str(tmp_path / "partner"))
-    task = asyncio.create_task(
-        run_partner(mine, OLD, "drafted", drafted, host="127.0.0.1", port=port, ids=SeededIds(1), stop=stop)
-    )
-    try:
+async def test_in_the_mode_of_drafts_it_drafts_at_the_next_port_and_counts_what_goes_there(tmp_path: Path, port: int) -> None:
+    async with a_partner(tmp_path, port, DRAFTED):
         found = await ready(port)
-        assert (found.mode, found.served) == ("draft_target", "draft")
-        _, writer = await asyncio.open_connection(*drafts_at(at(port)).split(":"))
-        writer.close()
-    finally:
-        stop.set()
-        assert await task == 0
+        assert (found.mode, found.served, found.drafts_bytes) == ("draft_target", "draft", 0.0)
+        await asyncio.to_thread(asked_for_drafts, port)
+        async with aiohttp.ClientSession() as session:
+            partnership = Partnership(at(port), "", session, "w1")
+            use = await partnership.use("")
+            assert use is not None
+            assert 0 < use.sent_bytes < 1000
+            assert use.link_bytes_per_s is not None
+            assert partnership.ready("draft_target")
+            assert not partnership.ready("prefill_decode")
+        found = await ready(port)
+        for each in Path("/proc").iterdir():
+            if each.name.isdigit() and engine_of(each, tmp_path):
+                os.kill(int(each.name), signal.SIGKILL)
+        async with asyncio.timeout(PATIENCE_S):
+            while (again := await ready(port)).engine_url == found.engine_url:
+                await asyncio.sleep(0.05)
+        assert again.drafts_bytes == found.drafts_bytes  # another service counts on
+        await asyncio.to_thread(asked_for_drafts, port)
+        assert (await ready(port)).drafts_bytes > found.drafts_bytes
     with pytest.raises(EngineFailed, match="Nobody drafts"):
         drafts_at("")
 

@@ -20,13 +20,13 @@ from batchsched.executors import counting, partnering
 from batchsched.executors.partner_told import PartnerTold
 from batchsched.executors.profile_run import Server, Wanted, run_profile
 from batchsched.executors.worker import run_worker
-from batchsched.fleet import Fleet, Pool, Site
+from batchsched.fleet import Fleet, Pool, ServedModel, Site
 from batchsched.settings import Worker
 from batchsched.wire import Probe
 from tests.fake_engine import fake_home
 from tests.fake_server import FakeServer, as_line
 from tests.test_executors_driver import served
-from tests.test_partner import BASE, OLD, SPLIT, a_partner, at, engine_of, ready, told
+from tests.test_partner import BASE, DRAFTED, OLD, SPLIT, a_partner, at, engine_of, ready, told
 from tests.test_partner import often as often
 from tests.test_partner import port as port
 
@@ -155,9 +155,35 @@ async def test_a_profile_is_measured_by_way_of_the_partner_and_says_what_it_took
         assert (trial.ttft_s is not None) == (qps is not None)
 
 
-async def test_no_profile_of_the_mode_is_measured_without_a_partner(tmp_path: Path, port: int) -> None:
-    fleet = Fleet({"home": Site("WORLD")}, {"new": Pool(power_w=10.0)}, {"tiny": BASE, "split": SPLIT}, "home")
+async def test_a_profile_with_drafts_says_what_the_partner_took(tmp_path: Path, port: int) -> None:
+    fleet = Fleet(
+        {"home": Site("WORLD")},
+        {"new": Pool(power_w=10.0, max_in_flight=4, models=["split"]), "old": OLD},
+        {"tiny": BASE, "split": DRAFTED},
+        "home",
+    )
+    probe = Probe("few", 20, 4)
+    wanted = Wanted("new", "split", lambda _: [probe], lambda trials: len(trials) > 1, 0.1, "draft_target")
+
+    async with a_partner(tmp_path, port, DRAFTED):
+        await ready(port)
+        mine = Worker(engine_python=str(tmp_path / "home" / "python"), state_dir=str(tmp_path / "profile"), partner_url=at(port))
+        found = await run_profile(wanted, mine, Server("", ""), fleet, say=print, tell=print)
+    for trial in found.trials[probe]:
+        assert trial.unanswered == 0
+        assert trial.partner is not None
+        assert trial.partner.energy_j > 0
+        assert trial.total_j is not None
+        assert trial.total_j > trial.energy_j + trial.host_j
+        assert trial.partner.link_bytes_per_s is not None
+
+
+@pytest.mark.parametrize(("variant", "what"), [(SPLIT, "reads prompts"), (DRAFTED, "drafts")])
+async def test_no_profile_of_the_mode_is_measured_without_a_partner(
+    tmp_path: Path, port: int, variant: ServedModel, what: str
+) -> None:
+    fleet = Fleet({"home": Site("WORLD")}, {"new": Pool(power_w=10.0)}, {"tiny": BASE, "split": variant}, "home")
     wanted = Wanted("new", "split", lambda _: [Probe("few", 20, 4)], bool, 0.1)
     mine = Worker(engine_python=str(fake_home(tmp_path / "home")), state_dir=str(tmp_path / "profile"), partner_url=at(port))
-    with pytest.raises(EngineFailed, match="Nobody reads prompts for 'split'"):
+    with pytest.raises(EngineFailed, match=f"Nobody {what} for 'split'"):
         await run_profile(wanted, mine, Server("", ""), fleet, say=print, tell=print)

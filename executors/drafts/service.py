@@ -52,6 +52,10 @@ class DraftService:
             talk.cancel()
         await asyncio.gather(*self._talks, return_exceptions=True)
 
+    def passed(self) -> tuple[float, float]:
+        """Bytes over its connections so far, both ways, and the tokens that were drafted in them."""
+        return self.received_bytes + self.sent_bytes, self.drafted
+
     def counters(self) -> dict[str, float]:
         """What it did so far. `in_time`: drafts that were thought of before they were asked for."""
         return {
