@@ -1,4 +1,4 @@
-"""The governor beside a real vLLM: a burst of online requests makes room within a second or so, and letting go is at once."""
+"""The governor beside a real vLLM: a burst of online requests makes room within two readings, and letting go is at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 from batchsched.executors.engine import VllmEngine
 from batchsched.executors.spare.counts import Counts, read_counts
 from batchsched.executors.spare.gate import SpareGate
-from batchsched.executors.spare.governor import Goal
+from batchsched.executors.spare.governor import Budget, Goal, Governor, Traits
+from batchsched.executors.spare.window import Window
 from benchmarks.spare.offline import Work
 from benchmarks.spare.online import serve, steady
 from tests.live import PATIENCE_S
@@ -57,24 +58,25 @@ async def until(what: object) -> None:
 async def test_it_fills_an_idle_server_makes_room_for_a_burst_and_lets_go_at_once(
     vllm: VllmEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readings: list[Counts | None] = []
-    govern = SpareGate._govern  # pyright: ignore[reportPrivateUsage]
+    told: list[tuple[Window, Budget]] = []
+    see = Governor.see
 
-    def counted(gate: SpareGate, counts: Counts | None) -> None:
-        readings.append(counts)
-        govern(gate, counts)
+    def seen(governor: Governor, window: Window, traits: Traits) -> Budget:
+        told.append((window, see(governor, window, traits)))
+        return told[-1][1]
 
-    monkeypatch.setattr(SpareGate, "_govern", counted)
-    # A promise that this machine keeps with few requests and not with two dozen: tokens in 1.5 times what one alone takes.
+    monkeypatch.setattr(Governor, "see", seen)
+    # A promise that no machine keeps with offline work beside: tokens in half the time that the quickest user alone felt.
     alone = await serve(vllm.url, steady(30, 5.0, 1), 1)
-    tpot_s = 1.5 * sorted(felt.tpot_s for felt in alone)[15]
+    tpot_s = 0.5 * min(felt.tpot_s for felt in alone)
     async with governed(vllm.url, Goal(5.0, tpot_s), tmp_path) as (gate, work, session):
         await until(lambda: gate.budget.open and gate.budget.in_flight >= 16)
         await until(lambda: work.in_flight >= 12)
-        before = len(readings)
+        before = len(told)
         burst = asyncio.create_task(serve(vllm.url, steady(120, 40.0, 2), 2))
-        await until(lambda: gate.budget.in_flight <= 8 and not gate.budget.open)
-        assert len(readings) <= before + 5  # half a second between them, where the machine is not busy with other things
+        await until(lambda: any(not budget.open and budget.in_flight <= 8 for _, budget in told[before:]))
+        came = next(number for number, (window, _) in enumerate(told) if number >= before and window.arrived >= 1)
+        assert any(not budget.open and budget.in_flight <= 8 for _, budget in told[before : came + 2]), told[before:]
         await burst
         gate.let_go()
         async with asyncio.timeout(PATIENCE_S):
