@@ -1,4 +1,4 @@
-"""Spans on their way to a collector, by OpenTelemetry's own SDK. Imported only where traces are on.
+"""Spans on their way to a collector, by OpenTelemetry's own SDK. Imported only where something is sent.
 
 What cannot be delivered is dropped, and said once. Nobody waits for a collector: spans lie in a queue of bounded length, which a
 thread of its own empties.
@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from opentelemetry.context import Context
@@ -43,17 +43,15 @@ class Otlp:
 
     def __init__(self, endpoint: str, where: str, service: str, about: Mapping[str, Value]) -> None:
         self._about, self._ids = dict(about), _GivenIds()
-        self._exporter = _Exporter(endpoint.rstrip("/").removesuffix(_PATH) + _PATH if endpoint else None, where)
-        version = own_version() or "unknown"
-        said = {"service.name": os.environ.get("OTEL_SERVICE_NAME") or service, "service.version": version}
+        self._trouble = Trouble("Traces do not reach %s, and are dropped until they do: %s", "Traces reach %s again.", where)
         self._provider = TracerProvider(
             sampler=ParentBased(ALWAYS_ON),  # a client that does not sample its trace is not told of it
-            resource=Resource.create({**said, "host.name": socket.gethostname()}),
+            resource=resource(service),
             shutdown_on_exit=False,
             id_generator=self._ids,
         )
-        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
-        self._tracer = self._provider.get_tracer("batchsched", version)
+        self._provider.add_span_processor(BatchSpanProcessor(_Exporter(signal_url(endpoint, _PATH), self._trouble)))
+        self._tracer = self._provider.get_tracer("batchsched", own_version() or "unknown")
 
     def write(self, span: Span) -> None:
         """Put it into the queue."""
@@ -73,12 +71,8 @@ class Otlp:
         begun.end(_nanoseconds(max(span.started_at, span.ended_at)))
 
     def close(self) -> None:
-        """Send what waits, as far as that is quick; else what the library has to say of it stays unsaid."""
-        ending = threading.Thread(target=self._provider.shutdown, name="traces-end", daemon=True)
-        ending.start()
-        ending.join(PARTING_S)
-        if not ending.is_alive():
-            self._exporter.end()
+        """Send what waits, as far as that is quick."""
+        self._trouble.end(self._provider.shutdown)
 
 
 class _GivenIds(IdGenerator):
@@ -101,23 +95,15 @@ class _GivenIds(IdGenerator):
 
 
 class _Exporter(SpanExporter):
-    """The library's, with its trouble said once: of itself it says so at each try."""
+    """The library's, with its trouble said once."""
 
-    def __init__(self, url: str | None, where: str) -> None:
-        self._where, self._reason, self._down = where, _Reason(), False
-        library = logging.getLogger(_LIBRARY)
-        library.addHandler(self._reason)
-        library.propagate = False
-        self._exporter = OTLPSpanExporter(endpoint=url)
+    def __init__(self, url: str | None, trouble: Trouble) -> None:
+        self._exporter, self._trouble = OTLPSpanExporter(endpoint=url), trouble
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send a group; what fails is dropped."""
         result = self._exporter.export(spans)
-        if result is not SpanExportResult.SUCCESS and not self._down:
-            log.warning("Traces do not reach %s, and are dropped until they do: %s", self._where, self._reason.text)
-        elif result is SpanExportResult.SUCCESS and self._down:
-            log.info("Traces reach %s again.", self._where)
-        self._down = result is not SpanExportResult.SUCCESS
+        self._trouble.tried(result is SpanExportResult.SUCCESS)
         return result
 
     def shutdown(self) -> None:
@@ -128,8 +114,32 @@ class _Exporter(SpanExporter):
         """Nothing waits here."""
         return self._exporter.force_flush(timeout_millis)
 
-    def end(self) -> None:
-        """The library speaks for itself again."""
+
+class Trouble:
+    """Of one exporter, said once: of itself the library says so at each try. `lost`: of where and why; `back`: of where."""
+
+    def __init__(self, lost: str, back: str, where: str) -> None:
+        self._lost, self._back, self._where, self._down = lost, back, where, False
+        self._reason = _Reason()
+        library = logging.getLogger(_LIBRARY)
+        library.addHandler(self._reason)
+        library.propagate = False
+
+    def tried(self, well: bool) -> None:
+        """Something was sent, or was not."""
+        if not well and not self._down:
+            log.warning(self._lost, self._where, self._reason.text)
+        elif well and self._down:
+            log.info(self._back, self._where)
+        self._down = not well
+
+    def end(self, shutdown: Callable[[], object]) -> None:
+        """Wait for a while for the last sending; what the library has to say of one that takes longer stays unsaid."""
+        ending = threading.Thread(target=shutdown, name="telemetry-end", daemon=True)
+        ending.start()
+        ending.join(PARTING_S)
+        if ending.is_alive():
+            return
         library = logging.getLogger(_LIBRARY)
         library.removeHandler(self._reason)
         library.propagate = not any(isinstance(handler, _Reason) for handler in library.handlers)
@@ -150,6 +160,18 @@ class _Reason(logging.Handler):
         if record.levelno < logging.ERROR or not self._heard:
             self.text = record.getMessage()
         self._heard = record.levelno < logging.ERROR
+
+
+def resource(service: str) -> Resource:
+    """What this process is; `service`: unless OTEL_SERVICE_NAME says otherwise."""
+    named = {"service.name": os.environ.get("OTEL_SERVICE_NAME") or service, "service.version": own_version() or "unknown"}
+    host = socket.gethostname()
+    return Resource.create({**named, "service.instance.id": f"{host}-{os.getpid()}", "host.name": host})
+
+
+def signal_url(endpoint: str, path: str) -> str | None:
+    """Of one signal at a collector; None where the environment says all."""
+    return endpoint.rstrip("/").removesuffix(path) + path if endpoint else None
 
 
 def _context(place: Place) -> SpanContext:

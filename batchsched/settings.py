@@ -23,6 +23,7 @@ from batchsched.feeds import OWN, FeedSource, ZoneFeed, complaint
 from batchsched.fleet import Fleet, Launch, Pool, PoolWindow, ServedModel, Site, cores_of, gpu_types, known_gpus, wrong_window
 from batchsched.lines.rules import DEFAULT_LINE_BYTES, Rules
 from batchsched.logs import Logs
+from batchsched.operations import Metrics
 from batchsched.planning import Planner
 from batchsched.traces import Traces
 
@@ -217,6 +218,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retention: Retention = Retention()
     logs: Logs = Logs()
     traces: Traces = Traces()
+    metrics: Metrics = Metrics()
     sites: Annotated[dict[str, Site], Meta(description="Sites by name")] = {}
     pools: Annotated[dict[str, Pool], Meta(description="Pools by name")] = {}
     windows: Annotated[dict[str, PoolWindow], Meta(description="Windows of pools by name")] = {}
@@ -324,7 +326,7 @@ def _put(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
 
 def _env_names() -> dict[str, str]:
     names: dict[str, str] = {}
-    for section in ("server", "worker", "forecast", "planner", "carbon", "retention", "logs", "traces"):
+    for section in ("server", "worker", "forecast", "planner", "carbon", "retention", "logs", "traces", "metrics"):
         struct = type(getattr(Settings(), section))
         for field, hint in get_type_hints(struct).items():
             if get_origin(hint) is not dict:
@@ -432,13 +434,11 @@ def _check_pool(name: str, pool: Pool, settings: Settings, where: str) -> None:
         _complain(where, f"pools.{name}.site", f"there is no site '{pool.site}'", settings.sites)
     if wrong := pool.complaint:
         raise InvalidConfiguration(f"{where}: key 'pools.{name}.{wrong[0]}': {wrong[1]}.")
-    for model in pool.models:
-        if model not in settings.models:
-            _complain(where, f"pools.{name}.models", f"there is no model '{model}'", settings.models)
+    for model in [each for each in pool.models if each not in settings.models]:
+        _complain(where, f"pools.{name}.models", f"there is no model '{model}'", settings.models)
     known = [fact.name for fact in table() if fact.kind == "quirk" and fact.engine == pool.engine]
-    for quirk in pool.quirks:
-        if quirk not in known:
-            _complain(where, f"pools.{name}.quirks", f"{pool.engine} has no quirk '{quirk}'", known)
+    for quirk in [each for each in pool.quirks if each not in known]:
+        _complain(where, f"pools.{name}.quirks", f"{pool.engine} has no quirk '{quirk}'", known)
     if pool.window and (wrong := pool.window.complaint):
         raise InvalidConfiguration(f"{where}: key 'pools.{name}.window.{wrong[0]}': {wrong[1]}")
     if pool.second_life_at is None and pool.second_life_years is None:

@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -19,7 +19,6 @@ from msgspec import Meta
 from batchsched.errors import InvalidConfiguration, MissingExtra
 
 log = logging.getLogger(__name__)
-ENDPOINT_NAMES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 OPERATIONS = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "text_completion",
@@ -138,23 +137,42 @@ def opened(traces: Traces, env: Mapping[str, str], service: str, about: Mapping[
     `service`: what the process is; `about`: said with each of its spans. Raises InvalidConfiguration, MissingExtra. A collector
     that only the environment names may be meant for others: then a missing extra is a warning.
     """
-    named = traces.endpoint or next((env[name] for name in ENDPOINT_NAMES if env.get(name)), "")
-    switched_off = env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or env.get("OTEL_TRACES_EXPORTER") == "none"
-    if switched_off or not named:
+    named = collector("traces", traces.endpoint, env)
+    if not named:
         return OFF
-    if not named.startswith(("http://", "https://")):
-        raise InvalidConfiguration(f"Key 'traces.endpoint' must be a URL such as http://127.0.0.1:4318, not '{named}'.")
     try:
         from batchsched.otlp import Otlp
     except ModuleNotFoundError as problem:
-        if not (problem.name or "").startswith("opentelemetry"):
-            raise
-        lacking = MissingExtra("Traces need the extra 'traces'.", hint="pip install 'batchsched[traces]'")
-        if traces.endpoint:
-            raise lacking from None
-        log.warning("The environment names %s for traces, and none are sent: %s", named, lacking.hint)
+        lacking("traces", problem, named, configured=bool(traces.endpoint))
         return OFF
     return Otlp(traces.endpoint, named, service, about or {})
+
+
+def collector(signal: Literal["traces", "metrics"], endpoint: str, env: Mapping[str, str]) -> str:
+    """Where a signal goes: what is configured, else what the environment names; empty: nowhere. Raises InvalidConfiguration."""
+    names = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    named = endpoint or next((env[name] for name in names if env.get(name)), "")
+    all_off, off = (
+        env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true",
+        env.get(f"OTEL_{signal.upper()}_EXPORTER") == "none",
+    )
+    if all_off or off or not named:
+        return ""
+    if not named.startswith(("http://", "https://")):
+        raise InvalidConfiguration(f"Key '{signal}.endpoint' must be a URL such as http://127.0.0.1:4318, not '{named}'.")
+    return named
+
+
+def lacking(signal: str, problem: ModuleNotFoundError, named: str, *, configured: bool) -> None:
+    """OpenTelemetry is not there: where it is `configured` raises MissingExtra; a warning where only the environment asks."""
+    if not (problem.name or "").startswith("opentelemetry"):
+        raise problem
+    missing = MissingExtra(
+        f"{signal.capitalize()} for a collector need the extra 'traces'.", hint="pip install 'batchsched[traces]'"
+    )
+    if configured:
+        raise missing from None
+    log.warning("The environment names %s for %s, and none are sent: %s", named, signal, missing.hint)
 
 
 def _digits(*what: object) -> str:

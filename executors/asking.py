@@ -73,6 +73,8 @@ class Asking:
             line.asking, line.excused_s = True, 0.0
             reply = await self._ask(work, line)
             verdict, answer, status = judge(reply.status, reply.body)
+            problem = "" if verdict is Verdict.OK else reply.error or str(status)
+            work.reporter.told.asked(self._engine.url, reply.took_s, problem, answer)
             if verdict is Verdict.OK:
                 self._patience.learn(time.monotonic() - line.began, answer.tokens[0], answer.tokens[2])
                 return self._outputs.answered(line, work.lease.endpoint, reply, answer)
@@ -119,9 +121,12 @@ class Asking:
         except Cannot as problem:
             return Reply(400, problem.body(), "")
         headers = {**_HEADERS, "traceparent": lease.traceparent} if lease.traceparent else _HEADERS
+        began = time.monotonic()
         if self.split is not None:
-            return await self._ask_both(self.split, work, line, data, headers)
-        return await self._post(line, self._engine.url + lease.endpoint, data, headers)
+            reply = await self._ask_both(self.split, work, line, data, headers)
+        else:
+            reply = await self._post(line, self._engine.url + lease.endpoint, data, headers)
+        return reply._replace(took_s=time.monotonic() - began)
 
     async def _ask_both(self, split: Split, work: Work, line: Line, data: bytes, headers: dict[str, str]) -> Reply:
         """By way of another engine. Until ours has it, nothing that becomes of ours is the line's doing."""
@@ -156,11 +161,11 @@ class Asking:
             ):
                 return Reply(answer.status, await answer.read(), answer.headers.get("x-request-id", ""))
         except TimeoutError:
-            return Reply(0, f"nothing within {time.monotonic() - line.began:.0f} s".encode(), "")
+            return Reply(0, f"nothing within {time.monotonic() - line.began:.0f} s".encode(), "", "timeout")
         except (aiohttp.ClientError, OSError, ValueError) as problem:
             if fenced.withheld:
                 return None
-            return Reply(0, (str(problem) or type(problem).__name__).encode(), "")
+            return Reply(0, (str(problem) or type(problem).__name__).encode(), "", type(problem).__name__)
         finally:
             line.wait = None
 

@@ -23,6 +23,7 @@ from batchsched.errors import (
     by_code,
 )
 from batchsched.executors.told import LeaseTold
+from batchsched.operations import NOBODY, Operations
 from batchsched.traces import OFF, Tracer
 from batchsched.wire import PREFIX, Lease
 
@@ -44,12 +45,20 @@ class ServerLink:
     """Typed calls to one server. `give_up_at` (monotonic seconds) ends all insisting: set it when shutting down.
 
     A key that the server refuses at the first contact is a mistake of ours; later it is the server that is being changed. What is
-    done for it is told to the `tracer` as well, in its time.
+    done for it is told to the `tracer` and to `operations` as well, in its time.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, server_url: str, api_key: str, clock: Clock, tracer: Tracer = OFF) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        server_url: str,
+        api_key: str,
+        clock: Clock,
+        tracer: Tracer = OFF,
+        operations: Operations = NOBODY,
+    ) -> None:
         self.give_up_at = float("inf")
-        self._session, self._clock, self._tracer = session, clock, tracer
+        self._session, self._clock, self._tracer, self._operations = session, clock, tracer, operations
         self._url = server_url.rstrip("/").removesuffix("/v1") + PREFIX
         self._headers = {"content-type": "application/json"}
         if api_key:
@@ -63,7 +72,7 @@ class ServerLink:
 
     def told_of(self, lease: Lease, engine: str) -> LeaseTold:
         """What will be told of a lease that was just taken; `engine`: which kind serves it."""
-        return LeaseTold(self._tracer, lease, self.now, engine)
+        return LeaseTold(self._tracer, lease, self.now, engine, self._operations)
 
     async def call(
         self, method: str, path: str, message: msgspec.Struct | None = None, *, timeout_s: float = CALL_TIMEOUT_S

@@ -17,11 +17,16 @@ from batchsched.wire import Result
 
 
 class Reply(NamedTuple):
-    """What came back over HTTP: `status` is 0 where no whole answer came, and `body` then says why."""
+    """What came back over HTTP: `status` is 0 where no whole answer came; `body` then says why, `error` in a word.
+
+    `took_s`: how long engines had it; 0 where none was asked.
+    """
 
     status: int
     body: bytes
     request_id: str
+    error: str = ""
+    took_s: float = 0.0
 
 
 class Outputs:

@@ -42,7 +42,7 @@ class Reporter:
         on_refused: Callable[[str], None],
         told: LeaseTold | None = None,
     ) -> None:
-        self.recorded, self._told = 0, told or LeaseTold(OFF, lease, SystemClock().now)
+        self.recorded, self.told = 0, told or LeaseTold(OFF, lease, SystemClock().now)
         self._link, self._lease, self._share, self._on_lost, self._on_refused = link, lease, share, on_lost, on_refused
         self._backlog = backlog
         self._key = (lease.chunk_id, lease.token)
@@ -54,7 +54,7 @@ class Reporter:
 
     def add(self, result: Result) -> None:
         """Queue one result."""
-        self._told.result(result)
+        self.told.result(result)
         tokens = result.input_tokens + result.output_tokens
         self._share.add(self._key, tokens - result.cached_tokens, tokens)
         self._waiting.append(result)
@@ -87,7 +87,7 @@ class Reporter:
         if not self._task.cancelled():
             self._task.exception()  # it was said already
         self._forget(len(self._waiting))
-        self._told.over("lost")
+        self.told.over("lost")
 
     async def _close(self, verb: str, message: Callable[[], Finish | Release | Fail]) -> None:
         self._closing = True
@@ -99,7 +99,7 @@ class Reporter:
         if not self._lost:
             await self._write(verb, message(), object)
         if not self._lost:
-            self._told.over(verb)
+            self.told.over(verb)
 
     async def _run(self) -> None:
         try:
@@ -153,7 +153,7 @@ class Reporter:
             self._lost = True
             self._on_lost()
             return None
-        self._told.took(message.meter)
+        self.told.took(message.meter)
         return answer
 
 

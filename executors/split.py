@@ -162,7 +162,7 @@ class Split:
             async with asyncio.timeout(READ_S):
                 reply = await read(url + endpoint, first_body(fields, served))
         except TimeoutError:
-            reply = Reply(0, f"nothing within {READ_S:.0f} s".encode(), "")
+            reply = Reply(0, f"nothing within {READ_S:.0f} s".encode(), "", "timeout")
         except asyncio.CancelledError:
             held.expire()  # it may have been on its way back
             raise

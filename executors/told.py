@@ -1,10 +1,13 @@
-"""What a worker tells of a lease as a span (traces.py): from its taking to the last word about it."""
+"""What a worker tells of a lease: a span (traces.py), from its taking to the last word about it, and its requests."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from urllib.parse import urlsplit
 
+from batchsched.executors.answers import Answer
+from batchsched.operations import NOBODY, Operation, Operations
 from batchsched.traces import OPERATIONS, Span, Tracer, Value, place_of
 from batchsched.wire import Lease, Meter, Result
 
@@ -12,18 +15,42 @@ _GOOD_ENDS = frozenset({"finish", "release"})
 
 
 class LeaseTold:
-    """Counts what goes through a reporter. Where it is told of, its lease names this span from now on, for the engine."""
+    """Counts what goes through a reporter. Where it is told of, its lease names this span from now on, for the engine.
 
-    def __init__(self, tracer: Tracer, lease: Lease, now: Callable[[], datetime], engine: str = "") -> None:
+    `engine`: which kind serves it.
+    """
+
+    def __init__(
+        self, tracer: Tracer, lease: Lease, now: Callable[[], datetime], engine: str = "", operations: Operations = NOBODY
+    ) -> None:
         above = place_of(lease.traceparent) if tracer.on else None
         self._place = above.within("lease", lease.chunk_id, lease.token) if above else None
         self._tracer, self._lease, self._now, self._above = tracer, lease, now, above
         self._began_at = now() if above else None
         self._answered = self._failed = self._input = self._cached = self._output = 0
         self._energy_j = 0.0
-        self._source, self._engine = "", engine
+        self._source, self._engine, self._operations = "", engine, operations
         if self._place:
             lease.traceparent = self._place.traceparent
+
+    def asked(self, url: str, took_s: float, problem: str, answer: Answer) -> None:
+        """An engine was asked for a line, unless it took no time. `problem`: a status, or the kind of an error."""
+        if not (self._operations.on and took_s):
+            return
+        parts, name = urlsplit(url), OPERATIONS.get(self._lease.endpoint, self._lease.endpoint)
+        read, _, written = answer.tokens if answer.usage else (None, None, None)
+        operation = Operation(
+            name=name,
+            provider=self._engine,
+            model=self._lease.model,
+            host=parts.hostname or "",
+            port=parts.port or (443 if parts.scheme == "https" else 80),
+            took_s=took_s,
+            problem=problem,
+            read=read,
+            written=None if name == "embeddings" else written,
+        )
+        self._operations.ended(operation)
 
     def result(self, result: Result) -> None:
         """A line has its result."""

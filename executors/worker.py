@@ -42,6 +42,7 @@ from batchsched.executors.tuning import Gpus, open_gpus
 from batchsched.executors.unsaid import Unsaid
 from batchsched.executors.work import Outcome
 from batchsched.fleet import ServedModel
+from batchsched.operations import NOBODY, Operations
 from batchsched.settings import Worker as WorkerSettings
 from batchsched.traces import OFF, Tracer
 from batchsched.version import own_version
@@ -145,9 +146,8 @@ class WorkerLoop:
         self._driver.trust(time.monotonic() + self._me.lease_s)
         supervisor.ready()
         self._counting = Counting(self._engine, self._session, self._share, lambda: self._me.models, self._partner)
-        chores = [self._heartbeats, self._weigh_logs, self._driver.watch, self._counting.watch]
-        chores += [gate.watch] if gate else []
-        beside = [asyncio.create_task(kept_up(chore)) for chore in chores]
+        watches = [self._driver.watch, self._counting.watch, *([gate.watch] if gate else [])]
+        beside = [asyncio.create_task(kept_up(chore)) for chore in (self._heartbeats, self._weigh_logs, *watches)]
         try:
             await self._show_cards()
             await self._loop()
@@ -480,6 +480,7 @@ async def run_worker(
     stop: asyncio.Event | None = None,
     replica: str = "",
     tracer: Tracer = OFF,
+    operations: Operations = NOBODY,
 ) -> int:
     """Run a worker of a pool until SIGTERM or SIGINT, or until `stop` is set; a second signal ends the process at once.
 
@@ -492,7 +493,7 @@ async def run_worker(
         aiohttp.ClientSession(connector=connections(), timeout=timeout) as outside,
         aiohttp.ClientSession(connector=connections(0), headers=headers, timeout=timeout) as session,
     ):
-        link = ServerLink(outside, server_url or settings.server_url, api_key, clock or SystemClock(), tracer)
+        link = ServerLink(outside, server_url or settings.server_url, api_key, clock or SystemClock(), tracer, operations)
         loop = WorkerLoop(settings, pool, session, link, ids or RandomIds(), replica)
         loop.stop = stop or loop.stop
         with stopped_by_signals(loop.stop), supervisor.watched():

@@ -1,4 +1,4 @@
-"""A collector for tests: takes spans by OTLP over HTTP, and reads them by the protocol's own definitions."""
+"""A collector for tests: takes spans and metrics by OTLP over HTTP, and reads them by the protocol's own definitions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
 
 
@@ -25,11 +26,26 @@ class Seen(NamedTuple):
     service: str
 
 
+class Point(NamedTuple):
+    """One series of a histogram as it came in last."""
+
+    name: str
+    unit: str
+    about: dict[str, Any]
+    times: int
+    total: float
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    service: dict[str, Any]
+
+
 class Collector:
-    """`spans` that came, and the `bodies` that they came in; `status`: what it answers from now on."""
+    """`spans` and `points` that came, and the `bodies` that they came in; `status`: what it answers from now on."""
 
     def __init__(self, port: int) -> None:
         self.spans: list[Seen] = []
+        self.points: list[Point] = []
+        """Those of the newest message of metrics."""
         self.bodies: list[bytes] = []
         self.status = 200
         self.server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
@@ -42,10 +58,12 @@ class Collector:
     def take(self, path: str, body: bytes) -> int:
         """The status of the answer."""
         self.bodies.append(body)
-        if path != "/v1/traces":
+        if path not in {"/v1/traces", "/v1/metrics"}:
             return 404
-        if self.status == 200:
+        if self.status == 200 and path == "/v1/traces":
             self.spans += _read(body)
+        elif self.status == 200:
+            self.points = list(_points(body))
         return self.status
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -89,6 +107,17 @@ def _read(body: bytes) -> Iterator[Seen]:
                 ids = span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex()
                 times = span.start_time_unix_nano, span.end_time_unix_nano
                 yield Seen(span.name, *ids, *times, _plain(span.attributes), span.status.message, service)
+
+
+def _points(body: bytes) -> Iterator[Point]:
+    for told in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+        service = _plain(told.resource.attributes)
+        for scope in told.scope_metrics:
+            for metric in scope.metrics:
+                for point in metric.histogram.data_points:
+                    buckets = tuple(point.explicit_bounds), tuple(point.bucket_counts)
+                    about = _plain(point.attributes)
+                    yield Point(metric.name, metric.unit, about, point.count, point.sum, *buckets, service)
 
 
 def _plain(attributes: Any) -> dict[str, Any]:

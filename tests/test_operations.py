@@ -1,198 +1,155 @@
-"""What one can do with a batch beyond OpenAI: pause, resume, change. By the real server and a worker driven by hand."""
+"""Operations: what engines were asked reaches a collector as the histograms that OpenTelemetry's conventions state."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Generator
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+import asyncio
+import logging
+import sys
 
 import pytest
 
-from batchsched.clock import ManualClock
-from batchsched.queue import chunks
-from batchsched.units import from_iso
-from batchsched.wire import PREFIX
-from tests.live import LiveServer, live_server, requests, wait_for
+from batchsched.errors import InvalidConfiguration, MissingExtra
+from batchsched.executors.answers import Answer, judge
+from batchsched.executors.told import LeaseTold
+from batchsched.executors.worker import run_worker
+from batchsched.operations import DURATION, NOBODY, TOKENS, Metrics, Operation, opened
+from batchsched.otlp_metrics import OtlpMetrics
+from batchsched.settings import Worker, load
+from batchsched.traces import OFF
+from batchsched.wire import Lease
+from tests.collector import Collector, Point, collecting
+from tests.fake_engine import FakeEngine
+from tests.fake_engine import serve as serve_engine
+from tests.fake_server import FakeServer
+from tests.live import wait_for
+from tests.test_executors_driver import served
+from tests.test_traces import NOW
 
-pytestmark = pytest.mark.slow
-
-NOW = datetime(2026, 5, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Generator[LiveServer]:
-    with live_server(tmp_path, clock=ManualClock(NOW), server__chunk_lines=3) as live:
-        yield live
-
-
-def _started(server: LiveServer, count: int, **fields: Any) -> str:
-    batch_id: str = server.submit(requests(count), **fields)["id"]
-    server.until(batch_id, "in_progress")
-    return batch_id
+ASKED = Operation("chat", "vllm", "tiny", "127.0.0.1", 8000, took_s=0.5, read=12, written=0)
+URL = "http://127.0.0.1:4318"
 
 
-def _do(server: LiveServer, batch_id: str, what: str = "", body: Any = None, status: int = 200) -> dict[str, Any]:
-    path = f"{PREFIX}/batches/{batch_id}/{what}".rstrip("/")
-    answer: dict[str, Any] = server.post(path, body, status)
-    return answer
+class Keeping:
+    """Keeps the operations that it is given."""
+
+    on = True
+
+    def __init__(self) -> None:
+        self.seen: list[Operation] = []
+
+    def ended(self, operation: Operation) -> None:
+        """Keep it."""
+        self.seen.append(operation)
+
+    def close(self) -> None:
+        """Nothing waits."""
 
 
-def _beat(server: LiveServer, worker_id: str, lease: dict[str, Any]) -> dict[str, Any]:
-    held = {"leases": [{"chunk_id": lease["chunk_id"], "token": lease["token"]}]}
-    answer: dict[str, Any] = server.post(f"{PREFIX}/workers/{worker_id}/heartbeat", held)
-    return answer
+def test_nobody_is_told_unless_a_collector_is_named() -> None:
+    assert opened(Metrics(), {}, "x") is NOBODY
+    assert opened(Metrics(URL), {"OTEL_METRICS_EXPORTER": "none"}, "x") is NOBODY
+    assert opened(Metrics(URL), {"OTEL_SDK_DISABLED": "true"}, "x") is NOBODY
+    assert opened(Metrics(), {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": URL}, "x") is NOBODY
+    with pytest.raises(InvalidConfiguration, match=r"metrics\.endpoint"):
+        opened(Metrics("127.0.0.1:4318"), {}, "x")
+    assert load(env={"BATCHSCHED_METRICS_ENDPOINT": URL}, flags={}).settings.metrics.endpoint == URL
 
 
-def test_a_paused_batch_gives_back_what_runs_and_leases_nothing(server: LiveServer) -> None:
-    batch_id, worker = _started(server, 6), server.worker()
-    lease = worker.lease()
-    worker.record(lease, [1])
-    paused = _do(server, batch_id, "pause")
-    since = paused["batchsched"]["paused_at"]
-    assert paused["status"] == "in_progress"
-    assert _do(server, batch_id, "pause")["batchsched"]["paused_at"] == since
-    assert _beat(server, worker.worker_id, lease)["stop"] == {lease["chunk_id"]: "paused"}
-    server.post(f"{PREFIX}/leases/{lease['chunk_id']}/release", {"token": lease["token"], "reason": "paused"})
-    server.runtime.scheduler.plan_now()
-    assert batch_id not in server.runtime.scheduler.published.jobs  # type: ignore[union-attr]
-    assert worker.claim(max_chunks=5) == []
-    progress = server.batch(batch_id)["batchsched"]["progress"]
-    assert (progress["state"], progress["requests_done"]) == ("paused", 1)
-    assert progress["waiting_for"] == "`batchsched resume`"
-    assert any("paused since" in s for s in server.get(f"{PREFIX}/batches/{batch_id}/explain")["sentences"])
-    assert _do(server, batch_id, "resume")["batchsched"]["paused_at"] is None
-    assert _do(server, batch_id, "resume")["batchsched"]["paused_at"] is None
-    with server.runtime.database.read() as connection:
-        assert [row["attempts"] for row in chunks.of_batch(connection, batch_id)] == [0, 0]
-    assert worker.drain(batch_id)["request_counts"] == {"total": 6, "completed": 6, "failed": 0}
-
-
-def test_a_batch_that_is_paused_while_it_is_leased_leases_no_more_by_the_old_plan(server: LiveServer) -> None:
-    """The plan in force still has the batch; the claim itself looks again."""
-    batch_id, worker = _started(server, 6), server.worker()
-    worker.lease()
-    server.runtime.scheduler.stop()
-    _do(server, batch_id, "pause")
-    assert worker.claim(max_chunks=5) == []
-
-
-def test_a_paused_batch_expires_at_its_deadline(server: LiveServer) -> None:
-    batch_id, worker = _started(server, 6, batchsched={"deadline": "30s"}), server.worker()
-    worker.finish(worker.lease())
-    _do(server, batch_id, "pause")
-    server.advance(30)
-    done = server.until(batch_id, "expired")
-    assert done["request_counts"] == {"total": 6, "completed": 3, "failed": 3}
-    assert done["batchsched"]["progress"]["state"] == "done"
-
-
-def test_a_batch_that_is_paused_before_its_validation_waits_after_it(server: LiveServer) -> None:
-    batch_id = server.submit(requests(3))["id"]
-    _do(server, batch_id, "pause")
-    server.until(batch_id, "in_progress")
-    server.runtime.scheduler.plan_now()
-    assert server.worker().claim() == []
-
-
-def test_cancelling_wins_over_a_pause_within_one_heartbeat(server: LiveServer) -> None:
-    batch_id, worker = _started(server, 6), server.worker()
-    lease = worker.lease()
-    _do(server, batch_id, "pause")
-    server.post(f"/v1/batches/{batch_id}/cancel")
-    assert _beat(server, worker.worker_id, lease)["stop"] == {lease["chunk_id"]: "cancelled"}
-    assert _do(server, batch_id, "resume", status=409)["error"]["message"].startswith("A batch with status 'cancelling'")
-    server.post(f"{PREFIX}/leases/{lease['chunk_id']}/release", {"token": lease["token"], "reason": "cancelled"})
-    assert server.until(batch_id, "cancelled")["request_counts"] == {"total": 6, "completed": 0, "failed": 6}
-
-
-def test_what_has_ended_can_be_neither_paused_nor_changed(server: LiveServer) -> None:
-    batch_id = _started(server, 1)
-    server.worker().drain(batch_id)
-    for what, body in (("pause", None), ("resume", None), ("", {"priority": 1})):
-        error = _do(server, batch_id, what, body, status=409)["error"]
-        assert error["code"] == "conflict"
-        assert "completed" in error["message"]
-    for what, body in (("pause", None), ("resume", None), ("", {"priority": 1})):
-        assert _do(server, "batch_unknown", what, body, status=404)["error"]["code"] == "not_found"
-
-
-def test_a_new_deadline_brings_a_new_verdict(tmp_path: Path) -> None:
-    clock = ManualClock(NOW)
-    with live_server(tmp_path, clock=clock) as server:
-        batch_id = _started(server, 50, batchsched={"deadline": "6h"})
-        assert server.batch(batch_id)["batchsched"]["verdict"]["feasible"]
-        changed = _do(server, batch_id, body={"deadline": "1s", "priority": 7, "metadata": {"a": "b"}})
-        ours = changed["batchsched"]
-        assert not ours["verdict"]["feasible"]
-        assert ours["priority"] == 7
-        assert changed["metadata"] == {"a": "b"}
-        assert from_iso(ours["deadline_at"]) == clock.now() + timedelta(seconds=1)
-        assert changed["completion_window"] == "24h"
-        later = _do(server, batch_id, body={"deadline": "2026-05-02T00:00:00Z"})
-        assert later["batchsched"]["verdict"]["feasible"]
-        assert later["expires_at"] == int(datetime(2026, 5, 2, tzinfo=UTC).timestamp())
-        assert later["batchsched"]["priority"] == 7
-        server.runtime.scheduler.plan_now()
-        published = server.runtime.scheduler.published
-        assert published is not None
-        assert [job.deadline_s for job in published.problem.jobs] == [86400.0]
-
-
-def test_a_deadline_that_changes_during_the_validation_is_the_one_that_is_judged(
-    server: LiveServer, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_extra_is_said_where_metrics_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    judge, changed = server.runtime.scheduler.verdicts, threading.Event()
-
-    def slow(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        verdicts = judge(batches)
-        if not changed.is_set():
-            changed.set()
-            _do(server, batches[0]["id"], body={"deadline": "1s"})
-        return verdicts
-
-    monkeypatch.setattr(server.runtime.scheduler, "verdicts", slow)
-    batch_id = _started(server, 50, batchsched={"on_deadline": "finish"})
-    assert changed.is_set()
-    assert not server.batch(batch_id)["batchsched"]["verdict"]["feasible"]
+    monkeypatch.delitem(sys.modules, "batchsched.otlp_metrics")
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.metrics", None)
+    with pytest.raises(MissingExtra) as caught:
+        opened(Metrics(URL), {}, "x")
+    assert "batchsched[traces]" in str(caught.value.hint)
+    assert opened(Metrics(), {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": URL}, "x") is NOBODY
+    assert "pip install 'batchsched[traces]'" in caplog.text
 
 
-def test_a_deadline_that_is_moved_on_saves_a_batch_from_expiring(tmp_path: Path) -> None:
-    clock = ManualClock(NOW)
-    with live_server(tmp_path, clock=clock) as server:
-        batch_id = _started(server, 2, batchsched={"deadline": "1h"})
-        _do(server, batch_id, body={"deadline": "3h"})
-        clock.advance(2 * 3600)
-        server.runtime.lifecycle.round()
-        assert server.batch(batch_id)["status"] == "in_progress"
-        server.advance(2 * 3600)
-        server.until(batch_id, "expired")
+def by_name(collector: Collector, name: str) -> list[Point]:
+    """What it holds of one histogram."""
+    return [point for point in collector.points if point.name == name]
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({}, None),
-        ([], None),
-        ({"deadline": "yesterday"}, "deadline"),
-        ({"deadline": "2001-01-01T00:00:00Z"}, "deadline"),
-        ({"deadline": "9999-12-31T23:59:59-05:00"}, "deadline"),
-        ({"deadline": 5}, "deadline"),
-        ({"priority": 101}, "priority"),
-        ({"priority": "high"}, "priority"),
-        ({"metadata": {"k": 1}}, "metadata.k"),
-        ({"state": "completed"}, None),
-    ],
-)
-def test_changes_that_make_no_sense_are_refused(server: LiveServer, body: Any, param: str | None) -> None:
-    batch_id = server.submit(requests(1))["id"]
-    error = _do(server, batch_id, body=body, status=400)["error"]
-    assert (error["param"], bool(error["message"])) == (param, True)
+def test_histograms_are_those_of_the_conventions() -> None:
+    with collecting() as collector:
+        metrics = OtlpMetrics(f"{collector.url}/", "it", "batchsched-test", {"batchsched.pool": "local"})
+        metrics.ended(ASKED)
+        metrics.ended(Operation("chat", "vllm", "tiny", "127.0.0.1", 8000, took_s=90.0, problem="503"))
+        metrics.close()
+    about = ASKED.about | {"batchsched.pool": "local"}
+    took = {str(point.about.get("error.type")): point for point in by_name(collector, DURATION)}
+    assert {point.unit for point in took.values()} == {"s"}
+    assert (took["None"].about, took["503"].about) == (about, about | {"error.type": "503"})
+    assert took["503"].bounds == (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+    assert (took["503"].counts[-1], took["None"].total, took["None"].counts[6]) == (1, 0.5, 1)
+    tokens = {point.about["gen_ai.token.type"]: point for point in by_name(collector, TOKENS)}
+    assert {point.unit for point in tokens.values()} == {"{token}"}
+    assert {kind: (point.times, point.total) for kind, point in tokens.items()} == {"input": (1, 12), "output": (1, 0)}
+    powers = [1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864]
+    assert list(tokens["input"].bounds) == powers
+    assert {point.service["service.name"] for point in collector.points} == {"batchsched-test"}
+    assert all(point.service["service.instance.id"] for point in collector.points)
 
 
-def test_a_priority_is_kept_and_shown(server: LiveServer) -> None:
-    batch = server.submit(requests(1), batchsched={"priority": -100})
-    assert server.batch(batch["id"])["batchsched"]["priority"] == -100
-    _do(server, batch["id"], body={"priority": 100})
-    assert wait_for(lambda: server.batch(batch["id"]))["batchsched"]["priority"] == 100
+def test_trouble_with_a_collector_is_said_once_and_nothing_is_lost_by_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "20")
+    caplog.set_level(logging.INFO)
+    with collecting() as collector:
+        collector.status = 400
+        metrics = OtlpMetrics(collector.url, "it", "x", {})
+        metrics.ended(ASKED)
+        wait_for(lambda: len(collector.bodies) >= 3)
+        collector.status = 200
+        wait_for(lambda: by_name(collector, DURATION))
+        metrics.ended(ASKED)
+        metrics.close()
+    said = [record.getMessage() for record in caplog.records]
+    assert [text.partition(",")[0] for text in said] == ["Metrics do not reach it", "Metrics reach it again."]
+    assert "400" in said[0]
+    assert [point.times for point in by_name(collector, DURATION)] == [2]
+
+
+def test_what_an_answer_did_not_say_is_left_out() -> None:
+    seen, lease = Keeping(), Lease("chunk", "batch", 1, "/v1/completions", "tiny", 1, 1, [], [], 1)
+    told = LeaseTold(OFF, lease, lambda: NOW, "vllm", seen)
+    told.asked("https://engine.example", 0.5, "", Answer())
+    told.asked("http://[::1]:8000", 0.5, "timeout", Answer())
+    told.asked("http://127.0.0.1:8000", 0.0, "400", Answer())  # no engine was asked
+    lease.endpoint = "/v1/embeddings"
+    usage = judge(200, b'{"object": "list", "usage": {"prompt_tokens": 7, "completion_tokens": 0}}').answer
+    told.asked("http://127.0.0.1:8000", 0.5, "", usage)
+    assert [(one.name, one.host, one.port, one.problem, one.read, one.written) for one in seen.seen] == [
+        ("text_completion", "engine.example", 443, "", None, None),
+        ("text_completion", "::1", 8000, "timeout", None, None),
+        ("embeddings", "127.0.0.1", 8000, "", 7, None),
+    ]
+
+
+@pytest.mark.slow
+async def test_each_request_to_the_engine_counts_the_refused_ones_too() -> None:
+    server, engine, seen, stop = FakeServer(["one two", "three four", "five"]), FakeEngine(), Keeping(), asyncio.Event()
+    engine.overloaded_above = 0
+    runner, port = await serve_engine(engine)
+    async with served(server.app()) as url:
+        settings = Worker(server_url=url, engine_url=f"http://127.0.0.1:{port}")
+        server.worker = asyncio.create_task(run_worker(settings, "local", stop=stop, operations=seen))
+        await server.until(lambda: seen.seen)
+        engine.overloaded_above = 100
+        await server.until_done()
+        stop.set()
+        await server.worker
+    await runner.cleanup()
+    refused, well = [one for one in seen.seen if one.problem], [one for one in seen.seen if not one.problem]
+    assert {(one.problem, one.read) for one in refused} == {("503", None)}
+    assert {(one.name, one.provider, one.model, one.host, one.port) for one in well} == {
+        ("chat", "vllm", "tiny", "127.0.0.1", port)
+    }
+    results = server.results.values()
+    assert len(well) == len(results) == 3
+    assert sum(one.read or 0 for one in well) == sum(result.input_tokens for result in results)
+    assert sum(one.written or 0 for one in well) == sum(result.output_tokens for result in results) > 0
+    assert all(0 < one.took_s < 60 for one in seen.seen)

@@ -298,7 +298,8 @@ def until_told(collector: Collector, trace_id: str, spans: int) -> list[Seen]:
 @pytest.mark.slow
 def test_what_server_and_worker_tell_of_a_batch_makes_one_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
-    with collecting() as collector, Stage(tmp_path, chunk_lines=4, more=f"[traces]\nendpoint = '{collector.url}'\n") as stage:
+    more = "[traces]\nendpoint = '{0}'\n[metrics]\nendpoint = '{0}'\n"
+    with collecting() as collector, Stage(tmp_path, chunk_lines=4, more=more.format(collector.url)) as stage:
         server = stage.server()
         stage.engine()
         worker = stage.worker()
@@ -324,6 +325,12 @@ def test_what_server_and_worker_tell_of_a_batch_makes_one_tree(tmp_path: Path, m
     assert {span.about["gen_ai.provider.name"] for span in chunks} == {"vllm"}
     for name in ("batchsched.requests", "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"):
         assert whole.about[name] == sum(span.about[name] for span in chunks) > 0
+    asked = {point.about.get("gen_ai.token.type", "took"): point for point in collector.points}
+    assert {kind: point.times for kind, point in asked.items()} == {"took": 12, "input": 12, "output": 12}
+    both = [span for span in (*spans, *in_theirs) if span.name == "chunk"]
+    for kind in ("input", "output"):
+        assert asked[kind].total == sum(span.about[f"gen_ai.usage.{kind}_tokens"] for span in both)
+    assert {point.service["service.name"] for point in collector.points} == {"batchsched-worker"}
     assert (whole.about["batchsched.batch.state"], whole.about["gen_ai.operation.name"]) == ("completed", "chat")
     (plan,) = (span for span in spans if span.name == "plan")
     assert plan.about["batchsched.verdict.feasible"] is True

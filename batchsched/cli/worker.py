@@ -71,14 +71,18 @@ def _launched(pools: Sequence[str], read: Callable[[], Loaded], let_go: bool) ->
 async def _worked(pool: str, read: Callable[[], Loaded]) -> int:
     import os
 
-    from batchsched import traces
+    from batchsched import operations, traces
     from batchsched.executors.launchers.port import NAME_ENV
     from batchsched.executors.worker import run_worker
 
     settings = read().settings
     url, key = settings.worker.server_url, settings.server.api_key
-    tracer = traces.opened(settings.traces, os.environ, "batchsched-worker", {"batchsched.pool": pool})
+    about = {"batchsched.pool": pool}
+    tracer = traces.opened(settings.traces, os.environ, "batchsched-worker", about)
+    asked = operations.opened(settings.metrics, os.environ, "batchsched-worker", about)
+    replica = os.environ.get(NAME_ENV, "")
     try:
-        return await run_worker(settings.worker, pool, url, key, replica=os.environ.get(NAME_ENV, ""), tracer=tracer)
+        return await run_worker(settings.worker, pool, url, key, replica=replica, tracer=tracer, operations=asked)
     finally:
+        asked.close()
         tracer.close()

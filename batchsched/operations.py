@@ -1,0 +1,102 @@
+"""Operations: what engines were asked, told to a collector as metrics by OpenTelemetry's conventions; off unless one is named.
+
+One operation is one request to an engine with its answer, as the worker that asked sees it: a line that is asked again is two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Protocol
+
+import msgspec
+from msgspec import Meta
+
+from batchsched.traces import Value, collector, lacking
+
+TOKENS = "gen_ai.client.token.usage"
+DURATION = "gen_ai.client.operation.duration"
+TOKEN_BOUNDS = tuple(4**power for power in range(14))
+DURATION_BOUNDS_S = tuple(round(0.01 * 2**power, 2) for power in range(14))
+"""Buckets of the two histograms, as the conventions state them."""
+
+
+class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where workers send metrics of what their engines were asked; each needs the extra `traces`."""
+
+    endpoint: Annotated[
+        str, Meta(description="OTLP/HTTP collector, as http://127.0.0.1:4318; empty: that of OTEL_EXPORTER_OTLP_ENDPOINT, if set")
+    ] = ""
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One that is over: `name`, `provider` and `model` in the words of the conventions; the engine's address.
+
+    `problem`: a status or the kind of an error, empty where there is none; `read`, `written`: tokens, None where nothing was said
+    of them.
+    """
+
+    name: str
+    provider: str
+    model: str
+    host: str
+    port: int
+    took_s: float
+    problem: str = ""
+    read: int | None = None
+    written: int | None = None
+
+    @property
+    def about(self) -> dict[str, Value]:
+        """Its attributes, in the conventions' names; nothing that tells batches or tenants apart."""
+        return {
+            "gen_ai.operation.name": self.name,
+            "gen_ai.provider.name": self.provider,
+            "gen_ai.request.model": self.model,
+            "server.address": self.host,
+            "server.port": self.port,
+        }
+
+
+class Operations(Protocol):
+    """Who takes the operations of this process."""
+
+    @property
+    def on(self) -> bool:
+        """Does anybody take them? Otherwise none need be made."""
+        ...
+
+    def ended(self, operation: Operation) -> None:
+        """Take one; at once, without raising."""
+        ...
+
+    def close(self) -> None:
+        """Send what is known, within a few seconds."""
+        ...
+
+
+class Uncounted:
+    """Nobody does."""
+
+    on = False
+
+    def ended(self, operation: Operation) -> None:
+        """Nothing happens."""
+
+    def close(self) -> None:
+        """Nothing waits."""
+
+
+NOBODY = Uncounted()
+
+
+def opened(metrics: Metrics, env: Mapping[str, str], service: str, about: Mapping[str, Value] | None = None) -> Operations:
+    """Who takes the operations of this process, as traces.opened has it for spans. Raises InvalidConfiguration, MissingExtra."""
+    named = collector("metrics", metrics.endpoint, env)
+    if not named:
+        return NOBODY
+    try:
+        from batchsched.otlp_metrics import OtlpMetrics
+    except ModuleNotFoundError as problem:
+        lacking("metrics", problem, named, configured=bool(metrics.endpoint))
+        return NOBODY
+    return OtlpMetrics(metrics.endpoint, named, service, about or {})
