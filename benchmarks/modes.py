@@ -14,23 +14,22 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from batchsched.executors.drafts import serve_drafts, target_args, target_environment
+from batchsched.executors.drafts import DraftService, serve_drafts, target_args, target_environment
 from batchsched.executors.engine_home import EngineHome, find_engine
-from benchmarks.modes_engines import KEY, Engine, engine
-from benchmarks.modes_load import Load, Send, Sent, differing, of_lengths, run, spread, to
+from benchmarks.modes_engines import KEY, ROOT, Engine, engine, tiny_models
+from benchmarks.modes_load import Load, Sent, differing, of_lengths, run, spread, to
 from benchmarks.modes_split import by_two, missing, split_engines
+from benchmarks.modes_turns import Mode, Way, compare, table
 
-ROOT = Path(__file__).resolve().parent.parent
 TOKENS = 4
-FURTHER = 4
 PLAIN = ["--no-enable-prefix-caching"]  # a prompt that comes again is read again, as the first time
 TARGET = "large"
+OWN_WILL = "dsd, switching itself off"
 
 
 class Plan(NamedTuple):
@@ -41,30 +40,21 @@ class Plan(NamedTuple):
     repetitions: int
 
 
-class Mode(NamedTuple):
-    """What came of one mode. `ratio`: its rate over standalone, in each repetition; `differ`: answers that were not alike."""
-
-    ratios: list[float]
-    differ: int
-    compared: int
-    lost: int
-    figures: dict[str, float]
-
-
 def main() -> int:
     """Run it; the last line printed is JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="few and short requests, one repetition: a glance, not a figure")
-    parser.add_argument("--only", choices=("spec", "dpd", "dsd"), action="append", help="one mode; may come twice")
+    parser.add_argument("--only", choices=list(MODES), action="append", help="one mode; may come twice")
     parser.add_argument("--models", type=Path, default=ROOT / ".models", help="folder of the tiny models, made where they lack")
     args = parser.parse_args()
     home = find_engine()
     machine = f"{os.cpu_count()} x {platform.machine()}, {platform.system()} {platform.release()}"
     print(f"{machine}; engine: {home.describe()}", flush=True)
-    small, large = _models(home, args.models.absolute())
-    chosen = args.only or ["spec", "dpd", "dsd"]
+    models = tiny_models(home, args.models.absolute())
+    chosen = args.only or list(MODES)
     with tempfile.TemporaryDirectory(prefix="bench-modes-") as name:
-        found = asyncio.run(_all(home, Path(name), small, large, _plan(args.quick), chosen))
+        found = asyncio.run(_all(home, Path(name), models, _plan(args.quick), chosen))
+    table(found, frozenset({"dpd", "dsd", OWN_WILL}))
     print(json.dumps(_summed(found)))
     return 0
 
@@ -77,106 +67,91 @@ def _plan(quick: bool) -> Plan:
     return Plan(equal, of_lengths(TARGET, [20 + 9 * (index % 20) for index in range(requests)], each, 32, 7), 1 if quick else 5)
 
 
-async def _all(home: EngineHome, folder: Path, small: Path, large: Path, plan: Plan, chosen: list[str]) -> dict[str, Mode | None]:
-    found: dict[str, Mode | None] = {}
-    with engine(home, folder, TARGET, large, PLAIN) as alone:
+class Ground(NamedTuple):
+    """What all modes share: where, with which models, the plan, the engine alone and what it answered."""
+
+    home: EngineHome
+    folder: Path
+    small: Path
+    large: Path
+    plan: Plan
+    alone: Way
+    reference: list[Sent]
+
+    async def compare(self, name: str, way: Way) -> Mode:
+        """A mode with the engine alone: answers and turns."""
+        equal = list(zip(self.plan.equal, self.reference, strict=True))
+        return await compare(name, equal, self.plan.rate, self.plan.repetitions, self.alone, way)
+
+
+async def _all(home: EngineHome, folder: Path, models: tuple[Path, Path], plan: Plan, chosen: list[str]) -> dict[str, Mode]:
+    found: dict[str, Mode] = {}
+    with engine(home, folder, TARGET, models[1], PLAIN) as alone:
         await run(plan.rate, to(alone.url))  # warm
         reference = [await run(load, to(alone.url)) for load in plan.equal]
         again = [await run(load, to(alone.url)) for load in plan.equal]
         differ = sum(map(differing, reference, again))
         print(f"standalone: the same {_count(plan)} requests again, {differ} answers differ", flush=True)
-        modes: dict[str, Callable[[], Any]] = {
-            "spec": lambda: _speculative(home, folder, small, large, plan, alone, reference),
-            "dpd": lambda: _prefill_decode(home, folder, large, plan, alone, reference),
-            "dsd": lambda: _draft_target(home, folder, small, large, plan, alone, reference),
-        }
+        ground = Ground(home, folder, *models, plan, Way(to(alone.url), [alone]), reference)
         for name in chosen:
             try:
-                found[name] = await modes[name]()
+                found |= await MODES[name](ground)
             except RuntimeError as problem:
                 print(f"{name}: could not run: {problem}", flush=True)
-                found[name] = None
     return found
 
 
-async def _speculative(
-    home: EngineHome, folder: Path, small: Path, large: Path, plan: Plan, alone: Engine, reference: list[Sent]
-) -> Mode:
-    drafts = {"method": "draft_model", "model": str(small), "num_speculative_tokens": TOKENS}
+async def _speculative(on: Ground) -> dict[str, Mode]:
+    drafts = {"method": "draft_model", "model": str(on.small), "num_speculative_tokens": TOKENS}
     flags = [*PLAIN, "--speculative-config", json.dumps(drafts)]
-    with engine(home, folder / "spec", TARGET, large, flags) as target:
-        mode = await _compare("spec", plan, alone, to(target.url), reference)
-        return mode._replace(figures={"acceptance": _acceptance(target)})
+    with engine(on.home, on.folder / "spec", TARGET, on.large, flags) as target:
+        mode = await on.compare("spec", Way(to(target.url), [target]))
+        return {"spec": mode._replace(figures={"acceptance": _acceptance(target)})}
 
 
-async def _prefill_decode(
-    home: EngineHome, folder: Path, large: Path, plan: Plan, alone: Engine, reference: list[Sent]
-) -> Mode | None:
-    if lacking := missing(home):
+async def _prefill_decode(on: Ground) -> dict[str, Mode]:
+    if lacking := missing(on.home):
         print(f"dpd: not run: {lacking}", flush=True)
-        return None
-    with split_engines(home, folder / "dpd", large, TARGET, PLAIN) as both:
-        mode = await _compare("dpd", plan, alone, by_two(both), reference)
-        return mode._replace(figures=both.figures())
+        return {}
+    with split_engines(on.home, on.folder / "dpd", on.large, TARGET, PLAIN) as both:
+        mode = await on.compare("dpd", Way(by_two(both), [both.answers, both.reads], both.sent))
+        return {"dpd": mode._replace(figures=both.figures())}
 
 
-async def _draft_target(
-    home: EngineHome, folder: Path, small: Path, large: Path, plan: Plan, alone: Engine, reference: list[Sent]
-) -> Mode:
-    told = folder / "drafts.json"
-    with engine(home, folder / "drafter", "small", small) as drafter:
+async def _draft_target(on: Ground) -> dict[str, Mode]:
+    """Drafts always, for what they are worth; then as it is meant to be, switching itself off."""
+    told = on.folder / "drafts.json"
+    found: dict[str, Mode] = {}
+    with engine(on.home, on.folder / "drafter", "small", on.small) as drafter:
         async with serve_drafts(drafter.url, "small", key=KEY) as service:
-            address = f"127.0.0.1:{service.port}"
             flags = [*PLAIN, *target_args(TOKENS)]
-            extra = target_environment(address, KEY, told, always=True)
-            with engine(home, folder / "dsd", TARGET, large, flags, extra) as target:
-                equal = await _compare("dsd", plan._replace(repetitions=0), alone, to(target.url), reference)
-                before = await _told(told, plan, target)
-                mode = await _compare("dsd", plan._replace(equal=[]), alone, to(target.url), [])
-                after, acceptance = await _told(told, plan, target), _acceptance(target)
-            print(f"dsd: {json.dumps(after)}; service: {json.dumps(service.counters())}", flush=True)
-            with engine(home, folder / "dsd-off", TARGET, large, flags, target_environment(address, KEY, told)) as target:
-                own = await _compare("dsd, switching itself off", plan._replace(equal=[]), alone, to(target.url), [])
-            print(f"dsd, switching itself off: {told.read_text('utf-8')}", flush=True)
-    travelled, drafted = (
-        sum(after[name] - before[name] for name in names) for names in (("sent_bytes", "received_bytes"), ("drafted",))
-    )
-    figures = {"acceptance": acceptance, "bytes_per_token": travelled / max(1, drafted)}
-    compared, differ = equal.compared + mode.compared, equal.differ + mode.differ
-    return Mode(mode.ratios, differ, compared, equal.lost + mode.lost + own.lost, figures)
-
-
-async def _told(told: Path, plan: Plan, target: Engine) -> dict[str, Any]:
-    """What the proposer counted so far, which it tells at a step that comes a second after the last time."""
-    await asyncio.sleep(1.1)
-    await run(plan.rate._replace(bodies=plan.rate.bodies[:1]), to(target.url))
-    return _read(told)
-
-
-def _read(told: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(told.read_text("utf-8"))
+            for name in ("dsd", OWN_WILL):
+                extra = target_environment(f"127.0.0.1:{service.port}", KEY, told, always=name == "dsd")
+                with engine(on.home, on.folder / name.split()[-1], TARGET, on.large, flags, extra) as target:
+                    way = Way(to(target.url), [target, drafter], lambda: service.passed()[0])
+                    found[name] = await _drafted(on, name, way, target, service)
+                print(f"{name}: {told.read_text('utf-8')}; service: {json.dumps(service.counters())}", flush=True)
     return found
 
 
-async def _compare(name: str, plan: Plan, alone: Engine, mode: Send, reference: list[Sent]) -> Mode:
-    """Answers first, then rates: in turns, the first one alternating."""
-    differ = lost = 0
-    for load, before in zip(plan.equal, reference, strict=False):
-        sent = await run(load, mode)
-        differ, lost = differ + differing(before, sent), lost + sent.lost
-    ratios: list[float] = []
-    for index in range(plan.repetitions):
-        ways = {"alone": to(alone.url), "mode": mode}
-        order = ("alone", "mode") if index % 2 == 0 else ("mode", "alone")
-        sent_by = {each: await run(plan.rate, ways[each]) for each in order}
-        ratios.append(sent_by["alone"].seconds / sent_by["mode"].seconds)
-        lost += sum(sent.lost for sent in sent_by.values())
-        rates = {each: plan.rate.tokens / sent.seconds for each, sent in sent_by.items()}
-        differ += differing(sent_by["alone"], sent_by["mode"])
-        print(f"{name}: {rates['mode']:7.0f} tokens/s, alone {rates['alone']:7.0f}; ratio {ratios[-1]:.3f}", flush=True)
-    compared = _count(plan) + plan.repetitions * len(plan.rate.bodies)
-    print(f"{name}: {compared} answers compared, {differ} differ, {lost} requests lost", flush=True)
-    return Mode(ratios, differ, compared, lost, {})
+async def _drafted(on: Ground, name: str, way: Way, target: Engine, service: DraftService) -> Mode:
+    """Bytes a token are of the turns alone: a long prompt goes out once, whatever is drafted for it."""
+    none = Mode([], 0, 0, 0, 0, {})
+    lengths = on._replace(plan=on.plan._replace(repetitions=0))
+    equal = none if name == OWN_WILL else await lengths.compare(f"{name}, prompts of all lengths", way)
+    before = service.passed()
+    mode = await on._replace(plan=on.plan._replace(equal=[]), reference=[]).compare(name, way)
+    travelled, drafted = (now - then for now, then in zip(service.passed(), before, strict=True))
+    figures = {"acceptance": _acceptance(target), "bytes_per_token": travelled / max(1.0, drafted)}
+    differ, compared, lost = equal.differ + mode.differ, equal.compared + mode.compared, equal.lost + mode.lost
+    return mode._replace(differ=differ, compared=compared, lost=lost, figures=figures)
+
+
+MODES: dict[str, Callable[[Ground], Awaitable[dict[str, Mode]]]] = {
+    "spec": _speculative,
+    "dpd": _prefill_decode,
+    "dsd": _draft_target,
+}
 
 
 def _count(plan: Plan) -> int:
@@ -189,26 +164,15 @@ def _acceptance(target: Engine) -> float:
     return target.counter("vllm:spec_decode_num_accepted_tokens_total") / drafted if drafted else 0.0
 
 
-def _models(home: EngineHome, folder: Path) -> tuple[Path, Path]:
-    small, large = folder / "tiny", folder / "tiny-larger"
-    maker = [home.python, str(ROOT / "executors" / "tiny_model.py")]
-    subprocess.run([*maker, str(small)], check=True, capture_output=True)
-    subprocess.run([*maker, str(large), "--further", str(FURTHER)], check=True, capture_output=True)
-    return small, large
-
-
-def _summed(found: dict[str, Mode | None]) -> dict[str, object]:
+def _summed(found: dict[str, Mode]) -> dict[str, object]:
     def figure(name: str, key: str) -> float | None:
-        mode = found.get(name)
-        return round(mode.figures[key], 4) if mode and key in mode.figures else None
+        return round(found[name].figures[key], 4) if name in found and key in found[name].figures else None
 
     def equal(name: str) -> bool | None:
-        mode = found.get(name)
-        return mode.differ == 0 and mode.lost == 0 if mode else None
+        return found[name].differ == 0 and found[name].lost == 0 if name in found else None
 
-    def ratio(name: str) -> float | None:
-        mode = found.get(name)
-        return round(statistics.median(mode.ratios), 4) if mode else None
+    def median(name: str, values: Callable[[Mode], list[float]]) -> float | None:
+        return round(statistics.median(values(found[name])), 4) if name in found else None
 
     return {
         "dpd_equal_outputs": equal("dpd"),
@@ -217,8 +181,9 @@ def _summed(found: dict[str, Mode | None]) -> dict[str, object]:
         "dsd_equal_outputs": equal("dsd"),
         "dsd_bytes_per_token": figure("dsd", "bytes_per_token"),
         "dsd_acceptance": figure("dsd", "acceptance"),
-        "throughput_vs_standalone": {name: ratio(name) for name in ("spec", "dpd", "dsd")},
-        "lost": sum(mode.lost for mode in found.values() if mode),
+        "throughput_vs_standalone": {name: median(name, lambda mode: mode.rates) for name in MODES},
+        "energy_vs_standalone": {name: median(name, lambda mode: mode.energies) for name in MODES},
+        "lost": sum(mode.lost for mode in found.values()),
     }
 
 

@@ -14,12 +14,16 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from batchsched.executors.engine_home import EngineHome
 from batchsched.executors.launch import command, environment, last_words
 from batchsched.executors.tether import tethered
 from batchsched.fleet import Pool, ServedModel
 
+ROOT = Path(__file__).resolve().parent.parent
 CONTEXT_TOKENS = 4608
+FURTHER = 4
 READY_S = 400.0
 KEY = "bench"
 
@@ -49,6 +53,21 @@ class Engine:
             except (urllib.error.URLError, OSError):
                 time.sleep(0.25)
         raise RuntimeError(f"The engine {self.name} was not ready after {READY_S:.0f} s; its log is {self._log}.")
+
+    def pids(self) -> list[int]:
+        """Its processes, for a meter."""
+        with contextlib.suppress(psutil.Error):
+            return [self.pid, *(child.pid for child in psutil.Process(self.pid).children(recursive=True))]
+        return []
+
+    @contextmanager
+    def stopped(self) -> Generator[None]:
+        """It does nothing at all meanwhile."""
+        os.killpg(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """As a machine that goes: its processes, all at once."""
@@ -90,6 +109,15 @@ def engine(
         yield launched
     finally:
         launched.kill()
+
+
+def tiny_models(home: EngineHome, folder: Path) -> tuple[Path, Path]:
+    """A small one and a larger one that mostly agrees with it, made in `folder` where they are not there."""
+    small, large = folder / "tiny", folder / "tiny-larger"
+    maker = [home.python, str(ROOT / "executors" / "tiny_model.py")]
+    subprocess.run([*maker, str(small)], check=True, capture_output=True)
+    subprocess.run([*maker, str(large), "--further", str(FURTHER)], check=True, capture_output=True)
+    return small, large
 
 
 def free_port() -> int:

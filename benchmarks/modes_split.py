@@ -32,10 +32,14 @@ class Both:
         self._model = model
         self.block_tokens = 0
 
+    def sent(self) -> float:
+        """Bytes so far."""
+        return self.answers.counter("vllm:nixl_bytes_transferred_sum")
+
     def figures(self) -> dict[str, float]:
         """Bytes a token of the blocks that were sent, and as the model's shape has it."""
-        sent = self.answers.counter("vllm:nixl_bytes_transferred_sum")
-        return {"bytes_measured": sent / max(1, self.block_tokens), "bytes_computed": kv_bytes_in(str(self._model)) or 0.0}
+        per_token = self.sent() / max(1, self.block_tokens)
+        return {"bytes_measured": per_token, "bytes_computed": kv_bytes_in(str(self._model)) or 0.0}
 
 
 def missing(home: EngineHome) -> str:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+from pathlib import Path
 
 import aiohttp
+import psutil
+import pytest
 
-from benchmarks.modes import Mode, _plan, _summed
+from benchmarks.modes import _plan, _summed
+from benchmarks.modes_engines import Engine
 from benchmarks.modes_load import FIRST_TOKEN, LAST_TOKEN, Body, Sent, differing, of_lengths, run, spread
+from benchmarks.modes_turns import Mode, Turn, Way, compare, table
 
 
 def test_prompts_have_the_lengths_that_are_asked_for() -> None:
@@ -41,15 +47,84 @@ async def test_a_request_without_an_answer_is_lost_and_not_different() -> None:
     assert differing(sent, Sent([[1], [2], sent.answers[2]], 1.0)) == 1
 
 
+def turn(seconds: float, own_j: float, partner_j: float = 0.0) -> Turn:
+    return Turn(seconds, own_j, partner_j, 1000.0, "modelled")
+
+
+def mode(ratio: float = 2.0, **figures: float) -> Mode:
+    """Three repetitions, each so much slower than the engine alone, or a fifth more or less, for as many more joules."""
+    turns = [(turn(10.0, 100.0), turn(10 * ratio * by, 60 * ratio * by, 40 * ratio * by)) for by in (0.8, 1.25, 1.0)]
+    return Mode(turns, 64, 0, 10, 0, figures)
+
+
 def test_the_sum_names_what_was_not_run() -> None:
-    found = {"dsd": Mode([0.5, 0.3, 0.4], 0, 10, 0, {"acceptance": 0.66666, "bytes_per_token": 9.5}), "dpd": None}
-    assert json.loads(json.dumps(_summed(found))) == {
+    assert json.loads(json.dumps(_summed({"dsd": mode(acceptance=0.66666, bytes_per_token=9.5)}))) == {
         "dpd_equal_outputs": None,
         "dpd_bytes_per_token_measured": None,
         "dpd_bytes_per_token_computed": None,
         "dsd_equal_outputs": True,
         "dsd_bytes_per_token": 9.5,
         "dsd_acceptance": 0.6667,
-        "throughput_vs_standalone": {"spec": None, "dpd": None, "dsd": 0.4},
+        "throughput_vs_standalone": {"spec": None, "dpd": None, "dsd": 0.5},
+        "energy_vs_standalone": {"spec": None, "dpd": None, "dsd": 2.0},
         "lost": 0,
     }
+
+
+def test_the_papers_equations_are_told_of_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
+    dear, cheap = mode(2.0), mode(0.5)
+    told = dear.verdict(two_machines=True)
+    assert told.energy_saved_j == pytest.approx(300 - 610)
+    assert told.rho == pytest.approx(610 / 300)
+    assert not told.saved
+    assert told.modelled
+    assert told.old_term > 0
+    alone = cheap.verdict(two_machines=False)
+    assert (alone.saved, alone.old_term) == (True, 0.0)
+    assert cheap.verdict(two_machines=True).share > alone.share
+    table({"dpd": dear, "spec": cheap}, frozenset({"dpd"}))
+    lines = capsys.readouterr().out.splitlines()
+    assert "0.500 [0.400, 0.625]" in lines[1]
+    assert lines[3].startswith("dpd: takes 103% more energy and saves nothing")
+    assert "Equation 4: -310 J of 300 saved" in lines[3]
+    assert lines[-1].startswith("Energy is modelled, by CPU time.")
+
+
+class Still(Engine):
+    """An engine that is a sleeping process."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("still", 1, subprocess.Popen(["sleep", "1000"], start_new_session=True), folder / "log")
+
+    async def stands(self, still: bool) -> None:
+        """Signals take a moment."""
+        async with asyncio.timeout(60):
+            while (psutil.Process(self.pid).status() == psutil.STATUS_STOPPED) != still:
+                await asyncio.sleep(0.001)
+
+
+async def test_each_has_its_turn_alone_the_order_alternates_and_answers_are_compared(tmp_path: Path) -> None:
+    engines, order = (Still(tmp_path), Still(tmp_path)), list[str]()
+
+    def way(own: int) -> Way:
+        async def send(session: aiohttp.ClientSession, body: Body) -> list[int]:
+            await engines[own].stands(still=False)
+            await engines[1 - own].stands(still=True)
+            order.append("alone" if own == 0 else "mode")
+            return [len(body["prompt"]) + own * (len(body["prompt"]) == 3)]
+
+        return Way(send, [engines[own]], lambda: 8.0 * len(order))
+
+    try:
+        long, rate = of_lengths("large", [3, 4], 5, 2), of_lengths("large", [2, 3], 5, 2)
+        found = await compare("it", [(long, Sent([[3], [4]], 1.0))], rate, 2, way(0), way(1))
+        for engine in engines:
+            await engine.stands(still=False)
+        assert engines[0].pids() == [engines[0].pid]
+    finally:
+        for engine in engines:
+            engine.kill()
+    assert order == ["mode"] * 2 + ["alone"] * 2 + ["mode"] * 4 + ["alone"] * 2
+    assert (found.differ, found.compared, found.lost) == (3, 6, 0)
+    assert [turned.between_bytes for _, turned in found.turns] == [16.0, 16.0]
+    assert all(each.own_j > 0 for pair in found.turns for each in pair)

@@ -17,8 +17,7 @@ import pytest
 
 from batchsched.executors.drafts import target_args, target_environment
 from batchsched.executors.engine_home import EngineHome
-from benchmarks.modes import _models
-from benchmarks.modes_engines import CONTEXT_TOKENS, Engine, engine, free_port
+from benchmarks.modes_engines import CONTEXT_TOKENS, Engine, engine, free_port, tiny_models
 from benchmarks.modes_load import Load, Sent, differing, of_lengths, run, spread, to
 from tests.engine_fixture import ROOT, real_engine
 
@@ -78,7 +77,7 @@ def home() -> EngineHome:
 
 
 def test_answers_are_those_of_the_target_alone_whatever_dies(home: EngineHome, tmp_path: Path) -> None:
-    small, large = _models(home, ROOT / ".models")
+    small, large = tiny_models(home, ROOT / ".models")
     counted, port = tmp_path / "drafts.json", free_port()
     extra = target_environment(f"127.0.0.1:{port}", KEY, counted, always=True)
     lengths = spread(20, 4000, 10)

@@ -182,7 +182,10 @@ def test_ways_are_set_side_by_side_with_the_papers_verdict(server: LiveServer, t
     assert full["verdict"]["rho"] == pytest.approx(0.5)
     assert full["verdict"]["saved"] is True
     assert found[2]["side"]["attainment"] == pytest.approx(0.9)
-    assert "joules a token" in picture.read_text()
+    drawn = picture.read_text()
+    assert all(
+        f"<!-- {said} -->" in drawn for said in ("energy of both pools", "requests a second", "tiny on local, sharegpt p50")
+    )
     shown = CliRunner().invoke(cli, arguments)
     assert "guessing on local, sharegpt p50, full: takes 50% less energy and saves 50.0% of the grams" in shown.output
     other = CliRunner().invoke(cli, ["profile", "show", "tiny", "--server", server.url])

@@ -8,6 +8,8 @@ from __future__ import annotations
 import msgspec
 
 from batchsched.carbon.greenllm import Split
+from batchsched.carbon.hardware import Range
+from batchsched.carbon.models import Hardware
 from batchsched.units import kwh
 
 
@@ -45,6 +47,12 @@ def judge(split: Split, g_per_kwh: float, *, modelled: bool = False) -> Verdict:
         saved=share < 1.0,
         sentence=_sentence(split.rho, share, g_per_kwh, modelled=modelled),
     )
+
+
+def making(gpu: str) -> Range | None:
+    """What is charged for making what computes, kgCO2e: the GPU alone, as in the paper; without one, the machine's share."""
+    hardware = Hardware()
+    return (hardware.host_share() if gpu == "cpu" else hardware.gpu(gpu)).kg
 
 
 def _sentence(rho: float, share: float, g_per_kwh: float, *, modelled: bool) -> str:

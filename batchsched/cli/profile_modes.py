@@ -54,15 +54,14 @@ def _verdict(
     side: Side, plain: Side, places: Mapping[str, PoolProfile], grid: Mapping[str, float | None], years: float
 ) -> Verdict | None:
     from batchsched.carbon.greenllm import Device, Split, Use
-    from batchsched.carbon.models import Hardware
-    from batchsched.carbon.modes import judge
+    from batchsched.carbon.modes import judge, making
 
     place = places.get(side.pool)
     g_per_kwh = grid.get(place.zone) if place else None
     if place is None or not g_per_kwh or not side.own_j_per_token or not plain.energy_j_per_token:
         return None
     partner = places.get(side.way.partner_pool, place)
-    made = [Hardware().gpu(one.gpu).kg for one in (place, partner)]
+    made = [making(one.gpu) for one in (place, partner)]
     if made[0] is None or made[1] is None:
         return None
     split = Split(
