@@ -98,7 +98,7 @@ bench-cpu-beside: env model ## what online users feel of an engine on the host's
 bench-spare: env model ## our governor beside online users against fixed caps, priority alone and AIMD, an hour (ARGS=--quick: a third)
 	@$(PY) -m benchmarks.spare $(ARGS)
 
-bench-modes: env ## the serving modes of two GPUs or two models against one engine alone: answers, bytes, rates (ARGS=--quick for a glance)
+bench-modes: env modes-env ## the serving modes of two GPUs or two models against one engine alone: answers, bytes, rates (ARGS=--quick for a glance)
 	@$(PY) -m benchmarks.modes $(ARGS)
 
 bench-cli: $(ENV) ## how quickly commands start beside a bare click, and what an installation takes (ARGS=--no-server: the client's alone)

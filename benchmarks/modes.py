@@ -63,7 +63,7 @@ def _plan(quick: bool) -> Plan:
     count, longest, answer = (6, 1000, 24) if quick else (32, 4000, 48)
     lengths = spread(20, longest, count)
     equal = [of_lengths(TARGET, lengths, answer, in_flight, seed) for seed, in_flight in enumerate((1, 32))]
-    requests, each = (24, 48) if quick else (96, 128)
+    requests, each = (24, 48) if quick else (64, 96)
     return Plan(equal, of_lengths(TARGET, [20 + 9 * (index % 20) for index in range(requests)], each, 32, 7), 1 if quick else 5)
 
 
