@@ -48,6 +48,17 @@ class Coming(NamedTuple):
     startup_s: float
 
 
+class _Suiting(NamedTuple):
+    """Batches that a pool may work on at all; the instants at which what it should do with them may change: their latest safe
+    starts, and seconds from the plan's origin at which it has something there no more."""
+
+    names: frozenset[str]
+    latest: list[datetime]
+    ends_s: list[float]
+    models: dict[tuple[int, int], Mapping[str, str]]
+    """Worked out, by how many of these have passed."""
+
+
 class Published(msgspec.Struct, frozen=True, dict=True):
     """A plan, what it was made from, and what follows from it at an instant. Shared by threads, never changed."""
 
@@ -176,6 +187,32 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         job = self.jobs.get(batch_id)
         return job is not None and job.goes_on(pool)
 
+    def able(self, pool: str, ready: Collection[str]) -> list[str]:
+        """Those of these batches that a pool may work on at all."""
+        names = self._suiting(pool).names
+        return [name for name in ready if name in names]
+
+    def models(self, pool: str, now: datetime) -> Mapping[str, str]:
+        """Of each batch that a pool may work on at all the model to serve it with now, where it has one (`model`)."""
+        mine = self._suiting(pool)
+        passed = bisect_right(mine.latest, now), bisect_right(mine.ends_s, (now - self.made_at).total_seconds())
+        if (known := mine.models.get(passed)) is None:
+            found = ((name, self.model(name, pool, now)) for name in mine.names)
+            known = mine.models[passed] = {name: model for name, model in found if model}
+        return known
+
+    def _suiting(self, pool: str) -> _Suiting:
+        if (known := self._by_pool.get(pool)) is None:
+            names = frozenset(name for name, job in self.jobs.items() if job.goes_on(pool))
+            latest = sorted(at for name, at in self.latest_start_at.items() if at and name in names)
+            known = self._by_pool[pool] = _Suiting(names, latest, sorted({a.end_s for a in self.plan.on(pool)}), {})
+        return known
+
+    @cached_property
+    def _by_pool(self) -> dict[str, _Suiting]:
+        """What was worked out of `_suiting`. Every claim asks for it, of all batches."""
+        return {}
+
     def startup_s(self, batch_id: str, pool: str, model: str) -> float:
         """How long an engine of a model takes to start on a pool for a batch; 0 where that is not to be."""
         if (job := self.jobs.get(batch_id)) is None:
@@ -211,12 +248,14 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     ) -> Turns:
         """What a pool may work on now, of the batches in `ready`, each with the model to serve it with. `leased`: the pool's
         tally, by batch."""
-        free = {name: job for name, job in self.jobs.items() if job.goes_on(pool) and not self.must(name, now)}
+        waiting = {name for name in ready if not self.must(name, now)}
+        here = dict.fromkeys([*(a.batch_id for a in self.plan.on(pool)), *leased])  # of no other work there is any account
+        free = {name: self.jobs[name] for name in here if self.suits(name, pool) and not self.must(name, now)}
         allowed, room_s = allowances(self.plan, free, pool, (now - self.made_at).total_seconds(), leased)
         wants = [
-            self._want(name, key, math.inf if name not in free else allowed[name], model, self._presses(name, now))
+            self._want(name, key, allowed[name] if name in waiting else math.inf, model, self._presses(name, now))
             for name, model in ready.items()
-            if (name not in free or name in allowed)
+            if (name not in waiting or name in allowed)
             and (key := self.key(name, pool, now)) is not None
             and self._in_time(name, pool, now)
         ]
@@ -335,7 +374,8 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         `unfinished`: batches of which something is left to be leased; the plan's work of others is done.
         """
         now_s = (now - self.made_at).total_seconds()
-        starts = [at for batch_id, at in self.latest_start_at.items() if at and at > now and self.suits(batch_id, pool)]
+        latest = self._suiting(pool).latest
+        starts = latest[bisect_right(latest, now) :][:1]
         first = self._next(pool, now_s, unfinished)
         if not first:
             return min(starts, default=None), {}

@@ -394,14 +394,15 @@ class Scheduler:
         if published is None or closed:
             return Offer(Turns([], {}, {}))
         ready = chunks.ready(connection, now)
-        able = [name for name in ready if published.suits(name, pool)]
+        able = published.able(pool, ready)
         if able and tallies.take_turns(connection, pool):
             published = self._in_force(connection) or published
             if most is not None and self.doors.closed(connection, pool, now, worker):
                 return Offer(Turns([], {}, {}))  # who claimed at the same time took the last place
         leased = tallies.of_pool(connection, pool) if able else {}
-        planned = {name: job for name in able if (job := published.jobs.get(name))}
-        chosen = {name: model for name in planned if (model := published.model(name, pool, now))}
+        chosen = published.models(pool, now) if able else {}
+        planned = {name: published.jobs[name] for name in able if name in chosen}
+        chosen = {name: chosen[name] for name in planned}
         models = {name: planned[name].model if model in lacking or not renames else model for name, model in chosen.items()}
         models = {name: model for name, model in models.items() if model not in lacking and self.fleet.pools[pool].serves(model)}
         several = len({planned[name].tenant for name in models}) > 1  # else it is nobody else's turn

@@ -177,8 +177,14 @@ def of_pool(connection: Connection, pool: str, since: datetime) -> list[Row]:
 
 def preparing_for(connection: Connection, batch_ids: Collection[str], since: datetime) -> list[Row]:
     """Those of every pool that were told to get a model ready for a chunk of these batches."""
-    here = select(workers).where(_IS_ACTIVE, workers.c.seen_at >= since, workers.c.preparing_for.in_(batch_ids))
-    return every(connection, here)
+    named = {f"batch_{n}": batch_id for n, batch_id in enumerate(batch_ids)}
+    return _preparing(len(named)).rows(connection, {"since": since, **named}) if named else []
+
+
+@cache
+def _preparing(batches: int) -> Hot:
+    named = [bindparam(f"batch_{n}", type_=workers.c.preparing_for.type) for n in range(batches)]
+    return Hot(select(workers).where(_IS_ACTIVE, workers.c.seen_at >= bindparam("since"), workers.c.preparing_for.in_(named)))
 
 
 def idle_power(connection: Connection) -> dict[str, float]:

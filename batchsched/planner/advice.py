@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Literal
 
 import msgspec
 
 from batchsched.planner.problem import Job, PoolState, Problem
-from batchsched.planner.room import chances
+from batchsched.planner.room import chances, each_chance
 from batchsched.planner.sound import sound_job
 from batchsched.units import format_duration
 
@@ -62,8 +62,7 @@ def options(problem: Problem, job: Job, alternatives: Iterable[Alternative] = ()
     for other in alternatives:
         tried.append(Option(other.kind, 0.0, sites=other.sites, zones=other.zones, model=other.model))
         variants.append(sound_job(problem, other.job))
-    chance = chances(problem, variants)
-    good = [msgspec.structs.replace(o, probability=p) for o, p in zip(tried, chance, strict=True) if p >= job.confidence]
+    good = _good(problem, tried, variants, job.confidence)
     first = {kind: next((option for option in good if option.kind == kind), None) for kind in ("deadline", "model")}
     surest = {
         kind: max((option for option in good if option.kind == kind), key=lambda option: option.probability, default=None)
@@ -71,6 +70,17 @@ def options(problem: Problem, job: Job, alternatives: Iterable[Alternative] = ()
     }
     found = [first["deadline"], surest["sites"], surest["zones"], first["model"], _replicas(problem, job)]
     return [option for option in found if option is not None]
+
+
+def _good(problem: Problem, tried: Sequence[Option], variants: Sequence[Job], confidence: float) -> list[Option]:
+    """Those that would do, in their order; of the deadlines the earliest alone."""
+    found: dict[int, Option] = {}
+    for n, chance in each_chance(problem, variants):
+        if chance >= confidence:
+            found[n] = msgspec.structs.replace(tried[n], probability=chance)
+            if tried[n].kind == "deadline":  # of what is left all are later deadlines
+                break
+    return [found[n] for n in sorted(found)]
 
 
 def words(job: Job, found: Iterable[Option]) -> str:

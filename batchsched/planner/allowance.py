@@ -22,7 +22,7 @@ def request_s(job: Job, key: str) -> float:
 def key_now(plan: Plan, job: Job, pool: str, now_s: float) -> str | None:
     """The job's name for the configuration in which a pool should work on it: by the plan that of its place there now, else of
     the next, else of the last; the fastest where it has no place; None where the pool may not work on it."""
-    mine = [a for a in plan.of(job.batch_id) if a.pool == pool]
+    mine = plan.at(job.batch_id, pool)
     now = next((a for a in mine if now_s < a.end_s), mine[-1] if mine else None)
     return now.key if now else next(iter(job.keys_on(pool)), None)
 

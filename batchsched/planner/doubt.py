@@ -21,7 +21,7 @@ _RARE = 0.02
 """Failures this much rarer than the misses that are allowed change nothing."""
 _HALVINGS = 7
 _ROOT = math.sqrt(2.0)
-_NOTHING = 1e-20
+_NOTHING = 1e-12
 """Failures this unlikely, and more than expected, add nothing to a sum of probabilities."""
 _MANY = 100
 """More failures than this make a steady loss."""
@@ -77,11 +77,25 @@ class Doubt(msgspec.Struct, frozen=True):
         if self.stops > _MANY:
             steady = Doubt(self.spread, math.sqrt(self.stops) * self.stop)
             return _within(times - self.stops * self.stop, steady.spread)
-        total, term, spread = 0.0, math.exp(-self.stops), self.spread
+        if self.spread <= 0:
+            return self._within_sure(times)
+        # Written out: a plan asks this some ten thousand times.
+        total, term, left, spread = 0.0, math.exp(-self.stops), times, self.spread
+        for n in range(1, 4 * _MANY + 1):
+            total += term * 0.5 * (1.0 + math.erf((math.log(left) + spread**2 / 2) / spread / _ROOT))
+            term *= self.stops / n
+            left = times - n * self.stop
+            if left <= 0 or (term < _NOTHING and n > self.stops):
+                break
+        return min(1.0, total)
+
+    def _within_sure(self, times: float) -> float:
+        """The same where nothing is uncertain but failures."""
+        total, term = 0.0, math.exp(-self.stops)
         for n in range(4 * _MANY):
             if n * self.stop >= times or (term < _NOTHING and n > self.stops):
                 break
-            total += term * _within(times - n * self.stop, spread)
+            total += term * _within(times - n * self.stop, 0.0)
             term *= self.stops / (n + 1)
         return min(1.0, total)
 

@@ -138,11 +138,23 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         """The allotments on one pool, in order of time."""
         return self._by_pool.get(pool, [])
 
+    def at(self, batch_id: str, pool: str) -> list[Allotment]:
+        """The allotments of one job on one pool, in order of time."""
+        return self._by_both.get((batch_id, pool), [])
+
     @cached_property
     def _by_job(self) -> dict[str, list[Allotment]]:
         found: dict[str, list[Allotment]] = defaultdict(list)
         for a in sorted(self.allotments, key=lambda a: (a.start_s, a.pool)):
             found[a.batch_id].append(a)
+        return dict(found)
+
+    @cached_property
+    def _by_both(self) -> dict[tuple[str, str], list[Allotment]]:
+        found: dict[tuple[str, str], list[Allotment]] = defaultdict(list)
+        for mine in self._by_job.values():
+            for a in mine:
+                found[a.batch_id, a.pool].append(a)
         return dict(found)
 
     @cached_property

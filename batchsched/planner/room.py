@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -71,14 +71,19 @@ def probabilities(problem: Problem, only: Collection[str], aside: Sequence[Job] 
 
 def chances(problem: Problem, variants: Sequence[Job]) -> list[float]:
     """What each of these variants of one job would be promised beside all other jobs, in one walk."""
-    walk, found = _Walk(problem), dict[int, float]()
+    found = dict(each_chance(problem, variants))
+    return [found[n] for n in range(len(variants))]
+
+
+def each_chance(problem: Problem, variants: Sequence[Job]) -> Iterator[tuple[int, float]]:
+    """The same one by one, with the number of each, in the order of their deadlines: who has found what they seek may stop."""
+    walk = _Walk(problem)
     others = sorted((job for job in problem.jobs if job.batch_id != variants[0].batch_id), key=_order, reverse=True)
     for n in sorted(range(len(variants)), key=lambda n: variants[n].deadline_s):
         while others and _order(others[-1]) < _order(variants[n]):
             walk.waiting.append(others.pop())
         walk.go()
-        found[n] = walk.room(variants[n], variants[n].deadline_s).probability
-    return [found[n] for n in range(len(variants))]
+        yield n, walk.room(variants[n], variants[n].deadline_s).probability
 
 
 class _Usable(NamedTuple):
