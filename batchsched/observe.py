@@ -322,7 +322,9 @@ class Observer:
         """The configurations that may serve a batch: an accepted model on a pool of an accepted site."""
         named = tuple(batches.models(row))
         lengths = {model: _lengths(row, model, scene.answers) for model in named}
-        lengths |= {way: lengths[base] for way, base in scene.ways.beside(named, row["endpoint"]).items() if way not in lengths}
+        if not row["options"].get("uniform"):  # of which no chunk may turn out to need the plain way
+            ways = scene.ways.beside(named, row["endpoint"])
+            lengths |= {way: lengths[base] for way, base in ways.items() if way not in lengths}
         places = [tuple(row["options"].get(name) or ()) for name in ("sites", "zones")]
         return [
             Candidate(
@@ -333,6 +335,7 @@ class Observer:
                 loaded=model in scene.loaded[pool],
             )
             for model, pool in scene.accepted(named, *places, row["endpoint"])
+            if model in lengths
         ]
 
     def _confidence(self, options: Mapping[str, Any]) -> float:

@@ -40,6 +40,7 @@ from batchsched.risks import Risks
 from batchsched.settings import Settings
 from batchsched.solving import READY_S, SEED, PlanMaker, Solved, Solver, versions
 from batchsched.wanted import Crew, crew
+from batchsched.ways import undrafted
 
 if TYPE_CHECKING:
     from batchsched.forecasts.calibration import Calibrator
@@ -404,6 +405,7 @@ class Scheduler:
         planned = {name: published.jobs[name] for name in able if name in chosen}
         chosen = {name: chosen[name] for name in planned}
         models = {name: planned[name].model if model in lacking or not renames else model for name, model in chosen.items()}
+        models |= undrafted(connection, models, {name: planned[name].model for name in models}, self.fleet, now)
         models = {name: model for name, model in models.items() if model not in lacking and self.fleet.pools[pool].serves(model)}
         several = len({planned[name].tenant for name in models}) > 1  # else it is nobody else's turn
         served = self._served(connection, published) if several else {}

@@ -7,7 +7,10 @@ other pool (a partner, of which each of its workers has one) and bandwidth of th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
+
+from sqlalchemy import Connection
 
 from batchsched.fleet import Fleet
 from batchsched.lines import EMBEDDINGS
@@ -15,7 +18,8 @@ from batchsched.planner import Slot
 from batchsched.planner.problem import Configuration, Link, standalone
 from batchsched.profiles.profile import Profile
 from batchsched.profiles.ways import Judged, judge, link_bytes_per_s
-from batchsched.variants import TWO_POOLS, variants_of
+from batchsched.queue import chunks
+from batchsched.variants import DRAFTING, TWO_POOLS, variants_of
 
 Key = tuple[str, str]
 
@@ -99,6 +103,16 @@ class Ways:
         if not self._alive:
             return min(self._replicas.get(pool, 0), self._fleet.pools[served.partner_pool].count)
         return sum(row["pool"] == pool and served.mode in (row["modes"] or ()) for row in self._alive)
+
+
+def undrafted(
+    connection: Connection, chosen: Mapping[str, str], named: Mapping[str, str], fleet: Fleet, now: datetime
+) -> dict[str, str]:
+    """Of batches with nothing left to lease but chunks that drafts do not suit, the model that is `named`; others are left out.
+    `chosen`: what each is to be served with."""
+    drafted = {name for name, model in chosen.items() if model != named[name] and fleet.models[model].mode in DRAFTING}
+    plain = drafted - chunks.ready(connection, now, plain=False) if drafted else drafted
+    return {name: named[name] for name in plain}
 
 
 def _engines(model: str) -> str:

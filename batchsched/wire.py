@@ -346,6 +346,8 @@ class Release(msgspec.Struct):
     token: int
     reason: ReleaseReason
     meter: Meter | None = None
+    plain: bool = False
+    """A request of it cannot be served in the way that was asked for, only in the plain one."""
 
 
 class Fail(msgspec.Struct):

@@ -9,7 +9,6 @@ from typing import Any
 from batchsched.engines import Build
 from batchsched.errors import EngineFailed
 from batchsched.fleet import Draft, Mode, ServedModel, absolute
-from batchsched.settings import Worker
 from batchsched.variants import DRAFTING
 
 OWN_MODES: tuple[Mode, ...] = ("speculative",)
@@ -18,9 +17,9 @@ _BY_DRAFTS = (b'"min_p"', b'"logit_bias"')
 """Fields of requests that vLLM (0.32) refuses where it checks drafts."""
 
 
-def modes_of(settings: Worker) -> list[Mode]:
-    """The modes in which a worker with these settings can serve, beside the plain one."""
-    return [*OWN_MODES, *(("prefill_decode", "draft_target") if settings.partner_url else ())]
+def modes_of(partner: Mode | None) -> list[Mode]:
+    """The modes in which a worker can serve beside the plain one. `partner`: what its partner is for, once known."""
+    return [*OWN_MODES, *([partner] if partner else [])]
 
 
 def mode_flags(build: Build, model: ServedModel) -> list[str]:

@@ -90,6 +90,11 @@ class Partnership:
 
     # What the worker asks.
 
+    @property
+    def role(self) -> Mode | None:
+        """What it is for; None before it was heard of, and while it is another worker's."""
+        return self.told.mode if self.told else None
+
     async def way(self, pool: Pool, model: ServedModel) -> Split | None:
         """For an engine of ours that serves the model from now on; None where its prompts are not read elsewhere."""
         if model.mode != "prefill_decode" or not self._url:

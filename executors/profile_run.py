@@ -21,7 +21,7 @@ from batchsched.executors.engine import AttachedEngine, Engine, VllmEngine, bear
 from batchsched.executors.engine_home import find_engine
 from batchsched.executors.link import ServerLink, connections
 from batchsched.executors.meters import choose_meter, idle_power
-from batchsched.executors.modes import modes_of
+from batchsched.executors.modes import OWN_MODES
 from batchsched.executors.orphans import end_orphans
 from batchsched.executors.partnering import Partnership
 from batchsched.executors.probes import capacity_of, context_of
@@ -174,7 +174,8 @@ async def _place(
     """The pool as the server has it, else as it is declared here."""
     here = fleet.pools.get(pool)
     if link is not None:
-        message = Register(pool, socket.gethostname(), os.getpid(), adapters=True, modes=modes_of(settings))
+        modes: list[Mode] = [*OWN_MODES, *(TWO_POOLS if settings.partner_url else ())]  # the wrong one fails by itself
+        message = Register(pool, socket.gethostname(), os.getpid(), adapters=True, modes=modes)
         try:
             me = msgspec.json.decode(await link.call("POST", "/workers", message), type=Registered)
         except ServerUnreachable as problem:

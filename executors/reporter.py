@@ -67,9 +67,9 @@ class Reporter:
         """Send what waits, then say that every line is recorded."""
         await self._close("finish", lambda: Finish(self._lease.token, self._share.take(self._key)))
 
-    async def release(self, reason: ReleaseReason) -> None:
-        """Send what waits, then give the rest back."""
-        await self._close("release", lambda: Release(self._lease.token, reason, self._share.take(self._key)))
+    async def release(self, reason: ReleaseReason, *, plain: bool = False) -> None:
+        """Send what waits, then give the rest back; `plain`: for the plain way of serving."""
+        await self._close("release", lambda: Release(self._lease.token, reason, self._share.take(self._key), plain))
 
     async def fail(self, message: str, suspects: list[int], set_aside: int = 0, erring: Sequence[int] = ()) -> None:
         """Send what waits, then say that the engine failed under the chunk: `suspects` it may have died of, `erring` lines met

@@ -28,6 +28,7 @@ from batchsched.executors.engine import Engine, bearer, engine_for
 from batchsched.executors.engine_home import find_engine
 from batchsched.executors.held import Held
 from batchsched.executors.intake import input_of
+from batchsched.executors.lacks import Lacks
 from batchsched.executors.link import ServerLink, connections
 from batchsched.executors.meters import EnergyMeter, choose_meter, idle_power
 from batchsched.executors.modes import modes_of
@@ -41,7 +42,7 @@ from batchsched.executors.spare.gate import SpareGate, gate_for
 from batchsched.executors.tuning import Gpus, open_gpus
 from batchsched.executors.unsaid import Unsaid
 from batchsched.executors.work import Outcome
-from batchsched.fleet import ServedModel
+from batchsched.fleet import Mode, ServedModel
 from batchsched.operations import NOBODY, Operations
 from batchsched.settings import Worker as WorkerSettings
 from batchsched.traces import OFF, Tracer
@@ -89,7 +90,7 @@ class WorkerLoop:
         self._settings, self._pool_name, self._session, self._link, self._ids = settings, pool, session, link, ids
         self._engine_failures, self._forgotten = 0, False
         self._doubted = False  # the engine died, and has not answered since
-        self._lacking: set[str] = set()
+        self._lacks = Lacks()
         self._held: dict[tuple[str, int], Held] = {}  # by chunk and token: a chunk may come back before its old lease has ended
         self._changed = asyncio.Event()
         self._me: Registered
@@ -100,7 +101,8 @@ class WorkerLoop:
         self._beating = asyncio.Lock()
         self._unsaid: Unsaid
         self._meter: EnergyMeter
-        self._partner: Partnership
+        self._partner = Partnership.by(settings, session, ids)
+        self._modes: list[Mode]
         self._gpus: Gpus
         self._counting: Counting
         self._fresh = True  # nothing of ours has been loaded yet
@@ -127,7 +129,6 @@ class WorkerLoop:
         here, busy = self._engine.here, lambda: self._share.in_flight
         choice = choose_meter(pool, self._settings, self._engine.pids, busy=busy, models=models, here=here, shared=shared)
         log.info("Energy is %s. Engine: %s.", choice.why, self._engine.describe())
-        self._partner = Partnership.by(self._settings, self._session, self._ids)
         self._meter = self._partner.metered(choice.meter)
         self._gpus = open_gpus(pool, models, self._settings.state_dir, here=here)
         self._share = EnergyShare(self._meter, self._link.now)
@@ -161,6 +162,7 @@ class WorkerLoop:
         return 0
 
     async def _loop(self) -> None:
+        await self._partner.look()  # what it is for, before any work is asked for
         if self._settings.engine_url:
             await self._attach()
         while not self.stop.is_set():
@@ -179,9 +181,8 @@ class WorkerLoop:
 
     async def _step(self) -> None:
         """One round: mend the engine, or claim, or wait."""
-        if self._forgotten:
+        if self._forgotten or self._modes != modes_of(self._partner.role):
             await self._register_anew()
-            self._forgotten = False
         if self._driver.problem is not None:
             await self._restart()
         self._changed.clear()
@@ -191,7 +192,7 @@ class WorkerLoop:
             return
         ready = self._driver.ready
         sharing = self._gate.sharing(wants=True) if self._gate else None
-        claim = Claim(self._me.worker_id, 1, ready, renames=True, lacking=sorted(self._lacking), sharing=sharing)
+        claim = Claim(self._me.worker_id, 1, ready, renames=True, lacking=sorted(self._lacks.models), sharing=sharing)
         claimed = await self._link.insist("POST", "/leases", claim, Claimed)
         self._keep = claimed.keep
         if self._gate and claimed.ceiling is not None:
@@ -235,11 +236,13 @@ class WorkerLoop:
         """Perhaps with work in hands. What a heartbeat on its way says is said by the worker that we were, and by it alone."""
         async with self._beating:
             self._me = await self._register(self._me.worker_id)
+        self._forgotten = False
         await self._show_cards()
 
     async def _introduce(self, protocol: int, was: str) -> Registered:
+        self._modes = modes_of(self._partner.role)
         me = self._pool_name, socket.gethostname(), os.getpid(), protocol, own_version()
-        message = Register(*me, shares=True, replica=self._replica, adapters=True, modes=modes_of(self._settings), was=was)
+        message = Register(*me, shares=True, replica=self._replica, adapters=True, modes=self._modes, was=was)
         return await self._link.insist("POST", "/workers", message, Registered)
 
     async def _heartbeats(self) -> None:
@@ -358,10 +361,9 @@ class WorkerLoop:
         lease, began = held.lease, time.monotonic()
         found = await input_of(self._link, lease, self._me.models.get(lease.model, ServedModel()))
         if found.refused:
-            log.warning("Requests with %s cannot be served as %s; this worker does without it.", found.refused, lease.model)
-            self._lacking.add(lease.model)
+            self._lacks.field(lease, found.refused)
         if found.refused or self.stop.is_set() or lease.model != self._engine.served:
-            await reporter.release("shutdown" if self.stop.is_set() else "preempted")
+            await reporter.release("shutdown" if self.stop.is_set() else "preempted", plain=bool(found.refused))
             return
         held.work = self._driver.add(lease, reporter, found.lines)
         outcome = await held.work.outcome
@@ -393,9 +395,7 @@ class WorkerLoop:
             variant = model in self._me.models and self._me.models[model].variant_of
             if not variant and (isinstance(problem, EngineFailed) or not self._engine.served):
                 raise
-            if model not in self._lacking:
-                log.error("%s", problem.message)
-            self._lacking.add(model)
+            self._lacks.model(model, problem.message)
             await self._wait(poll_s)
 
     async def _prepare(self, model: str) -> None:
@@ -408,7 +408,7 @@ class WorkerLoop:
         if self._doubted:
             await prove(self._session, self._engine, model)
         self._engine_failures, self._doubted = 0, False
-        self._lacking.discard(model)
+        self._lacks.models.discard(model)
         self._idle_since = time.monotonic()
         await self._driver.revive(await self._partner.way(self._me.pool, self._me.models[model]))
         log.info("Ready after %.1f s: %s.", self._engine.startup_s, self._engine.describe())

@@ -39,6 +39,7 @@ _CLAIMABLE = (
         batches.c.state == "in_progress",
         batches.c.paused_at.is_(None),
         or_(chunks.c.not_before.is_(None), chunks.c.not_before <= bindparam("now")),
+        chunks.c.plain <= bindparam("plain_too", type_=chunks.c.plain.type),
     )
     .order_by(chunks.c.position)
     .limit(bindparam("limit"))
@@ -55,6 +56,7 @@ _READY = Hot(
             chunks.c.batch_id == batches.c.id,
             _IS_PENDING,
             or_(chunks.c.not_before.is_(None), chunks.c.not_before <= bindparam("now")),
+            chunks.c.plain <= bindparam("plain_too", type_=chunks.c.plain.type),
         )
         .exists(),
     )
@@ -67,6 +69,7 @@ _LEASED = Hot(
 _HELD = (chunks.c.id == bindparam("chunk"), chunks.c.token == bindparam("held"), chunks.c.state == "leased")
 _EXTEND = Hot(update(chunks).where(*_HELD).values(lease_until=bindparam("until")))
 _RELEASE = Hot(update(chunks).where(*_HELD).values(state="pending", **_IDLE))
+_PLAIN = Hot(update(chunks).where(*_HELD).values(plain=True))
 _TAKE = Hot(
     update(chunks)
     .where(chunks.c.id.in_(select(_CHOSEN.c.id)), _IS_PENDING)
@@ -159,10 +162,12 @@ def claim(
     now: datetime,
     lease_s: float,
     model: str | None = None,
+    plain: bool = True,
 ) -> list[Row]:
-    """Lease up to `limit` of a batch's pending chunks, in file order; to be served with `model` where requests name another."""
+    """Lease up to `limit` of a batch's pending chunks, in file order; to be served with `model` where requests name another.
+    Without `plain`, none of those that only the plain way of serving suits."""
     values = {"worker": worker_id, "on_pool": pool, "with_model": model, "until": now + timedelta(seconds=lease_s)}
-    taken = _TAKE.rows(connection, {"batch": batch_id, "now": now, "limit": limit, **values})
+    taken = _TAKE.rows(connection, {"batch": batch_id, "now": now, "limit": limit, "plain_too": plain, **values})
     return sorted(taken, key=lambda row: row["position"])
 
 
@@ -233,9 +238,12 @@ def record_all(connection: Connection, stored: Sequence[Stored]) -> list[Row]:
     return rows
 
 
-def release(connection: Connection, chunk_id: str, token: int) -> None:
-    """Give a chunk back without spending an attempt. Raises StaleLease."""
+def release(connection: Connection, chunk_id: str, token: int, *, plain: bool = False) -> None:
+    """Give a chunk back without spending an attempt; `plain`: from now on only the plain way of serving suits it. Raises
+    StaleLease."""
     held(connection, chunk_id, token, lock=True)
+    if plain:
+        _PLAIN.changed(connection, [{"chunk": chunk_id, "held": token}])
     if _RELEASE.changed(connection, [{"chunk": chunk_id, "held": token}]) != 1:
         raise StaleLease
 
@@ -322,14 +330,14 @@ def by_state(connection: Connection, batch_id: str) -> dict[str, int]:
     return {row["state"]: row["n"] for row in _BY_STATE.rows(connection, {"batch": batch_id})}
 
 
-def ready(connection: Connection, now: datetime) -> set[str]:
-    """Batches of which a chunk could be leased at once."""
-    return {row["id"] for row in _READY.rows(connection, {"now": now})}
+def ready(connection: Connection, now: datetime, *, plain: bool = True) -> set[str]:
+    """Batches of which a chunk could be leased at once. Without `plain`, one that not only the plain way of serving suits."""
+    return {row["id"] for row in _READY.rows(connection, {"now": now, "plain_too": plain})}
 
 
 def claimable(connection: Connection, batch_id: str, now: datetime, limit: int) -> int:
     """How many of a batch's chunks could be leased at once, counted up to `limit`."""
-    return len(_COUNTED.rows(connection, {"batch": batch_id, "now": now, "limit": limit}))
+    return len(_COUNTED.rows(connection, {"batch": batch_id, "now": now, "limit": limit, "plain_too": True}))
 
 
 def in_flight(connection: Connection) -> dict[tuple[str, str], int]:

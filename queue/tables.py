@@ -8,7 +8,20 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, ForeignKey, Index, String, Table, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    String,
+    Table,
+    UniqueConstraint,
+    false,
+    text,
+)  # fmt: skip
 from sqlmodel import Field, SQLModel
 
 from batchsched.queue.decided import OverrideRow, WindowRow
@@ -167,6 +180,8 @@ class ChunkRow(SQLModel, table=True):
     parts: list[Any] = Field(default_factory=list, sa_column=Column(JSON, nullable=False, server_default="[]"))
     model: str | None = None
     """Which model its last lease was served with; None: the one that its requests name."""
+    plain: bool = Field(default=False, sa_column=Column(Boolean, nullable=False, server_default=false()))
+    """A request of it was found to have a field that engines refuse where they make drafts."""
 
 
 class LedgerRow(SQLModel, table=True):

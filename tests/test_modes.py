@@ -121,9 +121,27 @@ async def test_requests_that_drafts_cannot_serve_are_given_back_for_the_plain_wa
     (chunk,) = server.chunks
     chunk.model, chunk.rename = "guessing", True
     async with working(server, tmp_path):
+        await server.until(lambda: len(server.heard("release")) > 0)
+        assert (server.heard("release")[0].reason, server.heard("release")[0].plain) == ("preempted", True)
+        chunk.model, chunk.rename = "tiny", False
+        await server.until_done()
+        assert not server.heard("claim")[-1].lacking
+        server.add([as_line("c2", "one two")])
+        server.chunks[-1].model, server.chunks[-1].rename = "guessing", True
+        await server.until_done()
+    assert {line["response"]["status_code"] for line in server.outputs().values()} == {200}
+
+
+@pytest.mark.slow
+async def test_from_a_server_that_knows_of_no_such_chunks_nothing_more_is_taken_in_the_other_way(tmp_path: Path) -> None:
+    server = FakeServer([])
+    server.models |= {"guessing": MODELS["guessing"]}
+    server.add([as_line("c1", "one two", min_p=0.1)])
+    (chunk,) = server.chunks
+    chunk.model, chunk.rename = "guessing", True
+    async with working(server, tmp_path):
         await server.until(lambda: any(claim.lacking for claim in server.heard("claim")))
         assert server.heard("claim")[-1].lacking == ["guessing"]
-        assert server.heard("release")[0].reason == "preempted"
         chunk.model, chunk.rename = "tiny", False
         await server.until_done()
     assert server.outputs()["c1"]["response"]["status_code"] == 200

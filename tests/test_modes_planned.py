@@ -141,6 +141,34 @@ def test_a_variant_is_planned_once_it_is_measured_and_pays(server: LiveServer) -
     assert (told(server)["acceptance"], told(server)["tokens_per_step"]) == (0.25, 2.0)
 
 
+def test_chunks_that_drafts_do_not_suit_are_served_plainly_and_the_others_go_on(tmp_path: Path, database_url: str) -> None:
+    with live_server(tmp_path, CONFIG + VARIANT, server__database_url=database_url, server__chunk_lines=25) as server:
+        me = server.post(f"{PREFIX}/workers", {"pool": "local", "host": "h", "pid": 1, "protocol": 2, "modes": ["speculative"]})
+        begun(server, requests(50))
+        measured(server, 2.0)
+        server.runtime.scheduler.plan_now()
+        claim = {"worker_id": me["worker_id"], "ready_models": ["guessing"], "renames": True}
+        (first,) = server.post(f"{PREFIX}/leases", claim)["leases"]
+        back = {"token": first["token"], "reason": "preempted", "plain": True}
+        server.post(f"{PREFIX}/leases/{first['chunk_id']}/release", back)
+        (second,) = server.post(f"{PREFIX}/leases", claim)["leases"]
+        assert (second["model"], second["first_line"]) == ("guessing", 26)
+        then = server.post(f"{PREFIX}/leases", claim)
+        assert (then["leases"], then["prepare"]) == ([], "tiny")
+        (again,) = server.post(f"{PREFIX}/leases", {**claim, "ready_models": ["tiny"]})["leases"]
+        assert (again["chunk_id"], again["model"], again["rename"]) == (first["chunk_id"], "tiny", False)
+
+
+def test_a_uniform_batch_is_served_as_it_is_named(server: LiveServer) -> None:
+    server.post(f"{PREFIX}/workers", {"pool": "local", "host": "h", "pid": 1, "protocol": 2, "modes": ["speculative"]})
+    batch = server.submit(requests(5), batchsched={"sites": ["home"], "uniform": True})["id"]
+    server.until(batch, "in_progress")
+    measured(server, 2.0)
+    view = server.runtime.scheduler.observer.look(server.runtime.clock.now())
+    (job,) = view.problem.jobs
+    assert not job.configurations
+
+
 def test_one_that_does_not_pay_stays_off_by_itself(server: LiveServer) -> None:
     begun(server, requests(50))
     measured(server, 0.8)

@@ -85,7 +85,8 @@ async def test_prompts_go_through_the_partner_and_its_joules_are_charged(tmp_pat
     meters = [meter for chunk in server.chunks for meter in chunk.meters if meter]
     assert sum(meter.energy_j for meter in meters) > 10.0 * sum(meter.busy_s for meter in meters)  # more than our own 10 W
     assert {meter.energy_source for meter in meters} == {"modelled"}
-    assert "prefill_decode" in server.heard("register")[0].modes
+    told = [message.modes for message in server.heard("register")]
+    assert told == [["speculative"], ["speculative", "prefill_decode"]]  # as soon as the partner says what it is for
 
 
 async def _handed(port: int) -> float:
@@ -104,6 +105,7 @@ async def test_without_its_partner_a_worker_answers_alone_and_with_it_again_once
     async with a_worker(server, tmp_path, port):
         await server.until_done()
         whole(server, 20)
+        assert [message.modes for message in server.heard("register")] == [["speculative"]]
         async with a_partner(tmp_path, port):
             with caplog.at_level("INFO"):
                 await server.until(lambda: "reads prompts for us" in caplog.text)
@@ -111,6 +113,7 @@ async def test_without_its_partner_a_worker_answers_alone_and_with_it_again_once
             server.chunks[-1].rename = True
             await server.until_done()
             assert len(server.outputs()) == 30
+            assert server.heard("register")[-1].modes == ["speculative", "prefill_decode"]
             assert await _handed(port) == 10
 
 

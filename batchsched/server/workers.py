@@ -25,6 +25,7 @@ from batchsched.server.messages import answer, read
 from batchsched.server.pace import Pace
 from batchsched.server.runtime import Runtime
 from batchsched.server.starts import Starts, beyond
+from batchsched.variants import DRAFTING
 from batchsched.wire import (
     MIN_PROTOCOL,
     PREFIX,
@@ -297,6 +298,7 @@ class LeaseDesk:
             now=self._runtime.clock.now(),
             lease_s=self._limits.lease_s,
             model=model,
+            plain=model is None or self._runtime.fleet.models[model].mode not in DRAFTING,
         )
         return got[0] if got else None
 
@@ -363,7 +365,7 @@ class LeaseDesk:
         with self._fenced(), self._database.write() as connection:
             chunk = chunks.held(connection, chunk_id, message.token, lock=True)
             self._runtime.recorder.charge(connection, chunk, message.meter, [])
-            chunks.release(connection, chunk_id, message.token)
+            chunks.release(connection, chunk_id, message.token, plain=message.plain)
             if message.reason in _WITHOUT_ENGINE and chunk["worker_id"]:
                 workers.stopped(connection, chunk["worker_id"])
             ledger.bump(connection, f"released_{message.reason}_total")
