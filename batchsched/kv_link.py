@@ -53,11 +53,23 @@ def kv_bytes_per_token(config: Mapping[str, Any], engine_args: Sequence[str] = (
 
 def kv_bytes_in(folder: str, engine_args: Sequence[str] = ()) -> float | None:
     """The same of a model's folder; None where that is not here."""
+    return kv_bytes_per_token(_config_in(folder), engine_args)
+
+
+def context_in(folder: str) -> int | None:
+    """The longest sequence that a model was made for, in tokens; None where its folder is not here, or does not say."""
+    config = _config_in(folder)
+    text = config.get("text_config")
+    longest = number_of({**config, **text} if isinstance(text, Mapping) else config, "max_position_embeddings", "n_positions")
+    return None if longest is None else int(longest)
+
+
+def _config_in(folder: str) -> dict[str, Any]:
     try:
         found = json.loads((Path(folder) / "config.json").read_bytes())
     except (OSError, ValueError):
-        return None
-    return kv_bytes_per_token(found, engine_args) if isinstance(found, dict) else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def number_of(config: Mapping[str, Any], *names: str) -> float | None:

@@ -34,7 +34,7 @@ from batchsched.executors.probes import capacity_of, healthy, in_flight_of, load
 from batchsched.executors.signals import kept_up, stopped_by_signals
 from batchsched.executors.transfer import Role
 from batchsched.fleet import Pool, ServedModel
-from batchsched.kv_link import kv_bytes_in
+from batchsched.kv_link import context_in, kv_bytes_in
 from batchsched.settings import Worker
 
 log = logging.getLogger(__name__)
@@ -237,7 +237,10 @@ def _part(settings: Worker, name: str, model: ServedModel, host: str, port: int)
     """By the variant's mode. Drafts are asked for at the port after the partner's own (experimental)."""
     if model.mode != "draft_target" or model.draft is None:
         return _Part(model, model.variant_of or name, Role("kv_producer", host))
-    drafter = ServedModel(path=model.draft.model, max_model_len=model.max_model_len)
+    path = model.draft.model
+    # What is longer than it was made for gets no drafts; to be asked for more than that an engine would refuse to start.
+    longest = min((each for each in (model.max_model_len, context_in(path)) if each), default=None)
+    drafter = ServedModel(path=path, max_model_len=longest)
     keys = {"key": settings.partner_api_key, "engine_key": settings.engine_api_key}
     return _Part(drafter, _DRAFTS, None, lambda url: serve_drafts(url, _DRAFTS, host=host, port=port + 1 if port else 0, **keys))
 

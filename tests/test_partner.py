@@ -237,9 +237,14 @@ def test_flags_and_environment_follow_the_role_the_device_and_the_version(tmp_pa
 
 
 async def test_in_the_mode_of_drafts_it_drafts_at_the_next_port_and_counts_what_goes_there(tmp_path: Path, port: int) -> None:
-    async with a_partner(tmp_path, port, DRAFTED):
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "config.json").write_text('{"text_config": {"max_position_embeddings": 64}}', "utf-8")
+    draft = Draft("remote", str(tmp_path / "small"), 4)
+    async with a_partner(tmp_path, port, msgspec.structs.replace(DRAFTED, draft=draft)):
         found = await ready(port)
         assert (found.mode, found.served, found.drafts_bytes) == ("draft_target", "draft", 0.0)
+        async with aiohttp.ClientSession() as session, session.get(f"{found.engine_url}/v1/models") as answer:
+            assert (await answer.json())["data"][0]["max_model_len"] == 64  # what the draft model has, less than the target's
         await asyncio.to_thread(asked_for_drafts, port)
         async with aiohttp.ClientSession() as session:
             partnership = Partnership(at(port), "", session, "w1")
