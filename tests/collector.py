@@ -57,14 +57,13 @@ class Collector:
 
     def take(self, path: str, body: bytes) -> int:
         """The status of the answer."""
-        self.bodies.append(body)
-        if path not in {"/v1/traces", "/v1/metrics"}:
-            return 404
-        if self.status == 200 and path == "/v1/traces":
+        status = self.status if path in {"/v1/traces", "/v1/metrics"} else 404
+        if status == 200 and path == "/v1/traces":
             self.spans += _read(body)
-        elif self.status == 200:
+        elif status == 200:
             self.points = list(_points(body))
-        return self.status
+        self.bodies.append(body)  # last: who waits for it finds what it said, and may say another status for the next
+        return status
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         collector = self

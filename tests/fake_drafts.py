@@ -9,13 +9,15 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, TypeVar
+from unittest import mock
 
 import numpy as np
 from aiohttp import web
 
 from batchsched.executors.drafts import DraftService, serve_drafts
-from batchsched.executors.in_engine.batchsched_drafts import ADDRESS, ALWAYS, KEY
+from batchsched.executors.in_engine.batchsched_drafts import ADDRESS, ALWAYS, KEY, governor
 from batchsched.executors.in_engine.batchsched_drafts.proposer import Proposer
+from tests.live import PATIENCE_S
 
 VOCABULARY, LONGEST, ROWS = 97, 512, 16
 T = TypeVar("T")
@@ -36,7 +38,8 @@ class DraftEngine:
         self.counts: list[int] = []
         """And how many tokens it asked for."""
         self.wrong_every = 0
-        self.delay_s = 0.0
+        self.held = False
+        """Until this is over, it answers nothing."""
         self.status = 200
         self.most_vocabulary = VOCABULARY
         self.keys: set[str] = set()
@@ -55,7 +58,8 @@ class DraftEngine:
         self.keys.add(request.headers.get("authorization", ""))
         self.calls.append([len(prompt) for prompt in asked["prompt"]])
         self.counts.append(asked["max_tokens"])
-        await asyncio.sleep(self.delay_s)
+        while self.held:
+            await asyncio.sleep(0.005)
         if self.status != 200:
             return web.json_response({"error": "it fails"}, status=self.status)
         if any(token >= self.most_vocabulary for prompt in asked["prompt"] for token in prompt):
@@ -90,24 +94,35 @@ class Service:
         self._task: Any = None
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
+
+    def settle(self) -> None:
+        """Wait for what the service does beside its answers: prompts that are read, drafts that are thought on from."""
+
+        async def beside() -> None:
+            named = {getattr(task.get_coro(), "__name__", ""): task for task in asyncio.all_tasks()}
+            await asyncio.gather(
+                *(named[name] for name in ("_think_on", "_read_prompt") if name in named), return_exceptions=True
+            )
+
+        self.do(beside())
 
     def start(self) -> None:
         ready = threading.Event()
         self._task = asyncio.run_coroutine_threadsafe(self._serve(ready), self._loop)
-        assert ready.wait(20)
+        assert ready.wait(PATIENCE_S)
 
     def stop(self) -> None:
         """As a machine that goes away; `start` brings it back at the same port, with nothing known."""
         if self._task is not None:
             self._loop.call_soon_threadsafe(self._close.set)
-            self._task.result(20)
+            self._task.result(PATIENCE_S)
             self._task = None
 
     def end(self) -> None:
         self.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(20)
+        self._thread.join(PATIENCE_S)
         self._loop.close()
 
     async def _serve(self, ready: threading.Event) -> None:
@@ -127,11 +142,12 @@ class Service:
 
 @contextmanager
 def drafts(key: str = "", **options: Any) -> Generator[Service]:
-    """A running draft service before a draft engine."""
+    """A running draft service before a draft engine. Drafts that are always wanted are waited for, however busy the machine."""
     service = Service(key, **options)
     try:
         service.start()
-        yield service
+        with mock.patch.object(governor, "LONGEST_WAIT_S", PATIENCE_S):
+            yield service
     finally:
         service.end()
 
@@ -158,7 +174,7 @@ def let_go() -> None:
     while MADE:
         link = MADE.pop().link
         if link._maker is not None:
-            link._maker.join(20)
+            link._maker.join(PATIENCE_S)
         link.close()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from apscheduler.executors.base import BaseExecutor
 
 from batchsched.alarms import Alarms
+from tests.live import PATIENCE_S
 
 
 class AtTheWorstMoment(BaseExecutor):  # type: ignore[misc]  # APScheduler says no types
@@ -31,7 +32,7 @@ def test_an_alarm_that_rings_while_all_end(monkeypatch: Any) -> None:
     executor = AtTheWorstMoment()
     alarms = Alarms({"default": executor})
     alarms.add_job(print, "date", run_date=datetime.now(UTC), id="one")
-    assert executor.rings.wait(10)
+    assert executor.rings.wait(PATIENCE_S)
     alarms.shutdown()
     assert trouble == []
 

@@ -25,6 +25,7 @@ from batchsched.executors.in_engine.batchsched_drafts.governor import Governor
 from batchsched.executors.in_engine.batchsched_drafts.link import address_of
 from batchsched.executors.in_engine.batchsched_drafts.proposer import Proposer
 from tests.fake_drafts import LONGEST, VOCABULARY, Target, drafts, expected, follows, let_go, proposer
+from tests.live import PATIENCE_S, wait_for
 
 TOKEN = st.integers(0, 2**32 - 1)
 
@@ -38,7 +39,7 @@ def closed() -> Generator[None]:
 
 def connected(made: Proposer) -> Proposer:
     """Once its connection stands, which is made beside the steps."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE_S
     while not made.link.ready():
         assert time.monotonic() < until
         time.sleep(0.005)
@@ -186,7 +187,7 @@ def test_the_service_thinks_on_while_the_target_verifies() -> None:
             target.add(prompt, 100)
         while target.rows or target.waiting or target.away:
             target.step()
-            time.sleep(0.01)  # the target's own work
+            service.settle()  # in the time of the target's own work
         assert service.service.counters()["in_time"] > 0.5 * made.drafts
 
 
@@ -197,7 +198,7 @@ def test_a_wrong_key_gets_no_drafts_and_harms_nothing() -> None:
         prompt = prompts(1)[0]
         request = target.add(prompt, 20)
         target.run()
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE_S
         while made.link._maker is not None and made.link._maker.is_alive():
             assert time.monotonic() < until
             time.sleep(0.005)
@@ -268,17 +269,15 @@ def test_a_late_answer_is_not_waited_for_and_not_taken_for_another() -> None:
         made = connected(proposer(service.port, always=False))
         made.governor.state = "on"
         made.governor.plain_step_s = 0.001
-        service.engine.delay_s = 0.05
+        service.engine.held = True
         target = Target(made)
         prompt = prompts(1)[0]
         request = target.add(prompt, 40)
-        began = time.monotonic()
-        target.run(until=lambda: target.steps == 5)
-        assert time.monotonic() - began < 0.2
+        target.run(until=lambda: target.steps == 5)  # although nothing answers
         assert made.link.late >= 3
-        service.engine.delay_s = 0.0
-        time.sleep(0.2)
-        made.governor.plain_step_s = 1.0
+        service.engine.held = False
+        wait_for(lambda: service.service.sent_bytes)  # an answer to the last of these steps
+        made.governor.plain_step_s = PATIENCE_S
         target.run()
         assert request.tokens == expected(prompt, 40)
         assert made.drafted - made.accepted <= 5 < made.drafted
@@ -302,14 +301,16 @@ def test_what_the_target_could_not_verify_is_not_drafted() -> None:
 def test_a_long_prompt_is_read_before_its_drafts_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("batchsched.executors.drafts.drafter._COLD_TOKENS", 32)
     with drafts(ahead=False) as service:
-        service.engine.delay_s = 0.01
+        service.engine.held = True
         made = connected(proposer(service.port))
         target = Target(made)
         prompt = prompts(1)[0] * 5
         request = target.add(prompt, 100)
-        while not request.done:
-            target.step()
-            time.sleep(0.002)  # the target's own work
+        target.run(until=lambda: target.steps == 5)
+        assert made.drafted == made.link.late == 0
+        service.engine.held = False
+        service.settle()
+        target.run()
         assert request.tokens == expected(prompt, len(request.tokens) - len(prompt))
         assert made.drafted > 0
         assert service.engine.counts[0] == 1, "the prompt is read, before anything is drafted"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -102,8 +103,10 @@ async def test_arrivals_are_a_poisson_process() -> None:
 
 async def test_a_trial_has_tokens_energy_and_what_the_engine_draws_at_rest(tmp_path: Path) -> None:
     steps: list[Step] = []
+    began = time.monotonic()
     async with asking(FakeEngine()) as asker:
         found = await profiler(asker, tmp_path).run([FULL, RATED], times(2), steps.append)
+    took_s = time.monotonic() - began
     assert [(step.probe.name, step.number, step.of, step.trials) for step in steps] == [
         ("full", 1, 2, 1), ("full", 1, 2, 2), ("rated", 2, 2, 1), ("rated", 2, 2, 2),
     ]  # fmt: skip
@@ -113,7 +116,7 @@ async def test_a_trial_has_tokens_energy_and_what_the_engine_draws_at_rest(tmp_p
     assert (first.input_tokens, first.output_tokens) == (12 * first.requests, 6 * first.requests)
     assert (first.energy_j, first.host_j, first.energy_source, first.host_source) == (10.0, 1.0, "rapl", "modelled")
     assert first.rest_w is not None
-    assert first.rest_w == pytest.approx(11 / 0.05, rel=0.5)
+    assert 11 / took_s < first.rest_w < 1.01 * 11 / 0.05  # how late a busy machine wakes nobody knows
     assert first.latencies == []
     rated = found[RATED][0]
     assert len(rated.latencies) == rated.requests >= LEAST_ARRIVALS

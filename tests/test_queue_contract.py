@@ -396,7 +396,7 @@ def test_a_file_is_not_removed_under_a_batch_that_is_about_to_need_it(postgres_u
                 connection, tenant="t", id="b", endpoint="/v1/chat/completions", input_file_id="f", completion_window="1h",
                 state="validating", created_at=NOW, deadline_at=NOW, meta={}, options={},
             )  # fmt: skip
-        assert answer.result(20)
+        assert answer.result(PATIENCE_S)
     database.close()
 
 

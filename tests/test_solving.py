@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,13 @@ import pytest
 
 import batchsched.planner.cpsat
 import batchsched.solving
+from batchsched.clock import ManualClock
 from batchsched.planner import Plan, make_plan, solve
 from batchsched.planner.cpsat import CUT_SHORT
 from batchsched.planner.last import standing
 from batchsched.planner.verify import violations
 from batchsched.planning import Planner
-from batchsched.solving import Solver
+from batchsched.solving import SLOWEST, Solver
 from tests.live import PATIENCE_S, wait_for
 from tests.planner_cases import fleet_problem, job
 
@@ -184,22 +187,51 @@ def test_it_tells_when_it_has_come_up_after_a_plan_had_to_do_without() -> None:
         solver.stop()
 
 
-@pytest.mark.slow
 def test_who_waits_in_line_loses_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each answer takes longer than half of what one question has."""
-    monkeypatch.setattr(batchsched.solving, "GRACE_S", 2.0)
-    slow = "import time\nwhile line.recv(2**20):\n    time.sleep(1.2)\n    line.sendall(answer)"
-    answer = "import msgspec, batchsched.solving as s\nbody = msgspec.msgpack.encode(s.Answer(trouble='no'))\n"
-    code = f"{answer}answer = len(body).to_bytes(8) + body\n{slow}"
+    """The time that a question has begins when its turn comes."""
+    clock, send, lined_up = ManualClock(datetime(2026, 1, 1, tzinfo=UTC)), batchsched.solving.send, threading.Event()
+    monkeypatch.setattr(batchsched.solving, "time", clock)
+    monkeypatch.setattr(batchsched.solving, "GRACE_S", PATIENCE_S)
     found: list[Any] = []
-    with _solver(Planner(solve_s=0.01), code) as solver:
+    ends: list[float] = []
+
+    def ask() -> None:
+        found.append(solver.plan(PROBLEM, ready_s=0.0).failure)
+
+    def noted(line: socket.socket, message: bytes, until: float) -> None:
+        ends.append(until - clock.monotonic())
+        if len(ends) == 1:  # its turn lasts until another has lined up, and five seconds more
+            second.start()
+            assert lined_up.wait(PATIENCE_S)
+            clock.advance(5.0)
+        send(line, message, until)
+
+    class Line:
+        """The solver's lock, and word of who finds it taken."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+
+        def __enter__(self) -> None:
+            if not self._lock.acquire(blocking=False):
+                lined_up.set()
+                self._lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self._lock.release()
+
+    monkeypatch.setattr(batchsched.solving, "send", noted)
+    answer = "import msgspec, batchsched.solving as s\nbody = msgspec.msgpack.encode(s.Answer(trouble='no'))\n"
+    answering = "while line.recv(2**20):\n    line.sendall(len(body).to_bytes(8) + body)"
+    with _solver(Planner(solve_s=0.01), answer + answering) as solver:
         wait_for(lambda: solver.ready)
-        threads = [threading.Thread(target=lambda: found.append(solver.plan(PROBLEM).failure)) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        monkeypatch.setattr(solver, "_asking", Line())
+        first, second = threading.Thread(target=ask), threading.Thread(target=ask)
+        first.start()
+        first.join(PATIENCE_S)
+        second.join(PATIENCE_S)
     assert found == ["error", "error"]
+    assert ends == pytest.approx([PATIENCE_S + SLOWEST * 0.01] * 2)
 
 
 def test_who_cannot_wait_gets_what_stood_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from batchsched.wire import Card, Heartbeat
 from tests.engine_fixture import ROOT
 from tests.fake_engine import FakeEngine
 from tests.fake_server import FakeServer
-from tests.live import wait_for
+from tests.live import PATIENCE_S, wait_for
 from tests.nvml_stub import NO_PERMISSION, NOT_SUPPORTED, Stub, library, stub
 from tests.test_executors_driver import working
 
@@ -314,7 +314,7 @@ async def test_a_card_that_hangs_holds_up_no_stop(stub: Stub, tmp_path: Path, mo
 
     def look(_: object) -> None:
         asked.set()
-        answered.append(free.wait(20.0))
+        answered.append(free.wait(PATIENCE_S))
 
     monkeypatch.setattr(tuning.Gpus, "look", look)
     server = FakeServer(["one two"], pool=Pool(gpu=V100))
