@@ -34,40 +34,35 @@ def serve(loaded: Loaded, announce: Callable[[str], None]) -> int:
     settings = loaded.settings.server
     host = settings.host
     check_bind(settings)
-    listener = listen(host, settings.port)
-    try:
+    with listen(host, settings.port) as listener:
         runtime = Runtime(loaded, tracer=tracer)
-    except (BatchschedError, OSError):
-        listener.close()
-        raise
-    try:
-        check_keys(settings, runtime.database, runtime.clock.now())
-    except BatchschedError:
-        listener.close()
-        runtime.database.close()
-        raise
-    scheme = "https" if settings.tls_cert else "http"
-    url = f"{scheme}://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}"
-    config = uvicorn.Config(
-        create_app(runtime),
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=10,
-        server_header=False,
-        ssl_certfile=settings.tls_cert or None,
-        ssl_keyfile=settings.tls_key or None,
-        proxy_headers=bool(settings.trusted_proxies),
-        forwarded_allow_ips=settings.trusted_proxies,
-    )
-    server = _Announcing(config, lambda: announce(url))
-    try:
-        server.run(sockets=[listener])
-    except SystemExit:
-        if runtime.not_started is None:
+        try:
+            check_keys(settings, runtime.database, runtime.clock.now())
+        except BatchschedError:
+            runtime.database.close()
             raise
-        with suppress(BatchschedError):
-            runtime.stop()
-        raise runtime.not_started from None
+        scheme = "https" if settings.tls_cert else "http"
+        url = f"{scheme}://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}"
+        config = uvicorn.Config(
+            create_app(runtime),
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=10,
+            server_header=False,
+            ssl_certfile=settings.tls_cert or None,
+            ssl_keyfile=settings.tls_key or None,
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=settings.trusted_proxies,
+        )
+        server = _Announcing(config, lambda: announce(url))
+        try:
+            server.run(sockets=[listener])
+        except SystemExit:
+            if runtime.not_started is None:
+                raise
+            with suppress(BatchschedError):
+                runtime.stop()
+            raise runtime.not_started from None
     return 0
 
 
