@@ -96,7 +96,7 @@ async def _all(home: EngineHome, folder: Path, models: tuple[Path, Path], plan: 
         for name in chosen:
             try:
                 found |= await MODES[name](ground)
-            except RuntimeError as problem:
+            except (RuntimeError, OSError) as problem:
                 print(f"{name}: could not run: {problem}", flush=True)
     return found
 

@@ -48,8 +48,8 @@ state_dir = "{state}"
 class PartnerProcess:
     """`batchsched partner`, started and killed."""
 
-    def __init__(self, config: Path, port: int) -> None:
-        self._command = [sys.executable, "-m", "batchsched.cli", "partner", "--pool", "old", "--for", "split"]
+    def __init__(self, config: Path, port: int, variant: str = "split") -> None:
+        self._command = [sys.executable, "-m", "batchsched.cli", "partner", "--pool", "old", "--for", variant]
         self._command += ["--port", str(port), "--config", str(config)]
         self.port = port
         self.process = self.start()
@@ -120,7 +120,7 @@ async def test_kill_9_of_each_part_loses_nothing_and_answers_nothing_twice(
             for engine in partner.engines():
                 engine.kill()  # the engine that reads
             await server.until(lambda: len(server.results) > 70, 240)
-            ours = next(each for each in psutil.Process().children(recursive=True) if _answers(each, tmp_path / "worker"))
+            ours = next(each for each in psutil.Process().children(recursive=True) if writes_to(each, tmp_path / "worker"))
             os.killpg(os.getpgid(ours.pid), signal.SIGKILL)  # the engine that answers
             await server.until(lambda: len(server.results) > 130, 240)
             partner.process.kill()  # the partner itself; its engine goes with it
@@ -141,7 +141,8 @@ async def test_kill_9_of_each_part_loses_nothing_and_answers_nothing_twice(
     assert {chunk.state for chunk in server.chunks} == {"finished"}
 
 
-def _answers(process: psutil.Process, folder: Path) -> bool:
+def writes_to(process: psutil.Process, folder: Path) -> bool:
+    """Is it an engine whose log lies there?"""
     with contextlib.suppress(OSError, psutil.Error):
         return str(folder) in str(Path(f"/proc/{process.pid}/fd/1").readlink())
     return False
