@@ -45,7 +45,7 @@ from batchsched.settings import Settings
 from batchsched.sizes import size_of
 from batchsched.spare import Share, added, planned, remarks, shares
 from batchsched.transfers import Transfers
-from batchsched.unable import unable
+from batchsched.unable import lacked, unable
 from batchsched.uncertain import TRANSFER_SIGMA, Uncertain
 from batchsched.units import iso
 from batchsched.variants import variants_of
@@ -141,7 +141,7 @@ class Observer:
         states = [msgspec.structs.replace(state, loaded=ways.loaded(state.name, state.loaded)) for state in states]
         states, pools = planned(*self._uncertain.doubted(states, pools, profiles, lost, now), left_over, slots, now, self.fleet)
         transfers = Transfers(self._settings, self.fleet, states, [self._at_home(forecasts, now, horizon_s)], loaded)
-        unfit = unfit_of(self.fleet, profiles, loaded)
+        unfit = lacked(working, {row["pool"] for row in able}, self.fleet) | unfit_of(self.fleet, profiles, loaded)
         scene = Scene(now, self.fleet, profiles, answers, replicas, loaded, slots, states, transfers, unfit, ways)
 
         def job_of(row: Mapping[str, Any]) -> Job:

@@ -1,8 +1,8 @@
-"""What to tell of batches that get nothing on a pool, since all of its workers are of a version that cannot serve them."""
+"""What to tell of batches that get nothing on a pool: its workers are of a version that cannot serve them, or lack the model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from batchsched.fleet import Fleet
@@ -20,6 +20,23 @@ def unable(jobs: Sequence[Job], alive: Sequence[Mapping[str, Any]], fleet: Fleet
             whys += _adapters(models, fleet) if name in plain else []
             mend = f"Upgrade batchsched on the workers of {name}."
             found += [f"Batch {job.batch_id} gets nothing on pool {name}: {why} {mend}" for why in whys]
+    return found
+
+
+def lacked(working: Sequence[Mapping[str, Any]], growing: Collection[str], fleet: Fleet) -> dict[tuple[str, str], str]:
+    """Models with pools where every worker's engine turned out not to have them, and what to do about it.
+
+    `growing`: pools where more workers may be started, whose engines may.
+    """
+    found: dict[tuple[str, str], str] = {}
+    for pool in {worker["pool"] for worker in working} & fleet.pools.keys() - set(growing):
+        mine = [worker for worker in working if worker["pool"] == pool]
+        there = ", ".join(sorted({model for worker in mine for model in worker["ready_models"]})) or "no model declared here"
+        for model in set.intersection(*(set(worker["lacking"] or ()) for worker in mine)):
+            found[model, pool] = (
+                f"No engine of pool {pool} serves {model}; there is {there}."
+                f" Start one that goes by that name (of vLLM: --served-model-name {model}), or name one that is there."
+            )
     return found
 
 

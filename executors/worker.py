@@ -88,9 +88,8 @@ class WorkerLoop:
         self._replica = replica
         self.stop = asyncio.Event()
         self._settings, self._pool_name, self._session, self._link, self._ids = settings, pool, session, link, ids
-        self._engine_failures, self._forgotten = 0, False
-        self._doubted = False  # the engine died, and has not answered since
-        self._lacks = Lacks()
+        self._engine_failures, self._forgotten, self._doubted = 0, False, False  # doubted: it died, and has not answered since
+        self._lacks = Lacks(settings, session)
         self._held: dict[tuple[str, int], Held] = {}  # by chunk and token: a chunk may come back before its old lease has ended
         self._changed = asyncio.Event()
         self._me: Registered
@@ -106,7 +105,7 @@ class WorkerLoop:
         self._gpus: Gpus
         self._counting: Counting
         self._fresh = True  # nothing of ours has been loaded yet
-        self._idle: IdlePower | None = None
+        self._idle = IdlePower(0.0, "modelled") if settings.engine_url else None  # who runs it pays for its rest
         self._logs_bytes: int | None = None
         self._idle_since, self._keep = time.monotonic(), False
 
@@ -190,6 +189,7 @@ class WorkerLoop:
         if not self._driver.wants_more(coming):
             await self._wait(None)
             return
+        await self._lacks.look(self._me.models)
         ready = self._driver.ready
         sharing = self._gate.sharing(wants=True) if self._gate else None
         claim = Claim(self._me.worker_id, 1, ready, renames=True, lacking=sorted(self._lacks.models), sharing=sharing)
@@ -393,7 +393,7 @@ class WorkerLoop:
             await self._prepare(model)
         except (UnknownModel, EngineFailed) as problem:
             variant = model in self._me.models and self._me.models[model].variant_of
-            if not variant and (isinstance(problem, EngineFailed) or not self._engine.served):
+            if not variant and (isinstance(problem, EngineFailed) or not (self._engine.served or self._lacks.waits)):
                 raise
             self._lacks.model(model, problem.message)
             await self._wait(poll_s)

@@ -65,7 +65,9 @@ def _mark(batch: Batch) -> str:
     if batch.paused:
         return "paused"
     told = batch.batchsched.started and not batch.done
-    return "at risk" if batch.batchsched.risk else "told to start now" if told else ""
+    if batch.batchsched.risk:
+        return "at risk"
+    return "stalled" if batch.progress.stalled else "told to start now" if told else ""
 
 
 @click.command()

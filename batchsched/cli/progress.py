@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from batchsched.cli.common import grams, say, waiting
 from batchsched.cli.manners import quiet
+from batchsched.client.stalls import Stalls
 from batchsched.units import format_duration
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class ProgressLine:
         self._phase: object = None
         self._text = ""
         self._risk: Risk | None = None
+        self._stalls = Stalls(lambda text: say(f"STALLED: {text}"))
 
     def __call__(self, batch: Batch) -> None:
         """Show where the batch stands now."""
@@ -40,6 +42,7 @@ class ProgressLine:
         if risk != self._risk and (risk or not batch.done):
             say(f"AT RISK: {risk.reason}" if risk else "The deadline is no longer at risk.")
         self._risk = risk
+        self._stalls(batch)
         self._show(describe(batch), (batch.status, batch.progress.state, batch.progress.waiting_for))
 
     def note(self, text: str) -> None:

@@ -101,6 +101,8 @@ class Progress(msgspec.Struct, frozen=True):
     state: str = "waiting"
     waiting_for: str | None = None
     waiting_until: datetime | None = None
+    stalled: bool = False
+    """Nothing that is planned ends the waiting: somebody has to do something, such as start a worker."""
     running_on: tuple[str, ...] = ()
     latest_safe_start_at: datetime | None = None
     expected_finish_at: datetime | None = None

@@ -5,6 +5,7 @@ Everything that is shown is escaped, and pictures stand in images of their own, 
 
 from __future__ import annotations
 
+import logging
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Generator, Iterable
@@ -13,20 +14,25 @@ from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from batchsched.client.stalls import Stalls
 from batchsched.units import format_grams, kwh
 
 if TYPE_CHECKING:
     from batchsched.client.plans import Plan
     from batchsched.client.results import Batch, Report
 
+log = logging.getLogger(__name__)
 Look = Callable[["Batch"], object]
 MOST_ROWS = 12
 
 
 @contextmanager
 def watch(progress: bool, *others: Look | None) -> Generator[Callable[[Batch], None]]:
-    """What is to see each look at a batch: whoever asked for it and, with `progress`, a person at a notebook or a terminal."""
-    lookers = [other for other in others if other]
+    """What is to see each look at a batch: whoever asked for it and, with `progress`, a person at a notebook or a terminal.
+
+    Where nobody asked for it, the log is told of a batch that is stalled: without a logger of the user's own, on stderr.
+    """
+    lookers = [other for other in others if other] or [Stalls(log.warning)]
     with _shown(progress) as shown:
         if shown:
             lookers.append(shown)

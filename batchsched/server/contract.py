@@ -211,6 +211,7 @@ class Progress(_Exact):
     state: Literal["done", "running", "paused", "waiting"]
     waiting_for: str | None
     waiting_until: datetime | None
+    stalled: bool
     running_on: list[str]
     latest_safe_start_at: datetime | None
     expected_finish_at: datetime | None

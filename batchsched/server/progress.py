@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from batchsched.clock import Clock
 from batchsched.planner.explain import waiting_for
 from batchsched.planner.verdict import finish_s
 from batchsched.published import Published
+from batchsched.queue import batches
 from batchsched.queue.states import TERMINAL
 from batchsched.scheduler import Scheduler
 from batchsched.units import iso
@@ -20,7 +21,14 @@ _OTHERWISE = {
     "finalizing": "its results to be merged",
     "cancelling": "the requests in flight",
 }
-Waiting = tuple[str | None, datetime | None]
+
+
+class Waiting(NamedTuple):
+    """What a batch waits for, and until when. `stalled`: nothing that is planned ends it; somebody has to do something."""
+
+    text: str | None = None
+    until: datetime | None = None
+    stalled: bool = False
 
 
 class Progress:
@@ -33,7 +41,7 @@ class Progress:
     def of(self, row: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], running_on: list[str]) -> dict[str, Any]:
         """A batch's progress as JSON. `entries`: its ledger; `running_on`: pools that hold leases of it."""
         terminal = row["state"] in TERMINAL
-        waiting_for, waiting_until = (None, None) if running_on or terminal else self.waiting(row)
+        waiting = Waiting() if running_on or terminal else self.waiting(row)
         published = self._scheduler.published
         latest = published.latest_start_at.get(row["id"]) if published and not terminal else None
         return {
@@ -43,8 +51,9 @@ class Progress:
             "output_tokens": row["output_tokens"],
             "tokens_per_s": self._speed(entries, terminal),
             "state": "done" if terminal else "running" if running_on else "paused" if row["paused_at"] else "waiting",
-            "waiting_for": waiting_for,
-            "waiting_until": iso(waiting_until) if waiting_until else None,
+            "waiting_for": waiting.text,
+            "waiting_until": iso(waiting.until) if waiting.until else None,
+            "stalled": waiting.stalled,
             "running_on": running_on,
             "latest_safe_start_at": iso(latest) if latest else None,
             "expected_finish_at": None if terminal else self._finish(row),
@@ -74,28 +83,32 @@ class Progress:
     def waiting(self, row: Mapping[str, Any]) -> Waiting:
         """What a batch waits for, and until when."""
         if row["state"] != "in_progress":
-            return _OTHERWISE.get(row["state"]), None
+            return Waiting(_OTHERWISE.get(row["state"]))
         if row["paused_at"]:
-            return "`batchsched resume`", None
+            return Waiting("`batchsched resume`")
         if row["reopen"]:
-            return "its earlier answers to be taken over", None
+            return Waiting("its earlier answers to be taken over")
         published = self._scheduler.published
         if published is None or row["id"] not in published.jobs:
-            return "the next plan", None
-        return self._planned(published, row["id"])
+            return Waiting("the next plan")
+        return self._planned(published, row)
 
-    def _planned(self, published: Published, batch_id: str) -> Waiting:
+    def _planned(self, published: Published, row: Mapping[str, Any]) -> Waiting:
+        batch_id = row["id"]
         pools = published.jobs[batch_id].pools
         opened = [pool for pool in pools if pool not in published.overrides.for_good()]
         if pools and not opened:
-            return f"pool {' or '.join(pools)} to be opened", None
+            return Waiting(f"pool {' or '.join(pools)} to be opened", stalled=True)
+        if not opened:
+            whys = [why for model in batches.models(row) for why in published.unfit.get(model, [])]
+            return Waiting(": ".join(["a pool that serves its model", *([" ".join(whys)] if whys else [])]), stalled=True)
         if not any(pool in published.connected for pool in opened):
-            return f"a worker of pool {' or '.join(opened)}" if opened else "a pool that serves its model", None
+            return Waiting(f"a worker of pool {' or '.join(opened)}", stalled=True)
         ahead = [a for a in published.plan.of(batch_id) if published.at(a.end_s) > self._clock.now()]
         if not ahead:
             ever = any(max(state.capacity, default=0.0) > 0 for state in published.problem.pools if state.name in opened)
-            return ("the next plan" if ever else f"a window of pool {' or '.join(opened)} to open"), None
+            return Waiting("the next plan" if ever else f"a window of pool {' or '.join(opened)} to open")
         waiting = waiting_for(published.problem, published.plan, batch_id)
         if waiting is None or published.at(waiting[1]) <= self._clock.now():
-            return f"an engine in pool {ahead[0].pool}", None
-        return waiting[0], published.at(waiting[1])
+            return Waiting(f"an engine in pool {ahead[0].pool}")
+        return Waiting(waiting[0], published.at(waiting[1]))

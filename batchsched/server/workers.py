@@ -231,6 +231,7 @@ class LeaseDesk:
             worker = workers.get(connection, message.worker_id)
             said = {"ready_models": message.ready_models, "renames": message.renames, "lacking": message.lacking}
             workers.asked(connection, message.worker_id, now, **said)
+            news = message.lacking != (worker["lacking"] or [])
             if workers.rests(worker):
                 return Claimed([], poll_s=_RESTING_POLL_S)
             models, ready = self._runtime.fleet.models, message.ready_models
@@ -254,6 +255,8 @@ class LeaseDesk:
                 starts.told(prepare)
             keep = not offer.keep.keys().isdisjoint(ready) if taken else starts.kept
             ceiling = self._seat(connection, worker, message.sharing, now) if taken and message.sharing else None
+        if news:
+            self._runtime.scheduler.poke()
         leases = self._as_leases(taken)
         for chunk, _ in taken:
             _say(chunk, "leased")

@@ -141,6 +141,7 @@ class HeldBatch:
             "state": "done" if ended else "paused" if self.paused_at else "waiting",
             "waiting_for": waiting,
             "waiting_until": None,
+            "stalled": False,
             "running_on": [],
             "latest_safe_start_at": None,
             "expected_finish_at": None,
