@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -310,15 +311,33 @@ def test_two_runs_cannot_share_a_folder(place: Path, engine: Engine) -> None:
     assert finish(first)[0] == exits.INTERRUPTED
 
 
-def test_at_the_deadline_what_is_done_is_kept(place: Path, engine: Engine) -> None:
+LATER = """
+import sys
+if "serve" in sys.orig_argv:
+    from datetime import timedelta
+    from pathlib import Path
+    from batchsched.clock import SystemClock
+    now, later = SystemClock.now, Path(__file__).with_name("later")
+    SystemClock.now = lambda clock: now(clock) + timedelta(hours=2 * later.exists())
+"""
+
+
+def test_at_the_deadline_what_is_done_is_kept(place: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "clock").mkdir()
+    (place / "clock" / "sitecustomize.py").write_text(LATER, "utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(place / "clock"), *filter(None, [os.environ.get("PYTHONPATH")])]))
     file = write_requests(place / "in.jsonl", 2)
     with file.open("a") as more:
         more.write(file.read_text().splitlines()[0].replace("r0", "stuck").replace("[[tag stuck]]", "[[hang]]") + "\n")
-    code, said, _ = finish(start(file, engine, "--deadline", "40s"))  # a busy machine needs half of that to begin
+    process, folder = start(file, engine), place / "in.batchsched"
+    wait_until(engine.has_computed(2))
+    wait_until(lambda: acknowledged(folder / ".state") == {"r0", "r1"})
+    (place / "clock" / "later").touch()  # for the server two hours pass, with a deadline in one
+    code, said, _ = finish(process)
     assert code == exits.NOT_FINISHED
     assert said["batch"]["status"] == "expired"
-    assert results(place / "in.batchsched") == ["r0", "r1"]
-    assert results(place / "in.batchsched", "errors.jsonl") == ["stuck"]
+    assert results(folder) == ["r0", "r1"]
+    assert results(folder, "errors.jsonl") == ["stuck"]
 
 
 def test_an_engine_that_serves_another_model_is_told_before_anything_starts(place: Path, engine: Engine) -> None:

@@ -193,7 +193,8 @@ def test_only_the_leader_asks_for_forecasts_and_who_takes_over_goes_on(postgres_
         wait_for(lambda: len(mine.asked) >= asked + 6)
         assert not theirs.asked
         end(leader, signal.SIGKILL)
-        asked = len(mine.asked)
+        wait_for(lambda: theirs.asked)
+        asked = len(mine.asked)  # what the dead one sent at last was heard by now
         wait_for(lambda: len(theirs.asked) >= 6)
         assert len(mine.asked) == asked
         assert _said_by(stage.url) == {"grid"}
