@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ from batchsched.unable import lacked, unable
 from batchsched.uncertain import TRANSFER_SIGMA, Uncertain
 from batchsched.units import iso
 from batchsched.variants import variants_of
-from batchsched.ways import Ways
+from batchsched.ways import Ways, partners_on
 
 if TYPE_CHECKING:
     from batchsched.forecasts.calibration import Calibrator
@@ -150,7 +151,7 @@ class Observer:
         jobs, unread = jobs_of(everything, job_of)
         futures = self._uncertain.futures(forecasts, slots, now)
         wishes = {"transfer_sigma": TRANSFER_SIGMA, "min_run_s": self._settings.planner.min_run_s}
-        problem = one_each(Problem(slots, states, jobs, futures, self._uncertain.risk, ways.links(), [], **wishes))
+        problem = one_each(Problem(slots, states, jobs, futures, self._uncertain.risk, ways.links(states), [], **wishes))
         leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in parts.values() for s in m if s["state"] == "leased"}
         connected = frozenset(row["pool"] for row in [*working, *able])
         notes += [_remark(found) for found in profiles.values() if found.drift and found.drift.since > now - LOOK_BACK]
@@ -353,7 +354,9 @@ class Observer:
         """Replicas in service. Before any worker or launcher has come, the declared ones: they are expected."""
         if not alive and not able:
             return {name: pool.count for name, pool in self.fleet.pools.items()}
-        return {name: launchers.in_service(pool.count, alive, able, name) for name, pool in self.fleet.pools.items()}
+        beside, there = partners_on(self.fleet, alive), Counter(row["pool"] for row in alive)
+        most = {name: max(pool.count - beside[name], there[name]) for name, pool in self.fleet.pools.items()}
+        return {name: launchers.in_service(count, alive, able, name) for name, count in most.items()}
 
     def _forecasts(self, now: datetime, horizon_s: float) -> tuple[dict[str, IntensityForecast], list[str]]:
         found: dict[str, IntensityForecast] = {}

@@ -1,11 +1,14 @@
 """In which ways the models of one look may be served: by themselves, and in those variants of them that pay (profiles/ways.py).
 
 A variant of one pool is planned as a model of its own would be. One of two pools takes, beside its replica, an engine of the
-other pool (a partner, of which each of its workers has one) and bandwidth of the link between them.
+other pool (a partner, of which each of its workers has one) and bandwidth of the link between them. Partners run by themselves
+and are no replicas of their pool's workers, so those that are there are counted apart, at what the other pool's hardware weighs;
+those that are expected, before any worker has come, are expected on the replicas that the other pool is to have.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,7 +18,7 @@ from sqlalchemy import Connection
 from batchsched.fleet import Fleet
 from batchsched.lines import EMBEDDINGS
 from batchsched.planner import Slot
-from batchsched.planner.problem import Configuration, Link, standalone
+from batchsched.planner.problem import Configuration, Link, PoolState, standalone
 from batchsched.profiles.profile import Profile
 from batchsched.profiles.ways import Judged, judge, link_bytes_per_s
 from batchsched.queue import chunks
@@ -54,23 +57,32 @@ class Ways:
         served = self._fleet.models[model]
         if served.mode not in TWO_POOLS:
             return standalone(model, pool)
-        known, takes = self._profiles[model, pool], {_engines(model): 1.0}
+        known, links = self._profiles[model, pool], {_engines(model): 1.0}
+        takes = {pool: 1.0} if self._alive else {pool: 1.0, served.partner_pool: 1.0}
         if known.sent is not None and known.sent.link_bytes_per_s is not None:
-            takes[_bandwidth(pool, served.partner_pool)] = link_bytes_per_s(known, served.mode)
-        return Configuration(model, {pool: 1.0}, takes, served.mode)
+            links[_bandwidth(pool, served.partner_pool)] = link_bytes_per_s(known, served.mode)
+        return Configuration(model, takes, links, served.mode)
 
-    def links(self) -> list[Link]:
-        """What configurations of two pools share beside replicas: engines of the other pool, and bandwidth."""
-        found: dict[str, float] = {}
+    def links(self, pools: Sequence[PoolState]) -> list[Link]:
+        """What configurations of two pools share beside replicas: engines of the other pool, and bandwidth. `pools`: what their
+        replicas weigh."""
+        found, weight = dict[str, float](), dict[str, PoolState]()
+        states = {state.name: state for state in pools if self._alive}
         for model, pool in self._judged:
             served, sent = self._fleet.models[model], self._profiles[model, pool].sent
             if served.mode not in TWO_POOLS:
                 continue
             found[_engines(model)] = found.get(_engines(model), 0.0) + self._partners(model, pool)
+            if other := states.get(served.partner_pool):
+                weight[_engines(model)] = other
             if sent is not None and sent.link_bytes_per_s is not None:
                 name = _bandwidth(pool, served.partner_pool)
                 found[name] = min(sent.link_bytes_per_s, found.get(name, sent.link_bytes_per_s))
-        return [Link(name, [most] * len(self._slots)) for name, most in found.items()]
+        return [self._link(name, most, weight.get(name)) for name, most in found.items()]
+
+    def _link(self, name: str, most: float, like: PoolState | None) -> Link:
+        capacity = [most] * len(self._slots)
+        return Link(name, capacity, like.embodied_g_per_s, like.price_g_per_s) if like else Link(name, capacity)
 
     def loaded(self, pool: str, models: Sequence[str]) -> list[str]:
         """What engines of a pool have, by the names that plans have for it."""
@@ -103,6 +115,18 @@ class Ways:
         if not self._alive:
             return min(self._replicas.get(pool, 0), self._fleet.pools[served.partner_pool].count)
         return sum(row["pool"] == pool and served.mode in (row["modes"] or ()) for row in self._alive)
+
+
+def partners_on(fleet: Fleet, alive: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    """Of each pool the replicas that engines of its take which run beside live workers of other pools; of a worker whose mode
+    several pools may serve it is not known."""
+    found = Counter[str]()
+    for row in alive:
+        for mode in TWO_POOLS.intersection(row["modes"] or ()):
+            pool = fleet.pools[row["pool"]]
+            pools = {model.partner_pool for name, model in fleet.models.items() if model.mode == mode and pool.serves(name)}
+            found.update(pools if len(pools) == 1 else ())
+    return found
 
 
 def undrafted(

@@ -70,6 +70,19 @@ class TestAccount:
         assert report.baseline
         assert report.baseline.ends_at == NOW + timedelta(seconds=900)
 
+    def test_of_two_pools_the_making_of_both_is_charged(self) -> None:
+        alone, other = account([entry()], truth, None), account([entry(gpu="A100-80")], truth, None)
+        both = account([entry(beside_gpu="A100-80")], truth, None)
+        assert alone.embodied_g
+        assert other.embodied_g
+        assert both.embodied_g
+        assert both.embodied_g.mid == pytest.approx(alone.embodied_g.mid + other.embodied_g.mid)
+        assert both.busy_s == alone.busy_s
+        assert {"embodied carbon of one A100-80", "embodied carbon of one T4"} <= {factor.factor for factor in both.provenance}
+        unknown = account([entry(beside_gpu="no such")], truth, None)
+        assert unknown.embodied_unknown_s == alone.busy_s
+        assert "No embodied carbon is published for no such" in " ".join(unknown.notes)
+
     def test_embodied_is_beside_and_without_pue(self) -> None:
         year_s = 8760 * 3600
         report = account([entry(gpu="cpu", busy_s=year_s, pue=2.0)], truth, None, lifetime_years=5)

@@ -13,15 +13,19 @@ import pytest
 from click.testing import CliRunner
 
 from batchsched.carbon.greenllm import Device, Split, Use
+from batchsched.carbon.models import Hardware
 from batchsched.carbon.modes import judge as judge_carbon
 from batchsched.cli.main import cli
 from batchsched.fleet import Fleet, Pool, ServedModel, Site
 from batchsched.measures import PartnerUse
-from batchsched.planner import Slot
+from batchsched.planner import PoolState, Slot
+from batchsched.planner.problem import Link
 from batchsched.profiles.modes import Way, beside, sides
 from batchsched.profiles.profile import Drafted, Profile, Sent
 from batchsched.profiles.ways import judge
-from batchsched.ways import Ways
+from batchsched.server.accounts import Accounts
+from batchsched.settings import Carbon
+from batchsched.ways import Ways, partners_on
 from batchsched.wire import PREFIX, Probe
 from tests.live import LiveServer, live_server, requests
 from tests.test_profile_commands import CONFIG
@@ -86,8 +90,20 @@ def test_a_mode_of_two_pools_takes_a_partner_and_bandwidth() -> None:
     assert ways.pays("apart", "new")
     config = ways.configuration("apart", "new")
     assert (config.takes, config.links) == ({"new": 1.0}, {"partners of apart": 1.0, "link new - old": 1_024_000.0})
-    assert {link.name: link.capacity for link in ways.links()} == {"partners of apart": [1.0, 1.0], "link new - old": [1e9, 1e9]}
+    old = PoolState("old", "home", "DE", 1, [1.0, 1.0], 1.0, [None, None], embodied_g_per_s=0.5, price_g_per_s=0.1)
+    links = {link.name: link for link in ways.links([old])}
+    assert {name: link.capacity for name, link in links.items()} == {
+        "partners of apart": [1.0, 1.0],
+        "link new - old": [1e9, 1e9],
+    }
+    assert (links["partners of apart"].embodied_g_per_s, links["partners of apart"].price_g_per_s) == (0.5, 0.1)
+    assert links["link new - old"].embodied_g_per_s == 0.0
+    assert partners_on(fleet, [row, {**row, "modes": None}]) == {"old": 1}
+    assert partners_on(fleet, [{"pool": "old", "modes": ["prefill_decode"]}]) == {}
     assert ways.loaded("new", ["base", "apart"]) == ["base", config.name]
+    expected = Ways(fleet, profiles, [], {"new": 2, "old": 1}, slots)  # of nobody that is there yet: on the other pool's own
+    assert expected.configuration("apart", "new").takes == {"new": 1.0, "old": 1.0}
+    assert expected.links([old])[0] == Link("partners of apart", [1.0, 1.0])
     alone = Ways(fleet, profiles, [{**row, "modes": []}], {"new": 2}, slots)
     assert not alone.pays("apart", "new")
     assert alone.reasons(["base"]) == {"base": ["apart on new is not planned: no worker of new has a partner on old now."]}
@@ -177,6 +193,38 @@ def test_one_that_does_not_pay_stays_off_by_itself(server: LiveServer) -> None:
     assert not job.configurations
     assert "guessing on local is off, for it does not pay" in " ".join(view.notes)
     assert "is off" in told(server)["planned"]
+
+
+APART = """
+[sites.home]
+zone = "NL"
+[pools.new]
+gpu = "A100-80"
+[pools.old]
+gpu = "T4"
+bought_at = 2020-01-01
+[models.tiny]
+parameters_b = 8
+[models.apart]
+variant_of = "tiny"
+mode = "prefill_decode"
+partner_pool = "old"
+"""
+
+
+def test_work_over_two_pools_is_charged_for_the_making_of_both(tmp_path: Path) -> None:
+    with live_server(tmp_path, APART) as server:
+        now = server.runtime.clock.now()
+        row = {"pool": "new", "model": "apart", "started_at": now, "ended_at": now, "busy_s": 10.0, "energy_j": 100.0}
+        row |= {"energy_source": "modelled", "host_source": "modelled", "mark": "", "startup_s": 0.0, "host_j": 50.0}
+        counts = {"requests": 1, "input_tokens": 1, "output_tokens": 1}
+        accounts = Accounts(server.runtime.scheduler, server.runtime.provider, server.runtime.clock, Carbon(), Hardware())
+        apart, host = accounts.entries([row | counts])
+        (plain, _) = accounts.entries([row | counts | {"model": "tiny"}])
+    assert [gpu for gpu, _ in apart.reserved] == ["A100-80", "T4"]
+    assert apart.beside_held.age_years > 6
+    assert host.reserved_s == 0
+    assert [gpu for gpu, _ in plain.reserved] == ["A100-80"]
 
 
 def test_who_names_a_variant_gets_it(server: LiveServer) -> None:

@@ -73,6 +73,22 @@ def test_a_configuration_takes_of_two_pools_and_of_their_link(solver: Literal["g
     assert make_plan(pair_problem(0.0), solver).late == {"p": pytest.approx(100.0), "q": pytest.approx(100.0)}
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(("making_g_per_s", "takes"), [(0.0, "a + partner"), (0.001, "a"), (None, "a")])
+def test_what_a_unit_of_a_link_took_to_make_is_weighed(
+    solver: Literal["greedy", "cp-sat"], making_g_per_s: float | None, takes: str
+) -> None:
+    """With a partner the work takes one watt of 1,000 less: 0.025 g at 100 g/kWh. Its making comes to 0.9 g where it is known."""
+    apart = Configuration("m", {"a": 1.0}, {"partner": 1.0}, "prefill_decode")
+    pools = [msgspec.structs.replace(pool("a", [100.0] * 4, 1), embodied_g_per_s=0.1)]
+    ways = {"configurations": {apart.name: apart}}
+    one = job("j", {"a": 900.0, apart.name: 900.0}, 3600.0, **ways)
+    watts = {"a": 1000.0, apart.name: 999.0}
+    partner = Link("partner", [1.0] * 4, embodied_g_per_s=making_g_per_s)
+    plan = make_plan(Problem(slots(4), pools, [msgspec.structs.replace(one, power_w_on=watts)], links=[partner]), solver)
+    assert {a.config for a in plan.allotments} == ({apart.name} if takes != "a" else {""})
+
+
 @pytest.mark.parametrize(("what", "where"), [("pools", "b in slot"), ("links", "a-b in slot")])
 def test_the_check_knows_what_a_configuration_takes(what: str, where: str) -> None:
     problem = pair_problem(10.0)

@@ -58,8 +58,8 @@ def account(
         operational_g=_known_sum(row.operational_g for row in metered),
         unknown_energy_j=sum(row.energy_j for row in metered if row.operational_g is None),
         unmeasured_s=sum(row.busy_s for row in rows if row.energy_source == "unmeasured"),
-        embodied_g=_embodied(((e.gpu, e.held, e.reserved_s) for e in entries), policy, lifetime_years, hardware),
-        embodied_unknown_s=sum(e.reserved_s for e in entries if hardware.replica_kg(e.gpu, e.held) is None),
+        embodied_g=_embodied(((*one, e.reserved_s) for e in entries for one in e.reserved), policy, lifetime_years, hardware),
+        embodied_unknown_s=sum(e.reserved_s for e in entries if any(hardware.replica_kg(*one) is None for one in e.reserved)),
         policy=policy,
         lifetime_years=lifetime_years,
         signal=_one_signal((intensity.signal, zone) for intensity, zone in used if intensity.mean_g_per_kwh is not None),
@@ -221,7 +221,7 @@ def _attributed(
         return None
     whole = [(e, e.energy_j if e.attributed_j is None else e.attributed_j) for e in entries if e.energy_source != "unmeasured"]
     grams = (_grams(j, e.energy_source, e.pue, truth(e.zone, e.started_at, e.ended_at)) for e, j in whole)
-    made = _embodied(((e.gpu, e.held, e.busy_s) for e in entries), policy, lifetime_years, hardware)
+    made = _embodied(((*one, e.busy_s) for e in entries for one in e.reserved), policy, lifetime_years, hardware)
     return Attributed(math.fsum(j for _, j in whole), _known_sum(grams), made)
 
 

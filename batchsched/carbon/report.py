@@ -41,6 +41,14 @@ class Entry(msgspec.Struct, frozen=True):
     """Where `energy_j` is modelled: by which figures."""
     model: str = ""
     """That served it; empty where that is of no account."""
+    beside_gpu: str = ""
+    """In a mode of two pools: that of the other pool, a replica of which was reserved for as long; else empty."""
+    beside_held: Held = NEW
+
+    @property
+    def reserved(self) -> list[tuple[str, Held]]:
+        """The replicas that were reserved for it: GPU types, with what stands behind them."""
+        return [(self.gpu, self.held), *([(self.beside_gpu, self.beside_held)] if self.beside_gpu else [])]
 
     @property
     def reserved_s(self) -> float:

@@ -145,7 +145,7 @@ def _why_here(problem: Problem, plan: Plan, job: Job, mine: list[Allotment]) -> 
     known = {name: grams for name, grams in others.items() if grams is not None}
     if not known or planned is None:
         return ""
-    planned += sum((problem.pool(a.pool).embodied_g_per_s or 0.0) * a.seconds for a in mine)
+    planned += sum(_made_g_per_s(problem, job.configuration(a.key)) * a.seconds for a in mine)
     name = min(known, key=lambda n: (known[n], n))
     if known[name] <= planned and plan.solver == "at-once":
         return ""  # it is free, but nothing is shifted
@@ -177,9 +177,14 @@ def _best_alone(problem: Problem, job: Job, key: str) -> float | None:
         take = min(left, seconds)
         grams += take * job.power_w_on[key] / JOULES_PER_KWH * pool.pue * intensity
         left -= take
-    made = sum((problem.pool(name).embodied_g_per_s or 0.0) * taken for name, taken in config.takes.items())
-    grams += made * job.seconds_on[key]  # 0 unless the policy weighs it
+    grams += _made_g_per_s(problem, config) * job.seconds_on[key]  # 0 unless the policy weighs it
     return grams if left <= 1e-6 else None
+
+
+def _made_g_per_s(problem: Problem, config: Configuration) -> float:
+    """What the making of all that a replica takes weighs in a second."""
+    making = {one.name: one.embodied_g_per_s or 0.0 for one in problem.places}
+    return sum(making[name] * taken for name, taken in config.shares)
 
 
 def _open(problem: Problem, config: Configuration) -> list[float]:

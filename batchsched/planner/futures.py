@@ -35,7 +35,8 @@ class Futures:
         nominal = [self.prices.intensity[pool.name] for pool in problem.pools]
         expected = np.array(nominal, float).reshape(len(problem.pools), len(problem.slots)) / JOULES_PER_KWH
         gram = np.ones((self.count, *expected.shape))
-        embodied = np.ones((self.count, len(problem.pools)))
+        places = problem.places
+        embodied = np.ones((self.count, len(places)))
         for p, pool in enumerate(problem.pools):
             if rows := problem.scenarios.get(pool.zone):
                 known = [g is not None for g in pool.intensity_g_per_kwh]
@@ -44,9 +45,10 @@ class Futures:
             embodied[:, p] = np.exp(pool.embodied_sigma * making[pool.kind or pool.name])
         self.gram: Array = gram / gram.mean(axis=0) * expected
         """Grams a joule, PUE included: [futures, pools, slots]."""
-        making_g = np.array([self.prices.embodied_g_per_s[pool.name] for pool in problem.pools])
+        self._places = {place.name: p for p, place in enumerate(places)}
+        making_g = np.array([self.prices.embodied_g_per_s[place.name] for place in places])
         self.embodied: Array = embodied / embodied.mean(axis=0) * making_g
-        """Grams a replica-second: [futures, pools]."""
+        """Grams a second of a replica, or of a link's unit: [futures, pools and links]."""
         moving = np.exp(problem.transfer_sigma * self._spread(rng))
         self.transfer: Array = moving / moving.mean()
         """What moving files comes to, over what is expected: [futures]."""
@@ -66,14 +68,14 @@ class Futures:
     def grams(self, uses: Sequence[Allotment | Load], holds: Sequence[Hold] = ()) -> Array:
         """What these come to in each future."""
         jobs = {job.batch_id: job for job in self.problem.jobs}
-        joules, seconds, moved_g = np.zeros(self.gram.shape[1:]), np.zeros(len(self._pools)), 0.0
+        joules, seconds, moved_g = np.zeros(self.gram.shape[1:]), np.zeros(len(self._places)), 0.0
         for use in uses:
             job = jobs[use.batch_id]
             key = key_of(job, use)
             joules[self._pools[use.pool], use.slot_index] += job.power_w_on[key] * use.seconds
             moved_g += _moved_g(job, key, use)
-            for pool, taken in job.configuration(key).takes.items():
-                seconds[self._pools[pool]] += use.seconds * taken
+            for name, taken in job.configuration(key).shares:
+                seconds[self._places[name]] += use.seconds * taken
         for hold in holds:
             joules[self._pools[hold.pool], hold.slot_index] += hold.power_w * hold.seconds
         total: Array = np.tensordot(self.gram, joules, axes=2) + self.embodied @ seconds + self.transfer * moved_g

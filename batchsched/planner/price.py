@@ -27,11 +27,12 @@ class Prices(msgspec.Struct, frozen=True):
     loss_g_per_s: float
     """Grams that losing one second of work costs, counted where a job is fastest, at weight 1."""
     embodied_g_per_s: dict[str, float]
-    """Manufacturing carbon that a replica-second of each pool weighs, unknowns filled in; 0 where the policy leaves it out."""
+    """Manufacturing carbon that a second of a pool's replica, or of a link's unit, weighs, unknowns filled in; 0 where the policy
+    leaves it out."""
     energy_g_per_kwh: dict[str, float] = {}
     """What a kWh of each pool's work weighs beside its carbon, times the PUE."""
     held_g_per_s: dict[str, float] = {}
-    """What a replica-second of each pool weighs in every slot alike: manufacturing and money."""
+    """What the same second weighs in every slot alike: manufacturing and money."""
 
     def running_g(self, config: Configuration, power_w: float, slot: int) -> float:
         """Grams that one replica-second at this power emits by the forecast."""
@@ -44,8 +45,8 @@ class Prices(msgspec.Struct, frozen=True):
     def besides_g(self, config: Configuration) -> float:
         """What a replica-second weighs in every slot alike."""
         grams = 0.0
-        for pool, taken in config.takes.items():
-            grams += self.held_g_per_s[pool] * taken
+        for name, taken in config.shares:
+            grams += self.held_g_per_s[name] * taken
         return grams
 
     def idle_g(self, config: Configuration, idle_w: float, slot: int) -> float:
@@ -71,9 +72,9 @@ def price(problem: Problem) -> Prices:
     dearest = max((max(row, default=0.0) for row in intensity.values()), default=0.0) or 1.0
     watts = max((w for job in problem.jobs for w in job.power_w_on.values()), default=0.0) or 1.0
     embodied = _embodied(problem)
-    held = {pool.name: embodied[pool.name] + pool.price_g_per_s for pool in problem.pools}
+    held = {one.name: embodied[one.name] + one.price_g_per_s for one in problem.places}
     moved = max((job.transfer_g_per_s(key) for job in problem.jobs for key in job.transfer_g_on), default=0.0)
-    top = watts / JOULES_PER_KWH * dearest + max(held.values(), default=0.0) * _widest(problem) + moved
+    top = watts / JOULES_PER_KWH * dearest + _most_held(problem, held) + moved
     end = problem.end_s or 1.0
     wait = [WAIT_SHARE * top * slot.end_s / end for slot in problem.slots]
     worst_use = max((_dearest_use_s(job, top) for job in problem.jobs if job.seconds_on), default=1.0)
@@ -83,15 +84,17 @@ def price(problem: Problem) -> Prices:
 
 def _embodied(problem: Problem) -> dict[str, float]:
     """As the pools say, and for those that do not know the worst that is known, and more: never preferred for it."""
-    worst = max((pool.embodied_g_per_s or 0.0 for pool in problem.pools), default=0.0)
-    said = {pool.name: pool.embodied_g_per_s for pool in problem.pools}
+    said = {one.name: one.embodied_g_per_s for one in problem.places}
+    worst = max((grams or 0.0 for grams in said.values()), default=0.0)
     return {name: UNKNOWN_FACTOR * worst if grams is None else grams for name, grams in said.items()}
 
 
-def _widest(problem: Problem) -> float:
-    """Most replicas of pools that a replica of a configuration takes."""
-    takes = (config.takes for job in problem.jobs for config in job.configurations.values())
-    return max((sum(taken.values()) for taken in takes), default=1.0)
+def _most_held(problem: Problem, held: dict[str, float]) -> float:
+    """At least what a second of any replica weighs in every slot alike."""
+    configs = [config for job in problem.jobs for config in job.configurations.values()]
+    dearest = max((held[pool.name] for pool in problem.pools), default=0.0)
+    of_pools = dearest * max((sum(config.takes.values()) for config in configs), default=1.0)
+    return of_pools + max((sum(held[name] * n for name, n in config.links.items()) for config in configs), default=0.0)
 
 
 def work_s(job: Job) -> float:

@@ -85,11 +85,16 @@ class PoolState(msgspec.Struct, frozen=True):
 
 
 class Link(msgspec.Struct, frozen=True):
-    """What configurations share that is no GPU: the bandwidth between pools. Its name is no pool's."""
+    """What configurations share that no pool's workers serve by themselves: the bandwidth between pools, engines of another pool
+    that run beside theirs. Its name is no pool's."""
 
     name: str
     capacity: list[float]
     """Of each slot, in the unit in which configurations ask for it."""
+    embodied_g_per_s: float | None = 0.0
+    """Manufacturing carbon of a second of one unit, as a pool has it of a replica."""
+    price_g_per_s: float = 0.0
+    """What a second of one unit weighs as money."""
 
 
 class Configuration(msgspec.Struct, frozen=True, dict=True):
@@ -312,6 +317,11 @@ class Problem(msgspec.Struct, frozen=True):
         return self.pool(config.pool).loaded.count(config.model if config.plain else config.name)
 
     @property
+    def places(self) -> list[PoolState | Link]:
+        """What configurations take of: pools, then links."""
+        return [*self.pools, *self.links]
+
+    @property
     def capacity(self) -> dict[str, list[float]]:
         """What configurations take of, pools and links, in each slot."""
         return {pool.name: pool.capacity for pool in self.pools} | {link.name: link.capacity for link in self.links}
@@ -364,7 +374,7 @@ def cut(problem: Problem, instants: Iterable[float]) -> Problem:
         )
         for pool in problem.pools
     ]
-    links = [Link(link.name, [link.capacity[i] for i in parent]) for link in problem.links]
+    links = [msgspec.structs.replace(link, capacity=[link.capacity[i] for i in parent]) for link in problem.links]
     scenarios = {zone: [[row[i] for i in parent] for row in futures] for zone, futures in problem.scenarios.items()}
     return msgspec.structs.replace(problem, slots=slots, pools=pools, links=links, scenarios=scenarios)
 

@@ -128,6 +128,9 @@ def _priced(problem: Problem, futures: Futures, weights: Array) -> Problem:
         )
         for p, pool in enumerate(problem.pools)
     ]
+    links = [
+        msgspec.structs.replace(link, embodied_g_per_s=float(embodied[len(pools) + at])) for at, link in enumerate(problem.links)
+    ]
     moved = float(weights @ futures.transfer)
     jobs = [
         msgspec.structs.replace(
@@ -137,7 +140,8 @@ def _priced(problem: Problem, futures: Futures, weights: Array) -> Problem:
         )
         for job in problem.jobs
     ]
-    return msgspec.structs.replace(problem, pools=pools, jobs=jobs, scenarios={}, risk=Risk(), transfer_sigma=0.0)
+    ours = {"pools": pools, "links": links, "jobs": jobs}
+    return msgspec.structs.replace(problem, **ours, scenarios={}, risk=Risk(), transfer_sigma=0.0)
 
 
 def _mixed(problem: Problem, due: dict[str, float], futures: Futures, plans: Sequence[Plan], shares: Array) -> Plan:

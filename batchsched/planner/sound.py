@@ -40,7 +40,9 @@ def sound(problem: Problem) -> tuple[Problem, list[str]]:
     wrong: list[str] = []
     dearest = {name: _dearest(problem.pools, name) for name in ("energy_g_per_kwh", "price_g_per_s")}
     pools = [_pool(pool, len(problem.slots), dearest, wrong) for pool in _once(problem.pools, "pool", wrong)]
-    links = [_link(link, len(problem.slots), wrong) for link in _once(problem.links, "link", wrong, [p.name for p in pools])]
+    links = [
+        _link(link, len(problem.slots), dearest, wrong) for link in _once(problem.links, "link", wrong, [p.name for p in pools])
+    ]
     known = {pool.name for pool in pools} | {link.name for link in links}
     jobs = [_job(job, known, wrong) for job in _once(problem.jobs, "job", wrong)]
     ours = {"pools": pools, "links": links, "jobs": jobs, **_rest(problem, wrong)}
@@ -142,11 +144,18 @@ def _supply(supply: Supply) -> Supply:
     )
 
 
-def _link(link: Link, slots: int, wrong: list[str]) -> Link:
-    if len(link.capacity) == slots and _usable(link.capacity):
-        return link
-    wrong.append(f"the capacity of link {link.name} makes no sense: it is taken to be closed where it does not")
-    return msgspec.structs.replace(link, capacity=_fitted(link.capacity, slots))
+def _link(link: Link, slots: int, dearest: dict[str, float], wrong: list[str]) -> Link:
+    change: dict[str, object] = {}
+    if len(link.capacity) != slots or not _usable(link.capacity):
+        wrong.append(f"the capacity of link {link.name} makes no sense: it is taken to be closed where it does not")
+        change["capacity"] = _fitted(link.capacity, slots)
+    if not _usable([link.embodied_g_per_s]):
+        wrong.append(f"the making of link {link.name} is {link.embodied_g_per_s} g/s: it is unknown")
+        change["embodied_g_per_s"] = None
+    if not _usable([link.price_g_per_s]):
+        wrong.append(f"the price of link {link.name} is {link.price_g_per_s} g/s: it is taken for the dearest pool's")
+        change["price_g_per_s"] = dearest["price_g_per_s"]
+    return msgspec.structs.replace(link, **change) if change else link
 
 
 def _fitted(capacity: list[float], slots: int) -> list[float]:

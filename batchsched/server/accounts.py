@@ -169,7 +169,18 @@ class Accounts:
             power_model=pool.power_model,
             model=row.get("model", ""),
             attributed_j=row["energy_j"] if pool.adds_only else None,
+            **self._beside(row),
         )
+
+    def _beside(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The replica of a second pool that work in a mode of two pools holds: its engine serves nobody else meanwhile."""
+        fleet = self._scheduler.fleet
+        served = fleet.models.get(row.get("model", ""))
+        name = served.partner_pool if served else ""
+        if not (pool := fleet.pools.get(name)):
+            return {}
+        held = Held.of(pool, row["started_at"].date(), fleet.replica_gpus.get(name, 1))
+        return {"beside_gpu": pool.gpu, "beside_held": held}
 
     def _baseline_pool(self, model: str) -> str | None:
         """The newest pool of the home site, or of all where that has none that runs the model; of spare capacity only where there
