@@ -91,7 +91,7 @@ def show(found: Sequence[Row], plot: Path | None) -> None:
                 "" if side.acceptance is None else f"{side.acceptance:.0%}",
                 "" if side.tokens_per_step is None else f"{side.tokens_per_step:.2f}",
                 "" if side.bytes_per_token is None else f"{side.bytes_per_token:,.0f}",
-                "" if side.link_bytes_per_s is None else f"{side.link_bytes_per_s / 1e6:.2f}",
+                "" if side.link_bytes_per_s is None else f"{side.link_bytes_per_s / 1e6:.3g}",
             )
             for side in sides
         ],
