@@ -23,9 +23,11 @@ from batchsched.executors.hunt import Hunt
 from batchsched.executors.meters import Reading
 from batchsched.executors.reporter import Reporter
 from batchsched.executors.share import EnergyShare
+from batchsched.executors.told import LeaseTold
 from batchsched.executors.work import Outcome
 from batchsched.fleet import ServedModel
 from batchsched.lines import LineError, Request, parse
+from batchsched.traces import OFF
 from batchsched.wire import Lease, Result
 from tests.fake_engine import FakeEngine
 from tests.fake_engine import serve as serve_engine
@@ -45,8 +47,9 @@ class Meter:
 class Kept:
     """In a reporter's place: keeps what it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, lease: Lease) -> None:
         self.results: list[Result] = []
+        self.told = LeaseTold(OFF, lease, SystemClock().now)
 
     def add(self, result: Result) -> None:
         self.results.append(result)
@@ -85,7 +88,7 @@ class Search:
                 "chunk", "b", self.leases, "/v1/chat/completions", "tiny", 1, len(self.requests), list(self.results),
                 [*suspects, *erring], 1, erring=erring,
             )  # fmt: skip
-            kept = Kept()
+            kept = Kept(lease)
             work = driver.add(lease, cast("Reporter", kept), self.requests)
             while not work.outcome.done():
                 dead.clear()

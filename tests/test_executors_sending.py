@@ -91,7 +91,8 @@ def added(
     """A chunk of so many lines."""
     endpoint, said = "/v1/completions", prompts or ["z"] * count
     told = [*suspects, *erring]
-    lease, kept = Lease("c", "b", 1, "/v1/completions", "tiny", 1, count, [], told, 1, erring=list(erring)), Kept()
+    lease = Lease("c", "b", 1, "/v1/completions", "tiny", 1, count, [], told, 1, erring=list(erring))
+    kept = Kept(lease)
     lines = [(number, parse(as_line(f"c{number}", prompt, endpoint=endpoint), number)) for number, prompt in enumerate(said, 1)]
     return driver.add(lease, cast("Reporter", kept), lines), kept
 

@@ -43,9 +43,10 @@ async def test_a_request_that_was_on_its_way_out_while_the_process_slept_is_not_
     runner, port = await serve_engine(engine)
     attached = AttachedEngine(f"http://127.0.0.1:{port}")
     await attached.start(ServedModel(), "tiny")
-    connector, kept = Drowsy(), Kept()
+    connector = Drowsy()
     share = EnergyShare(Meter(), SystemClock().now)
     lease = Lease("c", "b", 1, "/v1/chat/completions", "tiny", 1, 1, [], [], 1)
+    kept = Kept(lease)
     try:
         async with aiohttp.ClientSession(connector=connector) as session, asyncio.timeout(PATIENCE_S):
             connector.driver = driver = Driver(
