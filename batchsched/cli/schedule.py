@@ -52,7 +52,7 @@ def _about_one(command: Callable[..., Any]) -> Callable[..., Any]:
     "--file",
     required=True,
     metavar="PATH",
-    help="Below the server's folder of inputs: a file, {date} and {time} filled in; wildcards, or a folder: what is new there then.",
+    help="Below the server's folder of inputs: a file, {date} and {time} filled in; wildcards, or a folder: what is new there.",
 )
 @click.option("--deadline", required=True, metavar="DURATION", help="Of each batch, from when it is made, such as 10h.")
 @click.option("--endpoint", help="The batches' endpoint [default: /v1/chat/completions].")
