@@ -255,7 +255,7 @@ class WorkerLoop:
         """Before any work is asked for: who has a broken GPU gets none. Whoever is to stop waits for no card that hangs."""
         with contextlib.suppress(Stopped):
             await unless(self.stop, asyncio.to_thread(self._gpus.look))
-            if self._gpus.seen:
+            if self._gpus.seen or self._idle:
                 await unless(self.stop, self._beat())
 
     async def _beat(self) -> None:

@@ -14,6 +14,7 @@ from batchsched.client.stalls import AFTER_S, Stalls
 from batchsched.executors import lacks
 from batchsched.executors.worker import run_worker
 from batchsched.fleet import Fleet, Pool, ServedModel, Site
+from batchsched.queue import workers
 from batchsched.settings import Worker
 from batchsched.unable import lacked
 from tests.fake_engine import FakeEngine
@@ -85,6 +86,8 @@ async def test_an_engine_that_goes_by_another_name_is_named_and_waited_for(
         waits = await until(lambda: progress()["stalled"] and "No engine" in progress()["waiting_for"] and progress())
         assert "No engine of pool local serves tiny" in waits["waiting_for"]
         assert waits["running_on"] == []
+        with server.runtime.database.read() as connection:
+            assert workers.idle_power(connection) == {"local": 0.0}  # who runs the engine pays for its rest
         explained = await asyncio.to_thread(lambda: server.http.get(f"/v1/batchsched/batches/{batch_id}/explain").text)
         assert "--served-model-name tiny" in explained
         engine.names = ["tiny"]

@@ -87,7 +87,7 @@ ran alone bears the whole day's, however short it was. Windows and stopped worke
 others."""
 
 
-def _storage_sources(said: list[str]) -> list[str]:
+def storage_sources(said: list[str]) -> list[str]:
     """What they have in common is said once, whatever grids they are by."""
     grids: dict[str, dict[str, None]] = {}
     for source in said:
@@ -107,7 +107,7 @@ def show_report(report: Report) -> None:
         click.echo("\nBeside it, apart from the sums (loading is in them):")
         heads = ("part", "energy", "CO2e", "embodied (low / mid / high)", "how")
         print_table(heads, [(b.part, energy(b.energy_j), grams(b.operational_g), band(b.embodied_g), b.how) for b in beside])
-        for line in _storage_sources([part.source for part in beside if part.part == "storage" and part.source]):
+        for line in storage_sources([part.source for part in beside if part.part == "storage" and part.source]):
             click.echo(f"Storage by: {line}.")
     for idle in (part for part in report.beside if part.part == "idle"):
         took = f"{energy(idle.energy_j)}, {grams(idle.operational_g)} CO2e, embodied {band(idle.embodied_g)}"
