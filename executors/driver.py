@@ -28,7 +28,7 @@ from batchsched.executors.engine import Engine
 from batchsched.executors.order import arranged
 from batchsched.executors.outputs import Outputs
 from batchsched.executors.patience import Patience
-from batchsched.executors.probes import capacity_of, in_flight_of, load_of, tokens_of
+from batchsched.executors.probes import capacity_of, fetching_of, in_flight_of, load_of, tokens_of
 from batchsched.executors.pulse import Pulse
 from batchsched.executors.reporter import Reporter
 from batchsched.executors.share import EnergyShare
@@ -200,6 +200,8 @@ class Driver:
     async def _feel(self) -> None:
         if load := await load_of(self._session, self._engine.url, self._engine.dialect.metrics):
             if self._split:
+                if fetching := await fetching_of(self._session, self._engine.url):
+                    self._split.fetching(fetching, time.monotonic())
                 self._split.feel(load)
                 self._admission.resize(self._split.room)
             else:

@@ -28,7 +28,7 @@ from batchsched.executors.engine import Engine, VllmEngine, bearer
 from batchsched.executors.engine_home import find_engine
 from batchsched.executors.meters import EnergyMeter, choose_meter
 from batchsched.executors.orphans import end_orphans
-from batchsched.executors.partner_told import BYTES_PATH, HELD_S, MOST_BYTES, PATH, PartnerTold
+from batchsched.executors.partner_told import ANEW_PATH, BYTES_PATH, HELD_S, MOST_BYTES, PATH, PartnerTold
 from batchsched.executors.pauses import pause_after
 from batchsched.executors.probes import capacity_of, healthy, in_flight_of, load_of
 from batchsched.executors.signals import kept_up, stopped_by_signals
@@ -59,7 +59,7 @@ class Partner:
         self._meter: EnergyMeter
         self._by, self._heard_at = "", 0.0
         self._charged = (0.0, 0.0)
-        self._failures = 0
+        self._failures, self._anew = 0, False
         self._drafts: DraftService | None = None
         self._passed = (0.0, 0.0)
 
@@ -69,6 +69,7 @@ class Partner:
         app = web.Application(middlewares=[self._guard])
         app.router.add_get(PATH, self._tell)
         app.router.add_get(BYTES_PATH, self._bytes)
+        app.router.add_post(ANEW_PATH, self._begin_anew)
         return app
 
     async def keep(self, session: aiohttp.ClientSession) -> None:
@@ -81,7 +82,8 @@ class Partner:
                         self._drafts, self._passed = drafts, (0.0, 0.0)
                         await self._watch(session)
                         self._count_drafts()
-                    raise EngineFailed(f"The engine is gone. {self._engine.last_words()}".strip())
+                    why = "A worker cannot read what the engine holds." if self._anew else "The engine is gone."
+                    raise EngineFailed(f"{why} {self._engine.last_words()}".strip())
                 except EngineFailed as problem:
                     await self._trouble(problem)
         finally:
@@ -91,7 +93,7 @@ class Partner:
     async def _start(self) -> None:
         log.info("Starting the engine for '%s'.", self._told.served)
         await self._engine.start(self._model, self._told.served)
-        self._told.problem = ""
+        self._told.problem, self._anew = "", False
         log.info("Ready after %.1f s: %s.", self._engine.startup_s, self._engine.describe())
 
     async def _watch(self, session: aiohttp.ClientSession) -> None:
@@ -99,7 +101,7 @@ class Partner:
         engine, told = self._engine, self._told
         capacity = await capacity_of(session, engine.url, engine.context)
         told.kv_tokens, told.engine_url, began = capacity.tokens, engine.url, time.monotonic()
-        while engine.alive() and await healthy(session, engine.url, tries=3, path=engine.dialect.health):
+        while not self._anew and engine.alive() and await healthy(session, engine.url, tries=3, path=engine.dialect.health):
             metrics = engine.dialect.metrics
             load, running = await load_of(session, engine.url, metrics), await in_flight_of(session, engine.url, metrics)
             told.held_tokens = load.usage * capacity.tokens if load and capacity.tokens else None
@@ -151,6 +153,13 @@ class Partner:
                 self._by, (told.told_energy_j, told.told_host_j) = by, self._charged
             self._heard_at, self._charged = now, (told.energy_j, told.host_j)
         return web.Response(body=msgspec.json.encode(told), content_type="application/json")
+
+    async def _begin_anew(self, request: web.Request) -> web.Response:
+        """The worker that has it cannot use the engine at this URL any more; of another that it has by now it says nothing."""
+        if not self._by or request.query.get("by") != self._by:
+            return _refused(409, "Only the worker that has this partner may ask for another engine.")
+        self._anew = self._anew or (bool(self._told.engine_url) and request.query.get("engine") == self._told.engine_url)
+        return web.Response(status=202)
 
     async def _bytes(self, request: web.Request) -> web.StreamResponse:
         """So many bytes, as fast as they go."""

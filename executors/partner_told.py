@@ -12,6 +12,7 @@ from batchsched.wire import EnergyMark, EnergySource
 
 PATH = "/partner"
 BYTES_PATH = "/partner/bytes"
+ANEW_PATH = "/partner/anew"
 MOST_BYTES = 64 * 2**20
 """Of one answer that measures the link."""
 PORT = 8425

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import statistics
 import time
@@ -16,7 +17,7 @@ from batchsched.executors.admission import Admission
 from batchsched.executors.dialect import dialect_of
 from batchsched.executors.engine import bearer
 from batchsched.executors.meters import EnergyMeter, Reading
-from batchsched.executors.partner_told import BYTES_PATH, PATH, PartnerTold
+from batchsched.executors.partner_told import ANEW_PATH, BYTES_PATH, PATH, PartnerTold
 from batchsched.executors.pauses import pause_after
 from batchsched.executors.probes import capacity_of, handed_of, load_of
 from batchsched.executors.split import Split
@@ -56,7 +57,7 @@ class Partnership:
         self._since = time.monotonic()
         self._there = False
         self._failures, self._failed_at, self._not_before = 0, 0.0, 0.0
-        self._silent = self._measured = ""
+        self._silent = self._measured = self._spoilt = ""
         self._looking = asyncio.Lock()
         self._metrics = dialect_of("vllm", None, Pool()).metrics
 
@@ -77,8 +78,10 @@ class Partnership:
         """By which name its engine serves the model."""
         return self.told.served if self.told else ""
 
-    def failed(self, why: str) -> None:
-        """Its engine did not answer: it is left alone for a while."""
+    def failed(self, why: str, *, anew: bool = False) -> None:
+        """Its engine did not answer: it is left alone for a while, or (`anew`) until it was started anew, as is asked of it."""
+        if anew and self.told:
+            self._spoilt = self.told.engine_url
         if not self._there:
             return
         now = time.monotonic()
@@ -140,7 +143,10 @@ class Partnership:
         async with self._looking:  # two answers that pass each other would count joules twice
             if (told := await self._ask()) is not None:
                 self._charge(told)
-            if told is None or not told.engine_url or time.monotonic() < self._not_before:
+            if told and told.engine_url and told.engine_url == self._spoilt:
+                await self._begin_anew()
+                self._lose()
+            elif told is None or not told.engine_url or time.monotonic() < self._not_before:
                 self._lose()
             elif self._split and told.mode == "prefill_decode":
                 await self._follow(self._split, told.engine_url)
@@ -200,6 +206,14 @@ class Partnership:
             log.warning("The partner at %s cannot be asked (%s). Until it can, everything works alone.", self._url, said)
         self._silent = said
         return None
+
+    async def _begin_anew(self) -> None:
+        """Where that does not arrive, the next look asks again."""
+        params = {"by": self._name, "engine": self._spoilt}
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+            url = self._url + ANEW_PATH
+            async with self._session.post(url, params=params, headers=self._headers, timeout=_TIMEOUT) as answer:
+                await answer.read()
 
     def _charge(self, told: PartnerTold) -> None:
         """From the first look on; of a new run of it all that no worker was told of."""

@@ -15,6 +15,8 @@ from batchsched.measures import DRAFTED
 PROBE_TIMEOUT_S = 10.0
 _CACHE = "vllm:cache_config_info{"
 _BYTES = "vllm:nixl_bytes_transferred_sum"
+_FETCHES = ("vllm:nixl_xfer_time_seconds_count", "vllm:nixl_num_failed_transfers")
+_FETCHING = re.compile(r'vllm:num_requests_kv_fetch_by_stage\{.*stage="in_progress"')
 _FROM_ELSEWHERE = re.compile(r'vllm:prompt_tokens_by_source_total\{.*source="external_kv_transfer"')
 _LABEL = re.compile(r'(\w+)="(\d+)"')
 
@@ -108,6 +110,20 @@ async def handed_of(session: aiohttp.ClientSession, url: str) -> tuple[float, fl
     say."""
     lines = await _metrics(session, url)
     return _sum(lines, _BYTES) or 0.0, _sum([line for line in lines if _FROM_ELSEWHERE.match(line)], "vllm:") or 0.0
+
+
+class Fetching(NamedTuple):
+    """Prompts whose keys and values an engine is fetching from another, and how many times that ended, well or not."""
+
+    under_way: float
+    over: float
+
+
+async def fetching_of(session: aiohttp.ClientSession, url: str) -> Fetching | None:
+    """None where it does not say, or fetches none."""
+    lines = await _metrics(session, url)
+    under_way = _sum([line for line in lines if _FETCHING.match(line)], "vllm:")
+    return None if under_way is None else Fetching(under_way, _sum(lines, *_FETCHES) or 0.0)
 
 
 async def load_of(session: aiohttp.ClientSession, url: str, metrics: Mapping[str, str]) -> Load | None:

@@ -21,6 +21,7 @@ from batchsched.executors.answers import Verdict, judge
 from batchsched.executors.demand import Demand
 from batchsched.executors.handoff import LEASE_S, Fields, Kept, alone, first_body, kept_of, parts_of, second_body
 from batchsched.executors.outputs import Reply
+from batchsched.executors.probes import Fetching
 from batchsched.executors.turns import Turns
 from batchsched.kv_link import KvLink
 
@@ -29,6 +30,9 @@ FRESH_S = LEASE_S / 2
 """Older ones are not handed over: what is read after its time may be somebody else's."""
 READ_S = 300.0
 """No prompt takes longer to be read; what does goes alone."""
+STUCK_S = 60.0
+"""Where our engine fetches keys and values and for so long none have come, none will: seen of connections to engines that were
+killed, which end neither well nor with an error."""
 _SURE_PROMPTS, _SURE_S = 32, 2.0
 """So many prompts, and so long, before a link is judged too slow for them."""
 Post = Callable[[str, bytes], Awaitable[Reply]]
@@ -48,8 +52,8 @@ class Reader(Protocol):
         """By which name it serves the model."""
         ...
 
-    def failed(self, why: str) -> None:
-        """It did not answer."""
+    def failed(self, why: str, *, anew: bool = False) -> None:
+        """It did not answer; `anew`: nor is it to be asked again before it was started anew."""
         ...
 
 
@@ -60,12 +64,14 @@ class Split:
         self.refused = ""
         """Why nothing is handed over, with the numbers; empty while it is."""
         self.counts: Counter[str] = Counter()
-        """Requests `handed` over, answered `alone`, `repeated` alone after an error; prompt `tokens` handed over."""
+        """Requests `handed` over, answered `alone`, `repeated` alone after an error or because they were `stuck`; prompt `tokens`
+        handed over."""
         self.link = link
         self._reader = reader
         self._ahead, self._answering = Turns(ahead), Turns(answering)
         self._offered: list[_Held] = []
         self._reading, self._busy_s, self._since = 0, 0.0, 0.0
+        self._fetched, self._fetched_at = 0.0, 0.0
 
     async def ask(self, demand: Demand, endpoint: str, body: bytes, url: str, *, read: Post, answer: Post) -> Reply:
         """The answer of our engine at `url`. `read` asks the partner, `answer` our own."""
@@ -81,7 +87,7 @@ class Split:
         try:
             if held and fields is not None and held.fresh:
                 reply = await self._go_on(held, fields, url + endpoint, answer)
-                if not _to_repeat(reply):
+                if reply is not None and not _to_repeat(reply):
                     return reply
                 self.counts["repeated"] += 1
             elif held:
@@ -119,6 +125,19 @@ class Split:
     def learn(self, demand: Demand, read: int, cached: int, written: int) -> None:
         """What a request turned out to be."""
         self._answering.admission.learn(demand, read, cached, written)
+
+    def fetching(self, seen: Fetching, now: float) -> None:
+        """What our engine fetches, at that time (monotonic seconds). Where nothing comes any more, what was offered for so long
+        goes alone, and the partner's engine, whose memory cannot be read, is to be started anew."""
+        if not seen.under_way or seen.over != self._fetched:
+            self._fetched, self._fetched_at = seen.over, now
+        elif now - self._fetched_at >= STUCK_S:
+            stuck = [held for held in self._offered if now - held.offered_at >= STUCK_S]
+            self._fetched_at = now
+            self.counts["stuck"] += len(stuck)
+            for held in stuck:
+                held.give_up()
+            self._reader.failed(f"what it holds cannot be fetched: none of {seen.under_way:.0f} in {STUCK_S:.0f} s", anew=True)
 
     def crowded(self) -> None:
         """Our engine ran out of memory all the same."""
@@ -177,13 +196,18 @@ class Split:
         self._judge(held.kept.tokens)
         return held
 
-    async def _go_on(self, held: _Held, fields: Fields, url: str, answer: Post) -> Reply:
-        """Our engine's answer from what is held; where it gives none, that is held until its time is over."""
+    async def _go_on(self, held: _Held, fields: Fields, url: str, answer: Post) -> Reply | None:
+        """Our engine's answer from what is held; where it gives none, that is held until its time is over. None where it was
+        given up, for it will never be fetched."""
         assert held.kept is not None
         held.offered_at = time.monotonic()
         self._offered.append(held)
         try:
-            reply = await answer(url, second_body(fields, held.kept))
+            async with held.limit:
+                reply = await answer(url, second_body(fields, held.kept))
+        except TimeoutError:
+            held.expire()
+            return None
         except asyncio.CancelledError:
             held.expire()
             raise
@@ -239,12 +263,18 @@ class _Held:
         self.free = False
         self.kept: Kept | None = None
         self.read_at = self.offered_at = 0.0
+        self.limit = asyncio.timeout(None)
+        """Of the wait for an answer from it."""
         self._turns = turns
 
     @property
     def fresh(self) -> bool:
         """Is it sure to be there still?"""
         return time.monotonic() - self.read_at < FRESH_S
+
+    def give_up(self) -> None:
+        """Nobody waits for an answer from it any longer."""
+        self.limit.reschedule(asyncio.get_running_loop().time())
 
     def release(self) -> None:
         """It was read, or never held."""

@@ -6,6 +6,7 @@ not there any more unless its policy is to compute it again.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections import Counter
 from typing import Any
@@ -23,6 +24,10 @@ class KeptKv:
         self.most_kept = 0
         self.counts: Counter[str] = Counter()
         """Prompts `kept`, `read` from elsewhere, `recomputed` because they were not there."""
+        self.comes = asyncio.Event()
+        """Cleared: what is read from elsewhere never comes, as of an engine that is only half dead."""
+        self.comes.set()
+        self.fetching = 0
         self._ids = itertools.count()
 
     @property
@@ -36,6 +41,10 @@ class KeptKv:
         return [
             f'vllm:prompt_tokens_by_source_total{prefix},source="external_kv_transfer"}} {float(self.counts["tokens"])}',
             f"vllm:nixl_bytes_transferred_sum{label} {1024.0 * self.counts['tokens']}",
+            f'vllm:num_requests_kv_fetch_by_stage{prefix},stage="in_progress"}} {float(self.fetching)}',
+            f'vllm:num_requests_kv_fetch_by_stage{prefix},stage="waiting_to_start"}} 7.0',
+            f"vllm:nixl_xfer_time_seconds_count{label} {float(self.counts['read'])}",
+            f"vllm:nixl_num_failed_transfers_total{label} {float(self.counts['recomputed'])}",
             f"fake:kept_total{label} {float(self.counts['kept'])}",
         ]
 
@@ -54,6 +63,11 @@ class KeptKv:
         """Read from elsewhere what a request says lies there; False where it cannot be had and must not be computed."""
         if not asked or not asked.get("do_remote_prefill"):
             return True
+        self.fetching += 1
+        try:
+            await self.comes.wait()
+        finally:
+            self.fetching -= 1
         url = f"http://{asked['remote_host']}:{asked['remote_port']}/fake_kv/{asked['remote_request_id']}"
         try:
             async with aiohttp.ClientSession() as session, session.post(url) as answer:

@@ -127,7 +127,7 @@ class Known:
         """Of its engine, however often that is started."""
         return self._engine.url if self._engine.served else ""
 
-    def failed(self, why: str) -> None:
+    def failed(self, why: str, *, anew: bool = False) -> None:
         """Kept to be looked at."""
         self.said.append(why)
 

@@ -121,6 +121,25 @@ async def test_it_starts_its_engine_tells_of_it_and_leaves_nothing_behind(tmp_pa
     assert all(gone(pid) for pid in pids)
 
 
+async def test_an_engine_that_cannot_be_read_any_more_is_started_anew_for_its_worker(tmp_path: Path, port: int) -> None:
+    async with a_partner(tmp_path, port), aiohttp.ClientSession() as session:
+        before = await ready(port, "w1")
+        for by, engine, status in (("w2", before.engine_url, 409), ("w1", "http://another", 202)):
+            async with session.post(f"{at(port)}/partner/anew", params={"by": by, "engine": engine}) as answer:
+                assert answer.status == status
+        mine = Partnership(at(port), "", session, "w1")
+        split = await mine.way(Pool(), SPLIT)
+        assert split is not None
+        assert mine.url == before.engine_url
+        mine.failed("what it holds cannot be fetched", anew=True)
+        async with asyncio.timeout(PATIENCE_S):
+            while mine.url in {"", before.engine_url}:
+                await mine.look()
+                await asyncio.sleep(0.05)
+        assert mine.told is not None
+        assert mine.told.partner == before.partner  # the same run of it, with another engine
+
+
 def asked_for_drafts(port: int) -> None:
     """By the class that asks in a target's engine, until one request has been answered."""
     target = proposer(port + 1)

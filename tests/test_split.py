@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from batchsched.executors.admission import Admission, Capacity, Load
 from batchsched.executors.demand import Demand, demand_of
 from batchsched.executors.handoff import alone, first_body, kept_of, parts_of, second_body
 from batchsched.executors.outputs import Reply
+from batchsched.executors.probes import Fetching, fetching_of
 from batchsched.executors.split import Split
 from batchsched.executors.turns import Turns
 from batchsched.kv_link import KvLink, kv_bytes_per_token
@@ -133,9 +135,11 @@ class Known:
 
     def __init__(self, url: str) -> None:
         self.url, self.served, self.said = url, "tiny", list[str]()
+        self.spoilt = list[bool]()
 
-    def failed(self, why: str) -> None:
+    def failed(self, why: str, *, anew: bool = False) -> None:
         self.said.append(why)
+        self.spoilt += [True] if anew else []
 
 
 class Pair:
@@ -302,6 +306,36 @@ async def test_one_that_is_cancelled_gives_up_its_place_here_at_once_and_there_w
         assert (pair.answering.requests, pair.ahead.requests) == (0, 1)
         while pair.ahead.requests:
             await asyncio.sleep(0.01)
+
+
+async def test_what_never_comes_is_answered_alone_and_the_partners_engine_is_to_begin_anew() -> None:
+    async with a_pair() as pair:
+        began = time.monotonic()
+        assert await pair.ask("a b") == "b a"
+        pair.taken.comes.clear()
+        asked = [asyncio.create_task(pair.ask(f"one n{number}")) for number in range(3)]
+        while (seen := await fetching_of(pair.session, pair.url)) != Fetching(3, 1):
+            await asyncio.sleep(0.01)
+        assert seen
+        late = split_module.STUCK_S
+        pair.split.fetching(seen, began)
+        pair.split.fetching(seen, began + late - 1)
+        assert not pair.known.spoilt
+        pair.split.fetching(Fetching(3, 2), began + late - 1)  # one came: the others may
+        pair.split.fetching(Fetching(2, 2), began + late + 1)
+        assert not pair.known.spoilt
+        pair.split.fetching(Fetching(2, 2), began + 3 * late)
+        assert await asyncio.gather(*asked) == [f"n{number} one" for number in range(3)]
+        assert pair.known.spoilt
+        assert (pair.split.counts["stuck"], pair.split.counts["repeated"]) == (3, 3)
+        assert set(pair.ours.computed.values()) == {1}
+        pair.taken.comes.set()
+
+
+async def test_an_engine_that_tells_nothing_of_what_it_fetches_is_believed() -> None:
+    async with a_pair() as pair:
+        pair.ours.kept = None
+        assert await fetching_of(pair.session, pair.url) is None
 
 
 async def test_a_link_that_is_too_slow_is_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
