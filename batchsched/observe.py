@@ -311,6 +311,7 @@ class Observer:
             finish_late=options.get("on_deadline") == "finish",
             uniform=bool(options.get("uniform")) and not tied_to,
             max_replicas=width or None,
+            most_in_piece=max((int(share["most"]) for share in mine), default=None),
             configurations={key: config for key, config in zip(keys, configs, strict=True) if key != config.pool},
             as_named={one.pool: Effort(one.seconds, one.power_w, one.profile.startup_s) for one in given_up},
             transfer_g_on={key: each.grams for key, each in moved.items() if each.grams},

@@ -169,7 +169,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         return {state.name for state in self.problem.pools if state.name in self.connected and state.capacity[index] > 0}
 
     def _pieces_s(self, batch_id: str) -> dict[str, tuple[float, float]]:
-        """What a chunk of a batch takes on each pool: as expected, and at most with the confidence that was asked for."""
+        """What its largest chunk takes on each pool: as expected, and at most with the confidence that was asked for."""
         if (known := self._pieces.get(batch_id)) is None:
             job = self.jobs[batch_id]
             supplies = {state.name: (state.supply, float(state.replicas)) for state in self.problem.pools}

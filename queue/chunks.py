@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Update, and_, bindparam, func, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Update, and_, bindparam, func, literal_column, or_, select, update
 
 from batchsched.errors import Conflict, NotFound, StaleLease
 from batchsched.queue.hot import Hot, enter
@@ -45,8 +45,6 @@ _CLAIMABLE = (
     .limit(bindparam("limit"))
 )
 _COUNTED = Hot(_CLAIMABLE)
-# One round trip. What another claim holds is passed over; a CTE, since PostgreSQL may run a plain subquery more than once.
-_CHOSEN = _CLAIMABLE.with_for_update(of=chunks, skip_locked=True).cte("chosen")
 _READY = Hot(
     select(batches.c.id).where(
         batches.c.state == "in_progress",
@@ -70,20 +68,18 @@ _HELD = (chunks.c.id == bindparam("chunk"), chunks.c.token == bindparam("held"),
 _EXTEND = Hot(update(chunks).where(*_HELD).values(lease_until=bindparam("until")))
 _RELEASE = Hot(update(chunks).where(*_HELD).values(state="pending", **_IDLE))
 _PLAIN = Hot(update(chunks).where(*_HELD).values(plain=True))
-_TAKE = Hot(
-    update(chunks)
-    .where(chunks.c.id.in_(select(_CHOSEN.c.id)), _IS_PENDING)
-    .values(
-        state="leased",
-        token=chunks.c.token + 1,
-        worker_id=bindparam("worker"),
-        pool=bindparam("on_pool"),
-        model=bindparam("with_model"),
-        lease_until=bindparam("until"),
-        not_before=None,
-    )
-    .returning(*chunks.c)
-)
+
+
+def _taking(claimable: Select[tuple[str]]) -> Hot:
+    """In one round trip, past what another claim holds; a CTE, since PostgreSQL may run a plain subquery more than once."""
+    chosen = claimable.with_for_update(of=chunks, skip_locked=True).cte("chosen")
+    taken = update(chunks).where(chunks.c.id.in_(select(chosen.c.id)), _IS_PENDING)
+    lease = {"worker_id": bindparam("worker"), "pool": bindparam("on_pool"), "model": bindparam("with_model")}
+    until = {"lease_until": bindparam("until"), "not_before": None}
+    return Hot(taken.values(state="leased", token=chunks.c.token + 1, **lease, **until).returning(*chunks.c))
+
+
+_TAKE, _TAKE_WHOLE = _taking(_CLAIMABLE), _taking(_CLAIMABLE.where(chunks.c.result_bytes == 0))
 _UNFINISHED = (
     update(chunks)
     .where(
@@ -163,11 +159,15 @@ def claim(
     lease_s: float,
     model: str | None = None,
     plain: bool = True,
+    whole_first: bool = False,
 ) -> list[Row]:
     """Lease up to `limit` of a batch's pending chunks, in file order; to be served with `model` where requests name another.
-    Without `plain`, none of those that only the plain way of serving suits."""
+    Without `plain`, none of those that only the plain way of serving suits. `whole_first`: of those that nothing is done of, as
+    long as there are such."""
     values = {"worker": worker_id, "on_pool": pool, "with_model": model, "until": now + timedelta(seconds=lease_s)}
-    taken = _TAKE.rows(connection, {"batch": batch_id, "now": now, "limit": limit, "plain_too": plain, **values})
+    asked = {"batch": batch_id, "now": now, "limit": limit, "plain_too": plain, **values}
+    taken = _TAKE_WHOLE.rows(connection, asked) if whole_first else []
+    taken = taken or _TAKE.rows(connection, asked)
     return sorted(taken, key=lambda row: row["position"])
 
 
@@ -371,7 +371,7 @@ def _holding(workers: int) -> Hot:
 def summary(connection: Connection) -> list[Row]:
     """Of each batch in progress: pending and leased requests, and the pools that hold leases, for the planner's eyes.
 
-    Columns: batch_id, pool (None for pending), state, chunks, requests (not yet recorded), input_bytes.
+    Columns: batch_id, pool (None for pending), state, chunks, requests (not yet recorded), most (of one chunk).
     """
     query = (
         select(
@@ -380,6 +380,7 @@ def summary(connection: Connection) -> list[Row]:
             chunks.c.pool,
             func.count().label("chunks"),
             func.sum(chunks.c.lines - chunks.c.completed - chunks.c.failed).label("requests"),
+            func.max(chunks.c.lines - chunks.c.completed - chunks.c.failed).label("most"),
         )
         .join(batches, batches.c.id == chunks.c.batch_id)
         .where(and_(batches.c.state == "in_progress", chunks.c.state.in_(["pending", "leased"])))

@@ -35,6 +35,28 @@ def test_the_last_chunk_takes_as_long_as_any(
     assert in_pieces(work_on, pieces, replicas) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("largest", "expected_s"),
+    [
+        (0.0, 100.0),  # four pieces on four replicas, all alike
+        (0.25, 100.0),
+        (0.4, 160.0),  # one of them is all of one replica's work
+        (0.6, 240.0),
+    ],
+)
+def test_of_unlike_pieces_the_largest_says_how_long_it_takes(largest: float, expected_s: float) -> None:
+    assert in_pieces({"a": 400.0}, 4, {"a": 4}, largest) == pytest.approx({"a": 4 * expected_s})
+
+
+def test_a_job_whose_chunks_were_given_back_in_part_leaves_room_for_the_one_that_is_whole() -> None:
+    left = job("x", {"a": 400.0}, 1e4, remaining_requests=20, max_replicas=4, confidence=0.5)
+    pools = [OpenPool("a", 4, [(0.0, 1e4)])]
+    assert latest_safe_starts([left], pools)["x"] == pytest.approx(1e4 - 100.0, abs=1.0)
+    assert latest_safe_starts([msgspec.structs.replace(left, most_in_piece=10)], pools)["x"] == pytest.approx(
+        1e4 - 200.0, abs=1.0
+    )
+
+
 def by_hand_s(work_on: dict[str, float], pieces: int, replicas: dict[str, float]) -> float:
     """When the last of them is done if each is given to the replica that has it done first."""
     free = [(0.0, work_on[name] / pieces) for name, count in replicas.items() for _ in range(int(count))]
@@ -64,6 +86,15 @@ def test_a_job_in_chunks_starts_early_enough_for_the_last_one() -> None:
     assert latest_safe_starts([divided], pools)["x"] == pytest.approx(1e4 - 1 / (2 / 300 + 6 / 900))
     in_three = msgspec.structs.replace(divided, max_replicas=3, confidence=0.5)
     assert latest_safe_starts([in_three], pools)["x"] == pytest.approx(1e4 - 200.0, abs=1.0)
+
+
+def test_a_job_starts_early_enough_for_engines_that_have_others_chunks_in_hand() -> None:
+    one, other = (job(name, {"a": 300.0}, 1e4, confidence=0.5) for name in ("x", "y"))
+    pools = [OpenPool("a", 3, [(0.0, 2e4)])]
+    alone = msgspec.structs.replace(one, max_replicas=3)
+    assert latest_safe_starts([alone], pools)["x"] == pytest.approx(1e4 - 100.0, abs=1.0)
+    later = msgspec.structs.replace(other, max_replicas=1, deadline_s=2e4)  # its only chunk takes 300 s
+    assert latest_safe_starts([alone, later], pools)["x"] == pytest.approx(1e4 - 100.0 - 150.0, abs=1.0)
 
 
 class InForce:

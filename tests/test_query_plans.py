@@ -108,6 +108,9 @@ STEPS: dict[str, Callable[[Connection], object]] = {
     "retention.over": lambda c: retention.over(c, NOW - timedelta(days=1), 20),
     "chunks.get": lambda c: chunks.get(c, "b9-1", lock=True),
     "chunks.claim": lambda c: chunks.claim(c, "b9", worker_id="w", pool="p", limit=1, now=NOW, lease_s=60),
+    "chunks.claim whole": lambda c: chunks.claim(
+        c, "b9", worker_id="w", pool="p", limit=1, now=NOW, lease_s=60, whole_first=True
+    ),
     "chunks.ready": lambda c: chunks.ready(c, NOW),
     "chunks.claimable": lambda c: chunks.claimable(c, "b9", NOW, 8),
     "chunks.holders": lambda c: chunks.holders(c, ["w", "v"]),

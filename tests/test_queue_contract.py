@@ -194,7 +194,20 @@ def test_the_summary_says_what_is_left_to_do(database: Database) -> None:
         chunks.record(connection, row, completed=4, failed=1, parts=[["x", 0, 50]], result_bytes=50)
     with database.read() as connection:
         found = {(row["state"], row["pool"]): (row["chunks"], int(row["requests"])) for row in chunks.summary(connection)}
+        most = {(row["state"], row["pool"]): row["most"] for row in chunks.summary(connection)}
     assert found == {("pending", None): (2, 20), ("leased", "p"): (1, 5)}
+    assert most == {("pending", None): 10, ("leased", "p"): 5}
+
+
+def test_chunks_of_which_nothing_is_done_may_be_leased_first(database: Database) -> None:
+    add_batch(database, cut=3)
+    (row,) = claim(database)
+    with database.write() as connection:
+        chunks.record(connection, row, completed=4, failed=0, parts=[["x", 0, 50]], result_bytes=50)
+        chunks.release(connection, row["id"], row["token"])
+        how: dict[str, Any] = {"worker_id": "w", "pool": "p", "limit": 1, "now": NOW, "lease_s": LEASE_S}
+        order = [chunks.claim(connection, "b", whole_first=True, **how)[0]["position"] for _ in range(3)]
+    assert order == [1, 2, 0]
 
 
 # -- the other tables --

@@ -6,15 +6,15 @@ Reads profiles, opening hours and deadlines, nothing else, so it holds when the 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import msgspec
 
 from batchsched.planner.backward import Need, Span, fill_backward
 from batchsched.planner.doubt import doubts, factor
-from batchsched.planner.pieces import in_pieces, spread
+from batchsched.planner.pieces import in_pieces, piece_s, spread
 from batchsched.planner.problem import SURE, Job, Problem, Supply
 
 
@@ -31,20 +31,40 @@ def latest_safe_starts(jobs: list[Job], pools: list[OpenPool], margin_s: float =
     """Seconds at which each job must start, earliest deadline first from then on; negative: already late.
 
     Counted at each job's confidence and with one engine start before its work. Jobs that share pools are stacked, so that they do
-    not all wait for the last moment. -inf where the pools' open time before the deadline does not suffice at all: give intervals
-    that begin far enough before 0 to see by how much a job is late. `margin_s`: taken off the result, for leases that cannot be
-    interrupted and for the control loop's own delay.
+    not all wait for the last moment; and each leaves time for the chunks of others that its replicas may have in hand by then,
+    for these are not taken from them: half of what one takes there. -inf where the pools' open time before the deadline does not
+    suffice at all: give intervals that begin far enough before 0 to see by how much a job is late. `margin_s`: taken off the
+    result, for the control loop's own delay.
     """
     spans = spans_of(pools)
     supplies: dict[str, tuple[Supply, float]] = {}
     for pool in pools:  # a pool may come in several layers
         supplies[pool.name] = pool.supply, supplies.get(pool.name, (SURE, 0.0))[1] + pool.replicas
     needs = [_need(job, supplies) for job in jobs if job.seconds_on and job.remaining_requests > 0]
-    starts = fill_backward(needs, spans).starts
+    starts, busy_s = fill_backward(needs, spans).starts, _busy_s(jobs, supplies)
     return {
-        job.batch_id: starts.get(job.batch_id, job.deadline_s if job.remaining_requests <= 0 else -math.inf) - margin_s
+        job.batch_id: starts.get(job.batch_id, job.deadline_s if job.remaining_requests <= 0 else -math.inf)
+        - busy_s.get(job.batch_id, 0.0)
+        - margin_s
         for job in jobs
     }
+
+
+def _busy_s(jobs: Sequence[Job], supplies: Mapping[str, tuple[Supply, float]]) -> dict[str, float]:
+    """For how long replicas may be at work on others' chunks when a job must start: on average half of one, pools by what they
+    do of the job."""
+    cut = {job.batch_id: piece_s(job) for job in jobs if job.max_replicas and job.remaining_requests > 0}
+    all_s, count = defaultdict[str, float](float), Counter[str]()
+    for pieces in cut.values():
+        count.update(pieces.keys())
+        for pool, seconds in pieces.items():
+            all_s[pool] += seconds
+    found: dict[str, float] = {}
+    for name, pieces in cut.items():
+        rates = {pool: supplies[pool][1] / s for pool, s in pieces.items() if pool in supplies and s > 0 and count[pool] > 1}
+        others_s = (rate * (all_s[pool] - pieces[pool]) / (count[pool] - 1) for pool, rate in rates.items())
+        found[name] = 0.5 * math.fsum(others_s) / math.fsum(rates.values()) if rates else 0.0
+    return found
 
 
 def open_pools(problem: Problem, look_back_s: float = 30 * 86400.0) -> list[OpenPool]:
@@ -74,7 +94,7 @@ def _need(job: Job, supplies: Mapping[str, tuple[Supply, float]]) -> Need:
     startup = max(job.startup_s_on.values(), default=0.0)
     work = {at: s * times[at] for at, s in job.work_on.items()}
     if job.max_replicas:
-        work = in_pieces(work, job.width, replicas)
+        work = in_pieces(work, job.width, replicas, (job.most_in_piece or 0) / job.remaining_requests)
     return Need(job.batch_id, job.deadline_s, work, job.width, startup)
 
 

@@ -21,8 +21,9 @@ SIGMA = 0.1
 
 
 def piece_s(job: Job) -> dict[str, float]:
-    """Expected seconds of one of its chunks on each pool, in its fastest configuration there."""
-    return {pool: seconds / job.width for pool, seconds in job.work_on.items()}
+    """Expected seconds of the largest of its chunks on each pool, in its fastest configuration there."""
+    share = max(1 / job.width, (job.most_in_piece or 0) / max(1, job.remaining_requests))
+    return {pool: seconds * share for pool, seconds in job.work_on.items()}
 
 
 def spread(job: Job, replicas: float) -> float:
@@ -32,16 +33,23 @@ def spread(job: Job, replicas: float) -> float:
     return SIGMA / math.sqrt(max(1.0, job.width / max(1.0, replicas)))
 
 
-def in_pieces(work_on: Mapping[str, float], pieces: int, replicas: Mapping[str, float]) -> dict[str, float]:
-    """Work on each pool, in replica-seconds, as much larger as it takes longer in so many pieces of equal size than work that
-    divides at will; without the pools where a piece would end after all others are done."""
-    able = {pool: (seconds / pieces, replicas.get(pool, 0.0)) for pool, seconds in work_on.items() if seconds > 0}
+def in_pieces(work_on: Mapping[str, float], pieces: int, replicas: Mapping[str, float], largest: float = 0.0) -> dict[str, float]:
+    """Work on each pool, in replica-seconds, as much larger as it takes longer in so many pieces than work that divides at will;
+    without the pools where a piece would end after all others are done. `largest`: the share of the work in the largest of them,
+    where they are not of equal size: of chunks that were given back only a part is left, of others all."""
+    largest = max(1 / pieces, largest)
+    able = {pool: (seconds, replicas.get(pool, 0.0)) for pool, seconds in work_on.items() if seconds > 0}
     able = {pool: one for pool, one in able.items() if one[1] > _EPS}
     if not able or pieces > _MANY * math.fsum(count for _, count in able.values()):
         return dict(work_on)
-    whole_s = _whole_s(pieces, list(able.values()))
-    used = {pool: one for pool, one in able.items() if one[0] <= whole_s * (1 + _EPS)}
-    times = max(1.0, whole_s / _divided_s(pieces, sorted(used.values())))
+    equal = [(seconds / pieces, count) for seconds, count in able.values()]
+    whole_s = _whole_s(pieces, equal)
+    if largest * pieces > 1 + _EPS:
+        whole_s = max(
+            whole_s, _whole_s(int(1 / largest + _EPS), [(seconds * largest, count) for seconds, count in able.values()])
+        )
+    used = {pool: one for pool, one in able.items() if one[0] * largest <= whole_s * (1 + _EPS)}
+    times = max(1.0, whole_s / _divided_s(pieces, sorted((seconds / pieces, count) for seconds, count in used.values())))
     return {pool: work_on[pool] * times for pool in used}
 
 

@@ -175,6 +175,8 @@ class Job(msgspec.Struct, frozen=True):
     """It has to stay in one configuration (uniform.one_each chooses it)."""
     max_replicas: int | None = None
     """Replicas that can work on it at once (open chunks); None: as many as it has requests."""
+    most_in_piece: int | None = None
+    """Requests of its largest open chunk; None: all are alike."""
     configurations: dict[str, Configuration] = {}
     """Of those of its names that are not a pool's."""
     as_named: dict[str, Effort] = {}

@@ -276,7 +276,9 @@ class LeaseDesk:
                 turns.leave(load)
                 continue
             batch = batches.get(connection, want.batch_id, ANY)
-            chunk = self._claim_one(connection, worker, batch, None if want.model == batch["model"] else want.model)
+            other = None if want.model == batch["model"] else want.model
+            # What is begun last ends last: near the deadline let that be small.
+            chunk = self._claim_one(connection, worker, batch, other, whole_first=want.due)
             if chunk is None:
                 turns.drop(want)
                 continue
@@ -286,7 +288,7 @@ class LeaseDesk:
             taken.append((chunk, batch))
         return taken, None
 
-    def _claim_one(self, connection: Connection, worker: Row, batch: Row, model: str | None) -> Row | None:
+    def _claim_one(self, connection: Connection, worker: Row, batch: Row, model: str | None, *, whole_first: bool) -> Row | None:
         """A chunk of the batch, to be served with `model` where its requests name another. A uniform batch stays as it began."""
         if batch["options"].get("uniform"):
             batches.get(connection, batch["id"], ANY, lock=True)  # or two pools might begin it at once
@@ -302,6 +304,7 @@ class LeaseDesk:
             lease_s=self._limits.lease_s,
             model=model,
             plain=model is None or self._runtime.fleet.models[model].mode not in DRAFTING,
+            whole_first=whole_first,
         )
         return got[0] if got else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -264,7 +265,9 @@ class Crew:
         now, lines = held.todo[:count], held.lines
         results = [Result(n, True, lines.input_tokens, 0, lines.output_tokens, _ANSWER) for n in now]
         held.todo, held.done = held.todo[count:], held.done + count
-        message = Results(held.lease.token, results, self._worked(held))
+        # A line stands for thousands of requests, whose answers would have come all along: with the time of one that is half done
+        # but without its tokens, a pool would look as if it changed its speed.
+        message = Results(held.lease.token, results, self._worked(held, held.done_s))
         replica.seen_s = self._events.now_s
         try:
             self._desk.record(held.lease.chunk_id, message)
@@ -274,10 +277,11 @@ class Crew:
             return
         self._told("recorded", replica, held.lease, count)
 
-    def _worked(self, held: Held) -> Meter:
-        """What it took since the server last heard of it; beside other users its share of the time, by what its work would take
-        alone."""
-        since_s, held.metered_s = held.metered_s, max(held.metered_s, min(self._events.now_s, held.ends_s))
+    def _worked(self, held: Held, until_s: float = math.inf) -> Meter:
+        """What it took since the server last heard of it, until now or until then; beside other users its share of the time, by
+        what its work would take alone."""
+        until_s = min(until_s, self._events.now_s, held.ends_s)
+        since_s, held.metered_s = held.metered_s, max(held.metered_s, until_s)
         busy_s = held.room.worked_s(since_s, held.metered_s)
         began, ended = self._events.instant(since_s), self._events.instant(held.metered_s)
         return Meter(began, ended, busy_s, busy_s * held.power_w, SOURCE)

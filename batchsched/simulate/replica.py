@@ -40,6 +40,11 @@ class Held(msgspec.Struct):
         """When all of it is done."""
         return self.room.when(self.began_s, (self.done + len(self.todo)) * self.line_s)
 
+    @property
+    def done_s(self) -> float:
+        """When the lines that were done by then were."""
+        return self.room.when(self.began_s, self.done * self.line_s)
+
     def due(self, now_s: float) -> int:
         """Lines that are done by now and not recorded."""
         if now_s <= self.began_s:
