@@ -74,8 +74,8 @@ def _taking(claimable: Select[tuple[str]]) -> Hot:
     """In one round trip, past what another claim holds; a CTE, since PostgreSQL may run a plain subquery more than once."""
     chosen = claimable.with_for_update(of=chunks, skip_locked=True).cte("chosen")
     taken = update(chunks).where(chunks.c.id.in_(select(chosen.c.id)), _IS_PENDING)
-    lease = {"worker_id": bindparam("worker"), "pool": bindparam("on_pool"), "model": bindparam("with_model")}
-    until = {"lease_until": bindparam("until"), "not_before": None}
+    lease: dict[str, Any] = {"worker_id": bindparam("worker"), "pool": bindparam("on_pool"), "model": bindparam("with_model")}
+    until: dict[str, Any] = {"lease_until": bindparam("until"), "not_before": None}
     return Hot(taken.values(state="leased", token=chunks.c.token + 1, **lease, **until).returning(*chunks.c))
 
 

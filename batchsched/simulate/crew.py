@@ -153,6 +153,11 @@ class Crew:
             del self._asks[pool]
             self.ask(pool)
 
+    def _ask_soon(self, arrival: Arrival) -> None:
+        """Those ask that may work on a batch: once, however many of its chunks were given back meanwhile."""
+        for pool in arrival.pools:
+            self._ask_at(pool, self._events.now_s + LATE_S)
+
     def _next(self, replica: Replica) -> None:
         """It is free again."""
         replica.state, replica.held = "idle", None
@@ -325,7 +330,7 @@ class Crew:
         replica.left_s = self._truth.fails_in_s(replica.name, replica.failures)
         replica.goes_down()
         self._events.at(self._events.now_s + self._conditions.repair_s, partial(self._repaired, replica, replica.turn))
-        self.ask_all()  # the rest of the chunk is free
+        self._ask_soon(held.arrival)  # the rest of the chunk is free
 
     def _repaired(self, replica: Replica, turn: int) -> None:
         if replica.turn == turn and not self._later(replica, self._repaired, turn):
@@ -388,7 +393,7 @@ class Crew:
             return
         self._give_back(replica, held, reason)
         self._next(replica)
-        self.ask_all()  # the rest of the chunk is free
+        self._ask_soon(held.arrival)  # the rest of the chunk is free
 
     def _give_back(self, replica: Replica, held: Held, reason: ReleaseReason) -> None:
         """What it has done of a chunk is recorded, and the rest is free again."""
