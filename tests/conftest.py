@@ -28,9 +28,14 @@ from tests.postgres import database_url as database_url
 from tests.postgres import postgres as postgres
 from tests.postgres import postgres_url as postgres_url
 
-# How fast a machine is must not decide whether a property holds.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
+
+def pytest_configure(config: pytest.Config) -> None:
+    """How fast a machine is must not decide whether a property holds; nor, in the quick tests, must luck: `make check` draws the
+    examples of before, `make test` and `make test-full` draw others each time."""
+    same = "not slow" in config.getoption("markexpr")
+    settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=same)
+    settings.load_profile("patient")
+
 
 LONGEST = (
     "test_demo", "test_executors_vllm_errors", "test_chaos", "test_crash", "test_launch_processes", "test_bench_planner",
