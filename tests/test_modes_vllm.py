@@ -15,7 +15,7 @@ from batchsched.fleet import Draft, Pool, ServedModel
 from batchsched.settings import Worker
 from batchsched.variants import resolved
 from batchsched.wire import Probe
-from tests.engine_fixture import real_engine
+from tests.engine_fixture import MAX_LEN, real_engine
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 PROMPTS = [
@@ -23,6 +23,9 @@ PROMPTS = [
     "red green blue red green blue red green",
     *(f"item {n}, item {n + 1}, item" for n in range(6)),
 ]
+WRITTEN = 48
+UP_TO_THE_END = [[10 + (7 * at) % 50 for at in range(MAX_LEN - left)] for left in (WRITTEN, 5)]
+"""Prompts, in tokens, whose answers reach the end of the context: no drafts are checked beyond it."""
 START_S = 400.0
 
 
@@ -30,8 +33,10 @@ async def answers(url: str, model: str) -> list[dict[str, Any]]:
     """Of every prompt, greedily."""
     found: list[dict[str, Any]] = []
     async with aiohttp.ClientSession() as session:
-        for prompt in PROMPTS:
-            body = {"model": model, "prompt": prompt, "max_tokens": 48, "temperature": 0}
+        for prompt in (*PROMPTS, *UP_TO_THE_END):
+            body: dict[str, Any] = {"model": model, "prompt": prompt, "max_tokens": WRITTEN, "temperature": 0}
+            if not isinstance(prompt, str):
+                body |= {"ignore_eos": True, "max_tokens": MAX_LEN - len(prompt)}
             async with session.post(f"{url}/v1/completions", json=body) as answer:
                 assert answer.status == 200, await answer.text()
                 found.append(await answer.json())
@@ -53,6 +58,7 @@ async def drafted(tiny: ServedModel, draft: Draft, folder: Path, plain: list[dic
         assert engine.takes_up("other")
         found = await answers(engine.url, "other")
         assert texts(found) == texts(plain)
+        assert [answer["usage"]["total_tokens"] for answer in found[-2:]] == [MAX_LEN, MAX_LEN]
         assert {answer["model"] for answer in found} == {"tiny"}
         async with aiohttp.ClientSession() as session:
             asker = Asker(session, engine.url, "other", 60.0, engine.dialect.metrics)
