@@ -356,7 +356,7 @@ class Observer:
         if not alive and not able:
             return {name: pool.count for name, pool in self.fleet.pools.items()}
         beside, there = partners_on(self.fleet, alive), Counter(row["pool"] for row in alive)
-        most = {name: max(pool.count - beside[name], there[name]) for name, pool in self.fleet.pools.items()}
+        most = {name: max(pool.count - beside[name], min(pool.count, there[name])) for name, pool in self.fleet.pools.items()}
         return {name: launchers.in_service(count, alive, able, name) for name, count in most.items()}
 
     def _forecasts(self, now: datetime, horizon_s: float) -> tuple[dict[str, IntensityForecast], list[str]]:

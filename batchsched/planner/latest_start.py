@@ -52,16 +52,18 @@ def latest_safe_starts(jobs: list[Job], pools: list[OpenPool], margin_s: float =
 
 def _busy_s(jobs: Sequence[Job], supplies: Mapping[str, tuple[Supply, float]]) -> dict[str, float]:
     """For how long replicas may be at work on others' chunks when a job must start: on average half of one, pools by what they
-    do of the job."""
+    do of the job. Where all chunks that may be in hand at once have a replica each, nobody waits."""
     cut = {job.batch_id: piece_s(job) for job in jobs if job.max_replicas and job.remaining_requests > 0}
-    all_s, count = defaultdict[str, float](float), Counter[str]()
-    for pieces in cut.values():
-        count.update(pieces.keys())
-        for pool, seconds in pieces.items():
+    all_s, count, width = defaultdict[str, float](float), Counter[str](), Counter[str]()
+    for job in jobs:
+        for pool, seconds in cut.get(job.batch_id, {}).items():
             all_s[pool] += seconds
+            count[pool] += 1
+            width[pool] += job.width
+    full = {pool for pool, many in count.items() if many > 1 and pool in supplies and width[pool] > supplies[pool][1]}
     found: dict[str, float] = {}
     for name, pieces in cut.items():
-        rates = {pool: supplies[pool][1] / s for pool, s in pieces.items() if pool in supplies and s > 0 and count[pool] > 1}
+        rates = {pool: supplies[pool][1] / s for pool, s in pieces.items() if pool in full and s > 0}
         others_s = (rate * (all_s[pool] - pieces[pool]) / (count[pool] - 1) for pool, rate in rates.items())
         found[name] = 0.5 * math.fsum(others_s) / math.fsum(rates.values()) if rates else 0.0
     return found
@@ -94,7 +96,7 @@ def _need(job: Job, supplies: Mapping[str, tuple[Supply, float]]) -> Need:
     startup = max(job.startup_s_on.values(), default=0.0)
     work = {at: s * times[at] for at, s in job.work_on.items()}
     if job.max_replicas:
-        work = in_pieces(work, job.width, replicas, (job.most_in_piece or 0) / job.remaining_requests)
+        work = in_pieces(work, job.width, replicas, job.largest)
     return Need(job.batch_id, job.deadline_s, work, job.width, startup)
 
 

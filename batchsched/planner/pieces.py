@@ -22,8 +22,7 @@ SIGMA = 0.1
 
 def piece_s(job: Job) -> dict[str, float]:
     """Expected seconds of the largest of its chunks on each pool, in its fastest configuration there."""
-    share = max(1 / job.width, (job.most_in_piece or 0) / max(1, job.remaining_requests))
-    return {pool: seconds * share for pool, seconds in job.work_on.items()}
+    return {pool: seconds * job.largest for pool, seconds in job.work_on.items()}
 
 
 def spread(job: Job, replicas: float) -> float:

@@ -252,6 +252,11 @@ class Job(msgspec.Struct, frozen=True):
         return max(1, self.remaining_requests if self.max_replicas is None else min(self.max_replicas, self.remaining_requests))
 
     @property
+    def largest(self) -> float:
+        """Share of its work that its largest chunk is."""
+        return min(1.0, max(1 / self.width, (self.most_in_piece or 0) / max(1, self.remaining_requests)))
+
+    @property
     def spread(self) -> float:
         """Standard deviation of log(seconds), both errors together."""
         return math.hypot(self.sigma, self.sigma_own)

@@ -178,6 +178,7 @@ def _job(job: Job, known: Collection[str], wrong: list[str]) -> Job:
     ours["confidence"] = min(_MOST_CONFIDENCE, max(_LEAST_CONFIDENCE, job.confidence)) if job.confidence > 0 else 0.99
     ours["weight"] = job.weight if _usable([job.weight]) else 1.0
     ours["remaining_requests"] = min(_MOST_REQUESTS, max(0, job.remaining_requests))
+    ours["most_in_piece"] = job.most_in_piece if _countable(job.most_in_piece) else None
     ours["as_named"] = {pool: effort for pool, effort in job.as_named.items() if _usable(_numbers(effort))}
     change = {name: value for name, value in ours.items() if value != getattr(job, name)}
     if odd := sorted(change.keys() - _MAPPINGS):
@@ -195,8 +196,12 @@ def _fine(job: Job, known: Collection[str]) -> bool:
     at_home = not job.configurations and all(map(known.__contains__, work))
     agree = work.keys() == watts.keys() == starts.keys() and min(numbers) >= 0 and min(work.values(), default=1.0) >= _LEAST
     timely = job.deadline_s <= _MOST and _LEAST_CONFIDENCE <= job.confidence <= _MOST_CONFIDENCE
-    counted = 0 <= job.remaining_requests <= _MOST_REQUESTS and max(job.sigma, job.sigma_own) <= _WIDEST
+    counted = _countable(job.remaining_requests) and _countable(job.most_in_piece) and max(job.sigma, job.sigma_own) <= _WIDEST
     return at_home and agree and timely and counted and max(numbers) <= _MOST and not math.isnan(sum(numbers))
+
+
+def _countable(requests: int | None) -> bool:
+    return requests is None or 0 <= requests <= _MOST_REQUESTS
 
 
 def _able(job: Job, key: str) -> bool:
