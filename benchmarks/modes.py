@@ -22,7 +22,7 @@ from typing import NamedTuple
 from batchsched.executors.drafts import DraftService, serve_drafts, target_args, target_environment
 from batchsched.executors.engine_home import EngineHome, find_engine
 from benchmarks.modes_engines import KEY, ROOT, Engine, engine, tiny_models
-from benchmarks.modes_load import Load, Sent, differing, of_lengths, run, spread, to
+from benchmarks.modes_load import Load, Sent, differing, of_lengths, run, settled, spread, to
 from benchmarks.modes_split import by_two, missing, split_engines
 from benchmarks.modes_turns import Mode, Way, compare, table
 
@@ -91,8 +91,8 @@ async def _all(home: EngineHome, folder: Path, models: tuple[Path, Path], plan: 
         reference = [await run(load, to(alone.url)) for load in plan.equal]
         again = [await run(load, to(alone.url)) for load in plan.equal]
         differ = sum(map(differing, reference, again))
-        print(f"standalone: the same {_count(plan)} requests again, {differ} answers differ", flush=True)
-        ground = Ground(home, folder, *models, plan, Way(to(alone.url), [alone]), reference)
+        print(f"standalone: the same {_count(plan)} requests again, {differ} answers differ and are left out", flush=True)
+        ground = Ground(home, folder, *models, plan, Way(to(alone.url), [alone]), list(map(settled, reference, again)))
         for name in chosen:
             try:
                 found |= await MODES[name](ground)

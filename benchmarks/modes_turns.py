@@ -130,7 +130,7 @@ async def compare(name: str, equal: Sequence[tuple[Load, Sent]], rate: Load, rep
         rates = {each: rate.tokens / turn.seconds for each, turn in turn_of.items()}
         ratio = rates["mode"] / rates["alone"]
         print(f"{name}: {rates['mode']:7.0f} tokens/s, alone {rates['alone']:7.0f}; ratio {ratio:.3f}", flush=True)
-    compared = sum(len(load.bodies) for load, _ in equal) + repetitions * len(rate.bodies)
+    compared = sum(len(before.answers) - before.lost for _, before in equal) + repetitions * len(rate.bodies)
     print(f"{name}: {compared} answers compared, {differ} differ, {lost} requests lost", flush=True)
     return Mode(turns, rate.tokens, differ, compared, lost, {})
 

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.modes import _plan, _summed
 from benchmarks.modes_engines import Engine
-from benchmarks.modes_load import FIRST_TOKEN, LAST_TOKEN, Body, Sent, differing, of_lengths, run, spread
+from benchmarks.modes_load import FIRST_TOKEN, LAST_TOKEN, Body, Sent, differing, of_lengths, run, settled, spread
 from benchmarks.modes_turns import Mode, Turn, Way, compare, table
 
 
@@ -45,6 +45,9 @@ async def test_a_request_without_an_answer_is_lost_and_not_different() -> None:
     sent = await run(of_lengths("large", [2, 3, 4], 5, 2), send)
     assert sent.lost == 1
     assert differing(sent, Sent([[1], [2], sent.answers[2]], 1.0)) == 1
+    tied = settled(sent, Sent([sent.answers[0], [2], sent.answers[2]], 1.0))
+    assert tied.answers == [sent.answers[0], None, sent.answers[2]]
+    assert differing(tied, Sent([sent.answers[0], [2], sent.answers[2]], 1.0)) == 0
 
 
 def turn(seconds: float, own_j: float, partner_j: float = 0.0) -> Turn:
