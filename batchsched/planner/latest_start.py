@@ -60,7 +60,7 @@ def _busy_s(jobs: Sequence[Job], supplies: Mapping[str, tuple[Supply, float]]) -
             all_s[pool] += seconds
             count[pool] += 1
             width[pool] += job.width
-    full = {pool for pool, many in count.items() if many > 1 and pool in supplies and width[pool] > supplies[pool][1]}
+    full = {pool for pool, many in count.items() if many > 1 and pool in supplies and 0 < supplies[pool][1] < width[pool]}
     found: dict[str, float] = {}
     for name, pieces in cut.items():
         rates = {pool: supplies[pool][1] / s for pool, s in pieces.items() if pool in full and s > 0}
