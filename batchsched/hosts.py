@@ -1,4 +1,4 @@
-"""Which hosts are this machine itself."""
+"""Where servers and engines are: which hosts are this machine itself, and what a URL that people give begins with."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def base_url(url: str) -> str:
+    """Of a server or an engine, whether or not it was given as OpenAI's clients want it, with `/v1`."""
+    return url.rstrip("/").removesuffix("/v1")

@@ -51,7 +51,7 @@ class Otlp:
             id_generator=self._ids,
         )
         self._provider.add_span_processor(BatchSpanProcessor(_Exporter(signal_url(endpoint, _PATH), self._trouble)))
-        self._tracer = self._provider.get_tracer("batchsched", own_version() or "unknown")
+        self._tracer = self._provider.get_tracer("batchsched", own_version("unknown"))
 
     def write(self, span: Span) -> None:
         """Put it into the queue."""
@@ -164,7 +164,7 @@ class _Reason(logging.Handler):
 
 def resource(service: str) -> Resource:
     """What this process is; `service`: unless OTEL_SERVICE_NAME says otherwise."""
-    named = {"service.name": os.environ.get("OTEL_SERVICE_NAME") or service, "service.version": own_version() or "unknown"}
+    named = {"service.name": os.environ.get("OTEL_SERVICE_NAME") or service, "service.version": own_version("unknown")}
     host = socket.gethostname()
     return Resource.create({**named, "service.instance.id": f"{host}-{os.getpid()}", "host.name": host})
 

@@ -33,7 +33,7 @@ class OtlpMetrics:
         self._trouble = Trouble("Metrics do not reach %s, and are sent later: %s", "Metrics reach %s again.", where)
         reader = PeriodicExportingMetricReader(_Exporter(signal_url(endpoint, _PATH), self._trouble))
         self._provider = MeterProvider(metric_readers=[reader], resource=resource(service), shutdown_on_exit=False)
-        meter = self._provider.get_meter("batchsched", own_version() or "unknown")
+        meter = self._provider.get_meter("batchsched", own_version("unknown"))
         self._took = meter.create_histogram(
             DURATION, "s", "GenAI operation duration.", explicit_bucket_boundaries_advisory=DURATION_BOUNDS_S
         )

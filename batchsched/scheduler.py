@@ -401,9 +401,9 @@ class Scheduler:
             if most is not None and self.doors.closed(connection, pool, now, worker):
                 return Offer(Turns([], {}, {}))  # who claimed at the same time took the last place
         leased = tallies.of_pool(connection, pool) if able else {}
-        chosen = published.models(pool, now) if able else {}
-        planned = {name: published.jobs[name] for name in able if name in chosen}
-        chosen = {name: chosen[name] for name in planned}
+        now_with = published.models(pool, now) if able else {}
+        chosen = {name: now_with[name] for name in able if name in now_with}
+        planned = {name: published.jobs[name] for name in chosen}
         models = {name: planned[name].model if model in lacking or not renames else model for name, model in chosen.items()}
         models |= undrafted(connection, models, {name: planned[name].model for name in models}, self.fleet, now)
         models = {name: model for name, model in models.items() if model not in lacking and self.fleet.pools[pool].serves(model)}

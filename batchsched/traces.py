@@ -152,11 +152,8 @@ def collector(signal: Literal["traces", "metrics"], endpoint: str, env: Mapping[
     """Where a signal goes: what is configured, else what the environment names; empty: nowhere. Raises InvalidConfiguration."""
     names = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     named = endpoint or next((env[name] for name in names if env.get(name)), "")
-    all_off, off = (
-        env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true",
-        env.get(f"OTEL_{signal.upper()}_EXPORTER") == "none",
-    )
-    if all_off or off or not named:
+    all_off = env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    if all_off or env.get(f"OTEL_{signal.upper()}_EXPORTER") == "none" or not named:
         return ""
     if not named.startswith(("http://", "https://")):
         raise InvalidConfiguration(f"Key '{signal}.endpoint' must be a URL such as http://127.0.0.1:4318, not '{named}'.")

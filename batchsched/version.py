@@ -6,8 +6,8 @@ import contextlib
 from importlib import metadata
 
 
-def own_version() -> str:
-    """As it was installed; empty where it was not, but is run from a folder."""
+def own_version(unknown: str = "") -> str:
+    """As it was installed; `unknown` where it was not, but is run from a folder."""
     with contextlib.suppress(metadata.PackageNotFoundError):
         return metadata.version("batchsched")
-    return ""
+    return unknown

@@ -30,6 +30,7 @@ import aiohttp
 from batchsched.executors.engine import VllmEngine
 from batchsched.executors.engine_home import find_engine
 from batchsched.fleet import HostCpu, Pool, ServedModel
+from batchsched.hosts import base_url
 from batchsched.settings import Worker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,7 +82,7 @@ async def _measure(args: argparse.Namespace, model: str, rounds: int, seconds: f
     pools = {"unbound": Pool(), "bound": Pool(kind="cpu", cpu=HostCpu(cores=cores, nice=19, idle=True))}
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
-        online = args.online_url.rstrip("/").removesuffix("/v1")
+        online = base_url(args.online_url)
         if not online:
             online = await stack.enter_async_context(_engine(model, Pool()))
         beside = {arm: await stack.enter_async_context(_engine(model, pool)) for arm, pool in pools.items()}

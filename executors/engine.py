@@ -34,7 +34,7 @@ from batchsched.executors.probes import healthy, served_by
 from batchsched.executors.tether import tethered
 from batchsched.executors.transfer import Role
 from batchsched.fleet import HostCpu, Pool, ServedModel, cores_of
-from batchsched.hosts import is_loopback
+from batchsched.hosts import base_url, is_loopback
 from batchsched.settings import Worker
 
 LOGS_KEPT = 10
@@ -259,7 +259,7 @@ class AttachedEngine:
         self.identity = Identity()
         self.dialect = dialect_of(None, None, pool)
         self.context: int | None = None
-        self.url = url.rstrip("/").removesuffix("/v1")
+        self.url = base_url(url)
         self.here = is_loopback(urlsplit(self.url).hostname or "")
         self.served: str | None = None
         self.startup_s = 0.0

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import aiohttp
 
 from batchsched.executors.probes import served_by
+from batchsched.hosts import base_url
 from batchsched.settings import Worker as WorkerSettings
 from batchsched.wire import Lease
 
@@ -25,7 +26,7 @@ class Lacks:
         self.waits = bool(settings.engine_url) and not settings.engine_tries
         """Is an engine waited for that somebody else runs, until it has what is asked of it?"""
         self._plain: set[str] = set()
-        self._url, self._session = settings.engine_url.rstrip("/").removesuffix("/v1"), session
+        self._url, self._session = base_url(settings.engine_url), session
         self._absent: set[str] = set()
         self._looked_at = float("-inf")
 

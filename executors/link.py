@@ -23,6 +23,7 @@ from batchsched.errors import (
     by_code,
 )
 from batchsched.executors.told import LeaseTold
+from batchsched.hosts import base_url
 from batchsched.operations import NOBODY, Operations
 from batchsched.traces import OFF, Tracer
 from batchsched.wire import PREFIX, Lease
@@ -59,7 +60,7 @@ class ServerLink:
     ) -> None:
         self.give_up_at = float("inf")
         self._session, self._clock, self._tracer, self._operations = session, clock, tracer, operations
-        self._url = server_url.rstrip("/").removesuffix("/v1") + PREFIX
+        self._url = base_url(server_url) + PREFIX
         self._headers = {"content-type": "application/json"}
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"

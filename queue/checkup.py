@@ -53,17 +53,8 @@ def examine(url: str) -> Checkup:
         raise DatabaseUnavailable(f"{below.name} does not answer: {line}") from None
     finally:
         below.close()
-    newer = revision not in {*revisions(), None}
-    return Checkup(
-        below.name,
-        ".".join(map(str, version)),
-        version < OLDEST,
-        OLDEST <= version < SOUND,
-        revision,
-        after(revision),
-        newer,
-        off,
-    )
+    told, newer = ".".join(map(str, version)), revision not in {*revisions(), None}
+    return Checkup(below.name, told, version < OLDEST, OLDEST <= version < SOUND, revision, after(revision), newer, off)
 
 
 def in_wal(path: Path) -> bool:

@@ -36,10 +36,11 @@ def engine(loaded: Loaded) -> Iterator[Finding]:
 
 def _running(url: str) -> Iterator[Finding]:
     from batchsched.engines import ENGINE_NAMES, Build
+    from batchsched.hosts import base_url
     from batchsched.transport import Transport
 
     paths = dict.fromkeys(Build(name).facts("route")["health"] for name in ENGINE_NAMES)
-    with Transport(url.rstrip("/").removesuffix("/v1"), timeout_s=5.0, max_retries=0) as running:
+    with Transport(base_url(url), timeout_s=5.0, max_retries=0) as running:
         if any(_answers(running, path) for path in paths):
             version = _version(running)
             yield Finding("engine", "ok", f"running at {url}{f', version {version}' if version else ''}")

@@ -104,10 +104,11 @@ def gpu_type_of(name: str, memory_gb: float) -> str | None:
 
 def check_engine(url: str, served: str) -> None:
     """A running engine must answer and serve the model. Raises EngineFailed or UnknownModel."""
+    from batchsched.hosts import base_url
     from batchsched.transport import Transport
 
     try:
-        with Transport(url.rstrip("/").removesuffix("/v1"), timeout_s=10.0) as engine:
+        with Transport(base_url(url), timeout_s=10.0) as engine:
             answer = msgspec.json.decode(engine.request("GET", "/v1/models").content)
         names = [str(model["id"]) for model in answer["data"]]
     except ServerUnreachable:
