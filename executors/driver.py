@@ -174,6 +174,8 @@ class Driver:
                 self._asking.retime(line, looked - before if shared else 0.0)
             if not await self._vitals.well():
                 self._vitals.die("The engine stopped answering.")
+            elif self._split and not self._split.asked:
+                self._pulse.rest()  # all of it waits for the partner's
             elif self._pulse.quiet() and self._pulse.stopped(await self._counted(), time.monotonic()):
                 await self._stands_still()
             else:

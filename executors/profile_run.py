@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,10 @@ from batchsched.executors.meters import choose_meter, idle_power
 from batchsched.executors.modes import OWN_MODES
 from batchsched.executors.orphans import end_orphans
 from batchsched.executors.partnering import Partnership
-from batchsched.executors.probes import capacity_of, context_of
+from batchsched.executors.probes import capacity_of, context_of, fetching_of
 from batchsched.executors.probing import Asker
 from batchsched.executors.profiling import Bench, Profiler, Step
+from batchsched.executors.split import Split
 from batchsched.executors.trial_log import TrialLog
 from batchsched.executors.tuning import open_gpus
 from batchsched.fleet import Fleet, Mode, Pool, ServedModel
@@ -106,7 +108,7 @@ async def run_profile(
                 split.resize(await capacity_of(session, engine.url, engine.context))
             if served.mode in TWO_POOLS:
                 await _there(partner, served.mode, wanted.model)
-            looking.append(asyncio.create_task(_look(partner)))
+            looking.append(asyncio.create_task(_look(partner, split, session, engine.url)))
             probes = wanted.probes(await context_of(session, engine.url, wanted.model))
             source = meter.read().source
             bench = Bench(wanted.pool, wanted.model, setting_of(engine, pool, served, source), pool.max_in_flight, wanted.seconds)
@@ -146,10 +148,12 @@ async def _there(partner: Partnership, mode: Mode, model: str) -> None:
         raise EngineFailed(f"Nobody {what} for '{model}'.", hint="Start `batchsched partner` (docs/modes.md).")
 
 
-async def _look(partner: Partnership) -> None:
-    """What it holds bounds what is sent to it."""
+async def _look(partner: Partnership, split: Split | None, session: aiohttp.ClientSession, url: str) -> None:
+    """What it holds bounds what is sent to it; what our engine at `url` fetches for too long goes alone."""
     while True:
         await partner.look()
+        if split and (seen := await fetching_of(session, url)):
+            split.fetching(seen, time.monotonic())
         await asyncio.sleep(EVERY_S)
 
 

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 FRESH_S = LEASE_S / 2
 """Older ones are not handed over: what is read after its time may be somebody else's."""
 READ_S = 300.0
-"""No prompt takes longer to be read; what does goes alone."""
+"""No prompt takes longer to be read; what does goes alone. An engine that has read none in that time stands still."""
 STUCK_S = 60.0
 """Where our engine fetches keys and values and for so long none have come, none will: seen of connections to engines that were
 killed, which end neither well nor with an error."""
@@ -71,6 +71,7 @@ class Split:
         self._ahead, self._answering = Turns(ahead), Turns(answering)
         self._offered: list[_Held] = []
         self._reading, self._busy_s, self._since = 0, 0.0, 0.0
+        self._barren, self._barren_since = "", 0.0  # where it is asked to read and has read nothing, and since when
         self._fetched, self._fetched_at = 0.0, 0.0
 
     async def ask(self, demand: Demand, endpoint: str, body: bytes, url: str, *, read: Post, answer: Post) -> Reply:
@@ -111,6 +112,11 @@ class Split:
         budget = ours.budget + (ahead.budget if self._ahead.open else 0.0)
         waiting = ahead.most_requests if self._ahead.open else 0
         return ours.capacity._replace(tokens=None if math.isinf(budget) else int(budget), ahead=waiting)
+
+    @property
+    def asked(self) -> int:
+        """Requests that our engine has now; the others wait for the partner's, or for their turn."""
+        return self._answering.admission.requests
 
     @property
     def ahead_tokens(self) -> int | None:
@@ -176,7 +182,7 @@ class Split:
         if not url:
             held.release()
             return None
-        self._begin()
+        self._begin(url)
         try:
             async with asyncio.timeout(READ_S):
                 reply = await read(url + endpoint, first_body(fields, served))
@@ -191,7 +197,8 @@ class Split:
         if held.kept is None:
             self._unread(held, reply)
             return None
-        held.read_at = time.monotonic()
+        held.read_at = self._barren_since = time.monotonic()
+        self._barren = url if self._reading else ""
         self._ahead.admission.learn(demand._replace(answer_tokens=1), held.kept.tokens, 0, 1)
         self._judge(held.kept.tokens)
         return held
@@ -229,15 +236,19 @@ class Split:
         verdict = judge(reply.status, reply.body).verdict
         if verdict in {Verdict.TROUBLE, Verdict.WRONG_ENGINE}:
             said = reply.body[:200].decode("utf-8", "replace")
-            self._reader.failed(f"status {reply.status}: {said}" if reply.status else said)
+            still = bool(self._barren) and time.monotonic() - self._barren_since >= READ_S
+            self._reader.failed(f"status {reply.status}: {said}" if reply.status else said, anew=still)
         elif verdict is Verdict.OK:
             self._reader.failed("it answers without keeping anything for us: was it started as a partner?")
 
     # Does the link carry it?
 
-    def _begin(self) -> None:
+    def _begin(self, url: str) -> None:
+        now = time.monotonic()
         if not self._reading:
-            self._since = time.monotonic()
+            self._since = now
+        if self._barren != url:
+            self._barren, self._barren_since = url, now
         self._reading += 1
 
     def _end(self) -> None:

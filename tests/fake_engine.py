@@ -9,8 +9,9 @@ Words in the prompt steer it: `[[slow 0.5]]` waits; `[[500 2]]` (any status) ans
 `[[500]]` always; `[[inside 500 2]]` answers 200 with such an error in the body, likewise; `[[hang]]` never answers; `[[cut]]`
 breaks off the body; `[[garbage]]` sends no JSON; `[[drop]]` closes the connection (each: first time only, unless
 `[[cut always]]`); `[[die]]` ends the process by SIGKILL; `[[poison]]` plays that, until /health was asked, as if it had been
-started again; `[[freeze]]` stops all answers while it stays well; `[[crowded 4]]` ends the process out of memory with more than 4
-in flight; `[[tag x]]` is counted. With --kv-transfer-config it hands prompts over as NixlConnector does (see kept_kv.py).
+started again; `[[freeze]]` stops all answers while it stays well, `[[freeze reader]]` those of one that reads for another;
+`[[crowded 4]]` ends the process out of memory with more than 4 in flight; `[[tag x]]` is counted. With --kv-transfer-config it
+hands prompts over as NixlConnector does (see kept_kv.py).
 While `draining` (from Python, or after SIGTERM) it refuses what is new as vLLM does, and is well all the same.
 """
 
@@ -243,7 +244,7 @@ class FakeEngine:
         """What stops the whole process, or all that it does."""
         if word == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        elif word == "freeze":
+        elif word == "freeze" and (value != "reader" or (self.kept and self.kept.config["kv_role"] == "kv_producer")):
             self.gate.clear()
         elif word == "crowded" and self.in_flight > int(value):
             print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", flush=True)

@@ -16,9 +16,11 @@ import msgspec
 import pytest
 
 from batchsched.errors import EngineFailed
-from batchsched.executors import counting, partnering
+from batchsched.executors import counting, driver, partnering
 from batchsched.executors.partner_told import PartnerTold
+from batchsched.executors.probes import in_flight_of
 from batchsched.executors.profile_run import Server, Wanted, run_profile
+from batchsched.executors.pulse import Pulse
 from batchsched.executors.worker import run_worker
 from batchsched.fleet import Fleet, Pool, ServedModel, Site
 from batchsched.settings import Worker
@@ -123,12 +125,43 @@ async def test_the_partners_engine_may_die_in_mid_work(tmp_path: Path, port: int
         await ready(port)
         async with a_worker(server, tmp_path, port):
             await server.until(lambda: len(server.results) > 5)
-            for each in Path("/proc").iterdir():
-                if each.name.isdigit() and engine_of(each, tmp_path / "partner"):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(each.name), signal.SIGKILL)
+            kill_engine(tmp_path)
             await server.until_done()
         whole(server, 100)
+
+
+def kill_engine(folder: Path) -> None:
+    """kill -9 of the partner's."""
+    for each in Path("/proc").iterdir():
+        if each.name.isdigit() and engine_of(each, folder / "partner"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(each.name), signal.SIGKILL)
+
+
+async def test_while_all_wait_for_the_partners_engine_ours_is_not_taken_for_dead(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rested, rest = [0], Pulse.rest
+
+    def counted(pulse: Pulse) -> None:
+        rested[0] += 1
+        rest(pulse)
+
+    monkeypatch.setattr(Pulse, "rest", counted)
+    monkeypatch.setattr(driver, "HEALTH_EVERY_S", 0.05)
+    server = FakeServer(["one [[freeze reader]]"], model="split", pool=Pool(power_w=10.0))
+    server.models = {"split": SPLIT}
+    async with a_partner(tmp_path, port):
+        reader = (await ready(port)).engine_url
+        async with a_worker(server, tmp_path, port), aiohttp.ClientSession() as session:
+            while not await in_flight_of(session, reader, {"running": "vllm:num_requests_running"}):
+                await asyncio.sleep(0.02)
+            before = rested[0]
+            while rested[0] < before + 3:
+                await asyncio.sleep(0.02)
+            kill_engine(tmp_path)
+            await server.until_done()
+    assert next(iter(server.outputs().values()))["error"] is None
 
 
 @pytest.mark.parametrize("qps", [None, 40.0])

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -20,7 +21,7 @@ from batchsched.executors.demand import Demand, demand_of
 from batchsched.executors.handoff import alone, first_body, kept_of, parts_of, second_body
 from batchsched.executors.outputs import Reply
 from batchsched.executors.probes import Fetching, fetching_of
-from batchsched.executors.split import Split
+from batchsched.executors.split import Post, Split
 from batchsched.executors.turns import Turns
 from batchsched.kv_link import KvLink, kv_bytes_per_token
 from batchsched.lines import CHAT, COMPLETIONS, RESPONSES
@@ -330,6 +331,42 @@ async def test_what_never_comes_is_answered_alone_and_the_partners_engine_is_to_
         assert (pair.split.counts["stuck"], pair.split.counts["repeated"]) == (3, 3)
         assert set(pair.ours.computed.values()) == {1}
         pair.taken.comes.set()
+
+
+async def test_an_engine_that_reads_nothing_for_long_is_to_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, late = [1000.0], split_module.READ_S
+    monkeypatch.setattr(split_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    async with a_pair() as pair:
+
+        async def ask(prompt: str, read: Post) -> None:
+            sent = body(prompt)
+            reply = await pair.split.ask(demand_of(sent, CHAT)[0], CHAT, sent, pair.url, read=read, answer=pair.post)
+            assert reply.status == 200
+
+        async def in_vain(seconds: float) -> None:
+            async def read(_url: str, _data: bytes) -> Reply:
+                now[0] += seconds
+                return Reply(0, b"nothing", "", "timeout")
+
+            await ask("a b", read)
+
+        async def beside(_url: str, _data: bytes) -> Reply:
+            await pair.ask("c d")  # another is read meanwhile
+            now[0] += late - 1
+            return Reply(0, b"nothing", "", "timeout")
+
+        await in_vain(late - 1)
+        assert (len(pair.known.said), pair.known.spoilt) == (1, [])
+        await pair.ask("one two")
+        await in_vain(late - 1)
+        now[0] += late  # nobody asks
+        await ask("e f", beside)
+        assert (len(pair.known.said), pair.known.spoilt) == (3, [])
+        await in_vain(1.0)
+        assert (len(pair.known.said), pair.known.spoilt) == (4, [True])
+        pair.known.url = pair.known.url.replace("127.0.0.1", "localhost")  # it was started anew
+        await in_vain(late - 1)
+        assert pair.known.spoilt == [True]
 
 
 async def test_an_engine_that_tells_nothing_of_what_it_fetches_is_believed() -> None:
