@@ -38,9 +38,10 @@ from batchsched.simulate.scenarios import NAMED, Asked, Scenario, regions, singl
 from batchsched.simulate.scene import LOAD
 from benchmarks import carbon_grid
 from benchmarks.attempts import Failed, LeftOut, complete, ran
+from benchmarks.budget import Budget
 from benchmarks.carbon_grid import SITES, cache_folder, data_folder
-from benchmarks.carbon_plan import Block, Budget, blocks, guess_s
-from benchmarks.carbon_rows import WHOLE, Kept, Row, Run, held_against, share, told
+from benchmarks.carbon_plan import Block, blocks, guess_s
+from benchmarks.carbon_rows import WHOLE, Row, Run, held_against, share, told
 from benchmarks.carbon_whole import (
     PUBLISHED,
     RUN_BY_SERVER,
@@ -55,6 +56,7 @@ from benchmarks.carbon_whole import (
 )
 from benchmarks.forecast_ours import Remaining
 from benchmarks.forecast_trials import need_data
+from benchmarks.kept import Kept
 from benchmarks.paired import interval
 
 FIRST, LAST = datetime(2022, 7, 2, tzinfo=UTC), datetime(2022, 12, 18, tzinfo=UTC)
@@ -77,7 +79,6 @@ BAD_WEEKS = 2
 """Of `--full`, of each of (d) and (f)."""
 MINUTES = 37.0
 """After which nothing more is begun: what is under way then, tables and pictures have three more."""
-CODE = (Path("batchsched"), Path("benchmarks"))
 NO_CHOICE = {"FIFO", "EDF", "cleanest place", "GreenLLM", "fastest GPUs", "least energy"}
 """Single jobs in one zone are run at once by these: as by run now."""
 
@@ -291,9 +292,9 @@ def main() -> None:
     carbon_grid.issued(data_folder(), cache_folder(), asked.jobs)  # learnt in processes of its own
     _provider()  # read once, before there are others
     plan = planned_blocks(asked)
-    budget = Budget(asked.minutes or math.inf, asked.jobs, kind_of)
+    budget = Budget(math.inf if asked.minutes is None else asked.minutes, asked.jobs, kind_of)
     print("\n".join(budget.said((block, likely(block, asked)) for block in plan)), flush=True)
-    found = Found(budget, asked.jobs, Kept(asked.rows, CODE) if asked.rows else None)
+    found = Found(budget, asked.jobs, Kept(asked.rows, Row) if asked.rows else None)
     waiting: list[Run] = []
     for block in plan:  # what the whole server runs of a block is known once the planner alone has run it
         found.add([*waiting, *runs(block, asked.policy, asked.days)], str(block))
@@ -365,7 +366,7 @@ def likely(block: Block, asked: argparse.Namespace) -> list[Run]:
 class Found:
     """What was run, by table."""
 
-    def __init__(self, budget: Budget, jobs: int, kept: Kept | None) -> None:
+    def __init__(self, budget: Budget[Run], jobs: int, kept: Kept[Row] | None) -> None:
         self._rows: dict[str, list[Row]] = defaultdict(list)
         self._budget, self._jobs, self._kept = budget, jobs, kept
         self._served: dict[str, list[str]] = {}

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 from collections.abc import Collection, Iterable
 from datetime import datetime
-from pathlib import Path
 from typing import Literal
 
 import msgspec
-
-from batchsched.errors import InvalidValue
 
 By = Literal["planner", "server"]
 """Simulated by the planner alone, hour by hour, or by the whole server with modelled executors."""
@@ -68,42 +63,6 @@ class Row(msgspec.Struct, frozen=True):
     wait_p95_h: float = 0.0
     latest_h: float = 0.0
     """By how much the latest batch missed its deadline."""
-
-
-class Kept:
-    """Rows in a file, a line each as they come, so that a run which was stopped goes on. The first line says of which code."""
-
-    def __init__(self, path: Path, folders: Iterable[Path]) -> None:
-        """Raises InvalidValue where the file's rows are of other code than that in these folders."""
-        self._path, mine = path, digest(folders)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(mine + "\n")
-        elif not path.read_bytes().endswith(b"\n"):  # it was stopped in the middle of a line
-            with path.open("ab") as file:
-                file.write(b"\n")
-        first, *lines = path.read_text().splitlines()
-        if first != mine:
-            raise InvalidValue(f"The rows in {path} were made by other code: move the file away.", param="rows")
-        self.rows = {row.run: row for row in (msgspec.json.decode(line, type=Row) for line in lines if line.endswith("}"))}
-
-    def add(self, row: Row) -> None:
-        """One more."""
-        self.rows[row.run] = row
-        with self._path.open("ab") as file:
-            file.write(msgspec.json.encode(row) + b"\n")
-
-
-def digest(folders: Iterable[Path]) -> str:
-    """Of all Python files in these folders, links followed."""
-    found = hashlib.sha256()
-    for folder in folders:
-        for where, inner, names in os.walk(folder, followlinks=True):
-            inner.sort()
-            for name in sorted(names):
-                if name.endswith(".py"):
-                    found.update(f"{Path(where).relative_to(folder) / name}\n".encode() + (Path(where) / name).read_bytes())
-    return found.hexdigest()
 
 
 def share(part: float, of: float) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,22 +14,33 @@ from batchsched.planner.problem import Problem
 from batchsched.simulate.drawn import Drawn
 from batchsched.simulate.policies import Planner
 from benchmarks import ablations
-from benchmarks.ablations import Came, judged, named, trials_of, verdict
+from benchmarks.ablations import trials_of
+from benchmarks.ablations_judged import Asked, Row, Run, Trial, by_trial, judged, named, verdict
 from benchmarks.ablations_tried import RUN_NOW, Held, Refinement, Variant, base_of, changed, refinements, variants
 
 START = datetime(2022, 1, 3, tzinfo=UTC)
 
 
-@pytest.mark.slow
-def test_differences_are_paired(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[list[str], dict[str, Any]]:
+    """What the benchmark prints, and its last line."""
+    only = ["--only", "nowcast", "--only", "kept ready"]
+    monkeypatch.setattr("sys.argv", ["ablations", "--days", "1", "--load", "0.1", "--jobs", "1", *only, *words])
+    ablations.main()
+    shown = capsys.readouterr().out.splitlines()
+    return shown, json.loads(shown[-1])
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCHSCHED_DATA", "/nowhere")
     half = msgspec.structs.replace(ablations.TUNED[0], zones=("CISO", "DE"))
     monkeypatch.setattr(ablations, "TUNED", (half,))
-    only = ["--only", "nowcast", "--only", "kept ready"]
-    monkeypatch.setattr("sys.argv", ["ablations", "--weeks", "4", "--days", "1", "--load", "0.1", "--jobs", "1", *only])
-    ablations.main()
-    shown = capsys.readouterr().out.splitlines()
-    said = json.loads(shown[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_differences_are_paired(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, said = told(monkeypatch, capsys, "--weeks", "4")
     assert (said["drawn"], said["weeks"], said["by"], said["base"]) == (True, 4, "planner", "greedy")
     rows = {row["refinement"]: row for row in said["rows"]}
     assert set(rows) == {"nowcast", "engines kept ready"}
@@ -38,7 +51,25 @@ def test_differences_are_paired(capsys: pytest.CaptureFixture[str], monkeypatch:
     assert rows["nowcast"]["points"][0] != 0
     names = [*said["on_and_does_not_earn"], *said["off_and_would_earn"]]
     assert set(names) <= set(rows)
-    assert any(line.startswith("on and does not earn:") for line in shown)
+    assert sum(line.startswith("on and does not earn:") for line in shown) == 4, "after each week what stands so far"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_what_was_stopped_tells_what_it_has_and_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("benchmarks.kept.digest", lambda _: "this code")
+    rows = ["--rows", str(tmp_path / "rows.jsonl")]
+    shown, _ = told(monkeypatch, capsys, "--weeks", "1", *rows)
+    assert sum(" kg, " in line for line in shown) == 4, "each run is said as it comes"
+    shown, said = told(monkeypatch, capsys, "--weeks", "2", "--minutes", "0", *rows)
+    assert not any(" kg, " in line for line in shown), "there is no time for any"
+    assert {row["weeks"] for row in said["rows"]} == {1}
+    assert len(said["left_out"]) == 4
+    shown, said = told(monkeypatch, capsys, "--weeks", "2", *rows)
+    assert sum(" kg, " in line for line in shown) == 4, "what is known is not run again"
+    assert {row["weeks"] for row in said["rows"]} == {2}
 
 
 @pytest.mark.parametrize("base", ["greedy", "planner"])
@@ -56,8 +87,9 @@ def differing(on: Variant, off: Variant) -> list[str]:
     return [name for name, one, other in pairs if one != other]
 
 
-def came(grams: float, missed_pct: float = 0.0) -> Came:
-    return Came(grams, missed_pct, 10, 0.1, 0.01)
+def row(variant: str, grams: float, missed_pct: float = 0.0, *, week: int = 0) -> Row:
+    trial = Trial(ablations.TUNED[0], START + timedelta(days=7 * week), week)
+    return Row(Run(Asked(), trial, variant), grams, missed_pct, 10, 0.1, 0.01, 1.0)
 
 
 def test_what_is_saved_is_in_per_cent_of_running_at_once() -> None:
@@ -65,15 +97,26 @@ def test_what_is_saved_is_in_per_cent_of_running_at_once() -> None:
     good = Refinement("good", Variant("a", base), Variant("b", base), default=True)
     idle = Refinement("idle", Variant("a", base), Variant("c", base), default=True)
     grams = [(600 + n, 650 + n, 600 + n + (-1) ** n) for n in range(6)]
-    trials = [{RUN_NOW.name: came(1000), "a": came(a), "b": came(b), "c": came(c)} for a, b, c in grams]
-    first, second = judged([good, idle], trials)
+    names = (RUN_NOW.name, "a", "b", "c")
+    rows = [row(name, g, week=n) for n, of in enumerate(grams) for name, g in zip(names, (1000, *of), strict=True)]
+    first, second = judged([good, idle], by_trial(rows))
     assert first["points"] == [5.0, 5.0, 5.0]
-    assert first["verdict"] == "earns"
+    assert (first["weeks"], first["verdict"]) == (6, "earns")
     assert second["points"][1] < 0 < second["points"][2]
     assert second["verdict"] == "not seen"
     assert named([first, second]) == {"on_and_does_not_earn": ["idle"], "off_and_would_earn": []}
-    late = [{**one, "a": came(one["a"].grams, 1.0)} for one in trials]
-    assert judged([good], late)[0]["verdict"] == "earns, but misses more"
+    late = [msgspec.structs.replace(one, missed_pct=1.0) if one.run.variant == "a" else one for one in rows]
+    assert judged([good], by_trial(late))[0]["verdict"] == "earns, but misses more"
+
+
+def test_a_week_counts_where_both_sides_came_through_it() -> None:
+    base = base_of("greedy")
+    good = Refinement("good", Variant("a", base), Variant("b", base), default=True)
+    other = Refinement("other", Variant("a", base), Variant("c", base), default=True)
+    rows = [row(RUN_NOW.name, 1000), row("a", 600), row("b", 650), row(RUN_NOW.name, 1000, week=1), row("a", 100, week=1)]
+    (found,) = judged([good, other], by_trial(rows))
+    assert (found["refinement"], found["weeks"], found["points"]) == ("good", 1, [5.0])
+    assert judged([good], by_trial(rows[1:3])) == [], "nobody knows what running at once emits"
 
 
 def test_only_a_whole_interval_counts() -> None:
@@ -91,6 +134,8 @@ def test_confirming_weeks_are_none_of_those_that_tune() -> None:
     july = datetime(2022, 7, 1, tzinfo=UTC)
     assert all(one.week + timedelta(days=14) < july for one in tuned)
     assert all(one.week > july for one in confirms)
+    assert set(trials_of(ablations.TUNED, 2)) <= set(tuned), "more may be added to the rows of few"
+    assert {one.half.name for one in tuned[:2]} == {half.name for half in ablations.TUNED}, "first one of each half-year"
 
 
 def test_a_changed_planner_is_shown_another_problem_and_gives_another_plan() -> None:

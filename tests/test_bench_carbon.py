@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from datetime import UTC, datetime, timedelta
@@ -18,9 +19,11 @@ from batchsched.simulate.rolling import hours_of
 from batchsched.simulate.scenarios import regions, single
 from benchmarks import carbon
 from benchmarks.attempts import Failed, Incomplete, LeftOut, complete, ran
-from benchmarks.carbon_plan import Block, Budget, guess_s
-from benchmarks.carbon_rows import By, Kept, Row, Run
+from benchmarks.budget import Budget
+from benchmarks.carbon_plan import Block, guess_s
+from benchmarks.carbon_rows import By, Row, Run
 from benchmarks.carbon_whole import EXACT, SAMPLE, conditions_of, differences, served, whole_runs, worth_it
+from benchmarks.kept import Kept
 
 WEEK = datetime(2022, 7, 2, tzinfo=UTC)
 
@@ -193,7 +196,7 @@ def test_every_scenario_has_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_fits_if_it_may_take_as_long_as_the_longest_of_its_kind() -> None:
     clock = [0.0]
-    budget = Budget(10, 2, lambda run: (run.scenario, 100.0), lambda: clock[0])
+    budget = Budget[Run](10, 2, lambda run: (run.scenario, 100.0), lambda: clock[0])
     run = Run("regions", WEEK, "EDF")
     clock[0] = 490.0
     assert budget.fits(run)
@@ -207,6 +210,9 @@ def test_a_run_fits_if_it_may_take_as_long_as_the_longest_of_its_kind() -> None:
         "- regions, week of 2022-07-02: 3 runs, 5.0 minutes of a processor",
         "- site, week of 2022-07-02: 10 runs, 16.7 minutes of a processor; will hardly fit",
     ]
+    endless = list(Budget(math.inf, 2, carbon.kind_of).said([(Block("regions", WEEK), [run] * 100)]))
+    assert endless[0].startswith("No end of time")
+    assert "hardly" not in endless[1]
 
 
 def test_what_the_whole_thing_takes_is_known_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,15 +230,15 @@ def test_rows_are_kept_for_the_same_code_alone(tmp_path: Path) -> None:
     (code / "a.py").write_text("a = 1")
     path = tmp_path / "out" / "rows.jsonl"
     mine = msgspec.structs.replace(row("EDF", 100), ceiling_g=None)
-    Kept(path, [code]).add(mine)
+    Kept(path, Row, [code]).add(mine)
     with path.open("ab") as file:
         file.write(b'{"run":{"scen')  # it was stopped there
     other = row("FIFO", 100)
-    Kept(path, [code]).add(other)
-    assert Kept(path, [code]).rows == {mine.run: mine, other.run: other}
+    Kept(path, Row, [code]).add(other)
+    assert Kept(path, Row, [code]).rows == {mine.run: mine, other.run: other}
     (code / "a.py").write_text("a = 2")
     with pytest.raises(InvalidValue):
-        Kept(path, [code])
+        Kept(path, Row, [code])
 
 
 @pytest.mark.slow
