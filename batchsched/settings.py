@@ -42,6 +42,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         "batchsched-data"
     )
     inputs_dir: Annotated[str, Meta(description="Folder of recurring jobs' files, a folder a tenant; empty: there are none")] = ""
+    inputs_settle_s: Annotated[float, Meta(ge=0, description="They are taken once unchanged for so long; 0: as they are")] = 30.0
     database_url: Annotated[str, Meta(description="PostgreSQL to keep the state in (postgresql://...); empty: SQLite")] = ""
     store_url: Annotated[str, Meta(description="Place of all files: `file:///...` or `s3://...`; empty: `data_dir`")] = ""
     api_key: Annotated[str, Meta(description="Key that every request must carry as a bearer token; empty: none")] = ""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from batchsched.errors import Conflict, NotFound
@@ -70,6 +70,41 @@ def unchanged(connection: Connection, schedule: Row, *, due_at: datetime, at: da
         released(connection, schedule, due_at=due_at, at=at, state="skipped", note=note)
 
 
+def waits(connection: Connection, schedule: Row, *, due_at: datetime, at: datetime, files: Mapping[str, str]) -> None:
+    """Note the files of a time that are not taken yet, each with the reason; notes of this kind on others are over."""
+    noted = {row["file"]: row for row in rows(connection, select(releases).where(*_waiting(schedule)))}
+    gone = [row["id"] for file, row in noted.items() if file not in files]
+    for n in range(0, len(gone), AT_ONCE):
+        connection.execute(delete(releases).where(releases.c.id.in_(gone[n : n + AT_ONCE])))
+    for file, why in files.items():
+        if (row := noted.get(file)) is None:
+            released(connection, schedule, due_at=due_at, at=at, state="skipped", file=file, note=why)
+        elif (row["due_at"], row["note"]) != (due_at, why):
+            since = row["at"] if row["due_at"] == due_at else at
+            connection.execute(update(releases).where(releases.c.id == row["id"]).values(due_at=due_at, at=since, note=why))
+
+
+def waits_since(connection: Connection, schedule: Row, due_at: datetime) -> datetime | None:
+    """Since when a time waits for files of its own; None: it does not."""
+    found: datetime | None = connection.scalar(
+        select(releases.c.at).where(*_waiting(schedule), releases.c.due_at == due_at).order_by(releases.c.at).limit(1)
+    )
+    return found
+
+
+def _waiting(schedule: Row) -> list[ColumnElement[bool]]:
+    """A file that waits has no mark: of what is still written there is none that lasts."""
+    mine = releases.c.tenant == schedule["tenant"], releases.c.schedule == schedule["name"]
+    return [*mine, releases.c.state == "skipped", releases.c.file != "", releases.c.mark == ""]
+
+
+def failed_again(connection: Connection, schedule: Row, *, file: str, mark: str, note: str) -> None:
+    """A file that nobody changed is about to fail as before: the new entry is in place of the old one."""
+    mine = releases.c.tenant == schedule["tenant"], releases.c.schedule == schedule["name"], releases.c.state == "failed"
+    same = releases.c.file == file, releases.c.mark == mark, releases.c.note == note
+    connection.execute(delete(releases).where(*mine, *same))
+
+
 def forget(connection: Connection, before: datetime, limit: int) -> None:
     """Remove the oldest of what is older and became no batch. By what did, new files are told from those that were taken."""
     old = select(releases.c.id).where(releases.c.state.in_(["failed", "skipped"]), releases.c.at < before)
@@ -95,9 +130,9 @@ def taken(connection: Connection, schedule: Row, marks: Sequence[str]) -> set[st
 
 
 def seen_to(connection: Connection, schedule: Row, due_at: datetime) -> set[str]:
-    """Files of this time of which something came already."""
+    """Files of this time of which something came already; one that waits is none."""
     mine = releases.c.tenant == schedule["tenant"], releases.c.schedule == schedule["name"], releases.c.due_at == due_at
-    return set(connection.scalars(select(releases.c.file).where(*mine)))
+    return set(connection.scalars(select(releases.c.file).where(*mine, ~and_(*_waiting(schedule)))))
 
 
 def at_work(connection: Connection, schedule: Row, other_than: datetime) -> str | None:

@@ -145,7 +145,7 @@ async def test_a_nightly_evaluation_is_set_up_runs_and_is_scored(tmp_path: Path)
     inputs.mkdir(parents=True)
     clock = ManualClock(datetime.now(UTC))
     opens = clock.now() + timedelta(minutes=30)
-    async with served(tmp_path, clock, server__inputs_dir=str(inputs.parent)) as server:
+    async with served(tmp_path, clock, server__inputs_dir=str(inputs.parent), server__inputs_settle_s=0) as server:
         where = ("--server", server.url, "--pool", "local", "--model", "tiny", "--inputs", inputs)
         lines = await said("examples/nightly.py", "set-up", *where, "--opens", f"{opens:%H:%M}", "--zone", "UTC")
         assert lines[0].startswith(f"nights: local is open for 8h each day from {opens:%H:%M}, next at {opens:%Y-%m-%dT%H:%M}:00")

@@ -15,12 +15,11 @@ from batchsched import AsyncClient, Client
 from batchsched.cli.main import cli
 from batchsched.client.schedules import Release
 from batchsched.clock import ManualClock
-from batchsched.errors import BatchschedError, Conflict, InvalidRequest, InvalidValue, NotFound
+from batchsched.errors import BatchschedError, Conflict, InvalidRequest, NotFound
 from batchsched.queue import audit, schedules
 from batchsched.queue.database import Database
 from batchsched.queue.tenancy import ANY
 from batchsched.server import recurring, releasing
-from batchsched.server.inputs import check_pattern, filled, found_below
 from batchsched.server.recurring import Recurring
 from batchsched.server.releasing import by_rule
 from batchsched.wire import PREFIX
@@ -55,11 +54,16 @@ def inputs(tmp_path: Path) -> Path:
     return folder
 
 
+def from_folder(inputs: Path) -> dict[str, Any]:
+    """Files are taken as they are: tests/test_schedule_files.py is about those that are still written."""
+    return {"server__inputs_dir": str(inputs.parent), "server__inputs_settle_s": 0}
+
+
 @pytest.fixture
 def server(tmp_path: Path, inputs: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> Generator[LiveServer]:
     monkeypatch.setattr(recurring, "LOOK_AGAIN_S", 3600.0)
     monkeypatch.setattr(Recurring, "poke", lambda _: None)  # the tests say when
-    with live_server(tmp_path, BASIC, clock=clock, server__inputs_dir=str(inputs.parent)) as live:
+    with live_server(tmp_path, BASIC, clock=clock, **from_folder(inputs)) as live:
         yield live
 
 
@@ -122,23 +126,6 @@ def test_a_job_recurs_with_the_day_in_its_files_name(server: LiveServer, client:
         entries = audit.page(connection, ANY, limit=100)
     acts = [(entry["actor"], entry["action"]) for entry in entries if entry["action"] != "batch.start"]
     assert acts == [("local", "schedule.add"), ("schedule:job", "file.create"), ("schedule:job", "batch.create")]
-
-
-def test_what_is_new_in_a_folder_is_taken_once(server: LiveServer, client: Client, inputs: Path) -> None:
-    drop = inputs / "drop"
-    drop.mkdir()
-    watching: dict[str, Any] = {**JOB, "file": "drop", "overlap": True}
-    client.schedules.add("job", **watching)
-    later(server)
-    assert told(client) == [("skipped", None, "There is no new file.")]
-    (drop / "a.jsonl").write_bytes(requests(1))
-    (drop / "b.jsonl").write_bytes(requests(1))
-    (drop / "notes.txt").write_text("not a batch")
-    later(server)
-    assert told(client)[1:] == [("submitted", "drop/a.jsonl", None), ("submitted", "drop/b.jsonl", None)]
-    (drop / "b.jsonl").write_bytes(requests(2))  # it was changed
-    later(server)
-    assert told(client)[3:] == [("submitted", "drop/b.jsonl", None)]
 
 
 def test_no_overlap_unless_asked(server: LiveServer, client: Client) -> None:
@@ -234,7 +221,7 @@ def test_a_schedule_that_failed_rests(server: LiveServer, client: Client, monkey
 
 
 def test_it_goes_on_after_a_restart(tmp_path: Path, inputs: Path, clock: ManualClock) -> None:
-    flags = {"server__inputs_dir": str(inputs.parent)}
+    flags = from_folder(inputs)
     with live_server(tmp_path, BASIC, clock=clock, **flags) as server, Client(server.url) as client:
         client.schedules.add("job", **JOB)
     clock.advance(2 * 3600)
@@ -284,7 +271,7 @@ def test_what_is_wrong_is_named(client: Client, change: dict[str, Any], param: s
 def test_a_server_without_a_folder_of_inputs_says_so(
     tmp_path: Path, inputs: Path, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with live_server(tmp_path, clock=clock, server__inputs_dir=str(inputs.parent)) as server, Client(server.url) as client:
+    with live_server(tmp_path, clock=clock, **from_folder(inputs)) as server, Client(server.url) as client:
         assert client.schedules.add("job", **JOB).trouble is None
     clock.advance(3600)
     with live_server(tmp_path, clock=clock) as server, Client(server.url) as client:
@@ -304,7 +291,7 @@ def test_an_alarm_rings_when_a_job_is_due_and_follows_every_change(
 ) -> None:
     monkeypatch.setattr(recurring, "LOOK_AGAIN_S", 3600.0)
     clock = ManualClock(NOW + HOUR - timedelta(milliseconds=50))  # it stands still: the alarms ring again until it moves
-    with live_server(tmp_path, BASIC, clock, server__inputs_dir=str(inputs.parent)) as server, Client(server.url) as client:
+    with live_server(tmp_path, BASIC, clock, **from_folder(inputs)) as server, Client(server.url) as client:
         client.schedules.add("job", **JOB)
         client.schedules.add("paused", **JOB)
         client.schedules.pause("paused")
@@ -321,7 +308,7 @@ def test_what_another_server_changed_is_seen_before_long(
     tmp_path: Path, inputs: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recurring, "LOOK_AGAIN_S", 0.1)
-    with live_server(tmp_path, BASIC, clock, server__inputs_dir=str(inputs.parent)) as server, Client(server.url) as client:
+    with live_server(tmp_path, BASIC, clock, **from_folder(inputs)) as server, Client(server.url) as client:
         with server.runtime.database.write() as connection:
             schedules.add(connection, name="job", **ROW, tenant="default")
         assert wait_for(lambda: told(client))[-1] == ("submitted", "in.jsonl", None)
@@ -395,15 +382,6 @@ def test_a_file_that_cannot_be_read_is_told_without_the_servers_folders(
     assert told(client) == [("failed", "in.jsonl", "The file cannot be read: Permission denied.")]
 
 
-def test_times_without_a_new_file_are_one_entry(server: LiveServer, client: Client, inputs: Path) -> None:
-    (inputs / "drop").mkdir()
-    client.schedules.add("job", cron="0 * * * *", file="drop", deadline="10h")
-    for _ in range(3):
-        later(server)
-    (one,) = client.schedules.history("job")
-    assert (one.note, one.due_at) == ("There is no new file.", NOW + 3 * HOUR)
-
-
 def test_a_file_that_is_no_batch_is_told(server: LiveServer, client: Client, inputs: Path) -> None:
     (inputs / "in.jsonl").write_bytes(b"\x1f\x8bcompressed")
     client.schedules.add("job", **JOB)
@@ -411,17 +389,6 @@ def test_a_file_that_is_no_batch_is_told(server: LiveServer, client: Client, inp
     ((state, file, note),) = told(client)
     assert (state, file) == ("failed", "in.jsonl")
     assert "compressed" in (note or "")
-
-
-def test_links_that_lead_out_are_not_followed(tmp_path: Path, inputs: Path) -> None:
-    (tmp_path / "secret.jsonl").write_text("x")
-    (inputs / "link.jsonl").symlink_to(tmp_path / "secret.jsonl")
-    assert found_below(inputs.resolve(), "link.jsonl", NOW, "UTC") == ([], False)
-    assert found_below(inputs.resolve(), "*.jsonl", NOW, "UTC") == ([inputs.resolve() / "in.jsonl"], True)
-    assert filled("{date}/{time}.jsonl", NOW, "Asia/Kolkata") == "2026-05-01/1730.jsonl"
-    for wrong in ("", "a/../../b", "\0", "a\\b", "{x}", "a**/b.jsonl"):
-        with pytest.raises(InvalidValue):
-            check_pattern(wrong)
 
 
 def test_a_tenant_sees_its_own_folder_alone(server: LiveServer, client: Client, inputs: Path) -> None:

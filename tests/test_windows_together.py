@@ -30,6 +30,7 @@ def two_servers(folder: Path, url: str, clock: ManualClock) -> Generator[tuple[L
         "server__database_url": url,
         "server__data_dir": str(folder / "shared"),
         "server__inputs_dir": str(folder / "inputs"),
+        "server__inputs_settle_s": 0,
     }
     (folder / "inputs" / "default").mkdir(parents=True)
     for name in "12":

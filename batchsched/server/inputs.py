@@ -40,12 +40,6 @@ def found_below(root: Path, pattern: str, due_at: datetime, timezone: str) -> tu
     return sorted(inside), watched
 
 
-def mark_of(path: Path) -> str:
-    """How a file is now."""
-    seen = path.stat()
-    return f"{seen.st_size} {seen.st_mtime_ns}"
-
-
 def blocks_of(read: Callable[[int], bytes]) -> Iterator[bytes]:
     """A file in blocks."""
     while block := read(BLOCK_BYTES):

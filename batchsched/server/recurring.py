@@ -29,8 +29,6 @@ LOOK_AGAIN_S = 60.0
 """What another server changed is known here after so long at the latest."""
 REST_S = 60.0
 """A schedule of which something failed is left alone for so long: trying again may mean to read long files again."""
-TURN_S = 15.0
-"""So often one looks whether the batch is done that it waits for."""
 LEAST_S = 1.0
 """Between two looks at one schedule, whatever happens."""
 LEAD_S = 5.0
@@ -122,9 +120,9 @@ class Recurring:
         try:
             with self._database.read() as connection:
                 one = schedules.get(connection, *key)
-            if self._releases is None or one["paused_at"] is not None or self._releases.see_to(one):
+            if self._releases is None or one["paused_at"] is not None:
                 return LEAST_S
-            return TURN_S
+            return max(LEAST_S, self._releases.see_to(one))
         except (Interrupted, NotFound):  # the server ends, or the schedule was removed
             return LEAST_S
         except BatchschedError as problem:
@@ -167,6 +165,8 @@ class Recurring:
 
     def _forget(self, key: Key) -> None:
         self._silence(key)
+        if self._releases:
+            self._releases.forget(*key)
         self._known.pop(key, None)
         self._rests_until_s.pop(key, None)
 
