@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,22 +21,25 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from tests.engine_fixture import tiny_model as tiny_model
-from tests.engine_fixture import vllm as vllm
-from tests.object_server import _object_server as _object_server
-from tests.object_server import object_server as object_server
-from tests.postgres import database as database
-from tests.postgres import database_url as database_url
-from tests.postgres import postgres as postgres
-from tests.postgres import postgres_url as postgres_url
+FIXTURES = ("tests.engine_fixture", "tests.object_server", "tests.postgres")
+"""Modules with the fixtures that every test may ask for."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """How fast a machine is must not decide whether a property holds; nor, in the quick tests, must luck: `make check` draws the
-    examples of before, `make test` and `make test-full` draw others each time."""
+    same examples each time, and fewer of them; `make test` and `make test-full` draw others each time."""
     same = "not slow" in config.getoption("markexpr")
-    settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=same)
+    settings.register_profile(
+        "patient",
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        derandomize=same,
+        max_examples=40 if same else 100,
+    )
     settings.load_profile("patient")
+    if config.getoption("dist", "no") == "no":  # the process that hands tests out to others starts two seconds sooner without
+        for name in FIXTURES:
+            config.pluginmanager.register(importlib.import_module(name), name)
 
 
 LONGEST = (
@@ -64,6 +69,21 @@ def group_of(stem: str) -> str:
     """A file is for one worker of pytest-xdist, and all files that share the real vLLM are for one: each worker that needs it
     starts its own, for 40 s of CPU time and 2 GB."""
     return "vllm" if stem in SHARE_VLLM else stem
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files that have nothing of what is asked for need not be imported: of the quick tests, these are a quarter of all."""
+    chosen = config.getoption("markexpr")
+    if not collection_path.is_file() or "or" in chosen.split():
+        return None
+    marks = {"slow"} if collection_path.stem in MANY_SECONDS else {*_marks_of_all(collection_path)}
+    return True if any(f"not {mark}" in chosen for mark in marks) else None
+
+
+def _marks_of_all(path: Path) -> list[str]:
+    """Of the marks that tests are chosen by, those that a file gives to all of its tests."""
+    said = re.search(r"^pytestmark = .*", path.read_text("utf-8"), re.MULTILINE)
+    return re.findall(r"\bmark\.(slow|engine|long)\b", said[0]) if said else []
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by marks
