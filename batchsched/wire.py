@@ -174,6 +174,9 @@ class SpentPart(msgspec.Struct):
     seconds: float
     energy_j: float
     energy_source: EnergySource
+    beside_pool: str = ""
+    """In a mode of two pools: of which other one a replica was there meanwhile, for `beside_s` seconds."""
+    beside_s: float = 0.0
 
 
 class Spent(msgspec.Struct):
@@ -303,6 +306,10 @@ class Meter(msgspec.Struct):
     """Made in a mode that has such, split by tokens too; of `draft_tokens` in all, of which `accepted_tokens` stayed."""
     draft_tokens: float = 0.0
     accepted_tokens: float = 0.0
+    beside_s: float = 0.0
+    """For how long a replica of another pool was there for this chunk, waiting included; split by tokens too."""
+    beside_pool: str | None = None
+    """Whose that is; empty: none was there. None: it is not told, and counts as there while a mode of two pools was served."""
 
 
 class Result(msgspec.Struct):

@@ -58,7 +58,8 @@ class Partner:
         self._engine, self._model, self._told, self._key, self._before = engine, model, told, key, before
         self._meter: EnergyMeter
         self._by, self._heard_at = "", 0.0
-        self._charged = (0.0, 0.0)
+        self._charged = (0.0, 0.0, 0.0)
+        self._began = time.monotonic()
         self._failures, self._anew = 0, False
         self._drafts: DraftService | None = None
         self._passed = (0.0, 0.0)
@@ -148,10 +149,11 @@ class Partner:
         self._count_drafts()
         told.energy_j, told.host_j, told.mark = reading.energy_j, reading.host_j, reading.mark
         told.energy_source, told.host_source = reading.source, reading.host_source
+        told.up_s = now - self._began
         if by:
             if by != self._by:
-                self._by, (told.told_energy_j, told.told_host_j) = by, self._charged
-            self._heard_at, self._charged = now, (told.energy_j, told.host_j)
+                self._by, (told.told_energy_j, told.told_host_j, told.told_up_s) = by, self._charged
+            self._heard_at, self._charged = now, (told.energy_j, told.host_j, told.up_s)
         return web.Response(body=msgspec.json.encode(told), content_type="application/json")
 
     async def _begin_anew(self, request: web.Request) -> web.Response:
@@ -225,7 +227,7 @@ async def run_partner(
         log.warning("Ended %d engine processes that a dead worker had left behind.", orphans)
     engine = VllmEngine(home, pool, settings, part.role)
     kv_bytes = kv_bytes_in(model.path, [*pool.engine_args, *model.engine_args])
-    told = PartnerTold(ids.new("partner"), model.mode, part.served, bytes_per_token=kv_bytes)
+    told = PartnerTold(ids.new("partner"), model.mode, part.served, pool=model.partner_pool, bytes_per_token=kv_bytes)
     partner = Partner(engine, part.model, told, settings.partner_api_key, part.before)
     choice = choose_meter(pool, settings, engine.pids, busy=lambda: partner.busy, models=[part.model])
     log.info("Energy is %s. Engine: %s.", choice.why, engine.describe())

@@ -41,6 +41,12 @@ class PartnerTold(msgspec.Struct):
     told_energy_j: float = 0.0
     """Of the joules those that a worker was told of before this one came; the rest is for this one to charge."""
     told_host_j: float = 0.0
+    pool: str = ""
+    """Whose replica it is; empty where it is too old to say."""
+    up_s: float = 0.0
+    """Since its start: for so long the replica served nothing else."""
+    told_up_s: float = 0.0
+    """Of these seconds those that a worker was told of before this one came."""
     held_tokens: float | None = None
     """In its engine's KV cache, for whomever; None where that does not say."""
     kv_tokens: int | None = None

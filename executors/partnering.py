@@ -40,6 +40,7 @@ class Used(NamedTuple):
 
     energy_j: float = 0.0
     host_j: float = 0.0
+    seconds: float = 0.0
 
 
 class Partnership:
@@ -219,11 +220,11 @@ class Partnership:
         """From the first look on; of a new run of it all that no worker was told of."""
         last = self.told
         if last is None or last.partner != told.partner:
-            before = Used(told.told_energy_j, told.told_host_j)
+            before = Used(told.told_energy_j, told.told_host_j, told.told_up_s)
         else:
-            before = Used(last.energy_j, last.host_j)
-        gain = max(0.0, told.energy_j - before.energy_j), max(0.0, told.host_j - before.host_j)
-        self.used = Used(self.used.energy_j + gain[0], self.used.host_j + gain[1])
+            before = Used(last.energy_j, last.host_j, last.up_s)
+        now = Used(told.energy_j, told.host_j, told.up_s)
+        self.used = Used(*(sum_ + max(0.0, more - less) for sum_, more, less in zip(self.used, now, before, strict=True)))
         self.told = told
 
     def _lose(self) -> None:
@@ -246,7 +247,7 @@ class Partnership:
 
 
 class BothSides:
-    """Joules of our engine's hardware and of the partner's, of which we know as of its last answer."""
+    """Joules of our engine's hardware and of the partner's, and how long that was ours, as of its last answer."""
 
     def __init__(self, own: EnergyMeter, partner: Partnership) -> None:
         self._own, self._partner = own, partner
@@ -263,6 +264,8 @@ class BothSides:
             own.host_j + used.host_j,
             hosts[0] if not used.host_j else hosts[1] if not own.host_j else weaker(*hosts),
             own.mark or told.mark,
+            used.seconds,
+            told.pool or None,
         )
 
     def close(self) -> None:

@@ -23,7 +23,8 @@ LATELY_S = 600.0
 
 
 class _Amount(NamedTuple):
-    """What was used: by the engine's GPUs, by the host beside them, and for how long; and the drafts that were made meanwhile."""
+    """What was used: by the engine's GPUs, by the host beside them, and for how long; the drafts that were made meanwhile; and
+    for how long a replica of another pool was there for the engine, which is used as joules are, whether it worked or waited."""
 
     energy_j: float = 0.0
     host_j: float = 0.0
@@ -31,6 +32,7 @@ class _Amount(NamedTuple):
     drafts: float = 0.0
     draft_tokens: float = 0.0
     accepted_tokens: float = 0.0
+    beside_s: float = 0.0
 
     def plus(self, other: _Amount, part: float = 1.0) -> _Amount:
         """With that part of another, and never less than nothing."""
@@ -180,7 +182,7 @@ class EnergyShare:
         if account and taken:
             account.started_at = min(account.started_at, taken.started_at)
             drafts = taken.drafts, taken.draft_tokens, taken.accepted_tokens
-            account.used = account.used.plus(_Amount(taken.energy_j, taken.host_j, taken.busy_s, *drafts))
+            account.used = account.used.plus(_Amount(taken.energy_j, taken.host_j, taken.busy_s, *drafts, taken.beside_s))
 
     def spent(self) -> list[SpentPart]:
         """All that was metered since the last time, and the part of it that is no chunk's."""
@@ -215,19 +217,23 @@ class EnergyShare:
             drafts=used.drafts,
             draft_tokens=used.draft_tokens,
             accepted_tokens=used.accepted_tokens,
+            beside_s=used.beside_s,
+            beside_pool=said.beside_pool,
         )
 
     def _spend(self, kind: SpentKind, used: _Amount, batch_id: str = "") -> None:
         """GPUs and host are told apart where their sources differ; the seconds go with the GPUs."""
-        self._tell(kind, batch_id, self._reading.source, used.seconds, used.energy_j)
-        self._tell(kind, batch_id, self._reading.host_source, 0.0, used.host_j)
+        self._tell(kind, batch_id, self._reading.source, used)
+        self._tell(kind, batch_id, self._reading.host_source, _Amount(used.host_j))
 
-    def _tell(self, kind: SpentKind, batch_id: str, source: EnergySource, seconds: float, energy_j: float) -> None:
-        if seconds <= 0 and energy_j <= 0:
+    def _tell(self, kind: SpentKind, batch_id: str, source: EnergySource, used: _Amount) -> None:
+        if used.seconds <= 0 and used.energy_j <= 0 and used.beside_s <= 0:
             return
         part = self._spent.setdefault((kind, batch_id, source), SpentPart(kind, batch_id, self._now(), 0.0, 0.0, source))
-        part.seconds += seconds
-        part.energy_j += energy_j
+        part.seconds += used.seconds
+        part.energy_j += used.energy_j
+        part.beside_s += used.beside_s
+        part.beside_pool = self._reading.beside_pool or part.beside_pool
 
     def _settle(self, drafted: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
         before, self._reading = self._reading, self._meter.read()
@@ -235,7 +241,7 @@ class EnergyShare:
         now = self._monotonic()
         elapsed_s, self._read_at = now - self._read_at, now
         used_j = max(0.0, self._reading.energy_j - before.energy_j), max(0.0, self._reading.host_j - before.host_j)
-        spent = _Amount(*used_j, elapsed_s, *drafted)
+        spent = _Amount(*used_j, elapsed_s, *drafted, max(0.0, self._reading.beside_s - before.beside_s))
         self._spend("metered", spent)
         busy = spent._replace(seconds=elapsed_s * self.in_flight)
         if self._starting and not self._accounts:

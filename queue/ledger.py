@@ -35,11 +35,11 @@ from batchsched.queue.tenancy import Everybody, Tenant, owned
 TOGETHER = timedelta(seconds=10)
 _FIRST = upsert(counters).values(name=bindparam("of_name"), value=bindparam("more"))  # SQLite writes it in the same words
 _BUMP = Hot(_FIRST.on_conflict_do_update(index_elements=["name"], set_={"value": counters.c.value + _FIRST.excluded.value}))
-_SUMMED = ("busy_s", "energy_j", "host_j", "requests", "input_tokens", "cached_tokens", "output_tokens", *DRAFTED)
-_ALIKE = ("model", "energy_source", "host_source", "mark")
+_SUMMED = ("busy_s", "energy_j", "host_j", "requests", "input_tokens", "cached_tokens", "output_tokens", *DRAFTED, "beside_s")
+_ALIKE = ("model", "energy_source", "host_source", "mark", "beside_pool")
 _TOLD = ("batch_id", "chunk_id", "pool", "started_at", "ended_at", "startup_s", "lengths", *_ALIKE, *_SUMMED)
-_NOTHING = {"host_j": 0.0, "startup_s": 0.0, **dict.fromkeys(DRAFTED, 0.0)}
-_USUAL: Row = {"host_source": "unmeasured", "mark": "", "lengths": None, **_NOTHING}
+_NOTHING = {"host_j": 0.0, "startup_s": 0.0, "beside_s": 0.0, **dict.fromkeys(DRAFTED, 0.0)}
+_USUAL: Row = {"host_source": "unmeasured", "mark": "", "lengths": None, "beside_pool": None, **_NOTHING}
 _OF_CHUNK = (ledger.c.chunk_id == bindparam("chunk"), ledger.c.pool == bindparam("on_pool"))
 _LAST = Hot(select(ledger).where(*_OF_CHUNK).order_by(ledger.c.id.desc()).limit(1))
 _GROW = Hot(
@@ -87,7 +87,7 @@ def of_batch(connection: Connection, batch_id: str) -> list[Row]:
 
 STEP_S = 300
 DAY_S = 86_400
-_EACH = ("batch_id", "model", "pool", "energy_source", "host_source", "mark")
+_EACH = ("batch_id", "model", "pool", "energy_source", "host_source", "mark", "beside_pool")
 
 
 def sums_of_batches(connection: Connection, tenant: Tenant, start: datetime, end: datetime) -> list[Row]:
@@ -102,13 +102,13 @@ def sums_of_batches(connection: Connection, tenant: Tenant, start: datetime, end
         began.label("started_at"),
         func.max(ledger.c.ended_at).label("ended_at"),
         func.max(ledger.c.startup_s).label("startup_s"),
-        *_sums("busy_s", "energy_j", "host_j"),
+        *_sums("busy_s", "energy_j", "host_j", "beside_s"),
         *_counts("requests", "input_tokens", "output_tokens"),
     ).where(ledger.c.batch_id.in_(mine))
     return every(connection, query.group_by(*each).order_by(ledger.c.batch_id, began, func.min(ledger.c.id)))
 
 
-_ALONE = ("batch_id", "tenant", "chunk_id", "model", "pool", "energy_source", "host_source", "mark")
+_ALONE = ("batch_id", "tenant", "chunk_id", "model", "pool", "energy_source", "host_source", "mark", "beside_pool")
 
 
 def spans(connection: Connection, tenant: Tenant, start: datetime, end: datetime, batch_id: str | None = None) -> list[Row]:
@@ -128,7 +128,7 @@ def spans(connection: Connection, tenant: Tenant, start: datetime, end: datetime
         func.max(ledger.c.ended_at).label("ended_at"),
         func.max(ledger.c.startup_s).label("startup_s"),
         func.count().label("entries"),
-        *_sums("busy_s", "energy_j", "host_j"),
+        *_sums("busy_s", "energy_j", "host_j", "beside_s"),
         *_counts("requests", "input_tokens", "output_tokens"),
     ).where(owned(ledger, tenant))
     if batch_id is None:

@@ -230,6 +230,8 @@ class Recorder:
             drafts=max(0.0, meter.drafts),
             draft_tokens=max(0.0, meter.draft_tokens),
             accepted_tokens=max(0.0, meter.accepted_tokens),
+            beside_pool=meter.beside_pool,
+            beside_s=max(0.0, meter.beside_s),
         )
         if entered:
             shares.charge(connection, tenant, busy_s / self._weights.get(tenant, 1.0))

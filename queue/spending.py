@@ -26,7 +26,7 @@ _FIRST = insert(spending).values(_NEW)  # SQLite writes it in the same words
 _ADD = Hot(
     _FIRST.on_conflict_do_update(
         index_elements=list(spending.primary_key.columns),
-        set_={name: spending.c[name] + _FIRST.excluded[name] for name in ("seconds", "energy_j")},
+        set_={name: spending.c[name] + _FIRST.excluded[name] for name in ("seconds", "energy_j", "beside_s")},
     )
 )
 _NUMBERED = Hot(
@@ -54,6 +54,8 @@ def _row(pool: str, part: SpentPart) -> dict[str, object]:
         "energy_source": part.energy_source,
         "seconds": max(0.0, part.seconds),
         "energy_j": max(0.0, part.energy_j),
+        "beside_pool": part.beside_pool,
+        "beside_s": max(0.0, part.beside_s),
     }
     return {f"new_{name}": value for name, value in values.items()}
 

@@ -191,6 +191,7 @@ class LedgerRow(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("energy_j >= 0 AND busy_s >= 0", name="amounts_positive"),
         CheckConstraint("host_j >= 0", name="host_positive"),
+        CheckConstraint("beside_s >= 0", name="beside_positive"),
         CheckConstraint("ended_at >= started_at", name="span_forward"),
         Index("ledger_by_batch", "batch_id", "started_at"),
         Index("ledger_by_pool", "pool", "ended_at"),
@@ -228,6 +229,9 @@ class LedgerRow(SQLModel, table=True):
     draft_tokens: float = 0.0
     accepted_tokens: float = 0.0
     """Of drafts, where the engine was served by such: how many, their tokens, and those that stayed."""
+    beside_pool: str | None = None
+    """Of which other pool a replica was there for it, for `beside_s` seconds; empty: of none. None: nobody told."""
+    beside_s: float = 0.0
     lengths: dict[str, int] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     """How many answers were of which length: requests by class (units.length_class). None where nothing was answered."""
 
@@ -239,6 +243,7 @@ class SpendingRow(SQLModel, table=True):
     __table_args__ = (
         _one_of("kind", ("metered", "idle", "waste", "others")),
         CheckConstraint("energy_j >= 0 AND seconds >= 0", name="amounts_positive"),
+        CheckConstraint("beside_s >= 0", name="beside_positive"),
         Index("spending_by_batch", "batch_id"),
     )
 
@@ -247,8 +252,11 @@ class SpendingRow(SQLModel, table=True):
     kind: str = Field(primary_key=True)
     batch_id: str = Field(default="", primary_key=True)
     energy_source: str = Field(primary_key=True)
+    beside_pool: str = Field(default="", primary_key=True)
+    """Of which other pool a replica was there meanwhile, for `beside_s` seconds; empty: of none."""
     seconds: float = 0.0
     energy_j: float = 0.0
+    beside_s: float = 0.0
 
 
 class ForgottenRow(SQLModel, table=True):

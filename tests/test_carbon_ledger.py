@@ -72,14 +72,18 @@ class TestAccount:
 
     def test_of_two_pools_the_making_of_both_is_charged(self) -> None:
         alone, other = account([entry()], truth, None), account([entry(gpu="A100-80")], truth, None)
-        both = account([entry(beside_gpu="A100-80")], truth, None)
+        both = account([entry(beside_gpu="A100-80", beside_s=1800)], truth, None)
         assert alone.embodied_g
         assert other.embodied_g
         assert both.embodied_g
         assert both.embodied_g.mid == pytest.approx(alone.embodied_g.mid + other.embodied_g.mid)
         assert both.busy_s == alone.busy_s
         assert {"embodied carbon of one A100-80", "embodied carbon of one T4"} <= {factor.factor for factor in both.provenance}
-        unknown = account([entry(beside_gpu="no such")], truth, None)
+        less = account([entry(beside_gpu="A100-80", beside_s=900)], truth, None)
+        assert less.embodied_g
+        assert less.embodied_g.mid == pytest.approx(alone.embodied_g.mid + other.embodied_g.mid / 2)  # it came later
+        assert account([entry(beside_gpu="A100-80")], truth, None).embodied_g == alone.embodied_g  # nobody was there
+        unknown = account([entry(beside_gpu="no such", beside_s=1800)], truth, None)
         assert unknown.embodied_unknown_s == alone.busy_s
         assert "No embodied carbon is published for no such" in " ".join(unknown.notes)
 

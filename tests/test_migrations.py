@@ -51,6 +51,9 @@ SEEDS: dict[str, dict[str, Any]] = {
         "output_tokens": 4,
     },
     "leadership": {"id": 1, "epoch": 4, "server_id": "s", "since": NOW},
+    "spending": {
+        "pool": "p", "hour": NOW, "kind": "idle", "batch_id": "", "energy_source": "rapl", "seconds": 3.0, "energy_j": 5.0,
+    },
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from batchsched.carbon.greenllm import Device, Split, Use
 from batchsched.carbon.models import Hardware
 from batchsched.carbon.modes import judge as judge_carbon
+from batchsched.carbon.report import Entry
 from batchsched.cli.main import cli
 from batchsched.fleet import Fleet, Pool, ServedModel, Site
 from batchsched.measures import PartnerUse
@@ -219,12 +220,25 @@ def test_work_over_two_pools_is_charged_for_the_making_of_both(tmp_path: Path) -
         row |= {"energy_source": "modelled", "host_source": "modelled", "mark": "", "startup_s": 0.0, "host_j": 50.0}
         counts = {"requests": 1, "input_tokens": 1, "output_tokens": 1}
         accounts = Accounts(server.runtime.scheduler, server.runtime.provider, server.runtime.clock, Carbon(), Hardware())
-        apart, host = accounts.entries([row | counts])
-        (plain, _) = accounts.entries([row | counts | {"model": "tiny"}])
-    assert [gpu for gpu, _ in apart.reserved] == ["A100-80", "T4"]
+        untold = row | counts
+        apart, host = accounts.entries([untold])
+        (plain, _) = accounts.entries([untold | {"model": "tiny"}])
+        partly, _ = accounts.entries([untold | {"beside_pool": "old", "beside_s": 4.0}])
+        (down, _) = accounts.entries([untold | {"beside_pool": "", "beside_s": 0.0}])
+        (beside_another, _) = accounts.entries([untold | {"model": "tiny", "beside_pool": "old", "beside_s": 10.0}])
+        idle = {"pool": "new", "hour": now, "seconds": 60.0, "energy_j": 1.0, "energy_source": "rapl"}
+        (waiting,) = accounts.wasted([idle | {"beside_pool": "old", "beside_s": 50.0}])
+    assert held(apart) == held(beside_another) == [("A100-80", 10.0), ("T4", 10.0)]
     assert apart.beside_held.age_years > 6
-    assert host.reserved_s == 0
-    assert [gpu for gpu, _ in plain.reserved] == ["A100-80"]
+    assert held(host) == [("A100-80", 0.0)]
+    assert held(plain) == held(down) == [("A100-80", 10.0)]
+    assert held(partly) == [("A100-80", 10.0), ("T4", 4.0)]
+    assert held(waiting) == [("A100-80", 60.0), ("T4", 50.0)]
+
+
+def held(entry: Entry) -> list[tuple[str, float]]:
+    """Which GPUs it held, and for how long."""
+    return [(gpu, seconds) for gpu, _, seconds in entry.reserved]
 
 
 def test_who_names_a_variant_gets_it(server: LiveServer) -> None:

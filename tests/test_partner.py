@@ -166,12 +166,13 @@ async def test_one_worker_has_it_at_a_time_and_each_joule_is_one_workers(
 ) -> None:
     async with a_partner(tmp_path, port):
         first = await ready(port, "w1")
-        assert first.told_energy_j == 0.0
+        assert first.told_energy_j == first.told_up_s == 0.0
         assert await told(port, "w2") == 409
         monkeypatch.setattr(partner_module, "HELD_S", 0.0)
         later = await told(port, "w2")
         assert isinstance(later, PartnerTold)
         assert 0 < later.told_energy_j < later.energy_j
+        assert first.up_s == later.told_up_s < later.up_s
         assert (await told(port, "w2")).told_energy_j == later.told_energy_j  # type: ignore[union-attr]
 
 
@@ -216,6 +217,8 @@ async def test_the_link_is_measured_and_what_the_partner_used_is_added_up(tmp_pa
             both = BothSides(Own(), partnership).read()
             assert both.energy_j == 5.0 + partnership.used.energy_j
             assert (both.source, both.host_j, both.host_source) == ("modelled", 1.0, "rapl")
+            assert (both.beside_s, both.beside_pool) == (partnership.used.seconds, "old")
+            assert both.beside_s > 0.1
 
 
 def test_of_two_sources_the_one_that_knows_less_is_said() -> None:

@@ -225,15 +225,25 @@ def test_spans_that_follow_each_other_are_one_entry_and_repeated_ones_change_not
 
     for i in (0, 1, 1, 30):
         with database.write() as connection:
-            ledger.add(connection, **span, **second(i))
+            ledger.add(connection, **span, **second(i), beside_pool="old", beside_s=0.5)
     with database.read() as connection:
         entries = ledger.of_batch(connection, "b")
-    assert [(entry["requests"], entry["energy_j"]) for entry in entries] == [(2, 20.0), (1, 10.0)]
+        (summed,) = ledger.spans(connection, "t", NOW, NOW + timedelta(days=1))
+    assert [(entry["requests"], entry["energy_j"], entry["beside_s"]) for entry in entries] == [(2, 20.0, 1.0), (1, 10.0, 0.5)]
+    assert (summed["beside_pool"], summed["beside_s"]) == ("old", 1.5)
     assert entries[0]["ended_at"] == NOW + timedelta(seconds=2)
 
 
 @pytest.mark.parametrize(
-    "change", [{"model": "small"}, {"energy_source": "rapl"}, {"host_source": "rapl"}, {"mark": "mig"}, {"startup_s": 1.0}]
+    "change",
+    [
+        {"model": "small"},
+        {"energy_source": "rapl"},
+        {"host_source": "rapl"},
+        {"mark": "mig"},
+        {"startup_s": 1.0},
+        {"beside_pool": "old"},
+    ],
 )
 def test_spans_that_differ_in_more_than_their_amounts_stay_apart(database: Database, change: dict[str, Any]) -> None:
     """A chunk may move on to another model on its pool, or its meter may change."""

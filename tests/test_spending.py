@@ -28,10 +28,11 @@ AT = datetime(2026, 5, 1, 12, 59, 58, tzinfo=UTC)
 class Ticking:
     """A meter that goes up by as much as it is told before each reading."""
 
-    joules = host_joules = 0.0
+    joules = host_joules = beside_s = 0.0
+    beside_pool = ""
 
     def read(self) -> Reading:
-        return Reading(self.joules, "rapl", self.host_joules, "modelled")
+        return Reading(self.joules, "rapl", self.host_joules, "modelled", "", self.beside_s, self.beside_pool)
 
     def close(self) -> None:
         pass
@@ -44,6 +45,7 @@ class Hand:
         self.meter = Ticking()
         self.share = EnergyShare(self.meter, lambda: AT)
         self.charged: list[float] = []
+        self.charged_beside_s: list[float] = []
         self.told: list[SpentPart] = []
         share = self.share
         self.steps: dict[str, Callable[[str, int], object]] = {
@@ -62,6 +64,7 @@ class Hand:
 
     def _charge(self, meter: Meter | None) -> None:
         self.charged.append(meter.energy_j + meter.host_j if meter else 0.0)
+        self.charged_beside_s.append(meter.beside_s if meter else 0.0)
 
 
 STEPS = st.lists(st.tuples(st.sampled_from(sorted(Hand().steps)), st.sampled_from("abc"), st.integers(0, 50)), max_size=60)
@@ -77,12 +80,15 @@ def test_everything_metered_is_charged_or_told_apart(steps: list[tuple[str, str,
     for number, (step, key, amount) in enumerate(steps):
         hand.meter.joules += number % 7
         hand.meter.host_joules += number % 3
+        hand.meter.beside_s += number % 5
         hand.steps[step](key, amount)
     for key in "abc":
         hand.share.close(key)
     hand.share.stopped()
     hand.told += hand.share.spent()
     assert _balance(hand.told) == pytest.approx(math.fsum(hand.charged))
+    beside_s = [part.beside_s if part.kind == "metered" else -part.beside_s for part in hand.told]
+    assert math.fsum(beside_s) == pytest.approx(math.fsum(hand.charged_beside_s))
 
 
 def test_the_host_is_told_under_its_own_source() -> None:
@@ -163,8 +169,8 @@ async def test_what_a_stolen_lease_took_is_told_as_waste_of_its_batch() -> None:
 
 
 def test_a_message_that_comes_twice_counts_once(database: Database) -> None:
-    def part(kind: SpentKind, energy_j: float, batch_id: str = "") -> SpentPart:
-        return SpentPart(kind, batch_id, AT, 2.0, energy_j, "rapl")
+    def part(kind: SpentKind, energy_j: float, batch_id: str = "", beside_pool: str = "") -> SpentPart:
+        return SpentPart(kind, batch_id, AT, 2.0, energy_j, "rapl", beside_pool, 1.5 if beside_pool else 0.0)
 
     first = Spent(1, [part("metered", 30.0), part("idle", 20.0), part("waste", 10.0, "batch_1")])
     second = Spent(2, [part("metered", 5.0), part("idle", 5.0)])
@@ -184,4 +190,11 @@ def test_a_message_that_comes_twice_counts_once(database: Database) -> None:
             ("p", hour, "waste"): (4.0, 20.0),
         }
         assert [row["energy_j"] for row in spending.of_batch(connection, "batch_1")] == [20.0]
+    with database.write() as connection:
+        spending.add(connection, "w2", [Spent(2, [part("idle", 1.0, "", pool) for pool in ("old", "old", "older", "")])])
+    with database.read() as connection:
+        idle = [row for row in spending.of_pools(connection, hour, AT) if row["kind"] == "idle"]
+        assert {row["beside_pool"]: (row["energy_j"], row["beside_s"]) for row in idle} == {
+            "": (46.0, 0.0), "old": (2.0, 3.0), "older": (1.0, 1.5),
+        }  # fmt: skip
         assert spending.of_pools(connection, AT, AT.replace(hour=14)) == []

@@ -13,12 +13,12 @@ from typing import TypeVar
 
 import msgspec
 
-from batchsched.carbon.embodied import Held, Policy
+from batchsched.carbon.embodied import Policy
 from batchsched.carbon.hardware import Range
 from batchsched.carbon.models import Hardware
 from batchsched.carbon.operational import operational_g
 from batchsched.carbon.provenance import METERS, factors, how_known, in_all, remarks, unique
-from batchsched.carbon.report import Attributed, Baseline, Entry, Intensity, Report, Row, RunNow, Saving, Truth
+from batchsched.carbon.report import Attributed, Baseline, Entry, Intensity, Report, Reserved, Row, RunNow, Saving, Truth
 from batchsched.carbon.savings import with_embodied_g
 from batchsched.errors import SignalMismatch
 from batchsched.units import iso
@@ -58,8 +58,10 @@ def account(
         operational_g=_known_sum(row.operational_g for row in metered),
         unknown_energy_j=sum(row.energy_j for row in metered if row.operational_g is None),
         unmeasured_s=sum(row.busy_s for row in rows if row.energy_source == "unmeasured"),
-        embodied_g=_embodied(((*one, e.reserved_s) for e in entries for one in e.reserved), policy, lifetime_years, hardware),
-        embodied_unknown_s=sum(e.reserved_s for e in entries if any(hardware.replica_kg(*one) is None for one in e.reserved)),
+        embodied_g=_embodied((one for e in entries for one in e.reserved), policy, lifetime_years, hardware),
+        embodied_unknown_s=sum(
+            seconds for e in entries for gpu, held, seconds in e.reserved if hardware.replica_kg(gpu, held) is None
+        ),
         policy=policy,
         lifetime_years=lifetime_years,
         signal=_one_signal((intensity.signal, zone) for intensity, zone in used if intensity.mean_g_per_kwh is not None),
@@ -203,9 +205,7 @@ def _by_contract(entries: Iterable[Entry]) -> float | None:
     return math.fsum(grams) if grams else None
 
 
-def _embodied(
-    reserved: Iterable[tuple[str, Held, float]], policy: Policy, lifetime_years: float, hardware: Hardware
-) -> Range | None:
+def _embodied(reserved: Iterable[Reserved], policy: Policy, lifetime_years: float, hardware: Hardware) -> Range | None:
     """Replica seconds by GPU type to grams, over the types with a published figure."""
     return _known_sum(
         kg.scaled(held.charge_g(1.0, busy_s, lifetime_years, policy))
@@ -221,7 +221,7 @@ def _attributed(
         return None
     whole = [(e, e.energy_j if e.attributed_j is None else e.attributed_j) for e in entries if e.energy_source != "unmeasured"]
     grams = (_grams(j, e.energy_source, e.pue, truth(e.zone, e.started_at, e.ended_at)) for e, j in whole)
-    made = _embodied(((*one, e.busy_s) for e in entries for one in e.reserved), policy, lifetime_years, hardware)
+    made = _embodied((one for e in entries for one in [(e.gpu, e.held, e.busy_s), *e.beside]), policy, lifetime_years, hardware)
     return Attributed(math.fsum(j for _, j in whole), _known_sum(grams), made)
 
 

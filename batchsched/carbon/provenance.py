@@ -41,8 +41,8 @@ def factors(
     """Every number that entered the result, once each."""
     pues = {(entry.site, entry.pue) for entry in entries}
     reserved = [one for entry in entries for one in entry.reserved]
-    gpus = {gpu for gpu, _ in reserved}
-    hosts = {held.host for _, held in reserved} or {"slot"}
+    gpus = {gpu for gpu, _, _ in reserved}
+    hosts = {held.host for _, held, _ in reserved} or {"slot"}
     if run_now:
         pues.add((run_now.terms.site, run_now.terms.pue))
         gpus.add(run_now.terms.gpu)
@@ -129,9 +129,11 @@ def remarks(
         )
     if expected := sorted({row.zone for row in rows if _is_expected(row)}):
         notes.append(f"Grams of {', '.join(expected)} rest on expected, not on measured intensities, for part of the time.")
-    if unpublished := sorted({gpu for entry in entries for gpu, _ in entry.reserved if hardware.gpu(gpu).kg is None}):
+    if unpublished := sorted({gpu for entry in entries for gpu, _, _ in entry.reserved if hardware.gpu(gpu).kg is None}):
         notes.append(f"No embodied carbon is published for {', '.join(unpublished)}; it is missing here, the host's share too.")
-    if policy in {"remaining", "cut_off"} and not any(held.second_life_years for entry in entries for _, held in entry.reserved):
+    if policy in {"remaining", "cut_off"} and not any(
+        held.second_life_years for entry in entries for _, held, _ in entry.reserved
+    ):
         notes.append(f"No pool declares a second life, so {policy} charges what whole_life does.")
     return notes
 

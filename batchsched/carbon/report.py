@@ -12,6 +12,9 @@ from batchsched.carbon.embodied import NEW, Held, Policy
 from batchsched.carbon.hardware import Range
 from batchsched.wire import EnergyMark, EnergySource
 
+Reserved = tuple[str, Held, float]
+"""A replica: its GPU type, what stands behind it, and for how many seconds."""
+
 
 class Entry(msgspec.Struct, frozen=True):
     """What one chunk took on one pool for a while. `busy_s`: seconds of one replica reserved for it; `energy_j`: IT energy."""
@@ -42,13 +45,19 @@ class Entry(msgspec.Struct, frozen=True):
     model: str = ""
     """That served it; empty where that is of no account."""
     beside_gpu: str = ""
-    """In a mode of two pools: that of the other pool, a replica of which was reserved for as long; else empty."""
+    """In a mode of two pools: that of the other pool, a replica of which was there for `beside_s` seconds; else empty."""
     beside_held: Held = NEW
+    beside_s: float = 0.0
 
     @property
-    def reserved(self) -> list[tuple[str, Held]]:
-        """The replicas that were reserved for it: GPU types, with what stands behind them."""
-        return [(self.gpu, self.held), *([(self.beside_gpu, self.beside_held)] if self.beside_gpu else [])]
+    def reserved(self) -> list[Reserved]:
+        """The replicas that were reserved for it."""
+        return [(self.gpu, self.held, self.reserved_s), *self.beside]
+
+    @property
+    def beside(self) -> list[Reserved]:
+        """Of these that of another pool, where there was one."""
+        return [(self.beside_gpu, self.beside_held, self.beside_s)] if self.beside_s > 0 else []
 
     @property
     def reserved_s(self) -> float:

@@ -128,6 +128,7 @@ class Accounts:
         first, later = starts[:1], {*starts[1:]}
         charged = [Charged(self._entry(row), i in first, i in later) for i, row in enumerate(rows)]
         none: dict[str, Any] = {"busy_s": 0.0, "requests": 0, "input_tokens": 0, "output_tokens": 0, "mark": ""}
+        none |= {"beside_s": 0.0}
         none["power_model"] = VCPU_MODEL
         hosts = [
             Charged(
@@ -173,14 +174,18 @@ class Accounts:
         )
 
     def _beside(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The replica of a second pool that work in a mode of two pools holds: its engine serves nobody else meanwhile."""
+        """The replica of a second pool that was there for it: its engine serves nobody else meanwhile. Where that was not told,
+        work in a mode of two pools held one all the while."""
         fleet = self._scheduler.fleet
-        served = fleet.models.get(row.get("model", ""))
-        name = served.partner_pool if served else ""
-        if not (pool := fleet.pools.get(name)):
+        name, seconds = row.get("beside_pool"), row.get("beside_s", 0.0)
+        if name is None:
+            served = fleet.models.get(row.get("model", ""))
+            name, seconds = served.partner_pool if served else "", row["busy_s"]
+        if not name:
             return {}
+        pool = fleet.pools.get(name, Pool(site="", gpu="unknown"))
         held = Held.of(pool, row["started_at"].date(), fleet.replica_gpus.get(name, 1))
-        return {"beside_gpu": pool.gpu, "beside_held": held}
+        return {"beside_gpu": pool.gpu, "beside_held": held, "beside_s": seconds}
 
     def _baseline_pool(self, model: str) -> str | None:
         """The newest pool of the home site, or of all where that has none that runs the model; of spare capacity only where there

@@ -18,6 +18,10 @@ class Reading(NamedTuple):
     """Of the host beside the GPUs: their share of its processors and memory. Not in `energy_j`."""
     host_source: EnergySource = "unmeasured"
     mark: EnergyMark = ""
+    beside_s: float = 0.0
+    """For how long a replica of another pool worked, waited or stood ready for this one alone; never falling either."""
+    beside_pool: str | None = ""
+    """Whose that is; empty while there was none, None where it does not say."""
 
     @property
     def total_j(self) -> float:
