@@ -1,10 +1,11 @@
-"""Tables of what workers see of their machines beside their work; `tables.py` lists them with the others."""
+"""Tables of what workers see of their machines: their meters, and what is left beside others' work; `tables.py` lists them with
+the others."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import JSON, CheckConstraint, Column
+from sqlalchemy import JSON, CheckConstraint, Column, Index
 from sqlmodel import Field, SQLModel
 
 
@@ -28,3 +29,26 @@ class SpareHourRow(SQLModel, table=True):
     began_at: datetime
     seconds: float = 0.0
     tokens: float = 0.0
+
+
+class SpendingRow(SQLModel, table=True):
+    """What a pool's meters saw in one hour: all of it (`metered`), and the parts that are no chunk's, which the ledger lacks."""
+
+    __tablename__ = "spending"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        CheckConstraint("kind IN ('idle', 'metered', 'others', 'waste')", name="kind_known"),
+        CheckConstraint("energy_j >= 0 AND seconds >= 0", name="amounts_positive"),
+        CheckConstraint("beside_s >= 0", name="beside_positive"),
+        Index("spending_by_batch", "batch_id"),
+    )
+
+    pool: str = Field(primary_key=True)
+    hour: datetime = Field(primary_key=True)
+    kind: str = Field(primary_key=True)
+    batch_id: str = Field(default="", primary_key=True)
+    energy_source: str = Field(primary_key=True)
+    beside_pool: str = Field(default="", primary_key=True)
+    """Of which other pool a replica was there meanwhile, for `beside_s` seconds; empty: of none."""
+    seconds: float = 0.0
+    energy_j: float = 0.0
+    beside_s: float = 0.0

@@ -26,7 +26,7 @@ from sqlmodel import Field, SQLModel
 
 from batchsched.queue.decided import OverrideRow, WindowRow
 from batchsched.queue.manned import LauncherRow, WorkerRow
-from batchsched.queue.observed import SpareHourRow
+from batchsched.queue.observed import SpareHourRow, SpendingRow
 from batchsched.queue.recurring import ReleaseRow, ScheduleRow
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS
 
@@ -234,29 +234,6 @@ class LedgerRow(SQLModel, table=True):
     beside_s: float = 0.0
     lengths: dict[str, int] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     """How many answers were of which length: requests by class (units.length_class). None where nothing was answered."""
-
-
-class SpendingRow(SQLModel, table=True):
-    """What a pool's meters saw in one hour: all of it (`metered`), and the parts that are no chunk's, which the ledger lacks."""
-
-    __tablename__ = "spending"  # pyright: ignore[reportAssignmentType]
-    __table_args__ = (
-        _one_of("kind", ("metered", "idle", "waste", "others")),
-        CheckConstraint("energy_j >= 0 AND seconds >= 0", name="amounts_positive"),
-        CheckConstraint("beside_s >= 0", name="beside_positive"),
-        Index("spending_by_batch", "batch_id"),
-    )
-
-    pool: str = Field(primary_key=True)
-    hour: datetime = Field(primary_key=True)
-    kind: str = Field(primary_key=True)
-    batch_id: str = Field(default="", primary_key=True)
-    energy_source: str = Field(primary_key=True)
-    beside_pool: str = Field(default="", primary_key=True)
-    """Of which other pool a replica was there meanwhile, for `beside_s` seconds; empty: of none."""
-    seconds: float = 0.0
-    energy_j: float = 0.0
-    beside_s: float = 0.0
 
 
 class ForgottenRow(SQLModel, table=True):
