@@ -44,6 +44,7 @@ def main() -> int:
     """Run it; the last line printed is JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="few and short requests, one repetition: a glance, not a figure")
+    parser.add_argument("--answers-only", action="store_true", help="compare answers and count bytes; time nothing")
     parser.add_argument("--only", choices=list(MODES), action="append", help="one mode; may come twice")
     parser.add_argument("--models", type=Path, default=ROOT / ".models", help="folder of the tiny models, made where they lack")
     args = parser.parse_args()
@@ -52,9 +53,12 @@ def main() -> int:
     print(f"{machine}; engine: {home.describe()}", flush=True)
     models = tiny_models(home, args.models.absolute())
     chosen = args.only or list(MODES)
+    plan = _plan(args.quick)
+    plan = plan._replace(repetitions=0) if args.answers_only else plan
     with tempfile.TemporaryDirectory(prefix="bench-modes-") as name:
-        found = asyncio.run(_all(home, Path(name), models, _plan(args.quick), chosen))
-    table(found, frozenset({"dpd", "dsd", OWN_WILL}))
+        found = asyncio.run(_all(home, Path(name), models, plan, chosen))
+    if plan.repetitions:
+        table(found, frozenset({"dpd", "dsd", OWN_WILL}))
     print(json.dumps(_summed(found)))
     return 0
 
@@ -68,7 +72,8 @@ def _plan(quick: bool) -> Plan:
 
 
 class Ground(NamedTuple):
-    """What all modes share: where, with which models, the plan, the engine alone and what it answered."""
+    """What all modes share: where, with which models, the plan, the engine alone and what it answered; `timed`: to the load of
+    the turns."""
 
     home: EngineHome
     folder: Path
@@ -77,22 +82,24 @@ class Ground(NamedTuple):
     plan: Plan
     alone: Way
     reference: list[Sent]
+    timed: Sent
 
     async def compare(self, name: str, way: Way) -> Mode:
         """A mode with the engine alone: answers and turns."""
         equal = list(zip(self.plan.equal, self.reference, strict=True))
-        return await compare(name, equal, self.plan.rate, self.plan.repetitions, self.alone, way)
+        return await compare(name, equal, (self.plan.rate, self.timed), self.plan.repetitions, self.alone, way)
 
 
 async def _all(home: EngineHome, folder: Path, models: tuple[Path, Path], plan: Plan, chosen: list[str]) -> dict[str, Mode]:
     found: dict[str, Mode] = {}
     with engine(home, folder, TARGET, models[1], PLAIN) as alone:
-        await run(plan.rate, to(alone.url))  # warm
+        timed = await run(plan.rate, to(alone.url)) if plan.repetitions else Sent([], 0.0)  # it is warm then, too
         reference = [await run(load, to(alone.url)) for load in plan.equal]
         again = [await run(load, to(alone.url)) for load in plan.equal]
         differ = sum(map(differing, reference, again))
         print(f"standalone: the same {_count(plan)} requests again, {differ} answers differ and are left out", flush=True)
-        ground = Ground(home, folder, *models, plan, Way(to(alone.url), [alone]), list(map(settled, reference, again)))
+        known = list(map(settled, reference, again))
+        ground = Ground(home, folder, *models, plan, Way(to(alone.url), [alone]), known, timed)
         for name in chosen:
             try:
                 found |= await MODES[name](ground)
@@ -125,7 +132,7 @@ async def _draft_target(on: Ground) -> dict[str, Mode]:
     with engine(on.home, on.folder / "drafter", "small", on.small) as drafter:
         async with serve_drafts(drafter.url, "small", key=KEY) as service:
             flags = [*PLAIN, *target_args(TOKENS)]
-            for name in ("dsd", OWN_WILL):
+            for name in ("dsd", OWN_WILL) if on.plan.repetitions else ("dsd",):
                 extra = target_environment(f"127.0.0.1:{service.port}", KEY, told, always=name == "dsd")
                 with engine(on.home, on.folder / name.split()[-1], TARGET, on.large, flags, extra) as target:
                     way = Way(to(target.url), [target, drafter], lambda: service.passed()[0])
@@ -135,11 +142,12 @@ async def _draft_target(on: Ground) -> dict[str, Mode]:
 
 
 async def _drafted(on: Ground, name: str, way: Way, target: Engine, service: DraftService) -> Mode:
-    """Bytes a token are of the turns alone: a long prompt goes out once, whatever is drafted for it."""
+    """Bytes a token are of the turns alone, if there are any: a long prompt goes out once, whatever is drafted for it."""
     none = Mode([], 0, 0, 0, 0, {})
     lengths = on._replace(plan=on.plan._replace(repetitions=0))
-    equal = none if name == OWN_WILL else await lengths.compare(f"{name}, prompts of all lengths", way)
     before = service.passed()
+    equal = none if name == OWN_WILL else await lengths.compare(f"{name}, prompts of all lengths", way)
+    before = service.passed() if on.plan.repetitions else before
     mode = await on._replace(plan=on.plan._replace(equal=[]), reference=[]).compare(name, way)
     travelled, drafted = (now - then for now, then in zip(service.passed(), before, strict=True))
     figures = {"acceptance": _acceptance(target), "bytes_per_token": travelled / max(1.0, drafted)}
@@ -172,7 +180,7 @@ def _summed(found: dict[str, Mode]) -> dict[str, object]:
         return found[name].differ == 0 and found[name].lost == 0 if name in found else None
 
     def median(name: str, values: Callable[[Mode], list[float]]) -> float | None:
-        return round(statistics.median(values(found[name])), 4) if name in found else None
+        return round(statistics.median(values(found[name])), 4) if name in found and found[name].turns else None
 
     return {
         "dpd_equal_outputs": equal("dpd"),

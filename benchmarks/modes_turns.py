@@ -21,7 +21,7 @@ from batchsched.executors.meters import choose_meter
 from batchsched.fleet import Pool
 from batchsched.settings import Worker
 from benchmarks.modes_engines import Engine
-from benchmarks.modes_load import Load, Send, Sent, differing, run
+from benchmarks.modes_load import Load, Send, Sent, differing, run, settled
 
 POOL = Pool()
 
@@ -109,44 +109,60 @@ class Mode(NamedTuple):
         return judge(split, INTENSITY_G_PER_KWH, modelled=mode[0].source == "modelled")
 
 
-async def compare(name: str, equal: Sequence[tuple[Load, Sent]], rate: Load, repetitions: int, alone: Way, mode: Way) -> Mode:
-    """`equal`: loads with the answers of the engine alone to them; `rate`: the load of the turns, whose order alternates."""
+async def compare(
+    name: str, equal: Sequence[tuple[Load, Sent]], rate: tuple[Load, Sent], repetitions: int, alone: Way, mode: Way
+) -> Mode:
+    """Loads with the answers of the engine alone to them. `rate`: that of the turns, whose order alternates."""
     differ = lost = 0
     turns: list[tuple[Turn, Turn]] = []
     with alone.stopped():
         for load, before in equal:
             sent = await run(load, mode.send)
-            differ, lost = differ + differing(before, sent), lost + sent.lost
+            differ, lost = differ + _told(name, load, before, sent), lost + sent.lost
+    (load, known), answered = rate, list[Sent]()
     for index in range(repetitions):
         sent_by: dict[str, Sent] = {}
         turn_of: dict[str, Turn] = {}
         for each in ("alone", "mode") if index % 2 == 0 else ("mode", "alone"):
             mine, other = (alone, mode) if each == "alone" else (mode, alone)
             with other.stopped():
-                sent_by[each], turn_of[each] = await mine.turn(rate)
+                sent_by[each], turn_of[each] = await mine.turn(load)
         turns.append((turn_of["alone"], turn_of["mode"]))
         lost += sum(sent.lost for sent in sent_by.values())
-        differ += differing(sent_by["alone"], sent_by["mode"])
-        rates = {each: rate.tokens / turn.seconds for each, turn in turn_of.items()}
+        known = settled(known, sent_by["alone"])
+        answered.append(sent_by["mode"])
+        rates = {each: load.tokens / turn.seconds for each, turn in turn_of.items()}
         ratio = rates["mode"] / rates["alone"]
         print(f"{name}: {rates['mode']:7.0f} tokens/s, alone {rates['alone']:7.0f}; ratio {ratio:.3f}", flush=True)
-    compared = sum(len(before.answers) - before.lost for _, before in equal) + repetitions * len(rate.bodies)
+    differ += sum(_told(name, load, known, sent) for sent in answered)
+    compared = sum(len(before.answers) - before.lost for _, before in equal) + repetitions * (len(known.answers) - known.lost)
     print(f"{name}: {compared} answers compared, {differ} differ, {lost} requests lost", flush=True)
-    return Mode(turns, rate.tokens, differ, compared, lost, {})
+    return Mode(turns, load.tokens, differ, compared, lost, {})
+
+
+def _told(name: str, load: Load, known: Sent, sent: Sent) -> int:
+    """How many differ; which, and from where on, is said."""
+    for body, mine, theirs in zip(load.bodies, known.answers, sent.answers, strict=True):
+        if mine is not None and theirs is not None and mine != theirs:
+            same = next((at for at, (one, other) in enumerate(zip(mine, theirs, strict=False)) if one != other), len(theirs))
+            prompt = f"{len(body['prompt'])} tokens, {load.in_flight} in flight"
+            print(f"{name}: the answer to a prompt of {prompt}, differs after {same} tokens", flush=True)
+    return differing(known, sent)
 
 
 def table(found: dict[str, Mode], two_machines: frozenset[str]) -> None:
     """For people: rates, joules of either side, what went between them, and the verdict."""
     head = ("mode", "of its rate", "J/token alone", "J/token", "of it there", "kB/s between", "energy")
     print(f"{head[0]:<28} {head[1]:>18} {head[2]:>14} {head[3]:>9} {head[4]:>12} {head[5]:>13} {head[6]:>8}")
-    for name, mode in found.items():
+    timed = {name: mode for name, mode in found.items() if mode.turns}
+    for name, mode in timed.items():
         tokens = mode.tokens * len(mode.turns)
         spread = f"{statistics.median(mode.rates):.3f} [{min(mode.rates):.3f}, {max(mode.rates):.3f}]"
         joules = [fsum(each) / tokens for each in zip(*_joules(mode), strict=True)]
         between = fsum(turn.between_bytes for _, turn in mode.turns) / fsum(turn.seconds for _, turn in mode.turns) / 1e3
         energy = statistics.median(mode.energies)
         print(f"{name:<28} {spread:>18} {joules[0]:>14.4f} {joules[1]:>9.4f} {joules[2]:>12.4f} {between:>13.1f} {energy:>8.3f}")
-    for name, mode in found.items():
+    for name, mode in timed.items():
         told, alone_j = mode.verdict(name in two_machines), fsum(one.joules for one, _ in mode.turns)
         print(
             f"{name}: {told.sentence}. Equation 4: {told.energy_saved_j:+.0f} J of {alone_j:.0f} saved; "
