@@ -58,7 +58,8 @@ class Rig:
 
     def afresh(self) -> Split:
         """Another way between them, of which nothing is known yet."""
-        self.split = Split(Known(self.reader), Admission(256), Admission(256))
+        self.known = Known(self.reader)
+        self.split = Split(self.known, Admission(256), Admission(256))
         return self.split
 
     async def measured(self) -> None:
@@ -120,7 +121,8 @@ class Known:
     """The reading server, as long as it runs."""
 
     def __init__(self, engine: VllmEngine) -> None:
-        self._engine, self.served, self.said = engine, "tiny", list[str]()
+        self._engine, self.served = engine, "tiny"
+        self.said, self.anew = list[str](), False
 
     @property
     def url(self) -> str:
@@ -130,6 +132,7 @@ class Known:
     def failed(self, why: str, *, anew: bool = False) -> None:
         """Kept to be looked at."""
         self.said.append(why)
+        self.anew = self.anew or anew
 
 
 @asynccontextmanager

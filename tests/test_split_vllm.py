@@ -107,12 +107,12 @@ async def test_kill_9_of_the_reading_server_at_each_step_costs_no_request(rig: R
     await rig.measured()
     try:
         replies = await asyncio.gather(
-            *(rig.split.ask(_demand(body), COMPLETIONS, body, rig.ours.url, read=read, answer=answer) for body in bodies)
+            *(rig.split.ask(demanded(body), COMPLETIONS, body, rig.ours.url, read=read, answer=answer) for body in bodies)
         )
         assert killed.is_set()
         assert [reply.status for reply in replies] == [200] * len(bodies)
         alone = [await post(rig.ours.url + COMPLETIONS, body.replace(b'"cache_salt": "', b'"cache_salt": "x')) for body in bodies]
-        assert [_ids(reply.body) for reply in replies] == [_ids(reply.body) for reply in alone]
+        assert [token_ids(reply.body) for reply in replies] == [token_ids(reply.body) for reply in alone]
     finally:
         await restored(rig, "reader")
     proof = await rig.prove([200, 900], 2, seed=77)  # it is used again
@@ -147,9 +147,9 @@ async def _held(rig: Rig) -> bool:
     return any(line.startswith("vllm:kv_cache_usage_perc") and float(line.split()[-1]) > 0 for line in page.splitlines())
 
 
-def _demand(body: bytes) -> Demand:
+def demanded(body: bytes) -> Demand:
     return demand_of(body, COMPLETIONS)[0]
 
 
-def _ids(body: bytes) -> list[int]:
+def token_ids(body: bytes) -> list[int]:
     return list(json.loads(body)["choices"][0]["token_ids"])
