@@ -137,17 +137,18 @@ class Known:
 
 @asynccontextmanager
 async def two_servers(home: EngineHome, model: ServedModel, state: Path, flags: Sequence[str] = ()) -> AsyncGenerator[Rig]:
-    """Both started, one after the other, on this machine."""
+    """Both started on this machine."""
     pool = Pool(engine_args=list(flags))
     sides = [
-        VllmEngine(home, pool, Worker(state_dir=str(state / role.side), startup_timeout_s=240), role)
+        VllmEngine(home, pool, Worker(state_dir=str(state / role.side), startup_timeout_s=900), role)
         for role in (Role("kv_producer"), Role("kv_consumer"))
     ]
-    timeout = aiohttp.ClientTimeout(total=300)
+    timeout = aiohttp.ClientTimeout(total=900)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3), timeout=timeout) as session:
         try:
-            for engine in sides:
-                await engine.start(model, "tiny")
+            async with asyncio.TaskGroup() as starts:
+                for engine in sides:
+                    starts.create_task(engine.start(model, "tiny"))
             rig = Rig(sides[0], sides[1], session, model)
             await rig.measured()
             yield rig
