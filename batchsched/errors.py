@@ -31,6 +31,7 @@ class InvalidRequest(BatchschedError):
 
     code = "invalid_request"
     http_status = 400
+    exit_code = 2
     type = "invalid_request_error"
 
 
@@ -56,6 +57,7 @@ class UnsupportedProtocol(InvalidRequest):
     """The server and the worker are more than one protocol apart, or the worker does not know its pool's kind."""
 
     code = "unsupported_protocol"
+    exit_code = 1
 
 
 class PayloadTooLarge(InvalidRequest):

@@ -104,6 +104,7 @@ class Window(msgspec.Struct, frozen=True):
     @property
     def complaint(self) -> tuple[str, str] | None:
         """The field that is wrong, and why; None where all is well. Of the cron line only the form is looked at."""
+        import difflib
         import zoneinfo
 
         try:
@@ -113,7 +114,8 @@ class Window(msgspec.Struct, frozen=True):
         try:
             zoneinfo.ZoneInfo(self.timezone)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-            return "timezone", f"'{self.timezone[:100]}' is not an IANA time zone."
+            near = difflib.get_close_matches(self.timezone[:100], zoneinfo.available_timezones(), n=1) or ["Europe/Berlin"]
+            return "timezone", f"'{self.timezone[:100]}' is not an IANA time zone, such as {near[0]}."
         if len(self.cron.split()) != 5:
             return "cron", f"'{self.cron[:100]}' does not have five fields (minute hour day month weekday)."
         return None

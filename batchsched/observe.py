@@ -169,6 +169,10 @@ class Observer:
             now, problem, pools, forecasts, leased, tallied, connected, ruled, notes, as_it_would_be, reasons, said, opened
         )
 
+    def reaching(self, view: View, rows: Sequence[Mapping[str, Any]]) -> View:
+        """The view; where these batches, which it need not have, are due after its horizon, another of that instant with them."""
+        return self.look(view.now, rows) if self._horizon_s(rows, view.now) > view.problem.end_s + 1.0 else view
+
     def profiles(
         self, observations: Sequence[Observation], idle_w: Mapping[str, float] | None = None
     ) -> dict[tuple[str, str], Profile]:

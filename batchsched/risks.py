@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from batchsched.fleet import Fleet
+import msgspec
+
 from batchsched.judging import alternatives, as_json, most_advised, shut
-from batchsched.observe import View
+from batchsched.observe import Observer, View
 from batchsched.planner import Job, Plan
 from batchsched.planner.advice import options, words
 from batchsched.planner.room import probabilities
@@ -28,20 +29,22 @@ WORSE = 2.0
 class Risks:
     """Judges what was promised, each time a plan was made."""
 
-    def __init__(self, database: Database, fleet: Fleet) -> None:
-        self._database, self._fleet = database, fleet
+    def __init__(self, database: Database, observer: Observer) -> None:
+        self._database, self._observer = database, observer
 
     def look(self, view: View, plan: Plan) -> None:
         """Judge every batch of the view, and those that are paused as if they went on at once; tell what changed."""
         with self._database.read() as connection:
             promises = risks.promises(connection)
             held = [row for row in batches.paused(connection) if row["id"] in promises]
+        view = self._observer.reaching(view, held)
         paused = {job.batch_id: job for job in jobs_of(held, view.job_of)[0]}
-        known = {job.batch_id: job for job in view.problem.jobs if job.batch_id not in paused} | paused
+        known = {job.batch_id: job for job in view.problem.jobs} | paused
         asked = [known[name] for name, promise in promises.items() if name in known and (promise["feasible"] or promise["risk"])]
         if not asked:
             return
-        problem, _ = sound(view.problem)
+        others = [job for job in view.problem.jobs if job.batch_id not in paused]
+        problem, _ = sound(msgspec.structs.replace(view.problem, jobs=others))
         aside = [sound_job(problem, job) for job in asked if job.batch_id in paused]
         chances = probabilities(problem, {job.batch_id for job in asked}, aside)
         worse, better = list[Job](), list[Job]()
@@ -77,7 +80,7 @@ class Risks:
 
     def _found(self, view: View, plan: Plan, job: Job, chance: float, *, advise: bool, paused: bool) -> dict[str, Any]:
         """What is known of a promise in doubt, as JSON."""
-        mending = options(view.problem, job, alternatives(view, self._row(job.batch_id), self._fleet)) if advise else []
+        mending = options(view.problem, job, alternatives(view, self._row(job.batch_id), self._observer.fleet)) if advise else []
         advice, end_s = words(job, mending), finish_s(view.problem, plan, job)
         return {
             "probability": round(chance, 4),

@@ -115,7 +115,7 @@ class Scheduler:
         self._questions = Solver(settings.planner)  # people never stand in the way of a plan
         self._questioning = threading.Lock()
         self.fleet = self._observer.fleet
-        self._risks = Risks(database, self.fleet)
+        self._risks = Risks(database, self._observer)
         _check_signals(provider, [site.zone for site in self.fleet.sites.values()])
         self.doors = Doors(database, self._observer.windows, self.fleet, lambda: self._published, self.poke, clock)
         self._weights = {name: tenant.weight for name, tenant in settings.tenants.items()}

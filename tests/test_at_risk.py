@@ -111,7 +111,7 @@ def test_servers_that_see_it_at_once_tell_it_once(server: LiveServer) -> None:
     _lose(server, workers[1:])
     scheduler = server.runtime.scheduler
     after, plan = scheduler.observer.look(NOW), Plan([], [])
-    others = [Risks(server.runtime.database, scheduler.fleet) for _ in range(2)]
+    others = [Risks(server.runtime.database, scheduler.observer) for _ in range(2)]
     for other in others:
         other.look(after, plan)
     assert len(_events(server, batch_id)) == 1
@@ -151,6 +151,17 @@ def test_one_that_is_paused_for_too_long_is_at_risk_until_it_has_more_time(serve
     server.post(f"{PREFIX}/batches/{batch_id}", {"deadline": "5h"})
     server.runtime.scheduler.plan_now()
     assert _risk(server, batch_id) is None
+
+
+def test_one_that_is_paused_alone_is_judged_by_what_opens_before_its_deadline(tmp_path: Path) -> None:
+    later = CONFIG + '[windows.later]\npool = "local"\ncron = "0 17 * * *"\nduration = "2h"\n'
+    with live_server(tmp_path, later, clock=ManualClock(NOW)) as server:
+        server.worker()
+        batch_id = server.submit(requests(10, model="big"), batchsched={"deadline": "8h"})["id"]
+        assert server.until(batch_id, "in_progress")["batchsched"]["verdict"]["feasible"]
+        server.post(f"{PREFIX}/batches/{batch_id}/pause")
+        server.runtime.scheduler.plan_now()
+        assert _risk(server, batch_id) is None
 
 
 def test_many_are_told_in_one_transaction_and_the_first_get_advice(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,6 +203,9 @@ def test_explanation_names_place_time_reason_and_limit() -> None:
 def test_what_is_waited_for() -> None:
     closed = Problem(slots(4), [pool("a", [100.0] * 4, capacity=[0.0, 1.0, 1.0, 1.0])], [job("x", 300.0, 3600.0)])
     assert waiting_for(closed, make_plan(closed), "x") == ("pool a to open", 900.0)
+    later = Problem(slots(4), [pool("a", [100.0, 500.0, 500.0, 100.0], capacity=[0.0, 1.0, 1.0, 1.0])], [job("x", 300.0, 3600.0)])
+    both = "pool a to open, and then for cleaner power in zone-a (100 instead of 500 gCO2e/kWh)"
+    assert waiting_for(later, make_plan(later), "x") == (both, 2700.0)
     queue = Problem(slots(4), [pool("a", [100.0] * 4)], [job("first", 900.0, 900.0), job("x", 300.0, 3600.0)])
     assert waiting_for(queue, make_plan(queue), "x") == ("batches with an earlier deadline", 900.0)
     assert waiting_for(queue, make_plan(queue), "first") is None

@@ -62,14 +62,16 @@ def waiting_for(problem: Problem, plan: Plan, batch_id: str) -> tuple[str, float
         return None
     first, until = mine[0], min(starts)
     pool = problem.pool(first.pool)
-    if not pool.capacity or pool.capacity[0] <= 0:
+    opens = next((index for index, open_to in enumerate(pool.capacity) if open_to > 0), None)
+    if opens is None or problem.slots[opens].start_s >= until - _SOON_S:
         return f"pool {pool.name} to open", until
-    now, then = pool.intensity_g_per_kwh[0], _mean(problem, pool, [first])
+    before = f"pool {pool.name} to open, and then for " if opens else ""
+    now, then = pool.intensity_g_per_kwh[opens], _mean(problem, pool, [first])
     if now is not None and then is not None and then < now and plan.solver != "at-once":
-        return f"cleaner power in {pool.zone} ({then:.0f} instead of {now:.0f} gCO2e/kWh)", until
-    if any(a.slot_index == 0 for a in plan.on(pool.name)):
-        return "batches with an earlier deadline", until
-    return f"its turn on pool {pool.name}", until
+        return f"{before}cleaner power in {pool.zone} ({then:.0f} instead of {now:.0f} gCO2e/kWh)", until
+    if any(a.slot_index == opens for a in plan.on(pool.name)):
+        return f"{before}batches with an earlier deadline", until
+    return f"{before}its turn on pool {pool.name}", until
 
 
 def _runs(mine: list[Allotment]) -> list[list[Allotment]]:

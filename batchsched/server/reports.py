@@ -107,7 +107,8 @@ class Reports:
             told = found[: self.most]
             sums = ledger.sums_of_batches(connection, tenant, told[-1]["created_at"], end) if told else []
         if not sums:
-            raise NotFound("No batch has run in this time, so there is nothing to report.")
+            hint = "`batchsched list` shows what was submitted, and what it waits for."
+            raise NotFound("No batch has run in this time, so there is nothing to report.", hint=hint)
         truth, of = self._accounts.truth_since(told[-1]["created_at"]), {row["id"]: row for row in told}
         reports = [
             self._accounts.whole(of[batch_id], list(entries), truth)
