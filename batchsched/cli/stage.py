@@ -20,6 +20,8 @@ SLOT_S = 20
 # In the north the wind comes at the same time and blows harder, for half as long.
 HOME = (600, 630, 640, 610, 90, 95, 110, 130, 520, 580, 600, 620, 640, 640, 620, 600, 590, 580, 570, 560, 550, 540, 530, 520)
 NORTH = (480, 490, 500, 480, 40, 45, 420, 430, 440, 450, 460, 470, 480, 490, 480, 470, 460, 460, 450, 450, 440, 440, 430, 430)
+AFTER = 48
+"""Slots after these, at the last one's intensity: on a busy machine work goes on into them."""
 ZONES = {"EXAMPLE-HOME": HOME, "EXAMPLE-NORTH": NORTH}
 CAME_TRUE = (1.03, 0.98, 1.01, 0.97)
 SPREAD = (0.85, 0.95, 1.0, 1.05, 1.15)
@@ -93,7 +95,7 @@ def forecast_csv(now: datetime) -> str:
     rows = [f"# provider: {PROVIDER}", "# signal: average direct"]
     rows.append("zone,start,end,issued_at,mean,q05,q25,q50,q75,q95,realised")
     for zone, means in ZONES.items():
-        for i, mean in enumerate(means):
+        for i, mean in enumerate([*means, *means[-1:] * AFTER]):
             start = first + timedelta(seconds=i * SLOT_S)
             end, truth = start + timedelta(seconds=SLOT_S), mean * CAME_TRUE[i % len(CAME_TRUE)]
             spread = ",".join(f"{mean * factor:.0f}" for factor in SPREAD)

@@ -13,7 +13,7 @@ from batchsched.published import Published
 from batchsched.queue import batches
 from batchsched.queue.states import TERMINAL
 from batchsched.scheduler import Scheduler
-from batchsched.units import iso
+from batchsched.units import from_iso, iso
 
 SPEED_OVER = timedelta(seconds=30)
 _OTHERWISE = {
@@ -89,7 +89,7 @@ class Progress:
         if row["reopen"]:
             return Waiting("its earlier answers to be taken over")
         published = self._scheduler.published
-        if published is None or row["id"] not in published.jobs:
+        if published is None or row["id"] not in published.jobs or _told_since(row, published):
             return Waiting("the next plan")
         return self._planned(published, row)
 
@@ -112,3 +112,8 @@ class Progress:
         if waiting is None or published.at(waiting[1]) <= self._clock.now():
             return Waiting(f"an engine in pool {ahead[0].pool}")
         return Waiting(waiting[0], published.at(waiting[1]))
+
+
+def _told_since(row: Mapping[str, Any], published: Published) -> bool:
+    """Was it told to start now after this plan was made?"""
+    return bool(row["started"]) and from_iso(row["started"]["since"]) > published.made_at
