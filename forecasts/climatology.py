@@ -64,7 +64,7 @@ class Climatology:
             known = ", ".join(self.zones())
             raise ForecastUnavailable(
                 f"The built-in climatology does not know the zone '{zone}' (it knows: {known}).",
-                hint="Name one of these, or WORLD, or give a forecast file.",
+                hint="Name one of these, or WORLD, or a source that knows it: forecast.source or forecast.path.",
             )
         return own
 

@@ -183,8 +183,8 @@ def _only_said(ask: Ask, folder: Folder) -> int:
         print_json(found)
         return exits.OK
     say("Nothing is started and nothing written. It would be as follows.")
-    facts = {**plain(found), "deadline_at": when(state.deadline_at)}
-    print_facts((name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in facts.items())
+    facts = {**plain(found), "deadline_at": when(state.deadline_at), "pools": ", ".join(pools), "zones": ", ".join(zones)}
+    print_facts((name.removesuffix("_at"), str(value)) for name, value in facts.items())
     return exits.OK
 
 

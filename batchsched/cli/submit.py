@@ -95,7 +95,8 @@ def _only_checked(file: Path, endpoint: str | None, options: dict[str, Any], as_
         say(f"Nothing is submitted, and nothing would be: {file.name} has {found.error_count} error(s).")
         return exits.USAGE
     say("Nothing is submitted. It would be as follows.")
-    asks = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.items() if value and name != "deadline")
+    besides = {name.replace("_", " "): value for name, value in options.items() if value and name != "deadline"}
+    asks = ", ".join(f"{name} {' or '.join(value) if isinstance(value, list) else value}" for name, value in besides.items())
     facts_said = [("server", server), ("model", found.model), ("endpoint", found.endpoint), ("requests", str(found.requests))]
     print_facts([*facts_said, ("deadline", when(deadline_at)), ("asked besides", asks or None)])
     return exits.OK
