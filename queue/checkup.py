@@ -7,12 +7,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
-from alembic.migration import MigrationContext
 from sqlalchemy.exc import DBAPIError
 
 from batchsched.errors import DatabaseUnavailable
 from batchsched.queue.postgres import OLDEST, Postgres
-from batchsched.queue.revisions import after, revisions
+from batchsched.queue.revisions import after, revision_of, revisions
 from batchsched.queue.sqlite import Sqlite
 
 SOUND = (14, 4)
@@ -47,7 +46,7 @@ def examine(url: str) -> Checkup:
         with below.read() as connection:
             version: tuple[Any, ...] = connection.dialect.server_version_info or (0,)
             off = [name for name in ("fsync", "full_page_writes") if connection.exec_driver_sql(f"SHOW {name}").scalar() != "on"]
-            revision = MigrationContext.configure(connection).get_current_revision()
+            revision = revision_of(connection)
     except DBAPIError as problem:
         line = str(problem.orig).strip().partition("\n")[0]
         raise DatabaseUnavailable(f"{below.name} does not answer: {line}") from None

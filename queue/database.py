@@ -10,17 +10,13 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from batchsched.errors import BatchschedError, DamagedDatabase, DatabaseBusy, DatabaseUnavailable, InvalidRequest, StorageFull
 from batchsched.queue.postgres import Postgres
-from batchsched.queue.revisions import MIGRATIONS, revisions
+from batchsched.queue.revisions import MIGRATIONS, revision_of, revisions
 from batchsched.queue.sqlite import Sqlite
 
 log = logging.getLogger(__name__)
@@ -108,20 +104,31 @@ class Database:
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
     """Bring the schema to a revision. Several servers may do so at once: one does, the others wait. Raises DamagedDatabase."""
+    with engine.connect() as connection:
+        if revision == "head" and revision_of(connection) == revisions()[-1]:
+            return
+        connection.rollback()  # what has been read is no part of it
+        _migrate(connection, revision)
+
+
+def _migrate(connection: Connection, revision: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        try:
-            command.upgrade(config, revision)
-        except CommandError:  # it knows no such revision
-            raise newer() from None
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, revision)
+    except CommandError:  # it knows no such revision
+        raise newer() from None
 
 
 def same_schema(engine: Engine) -> None:
     """Raises DamagedDatabase where the schema is not the one of this version; changes nothing."""
     with engine.connect() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
+        found = revision_of(connection)
     if found is None:
         raise DamagedDatabase("The database holds nothing of batchsched.", hint="Is it the one that your server has?")
     if found == revisions()[-1]:

@@ -6,12 +6,12 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from batchsched.errors import DatabaseUnavailable
 from batchsched.queue.checkup import examine
 from batchsched.queue.database import newer
-from batchsched.queue.revisions import after, revisions
+from batchsched.queue.revisions import after, revision_of, revisions
 
 
 def pending(where: Path | str) -> list[str]:
@@ -27,7 +27,7 @@ def pending(where: Path | str) -> list[str]:
 
 def lacking(connection: Connection) -> list[str]:
     """The same of a database that is open; none as well where a newer batchsched made the schema, which only adds to ours."""
-    return after(connection.scalar(text("SELECT version_num FROM alembic_version")))
+    return after(revision_of(connection))
 
 
 def _revision(path: Path) -> str | None:

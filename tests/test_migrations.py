@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, Engine, MetaData, insert, inspect, select
 from sqlmodel import SQLModel
 
@@ -19,7 +20,7 @@ from batchsched.errors import DamagedDatabase, DatabaseUnavailable
 from batchsched.queue import batches, chunks, files, ledger, plans, workers
 from batchsched.queue.database import Database, upgrade
 from batchsched.queue.postgres import Postgres
-from batchsched.queue.revisions import revisions
+from batchsched.queue.revisions import MIGRATIONS, revisions
 from batchsched.queue.sqlite import Sqlite
 from tests.live import PATIENCE_S
 from tests.postgres import PostgresServer
@@ -93,6 +94,18 @@ def _content(engine: Engine, columns: dict[str, list[str]] | None = None) -> dic
                 wanted = [table.c[column] for column in columns[name]] if columns else list(table.c)
                 found[name] = [dict(row) for row in connection.execute(select(*wanted)).mappings()]
     return found
+
+
+def test_files_are_named_by_their_revisions() -> None:
+    chain = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()]
+    assert chain[::-1] == REVISIONS
+
+
+def test_a_schema_that_is_current_is_left_without_loading_what_migrates(tmp_path: Path) -> None:
+    Database(tmp_path / "batchsched.db").close()
+    code = "import sys; from pathlib import Path; from batchsched.queue.database import Database; import batchsched.server.app"
+    opened = f"{code}; Database(Path(sys.argv[1])).close(); assert 'alembic' not in sys.modules"
+    subprocess.run([sys.executable, "-c", opened, tmp_path / "batchsched.db"], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize("revision", REVISIONS[:-1])

@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from batchsched.errors import InvalidValue
 from batchsched.queue.tenancy import ANY
-from batchsched.server.auth import Who
+from batchsched.server.auth import GUARDED, Who
 from batchsched.server.breakdown import By
 from batchsched.server.instants import EARLIEST, LATEST, instant
 from batchsched.server.runtime import Runtime
@@ -25,7 +25,7 @@ MEDIA = {"png": "image/png", "svg": "image/svg+xml"}
 
 def router(runtime: Runtime) -> APIRouter:
     """The routes, bound to a server."""
-    routes = APIRouter(tags=["batchsched"])
+    routes = APIRouter(tags=["batchsched"], dependencies=GUARDED)
 
     @routes.get(f"{PREFIX}/batches/{{batch_id}}/explain")
     def explain_batch(batch_id: str, who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]

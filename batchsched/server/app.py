@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -35,7 +35,7 @@ from batchsched.server import (
     windows,
     workers,
 )
-from batchsched.server.auth import LOOPBACK_HOSTS, KeyCheck
+from batchsched.server.auth import GUARDED, LOOPBACK_HOSTS, KeyCheck
 from batchsched.server.bind import is_exposed
 from batchsched.server.openapi import document
 from batchsched.server.recurring import Recurring
@@ -61,31 +61,24 @@ def create_app(runtime: Runtime) -> FastAPI:
 
     recurring = Recurring(runtime)
     server = runtime.settings.server
-    key_check = KeyCheck(runtime.database, server, runtime.clock)
     # FastAPI's own route for the document knows no dependencies, so that it would be open to everybody: ours is like the others.
-    app = FastAPI(
-        title="batchsched",
-        version=batchsched.__version__,
-        lifespan=lifespan,
-        dependencies=[Depends(key_check)],
-        openapi_url=None,
-    )
+    app = FastAPI(title="batchsched", version=batchsched.__version__, lifespan=lifespan, openapi_url=None)
+    app.state.key_check = KeyCheck(runtime.database, server, runtime.clock)
     if not is_exposed(server):
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, server.host])
     routers = (
         *(files, batches, operations, results, models, accounting, plans, pools, windows),
         *(extensions, forecasts, profiles, keys, workers, launching, trials),
     )
-    for module in routers:
-        app.include_router(module.router(runtime))
-    app.include_router(schedules.router(runtime, recurring.poke))
-
     published = cache(lambda: document(app))
 
-    @app.get("/openapi.json", include_in_schema=False)
+    @app.get("/openapi.json", include_in_schema=False, dependencies=GUARDED)
     def openapi() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         return published()
 
+    for routes in (*(module.router(runtime) for module in routers), schedules.router(runtime, recurring.poke)):
+        app.router.routes.extend(routes.routes)
+    assert all(getattr(route, "dependencies", None) == GUARDED for route in app.routes)
     app.add_exception_handler(BatchschedError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

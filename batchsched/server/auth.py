@@ -69,7 +69,7 @@ Who = Annotated[Caller, Depends(_caller)]
 
 
 class KeyCheck:
-    """A dependency of every route."""
+    """Of an application: is the caller one who may?"""
 
     def __init__(self, database: Database, server: Server, clock: Clock) -> None:
         self._database = database
@@ -120,6 +120,16 @@ class KeyCheck:
             with contextlib.suppress(BatchschedError), self._database.statement() as connection:
                 keys.used(connection, row["id"], now)
         return Caller(row["id"], row["tenant"], frozenset(row["scopes"]), now)
+
+
+def _checked(request: Request) -> None:
+    check: KeyCheck = request.app.state.key_check
+    check(request)
+
+
+GUARDED = [Depends(_checked)]
+"""The dependencies of every route. Each router is made with them: given to the application, or where a router is included in it,
+FastAPI works out anew, for each application, what every route takes."""
 
 
 def digest_of(key: str) -> str:

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from batchsched.errors import Conflict, InvalidRequest, NotFound
 from batchsched.lines.strict import shown
 from batchsched.queue import batches, files, idempotency
-from batchsched.server.auth import Caller, Who
+from batchsched.server.auth import GUARDED, Caller, Who
 from batchsched.server.dry_run import changing
 from batchsched.server.objects import batch_object, list_object
 from batchsched.server.options import NewBatch, parse_new_batch
@@ -22,7 +22,7 @@ from batchsched.traces import place_of
 
 def router(runtime: Runtime) -> APIRouter:
     """The routes, bound to a server."""
-    routes = APIRouter(tags=["Batches"])
+    routes = APIRouter(tags=["Batches"], dependencies=GUARDED)
     database = runtime.database
 
     def as_object(row: Mapping[str, Any]) -> dict[str, Any]:

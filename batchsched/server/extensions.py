@@ -7,13 +7,14 @@ from starlette.responses import Response
 
 import batchsched
 from batchsched.server import ready
+from batchsched.server.auth import GUARDED
 from batchsched.server.metrics import exposition
 from batchsched.server.runtime import Runtime
 
 
 def router(runtime: Runtime) -> APIRouter:
     """The routes, bound to a server."""
-    routes = APIRouter(tags=["batchsched"])
+    routes = APIRouter(tags=["batchsched"], dependencies=GUARDED)
 
     @routes.get("/livez")
     def livez() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]

@@ -16,7 +16,7 @@ from starlette.responses import StreamingResponse
 from batchsched.errors import Conflict, DatabaseUnavailable, InvalidRequest, MissingParameter
 from batchsched.queue import batches, files
 from batchsched.queue.store import Store, begun
-from batchsched.server.auth import Caller, Who
+from batchsched.server.auth import GUARDED, Caller, Who
 from batchsched.server.objects import file_object, list_object
 from batchsched.server.options import expires_after_s
 from batchsched.server.runtime import Runtime
@@ -32,7 +32,7 @@ IDLE_S = 120.0
 
 def router(runtime: Runtime) -> APIRouter:
     """The routes, bound to a server."""
-    routes = APIRouter(tags=["Files"])
+    routes = APIRouter(tags=["Files"], dependencies=GUARDED)
     database, store = runtime.database, runtime.store
     uploads = CapacityLimiter(MOST_UPLOADS)
 

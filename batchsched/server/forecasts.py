@@ -29,7 +29,7 @@ from batchsched.forecasts.layouts import Content, read_file
 from batchsched.forecasts.persistence import PERSISTENCE
 from batchsched.forecasts.port import CLIMATOLOGY
 from batchsched.server.accounting import MEDIA
-from batchsched.server.auth import Caller, Who
+from batchsched.server.auth import GUARDED, Caller, Who
 from batchsched.server.batches import json_body
 from batchsched.server.files import body
 from batchsched.server.forecast_answers import (
@@ -57,7 +57,7 @@ TAKEN = frozenset({OWN, CLIMATOLOGY, PERSISTENCE})
 
 def router(runtime: Runtime) -> APIRouter:
     """The routes, bound to a server."""
-    routes = APIRouter(prefix=f"{PREFIX}/forecasts", tags=["batchsched"])
+    routes = APIRouter(prefix=f"{PREFIX}/forecasts", tags=["batchsched"], dependencies=GUARDED)
     desk = Forecasts(runtime)
     hours_ = Query(96, ge=1, le=MOST_HOURS)
 

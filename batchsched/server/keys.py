@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from batchsched.errors import Conflict
 from batchsched.queue import audit, keys
 from batchsched.queue.tenancy import ANY
-from batchsched.server.auth import KEY_PREFIX, Caller, Who, digest_of
+from batchsched.server.auth import GUARDED, KEY_PREFIX, Caller, Who, digest_of
 from batchsched.server.batches import json_body
 from batchsched.server.dry_run import changing
 from batchsched.server.instants import instant
@@ -44,7 +44,7 @@ class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def router(runtime: Runtime) -> APIRouter:
     """The routes, bound to a server."""
-    routes = APIRouter(prefix=PREFIX, tags=["Keys"])
+    routes = APIRouter(prefix=PREFIX, tags=["Keys"], dependencies=GUARDED)
     database, clock = runtime.database, runtime.clock
 
     @routes.post("/keys")

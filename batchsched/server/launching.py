@@ -13,6 +13,7 @@ from batchsched.errors import NotFound
 from batchsched.queue import chunks, launchers, workers
 from batchsched.queue.database import again
 from batchsched.queue.rows import Row
+from batchsched.server.auth import GUARDED
 from batchsched.server.messages import answer, read
 from batchsched.server.runtime import Runtime
 from batchsched.wanted import Crew
@@ -21,7 +22,7 @@ from batchsched.wire import PREFIX, Launched, LaunchedWorker, Launching, Wanted
 
 def router(runtime: Runtime) -> APIRouter:
     """The route, bound to a server."""
-    routes = APIRouter(prefix=PREFIX, tags=["Workers"])
+    routes = APIRouter(prefix=PREFIX, tags=["Workers"], dependencies=GUARDED)
     desk = LaunchDesk(runtime)
 
     @routes.post("/launchers")

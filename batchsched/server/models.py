@@ -7,13 +7,14 @@ from typing import Any
 from fastapi import APIRouter
 
 from batchsched.errors import NotFound
+from batchsched.server.auth import GUARDED
 from batchsched.server.runtime import Runtime
 from batchsched.units import to_unix
 
 
 def router(runtime: Runtime) -> APIRouter:
     """The routes, bound to a server."""
-    routes = APIRouter(tags=["Models"])
+    routes = APIRouter(tags=["Models"], dependencies=GUARDED)
 
     @routes.get("/v1/models")
     def list_models() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from batchsched.errors import InvalidRequest
 from batchsched.queue import batches, reopening, retention
-from batchsched.server.auth import Caller, Who
+from batchsched.server.auth import GUARDED, Caller, Who
 from batchsched.server.batches import json_body
 from batchsched.server.dry_run import changing
 from batchsched.server.objects import batch_object
@@ -24,7 +24,7 @@ from batchsched.wire import PREFIX
 
 def router(runtime: Runtime) -> APIRouter:
     """The routes, bound to a server."""
-    routes = APIRouter(prefix=PREFIX, tags=["batchsched"])
+    routes = APIRouter(prefix=PREFIX, tags=["batchsched"], dependencies=GUARDED)
     desk = Operations(runtime)
 
     def shown(row: Mapping[str, Any]) -> dict[str, Any]:

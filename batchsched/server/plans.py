@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from batchsched.server.accounting import MEDIA
+from batchsched.server.auth import GUARDED
 from batchsched.server.instants import instant
 from batchsched.server.planned import PlanDesk
 from batchsched.server.replay import Replay
@@ -18,7 +19,7 @@ from batchsched.wire import PREFIX
 
 def router(runtime: Runtime) -> APIRouter:
     """The routes, bound to a server."""
-    routes = APIRouter(prefix=PREFIX, tags=["batchsched"])
+    routes = APIRouter(prefix=PREFIX, tags=["batchsched"], dependencies=GUARDED)
     desk = PlanDesk(runtime.database, runtime.scheduler, runtime.clock)
     questions = WhatIf(runtime.database, runtime.scheduler, runtime.provider, runtime.clock, runtime.settings.planner)
     replays = Replay(runtime.database, runtime.scheduler, runtime.provider, runtime.clock)

@@ -15,7 +15,7 @@ from batchsched.errors import InvalidValue, NotFound
 from batchsched.queue import launchers, overrides, workers
 from batchsched.queue.rows import Row
 from batchsched.queue.spare import hour_of_week
-from batchsched.server.auth import Caller, Who
+from batchsched.server.auth import GUARDED, Caller, Who
 from batchsched.server.batches import json_body
 from batchsched.server.dry_run import changing
 from batchsched.server.options import deadline_of, form_of
@@ -28,7 +28,7 @@ from batchsched.wire import PREFIX
 
 def router(runtime: Runtime) -> APIRouter:
     """The routes, bound to a server."""
-    routes = APIRouter(prefix=PREFIX, tags=["batchsched"])
+    routes = APIRouter(prefix=PREFIX, tags=["batchsched"], dependencies=GUARDED)
     rule = Override(runtime)
 
     @routes.post("/plan/freeze")

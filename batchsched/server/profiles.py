@@ -12,7 +12,7 @@ from batchsched.lines import CHAT, EMBEDDINGS, ENDPOINTS
 from batchsched.profiles import Profile
 from batchsched.profiles.answers import Answers
 from batchsched.profiles.ways import judge
-from batchsched.server.auth import Who
+from batchsched.server.auth import GUARDED, Who
 from batchsched.server.profile_answers import AnswerLengths, PoolProfile, Profiles
 from batchsched.server.runtime import Runtime
 from batchsched.wire import PREFIX
@@ -23,7 +23,7 @@ LARGE = 1_000_000
 
 def router(runtime: Runtime) -> APIRouter:
     """The routes, bound to a server."""
-    routes = APIRouter(prefix=PREFIX, tags=["batchsched"])
+    routes = APIRouter(prefix=PREFIX, tags=["batchsched"], dependencies=GUARDED)
 
     @routes.get("/profiles")
     def list_profiles(who: Who) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]

@@ -16,7 +16,7 @@ from batchsched.queue.rows import Row
 from batchsched.queue.states import TERMINAL
 from batchsched.queue.store import Store
 from batchsched.queue.tenancy import Tenant
-from batchsched.server.auth import Who
+from batchsched.server.auth import GUARDED, Who
 from batchsched.server.cursor import Cursor
 from batchsched.server.runtime import Runtime
 from batchsched.wire import CURSOR_HEADER, PREFIX, STATUS_HEADER
@@ -26,7 +26,7 @@ BLOCK_BYTES = 1 << 18
 
 def router(runtime: Runtime) -> APIRouter:
     """The routes, bound to a server."""
-    routes = APIRouter(prefix=PREFIX, tags=["batchsched"])
+    routes = APIRouter(prefix=PREFIX, tags=["batchsched"], dependencies=GUARDED)
 
     @routes.get("/batches/{batch_id}/results")
     def batch_results(batch_id: str, who: Who, cursor: str | None = None) -> StreamingResponse:  # pyright: ignore[reportUnusedFunction]

@@ -19,7 +19,7 @@ from batchsched.fleet import WINDOW_NAME, Window
 from batchsched.queue import batches, schedules
 from batchsched.queue.leadership import has_inputs
 from batchsched.queue.rows import Row
-from batchsched.server.auth import Caller, Who
+from batchsched.server.auth import GUARDED, Caller, Who
 from batchsched.server.batches import json_body, refuse_unknown
 from batchsched.server.dry_run import changing
 from batchsched.server.inputs import check_pattern
@@ -41,7 +41,7 @@ NO_INPUTS = (
 
 def router(runtime: Runtime, changed: Callable[[], None]) -> APIRouter:
     """The routes, bound to a server. `changed` is called after a change: times that they are due are others."""
-    routes = APIRouter(prefix=f"{PREFIX}/schedules", tags=["batchsched"])
+    routes = APIRouter(prefix=f"{PREFIX}/schedules", tags=["batchsched"], dependencies=GUARDED)
     desk = ScheduleDesk(runtime, changed)
 
     @routes.get("")

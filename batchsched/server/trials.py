@@ -10,13 +10,14 @@ from starlette.responses import Response
 from batchsched.errors import InvalidRequest, NotFound
 from batchsched.queue import trials
 from batchsched.queue.database import again
+from batchsched.server.auth import GUARDED
 from batchsched.server.runtime import Runtime
 from batchsched.wire import PREFIX, Acknowledged, Trial, Trials
 
 
 def router(runtime: Runtime) -> APIRouter:
     """The routes, bound to a server."""
-    routes = APIRouter(prefix=PREFIX, tags=["Workers"])
+    routes = APIRouter(prefix=PREFIX, tags=["Workers"], dependencies=GUARDED)
 
     @routes.post("/trials")
     async def add_trials(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]

@@ -18,7 +18,7 @@ from batchsched.fleet import WINDOW_NAME, PoolWindow
 from batchsched.openings import Standing
 from batchsched.queue import windows
 from batchsched.queue.windows import Decided
-from batchsched.server.auth import Caller, Who
+from batchsched.server.auth import GUARDED, Caller, Who
 from batchsched.server.batches import json_body
 from batchsched.server.coming import Outlook, ending, further, left_out, shown
 from batchsched.server.dry_run import changing
@@ -35,7 +35,7 @@ Count = Annotated[int, Query(ge=1, le=100)]
 
 def router(runtime: Runtime) -> APIRouter:
     """The routes, bound to a server."""
-    routes = APIRouter(prefix=f"{PREFIX}/windows", tags=["batchsched"])
+    routes = APIRouter(prefix=f"{PREFIX}/windows", tags=["batchsched"], dependencies=GUARDED)
     desk = WindowDesk(runtime)
 
     @routes.get("")

@@ -21,6 +21,7 @@ from batchsched.queue.rows import Row
 from batchsched.queue.store import begun
 from batchsched.queue.tenancy import ANY
 from batchsched.server import desks, health
+from batchsched.server.auth import GUARDED
 from batchsched.server.messages import answer, read
 from batchsched.server.pace import Pace
 from batchsched.server.runtime import Runtime
@@ -59,7 +60,7 @@ LONGEST_PAUSE_S = 60.0
 
 def router(runtime: Runtime) -> APIRouter:
     """The routes, bound to a server."""
-    routes = APIRouter(prefix=PREFIX, tags=["Workers"])
+    routes = APIRouter(prefix=PREFIX, tags=["Workers"], dependencies=GUARDED)
     desk = LeaseDesk(runtime)
 
     @routes.post("/workers")
