@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import (
 from batchsched.server.contract import CONTRACT, Error
 from batchsched.server.rules import RULES
 from batchsched.wire import PREFIX
-from tests.live import LiveServer, live_server, requests
+from tests.live import PATIENCE_S, LiveServer, live_server, requests
 
 CHECKS = [
     not_a_server_error,
@@ -179,7 +179,7 @@ def test_whatever_comes_is_answered_as_declared(api: Api, route: str) -> None:
                 case.path_parameters[name] = data.draw(st.sampled_from(ids))
         if isinstance(case.body, dict) and data.draw(st.booleans()):
             case.body = api.mended(case.body)
-        response = case.call_and_validate(checks=CHECKS, headers=KEY)
+        response = case.call_and_validate(checks=CHECKS, headers=KEY, timeout=PATIENCE_S)
         assert response.status_code != 401
         exactly(route, response)
 
@@ -203,7 +203,7 @@ def test_an_answer_that_is_not_declared_is_found(api: Api) -> None:
         operation: Any = schema["/v1/files/{file_id}"]["GET"]
         case = operation.Case(path_parameters={"file_id": "none"})
         with pytest.raises(BaseExceptionGroup):
-            case.call_and_validate(checks=CHECKS, headers=KEY)
+            case.call_and_validate(checks=CHECKS, headers=KEY, timeout=PATIENCE_S)
 
 
 AWKWARD = [
