@@ -59,7 +59,7 @@ MANY_SECONDS = (
 
 
 SHARE_VLLM = (
-    *("test_backtest_agrees", "test_engine_contract", "test_executors_vllm", "test_integrations", "test_profiling_vllm"),
+    *("test_backtest_agrees_vllm", "test_engine_contract", "test_executors_vllm", "test_integrations", "test_profiling_vllm"),
     *("test_how_tos_vllm", "test_modes_vllm", "test_runs_vllm", "test_spare_vllm", "test_stop_vllm"),
 )
 """Files whose tests ask for the fixture `vllm`."""

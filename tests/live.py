@@ -241,16 +241,15 @@ def live_server(folder: Path, text: str = BASIC, clock: Clock | None = None, **f
     if not loaded.settings.server.database_url:
         put_database(Path(loaded.settings.server.data_dir) / "batchsched.db")
     runtime = Runtime(loaded, clock=clock)
-    listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(create_app(runtime), log_config=None, timeout_graceful_shutdown=2))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    wait_for(lambda: server.started)
-    live = LiveServer(f"http://127.0.0.1:{listener.getsockname()[1]}", runtime)
-    try:
-        yield live
-    finally:
-        live.http.close()
-        server.should_exit = True
-        thread.join(timeout=PATIENCE_S)
-        listener.close()
+    with listen("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(uvicorn.Config(create_app(runtime), log_config=None, timeout_graceful_shutdown=2))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            wait_for(lambda: server.started)
+            live = LiveServer(f"http://127.0.0.1:{listener.getsockname()[1]}", runtime)
+            with live.http:
+                yield live
+        finally:
+            server.should_exit = True
+            thread.join(timeout=PATIENCE_S)

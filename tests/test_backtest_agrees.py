@@ -1,8 +1,9 @@
 """One small day both ways: real server, worker and engine on the clock of the wall, and as a backtest. They must agree.
 
-With the tests' counting engine an hour of that day has ten seconds; with the real vLLM and the tiny model there are four of eight
-seconds. Stated bounds: the same order of completions; each within 8 s (no more than an hour of that day) of the other; grams of
-each batch by a factor of 1.25, of all 1.1; with the real engine 3 and 2.
+With the tests' counting engine an hour of that day has ten seconds. A short day, which the real vLLM lives with the tiny model
+too (test_backtest_agrees_vllm.py), has four of eight.
+Stated bounds: the same order of completions; each within 8 s (no more than an hour of that day) of the other; grams of each batch
+by a factor of 1.25, of all 1.1; in a short day 3 and 2.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import csv
 import json
 import math
 import tempfile
+import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +24,6 @@ import msgspec
 import pytest
 
 from batchsched.carbon.models import Hardware
-from batchsched.executors.engine import VllmEngine
 from batchsched.fleet import Fleet
 from batchsched.forecasts.file import FileProvider
 from batchsched.observe import Observer
@@ -82,6 +83,8 @@ SHORT = Day(
     (8.0, 3.0, 2.0),
 )
 """For a machine that others use too: what a second of its work does differs from one minute to the next."""
+STALL_S = 0.25
+"""Who wakes so much later than he wanted to is on a machine whose seconds prove nothing."""
 
 
 class Lived(NamedTuple):
@@ -95,21 +98,48 @@ class Lived(NamedTuple):
 def test_a_day_with_a_counting_engine(tmp_path: Path) -> None:
     with Stage(tmp_path, delay_s=0.4) as stage:
         stage.engine()
-        _agree(stage, LONG)
+        agree(stage, LONG)
 
 
-@pytest.mark.engine
-def test_a_short_day_with_a_real_engine(tmp_path: Path, vllm: VllmEngine) -> None:
-    """Beside other tests the machine may stall in the middle of it; a simulation that errs does so on each of three days."""
-    for last in (False, False, True):
+@pytest.mark.slow
+def test_a_short_day_with_a_counting_engine(tmp_path: Path) -> None:
+    """Both go by the clock of the wall: on a machine that stalled meanwhile, a day on which they differ is lived again."""
+    for _ in range(3):
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
-        with Stage(folder) as stage, nullcontext() if last else suppress(AssertionError):
-            stage.engine_url = vllm.url
-            _agree(stage, SHORT)
-            return
+        with Stage(folder, delay_s=0.4) as stage, _latest_waking() as late_s:
+            try:
+                stage.engine()
+                agree(stage, SHORT)
+            except AssertionError:
+                if max(late_s) < STALL_S:
+                    raise
+            else:
+                return
+    pytest.skip("whether backtests agree with what is lived is NOT tested: this machine stalled on each of three days")
 
 
-def _agree(stage: Stage, day: Day) -> None:
+@contextmanager
+def _latest_waking() -> Generator[list[float]]:
+    """By how many seconds somebody here woke too late, each time."""
+    late_s, over = [0.0], threading.Event()
+
+    def nap() -> None:
+        while not over.is_set():
+            began = time.monotonic()
+            over.wait(0.05)
+            late_s.append(time.monotonic() - began - 0.05)
+
+    napping = threading.Thread(target=nap)
+    napping.start()
+    try:
+        yield late_s
+    finally:
+        over.set()
+        napping.join()
+
+
+def agree(stage: Stage, day: Day) -> None:
+    """Live the day on a stage that has an engine, and simulate it. Raises AssertionError where they differ too much."""
     start, lived = _live(stage, day)
     loaded = load(stage.config, env={})
     simulated = _simulate(loaded, start, stage.folder, day)
