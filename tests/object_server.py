@@ -7,7 +7,6 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.live import HTTP
 
@@ -18,6 +17,8 @@ class ObjectServer:
     """The server: where it is, and how to break it."""
 
     def __init__(self, port: int = 0) -> None:
+        from moto.server import ThreadedMotoServer  # half a second, which most workers of pytest need not spend
+
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._server: Any = ThreadedMotoServer("127.0.0.1", port)
         self._server.start()

@@ -81,8 +81,10 @@ def test_server_and_worker_import_opentelemetry_only_for_traces() -> None:
     start = "import batchsched.cli.worker, batchsched.executors.worker, batchsched.server.process"
     asked = "from batchsched.traces import Traces, opened; opened(Traces({}), {{}}, 'x')"
     ours = {"batchsched.otlp", "opentelemetry.sdk", "opentelemetry.exporter"}
-    assert not ours & imported(f"{start}; {asked.format(repr(''))}")
-    assert ours <= imported(f"{start}; {asked.format(repr('http://127.0.0.1:9'))}")
+    before = f"print('before:', *{ours} & sys.modules.keys(), file=sys.stderr)"
+    found = imported(f"{start}; {asked.format(repr(''))}; {before}; {asked.format(repr('http://127.0.0.1:9'))}")
+    assert "before:" in found
+    assert ours <= found
 
 
 def test_help_of_validate_imports_no_network_and_no_frames() -> None:
