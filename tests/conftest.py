@@ -43,9 +43,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 LONGEST = (
-    "test_demo", "test_executors_vllm_errors", "test_chaos", "test_crash", "test_launch_processes", "test_bench_planner",
-)  # fmt: skip
-"""Files that take a minute and more, the longest first."""
+    *("test_demo", "test_executors_vllm_errors", "test_run", "test_chaos", "test_queue_machine", "test_crash"),
+    *("test_launch_processes", "test_bench_planner", "test_backtest_agrees", "test_deploy_backup", "test_simulate"),
+    *("test_tutorial", "test_store_live"),
+)
+"""Files that take most of a minute and more, about the longest first."""
 
 
 MANY_SECONDS = (
