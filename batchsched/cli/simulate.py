@@ -14,7 +14,7 @@ from batchsched.cli.common import config_option, json_option, need, print_json, 
 from batchsched.cli.manners import quiet
 from batchsched.cli.simulate_compare import compare
 from batchsched.cli.simulate_table import PERFECT, RUN_NOW, beside, given_up_by, row_of, undone, used
-from batchsched.cli.simulate_worlds import World, drawn, past
+from batchsched.cli.simulate_worlds import Batches, World, drawn, on_own_grids, past
 from batchsched.errors import ServerError
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ SCENARIOS = (
 FIRST_DAY = datetime(2021, 10, 4, tzinfo=UTC)
 
 
-NOT_OF_A_PAST = ("zones", "data", "load", "scenario")
+ZONES = "PJM,CISO,ISNE,DE,NL"
+NOT_OF_A_PAST = ("zones", "data", "own_grids", "load", "scenario")
 """Options of drawn batches alone."""
 
 
@@ -82,9 +83,14 @@ NOT_OF_A_PAST = ("zones", "data", "load", "scenario")
 @click.option(
     "--start",
     type=click.DateTime(["%Y-%m-%d"]),
-    help="The first day, UTC [default: 2021-10-04; with --from-archive so many days ago].",
+    help="The first day, UTC [default: 2021-10-04; with --from-archive so many days ago, with --own-grids five more].",
 )
-@click.option("--zones", default="PJM,CISO,ISNE,DE,NL", show_default=True, help="Grid zones, separated by commas; home first.")
+@click.option(
+    "--zones",
+    default=ZONES,
+    show_default=True,
+    help="Grid zones, separated by commas; home first. With --own-grids by default those of the configured sites.",
+)
 @click.option(
     "--policy",
     "names",
@@ -94,8 +100,14 @@ NOT_OF_A_PAST = ("zones", "data", "load", "scenario")
 )
 @click.option(
     "--data",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder with forecasts as they were issued [default: $BATCHSCHED_DATA; without it the weather is drawn].",
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder with forecasts as they were issued, or one file of them in any layout of `forecast import` [default: "
+    "$BATCHSCHED_DATA; without it the weather is drawn].",
+)
+@click.option(
+    "--own-grids",
+    is_flag=True,
+    help="Drawn batches on the grids of the configured server: by the forecasts that its archive kept, as they were known.",
 )
 @click.option(
     "--load",
@@ -143,6 +155,7 @@ def simulate(
     zones: str,
     names: tuple[str, ...],
     data: Path | None,
+    own_grids: bool,
     load: float,
     scenario: str,
     from_archive: bool,
@@ -160,8 +173,14 @@ def simulate(
     need("server")
     _fitting(context, from_archive=from_archive, quick=quick, out=out, without=without)
     asked = list(dict.fromkeys([RUN_NOW, *(names or DEFAULT)]))
-    lived, made_up = partial(past, days, start, config, without, seed), partial(drawn, days, seed, start or FIRST_DAY)
-    with lived() if from_archive else made_up(zones, data, load, scenario) as made, _Progress() as progress:
+    batches = Batches(days, seed, load, scenario)
+    if from_archive:
+        world = past(days, start, config, without, seed)
+    elif own_grids:
+        world = on_own_grids(batches, start, zones if _given(context, "zones") else None, config)
+    else:
+        world = drawn(batches, start or FIRST_DAY, zones, data)
+    with world as made, _Progress() as progress:
         found = {one.policy: one for one in made.before}
         for name in asked:
             found[name] = _run(made, name, risk, out, progress, quick=quick)
@@ -196,11 +215,18 @@ def _fitting(context: click.Context, *, from_archive: bool, quick: bool, out: Pa
         raise click.UsageError("--quick knows neither --from-archive nor --out, which take the whole server.")
     if without and not from_archive:
         raise click.UsageError("--without takes pools of the configured fleet away; it needs --from-archive.")
-    given = [name for name in NOT_OF_A_PAST if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    given = [name for name in NOT_OF_A_PAST if _given(context, name)]
     if str(context.params["scenario"]).startswith("shared") and "load" in given:
         raise click.UsageError("--load is not for a shared scenario, whose name says it: the rest is that of online users.")
     if from_archive and given:
-        raise click.UsageError(f"--{given[0]} is for drawn batches; --from-archive takes what the configured server has.")
+        option = given[0].replace("_", "-")
+        raise click.UsageError(f"--{option} is for drawn batches; --from-archive takes what the configured server has.")
+    if {"own_grids", "data"} <= {*given}:
+        raise click.UsageError("--own-grids takes what the configured server knows of its grids; leave --data out.")
+
+
+def _given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _run(made: World, name: str, risk: float | None, out: Path | None, progress: _Progress, *, quick: bool) -> Outcome:

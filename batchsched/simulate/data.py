@@ -31,10 +31,15 @@ BEFORE = timedelta(days=45)
 def opened(folder: Path | None, zones: Sequence[str], start: datetime, hours: int, seed: int) -> Generator[Provider]:
     """A provider of these zones for these hours. Forecasts of files are corrected by what came true since, as plans read them.
 
-    Without a folder the weather is drawn. Raises ForecastUnavailable where no file of the folder has all of it.
+    `folder`: without one the weather is drawn; a file in any layout of `forecast import` is taken as a server takes one that has
+    no other source. Raises ForecastUnavailable where no file of the folder has all of it, InvalidConfiguration for a bad file.
     """
     if folder is None:
         yield Drawn(start, hours, seed)
+        return
+    if folder.is_file():
+        provider = FileProvider(folder, strict=True)
+        yield judged(zones, read_file(folder, provider.signal_of(zones[0])).issues(), provider)
         return
     lacking = set(zones)
     for name in (*ISSUED, BROKEN):

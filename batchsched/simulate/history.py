@@ -20,7 +20,6 @@ from batchsched.clock import Clock
 from batchsched.errors import ForecastUnavailable, InvalidValue
 from batchsched.fleet import Fleet, PoolWindow
 from batchsched.forecasts import Provider
-from batchsched.forecasts.opened import open_forecasts
 from batchsched.observe import Observer
 from batchsched.openings import Standing
 from batchsched.profiles.profile import Profile
@@ -31,6 +30,7 @@ from batchsched.queue.rows import Row
 from batchsched.settings import Loaded
 from batchsched.simulate.about import About, LeftOut
 from batchsched.simulate.conditions import Conditions
+from batchsched.simulate.configured import configured, zones_of
 from batchsched.simulate.grid import HOUR, Grid
 from batchsched.simulate.heard import Heard
 from batchsched.simulate.lived import Lived, ended_at, lived
@@ -78,7 +78,7 @@ def history(
     start, now = start.replace(hour=0, minute=0, second=0, microsecond=0), clock.now()
     whole = loaded.settings.fleet(loaded.catalogue)
     fleet = _less(whole, without)
-    heard = Heard(provider or _configured(loaded, clock))
+    heard = Heard(provider or configured(loaded, clock))
     with TemporaryDirectory() as folder, _database(loaded, Path(folder)) as database:
         observer = Observer(database, loaded.settings, heard, Hardware(loaded.catalogue))
         with database.read() as connection:
@@ -150,15 +150,6 @@ def _windows(standing: Mapping[str, Standing], fleet: Fleet) -> dict[str, PoolWi
     return {name: one.window for name, one in standing.items() if name not in own and one.window.pool in fleet.pools}
 
 
-def _configured(loaded: Loaded, clock: Clock) -> Provider:
-    from batchsched.forecasts.archive import Archive
-
-    settings = loaded.settings
-    return open_forecasts(
-        settings.forecast, loaded.base_dir, lambda: Archive(settings.archive_folder(), order=settings.forecast.order_for), clock
-    ).provider
-
-
 @contextmanager
 def _database(loaded: Loaded, folder: Path) -> Generator[Database]:
     """A copy of a file, which a server may have open; what is no file is only read."""
@@ -173,18 +164,12 @@ def _database(loaded: Loaded, folder: Path) -> Generator[Database]:
         database.close()
 
 
-def _zones(fleet: Fleet) -> list[str]:
-    """Home's, and those with pools."""
-    at_home = [fleet.home_site] if fleet.home_site in fleet.sites else []
-    return list(dict.fromkeys(fleet.sites[name].zone for name in [*at_home, *(pool.site for pool in fleet.pools.values())]))
-
-
 def _known_grids(provider: Provider, whole: Fleet, left: Fleet, start: datetime, now: datetime) -> tuple[list[str], datetime]:
     """The zones of what is left of a fleet, and up to when it is known what came true there; and others of the whole, where it is
     known as well: what pools that are taken away emitted. Raises ForecastUnavailable."""
-    zones = _zones(left)
+    zones = zones_of(left)
     known_until = _known_until(provider, zones, start, now)
-    for zone in _zones(whole):
+    for zone in zones_of(whole):
         measured = [one.end for one in provider.realised(zone, start, now, now)] if zone not in zones else []
         zones += [zone] if max(measured, default=start) >= known_until else []
     return zones, known_until

@@ -30,9 +30,10 @@ class Scenario(msgspec.Struct, frozen=True):
     feed: Callable[[Provider], Provider] | None = None
     """What becomes of a sound provider here; None: nothing."""
 
-    def grid(self, provider: Provider) -> Grid:
-        """What is known of the grid, and what comes true. Raises ForecastUnavailable."""
-        return Grid(self.feed(provider) if self.feed else provider, self.zones, self.start, hours_of(self.scene))
+    def grid(self, provider: Provider, known_at: datetime | None = None) -> Grid:
+        """What is known of the grid, and what comes true: as it was known then, None: at the end. Raises ForecastUnavailable."""
+        fed = self.feed(provider) if self.feed else provider
+        return Grid(fed, self.zones, self.start, hours_of(self.scene), known_at=known_at)
 
 
 def weeks(first: datetime, last: datetime, count: int, seed: int) -> list[datetime]:
