@@ -2,13 +2,14 @@
 
 `python -m benchmarks.carbon [--minutes M] [--weeks N] [--full] [--quick]`. Forecasts are our own as they would have been issued,
 hour by hour; what is paid is what came true. Weeks are sampled by a seed from July to December 2022, on which nothing was tuned.
-`single` (a): one job of 6 h at a time (of 1 h in windows of 6 h), without a limit of capacity, in 25 zones of the United States,
-windows of 6, 24, 48 and 96 h. `regions, exact` (c): five sites with residency, rates known. `regions` (e): the same with rates
-and lengths that nobody knows. With `--full`, or by name: `site, load 0.3` and so on (b), one site with old and new GPUs, more or
-less busy; `shared 25` and `shared 55` (d), servers of online users who leave more or less of them; `everything`, (e) with such
-servers and slow links; and bad days (f). All policies run on the planner alone, then few of them on the whole server
-(carbon_whole.py); `by` in the last line says which simulator a figure is of. What is worth most is run first, and nothing begins
-that would not be done in time (carbon_plan.py). See docs/benchmarks.md.
+`single` (a): one job of 6 h at a time (of 1 h in windows of 6 h), without a limit of capacity, in 25 zones of the United
+States, windows of 6, 24, 48 and 96 h. `regions, exact` (c): five sites with residency, rates known. `regions` (e): the same
+with rates and lengths that nobody knows. With `--full`, or by name: `site, load 0.3` and so on (b), one site with old and new
+GPUs, more or less busy; `shared 25` and `shared 55` (d), servers of online users who leave more or less of them;
+`everything`, (e) with such servers and slow links; and bad days (f), of which the `broken feed of 2023` has weeks of its own.
+All policies run on the planner alone, then few of them on the whole server (carbon_whole.py); `by` in the last line says
+which simulator a figure is of. What is worth most is run first, and nothing begins that would not be done in time
+(carbon_plan.py). See docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
@@ -30,10 +32,13 @@ import msgspec
 import numpy as np
 
 from batchsched.fleet import Fleet
+from batchsched.forecasts import Provider
 from batchsched.simulate import POLICIES, Grid, Policy, simulate
-from batchsched.simulate.ceiling import least_g, tasks
+from batchsched.simulate.ceiling import Impossible, least_g, tasks
+from batchsched.simulate.data import opened
 from batchsched.simulate.pictures import Point, compared, write
 from batchsched.simulate.policies import cheapest_gpus, planned
+from batchsched.simulate.rolling import hours_of
 from batchsched.simulate.scenarios import NAMED, Asked, Scenario, regions, single, site
 from batchsched.simulate.scene import LOAD
 from benchmarks import carbon_grid
@@ -68,13 +73,17 @@ RUN_NOW, OURS, FORESIGHT = "run now", "planner", "planner, perfect foresight"
 GREEDY, GREEDY_FORESIGHT = "greedy", "greedy, perfect foresight"
 WORK_S = 0.5
 """Of the solver, a plan."""
+ROUNDING = 1e-6
 FULL = (13, 6)
 """Weeks with a fleet, and of single jobs, of `--full`."""
 SITE, LOADS = "CISO", {f"site, load {load:g}": load for load in (0.3, 0.6, 0.9)}
 USUAL = [*(f"single, {window_h} h" for window_h in WINDOWS_H), "regions, exact", "regions"]
 HARDER = [name for name in NAMED if name not in ("regions", "site")]
 """(d), (f), all of (b) to (e) at once, and (e) with requests as long as those of real services."""
-EVERY = [*USUAL, *LOADS, *HARDER]
+BETA = "broken feed of 2023"
+BETA_WEEKS = (datetime(2023, 8, 16, tzinfo=UTC), datetime(2023, 8, 23, tzinfo=UTC))
+"""(f) with CarbonCast's beta, stuck, full of gaps, biased and late as it was; it was measured until 13 September."""
+EVERY = [*USUAL, *LOADS, *HARDER, BETA]
 BAD_WEEKS = 2
 """Of `--full`, of each of (d) and (f)."""
 MINUTES = 37.0
@@ -115,7 +124,15 @@ def _provider() -> carbon_grid.Issued:
 @lru_cache(maxsize=4)  # a week of 25 zones takes tens of megabytes
 def _stage(name: str, week: datetime, days: int = 7) -> tuple[Scenario, Grid]:
     scenario = drawn(name, week, days)
-    return scenario, scenario.grid(_provider())
+    return scenario, scenario.grid(_beta(scenario) if name == BETA else _provider())
+
+
+_OPEN = ExitStack()
+"""Files that are read while this process lives."""
+
+
+def _beta(scenario: Scenario) -> Provider:
+    return _OPEN.enter_context(opened(data_folder(), scenario.zones, scenario.start, hours_of(scenario.scene), 0))
 
 
 @cache
@@ -151,12 +168,16 @@ def run(one: Run) -> Row:
         outcome = simulate(scenario.scene, grid, policy, conditions=scenario.conditions)
         promises = Promises(outcome.batches, len({*outcome.missed, *outcome.unfinished}))
     complete(outcome)
+    late = len({*outcome.missed, *outcome.unfinished})
+    ceiling_g = _ceiling_g(one.scenario, one.week, one.days) if one.by == "planner" else None
+    if ceiling_g is not None and not late and outcome.grams < ceiling_g * (1 - ROUNDING):
+        raise Impossible(f"{one} emitted {outcome.grams:.6g} g; nobody can emit less than {ceiling_g:.6g} g.")
     grams = outcome.grams_by_cause()
     return Row(
         run=one,
         grams=outcome.grams,
         batches=outcome.batches,
-        missed=len({*outcome.missed, *outcome.unfinished}),
+        missed=late,
         wait_h=outcome.waited_s / 3600 / max(1, outcome.batches),
         gpu_h=outcome.over_pools({name: float(count) for name, count in fleet.replica_gpus.items()}),
         money=outcome.over_pools({name: pool.price_per_h for name, pool in fleet.pools.items()}),
@@ -165,7 +186,7 @@ def run(one: Run) -> Row:
         starting_g=grams["starts"],
         idle_g=grams["idle"],
         planning_s=outcome.planning_cpu_s,
-        ceiling_g=_ceiling_g(one.scenario, one.week, one.days) if one.by == "planner" else None,
+        ceiling_g=ceiling_g,
         promised=promises.made,
         broken=promises.broken,
         excused=promises.excused,
@@ -174,6 +195,7 @@ def run(one: Run) -> Row:
         files_g=grams["files"],
         wait_p95_h=outcome.waited_at_s(0.95) / 3600,
         latest_h=max(outcome.late_by_s.values(), default=0.0) / 3600,
+        embodied_g=outcome.embodied_g,
     )
 
 
@@ -213,6 +235,7 @@ def summed(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
             "idle_pct": 100 * share(sum(row.idle_g for row in mine), grams),
             "wasted_pct": 100 * share(sum(row.wasted_g for row in mine), grams),
             "files_pct": 100 * share(sum(row.files_g for row in mine), grams),
+            "embodied_kg": sum(row.embodied_g for row in mine) / 1000,
             "apart": apart([(row.grams, ours_g[row.run.week], now[row.run.week]) for row in mine]),
             "planning_s": sum(row.planning_s for row in mine),
         }
@@ -235,8 +258,8 @@ def _beats(one: dict[str, Any], ours: dict[str, Any]) -> bool:
 CAUSES = ("starts_pct", "idle_pct", "wasted_pct", "files_pct")
 """Of all grams, beside those of work itself."""
 SHARES = ("saved_pct", "worst_week_pct", "captured", "of_ceiling", "misses_pct", *CAUSES, "moved_pct")
-HEADS = ("kg", *SHARES, "latest_h", "wait_h", "wait_p95_h", "gpu_h", "money", "hurried_h")
-TOLD = (*SHARES, "kg", "latest_h", "wait_h", "wait_p95_h", "money", "gpu_h")
+HEADS = ("kg", *SHARES, "latest_h", "wait_h", "wait_p95_h", "gpu_h", "money", "hurried_h", "embodied_kg")
+TOLD = (*SHARES, "kg", "embodied_kg", "latest_h", "wait_h", "wait_p95_h", "money", "gpu_h")
 """Of a policy, in the last line."""
 
 
@@ -346,7 +369,10 @@ def planned_blocks(asked: argparse.Namespace) -> list[Block]:
     whole = {*LOADS, "everything"}
     others = {name: fleet_weeks if name in whole else bad_weeks for name in EVERY if name not in USUAL}
     named = asked.scenario or (EVERY if asked.full else USUAL)
-    return blocks({name: count for name, count in {**counts, **others}.items() if name in named}, FIRST, LAST, SEED)
+    found = blocks({name: count for name, count in {**counts, **others}.items() if name in named}, FIRST, LAST, SEED)
+    beta = iter(BETA_WEEKS)
+    dated = [Block(BETA, next(beta, one.week)) if one.scenario == BETA else one for one in found]
+    return [one for one in dated if one.scenario != BETA or one.week in BETA_WEEKS]
 
 
 def kind_of(one: Run) -> tuple[str, float]:

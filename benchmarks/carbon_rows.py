@@ -63,6 +63,8 @@ class Row(msgspec.Struct, frozen=True):
     wait_p95_h: float = 0.0
     latest_h: float = 0.0
     """By how much the latest batch missed its deadline."""
+    embodied_g: float = 0.0
+    """Of making the hardware, where plans weigh that; not in `grams`."""
 
 
 def share(part: float, of: float) -> float:

@@ -14,6 +14,7 @@ import pytest
 
 from batchsched.errors import InvalidValue
 from batchsched.simulate import POLICIES, Grid, Outcome, simulate
+from batchsched.simulate.ceiling import Impossible
 from batchsched.simulate.drawn import Drawn
 from batchsched.simulate.rolling import hours_of
 from batchsched.simulate.scenarios import regions, single
@@ -177,6 +178,8 @@ def test_what_is_worth_most_is_run_first(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found[4].week != found[0].week
     assert {block.week for block in asked(monkeypatch, "--weeks", "1", "--single-weeks", "1")} == {found[0].week}
     full = asked(monkeypatch, "--full")
+    assert tuple(block.week for block in full if block.scenario == carbon.BETA) == carbon.BETA_WEEKS, "the feed that really broke"
+    assert [block.week for block in asked(monkeypatch, "--scenario", carbon.BETA, "--weeks", "9")] == [*carbon.BETA_WEEKS]
     assert {block.scenario for block in full} == set(carbon.EVERY)
     assert sum(block.scenario == "regions" for block in full) == 13
 
@@ -251,6 +254,10 @@ def test_harder_scenarios_run(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found.batches > 10
         assert found.ceiling_g is not None
         assert found.grams > found.ceiling_g > 0
+    monkeypatch.setattr(carbon, "_ceiling_g", lambda *_: 2 * found.grams)
+    if not found.missed:
+        with pytest.raises(Impossible, match="nobody can emit less than"):
+            carbon.run(Run("broken feed", WEEK, "greedy", days=1))
 
 
 def test_how_far_apart_is_of_paired_weeks() -> None:
