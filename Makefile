@@ -89,6 +89,9 @@ bench-carbon: $(ENV) ## what policies emit for the same work on real grids in we
 bench-carbon-full: $(ENV) ## the same on a quarter of a year in weeks; hours of work
 	@$(PY) -m benchmarks.carbon --full $(ARGS)
 
+bench-simulate: $(ENV) ## how fast backtests are: a week of 20 pools and a thousand batches (ARGS="--policy greedy --days 1 --batches 140")
+	@$(PY) -m benchmarks.backtest $(ARGS)
+
 bench-meter: $(ENV) ## what metering costs: CPU time of each meter as a share of one core
 	@$(PY) -m benchmarks.meter $(ARGS)
 
