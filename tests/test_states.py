@@ -106,6 +106,25 @@ def test_writes_are_synced_and_checkpoints_are_ours(tmp_path: Path) -> None:
     database.close()
 
 
+def test_a_commit_that_fails_leaves_nothing_behind_and_stands_in_nobodys_way(tmp_path: Path) -> None:
+    database = Database(tmp_path / "batchsched.db")
+    row = {"id": "c", "batch_id": "nobody's", "position": 0, "first_line": 1, "lines": 2, "byte_start": 0, "byte_end": 9}
+
+    def write() -> None:
+        with database.write() as connection:
+            connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")  # noticed at the end alone, which leaves it all open
+            chunks.add(connection, [{**row, "suspects": []}])
+
+    for _ in range(2):
+        with pytest.raises(IntegrityError):
+            write()
+        with database.write() as connection:
+            batches.add(connection, tenant="t", **{**_batch("validating"), "id": "b"})
+            assert connection.exec_driver_sql("SELECT count(*) FROM chunks").scalar_one() == 0
+            connection.execute(batch_table.delete())
+    database.close()
+
+
 def test_a_reader_cannot_write(database: Database) -> None:
     with pytest.raises(Exception, match=r"readonly|does not answer") as caught, database.read() as connection:
         connection.execute(batch_table.delete())
