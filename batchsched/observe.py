@@ -149,7 +149,7 @@ class Observer:
             return self._job(row, parts.get(row["id"], []), scene, tied.get(row["id"], set()))
 
         jobs, unread = jobs_of(everything, job_of)
-        futures = self._uncertain.futures(forecasts, slots, now)
+        futures = {} if newcomers else self._uncertain.futures(forecasts, slots, now)  # verdicts go by the mean
         wishes = {"transfer_sigma": TRANSFER_SIGMA, "min_run_s": self._settings.planner.min_run_s}
         problem = one_each(Problem(slots, states, jobs, futures, self._uncertain.risk, ways.links(states), [], **wishes))
         leased = {(s["batch_id"], s["pool"]): float(s["requests"]) for m in parts.values() for s in m if s["state"] == "leased"}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cached_property
 from statistics import fmean
 
 import msgspec
@@ -34,15 +35,15 @@ _LEAST = 1e-3
 """Of what a server does alone, what its best hour counts as where nothing was ever spare: so that all figures stay sound."""
 
 
-class Share(msgspec.Struct, frozen=True):
+class Share(msgspec.Struct, frozen=True, dict=True):
     """What online users leave of one server of a pool. `alone_tokens_per_s`: what it would do were it ours alone."""
 
     spare: Spare
     alone_tokens_per_s: float
 
-    @property
+    @cached_property
     def best_tokens_per_s(self) -> float:
-        """Expected in the best hour of the week."""
+        """Expected in the best hour of the week: each hour of each slot is held against it."""
         return max(*self.spare.tokens_per_s, _LEAST * self.alone_tokens_per_s)
 
     @property
@@ -79,21 +80,21 @@ class Share(msgspec.Struct, frozen=True):
     def layers(self, pool: OpenPool, now: datetime) -> list[OpenPool]:
         """When a pool is open with how many replicas; what is over is taken to have been as the mean of all hours."""
         usual, supply = fmean(self.of_hour(hour) for hour in range(HOURS)), self._supply(pool.supply)
+        hours = [hour for a, b in pool.intervals for hour in self._hours(a, b, now, usual)]
         found: list[OpenPool] = []
         for level in range(1, LEVELS + 1):
-            spans = [span for a, b in pool.intervals for span in self._above(level / LEVELS, a, b, now, usual)]
+            spans = [(since, until) for since, until, capacity in hours if _reaches(capacity, level / LEVELS)]
             found.append(OpenPool(pool.name, pool.replicas / LEVELS, spans, supply))
         return found
 
-    def _above(self, level: float, a: float, b: float, now: datetime, usual: float) -> list[tuple[float, float]]:
-        """Of a stretch, in seconds from now, what has at least that capacity, to the nearest level."""
-        found = [(a, min(b, 0.0))] if a < 0 and _reaches(usual, level) else []
+    def _hours(self, a: float, b: float, now: datetime, usual: float) -> list[tuple[float, float, float]]:
+        """The hours of a stretch, in seconds from now, each with its capacity; what is over is one, with the usual capacity."""
+        found = [(a, min(b, 0.0), usual)] if a < 0 else []
         at = max(a, 0.0)
         while at < b:
             instant = now + timedelta(seconds=at)
             until = min(b, at + _HOUR_S - (instant.minute * 60 + instant.second + instant.microsecond / 1e6))
-            if _reaches(self.of_hour(hour_of_week(instant)), level):
-                found.append((at, until))
+            found.append((at, until, self.of_hour(hour_of_week(instant))))
             at = until
         return found
 
@@ -121,6 +122,7 @@ def added(known: Profile, speed: float = 1.0, startup_s: float | None = None) ->
 
 
 def _reaches(capacity: float, level: float) -> bool:
+    """To the nearest level."""
     return round(capacity * LEVELS) >= round(level * LEVELS)
 
 

@@ -25,6 +25,8 @@ class _Compiled(NamedTuple):
     fixed: dict[str, Any]
     bind: dict[str, Processor]
     columns: list[tuple[str, TypeEngine[Any]]]
+    names: list[str]
+    """Of the columns."""
 
     def bound(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """What the driver is given."""
@@ -46,8 +48,7 @@ class Hot:
         """Run it; what it returns."""
         made = self._for(connection.dialect)
         cursor = self._run(connection, "execute", made.text, made.bound(parameters))
-        names = [name for name, _ in made.columns]
-        found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        found = [dict(zip(made.names, row, strict=True)) for row in cursor.fetchall()]
         if (reads := self._reads.get(connection.dialect.name)) is None:  # PostgreSQL's processors hang on the types that come
             reads = self._reads[connection.dialect.name] = _reading(made, connection.dialect, cursor.description)
         for name, processor in reads:
@@ -114,7 +115,7 @@ def _compile(statement: Executable, dialect: Dialect) -> _Compiled:
         elif processor:
             bind[name] = processor
     columns = [(column.name, column.type.dialect_impl(dialect)) for column in getattr(statement, "exported_columns", [])]
-    return _Compiled(str(compiled), fixed, bind, columns)
+    return _Compiled(str(compiled), fixed, bind, columns, [name for name, _ in columns])
 
 
 def _reading(made: _Compiled, dialect: Dialect, description: Sequence[Any]) -> list[tuple[str, Processor]]:

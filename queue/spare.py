@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import msgspec
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from batchsched.queue.rows import every, first
+from batchsched.queue.hot import Hot
+from batchsched.queue.rows import first
 from batchsched.queue.tables import spare_hours
 from batchsched.wire import SpareSeen
 
@@ -21,6 +22,11 @@ LEAST_S = 60.0
 FORGOTTEN_AFTER = timedelta(weeks=10)
 _LONGEST_NAME = 200
 _FIRST = insert(spare_hours).on_conflict_do_nothing()  # SQLite writes it in the same words
+_REMEMBERED = Hot(
+    select(*(spare_hours.c[name] for name in ("pool", "server", "hour_of_week", "samples", "seconds", "tokens"))).where(
+        spare_hours.c.began_at >= bindparam("since")
+    )
+)
 
 
 class SpareHour(msgspec.Struct, frozen=True):
@@ -80,7 +86,7 @@ def restore(connection: Connection, seen: Iterable[SpareHour], now: datetime) ->
 
 def hours(connection: Connection, now: datetime) -> list[SpareHour]:
     """All that is remembered, the quarter that is being summed included once it was seen for a minute."""
-    rows = every(connection, select(spare_hours).where(spare_hours.c.began_at >= now - FORGOTTEN_AFTER))
+    rows = _REMEMBERED.rows(connection, {"since": now - FORGOTTEN_AFTER})
     return [
         SpareHour(row["pool"], row["server"], row["hour_of_week"], _with_open(row["samples"], row["seconds"], row["tokens"]))
         for row in rows

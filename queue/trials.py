@@ -6,16 +6,29 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import msgspec
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from batchsched.measures import DRAFTED
+from batchsched.queue.hot import Hot
 from batchsched.queue.rows import Row, every
 from batchsched.queue.tables import trials
 from batchsched.wire import Trial
 
 _SENT = ("sent_bytes", "sent_tokens", "link_bytes_per_s")
 _ADD = insert(trials).on_conflict_do_nothing(index_elements=["id"]).returning(trials.c.id)  # SQLite writes it in the same words
+
+
+def _recent() -> Hot:
+    names = ("model", "pool", "ended_at", "busy_s", "energy_j", "energy_source", "startup_s", *DRAFTED, *_SENT)
+    known = [trials.c[name] for name in names]
+    place = func.row_number().over(partition_by=(trials.c.model, trials.c.pool), order_by=(trials.c.ended_at.desc(), trials.c.id))
+    ranked = select(*known, trials.c.input_tokens, trials.c.output_tokens, place.label("place")).where(trials.c.qps.is_(None))
+    newest = ranked.subquery()
+    return Hot(select(newest).where(newest.c.place <= bindparam("limit")))
+
+
+_RECENT = _recent()
 
 
 def add(connection: Connection, measured: Sequence[Trial]) -> int:
@@ -25,12 +38,7 @@ def add(connection: Connection, measured: Sequence[Trial]) -> int:
 
 def recent(connection: Connection, limit: int = 500) -> list[Row]:
     """The newest trials at full load of each model on each pool, in columns like those of `ledger.entries`: to learn from."""
-    names = ("model", "pool", "ended_at", "busy_s", "energy_j", "energy_source", "startup_s", *DRAFTED, *_SENT)
-    known = [trials.c[name] for name in names]
-    place = func.row_number().over(partition_by=(trials.c.model, trials.c.pool), order_by=(trials.c.ended_at.desc(), trials.c.id))
-    ranked = select(*known, trials.c.input_tokens, trials.c.output_tokens, place.label("place")).where(trials.c.qps.is_(None))
-    newest = ranked.subquery()
-    return every(connection, select(newest).where(newest.c.place <= limit))
+    return _RECENT.rows(connection, {"limit": limit})
 
 
 def page(connection: Connection, pool: str | None = None, model: str | None = None, limit: int = 1000) -> list[Trial]:

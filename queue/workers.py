@@ -22,6 +22,7 @@ _ONE = Hot(select(workers).where(_MINE))
 _THERE = (_IS_ACTIVE, workers.c.pool == bindparam("on_pool"), workers.c.seen_at >= bindparam("since"))
 _OF_POOL = Hot(select(workers).where(*_THERE).order_by(workers.c.registered_at, workers.c.id))
 _FINISHED = Hot(update(workers).where(_MINE).values(finished=workers.c.finished + 1))
+_PREPARES = Hot(update(workers).where(_MINE).values({name: bindparam(f"new_{name}") for name in _NOTHING}))
 
 
 @cache
@@ -70,8 +71,8 @@ def asked(connection: Connection, worker_id: str, now: datetime, **values: Any) 
 def prepares(connection: Connection, worker: Row, model: str, batch_id: str | None, now: datetime) -> None:
     """It is told to get a model ready. `worker`: as it was before it asked; who was told the same then has been since."""
     since = worker["preparing_at"] if worker["preparing"] == model else None
-    values = {"preparing": model, "preparing_at": since or now, "preparing_for": batch_id}
-    connection.execute(update(workers).where(workers.c.id == worker["id"]).values(values))
+    values = {"new_preparing": model, "new_preparing_at": since or now, "new_preparing_for": batch_id}
+    _PREPARES.changed(connection, [{"worker": worker["id"], **values}])
 
 
 def models(worker: Row) -> list[str]:

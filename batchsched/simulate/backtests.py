@@ -34,12 +34,11 @@ from batchsched.simulate.paid import paid, transferred
 from batchsched.simulate.policies import Policy
 from batchsched.simulate.policy_maker import PolicyMaker
 from batchsched.simulate.records import Completion, Leased, Records
-from batchsched.simulate.replica import Replica
+from batchsched.simulate.replica import Held, Replica
 from batchsched.simulate.scene import Arrival, Scene
 from batchsched.simulate.seen import Seen
 from batchsched.simulate.stage import Stage, trials_of
 from batchsched.simulate.truth import Lines, Truth
-from batchsched.wire import Lease
 
 WARM_UP_CHUNKS = 4
 """Of each batch before the start, at most."""
@@ -193,29 +192,29 @@ class Backtest:
         self._foreseen.planned(published)
         self.records.plan(published, now_s, self.names)
 
-    def _told(self, what: str, replica: Replica, lease: Lease, lines: int) -> None:
+    def _told(self, what: str, replica: Replica, held: Held, lines: int) -> None:
         """What a lease came to."""
-        now_s, batch_id = self.events.now_s, lease.batch_id
-        name, grain = self.names.get(batch_id, batch_id), self._known[batch_id][1].grain
+        now_s, lease, grain = self.events.now_s, held.lease, held.lines.grain
+        batch_id, name = lease.batch_id, self.names.get(lease.batch_id, lease.batch_id)
         self.records.leases.append(Leased(now_s, what, name, lease.chunk_id, lease.token, replica.name, lines * grain))
         if what == "leased" and (published := self.runtime.scheduler.published) is not None and now_s >= 0:
-            if published.must(batch_id, self.events.clock.now()) and replica.held is not None:
-                self._outcome.hurried_s += replica.held.ends_s - now_s
+            if published.must(batch_id, self.events.clock.now()):
+                self._outcome.hurried_s += held.ends_s - now_s
         elif what == "recorded":
             self._foreseen.ran(batch_id, replica.pool)
-            self._effort[batch_id] += lines * self._truth.luck(self._known[batch_id][0], lease.first_line)
+            self._effort[batch_id] += lines * held.luck
             self._count_down(batch_id, lines)
         elif what == "failed":
             self._foreseen.stopped(batch_id)
-            if (held := replica.held) is not None and self._is_over(lease):
+            if self._is_over(lease.chunk_id):
                 if batch_id in self.names:
                     self._outcome.given_up[name] = self._outcome.given_up.get(name, 0.0) + len(held.todo) * grain
                 self._count_down(batch_id, len(held.todo))
 
-    def _is_over(self, lease: Lease) -> bool:
+    def _is_over(self, chunk_id: str) -> bool:
         """After its last attempt the server makes error lines of what a chunk has left."""
         with self.runtime.database.read() as connection:
-            return bool(chunks.get(connection, lease.chunk_id)["state"] == "done")
+            return bool(chunks.get(connection, chunk_id)["state"] == "done")
 
     def _count_down(self, batch_id: str, lines: int) -> None:
         """So many more of its lines have a result."""

@@ -45,7 +45,7 @@ SOURCE: EnergySource = "nvml_counter"
 LATE_S = 0.5
 """After the instant for which a worker was told to ask again it does, about."""
 _ANSWER = msgspec.Raw(b'{"id":"batch_req","custom_id":"r","response":null,"error":null}')
-Told = Callable[[str, Replica, Lease, int], None]
+Told = Callable[[str, Replica, Held, int], None]
 """What became of a lease (`leased`, `recorded`, `finished`, `released`, `failed`), on which replica, lines that were recorded."""
 
 
@@ -232,13 +232,15 @@ class Crew:
         todo = [n for n in range(lease.first_line, lease.first_line + lease.lines) if n not in done]
         moved_s = self._truth.moved_s(replica.pool, lines, len(todo))
         self.moved.append(Moved(now_s, replica.pool, lease.batch_id, self._truth.moved_gb(replica.pool, lines, len(todo))))
+        luck = self._truth.luck(arrival, lease.first_line)
         held = Held(
             lease,
             arrival,
             lines,
             todo,
             now_s + moved_s,
-            self._truth.line_s(arrival, replica.pool, lines, lease.first_line),
+            luck,
+            self._truth.line_s(arrival, replica.pool, lines, luck),
             self._truth.power_w(arrival, replica.pool),
             now_s,
             room=self._truth.room(replica.pool),
@@ -249,7 +251,7 @@ class Crew:
             replica.startup = None
             startup.ended_at = self._events.instant(now_s)  # with the wait for a chunk, as a worker has it
             self._desk.record(lease.chunk_id, Results(lease.token, [], startup))
-        self._told("leased", replica, lease, 0)
+        self._told("leased", replica, held, 0)
         fails_s, takes_s = replica.left_s, held.ends_s - now_s
         replica.left_s -= takes_s
         if takes_s < fails_s:
@@ -280,7 +282,7 @@ class Crew:
             held.todo, held.lost = [], True
             self._wasted(replica, message.meter)
             return
-        self._told("recorded", replica, held.lease, count)
+        self._told("recorded", replica, held, count)
 
     def _worked(self, held: Held, until_s: float = math.inf) -> Meter:
         """What it took since the server last heard of it, until now or until then; beside other users its share of the time, by
@@ -311,7 +313,7 @@ class Crew:
         """All of its lines are recorded."""
         if not held.lost:
             self._desk.finish(held.lease.chunk_id, Finish(held.lease.token))
-            self._told("finished", replica, held.lease, 0)
+            self._told("finished", replica, held, 0)
 
     def _failed(self, replica: Replica, turn: int) -> None:
         """Its engine dies under a chunk, and is away until it is repaired."""
@@ -325,7 +327,7 @@ class Crew:
             except StaleLease:
                 self._wasted(replica, message.meter)
             else:
-                self._told("failed", replica, held.lease, 0)
+                self._told("failed", replica, held, 0)
         replica.failures += 1
         replica.left_s = self._truth.fails_in_s(replica.name, replica.failures)
         replica.goes_down()
@@ -407,7 +409,7 @@ class Crew:
         except StaleLease:
             self._wasted(replica, meter)
         else:
-            self._told("released", replica, held.lease, 0)
+            self._told("released", replica, held, 0)
 
     def _idled(self, replica: Replica) -> None:
         """What its engine drew without work until now is to be told."""

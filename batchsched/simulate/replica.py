@@ -23,6 +23,8 @@ class Held(msgspec.Struct):
     """Line numbers, in order; those that are recorded are taken off."""
     began_s: float
     """When the first of `todo` as it was at first began: what had to be moved is there."""
+    luck: float
+    """How many times as long its lines take as those of its batch usually do."""
     line_s: float
     power_w: float
     metered_s: float

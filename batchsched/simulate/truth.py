@@ -67,11 +67,11 @@ class Truth:
         usual = self._grain[arrival.model]
         return max(1.0, min(usual, chunk_s / slowest_s / self._conditions.chunk_lines)) if slowest_s > 0 else usual
 
-    def line_s(self, arrival: Arrival, pool: str, lines: Lines, first_line: int) -> float:
-        """Seconds of a replica for each line of a chunk."""
+    def line_s(self, arrival: Arrival, pool: str, lines: Lines, luck: float) -> float:
+        """Seconds of a replica for each line of a chunk; `luck`: of that chunk."""
         key = (arrival.model, pool)
         requests_s = self._scene.profiles[key].seconds(lines.input_tokens, lines.output_tokens)
-        return requests_s * arrival.slowness * self._own[key] * self.luck(arrival, first_line) * self._conditions.error
+        return requests_s * arrival.slowness * self._own[key] * luck * self._conditions.error
 
     def luck(self, arrival: Arrival, first_line: int) -> float:
         """How many times as long the lines of a chunk take as those of its batch usually do; on whatever pool."""
