@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, bindparam, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from batchsched.queue.hot import Hot
-from batchsched.queue.rows import first
 from batchsched.queue.tables import spare_hours
 from batchsched.wire import SpareSeen
 
@@ -21,7 +21,14 @@ LEAST_S = 60.0
 """A quarter that was seen for less is no sample."""
 FORGOTTEN_AFTER = timedelta(weeks=10)
 _LONGEST_NAME = 200
-_FIRST = insert(spare_hours).on_conflict_do_nothing()  # SQLite writes it in the same words
+_NEW: dict[str, Any] = {column.name: bindparam(f"new_{column.name}") for column in spare_hours.c}
+_MINE = [spare_hours.c[name] == bindparam(f"its_{name}") for name in ("pool", "server", "hour_of_week")]
+_FIRST = Hot(insert(spare_hours).values(_NEW).on_conflict_do_nothing())  # SQLite writes it in the same words
+_ONE = Hot(select(spare_hours).where(*_MINE).with_for_update())
+_SUMS = Hot(update(spare_hours).where(*_MINE).values({name: _NEW[name] for name in ("seconds", "tokens")}))
+_QUARTER = Hot(
+    update(spare_hours).where(*_MINE).values({name: _NEW[name] for name in ("samples", "began_at", "seconds", "tokens")})
+)
 _REMEMBERED = Hot(
     select(*(spare_hours.c[name] for name in ("pool", "server", "hour_of_week", "samples", "seconds", "tokens"))).where(
         spare_hours.c.began_at >= bindparam("since")
@@ -49,19 +56,22 @@ def add(connection: Connection, pool: str, seen: SpareSeen, now: datetime) -> No
         return
     began_at = now - timedelta(seconds=now.timestamp() % QUARTER_S)
     key = {"pool": pool, "server": seen.server[:_LONGEST_NAME], "hour_of_week": hour_of_week(now)}
-    mine = [spare_hours.c[name] == value for name, value in key.items()]
-    if connection.execute(_FIRST, {**key, "samples": [], "began_at": began_at, "seconds": 0.0, "tokens": 0.0}).rowcount:
+    mine = {f"its_{name}": value for name, value in key.items()}
+    if _FIRST.changed(connection, [_told({**key, "samples": [], "began_at": began_at, "seconds": 0.0, "tokens": 0.0})]):
         stale = delete(spare_hours).where(spare_hours.c.pool == pool, spare_hours.c.began_at < now - FORGOTTEN_AFTER)
         connection.execute(stale)
-    row = first(connection, select(spare_hours).where(*mine).with_for_update())
+    row = _ONE.first(connection, mine)
     assert row is not None
     more = {"seconds": seen.seconds, "tokens": seen.seconds * seen.tokens_per_s}
     if row["began_at"] == began_at:
-        sums = {name: row[name] + value for name, value in more.items()}
-        connection.execute(update(spare_hours).where(*mine).values(**sums))
+        _SUMS.changed(connection, [mine | _told({name: row[name] + value for name, value in more.items()})])
     else:
         samples = _with_open(row["samples"], row["seconds"], row["tokens"])[-MOST_SAMPLES:]
-        connection.execute(update(spare_hours).where(*mine).values(samples=samples, began_at=began_at, **more))
+        _QUARTER.changed(connection, [mine | _told({"samples": samples, "began_at": began_at, **more})])
+
+
+def _told(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"new_{name}": value for name, value in values.items()}
 
 
 def restore(connection: Connection, seen: Iterable[SpareHour], now: datetime) -> None:
@@ -81,7 +91,7 @@ def restore(connection: Connection, seen: Iterable[SpareHour], now: datetime) ->
         if row.samples
     ]
     if rows:
-        connection.execute(_FIRST, rows)
+        _FIRST.changed(connection, [_told(row) for row in rows])
 
 
 def hours(connection: Connection, now: datetime) -> list[SpareHour]:
