@@ -26,7 +26,7 @@ from tests.fake_server import Chunk, FakeServer, as_line
 from tests.test_executors_driver import served
 from tests.test_split_vllm import nixl_home
 
-pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(1800)]
 REQUESTS, CHUNK = 240, 40
 CONFIG = """
 [sites.home]
@@ -65,7 +65,7 @@ class PartnerProcess:
         return []
 
     async def ready(self) -> PartnerTold:
-        async with aiohttp.ClientSession() as session, asyncio.timeout(240):
+        async with aiohttp.ClientSession() as session, asyncio.timeout(900):
             while True:
                 with contextlib.suppress(aiohttp.ClientError):
                     async with session.get(f"http://127.0.0.1:{self.port}/partner") as answer:

@@ -23,7 +23,7 @@ from batchsched.lines import COMPLETIONS
 from tests.engine_fixture import real_engine
 from tests.split_proof import ANSWER_TOKENS, Rig, computed_bytes, two_servers
 
-pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(900), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(1800), pytest.mark.asyncio(loop_scope="module")]
 LENGTHS = (20, 61, 128, 129, 400, 1000, 2048, 4000)
 
 
