@@ -49,7 +49,7 @@ from batchsched.transfers import Transfers
 from batchsched.unable import lacked, unable
 from batchsched.uncertain import TRANSFER_SIGMA, Uncertain
 from batchsched.units import iso
-from batchsched.variants import variants_of
+from batchsched.variants import TWO_POOLS, variants_of
 from batchsched.ways import Ways, partners_on
 
 if TYPE_CHECKING:
@@ -133,17 +133,22 @@ class Observer:
         loaded = {name: [m for w in working if w["pool"] == name for m in workers.models(w)] for name in self.fleet.pools}
         left_over = shares(self.fleet, left, profiles, observed[0], loaded)
         profiles |= {key: left_over[key[1]].increment(known) for key, known in profiles.items() if key[1] in left_over}
-        replicas = self._replicas(alive, able)
+        beside = partners_on(self.fleet, alive)
+        replicas = self._replicas(alive, able, beside)
         horizon_s = self._horizon_s(everything, now)
         forecasts, notes = self._forecasts(now, horizon_s + opened.look_ahead().total_seconds())
         opened = opened.judged(forecasts, self.fleet, now, now + timedelta(seconds=horizon_s))
-        slots, states, pools = self._assemble(now, horizon_s, replicas, loaded, forecasts, ruled, opened)
-        ways = Ways(self.fleet, profiles, working, replicas, slots)
+        slots, states, pools = self._assemble(now, horizon_s, replicas, beside, loaded, forecasts, ruled, opened)
+
+        def open_of(pool: str, count: int) -> list[float]:
+            return capacity(opened.layers(pool, count, now, horizon_s, ruled), slots)
+
+        ways = Ways(self.fleet, profiles, working, replicas, slots, open_of)
         states = [msgspec.structs.replace(state, loaded=ways.loaded(state.name, state.loaded)) for state in states]
         states, pools = planned(*self._uncertain.doubted(states, pools, profiles, lost, now), left_over, slots, now, self.fleet)
         transfers = Transfers(self._settings, self.fleet, states, [self._at_home(forecasts, now, horizon_s)], loaded)
         unfit = lacked(working, {row["pool"] for row in able}, self.fleet) | unfit_of(self.fleet, profiles, loaded)
-        scene = Scene(now, self.fleet, profiles, answers, replicas, loaded, slots, states, transfers, unfit, ways)
+        scene = Scene(now, self.fleet, profiles, answers, loaded, slots, states, transfers, unfit, ways)
 
         def job_of(row: Mapping[str, Any]) -> Job:
             return self._job(row, parts.get(row["id"], []), scene, tied.get(row["id"], set()))
@@ -337,8 +342,9 @@ class Observer:
                 profile=scene.profiles[model, pool],
                 lengths=lengths[model],
                 share=left / max(1, row["total"] - row["completed"]),  # lines that failed leave no tokens, and are no work
-                replicas=min(width, scene.replicas[pool]),
+                replicas=min(width, scene.ways.replicas(model, pool)),
                 loaded=model in scene.loaded[pool],
+                scarce=self.fleet.models[model].mode in TWO_POOLS,
             )
             for model, pool in scene.accepted(named, *places, row["endpoint"])
             if model in lengths
@@ -355,12 +361,13 @@ class Observer:
             needed = max(needed, limits.fine_h * 3600)
         return min(limits.horizon_h * 3600, max(needed, limits.slot_s))
 
-    def _replicas(self, alive: Sequence[Row], able: Sequence[Row]) -> dict[str, int]:
-        """Replicas in service. Before any worker or launcher has come, the declared ones: they are expected."""
+    def _replicas(self, alive: Sequence[Row], able: Sequence[Row], beside: Mapping[str, int]) -> dict[str, int]:
+        """Replicas in service of pools' own workers; `beside`: of each pool those that serve beside others' workers, for which it
+        has the fewer. Before any worker or launcher has come, the declared ones: they are expected."""
         if not alive and not able:
             return {name: pool.count for name, pool in self.fleet.pools.items()}
-        beside, there = partners_on(self.fleet, alive), Counter(row["pool"] for row in alive)
-        most = {name: max(pool.count - beside[name], min(pool.count, there[name])) for name, pool in self.fleet.pools.items()}
+        there, pools = Counter(row["pool"] for row in alive), self.fleet.pools.items()
+        most = {name: max(pool.count - beside.get(name, 0), min(pool.count, there[name])) for name, pool in pools}
         return {name: launchers.in_service(count, alive, able, name) for name, count in most.items()}
 
     def _forecasts(self, now: datetime, horizon_s: float) -> tuple[dict[str, IntensityForecast], list[str]]:
@@ -386,12 +393,14 @@ class Observer:
         now: datetime,
         horizon_s: float,
         replicas: dict[str, int],
+        beside: Mapping[str, int],
         loaded: dict[str, list[str]],
         forecasts: dict[str, IntensityForecast],
         ruled: Overrides,
         opened: Openings,
     ) -> tuple[list[Slot], list[PoolState], list[OpenPool]]:
         layers = {name: opened.layers(name, replicas[name], now, horizon_s, ruled) for name in self.fleet.pools}
+        of_beside = [opened.layers(name, count, now, horizon_s, ruled) for name, count in beside.items()]
         limits = self._settings.planner
         edges = [(slot.start - now).total_seconds() for f in forecasts.values() for slot in f.slots if limits.slot_s > 60]
         slots = make_slots(
@@ -400,7 +409,7 @@ class Observer:
             long_slot_s=limits.long_slot_s,
             fine_s=limits.fine_h * 3600,
             offset_s=limits.slot_s - now.timestamp() % limits.slot_s,
-            cuts=[at for each in layers.values() for _, spans in each for span in spans for at in span]
+            cuts=[at for each in [*layers.values(), *of_beside] for _, spans in each for span in spans for at in span]
             + _near(edges, limits.fine_h * 3600),
         )
         means = {zone: [_mean_of(forecast, now, slot) for slot in slots] for zone, forecast in forecasts.items()}

@@ -19,6 +19,7 @@ from batchsched.planner.doubt import doubts, factor
 from batchsched.planner.fairness import Turns, Want
 from batchsched.planner.pieces import piece_s, spread
 from batchsched.planner.plan import Hold, Load
+from batchsched.planner.problem import Configuration
 from batchsched.queue.overrides import Overrides
 
 if TYPE_CHECKING:
@@ -205,7 +206,8 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         if (known := self._by_pool.get(pool)) is None:
             names = frozenset(name for name, job in self.jobs.items() if job.goes_on(pool))
             latest = sorted(at for name, at in self.latest_start_at.items() if at and name in names)
-            known = self._by_pool[pool] = _Suiting(names, latest, sorted({a.end_s for a in self.plan.on(pool)}), {})
+            ends_s = {a.end_s for a in self.plan.on(pool)} | {slot.end_s for slot in self.problem.slots if self._shared}
+            known = self._by_pool[pool] = _Suiting(names, latest, sorted(ends_s), {})
         return known
 
     @cached_property
@@ -220,14 +222,27 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         return max((job.startup_s_on[key] for key in job.keys_on(pool) if job.configuration(key).model == model), default=0.0)
 
     def key(self, batch_id: str, pool: str, now: datetime) -> str | None:
-        """The job's name for the configuration in which a pool should work on a batch: the planned one, the fastest where it can
-        wait no longer; None where the pool may not work on it."""
+        """The job's name for the configuration in which a pool should work on a batch: the planned one, the fastest that can be
+        had now where it can wait no longer; None where the pool may not work on it."""
         job = self.jobs.get(batch_id)
         if job is None:
             return None
         if self.must(batch_id, now):
-            return next(iter(job.keys_on(pool)), None)
+            keys = job.keys_on(pool)
+            return next((key for key in keys if self._to_be_had(job.configuration(key), now)), next(iter(keys), None))
         return key_now(self.plan, job, pool, (now - self.made_at).total_seconds())
+
+    def _to_be_had(self, config: Configuration, now: datetime) -> bool:
+        """Is there now all that it takes beside the replicas of its own pool?"""
+        if len(config.shares) == 1 or (index := self._slot(now, self.problem.slots)) is None:
+            return True
+        return all(self._shared[name][index] > 0 for name, _ in config.shares[1:] if name in self._shared)
+
+    @cached_property
+    def _shared(self) -> dict[str, list[float]]:
+        """In each slot of the problem, what there is of all that configurations of several pools take."""
+        several = any(len(config.shares) > 1 for job in self.problem.jobs for config in job.configurations.values())
+        return self.problem.capacity if several else {}
 
     def model(self, batch_id: str, pool: str, now: datetime) -> str | None:
         """The model with which a pool should serve a batch; None where it may not."""

@@ -28,7 +28,6 @@ class Scene:
         fleet: Fleet,
         profiles: Mapping[tuple[str, str], Profile],
         answers: Answers,
-        replicas: Mapping[str, int],
         loaded: Mapping[str, Sequence[str]],
         slots: Sequence[Slot],
         pools: Sequence[PoolState],
@@ -39,7 +38,7 @@ class Scene:
         """`loaded`: models by pool; `unfit`: models with pools that cannot hold them."""
         self.ways = ways
         self.now, self.profiles, self.answers, self._fleet = now, profiles, answers, fleet
-        self.replicas, self.loaded = replicas, loaded
+        self.loaded = loaded
         self._slots, self._pools, self.transfers = slots, pools, transfers
         self._ways = {
             Configuration(f"{model} on {pool}", model, fleet.models[model].mode, (pool,)): (model, pool)

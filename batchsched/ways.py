@@ -1,21 +1,22 @@
 """In which ways the models of one look may be served: by themselves, and in those variants of them that pay (profiles/ways.py).
 
 A variant of one pool is planned as a model of its own would be. One of two pools takes, beside its replica, an engine of the
-other pool (a partner, of which each of its workers has one) and bandwidth of the link between them. Partners run by themselves
-and are no replicas of their pool's workers, so those that are there are counted apart, at what the other pool's hardware weighs;
-those that are expected, before any worker has come, are expected on the replicas that the other pool is to have.
+other pool (a partner, of which each of its workers has one) and bandwidth of the link between them. Partners that are there are
+replicas of the other pool that do no other work: the rest are its workers'. So both have a row of their own, open when the pool
+is, at what its hardware weighs. Partners that are expected, before any worker has come, are expected on the replicas that the
+other pool is to have.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
 
-from batchsched.fleet import Fleet
+from batchsched.fleet import Fleet, ServedModel
 from batchsched.lines import EMBEDDINGS
 from batchsched.planner import Slot
 from batchsched.planner.problem import Configuration, Link, PoolState, standalone
@@ -37,9 +38,12 @@ class Ways:
         alive: Sequence[Mapping[str, Any]],
         replicas: Mapping[str, int],
         slots: Sequence[Slot],
+        open_of: Callable[[str, int], list[float]],
     ) -> None:
-        """`alive`: the live workers; before any has come, those are expected that are declared."""
+        """`alive`: the live workers; before any has come, those are expected that are declared. `open_of`: how many of so many
+        replicas of a pool are open in each slot."""
         self._fleet, self._profiles, self._alive, self._replicas, self._slots = fleet, profiles, alive, replicas, slots
+        self._open_of = open_of
         self._judged = {key: self._judge(*key) for key in profiles if fleet.models[key[0]].variant_of}
 
     def beside(self, names: Iterable[str], endpoint: str) -> dict[str, str]:
@@ -52,12 +56,17 @@ class Ways:
         judged = self._judged.get((model, pool))
         return judged is not None and judged.pays
 
+    def replicas(self, model: str, pool: str) -> int:
+        """How many of a pool's can serve a model so at once."""
+        there = self._replicas[pool]
+        return min(there, self._partners(model, pool)) if self._fleet.models[model].mode in TWO_POOLS else there
+
     def configuration(self, model: str, pool: str) -> Configuration:
         """What one replica takes."""
         served = self._fleet.models[model]
         if served.mode not in TWO_POOLS:
             return standalone(model, pool)
-        known, links = self._profiles[model, pool], {_engines(model): 1.0}
+        known, links = self._profiles[model, pool], {_engines(served): 1.0}
         takes = {pool: 1.0} if self._alive else {pool: 1.0, served.partner_pool: 1.0}
         if known.sent is not None and known.sent.link_bytes_per_s is not None:
             links[_bandwidth(pool, served.partner_pool)] = link_bytes_per_s(known, served.mode)
@@ -66,23 +75,30 @@ class Ways:
     def links(self, pools: Sequence[PoolState]) -> list[Link]:
         """What configurations of two pools share beside replicas: engines of the other pool, and bandwidth. `pools`: what their
         replicas weigh."""
-        found, weight = dict[str, float](), dict[str, PoolState]()
-        states = {state.name: state for state in pools if self._alive}
+        engines, bandwidth, served = dict[str, dict[str, int]](), dict[str, float](), dict[str, ServedModel]()
         for model, pool in self._judged:
-            served, sent = self._fleet.models[model], self._profiles[model, pool].sent
-            if served.mode not in TWO_POOLS:
+            other, sent = self._fleet.models[model], self._profiles[model, pool].sent
+            if other.mode not in TWO_POOLS:
                 continue
-            found[_engines(model)] = found.get(_engines(model), 0.0) + self._partners(model, pool)
-            if other := states.get(served.partner_pool):
-                weight[_engines(model)] = other
+            served[_engines(other)] = other
+            engines.setdefault(_engines(other), {})[pool] = self._partners(model, pool)
             if sent is not None and sent.link_bytes_per_s is not None:
-                name = _bandwidth(pool, served.partner_pool)
-                found[name] = min(sent.link_bytes_per_s, found.get(name, sent.link_bytes_per_s))
-        return [self._link(name, most, weight.get(name)) for name, most in found.items()]
+                name = _bandwidth(pool, other.partner_pool)
+                bandwidth[name] = min(sent.link_bytes_per_s, bandwidth.get(name, sent.link_bytes_per_s))
+        states = {state.name: state for state in pools if self._alive}
+        return [
+            *(
+                self._of_pool(name, sum(by_pool.values()), states.get(served[name].partner_pool))
+                for name, by_pool in engines.items()
+            ),
+            *(Link(name, [most] * len(self._slots)) for name, most in bandwidth.items()),
+        ]
 
-    def _link(self, name: str, most: float, like: PoolState | None) -> Link:
-        capacity = [most] * len(self._slots)
-        return Link(name, capacity, like.embodied_g_per_s, like.price_g_per_s) if like else Link(name, capacity)
+    def _of_pool(self, name: str, count: int, pool: PoolState | None) -> Link:
+        """So many partners: replicas of a pool, where they are there."""
+        if pool is None:
+            return Link(name, [float(count)] * len(self._slots))
+        return Link(name, self._open_of(pool.name, count), pool.embodied_g_per_s, pool.price_g_per_s, pool.name)
 
     def loaded(self, pool: str, models: Sequence[str]) -> list[str]:
         """What engines of a pool have, by the names that plans have for it."""
@@ -139,8 +155,9 @@ def undrafted(
     return {name: named[name] for name in plain}
 
 
-def _engines(model: str) -> str:
-    return f"partners of {model}"
+def _engines(served: ServedModel) -> str:
+    """What models in the same mode with the same pool share."""
+    return f"partners on {served.partner_pool} ({served.mode})"
 
 
 def _bandwidth(pool: str, partner: str) -> str:

@@ -44,6 +44,16 @@ def test_what_another_beats_in_every_respect_goes() -> None:
     assert kept(SLOW, way("twin", 300, 100)) == "slow twin"
 
 
+def test_what_takes_more_than_its_own_pool_takes_nothing_out_that_does_not() -> None:
+    """A replica without a partner serves plainly."""
+    apart = way("apart", 50, 100, scarce=True)
+    assert kept(apart, SLOW) == "apart slow"
+    assert kept(apart, SLOW, FAST, within_s=299.0) == "apart fast"
+    assert kept(apart, SLOW, within_s=100.0) == "apart slow"
+    assert kept(way("apart", 400, 500, scarce=True), SLOW) == "slow"
+    assert kept(apart, way("further apart", 60, 100, scarce=True)) == "apart"
+
+
 def test_each_pool_is_looked_at_by_itself() -> None:
     elsewhere = [msgspec.structs.replace(one, profile=msgspec.structs.replace(one.profile, pool="b")) for one in (SLOW, FAST)]
     found = pruned([SLOW, FAST, *elsewhere], {"a": 200.0, "b": 400.0}, 0.99)

@@ -25,6 +25,7 @@ from batchsched.profiles.modes import Way, beside, sides
 from batchsched.profiles.profile import Drafted, Profile, Sent
 from batchsched.profiles.ways import judge
 from batchsched.server.accounts import Accounts
+from batchsched.server.planned import shares_of_use
 from batchsched.settings import Carbon
 from batchsched.ways import Ways, partners_on
 from batchsched.wire import PREFIX, Probe
@@ -82,32 +83,36 @@ def test_what_does_not_fit_the_link_is_refused_with_the_figures() -> None:
 
 def test_a_mode_of_two_pools_takes_a_partner_and_bandwidth() -> None:
     apart = ServedModel(variant_of="base", mode="prefill_decode", partner_pool="old")
-    models = {"base": ServedModel(), "apart": apart}
+    models = {"base": ServedModel(), "apart": apart, "other": apart}
     fleet = Fleet({"home": Site("DE")}, {"new": Pool(count=2), "old": Pool(models=["base"])}, models, "home")
-    profiles = {("base", "new"): known("base"), ("apart", "new"): known("apart", written=200.0, sent=Sent(1024.0, 1e9))}
+    ways = {("apart", "new"): known("apart", written=200.0, sent=Sent(1024.0, 1e9)), ("other", "new"): known("other", 2000.0)}
+    profiles = {("base", "new"): known("base"), **ways}
     slots = [Slot(0.0, 900.0), Slot(900.0, 900.0)]
     row = {"pool": "new", "modes": ["speculative", "prefill_decode"]}
-    ways = Ways(fleet, profiles, [row, {**row, "modes": None}], {"new": 2}, slots)
+
+    def seen(alive: list[dict[str, Any]], **replicas: int) -> Ways:
+        """The partner pool closes after the first slot."""
+        return Ways(fleet, profiles, alive, replicas, slots, lambda pool, count: [count, 0.0] if pool == "old" else [count] * 2)
+
+    ways = seen([row, {**row, "modes": None}], new=2)
     assert ways.pays("apart", "new")
+    assert (ways.replicas("apart", "new"), ways.replicas("base", "new")) == (1, 2)
     config = ways.configuration("apart", "new")
-    assert (config.takes, config.links) == ({"new": 1.0}, {"partners of apart": 1.0, "link new - old": 1_024_000.0})
+    partners = "partners on old (prefill_decode)"
+    assert (config.takes, config.links) == ({"new": 1.0}, {partners: 1.0, "link new - old": 1_024_000.0})
+    assert ways.configuration("other", "new").links == {partners: 1.0}  # the same one
     old = PoolState("old", "home", "DE", 1, [1.0, 1.0], 1.0, [None, None], embodied_g_per_s=0.5, price_g_per_s=0.1)
-    links = {link.name: link for link in ways.links([old])}
-    assert {name: link.capacity for name, link in links.items()} == {
-        "partners of apart": [1.0, 1.0],
-        "link new - old": [1e9, 1e9],
-    }
-    assert (links["partners of apart"].embodied_g_per_s, links["partners of apart"].price_g_per_s) == (0.5, 0.1)
-    assert links["link new - old"].embodied_g_per_s == 0.0
+    assert ways.links([old]) == [Link(partners, [1.0, 0.0], 0.5, 0.1, "old"), Link("link new - old", [1e9, 1e9])]
     assert partners_on(fleet, [row, {**row, "modes": None}]) == {"old": 1}
     assert partners_on(fleet, [{"pool": "old", "modes": ["prefill_decode"]}]) == {}
     assert ways.loaded("new", ["base", "apart"]) == ["base", config.name]
-    expected = Ways(fleet, profiles, [], {"new": 2, "old": 1}, slots)  # of nobody that is there yet: on the other pool's own
+    expected = seen([], new=2, old=1)  # of nobody that is there yet: on the other pool's own
     assert expected.configuration("apart", "new").takes == {"new": 1.0, "old": 1.0}
-    assert expected.links([old])[0] == Link("partners of apart", [1.0, 1.0])
-    alone = Ways(fleet, profiles, [{**row, "modes": []}], {"new": 2}, slots)
+    assert expected.links([old])[0] == Link(partners, [1.0, 1.0])
+    alone = seen([{**row, "modes": []}], new=2)
     assert not alone.pays("apart", "new")
-    assert alone.reasons(["base"]) == {"base": ["apart on new is not planned: no worker of new has a partner on old now."]}
+    why = "is not planned: no worker of new has a partner on old now."
+    assert alone.reasons(["base"]) == {"base": [f"apart on new {why}", f"other on new {why}"]}
 
 
 def measured(server: LiveServer, faster: float) -> None:
@@ -201,8 +206,10 @@ APART = """
 zone = "NL"
 [pools.new]
 gpu = "A100-80"
+count = 2
 [pools.old]
 gpu = "T4"
+models = ["tiny"]
 bought_at = 2020-01-01
 [models.tiny]
 parameters_b = 8
@@ -211,6 +218,39 @@ variant_of = "tiny"
 mode = "prefill_decode"
 partner_pool = "old"
 """
+
+
+def test_a_partner_is_a_replica_of_its_pool_for_as_long_as_that_is_open(tmp_path: Path) -> None:
+    with live_server(tmp_path, APART, server__chunk_lines=10, planner__solver="greedy") as server:
+        new = {"pool": "new", "host": "h", "pid": 1, "protocol": 2}
+        server.post(f"{PREFIX}/workers", {**new, "modes": ["prefill_decode"]})
+        server.post(f"{PREFIX}/workers", new)
+        spent = {"seconds": 30.0, "energy_j": 500.0, "host_j": 50.0}
+        aside = PartnerUse(30.0, 50.0, "rapl", 10.0, "modelled", 1024.0 * 16_000, 16_000, 1e8)
+        send(server, *(trial(pool="new") for _ in range(4)))
+        send(server, *(trial(pool="new", model="apart", partner=aside, **spent) for _ in range(4)))
+        batch = server.submit(requests(100), batchsched={"deadline": "2m", "on_deadline": "finish"})["id"]
+        server.until(batch, "in_progress")
+        scheduler = server.runtime.scheduler
+        scheduler.plan_now()
+        published = scheduler.published
+        assert published is not None
+        (job,) = published.problem.jobs
+        assert [job.configuration(key).model for key in job.keys_on("new")] == ["apart", "tiny"]  # for whom has no partner
+        assert published.model(batch, "new", server.runtime.clock.now()) == "apart"
+        new_pool, old_pool = server.get(f"{PREFIX}/plan")["pools"]
+        assert (old_pool["name"], old_pool["replicas"], old_pool["connected"], old_pool["open"]) == ("old", 1, True, True)
+        assert (new_pool["replicas"], old_pool["capacity"][0]) == (2, 1.0)
+        used = shares_of_use(published)
+        assert 0 < used["old"][0] <= used["new"][0]
+        assert "on pools new and old with apart" in " ".join(server.get(f"{PREFIX}/batches/{batch}/explain")["sentences"])
+        server.post(f"{PREFIX}/pools/old/cordon")
+        scheduler.plan_now()
+        published = scheduler.published
+        assert published is not None
+        assert {a.config for a in published.plan.allotments} == {""}  # plainly
+        assert published.model(batch, "new", server.runtime.clock.now()) == "tiny"
+        assert [pool["open"] for pool in server.get(f"{PREFIX}/plan")["pools"]] == [True, False]
 
 
 def test_work_over_two_pools_is_charged_for_the_making_of_both(tmp_path: Path) -> None:

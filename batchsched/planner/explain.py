@@ -88,7 +88,7 @@ def _runs(mine: list[Allotment]) -> list[list[Allotment]]:
 
 def _where(problem: Problem, job: Job, run: list[Allotment], origin_at: datetime) -> str:
     pool = problem.pool(run[0].pool)
-    place = f"{_named(job, run[0].key)} in {pool.zone}" + (" (a simulated place)" if pool.simulated else "")
+    place = f"{_named(problem, job, run[0].key)} in {pool.zone}" + (" (a simulated place)" if pool.simulated else "")
     start, end = _clock(origin_at, run[0].start_s), _clock(origin_at, run[-1].end_s)
     share = sum(a.requests for a in run) / max(1, job.remaining_requests)
     return f"Between {start} and {end} it runs on {place}: {min(1.0, share):.0%} of what is left."
@@ -120,7 +120,7 @@ def _next_best(
     told = [_dearer(hour, "At the next best other time", origin_at)] if hour else []
     if place is None:
         return [*told, _why_here(problem, plan, job, mine)]
-    return [*told, _dearer(place, f"On {_named(job, place.place.key)}, the next best place", origin_at)]
+    return [*told, _dearer(place, f"On {_named(problem, job, place.place.key)}, the next best place", origin_at)]
 
 
 def _dearer(other: Alternative, where: str, origin_at: datetime) -> str:
@@ -152,15 +152,16 @@ def _why_here(problem: Problem, plan: Plan, job: Job, mine: list[Allotment]) -> 
     if known[name] <= planned and plan.solver == "at-once":
         return ""  # it is free, but nothing is shifted
     if known[name] <= planned:
-        could = f"P{_named(job, name)[1:]} could do it for {format_grams(known[name])}"
+        could = f"P{_named(problem, job, name)[1:]} could do it for {format_grams(known[name])}"
         return f"{could}, but is needed for other work or for the deadline."
-    return f"On {_named(job, name)}, the next best, it would cost at least {format_grams(known[name])}."
+    return f"On {_named(problem, job, name)}, the next best, it would cost at least {format_grams(known[name])}."
 
 
-def _named(job: Job, key: str) -> str:
+def _named(problem: Problem, job: Job, key: str) -> str:
     """A configuration: its pools, with the model that serves the job there where it accepts several, and how."""
     config = job.configuration(key)
-    pools = f"pool{'s' if len(config.takes) > 1 else ''} {' and '.join(config.takes)}"
+    names = [*config.takes, *(link.pool for link in problem.links if link.pool and link.name in config.links)]
+    pools = f"pool{'s' if len(names) > 1 else ''} {' and '.join(names)}"
     model = f" with {config.model}" if job.configurations else ""
     return pools + model + (f" ({config.mode})" if config.mode != "standalone" else "")
 

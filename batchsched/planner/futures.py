@@ -43,6 +43,8 @@ class Futures:
                 gram[:, p, known] = np.maximum(np.array(rows[: self.count], float)[:, known], 1e-6) + pool.energy_g_per_kwh
             gram[:, p] *= np.exp(pool.energy_sigma * energy[pool.kind or pool.name])[:, None]
             embodied[:, p] = np.exp(pool.embodied_sigma * making[pool.kind or pool.name])
+        for p, link in enumerate(problem.links, len(problem.pools)):  # their hardware is their pool's
+            embodied[:, p] = embodied[:, self._pools[link.pool]] if link.pool in self._pools else 1.0
         self.gram: Array = gram / gram.mean(axis=0) * expected
         """Grams a joule, PUE included: [futures, pools, slots]."""
         self._places = {place.name: p for p, place in enumerate(places)}

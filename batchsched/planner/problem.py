@@ -95,6 +95,8 @@ class Link(msgspec.Struct, frozen=True):
     """Manufacturing carbon of a second of one unit, as a pool has it of a replica."""
     price_g_per_s: float = 0.0
     """What a second of one unit weighs as money."""
+    pool: str = ""
+    """Of which pool its units are replicas: such as serve beside another pool's workers alone. Empty: of none."""
 
 
 class Configuration(msgspec.Struct, frozen=True, dict=True):

@@ -26,6 +26,8 @@ class Candidate(msgspec.Struct, frozen=True):
     replicas: int = 1
     """That can work on it at once."""
     loaded: bool = True
+    scarce: bool = False
+    """It takes more than replicas of its pool, of which there may be less, or not always."""
 
     @property
     def model(self) -> str:
@@ -88,12 +90,20 @@ def pruned(candidates: Iterable[Candidate], open_s: Mapping[str, float], confide
     """What a batch is planned with on each pool: all that keep the deadline with that confidence and that no other beats; where
     none keeps it, the one that does most likely; where none can, the one that is expected to be done first.
 
-    `open_s`: of each pool, until the deadline.
+    `open_s`: of each pool, until the deadline. What is scarce takes nothing out that is not: that is still there where it is not.
     """
     return [one for pool, some in _by_pool(candidates).items() for one in _left(some, open_s[pool], confidence)]
 
 
 def _left(some: Sequence[Candidate], open_s: float, confidence: float) -> list[Candidate]:
+    found, plain = _best(some, open_s, confidence), [one for one in some if not one.scarce]
+    if not plain or len(plain) == len(some):
+        return found
+    found += _best(plain, open_s, confidence)
+    return [one for one in some if one in found]
+
+
+def _best(some: Sequence[Candidate], open_s: float, confidence: float) -> list[Candidate]:
     kept = [one for one in some if one.attainment(open_s) >= confidence]
     if not kept:
         return [min(some, key=lambda one: (-one.attainment(open_s), one.done_s, one.model))]

@@ -11,7 +11,7 @@ from typing import Any
 from batchsched.forecasts import IntensityForecast
 from batchsched.planner import PoolState
 from batchsched.published import Published
-from batchsched.server.planned import parents, shares_of_use
+from batchsched.server.planned import parents, replicas_of, shares_of_use, with_partners
 from batchsched.server.plot import band, drawn, finish
 
 MOST_ZONES = 12
@@ -42,15 +42,16 @@ def _zone(
     axis.axvline(now, color="#c0504d", lw=1, label="now")
     beside = axis.twinx()
     used, of, below = shares_of_use(published), parents(published), [0.0] * len(edges)
+    capacity = with_partners(published.problem)
     for number, pool in enumerate(pools):
         top = [low + share for low, share in zip(below, [*used[pool.name], 0.0], strict=True)]
         colour = f"C{(number + 1) % 10}"
         beside.fill_between(edges, below, top, step="post", alpha=0.5, lw=0, color=colour, label=pool.name)
         below = top
     for t, (start, end) in enumerate(pairwise(edges)):
-        if all(pool.capacity[of[t]] <= 0 for pool in pools):
+        if all(capacity[pool.name][of[t]] <= 0 for pool in pools):
             axis.axvspan(start, end, color="#999999", alpha=0.15, lw=0)
-    beside.set_ylim(0, 1.4 * max(1, sum(pool.replicas for pool in pools)))
+    beside.set_ylim(0, 1.4 * max(1, sum(replicas_of(published.problem, pool) for pool in pools)))
     beside.set_ylabel("replicas", fontsize=8)
     beside.tick_params(labelsize=8)
     beside.spines[["top"]].set_visible(False)

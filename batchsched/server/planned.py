@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from batchsched.clock import Clock
 from batchsched.errors import NotFound
 from batchsched.fleet import Fleet
 from batchsched.forecasts import IntensityForecast
-from batchsched.planner import Slot
+from batchsched.planner import PoolState, Problem, Slot
 from batchsched.planner.plan import Hold, Load, key_of
 from batchsched.published import Published
 from batchsched.queue import overrides, plans
@@ -104,7 +105,7 @@ def _engine(published: Published, one: Load | Hold) -> dict[str, Any]:
 
 
 def _pools(published: Published, fleet: Fleet) -> list[dict[str, Any]]:
-    of = parents(published)
+    of, capacity = parents(published), with_partners(published.problem)
     return [
         {
             "name": state.name,
@@ -112,10 +113,10 @@ def _pools(published: Published, fleet: Fleet) -> list[dict[str, Any]]:
             "zone": state.zone,
             "simulated": state.simulated,
             "gpu": fleet.pools[state.name].gpu if state.name in fleet.pools else "",
-            "connected": state.name in published.connected,
-            "open": bool(state.capacity and state.capacity[0] > 0),
-            "replicas": state.replicas,
-            "capacity": [state.capacity[t] for t in of],
+            "connected": state.name in published.connected or any(link.pool == state.name for link in published.problem.links),
+            "open": bool(state.capacity and capacity[state.name][0] > 0),
+            "replicas": replicas_of(published.problem, state),
+            "capacity": [capacity[state.name][t] for t in of],
             "intensity_g_per_kwh": [state.intensity_g_per_kwh[t] for t in of],
         }
         for state in published.problem.pools
@@ -128,14 +129,31 @@ def parents(published: Published) -> list[int]:
     return [max(0, bisect_right(starts, _middle(slot)) - 1) for slot in published.plan.slots]
 
 
+def with_partners(problem: Problem) -> dict[str, list[float]]:
+    """Replicas of each pool that are open in each slot, with those that serve beside other pools' workers."""
+    found = {state.name: list(state.capacity) for state in problem.pools}
+    for link in problem.links:
+        if link.pool in found:
+            found[link.pool] = [own + beside for own, beside in zip(found[link.pool], link.capacity, strict=True)]
+    return found
+
+
+def replicas_of(problem: Problem, state: PoolState) -> int:
+    """In service, with those that serve beside other pools' workers."""
+    beside = (max(link.capacity, default=0.0) for link in problem.links if link.pool == state.name)
+    return state.replicas + math.ceil(sum(beside))
+
+
 def shares_of_use(published: Published) -> Mapping[str, list[float]]:
     """Replicas at work on average in each of the plan's slots, engine starts included, by pool."""
-    slots = published.plan.slots
-    used = {state.name: [0.0] * len(slots) for state in published.problem.pools}
+    slots, problem = published.plan.slots, published.problem
+    used = {state.name: [0.0] * len(slots) for state in problem.pools}
+    pool_of = {name: name for name in used} | {link.name: link.pool for link in problem.links}
     for use in published.plan.uses:
         job = published.jobs[use.batch_id]
-        for pool, taken in job.configuration(key_of(job, use)).takes.items():
-            used[pool][use.slot_index] += taken * use.seconds / slots[use.slot_index].length_s
+        for name, taken in job.configuration(key_of(job, use)).shares:
+            if pool := pool_of.get(name):
+                used[pool][use.slot_index] += taken * use.seconds / slots[use.slot_index].length_s
     return used
 
 
