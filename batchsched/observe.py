@@ -294,7 +294,8 @@ class Observer:
         width = sum(int(share["chunks"]) for share in mine)
         options = row["options"]
         deadline_s, confidence = (row["deadline_at"] - scene.now).total_seconds(), self._confidence(options)
-        able = self._candidates(row, scene, left, width or left)
+        plain = sum(int(share["plain"]) for share in mine) / max(1, left)
+        able = self._candidates(row, scene, left, width or left, plain)
         open_to = [one for one in able if not tied_to or (one.pool, None if one.model == row["model"] else one.model) in tied_to]
         if len({one.model for one in open_to}) > 1:
             open_to = pruned(open_to, scene.outlooks.until(deadline_s), confidence)
@@ -329,15 +330,16 @@ class Observer:
             idle_w_on={key: one.profile.idle_w for key, one in known.items() if one.profile.idle_w > 0},
         )
 
-    def _candidates(self, row: Mapping[str, Any], scene: Scene, left: int, width: int) -> list[Candidate]:
-        """The configurations that may serve a batch: an accepted model on a pool of an accepted site."""
+    def _candidates(self, row: Mapping[str, Any], scene: Scene, left: int, width: int, plain: float) -> list[Candidate]:
+        """The configurations that may serve a batch: an accepted model on a pool of an accepted site. `plain`: the share of what
+        is left that drafts do not suit; no way with drafts is for a batch of such alone."""
         named = tuple(batches.models(row))
         lengths = {model: _lengths(row, model, scene.answers) for model in named}
         if not row["options"].get("uniform"):  # of which no chunk may turn out to need the plain way
             ways = scene.ways.beside(named, row["endpoint"])
             lengths |= {way: lengths[base] for way, base in ways.items() if way not in lengths}
         places = [tuple(row["options"].get(name) or ()) for name in ("sites", "zones")]
-        return [
+        found = [
             Candidate(
                 profile=scene.profiles[model, pool],
                 lengths=lengths[model],
@@ -345,10 +347,12 @@ class Observer:
                 replicas=min(width, scene.ways.replicas(model, pool)),
                 loaded=model in scene.loaded[pool],
                 scarce=self.fleet.models[model].mode in TWO_POOLS,
+                plainly=scene.ways.plainly(model, pool, plain) if model not in named else None,
             )
             for model, pool in scene.accepted(named, *places, row["endpoint"])
             if model in lengths
         ]
+        return [one for one in found if one.plainly is None or one.plainly[1] < 1]
 
     def _confidence(self, options: Mapping[str, Any]) -> float:
         return options.get("confidence") or self._settings.planner.confidence

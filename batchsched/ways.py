@@ -61,6 +61,13 @@ class Ways:
         there = self._replicas[pool]
         return min(there, self._partners(model, pool)) if self._fleet.models[model].mode in TWO_POOLS else there
 
+    def plainly(self, model: str, pool: str, share: float) -> tuple[Profile, float] | None:
+        """What serves that share of a batch, which drafts do not suit, on a pool where the rest is served so; None: nothing else
+        has to."""
+        served = self._fleet.models[model]
+        base = self._profiles.get((served.variant_of, pool)) if share > 0 and served.mode in DRAFTING else None
+        return (base, share) if base else None
+
     def configuration(self, model: str, pool: str) -> Configuration:
         """What one replica takes."""
         served = self._fleet.models[model]

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, Update, and_, bindparam, func, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Update, and_, bindparam, case, func, literal_column, or_, select, update
 
 from batchsched.errors import Conflict, NotFound, StaleLease
 from batchsched.queue.hot import Hot, enter
@@ -371,16 +371,19 @@ def _holding(workers: int) -> Hot:
 def summary(connection: Connection) -> list[Row]:
     """Of each batch in progress: pending and leased requests, and the pools that hold leases, for the planner's eyes.
 
-    Columns: batch_id, pool (None for pending), state, chunks, requests (not yet recorded), most (of one chunk).
+    Columns: batch_id, pool (None for pending), state, chunks, requests (not yet recorded), plain (those of them which drafts do
+    not suit), most (of one chunk).
     """
+    left = chunks.c.lines - chunks.c.completed - chunks.c.failed
     query = (
         select(
             chunks.c.batch_id,
             chunks.c.state,
             chunks.c.pool,
             func.count().label("chunks"),
-            func.sum(chunks.c.lines - chunks.c.completed - chunks.c.failed).label("requests"),
-            func.max(chunks.c.lines - chunks.c.completed - chunks.c.failed).label("most"),
+            func.sum(left).label("requests"),
+            func.sum(case((chunks.c.plain, left), else_=0)).label("plain"),
+            func.max(left).label("most"),
         )
         .join(batches, batches.c.id == chunks.c.batch_id)
         .where(and_(batches.c.state == "in_progress", chunks.c.state.in_(["pending", "leased"])))

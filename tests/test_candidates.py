@@ -44,6 +44,13 @@ def test_what_another_beats_in_every_respect_goes() -> None:
     assert kept(SLOW, way("twin", 300, 100)) == "slow twin"
 
 
+def test_what_it_does_not_suit_is_done_plainly() -> None:
+    base, mixed = way("base", 300, 100), way("drafts", 100, 400)
+    half = msgspec.structs.replace(mixed, plainly=(base.profile, 0.5), share=0.1)
+    assert half.seconds == pytest.approx(20.0)
+    assert half.power_w * half.seconds == pytest.approx(0.05 * (300 * 100 + 100 * 400))
+
+
 def test_what_takes_more_than_its_own_pool_takes_nothing_out_that_does_not() -> None:
     """A replica without a partner serves plainly."""
     apart = way("apart", 50, 100, scarce=True)

@@ -163,6 +163,12 @@ def test_a_variant_is_planned_once_it_is_measured_and_pays(server: LiveServer) -
     assert (told(server)["acceptance"], told(server)["tokens_per_step"]) == (0.25, 2.0)
 
 
+def drafted_s(server: LiveServer) -> float:
+    """What all that is left of the one batch is expected to take with drafts."""
+    (job,) = server.runtime.scheduler.observer.look(server.runtime.clock.now()).problem.jobs
+    return next(seconds for key, seconds in job.seconds_on.items() if job.configuration(key).model == "guessing")
+
+
 def test_chunks_that_drafts_do_not_suit_are_served_plainly_and_the_others_go_on(tmp_path: Path, database_url: str) -> None:
     with live_server(tmp_path, CONFIG + VARIANT, server__database_url=database_url, server__chunk_lines=25) as server:
         me = server.post(f"{PREFIX}/workers", {"pool": "local", "host": "h", "pid": 1, "protocol": 2, "modes": ["speculative"]})
@@ -171,8 +177,11 @@ def test_chunks_that_drafts_do_not_suit_are_served_plainly_and_the_others_go_on(
         server.runtime.scheduler.plan_now()
         claim = {"worker_id": me["worker_id"], "ready_models": ["guessing"], "renames": True}
         (first,) = server.post(f"{PREFIX}/leases", claim)["leases"]
+        before_s, known = drafted_s(server), server.runtime.scheduler.observer.current_profiles()
         back = {"token": first["token"], "reason": "preempted", "plain": True}
         server.post(f"{PREFIX}/leases/{first['chunk_id']}/release", back)
+        slower = known["tiny", "local"].seconds(1, 1) / known["guessing", "local"].seconds(1, 1)
+        assert drafted_s(server) == pytest.approx(before_s * (1 + slower) / 2, rel=0.02)  # for half of them nothing is drafted
         (second,) = server.post(f"{PREFIX}/leases", claim)["leases"]
         assert (second["model"], second["first_line"]) == ("guessing", 26)
         then = server.post(f"{PREFIX}/leases", claim)

@@ -28,6 +28,8 @@ class Candidate(msgspec.Struct, frozen=True):
     loaded: bool = True
     scarce: bool = False
     """It takes more than replicas of its pool, of which there may be less, or not always."""
+    plainly: tuple[Profile, float] | None = None
+    """What serves the requests that it does not suit, and which share of all they are."""
 
     @property
     def model(self) -> str:
@@ -42,12 +44,14 @@ class Candidate(msgspec.Struct, frozen=True):
     @property
     def seconds(self) -> float:
         """Expected, of one replica."""
-        return self.share * self.profile.seconds(*self._tokens)
+        return self.share * sum(part * profile.seconds(*self._tokens) for profile, part in self._parts)
 
     @property
     def power_w(self) -> float:
         """Watts meanwhile."""
-        return self.profile.power_for(*self._tokens)
+        if self.plainly is None or self.seconds <= 0:
+            return self.profile.power_for(*self._tokens)
+        return self.share * sum(part * profile.energy_j(*self._tokens) for profile, part in self._parts) / self.seconds
 
     @property
     def sigma(self) -> float:
@@ -76,6 +80,11 @@ class Candidate(msgspec.Struct, frozen=True):
         """Is it no slower, no more power hungry and no later ready than another, and better in one of these?"""
         mine, its = self._figures, other._figures
         return mine != its and all(a <= b for a, b in zip(mine, its, strict=True))
+
+    @property
+    def _parts(self) -> list[tuple[Profile, float]]:
+        """What serves its requests, and which share of them."""
+        return [(self.profile, 1.0 - self.plainly[1]), self.plainly] if self.plainly else [(self.profile, 1.0)]
 
     @property
     def _figures(self) -> tuple[float, float, float]:
