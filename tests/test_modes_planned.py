@@ -85,8 +85,8 @@ def test_a_mode_of_two_pools_takes_a_partner_and_bandwidth() -> None:
     apart = ServedModel(variant_of="base", mode="prefill_decode", partner_pool="old")
     models = {"base": ServedModel(), "apart": apart, "other": apart}
     fleet = Fleet({"home": Site("DE")}, {"new": Pool(count=2), "old": Pool(models=["base"])}, models, "home")
-    ways = {("apart", "new"): known("apart", written=200.0, sent=Sent(1024.0, 1e9)), ("other", "new"): known("other", 2000.0)}
-    profiles = {("base", "new"): known("base"), **ways}
+    other = {("apart", "new"): known("apart", written=200.0, sent=Sent(1024.0, 1e9)), ("other", "new"): known("other", 2000.0)}
+    profiles = {("base", "new"): known("base"), **other}
     slots = [Slot(0.0, 900.0), Slot(900.0, 900.0)]
     row = {"pool": "new", "modes": ["speculative", "prefill_decode"]}
 
