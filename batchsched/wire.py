@@ -179,11 +179,32 @@ class SpentPart(msgspec.Struct):
     beside_s: float = 0.0
 
 
+class AskedPart(msgspec.Struct):
+    """Requests to an engine that are over (operations.py), those alike in one: `problem` is empty where they were answered.
+
+    `took`, `read` and `written` are how many fell into each bucket of seconds and of tokens, the last above all bounds; beside
+    them stand the sums.
+    """
+
+    name: str
+    provider: str
+    model: str
+    problem: str
+    took: list[int]
+    took_s: float
+    read: list[int]
+    read_tokens: int
+    written: list[int]
+    written_tokens: int
+
+
 class Spent(msgspec.Struct):
-    """What a worker's meter saw since it last said so. `number` grows, so that a message that comes twice counts once."""
+    """What a worker's meter saw, and what its engine was asked, since it last said so. `number` grows, so that a message that
+    comes twice counts once."""
 
     number: int
     parts: list[SpentPart]
+    asked: list[AskedPart] = []
 
 
 class IdlePower(msgspec.Struct):

@@ -22,6 +22,7 @@ from batchsched.errors import (
     Unauthorized,
     by_code,
 )
+from batchsched.executors.tally import Tally
 from batchsched.executors.told import LeaseTold
 from batchsched.hosts import base_url
 from batchsched.operations import NOBODY, Operations
@@ -59,7 +60,7 @@ class ServerLink:
         operations: Operations = NOBODY,
     ) -> None:
         self.give_up_at = float("inf")
-        self._session, self._clock, self._tracer, self._operations = session, clock, tracer, operations
+        self._session, self._clock, self._tracer, self.tally = session, clock, tracer, Tally(operations)
         self._url = base_url(server_url) + PREFIX
         self._headers = {"content-type": "application/json"}
         if api_key:
@@ -73,7 +74,7 @@ class ServerLink:
 
     def told_of(self, lease: Lease, engine: str) -> LeaseTold:
         """What will be told of a lease that was just taken; `engine`: which kind serves it."""
-        return LeaseTold(self._tracer, lease, self.now, engine, self._operations)
+        return LeaseTold(self._tracer, lease, self.now, engine, self.tally)
 
     async def call(
         self, method: str, path: str, message: msgspec.Struct | None = None, *, timeout_s: float = CALL_TIMEOUT_S

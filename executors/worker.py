@@ -131,7 +131,7 @@ class WorkerLoop:
         self._meter = self._partner.metered(choice.meter)
         self._gpus = open_gpus(pool, models, self._settings.state_dir, here=here)
         self._share = EnergyShare(self._meter, self._link.now)
-        self._unsaid = Unsaid(self._share)
+        self._unsaid = Unsaid(self._share, self._link.tally)
         self._gate = gate = gate_for(pool, self._engine.url, self._session)
         self._driver = Driver(
             self._engine,

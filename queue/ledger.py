@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -238,6 +238,12 @@ def energy_since(connection: Connection, tenant: str, at: datetime) -> list[Row]
 def bump(connection: Connection, name: str, by: int = 1) -> None:
     """Add to a lasting counter. Others that add to it wait for this transaction: let it be among its last steps."""
     _BUMP.changed(connection, [{"of_name": name, "more": by}])
+
+
+def bump_each(connection: Connection, more: Mapping[str, int]) -> None:
+    """The same of many; in order, so that two that add to the same ones do not wait for each other."""
+    if more:
+        _BUMP.changed(connection, [{"of_name": name, "more": by} for name, by in sorted(more.items())])
 
 
 def counted(connection: Connection) -> dict[str, int]:

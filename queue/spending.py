@@ -37,12 +37,18 @@ _NUMBERED = Hot(
 )
 
 
-def add(connection: Connection, worker_id: str, said: Sequence[Spent]) -> None:
-    """Enter what a worker said, each of its messages once. Nothing is entered for a worker that is not known."""
+def add(connection: Connection, worker_id: str, said: Sequence[Spent]) -> list[tuple[str, Spent]]:
+    """Enter what a worker said, each of its messages once: those that are new, with its pool. Nothing is entered for a worker
+    that is not known."""
+    news: list[tuple[str, Spent]] = []
     for spent in said:
         known = _NUMBERED.first(connection, {"worker": worker_id, "number": spent.number, "new_number": spent.number})
-        if known is not None and spent.parts:
+        if known is None:
+            continue
+        news.append((known["pool"], spent))
+        if spent.parts:
             _ADD.changed(connection, [_row(known["pool"], part) for part in spent.parts])
+    return news
 
 
 def _row(pool: str, part: SpentPart) -> dict[str, object]:

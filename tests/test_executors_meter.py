@@ -15,8 +15,10 @@ from batchsched.executors.meters import Reading, choose_meter
 from batchsched.executors.meters.modelled import CpuSeconds, Modelled
 from batchsched.executors.meters.rapl import Rapl
 from batchsched.executors.share import EnergyShare
+from batchsched.executors.tally import Tally
 from batchsched.executors.unsaid import Unsaid
 from batchsched.fleet import GPU_TYPES, VCPU_IDLE_W, VCPU_MAX_W, Pool
+from batchsched.operations import NOBODY
 from batchsched.settings import Worker
 from batchsched.wire import EnergySource
 from tests.live import PATIENCE_S
@@ -347,7 +349,7 @@ def test_a_failed_start_is_charged_with_the_next_one_and_forgotten_with_an_engin
 
 def test_what_did_not_arrive_is_said_again_and_a_late_answer_loses_nothing() -> None:
     meter = SetMeter()
-    unsaid = Unsaid(EnergyShare(meter, lambda: datetime.now(UTC)))
+    unsaid = Unsaid(EnergyShare(meter, lambda: datetime.now(UTC)), Tally(NOBODY))
     meter.joules = 5.0
     first = unsaid.now()
     meter.joules = 12.0

@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from batchsched.carbon.books import Posting
 from batchsched.queue import ledger
+from batchsched.server.asked import asked_metrics, is_asked
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -90,7 +91,7 @@ def lasting(counters: Mapping[str, int]) -> list[Metric]:
     families: dict[str, CounterMetricFamily] = {}
     for counter, value in counters.items():
         name, _, rest = counter.partition(":")
-        if name in HISTOGRAMS:
+        if name in HISTOGRAMS or is_asked(counter):
             continue
         labels = LABELS.get(name, ("kind",)) if rest else ()
         values = rest.rsplit(":", len(labels) - 1) if rest else []
@@ -102,7 +103,7 @@ def lasting(counters: Mapping[str, int]) -> list[Metric]:
             histogram = HistogramMetricFamily(f"batchsched_{name}", text)
             histogram.add_metric([], _cumulative(name, counters), counters[f"{name}:sum"])
             found.append(histogram)
-    return found
+    return [*found, *asked_metrics(counters)]
 
 
 def _cumulative(name: str, counters: Mapping[str, int]) -> list[tuple[str, float]]:

@@ -22,6 +22,7 @@ from batchsched.queue.store import begun
 from batchsched.queue.tenancy import ANY
 from batchsched.server import desks, health
 from batchsched.server.auth import GUARDED
+from batchsched.server.asked import note_asked
 from batchsched.server.messages import answer, read
 from batchsched.server.pace import Pace
 from batchsched.server.runtime import Runtime
@@ -177,8 +178,7 @@ class LeaseDesk:
             worker = before | known
             workers.seen(connection, worker_id, now, **{name: worker[name] for name in worker if worker[name] != before[name]})
             ceiling = self._seat(connection, before, message.sharing, now)
-            if message.spent:
-                spending.add(connection, worker_id, [message.spent])
+            news = spending.add(connection, worker_id, [message.spent] if message.spent else [])
             if message.spare:
                 spare.add(connection, worker["pool"], message.spare, now)
             held = [(lease.chunk_id, lease.token) for lease in message.leases]
@@ -189,6 +189,7 @@ class LeaseDesk:
             worked_on = {row["batch_id"]: batches.get(connection, row["batch_id"], ANY) for row in rows}
             doors, pools = self._runtime.scheduler.doors, {row["pool"] for row in rows}
             closed = {pool: doors.closed(connection, pool, now, worker_id) for pool in pools}
+            note_asked(connection, news)
         answer = HeartbeatAnswer(stale, {}, ceiling)
         for row in rows:
             batch = worked_on[row["batch_id"]]
@@ -218,10 +219,11 @@ class LeaseDesk:
     def bye(self, worker_id: str, message: Bye) -> None:
         """A worker stops; what it still holds goes back, also a lease whose answer never reached it."""
         with self._database.write() as connection:
-            spending.add(connection, worker_id, message.spent)
+            news = spending.add(connection, worker_id, message.spent)
             workers.bye(connection, worker_id, self._runtime.clock.now())
             for chunk in chunks.of_worker(connection, worker_id):
                 chunks.release(connection, chunk["id"], chunk["token"])
+            note_asked(connection, news)
         self._runtime.scheduler.poke()
 
     @again
