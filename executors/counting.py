@@ -9,7 +9,7 @@ import aiohttp
 
 from batchsched.executors.engine import Engine
 from batchsched.executors.partnering import Partnership
-from batchsched.executors.probes import drafts_of, tokens_of
+from batchsched.executors.probes import page_of
 from batchsched.executors.share import EnergyShare
 from batchsched.fleet import ServedModel
 from batchsched.variants import DRAFTING
@@ -41,10 +41,12 @@ class Counting:
         """Look once, at what matters of this engine."""
         await self._partner.look()
         engine, models = self._engine, self._models()
-        counters = engine.dialect.token_counters
-        if not engine.ours and (tokens := await tokens_of(self._session, engine.url, counters)) is not None:
-            self._share.saw(tokens)
-        served = models.get(engine.served or "")
+        served, counters = models.get(engine.served or ""), () if engine.ours else engine.dialect.token_counters
         drafting = served is not None and served.mode in DRAFTING
-        if drafting and (drafts := await drafts_of(self._session, engine.url, engine.dialect.metrics)) is not None:
+        if not (counters or drafting):
+            return
+        page = await page_of(self._session, engine.url)
+        if (tokens := page.tokens(counters)) is not None:
+            self._share.saw(tokens)
+        if drafting and (drafts := page.drafts(engine.dialect.metrics)) is not None:
             self._share.drafted(drafts)

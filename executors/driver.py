@@ -28,7 +28,7 @@ from batchsched.executors.engine import Engine
 from batchsched.executors.order import arranged
 from batchsched.executors.outputs import Outputs
 from batchsched.executors.patience import Patience
-from batchsched.executors.probes import capacity_of, fetching_of, in_flight_of, load_of, tokens_of
+from batchsched.executors.probes import page_of, tells_load
 from batchsched.executors.pulse import Pulse
 from batchsched.executors.reporter import Reporter
 from batchsched.executors.share import EnergyShare
@@ -149,7 +149,7 @@ class Driver:
         """The engine is up: see what it holds, and go on. `split`: the way by which another one reads its prompts, if it does."""
         self._split = self._asking.split = split
         if self._engine.served:
-            capacity = await capacity_of(self._session, self._engine.url, self._engine.context)
+            capacity = (await page_of(self._session, self._engine.url)).capacity(self._engine.context)
             self._admission.resize(self._split.resize(capacity) if self._split else capacity)
         self._patience.begin()
         self._vitals.revive()
@@ -200,9 +200,12 @@ class Driver:
                 await self._feel()
 
     async def _feel(self) -> None:
-        if load := await load_of(self._session, self._engine.url, self._engine.dialect.metrics):
+        if not tells_load(metrics := self._engine.dialect.metrics):
+            return
+        page = await page_of(self._session, self._engine.url)
+        if load := page.load(metrics):
             if self._split:
-                if fetching := await fetching_of(self._session, self._engine.url):
+                if fetching := page.fetching():
                     self._split.fetching(fetching, time.monotonic())
                 self._split.feel(load)
                 self._admission.resize(self._split.room)
@@ -213,14 +216,16 @@ class Driver:
     async def _others_there(self) -> bool:
         """Has an engine that is not ours alone more to do than what we gave it? It may have, where it does not say."""
         before = self._open()
-        found = await in_flight_of(self._session, self._engine.url, self._engine.dialect.metrics)
+        found = (await page_of(self._session, self._engine.url)).in_flight(self._engine.dialect.metrics)
         return found is None or found > sum(line.demand.requests for line in {*before, *self._open()})
 
     def _open(self) -> list[Line]:
         return [line for work in self.works for line in work.open.values()]
 
     async def _counted(self) -> float | None:
-        counted = await tokens_of(self._session, self._engine.url, self._engine.dialect.token_counters)
+        if not (counters := self._engine.dialect.token_counters):
+            return None
+        counted = (await page_of(self._session, self._engine.url)).tokens(counters)
         return counted + self._split.counts["read_tokens"] if counted is not None and self._split else counted
 
     def _unclogged(self) -> None:

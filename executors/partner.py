@@ -30,7 +30,7 @@ from batchsched.executors.meters import EnergyMeter, choose_meter
 from batchsched.executors.orphans import end_orphans
 from batchsched.executors.partner_told import ANEW_PATH, BYTES_PATH, HELD_S, MOST_BYTES, PATH, PartnerTold
 from batchsched.executors.pauses import pause_after
-from batchsched.executors.probes import capacity_of, healthy, in_flight_of, load_of
+from batchsched.executors.probes import healthy, page_of
 from batchsched.executors.signals import kept_up, stopped_by_signals
 from batchsched.executors.transfer import Role
 from batchsched.fleet import Pool, ServedModel
@@ -100,11 +100,11 @@ class Partner:
     async def _watch(self, session: aiohttp.ClientSession) -> None:
         """While it is well."""
         engine, told = self._engine, self._told
-        capacity = await capacity_of(session, engine.url, engine.context)
+        capacity = (await page_of(session, engine.url)).capacity(engine.context)
         told.kv_tokens, told.engine_url, began = capacity.tokens, engine.url, time.monotonic()
         while not self._anew and engine.alive() and await healthy(session, engine.url, tries=3, path=engine.dialect.health):
-            metrics = engine.dialect.metrics
-            load, running = await load_of(session, engine.url, metrics), await in_flight_of(session, engine.url, metrics)
+            metrics, page = engine.dialect.metrics, await page_of(session, engine.url)
+            load, running = page.load(metrics), page.in_flight(metrics)
             told.held_tokens = load.usage * capacity.tokens if load and capacity.tokens else None
             if (running is None or running > 0) != self.busy:
                 self._meter.read()  # a modelled one has to be read whenever this changes

@@ -19,7 +19,7 @@ from batchsched.executors.engine import bearer
 from batchsched.executors.meters import EnergyMeter, Reading
 from batchsched.executors.partner_told import ANEW_PATH, BYTES_PATH, PATH, PartnerTold
 from batchsched.executors.pauses import pause_after
-from batchsched.executors.probes import capacity_of, handed_of, load_of
+from batchsched.executors.probes import page_of
 from batchsched.executors.split import Split
 from batchsched.fleet import Mode, Pool, ServedModel
 from batchsched.kv_link import KvLink, kv_bytes_in
@@ -121,7 +121,7 @@ class Partnership:
             return None
         sent_bytes, sent_tokens = self.told.drafts_bytes, self.told.drafts_tokens
         if self.told.mode != "draft_target":
-            sent_bytes, sent_tokens = await handed_of(self._session, url)
+            sent_bytes, sent_tokens = (await page_of(self._session, url)).handed()
         return PartnerUse(
             seconds=time.monotonic() - self._since,
             energy_j=self.used.energy_j,
@@ -169,11 +169,13 @@ class Partnership:
         """Its engine is there: how much it can hold, how much it does."""
         if not self._there:
             split.link = await self._link()
-            split.found(await capacity_of(self._session, url, None))
+        looked_at = time.monotonic()
+        page = await page_of(self._session, url)
+        if not self._there:
+            split.found(page.capacity(None))
             self._there = True
             log.info("The partner's engine at %s reads prompts for us.", url)
-        looked_at = time.monotonic()
-        load, tokens = await load_of(self._session, url, self._metrics), split.ahead_tokens
+        load, tokens = page.load(self._metrics), split.ahead_tokens
         if self._there:
             split.look(load, load.usage * tokens if load and tokens else None, looked_at)
 

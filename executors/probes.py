@@ -65,12 +65,9 @@ async def context_of(session: aiohttp.ClientSession, url: str, model: str) -> in
     return (await served_by(session, url)).context(model)
 
 
-async def tokens_of(session: aiohttp.ClientSession, url: str, counters: tuple[str, ...]) -> float | None:
-    """Tokens that the engine has read and written since it started, for whomever; None where it does not say.
-
-    `counters`: names of the metrics that tell, of which it is the sum.
-    """
-    return _sum(await _metrics(session, url), *counters) if counters else None
+def tells_load(metrics: Mapping[str, str]) -> bool:
+    """Does an engine that names what it tells of so say how it fares? Otherwise its page need not be read for that."""
+    return {"waiting", "kv_usage", "preemptions"} <= metrics.keys()
 
 
 class Drafts(NamedTuple):
@@ -81,37 +78,6 @@ class Drafts(NamedTuple):
     accepted: float
 
 
-async def drafts_of(session: aiohttp.ClientSession, url: str, metrics: Mapping[str, str]) -> Drafts | None:
-    """None where it does not say, or makes none. `metrics`: how it names what it tells of."""
-    names = [metrics.get(name) for name in DRAFTED]
-    lines = await _metrics(session, url)
-    found = [_sum(lines, f"{name}{{", f"{name} ") if name else None for name in names]
-    known = [count for count in found if count is not None]
-    return Drafts(*known) if len(known) == len(names) else None
-
-
-async def in_flight_of(session: aiohttp.ClientSession, url: str, metrics: Mapping[str, str]) -> float | None:
-    """Requests that it has, running or waiting, for whomever; None where it does not say."""
-    # With labels or without; other metrics have longer names that begin alike.
-    names = [metrics[name] + end for name in ("running", "waiting") if name in metrics for end in "{ "]
-    return _sum(await _metrics(session, url), *names) if "running" in metrics else None
-
-
-async def capacity_of(session: aiohttp.ClientSession, url: str, context: int | None) -> Capacity:
-    """What it can hold, over all its data-parallel parts; what it does not say is left open. `context`: its longest request."""
-    parts = [dict(_LABEL.findall(line)) for line in await _metrics(session, url) if line.startswith(_CACHE)]
-    sizes = [{name: int(size) for name, size in part.items()} for part in parts]
-    tokens = sum(_cache_tokens(each) for each in sizes)
-    return Capacity(tokens, max(each.get("block_size", 1) for each in sizes), context) if tokens else Capacity(context=context)
-
-
-async def handed_of(session: aiohttp.ClientSession, url: str) -> tuple[float, float]:
-    """Bytes of keys and values, and tokens of prompts, that it took from another engine since it started; 0 where it does not
-    say."""
-    lines = await _metrics(session, url)
-    return _sum(lines, _BYTES) or 0.0, _sum([line for line in lines if _FROM_ELSEWHERE.match(line)], "vllm:") or 0.0
-
-
 class Fetching(NamedTuple):
     """Prompts whose keys and values an engine is fetching from another, and how many times that ended, well or not."""
 
@@ -119,30 +85,68 @@ class Fetching(NamedTuple):
     over: float
 
 
-async def fetching_of(session: aiohttp.ClientSession, url: str) -> Fetching | None:
-    """None where it does not say, or fetches none."""
-    lines = await _metrics(session, url)
-    under_way = _sum([line for line in lines if _FETCHING.match(line)], "vllm:")
-    return None if under_way is None else Fetching(under_way, _sum(lines, *_FETCHES) or 0.0)
+class Page:
+    """An engine's metrics, read once: several answers of one moment. `lines`: none where they cannot be read."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+
+    def tokens(self, counters: tuple[str, ...]) -> float | None:
+        """Tokens that the engine has read and written since it started, for whomever; None where it does not say.
+
+        `counters`: names of the metrics that tell, of which it is the sum.
+        """
+        return _sum(self._lines, *counters) if counters else None
+
+    def drafts(self, metrics: Mapping[str, str]) -> Drafts | None:
+        """None where it does not say, or makes none. `metrics`: how it names what it tells of."""
+        names = [metrics.get(name) for name in DRAFTED]
+        found = [_sum(self._lines, f"{name}{{", f"{name} ") if name else None for name in names]
+        known = [count for count in found if count is not None]
+        return Drafts(*known) if len(known) == len(names) else None
+
+    def in_flight(self, metrics: Mapping[str, str]) -> float | None:
+        """Requests that it has, running or waiting, for whomever; None where it does not say."""
+        # With labels or without; other metrics have longer names that begin alike.
+        names = [metrics[name] + end for name in ("running", "waiting") if name in metrics for end in "{ "]
+        return _sum(self._lines, *names) if "running" in metrics else None
+
+    def capacity(self, context: int | None) -> Capacity:
+        """What it can hold, over all its data-parallel parts; what it does not say is left open. `context`: in tokens."""
+        parts = [dict(_LABEL.findall(line)) for line in self._lines if line.startswith(_CACHE)]
+        sizes = [{name: int(size) for name, size in part.items()} for part in parts]
+        tokens = sum(_cache_tokens(each) for each in sizes)
+        return (
+            Capacity(tokens, max(each.get("block_size", 1) for each in sizes), context) if tokens else Capacity(context=context)
+        )
+
+    def handed(self) -> tuple[float, float]:
+        """Bytes of keys and values, and tokens of prompts, that it took from another engine since it started; 0 where it does not
+        say."""
+        prompts = [line for line in self._lines if _FROM_ELSEWHERE.match(line)]
+        return _sum(self._lines, _BYTES) or 0.0, _sum(prompts, "vllm:") or 0.0
+
+    def fetching(self) -> Fetching | None:
+        """None where it does not say, or fetches none."""
+        under_way = _sum([line for line in self._lines if _FETCHING.match(line)], "vllm:")
+        return None if under_way is None else Fetching(under_way, _sum(self._lines, *_FETCHES) or 0.0)
+
+    def load(self, metrics: Mapping[str, str]) -> Load | None:
+        """How it fares; None where it does not say. `metrics`: how it names what it tells of."""
+        if not tells_load(metrics):
+            return None
+        waiting, usage = _sum(self._lines, f"{metrics['waiting']}{{"), _sum(self._lines, metrics["kv_usage"])
+        preemptions = _sum(self._lines, metrics["preemptions"])
+        return None if waiting is None or usage is None or preemptions is None else Load(waiting, usage, preemptions)
 
 
-async def load_of(session: aiohttp.ClientSession, url: str, metrics: Mapping[str, str]) -> Load | None:
-    """How it fares; None where it does not say. `metrics`: how it names what it tells of."""
-    if not {"waiting", "kv_usage", "preemptions"} <= metrics.keys():
-        return None
-    lines = await _metrics(session, url)
-    waiting, usage = _sum(lines, f"{metrics['waiting']}{{"), _sum(lines, metrics["kv_usage"])
-    preemptions = _sum(lines, metrics["preemptions"])
-    return None if waiting is None or usage is None or preemptions is None else Load(waiting, usage, preemptions)
-
-
-async def _metrics(session: aiohttp.ClientSession, url: str) -> list[str]:
-    """The lines of its metrics page; empty where that cannot be read."""
+async def page_of(session: aiohttp.ClientSession, url: str) -> Page:
+    """Its metrics as they are now."""
     try:
         async with session.get(f"{url}/metrics", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)) as answer:
-            return (await answer.text()).splitlines() if answer.status == 200 else []
+            return Page((await answer.text()).splitlines() if answer.status == 200 else [])
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-        return []
+        return Page([])
 
 
 def _cache_tokens(sizes: dict[str, int]) -> int:

@@ -18,7 +18,7 @@ import aiohttp
 from batchsched.engines import Build
 from batchsched.executors.demand import demand_of
 from batchsched.executors.outputs import Reply
-from batchsched.executors.probes import Drafts, drafts_of
+from batchsched.executors.probes import Drafts, page_of
 from batchsched.executors.split import Split
 from batchsched.lines import COMPLETIONS
 from batchsched.wire import Probe
@@ -107,7 +107,7 @@ class Asker:
 
     async def drafts(self) -> Drafts | None:
         """What it counted of drafts since it started; None where it makes none."""
-        return await drafts_of(self._session, self._url, self._metrics)
+        return (await page_of(self._session, self._url)).drafts(self._metrics)
 
     async def _one(self, probe: Probe, rng: random.Random, found: list[Answer | str], *, stream: bool) -> None:
         found.append(await self._ask(probe, _prompt(probe, rng), stream=stream))

@@ -25,7 +25,7 @@ from batchsched.executors.meters import choose_meter, idle_power
 from batchsched.executors.modes import OWN_MODES
 from batchsched.executors.orphans import end_orphans
 from batchsched.executors.partnering import Partnership
-from batchsched.executors.probes import capacity_of, context_of, fetching_of
+from batchsched.executors.probes import context_of, page_of
 from batchsched.executors.probing import Asker
 from batchsched.executors.profiling import Bench, Profiler, Step
 from batchsched.executors.split import Split
@@ -105,7 +105,7 @@ async def run_profile(
             say(f"Starting the engine for '{wanted.model}'.")
             await engine.start(served, wanted.model)
             if split := await partner.way(pool, served):
-                split.resize(await capacity_of(session, engine.url, engine.context))
+                split.resize((await page_of(session, engine.url)).capacity(engine.context))
             if served.mode in TWO_POOLS:
                 await _there(partner, served.mode, wanted.model)
             looking.append(asyncio.create_task(_look(partner, split, session, engine.url)))
@@ -152,7 +152,7 @@ async def _look(partner: Partnership, split: Split | None, session: aiohttp.Clie
     """What it holds bounds what is sent to it; what our engine at `url` fetches for too long goes alone."""
     while True:
         await partner.look()
-        if split and (seen := await fetching_of(session, url)):
+        if split and (seen := (await page_of(session, url)).fetching()):
             split.fetching(seen, time.monotonic())
         await asyncio.sleep(EVERY_S)
 

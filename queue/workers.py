@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
+from statistics import mean
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, case, extract, func, insert, literal_column, select, update
@@ -14,6 +16,8 @@ from batchsched.queue.hot import Hot
 from batchsched.queue.rows import Row, every
 from batchsched.queue.tables import workers
 
+SILENT = timedelta(minutes=5)
+"""Whoever gave no sign of life for so long while others did is not there."""
 # Written out, so that the partial index serves.
 _IS_ACTIVE = workers.c.state == literal_column("'active'")
 _NOTHING: dict[str, Any] = {"preparing": None, "preparing_at": None, "preparing_for": None}
@@ -189,9 +193,20 @@ def _preparing(batches: int) -> Hot:
 
 
 def idle_power(connection: Connection) -> dict[str, float]:
-    """Watts of an idle replica of each pool, as a worker of it measured them last."""
-    measured = select(workers.c.pool, workers.c.idle_w).where(workers.c.idle_w.is_not(None)).order_by(workers.c.registered_at)
-    return {row["pool"]: row["idle_w"] for row in every(connection, measured)}
+    """Watts of an idle replica of each pool: the mean of its workers that are there, or were there last. Each says its own: one
+    on an engine that somebody else runs costs nothing while it rests."""
+    shown = workers.c.pool, workers.c.idle_w, workers.c.state, workers.c.seen_at
+    of_pool: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in every(connection, select(*shown).where(workers.c.idle_w.is_not(None))):
+        of_pool[row["pool"]].append(row)
+    return {pool: mean(row["idle_w"] for row in _there_last(rows)) for pool, rows in of_pool.items()}
+
+
+def _there_last(rows: list[Row]) -> list[Row]:
+    """Of a pool's workers, those that are there; a killed one, which cannot say that it goes, until it was silent for a while."""
+    some = [row for row in rows if row["state"] == "active"] or rows
+    newest = max(row["seen_at"] for row in some)
+    return [row for row in some if row["seen_at"] >= newest - SILENT]
 
 
 def presence(connection: Connection, start: datetime, end: datetime) -> list[Row]:

@@ -20,7 +20,7 @@ from batchsched.executors.demand import demand_of
 from batchsched.executors.engine import VllmEngine
 from batchsched.executors.engine_home import EngineHome
 from batchsched.executors.outputs import Reply
-from batchsched.executors.probes import capacity_of, handed_of
+from batchsched.executors.probes import page_of
 from batchsched.executors.split import Split
 from batchsched.executors.transfer import Role
 from batchsched.fleet import Pool, ServedModel
@@ -64,8 +64,8 @@ class Rig:
 
     async def measured(self) -> None:
         """Tell it what both can hold."""
-        self.split.found(await capacity_of(self.session, self.reader.url, None))
-        self.split.resize(await capacity_of(self.session, self.ours.url, self.ours.context))
+        self.split.found((await page_of(self.session, self.reader.url)).capacity(None))
+        self.split.resize((await page_of(self.session, self.ours.url)).capacity(self.ours.context))
 
     async def post(self, url: str, data: bytes) -> Reply:
         """As a worker asks."""
@@ -95,7 +95,7 @@ class Rig:
 
     async def counted(self) -> tuple[float, float]:
         """Prompt tokens that ours took from elsewhere, and bytes that came, since its start."""
-        sent_bytes, tokens = await handed_of(self.session, self.ours.url)
+        sent_bytes, tokens = (await page_of(self.session, self.ours.url)).handed()
         return tokens, sent_bytes
 
     async def _all(self, prompts: list[list[int]], in_flight: int, *, alone: bool) -> tuple[list[list[int] | None], float]:

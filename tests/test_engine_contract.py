@@ -18,7 +18,7 @@ import pytest
 
 from batchsched.errors import EngineFailed, UnknownModel
 from batchsched.executors.engine import AttachedEngine, VllmEngine
-from batchsched.executors.probes import healthy, tokens_of
+from batchsched.executors.probes import healthy, page_of
 from batchsched.executors.worker import run_worker
 from batchsched.fleet import Pool, ServedModel
 from batchsched.settings import Worker
@@ -100,7 +100,7 @@ async def test_it_is_recognised_and_tells_of_itself(kind: str, url: str) -> None
         assert engine.dialect.build.engine == name
         assert engine.dialect.build.version[0].isdigit()
         assert await healthy(session, url, path=engine.dialect.health)
-        tokens = await tokens_of(session, url, engine.dialect.token_counters)
+        tokens = (await page_of(session, url)).tokens(engine.dialect.token_counters)
         assert (tokens is None) == (kind == "llama")
         if kind == "older":
             assert engine.dialect.metrics["kv_usage"] == "vllm:gpu_cache_usage_perc"

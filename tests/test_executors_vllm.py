@@ -15,7 +15,7 @@ import pytest
 from batchsched.executors.answers import Verdict, judge
 from batchsched.executors.engine import VllmEngine
 from batchsched.executors.orphans import end_orphans, wait_until
-from batchsched.executors.probes import capacity_of, in_flight_of, load_of
+from batchsched.executors.probes import page_of
 from batchsched.executors.spare.governor import Budget, Governor, Traits
 from batchsched.executors.spare.window import Window
 from batchsched.executors.worker import run_worker
@@ -65,9 +65,9 @@ async def test_chat_with_one_line_too_long(vllm: VllmEngine) -> None:
 
 async def test_what_the_engine_holds_and_how_it_fares_is_read(vllm: VllmEngine) -> None:
     async with aiohttp.ClientSession() as session:
-        capacity = await capacity_of(session, vllm.url, MAX_LEN)
+        capacity = (await page_of(session, vllm.url)).capacity(MAX_LEN)
         async with asyncio.timeout(PATIENCE_S):  # it counts what other tests have let go until its next step
-            while await load_of(session, vllm.url, vllm.dialect.metrics) != (0, 0, 0):
+            while (await page_of(session, vllm.url)).load(vllm.dialect.metrics) != (0, 0, 0):
                 await asyncio.sleep(0.1)
     assert capacity.tokens == 2**30 // 1024  # 1 GiB; vllm.md counts 1,024 bytes a token of the tiny model
     assert (capacity.block, capacity.context) == (128, MAX_LEN)
@@ -204,10 +204,10 @@ async def test_a_request_that_is_let_go_leaves_the_engine(vllm: VllmEngine) -> N
     metrics = vllm.dialect.metrics
     asking = asyncio.create_task(ask(vllm.url, "/v1/completions", body))
     async with aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE_S):
-        while (await in_flight_of(session, vllm.url, metrics)) != 16:
+        while ((await page_of(session, vllm.url)).in_flight(metrics)) != 16:
             assert not asking.done()
         asking.cancel()
-        while (await in_flight_of(session, vllm.url, metrics)) != 0:
+        while ((await page_of(session, vllm.url)).in_flight(metrics)) != 0:
             await asyncio.sleep(0.02)
     assert asking.cancelled()
 

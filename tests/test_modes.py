@@ -15,7 +15,7 @@ from batchsched.executors.engine_home import EngineHome
 from batchsched.executors.launch import command
 from batchsched.executors.meters import Reading
 from batchsched.executors.modes import mode_flags, refused
-from batchsched.executors.probes import Drafts, drafts_of
+from batchsched.executors.probes import Drafts, page_of
 from batchsched.executors.share import EnergyShare
 from batchsched.fleet import Draft, Pool, ServedModel
 from batchsched.variants import resolved
@@ -166,9 +166,9 @@ async def test_what_an_engine_counts_of_drafts() -> None:
     runner, port = await serve_engine(engine)
     try:
         async with aiohttp.ClientSession() as session:
-            assert await drafts_of(session, f"http://127.0.0.1:{port}", METRICS) is None
+            assert (await page_of(session, f"http://127.0.0.1:{port}")).drafts(METRICS) is None
             engine.drafting, engine.drafts, engine.accepted = 4, 5, 3
-            assert await drafts_of(session, f"http://127.0.0.1:{port}", METRICS) == Drafts(5.0, 20.0, 3.0)
-            assert await drafts_of(session, f"http://127.0.0.1:{port}", {}) is None
+            assert (await page_of(session, f"http://127.0.0.1:{port}")).drafts(METRICS) == Drafts(5.0, 20.0, 3.0)
+            assert (await page_of(session, f"http://127.0.0.1:{port}")).drafts({}) is None
     finally:
         await runner.cleanup()

@@ -18,7 +18,7 @@ import pytest
 from batchsched.errors import EngineFailed
 from batchsched.executors import counting, driver, partnering
 from batchsched.executors.partner_told import PartnerTold
-from batchsched.executors.probes import in_flight_of
+from batchsched.executors.probes import page_of
 from batchsched.executors.profile_run import Server, Wanted, run_profile
 from batchsched.executors.pulse import Pulse
 from batchsched.executors.worker import run_worker
@@ -154,7 +154,7 @@ async def test_while_all_wait_for_the_partners_engine_ours_is_not_taken_for_dead
     async with a_partner(tmp_path, port):
         reader = (await ready(port)).engine_url
         async with a_worker(server, tmp_path, port), aiohttp.ClientSession() as session:
-            while not await in_flight_of(session, reader, {"running": "vllm:num_requests_running"}):
+            while not (await page_of(session, reader)).in_flight({"running": "vllm:num_requests_running"}):
                 await asyncio.sleep(0.02)
             before = rested[0]
             while rested[0] < before + 3:

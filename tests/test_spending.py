@@ -198,3 +198,18 @@ def test_a_message_that_comes_twice_counts_once(database: Database) -> None:
             "": (46.0, 0.0), "old": (2.0, 3.0), "older": (1.0, 1.5),
         }  # fmt: skip
         assert spending.of_pools(connection, AT, AT.replace(hour=14)) == []
+
+
+def test_the_idle_watts_of_a_pool_are_those_of_the_workers_that_are_there(database: Database) -> None:
+    with database.write() as connection:
+        for number, (pool, idle_w) in enumerate(
+            [("mixed", 90.0), ("mixed", 0.0), ("own", 80.0), ("silent", 70.0), ("unknown", None)]
+        ):
+            workers.add(connection, id=f"w{number}", now=AT, pool=pool, host="h", pid=1, protocol=2, version="", idle_w=idle_w)
+        workers.add(
+            connection, id="killed", now=AT - 2 * workers.SILENT, pool="own", host="h", pid=1, protocol=2, version="", idle_w=9.0
+        )
+        assert workers.idle_power(connection) == {"mixed": 45.0, "own": 80.0, "silent": 70.0}
+        workers.bye(connection, "w1", AT)
+        workers.bye(connection, "w3", AT)
+        assert workers.idle_power(connection) == {"mixed": 90.0, "own": 80.0, "silent": 70.0}

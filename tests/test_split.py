@@ -20,7 +20,7 @@ from batchsched.executors.admission import Admission, Capacity, Load
 from batchsched.executors.demand import Demand, demand_of
 from batchsched.executors.handoff import alone, first_body, kept_of, parts_of, second_body
 from batchsched.executors.outputs import Reply
-from batchsched.executors.probes import Fetching, fetching_of
+from batchsched.executors.probes import Fetching, page_of
 from batchsched.executors.split import Post, Split
 from batchsched.executors.turns import Turns
 from batchsched.kv_link import KvLink, kv_bytes_per_token
@@ -315,7 +315,7 @@ async def test_what_never_comes_is_answered_alone_and_the_partners_engine_is_to_
         assert await pair.ask("a b") == "b a"
         pair.taken.comes.clear()
         asked = [asyncio.create_task(pair.ask(f"one n{number}")) for number in range(3)]
-        while (seen := await fetching_of(pair.session, pair.url)) != Fetching(3, 1):
+        while (seen := (await page_of(pair.session, pair.url)).fetching()) != Fetching(3, 1):
             await asyncio.sleep(0.01)
         assert seen
         late = split_module.STUCK_S
@@ -372,7 +372,7 @@ async def test_an_engine_that_reads_nothing_for_long_is_to_begin_anew(monkeypatc
 async def test_an_engine_that_tells_nothing_of_what_it_fetches_is_believed() -> None:
     async with a_pair() as pair:
         pair.ours.kept = None
-        assert await fetching_of(pair.session, pair.url) is None
+        assert (await page_of(pair.session, pair.url)).fetching() is None
 
 
 async def test_a_link_that_is_too_slow_is_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ import pytest_asyncio
 
 from batchsched.executors import split, transfer
 from batchsched.executors.outputs import Reply
-from batchsched.executors.probes import fetching_of, healthy, tokens_of
+from batchsched.executors.probes import healthy, page_of
 from batchsched.executors.worker import run_worker
 from batchsched.fleet import ServedModel
 from batchsched.lines import COMPLETIONS
@@ -77,7 +77,7 @@ async def test_a_partner_starts_an_engine_anew_that_stands_still(
             server.chunks += later
             await results(server, 239)
             await server.until_done(60)
-            assert await tokens_of(session, told.engine_url, ("vllm:prompt_tokens_total",))  # it is used again
+            assert (await page_of(session, told.engine_url)).tokens(("vllm:prompt_tokens_total",))  # it is used again
         finally:
             stop.set()
             await asyncio.gather(server.worker, return_exceptions=True)
@@ -108,7 +108,7 @@ async def looked_at(rig: Rig) -> AsyncGenerator[None]:
 
     async def look() -> None:
         while True:
-            if found := await fetching_of(rig.session, rig.ours.url):
+            if found := (await page_of(rig.session, rig.ours.url)).fetching():
                 rig.split.fetching(found, time.monotonic())
             await asyncio.sleep(LOOK_S)
 
@@ -121,7 +121,7 @@ async def looked_at(rig: Rig) -> AsyncGenerator[None]:
 
 async def some_came(rig: Rig, core: Core) -> float:
     """Let it go on for moments, until some of what our engine fetches is there; how many are not."""
-    while not (found := await fetching_of(rig.session, rig.ours.url)) or not found.under_way:
+    while not (found := (await page_of(rig.session, rig.ours.url)).fetching()) or not found.under_way:
         await asyncio.sleep(0.1)
     over = found.over
     while found and found.over == over and found.under_way:
@@ -129,7 +129,7 @@ async def some_came(rig: Rig, core: Core) -> float:
         await asyncio.sleep(0.002)
         core.stop()
         await asyncio.sleep(0.2)
-        found = await fetching_of(rig.session, rig.ours.url)
+        found = (await page_of(rig.session, rig.ours.url)).fetching()
     return found.under_way if found else 0.0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from batchsched.carbon.books import lines
 from batchsched.carbon.ledger import total
 from batchsched.carbon.operational import operational_g
 from batchsched.carbon.report import Report
+from batchsched.carbon.report import Row as Ran
 from batchsched.clock import Clock
 from batchsched.errors import NotFound
 from batchsched.forecasts import Provider
@@ -213,6 +215,24 @@ def _judged(row: Mapping[str, Any]) -> list[str]:
     return [said, *_paused(row)]
 
 
+def ran_there(rows: Sequence[Ran]) -> str:
+    """Of one model on one pool, whose grid one source tells: when, in how many stretches, how much, and how clean it was."""
+    one, since, until = rows[0], min(row.started_at for row in rows), max(row.ended_at for row in rows)
+    ran = f"pool {one.pool} with {one.model}" if one.model else f"pool {one.pool}"
+    day = "" if since.date() == until.date() else "%d %b "
+    span = f"{since:%d %b %H:%M:%S} to {until:{day}%H:%M:%S UTC}"
+    stretches = f" in {len(rows)} stretches, {sum(row.requests for row in rows)} requests," if len(rows) > 1 else ""
+    known = [
+        (row.intensity.mean_g_per_kwh, row.energy_j or row.busy_s) for row in rows if row.intensity.mean_g_per_kwh is not None
+    ]
+    if not known:
+        return f"It ran on {ran} in {one.zone}{stretches} from {span}, at an unknown intensity ({one.intensity.source})."
+    mean = sum(g * weight for g, weight in known) / sum(weight for _, weight in known)
+    low, high = f"{min(known)[0]:.0f}", f"{max(known)[0]:.0f}"
+    grid = f"{mean:.0f} gCO2e/kWh" if low == high else f"{low} to {high}, on average {mean:.0f} gCO2e/kWh"
+    return f"It ran on {ran} in {one.zone}{stretches} from {span}, at {grid} ({one.intensity.source})."
+
+
 def _told(started: Mapping[str, Any]) -> str:
     """That it was told to start now."""
     said = f"It was told to start now at {from_iso(started['since']):%d %b %H:%M:%S UTC}"
@@ -232,15 +252,12 @@ def _ran(report: Report | None) -> list[str]:
     """What happened, from the ledger."""
     if report is None:
         return []
-    out: list[str] = []
+    places: defaultdict[tuple[str, str, str, str, bool], list[Ran]] = defaultdict(list)
     for row in report.rows:
-        if row.busy_s == 0:
-            continue  # what the host took beside the GPUs
-        known = row.intensity.mean_g_per_kwh
-        grid = "at an unknown intensity" if known is None else f"at {known:.0f} gCO2e/kWh"
-        span = f"{row.started_at:%d %b %H:%M:%S} to {row.ended_at:%H:%M:%S UTC}"
-        ran = f"pool {row.pool} with {row.model}" if row.model else f"pool {row.pool}"
-        out.append(f"It ran on {ran} in {row.zone} from {span}, {grid} ({row.intensity.source}).")
+        if row.busy_s > 0:  # else it is what the host took beside the GPUs
+            seen = row.intensity
+            places[row.pool, row.model, row.zone, seen.source, seen.mean_g_per_kwh is None].append(row)
+    out = [ran_there(rows) for rows in places.values()]
     if report.operational_g is not None and report.baseline_g is not None and report.saved_g is not None:
         out.append(
             f"So far it cost {format_grams(report.operational_g)} CO2e; the same work run at once at submission would have cost "

@@ -21,8 +21,8 @@ from batchsched.queue.rows import Row
 from batchsched.queue.store import begun
 from batchsched.queue.tenancy import ANY
 from batchsched.server import desks, health
-from batchsched.server.auth import GUARDED
 from batchsched.server.asked import note_asked
+from batchsched.server.auth import GUARDED
 from batchsched.server.messages import answer, read
 from batchsched.server.pace import Pace
 from batchsched.server.runtime import Runtime
