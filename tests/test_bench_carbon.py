@@ -77,7 +77,11 @@ def test_who_emits_less_at_no_more_misses_beats_us() -> None:
         return [row(name, grams, week=w, missed=missed) for w in (0, 1)]
 
     found = table(
-        *twice("cleaner", 590), *twice("late", 500, missed=1), *twice("dirtier", 610), *twice(carbon.GREEDY_FORESIGHT, 510)
+        *twice("cleaner", 590),
+        *twice("late", 500, missed=1),
+        *twice("dirtier", 610),
+        *twice(carbon.GREEDY_FORESIGHT, 510),
+        *twice("alike", 600 - 1e-5),
     )
     assert [name for name, one in found.items() if one["beats_us"]] == ["cleaner"]
     said = carbon.figures({"regions": found})
