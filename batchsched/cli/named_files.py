@@ -38,10 +38,10 @@ def _folder(context: click.Context | None, prefix: str) -> Path:
 class InFile(click.Path):
     """A file that is there; `-` is standard input, which is put into a file for the time of the command, for it is read twice."""
 
-    def __init__(self, stdin_name: str = "stdin.jsonl") -> None:
-        """`stdin_name`: what standard input is called."""
+    def __init__(self, stdin_name: str = "stdin.jsonl", *, folders: bool = False) -> None:
+        """`stdin_name`: what standard input is called. `folders`: one may be named instead."""
         self._stdin_name = stdin_name
-        super().__init__(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+        super().__init__(exists=True, dir_okay=folders, allow_dash=True, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if str(value) != STDIO:

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from batchsched.cli.common import config_option, json_option, need, print_json, print_table, say
 from batchsched.cli.manners import quiet
+from batchsched.cli.named_files import InFile
 from batchsched.cli.simulate_compare import compare
 from batchsched.cli.simulate_table import PERFECT, RUN_NOW, beside, given_up_by, row_of, undone, used
 from batchsched.cli.simulate_worlds import Batches, World, drawn, on_own_grids, past
@@ -100,7 +101,7 @@ NOT_OF_A_PAST = ("zones", "data", "own_grids", "load", "scenario")
 )
 @click.option(
     "--data",
-    type=click.Path(exists=True, path_type=Path),
+    type=InFile("stdin.csv", folders=True),
     help="Folder with forecasts as they were issued, or one file of them in any layout of `forecast import` [default: "
     "$BATCHSCHED_DATA; without it the weather is drawn].",
 )
