@@ -29,6 +29,9 @@ from batchsched.wire import EnergySource, PartnerUse
 log = logging.getLogger(__name__)
 _TIMEOUT = aiohttp.ClientTimeout(total=5)
 _FORGOTTEN_S = 60.0
+GONE_S = 120.0
+"""A partner of which for so long no answer came is gone: plans count on it no more, and our engine may have to be started in
+another way. That costs minutes, so one that is only slow, or starts again, is waited for."""
 _SIZES = (2**16, 2**20, 2**24)
 _TIMES, _LONG_S = 3, 1.0
 _WEAKER: tuple[EnergySource, ...] = ("nvml_counter", "rapl", "nvml_power", "modelled", "unmeasured")
@@ -59,6 +62,7 @@ class Partnership:
         self._there = False
         self._failures, self._failed_at, self._not_before = 0, 0.0, 0.0
         self._silent = self._measured = self._spoilt = ""
+        self._silent_since, self._gone = 0.0, False
         self._looking = asyncio.Lock()
         self._metrics = dialect_of("vllm", None, Pool()).metrics
 
@@ -96,8 +100,8 @@ class Partnership:
 
     @property
     def role(self) -> Mode | None:
-        """What it is for; None before it was heard of, and while it is another worker's."""
-        return self.told.mode if self.told else None
+        """What it is for; None before it was heard of, and once it was silent, or another worker's, for long."""
+        return self.told.mode if self.told and not self._gone else None
 
     async def way(self, pool: Pool, model: ServedModel) -> Split | None:
         """For an engine of ours that serves the model from now on; None where its prompts are not read elsewhere."""
@@ -112,7 +116,7 @@ class Partnership:
 
     def ready(self, mode: Mode) -> bool:
         """Does its engine do its part in a mode now, as far as it said last?"""
-        return self.told is not None and self.told.mode == mode and bool(self.told.engine_url)
+        return self.told is not None and self.role == mode and bool(self.told.engine_url)
 
     async def use(self, url: str) -> PartnerUse | None:
         """What it took, and what went between it and our engine at `url`, since the first look; None where it was never seen."""
@@ -200,15 +204,25 @@ class Partnership:
             async with self._session.get(self._url + PATH, params=params, headers=self._headers, timeout=_TIMEOUT) as answer:
                 body = await answer.read()
                 if answer.status == 200:
-                    self._silent = ""
-                    return msgspec.json.decode(body, type=PartnerTold)
+                    told = msgspec.json.decode(body, type=PartnerTold)
+                    self._silent, self._gone = "", False
+                    return told
                 said = body[:300].decode("utf-8", "replace")
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, msgspec.DecodeError) as problem:
             said = str(problem) or type(problem).__name__
-        if not self._silent:
-            log.warning("The partner at %s cannot be asked (%s). Until it can, everything works alone.", self._url, said)
-        self._silent = said
+        self._unheard(said)
         return None
+
+    def _unheard(self, why: str) -> None:
+        """Silence is counted from one failed look to another: in a look that takes long it may be we who are slow."""
+        now = time.monotonic()
+        if not self._silent:
+            self._silent_since = now
+            log.warning("The partner at %s cannot be asked (%s). Until it can, everything works alone.", self._url, why)
+        elif not self._gone and now - self._silent_since >= GONE_S:
+            self._gone = True
+            log.warning("The partner at %s is gone: nothing in its mode is asked for until it answers.", self._url)
+        self._silent = why
 
     async def _begin_anew(self) -> None:
         """Where that does not arrive, the next look asks again."""
@@ -220,11 +234,9 @@ class Partnership:
 
     def _charge(self, told: PartnerTold) -> None:
         """From the first look on; of a new run of it all that no worker was told of."""
-        last = self.told
-        if last is None or last.partner != told.partner:
-            before = Used(told.told_energy_j, told.told_host_j, told.told_up_s)
-        else:
-            before = Used(last.energy_j, last.host_j, last.up_s)
+        last, before = self.told, Used(told.told_energy_j, told.told_host_j, told.told_up_s)
+        if last and last.partner == told.partner:  # another worker may have had it in between, and was told of more
+            before = Used(*map(max, before, (last.energy_j, last.host_j, last.up_s)))
         now = Used(told.energy_j, told.host_j, told.up_s)
         self.used = Used(*(sum_ + max(0.0, more - less) for sum_, more, less in zip(self.used, now, before, strict=True)))
         self.told = told

@@ -99,7 +99,7 @@ class WorkerLoop:
         self._gate: SpareGate | None
         self._beating = asyncio.Lock()
         self._unsaid: Unsaid
-        self._meter: EnergyMeter
+        self._meter: EnergyMeter  # of our own hardware alone
         self._partner = Partnership.by(settings, session, ids)
         self._modes: list[Mode]
         self._gpus: Gpus
@@ -128,9 +128,9 @@ class WorkerLoop:
         here, busy = self._engine.here, lambda: self._share.in_flight
         choice = choose_meter(pool, self._settings, self._engine.pids, busy=busy, models=models, here=here, shared=shared)
         log.info("Energy is %s. Engine: %s.", choice.why, self._engine.describe())
-        self._meter = self._partner.metered(choice.meter)
+        self._meter = choice.meter
         self._gpus = open_gpus(pool, models, self._settings.state_dir, here=here)
-        self._share = EnergyShare(self._meter, self._link.now)
+        self._share = EnergyShare(self._partner.metered(self._meter), self._link.now)
         self._unsaid = Unsaid(self._share, self._link.tally)
         self._gate = gate = gate_for(pool, self._engine.url, self._session)
         self._driver = Driver(
@@ -156,7 +156,7 @@ class WorkerLoop:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
-            choice.meter.close()
+            self._meter.close()
             self._gpus.close()
         return 0
 

@@ -12,12 +12,14 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import msgspec
 import numpy as np
 import pytest
+from aiohttp import web
 from click.testing import CliRunner
 
 from batchsched.cli.main import cli
@@ -36,6 +38,7 @@ from batchsched.settings import Worker
 from tests.fake_drafts import let_go, proposer
 from tests.fake_engine import fake_home
 from tests.live import PATIENCE_S
+from tests.test_executors_driver import served
 from tests.test_executors_engine import gone
 
 pytestmark = pytest.mark.slow
@@ -174,6 +177,58 @@ async def test_one_worker_has_it_at_a_time_and_each_joule_is_one_workers(
         assert 0 < later.told_energy_j < later.energy_j
         assert first.up_s == later.told_up_s < later.up_s
         assert (await told(port, "w2")).told_energy_j == later.told_energy_j  # type: ignore[union-attr]
+
+
+async def test_a_worker_that_gets_it_back_is_not_charged_what_the_one_in_between_was(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partner_module, "HELD_S", 0.0)
+    async with a_partner(tmp_path, port), aiohttp.ClientSession() as session:
+        await ready(port)
+        one, other = (Partnership(at(port), "", session, name) for name in ("w1", "w2"))
+        for each in (one, other, other, one, one):
+            await each.look()
+            await asyncio.sleep(0.02)
+        assert one.told is not None
+        whole = one.told.energy_j, one.told.host_j, one.told.up_s
+        assert other.used.energy_j > 0
+        assert [sum(both) for both in zip(one.used, other.used, strict=True)] == pytest.approx(whole)
+
+
+async def test_a_partner_is_there_until_it_was_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, slow_s, statuses = [1000.0], [0.0], [200]
+
+    async def tell(_: web.Request) -> web.Response:
+        now[0] += slow_s[0]
+        body = PartnerTold("partner_1", "draft_target", "draft", "http://127.0.0.1:9")
+        return web.Response(status=statuses[-1], body=msgspec.json.encode(body))
+
+    app = web.Application()
+    app.router.add_get("/partner", tell)
+    monkeypatch.setattr(partnering, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    async with served(app) as url, aiohttp.ClientSession() as session:
+        mine = Partnership(url, "", session, "w1")
+
+        async def there_after(seconds: float, status: int) -> bool:
+            now[0] += seconds
+            statuses.append(status)
+            await mine.look()
+            assert mine.ready("draft_target") == (mine.role is not None)
+            return mine.role == "draft_target"
+
+        late = partnering.GONE_S
+        assert await there_after(0.0, 200)
+        assert await there_after(2 * late, 503)  # nobody looked
+        assert await there_after(late - 1, 503)
+        slow_s[0] = 20.0
+        assert await there_after(0.0, 200)
+        assert await there_after(late, 409)
+        slow_s[0] = 0.0
+        assert await there_after(late - 1, 503)
+        assert not await there_after(1.0, 409)
+        assert not await there_after(1.0, 503)
+        assert await there_after(0.0, 200)
+        assert await there_after(1.0, 503)
 
 
 async def test_a_key_is_asked_for_where_there_is_one(tmp_path: Path, port: int) -> None:

@@ -17,6 +17,8 @@ import pytest
 
 from batchsched.errors import EngineFailed
 from batchsched.executors import counting, driver, partnering
+from batchsched.executors import worker as worker_module
+from batchsched.executors.meters import Choice, Reading, idle
 from batchsched.executors.partner_told import PartnerTold
 from batchsched.executors.probes import page_of
 from batchsched.executors.profile_run import Server, Wanted, run_profile
@@ -117,6 +119,48 @@ async def test_without_its_partner_a_worker_answers_alone_and_with_it_again_once
             assert len(server.outputs()) == 30
             assert server.heard("register")[-1].modes == ["speculative", "prefill_decode"]
             assert await _handed(port) == 10
+
+
+async def test_a_worker_whose_partner_has_gone_says_so_until_there_is_one_again(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partnering, "GONE_S", 0.0)
+    server = a_server(20)
+
+    def says(*modes: str) -> bool:
+        return bool(server.heard("register")) and server.heard("register")[-1].modes == ["speculative", *modes]
+
+    async with a_worker(server, tmp_path, port):
+        for _ in range(2):
+            async with a_partner(tmp_path, port):
+                await server.until(lambda: says("prefill_decode"))
+            await server.until(says)
+        await server.until_done()
+    whole(server, 20)
+
+
+async def test_a_workers_idle_watts_are_those_of_its_own_hardware(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Steady:
+        energy_j = 0.0
+
+        def read(self) -> Reading:
+            self.energy_j += 1.0
+            return Reading(self.energy_j, "rapl")
+
+        def close(self) -> None:
+            """Nothing to end."""
+
+    monkeypatch.setattr(worker_module, "choose_meter", lambda *_, **__: Choice(Steady(), "known"))
+    monkeypatch.setattr(idle, "IDLE_S", 0.1)
+    server = a_server(20)
+    async with a_partner(tmp_path, port):
+        await ready(port)
+        async with a_worker(server, tmp_path, port):
+            await server.until(lambda: any(message.idle for message in server.heard("heartbeat")))
+            await server.until_done()
+    assert {message.idle.source for message in server.heard("heartbeat") if message.idle} == {"rapl"}  # the partner's is modelled
 
 
 async def test_the_partners_engine_may_die_in_mid_work(tmp_path: Path, port: int) -> None:
