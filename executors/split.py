@@ -21,6 +21,7 @@ from batchsched.executors.answers import Verdict, judge
 from batchsched.executors.demand import Demand
 from batchsched.executors.handoff import LEASE_S, Fields, Kept, alone, first_body, kept_of, parts_of, second_body
 from batchsched.executors.outputs import Reply
+from batchsched.executors.pauses import LONGEST_ASK_S
 from batchsched.executors.probes import Fetching
 from batchsched.executors.turns import Turns
 from batchsched.kv_link import KvLink
@@ -70,7 +71,7 @@ class Split:
         self._reader = reader
         self._ahead, self._answering = Turns(ahead), Turns(answering)
         self._offered: list[_Held] = []
-        self._reading, self._busy_s, self._since = 0, 0.0, 0.0
+        self._reading, self._busy_s, self._since, self._rests_since = 0, 0.0, 0.0, 0.0
         self._barren, self._barren_since = "", 0.0  # where it is asked to read and has read nothing, and since when
         self._fetched, self._fetched_at = 0.0, 0.0
 
@@ -247,6 +248,8 @@ class Split:
         now = time.monotonic()
         if not self._reading:
             self._since = now
+            # It stands still while it is asked, and while it is left alone after a failure; not while nobody has anything to ask.
+            self._barren_since += max(0.0, now - self._rests_since - LONGEST_ASK_S)
         if self._barren != url:
             self._barren, self._barren_since = url, now
         self._reading += 1
@@ -254,7 +257,8 @@ class Split:
     def _end(self) -> None:
         self._reading -= 1
         if not self._reading:
-            self._busy_s += time.monotonic() - self._since
+            self._rests_since = time.monotonic()
+            self._busy_s += self._rests_since - self._since
 
     def _judge(self, tokens: int) -> None:
         """What the partner reads in a second, were it never to wait, against what the link carries."""

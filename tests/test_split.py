@@ -20,6 +20,7 @@ from batchsched.executors.admission import Admission, Capacity, Load
 from batchsched.executors.demand import Demand, demand_of
 from batchsched.executors.handoff import alone, first_body, kept_of, parts_of, second_body
 from batchsched.executors.outputs import Reply
+from batchsched.executors.pauses import LONGEST_ASK_S
 from batchsched.executors.probes import Fetching, page_of
 from batchsched.executors.split import Post, Split
 from batchsched.executors.turns import Turns
@@ -358,15 +359,25 @@ async def test_an_engine_that_reads_nothing_for_long_is_to_begin_anew(monkeypatc
         await in_vain(late - 1)
         assert (len(pair.known.said), pair.known.spoilt) == (1, [])
         await pair.ask("one two")
-        await in_vain(late - 1)
-        now[0] += late  # nobody asks
-        await ask("e f", beside)
+        await in_vain(late - 100)
+        now[0] += 10 * late  # nobody asks
+        await in_vain(0.0)
         assert (len(pair.known.said), pair.known.spoilt) == (3, [])
+        now[0] += late
+        await ask("e f", beside)
+        assert (len(pair.known.said), pair.known.spoilt) == (4, [])
         await in_vain(1.0)
-        assert (len(pair.known.said), pair.known.spoilt) == (4, [True])
+        assert (len(pair.known.said), pair.known.spoilt) == (5, [True])
         pair.known.url = pair.known.url.replace("127.0.0.1", "localhost")  # it was started anew
         await in_vain(late - 1)
         assert pair.known.spoilt == [True]
+        await pair.ask("one two")
+        for _ in range(int(late / LONGEST_ASK_S)):
+            await in_vain(0.0)
+            assert pair.known.spoilt == [True]
+            now[0] += LONGEST_ASK_S  # it is left alone for so long after a failure
+        await in_vain(0.0)
+        assert pair.known.spoilt == [True, True]
 
 
 async def test_an_engine_that_tells_nothing_of_what_it_fetches_is_believed() -> None:
