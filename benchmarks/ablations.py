@@ -145,7 +145,9 @@ class Found:
         """Run these, as far as there is time, and say each as it comes; how many there were that had not been run before."""
         known = self._kept.rows if self._kept else {}
         plan = list(plan)
-        self.rows += [known[one] for one in plan if one in known]
+        for row in [known[one] for one in plan if one in known]:
+            self.rows.append(row)
+            self._budget.learn(row)
         todo = [one for one in plan if one not in known]
         told = Remaining("tried", len(todo), "variants of the week")
         for one in ran(run, todo, self._jobs, self._budget.fits):

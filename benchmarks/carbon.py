@@ -408,6 +408,7 @@ class Found:
         known = self._kept.rows if self._kept else {}
         for row in [known[one] for one in plan if one in known]:
             self._rows[row.run.table].append(row)
+            self._budget.learn(row)
         todo = [one for one in plan if one not in known]
         remaining = Remaining(f"until {what}:", len(todo), "runs")
         for one in ran(run, todo, self._jobs, self._budget.fits):

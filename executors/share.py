@@ -61,7 +61,7 @@ class _Use:
     def fade(self, seconds: float) -> _Amount:
         """So much time goes by: what is not counted any more and was not charged to us, which was others'.
 
-        All four fade alike, so as long as a token takes the same, we are charged for each of ours just as without it.
+        All fade alike, so as long as a token takes the same, we are charged for each of ours just as without it.
         """
         keep = math.exp(-seconds / LATELY_S)
         others = _Amount().plus(self.used.plus(self.charged, -1.0), 1.0 - keep)

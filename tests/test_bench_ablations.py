@@ -17,6 +17,8 @@ from benchmarks import ablations
 from benchmarks.ablations import trials_of
 from benchmarks.ablations_judged import Asked, Row, Run, Trial, by_trial, judged, named, verdict
 from benchmarks.ablations_tried import RUN_NOW, Held, Refinement, Variant, base_of, changed, refinements, variants
+from benchmarks.budget import Budget
+from benchmarks.kept import Kept
 
 START = datetime(2022, 1, 3, tzinfo=UTC)
 
@@ -70,6 +72,16 @@ def test_what_was_stopped_tells_what_it_has_and_goes_on(
     shown, said = told(monkeypatch, capsys, "--weeks", "2", *rows)
     assert sum(" kg, " in line for line in shown) == 4, "what is known is not run again"
     assert {row["weeks"] for row in said["rows"]} == {2}
+
+
+def test_kept_rows_tell_how_long_others_of_their_kind_take(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "rows.jsonl", Row, [])
+    known = msgspec.structs.replace(row("a", 600), took_s=1000.0)
+    kept.add(known)
+    found = ablations.Found(Budget(10, 1, ablations.kind_of), 1, kept)
+    other = row("b", 600).run
+    assert found.add([known.run, other]) == 1
+    assert (found.rows, found.left_out) == ([known], [other])
 
 
 @pytest.mark.parametrize("base", ["greedy", "planner"])

@@ -222,6 +222,15 @@ def test_a_run_fits_if_it_may_take_as_long_as_the_longest_of_its_kind() -> None:
     assert "hardly" not in endless[1]
 
 
+def test_kept_rows_tell_how_long_others_of_their_kind_take(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "rows.jsonl", Row, [])
+    known = msgspec.structs.replace(row("EDF", 100), took_s=1000.0, ceiling_g=None)
+    kept.add(known)
+    found = carbon.Found(Budget(10, 1, carbon.kind_of), 1, kept)
+    found.add([known.run, row("FIFO", 100).run], "the end")
+    assert found.left_out == [row("FIFO", 100).run]
+
+
 def test_what_the_whole_thing_takes_is_known_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(carbon, "drawn", lambda name, week, days: regions(("CISO", "DE"), week, 1, 1))
     monkeypatch.setattr("sys.argv", ["carbon"])
