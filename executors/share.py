@@ -95,7 +95,7 @@ class EnergyShare:
         self._use = _Use()
         self._counter: float | None = None
         self._drafts: tuple[float, float, float] | None = None
-        self._spent: dict[tuple[SpentKind, str, EnergySource], SpentPart] = {}
+        self._spent: dict[tuple[SpentKind, str, EnergySource, str], SpentPart] = {}
 
     def saw(self, tokens: float) -> None:
         """What a shared engine has counted for all its users since it started. Until this is said, all that it uses is ours."""
@@ -229,11 +229,12 @@ class EnergyShare:
     def _tell(self, kind: SpentKind, batch_id: str, source: EnergySource, used: _Amount) -> None:
         if used.seconds <= 0 and used.energy_j <= 0 and used.beside_s <= 0:
             return
-        part = self._spent.setdefault((kind, batch_id, source), SpentPart(kind, batch_id, self._now(), 0.0, 0.0, source))
+        beside = self._reading.beside_pool or ""
+        first = SpentPart(kind, batch_id, self._now(), 0.0, 0.0, source, beside)
+        part = self._spent.setdefault((kind, batch_id, source, beside), first)
         part.seconds += used.seconds
         part.energy_j += used.energy_j
         part.beside_s += used.beside_s
-        part.beside_pool = self._reading.beside_pool or part.beside_pool
 
     def _settle(self, drafted: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
         before, self._reading = self._reading, self._meter.read()

@@ -38,7 +38,6 @@ class SpendingRow(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("kind IN ('idle', 'metered', 'others', 'waste')", name="kind_known"),
         CheckConstraint("energy_j >= 0 AND seconds >= 0", name="amounts_positive"),
-        CheckConstraint("beside_s >= 0", name="beside_positive"),
         Index("spending_by_batch", "batch_id"),
     )
 
@@ -47,8 +46,25 @@ class SpendingRow(SQLModel, table=True):
     kind: str = Field(primary_key=True)
     batch_id: str = Field(default="", primary_key=True)
     energy_source: str = Field(primary_key=True)
-    beside_pool: str = Field(default="", primary_key=True)
-    """Of which other pool a replica was there meanwhile, for `beside_s` seconds; empty: of none."""
     seconds: float = 0.0
     energy_j: float = 0.0
+
+
+class SpendingBesideRow(SQLModel, table=True):
+    """For how long replicas of another pool were there for a pool's own, in modes of two pools. Its joules are in SpendingRow."""
+
+    __tablename__ = "spending_beside"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        CheckConstraint("kind IN ('idle', 'metered', 'others', 'waste')", name="kind_known"),
+        CheckConstraint("beside_s >= 0", name="beside_positive"),
+        Index("spending_beside_by_batch", "batch_id"),
+    )
+
+    pool: str = Field(primary_key=True)
+    hour: datetime = Field(primary_key=True)
+    kind: str = Field(primary_key=True)
+    batch_id: str = Field(default="", primary_key=True)
+    energy_source: str = Field(primary_key=True)
+    beside_pool: str = Field(default="", primary_key=True)
+    """The other one; empty where it did not say."""
     beside_s: float = 0.0

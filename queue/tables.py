@@ -26,7 +26,7 @@ from sqlmodel import Field, SQLModel
 
 from batchsched.queue.decided import OverrideRow, WindowRow
 from batchsched.queue.manned import LauncherRow, WorkerRow
-from batchsched.queue.observed import SpareHourRow, SpendingRow
+from batchsched.queue.observed import SpareHourRow, SpendingBesideRow, SpendingRow
 from batchsched.queue.recurring import ReleaseRow, ScheduleRow
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS
 
@@ -464,6 +464,7 @@ workers = _table(WorkerRow)
 launchers = _table(LauncherRow)
 ledger = _table(LedgerRow)
 spending = _table(SpendingRow)
+spending_beside = _table(SpendingBesideRow)
 forgotten = _table(ForgottenRow)
 books = _table(BookRow)
 postings = _table(PostingRow)

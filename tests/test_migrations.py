@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,18 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import CheckConstraint, Engine, MetaData, insert, inspect, select
+from sqlalchemy import (
+    CheckConstraint,
+    Engine,
+    ForeignKeyConstraint,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    UniqueConstraint,
+    insert,
+    inspect,
+    select,
+)  # fmt: skip
 from sqlmodel import SQLModel
 
 from batchsched.errors import DamagedDatabase, DatabaseUnavailable
@@ -126,6 +138,47 @@ def test_every_earlier_revision_comes_to_the_newest_with_its_rows(empty: Sqlite 
         assert (plans.latest(connection) or {})["body"] == {"plan": 1}
         if empty.writer.dialect.name == "sqlite":
             assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 1
+
+
+def test_servers_of_the_version_before_can_work_beside_each_migration(empty: Sqlite | Postgres) -> None:
+    """docs/deploy/upgrade.md: what they read, write and name as the key of an upsert is there, and nothing new refuses them."""
+    upgrade(empty.writer, REVISIONS[0])
+    before = _tables(empty.writer)
+    for revision in REVISIONS[1:]:
+        upgrade(empty.writer, revision)
+        after = _tables(empty.writer)
+        for name, table in before.items():
+            assert name in after, (revision, name)
+            known = set(table.c.keys())
+            assert _columns(table) == {n: said for n, said in _columns(after[name]).items() if n in known}, (revision, name)
+            more = [column for column in after[name].c if column.name not in known]
+            assert all(column.nullable or column.server_default is not None for column in more), (revision, name)
+            assert _rules(after[name], known) == _rules(table, known), (revision, name)
+        before = after
+
+
+def _tables(engine: Engine) -> dict[str, Table]:
+    metadata = MetaData()
+    metadata.reflect(engine)
+    return {name: table for name, table in metadata.tables.items() if name != "alembic_version"}
+
+
+def _columns(table: Table) -> dict[str, tuple[str, object, bool]]:
+    return {column.name: (repr(column.type), column.nullable, column.server_default is not None) for column in table.c}
+
+
+def _rules(table: Table, known: set[str]) -> set[tuple[str, ...]]:
+    """Keys, references and checks that have to do with one of these columns at least."""
+    unique = [index.columns.keys() for index in table.indexes if index.unique]
+    found: dict[tuple[str, ...], set[str]] = {("unique index", *names): set(names) for names in unique}
+    for rule in table.constraints:
+        if isinstance(rule, CheckConstraint):
+            text = " ".join(str(rule.sqltext).split())
+            found["check", text] = set(re.findall(r"\w+", text))
+        elif isinstance(rule, ForeignKeyConstraint | PrimaryKeyConstraint | UniqueConstraint):
+            names = rule.columns.keys()
+            found[type(rule).__name__, *names] = set(names)
+    return {rule for rule, names in found.items() if names & known}
 
 
 def test_migrations_make_what_the_tables_say(database: Database) -> None:

@@ -105,6 +105,16 @@ def test_the_host_is_told_under_its_own_source() -> None:
     assert parts["idle", "rapl"].seconds > parts["idle", "modelled"].seconds == 0  # time is counted once
 
 
+def test_seconds_of_each_other_pool_are_told_as_its_own() -> None:
+    meter = Ticking()
+    share = EnergyShare(meter, lambda: AT)
+    meter.beside_pool, meter.beside_s = "old", 30.0
+    share.busy(True)
+    meter.beside_pool, meter.beside_s = "older", 40.0
+    told = {(part.kind, part.beside_pool): part.beside_s for part in share.spent()}
+    assert told == {("metered", "old"): 30.0, ("idle", "old"): 30.0, ("metered", "older"): 10.0, ("idle", "older"): 10.0}
+
+
 def test_idle_time_lost_work_and_vain_starts_have_their_names() -> None:
     meter = Ticking()
     share = EnergyShare(meter, lambda: AT)
@@ -191,12 +201,16 @@ def test_a_message_that_comes_twice_counts_once(database: Database) -> None:
         }
         assert [row["energy_j"] for row in spending.of_batch(connection, "batch_1")] == [20.0]
     with database.write() as connection:
-        spending.add(connection, "w2", [Spent(2, [part("idle", 1.0, "", pool) for pool in ("old", "old", "older", "")])])
+        beside = [part("idle", 1.0, "", pool) for pool in ("old", "old", "older", "")]
+        spending.add(connection, "w2", [Spent(2, [*beside, part("waste", 1.0, "batch_1", "old")])])
     with database.read() as connection:
         idle = [row for row in spending.of_pools(connection, hour, AT) if row["kind"] == "idle"]
         assert {row["beside_pool"]: (row["energy_j"], row["beside_s"]) for row in idle} == {
-            "": (46.0, 0.0), "old": (2.0, 3.0), "older": (1.0, 1.5),
+            "": (49.0, 0.0), "old": (0.0, 3.0), "older": (0.0, 1.5),
         }  # fmt: skip
+        assert {row["seconds"] for row in idle if row["beside_pool"]} == {0.0}
+        lost = {row["beside_pool"]: (row["energy_j"], row["beside_s"]) for row in spending.of_batch(connection, "batch_1")}
+        assert lost == {"": (21.0, 0.0), "old": (0.0, 1.5)}
         assert spending.of_pools(connection, AT, AT.replace(hour=14)) == []
 
 
