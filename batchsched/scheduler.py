@@ -198,7 +198,7 @@ class Scheduler:
         """Did another server ask for a new plan?"""
         try:
             with self._database.read() as connection:
-                asked = ledger.counted(connection).get("replans_asked_total", 0)
+                asked = ledger.count_of(connection, "replans_asked_total")
         except BatchschedError:
             return False
         changed, self._asked = asked != self._asked, asked

@@ -246,6 +246,15 @@ def bump_each(connection: Connection, more: Mapping[str, int]) -> None:
         _BUMP.changed(connection, [{"of_name": name, "more": by} for name, by in sorted(more.items())])
 
 
+_ONE = Hot(select(counters.c.value).where(counters.c.name == bindparam("of_name")))
+
+
+def count_of(connection: Connection, name: str) -> int:
+    """What one lasting counter stands at; there may be thousands of others."""
+    found = _ONE.first(connection, {"of_name": name})
+    return int(found["value"]) if found else 0
+
+
 def counted(connection: Connection) -> dict[str, int]:
     """Every lasting counter."""
     return {row["name"]: row["value"] for row in every(connection, select(counters))}

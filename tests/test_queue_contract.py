@@ -266,6 +266,8 @@ def test_counters_count_from_nothing(database: Database) -> None:
             ledger.bump(connection, "stale_completions_total", by)
     with database.read() as connection:
         assert ledger.counted(connection) == {"stale_completions_total": 6}
+        assert ledger.count_of(connection, "stale_completions_total") == 6
+        assert ledger.count_of(connection, "of another name") == 0
 
 
 def test_files_page_by_age_and_expire(database: Database) -> None:

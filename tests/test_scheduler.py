@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 import batchsched.judging
 import batchsched.solving
 from batchsched.clock import ManualClock
 from batchsched.errors import ForecastUnavailable, InvalidConfiguration, UnsafePlan
 from batchsched.published import Published
-from batchsched.queue import tallies
+from batchsched.queue import ledger, tallies
 from batchsched.solving import Answer, Ask
 from batchsched.units import from_iso, iso
 from batchsched.wire import PREFIX
@@ -381,6 +382,25 @@ def test_a_new_batch_has_a_plan_before_the_solver_answers(
         clock.advance(1)
         scheduler.plan_now()
         assert {one.recipe.solver for one in seen[count:] if one and one.recipe} == {"cp-sat"}, "nothing new, no stopgap"
+
+
+def test_the_leader_sees_whether_it_is_asked_by_one_counter_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks twice a second, and of what engines were asked there may be thousands."""
+    looked, read_all, count_of = threading.Event(), threading.Event(), ledger.count_of
+
+    def looking(connection: Connection, name: str) -> int:
+        looked.set()
+        return count_of(connection, name)
+
+    def reading_all(_: Connection) -> dict[str, int]:
+        read_all.set()
+        return {}
+
+    monkeypatch.setattr(ledger, "count_of", looking)
+    monkeypatch.setattr(ledger, "counted", reading_all)
+    with live_server(tmp_path):
+        assert looked.wait(PATIENCE_S)
+    assert not read_all.is_set()
 
 
 def test_who_leads_anew_begins_from_the_plan_that_is_in_force(tmp_path: Path, clock: ManualClock) -> None:
