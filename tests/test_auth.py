@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import APIRouter
 from fastapi.routing import iter_route_contexts
 from sqlalchemy import Executable, delete, text, update
 from sqlalchemy.exc import DBAPIError
@@ -23,6 +24,7 @@ from batchsched.queue import audit, keys
 from batchsched.queue import tables as t
 from batchsched.queue.database import Database
 from batchsched.queue.tenancy import ANY
+from batchsched.server import models
 from batchsched.server.app import create_app
 from batchsched.server.auth import check_keys, digest_of
 from batchsched.server.rules import RULES, SCOPES
@@ -133,6 +135,14 @@ def test_every_route_has_a_rule_and_every_rule_a_route(keyed: Keyed) -> None:
 def test_a_route_without_a_rule_is_refused(keyed: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(RULES, "GET /v1/models")
     assert keyed.call("GET", "/v1/models", keyed.operator).status_code == 403
+
+
+def test_no_server_starts_with_a_route_that_asks_for_no_key(keyed: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = APIRouter()
+    bare.add_api_route("/v1/bare", lambda: None)
+    monkeypatch.setattr(models, "router", lambda _: bare)
+    with pytest.raises(RuntimeError, match="without the key check: /v1/bare"):
+        create_app(keyed.server.runtime)
 
 
 @pytest.mark.parametrize("route", closed_routes())

@@ -78,7 +78,8 @@ def create_app(runtime: Runtime) -> FastAPI:
 
     for routes in (*(module.router(runtime) for module in routers), schedules.router(runtime, recurring.poke)):
         app.router.routes.extend(routes.routes)
-    assert all(getattr(route, "dependencies", None) == GUARDED for route in app.routes)
+    if bare := [getattr(route, "path", "?") for route in app.routes if getattr(route, "dependencies", None) != GUARDED]:
+        raise RuntimeError(f"routes without the key check: {', '.join(bare)}")
     app.add_exception_handler(BatchschedError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
