@@ -1,4 +1,5 @@
-"""Operations: what engines were asked, told to a collector as metrics by OpenTelemetry's conventions; off unless one is named.
+"""Operations: what engines were asked. Each worker counts them and tells its server; a collector too, by OpenTelemetry's
+conventions, where one is named.
 
 One operation is one request to an engine with its answer, as the worker that asked sees it: a line that is asked again is two.
 """
@@ -60,11 +61,6 @@ class Operation(msgspec.Struct, frozen=True):
 class Operations(Protocol):
     """Who takes the operations of this process."""
 
-    @property
-    def on(self) -> bool:
-        """Does anybody take them? Otherwise none need be made."""
-        ...
-
     def ended(self, operation: Operation) -> None:
         """Take one; at once, without raising."""
         ...
@@ -76,8 +72,6 @@ class Operations(Protocol):
 
 class Uncounted:
     """Nobody does."""
-
-    on = False
 
     def ended(self, operation: Operation) -> None:
         """Nothing happens."""

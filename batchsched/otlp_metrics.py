@@ -26,8 +26,6 @@ _PATH = "/v1/metrics"
 class OtlpMetrics:
     """Who takes operations (operations.py) and sends them by OTLP over HTTP. Arguments as those of Otlp."""
 
-    on = True
-
     def __init__(self, endpoint: str, where: str, service: str, about: Mapping[str, Value]) -> None:
         self._about = dict(about)
         self._trouble = Trouble("Metrics do not reach %s, and are sent later: %s", "Metrics reach %s again.", where)

@@ -9,9 +9,7 @@ from batchsched.wire import AskedPart
 
 
 class Tally:
-    """Takes operations, counts them, and passes each `onward`, where anybody takes them there."""
-
-    on = True
+    """Takes operations, counts them, and passes each `onward`."""
 
     def __init__(self, onward: Operations) -> None:
         self._onward = onward
@@ -19,8 +17,7 @@ class Tally:
 
     def ended(self, operation: Operation) -> None:
         """Count it."""
-        if self._onward.on:
-            self._onward.ended(operation)
+        self._onward.ended(operation)
         about = operation.name, operation.provider, operation.model, operation.problem
         if (part := self._parts.get(about)) is None:
             tokens = len(TOKEN_BOUNDS) + 1

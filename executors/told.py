@@ -35,7 +35,7 @@ class LeaseTold:
 
     def asked(self, url: str, took_s: float, problem: str, answer: Answer) -> None:
         """An engine was asked for a line, unless it took no time. `problem`: a status, or the kind of an error."""
-        if not (self._operations.on and took_s):
+        if not took_s:
             return
         parts, name = urlsplit(url), OPERATIONS.get(self._lease.endpoint, self._lease.endpoint)
         read, _, written = answer.tokens if answer.usage else (None, None, None)

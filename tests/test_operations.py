@@ -32,8 +32,6 @@ URL = "http://127.0.0.1:4318"
 class Keeping:
     """Keeps the operations that it is given."""
 
-    on = True
-
     def __init__(self) -> None:
         self.seen: list[Operation] = []
 
