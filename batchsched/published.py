@@ -7,14 +7,14 @@ import math
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
 from batchsched.forecasts import IntensityForecast
 from batchsched.planner import Allotment, Job, Plan, Problem, Slot, prepared
-from batchsched.planner.allowance import allowances, key_now, request_s
+from batchsched.planner.allowance import allowances, fastest_key, key_now, request_s
 from batchsched.planner.doubt import doubts, factor
 from batchsched.planner.fairness import Turns, Want
 from batchsched.planner.pieces import piece_s, spread
@@ -223,16 +223,16 @@ class Published(msgspec.Struct, frozen=True, dict=True):
 
     def key(self, batch_id: str, pool: str, now: datetime) -> str | None:
         """The job's name for the configuration in which a pool should work on a batch: the planned one, the fastest that can be
-        had now where it can wait no longer; None where the pool may not work on it."""
+        had now where it can wait no longer or has no place there; None where the pool may not work on it."""
         job = self.jobs.get(batch_id)
         if job is None:
             return None
+        to_be_had = partial(self._to_be_had, now)
         if self.must(batch_id, now):
-            keys = job.keys_on(pool)
-            return next((key for key in keys if self._to_be_had(job.configuration(key), now)), next(iter(keys), None))
-        return key_now(self.plan, job, pool, (now - self.made_at).total_seconds())
+            return fastest_key(job, pool, to_be_had)
+        return key_now(self.plan, job, pool, (now - self.made_at).total_seconds(), to_be_had)
 
-    def _to_be_had(self, config: Configuration, now: datetime) -> bool:
+    def _to_be_had(self, now: datetime, config: Configuration) -> bool:
         """Is there now all that it takes beside the replicas of its own pool?"""
         if len(config.shares) == 1 or (index := self._slot(now, self.problem.slots)) is None:
             return True
@@ -266,7 +266,8 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         waiting = {name for name in ready if not self.must(name, now)}
         here = dict.fromkeys([*(a.batch_id for a in self.plan.on(pool)), *leased])  # of no other work there is any account
         free = {name: self.jobs[name] for name in here if self.suits(name, pool) and not self.must(name, now)}
-        allowed, room_s = allowances(self.plan, free, pool, (now - self.made_at).total_seconds(), leased)
+        now_s, to_be_had = (now - self.made_at).total_seconds(), partial(self._to_be_had, now)
+        allowed, room_s = allowances(self.plan, free, pool, now_s, leased, to_be_had)
         wants = [
             self._want(name, key, allowed[name] if name in waiting else math.inf, model, self._presses(name, now))
             for name, model in ready.items()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchsched.planner import Problem, make_plan
-from batchsched.planner.problem import Configuration, Job
+from batchsched.planner import Plan, Problem, make_plan
+from batchsched.planner.allowance import allowances
+from batchsched.planner.problem import Configuration, Job, Link
 from batchsched.published import Published
 from tests.planner_cases import job, pool, slots
 
@@ -48,3 +50,16 @@ def test_models_are_those_of_each_batch_alone(name: str, at_s: float, beside_s: 
 
 def test_able_are_those_that_a_pool_may_work_on() -> None:
     assert PUBLISHED.able("b", ["y", "late", "unknown", "x"]) == ["y", "x"]
+
+
+@pytest.mark.parametrize(("partners", "model"), [(1.0, "apart"), (0.0, "m")])
+def test_where_the_plan_has_no_place_the_fastest_that_can_be_had_counts(partners: float, model: str) -> None:
+    apart = Configuration("apart", {"a": 1.0}, {"partners": 1.0}, "prefill_decode")
+    one = job("x", {"a": 3000.0, "apart@a": 1500.0, "b": 900.0}, 1e5, configurations={"apart@a": apart})
+    hours = slots(4, 3600.0)
+    pools = [pool("a", [300.0] * 4, 2), pool("b", [100.0] * 4, 1)]
+    problem = Problem(hours, pools, [one], links=[Link("partners", [partners] * 4)])
+    known = Published(NOW, problem, Plan(hours, []), {"x": NOW + timedelta(hours=20)})
+    assert known.model("x", "a", NOW) == model
+    plainly = allowances(known.plan, known.jobs, "a", 0.0, {"x": 10.0}, lambda config: config.plain)
+    assert plainly == ({}, {"m": pytest.approx(-300.0)})  # ten requests of 30 s were leased beyond the plan

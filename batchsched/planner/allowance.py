@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from batchsched.planner.plan import Plan
-from batchsched.planner.problem import Job
+from batchsched.planner.problem import Configuration, Job
 
 _EPS = 1e-6
 _LEAST = 0.5
 """Requests."""
+ToBeHad = Callable[[Configuration], bool]
+"""Is there now all that a configuration takes?"""
 
 
 def request_s(job: Job, key: str) -> float:
@@ -19,16 +21,28 @@ def request_s(job: Job, key: str) -> float:
     return job.seconds_on.get(key, 0.0) / max(1, job.remaining_requests)
 
 
-def key_now(plan: Plan, job: Job, pool: str, now_s: float) -> str | None:
+def key_now(plan: Plan, job: Job, pool: str, now_s: float, to_be_had: ToBeHad) -> str | None:
     """The job's name for the configuration in which a pool should work on it: by the plan that of its place there now, else of
-    the next, else of the last; the fastest where it has no place; None where the pool may not work on it."""
+    the next, else of the last; the fastest that can be had where it has no place; None where the pool may not work on it."""
     mine = plan.at(job.batch_id, pool)
     now = next((a for a in mine if now_s < a.end_s), mine[-1] if mine else None)
-    return now.key if now else next(iter(job.keys_on(pool)), None)
+    return now.key if now else fastest_key(job, pool, to_be_had)
+
+
+def fastest_key(job: Job, pool: str, to_be_had: ToBeHad) -> str | None:
+    """The job's name for its fastest configuration on a pool of those that can be had, of all where none can; None where it has
+    none there."""
+    keys = job.keys_on(pool)
+    return next((key for key in keys if to_be_had(job.configuration(key))), next(iter(keys), None))
 
 
 def allowances(
-    plan: Plan, jobs: Mapping[str, Job], pool: str, now_s: float, leased: Mapping[str, float]
+    plan: Plan,
+    jobs: Mapping[str, Job],
+    pool: str,
+    now_s: float,
+    leased: Mapping[str, float],
+    to_be_had: ToBeHad = lambda _: True,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Requests that each job may lease on a pool, and the engine seconds that the jobs of each model may lease together.
 
@@ -38,7 +52,7 @@ def allowances(
     that. `leased`: requests of each job leased so far, as the tally counts them.
     """
     asked = dict.fromkeys([*(a.batch_id for a in plan.on(pool)), *leased])
-    keys = {name: key for name in asked if name in jobs and (key := key_now(plan, jobs[name], pool, now_s))}
+    keys = {name: key for name in asked if name in jobs and (key := key_now(plan, jobs[name], pool, now_s, to_be_had))}
     models = {name: jobs[name].configuration(key).model for name, key in keys.items()}
     begun: dict[str, float] = defaultdict(float)
     open_now: set[str] = set()

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from batchsched.planner.allowance import key_now, request_s
+from batchsched.planner.allowance import request_s
 from batchsched.published import Published
 from batchsched.queue.rows import Row
 
@@ -69,7 +69,7 @@ def _request_s(chunk: Row, published: Published | None, now: datetime) -> float:
     job = published.jobs.get(chunk["batch_id"]) if published else None
     if published is None or job is None:
         return 0.0
-    key = key_now(published.plan, job, chunk["pool"], (now - published.made_at).total_seconds())
+    key = published.key(job.batch_id, chunk["pool"], now)
     return request_s(job, key) if key else 0.0
 
 
