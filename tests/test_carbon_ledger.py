@@ -86,6 +86,10 @@ class TestAccount:
         unknown = account([entry(beside_gpu="no such", beside_s=1800)], truth, None)
         assert unknown.embodied_unknown_s == alone.busy_s
         assert "No embodied carbon is published for no such" in " ".join(unknown.notes)
+        lent = account([entry(beside_gpu="A100-80", beside_s=1800, beside_adds_only=True)], truth, None)
+        assert lent.embodied_g == alone.embodied_g  # it was made for others
+        assert lent.attributed is not None
+        assert lent.attributed.embodied_g == both.embodied_g
 
     def test_embodied_is_beside_and_without_pue(self) -> None:
         year_s = 8760 * 3600

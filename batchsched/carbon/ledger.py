@@ -217,7 +217,7 @@ def _embodied(reserved: Iterable[Reserved], policy: Policy, lifetime_years: floa
 def _attributed(
     entries: Sequence[Entry], truth: Truth, policy: Policy, lifetime_years: float, hardware: Hardware
 ) -> Attributed | None:
-    if all(entry.attributed_j is None for entry in entries):
+    if not any(entry.lent for entry in entries):
         return None
     whole = [(e, e.energy_j if e.attributed_j is None else e.attributed_j) for e in entries if e.energy_source != "unmeasured"]
     grams = (_grams(j, e.energy_source, e.pue, truth(e.zone, e.started_at, e.ended_at)) for e, j in whole)

@@ -48,11 +48,18 @@ class Entry(msgspec.Struct, frozen=True):
     """In a mode of two pools: that of the other pool, a replica of which was there for `beside_s` seconds; else empty."""
     beside_held: Held = NEW
     beside_s: float = 0.0
+    beside_adds_only: bool = False
+    """Its machine is on for others anyway."""
 
     @property
     def reserved(self) -> list[Reserved]:
         """The replicas that were reserved for it."""
-        return [(self.gpu, self.held, self.reserved_s), *self.beside]
+        return [(self.gpu, self.held, self.reserved_s), *([] if self.beside_adds_only else self.beside)]
+
+    @property
+    def lent(self) -> bool:
+        """Did machines that are on for others anyway do it, or a part of it?"""
+        return self.attributed_j is not None or (self.beside_adds_only and self.beside_s > 0)
 
     @property
     def beside(self) -> list[Reserved]:

@@ -185,7 +185,7 @@ class Accounts:
             return {}
         pool = fleet.pools.get(name, Pool(site="", gpu="unknown"))
         held = Held.of(pool, row["started_at"].date(), fleet.replica_gpus.get(name, 1))
-        return {"beside_gpu": pool.gpu, "beside_held": held, "beside_s": seconds}
+        return {"beside_gpu": pool.gpu, "beside_held": held, "beside_s": seconds, "beside_adds_only": pool.adds_only}
 
     def _baseline_pool(self, model: str) -> str | None:
         """The newest pool of the home site, or of all where that has none that runs the model; of spare capacity only where there
