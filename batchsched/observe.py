@@ -140,10 +140,13 @@ class Observer:
         opened = opened.judged(forecasts, self.fleet, now, now + timedelta(seconds=horizon_s))
         slots, states, pools = self._assemble(now, horizon_s, replicas, beside, loaded, forecasts, ruled, opened)
 
-        def open_of(pool: str, count: int) -> list[float]:
-            return capacity(opened.layers(pool, count, now, horizon_s, ruled), slots)
+        def open_of(pool: str, partners: int) -> list[float]:
+            """Of the part of both that is open, what the pool's own workers leave."""
+            counts = replicas[pool], replicas[pool] + partners
+            own, both = (capacity(opened.layers(pool, count, now, horizon_s, ruled), slots) for count in counts)
+            return [round(whole - mine, 9) for whole, mine in zip(both, own, strict=True)]
 
-        ways = Ways(self.fleet, profiles, working, replicas, slots, open_of)
+        ways = Ways(self.fleet, profiles, working, replicas, slots, open_of, expected=not alive and not able)
         states = [msgspec.structs.replace(state, loaded=ways.loaded(state.name, state.loaded)) for state in states]
         states, pools = planned(*self._uncertain.doubted(states, pools, profiles, lost, now), left_over, slots, now, self.fleet)
         transfers = Transfers(self._settings, self.fleet, states, [self._at_home(forecasts, now, horizon_s)], loaded)
@@ -328,6 +331,7 @@ class Observer:
             load_g_on={key: each.grams for key, each in weights.items() if each.grams},
             at_once=row["started"] is not None,
             idle_w_on={key: one.profile.idle_w for key, one in known.items() if one.profile.idle_w > 0},
+            sure_s={key: s for key, one in known.items() if (s := scene.sure_s.get((one.model, one.pool))) is not None},
         )
 
     def _candidates(self, row: Mapping[str, Any], scene: Scene, left: int, width: int, plain: float) -> list[Candidate]:

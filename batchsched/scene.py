@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cache, cached_property
@@ -51,6 +52,13 @@ class Scene:
     def outlooks(self) -> Outlooks:
         """Only batches that accept several models need them."""
         return Outlooks(self._slots, self._pools)
+
+    @cached_property
+    def sure_s(self) -> dict[tuple[str, str], float]:
+        """For how long every open replica of a pool can serve a model in its mode; where it is absent always."""
+        states = {pool.name: pool for pool in self._pools}
+        found = {(model, pool): self.ways.sure_s(model, states[pool]) for model, pool in self.profiles}
+        return {key: seconds for key, seconds in found.items() if math.isfinite(seconds)}
 
     def _accepted(self, models: Names, sites: Names, zones: Names, endpoint: str) -> list[tuple[str, str]]:
         """In the models that are named, and in other ways to serve them that pay."""

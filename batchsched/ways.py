@@ -3,12 +3,13 @@
 A variant of one pool is planned as a model of its own would be. One of two pools takes, beside its replica, an engine of the
 other pool (a partner, of which each of its workers has one) and bandwidth of the link between them. Partners that are there are
 replicas of the other pool that do no other work: the rest are its workers'. So both have a row of their own, open when the pool
-is, at what its hardware weighs. Partners that are expected, before any worker has come, are expected on the replicas that the
-other pool is to have.
+is, at what its hardware weighs. Partners that are expected, before any worker or launcher has come, are expected on the replicas
+that the other pool is to have.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -26,6 +27,7 @@ from batchsched.queue import chunks
 from batchsched.variants import DRAFTING, TWO_POOLS, variants_of
 
 Key = tuple[str, str]
+_EPS = 1e-6
 
 
 class Ways:
@@ -39,11 +41,13 @@ class Ways:
         replicas: Mapping[str, int],
         slots: Sequence[Slot],
         open_of: Callable[[str, int], list[float]],
+        *,
+        expected: bool,
     ) -> None:
-        """`alive`: the live workers; before any has come, those are expected that are declared. `open_of`: how many of so many
-        replicas of a pool are open in each slot."""
+        """`alive`: the live workers that get work. `open_of`: how many of so many partners on a pool are open in each slot.
+        `expected`: nobody has come yet, and those are expected that are declared."""
         self._fleet, self._profiles, self._alive, self._replicas, self._slots = fleet, profiles, alive, replicas, slots
-        self._open_of = open_of
+        self._open_of, self._expected = open_of, expected
         self._judged = {key: self._judge(*key) for key in profiles if fleet.models[key[0]].variant_of}
 
     def beside(self, names: Iterable[str], endpoint: str) -> dict[str, str]:
@@ -61,6 +65,19 @@ class Ways:
         there = self._replicas[pool]
         return min(there, self._partners(model, pool)) if self._fleet.models[model].mode in TWO_POOLS else there
 
+    def sure_s(self, model: str, pool: PoolState) -> float:
+        """For how many seconds every open replica of a pool has all that it takes to serve a model so; infinite where that does
+        not end in the slots. What is only expected is not sure."""
+        served, known = self._fleet.models[model], self._profiles[model, pool.name]
+        if served.mode not in TWO_POOLS:
+            return math.inf
+        partners, most = self._partners(model, pool.name), known.sent.link_bytes_per_s if known.sent else None
+        narrow = most is not None and pool.replicas * link_bytes_per_s(known, served.mode) > most
+        if self._expected or narrow or partners < pool.replicas:
+            return 0.0
+        there = zip(self._slots, self._open_of(served.partner_pool, partners), pool.capacity, strict=True)
+        return next((slot.start_s for slot, beside, own in there if beside + _EPS < own), math.inf)
+
     def plainly(self, model: str, pool: str, share: float) -> tuple[Profile, float] | None:
         """What serves that share of a batch, which drafts do not suit, on a pool where the rest is served so; None: nothing else
         has to."""
@@ -74,7 +91,7 @@ class Ways:
         if served.mode not in TWO_POOLS:
             return standalone(model, pool)
         known, links = self._profiles[model, pool], {_engines(served): 1.0}
-        takes = {pool: 1.0} if self._alive else {pool: 1.0, served.partner_pool: 1.0}
+        takes = {pool: 1.0, served.partner_pool: 1.0} if self._expected else {pool: 1.0}
         if known.sent is not None and known.sent.link_bytes_per_s is not None:
             links[_bandwidth(pool, served.partner_pool)] = link_bytes_per_s(known, served.mode)
         return Configuration(model, takes, links, served.mode)
@@ -92,7 +109,7 @@ class Ways:
             if sent is not None and sent.link_bytes_per_s is not None:
                 name = _bandwidth(pool, other.partner_pool)
                 bandwidth[name] = min(sent.link_bytes_per_s, bandwidth.get(name, sent.link_bytes_per_s))
-        states = {state.name: state for state in pools if self._alive}
+        states = {} if self._expected else {state.name: state for state in pools}
         return [
             *(
                 self._of_pool(name, sum(by_pool.values()), states.get(served[name].partner_pool))
@@ -103,7 +120,7 @@ class Ways:
 
     def _of_pool(self, name: str, count: int, pool: PoolState | None) -> Link:
         """So many partners: replicas of a pool, where they are there."""
-        if pool is None:
+        if pool is None or not count:
             return Link(name, [float(count)] * len(self._slots))
         return Link(name, self._open_of(pool.name, count), pool.embodied_g_per_s, pool.price_g_per_s, pool.name)
 
@@ -135,7 +152,7 @@ class Ways:
     def _partners(self, model: str, pool: str) -> int:
         """How many workers of a pool have an engine of the other pool beside them."""
         served = self._fleet.models[model]
-        if not self._alive:
+        if self._expected:
             return min(self._replicas.get(pool, 0), self._fleet.pools[served.partner_pool].count)
         return sum(row["pool"] == pool and served.mode in (row["modes"] or ()) for row in self._alive)
 

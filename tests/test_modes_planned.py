@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -90,9 +91,9 @@ def test_a_mode_of_two_pools_takes_a_partner_and_bandwidth() -> None:
     slots = [Slot(0.0, 900.0), Slot(900.0, 900.0)]
     row = {"pool": "new", "modes": ["speculative", "prefill_decode"]}
 
-    def seen(alive: list[dict[str, Any]], **replicas: int) -> Ways:
+    def seen(alive: list[dict[str, Any]], *, expected: bool = False, **replicas: int) -> Ways:
         """The partner pool closes after the first slot."""
-        return Ways(fleet, profiles, alive, replicas, slots, lambda pool, count: [count, 0.0] if pool == "old" else [count] * 2)
+        return Ways(fleet, profiles, alive, replicas, slots, lambda _, count: [count, 0.0], expected=expected)
 
     ways = seen([row, {**row, "modes": None}], new=2)
     assert ways.pays("apart", "new")
@@ -106,13 +107,42 @@ def test_a_mode_of_two_pools_takes_a_partner_and_bandwidth() -> None:
     assert partners_on(fleet, [row, {**row, "modes": None}]) == {"old": 1}
     assert partners_on(fleet, [{"pool": "old", "modes": ["prefill_decode"]}]) == {}
     assert ways.loaded("new", ["base", "apart"]) == ["base", config.name]
-    expected = seen([], new=2, old=1)  # of nobody that is there yet: on the other pool's own
+    expected = seen([], expected=True, new=2, old=1)  # of nobody that is there yet: on the other pool's own
     assert expected.configuration("apart", "new").takes == {"new": 1.0, "old": 1.0}
     assert expected.links([old])[0] == Link(partners, [1.0, 1.0])
     alone = seen([{**row, "modes": []}], new=2)
     assert not alone.pays("apart", "new")
     why = "is not planned: no worker of new has a partner on old now."
     assert alone.reasons(["base"]) == {"base": [f"apart on new {why}", f"other on new {why}"]}
+    assert alone.links([old])[0] == Link(partners, [0.0, 0.0])  # no replica of the other pool
+    resting = seen([], new=2)  # whoever is there gets no work
+    assert not resting.pays("apart", "new")
+    assert resting.configuration("apart", "new").takes == {"new": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("partners", "open_", "mb_per_s", "sure_s"),
+    [
+        (2, [2.0, 1.0, 0.0], 10.0, math.inf),  # they close when the pool does
+        (1, [2.0, 1.0, 0.0], 10.0, 0.0),
+        (2, [2.0, 1.5, 0.0], 10.0, 900.0),
+        (2, [2.0, 1.0, 0.0], 1.5, 0.0),  # one sends 1.024 MB/s
+    ],
+)
+def test_a_mode_is_sure_while_every_open_replica_has_its_partner(
+    partners: int, open_: list[float], mb_per_s: float, sure_s: float
+) -> None:
+    apart = ServedModel(variant_of="base", mode="prefill_decode", partner_pool="old")
+    models = {"base": ServedModel(), "apart": apart}
+    fleet = Fleet({"home": Site("DE")}, {"new": Pool(count=2), "old": Pool(models=["base"])}, models, "home")
+    quick = known("apart", written=200.0, sent=Sent(1024.0, mb_per_s * 1e6))
+    profiles = {("base", "new"): known("base"), ("apart", "new"): quick}
+    alive = [{"pool": "new", "modes": ["prefill_decode"] if n < partners else []} for n in range(2)]
+    slots = [Slot(900.0 * n, 900.0) for n in range(3)]
+    ways = Ways(fleet, profiles, alive, {"new": 2}, slots, lambda _, count: [count, 1.0, 0.0], expected=False)
+    new = PoolState("new", "home", "DE", 2, open_, 1.0, [None] * 3)
+    assert ways.sure_s("apart", new) == sure_s
+    assert ways.sure_s("base", new) == math.inf
 
 
 def measured(server: LiveServer, faster: float) -> None:
@@ -246,6 +276,7 @@ def test_a_partner_is_a_replica_of_its_pool_for_as_long_as_that_is_open(tmp_path
         assert published is not None
         (job,) = published.problem.jobs
         assert [job.configuration(key).model for key in job.keys_on("new")] == ["apart", "tiny"]  # for whom has no partner
+        assert job.sure_s == {job.keys_on("new")[0]: 0.0}  # so no deadline rests on it
         assert published.model(batch, "new", server.runtime.clock.now()) == "apart"
         new_pool, old_pool = server.get(f"{PREFIX}/plan")["pools"]
         assert (old_pool["name"], old_pool["replicas"], old_pool["connected"], old_pool["open"]) == ("old", 1, True, True)
@@ -260,6 +291,31 @@ def test_a_partner_is_a_replica_of_its_pool_for_as_long_as_that_is_open(tmp_path
         assert {a.config for a in published.plan.allotments} == {""}  # plainly
         assert published.model(batch, "new", server.runtime.clock.now()) == "tiny"
         assert [pool["open"] for pool in server.get(f"{PREFIX}/plan")["pools"]] == [True, False]
+
+
+def test_all_that_is_open_of_a_pool_is_its_workers_and_partners_together(tmp_path: Path) -> None:
+    half = '[windows.half]\npool = "old"\ncron = "0 0 * * *"\nduration = "2d"\nshare = 0.5\n'
+    config = APART.replace('gpu = "T4"', 'gpu = "T4"\ncount = 2') + half
+    with live_server(tmp_path, config, planner__solver="greedy") as server:
+        observer, now = server.runtime.scheduler.observer, server.runtime.clock.now()
+        server.post(f"{PREFIX}/workers", {"pool": "new", "host": "h", "pid": 1, "protocol": 2, "modes": ["prefill_decode"]})
+        alone = observer.look(now).problem
+        assert (alone.pool("old").capacity[0], alone.links[0].capacity[0]) == (0.0, 1.0)
+        server.post(f"{PREFIX}/workers", {"pool": "old", "host": "h", "pid": 2, "protocol": 2})
+        both = observer.look(now).problem
+        assert (both.pool("old").capacity[0], both.links[0].capacity[0]) == (1.0, 0.0)
+
+
+def test_nobody_is_expected_where_a_worker_rests_and_a_launcher_can_start_more(tmp_path: Path) -> None:
+    with live_server(tmp_path, APART, planner__solver="greedy") as server:
+        new = {"pool": "new", "host": "h", "pid": 1, "protocol": 2, "modes": ["prefill_decode"]}
+        worker = server.post(f"{PREFIX}/workers", new)["worker_id"]
+        broken = {"leases": [], "cards": [{"uuid": "GPU-0", "uncorrected_errors": 2}]}
+        server.post(f"{PREFIX}/workers/{worker}/heartbeat", broken)
+        server.post(f"{PREFIX}/launchers", {"name": "l", "pools": {"new": {"replicas": 2}}})
+        problem = server.runtime.scheduler.observer.look(server.runtime.clock.now()).problem
+        assert (problem.pool("new").replicas, problem.pool("old").replicas) == (2, 0)  # its partner is there all the same
+        assert problem.links[0].capacity[0] == 0.0
 
 
 def test_work_over_two_pools_is_charged_for_the_making_of_both(tmp_path: Path) -> None:
@@ -283,6 +339,17 @@ def test_work_over_two_pools_is_charged_for_the_making_of_both(tmp_path: Path) -
     assert held(plain) == held(down) == [("A100-80", 10.0)]
     assert held(partly) == [("A100-80", 10.0), ("T4", 4.0)]
     assert held(waiting) == [("A100-80", 60.0), ("T4", 50.0)]
+
+
+def test_a_partner_on_a_host_that_is_on_for_others_is_charged_no_making(tmp_path: Path) -> None:
+    config = APART.replace('gpu = "T4"', 'gpu = "cpu"\ncpu = { shared = true }')
+    with live_server(tmp_path, config) as server:
+        now = server.runtime.clock.now()
+        row = {"pool": "new", "model": "apart", "hour": now, "seconds": 10.0, "energy_j": 100.0, "energy_source": "rapl"}
+        accounts = Accounts(server.runtime.scheduler, server.runtime.provider, server.runtime.clock, Carbon(), Hardware())
+        (entry,) = accounts.wasted([row | {"beside_pool": "old", "beside_s": 4.0}])
+    assert held(entry) == [("A100-80", 10.0)]
+    assert [(gpu, seconds) for gpu, _, seconds in entry.beside] == [("cpu", 4.0)]
 
 
 def held(entry: Entry) -> list[tuple[str, float]]:

@@ -14,7 +14,10 @@ from batchsched.planner import Configuration, Job, Link, Plan, Problem, make_pla
 from batchsched.planner.classes import classes
 from batchsched.planner.due import due_times
 from batchsched.planner.fleet_problem import fleet_plan
+from batchsched.planner.latest_start import OpenPool, latest_safe_starts
+from batchsched.planner.pieces import piece_s
 from batchsched.planner.problem import standalone
+from batchsched.planner.room import room
 from batchsched.planner.verify import verify
 from tests.planner_cases import fleet_problem, job, pool, seeds, slots
 
@@ -52,6 +55,26 @@ def test_of_two_models_on_a_pool_the_plan_takes_the_clean_one_unless_the_deadlin
 def test_where_neither_model_alone_will_do_both_share_the_work() -> None:
     mixed = models(choosy(900.0), make_plan(choosy(900.0)))
     assert mixed == pytest.approx({"clean": 50.0, "fast": 50.0}, abs=1.0)  # 300 s and 600 s
+
+
+def test_no_deadline_is_promised_by_what_is_not_sure_to_be_there() -> None:
+    apart = Configuration("apart", {"a": 1.0}, {"partners": 1.0}, "prefill_decode")
+    on = {apart.name: 3 * 3600.0, "a": 6 * 3600.0}
+    there = job("j", on, 8 * 3600.0, sigma=0.1, configurations={apart.name: apart})
+    unsure = msgspec.structs.replace(there, sure_s={apart.name: 4 * 3600.0})
+    alone = msgspec.structs.replace(unsure, seconds_on={apart.name: 3 * 3600.0})
+    always = [OpenPool("a", 1, [(-1e6, 1e6)])]
+    latest_s = [latest_safe_starts([one], always)["j"] for one in (there, unsure, alone)]
+    assert latest_s[1] == pytest.approx(2 * latest_s[0] - 8 * 3600.0)
+    assert latest_s[2] == latest_s[0]  # nothing else can do it
+    assert msgspec.structs.replace(unsure, deadline_s=4 * 3600.0).work_on == there.work_on  # till then it is
+    problems = [Problem(slots(32), [pool("a", [100.0] * 32)], [one]) for one in (there, unsure)]
+    due_s = [due_times(problem)["j"] for problem in problems]
+    assert 8 * 3600.0 - due_s[1] == pytest.approx(2 * (8 * 3600.0 - due_s[0]))
+    soon = [room(problem, problem.jobs[0], 5 * 3600.0).probability for problem in problems]
+    assert soon[0] > 0.99
+    assert soon[1] < 0.1
+    assert piece_s(unsure) == {"a": pytest.approx(6 * 36.0)}
 
 
 def pair_problem(bandwidth: float = 5.0) -> Problem:

@@ -21,7 +21,7 @@ SIGMA = 0.1
 
 
 def piece_s(job: Job) -> dict[str, float]:
-    """Expected seconds of the largest of its chunks on each pool, in its fastest configuration there."""
+    """Expected seconds of the largest of its chunks on each pool, in the configuration there that deadlines count on."""
     return {pool: seconds * job.largest for pool, seconds in job.work_on.items()}
 
 

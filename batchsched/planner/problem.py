@@ -192,6 +192,9 @@ class Job(msgspec.Struct, frozen=True):
     """It was told to start now: it is not shifted."""
     idle_w_on: dict[str, float] = {}
     """Watts of a replica that is kept ready and has nothing to do; where absent none."""
+    sure_s: dict[str, float] = {}
+    """For how many seconds every open replica of the pool can work in a configuration; where absent always. By its speed no
+    deadline after that is promised."""
 
     def idle_w(self, key: str) -> float:
         """Watts of a ready replica without work: never more than at work."""
@@ -233,14 +236,15 @@ class Job(msgspec.Struct, frozen=True):
 
     @property
     def work_on(self) -> dict[str, float]:
-        """Expected replica-seconds on each pool, in its fastest configuration there."""
+        """Expected replica-seconds on each pool, as deadlines count on them: in its fastest configuration there of those that are
+        sure until its own; where none is, in its fastest."""
         if not self.configurations:
             return self.seconds_on
-        found: dict[str, float] = {}
+        found: dict[str, tuple[bool, float]] = {}
         for key, seconds in self.seconds_on.items():
-            pool = self.configuration(key).pool
-            found[pool] = min(seconds, found.get(pool, seconds))
-        return found
+            pool, one = self.configuration(key).pool, (self.deadline_s > self.sure_s.get(key, math.inf), seconds)
+            found[pool] = min(one, found.get(pool, one))
+        return {pool: seconds for pool, (_, seconds) in found.items()}
 
     def named_on(self, pool: str) -> Effort | None:
         """What it takes on a pool with the model that it names; None where that cannot be."""
