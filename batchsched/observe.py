@@ -23,7 +23,7 @@ from batchsched.fleet import Fleet, Pool, cores_of, gpus_of
 from batchsched.forecasts import IntensityForecast, Provider
 from batchsched.generations import fitted, reasons_of, unfit_of
 from batchsched.lines import ENDPOINTS
-from batchsched.openings import Openings, Windows, capacity
+from batchsched.openings import Openings, Windows, capacity, left_by
 from batchsched.planner import Job, PoolState, Problem, Slot, make_slots
 from batchsched.planner.latest_start import OpenPool
 from batchsched.planner.problem import Effort
@@ -141,10 +141,8 @@ class Observer:
         slots, states, pools = self._assemble(now, horizon_s, replicas, beside, loaded, forecasts, ruled, opened)
 
         def open_of(pool: str, partners: int) -> list[float]:
-            """Of the part of both that is open, what the pool's own workers leave."""
             counts = replicas[pool], replicas[pool] + partners
-            own, both = (capacity(opened.layers(pool, count, now, horizon_s, ruled), slots) for count in counts)
-            return [round(whole - mine, 9) for whole, mine in zip(both, own, strict=True)]
+            return left_by(*(capacity(opened.layers(pool, count, now, horizon_s, ruled), slots) for count in counts))
 
         ways = Ways(self.fleet, profiles, working, replicas, slots, open_of, expected=not alive and not able)
         states = [msgspec.structs.replace(state, loaded=ways.loaded(state.name, state.loaded)) for state in states]

@@ -196,6 +196,11 @@ def capacity(layers: Iterable[tuple[int, list[tuple[float, float]]]], slots: lis
     return [sum(parts) for parts in zip(*(open_share(slots, spans, count) for count, spans in layers), strict=True)]
 
 
+def left_by(own: Sequence[float], both: Sequence[float]) -> list[float]:
+    """Partners that are open in each slot: of what is open of a pool's own workers and of them together, what those leave."""
+    return [round(whole - mine, 9) for mine, whole in zip(own, both, strict=True)]
+
+
 def outside(parts: Sequence[Stretch], holes: Collection[Stretch]) -> list[Stretch]:
     """What is left of stretches where others are taken out."""
     found = list(parts)
