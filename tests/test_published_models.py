@@ -61,5 +61,5 @@ def test_where_the_plan_has_no_place_the_fastest_that_can_be_had_counts(partners
     problem = Problem(hours, pools, [one], links=[Link("partners", [partners] * 4)])
     known = Published(NOW, problem, Plan(hours, []), {"x": NOW + timedelta(hours=20)})
     assert known.model("x", "a", NOW) == model
-    plainly = allowances(known.plan, known.jobs, "a", 0.0, {"x": 10.0}, lambda config: config.plain)
-    assert plainly == ({}, {"m": pytest.approx(-300.0)})  # ten requests of 30 s were leased beyond the plan
+    _, plainly_s = allowances(known.plan, known.jobs, "a", 0.0, {"x": 10.0}, lambda config: config.plain)
+    assert plainly_s["m"] == pytest.approx(-300.0)  # ten requests of 30 s were leased beyond the plan
