@@ -322,22 +322,43 @@ if "serve" in sys.orig_argv:
 """
 
 
-def test_at_the_deadline_what_is_done_is_kept(place: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def later(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Once it is there two hours have passed for the server."""
     (place / "clock").mkdir()
     (place / "clock" / "sitecustomize.py").write_text(LATER, "utf-8")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(place / "clock"), *filter(None, [os.environ.get("PYTHONPATH")])]))
-    file = write_requests(place / "in.jsonl", 2)
+    return place / "clock" / "later"
+
+
+def with_one_more(file: Path, instead_of_its_tag: str) -> Path:
     with file.open("a") as more:
-        more.write(file.read_text().splitlines()[0].replace("r0", "stuck").replace("[[tag stuck]]", "[[hang]]") + "\n")
+        more.write(file.read_text().splitlines()[0].replace("r0", "last").replace("[[tag last]]", instead_of_its_tag) + "\n")
+    return file
+
+
+def test_at_the_deadline_what_is_done_is_kept(place: Path, engine: Engine, later: Path) -> None:
+    file = with_one_more(write_requests(place / "in.jsonl", 2), "[[hang]]")
     process, folder = start(file, engine), place / "in.batchsched"
     wait_until(engine.has_computed(2))
     wait_until(lambda: acknowledged(folder / ".state") == {"r0", "r1"})
-    (place / "clock" / "later").touch()  # for the server two hours pass, with a deadline in one
+    later.touch()
     code, said, _ = finish(process)
     assert code == exits.NOT_FINISHED
     assert said["batch"]["status"] == "expired"
     assert results(folder) == ["r0", "r1"]
-    assert results(folder, "errors.jsonl") == ["stuck"]
+    assert results(folder, "errors.jsonl") == ["last"]
+
+
+def test_a_run_may_finish_after_its_deadline(place: Path, engine: Engine, later: Path) -> None:
+    file = with_one_more(write_requests(place / "in.jsonl", 2), "[[slow 8]]")
+    process, folder = start(file, engine, "--on-deadline", "finish"), place / "in.batchsched"
+    wait_until(engine.has_computed(2))
+    later.touch()
+    code, said, _ = finish(process)
+    assert code == exits.OK
+    assert said["batch"]["status"] == "completed"
+    assert results(folder) == ["last", "r0", "r1"]
 
 
 def test_an_engine_that_serves_another_model_is_told_before_anything_starts(place: Path, engine: Engine) -> None:

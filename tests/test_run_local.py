@@ -11,6 +11,7 @@ from batchsched import settings
 from batchsched.cli import toml
 from batchsched.cli.local import arrange, gpu_type_of, served_name
 from batchsched.cli.runstate import Folder, Run, refuse_change
+from batchsched.client.calls import OnDeadline
 from batchsched.errors import DataFolderInUse, InputChanged, InvalidConfiguration, InvalidValue, UnknownModel
 from batchsched.settings import Settings
 
@@ -112,10 +113,18 @@ def test_what_a_run_remembers_and_what_it_refuses(tmp_path: Path) -> None:
     folder.root.mkdir()
     folder.save(run)
     assert folder.load() == run
-    refuse_change(run, (3, "abc"), "m", None, folder.root)
-    for fingerprint, model, endpoint in (((3, "abd"), "m", None), ((3, "abc"), "n", None), ((3, "abc"), "m", "/v1/completions")):
+    same: tuple[tuple[int, str], str, None, None] = (3, "abc"), "m", None, None
+    refuse_change(run, *same, folder.root)
+    refuse_change(run, *same[:3], "expire", folder.root)
+    others: list[tuple[tuple[int, str], str, str | None, OnDeadline | None]] = [
+        ((3, "abd"), *same[1:]),
+        (same[0], "n", None, None),
+        (*same[:2], "/v1/completions", None),
+        (*same[:3], "finish"),
+    ]
+    for other in others:
         with pytest.raises(InputChanged) as refused:
-            refuse_change(run, fingerprint, model, endpoint, folder.root)
+            refuse_change(run, *other, folder.root)
         assert "--out" in (refused.value.hint or "")
     folder.run_file.write_text("{")
     with pytest.raises(InvalidConfiguration):

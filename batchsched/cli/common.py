@@ -82,6 +82,9 @@ def _checked_deadline(_context: click.Context, _parameter: click.Parameter, valu
 
 _DEADLINE = "A duration from now such as 6h, or an instant such as 2026-05-01T06:00:00Z"
 deadline_option = click.option("--deadline", required=True, callback=_checked_deadline, help=f"{_DEADLINE}.")
+on_deadline_option = click.option(
+    "--on-deadline", type=click.Choice(["expire", "finish"]), help="What to do at the deadline [default: expire]."
+)
 priority_option = click.option("--priority", type=click.IntRange(-100, 100), help="Higher goes first among your own batches.")
 
 

@@ -29,7 +29,7 @@ MODEL_FOLDER = Path(".models/tiny")
 DEADLINE = "5m"
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 PATIENCE_S = 900.0
-"""Where the machine is busy, what was sent to the server outlasts its deadline, is done all the same, and called late."""
+"""Where the machine is busy the work outlasts its deadline, is done all the same, and called late."""
 REQUESTS = Path(__file__).with_name("requests.jsonl")
 
 T = TypeVar("T")
@@ -146,7 +146,8 @@ class Demo:
 
     def start_run(self, config: Path, engine_url: str) -> Child:
         """The same file by the one command that needs no server; it works beside the rest."""
-        command = ["run", str(self.file), "--model", MODEL, "--deadline", DEADLINE, "--engine-url", engine_url]
+        command = ["run", str(self.file), "--model", MODEL, "--deadline", DEADLINE, "--on-deadline", "finish"]
+        command += ["--engine-url", engine_url]
         step(f"$ batchsched {' '.join(command)}")
         return self.child("run", *command, "--out", str(self.folder / "run"), config=config)
 

@@ -23,6 +23,7 @@ from batchsched.cli.common import (
     json_option,
     load_checked,
     need,
+    on_deadline_option,
     plain,
     print_facts,
     print_json,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from batchsched.cli.progress import ProgressLine
     from batchsched.cli.runstate import Folder, Run
     from batchsched.client import Batch, Client
+    from batchsched.client.calls import OnDeadline
     from batchsched.lines.rules import Rules
     from batchsched.settings import Loaded, Settings
 
@@ -60,6 +62,7 @@ class Ask:
     file: Path
     model: str
     deadline: str
+    on_deadline: OnDeadline | None
     out: Path | None
     engine_url: str | None
     zone: str | None
@@ -77,6 +80,7 @@ class Ask:
 @click.argument("file", type=InFile())
 @click.option("--model", required=True, help="A folder, a hub name, or a model that the configuration declares.")
 @deadline_option
+@on_deadline_option
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Output folder [default: FILE's name with .batchsched]."
 )
@@ -140,7 +144,7 @@ def _run(ask: Ask, folder: Folder) -> int:
     served = served_name(ask.model, ask.served_model_name, loaded.settings)
     state = folder.load()
     if state:
-        refuse_change(state, fingerprint(ask.file), served, ask.endpoint, folder.root)
+        refuse_change(state, fingerprint(ask.file), served, ask.endpoint, ask.on_deadline, folder.root)
         if state.result and folder.complete(state):
             if not (ask.retry and retriable(state.result)):
                 return _show(ask, folder, state.result)
@@ -166,7 +170,7 @@ def _only_said(ask: Ask, folder: Folder) -> int:
     served = served_name(ask.model, ask.served_model_name, loaded.settings)
     what = "begin a run"
     if state := folder.load():
-        refuse_change(state, fingerprint(ask.file), served, ask.endpoint, folder.root)
+        refuse_change(state, fingerprint(ask.file), served, ask.endpoint, ask.on_deadline, folder.root)
         again = ask.retry and state.result is not None and retriable(state.result)
         ended = state.result is not None and folder.complete(state)
         what = "take the run up again" if again else "show how it ended" if ended else "continue the run"
@@ -252,6 +256,7 @@ def _begin(ask: Ask, served: str, rules: Rules) -> Run | None:
         requests=found.requests,
         deadline=ask.deadline,
         deadline_at=deadline_at,
+        on_deadline=ask.on_deadline or "expire",
         started_at=now,
         versions={"batchsched": __version__, "python": sys.version.split()[0]},
     )
@@ -284,6 +289,7 @@ def _submit(client: Client, state: Run, folder: Folder) -> Batch:
             endpoint=state.endpoint,
             deadline=state.deadline_at,
             completion_window=state.deadline,
+            on_deadline=state.on_deadline,
             metadata={RUN_KEY: state.run_id},
         )
         state.batch_id = made.id

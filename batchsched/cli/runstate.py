@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from batchsched.client import Batch
+from batchsched.client.calls import OnDeadline
 from batchsched.errors import DataFolderInUse, InputChanged, InvalidConfiguration
 from batchsched.units import parse_deadline
 
@@ -31,6 +32,7 @@ class Run(msgspec.Struct):
     deadline_at: datetime
     started_at: datetime
     versions: dict[str, str]
+    on_deadline: OnDeadline = "expire"
     batch_id: str | None = None
     result: Batch | None = None
     round: int = 0
@@ -124,7 +126,9 @@ def _locked(lock: int, path: Path) -> bool:
         return False
 
 
-def refuse_change(run: Run, fingerprint: tuple[int, str], model: str, endpoint: str | None, root: Path) -> None:
+def refuse_change(
+    run: Run, fingerprint: tuple[int, str], model: str, endpoint: str | None, on_deadline: OnDeadline | None, root: Path
+) -> None:
     """A run goes on with what it began with. Raises InputChanged, saying what differs."""
     if (run.size, run.sha256) != fingerprint:
         what = f"{run.file} has changed since this run began"
@@ -132,6 +136,8 @@ def refuse_change(run: Run, fingerprint: tuple[int, str], model: str, endpoint: 
         what = f"this run began with the model '{run.model}', not '{model}'"
     elif endpoint not in {None, run.endpoint}:
         what = f"this run began with the endpoint {run.endpoint}, not {endpoint}"
+    elif on_deadline not in {None, run.on_deadline}:
+        what = f"this run began with --on-deadline {run.on_deadline}, not {on_deadline}"
     else:
         return
     raise InputChanged(

@@ -13,6 +13,7 @@ from batchsched.cli.common import (
     dry_run_option,
     grams,
     json_option,
+    on_deadline_option,
     print_facts,
     print_json,
     print_list,
@@ -75,7 +76,7 @@ def _about_one(command: Callable[..., Any]) -> Callable[..., Any]:
     shell_complete=zone_names,
     help="A grid zone where they may run (repeatable) [default: all].",
 )
-@click.option("--on-deadline", type=click.Choice(["expire", "finish"]), help="What to do at the deadline [default: expire].")
+@on_deadline_option
 @priority_option
 @dry_run_option
 @json_option

@@ -14,6 +14,7 @@ from batchsched.cli.common import (
     deadline_option,
     error_line,
     json_option,
+    on_deadline_option,
     print_facts,
     print_json,
     priority_option,
@@ -48,7 +49,7 @@ from batchsched.units import iso, parse_deadline
     help="A further model that will do (repeatable) [default: only the one that the lines name].",
 )
 @click.option("--uniform", is_flag=True, help="One model and GPU type for all of it, since answers differ in the last digits.")
-@click.option("--on-deadline", type=click.Choice(["expire", "finish"]), help="What to do at the deadline [default: expire].")
+@on_deadline_option
 @click.option("--require-feasible", is_flag=True, help="Refuse the batch if its deadline cannot be kept.")
 @priority_option
 @click.option("--idempotency-key", help="Submit again with the same key and get the same batch.")

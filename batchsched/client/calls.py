@@ -150,6 +150,9 @@ def content_path(file_id: str) -> str:
     return f"/v1/files/{_plain(file_id)}/content"
 
 
+OnDeadline = Literal["expire", "finish"]
+
+
 class BatchOptions(TypedDict, total=False):
     """What may be said about a batch beside its input; all of it optional.
 
@@ -168,7 +171,7 @@ class BatchOptions(TypedDict, total=False):
     models: Sequence[str] | None
     sites: Sequence[str] | None
     zones: Sequence[str] | None
-    on_deadline: Literal["expire", "finish"] | None
+    on_deadline: OnDeadline | None
     require_feasible: bool | None
     uniform: bool | None
     priority: int | None

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from batchsched.client.calls import Call, asked, listed, only_seen, whole
+from batchsched.client.calls import Call, OnDeadline, asked, listed, only_seen, whole
 from batchsched.paths import PREFIX
 
 _ROUTE = f"{PREFIX}/schedules"
@@ -71,7 +71,7 @@ class ScheduleOptions(TypedDict, total=False):
     models: Sequence[str] | None
     sites: Sequence[str] | None
     zones: Sequence[str] | None
-    on_deadline: Literal["expire", "finish"] | None
+    on_deadline: OnDeadline | None
     uniform: bool | None
     priority: int | None
 
