@@ -154,9 +154,9 @@ def test_the_command_reads_the_configured_server(
     assert (tmp_path / "out" / "greedy" / "decisions.parquet").is_file()
     for wrong, code, complaint in (
         (["--days", "0"], 2, "0 is not in the range"),
-        (["--without", "nowhere"], 1, "There is no pool 'nowhere'"),
+        (["--without", "nowhere"], 2, "There is no pool 'nowhere'"),
         (["--zones", "DE"], 2, "--zones is for drawn batches"),
-        (["--start", "2021-09-01"], 1, "No batch came in the 1 days from 2021-09-01"),
+        (["--start", "2021-09-01"], 2, "No batch came in the 1 days from 2021-09-01"),
     ):
         with pytest.raises(SystemExit) as left:
             main([*arguments, *wrong])
@@ -164,7 +164,7 @@ def test_the_command_reads_the_configured_server(
         assert complaint in capsys.readouterr().err
     for wrong_config, code, complaint in (
         (config.read_text().replace(settings.server.data_dir, "/nothing"), 75, "Is it the data folder of a batchsched server?"),
-        (f"[server]\ndata_dir = '{settings.server.data_dir}'\n", 1, "The configuration declares no pool."),
+        (f"[server]\ndata_dir = '{settings.server.data_dir}'\n", 2, "The configuration declares no pool."),
     ):
         config.write_text(wrong_config)
         with pytest.raises(SystemExit) as left:
