@@ -58,3 +58,7 @@ def test_many_are_counted_and_their_mean_is_by_energy() -> None:
         "It ran on pool local in DE in 2 stretches, 10 requests, from 01 May 06:00:00 to 02 May 06:20:00 UTC, "
         "at 100 to 200, on average 175 gCO2e/kWh (realised, x)."
     )
+
+
+def test_where_not_all_joules_are_known_the_mean_is_by_time() -> None:
+    assert ran_there([ROW, later(1, 300.0, 0.0)]).endswith("at 100 to 300, on average 200 gCO2e/kWh (realised, x).")

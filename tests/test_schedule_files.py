@@ -20,6 +20,7 @@ from batchsched.server import files, recurring, releasing
 from batchsched.server.inputs import check_pattern, filled, found_below
 from batchsched.server.recurring import Recurring
 from batchsched.server.settling import CUT, CUT_FOR_S, NOT_AT_REST, STAYS_CUT, Rest, Settling, is_cut, seen
+from batchsched.wire import PREFIX
 from tests.live import BASIC, LiveServer, live_server, requests
 from tests.test_schedules import HOUR, NOW, from_folder, later, look, told
 
@@ -162,6 +163,78 @@ def test_a_single_file_that_never_comes_to_rest_has_failed(
     ]
 
 
+@pytest.mark.parametrize("restarts", [True, False], ids=["restart", "sleep"])
+def test_a_single_file_that_came_to_rest_while_nobody_looked_is_taken(
+    server: LiveServer, client: Client, inputs: Path, clock: ManualClock, alarms: Recurring, restarts: bool
+) -> None:
+    client.schedules.add("job", **{**JOB, "file": "{time}.jsonl"})
+    server.advance(1800)
+    write(inputs / "1300.jsonl", requests(1), clock)
+    look(alarms)
+    server.advance(3600)
+    write(inputs / "1300.jsonl", requests(2), clock, ago_s=3000)
+    write(inputs / "1400.jsonl", requests(1), clock, ago_s=60)
+    alarms = Recurring(server.runtime) if restarts else alarms
+    look(alarms)
+    assert told(client) == [("skipped", "1300.jsonl", WAITS)]
+    passes(server, alarms, 1)
+    passes(server, alarms, 1)
+    assert told(client) == [("submitted", "1300.jsonl", None), ("submitted", "1400.jsonl", None)]
+
+
+def test_a_single_file_that_is_written_after_a_restart_has_failed(
+    server: LiveServer, client: Client, inputs: Path, clock: ManualClock, alarms: Recurring
+) -> None:
+    client.schedules.add("job", **{**JOB, "file": "{time}.jsonl"})
+    write(inputs / "1300.jsonl", requests(1), clock)
+    passes(server, alarms, 1800)
+    server.advance(3600)
+    write(inputs / "1400.jsonl", requests(1), clock, ago_s=60)
+    alarms = Recurring(server.runtime)
+    for lines in (2, 3):
+        assert told(client) == [("skipped", "1300.jsonl", WAITS)]
+        write(inputs / "1300.jsonl", requests(lines), clock)
+        passes(server, alarms, releasing.TURN_S)
+    assert told(client)[0] == ("failed", "1300.jsonl", releasing.NEVER_AT_REST)
+
+
+def test_nothing_waits_while_it_is_paused(
+    server: LiveServer, client: Client, drop: Path, clock: ManualClock, alarms: Recurring
+) -> None:
+    client.schedules.add("job", **JOB)
+    server.advance(1800)
+    write(drop / "a.jsonl", requests(1), clock)
+    look(alarms)
+    client.schedules.pause("job", dry_run=True)
+    assert told(client) == [("skipped", "drop/a.jsonl", WAITS)]
+    client.schedules.pause("job")
+    assert told(client) == []
+    client.schedules.resume("job")
+    passes(server, alarms, 3600)
+    passes(server, alarms, 1)
+    assert told(client) == [("submitted", "drop/a.jsonl", None)]
+
+
+def test_nothing_waits_for_a_schedule_whose_key_is_over(
+    server: LiveServer, drop: Path, clock: ManualClock, alarms: Recurring
+) -> None:
+    master = server.post(f"{PREFIX}/keys", {"scopes": ["operate", "submit", "read"]})["key"]
+    server.http.headers["authorization"] = f"Bearer {master}"
+    made = server.post(f"{PREFIX}/keys", {"scopes": ["submit", "read"]})
+    with Client(server.url, made["key"]) as theirs:
+        theirs.schedules.add("job", **JOB)
+    server.advance(1800)
+    write(drop / "a.jsonl", requests(1), clock)
+    look(alarms)
+    with Client(server.url, master) as client:
+        assert told(client) == [("skipped", "drop/a.jsonl", WAITS)]
+        server.post(f"{PREFIX}/keys/{made['id']}/revoke")
+        passes(server, alarms, 15)
+        ((state, _, note),) = told(client)
+    assert state == "failed"
+    assert "was revoked" in (note or "")
+
+
 def test_of_missed_times_each_has_its_file(
     server: LiveServer, client: Client, inputs: Path, clock: ManualClock, alarms: Recurring
 ) -> None:
@@ -233,6 +306,30 @@ def test_a_file_that_is_written_while_it_is_read_is_not_kept(
     assert told(client) == [("submitted", "drop/a.jsonl", None)]
 
 
+def test_a_file_that_is_no_batch_while_it_is_written_waits(
+    server: LiveServer, client: Client, inputs: Path, clock: ManualClock, alarms: Recurring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.schedules.add("job", **{**JOB, "file": "a.jsonl"})
+    server.advance(1800)
+    write(inputs / "a.jsonl", requests(1), clock, ago_s=60)
+    look(alarms)
+    keep = files.keep
+
+    def kept_while_written(*what: Any) -> str:
+        write(inputs / "a.jsonl", b"\x1f\x8bcompressed", clock)
+        return keep(*what)
+
+    monkeypatch.setattr(releasing, "keep", kept_while_written)
+    passes(server, alarms, 1)
+    assert told(client) == [("skipped", "a.jsonl", WAITS)]
+    monkeypatch.undo()
+    write(inputs / "a.jsonl", requests(2), clock)
+    passes(server, alarms, SETTLE_S)
+    passes(server, alarms, 1)
+    assert told(client) == [("submitted", "a.jsonl", None)]
+    assert len(list(client.files.list())) == 1
+
+
 def test_a_file_that_goes_away_waits_no_longer(
     server: LiveServer, client: Client, drop: Path, clock: ManualClock, alarms: Recurring
 ) -> None:
@@ -255,13 +352,15 @@ def test_files_dated_ahead_are_watched_for_as_long(tmp_path: Path) -> None:
         assert found
         return settling.look([(path, found)])[path]
 
-    assert rest() == Rest(WAITS, SETTLE_S)
+    assert rest() == Rest(WAITS, SETTLE_S, unsure=True)
     clock.advance(SETTLE_S - 1)
-    assert rest() == Rest(WAITS, 1.0)
+    assert rest() == Rest(WAITS, 1.0, unsure=True)
     clock.set_wall(NOW - HOUR)  # the time of day jumps back; how long it was looked at does not
     clock.advance(1)
     assert rest() == Rest()
     assert seen(tmp_path / "gone.jsonl") is None
+    write(path, requests(2), clock, ago_s=-7200)  # now it was seen to change
+    assert rest() == Rest(WAITS, SETTLE_S)
 
 
 @given(whole=st.integers(0, 3), cut=st.integers(0, 40), longest=st.sampled_from([5, 10_000_000]))

@@ -124,13 +124,15 @@ class Releases:
             one = schedules.get(connection, one["tenant"], one["name"], lock=True)
             if (over := over_with_key(connection, one, now)) is None:
                 return False  # somebody else took it over just now
+            schedules.waits(connection, one, due_at=due_at, at=now, files={})
             schedules.released(connection, one, due_at=due_at, at=now, state="failed", note=over)
             schedules.change(connection, one["tenant"], one["name"], looked_at=due_at, paused_at=now)
         return True
 
     def _release(self, one: Row, due_at: datetime, *, last: bool) -> float:
         """Every file of this time that is at rest becomes a batch. For how many seconds it waits for the others: at most until
-        the next time is due, which takes what is new; for a single file GRACE in any case."""
+        the next time is due, which takes what is new; for a single file GRACE in any case, and until it is seen whether it is
+        still written: who looks may have come only now."""
         root = (self._root / one["tenant"]).resolve()  # nobody's schedule reads another's files
         paths, watched = found_below(root, one["file"], due_at, one["timezone"])
         files = [Found(path, path.relative_to(root).as_posix(), now, watched) for path in paths if (now := seen(path))]
@@ -141,7 +143,8 @@ class Releases:
         fresh = [each for each in files if each.name not in done and each.mark not in before]
         waiting = self._take(one, due_at, fresh)
         if waiting:
-            if last or (not watched and self._clock.now() - (since or self._clock.now()) < GRACE):
+            unsure = any(rest.unsure for rest in waiting.values())
+            if last or (not watched and (unsure or self._clock.now() - (since or self._clock.now()) < GRACE)):
                 return min(TURN_S, max(LOOKS_APART_S, min(rest.again_s for rest in waiting.values())))
             if not watched:
                 self._waits(one, due_at, {})
@@ -193,6 +196,8 @@ class Releases:
         except BatchschedError as problem:
             if problem.http_status >= 500:
                 raise  # it passes
+            if settling.changed(file.path, file.seen):
+                raise Changed from None  # what is wrong with it may be that it was half written
             self._fail(one, due_at, file, problem.message)
         except OSError as problem:  # whose own text names the server's folders
             self._fail(one, due_at, file, f"The file cannot be read: {problem.strerror or type(problem).__name__}.")

@@ -222,8 +222,11 @@ def ran_there(rows: Sequence[Ran]) -> str:
     day = "" if since.date() == until.date() else "%d %b "
     span = f"{since:%d %b %H:%M:%S} to {until:{day}%H:%M:%S UTC}"
     stretches = f" in {len(rows)} stretches, {sum(row.requests for row in rows)} requests," if len(rows) > 1 else ""
+    by_energy = all(row.energy_j > 0 for row in rows)  # else by time: joules and seconds do not add up
     known = [
-        (row.intensity.mean_g_per_kwh, row.energy_j or row.busy_s) for row in rows if row.intensity.mean_g_per_kwh is not None
+        (row.intensity.mean_g_per_kwh, row.energy_j if by_energy else row.busy_s)
+        for row in rows
+        if row.intensity.mean_g_per_kwh is not None
     ]
     if not known:
         return f"It ran on {ran} in {one.zone}{stretches} from {span}, at an unknown intensity ({one.intensity.source})."

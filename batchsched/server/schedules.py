@@ -147,7 +147,8 @@ class ScheduleDesk:
         """Raises NotFound."""
         now = self._clock.now()
         with changing(self._database, dry_run=dry_run, then=self._changed) as connection:
-            if schedules.get(connection, who.tenant, name, lock=True)["paused_at"] is None:
+            if (one := schedules.get(connection, who.tenant, name, lock=True))["paused_at"] is None:
+                schedules.waits(connection, one, due_at=now, at=now, files={})  # nothing is looked for any more
                 schedules.change(connection, who.tenant, name, paused_at=now)
             who.did(connection, name)
             return self._shown(connection, schedules.get(connection, who.tenant, name), now)

@@ -1,8 +1,8 @@
 """Files that somebody may still be writing: a recurring job takes one once it has come to rest.
 
 At rest is a file that two looks saw as it is, and whose last change is some seconds ago by the server's clock; where it is dated
-otherwise (a clock ahead, a copy that keeps times), the looks themselves have to lie so far apart. A last line that is cut off is
-given more time, and never becomes a request.
+ahead of that, the looks themselves have to lie so far apart. What is written without that its size or its date change is not told
+from rest. A last line that is cut off is given more time, and never becomes a request.
 """
 
 from __future__ import annotations
@@ -45,6 +45,17 @@ class Rest(NamedTuple):
     again_s: float = 0.0
     given_up: bool = False
     """It will not come to rest: `why_not` is what is wrong with it."""
+    unsure: bool = False
+    """It may have come to rest while nobody looked: it was not seen to change, or long ago by its date."""
+
+
+class _Look(NamedTuple):
+    """A file as it was seen last, and since when (monotonic) it is so."""
+
+    seen: Seen
+    since_s: float
+    changed: bool
+    """It was seen otherwise before."""
 
 
 class Settling:
@@ -52,30 +63,36 @@ class Settling:
 
     def __init__(self, clock: Clock, settle_s: float, longest_line_bytes: int) -> None:
         self._clock, self._settle_s, self._longest = clock, settle_s, longest_line_bytes
-        self._first: dict[Path, tuple[Seen, float]] = {}
-        """As each was seen last, and since when (monotonic) it is so."""
+        self._looks: dict[Path, _Look] = {}
 
     def look(self, files: Iterable[tuple[Path, Seen]]) -> dict[Path, Rest]:
         """Each of them, as it stands; what was seen of others is forgotten."""
         found, now_s = dict(files), self._clock.monotonic()
-        before = self._first
-        same = {path for path, seen in found.items() if path in before and before[path][0] == seen}
-        self._first = {path: before[path] if path in same else (seen, now_s) for path, seen in found.items()}
-        return {path: self._rest(path, seen, now_s) for path, seen in found.items()}
+        self._looks = {path: self._noted(path, seen, now_s) for path, seen in found.items()}
+        return {path: self._rest(path, look, now_s) for path, look in self._looks.items()}
 
     def still(self, stream: IO[bytes], seen: Seen) -> bool:
         """Is a file that was read to its end still the one that was seen at rest?"""
         found = os.fstat(stream.fileno())
         return self._settle_s <= 0 or seen == (found.st_size, found.st_mtime_ns)
 
-    def _rest(self, path: Path, seen: Seen, now_s: float) -> Rest:
+    def changed(self, path: Path, before: Seen) -> bool:
+        """Is a file another by now than the one that was seen at rest, or gone?"""
+        return self._settle_s > 0 and seen(path) != before
+
+    def _noted(self, path: Path, seen: Seen, now_s: float) -> _Look:
+        before = self._looks.get(path)
+        return before if before and before.seen == seen else _Look(seen, now_s, before is not None)
+
+    def _rest(self, path: Path, look: _Look, now_s: float) -> Rest:
         if self._settle_s <= 0:
             return Rest()
-        watched_s = now_s - self._first[path][1]
-        quiet_s = max(watched_s, self._clock.now().timestamp() - seen.mtime_ns / 1e9)
+        watched_s = now_s - look.since_s
+        quiet_s = max(watched_s, self._clock.now().timestamp() - look.seen.mtime_ns / 1e9)
         if watched_s < LOOKS_APART_S or quiet_s < self._settle_s:
             again_s = max(LOOKS_APART_S - watched_s, self._settle_s - quiet_s)
-            return Rest(NOT_AT_REST.format(self._settle_s), again_s)
+            unsure = not look.changed or quiet_s >= self._settle_s
+            return Rest(NOT_AT_REST.format(self._settle_s), again_s, unsure=unsure)
         if not is_cut(path, self._longest):
             return Rest()
         if quiet_s < CUT_FOR_S:
