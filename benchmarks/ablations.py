@@ -17,7 +17,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,12 +29,12 @@ from batchsched.simulate.data import opened
 from batchsched.simulate.rolling import hours_of
 from benchmarks.ablations_judged import Asked, Half, Row, Run, Trial, by_trial, judged, named, show
 from benchmarks.ablations_tried import Held, Refinement, Variant, base_of, refinements, variants
-from benchmarks.attempts import Failed, LeftOut, complete, ran
+from benchmarks.attempts import Failed, LeftOut, complete
 from benchmarks.budget import Budget
 from benchmarks.carbon_grid import SITES, cache_folder, data_folder, issued_before
 from benchmarks.carbon_plan import SERVED_S, SIMPLE_S, SOLVER_S, in_turn
-from benchmarks.forecast_ours import Remaining
 from benchmarks.kept import Kept
+from benchmarks.taken import Taken
 
 SEED = 11
 WEEK_S = 604_800
@@ -132,41 +132,18 @@ def kind_of(one: Run) -> tuple[str, float]:
     return name, guess_s * one.asked.days / 7 * (4 if fine and solved else 1)
 
 
-class Found:
-    """What was run."""
+class Found(Taken[Run, Row]):
+    """What was run; each is said as it comes."""
 
     def __init__(self, budget: Budget[Run], jobs: int, kept: Kept[Row] | None) -> None:
-        self.rows: list[Row] = []
-        self.failed: list[Failed[Run]] = []
-        self.left_out: list[Run] = []
-        self._budget, self._jobs, self._kept = budget, jobs, kept
-
-    def add(self, plan: Iterable[Run]) -> int:
-        """Run these, as far as there is time, and say each as it comes; how many there were that had not been run before."""
-        known = self._kept.rows if self._kept else {}
-        plan = list(plan)
-        for row in [known[one] for one in plan if one in known]:
-            self.rows.append(row)
-            self._budget.learn(row)
-        todo = [one for one in plan if one not in known]
-        told = Remaining("tried", len(todo), "variants of the week")
-        for one in ran(run, todo, self._jobs, self._budget.fits):
-            self._take(one)
-            told.done()
-        return len(todo)
+        super().__init__(run, budget, jobs, kept)
 
     def _take(self, one: Row | Failed[Run] | LeftOut[Run]) -> None:
         if isinstance(one, Failed):
-            self.failed.append(one)
             print(f"FAILED: {one.run}: {one.why}", flush=True)
-        elif isinstance(one, LeftOut):
-            self.left_out.append(one.run)
-        else:
+        elif isinstance(one, Row):
             print(one, flush=True)
-            self.rows.append(one)
-            self._budget.learn(one)
-            if self._kept:
-                self._kept.add(one)
+        super()._take(one)
 
 
 def main() -> None:
@@ -187,7 +164,8 @@ def main() -> None:
     print("\n".join(budget.said(plan.items())), flush=True)
     found = Found(budget, said.jobs, Kept(said.rows, Row) if said.rows else None)
     for trial, runs in plan.items():
-        if found.add(runs) and trial != list(plan)[-1] and (so_far := judged(switched, by_trial(found.rows))):
+        fresh = found.add(runs, "tried", "variants of the week")
+        if fresh and trial != list(plan)[-1] and (so_far := judged(switched, by_trial(found.rows))):
             print(f"\n## Until {trial}")
             show(so_far)
     _tell(found, switched, asked, halves)

@@ -21,7 +21,7 @@ import os
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import cache, lru_cache
@@ -42,7 +42,7 @@ from batchsched.simulate.rolling import hours_of
 from batchsched.simulate.scenarios import NAMED, Asked, Scenario, regions, single, site
 from batchsched.simulate.scene import LOAD
 from benchmarks import carbon_grid
-from benchmarks.attempts import Failed, LeftOut, complete, ran
+from benchmarks.attempts import Failed, complete
 from benchmarks.budget import Budget
 from benchmarks.carbon_grid import SITES, cache_folder, data_folder
 from benchmarks.carbon_plan import Block, blocks, guess_s
@@ -59,10 +59,10 @@ from benchmarks.carbon_whole import (
     whole_runs,
     worth_it,
 )
-from benchmarks.forecast_ours import Remaining
 from benchmarks.forecast_trials import need_data
 from benchmarks.kept import Kept
 from benchmarks.paired import interval
+from benchmarks.taken import Taken
 
 FIRST, LAST = datetime(2022, 7, 2, tzinfo=UTC), datetime(2022, 12, 18, tzinfo=UTC)
 """After the last day everything is done; forecasts end on 28 December."""
@@ -74,6 +74,7 @@ GREEDY, GREEDY_FORESIGHT = "greedy", "greedy, perfect foresight"
 WORK_S = 0.5
 """Of the solver, a plan."""
 ROUNDING = 1e-6
+"""Of all grams: policies that choose alike differ by less, since parts are added up in another order and instants are rounded."""
 FULL = (13, 6)
 """Weeks with a fleet, and of single jobs, of `--full`."""
 SITE, LOADS = "CISO", {f"site, load {load:g}": load for load in (0.3, 0.6, 0.9)}
@@ -251,10 +252,6 @@ def apart(weeks_g: list[tuple[float, float, float]]) -> list[float]:
     return interval(more) if more else []
 
 
-ROUNDING = 1e-6
-"""Of all grams: policies that choose alike differ by less, since parts are added up in another order and instants are rounded."""
-
-
 def _beats(one: dict[str, Any], ours: dict[str, Any]) -> bool:
     return bool(one["kg"] < ours["kg"] * (1 - ROUNDING) and one["misses_pct"] <= ours["misses_pct"])
 
@@ -324,9 +321,9 @@ def main() -> None:
     found = Found(budget, asked.jobs, Kept(asked.rows, Row) if asked.rows else None)
     waiting: list[Run] = []
     for block in plan:  # what the whole server runs of a block is known once the planner alone has run it
-        found.add([*waiting, *runs(block, asked.policy, asked.days)], str(block))
+        found.add([*waiting, *runs(block, asked.policy, asked.days)], f"until {block}:", "runs")
         waiting = [] if asked.quick else found.by_server(block, asked.days)
-    found.add(waiting, "the rest")
+    found.add(waiting, "until the rest:", "runs")
     summaries = found.summaries()
     for name, rows in summaries.items():
         show(name, rows)
@@ -393,43 +390,17 @@ def likely(block: Block, asked: argparse.Namespace) -> list[Run]:
     return alone if asked.quick else [*alone, *whole_runs(block.scenario, [block.week], names, asked.days)]
 
 
-class Found:
+class Found(Taken[Run, Row]):
     """What was run, by table."""
 
     def __init__(self, budget: Budget[Run], jobs: int, kept: Kept[Row] | None) -> None:
-        self._rows: dict[str, list[Row]] = defaultdict(list)
-        self._budget, self._jobs, self._kept = budget, jobs, kept
+        super().__init__(run, budget, jobs, kept)
         self._served: dict[str, list[str]] = {}
-        self.failed: list[Failed[Run]] = []
-        self.left_out: list[Run] = []
-
-    def add(self, plan: Sequence[Run], what: str) -> None:
-        """Run these, as far as there is time."""
-        known = self._kept.rows if self._kept else {}
-        for row in [known[one] for one in plan if one in known]:
-            self._rows[row.run.table].append(row)
-            self._budget.learn(row)
-        todo = [one for one in plan if one not in known]
-        remaining = Remaining(f"until {what}:", len(todo), "runs")
-        for one in ran(run, todo, self._jobs, self._budget.fits):
-            self._take(one)
-            remaining.done()
-
-    def _take(self, one: Row | Failed[Run] | LeftOut[Run]) -> None:
-        if isinstance(one, Failed):
-            self.failed.append(one)
-        elif isinstance(one, LeftOut):
-            self.left_out.append(one.run)
-        else:
-            self._rows[one.run.table].append(one)
-            self._budget.learn(one)
-            if self._kept:
-                self._kept.add(one)
 
     def by_server(self, block: Block, days: int) -> list[Run]:
         """What the whole server is to run of a block: in all weeks of a scenario the policies that its first week chose."""
         if block.scenario not in self._served:
-            summary = summed(self._rows[block.scenario])
+            summary = summed(self._tables().get(block.scenario, []))
             if not summary:
                 return []
             self._served[block.scenario] = worth_it(summary)
@@ -437,14 +408,18 @@ class Found:
 
     def summaries(self) -> dict[str, dict[str, dict[str, Any]]]:
         """By table and policy."""
-        return {name: summary for name, rows in sorted(self._rows.items()) if (summary := summed(rows))}
+        return {name: summary for name, rows in sorted(self._tables().items()) if (summary := summed(rows))}
 
     def weeks(self) -> dict[str, list[str]]:
         """That each table is of."""
-        used = {
-            name: held_against(rows, (RUN_NOW, *yardsticks(rows[0].run.scenario))) for name, rows in self._rows.items() if rows
-        }
+        used = {name: held_against(rows, (RUN_NOW, *yardsticks(rows[0].run.scenario))) for name, rows in self._tables().items()}
         return {name: [f"{row.run.week:%Y-%m-%d}" for row in by[RUN_NOW]] for name, by in sorted(used.items()) if by}
+
+    def _tables(self) -> dict[str, list[Row]]:
+        found: defaultdict[str, list[Row]] = defaultdict(list)
+        for row in self.rows:
+            found[row.run.table].append(row)
+        return dict(found)
 
 
 def runs(block: Block, names: list[str] | None, days: int) -> Iterable[Run]:

@@ -80,7 +80,7 @@ def test_kept_rows_tell_how_long_others_of_their_kind_take(tmp_path: Path) -> No
     kept.add(known)
     found = ablations.Found(Budget(10, 1, ablations.kind_of), 1, kept)
     other = row("b", 600).run
-    assert found.add([known.run, other]) == 1
+    assert found.add([known.run, other], "tried", "of two") == 1
     assert (found.rows, found.left_out) == ([known], [other])
 
 

@@ -227,7 +227,7 @@ def test_kept_rows_tell_how_long_others_of_their_kind_take(tmp_path: Path) -> No
     known = msgspec.structs.replace(row("EDF", 100), took_s=1000.0, ceiling_g=None)
     kept.add(known)
     found = carbon.Found(Budget(10, 1, carbon.kind_of), 1, kept)
-    found.add([known.run, row("FIFO", 100).run], "the end")
+    found.add([known.run, row("FIFO", 100).run], "until the end:", "runs")
     assert found.left_out == [row("FIFO", 100).run]
 
 
