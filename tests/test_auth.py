@@ -24,7 +24,7 @@ from batchsched.queue import audit, keys
 from batchsched.queue import tables as t
 from batchsched.queue.database import Database
 from batchsched.queue.tenancy import ANY
-from batchsched.server import models
+from batchsched.server import auth, models
 from batchsched.server.app import create_app
 from batchsched.server.auth import check_keys, digest_of
 from batchsched.server.rules import RULES, SCOPES
@@ -133,7 +133,9 @@ def test_every_route_has_a_rule_and_every_rule_a_route(keyed: Keyed) -> None:
 
 
 def test_a_route_without_a_rule_is_refused(keyed: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(RULES, "GET /v1/models")
+    # A table of its own: what is taken out of RULES comes back in another place, and a page made later is in another order.
+    less = {route: rule for route, rule in RULES.items() if route != "GET /v1/models"}
+    monkeypatch.setattr(auth, "RULES", less)
     assert keyed.call("GET", "/v1/models", keyed.operator).status_code == 403
 
 
