@@ -3,10 +3,11 @@
 `python -m benchmarks.carbon [--minutes M] [--weeks N] [--full] [--quick]`. Forecasts are our own as they would have been issued,
 hour by hour; what is paid is what came true. Weeks are sampled by a seed from July to December 2022, on which nothing was tuned.
 `single` (a): one job of 6 h at a time (of 1 h in windows of 6 h), without a limit of capacity, in 25 zones of the United
-States, windows of 6, 24, 48 and 96 h. `regions, exact` (c): five sites with residency, rates known. `regions` (e): the same
-with rates and lengths that nobody knows. With `--full`, or by name: `site, load 0.3` and so on (b), one site with old and new
-GPUs, more or less busy; `shared 25` and `shared 55` (d), servers of online users who leave more or less of them;
-`everything`, (e) with such servers and slow links; and bad days (f), of which the `broken feed of 2023` has weeks of its own.
+States, windows of 6, 24, 48 and 96 h. `regions, exact` (c): five sites with residency, rates known. `everything` (e): the same
+with rates and lengths that nobody knows, servers of online users who leave more or less of them, and slow links. With `--full`,
+or by name: `regions`, (c) with such rates and lengths; `site, load 0.3` and so on (b), one site with old and new GPUs, more or
+less busy; `shared 25` and `shared 55` (d), such servers at other loads; and bad days (f), of which the `broken feed of 2023`
+has weeks of its own.
 All policies run on the planner alone, then few of them on the whole server (carbon_whole.py); `by` in the last line says
 which simulator a figure is of. What is worth most is run first, and nothing begins that would not be done in time
 (carbon_plan.py). See docs/benchmarks.md.
@@ -78,13 +79,15 @@ ROUNDING = 1e-6
 FULL = (13, 6)
 """Weeks with a fleet, and of single jobs, of `--full`."""
 SITE, LOADS = "CISO", {f"site, load {load:g}": load for load in (0.3, 0.6, 0.9)}
-USUAL = [*(f"single, {window_h} h" for window_h in WINDOWS_H), "regions, exact", "regions"]
-HARDER = [name for name in NAMED if name not in ("regions", "site")]
-"""(d), (f), all of (b) to (e) at once, and (e) with requests as long as those of real services."""
+FLEET = "everything"
+"""(e): what the figures of a fleet are of."""
+USUAL = [*(f"single, {window_h} h" for window_h in WINDOWS_H), "regions, exact", FLEET]
+HARDER = [name for name in NAMED if name not in ("regions", "site", FLEET)]
+"""(d), (f), and `regions` with requests as long as those of real services."""
 BETA = "broken feed of 2023"
 BETA_WEEKS = (datetime(2023, 8, 16, tzinfo=UTC), datetime(2023, 8, 23, tzinfo=UTC))
 """(f) with CarbonCast's beta, stuck, full of gaps, biased and late as it was; it was measured until 13 September."""
-EVERY = [*USUAL, *LOADS, *HARDER, BETA]
+EVERY = [*USUAL, "regions", *LOADS, *HARDER, BETA]
 BAD_WEEKS = 2
 """Of `--full`, of each of (d) and (f)."""
 MINUTES = 37.0
@@ -102,7 +105,7 @@ def drawn(name: str, week: datetime, days: int = 7) -> Scenario:
     seed = int(week.timestamp()) // 604_800
     if name.startswith("site"):
         return site(SITE, week, days, seed, LOADS[name])
-    if name in HARDER:
+    if name in (FLEET, *HARDER):
         return NAMED[name](Asked(SITES, week, days, seed, LOAD, data_folder()))
     return regions(SITES, week, days, seed, exact=name.endswith("exact"))
 
@@ -276,10 +279,10 @@ def show(name: str, found: dict[str, dict[str, Any]]) -> None:
 HEADLINES = {
     "scheduler_captured_24h": ("single, 24 h", "captured"),
     "scheduler_captured_96h": ("single, 96 h", "captured"),
-    "fleet_captured": ("regions", "captured"),
-    "misses_pct": ("regions", "broken_pct"),
-    "unexcused_misses_pct": ("regions", "unexcused_pct"),
-    "saving_vs_run_now_pct": ("regions", "saved_pct"),
+    "fleet_captured": (FLEET, "captured"),
+    "misses_pct": (FLEET, "broken_pct"),
+    "unexcused_misses_pct": (FLEET, "unexcused_pct"),
+    "saving_vs_run_now_pct": (FLEET, "saved_pct"),
 }
 """By figure: the scenario and the column. The whole server's, where it ran."""
 
@@ -367,7 +370,7 @@ def planned_blocks(asked: argparse.Namespace) -> list[Block]:
     counts = {name: single_weeks if name.startswith("single") else fleet_weeks for name in USUAL}
     counts["single, 48 h"] = counts["single, 6 h"] = min(1, single_weeks) if not asked.full else single_weeks
     bad_weeks = BAD_WEEKS if asked.full else fleet_weeks
-    whole = {*LOADS, "everything"}
+    whole = {*LOADS, "regions"}
     others = {name: fleet_weeks if name in whole else bad_weeks for name in EVERY if name not in USUAL}
     named = asked.scenario or (EVERY if asked.full else USUAL)
     found = blocks({name: count for name, count in {**counts, **others}.items() if name in named}, FIRST, LAST, SEED)

@@ -33,7 +33,7 @@ def row(
     policy: str,
     grams: float,
     *,
-    scenario: str = "regions",
+    scenario: str = "everything",
     week: int = 0,
     missed: int = 0,
     by: By = "planner",
@@ -84,8 +84,8 @@ def test_who_emits_less_at_no_more_misses_beats_us() -> None:
         *twice("alike", 600 - 1e-5),
     )
     assert [name for name, one in found.items() if one["beats_us"]] == ["cleaner"]
-    said = carbon.figures({"regions": found})
-    assert said["beaten_by"] == ["cleaner (regions)"]
+    said = carbon.figures({"everything": found})
+    assert said["beaten_by"] == ["cleaner (everything)"]
     assert said["fleet_captured"] == 0.8
     assert said["misses_pct"] == 0.0
     assert said["saving_vs_run_now_pct"] == 40.0
@@ -126,7 +126,7 @@ def simulated(one: Run) -> Row:
 def test_a_run_that_fails_costs_no_other_and_is_told() -> None:
     yardsticks = (carbon.RUN_NOW, carbon.OURS, carbon.FORESIGHT)
     names = (*yardsticks, "EDF", "FIFO", "GreenLLM")
-    plan = [Run("regions", WEEK + timedelta(days=7 * week), name) for week in range(3) for name in names]
+    plan = [Run("everything", WEEK + timedelta(days=7 * week), name) for week in range(3) for name in names]
     came = list(ran(simulated, plan, 1))
     failed = [one for one in came if isinstance(one, Failed)]
     rows = [one for one in came if isinstance(one, Row)]
@@ -134,10 +134,10 @@ def test_a_run_that_fails_costs_no_other_and_is_told() -> None:
     found = carbon.summed(rows)
     assert found.keys() == {*yardsticks, "GreenLLM"}, "a policy that lacks a week of the others' is no peer of theirs"
     assert found["GreenLLM"]["kg"] == pytest.approx(2 * 0.92), "in the third week nobody knows what running at once emits"
-    first, killed, now = carbon.figures({"regions": found}, failed)["failed"]
-    assert first == "EDF (regions, week of 2022-07-02): AssertionError: it emitted less than can be"
-    assert killed.startswith("FIFO (regions, week of 2022-07-09): a process died")
-    assert now.startswith("run now (regions, week of 2022-07-16): ZeroDivisionError")
+    first, killed, now = carbon.figures({"everything": found}, failed)["failed"]
+    assert first == "EDF (everything, week of 2022-07-02): AssertionError: it emitted less than can be"
+    assert killed.startswith("FIFO (everything, week of 2022-07-09): a process died")
+    assert now.startswith("run now (everything, week of 2022-07-16): ZeroDivisionError")
     assert carbon.summed(one for one in rows if one.run.policy != carbon.OURS) == {}
 
 
@@ -176,7 +176,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[Block]:
 
 def test_what_is_worth_most_is_run_first(monkeypatch: pytest.MonkeyPatch) -> None:
     found = asked(monkeypatch)
-    assert [block.scenario for block in found[:4]] == ["regions", "single, 24 h", "single, 96 h", "regions, exact"]
+    assert [block.scenario for block in found[:4]] == ["everything", "single, 24 h", "single, 96 h", "regions, exact"]
     assert [block.scenario for block in found[4:8]] == [block.scenario for block in found[:4]], "then second weeks of all"
     assert [block.scenario for block in found[8:]] == ["single, 48 h", "single, 6 h"]
     assert found[4].week != found[0].week
@@ -185,26 +185,26 @@ def test_what_is_worth_most_is_run_first(monkeypatch: pytest.MonkeyPatch) -> Non
     assert tuple(block.week for block in full if block.scenario == carbon.BETA) == carbon.BETA_WEEKS, "the feed that really broke"
     assert [block.week for block in asked(monkeypatch, "--scenario", carbon.BETA, "--weeks", "9")] == [*carbon.BETA_WEEKS]
     assert {block.scenario for block in full} == set(carbon.EVERY)
-    assert sum(block.scenario == "regions" for block in full) == 13
+    assert sum(block.scenario == "everything" for block in full) == 13
 
 
 def test_every_scenario_has_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(carbon, "drawn", lambda name, week, days: regions(("CISO", "DE"), week, 1, 1))
-    fleet = list(carbon.runs(Block("regions", WEEK), None, 3))
+    fleet = list(carbon.runs(Block("everything", WEEK), None, 3))
     assert {(run.week, run.days) for run in fleet} == {(WEEK, 3)}
     assert [run.policy for run in fleet[:3]] == [carbon.OURS, carbon.FORESIGHT, carbon.RUN_NOW], "the longest, and what all need"
     assert "least money" in {run.policy for run in fleet}
     assert len({run.policy for run in fleet}) == len(fleet)
     alone = list(carbon.runs(Block("single, 24 h", WEEK), None, 7))
     assert carbon.OURS not in {run.policy for run in alone}
-    few = {run.policy for run in carbon.runs(Block("regions", WEEK), ["EDF"], 7)}
+    few = {run.policy for run in carbon.runs(Block("everything", WEEK), ["EDF"], 7)}
     assert few == {"EDF", carbon.RUN_NOW, carbon.OURS, carbon.FORESIGHT, carbon.GREEDY, carbon.GREEDY_FORESIGHT}
 
 
 def test_a_run_fits_if_it_may_take_as_long_as_the_longest_of_its_kind() -> None:
     clock = [0.0]
     budget = Budget[Run](10, 2, lambda run: (run.scenario, 100.0), lambda: clock[0])
-    run = Run("regions", WEEK, "EDF")
+    run = Run("everything", WEEK, "EDF")
     clock[0] = 490.0
     assert budget.fits(run)
     budget.learn(msgspec.structs.replace(row("EDF", 100), took_s=200.0))
@@ -212,12 +212,12 @@ def test_a_run_fits_if_it_may_take_as_long_as_the_longest_of_its_kind() -> None:
     assert not budget.fits(Run("site", WEEK, "EDF")), "the machine is half as fast as was thought"
     clock[0] = 400.0
     assert budget.fits(run)
-    said = list(budget.said([(Block("regions", WEEK), [run] * 3), (Block("site", WEEK), [run] * 10)]))
+    said = list(budget.said([(Block("everything", WEEK), [run] * 3), (Block("site", WEEK), [run] * 10)]))
     assert said[1:] == [
-        "- regions, week of 2022-07-02: 3 runs, 5.0 minutes of a processor",
+        "- everything, week of 2022-07-02: 3 runs, 5.0 minutes of a processor",
         "- site, week of 2022-07-02: 10 runs, 16.7 minutes of a processor; will hardly fit",
     ]
-    endless = list(Budget(math.inf, 2, carbon.kind_of).said([(Block("regions", WEEK), [run] * 100)]))
+    endless = list(Budget(math.inf, 2, carbon.kind_of).said([(Block("everything", WEEK), [run] * 100)]))
     assert endless[0].startswith("No end of time")
     assert "hardly" not in endless[1]
 
@@ -291,13 +291,13 @@ def both(*, missed: int = 0) -> dict[str, dict[str, dict[str, float]]]:
 def test_the_last_line_is_of_the_whole_server_where_it_ran_and_says_so() -> None:
     said = carbon.figures(both())
     keys = ("fleet_captured", "misses_pct", "unexcused_misses_pct", "saving_vs_run_now_pct")
-    assert said["by"] == dict.fromkeys(keys, "regions, whole server")
+    assert said["by"] == dict.fromkeys(keys, "everything, whole server")
     assert said["saving_vs_run_now_pct"] == pytest.approx(100 * (1 - 620 / 1020), abs=1e-4)
-    assert said["planner_captured"] == {"regions": 0.8}
-    apart = said["planner_and_server"]["regions"][carbon.OURS]
+    assert said["planner_captured"] == {"everything": 0.8}
+    apart = said["planner_and_server"]["everything"][carbon.OURS]
     assert (apart["planner_saved_pct"], apart["server_saved_pct"]) == (40.0, 39.22)
-    alone = carbon.figures({"regions": both()["regions"]})
-    assert alone["by"]["fleet_captured"] == "regions"
+    alone = carbon.figures({"everything": both()["everything"]})
+    assert alone["by"]["fleet_captured"] == "everything"
     assert alone["planner_and_server"] == {}
 
 
@@ -335,7 +335,7 @@ def test_the_whole_server_runs_ours_and_the_best_published_ones() -> None:
     assert {run.scenario for run in runs} == {"single, 24 h, 3 zones"}
     assert [run.by for run in runs] == ["planner"] * 5 + ["server"] * 5
     assert {run.table for run in runs} == {"single, 24 h, 3 zones", "single, 24 h, 3 zones, whole server"}
-    assert [run.by for run in whole_runs("regions", [WEEK], names)] == ["server"] * 5
+    assert [run.by for run in whole_runs("everything", [WEEK], names)] == ["server"] * 5
     assert list(whole_runs("single, 6 h", [WEEK], names)) == []
 
 
@@ -343,7 +343,7 @@ def test_only_the_scenario_of_everything_has_luck() -> None:
     assert conditions_of(regions(("DE",), WEEK, 1, 1)).sigma_chunk > 0
     exact = (regions(("DE",), WEEK, 1, 1, exact=True), single(("DE",), WEEK, 1, 24))
     assert [conditions_of(one) for one in exact] == [EXACT, EXACT]
-    assert differences({"regions": {}}) == {}
+    assert differences({"everything": {}}) == {}
 
 
 @pytest.mark.slow
