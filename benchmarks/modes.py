@@ -22,8 +22,9 @@ from typing import NamedTuple
 from batchsched.executors.drafts import DraftService, serve_drafts, target_args, target_environment
 from batchsched.executors.engine_home import EngineHome, find_engine
 from benchmarks.modes_engines import KEY, ROOT, Engine, engine, tiny_models
-from benchmarks.modes_load import Load, Sent, differing, of_lengths, run, settled, spread, to
+from benchmarks.modes_load import Load, Sent, of_lengths, run, spread, to
 from benchmarks.modes_split import by_two, missing, split_engines
+from benchmarks.modes_ties import Tie, tie_at
 from benchmarks.modes_turns import Mode, Way, compare, table
 
 TOKENS = 4
@@ -73,7 +74,7 @@ def _plan(quick: bool) -> Plan:
 
 class Ground(NamedTuple):
     """What all modes share: where, with which models, the plan, the engine alone and what it answered; `timed`: to the load of
-    the turns."""
+    the turns; `tie`: asks the engine alone."""
 
     home: EngineHome
     folder: Path
@@ -83,11 +84,12 @@ class Ground(NamedTuple):
     alone: Way
     reference: list[Sent]
     timed: Sent
+    tie: Tie
 
     async def compare(self, name: str, way: Way) -> Mode:
         """A mode with the engine alone: answers and turns."""
         equal = list(zip(self.plan.equal, self.reference, strict=True))
-        return await compare(name, equal, (self.plan.rate, self.timed), self.plan.repetitions, self.alone, way)
+        return await compare(name, equal, (self.plan.rate, self.timed), self.plan.repetitions, self.alone, way, self.tie)
 
 
 async def _all(home: EngineHome, folder: Path, models: tuple[Path, Path], plan: Plan, chosen: list[str]) -> dict[str, Mode]:
@@ -95,11 +97,7 @@ async def _all(home: EngineHome, folder: Path, models: tuple[Path, Path], plan: 
     with engine(home, folder, TARGET, models[1], PLAIN) as alone:
         timed = await run(plan.rate, to(alone.url)) if plan.repetitions else Sent([], 0.0)  # it is warm then, too
         reference = [await run(load, to(alone.url)) for load in plan.equal]
-        again = [await run(load, to(alone.url)) for load in plan.equal]
-        differ = sum(map(differing, reference, again))
-        print(f"standalone: the same {_count(plan)} requests again, {differ} answers differ and are left out", flush=True)
-        known = list(map(settled, reference, again))
-        ground = Ground(home, folder, *models, plan, Way(to(alone.url), [alone]), known, timed)
+        ground = Ground(home, folder, *models, plan, Way(to(alone.url), [alone]), reference, timed, tie_at(alone.url))
         for name in chosen:
             try:
                 found |= await MODES[name](ground)
@@ -143,7 +141,7 @@ async def _draft_target(on: Ground) -> dict[str, Mode]:
 
 async def _drafted(on: Ground, name: str, way: Way, target: Engine, service: DraftService) -> Mode:
     """Bytes a token are of the turns alone, if there are any: a long prompt goes out once, whatever is drafted for it."""
-    none = Mode([], 0, 0, 0, 0, {})
+    none = Mode([], 0, 0, 0, 0, 0, {})
     lengths = on._replace(plan=on.plan._replace(repetitions=0))
     before = service.passed()
     equal = none if name == OWN_WILL else await lengths.compare(f"{name}, prompts of all lengths", way)
@@ -151,8 +149,8 @@ async def _drafted(on: Ground, name: str, way: Way, target: Engine, service: Dra
     mode = await on._replace(plan=on.plan._replace(equal=[]), reference=[]).compare(name, way)
     travelled, drafted = (now - then for now, then in zip(service.passed(), before, strict=True))
     figures = {"acceptance": _acceptance(target), "bytes_per_token": travelled / max(1.0, drafted)}
-    differ, compared, lost = equal.differ + mode.differ, equal.compared + mode.compared, equal.lost + mode.lost
-    return mode._replace(differ=differ, compared=compared, lost=lost, figures=figures)
+    both = {key: getattr(equal, key) + getattr(mode, key) for key in ("differ", "tied", "compared", "lost")}
+    return mode._replace(**both, figures=figures)
 
 
 MODES: dict[str, Callable[[Ground], Awaitable[dict[str, Mode]]]] = {
@@ -160,10 +158,6 @@ MODES: dict[str, Callable[[Ground], Awaitable[dict[str, Mode]]]] = {
     "dpd": _prefill_decode,
     "dsd": _draft_target,
 }
-
-
-def _count(plan: Plan) -> int:
-    return sum(len(load.bodies) for load in plan.equal)
 
 
 def _acceptance(target: Engine) -> float:
@@ -191,6 +185,7 @@ def _summed(found: dict[str, Mode]) -> dict[str, object]:
         "dsd_acceptance": figure("dsd", "acceptance"),
         "throughput_vs_standalone": {name: median(name, lambda mode: mode.rates) for name in MODES},
         "energy_vs_standalone": {name: median(name, lambda mode: mode.energies) for name in MODES},
+        "tied": {name: found[name].tied for name in MODES if name in found},
         "lost": sum(mode.lost for mode in found.values()),
     }
 

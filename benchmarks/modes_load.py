@@ -106,15 +106,3 @@ async def run(load: Load, send: Send) -> Sent:
         began = time.monotonic()
         answers = await asyncio.gather(*(one(body) for body in load.bodies))
         return Sent(list(answers), time.monotonic() - began)
-
-
-def settled(first: Sent, again: Sent) -> Sent:
-    """The first, without the answers that came otherwise the second time: two tokens tie there."""
-    pairs = zip(first.answers, again.answers, strict=True)
-    return first._replace(answers=[mine if mine == theirs else None for mine, theirs in pairs])
-
-
-def differing(one: Sent, other: Sent) -> int:
-    """Requests that both answered, and not alike."""
-    pairs = zip(one.answers, other.answers, strict=True)
-    return sum(mine is not None and theirs is not None and mine != theirs for mine, theirs in pairs)

@@ -21,7 +21,8 @@ from batchsched.executors.meters import choose_meter
 from batchsched.fleet import Pool
 from batchsched.settings import Worker
 from benchmarks.modes_engines import Engine
-from benchmarks.modes_load import Load, Send, Sent, differing, run, settled
+from benchmarks.modes_load import Load, Send, Sent, run
+from benchmarks.modes_ties import Parting, Tie, other_answers, partings
 
 POOL = Pool()
 
@@ -72,12 +73,13 @@ class Way:
 
 
 class Mode(NamedTuple):
-    """What came of one mode. `turns`: the engine alone and the mode, in each repetition; `differ`: answers that were not alike;
-    `tokens`: of the answers of a turn."""
+    """What came of one mode. `turns`: the engine alone and the mode, in each repetition; `differ`: other answers; `tied`:
+    those that part where two tokens tie; `tokens`: of the answers of a turn."""
 
     turns: list[tuple[Turn, Turn]]
     tokens: int
     differ: int
+    tied: int
     compared: int
     lost: int
     figures: dict[str, float]
@@ -110,16 +112,16 @@ class Mode(NamedTuple):
 
 
 async def compare(
-    name: str, equal: Sequence[tuple[Load, Sent]], rate: tuple[Load, Sent], repetitions: int, alone: Way, mode: Way
+    name: str, equal: Sequence[tuple[Load, Sent]], rate: tuple[Load, Sent], repetitions: int, alone: Way, mode: Way, tie: Tie
 ) -> Mode:
-    """Loads with the answers of the engine alone to them. `rate`: that of the turns, whose order alternates."""
-    differ = lost = 0
-    turns: list[tuple[Turn, Turn]] = []
+    """Loads with the answers of the engine alone to them. `rate`: that of the turns, whose order alternates. `tie`: asks it."""
+    lost, apart, turns = 0, list[Parting](), list[tuple[Turn, Turn]]()
     with alone.stopped():
         for load, before in equal:
             sent = await run(load, mode.send)
-            differ, lost = differ + _told(name, load, before, sent), lost + sent.lost
-    (load, known), answered = rate, list[Sent]()
+            lost += sent.lost
+            apart += partings(load, before, sent)
+    load, known = rate
     for index in range(repetitions):
         sent_by: dict[str, Sent] = {}
         turn_of: dict[str, Turn] = {}
@@ -129,25 +131,14 @@ async def compare(
                 sent_by[each], turn_of[each] = await mine.turn(load)
         turns.append((turn_of["alone"], turn_of["mode"]))
         lost += sum(sent.lost for sent in sent_by.values())
-        known = settled(known, sent_by["alone"])
-        answered.append(sent_by["mode"])
+        apart += partings(load, known, sent_by["mode"])
         rates = {each: load.tokens / turn.seconds for each, turn in turn_of.items()}
         ratio = rates["mode"] / rates["alone"]
         print(f"{name}: {rates['mode']:7.0f} tokens/s, alone {rates['alone']:7.0f}; ratio {ratio:.3f}", flush=True)
-    differ += sum(_told(name, load, known, sent) for sent in answered)
+    differ, tied = await other_answers(apart, tie, name)
     compared = sum(len(before.answers) - before.lost for _, before in equal) + repetitions * (len(known.answers) - known.lost)
-    print(f"{name}: {compared} answers compared, {differ} differ, {lost} requests lost", flush=True)
-    return Mode(turns, load.tokens, differ, compared, lost, {})
-
-
-def _told(name: str, load: Load, known: Sent, sent: Sent) -> int:
-    """How many differ; which, and from where on, is said."""
-    for body, mine, theirs in zip(load.bodies, known.answers, sent.answers, strict=True):
-        if mine is not None and theirs is not None and mine != theirs:
-            same = next((at for at, (one, other) in enumerate(zip(mine, theirs, strict=False)) if one != other), len(theirs))
-            prompt = f"{len(body['prompt'])} tokens, {load.in_flight} in flight"
-            print(f"{name}: the answer to a prompt of {prompt}, differs after {same} tokens", flush=True)
-    return differing(known, sent)
+    print(f"{name}: {compared} answers compared, {differ} differ, {tied} part at a tie, {lost} requests lost", flush=True)
+    return Mode(turns, load.tokens, differ, tied, compared, lost, {})
 
 
 def table(found: dict[str, Mode], two_machines: frozenset[str]) -> None:

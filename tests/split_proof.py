@@ -27,6 +27,8 @@ from batchsched.fleet import Pool, ServedModel
 from batchsched.kv_link import kv_bytes_in
 from batchsched.lines import COMPLETIONS
 from batchsched.settings import Worker
+from benchmarks.modes_load import Body, Load, Sent, answer_of
+from benchmarks.modes_ties import other_answers, partings, tie_at
 
 ANSWER_TOKENS = 16
 BLOCK = 128
@@ -36,11 +38,13 @@ _FIRST_ID, _LAST_ID = 20, 250
 
 
 class Proof(NamedTuple):
-    """Of some prompts at so many in flight. `bytes_per_token`: sent a token of the blocks sent."""
+    """Of some prompts at so many in flight. `equal`: answers; `tied` of them part where two tokens tie for the engine alone.
+    `bytes_per_token`: sent a token of the blocks sent."""
 
     prompts: int
     in_flight: int
     equal: int
+    tied: int
     external_tokens: float
     prompt_tokens: int
     bytes_per_token: float
@@ -83,38 +87,43 @@ class Rig:
     async def prove(self, lengths: Sequence[int], in_flight: int, seed: int = 0) -> Proof:
         """Greedy answers to prompts of these lengths, by way of both and then by ours alone, which has none of them cached."""
         rng = random.Random(seed)
-        prompts = [[rng.randint(_FIRST_ID, _LAST_ID) for _ in range(length)] for length in lengths]
+        load = Load([asked([rng.randint(_FIRST_ID, _LAST_ID) for _ in range(length)]) for length in lengths], in_flight)
         before = await self.counted()
-        split, took_split = await self._all(prompts, in_flight, alone=False)
+        split = await self._all(load, alone=False)
         after = await self.counted()
-        alone, took_alone = await self._all(prompts, in_flight, alone=True)
+        alone = await self._all(load, alone=True)
         blocks = sum(-(-length // BLOCK) * BLOCK for length in lengths)
-        equal = sum(one is not None and one == other for one, other in zip(split, alone, strict=True))
+        other, tied = await other_answers(partings(load, alone, split), tie_at(self.ours.url), "by way of both")
+        equal = len(lengths) - sum(None in pair for pair in zip(alone.answers, split.answers, strict=True)) - other
         gains = [new - old for new, old in zip(after, before, strict=True)]
-        return Proof(len(prompts), in_flight, equal, gains[0], sum(lengths), gains[1] / blocks, took_split, took_alone)
+        per_token = gains[1] / blocks
+        return Proof(len(lengths), in_flight, equal, tied, gains[0], sum(lengths), per_token, split.seconds, alone.seconds)
 
     async def counted(self) -> tuple[float, float]:
         """Prompt tokens that ours took from elsewhere, and bytes that came, since its start."""
         sent_bytes, tokens = (await page_of(self.session, self.ours.url)).handed()
         return tokens, sent_bytes
 
-    async def _all(self, prompts: list[list[int]], in_flight: int, *, alone: bool) -> tuple[list[list[int] | None], float]:
+    async def _all(self, load: Load, *, alone: bool) -> Sent:
         self._salts += 1
-        salt, room = f"{id(self)} {self._salts}", asyncio.Semaphore(in_flight)
+        salt, room = f"{id(self)} {self._salts}", asyncio.Semaphore(load.in_flight)
         loop = asyncio.get_running_loop()
 
-        async def one(prompt: list[int]) -> list[int] | None:
-            wanted = {"temperature": 0, "max_tokens": ANSWER_TOKENS, "ignore_eos": True, "return_token_ids": True}
-            body = json.dumps({"model": "tiny", "prompt": prompt, "cache_salt": salt, **wanted}).encode()
+        async def one(body: Body) -> list[int] | None:
+            data = json.dumps({**body, "cache_salt": salt}).encode()
             async with room:
-                reply = await (self.post(self.ours.url + COMPLETIONS, body) if alone else self.ask(body))
-            if reply.status != 200:
-                return None
-            choice = json.loads(reply.body)["choices"][0]
-            return list(choice["token_ids"])
+                reply = await (self.post(self.ours.url + COMPLETIONS, data) if alone else self.ask(data))
+            return answer_of(json.loads(reply.body)) if reply.status == 200 else None
 
         began = loop.time()
-        return await asyncio.gather(*(one(prompt) for prompt in prompts)), loop.time() - began
+        answers = await asyncio.gather(*(one(body) for body in load.bodies))
+        return Sent(list(answers), loop.time() - began)
+
+
+def asked(prompt: list[int]) -> Body:
+    """A request for a greedy answer in token ids."""
+    wanted = {"temperature": 0, "max_tokens": ANSWER_TOKENS, "ignore_eos": True, "return_token_ids": True}
+    return {"model": "tiny", "prompt": prompt, **wanted}
 
 
 class Known:

@@ -18,7 +18,8 @@ import pytest
 from batchsched.executors.drafts import target_args, target_environment
 from batchsched.executors.engine_home import EngineHome
 from benchmarks.modes_engines import CONTEXT_TOKENS, Engine, engine, free_port, tiny_models
-from benchmarks.modes_load import Load, Sent, differing, of_lengths, run, spread, to
+from benchmarks.modes_load import Load, Sent, of_lengths, run, spread, to
+from benchmarks.modes_ties import other_answers, partings, tie_at
 from tests.engine_fixture import ROOT, real_engine
 
 pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(1500)]
@@ -98,7 +99,8 @@ def test_answers_are_those_of_the_target_alone_whatever_dies(home: EngineHome, t
         def same(name: str, load: Load, meanwhile: Callable[[], None] | None = None) -> None:
             found = sent(load, target, meanwhile)
             assert found.lost == 0, name
-            assert differing(before[name], found) == 0, name
+            apart = partings(load, before[name], found)
+            assert asyncio.run(other_answers(apart, tie_at(alone.url), name))[0] == 0, name
 
         with service(drafter.url, port) as process:
             connected(counted, target, 0)
