@@ -22,8 +22,9 @@ def of_modes(sides: Sequence[Side], path: Path) -> None:
     figure, ((link, energy), (kept, full)) = panels(2, 2)
     at_rates = [side for side in sides if side.probe.qps is not None]
     _by_rate(link, at_rates, lambda side: side.link_bytes_per_s and _MBIT * side.link_bytes_per_s)
-    for takes in sorted({_MBIT * side.link_takes_bytes_per_s for side in at_rates if side.link_takes_bytes_per_s}):
-        link.axhline(takes, color="#222222", ls=":", lw=1, label="what the link takes")
+    takes = sorted({_MBIT * side.link_takes_bytes_per_s for side in at_rates if side.link_takes_bytes_per_s})
+    for number, mbit in enumerate(takes):
+        link.axhline(mbit, color="#222222", ls=":", lw=1, label=None if number else "what the link takes")
     link.set(title="between the pools", ylabel="Mbit/s")
     if link.lines:
         link.set(yscale="log")
