@@ -398,6 +398,30 @@ def test_ways_are_set_side_by_side_with_the_papers_verdict(server: LiveServer, t
     assert "guessing on local (speculative) may be planned" in other.output
 
 
+def test_a_way_without_a_verdict_says_what_is_not_known(tmp_path: Path, database_url: str) -> None:
+    config = CONFIG.replace('zone = "DE"', 'zone = "XX"') + VARIANT  # nobody foretells a zone XX
+    with live_server(tmp_path, config, server__database_url=database_url) as server:
+        measured(server, 2.0)
+        send(server, trial(probe=RATE, model="guessing"))
+        send(server, *(trial(pool="large", model=model) for model in ("tiny", "guessing")))
+        unseen = Probe("sharegpt p75", 320, 280)
+        send(server, trial(probe=unseen), trial(probe=unseen, model="guessing", energy_source="unmeasured"))
+        blind = Probe("sharegpt p25", 80, 70)
+        send(server, trial(probe=blind, energy_source="unmeasured"), trial(probe=blind, model="guessing"))
+        done = CliRunner().invoke(cli, ["profile", "compare", "tiny", "--modes", "--server", server.url])
+    assert done.exit_code == 0, done.output
+    assert "guessing on local, sharegpt p50, full: takes 50% less energy" in done.output
+    assert {line for line in done.output.splitlines() if "no verdict" in line} == {
+        f"guessing on {load}: no verdict, since {missing} is not known."
+        for load, missing in (
+            ("local, sharegpt p50, 2/s", "tiny on local under that load"),
+            ("large, sharegpt p50, full", "the carbon intensity of XX"),
+            ("local, sharegpt p75, full", "the energy of guessing on local"),
+            ("local, sharegpt p25, full", "the energy of tiny on local"),
+        )
+    }
+
+
 def test_both_sides_of_a_mode_of_two_pools_are_counted() -> None:
     at = trial().started_at
     partner = PartnerUse(60.0, 1000.0, "rapl", 200.0, "modelled", 1024.0 * 16_000, 16_000, 1e8)

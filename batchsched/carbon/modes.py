@@ -32,7 +32,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def judge(split: Split, g_per_kwh: float, *, modelled: bool = False) -> Verdict:
-    """`g_per_kwh`: the grid's intensity times the PUE, above 0."""
+    """`g_per_kwh`: the grid's intensity times the PUE, 0 or above."""
     energy_saved_j = split.alone.energy_j - split.new.energy_j - split.old.energy_j
     share = split.split_g(g_per_kwh) / split.alone_g(g_per_kwh)
     below = kwh(split.alone.energy_j) * g_per_kwh + split.new_gpu.charge_g(split.new.time_s)

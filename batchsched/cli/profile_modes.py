@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """One way under one load. `verdict`: equations 4 to 6 against the plain way on the same pool; None where that, the energy,
-    the grid or what it took to make the GPUs is not known."""
+    """One way under one load. `verdict`: equations 4 to 6 against the plain way on the same pool; None where `missing` says what
+    is not known for it, and of the plain way itself."""
 
     side: Side
     verdict: Verdict | None
+    missing: str = ""
 
 
 def rows(client: Client, model: str, lifetime_years: float) -> list[Row]:
@@ -44,32 +45,37 @@ def rows(client: Client, model: str, lifetime_years: float) -> list[Row]:
     grid = {zone: intensity_now(client, zone) for zone in {places[one.pool].zone for one in found if one.pool in places}}
     told: list[Row] = []
     for side in found:
-        plain = beside(side, found)
-        verdict = _verdict(side, plain, places, grid, lifetime_years) if plain else None
-        told.append(Row(side, verdict))
+        verdict = _verdict(side, beside(side, found), places, grid, lifetime_years) if side.way.variant_of else ""
+        told.append(Row(side, None, verdict) if isinstance(verdict, str) else Row(side, verdict))
     return told
 
 
 def _verdict(
-    side: Side, plain: Side, places: Mapping[str, PoolProfile], grid: Mapping[str, float | None], years: float
-) -> Verdict | None:
+    side: Side, plain: Side | None, places: Mapping[str, PoolProfile], grid: Mapping[str, float | None], years: float
+) -> Verdict | str:
+    """Or what is not known for it."""
     from batchsched.carbon.greenllm import Device, Split, Use
     from batchsched.carbon.modes import judge, making
 
-    place = places.get(side.pool)
-    g_per_kwh = grid.get(place.zone) if place else None
-    if place is None or not g_per_kwh or not side.own_j_per_token or not plain.energy_j_per_token:
-        return None
-    partner = places.get(side.way.partner_pool, place)
-    made = [making(one.gpu) for one in (place, partner)]
-    if made[0] is None or made[1] is None:
-        return None
+    if plain is None:
+        return f"{side.way.variant_of} on {side.pool} under that load"
+    if not side.own_j_per_token or not plain.energy_j_per_token:
+        return f"the energy of {plain.name if side.own_j_per_token else side.name}"
+    place, partner = places.get(side.pool), places.get(side.way.partner_pool or side.pool)
+    if place is None:
+        return f"the pool {side.pool}"
+    g_per_kwh = grid.get(place.zone)
+    if g_per_kwh is None:
+        return f"the carbon intensity of {place.zone}"
+    made, partner_made = (making(one.gpu) if one else None for one in (place, partner))
+    if made is None or partner_made is None:
+        return f"what making the GPUs of {side.pool if made is None else side.way.partner_pool} took"
     split = Split(
         alone=Use(plain.seconds_per_token, plain.energy_j_per_token),
         new=Use(side.seconds_per_token, side.own_j_per_token),
         old=Use(side.partner_s_per_token, side.partner_j_per_token),
-        new_gpu=Device(made[0].mid, years),
-        old_gpu=Device(made[1].mid, years),
+        new_gpu=Device(made.mid, years),
+        old_gpu=Device(partner_made.mid, years),
     )
     return judge(split, g_per_kwh * place.pue, modelled=side.modelled or plain.modelled)
 
@@ -99,6 +105,8 @@ def show(found: Sequence[Row], plot: Path | None) -> None:
     for row in found:
         if row.verdict is not None:
             say(f"{row.side.name}, {row.side.load}: {row.verdict.sentence}.")
+        elif row.missing:
+            say(f"{row.side.name}, {row.side.load}: no verdict, since {row.missing} is not known.")
     if plot:
         picture(found, plot)
 
