@@ -1,5 +1,5 @@
 """Write the reference pages of docs/ from the code: api_reference.md, cli.md, configuration.md, engines.md, errors.md,
-sdk_reference.md, states.md.
+json.md with json.schema.json, sdk_reference.md, states.md.
 
 `make docs` runs it; a test fails while a page differs from what it would write.
 """
@@ -113,7 +113,8 @@ def cli_page() -> str:
 - Tables are drawn and coloured on a terminal only; elsewhere they are lines with tabs. `NO_COLOR=1` takes the colours away.
 - `-` is standard input where a file is taken, and standard output where one is given; all else then goes to stderr.
 - `--dry-run` on what changes something: all is checked, and what would be is shown. `key create`, `forecast import`, `backfill`
-  and `train` have none, for they only add; `serve`, `worker`, `demo` and `profile run` run until they are done or stopped.
+  and `train` have none, for they only add; `serve`, `worker`, `partner`, `demo` and `profile run` run until they are done or
+  stopped.
 - `eval "$(batchsched completion bash)"` (or zsh; fish: `batchsched completion fish | source`) lets the shell complete commands,
   batch ids, pools, windows, schedules, zones and models.
 - Errors say what is wrong and what to do; `batchsched --debug COMMAND` adds the traceback.

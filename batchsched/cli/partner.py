@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def partner(*, pool: str, variant: str, host: str, port: int, config: Path | None) -> int:
     """Run the second pool's engine of a mode of serving that takes two, until it is told to stop (Ctrl-C or SIGTERM).
 
-    It starts the engine in its part (for prefill_decode it reads the prompts), keeps it up, meters it, and tells one worker of
-    the first pool about it, whose worker.partner_url names it. Other hosts than this one reach it by --host, and with a key:
-    worker.partner_api_key on both sides.
+    It starts the engine in its part (for prefill_decode it reads the prompts; for draft_target, which is experimental, it
+    drafts), keeps it up, meters it, and tells one worker of the first pool about it, whose worker.partner_url names it. Other
+    hosts than this one reach it by --host, and with a key: worker.partner_api_key on both sides.
     """
     need("worker")
     import asyncio

@@ -29,7 +29,11 @@ MODES = ("standalone", "speculative", "prefill_decode", "draft_target")
 @click.command()
 @click.option("--pool", required=True, help="The pool whose replica this machine is.")
 @click.option("--model", required=True, help="The model, as batches name it.")
-@click.option("--mode", type=click.Choice(MODES), help="Of the ways in which the model is declared to be served, this one.")
+@click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    help="Of the ways in which the model is declared to be served, this one (draft_target is experimental).",
+)
 @click.option("--workload", "workloads", type=click.Choice(WORKLOADS), multiple=True, help="Whose request sizes [default: all].")
 @click.option("--size", "sizes", type=click.Choice(SIZES), multiple=True, help="Which percentiles of them [default: all].")
 @click.option(
