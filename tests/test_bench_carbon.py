@@ -339,7 +339,7 @@ def test_the_whole_server_runs_ours_and_the_best_published_ones() -> None:
     assert list(whole_runs("single, 6 h", [WEEK], names)) == []
 
 
-def test_only_the_scenario_of_everything_has_luck() -> None:
+def test_only_where_rates_are_not_known_there_is_luck() -> None:
     assert conditions_of(regions(("DE",), WEEK, 1, 1)).sigma_chunk > 0
     exact = (regions(("DE",), WEEK, 1, 1, exact=True), single(("DE",), WEEK, 1, 24))
     assert [conditions_of(one) for one in exact] == [EXACT, EXACT]

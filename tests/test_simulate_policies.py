@@ -111,6 +111,13 @@ def test_carbon_time_weighs_what_is_saved_with_the_wait() -> None:
     assert placed(plan, "x") == [("a", 1, 1)]
 
 
+def test_carbon_time_holds_whole_pieces_against_the_whole_piece_at_once() -> None:
+    """Two hours' work: at once 9 + 1 = 10 g; from 1 on 1 + 8 = 9 g, 1 g less after 3 h, 0.33 g an hour; from 3 on 7 + 1 = 8 g,
+    2 g less after 5 h, 0.4 g an hour. Held against twice the first hour, 18 g, the piece from 0 on would be best."""
+    plan = of("carbon-time")(hourly([pool("a", [9, 1, 8, 7, 1, 9])], hours("x", 2, 6)), 0)
+    assert placed(plan, "x") == [("a", 3, 1), ("a", 4, 1)]
+
+
 @pytest.mark.parametrize("name", ["lowest slot", "lowest window", "carbon-time", "lowest slots"])
 def test_what_was_decided_stays_and_is_followed(name: str) -> None:
     """The forecast turns round an hour later, and the origin has moved by half an hour: it runs where it was to run."""

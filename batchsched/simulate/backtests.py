@@ -13,6 +13,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
+
 from batchsched.errors import ServerError
 from batchsched.forecasts import Provider
 from batchsched.published import Published
@@ -281,7 +283,8 @@ def _completion(arrival: Arrival, row: Row, finished_s: float | None, grams: flo
 
 
 def warm_up(scene: Scene, conditions: Conditions, truth: Truth) -> list[Arrival]:
-    """Small batches of each model that may run anywhere, like those of the scene; smaller where the fleet is small or slow."""
+    """Small batches of each model that may run anywhere, like those of the scene but for the lengths of their answers,
+    which would tell what is to come; smaller where the fleet is small or slow."""
     if conditions.warm_up_h <= 0:
         return []
     asked = {model: [one for one in scene.arrivals if one.model == model] for model in scene.fleet.models}
@@ -295,8 +298,9 @@ def warm_up(scene: Scene, conditions: Conditions, truth: Truth) -> list[Arrival]
         for n, one in enumerate(some):
             requests = math.ceil(part * truth.grain(model) * WARM_UP_CHUNKS * conditions.chunk_lines)
             at_s = -conditions.warm_up_h * 3600
-            tokens = {"input_tokens": one.input_tokens, "output_tokens": one.output_tokens, "slowness": one.slowness}
-            found.append(Arrival(f"warm_{model}_{n}", at_s, at_s + 86400.0, model, requests, pools, **tokens))
+            answered, slowness = truth.earlier_tokens(one, n), one.slowness / scene.slower_since
+            arrival = Arrival(f"warm_{model}_{n}", at_s, at_s + 86400.0, model, requests, pools, answered, slowness)
+            found.append(msgspec.structs.replace(arrival, input_tokens=one.input_tokens))
     return found
 
 

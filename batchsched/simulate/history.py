@@ -6,6 +6,7 @@ nothing that a policy puts off is ever put off beyond what is paid for.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -213,7 +214,7 @@ def _chosen(
             hint="Choose earlier days with --start." if left_out.too_late else None,
         )
     found.sort(key=lambda one: (one[0].at_s, one[0].batch_id))
-    return _Chosen([row for _, row in found], [arrival for arrival, _ in found], left_out)
+    return _Chosen([row for _, row in found], _expected([arrival for arrival, _ in found]), left_out)
 
 
 def _arrival(row: Mapping[str, Any], start: datetime, fleet: Fleet, able: Collection[tuple[str, str]]) -> Arrival:
@@ -232,6 +233,15 @@ def _arrival(row: Mapping[str, Any], start: datetime, fleet: Fleet, able: Collec
         slowness=1.0,
         input_tokens=max(1.0, row["input_tokens"] / answered),
     )
+
+
+def _expected(arrivals: list[Arrival]) -> list[Arrival]:
+    """With what was to be expected of each: the mean of the answers of its model in these days."""
+    answered, requests = Counter[str](), Counter[str]()
+    for one in arrivals:
+        answered[one.model] += round(one.output_tokens * one.requests)
+        requests[one.model] += one.requests
+    return [msgspec.structs.replace(one, expected_output_tokens=answered[one.model] / requests[one.model]) for one in arrivals]
 
 
 def _last_end(rows: Sequence[Row]) -> datetime:

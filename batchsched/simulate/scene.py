@@ -73,6 +73,8 @@ class Scene(msgspec.Struct, frozen=True):
     seed: int
     sigma_own: float = SIGMA_OWN
     """How far the lengths of a batch's answers are thought to be off what is expected."""
+    slower_since: float = 1.0
+    """All work takes so many times as long as the same did before the start, which is what a server knows by then."""
     rooms: dict[str, Room] = {}
     """What online users leave of a server of each spare pool."""
     windows: dict[str, PoolWindow] = {}

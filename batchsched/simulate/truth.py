@@ -108,6 +108,10 @@ class Truth:
         key = (arrival.model, pool)
         return self._scene.profiles[key].power_for(arrival.input_tokens, arrival.output_tokens) * self._watts[key]
 
+    def earlier_tokens(self, arrival: Arrival, number: int) -> float:
+        """Of an answer of the so-many-th batch like this one before the start: off what is expected by a draw of its own."""
+        return arrival.expected_output_tokens * self._drawn(self._scene.sigma_own, "before", arrival.model, str(number))
+
     def start_s(self, model: str, pool: str, replica: str, number: int) -> float:
         """What a replica takes to start an engine for the so-many-th time."""
         known = self._scene.profiles[model, pool].startup_s

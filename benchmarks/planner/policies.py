@@ -84,7 +84,7 @@ def _in_pieces(instance: Instance, score: Score) -> FleetPlan:
     for batch in _arrivals(instance):
         arcs = instance.arcs[model.batch_class[batch]]
         newest = arcs[np.argmax(instance.newness[model.arc_config[arcs]])]
-        now_g = float(model.work[batch] * instance.unit_g[newest, min(model.release[batch], model.slots - 1)])
+        now_g = _now_g(instance, batch, int(newest))
         found = [(*_piece(ledger, batch, arc, score, now_g), arc) for arc in arcs.tolist()]
         best, slots, arc = min(found, key=lambda item: item[0])
         if math.isfinite(best):
@@ -94,13 +94,32 @@ def _in_pieces(instance: Instance, score: Score) -> FleetPlan:
     return ledger.plan()
 
 
+def _now_g(instance: Instance, batch: int, arc: int) -> float:
+    """Grams of a batch that begins at once on one arc and runs without a break, whether there is room or not."""
+    model, work = instance.model, float(instance.model.work[batch])
+    slots = np.arange(model.release[batch], model.slots)
+    done = model.rate[arc] * model.slot_s[slots]
+    width = _width(instance, batch, arc)
+    loads = width * model.rate[arc] * model.load_s[int(model.arc_config[arc])]
+    before = np.append(0.0, np.cumsum(done))[:-1] * width
+    part = np.clip(work + loads - before, 0.0, done * width)
+    return float(instance.unit_g[arc, slots] @ part)
+
+
+def _width(instance: Instance, batch: int, arc: int) -> int:
+    """Replicas that let a batch run in `PIECE_SHARE` of its window."""
+    model = instance.model
+    done = model.rate[arc] * model.slot_s[model.release[batch] : model.due[batch]]
+    return max(1, math.ceil(float(model.work[batch]) / max(float(done.sum()) * PIECE_SHARE, 1e-9)))
+
+
 def _piece(ledger: Ledger, batch: int, arc: int, score: Score, now_g: float) -> tuple[float, Ints]:
     """The best start of a batch on one arc: its score, infinite where there is none, and the slots from it on."""
     model = ledger.instance.model
     k, work = int(model.arc_config[arc]), float(model.work[batch])
     slots = np.arange(model.release[batch], model.due[batch])
     done = model.rate[arc] * model.slot_s[slots]
-    width = max(1, math.ceil(work / max(done.sum() * PIECE_SHARE, 1e-9)))
+    width = _width(ledger.instance, batch, arc)
     reached = np.append(0.0, np.cumsum(done)) * width
     ends = np.searchsorted(reached, reached[:-1] + work + width * model.rate[arc] * model.load_s[k] - 1e-9 * work)
     room = ledger.fits(Cells(np.full(len(slots), arc), np.full(len(slots), k), slots)) >= width

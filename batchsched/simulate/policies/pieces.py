@@ -24,7 +24,7 @@ from batchsched.simulate.policies.rows import Rows, fastest
 
 Score = Callable[[Floats, Floats, Floats, float], Floats]
 """Of the grams of each piece, of its grams were all of it as its first slot, of the seconds until it is done, and of the grams
-of a start at once on the newest hardware; the least wins."""
+of the piece that begins at once on the newest hardware; the least wins."""
 
 
 def lowest_window() -> Planner:
@@ -64,7 +64,7 @@ class InOnePiece:
 
     def _best(self, rows: Rows, job: Job) -> list[tuple[str, int, float]]:
         """Configuration, slot and seconds; none where it fits nowhere in one piece."""
-        now_g = float(rows.grams(job, rows.newest(job)[0])[0])
+        now_g = _now_g(rows, job)
         found: list[tuple[float, int, str]] = []
         for key in fastest(job):
             starts, grams, first_g, end_s = _pieces(rows, job, key)
@@ -92,6 +92,14 @@ def _pieces(rows: Rows, job: Job, key: str) -> tuple[Ints, Floats, Floats, Float
     spent = np.append(0.0, np.cumsum(rate * rows.length_s[:slots]))
     grams = spent[last] - spent[starts] + rate[last] * (done_s - rows.start_s[last])
     return starts, grams, rate[starts] * lasts_s, done_s
+
+
+def _now_g(rows: Rows, job: Job) -> float:
+    """Grams of all of it where it begins at once on the newest hardware and has no break, whether there is room or not."""
+    key = rows.newest(job)[0]
+    width = rows.width(job, key)
+    done_s = np.minimum(rows.end_s, rows.start_s[0] + job.seconds_on[key] / width + job.startup_s_on[key])
+    return float(rows.second_g(job, key) @ np.maximum(0.0, done_s - rows.start_s)) * width
 
 
 def _cells(rows: Rows, job: Job, start: int, key: str) -> list[tuple[str, int, float]]:

@@ -34,9 +34,10 @@ SLOW_GB_PER_S = 0.01, 0.1
 
 
 def wrong_profiles(good: Scenario, factor: float = SLOWER) -> Scenario:
-    """All work takes so many times what profiles say, and nobody is told."""
+    """All work takes so many times what profiles say and what was seen before, and nobody is told."""
     slower = [msgspec.structs.replace(one, slowness=one.slowness * factor) for one in good.scene.arrivals]
-    return _with(good, f"profiles wrong by {factor - 1:+.0%}", slower)
+    scene = msgspec.structs.replace(good.scene, arrivals=slower, slower_since=factor)
+    return _named(good, f"profiles wrong by {factor - 1:+.0%}", scene=scene)
 
 
 def spike(good: Scenario, seed: int) -> Scenario:
