@@ -19,6 +19,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import aiohttp
+
 from batchsched.executors.drafts import DraftService, serve_drafts, target_args, target_environment
 from batchsched.executors.engine_home import EngineHome, find_engine
 from benchmarks.modes_engines import KEY, ROOT, Engine, engine, tiny_models
@@ -101,7 +103,7 @@ async def _all(home: EngineHome, folder: Path, models: tuple[Path, Path], plan: 
         for name in chosen:
             try:
                 found |= await MODES[name](ground)
-            except (RuntimeError, OSError) as problem:
+            except (RuntimeError, OSError, aiohttp.ClientError) as problem:
                 print(f"{name}: could not run: {problem}", flush=True)
     return found
 
@@ -171,7 +173,8 @@ def _summed(found: dict[str, Mode]) -> dict[str, object]:
         return round(found[name].figures[key], 4) if name in found and key in found[name].figures else None
 
     def equal(name: str) -> bool | None:
-        return found[name].differ == 0 and found[name].lost == 0 if name in found else None
+        of_it = [mode for each, mode in found.items() if each.split(",")[0] == name]
+        return all(mode.differ == mode.lost == 0 for mode in of_it) if of_it else None
 
     def median(name: str, values: Callable[[Mode], list[float]]) -> float | None:
         return round(statistics.median(values(found[name])), 4) if name in found and found[name].turns else None
@@ -185,7 +188,7 @@ def _summed(found: dict[str, Mode]) -> dict[str, object]:
         "dsd_acceptance": figure("dsd", "acceptance"),
         "throughput_vs_standalone": {name: median(name, lambda mode: mode.rates) for name in MODES},
         "energy_vs_standalone": {name: median(name, lambda mode: mode.energies) for name in MODES},
-        "tied": {name: found[name].tied for name in MODES if name in found},
+        "tied": sum(mode.tied for mode in found.values()),
         "lost": sum(mode.lost for mode in found.values()),
     }
 

@@ -2,7 +2,8 @@
 
 What an engine computes beside a request shapes its sums, by as much as its numbers are rounded. So where the two best tokens are
 as good as equal, one engine answers one prompt now with the one, now with the other, and another engine's answer that parts from
-its own there, by one of the two, is no other answer. How far apart they are is asked of the engine alone.
+its own there, by one of the two, is no other answer; what follows is not compared, for another token stands before it. How far
+apart the two are is asked of the engine alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from benchmarks.modes_load import Body, Load, Sent, posted
 
 TIE_NATS = 0.05
 """Tokens whose log probabilities lie no farther apart tie: the tiny models compute in bfloat16, whose numbers from 4 to 8, as
-large as their logits, lie 0.03 apart."""
+large as their logits, lie 0.03 apart, and both logits are rounded."""
 _BEST = 5
 """Tokens whose log probabilities are asked for."""
 

@@ -28,7 +28,7 @@ from tests.test_executors_driver import served
 from tests.test_partner_vllm import PartnerProcess, writes_to
 
 pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(1500)]
-STAGES, EACH, CHUNK, CONTEXT = 4, 60, 20, 2048
+STAGES, EACH, CHUNK, CONTEXT = 6, 60, 20, 2048
 REQUESTS = STAGES * EACH
 WAIT_S = 400.0
 OWN_W, PARTNER_W = 10.0, 100.0
@@ -56,7 +56,7 @@ def prompt(number: int) -> str:
     return f"n{number} " + "wind " * (20 + 2 * (53 * number % 121))
 
 
-CHECKED = "vllm:spec_decode_num_draft_tokens_total"
+READING, CHECKED = "vllm:num_requests_running", "vllm:spec_decode_num_draft_tokens_total"
 WANTED: dict[str, Any] = {"max_tokens": 24, "temperature": 0, "ignore_eos": True}
 
 
@@ -174,31 +174,40 @@ async def test_kill_9_of_each_part_at_each_step_loses_nothing_and_answers_nothin
 
 
 async def killed_in_turn(worker: Worked, partner: PartnerProcess) -> None:
-    """The target while it reads prompts, and while it checks drafts; the engine that drafts; the partner with its service. After
-    each death of the other side the target first goes on alone, and has drafts again once that is back."""
+    """The target, the engine that drafts, and the partner with its service: each while the target reads prompts, and while it
+    checks drafts. After each death of the other side the target first goes on alone, and has drafts again once that is back."""
     server = worker.server
     given_out(server, 0)
-    await worker.until_more("vllm:num_requests_running")
+    await worker.until_more(READING)
     worker.kill()
     await worker.until_more(CHECKED)
     worker.kill()
     await server.until_done(WAIT_S)
-    given_out(server, 1)
-    await worker.until_more(CHECKED, await worker.counts(CHECKED))
-    before = await partner.ready()
-    for process in partner.engines():
-        process.kill()
-    await server.until_done(WAIT_S)
-    while (await partner.ready()).engine_url == before.engine_url:
-        await asyncio.sleep(0.2)
-    given_out(server, 2)
-    await worker.until_more(CHECKED, await worker.counts(CHECKED))
-    partner.process.kill()  # its engine goes with it
-    partner.process.wait()
-    await server.until_done(WAIT_S)
-    partner.start()
-    await partner.ready()
-    given_out(server, 3)
+    deaths = [(the_engine, READING), (the_engine, CHECKED), (the_partner, READING), (the_partner, CHECKED)]
+    for stage, (dies, step) in enumerate(deaths, 1):
+        before = await worker.counts(CHECKED)
+        given_out(server, stage)
+        await worker.until_more(step, before if step == CHECKED else 0.0)
+        await dies(partner)
+        await server.until_done(WAIT_S)
+    given_out(server, len(deaths) + 1)
     await worker.until_more(CHECKED, await worker.counts(CHECKED))
     await server.until_done(WAIT_S)
     assert worker.told()["faults"] == 0
+
+
+async def the_engine(partner: PartnerProcess) -> None:
+    """Dies, and another one is there."""
+    before = await partner.ready()
+    for process in partner.engines():
+        process.kill()
+    while (await partner.ready()).engine_url == before.engine_url:
+        await asyncio.sleep(0.2)
+
+
+async def the_partner(partner: PartnerProcess) -> None:
+    """Dies, its engine with it, and is started again."""
+    partner.process.kill()
+    partner.process.wait()
+    partner.start()
+    await partner.ready()

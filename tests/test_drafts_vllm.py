@@ -81,8 +81,8 @@ def test_answers_are_those_of_the_target_alone_whatever_dies(home: EngineHome, t
     small, large = tiny_models(home, ROOT / ".models")
     counted, port = tmp_path / "drafts.json", free_port()
     extra = target_environment(f"127.0.0.1:{port}", KEY, counted, always=True)
-    lengths = spread(20, 4000, 10)
-    loads = {f"{in_flight} in flight": of_lengths("large", lengths, 24, in_flight, in_flight) for in_flight in (1, 32)}
+    counts = {1: 10, 32: 32}
+    loads = {f"{most} in flight": of_lengths("large", spread(20, 4000, count), 24, most, most) for most, count in counts.items()}
     loads["the end of the context"] = end = of_lengths("large", [CONTEXT_TOKENS - 30, 40], 60, 2, 3)
     end.bodies[0]["max_tokens"] = 30
     busy = loads["many at once"] = of_lengths("large", [40] * 48, 64, 32, 5)
@@ -100,7 +100,9 @@ def test_answers_are_those_of_the_target_alone_whatever_dies(home: EngineHome, t
             found = sent(load, target, meanwhile)
             assert found.lost == 0, name
             apart = partings(load, before[name], found)
-            assert asyncio.run(other_answers(apart, tie_at(alone.url), name))[0] == 0, name
+            other, tied = asyncio.run(other_answers(apart, tie_at(alone.url), name))
+            assert other == 0, name
+            assert tied <= 2, "ties are rare"
 
         with service(drafter.url, port) as process:
             connected(counted, target, 0)

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from batchsched.executors.partner_told import PartnerTold
+from batchsched.executors.probes import page_of
 from batchsched.executors.worker import run_worker
 from batchsched.fleet import Pool, ServedModel
 from batchsched.settings import Worker
@@ -41,6 +42,13 @@ variant_of = "tiny"
 mode = "prefill_decode"
 partner_pool = "old"
 [worker]
+state_dir = "{state}"
+"""
+
+WORKER = """
+[worker]
+server_url = "{url}"
+partner_url = "http://127.0.0.1:{port}"
 state_dir = "{state}"
 """
 
@@ -140,6 +148,49 @@ async def test_kill_9_of_each_part_loses_nothing_and_answers_nothing_twice(
     assert all(line["response"]["body"]["usage"]["completion_tokens"] == 24 for line in outputs.values())
     assert all(line["response"]["body"]["model"] == "tiny" for line in outputs.values())
     assert {chunk.state for chunk in server.chunks} == {"finished"}
+
+
+async def test_kill_9_of_the_worker_leaves_no_engine_and_the_next_one_has_the_partner(
+    partner: PartnerProcess, tiny_model: ServedModel, tmp_path: Path
+) -> None:
+    server = the_server(tiny_model)
+    told = await partner.ready()
+    async with served(server.app()) as url, aiohttp.ClientSession() as session:
+
+        async def prompt_tokens() -> float:
+            return (await page_of(session, told.engine_url)).tokens(("vllm:prompt_tokens_total",))
+
+        config = tmp_path / "worker.toml"
+        config.write_text(WORKER.format(url=url, port=partner.port, state=tmp_path / "worker"), "utf-8")
+        first = a_worker(config)
+        await results(server, 30)
+        engine = psutil.Process(first.pid).children(recursive=True)
+        first.kill()
+        first.wait()
+        async with asyncio.timeout(60):
+            while psutil.wait_procs(engine, timeout=0)[1]:
+                await asyncio.sleep(0.1)
+        for chunk in server.chunks:
+            if chunk.state == "leased":  # its lease ends
+                server.steal(chunk)
+                chunk.state = "waiting"
+        read = await prompt_tokens()
+        second = a_worker(config)
+        try:
+            await results(server, REQUESTS - 1)
+            await server.until_done(60)
+            assert await prompt_tokens() > read
+        finally:
+            second.terminate()
+            assert second.wait(60) == 0
+    outputs = server.outputs()
+    assert set(outputs) == {f"c{number}" for number in range(1, REQUESTS + 1)}
+    assert {chunk.state for chunk in server.chunks} == {"finished"}
+
+
+def a_worker(config: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "batchsched.cli", "worker", "--pool", "local", "--config", str(config)]
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 async def results(server: FakeServer, count: int) -> None:

@@ -25,6 +25,8 @@ from tests.split_proof import ANSWER_TOKENS, Rig, computed_bytes, two_servers
 
 pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(1800), pytest.mark.asyncio(loop_scope="module")]
 LENGTHS = (20, 61, 128, 129, 400, 1000, 2048, 4000)
+STEPS = {"reading": 11, "between": 12, "answering": 13}
+"""At which one of the two is killed; by each the seed of its prompts, which nobody has seen before."""
 
 
 def nixl_home() -> EngineHome:
@@ -46,10 +48,11 @@ async def rig(tiny_model: ServedModel, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.mark.parametrize("in_flight", [1, 32])
 async def test_answers_are_those_of_one_server_alone(rig: Rig, in_flight: int) -> None:
-    lengths = LENGTHS if in_flight == 1 else [20 + 120 * number for number in range(32)]
+    lengths = LENGTHS if in_flight == 1 else [20 + 3980 * number // 31 for number in range(32)]
     proof = await rig.prove(lengths, in_flight, seed=in_flight)
     print(proof)
     assert proof.equal == proof.prompts
+    assert proof.tied <= 2, "ties are rare"
     assert proof.external_tokens == proof.prompt_tokens
     assert proof.bytes_per_token == pytest.approx(computed_bytes(rig.model))
     assert rig.split.counts["handed"] >= proof.prompts
@@ -77,7 +80,7 @@ async def restored(rig: Rig, which: str) -> None:
     await rig.measured()
 
 
-@pytest.mark.parametrize("step", ["reading", "between", "answering"])
+@pytest.mark.parametrize("step", STEPS)
 async def test_kill_9_of_the_reading_server_at_each_step_costs_no_request(rig: Rig, step: str) -> None:
     post, killed = rig.post, asyncio.Event()
 
@@ -102,7 +105,7 @@ async def test_kill_9_of_the_reading_server_at_each_step_costs_no_request(rig: R
             await kill(rig, "reader")
         return await task
 
-    bodies = [asked(300 + 50 * number, seed=len(step)) for number in range(8)]
+    bodies = [asked(300 + 50 * number, seed=STEPS[step]) for number in range(8)]
     rig.afresh()
     await rig.measured()
     try:
@@ -119,7 +122,7 @@ async def test_kill_9_of_the_reading_server_at_each_step_costs_no_request(rig: R
     assert (proof.equal, proof.external_tokens) == (2, 1100)
 
 
-@pytest.mark.parametrize("step", ["reading", "between", "answering"])
+@pytest.mark.parametrize("step", STEPS)
 async def test_kill_9_of_the_answering_server_at_each_step_is_seen_and_what_was_read_is_cleaned(rig: Rig, step: str) -> None:
     killed = asyncio.Event()
 
@@ -131,6 +134,7 @@ async def test_kill_9_of_the_answering_server_at_each_step_is_seen_and_what_was_
     async def read(url: str, data: bytes) -> Reply:
         task = asyncio.create_task(rig.post(url, data))
         if step == "reading":
+            await asyncio.sleep(0.05)  # it is on its way, and takes longer
             await kill_once()
         reply = await task
         if step == "between":
@@ -146,7 +150,7 @@ async def test_kill_9_of_the_answering_server_at_each_step_is_seen_and_what_was_
 
     rig.afresh()
     await rig.measured()
-    body = asked(3000, answer_tokens=400, seed=len(step))
+    body = asked(3000, answer_tokens=400, seed=10 * STEPS[step])
     reply = await rig.split.ask(demanded(body), COMPLETIONS, body, rig.ours.url, read=read, answer=answer)
     assert killed.is_set()
     assert reply.status in {0, 500}, "no answer of a server that is dead: its worker asks the next one"
