@@ -158,7 +158,7 @@ async def test_kill_9_of_the_worker_leaves_no_engine_and_the_next_one_has_the_pa
     async with served(server.app()) as url, aiohttp.ClientSession() as session:
 
         async def prompt_tokens() -> float:
-            return (await page_of(session, told.engine_url)).tokens(("vllm:prompt_tokens_total",))
+            return (await page_of(session, told.engine_url)).tokens(("vllm:prompt_tokens_total",)) or 0.0
 
         config = tmp_path / "worker.toml"
         config.write_text(WORKER.format(url=url, port=partner.port, state=tmp_path / "worker"), "utf-8")
