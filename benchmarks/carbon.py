@@ -83,7 +83,7 @@ FLEET = "everything"
 """(e): what the figures of a fleet are of."""
 USUAL = [*(f"single, {window_h} h" for window_h in WINDOWS_H), "regions, exact", FLEET]
 HARDER = [name for name in NAMED if name not in ("regions", "site", FLEET)]
-"""(d), (f), and `regions` with requests as long as those of real services."""
+"""(d), (f), and `regions` with requests as long as those of real services, and with batches that come as those are asked."""
 BETA = "broken feed of 2023"
 BETA_WEEKS = (datetime(2023, 8, 16, tzinfo=UTC), datetime(2023, 8, 23, tzinfo=UTC))
 """(f) with CarbonCast's beta, stuck, full of gaps, biased and late as it was; it was measured until 13 September."""
@@ -316,10 +316,10 @@ def main() -> None:
     asked = _asked()
     need_data(data_folder())
     print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores, data in {data_folder()}")
-    carbon_grid.issued(data_folder(), cache_folder(), asked.jobs)  # learnt in processes of its own
-    _provider()  # read once, before there are others
     plan = planned_blocks(asked)
-    budget = Budget(math.inf if asked.minutes is None else asked.minutes, asked.jobs, kind_of)
+    budget = Budget(math.inf if asked.minutes is None else asked.minutes, asked.jobs, kind_of)  # what is learnt is of its time
+    carbon_grid.issued(data_folder(), cache_folder(), asked.jobs)  # in processes of its own
+    _provider()  # read once, before there are others
     print("\n".join(budget.said((block, likely(block, asked)) for block in plan)), flush=True)
     found = Found(budget, asked.jobs, Kept(asked.rows, Row) if asked.rows else None)
     waiting: list[Run] = []

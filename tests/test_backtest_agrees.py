@@ -14,7 +14,7 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -90,6 +90,7 @@ STALL_S = 0.25
 class Lived(NamedTuple):
     """What became of a batch."""
 
+    began_s: float
     finished_s: float
     grams: float
 
@@ -145,13 +146,18 @@ def agree(stage: Stage, day: Day) -> None:
     simulated = _simulate(loaded, start, stage.folder, day)
     told = {name: (lived[name], simulated[name]) for name in lived}
     print(told)
-    assert sorted(lived, key=lambda n: lived[n].finished_s) == sorted(simulated, key=lambda n: simulated[n].finished_s), told
+    assert _in_order(lived, lambda one: one.began_s) == _in_order(simulated, lambda one: one.began_s), told
+    assert _in_order(lived, lambda one: one.finished_s) == _in_order(simulated, lambda one: one.finished_s), told
     seconds, each, every = day.bounds
     for name, (real, ours) in told.items():
         assert ours.finished_s == pytest.approx(real.finished_s, abs=seconds), (name, told)
         assert 1 / each <= ours.grams / real.grams <= each, (name, told)
     real_g, ours_g = (math.fsum(one.grams for one in run.values()) for run in (lived, simulated))
     assert 1 / every <= ours_g / real_g <= every, told
+
+
+def _in_order(run: Mapping[str, Lived], at_s: Callable[[Lived], float]) -> list[str]:
+    return sorted(run, key=lambda name: at_s(run[name]))
 
 
 # -- the real one --
@@ -181,8 +187,17 @@ def _live(stage: Stage, day: Day) -> tuple[datetime, dict[str, Lived]]:
         batch = _ended(stage, batch_id)
         _sleep_until(start + timedelta(seconds=(len(day.grid) + 1) * day.step_s))  # all is measured by then
         report = HTTP.get(f"{stage.url}/v1/batchsched/batches/{batch_id}/report").raise_for_status().json()
-        found[name] = Lived(batch["completed_at"] - start.timestamp(), report["operational_g"])
+        found[name] = Lived(_began_s(report, start), batch["completed_at"] - start.timestamp(), report["operational_g"])
     return start, found
+
+
+def _began_s(report: Mapping[str, Any], start: datetime) -> float:
+    """When the first of its work began."""
+    return min((_at(row["started_at"]) - start).total_seconds() for row in report["rows"])
+
+
+def _at(told: str | datetime) -> datetime:
+    return datetime.fromisoformat(told) if isinstance(told, str) else told
 
 
 def _write_config(stage: Stage, forecast: Path, step_s: float) -> None:
@@ -280,7 +295,10 @@ def _simulate(loaded: Loaded, start: datetime, folder: Path, day: Day) -> dict[s
         made.run()
         finished = {one.batch: one.finished_s for one in made.records.completions}
         reports = {name: made.runtime.reports.report(batch_id, DEFAULT) for batch_id, name in made.names.items()}
-        return {name: Lived(finished[name] or math.inf, report["operational_g"]) for name, report in reports.items()}
+        return {
+            name: Lived(_began_s(report, start), finished[name] or math.inf, report["operational_g"])
+            for name, report in reports.items()
+        }
     finally:
         made.close()
 
@@ -314,5 +332,5 @@ def _measured(database: Database) -> tuple[tuple[float, float], float]:
 
 def _arrival(asked: Asked, fleet: Fleet, tokens: tuple[float, float], requests: int) -> Arrival:
     return Arrival(
-        asked.name, asked.at_s, asked.deadline_s, "tiny", requests, tuple(fleet.pools), tokens[1], 1.0, input_tokens=tokens[0]
+        asked.name, asked.at_s, asked.deadline_s, "tiny", requests, tuple(fleet.pools), tokens[1], 1.0, *tokens
     )

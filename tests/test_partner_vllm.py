@@ -182,7 +182,7 @@ async def test_kill_9_of_the_worker_leaves_no_engine_and_the_next_one_has_the_pa
             assert await prompt_tokens() > read
         finally:
             second.terminate()
-            assert second.wait(60) == 0
+            assert await asyncio.to_thread(second.wait, 60) == 0
     outputs = server.outputs()
     assert set(outputs) == {f"c{number}" for number in range(1, REQUESTS + 1)}
     assert {chunk.state for chunk in server.chunks} == {"finished"}

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -23,6 +24,7 @@ from batchsched.simulate.scenarios import (
     everything,
     lengths,
     regions,
+    services,
     single,
     site,
     spike,
@@ -239,6 +241,25 @@ def test_requests_of_real_services_take_the_time_that_others_took() -> None:
     grid = Grid(Drawn(START, hours_of(found.scene), 1), found.zones, START, hours_of(found.scene))
     outcome = simulate(found.scene, grid, POLICIES["greedy"])
     assert outcome.unfinished == []
+
+
+def test_batches_come_when_requests_to_real_services_do() -> None:
+    """Without traces of a made-up day with its peak at 16 UTC, in weekdays fuller than at weekends; nothing else changes."""
+    monday = datetime(2022, 7, 4, tzinfo=UTC)
+    good = regions(("CISO", "DE"), monday, 7, 1)
+    unlike, found = lengths(good, 1), services(good, 1)
+    before = {one.batch_id: one for one in unlike.scene.arrivals}
+    at_s = np.array([one.at_s for one in found.scene.arrivals])
+    assert list(at_s) == sorted(at_s)
+    assert 0 <= min(at_s) < max(at_s) <= 7 * 86400
+    for one in found.scene.arrivals:
+        was = before.pop(one.batch_id)
+        assert one.deadline_s - one.at_s == pytest.approx(was.deadline_s - was.at_s)
+        assert msgspec.structs.replace(one, at_s=was.at_s, deadline_s=was.deadline_s) == was
+    assert not before
+    hour, day = at_s // 3600 % 24, at_s // 86400
+    assert np.sum((hour >= 12) & (hour < 20)) > 2 * np.sum((hour >= 0) & (hour < 8))
+    assert np.mean(day >= 5) < 2 / 7
 
 
 def _hours(scene: Scene, one: Arrival, answered: float) -> float:

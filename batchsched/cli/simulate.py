@@ -52,6 +52,7 @@ SCENARIOS = (
     "shared 55",
     "everything",
     "lengths",
+    "services",
     "wrong profiles",
     "spike",
     "lost pool",

@@ -2,7 +2,8 @@
 
 `single`: one job at a time, without a limit of capacity, rates known exactly. `site`: one site with old and new GPUs. `regions`:
 five sites, some batches bound to few of them. `shared`: servers of online users, who leave more or less of them. `everything`:
-all of that. `lengths`: batches of unlike requests, as long as those of real services. `bad_days` makes bad days of good ones.
+all of that. `lengths`: batches of unlike requests, as long as those of real services; `services`: which come when those of the
+services come, too. `bad_days` makes bad days of good ones.
 `NAMED` has those that the command offers.
 """
 
@@ -25,6 +26,7 @@ from batchsched.simulate.scenarios.lengths import lengths
 from batchsched.simulate.scenarios.named import NAMED, Asked
 from batchsched.simulate.scenarios.regions import regions
 from batchsched.simulate.scenarios.scenario import Scenario, weeks
+from batchsched.simulate.scenarios.services import services
 from batchsched.simulate.scenarios.shared import shared
 from batchsched.simulate.scenarios.single import single
 from batchsched.simulate.scenarios.site import site
@@ -43,6 +45,7 @@ __all__ = [
     "lost_pool",
     "near_zero",
     "regions",
+    "services",
     "shared",
     "single",
     "site",

@@ -13,6 +13,7 @@ from batchsched.simulate.scenarios.everything import everything
 from batchsched.simulate.scenarios.lengths import lengths
 from batchsched.simulate.scenarios.regions import regions
 from batchsched.simulate.scenarios.scenario import Scenario
+from batchsched.simulate.scenarios.services import services
 from batchsched.simulate.scenarios.shared import shared
 from batchsched.simulate.scenarios.site import site
 
@@ -45,6 +46,10 @@ def _everything(asked: Asked) -> Scenario:
     return everything(asked.zones, asked.start, asked.days, asked.seed, load=asked.load, data=asked.data)
 
 
+def _services(asked: Asked) -> Scenario:
+    return services(_regions(asked), asked.seed, asked.data)
+
+
 def _bad(change: Callable[[Scenario, int], Scenario], asked: Asked) -> Scenario:
     return change(_regions(asked), asked.seed)
 
@@ -56,6 +61,7 @@ NAMED: dict[str, Callable[[Asked], Scenario]] = {
     "shared 55": partial(_shared, 0.55),
     "everything": _everything,
     "lengths": partial(_bad, lengths),
+    "services": _services,
     "wrong profiles": partial(_bad, lambda good, _seed: bad_days.wrong_profiles(good)),
     "spike": partial(_bad, bad_days.spike),
     "lost pool": partial(_bad, bad_days.lost_pool),
