@@ -331,6 +331,4 @@ def _measured(database: Database) -> tuple[tuple[float, float], float]:
 
 
 def _arrival(asked: Asked, fleet: Fleet, tokens: tuple[float, float], requests: int) -> Arrival:
-    return Arrival(
-        asked.name, asked.at_s, asked.deadline_s, "tiny", requests, tuple(fleet.pools), tokens[1], 1.0, *tokens
-    )
+    return Arrival(asked.name, asked.at_s, asked.deadline_s, "tiny", requests, tuple(fleet.pools), tokens[1], 1.0, *tokens)
