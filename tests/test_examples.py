@@ -204,6 +204,26 @@ def test_cron_systemd_and_the_window_say_the_same() -> None:
     assert Path(program).parent == Path(environment["PATH"].partition(":")[0])
     assert shlex.split(command.partition(">>")[0].partition("&& batchsched")[2]) == words
     assert f"cd {service['WorkingDirectory']} && " in command
+    assert (
+        f"useradd --system --home-dir {service['WorkingDirectory']} {service['User']}`"
+        in (TIMERS / "evaluation.service").read_text()
+    )
+
+
+def test_the_pages_show_what_the_timers_are() -> None:
+    """docs/windows.md and the how-to, where the model is M: the same times, folder, program, and lines of the units."""
+    times, environment, command = _cron()
+    program = f"{environment['PATH'].partition(':')[0]}/batchsched"
+    shown = f"{times}  {command.partition(' >>')[0]}".replace("batchsched run", f"{program} run").replace(
+        "--model tiny", "--model M"
+    )
+    for page in ("docs/windows.md", "docs/how-to/nights.md"):
+        assert f"\n{shown}\n" in (ROOT / page).read_text()
+    (block,) = re.findall(r"^```ini\n(.*?)^```$", (ROOT / "docs/windows.md").read_text(), re.MULTILINE | re.DOTALL)
+    for part in re.split(r"^# /etc/systemd/system/", block, flags=re.MULTILINE)[1:]:
+        name, *lines = part.splitlines()
+        unit = (TIMERS / name).read_text().replace("--model tiny", "--model M").splitlines()
+        assert set(lines) <= set(unit), name
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not here: apt-get install systemd")
