@@ -18,6 +18,7 @@ import yaml
 from batchsched import settings
 from batchsched.cli.common import load_checked
 from batchsched.cli.main import COMMANDS, cli
+from batchsched.executors import engine_home
 from batchsched.server.rules import RULES
 from tools.make_docs import top
 
@@ -25,8 +26,9 @@ ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 UNITS = sorted(DEPLOY.glob("systemd/*.service"))
+PAGES = [ROOT / "docs" / "deploy.md", *sorted((ROOT / "docs" / "deploy").glob("*.md"))]
 ROLES = {"server": "serve"}
-UNIT_SECTIONS = {"[Unit]", "[Service]", "[Install]"}
+UNIT_SECTIONS = {"[Unit]", "[Service]", "[Timer]", "[Install]"}
 
 
 def tool(name: str, install: str) -> str:
@@ -75,8 +77,7 @@ def test_every_command_and_option_exists(where: str, words: list[str]) -> None:
 
 
 def test_commands_in_comments_and_pages_exist() -> None:
-    pages = [ROOT / "docs" / "deploy.md", *sorted((ROOT / "docs" / "deploy").glob("*.md"))]
-    for path in [*FILES, *pages]:
+    for path in [*FILES, *PAGES]:
         text = path.read_text()
         for group, name in re.findall(r"(?:^|[`/ ]|exec server )batchsched ([a-z]+) ([a-z-]*)", text, re.MULTILINE):
             if group in COMMANDS:
@@ -89,7 +90,7 @@ def test_commands_in_comments_and_pages_exist() -> None:
 
 def test_every_variable_is_one_of_ours() -> None:
     known = {*settings._env_names().values(), f"{settings.ENV_PREFIX}CONFIG"}
-    for path in [*FILES, ROOT / "docs" / "deploy.md"]:
+    for path in [*FILES, *PAGES]:
         named = set(re.findall(r"BATCHSCHED_[A-Z_]+", path.read_text()))
         assert named <= known, path
 
@@ -98,6 +99,64 @@ def test_every_variable_of_compose_stands_in_its_example() -> None:
     text, example = (DEPLOY / "compose/compose.yaml").read_text(), (DEPLOY / "compose/example.env").read_text()
     needed = set(re.findall(r"\$\{(\w+)", text)) - {"IMAGE", "ENGINE_IMAGE"}
     assert needed == set(re.findall(r"^(\w+)=", example, re.MULTILINE))
+
+
+def test_the_pages_name_services_volumes_and_databases_of_compose() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())
+    text = "\n".join(page.read_text() for page in PAGES)
+    lines = re.findall(r"^docker compose .*$", text, re.MULTILINE)
+    assert {word for line in lines for word in line.split() if word in {"exec", "run", "stop", "start", "up", "build"}} > {"run"}
+    named = re.findall(r"compose .*?(?:exec -T|stop|start|--wait|--entrypoint \w+|\bcp) (\w+)", "\n".join(lines))
+    assert {"postgres", "server"} <= set(named) <= compose["services"].keys()
+    assert set(re.findall(r"--profile (\w+)", text)) == {
+        one for each in compose["services"].values() for one in each.get("profiles", [])
+    }
+    assert set(re.findall(r"--username=(\w+)", text)) == {compose["services"]["postgres"]["environment"]["POSTGRES_USER"]}
+    dumped = re.findall(r"compose exec .*(?:--dbname=|--format=custom )(\w+)", text)
+    assert set(dumped) == {compose["services"]["postgres"]["environment"]["POSTGRES_DB"]}
+    folders = {folder for line in lines for folder in re.findall(r"--directory=(\S+)", line)}
+    assert {f"server:{folder}" for folder in folders} < set(compose["services"]["server"]["volumes"])
+
+
+def test_whoever_runs_the_image_with_an_engine_says_where_it_is_and_it_has_every_role() -> None:
+    engine = {"BATCHSCHED_WORKER_ENGINE_PYTHON": "/usr/bin/python3"}
+    compose = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())["services"]
+    assert compose["worker"]["environment"].items() >= engine.items()
+    assert "EXTRAS" not in compose["worker"]["build"]["args"]
+    (pod,) = [
+        container
+        for _, document in documents()
+        for container in _containers(document)
+        if container["image"] == "batchsched-engine"
+    ]
+    assert engine.items() <= {one["name"]: one.get("value") for one in pod["env"]}.items()
+    page = PAGES[0].read_text().replace("\\\n", " ")
+    for command in re.findall(r"^docker run .*\bbatchsched-engine\b.*$", page, re.MULTILINE):
+        assert dict(re.findall(r"--env (\w+)=(\S+)", command)) == engine
+    named = {*re.findall(r"BASE[:=] ?(docker\.io/vllm/\S+)", "\n".join([page, *(path.read_text() for path in FILES)]))}
+    assert len(named) == 1
+
+
+def test_the_shell_of_root_knows_what_the_units_know(tmp_path: Path) -> None:
+    shell = (DEPLOY / "systemd/as-server.sh").read_text().replace("/etc/batchsched/server.env", str(tmp_path / "server.env"))
+    (tmp_path / "server.env").write_text("BATCHSCHED_SERVER_DATABASE_URL='postgresql://a:b@c/d?x=1&y=2'\n")
+    done = subprocess.run(
+        ["/bin/sh", "-euc", f"{shell}\nenv"], capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"}
+    )
+    known = {name: value for name, _, value in (line.partition("=") for line in done.stdout.splitlines())}
+    assert known["BATCHSCHED_SERVER_DATABASE_URL"].endswith("?x=1&y=2")
+    for name in ("server", "backup"):
+        unit = (DEPLOY / f"systemd/batchsched-{name}.service").read_text().replace("%S", "/var/lib")
+        program, config = re.findall(r"^ExecStart=(\S+)/batchsched .*--config (\S+)$", unit, re.MULTILINE)[0]
+        assert (known["PATH"].partition(":")[0], known["BATCHSCHED_CONFIG"]) == (program, config)
+        assert f"BATCHSCHED_SERVER_DATA_DIR={known['BATCHSCHED_SERVER_DATA_DIR']}" in unit
+        assert "EnvironmentFile=-/etc/batchsched/server.env" in unit
+
+
+def test_the_engine_of_the_page_is_where_a_worker_looks_without_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder,) = re.findall(r"^python3 -m venv (/\S*engine)$", PAGES[0].read_text(), re.MULTILINE)
+    monkeypatch.setattr(sys, "prefix", "/opt/batchsched")
+    assert f"{folder}/bin/python" in list(engine_home._candidates())
 
 
 def test_every_port_and_path_is_the_servers() -> None:
@@ -187,17 +246,21 @@ def test_kustomize_builds_what_kubernetes_takes(name: str, tmp_path: Path) -> No
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("unit", [*UNITS, *sorted(DEPLOY.glob("systemd/*.timer"))], ids=lambda path: path.name)
 def test_systemd_takes_the_units_and_finds_them_closed(unit: Path, tmp_path: Path) -> None:
     for line in unit.read_text().splitlines():
         assert not line or line[0] == "#" or line in UNIT_SECTIONS or re.fullmatch(r"[A-Z]\w+=.*", line), line
     analyze = tool("systemd-analyze", "Debian: apt-get install systemd")
     program = tmp_path / "batchsched"
     program.symlink_to("/bin/true")
+    for one in {unit, unit.with_suffix(".service")}:  # a timer with what it starts
+        place = tmp_path / one.name.replace("@", "@a100")
+        place.write_text(one.read_text().replace("/opt/batchsched/bin/batchsched", str(program)))
     here = tmp_path / unit.name.replace("@", "@a100")
-    here.write_text(unit.read_text().replace("/opt/batchsched/bin/batchsched", str(program)))
     done = subprocess.run([analyze, "verify", str(here)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+    if unit.suffix == ".timer":
+        return
     command = [analyze, "security", "--offline=true", "--no-pager", "--threshold=40", str(here)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,87 +20,32 @@ from batchsched.queue import backup
 from batchsched.queue.database import Database, upgrade
 from batchsched.queue.pending import pending
 from batchsched.queue.sqlite import Sqlite
+from tests.deploy_site import ComposeSite, Site, blocks
 from tests.live import HTTP, live_server, requests, wait_for
 from tests.postgres import PostgresServer, find_binaries
-from tests.processes import ROOT, Stage, end, tagged
+from tests.processes import Stage, tagged
 from tests.test_migrations import NOW, REVISIONS, SEEDS
 
-PAGES = ROOT / "docs" / "deploy"
 
-
-def blocks(page: str, heading: str) -> list[list[str]]:
-    """The commands of a page under a heading, block by block."""
-    text = (PAGES / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    return [block.strip().splitlines() for block in re.findall(r"^```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
-
-
-class Site:
-    """A machine as the pages mean it: its folders lie in the test's, and systemctl starts and ends the stage's processes."""
-
-    def __init__(self, stage: Stage, env: dict[str, str]) -> None:
-        self.stage = stage
-        self.data = stage.folder / "data"
-        programs = stage.folder / "programs"
-        programs.mkdir()
-        program = programs / "batchsched"
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m batchsched.cli "$@"\n')
-        program.chmod(0o755)
-        path = f"{programs}:{env.get('PATH', os.environ['PATH'])}"
-        self.env = {**os.environ, **env, "PATH": path, "BATCHSCHED_CONFIG": str(stage.config)}
-        self.services: dict[str, tuple[Callable[[], subprocess.Popen[bytes]], subprocess.Popen[bytes] | None]] = {
-            "batchsched-server": (lambda: stage.server(extra=env), None),
-            "batchsched-worker@local": (stage.worker, None),
-        }
-
-    def follow(self, lines: list[str]) -> str:
-        """Do what the lines say; what they print."""
-        printed = ""
-        for line in lines:
-            if line.startswith("systemctl "):
-                self.systemctl(*line.split()[1:])
-                continue
-            if "pip install" in line:
-                continue  # the new version is the one that is tested
-            here = line.replace("/var/lib/batchsched", str(self.data)).replace("/backups", str(self.stage.folder / "backups"))
-            done = subprocess.run(here, shell=True, cwd=ROOT, env=self.env, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-            printed += done.stdout
-        return printed
-
-    def systemctl(self, act: str, name: str) -> None:
-        start, running = self.services[name]
-        if running and act in {"stop", "restart"}:
-            end(running)
-            running = None
-        if act in {"start", "restart"}:
-            running = start()
-        self.services[name] = (start, running)
-
-    def lose_everything(self) -> None:
-        """The machine burns: processes by kill -9, the data folder with them."""
-        for name, (start, running) in self.services.items():
-            if running:
-                end(running, signal.SIGKILL)
-            self.services[name] = (start, None)
-        shutil.rmtree(self.data)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", "compose"])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
-    """With the server on either database; on PostgreSQL in one named as the page has it."""
+    """With systemd and the server on either database, and by compose; PostgreSQL's is named as the page has it."""
     if request.param == "sqlite":
         with Stage(tmp_path, delay_s=0.3, chunk_lines=5) as stage:
-            yield Site(stage, {})
+            yield Site(stage, {}, {})
         return
     server: PostgresServer = request.getfixturevalue("postgres")
     server.execute("DROP DATABASE IF EXISTS batchsched WITH (FORCE)")
+    server.execute("DROP ROLE IF EXISTS batchsched")
+    server.execute("CREATE ROLE batchsched SUPERUSER LOGIN")  # as the image of compose makes it
     server.execute("CREATE DATABASE batchsched")
-    url = server.url("batchsched")
-    env = {"PGHOST": str(server.folder), "PGUSER": "postgres", "PATH": f"{find_binaries()}:{os.environ['PATH']}"}
+    path = f"{find_binaries()}:/usr/local/bin:/usr/bin:/bin"
+    env = {"PGHOST": str(server.folder), "PGUSER": "postgres", "PATH": path}
+    secrets = {"BATCHSCHED_SERVER_DATABASE_URL": server.url("batchsched")}
     with Stage(tmp_path, delay_s=0.3, chunk_lines=5) as stage:
-        stage.config.write_text(stage.config.read_text().replace("[server]", f"[server]\ndatabase_url = '{url}'"))
-        yield Site(stage, env)
+        yield {"postgresql": Site, "compose": ComposeSite}[request.param](stage, env, secrets)
     server.execute("DROP DATABASE IF EXISTS batchsched WITH (FORCE)")
+    server.execute("DROP ROLE batchsched")
 
 
 def _submit(url: str, data: bytes) -> str:
@@ -136,31 +77,41 @@ def _hold(url: str, batch_id: str, engine: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.slow
 def test_a_backup_taken_while_work_goes_on_is_restored_and_nothing_is_lost(site: Site, request: pytest.FixtureRequest) -> None:
-    stage, on_postgres = site.stage, "postgresql" in request.node.name
+    stage, kind = site.stage, request.node.callspec.params["site"]
     engine = stage.engine()
-    site.systemctl("start", "batchsched-server")
-    site.systemctl("start", "batchsched-worker@local")
+    site.systemctl("start", site.server)
+    site.systemctl("start", site.worker)
     ended = _submit(stage.url, tagged(6, "old"))
     wait_for(lambda: _completed(stage.url, ended))
     bill = _bill(stage.url, ended)
     answers = HTTP.get(f"{stage.url}/v1/files/{_batch(stage.url, ended)['output_file_id']}/content").text
     going = _submit(stage.url, tagged(60))
     wait_for(lambda: _batch(stage.url, going)["request_counts"]["completed"] >= 10)
-    (first, _nightly) = blocks("backup.md", "Back up")
-    with ThreadPoolExecutor() as pool:  # however long the backup takes here, the batch is not over before it is
-        held = pool.submit(_hold, stage.url, going, engine)
-        assert "holds the database and" in site.follow(first)
-        held.result()
-    safe = _batch(stage.url, going)["request_counts"]["completed"]
-    assert safe < 60, "the batch was over before the backup was"
+    if kind == "compose":
+        saving, restoring = blocks("backup.md", "Compose")
+        site.follow(saving)  # the server is away meanwhile, the worker is not
+        wait_for(lambda: _batch(stage.url, going)["request_counts"]["completed"] >= 25)
+    else:
+        (saving, nightly), by_database = blocks("backup.md", "Back up"), blocks("backup.md", "Restore")
+        restoring = by_database[kind == "postgresql"]
+        with ThreadPoolExecutor() as pool:  # however long the backup takes here, the batch is not over before it is
+            held = pool.submit(_hold, stage.url, going, engine)
+            assert "holds the database and" in site.follow(saving)
+            held.result()
+        assert "holds the database and" in site.follow(nightly)
+        assert _batch(stage.url, going)["request_counts"]["completed"] < 60, "the batch was over before the backup was"
     site.lose_everything()
     engine.send_signal(signal.SIGCONT)
-    if on_postgres:
+    if kind != "sqlite":
         request.getfixturevalue("postgres").execute("DROP DATABASE batchsched WITH (FORCE)")
-    sqlite, postgresql = blocks("backup.md", "Restore")
+    if kind == "compose":  # both volumes are there, and empty
+        request.getfixturevalue("postgres").execute("CREATE DATABASE batchsched")
+        site.state.mkdir()
     before = stage.computed()
-    site.follow(postgresql if on_postgres else sqlite)
-    site.systemctl("start", "batchsched-worker@local")
+    site.follow(restoring)
+    if kind != "compose":
+        site.systemctl("start", site.worker)
+    assert not (site.data / "restored").exists(), "the server took it for any database"
     done = wait_for(lambda: _completed(stage.url, going))
     assert done["request_counts"] == {"total": 60, "completed": 60, "failed": 0}
     lines = HTTP.get(f"{stage.url}/v1/files/{done['output_file_id']}/content").text.splitlines()
@@ -175,10 +126,10 @@ def test_a_backup_taken_while_work_goes_on_is_restored_and_nothing_is_lost(site:
 @pytest.mark.slow
 def test_an_upgrade_by_the_page_with_work_under_way(tmp_path: Path) -> None:
     with Stage(tmp_path, delay_s=0.2, chunk_lines=5) as stage:
-        site = Site(stage, {})
+        site = Site(stage, {}, {})
         stage.engine()
-        for name in site.services:
-            site.systemctl("start", name)
+        site.systemctl("start", site.server)
+        site.systemctl("start", site.worker)
         batch_id = _submit(stage.url, tagged(40))
         wait_for(lambda: _batch(stage.url, batch_id)["request_counts"]["completed"] >= 5)
         (lines,) = blocks("upgrade.md", "One server")
