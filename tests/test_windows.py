@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from itertools import pairwise
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from batchsched.clock import ManualClock
 from batchsched.errors import InvalidConfiguration
 from batchsched.fleet import Window
-from batchsched.windows import WindowTimer, check, closes_at, is_open, openings, opens_at, parse_cron
+from batchsched.windows import WindowTimer, check, closes_at, is_open, joined, openings, opens_at, parse_cron
 from batchsched.windows import starts as every_start
 from tests.live import PATIENCE_S
 
@@ -281,6 +281,57 @@ def test_in_every_zone_at_every_change_of_clock(
     assert all(a[1] < b[0] for a, b in pairwise(found))
     for at in (since + timedelta(minutes=probe) for probe in probes):
         assert any(a <= at < b for a, b in found) is any(start <= at < start + duration for start in wanted)
+
+
+def changes_of(zone: ZoneInfo) -> list[tuple[datetime, timedelta | None, timedelta | None]]:
+    """Every change of clock in 2024 to 2030: the first second of the new offset, the old one and the new one."""
+    first, found = datetime(2024, 1, 1, tzinfo=UTC), []
+    days = [first + n * DAY for n in range(7 * 366)]
+    offsets = [day.astimezone(zone).utcoffset() for day in days]
+    for day, (before, after) in zip(days, pairwise(offsets), strict=False):
+        if before == after:
+            continue
+        low, high = day, day + DAY
+        while high - low > timedelta(seconds=1):
+            middle = low + timedelta(seconds=(high - low) // timedelta(seconds=1) // 2)
+            low, high = (middle, high) if middle.astimezone(zone).utcoffset() == before else (low, middle)
+        found.append((high, before, after))
+    return found
+
+
+@cache
+def walls_around(line: str, at: datetime) -> list[datetime]:
+    """What the other parser has within a day and a half."""
+    return theirs(line, at - 1.5 * DAY, at + 1.5 * DAY, most=400)
+
+
+@pytest.mark.slow
+def test_every_zone_and_every_change_of_its_clock() -> None:
+    """2024 to 2030, by the other parser and by trying, as above; what zones with the same change should do is worked out once.
+    Zones without any are looked at in one day of each half of a year."""
+    wanted: dict[object, list[datetime]] = {}
+    looked_at = 0
+    for name in sorted(available_timezones()):
+        zone = ZoneInfo(name)
+        changes = changes_of(zone)
+        offsets = [utc(f"{year}-{month}-15").astimezone(zone).utcoffset() for year in range(2024, 2031) for month in ("01", "07")]
+        assert changes or len(set(offsets)) == 1
+        quiet = [(utc(day), offsets[0], offsets[0]) for day in ("2024-02-29", "2030-07-15")]
+        for change in changes or quiet:
+            at, *_ = change
+            looked_at += 1
+            near = tuple(one for one in changes if abs(one[0] - at) < 8 * DAY)
+            for line, minutes in (("*/15 * * * *", 7), ("30 23,0-3 * * *", 90)):
+                key = (line, change, near)
+                if key not in wanted:
+                    walls = walls_around(line, at)
+                    wanted[key] = sorted({first_instant(wall.replace(tzinfo=None), zone) for wall in walls})
+                window, since, until = Window(line, f"{minutes}m", name), at - DAY / 2, at + DAY / 2
+                assert every_start(window, since, until) == [each for each in wanted[key] if since <= each <= until], (name, at)
+                opened = joined((each, each + timedelta(minutes=minutes)) for each in wanted[key])
+                expected = [(a, b) for a, b in opened if b > since and a <= until]
+                assert openings(window, since, until) == expected, (name, at)
+    assert looked_at > 2 * len(available_timezones())
 
 
 def test_a_start_that_is_skipped_opens_nothing_and_others_stay() -> None:
