@@ -147,7 +147,8 @@ class Observer:
         ways = Ways(self.fleet, profiles, working, replicas, slots, open_of, expected=not alive and not able)
         states = [msgspec.structs.replace(state, loaded=ways.loaded(state.name, state.loaded)) for state in states]
         states, pools = planned(*self._uncertain.doubted(states, pools, profiles, lost, now), left_over, slots, now, self.fleet)
-        transfers = Transfers(self._settings, self.fleet, states, [self._at_home(forecasts, now, horizon_s)], loaded)
+        at_home = [self._at_home(forecasts, now, horizon_s)]
+        transfers = Transfers(self._settings, self.fleet, states, at_home, loaded, profiles)
         unfit = lacked(working, {row["pool"] for row in able}, self.fleet) | unfit_of(self.fleet, profiles, loaded)
         scene = Scene(now, self.fleet, profiles, answers, loaded, slots, states, transfers, unfit, ways)
 

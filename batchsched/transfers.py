@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import chain
 from statistics import fmean
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from batchsched.fleet import Fleet
 from batchsched.planner import PoolState
 from batchsched.planner.price import UNKNOWN_FACTOR
 from batchsched.profiles.candidates import Candidate
+from batchsched.profiles.profile import Profile
 from batchsched.settings import Settings
 from batchsched.sizes import size_of
 
@@ -29,7 +31,8 @@ NOTHING = Moved(0.0, 0.0)
 
 
 class Transfers:
-    """Of one look. Files lie at the home site; a model's weights also wherever a pool of the site holds the model."""
+    """Of one look. Files lie at the home site; a model's weights also wherever a pool of the site holds the model, or has worked
+    with it: they stay on its disks. Where they do not, starts are seen to take as long, and profiles learn it."""
 
     def __init__(
         self,
@@ -38,15 +41,18 @@ class Transfers:
         pools: Sequence[PoolState],
         home: Sequence[float | None],
         loaded: Mapping[str, Sequence[str]],
+        profiles: Mapping[tuple[str, str], Profile],
     ) -> None:
-        """`home`: the forecast of the home site's grid, by slot."""
+        """`home`: the forecast of the home site's grid, by slot; `loaded`: models by pool; `profiles`: by model and pool."""
         self._settings, self._fleet = settings, fleet
         grids = {pool.name: [g for g in pool.intensity_g_per_kwh if g is not None] for pool in pools}
         known = [g for g in home if g is not None]
         worst = UNKNOWN_FACTOR * max([g for row in grids.values() for g in row] + known, default=0.0)
         here = fmean(known) if known else worst
         self._grid = {name: (here + (fmean(row) if row else worst)) / 2 for name, row in grids.items()}
-        self._there = {(fleet.pools[name].site, model) for name, models in loaded.items() for model in models}
+        worked_with = ((name, model) for (model, name), known in profiles.items() if known.observations)
+        held = ((name, model) for name, models in loaded.items() for model in models)
+        self._there = {(fleet.pools[name].site, model) for name, model in chain(held, worked_with)}
         self.gigabyte = cache(self._gigabyte)  # asked of each batch
         self.weights = cache(self._weights)
 

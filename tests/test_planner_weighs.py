@@ -10,6 +10,7 @@ import pytest
 
 from batchsched.clock import ManualClock
 from batchsched.planner import Problem, make_plan
+from batchsched.transfers import Transfers
 from batchsched.wire import PREFIX
 from tests.live import LiveServer, live_server, requests
 from tests.planner_cases import job, pool, slots
@@ -93,6 +94,12 @@ def test_settings_and_files_become_what_the_planner_weighs(tmp_path: Path) -> No
         assert one.seconds_on["there"] == pytest.approx(one.seconds_on["here"] + gigabytes / 0.001)
         assert gigabytes * 1e9 > len(requests(50, model="m"))
         assert "here" not in one.transfer_g_on
+        observer = server.runtime.scheduler.observer
+        known = observer.current_profiles()
+        worked = known | {("m", "there"): msgspec.structs.replace(known["m", "there"], observations=1)}
+        for profiles, seconds in ((known, 16 / 0.001), (worked, 0.0)):
+            transfers = Transfers(server.runtime.settings, observer.fleet, problem.pools, [], {}, profiles)
+            assert transfers.weights("m", "there").seconds == pytest.approx(seconds), "where it has worked they are"
         server.worker("there", ready="m").ask()
         problem = server.runtime.scheduler.observer.look(NOW).problem
         assert problem.jobs[0].load_g_on == {}, "the weights are there by now"

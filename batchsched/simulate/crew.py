@@ -202,7 +202,7 @@ class Crew:
         if replica.model is not None:
             self._unload(replica)
             self._ask_at(replica.pool, self._events.now_s + LATE_S)  # others may have left work to that engine
-        seconds = self._truth.start_s(model, replica.pool, replica.name, replica.starts)
+        seconds = self._truth.start_s(model, replica.pool, replica.name, replica.starts, self._events.now_s)
         replica.state, replica.model = "starting", model
         replica.starts += 1
         self.starts += self._events.now_s >= 0

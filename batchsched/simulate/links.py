@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from batchsched.fleet import Fleet
 from batchsched.sizes import size_of
 from batchsched.transfers import BYTES_PER_ANSWER_TOKEN
@@ -23,6 +26,26 @@ def weights_s(fleet: Fleet, model: str, pool: str) -> float:
     """Seconds until a model's weights are there."""
     size = size_of(fleet.models[model].path, fleet.models[model].parameters_b)
     return gigabyte_s(fleet, pool) * (size.weight_bytes / 1e9 if size else 0.0)
+
+
+class Weights:
+    """Where models' weights are: at a site, once a pool of it has fetched them; until then all of its engines wait for that."""
+
+    def __init__(self, fleet: Fleet, stand: Mapping[str, str]) -> None:
+        """`stand`: by pool, the model that its servers have from the beginning."""
+        self._fleet = fleet
+        self._come_s = {(fleet.pools[pool].site, model): -math.inf for pool, model in stand.items()}
+
+    def missing_s(self, model: str, pool: str, now_s: float) -> float:
+        """For how long an engine that starts at that time would wait for them."""
+        come_s = self._come_s.get((self._fleet.pools[pool].site, model))
+        return weights_s(self._fleet, model, pool) if come_s is None else max(0.0, come_s - now_s)
+
+    def fetch_s(self, model: str, pool: str, now_s: float) -> float:
+        """The same of one that does start then: whoever is the first at its site has them fetched."""
+        seconds = self.missing_s(model, pool, now_s)
+        self._come_s.setdefault((self._fleet.pools[pool].site, model), now_s + seconds)
+        return seconds
 
 
 def files_s(fleet: Fleet, pool: str, input_tokens: float, output_tokens: float, *, requests: int = 1) -> float:

@@ -22,7 +22,7 @@ from batchsched.simulate.conditions import USUAL, Conditions
 from batchsched.simulate.engines import Engines, Served
 from batchsched.simulate.futures import Futures
 from batchsched.simulate.grid import Floats, Grid
-from batchsched.simulate.links import files_s, weights_s
+from batchsched.simulate.links import Weights, files_s
 from batchsched.simulate.making import grams_per_s
 from batchsched.simulate.moves import cells
 from batchsched.simulate.outcome import Outcome, Work
@@ -102,6 +102,7 @@ class _World:
         self.outcome = Outcome(policy.name, len(scene.arrivals))
         self._planner = policy.planner()
         self._futures = Futures(grid) if policy.risk.weight > 0 else None
+        self._weights = Weights(scene.fleet, {name: m for name in scene.rooms for m in scene.fleet.pools[name].models[:1]})
         self._engines = Engines({name: pool.count for name, pool in scene.fleet.pools.items()})
         self._plan, self._made_s = Plan([], []), 0.0
         self._latest: dict[str, float] = {}
@@ -204,11 +205,11 @@ class _World:
         profile = self.scene.profiles[model, pool]
         return self._known[pool].increment(profile) if pool in self._known else profile
 
-    def _startup_s(self, model: str, pool: str) -> float:
-        """With the way of the weights; the servers of others have what they serve."""
+    def _startup_s(self, model: str, pool: str, at_s: float) -> float:
+        """With the way of the weights, until they are at the site; the servers of others have what they serve."""
         if self.scene.fleet.is_spare(pool):
             return 0.0
-        return self.scene.profiles[model, pool].startup_s + weights_s(self.scene.fleet, model, pool)
+        return self.scene.profiles[model, pool].startup_s + self._weights.missing_s(model, pool, at_s)
 
     def _job(self, batch: Batch, now_s: float) -> Job:
         """As one who has seen no more than the answers so far thinks of it."""
@@ -227,7 +228,7 @@ class _World:
             remaining_requests=left,
             seconds_on={name: one.seconds + files_s(fleet, name, *tokens, requests=left) for name, one in able.items()},
             power_w_on={name: one.power_w for name, one in able.items()},
-            startup_s_on={name: self._startup_s(arrival.model, name) for name in able},
+            startup_s_on={name: self._startup_s(arrival.model, name, now_s) for name in able},
             deadline_s=arrival.deadline_s - now_s,
             sigma=max(one.sigma for one in able.values()),
             sigma_own=lengths.sigma,
@@ -303,10 +304,12 @@ class _World:
             return 0.0
         profile = self.scene.profiles[arrival.model, pool]
         width = math.ceil(batch.left / CHUNK_REQUESTS) - self._busy.get(arrival.batch_id, 0)
-        startup_s = self._startup_s(arrival.model, pool)
+        startup_s = self._startup_s(arrival.model, pool, at_s)
         done = self._engines.serve(pool, arrival.model, min(seconds, batch.left * request_s), startup_s, width)
         if done.work_s + done.starting_s <= 0:
             return 0.0
+        if done.starts:
+            self._weights.fetch_s(arrival.model, pool, at_s)
         self._busy[arrival.batch_id] = self._busy.get(arrival.batch_id, 0) + done.engines
         batch.left -= done.work_s / request_s
         self.outcome.engine_starts += 0 if self.scene.fleet.is_spare(pool) else done.starts

@@ -15,7 +15,7 @@ import numpy as np
 
 from batchsched.fleet import Fleet
 from batchsched.simulate.conditions import Conditions
-from batchsched.simulate.links import BYTES_PER_TOKEN, LINE_BYTES, gigabyte_s, weights_s
+from batchsched.simulate.links import BYTES_PER_TOKEN, LINE_BYTES, Weights, gigabyte_s
 from batchsched.simulate.online import alone_tokens_per_s
 from batchsched.simulate.rooms import ALONE, Room
 from batchsched.simulate.scene import Arrival, Scene
@@ -48,6 +48,8 @@ class Truth:
         """Requests by model and pool that may serve them."""
         for one in scene.arrivals:
             self._asked.update({(one.model, pool): one.requests for pool in one.pools})
+        stand = {pool: model for pool in scene.fleet.pools if (model := self.stands(pool))}
+        self._weights = Weights(scene.fleet, stand)
 
     def grain(self, model: str) -> float:
         """Requests that a line of a model usually stands for."""
@@ -112,10 +114,10 @@ class Truth:
         """Of an answer of the so-many-th batch like this one before the start: off what is expected by a draw of its own."""
         return arrival.expected_output_tokens * self._drawn(self._scene.sigma_own, "before", arrival.model, str(number))
 
-    def start_s(self, model: str, pool: str, replica: str, number: int) -> float:
-        """What a replica takes to start an engine for the so-many-th time."""
+    def start_s(self, model: str, pool: str, replica: str, number: int, now_s: float) -> float:
+        """What a replica takes to start an engine for the so-many-th time, at that time. Ask in order of time."""
         known = self._scene.profiles[model, pool].startup_s
-        moved_s = weights_s(self._fleet, model, pool)
+        moved_s = self._weights.fetch_s(model, pool, now_s)
         return known * self._drawn(self._conditions.sigma_start, "start", replica, str(number)) + moved_s
 
     def start_w(self, model: str, pool: str) -> float:
