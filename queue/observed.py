@@ -31,12 +31,15 @@ class SpareHourRow(SQLModel, table=True):
     tokens: float = 0.0
 
 
+_KIND_KNOWN = "kind IN ('idle', 'metered', 'others', 'waste')"
+
+
 class SpendingRow(SQLModel, table=True):
     """What a pool's meters saw in one hour: all of it (`metered`), and the parts that are no chunk's, which the ledger lacks."""
 
     __tablename__ = "spending"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (
-        CheckConstraint("kind IN ('idle', 'metered', 'others', 'waste')", name="kind_known"),
+        CheckConstraint(_KIND_KNOWN, name="kind_known"),
         CheckConstraint("energy_j >= 0 AND seconds >= 0", name="amounts_positive"),
         Index("spending_by_batch", "batch_id"),
     )
@@ -55,7 +58,7 @@ class SpendingBesideRow(SQLModel, table=True):
 
     __tablename__ = "spending_beside"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (
-        CheckConstraint("kind IN ('idle', 'metered', 'others', 'waste')", name="kind_known"),
+        CheckConstraint(_KIND_KNOWN, name="kind_known"),
         CheckConstraint("beside_s >= 0", name="beside_positive"),
         Index("spending_beside_by_batch", "batch_id"),
     )

@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from batchsched.executors.probes import page_of
 from batchsched.executors.worker import run_worker
 from batchsched.fleet import Pool, ServedModel
 from batchsched.settings import Worker
-from tests.engine_fixture import ROOT
 from tests.fake_server import Chunk, FakeServer, as_line
+from tests.processes import BATCHSCHED, ROOT
 from tests.test_executors_driver import served
 from tests.test_split_vllm import nixl_home
 
@@ -57,7 +56,7 @@ class PartnerProcess:
     """`batchsched partner`, started and killed."""
 
     def __init__(self, config: Path, port: int, variant: str = "split") -> None:
-        self._command = [sys.executable, "-m", "batchsched.cli", "partner", "--pool", "old", "--for", variant]
+        self._command = [*BATCHSCHED, "partner", "--pool", "old", "--for", variant]
         self._command += ["--port", str(port), "--config", str(config)]
         self.port = port
         self.process = self.start()
@@ -189,7 +188,7 @@ async def test_kill_9_of_the_worker_leaves_no_engine_and_the_next_one_has_the_pa
 
 
 def a_worker(config: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "batchsched.cli", "worker", "--pool", "local", "--config", str(config)]
+    command = [*BATCHSCHED, "worker", "--pool", "local", "--config", str(config)]
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 

@@ -13,8 +13,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import msgspec
-
 from batchsched.errors import ServerError
 from batchsched.forecasts import Provider
 from batchsched.published import Published
@@ -299,8 +297,8 @@ def warm_up(scene: Scene, conditions: Conditions, truth: Truth) -> list[Arrival]
             requests = math.ceil(part * truth.grain(model) * WARM_UP_CHUNKS * conditions.chunk_lines)
             at_s = -conditions.warm_up_h * 3600
             answered, slowness = truth.earlier_tokens(one, n), one.slowness / scene.slower_since
-            arrival = Arrival(f"warm_{model}_{n}", at_s, at_s + 86400.0, model, requests, pools, answered, slowness)
-            found.append(msgspec.structs.replace(arrival, input_tokens=one.input_tokens))
+            tokens = {"input_tokens": one.input_tokens, "output_tokens": answered, "slowness": slowness}
+            found.append(Arrival(f"warm_{model}_{n}", at_s, at_s + 86400.0, model, requests, pools, **tokens))
     return found
 
 
