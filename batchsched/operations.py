@@ -14,11 +14,48 @@ from msgspec import Meta
 
 from batchsched.traces import Value, collector, lacking
 
-TOKENS = "gen_ai.client.token.usage"
-DURATION = "gen_ai.client.operation.duration"
 TOKEN_BOUNDS = tuple(4**power for power in range(14))
 DURATION_BOUNDS_S = tuple(round(0.01 * 2**power, 2) for power in range(14))
 """Buckets of the two histograms, as the conventions state them."""
+
+
+class Histogram(msgspec.Struct, frozen=True):
+    """One of them: `brief` in the conventions' words, `meaning` in ours."""
+
+    name: str
+    unit: str
+    brief: str
+    meaning: str
+    bounds: tuple[float, ...]
+
+
+HISTOGRAMS = DURATION, TOKENS = (
+    Histogram(
+        "gen_ai.client.operation.duration",
+        "s",
+        "GenAI operation duration.",
+        "from sending a request to the end of its answer",
+        DURATION_BOUNDS_S,
+    ),
+    Histogram(
+        "gen_ai.client.token.usage",
+        "{token}",
+        "Number of input and output tokens used.",
+        "tokens of a request that was answered; nothing where the engine did not say",
+        TOKEN_BOUNDS,
+    ),
+)
+ATTRIBUTES = {
+    "gen_ai.operation.name": "`chat`, `text_completion` or `embeddings`; the endpoint, of others",
+    "gen_ai.provider.name": "the kind of engine, as the pool declares it: `vllm`, `llama.cpp`, `llama-cpp-python`",
+    "gen_ai.request.model": "the model that was asked",
+    "gen_ai.token.type": "`input` or `output`, of tokens",
+    "error.type": "of operations that failed: the status, `timeout`, or the name of what broke the connection",
+    "server.address": "the engine's host",
+    "server.port": "the engine's port",
+    "batchsched.pool": "the worker's pool",
+}
+"""What is told of an operation; Markdown."""
 
 
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,7 +14,7 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData, PeriodicExportingMetricReader
 
-from batchsched.operations import DURATION, DURATION_BOUNDS_S, TOKEN_BOUNDS, TOKENS, Operation
+from batchsched.operations import DURATION, TOKENS, Operation
 from batchsched.otlp import Trouble, resource, signal_url
 from batchsched.traces import Value
 from batchsched.version import own_version
@@ -32,11 +32,9 @@ class OtlpMetrics:
         reader = PeriodicExportingMetricReader(_Exporter(signal_url(endpoint, _PATH), self._trouble))
         self._provider = MeterProvider(metric_readers=[reader], resource=resource(service), shutdown_on_exit=False)
         meter = self._provider.get_meter("batchsched", own_version("unknown"))
-        self._took = meter.create_histogram(
-            DURATION, "s", "GenAI operation duration.", explicit_bucket_boundaries_advisory=DURATION_BOUNDS_S
-        )
-        self._tokens = meter.create_histogram(
-            TOKENS, "{token}", "Number of input and output tokens used.", explicit_bucket_boundaries_advisory=TOKEN_BOUNDS
+        self._took, self._tokens = (
+            meter.create_histogram(of.name, of.unit, of.brief, explicit_bucket_boundaries_advisory=of.bounds)
+            for of in (DURATION, TOKENS)
         )
 
     def ended(self, operation: Operation) -> None:

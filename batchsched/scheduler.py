@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 from sqlalchemy import Connection
 
+from batchsched import exposed
 from batchsched.carbon.models import Hardware
 from batchsched.changes import cannot_wait, little
 from batchsched.clock import Clock
@@ -198,7 +199,7 @@ class Scheduler:
         """Did another server ask for a new plan?"""
         try:
             with self._database.read() as connection:
-                asked = ledger.count_of(connection, "replans_asked_total")
+                asked = ledger.count_of(connection, exposed.REPLANS_ASKED)
         except BatchschedError:
             return False
         changed, self._asked = asked != self._asked, asked
@@ -208,7 +209,7 @@ class Scheduler:
         """Take over the leader's newest plan; hand on that something changed here."""
         if poked:
             with self._database.write() as connection:
-                ledger.bump(connection, "replans_asked_total")
+                ledger.bump(connection, exposed.REPLANS_ASKED)
         with self._database.read() as connection:
             self._in_force(connection)
 
@@ -297,7 +298,7 @@ class Scheduler:
             shares.settle(connection, published.tenants, arrivals)
             plans.prune(connection, published.made_at - keep)
             if failure:
-                ledger.bump(connection, f"solver_failures_total:{failure}")
+                ledger.bump(connection, exposed.SOLVER_FAILURES, failure)
         self._published = msgspec.structs.replace(published, id=number)  # once it is kept, not before
         return self._published
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, false, func, literal, or_, select, update
 
+from batchsched import exposed
 from batchsched.errors import Conflict, NotFound
 from batchsched.queue import books, deliveries, ledger
 from batchsched.queue.hot import Hot, enter
@@ -121,7 +122,7 @@ def move(
     if target in TERMINAL:
         books.open_at(connection, batch_id, now)
         deliveries.announce(connection, batch_id, target, now)
-        ledger.bump(connection, f"batches_ended_total:{target}")
+        ledger.bump(connection, exposed.BATCHES_ENDED, target)
 
 
 @cache

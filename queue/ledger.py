@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from batchsched.exposed import Metric
 from batchsched.measures import DRAFTED
 from batchsched.queue.hot import Hot
 from batchsched.queue.rows import Row, every, step_of
@@ -235,13 +236,13 @@ def energy_since(connection: Connection, tenant: str, at: datetime) -> list[Row]
     return every(connection, query.where(ledger.c.tenant == tenant, ledger.c.started_at >= at).group_by(*each))
 
 
-def bump(connection: Connection, name: str, by: int = 1) -> None:
+def bump(connection: Connection, counter: Metric, *labels: str, by: int = 1) -> None:
     """Add to a lasting counter. Others that add to it wait for this transaction: let it be among its last steps."""
-    _BUMP.changed(connection, [{"of_name": name, "more": by}])
+    _BUMP.changed(connection, [{"of_name": counter.row(*labels), "more": by}])
 
 
 def bump_each(connection: Connection, more: Mapping[str, int]) -> None:
-    """The same of many; in order, so that two that add to the same ones do not wait for each other."""
+    """The same of many, by their rows' names; in order, so that two that add to the same ones do not wait for each other."""
     if more:
         _BUMP.changed(connection, [{"of_name": name, "more": by} for name, by in sorted(more.items())])
 
@@ -249,9 +250,9 @@ def bump_each(connection: Connection, more: Mapping[str, int]) -> None:
 _ONE = Hot(select(counters.c.value).where(counters.c.name == bindparam("of_name")))
 
 
-def count_of(connection: Connection, name: str) -> int:
+def count_of(connection: Connection, counter: Metric) -> int:
     """What one lasting counter stands at; there may be thousands of others."""
-    found = _ONE.first(connection, {"of_name": name})
+    found = _ONE.first(connection, {"of_name": counter.row()})
     return int(found["value"]) if found else 0
 
 

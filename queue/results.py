@@ -16,6 +16,7 @@ import msgspec
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from batchsched import exposed
 from batchsched.clock import IdSource
 from batchsched.errors import Conflict, InvalidRequest, NotFound, StaleLease
 from batchsched.lines import LineError, iter_lines, parse, unanswered
@@ -186,9 +187,9 @@ class Recorder:
         for row, group in zip(rows, groups, strict=True):
             self.charge(connection, row, group.meter, group.results)
         if duplicates := sum(len(group.results) - len(group.new) for group in groups):
-            ledger.bump(connection, "duplicate_results_total", duplicates)
+            ledger.bump(connection, exposed.DUPLICATE_RESULTS, by=duplicates)
         if cut := sum(result.cut for group in groups for result in group.new):
-            ledger.bump(connection, "answers_cut_total", cut)
+            ledger.bump(connection, exposed.ANSWERS_CUT, by=cut)
         return rows
 
     def give_up(self, chunk: Row, code: str, message: str) -> None:

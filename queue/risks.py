@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, update
 
+from batchsched import exposed
 from batchsched.queue import audit, deliveries, ledger
 from batchsched.queue.rows import Row, every
 from batchsched.queue.tables import batches
@@ -33,7 +34,7 @@ def raise_one(connection: Connection, promise: Row, risk: dict[str, Any], now: d
     if not _changed(connection, promise, batches.c.risk.is_(None), since):
         return False
     _say(connection, promise, "at_risk", since, now)
-    ledger.bump(connection, "batches_worsened_total")
+    ledger.bump(connection, exposed.BATCHES_WORSENED)
     return True
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
+from batchsched import exposed
 from batchsched.cli.main import main
 from batchsched.errors import DatabaseBusy, DatabaseUnavailable, InvalidConfiguration, StorageFull
 from batchsched.queue import chunks, ledger
@@ -94,7 +95,7 @@ def test_connections_that_were_cut_are_replaced_unnoticed(postgres: PostgresServ
     for _ in range(3):
         postgres.terminate(database_in(postgres_url))
         with database.write() as connection:
-            ledger.bump(connection, "stale_completions_total")
+            ledger.bump(connection, exposed.STALE_COMPLETIONS)
         with database.read() as connection:
             assert ledger.counted(connection)
     database.close()
@@ -105,9 +106,9 @@ def test_a_connection_cut_in_the_middle_is_a_clear_error_and_changes_nothing(pos
 
     def step() -> None:
         with database.write() as connection:
-            ledger.bump(connection, "stale_completions_total")
+            ledger.bump(connection, exposed.STALE_COMPLETIONS)
             postgres.terminate(database_in(postgres_url))
-            ledger.bump(connection, "stale_completions_total")
+            ledger.bump(connection, exposed.STALE_COMPLETIONS)
 
     with pytest.raises(DatabaseUnavailable):
         step()
@@ -165,8 +166,7 @@ def test_what_goes_wrong_under_a_hot_statement_is_told_as_under_any_other(postgr
 
 def _crowd(database: Database) -> None:
     with database.write() as connection:
-        for i in range(200):
-            ledger.bump(connection, f"{i}" + "x" * 4000)
+        ledger.bump_each(connection, {f"{i}" + "x" * 4000: 1 for i in range(200)})
 
 
 def test_a_full_disk_under_sqlite_is_told_as_one(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from batchsched.exposed import METRICS
 from batchsched.queue import books
 from batchsched.server.bookkeeping import Bookkeeping
 from tests.live import LiveServer, live_server, requests, wait_for
@@ -23,9 +24,8 @@ RULES = DEPLOY / "prometheus/alerts.yaml"
 SUFFIX = re.compile(r"_(bucket|sum|count)$")
 
 
-def documented() -> set[str]:
-    """Every metric of docs/metrics.md, which the house test holds against the code."""
-    return set(re.findall(r"`(batchsched_\w+)", (ROOT / "docs/metrics.md").read_text()))
+LABELS = {metric.full: set(metric.labels) for metric in METRICS}
+"""Of every metric that a server has."""
 
 
 def _expressions() -> list[str]:
@@ -35,24 +35,20 @@ def _expressions() -> list[str]:
 
 
 def _named(text: str) -> set[str]:
-    return {SUFFIX.sub("", name) if name not in documented() else name for name in re.findall(r"batchsched_\w+", text)}
+    return {SUFFIX.sub("", name) if name not in LABELS else name for name in re.findall(r"batchsched_\w+", text)}
 
 
 def test_every_metric_that_is_named_exists_with_its_labels() -> None:
-    known = {
-        name: set(labels.split(",")) if labels else set()
-        for name, labels in re.findall(r"`(batchsched_\w+)(?:\{([\w,]+)\})?`", (ROOT / "docs/metrics.md").read_text())
-    }
     for expression in _expressions():
         names = _named(expression)
-        assert names <= known.keys(), expression
+        assert names <= LABELS.keys(), expression
         for labels in re.findall(r"by \(([\w, ]+)\)", expression):
-            allowed = set[str]().union(*(known[name] for name in names)) | {"le"}
+            allowed = set[str]().union(*(LABELS[name] for name in names)) | {"le"}
             assert set(labels.split(", ")) <= allowed, expression
         for label in re.findall(r"\{(\w+)=", expression):
-            assert label in set[str]().union(*(known[name] for name in names)) | {"job"}, expression
+            assert label in set[str]().union(*(LABELS[name] for name in names)) | {"job"}, expression
     tested = set(re.findall(r"batchsched_\w+", (DEPLOY / "prometheus/alerts_test.yaml").read_text()))
-    assert tested <= known.keys()
+    assert tested <= LABELS.keys()
 
 
 def test_every_alert_has_a_test_and_a_word_of_advice() -> None:

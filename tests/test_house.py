@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import tomllib
 import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
@@ -21,8 +19,6 @@ from batchsched.forecasts import open_provider
 from batchsched.lines.rules import Rules
 from batchsched.queue.database import Database
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS
-from batchsched.server.counting import HISTOGRAMS, LABELS
-from batchsched.wire import ReleaseReason
 from tools import make_docs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -228,42 +224,3 @@ def test_every_state_is_known_and_reachable(transitions: dict[str, frozenset[str
         reached |= fresh
         fresh = {after for state in fresh for after in transitions[state]} - reached
     assert reached == set(transitions)
-
-
-def gauges() -> dict[str, tuple[str, ...]]:
-    """The labels of every gauge by its name, as the code makes it: a list in the call, or one that has a name in the function."""
-    found: dict[str, tuple[str, ...]] = {}
-    tree = ast.parse((ROOT / "batchsched" / "server" / "metrics.py").read_text())
-    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
-        named: dict[str, ast.expr] = {}
-        for node in ast.walk(function):
-            if isinstance(node, ast.Assign):
-                target, value = node.targets[0], node.value
-                pairs = (
-                    zip(target.elts, value.elts, strict=True)
-                    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
-                    else [(target, value)]
-                )
-                named |= {each.id: given for each, given in pairs if isinstance(each, ast.Name)}
-        for node in ast.walk(function):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Gauge":
-                name, *labels = [ast.literal_eval(named[arg.id] if isinstance(arg, ast.Name) else arg) for arg in node.args]
-                found[name.removeprefix("batchsched_")] = tuple(labels[1]) if len(labels) > 1 else ()
-    return found
-
-
-def test_every_metric_is_documented_with_its_kind_and_labels() -> None:
-    """Counters as the code names them, with the reasons of a release spelt out, and nothing documented that is not there."""
-    code = "".join(
-        path.read_text() for folder in ("batchsched", "batchsched/server", "queue") for path in (ROOT / folder).glob("*.py")
-    )
-    bumped = re.findall(r'ledger\.bump\(connection, f?"(\w+_total|released_\{message\.reason\}_total)([":])', code)
-    reasons = get_args(ReleaseReason)
-    known = {name: ("gauge", labels) for name, labels in gauges().items()} | dict.fromkeys(HISTOGRAMS, ("histogram", ()))
-    for bump, end in bumped:
-        for name in [f"released_{reason}_total" for reason in reasons] if "{" in bump else [bump]:
-            known[name] = ("counter", LABELS.get(name, ("kind",)) if end == ":" else ())
-    text = (ROOT / "docs" / "metrics.md").read_text()
-    rows = re.findall(r"^\| `batchsched_(\w+)(?:\{([\w,]+)\})?` \| (\w+) \|", text, re.MULTILINE)
-    assert {name: (kind, tuple(filter(None, labels.split(",")))) for name, labels, kind in rows} == known
-    assert set(re.findall(r"`batchsched_(\w+)", text)) == known.keys()

@@ -77,12 +77,12 @@ def test_histograms_are_those_of_the_conventions() -> None:
         metrics.ended(Operation("chat", "vllm", "tiny", "127.0.0.1", 8000, took_s=90.0, problem="503"))
         metrics.close()
     about = ASKED.about | {"batchsched.pool": "local"}
-    took = {str(point.about.get("error.type")): point for point in by_name(collector, DURATION)}
+    took = {str(point.about.get("error.type")): point for point in by_name(collector, DURATION.name)}
     assert {point.unit for point in took.values()} == {"s"}
     assert (took["None"].about, took["503"].about) == (about, about | {"error.type": "503"})
     assert took["503"].bounds == (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
     assert (took["503"].counts[-1], took["None"].total, took["None"].counts[6]) == (1, 0.5, 1)
-    tokens = {point.about["gen_ai.token.type"]: point for point in by_name(collector, TOKENS)}
+    tokens = {point.about["gen_ai.token.type"]: point for point in by_name(collector, TOKENS.name)}
     assert {point.unit for point in tokens.values()} == {"{token}"}
     assert {kind: (point.times, point.total) for kind, point in tokens.items()} == {"input": (1, 12), "output": (1, 0)}
     powers = [1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864]
@@ -102,13 +102,13 @@ def test_trouble_with_a_collector_is_said_once_and_nothing_is_lost_by_it(
         metrics.ended(ASKED)
         wait_for(lambda: len(collector.bodies) >= 3)
         collector.status = 200
-        wait_for(lambda: by_name(collector, DURATION))
+        wait_for(lambda: by_name(collector, DURATION.name))
         metrics.ended(ASKED)
         metrics.close()
     said = [record.getMessage() for record in caplog.records]
     assert [text.partition(",")[0] for text in said] == ["Metrics do not reach it", "Metrics reach it again."]
     assert "400" in said[0]
-    assert [point.times for point in by_name(collector, DURATION)] == [2]
+    assert [point.times for point in by_name(collector, DURATION.name)] == [2]
 
 
 def test_what_an_answer_did_not_say_is_left_out() -> None:

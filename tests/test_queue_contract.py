@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from batchsched import exposed
 from batchsched.errors import Conflict, DatabaseBusy, InvalidRequest, NotFound, StaleLease
 from batchsched.queue import batches, chunks, files, ledger, plans, retention, workers
 from batchsched.queue.database import Database, again
@@ -263,11 +264,11 @@ def test_spans_that_differ_in_more_than_their_amounts_stay_apart(database: Datab
 def test_counters_count_from_nothing(database: Database) -> None:
     for by in (1, 5):
         with database.write() as connection:
-            ledger.bump(connection, "stale_completions_total", by)
+            ledger.bump(connection, exposed.STALE_COMPLETIONS, by=by)
     with database.read() as connection:
         assert ledger.counted(connection) == {"stale_completions_total": 6}
-        assert ledger.count_of(connection, "stale_completions_total") == 6
-        assert ledger.count_of(connection, "of another name") == 0
+        assert ledger.count_of(connection, exposed.STALE_COMPLETIONS) == 6
+        assert ledger.count_of(connection, exposed.DUPLICATE_RESULTS) == 0
 
 
 def test_files_page_by_age_and_expire(database: Database) -> None:
@@ -342,7 +343,7 @@ def test_counts_of_writers_that_meet_add_up(database: Database) -> None:
             with database.write() as connection:
                 row = chunks.record(connection, row, completed=1, failed=0, parts=[["x", 0, size]], result_bytes=size)
                 batches.count(connection, "b", completed=1, failed=0, input_tokens=2, cached_tokens=1, output_tokens=3)
-                ledger.bump(connection, "duplicate_results_total")
+                ledger.bump(connection, exposed.DUPLICATE_RESULTS)
 
     at_once([lambda row=row: work(row) for row in leases])  # type: ignore[misc]
     with database.read() as connection:

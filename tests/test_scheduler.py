@@ -16,6 +16,7 @@ import batchsched.judging
 import batchsched.solving
 from batchsched.clock import ManualClock
 from batchsched.errors import ForecastUnavailable, InvalidConfiguration, UnsafePlan
+from batchsched.exposed import Metric
 from batchsched.published import Published
 from batchsched.queue import ledger, tallies
 from batchsched.solving import Answer, Ask
@@ -388,9 +389,9 @@ def test_the_leader_sees_whether_it_is_asked_by_one_counter_alone(tmp_path: Path
     """It looks twice a second, and of what engines were asked there may be thousands."""
     looked, read_all, count_of = threading.Event(), threading.Event(), ledger.count_of
 
-    def looking(connection: Connection, name: str) -> int:
+    def looking(connection: Connection, counter: Metric) -> int:
         looked.set()
-        return count_of(connection, name)
+        return count_of(connection, counter)
 
     def reading_all(_: Connection) -> dict[str, int]:
         read_all.set()

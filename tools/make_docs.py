@@ -1,5 +1,5 @@
 """Write the reference pages of docs/ from the code: api_reference.md, cli.md, configuration.md, engines.md, errors.md,
-json.md with json.schema.json, sdk_reference.md, states.md.
+json.md with json.schema.json, metrics.md, sdk_reference.md, states.md.
 
 `make docs` runs it; a test fails while a page differs from what it would write.
 """
@@ -20,7 +20,7 @@ from batchsched.cli import exits
 from batchsched.cli.main import COMMANDS, cli
 from batchsched.fleet import GPU_TYPES, Draft, HostCpu, Launch, Pool, PoolWindow, ServedModel, Site, Slo, Window
 from batchsched.queue.states import BATCH_TRANSITIONS, CHUNK_TRANSITIONS, TERMINAL
-from tools import api_page, json_page, sdk_page
+from tools import api_page, json_page, metrics_page, sdk_page
 
 UNIONS = (Union, types.UnionType)
 NEWLINE = "\n"  # Python 3.11 takes no backslash inside an f-string's braces
@@ -64,6 +64,7 @@ def pages() -> dict[str, str]:
         "errors.md": errors_page(),
         "json.md": json_page.page(NOTE),
         "json.schema.json": json_page.schema_text(),
+        "metrics.md": metrics_page.page(NOTE),
         "sdk_reference.md": f"# The SDK: reference\n\n{NOTE}\n{sdk_page.page()}",
         "states.md": states_page(),
     }

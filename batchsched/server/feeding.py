@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from batchsched import exposed
 from batchsched.clock import Clock
 from batchsched.feeds import OWN
 from batchsched.queue import ledger
@@ -35,11 +36,11 @@ def feeds_of(
 
     def failed() -> None:
         with database.write() as connection:
-            ledger.bump(connection, "forecast_source_failures_total")
+            ledger.bump(connection, exposed.SOURCE_FAILURES)
 
     def switched() -> None:
         with database.write() as connection:
-            ledger.bump(connection, "forecast_switches_total")
+            ledger.bump(connection, exposed.FORECAST_SWITCHES)
 
     return Feeds(
         opened.sources,

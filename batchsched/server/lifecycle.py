@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from batchsched import exposed
 from batchsched.clock import Clock, IdSource
 from batchsched.errors import BatchschedError, Conflict, DeadlineInfeasible, QuotaExceeded, StorageFull, StorageUnavailable
 from batchsched.lines import LineError
@@ -164,7 +165,7 @@ class Lifecycle:
         with self._database.write() as connection:
             lost = chunks.rescue(connection, now)
             if lost:
-                ledger.bump(connection, "lease_expired_total", len(lost))
+                ledger.bump(connection, exposed.LEASES_EXPIRED, by=len(lost))
         if lost:
             log.warning("%d lease(s) ran out without a heartbeat; the chunks are pending again.", len(lost))
             self._scheduler.poke()

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import batchsched
+from batchsched import exposed
 from batchsched.errors import ForecastUnavailable
 from batchsched.queue import batches, chunks, deliveries, launchers, ledger, overrides, risks, workers
 from batchsched.queue.rows import Row
@@ -17,12 +18,19 @@ from batchsched.server.counting import lasting
 from batchsched.server.runtime import Runtime
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry, Metric
+    from prometheus_client import CollectorRegistry, Gauge, Metric
+
+
+def gauge(metric: exposed.Metric, registry: CollectorRegistry) -> Gauge:
+    """A metric's gauge, by its declaration."""
+    from prometheus_client import Gauge
+
+    return Gauge(metric.full, metric.help, metric.labels, registry=registry)
 
 
 def exposition(runtime: Runtime) -> bytes:
     """Everything is read from the database when asked: a restart loses no count."""
-    from prometheus_client import CollectorRegistry, Gauge, generate_latest
+    from prometheus_client import CollectorRegistry, generate_latest
 
     registry, now = CollectorRegistry(), runtime.clock.now()
     with runtime.database.read() as connection:
@@ -36,27 +44,27 @@ def exposition(runtime: Runtime) -> bytes:
         alive = workers.active(connection, now - timedelta(seconds=runtime.settings.server.lease_s))
         unfinished = batches.in_state(connection, sorted(OPEN))
         left = chunks.summary(connection)
-    gauge = Gauge("batchsched_batches", "Batches by state.", ["state"], registry=registry)
+    batched = gauge(exposed.BATCHES, registry)
     for state, count in by_state.items():
-        gauge.labels(state=state).set(count)
-    risky = Gauge("batchsched_batches_at_risk", "Batches whose promised deadlines are in doubt.", registry=registry)
+        batched.labels(state=state).set(count)
+    risky = gauge(exposed.BATCHES_AT_RISK, registry)
     risky.set(at_risk)
-    pending = Gauge("batchsched_webhooks_pending", "Events that are still to be delivered.", registry=registry)
+    pending = gauge(exposed.WEBHOOKS_PENDING, registry)
     pending.set(sum(waiting.values()))
-    frozen = Gauge("batchsched_plan_frozen", "1 while nothing is shifted.", registry=registry)
+    frozen = gauge(exposed.PLAN_FROZEN, registry)
     frozen.set(int(ruled.frozen is not None))
-    closed = Gauge("batchsched_pool_closed", "1 for pools that an operator closed.", ["pool", "how"], registry=registry)
+    closed = gauge(exposed.POOL_CLOSED, registry)
     for name, one in ruled.pools.items():
         closed.labels(pool=name, how=one.how).set(1)
-    by_window = Gauge("batchsched_window_open", "1 while a window is open.", ["window", "pool"], registry=registry)
+    by_window = gauge(exposed.WINDOW_OPEN, registry)
     for name, window in opened.standing.items():
         by_window.labels(window=name, pool=window.window.pool).set(int(opened.has_open(name, now)))
-    spare = Gauge("batchsched_spare_tokens_per_second", "Expected of one server this hour.", ["pool"], registry=registry)
+    spare = gauge(exposed.SPARE_TOKENS, registry)
     for name, share in runtime.scheduler.observer.current_shares(now).items():
         spare.labels(pool=name).set(share.spare.tokens_per_s[hour_of_week(now)])
     _launched(able, alive, now, registry)
     _served(runtime, registry)
-    Gauge("batchsched_build_info", "Version.", ["version"], registry=registry).labels(version=batchsched.__version__).set(1)
+    gauge(exposed.BUILD_INFO, registry).labels(version=batchsched.__version__).set(1)
     _queued(runtime, unfinished, left, registry)
     _working(runtime, alive, registry)
     _grids(runtime, registry)
@@ -71,29 +79,25 @@ def exposition(runtime: Runtime) -> bytes:
 
 def _queued(runtime: Runtime, unfinished: Sequence[Row], left: Sequence[Row], registry: CollectorRegistry) -> None:
     """What is open, how old, how near to its deadline; and how old the plan is."""
-    from prometheus_client import Gauge
-
     now = runtime.clock.now()
-    depth = Gauge("batchsched_queue_requests", "Requests of batches in progress without a result.", ["state"], registry=registry)
+    depth = gauge(exposed.QUEUE_REQUESTS, registry)
     for state in ("pending", "leased"):
         depth.labels(state=state).set(sum(row["requests"] for row in left if row["state"] == state))
-    oldest_s = Gauge("batchsched_oldest_batch_seconds", "Age of the oldest batch that is not over.", registry=registry)
+    oldest_s = gauge(exposed.OLDEST_BATCH, registry)
     oldest_s.set(max(((now - batch["created_at"]).total_seconds() for batch in unfinished), default=0.0))
-    late = Gauge("batchsched_batches_overdue", "Batches that are not over though their deadline is.", registry=registry)
+    late = gauge(exposed.BATCHES_OVERDUE, registry)
     late.set(sum(batch["deadline_at"] < now for batch in unfinished))
-    leads = Gauge("batchsched_leader", "1 for the server that leads.", registry=registry)
+    leads = gauge(exposed.LEADER, registry)
     leads.set(int(runtime.leadership.leading()))
     if published := runtime.scheduler.published:
-        age_s = Gauge("batchsched_plan_age_seconds", "Age of the plan in force.", registry=registry)
+        age_s = gauge(exposed.PLAN_AGE, registry)
         age_s.set((now - published.made_at).total_seconds())
 
 
 def _working(runtime: Runtime, alive: Sequence[Row], registry: CollectorRegistry) -> None:
     """Of each declared pool: live workers, and those whose GPUs are ill."""
-    from prometheus_client import Gauge
-
-    live = Gauge("batchsched_workers", "Workers that gave a sign of life.", ["pool"], registry=registry)
-    ill = Gauge("batchsched_workers_ill", "Of these, those with ill GPUs.", ["pool"], registry=registry)
+    live = gauge(exposed.WORKERS, registry)
+    ill = gauge(exposed.WORKERS_ILL, registry)
     for pool in runtime.fleet.pools:
         mine = [worker for worker in alive if worker["pool"] == pool]
         live.labels(pool=pool).set(len(mine))
@@ -102,10 +106,8 @@ def _working(runtime: Runtime, alive: Sequence[Row], registry: CollectorRegistry
 
 def _grids(runtime: Runtime, registry: CollectorRegistry) -> None:
     """The carbon intensity that plans count on now, zone by zone."""
-    from prometheus_client import Gauge
-
-    now, names = runtime.clock.now(), ["zone", "kind"]
-    grid = Gauge("batchsched_carbon_intensity_grams_per_kwh", "Carbon intensity of this hour.", names, registry=registry)
+    now = runtime.clock.now()
+    grid = gauge(exposed.CARBON_INTENSITY, registry)
     for zone in sorted({site.zone for site in runtime.fleet.sites.values()}):
         with suppress(ForecastUnavailable):
             forecast = runtime.provider.forecast(zone, now, now + timedelta(hours=1))
@@ -115,14 +117,12 @@ def _grids(runtime: Runtime, registry: CollectorRegistry) -> None:
 
 def _launched(able: Sequence[Row], alive: Sequence[Row], now: datetime, registry: CollectorRegistry) -> None:
     """Of each pool that has launchers, or had: what they can start, what they were told to run, what runs, and what fails."""
-    from prometheus_client import Gauge
-
-    pools, names = {one["pool"] for one in able} | {worker["pool"] for worker in alive if worker["replica"]}, ["pool"]
-    heard = Gauge("batchsched_launchers", "Launchers that were heard of in the last minute.", names, registry=registry)
-    startable = Gauge("batchsched_replicas_startable", "Replicas that they can start.", names, registry=registry)
-    wanted = Gauge("batchsched_replicas_wanted", "Replicas that they were told to run.", names, registry=registry)
-    running = Gauge("batchsched_replicas_running", "Live workers that a launcher started.", names, registry=registry)
-    failing = Gauge("batchsched_replicas_failing", "Places where workers die again and again.", names, registry=registry)
+    pools = {one["pool"] for one in able} | {worker["pool"] for worker in alive if worker["replica"]}
+    heard = gauge(exposed.LAUNCHERS, registry)
+    startable = gauge(exposed.REPLICAS_STARTABLE, registry)
+    wanted = gauge(exposed.REPLICAS_WANTED, registry)
+    running = gauge(exposed.REPLICAS_RUNNING, registry)
+    failing = gauge(exposed.REPLICAS_FAILING, registry)
     for pool in pools:
         mine = [one for one in able if one["pool"] == pool and one["seen_at"] >= now - launchers.SILENT]
         heard.labels(pool=pool).set(len(mine))
@@ -134,16 +134,14 @@ def _launched(able: Sequence[Row], alive: Sequence[Row], now: datetime, registry
 
 def _served(runtime: Runtime, registry: CollectorRegistry) -> None:
     """Who serves each zone that has sources, how old that is, how far it is trusted, and which sources fail."""
-    from prometheus_client import Gauge
-
     if runtime.chain is None or runtime.feeds is None:
         return
-    failing = Gauge("batchsched_forecast_source_failing", "Failures in a row.", ["source"], registry=registry)
+    failing = gauge(exposed.SOURCE_FAILING, registry)
     for name, feed in runtime.feeds.feeds.items():
         failing.labels(source=name).set(feed.state.failures)
-    names, now = ["zone", "source"], runtime.clock.now()
-    age_s = Gauge("batchsched_forecast_age_seconds", "Age of the forecast in force.", names, registry=registry)
-    trust = Gauge("batchsched_forecast_trust", "Trust in the forecast in force.", names, registry=registry)
+    now = runtime.clock.now()
+    age_s = gauge(exposed.FORECAST_AGE, registry)
+    trust = gauge(exposed.FORECAST_TRUST, registry)
     for zone in runtime.chain.chained():
         try:
             choice = runtime.chain.choose(zone, now, now + timedelta(days=1))

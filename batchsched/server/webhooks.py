@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from batchsched import exposed
 from batchsched.clock import Clock, IdSource
 from batchsched.errors import BatchschedError, ForbiddenAddress, ServerUnreachable
 from batchsched.queue import deliveries, ledger
@@ -140,13 +141,13 @@ class Webhooks:
         with self._database.write() as connection:
             if not problem:
                 deliveries.attempted(connection, row, state="delivered", ended_at=now, last_error=None)
-                ledger.bump(connection, "webhooks_delivered_total")
+                ledger.bump(connection, exposed.WEBHOOKS_DELIVERED)
             elif for_good or due_at > row["created_at"] + GIVE_UP_AFTER:
                 deliveries.attempted(connection, row, state="given_up", ended_at=now, last_error=problem)
-                ledger.bump(connection, "webhooks_given_up_total")
+                ledger.bump(connection, exposed.WEBHOOKS_GIVEN_UP)
             else:
                 deliveries.attempted(connection, row, due_at=due_at, last_error=problem)
-                ledger.bump(connection, "webhook_failures_total")
+                ledger.bump(connection, exposed.WEBHOOK_FAILURES)
         if problem:
             log.warning(
                 "Webhook '%s' did not hear of %s (%s): %s.", row["hook"], row["batch_id"], row["type"], problem.rstrip(".")

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
+from batchsched import exposed
 from batchsched.errors import BatchschedError, InvalidRequest, NotFound, StaleLease, UnsupportedProtocol
 from batchsched.generations import fitted
 from batchsched.planner.fairness import Turns
@@ -184,7 +185,7 @@ class LeaseDesk:
             held = [(lease.chunk_id, lease.token) for lease in message.leases]
             stale = chunks.extend(connection, held, now, self._limits.lease_s)
             if stale:
-                ledger.bump(connection, "stale_completions_total", len(stale))
+                ledger.bump(connection, exposed.STALE_COMPLETIONS, by=len(stale))
             rows = [chunks.get(connection, chunk_id) for chunk_id, _ in held if chunk_id not in stale]
             worked_on = {row["batch_id"]: batches.get(connection, row["batch_id"], ANY) for row in rows}
             doors, pools = self._runtime.scheduler.doors, {row["pool"] for row in rows}
@@ -377,7 +378,7 @@ class LeaseDesk:
             chunks.release(connection, chunk_id, message.token, plain=message.plain)
             if message.reason in _WITHOUT_ENGINE and chunk["worker_id"]:
                 workers.stopped(connection, chunk["worker_id"])
-            ledger.bump(connection, f"released_{message.reason}_total")
+            ledger.bump(connection, exposed.RELEASED[message.reason])
         _say(chunk, "given back", message.reason)
         self._runtime.scheduler.poke()
         self._runtime.lifecycle.poke()
@@ -390,7 +391,7 @@ class LeaseDesk:
             with self._database.write() as connection:
                 chunk = chunks.held(connection, chunk_id, message.token, lock=True)
                 self._runtime.recorder.charge(connection, chunk, message.meter, [])
-                ledger.bump(connection, "chunk_failures_total")
+                ledger.bump(connection, exposed.CHUNK_FAILURES)
                 workers.failed(connection, chunk["worker_id"])
                 spend = not _nearer(chunk, message)
                 last = spend and chunk["attempts"] + 1 >= self._limits.max_attempts
@@ -423,7 +424,7 @@ class LeaseDesk:
             yield
         except StaleLease:
             with self._database.write() as connection:
-                ledger.bump(connection, "stale_completions_total")
+                ledger.bump(connection, exposed.STALE_COMPLETIONS)
             raise
 
 
