@@ -17,6 +17,7 @@ from batchsched.cli.main import cli
 from batchsched.cli.progress import describe
 from batchsched.cli.report import show_report
 from batchsched.client import results
+from batchsched.client.showing import report_html
 from batchsched.queue import tables
 from tests.live import LiveServer, live_server, requests
 
@@ -126,3 +127,13 @@ def test_sources_of_what_was_kept_stand_once(capsys: pytest.CaptureFixture[str])
     kept = [results.Beside("storage", 1.0, 1.0, how=how, source="1.2 W a TB") for how in ("input file", "output file")]
     show_report(results.Report(operational_g=1.0, beside=tuple(kept)))
     assert capsys.readouterr().out.count("1.2 W a TB") == 1
+
+
+def test_a_saving_that_is_rounding_alone_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """A batch that ran at once: the difference of two equal sums."""
+    report = results.Report(operational_g=0.3, saved_g=-5.6e-17, saved_fraction=-1.8e-16, saving=results.Saving())
+    show_report(report)
+    printed = capsys.readouterr().out
+    assert "0 g (0%)" in printed
+    assert not [line for line in printed.splitlines() if line.strip() == "by"]
+    assert "(0%)" in report_html(report)

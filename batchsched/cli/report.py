@@ -125,7 +125,7 @@ def _sums(report: Report) -> list[tuple[str, str | None]]:
     sources = ", ".join(f"{name} {energy(joules)}" for name, joules in report.energy_by_source.items())
     saved = grams(report.saved_g)
     if report.saved_fraction is not None:
-        saved += f" ({report.saved_fraction:.0%})"
+        saved += f" ({report.saved_fraction:z.0%})"
     embodied = report.embodied_g
     now = f"{grams(report.grams_run_now)} CO2e"
     with_embodied = report.saved_with_embodied_g
@@ -136,7 +136,7 @@ def _sums(report: Report) -> list[tuple[str, str | None]]:
         ("with a full share", _attributed(report.attributed) if report.attributed else None),
         ("run at once", f"{now}: {report.baseline.description}" if report.baseline and report.baseline.description else now),
         ("saved", saved),
-        ("  by", _choices(report.saving, report.models_accepted) if report.saving and report.saved_g else None),
+        ("  by", (_choices(report.saving, report.models_accepted) or None) if report.saving and report.saved_g else None),
         ("  with embodied", f"{band(with_embodied)} (by the low / mid / high figures)" if with_embodied else None),
         ("embodied", f"{band(embodied)} CO2e (low / mid / high; {report.policy or 'no policy named'})" if embodied else None),
     ]

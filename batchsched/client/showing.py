@@ -119,7 +119,7 @@ def report_html(report: Report) -> str:
     known = not (report.unknown_energy_j or report.unmeasured_s)
     saved = ""
     if report.saved_g is not None:
-        share = f" ({report.saved_fraction:.0%})" if report.saved_fraction is not None else ""
+        share = f" ({report.saved_fraction:z.0%})" if report.saved_fraction is not None else ""
         saved = f"{format_grams(report.saved_g)}{share}"
     facts = [
         ("requests", str(report.requests)),
