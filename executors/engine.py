@@ -26,7 +26,7 @@ from batchsched.executors.dialect import Dialect, dialect_of
 from batchsched.executors.engine_home import EngineHome
 from batchsched.executors.host_cores import confined, missing
 from batchsched.executors.identity import Identity, told_by_flags, told_by_log, told_by_routes
-from batchsched.executors.launch import MATTERS, build_of, command, drain_s, environment, keyed, last_words
+from batchsched.executors.launch import MATTERS, advice, build_of, command, drain_s, environment, keyed, last_words
 from batchsched.executors.memory_bound import MemoryBound
 from batchsched.executors.orphans import log_name, of_another, wait_until
 from batchsched.executors.partner_told import drafts_at
@@ -234,9 +234,9 @@ class VllmEngine:
         async with aiohttp.ClientSession(headers=bearer(self._settings.engine_api_key)) as session:
             while time.monotonic() < until:
                 if not self.alive():
-                    raise EngineFailed(
-                        f"The engine ended while it started: {last_words(self.log)}", hint=f"Its log is {self.log}."
-                    )
+                    said = last_words(self.log)
+                    hint = f"{advice(said, self._home.python)}Its log is {self.log}."
+                    raise EngineFailed(f"The engine ended while it started: {said}", hint=hint)
                 if await healthy(session, self.url, path=self.dialect.health):
                     found = await served_by(session, self.url)
                     if found.turned_away:

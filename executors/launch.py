@@ -121,3 +121,18 @@ def last_words(log: Path | None) -> str:
             errors = [line for line in said if MATTERS.match(line) and "Engine core initialization failed" not in line]
             return f"{(errors or said)[-1][:300].rstrip('.')}."
     return "it said nothing."
+
+
+def advice(said: str, python: str) -> str:
+    """What to do about an engine's last words, for those that do not say it themselves; else empty."""
+    if "torchvision" in said:
+        return (
+            f"Its torchvision was built for another PyTorch: `{python} -m pip uninstall torchvision torchaudio torchcodec` (or "
+            f"`uv pip uninstall --python {python}` with the same names); models of text need none of them. "
+        )
+    if "'_C' object has no attribute" in said:
+        return (
+            "vLLM's compiled part could not be loaded: on a bare Debian it lacks `apt-get install libnuma1`; elsewhere `ldd` of "
+            f"vllm/_C*.so in the environment of {python} says what is missing beside libtorch. "
+        )
+    return ""

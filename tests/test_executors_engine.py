@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -163,6 +164,26 @@ async def test_an_engine_that_ends_while_starting_says_why(tmp_path: Path) -> No
     with pytest.raises(EngineFailed, match="ValueError: asked not to start") as caught:
         await engine.start(ServedModel(), "tiny")
     assert str(engine.log) in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("said", "does"),
+    [
+        ("RuntimeError: operator torchvision::nms does not exist.", "pip uninstall torchvision"),
+        ("AttributeError: '_OpNamespace' '_C' object has no attribute 'init_cpu_memory_env'.", "apt-get install libnuma1"),
+    ],
+)
+async def test_an_engine_whose_packages_do_not_fit_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, does: str
+) -> None:
+    """As vLLM 0.32 for CPUs said it on a bare Debian 12."""
+    monkeypatch.setattr("batchsched.executors.engine.last_words", lambda _: said)
+    home = find_engine(str(fake_home(tmp_path)))
+    engine = VllmEngine(home, Pool(engine_args=["--fail-start"]), Worker(state_dir=str(tmp_path / "state")))
+    with pytest.raises(EngineFailed, match=re.escape(said)) as caught:
+        await engine.start(ServedModel(), "tiny")
+    assert does in str(caught.value.hint)
+    assert home.python in str(caught.value.hint)
 
 
 @linux
