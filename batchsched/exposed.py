@@ -113,7 +113,7 @@ REPLICAS_RUNNING = _gauge("replicas_running", "live workers that a launcher star
 REPLICAS_FAILING = _gauge("replicas_failing", "places in which workers died three times in a row or more", "pool")
 SPARE_TOKENS = _gauge(
     "spare_tokens_per_second",
-    "offline tokens a second that one server of a spare pool is expected to have room for in this hour of the week",
+    "offline tokens a second that one server of a spare pool is expected to have room for now",
     "pool",
 )
 SOURCE_FAILING = _gauge("forecast_source_failing", "failures of a source in a row, told by the server that asks it", "source")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import msgspec
 
 from batchsched.forecasts import IntensityForecast
-from batchsched.planner import Allotment, Job, Plan, Problem, Slot, prepared
+from batchsched.planner import Allotment, Job, Plan, PoolState, Problem, Slot, prepared
 from batchsched.planner.allowance import allowances, fastest_key, key_now, request_s
 from batchsched.planner.doubt import doubts, factor
 from batchsched.planner.fairness import Turns, Want
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SLACK = 0.02
 """Of a replica: rounding of the plan's figures wants none more; but the least of work wants one."""
+
+
+BUSIER = 1.5
+"""A chunk is begun on servers that others use too where it would be in time were it to take so many times as long."""
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -152,15 +156,40 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         be missing where it can be done."""
         if batch_id in self._contested or self.latest_start_at.get(batch_id) is None:
             return True  # it will be late, or others will
-        job = self.jobs[batch_id]
-        left_s = job.deadline_s - (now - self.made_at).total_seconds()
-        # Its latest safe start leaves no more than that for engines that start late. It may cost of the confidence,
-        # but no chunk is begun where it is expected to end too late.
-        slack_s = 0.0, max(job.startup_s_on.values())
-        pieces = self._pieces_s(batch_id)
-        late = [n for n, takes_s in enumerate(pieces.get(pool, ())) if takes_s - slack_s[n] > left_s]
+        job, pieces, now_s = self.jobs[batch_id], self._pieces_s(batch_id), (now - self.made_at).total_seconds()
+        left_s = job.deadline_s - now_s
+        starting_s = max(job.startup_s_on.values())
+
+        def takes_s(name: str, n: int) -> float:
+            return self._states[name].takes_s(self.problem.slots, now_s, pieces[name][n])
+
+        if pool not in pieces:
+            late = []
+        elif self._states[pool].speed:  # by far less than the confidence: what comes out too slow is taken from there (belated)
+            late = [0] if BUSIER * takes_s(pool, 0) + starting_s > left_s else []
+        else:
+            # Its latest safe start leaves no more than that for engines that start late. It may cost of the confidence, but no
+            # chunk is begun where it is expected to end too late.
+            slack_s = 0.0, starting_s
+            late = [n for n in range(2) if takes_s(pool, n) - slack_s[n] > left_s]
         open_now = self._open(now) if late else ()
-        return not any(pieces[name][n] <= left_s for name in pieces.keys() & open_now for n in late)
+        return not any(takes_s(name, n) <= left_s for name in pieces.keys() & open_now for n in late)
+
+    def belated(self, batch_id: str, pool: str, requests: int, now: datetime) -> bool:
+        """Should a pool that others use too, and that has so many requests of a batch in hand, let go of them? Where these would
+        end too late there, by what its other users are expected to leave, and in time elsewhere, where an engine may have to
+        start."""
+        key = self.key(batch_id, pool, now)
+        if key is None or not (here := self._states[pool]).speed:
+            return False
+        job, now_s = self.jobs[batch_id], (now - self.made_at).total_seconds()
+        takes_s = here.takes_s(self.problem.slots, now_s, requests * request_s(job, key))
+        too_late = takes_s + max(job.startup_s_on.values()) > job.deadline_s - now_s
+        return too_late and not self._in_time(batch_id, pool, now)
+
+    @cached_property
+    def _states(self) -> dict[str, PoolState]:
+        return {state.name: state for state in self.problem.pools}
 
     def _open(self, now: datetime) -> Collection[str]:
         """Pools with a live worker of which a part is open now."""
@@ -170,7 +199,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         return {state.name for state in self.problem.pools if state.name in self.connected and state.capacity[index] > 0}
 
     def _pieces_s(self, batch_id: str) -> dict[str, tuple[float, float]]:
-        """What its largest chunk takes on each pool: as expected, and at most with the confidence that was asked for."""
+        """What its largest chunk takes on a whole replica of each pool: as expected, and at most with the asked confidence."""
         if (known := self._pieces.get(batch_id)) is None:
             job = self.jobs[batch_id]
             supplies = {state.name: (state.supply, float(state.replicas)) for state in self.problem.pools}

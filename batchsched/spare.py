@@ -23,7 +23,7 @@ from batchsched.planner.latest_start import OpenPool
 from batchsched.planner.problem import Supply
 from batchsched.profiles.measured import Observation
 from batchsched.profiles.profile import Profile
-from batchsched.profiles.spare import HOURS, PRIOR_SAMPLES, PRIOR_SHARE, Spare, learn
+from batchsched.profiles.spare import HOURS, PRIOR_SAMPLES, PRIOR_SHARE, Latest, Spare, learn
 from batchsched.queue.spare import QUARTER_S, SpareHour, hour_of_week
 
 USUAL_MIX = 512.0, 128.0
@@ -55,12 +55,16 @@ class Share(msgspec.Struct, frozen=True, dict=True):
         """What is expected to be spare in an hour of the week, by its best."""
         return self.spare.tokens_per_s[hour % HOURS] / self.best_tokens_per_s
 
+    def between(self, start: datetime, end: datetime) -> float:
+        """What is expected within an hour of the clock, by the best: the latest quarter tells of the hours after it too."""
+        return min(1.0, self.spare.expected(hour_of_week(start), start + (end - start) / 2) / self.best_tokens_per_s)
+
     def over(self, start: datetime, end: datetime) -> float:
         """The same, as a mean over a stretch of time."""
         total, at = 0.0, start
         while at < end:
             until = min(end, at.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1))
-            total += self.of_hour(hour_of_week(at)) * (until - at).total_seconds()
+            total += self.between(at, until) * (until - at).total_seconds()
             at = until
         return total / max(1e-6, (end - start).total_seconds())
 
@@ -71,9 +75,11 @@ class Share(msgspec.Struct, frozen=True, dict=True):
     def state(self, state: PoolState, slots: Sequence[Slot], now: datetime) -> PoolState:
         """A pool with its capacity slot by slot, how sure that is, and nothing of what is the online service's."""
         spans = [(now + timedelta(seconds=slot.start_s), now + timedelta(seconds=slot.end_s)) for slot in slots]
+        speed = [self.over(*span) for span in spans]
         return msgspec.structs.replace(
             state,
-            capacity=[open_ * self.over(*span) for open_, span in zip(state.capacity, spans, strict=True)],
+            capacity=[open_ * part for open_, part in zip(state.capacity, speed, strict=True)],
+            speed=speed,
             supply=self._supply(state.supply),
         )
 
@@ -84,7 +90,7 @@ class Share(msgspec.Struct, frozen=True, dict=True):
         found: list[OpenPool] = []
         for level in range(1, LEVELS + 1):
             spans = [(since, until) for since, until, capacity in hours if _reaches(capacity, level / LEVELS)]
-            found.append(OpenPool(pool.name, pool.replicas / LEVELS, spans, supply))
+            found.append(OpenPool(pool.name, pool.replicas / LEVELS, spans, supply, usual))
         return found
 
     def _hours(self, a: float, b: float, now: datetime, usual: float) -> list[tuple[float, float, float]]:
@@ -94,7 +100,7 @@ class Share(msgspec.Struct, frozen=True, dict=True):
         while at < b:
             instant = now + timedelta(seconds=at)
             until = min(b, at + _HOUR_S - (instant.minute * 60 + instant.second + instant.microsecond / 1e6))
-            found.append((at, until, self.of_hour(hour_of_week(instant))))
+            found.append((at, until, self.between(instant, instant + timedelta(seconds=until - at))))
             at = until
         return found
 
@@ -134,16 +140,26 @@ def shares(
     loaded: Mapping[str, Sequence[str]] = {},
 ) -> dict[str, Share]:
     """Of each spare pool that may serve a model; by the model that its servers have loaded, where that is known."""
-    rows: dict[str, list[tuple[int, list[float]]]] = {}
+    rows: dict[str, list[SpareHour]] = {}
     for row in seen:
-        rows.setdefault(row.pool, []).append((row.hour_of_week, row.samples))
+        rows.setdefault(row.pool, []).append(row)
     found: dict[str, Share] = {}
     for name, pool in fleet.pools.items():
         models = [model for model in (*loaded.get(name, ()), *fleet.models) if (model, name) in profiles]
         if pool.kind == "spare" and models:
             alone = _tokens_per_s(profiles[models[0], name], observations)
-            found[name] = Share(learn(rows.get(name, []), alone), alone)
+            mine = rows.get(name, [])
+            found[name] = Share(learn([(row.hour_of_week, row.samples) for row in mine], alone, _latest(mine)), alone)
     return found
+
+
+def _latest(rows: Sequence[SpareHour]) -> Latest | None:
+    """The mean of the servers that were seen in it."""
+    ended = max((row.last_at for row in rows if row.last_at), default=None)
+    last = [row for row in rows if ended and row.last_at == ended]
+    if not ended:
+        return None
+    return Latest(last[0].hour_of_week, fmean(row.samples[-1] for row in last), ended + timedelta(seconds=QUARTER_S))
 
 
 def _tokens_per_s(known: Profile, observations: Sequence[Observation]) -> float:

@@ -30,19 +30,21 @@ _QUARTER = Hot(
     update(spare_hours).where(*_MINE).values({name: _NEW[name] for name in ("samples", "began_at", "seconds", "tokens")})
 )
 _REMEMBERED = Hot(
-    select(*(spare_hours.c[name] for name in ("pool", "server", "hour_of_week", "samples", "seconds", "tokens"))).where(
-        spare_hours.c.began_at >= bindparam("since")
-    )
+    select(
+        *(spare_hours.c[name] for name in ("pool", "server", "hour_of_week", "samples", "began_at", "seconds", "tokens"))
+    ).where(spare_hours.c.began_at >= bindparam("since"))
 )
 
 
 class SpareHour(msgspec.Struct, frozen=True):
-    """Offline tokens a second that a server had in quarters of one hour of the week, the latest last."""
+    """Offline tokens a second that a server had in quarters of one hour of the week, the latest last. `last_at`: when that one
+    began; None where nobody knows any more."""
 
     pool: str
     server: str
     hour_of_week: int
     samples: list[float]
+    last_at: datetime | None = None
 
 
 def hour_of_week(at: datetime) -> int:
@@ -76,7 +78,7 @@ def _told(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def restore(connection: Connection, seen: Iterable[SpareHour], now: datetime) -> None:
     """Enter what was seen of servers before this database was there. Hours of theirs that it knows already stay as they are."""
-    began_at = now - timedelta(seconds=now.timestamp() % QUARTER_S + QUARTER_S)
+    began_at = now - timedelta(seconds=now.timestamp() % QUARTER_S) - timedelta(weeks=1)
     rows = [
         {
             "pool": row.pool,
@@ -98,9 +100,23 @@ def hours(connection: Connection, now: datetime) -> list[SpareHour]:
     """All that is remembered, the quarter that is being summed included once it was seen for a minute."""
     rows = _REMEMBERED.rows(connection, {"since": now - FORGOTTEN_AFTER})
     return [
-        SpareHour(row["pool"], row["server"], row["hour_of_week"], _with_open(row["samples"], row["seconds"], row["tokens"]))
+        SpareHour(
+            row["pool"],
+            row["server"],
+            row["hour_of_week"],
+            _with_open(row["samples"], row["seconds"], row["tokens"]),
+            _last_at(row["hour_of_week"], row["samples"], row["began_at"], row["seconds"]),
+        )
         for row in rows
     ]
+
+
+def _last_at(hour: int, samples: list[float], began_at: datetime, seconds: float) -> datetime | None:
+    """The quarter that is being summed, else the one before it, as long as that is of the same hour."""
+    if seconds >= LEAST_S:
+        return began_at
+    before = began_at - timedelta(seconds=QUARTER_S)
+    return before if samples and hour_of_week(before) == hour else None
 
 
 def _with_open(samples: list[float], seconds: float, tokens: float) -> list[float]:

@@ -100,7 +100,10 @@ def test_a_job_starts_early_enough_for_engines_that_have_others_chunks_in_hand()
 class InForce:
     """One batch in three chunks that can wait no longer, on fast hardware (`a`: 100 s a chunk) and slow (300 s)."""
 
-    def __init__(self, deadline_s: float, startup_s: float = 0.0, count: int = 4, **more: object) -> None:
+    def __init__(
+        self, deadline_s: float, startup_s: float = 0.0, count: int = 4, shared: tuple[float, ...] = (), **more: object
+    ) -> None:
+        """`shared`: how much of each replica of `slow` others leave, by slot."""
         on = {"a": 300.0, "slow": 900.0}
         settings: dict[str, object] = {
             "max_replicas": 3,
@@ -109,7 +112,10 @@ class InForce:
             "sigma": 0.01,
         }
         work = job("x", on, deadline_s, **settings)
-        problem = Problem(slots(count), [pool("a", [100.0] * count, 2), pool("slow", [100.0] * count, 6)], [work])
+        slow = pool("slow", [100.0] * count, 6)
+        if shared:
+            slow = msgspec.structs.replace(slow, speed=list(shared), capacity=[6 * part for part in shared])
+        problem = Problem(slots(count), [pool("a", [100.0] * count, 2), slow], [work])
         values = {"latest_start_at": {"x": NOW}, "connected": ["a", "slow"], **more}
         self.published = msgspec.convert(
             {"made_at": NOW, "problem": problem, "plan": make_plan(problem, "greedy"), **values}, Published
@@ -133,6 +139,46 @@ def test_where_a_chunk_would_end_too_late_none_begins_while_it_can_end_in_time_e
     assert engines.may(15.0) == ["a", "slow"], "as expected it ends in time there"
     assert engines.may(25.0) == ["a"], "it is expected to end 5 s too late there"
     assert engines.may(230.0) == ["a", "slow"], "it will be late in any case"
+
+
+def test_a_chunk_takes_longer_where_others_have_a_part_of_each_server() -> None:
+    hour_s = slots(4)[0].length_s
+    assert InForce(1000.0, shared=(1.0,) * 4).may() == ["a", "slow"]
+    assert InForce(1000.0, shared=(0.25,) * 4).may() == ["a"], "300 s of work take 1,200 there"
+    assert InForce(1000.0, shared=(0.25,) * 4, connected=["slow"]).may() == ["a", "slow"], "better late than never"
+    night = InForce(hour_s + 1000.0, shared=(0.0, 1.0, 1.0, 1.0))
+    assert night.may() == ["a", "slow"], "nothing is left in this hour, all in the next"
+
+
+def test_others_leave_a_part_by_the_hour() -> None:
+    """Half of a replica in the first slot, nothing in the second, a tenth from then on."""
+    state, hours = msgspec.structs.replace(pool("a", [1.0] * 3), speed=[0.5, 0.0, 0.1]), slots(3)
+    hour_s = hours[0].length_s
+    assert state.takes_s(hours, 0.0, 10.0) == pytest.approx(20.0)
+    assert state.takes_s(hours, hour_s - 10.0, 5.0 + 1.0) == pytest.approx(10.0 + hour_s + 10.0)
+    assert state.takes_s(hours, 2.5 * hour_s, hour_s) == pytest.approx(10 * hour_s)
+    assert state.takes_s(hours, 0.0, 0.0) == 0.0
+    assert pool("a", [1.0] * 3).takes_s(hours, 7.0, 10.0) == 10.0
+
+
+def test_what_is_in_hand_there_is_let_go_of_where_it_would_end_too_late_and_in_time_elsewhere() -> None:
+    """100 requests in three chunks: each request takes 9 s of a whole replica of `slow`, 36 s of a quarter."""
+    quarters = (0.25,) * 4
+    work = InForce(1000.0, shared=quarters).published
+    assert [n for n in range(25, 31) if work.belated("x", "slow", n, NOW)] == [28, 29, 30]
+    assert not work.belated("x", "a", 30, NOW), "nobody else uses it"
+    assert not InForce(1000.0, shared=quarters, connected=["slow"]).published.belated("x", "slow", 30, NOW), (
+        "nobody else is there"
+    )
+    assert not InForce(90.0, shared=quarters).published.belated("x", "slow", 30, NOW), "it would be late elsewhere too"
+    assert not work.belated("y", "slow", 30, NOW), "nothing is known of it"
+
+
+def test_a_start_is_early_enough_for_chunks_on_servers_that_others_use_too() -> None:
+    """Three chunks of 100 s on four servers of which half is left, which is as much as two whole ones: all end after 200 s."""
+    in_three = job("x", {"a": 300.0}, 1e4, remaining_requests=3, max_replicas=3, confidence=0.5)
+    layers = [OpenPool("a", 2, [(0.0, 1e4)], speed=0.5), OpenPool("a", 2, [], speed=0.5)]
+    assert latest_safe_starts([in_three], layers)["x"] == pytest.approx(1e4 - 200.0, abs=1.0)
 
 
 def test_nothing_is_held_back_for_pools_that_are_not_there_or_where_all_is_late_anyway() -> None:

@@ -18,7 +18,7 @@ from batchsched.clock import ManualClock
 from batchsched.fleet import Fleet, Pool, Site, Slo
 from batchsched.planner.latest_start import OpenPool
 from batchsched.profiles.prior import prior
-from batchsched.profiles.spare import HOURS, PRIOR_SHARE, learn
+from batchsched.profiles.spare import FOLLOWS, HOURS, PRIOR_SHARE, Latest, learn
 from batchsched.queue import spare
 from batchsched.queue.database import Database
 from batchsched.spare import Share, shares
@@ -95,16 +95,19 @@ def test_whatever_was_seen_gives_finite_figures_and_ordered_quantiles(rows: list
     assert 0 < share.speed < math.inf
 
 
-def share_of(by_hour: dict[int, float]) -> Share:
+def share_of(rows: list[spare.SpareHour]) -> Share:
     fleet = Fleet({"home": Site(zone="DE")}, {"online": Pool(kind="spare", gpu="L4", slo=Slo(500, 50), ceiling=9)}, {}, "home")
     fleet = Fleet(fleet.sites, fleet.pools, {"tiny": None}, "home")  # type: ignore[dict-item]
-    rows = [spare.SpareHour("online", "s", hour, [by_hour.get(hour, 0.0)] * 48) for hour in range(HOURS)]
     return shares(fleet, rows, {("tiny", "online"): prior("tiny", "online", "L4", 1.0)})["online"]
+
+
+def usually(by_hour: dict[int, float]) -> list[spare.SpareHour]:
+    return [spare.SpareHour("online", "s", hour, [by_hour.get(hour, 0.0)] * 48) for hour in range(HOURS)]
 
 
 def test_capacity_follows_the_clock_and_layers_say_the_same() -> None:
     """Nights are whole, days a fifth; what a stretch holds is the same by hours and by layers."""
-    share = share_of({hour: 1000.0 if hour % 24 < 8 else 200.0 for hour in range(HOURS)})
+    share = share_of(usually({hour: 1000.0 if hour % 24 < 8 else 200.0 for hour in range(HOURS)}))
     assert share.over(MONDAY, MONDAY + timedelta(hours=8)) == pytest.approx(1, rel=0.02)
     assert share.over(MONDAY + timedelta(hours=8), MONDAY + timedelta(hours=24)) == pytest.approx(0.2, rel=0.1)
     half = share.over(MONDAY + timedelta(hours=7, minutes=30), MONDAY + timedelta(hours=8, minutes=30))
@@ -235,3 +238,42 @@ def test_what_was_seen_before_is_entered_once_and_goes_on(database: Database) ->
     assert set(found) == {0, 1}
     assert found[0] == [*([0.0] * spare.MOST_SAMPLES), 50.0]
     assert found[1] == [100.0] * spare.MOST_SAMPLES
+
+
+def test_the_latest_quarter_tells_of_the_next_hours() -> None:
+    """Half of the usual was left until 08:15: little more is expected of the next quarter, more and more of later hours."""
+    rows = [(hour, [400.0] * 48) for hour in range(HOURS)]
+    ended = MONDAY + timedelta(hours=8, minutes=15)
+    usual = learn(rows, 1000.0).tokens_per_s[8]
+    known = learn(rows, 1000.0, Latest(8, usual / 2, ended))
+    expected = [known.expected(8 + h, ended + timedelta(hours=h)) for h in range(12)]
+    assert expected[0] == pytest.approx(usual * (1 - FOLLOWS / 2))
+    assert expected == sorted(expected)
+    assert usual * 0.95 < expected[-1] < usual
+    assert known.expected(7, ended - timedelta(hours=1)) == usual, "what is over is not told anew"
+    none = learn(rows, 1000.0, Latest(8, 0.0, ended))
+    assert min(none.expected(hour, ended) for hour in range(HOURS)) >= 0
+
+
+def test_which_quarter_was_the_latest_is_known_as_long_as_it_can_be(database: Database) -> None:
+    def add(minutes: int, seconds: float = 300.0, **said: float) -> None:
+        with database.write() as connection:
+            for server, tokens_per_s in said.items():
+                spare.add(connection, "online", seen(tokens_per_s, seconds, server), MONDAY + timedelta(minutes=minutes))
+
+    def latest() -> tuple[float, float]:
+        """Tokens a second, and the minute at which it ended."""
+        with database.read() as connection:
+            known = share_of(spare.hours(connection, MONDAY)).spare
+        assert known.latest_at is not None
+        return known.tokens_per_s[0] + known.off_tokens_per_s, (known.latest_at - MONDAY) / timedelta(minutes=1)
+
+    add(5, s1=100.0, s2=300.0)
+    assert latest() == pytest.approx((200.0, 15.0)), "the mean of the servers"
+    add(20, s1=700.0)
+    assert latest() == pytest.approx((700.0, 30.0)), "who was seen in it"
+    add(31, 10.0, s1=9.0)
+    assert latest() == pytest.approx((700.0, 30.0)), "ten seconds are no quarter"
+    with database.write() as connection:
+        spare.restore(connection, [spare.SpareHour("online", "s3", hour, [1.0]) for hour in range(HOURS)], MONDAY)
+    assert latest() == pytest.approx((700.0, 30.0)), "what another database knew is not of today"

@@ -25,6 +25,9 @@ class OpenPool(msgspec.Struct, frozen=True):
     replicas: float
     intervals: list[tuple[float, float]]
     supply: Supply = SURE
+    speed: float = 1.0
+    """How fast one replica works as a rule, by what efforts say: less where others have a part of it, which the replicas and
+    intervals count already."""
 
 
 def latest_safe_starts(jobs: list[Job], pools: list[OpenPool], margin_s: float = 0.0) -> dict[str, float]:
@@ -40,7 +43,8 @@ def latest_safe_starts(jobs: list[Job], pools: list[OpenPool], margin_s: float =
     supplies: dict[str, tuple[Supply, float]] = {}
     for pool in pools:  # a pool may come in several layers
         supplies[pool.name] = pool.supply, supplies.get(pool.name, (SURE, 0.0))[1] + pool.replicas
-    needs = [_need(job, supplies) for job in jobs if job.seconds_on and job.remaining_requests > 0]
+    speeds = {pool.name: pool.speed for pool in pools}
+    needs = [_need(job, supplies, speeds) for job in jobs if job.seconds_on and job.remaining_requests > 0]
     starts, busy_s = fill_backward(needs, spans).starts, _busy_s(jobs, supplies)
     return {
         job.batch_id: starts.get(job.batch_id, job.deadline_s if job.remaining_requests <= 0 else -math.inf)
@@ -89,14 +93,14 @@ def open_pools(problem: Problem, look_back_s: float = 30 * 86400.0) -> list[Open
     return pools
 
 
-def _need(job: Job, supplies: Mapping[str, tuple[Supply, float]]) -> Need:
+def _need(job: Job, supplies: Mapping[str, tuple[Supply, float]], speeds: Mapping[str, float]) -> Need:
     replicas = {at: count for at, (_, count) in supplies.items() if at in job.work_on}
     own = spread(job, sum(replicas.values())) if job.max_replicas else 0.0
     times = {place: factor(doubt, job.confidence) for place, doubt in doubts(job, supplies, own).items()}
     startup = max(job.startup_s_on.values(), default=0.0)
     work = {at: s * times[at] for at, s in job.work_on.items()}
     if job.max_replicas:
-        work = in_pieces(work, job.width, replicas, job.largest)
+        work = in_pieces(work, job.width, replicas, job.largest, speeds)
     return Need(job.batch_id, job.deadline_s, work, job.width, startup)
 
 

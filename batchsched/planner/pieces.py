@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from batchsched.planner.problem import Job
 
@@ -32,24 +33,43 @@ def spread(job: Job, replicas: float) -> float:
     return SIGMA / math.sqrt(max(1.0, job.width / max(1.0, replicas)))
 
 
-def in_pieces(work_on: Mapping[str, float], pieces: int, replicas: Mapping[str, float], largest: float = 0.0) -> dict[str, float]:
+def in_pieces(
+    work_on: Mapping[str, float],
+    pieces: int,
+    replicas: Mapping[str, float],
+    largest: float = 0.0,
+    speeds: Mapping[str, float] = {},
+) -> dict[str, float]:
     """Work on each pool, in replica-seconds, as much larger as it takes longer in so many pieces than work that divides at will;
     without the pools where a piece would end after all others are done. `largest`: the share of the work in the largest of them,
-    where they are not of equal size: of chunks that were given back only a part is left, of others all."""
+    where they are not of equal size: of chunks that were given back only a part is left, of others all. `speeds`: of pools whose
+    replicas others have a part of, what is left: a piece takes longer there; what divides counts them as fewer whole ones."""
     largest = max(1 / pieces, largest)
-    able = {pool: (seconds, replicas.get(pool, 0.0)) for pool, seconds in work_on.items() if seconds > 0}
-    able = {pool: one for pool, one in able.items() if one[1] > _EPS}
-    if not able or pieces > _MANY * math.fsum(count for _, count in able.values()):
+    able = {name: _Place(s, replicas.get(name, 0.0), speeds.get(name, 1.0)) for name, s in work_on.items() if s > 0}
+    able = {name: one for name, one in able.items() if one.replicas * one.speed > _EPS}
+    if not able or pieces > _MANY * math.fsum(one.replicas for one in able.values()):
         return dict(work_on)
-    equal = [(seconds / pieces, count) for seconds, count in able.values()]
-    whole_s = _whole_s(pieces, equal)
+    whole_s = _whole_s(pieces, [(one.takes_s / pieces, one.replicas) for one in able.values()])
     if largest * pieces > 1 + _EPS:
-        whole_s = max(
-            whole_s, _whole_s(int(1 / largest + _EPS), [(seconds * largest, count) for seconds, count in able.values()])
-        )
-    used = {pool: one for pool, one in able.items() if one[0] * largest <= whole_s * (1 + _EPS)}
-    times = max(1.0, whole_s / _divided_s(pieces, sorted((seconds / pieces, count) for seconds, count in used.values())))
-    return {pool: work_on[pool] * times for pool in used}
+        alike = [(one.takes_s * largest, one.replicas) for one in able.values()]
+        whole_s = max(whole_s, _whole_s(int(1 / largest + _EPS), alike))
+    used = {name: one for name, one in able.items() if one.takes_s * largest <= whole_s * (1 + _EPS)}
+    divided = sorted((one.seconds / pieces, one.replicas * one.speed) for one in used.values())
+    times = max(1.0, whole_s / _divided_s(pieces, divided))
+    return {name: work_on[name] * times for name in used}
+
+
+class _Place(NamedTuple):
+    """Work on a pool, in seconds of a whole replica."""
+
+    seconds: float
+    replicas: float
+    speed: float
+
+    @property
+    def takes_s(self) -> float:
+        """On one that others have a part of."""
+        return self.seconds / self.speed
 
 
 def _whole_s(pieces: int, pools: list[tuple[float, float]]) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from statistics import NormalDist
@@ -51,6 +51,10 @@ class Supply(msgspec.Struct, frozen=True):
 SURE = Supply()
 
 
+_LEAST_SPEED = 0.01
+"""Of a replica, beyond the last slot: others leave something at some time."""
+
+
 class PoolState(msgspec.Struct, frozen=True):
     """What the planner knows of a pool. `capacity` and `intensity_g_per_kwh` have one entry a slot."""
 
@@ -82,6 +86,19 @@ class PoolState(msgspec.Struct, frozen=True):
     """How wrong its joules may be for given work: the standard deviation of their logarithm."""
     embodied_sigma: float = 0.0
     """The same of `embodied_g_per_s`."""
+    speed: list[float] = []
+    """How fast one replica works in each slot, by what efforts say: less where others have a part of it, which `capacity` counts
+    already. Empty: always as they say."""
+
+    def takes_s(self, slots: Sequence[Slot], from_s: float, work_s: float) -> float:
+        """How long one replica works from then on at what efforts count as so many seconds; after the last slot as in that."""
+        at_s, left_s = from_s, work_s
+        for slot, speed in zip(slots, self.speed, strict=False):
+            done_s = max(0.0, slot.end_s - at_s) * speed
+            if done_s > left_s:
+                return at_s - from_s + left_s / speed
+            at_s, left_s = max(at_s, slot.end_s), left_s - done_s
+        return at_s - from_s + left_s / max(_LEAST_SPEED, *self.speed[-1:] or [1.0])
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -383,7 +400,10 @@ def cut(problem: Problem, instants: Iterable[float]) -> Problem:
     parent = [bisect_right(starts, slot.start_s) - 1 for slot in slots]
     pools = [
         msgspec.structs.replace(
-            pool, capacity=[pool.capacity[i] for i in parent], intensity_g_per_kwh=[pool.intensity_g_per_kwh[i] for i in parent]
+            pool,
+            capacity=[pool.capacity[i] for i in parent],
+            intensity_g_per_kwh=[pool.intensity_g_per_kwh[i] for i in parent],
+            speed=[pool.speed[i] for i in parent] if pool.speed else [],
         )
         for pool in problem.pools
     ]

@@ -61,7 +61,7 @@ def exposition(runtime: Runtime) -> bytes:
         by_window.labels(window=name, pool=window.window.pool).set(int(opened.has_open(name, now)))
     spare = gauge(exposed.SPARE_TOKENS, registry)
     for name, share in runtime.scheduler.observer.current_shares(now).items():
-        spare.labels(pool=name).set(share.spare.tokens_per_s[hour_of_week(now)])
+        spare.labels(pool=name).set(share.spare.expected(hour_of_week(now), now))
     _launched(able, alive, now, registry)
     _served(runtime, registry)
     gauge(exposed.BUILD_INFO, registry).labels(version=batchsched.__version__).set(1)

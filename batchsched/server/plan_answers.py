@@ -56,9 +56,8 @@ class Slo(_Exact):
 
 
 class SpareNow(_Exact):
-    """Offline tokens a second that one server of a spare pool is expected to have room for in this hour of the week; what it
-    stays above and below in 9 of 10 quarters of an hour each; and how many quarters that was learnt from: none, and it is a
-    guess."""
+    """Offline tokens a second that one server of a spare pool is expected to have room for now; what it stays above and below in
+    9 of 10 quarters of an hour each; and how many quarters that was learnt from: none, and it is a guess."""
 
     tokens_per_s: float
     p10: float

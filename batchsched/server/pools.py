@@ -183,14 +183,16 @@ def _launched(pool: str, able: Sequence[Row]) -> dict[str, Any]:
 
 
 def spare_object(share: Share | None, now: datetime) -> dict[str, Any] | None:
-    """What online users leave of one server in this hour of the week."""
+    """What online users leave of one server now."""
     if share is None:
         return None
     known, hour = share.spare, hour_of_week(now)
+    expected = known.expected(hour, now)
+    off = expected - known.tokens_per_s[hour]
     return {
-        "tokens_per_s": known.tokens_per_s[hour],
-        "p10": known.quantile(hour, 0.1),
-        "p90": known.quantile(hour, 0.9),
+        "tokens_per_s": expected,
+        "p10": max(0.0, known.quantile(hour, 0.1) + off),
+        "p90": known.quantile(hour, 0.9) + off,
         "quarters_seen": known.samples,
     }
 

@@ -200,6 +200,8 @@ class LeaseDesk:
                 answer.stop[row["id"]] = "paused"
             elif not self._runtime.scheduler.may_go_on(row["batch_id"], row["pool"], now, closed[row["pool"]]):
                 answer.stop[row["id"]] = "window_closed"
+            elif self._runtime.scheduler.belated(row, now):
+                answer.stop[row["id"]] = "preempted"
         spared = self._runtime.fleet.is_spare(worker["pool"])
         slow = self._pace.slow(worker_id, rows, self._runtime.scheduler.published, now, spare=spared)
         if slow or health.is_news(before, worker):

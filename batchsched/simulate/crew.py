@@ -368,6 +368,8 @@ class Crew:
             left = self._truth.room(name).mean(since_s, self._events.now_s)
             for replica in self._of_pool[name]:
                 if replica.worker_id and replica.state != "down" and not self._is_cut(replica):
+                    if replica.held is not None:
+                        self._record(replica, replica.held)
                     self._beat(replica, SpareSeen(replica.name, seconds, left * tokens_per_s))
 
     def _beat(self, replica: Replica, seen: SpareSeen | None = None) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from batchsched.profiles.profile import Profile
@@ -127,6 +128,8 @@ class Learnt:
             while self._seen_s[name] + QUARTER_S <= now_s:
                 at_s = self._seen_s[name]
                 hour = hour_of_week(self._start + timedelta(seconds=at_s))
-                self._rows[name][hour].samples.append(known.mean(at_s, at_s + QUARTER_S) * self._alone[name])
+                row = self._rows[name][hour]
+                row.samples.append(known.mean(at_s, at_s + QUARTER_S) * self._alone[name])
+                self._rows[name][hour] = msgspec.structs.replace(row, last_at=self._start + timedelta(seconds=at_s))
                 self._seen_s[name] = at_s + QUARTER_S
         return [row for rows in self._rows.values() for row in rows]
