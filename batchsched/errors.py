@@ -263,6 +263,15 @@ class EngineFailed(BatchschedError):
     code = "engine_failed"
     http_status = 502
 
+    def __init__(
+        self, message: str | None = None, *, param: str | None = None, hint: str | None = None, log: object = None
+    ) -> None:
+        """`hint`: what to do; `log`: where it says more."""
+        where = f"Its log is {log}." if log else None
+        super().__init__(message, param=param, hint=" ".join(text for text in (hint, where) if text) or None)
+        self.advice = hint or ""
+        """The hint without the log, which is another at each try."""
+
 
 class RequestFailed(BatchschedError):
     """A request of a batch has no answer."""

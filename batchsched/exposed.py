@@ -89,6 +89,9 @@ LEADER = _gauge("leader", "1 for the server that leads")
 PLAN_AGE = _gauge("plan_age_seconds", "age of the plan in force; nothing before the first")
 WORKERS = _gauge("workers", "workers of a declared pool that gave a sign of life", "pool")
 WORKERS_ILL = _gauge("workers_ill", "of these workers, those with [ill GPUs](reused_gpus.md#the-health-of-cards)", "pool")
+WORKERS_FAILING = _gauge(
+    "workers_failing", "of these workers, those whose [engines do not start](executors.md#an-engine-that-does-not-start)", "pool"
+)
 CARBON_INTENSITY = _gauge(
     "carbon_intensity_grams_per_kwh", "the carbon intensity of this hour; `forecast`: as plans have it", "zone", "kind"
 )

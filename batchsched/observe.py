@@ -46,7 +46,7 @@ from batchsched.settings import Settings
 from batchsched.sizes import size_of
 from batchsched.spare import Share, added, planned, remarks, shares
 from batchsched.transfers import Transfers
-from batchsched.unable import lacked, unable
+from batchsched.unable import engineless, lacked, stuck, unable
 from batchsched.uncertain import TRANSFER_SIGMA, Uncertain
 from batchsched.units import iso
 from batchsched.variants import TWO_POOLS, variants_of
@@ -82,6 +82,8 @@ class View(msgspec.Struct, frozen=True):
     ways: dict[str, list[str]] = {}
     """Which other ways to serve a model may be planned where, and why, by model."""
     openings: Openings = Openings({})
+    engineless: dict[str, str] = {}
+    """Why no worker's engine starts, by pool."""
 
     def at(self, seconds: float) -> datetime:
         """The instant so many seconds from now."""
@@ -167,14 +169,15 @@ class Observer:
         reasons = reasons_of(self.fleet, unfit, {(m, row["endpoint"]) for row in everything for m in batches.models(row)})
         notes += [*itertools.chain(*reasons.values(), *said.values()), *ruled.remarks(), *opened.remarks(now)]
         notes += [f"Pool {row['pool']}: {ill}, on {row['host']}." for row in alive for ill in row["ills"] or []]
-        notes += [f"Pool {row['pool']}: {workers.resting(row)}." for row in alive if workers.rests(row)]
+        notes += [f"Pool {row['pool']}: {workers.resting(row)}." for row in alive if workers.rests(row)] + stuck(alive)
 
         def as_it_would_be(row: Mapping[str, Any]) -> Job:
             return fastest(job_of(row))
 
         return View(
-            now, problem, pools, forecasts, leased, tallied, connected, ruled, notes, as_it_would_be, reasons, said, opened
-        )
+            now, problem, pools, forecasts, leased, tallied, connected, ruled, notes, as_it_would_be, reasons, said, opened,
+            engineless(working),
+        )  # fmt: skip
 
     def reaching(self, view: View, rows: Sequence[Mapping[str, Any]]) -> View:
         """The view; where these batches, which it need not have, are due after its horizon, another of that instant with them."""

@@ -85,6 +85,8 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     """Why pools cannot run a model, by model."""
     ways: dict[str, list[str]] = {}
     """Which other ways to serve a model may be planned where, and why, by model."""
+    engineless: dict[str, str] = {}
+    """Why no worker's engine starts, by pool."""
     recipe: Recipe | None = None
     """None: made by a version that did not say."""
     id: int = 0

@@ -279,6 +279,7 @@ class Scheduler:
             notes=view.notes,
             unfit=view.unfit,
             ways=view.ways,
+            engineless=view.engineless,
         )
 
     @again

@@ -1,8 +1,9 @@
-"""What to tell of batches that get nothing on a pool: its workers are of a version that cannot serve them, or lack the model."""
+"""What to tell of batches that get nothing on a pool: its workers are of a version that cannot serve them, or lack the model, or
+their engines do not start."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from batchsched.fleet import Fleet
@@ -38,6 +39,32 @@ def lacked(working: Sequence[Mapping[str, Any]], growing: Collection[str], fleet
                 f" Start one that goes by that name (of vLLM: --served-model-name {model}), or name one that is there."
             )
     return found
+
+
+def failing(alive: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Of workers whose engines do not start: which, since when, how often in a row and why, by pool."""
+    found: dict[str, list[str]] = {}
+    for worker in alive:
+        if worker["failing_since"]:
+            tries = "1 try" if worker["failing_times"] == 1 else f"{worker['failing_times']} tries"
+            found.setdefault(worker["pool"], []).append(_does_not_start(worker, f" ({tries})"))
+    return found
+
+
+def stuck(alive: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The same as sentences of a plan."""
+    return [f"Pool {pool}: {why}" for pool, said in failing(alive).items() for why in said]
+
+
+def engineless(working: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Pools of which no worker's engine starts, and why that of one does not."""
+    well = {worker["pool"] for worker in working if not worker["failing_since"]}
+    return {worker["pool"]: _does_not_start(worker) for worker in working if worker["pool"] not in well}
+
+
+def _does_not_start(worker: Mapping[str, Any], tries: str = "") -> str:
+    who, since = f"worker {worker['id']} on {worker['host']}", worker["failing_since"]
+    return f"the engine of {who} has not started since {since:%d %b %H:%M UTC}{tries}: {worker['failing_why']}"
 
 
 def _without(alive: Sequence[Mapping[str, Any]], what: str) -> set[str]:

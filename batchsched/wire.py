@@ -272,6 +272,13 @@ class Card(msgspec.Struct):
         return ", ".join(said)
 
 
+class Failing(msgspec.Struct):
+    """A worker's engine could not be had: so many times in a row since it was last ready, and why the last time, in words."""
+
+    times: int
+    reason: str
+
+
 class Heartbeat(msgspec.Struct):
     """A worker is alive and holds these: POST /workers/{id}/heartbeat. Extends every lease that is still its own."""
 
@@ -288,6 +295,8 @@ class Heartbeat(msgspec.Struct):
     """Of a spare pool's worker."""
     ready_models: list[str] | None = None
     """What its engine serves right now: it may have died while nobody asked for work. None: it does not tell."""
+    failing: Failing | None = None
+    """None: nothing is known against its engine."""
 
 
 class Bye(msgspec.Struct):

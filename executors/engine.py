@@ -235,8 +235,8 @@ class VllmEngine:
             while time.monotonic() < until:
                 if not self.alive():
                     said = last_words(self.log)
-                    hint = f"{advice(said, self._home.python)}Its log is {self.log}."
-                    raise EngineFailed(f"The engine ended while it started: {said}", hint=hint)
+                    hint = advice(said, self._home.python)
+                    raise EngineFailed(f"The engine ended while it started: {said}", hint=hint, log=self.log)
                 if await healthy(session, self.url, path=self.dialect.health):
                     found = await served_by(session, self.url)
                     if found.turned_away:
@@ -246,7 +246,7 @@ class VllmEngine:
                         return
                 await asyncio.sleep(_POLL_S)
         limit_s = self._settings.startup_timeout_s
-        raise EngineFailed(f"The engine was not ready after {limit_s:.0f} s.", hint=f"Its log is {self.log}.")
+        raise EngineFailed(f"The engine was not ready after {limit_s:.0f} s.", log=self.log)
 
 
 class AttachedEngine:

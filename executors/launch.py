@@ -128,11 +128,11 @@ def advice(said: str, python: str) -> str:
     if "torchvision" in said:
         return (
             f"Its torchvision was built for another PyTorch: `{python} -m pip uninstall torchvision torchaudio torchcodec` (or "
-            f"`uv pip uninstall --python {python}` with the same names); models of text need none of them. "
+            f"`uv pip uninstall --python {python}` with the same names); models of text need none of them."
         )
     if "'_C' object has no attribute" in said:
         return (
             "vLLM's compiled part could not be loaded: on a bare Debian it lacks `apt-get install libnuma1`; elsewhere `ldd` of "
-            f"vllm/_C*.so in the environment of {python} says what is missing beside libtorch. "
+            f"vllm/_C*.so in the environment of {python} says what is missing beside libtorch."
         )
     return ""

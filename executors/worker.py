@@ -26,6 +26,7 @@ from batchsched.executors.counting import Counting
 from batchsched.executors.driver import Driver
 from batchsched.executors.engine import Engine, bearer, engine_for
 from batchsched.executors.engine_home import find_engine
+from batchsched.executors.failing import Failures
 from batchsched.executors.held import Held
 from batchsched.executors.intake import input_of
 from batchsched.executors.lacks import Lacks
@@ -34,7 +35,6 @@ from batchsched.executors.meters import EnergyMeter, choose_meter, idle_power
 from batchsched.executors.modes import modes_of
 from batchsched.executors.orphans import end_orphans
 from batchsched.executors.partnering import Partnership
-from batchsched.executors.pauses import pause_after
 from batchsched.executors.reporter import LOST, Reporter
 from batchsched.executors.share import EnergyShare
 from batchsched.executors.signals import Stopped, kept_up, stopped_by_signals, unless
@@ -88,7 +88,8 @@ class WorkerLoop:
         self._replica = replica
         self.stop = asyncio.Event()
         self._settings, self._pool_name, self._session, self._link, self._ids = settings, pool, session, link, ids
-        self._engine_failures, self._forgotten, self._doubted = 0, False, False  # doubted: it died, and has not answered since
+        self._forgotten, self._doubted = False, False  # doubted: it died, and has not answered since
+        self._failures = Failures(settings)
         self._lacks = Lacks(settings, session)
         self._held: dict[tuple[str, int], Held] = {}  # by chunk and token: a chunk may come back before its old lease has ended
         self._changed = asyncio.Event()
@@ -268,7 +269,7 @@ class WorkerLoop:
         spare, sharing = (self._gate.seen(), self._gate.sharing(bool(held_leases))) if self._gate else (None, None)
         spent = self._unsaid.now()
         seen = self._idle, self._logs_bytes, spare, self._gpus.seen
-        message = Heartbeat(held_leases, spent, *seen, sharing, self._driver.ready)
+        message = Heartbeat(held_leases, spent, *seen, sharing, self._driver.ready, self._failures.told)
         timeout_s = min(_LONGEST_BEAT_S, max(1.0, 2 * self._me.heartbeat_s))
         path, sent = f"/workers/{self._me.worker_id}/heartbeat", time.monotonic()
         try:
@@ -407,7 +408,8 @@ class WorkerLoop:
             await self._start(model)
         if self._doubted:
             await prove(self._session, self._engine, model)
-        self._engine_failures, self._doubted = 0, False
+        self._failures.over()
+        self._doubted = False
         self._lacks.models.discard(model)
         self._idle_since = time.monotonic()
         await self._driver.revive(await self._partner.way(self._me.pool, self._me.models[model]))
@@ -435,14 +437,11 @@ class WorkerLoop:
 
     async def _engine_trouble(self, problem: BatchschedError) -> None:
         """Say so, give back what cannot run, and pause before the next try."""
-        self._engine_failures += 1
-        pause_s = pause_after(self._engine_failures, ours=not self._settings.engine_url)
-        hint = f" {problem.hint}" if problem.hint else ""
-        log.error("%s%s Next try in %.0f s.", problem.message, hint, pause_s)
+        pause_s = self._failures.met(problem)
         for held in list(self._held.values()):
             if held.work:
                 held.work.end(Outcome("released", "preempted"))  # it has done nothing wrong
-        if 0 < self._settings.engine_tries <= self._engine_failures:
+        if self._failures.too_many:
             raise problem
         await self._pause(pause_s)
 

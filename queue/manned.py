@@ -67,6 +67,12 @@ class WorkerRow(SQLModel, table=True):
     """Ways to serve that it can start engines for, beside the plain one; None: registered before that was kept."""
     spare_part: int | None = None
     """Of the ceiling of that server, what it was last told that its desk may use; None: all, or it is at none."""
+    failing_since: datetime | None = None
+    """Since when each try to have its engine failed; None: it was ready, or was not tried."""
+    failing_times: int = 0
+    """How often in a row."""
+    failing_why: str = ""
+    """Why the last time, in words."""
 
 
 class LauncherRow(SQLModel, table=True):

@@ -21,6 +21,8 @@ SILENT = timedelta(minutes=5)
 # Written out, so that the partial index serves.
 _IS_ACTIVE = workers.c.state == literal_column("'active'")
 _NOTHING: dict[str, Any] = {"preparing": None, "preparing_at": None, "preparing_for": None}
+ENGINE_WELL: dict[str, Any] = {"failing_since": None, "failing_times": 0, "failing_why": ""}
+"""Of one against whose engine nothing is known."""
 _MINE = workers.c.id == bindparam("worker")
 _ONE = Hot(select(workers).where(_MINE))
 _THERE = (_IS_ACTIVE, workers.c.pool == bindparam("on_pool"), workers.c.seen_at >= bindparam("since"))
@@ -49,7 +51,7 @@ def replaced(connection: Connection, worker_id: str, pool: str, now: datetime) -
     if row is None or row["state"] != "active" or row["pool"] != pool:
         return {}
     bye(connection, worker_id, now)
-    return {name: row[name] for name in (*_NOTHING, "ready_models", "spent_number")}
+    return {name: row[name] for name in (*_NOTHING, *ENGINE_WELL, "ready_models", "spent_number")}
 
 
 def get(connection: Connection, worker_id: str) -> Row:

@@ -351,6 +351,8 @@ async def serve(engine: FakeEngine, port: int = 0) -> tuple[web.AppRunner, int]:
 async def _main(args: argparse.Namespace) -> None:
     if args.fail_start:
         sys.exit("ValueError: asked not to start")
+    if args.dying_words and Path(args.dying_words).exists():
+        sys.exit(Path(args.dying_words).read_text("utf-8"))
     await asyncio.sleep(args.startup_s)
     name, *further = args.served_model_name
     engine = FakeEngine(
@@ -399,6 +401,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--delay-s", type=float, default=float(os.environ.get("FAKE_ENGINE_DELAY_S", "0")))
     parser.add_argument("--startup-s", type=float, default=0.0)
     parser.add_argument("--fail-start", action="store_true")
+    parser.add_argument("--dying-words", default="", help="while this file is there, end at the start with what it says")
     parser.add_argument("--mortal", action="store_true", help="end at the first request, whichever it is")
     parser.add_argument("--embedding", action="store_true")
     parser.add_argument("--lora-modules", nargs="+", default=[])

@@ -107,6 +107,8 @@ def _show(found: Sequence[PoolStatus], as_json: bool, dry_run: bool = False) -> 
     for one in () if quiet() else found:
         for ill in one.ills:
             click.echo(f"{one.id}: {ill}")
+        for engine in one.failing:
+            click.echo(f"{one.id}: {engine}")
         for trouble in one.troubles:
             click.echo(f"{one.id}: {trouble}")
         for passed in one.pardoned:

@@ -116,7 +116,7 @@ def _pool(one: PoolStatus, work: list[str], now: datetime) -> tuple[str, ...]:
     state += f", for {_in(one.until, now)}" if one.until and one.until > now else ""
     state += f"; {one.ahead.how} in {_in(one.ahead.since, now)}" if one.ahead else ""
     runs = f"{work[0]} and {len(work) - 1} more" if len(work) > 1 else "".join(work)
-    trouble = (*one.ills, *one.troubles)
+    trouble = (*one.failing, *one.ills, *one.troubles)
     return one.id, one.zone, one.gpu, f"{one.workers}/{one.replicas}", state, runs or (trouble[0] if trouble else "")
 
 

@@ -124,6 +124,8 @@ class PoolStatus(msgspec.Struct, frozen=True):
     spare: SpareNow | None = None
     ills: tuple[str, ...] = ()
     """What GPUs of its workers suffer from, in words."""
+    failing: tuple[str, ...] = ()
+    """Engines of its workers that do not start, since when and why, in words."""
     startable: int = 0
     """Workers that launchers can run at once, those that run included."""
     troubles: tuple[str, ...] = ()

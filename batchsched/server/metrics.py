@@ -95,13 +95,15 @@ def _queued(runtime: Runtime, unfinished: Sequence[Row], left: Sequence[Row], re
 
 
 def _working(runtime: Runtime, alive: Sequence[Row], registry: CollectorRegistry) -> None:
-    """Of each declared pool: live workers, and those whose GPUs are ill."""
+    """Of each declared pool: live workers, those whose GPUs are ill, and those whose engines do not start."""
     live = gauge(exposed.WORKERS, registry)
     ill = gauge(exposed.WORKERS_ILL, registry)
+    failing = gauge(exposed.WORKERS_FAILING, registry)
     for pool in runtime.fleet.pools:
         mine = [worker for worker in alive if worker["pool"] == pool]
         live.labels(pool=pool).set(len(mine))
         ill.labels(pool=pool).set(sum(bool(worker["ills"]) for worker in mine))
+        failing.labels(pool=pool).set(sum(worker["failing_since"] is not None for worker in mine))
 
 
 def _grids(runtime: Runtime, registry: CollectorRegistry) -> None:

@@ -68,8 +68,9 @@ class SpareNow(_Exact):
 class Pool(_Exact):
     """A pool, and how it stands: `closed` by its own windows, `cordoned` or `drained` by an operator, `since` and `until` then;
     `share`: the part of its replicas that is open; `ahead` is what an operator planned; `startable`: workers that launchers can
-    run, `troubles`: why some cannot; `ills`: what GPUs of its workers suffer from, in words. Only spare pools have `ceiling`
-    (offline requests in flight at one server), `slo` and `spare`."""
+    run, `troubles`: why some cannot; `ills`: what GPUs of its workers suffer from, `failing`: which of
+    their engines do not start, since when and why, in words. Only spare pools have `ceiling` (offline requests in flight at one
+    server), `slo` and `spare`."""
 
     object: Literal["batchsched.pool"]
     id: str
@@ -91,6 +92,7 @@ class Pool(_Exact):
     until: datetime | None
     ahead: Closing | None
     ills: list[str]
+    failing: list[str]
 
 
 class OpenedPool(Pool):

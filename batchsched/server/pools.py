@@ -22,6 +22,7 @@ from batchsched.server.options import deadline_of, form_of
 from batchsched.server.plan_answers import Close, Freeze
 from batchsched.server.runtime import Runtime
 from batchsched.spare import Share
+from batchsched.unable import failing
 from batchsched.units import iso
 from batchsched.wire import PREFIX
 
@@ -131,7 +132,8 @@ class Override:
     def _all(self, connection: Connection) -> list[dict[str, Any]]:
         now = self._clock.now()
         ruled = overrides.active(connection, now)
-        alive = [row["pool"] for row in workers.active(connection, now - timedelta(seconds=self._lease_s))]
+        there = workers.active(connection, now - timedelta(seconds=self._lease_s))
+        alive, stuck = [row["pool"] for row in there], failing(there)
         ills = workers.ills(connection, now - timedelta(seconds=self._lease_s))
         able = launchers.active(connection, now - launchers.SILENT)
         opened = self._scheduler.doors.openings(connection)
@@ -142,6 +144,7 @@ class Override:
                 **_launched(name, able),
                 "spare": spare_object(shares.get(name), now),
                 "ills": ills.get(name, []),
+                "failing": stuck.get(name, []),
             }
             for name in self._fleet.pools
         ]

@@ -104,10 +104,17 @@ class Progress:
             return Waiting(": ".join(["a pool that serves its model", *([" ".join(whys)] if whys else [])]), stalled=True)
         if not any(pool in published.connected for pool in opened):
             return Waiting(f"a worker of pool {' or '.join(opened)}", stalled=True)
+        return self._placed(published, batch_id, opened)
+
+    def _placed(self, published: Published, batch_id: str, opened: Sequence[str]) -> Waiting:
+        """What it waits for where the plan has it."""
         ahead = [a for a in published.plan.of(batch_id) if published.at(a.end_s) > self._clock.now()]
         if not ahead:
             ever = any(max(state.capacity, default=0.0) > 0 for state in published.problem.pools if state.name in opened)
             return Waiting("the next plan" if ever else f"a window of pool {' or '.join(opened)} to open")
+        if published.engineless.keys() >= {a.pool for a in ahead}:
+            pool = ahead[0].pool
+            return Waiting(f"an engine in pool {pool} that starts: {published.engineless[pool]}", stalled=True)
         waiting = waiting_for(published.problem, published.plan, batch_id)
         if waiting is None or published.at(waiting[1]) <= self._clock.now():
             return Waiting(f"an engine in pool {ahead[0].pool}")

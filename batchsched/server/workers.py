@@ -21,7 +21,7 @@ from batchsched.queue.database import again
 from batchsched.queue.rows import Row
 from batchsched.queue.store import begun
 from batchsched.queue.tenancy import ANY
-from batchsched.server import desks, health
+from batchsched.server import desks, failing, health
 from batchsched.server.asked import note_asked
 from batchsched.server.auth import GUARDED
 from batchsched.server.messages import answer, read
@@ -175,7 +175,7 @@ class LeaseDesk:
             idle_w = message.idle.power_w if message.idle else None
             told = {"idle_w": idle_w, "logs_bytes": message.logs_bytes, "ready_models": message.ready_models}
             known: Row = {name: value for name, value in told.items() if value is not None}
-            known |= health.noted(connection, before, message.cards, now)
+            known |= health.noted(connection, before, message.cards, now) | failing.noted(before, message.failing, now)
             worker = before | known
             workers.seen(connection, worker_id, now, **{name: worker[name] for name in worker if worker[name] != before[name]})
             ceiling = self._seat(connection, before, message.sharing, now)
@@ -204,7 +204,7 @@ class LeaseDesk:
                 answer.stop[row["id"]] = "preempted"
         spared = self._runtime.fleet.is_spare(worker["pool"])
         slow = self._pace.slow(worker_id, rows, self._runtime.scheduler.published, now, spare=spared)
-        if slow or health.is_news(before, worker):
+        if slow or health.is_news(before, worker) or failing.is_news(before, worker):
             self._runtime.scheduler.poke()
         answer.stop = {chunk_id: known_reason(reason, worker["protocol"]) for chunk_id, reason in answer.stop.items()}
         return answer
