@@ -130,7 +130,7 @@ def advice(said: str, python: str) -> str:
             f"Its torchvision was built for another PyTorch: `{python} -m pip uninstall torchvision torchaudio torchcodec` (or "
             f"`uv pip uninstall --python {python}` with the same names); models of text need none of them."
         )
-    if "'_C' object has no attribute" in said:
+    if "'_C' object has no attribute" in said or "compiled part was not loaded" in said:
         return (
             "vLLM's compiled part could not be loaded: on a bare Debian it lacks `apt-get install libnuma1`; elsewhere `ldd` of "
             f"vllm/_C*.so in the environment of {python} says what is missing beside libtorch."

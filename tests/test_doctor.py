@@ -27,7 +27,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_doctor_finds_this_machine_sound(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("doctor", "--json", "--server", "http://127.0.0.1:9") == exits.OK
+    assert call("doctor", "--quick", "--json", *AWAY) == exits.OK
     found = checks(capsys)
     assert found["python"]["level"] == "ok"
     assert found["server"]["level"] == "warning"
@@ -40,7 +40,7 @@ def test_doctor_names_published_flaws_of_an_old_engine(
     def level(version: str) -> str | None:
         home = EngineHome("/engine/bin/python", "vllm", version)
         monkeypatch.setattr("batchsched.executors.engine_home.find_engine", lambda _="": home)
-        assert call("doctor", "--json", "--server", "http://127.0.0.1:9") == exits.OK
+        assert call("doctor", "--quick", "--json", *AWAY) == exits.OK
         found = checks(capsys).get("engine flaws")
         assert found is None or "Use 0.18 or newer" in found["next_step"]
         return None if found is None else str(found["level"])
@@ -53,7 +53,7 @@ def test_doctor_names_published_flaws_of_an_old_engine(
 
 def test_doctor_calls_an_exposed_server_without_tls_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "batchsched.toml").write_text('[server]\nhost = "0.0.0.0"\n', "utf-8")
-    assert call("doctor", "--json", "--server", "http://127.0.0.1:9") == exits.FAILURE
+    assert call("doctor", "--quick", "--json", *AWAY) == exits.FAILURE
     assert checks(capsys)["bind"]["level"] == "broken"
 
 
@@ -62,7 +62,7 @@ def test_doctor_warns_of_sqlite_with_the_wal_reset_bug(
 ) -> None:
     for version, level in (((3, 51, 2), "warning"), ((3, 51, 3), "ok")):
         monkeypatch.setattr("sqlite3.sqlite_version_info", version)
-        call("doctor", "--json", "--server", "http://127.0.0.1:9")
+        call("doctor", "--quick", "--json", *AWAY)
         assert checks(capsys)["SQLite"]["level"] == level
 
 
@@ -84,7 +84,7 @@ def test_doctor_says_how_old_a_forecast_is(
     start, end, issued = ((now + by).strftime("%Y-%m-%dT%H:%M:%SZ") for by in (-age, timedelta(days=5), -age))
     (tmp_path / "grid.csv").write_text(f"zone,start,end,issued_at,mean\nDE,{start},{end},{issued},100\n", "utf-8")
     (tmp_path / "batchsched.toml").write_text(FILE, "utf-8")
-    call("doctor", "--json", *AWAY)
+    call("doctor", "--quick", "--json", *AWAY)
     found = checks(capsys)["forecast DE"]
     assert (found["level"], " ago" in found["text"]) == (level, True), found
     assert ("grid.csv" in found["next_step"]) == (level == "warning")
@@ -102,11 +102,11 @@ def test_doctor_asks_a_source_that_nobody_has_heard(
 ) -> None:
     source = f'[forecast.sources.grid]\nkind = "gb"\nzones = {{ GB = "national" }}\nbase_url = "{grid.url}"\n'
     (tmp_path / "batchsched.toml").write_text(source, "utf-8")
-    call("doctor", "--json", *AWAY)
+    call("doctor", "--quick", "--json", *AWAY)
     found = checks(capsys)["source grid"]
     assert (found["level"], found["text"].startswith("asked now: a forecast of GB issued ")) == ("ok", True), found
     grid.moods.extend(["403"] * 9)
-    call("doctor", "--json", *AWAY)
+    call("doctor", "--quick", "--json", *AWAY)
     found = checks(capsys)["source grid"]
     assert (found["level"], "403" in found["text"]) == ("warning", True), found
 
@@ -131,7 +131,7 @@ def test_doctor_asks_a_running_engine_for_its_version(
     with ThreadingHTTPServer(("127.0.0.1", 0), _Vllm) as engine:
         Thread(target=engine.serve_forever, daemon=True).start()
         monkeypatch.setenv("BATCHSCHED_WORKER_ENGINE_URL", f"http://127.0.0.1:{engine.server_port}/v1")
-        call("doctor", "--json", *AWAY)
+        call("doctor", "--quick", "--json", *AWAY)
         engine.shutdown()
     found = checks(capsys)
     assert (found["engine"]["level"], "version 0.13.0" in found["engine"]["text"]) == ("ok", True)
@@ -140,13 +140,13 @@ def test_doctor_asks_a_running_engine_for_its_version(
 
 def test_doctor_warns_of_a_slow_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_machine, "fsync_ms", lambda _: 21.0)
-    call("doctor", "--json", *AWAY)
+    call("doctor", "--quick", "--json", *AWAY)
     found = checks(capsys)["data folder"]
     assert (found["level"], "which is slow" in found["text"]) == ("warning", True)
 
 
 def test_doctor_tells_people_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("doctor", *AWAY) == exits.OK
+    assert call("doctor", "--quick", *AWAY) == exits.OK
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert rows[0] == ["check", "", "finding", "what to do"]
     (server,) = [row for row in rows if row[0] == "server"]

@@ -24,7 +24,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def examined(capsys: pytest.CaptureFixture[str], url: str, code: int) -> dict[str, tuple[str, str]]:
     Path("batchsched.toml").write_text(f"[server]\ndatabase_url = {url!r}\n")
-    assert call("doctor", "--json", "--server", HOSTLESS) == code
+    assert call("doctor", "--quick", "--json", "--server", HOSTLESS) == code
     return {name: (check["level"], check["text"]) for name, check in checks(capsys).items()}
 
 
@@ -69,7 +69,7 @@ def test_migrations_of_sqlite_that_are_pending_are_told(capsys: pytest.CaptureFi
         with sqlite3.connect(path) as connection:
             connection.execute("UPDATE alembic_version SET version_num = ? WHERE ? <> ''", (said, said))
         connection.close()
-        call("doctor", "--json", "--server", HOSTLESS)
+        call("doctor", "--quick", "--json", "--server", HOSTLESS)
         found = checks(capsys)
         assert found["schema"]["level"] == level, found["schema"]
         assert ("batchsched migrate" in found["schema"]["next_step"]) == (level == "warning")
@@ -79,10 +79,10 @@ def test_migrations_of_sqlite_that_are_pending_are_told(capsys: pytest.CaptureFi
 def test_sqlite_has_to_be_in_write_ahead_mode(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "batchsched-data" / "batchsched.db"
     Database(path).close()
-    assert call("doctor", "--json", "--server", HOSTLESS) == exits.OK
+    assert call("doctor", "--quick", "--json", "--server", HOSTLESS) == exits.OK
     assert checks(capsys)["database"]["level"] == "ok"
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
     connection.close()
-    assert call("doctor", "--json", "--server", HOSTLESS) == exits.FAILURE
+    assert call("doctor", "--quick", "--json", "--server", HOSTLESS) == exits.FAILURE
     assert checks(capsys)["database"]["level"] == "broken"

@@ -135,7 +135,7 @@ def test_the_command_goes_month_by_month(server: LiveServer, capsys: pytest.Capt
 
 def doctor(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, tuple[str, str]]:
     with pytest.raises(SystemExit):
-        main(["doctor", "--config", str(path), "--json"])
+        main(["doctor", "--quick", "--config", str(path), "--json"])
     checks = json.loads(capsys.readouterr().out)["checks"]
     return {check["check"]: (check["level"], check["text"]) for check in checks}
 

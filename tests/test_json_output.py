@@ -64,7 +64,7 @@ def calls(place: Place) -> dict[str, list[list[str]]]:
     schedule = ["s", "--cron", "0 20 * * *", "--file", "in.jsonl", "--deadline", "2h"]
     changed = {verb: [["w"]] for verb in ("window pause", "window resume", "window skip", "window remove")}
     return {
-        "doctor": [[]],
+        "doctor": [["--quick"]],
         "validate": [[str(place.file)]],
         "config show": [[], ["--origin"]],
         "top": [[]],

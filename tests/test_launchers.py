@@ -357,7 +357,7 @@ def test_doctor_looks_at_what_is_to_be_launched(tmp_path: Path) -> None:
         "[sites.home]\nzone = 'WORLD'\n[pools.a]\n[pools.b]\n[pools.c]\n[launch.a]\n[launch.b]\ndevices = ['0', '1']\n"
         "[launch.c]\ncommand = ['/no/such/worker']\n"
     )
-    done = CliRunner().invoke(cli, ["doctor", "--config", str(config), "--json"])
+    done = CliRunner().invoke(cli, ["doctor", "--quick", "--config", str(config), "--json"])
     found = {check["check"]: (check["level"], check["text"]) for check in json.loads(done.output)["checks"]}
     assert found["launch a"] == ("ok", f"1 worker(s) by {sys.executable}")
     assert found["launch b"] == ("warning", "2 workers, of which the pool runs 1 at once at most")

@@ -24,9 +24,10 @@ MEND = "Mend what it says, and run `batchsched doctor` again."
 @click.command()
 @click.option("--server", metavar="URL", help="The server to look for [default: from the configuration].")
 @click.option("--recipe", metavar="NAME", help="Hold the engine against this recipe [default: that of the GPU found here].")
+@click.option("--quick", is_flag=True, help="Do not load the engine's packages by way of trial, which takes some seconds.")
 @config_option
 @json_option
-def doctor(*, server: str | None, recipe: str | None, config: Path | None, as_json: bool) -> int:
+def doctor(*, server: str | None, recipe: str | None, quick: bool, config: Path | None, as_json: bool) -> int:
     """Check this machine and its set-up, and say what to do about what is wrong.
 
     Exits 1 where something is broken; warnings do not count.
@@ -41,7 +42,7 @@ def doctor(*, server: str | None, recipe: str | None, config: Path | None, as_js
         findings.append(Finding("configuration", "broken", problem.message, mend))
     else:
         findings.append(Finding("configuration", "ok", str(loaded.path or "no file; defaults and the environment")))
-        findings += [one for name, check in _checks(recipe or "") for one in guarded(check, loaded, name)]
+        findings += [one for name, check in _checks(recipe or "", quick=quick) for one in guarded(check, loaded, name)]
     broken = any(finding.level == "broken" for finding in findings)
     if as_json:
         print_json(Examined(not broken, tuple(findings)))
@@ -50,14 +51,14 @@ def doctor(*, server: str | None, recipe: str | None, config: Path | None, as_js
     return exits.FAILURE if broken else exits.OK
 
 
-def _checks(recipe: str) -> tuple[tuple[str, Check], ...]:
+def _checks(recipe: str, *, quick: bool) -> tuple[tuple[str, Check], ...]:
     """Every check that needs the configuration, with what it is called where it cannot even be made."""
     from batchsched.cli import doctor_database, doctor_engine, doctor_forecast, doctor_machine, doctor_server
 
     return (
         ("database", doctor_database.database),
         ("extras", doctor_machine.extras),
-        ("engine", doctor_engine.engine),
+        ("engine", partial(doctor_engine.engine, quick=quick)),
         ("recipe", partial(doctor_engine.recipe, wanted=recipe)),
         ("caps", doctor_engine.caps),
         ("launches", doctor_engine.launches),

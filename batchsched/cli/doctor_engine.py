@@ -9,16 +9,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from batchsched.cli.common import say
 from batchsched.cli.printed import Finding, Level
 from batchsched.errors import BatchschedError, EngineMissing
 
 if TYPE_CHECKING:
+    from batchsched.executors.engine_home import EngineHome
     from batchsched.settings import Loaded
     from batchsched.transport import Transport
 
 
-def engine(loaded: Loaded) -> Iterator[Finding]:
-    """The one that runs, or the one that would be started."""
+def engine(loaded: Loaded, *, quick: bool = False) -> Iterator[Finding]:
+    """The one that runs, or the one that would be started: loaded by way of trial, unless it is to be `quick`."""
     if url := loaded.settings.worker.engine_url:
         yield from _running(url)
         return
@@ -26,12 +28,25 @@ def engine(loaded: Loaded) -> Iterator[Finding]:
 
     try:
         home = find_engine(loaded.settings.worker.engine_python)
-        yield Finding("engine", "ok", home.describe())
+        yield Finding("engine", "ok", f"{home.describe()}; not tried") if quick else _tried(home)
         if home.distribution != "llama-cpp-python":
             yield from _flaws(home.title, home.version)
     except EngineMissing as problem:
         chosen = bool(loaded.settings.worker.engine_python)
         yield Finding("engine", "broken" if chosen else "warning", problem.message, problem.hint or "")
+
+
+def _tried(home: EngineHome) -> Finding:
+    from batchsched.executors.engine_trial import LONGEST_S, trial
+
+    say("Loading the engine's packages by way of trial, which takes some seconds (--quick leaves it out).")
+    found = trial(home)
+    if found is None:
+        what = "Look again when less runs here; a worker waits longer (worker.startup_timeout_s)."
+        return Finding("engine", "warning", f"{home.describe()}: its packages were not loaded after {LONGEST_S:.0f} s", what)
+    if found.trouble:
+        return Finding("engine", "broken", f"{home.describe()} cannot be loaded: {found.trouble}", found.mend)
+    return Finding("engine", "ok", f"{home.describe()}; its packages were loaded in {found.seconds:.1f} s")
 
 
 def _running(url: str) -> Iterator[Finding]:
