@@ -158,36 +158,42 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         be missing where it can be done."""
         if batch_id in self._contested or self.latest_start_at.get(batch_id) is None:
             return True  # it will be late, or others will
-        job, pieces, now_s = self.jobs[batch_id], self._pieces_s(batch_id), (now - self.made_at).total_seconds()
-        left_s = job.deadline_s - now_s
-        starting_s = max(job.startup_s_on.values())
-
-        def takes_s(name: str, n: int) -> float:
-            return self._states[name].takes_s(self.problem.slots, now_s, pieces[name][n])
-
+        job, pieces = self.jobs[batch_id], self._pieces_s(batch_id)
+        left_s, starting_s = self._left_s(job, now), max(job.startup_s_on.values())
         if pool not in pieces:
             late = []
-        elif self._states[pool].speed:  # by far less than the confidence: what comes out too slow is taken from there (belated)
-            late = [0] if BUSIER * takes_s(pool, 0) + starting_s > left_s else []
+        elif self._is_shared(pool):  # by far less than the confidence: what comes out too slow is taken from there (belated)
+            late = [0] if BUSIER * self._takes_s(pool, pieces[pool][0], now) + starting_s > left_s else []
         else:
             # Its latest safe start leaves no more than that for engines that start late. It may cost of the confidence, but no
             # chunk is begun where it is expected to end too late.
             slack_s = 0.0, starting_s
-            late = [n for n in range(2) if takes_s(pool, n) - slack_s[n] > left_s]
+            late = [n for n, work_s in enumerate(pieces[pool]) if work_s - slack_s[n] > left_s]
         open_now = self._open(now) if late else ()
-        return not any(takes_s(name, n) <= left_s for name in pieces.keys() & open_now for n in late)
+        return not any(self._takes_s(name, pieces[name][n], now) <= left_s for name in pieces.keys() & open_now for n in late)
 
     def belated(self, batch_id: str, pool: str, requests: int, now: datetime) -> bool:
         """Should a pool that others use too, and that has so many requests of a batch in hand, let go of them? Where these would
         end too late there, by what its other users are expected to leave, and in time elsewhere, where an engine may have to
         start."""
-        key = self.key(batch_id, pool, now)
-        if key is None or not (here := self._states[pool]).speed:
+        if not self._is_shared(pool) or (key := self.key(batch_id, pool, now)) is None:
             return False
-        job, now_s = self.jobs[batch_id], (now - self.made_at).total_seconds()
-        takes_s = here.takes_s(self.problem.slots, now_s, requests * request_s(job, key))
-        too_late = takes_s + max(job.startup_s_on.values()) > job.deadline_s - now_s
-        return too_late and not self._in_time(batch_id, pool, now)
+        job = self.jobs[batch_id]
+        takes_s = self._takes_s(pool, requests * request_s(job, key), now) + max(job.startup_s_on.values())
+        return takes_s > self._left_s(job, now) and not self._in_time(batch_id, pool, now)
+
+    def _left_s(self, job: Job, now: datetime) -> float:
+        """Until its deadline."""
+        return job.deadline_s - (now - self.made_at).total_seconds()
+
+    def _is_shared(self, pool: str) -> bool:
+        """Do others use its replicas too?"""
+        return pool in self._states and bool(self._states[pool].speed)
+
+    def _takes_s(self, pool: str, work_s: float, now: datetime) -> float:
+        """How long one replica takes from now on for what a whole one does in so many seconds."""
+        state = self._states.get(pool)
+        return state.takes_s(self.problem.slots, (now - self.made_at).total_seconds(), work_s) if state else work_s
 
     @cached_property
     def _states(self) -> dict[str, PoolState]:
