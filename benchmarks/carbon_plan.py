@@ -23,6 +23,8 @@ SOLVER_S, SIMPLE_S = 130.0, 5.0
 """Of a processor, a week with a fleet by the planner alone, with the solver and without (2026-11-22, 2 x AMD EPYC)."""
 SERVED_S = 45.0
 """More than these, where the whole server runs it."""
+LARGER = {"everything": 2.0}
+"""How many times as long it takes where there are half as many pools again (2026-11-23)."""
 SINGLE_S = {6: 6.0, 24: 11.0, 48: 20.0, 96: 45.0}
 """A week of single jobs of 25 zones by the planner alone, by window."""
 
@@ -66,4 +68,4 @@ def guess_s(run: Run, *, solved: bool) -> float:
         alone_s = SINGLE_S[int(run.scenario.split(", ")[1].split()[0])]
     else:
         alone_s = SOLVER_S if solved else SIMPLE_S
-    return (alone_s + (SERVED_S if run.by == "server" else 0.0)) * run.days / 7
+    return (alone_s + (SERVED_S if run.by == "server" else 0.0)) * LARGER.get(run.scenario, 1.0) * run.days / 7
