@@ -150,7 +150,7 @@ REPLANS_ASKED = _counter("replans_asked", "new plans that a server asked of the 
 _WHY: dict[ReleaseReason, str] = {
     "window_closed": "because a window or the plan's share closed",
     "shutdown": "by a worker that was stopped",
-    "preempted": "for other work",
+    "preempted": "for other work, because their engine died, or to be done in time elsewhere",
     "paused": "because their batch was paused",
     "cancelled": "because their batch was cancelled",
 }

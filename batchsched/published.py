@@ -158,29 +158,40 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         be missing where it can be done."""
         if batch_id in self._contested or self.latest_start_at.get(batch_id) is None:
             return True  # it will be late, or others will
-        job, pieces = self.jobs[batch_id], self._pieces_s(batch_id)
-        left_s, starting_s = self._left_s(job, now), max(job.startup_s_on.values())
+        pieces = self._pieces_s(batch_id)
         if pool not in pieces:
-            late = []
-        elif self._is_shared(pool):  # by far less than the confidence: what comes out too slow is taken from there (belated)
-            late = [0] if BUSIER * self._takes_s(pool, pieces[pool][0], now) + starting_s > left_s else []
-        else:
-            # Its latest safe start leaves no more than that for engines that start late. It may cost of the confidence, but no
-            # chunk is begun where it is expected to end too late.
-            slack_s = 0.0, starting_s
-            late = [n for n, work_s in enumerate(pieces[pool]) if work_s - slack_s[n] > left_s]
-        open_now = self._open(now) if late else ()
-        return not any(self._takes_s(name, pieces[name][n], now) <= left_s for name in pieces.keys() & open_now for n in late)
+            return True
+        job = self.jobs[batch_id]
+        left_s, starting_s = self._left_s(job, now), max(job.startup_s_on.values())
 
-    def belated(self, batch_id: str, pool: str, requests: int, now: datetime) -> bool:
+        def fits(name: str, n: int, slack_s: float = 0.0) -> bool:
+            """By far less than the confidence on servers that others use too: what comes out too slow is taken back (belated)."""
+            if self._is_shared(name):
+                return BUSIER * self._takes_s(name, pieces[name][0], now) + starting_s <= left_s
+            return pieces[name][n] - slack_s <= left_s
+
+        # Its latest safe start leaves no more than that for engines that start late. It may cost of the confidence, but no
+        # chunk is begun where it is expected to end too late.
+        late = [n for n, slack_s in enumerate((0.0, starting_s)) if not fits(pool, n, slack_s)]
+        open_now = self._open(now) if late else ()
+        return not any(fits(name, n) for name in pieces.keys() & open_now for n in late)
+
+    def belated(self, batch_id: str, pool: str, requests: int, now: datetime, chunks: int = 1) -> bool:
         """Should a pool that others use too, and that has so many requests of a batch in hand, let go of them? Where these would
         end too late there, by what its other users are expected to leave, and in time elsewhere, where an engine may have to
-        start."""
+        start. `chunks`: so many its worker has in hand, and works on together."""
         if not self._is_shared(pool) or (key := self.key(batch_id, pool, now)) is None:
             return False
         job = self.jobs[batch_id]
-        takes_s = self._takes_s(pool, requests * request_s(job, key), now) + max(job.startup_s_on.values())
-        return takes_s > self._left_s(job, now) and not self._in_time(batch_id, pool, now)
+        left_s = self._left_s(job, now)
+        if self._takes_s(pool, chunks * requests * request_s(job, key), now) <= left_s:
+            return False
+        each_s = {name: seconds / max(1, job.remaining_requests) for name, seconds in job.work_on.items() if name != pool}
+        elsewhere = each_s.keys() & self._open(now)
+        starting_s = max(job.startup_s_on.values())
+        if not any(self._takes_s(name, requests * each_s[name], now) + starting_s <= left_s for name in elsewhere):
+            return False
+        return not self._in_time(batch_id, pool, now)  # else it would be begun there again
 
     def _left_s(self, job: Job, now: datetime) -> float:
         """Until its deadline."""

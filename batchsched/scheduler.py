@@ -448,10 +448,10 @@ class Scheduler:
             return True  # it was opened since
         return published is None or published.on_now(batch_id, pool, now, min(GRACE_S, self._settings.planner.slot_s / 2))
 
-    def belated(self, chunk: Row, now: datetime) -> bool:
-        """Would a chunk end too late where others use its servers too, and in time elsewhere?"""
+    def belated(self, chunk: Row, now: datetime, beside: int) -> bool:
+        """Would a chunk, one of so many, end too late where others use its servers too, and in time elsewhere?"""
         published, left = self._published, chunk["lines"] - chunk["completed"] - chunk["failed"]
-        return published is not None and left > 0 and published.belated(chunk["batch_id"], chunk["pool"], left, now)
+        return published is not None and left > 0 and published.belated(chunk["batch_id"], chunk["pool"], left, now, beside)
 
     def _refresh(self, published: Published, pool: str, now: datetime, *, idle: bool) -> None:
         """Plan again where a pool has done its share of the slot early: it is faster than thought, and may well do more."""

@@ -64,7 +64,7 @@ def engineless(working: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def _does_not_start(worker: Mapping[str, Any], tries: str = "") -> str:
     who, since = f"worker {worker['id']} on {worker['host']}", worker["failing_since"]
-    return f"the engine of {who} has not started since {since:%d %b %H:%M UTC}{tries}: {worker['failing_why']}"
+    return f"the engine of {who} is not ready since {since:%d %b %H:%M UTC}{tries}: {worker['failing_why']}"
 
 
 def _without(alive: Sequence[Mapping[str, Any]], what: str) -> set[str]:

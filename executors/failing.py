@@ -28,6 +28,7 @@ class Failures:
         self._ours, self._tries = not settings.engine_url, settings.engine_tries
         self._secrets = [settings.engine_api_key, settings.partner_api_key]
         self._secrets += [value for name, value in environment.items() if _SECRET_NAME.search(name)]
+        self._secrets.sort(key=len, reverse=True)  # or the rest of one that begins with another would stay
         self.told: Failing | None = None
         """What the server is to know; None: it was ready, or never asked for."""
 

@@ -12,8 +12,8 @@ from sqlmodel import Field, SQLModel
 class SpareHourRow(SQLModel, table=True):
     """What a shared server had for offline work in one hour of the week (0 is Monday 00:00 UTC).
 
-    `samples`: offline tokens a second, of past quarters of an hour, the latest last; `began_at`: of the quarter that is being
-    summed in `seconds` and `tokens`.
+    `samples`: offline tokens a second, of past quarters of an hour, the latest last; `sampled_at`: when the last of
+    these began, where that is known; `began_at`: of the quarter that is being summed in `seconds` and `tokens`.
     """
 
     __tablename__ = "spare_hours"  # pyright: ignore[reportAssignmentType]
@@ -29,6 +29,7 @@ class SpareHourRow(SQLModel, table=True):
     began_at: datetime
     seconds: float = 0.0
     tokens: float = 0.0
+    sampled_at: datetime | None = None
 
 
 _KIND_KNOWN = "kind IN ('idle', 'metered', 'others', 'waste')"

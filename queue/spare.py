@@ -11,6 +11,7 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from batchsched.queue.hot import Hot
+from batchsched.queue.rows import Row
 from batchsched.queue.tables import spare_hours
 from batchsched.wire import SpareSeen
 
@@ -27,11 +28,16 @@ _FIRST = Hot(insert(spare_hours).values(_NEW).on_conflict_do_nothing())  # SQLit
 _ONE = Hot(select(spare_hours).where(*_MINE).with_for_update())
 _SUMS = Hot(update(spare_hours).where(*_MINE).values({name: _NEW[name] for name in ("seconds", "tokens")}))
 _QUARTER = Hot(
-    update(spare_hours).where(*_MINE).values({name: _NEW[name] for name in ("samples", "began_at", "seconds", "tokens")})
+    update(spare_hours)
+    .where(*_MINE)
+    .values({name: _NEW[name] for name in ("samples", "sampled_at", "began_at", "seconds", "tokens")})
 )
 _REMEMBERED = Hot(
     select(
-        *(spare_hours.c[name] for name in ("pool", "server", "hour_of_week", "samples", "began_at", "seconds", "tokens"))
+        *(
+            spare_hours.c[name]
+            for name in ("pool", "server", "hour_of_week", "samples", "sampled_at", "began_at", "seconds", "tokens")
+        )
     ).where(spare_hours.c.began_at >= bindparam("since"))
 )
 
@@ -59,7 +65,9 @@ def add(connection: Connection, pool: str, seen: SpareSeen, now: datetime) -> No
     began_at = now - timedelta(seconds=now.timestamp() % QUARTER_S)
     key = {"pool": pool, "server": seen.server[:_LONGEST_NAME], "hour_of_week": hour_of_week(now)}
     mine = {f"its_{name}": value for name, value in key.items()}
-    if _FIRST.changed(connection, [_told({**key, "samples": [], "began_at": began_at, "seconds": 0.0, "tokens": 0.0})]):
+    if _FIRST.changed(
+        connection, [_told({**key, "samples": [], "sampled_at": None, "began_at": began_at, "seconds": 0.0, "tokens": 0.0})]
+    ):
         stale = delete(spare_hours).where(spare_hours.c.pool == pool, spare_hours.c.began_at < now - FORGOTTEN_AFTER)
         connection.execute(stale)
     row = _ONE.first(connection, mine)
@@ -69,7 +77,8 @@ def add(connection: Connection, pool: str, seen: SpareSeen, now: datetime) -> No
         _SUMS.changed(connection, [mine | _told({name: row[name] + value for name, value in more.items()})])
     else:
         samples = _with_open(row["samples"], row["seconds"], row["tokens"])[-MOST_SAMPLES:]
-        _QUARTER.changed(connection, [mine | _told({"samples": samples, "began_at": began_at, **more})])
+        news = {"samples": samples, "sampled_at": _last_at(row), "began_at": began_at, **more}
+        _QUARTER.changed(connection, [mine | _told(news)])
 
 
 def _told(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,13 +87,14 @@ def _told(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def restore(connection: Connection, seen: Iterable[SpareHour], now: datetime) -> None:
     """Enter what was seen of servers before this database was there. Hours of theirs that it knows already stay as they are."""
-    began_at = now - timedelta(seconds=now.timestamp() % QUARTER_S) - timedelta(weeks=1)
+    began_at = now - timedelta(seconds=now.timestamp() % QUARTER_S + QUARTER_S)
     rows = [
         {
             "pool": row.pool,
             "server": row.server[:_LONGEST_NAME],
             "hour_of_week": row.hour_of_week,
             "samples": row.samples[-MOST_SAMPLES:],
+            "sampled_at": None,
             "began_at": began_at,
             "seconds": 0.0,
             "tokens": 0.0,
@@ -105,18 +115,16 @@ def hours(connection: Connection, now: datetime) -> list[SpareHour]:
             row["server"],
             row["hour_of_week"],
             _with_open(row["samples"], row["seconds"], row["tokens"]),
-            _last_at(row["hour_of_week"], row["samples"], row["began_at"], row["seconds"]),
+            _last_at(row),
         )
         for row in rows
     ]
 
 
-def _last_at(hour: int, samples: list[float], began_at: datetime, seconds: float) -> datetime | None:
-    """The quarter that is being summed, else the one before it, as long as that is of the same hour."""
-    if seconds >= LEAST_S:
-        return began_at
-    before = began_at - timedelta(seconds=QUARTER_S)
-    return before if samples and hour_of_week(before) == hour else None
+def _last_at(row: Row) -> datetime | None:
+    """When the last of its samples began, with the quarter that is being summed once that is one."""
+    began_at: datetime | None = row["began_at"] if row["seconds"] >= LEAST_S else row["sampled_at"]
+    return began_at
 
 
 def _with_open(samples: list[float], seconds: float, tokens: float) -> list[float]:

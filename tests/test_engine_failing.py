@@ -109,7 +109,7 @@ def test_since_when_stays_over_tries_and_nothing_that_is_said_is_refused() -> No
 def test_a_pool_is_without_engines_only_where_no_worker_has_one() -> None:
     bad = {"pool": "a", "id": "w", "host": "h", "failing_since": datetime(2026, 5, 1, 12, tzinfo=UTC), "failing_why": "x"}
     assert engineless([bad, {"pool": "b", **WELL}]) == {
-        "a": "the engine of worker w on h has not started since 01 May 12:00 UTC: x",
+        "a": "the engine of worker w on h is not ready since 01 May 12:00 UTC: x",
     }
     assert engineless([bad, {"pool": "a", **WELL}]) == {}
 
@@ -135,14 +135,14 @@ def test_it_is_told_wherever_people_look_until_it_is_ready(server: LiveServer) -
     since = server.runtime.clock.now()
     beat(worker, 1)
     stalled = wait_for(lambda: (found := progress(server, batch_id))["stalled"] and found)  # a new plan is asked for
-    who = f"the engine of worker {worker.worker_id} on test has not started since {since:%d %b %H:%M UTC}"
+    who = f"the engine of worker {worker.worker_id} on test is not ready since {since:%d %b %H:%M UTC}"
     assert stalled["waiting_for"] == f"an engine in pool local that starts: {who}: {WHY}"
     server.advance(90)
     beat(worker, 3)
     assert told(server) == [f"{who} (3 tries): {WHY}"]
     assert f"local: {who} (3 tries): {WHY}" in command(server, "pool", "list")
     assert f"{who}: {WHY}" in " ".join(command(server, "show", batch_id).split())
-    assert f"Pool local serves nothing: {who}: {WHY}" in " ".join(command(server, "explain", batch_id).split())
+    assert f"Pool local is without an engine: {who}: {WHY}" in " ".join(command(server, "explain", batch_id).split())
     assert "stalled" in command(server, "list")
     assert any(note.startswith(f"Pool local: {who} (") for note in server.get(f"{PREFIX}/plan")["notes"])
     assert 'batchsched_workers_failing{pool="local"} 1.0' in server.http.get("/metrics").text

@@ -101,7 +101,13 @@ class InForce:
     """One batch in three chunks that can wait no longer, on fast hardware (`a`: 100 s a chunk) and slow (300 s)."""
 
     def __init__(
-        self, deadline_s: float, startup_s: float = 0.0, count: int = 4, shared: tuple[float, ...] = (), **more: object
+        self,
+        deadline_s: float,
+        startup_s: float = 0.0,
+        count: int = 4,
+        shared: tuple[float, ...] = (),
+        sigma: float = 0.01,
+        **more: object,
     ) -> None:
         """`shared`: how much of each replica of `slow` others leave, by slot."""
         on = {"a": 300.0, "slow": 900.0}
@@ -109,7 +115,7 @@ class InForce:
             "max_replicas": 3,
             "startup_s_on": dict.fromkeys(on, startup_s),
             "confidence": 0.9,
-            "sigma": 0.01,
+            "sigma": sigma,
         }
         work = job("x", on, deadline_s, **settings)
         slow = pool("slow", [100.0] * count, 6)
@@ -150,6 +156,27 @@ def test_a_chunk_takes_longer_where_others_have_a_part_of_each_server() -> None:
     assert night.may() == ["a", "slow"], "nothing is left in this hour, all in the next"
 
 
+@pytest.mark.parametrize("deadline_s", [200.0, 299.0, 310.0, 400.0, 449.0, 500.0, 2000.0])
+def test_a_shared_pool_alone_begins_whatever_is_left(deadline_s: float) -> None:
+    """300 s a chunk: from 450 s on it would be in time with room to spare, below 300 s too late."""
+    assert "slow" in InForce(deadline_s, shared=(1.0,) * 4, connected=["slow"]).may()
+
+
+@given(
+    st.floats(50.0, 2500.0),
+    st.sampled_from([0.0, 60.0, 120.0]),
+    st.sampled_from([0.1, 0.25, 0.5, 1.0]),
+    st.sampled_from([0.01, 0.3, 0.8]),
+    st.sampled_from([("a",), ("slow",), ("a", "slow")]),
+)
+def test_somebody_who_is_there_may_always_begin(
+    deadline_s: float, startup_s: float, left: float, sigma: float, there: tuple[str, ...]
+) -> None:
+    """Pools do not refuse a chunk for each other's sake."""
+    work = InForce(deadline_s, startup_s, shared=(left,) * 4, connected=list(there), sigma=sigma)
+    assert set(work.may()) & set(there)
+
+
 def test_others_leave_a_part_by_the_hour() -> None:
     """Half of a replica in the first slot, nothing in the second, a tenth from then on."""
     state, hours = msgspec.structs.replace(pool("a", [1.0] * 3), speed=[0.5, 0.0, 0.1]), slots(3)
@@ -171,6 +198,13 @@ def test_what_is_in_hand_there_is_let_go_of_where_it_would_end_too_late_and_in_t
         "nobody else is there"
     )
     assert not InForce(90.0, shared=quarters).published.belated("x", "slow", 30, NOW), "it would be late elsewhere too"
+    assert work.belated("x", "slow", 14, NOW, chunks=2), "its worker has another in hand"
+    started = InForce(400.0, startup_s=120.0, shared=(1.0,) * 4, connected=["slow"]).published
+    assert not started.belated("x", "slow", 33, NOW), "297 s of 400: it is in time where it is"
+    assert InForce(250.0, startup_s=120.0, shared=(1.0,) * 4).published.belated("x", "slow", 33, NOW), (
+        "99 s elsewhere, and a start"
+    )
+    assert not InForce(200.0, startup_s=120.0, shared=(1.0,) * 4).published.belated("x", "slow", 33, NOW), "no time for a start"
     assert not work.belated("y", "slow", 30, NOW), "nothing is known of it"
 
 

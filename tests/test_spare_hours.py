@@ -207,8 +207,11 @@ def test_plans_get_what_workers_saw_and_weigh_the_increment_alone(tmp_path: Path
         assert cold["spare"]["tokens_per_s"] < known["spare"]["tokens_per_s"] < 5000
         upload = server.request("POST", "/v1/files", files={"file": ("in.jsonl", requests(50))}, data={"purpose": "batch"}).json()
         asked = {"endpoint": "/v1/chat/completions", "completion_window": "24h", "input_file_id": upload["id"]}
-        assert server.post("/v1/batches", asked).status_code == 200
+        batch_id = server.post("/v1/batches", asked).json()["id"]
         server.round()
+        runtime.scheduler.plan_now()
+        later = server.request("GET", f"{PREFIX}/plan/what-if", params={"deadline": [f"{batch_id}=+3d"]})
+        assert later.status_code == 200, later.text
         view = runtime.scheduler.observer.look(clock.now())
         (state,), (job,) = view.problem.pools, view.problem.jobs
         assert state.embodied_g_per_s == 0
@@ -277,3 +280,5 @@ def test_which_quarter_was_the_latest_is_known_as_long_as_it_can_be(database: Da
     with database.write() as connection:
         spare.restore(connection, [spare.SpareHour("online", "s3", hour, [1.0]) for hour in range(HOURS)], MONDAY)
     assert latest() == pytest.approx((700.0, 30.0)), "what another database knew is not of today"
+    add(50, 10.0, s1=9.0)
+    assert latest() == pytest.approx((700.0, 30.0)), "a quarter that nobody saw is not the one before it"

@@ -169,7 +169,7 @@ class Reports:
             said.append(f"Shifting is frozen since {frozen.since:%d %b %H:%M UTC}: it starts as soon as there is room.")
         said += published.overrides.remarks(published.jobs[row["id"]].pools)
         without = (pool for pool in published.jobs[row["id"]].pools if pool in published.engineless)
-        said += [f"Pool {pool} serves nothing: {published.engineless[pool]}" for pool in without]
+        said += [f"Pool {pool} is without an engine: {published.engineless[pool]}" for pool in without]
         said += [why for told in (published.unfit, published.ways) for name in batches.models(row) for why in told.get(name, [])]
         return [*said, *(note for note in published.notes if row["id"] in note)]
 

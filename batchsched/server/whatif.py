@@ -125,8 +125,10 @@ class WhatIf:
             gone = pool.name not in self._scheduler.fleet.pools
             layers = [] if gone else opened.layers(pool.name, pool.replicas, published.made_at, until_s, published.overrides)
             further = capacity(layers, more) if layers else [0.0] * len(more)
-            grid = [*pool.intensity_g_per_kwh, *means[pool.zone]]
-            pools.append(msgspec.structs.replace(pool, capacity=[*pool.capacity, *further], intensity_g_per_kwh=grid))
+            grid, speed = [*pool.intensity_g_per_kwh, *means[pool.zone]], pool.speed[-1:]
+            open_ = [*pool.capacity, *(replicas * part for replicas in further for part in speed or [1.0])]
+            longer = {"capacity": open_, "intensity_g_per_kwh": grid, "speed": [*pool.speed, *speed * len(more)]}
+            pools.append(msgspec.structs.replace(pool, **longer))
         scenarios = {
             zone: [[*row, *(row[-1] if mean is None else mean for mean in means[zone])] for row in futures]
             for zone, futures in problem.scenarios.items()

@@ -200,7 +200,7 @@ class LeaseDesk:
                 answer.stop[row["id"]] = "paused"
             elif not self._runtime.scheduler.may_go_on(row["batch_id"], row["pool"], now, closed[row["pool"]]):
                 answer.stop[row["id"]] = "window_closed"
-            elif self._runtime.scheduler.belated(row, now):
+            elif self._runtime.scheduler.belated(row, now, len(rows)):
                 answer.stop[row["id"]] = "preempted"
         spared = self._runtime.fleet.is_spare(worker["pool"])
         slow = self._pace.slow(worker_id, rows, self._runtime.scheduler.published, now, spare=spared)
@@ -378,7 +378,7 @@ class LeaseDesk:
             chunk = chunks.held(connection, chunk_id, message.token, lock=True)
             self._runtime.recorder.charge(connection, chunk, message.meter, [])
             chunks.release(connection, chunk_id, message.token, plain=message.plain)
-            if message.reason in _WITHOUT_ENGINE and chunk["worker_id"]:
+            if message.reason in _WITHOUT_ENGINE and chunk["worker_id"] and not self._runtime.fleet.is_spare(chunk["pool"]):
                 workers.stopped(connection, chunk["worker_id"])
             ledger.bump(connection, exposed.RELEASED[message.reason])
         _say(chunk, "given back", message.reason)
