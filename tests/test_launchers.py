@@ -342,7 +342,7 @@ async def test_replicas_outlive_a_launcher_that_is_killed_in_any_moment(tmp_path
         try:
             await machine.launcher.start("a", Spec(["sh", "-c", f"echo x >> {folder}/ran; exec sleep 600"]))
             await until(machine, "a", "running")
-            while not (folder / "ran").exists():
+            while not ((folder / "ran").exists() and (folder / "ran").read_text()):  # a shell opens it first, and writes then
                 await machine.passes()
             await machine.launcher.stop("a", LONG_S)
             await until(machine, "a", "ended")
