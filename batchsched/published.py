@@ -186,12 +186,10 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         left_s = self._left_s(job, now)
         if self._takes_s(pool, chunks * requests * request_s(job, key), now) <= left_s:
             return False
-        each_s = {name: seconds / max(1, job.remaining_requests) for name, seconds in job.work_on.items() if name != pool}
-        elsewhere = each_s.keys() & self._open(now)
-        starting_s = max(job.startup_s_on.values())
-        if not any(self._takes_s(name, requests * each_s[name], now) + starting_s <= left_s for name in elsewhere):
-            return False
-        return not self._in_time(batch_id, pool, now)  # else it would be begun there again
+        part, starting_s = requests / max(1, job.remaining_requests), max(job.startup_s_on.values())
+        elsewhere = job.work_on.keys() & self._open(now) - {pool}
+        in_time_there = any(self._takes_s(name, part * job.work_on[name], now) + starting_s <= left_s for name in elsewhere)
+        return in_time_there and not self._in_time(batch_id, pool, now)  # else it would be begun here again
 
     def _left_s(self, job: Job, now: datetime) -> float:
         """Until its deadline."""
@@ -210,11 +208,11 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     def _states(self) -> dict[str, PoolState]:
         return {state.name: state for state in self.problem.pools}
 
-    def _open(self, now: datetime) -> Collection[str]:
+    def _open(self, now: datetime) -> set[str]:
         """Pools with a live worker of which a part is open now."""
         index = self._slot(now, self.problem.slots)  # plans cut slots finer, at deadlines
         if index is None:
-            return self.connected
+            return {*self.connected}
         return {state.name for state in self.problem.pools if state.name in self.connected and state.capacity[index] > 0}
 
     def _pieces_s(self, batch_id: str) -> dict[str, tuple[float, float]]:

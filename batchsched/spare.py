@@ -55,9 +55,13 @@ class Share(msgspec.Struct, frozen=True, dict=True):
         """What is expected to be spare in an hour of the week, by its best."""
         return self.spare.tokens_per_s[hour % HOURS] / self.best_tokens_per_s
 
+    def expected(self, at: datetime) -> float:
+        """Offline tokens a second at an instant: the latest quarter tells of the hours after it too."""
+        return self.spare.expected(hour_of_week(at), at)
+
     def between(self, start: datetime, end: datetime) -> float:
-        """What is expected within an hour of the clock, by the best: the latest quarter tells of the hours after it too."""
-        return min(1.0, self.spare.expected(hour_of_week(start), start + (end - start) / 2) / self.best_tokens_per_s)
+        """What is expected within an hour of the clock, by the best."""
+        return min(1.0, self.expected(start + (end - start) / 2) / self.best_tokens_per_s)
 
     def over(self, start: datetime, end: datetime) -> float:
         """The same, as a mean over a stretch of time."""
@@ -155,11 +159,11 @@ def shares(
 
 def _latest(rows: Sequence[SpareHour]) -> Latest | None:
     """The mean of the servers that were seen in it."""
-    ended = max((row.last_at for row in rows if row.last_at), default=None)
-    last = [row for row in rows if ended and row.last_at == ended]
-    if not ended:
+    began_at = max((row.last_at for row in rows if row.last_at), default=None)
+    if began_at is None:
         return None
-    return Latest(last[0].hour_of_week, fmean(row.samples[-1] for row in last), ended + timedelta(seconds=QUARTER_S))
+    mean = fmean(row.samples[-1] for row in rows if row.last_at == began_at)
+    return Latest(hour_of_week(began_at), mean, began_at + timedelta(seconds=QUARTER_S))
 
 
 def _tokens_per_s(known: Profile, observations: Sequence[Observation]) -> float:

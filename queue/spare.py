@@ -32,14 +32,7 @@ _QUARTER = Hot(
     .where(*_MINE)
     .values({name: _NEW[name] for name in ("samples", "sampled_at", "began_at", "seconds", "tokens")})
 )
-_REMEMBERED = Hot(
-    select(
-        *(
-            spare_hours.c[name]
-            for name in ("pool", "server", "hour_of_week", "samples", "sampled_at", "began_at", "seconds", "tokens")
-        )
-    ).where(spare_hours.c.began_at >= bindparam("since"))
-)
+_REMEMBERED = Hot(select(spare_hours).where(spare_hours.c.began_at >= bindparam("since")))
 
 
 class SpareHour(msgspec.Struct, frozen=True):

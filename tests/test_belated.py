@@ -10,19 +10,15 @@ from typing import Any
 import pytest
 
 from batchsched.clock import ManualClock
-from batchsched.wire import PREFIX, PROTOCOL
+from batchsched.wire import PREFIX
 from tests.inprocess import InProcess, in_process
 from tests.live import ONLINE, requests
+from tests.test_spare_hours import worker_of
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 FLEET = f'{ONLINE}[pools.ours]\ngpu = "L4"\n[planner]\nsolver = "greedy"\n'
 QUIET, FULL = 5000.0, 0.0
 """Offline tokens a second that a server has room for."""
-
-
-def worker(server: InProcess, pool: str) -> str:
-    body = {"pool": pool, "host": "h", "pid": 1, "protocol": PROTOCOL, "shares": True}
-    return str(server.post(f"{PREFIX}/workers", body).json()["worker_id"])
 
 
 def beat(server: InProcess, name: str, room: float | None = None, *held: dict[str, Any]) -> dict[str, str]:
@@ -54,14 +50,14 @@ def submitted(server: InProcess, window: str) -> None:
 def test_a_chunk_in_hand_is_taken_from_a_server_whose_users_come_back(tmp_path: Path, database_url: str, *, others: bool) -> None:
     clock = ManualClock(NOON)
     with in_process() as make, closing(make(tmp_path, clock, FLEET, server__database_url=database_url)) as server:
-        online = worker(server, "online")
+        online = worker_of(server)
         for _ in range(8):  # two hours of calm
             beat(server, online, QUIET)
             clock.advance(900)
         submitted(server, "20m")
         clock.advance(300)
         (lease,) = claim(server, online)
-        ours = worker(server, "ours") if others else ""
+        ours = worker_of(server, "ours") if others else ""
         server.runtime.scheduler.plan_now()
         assert beat(server, online, QUIET, lease) == {}
         for _ in range(2):

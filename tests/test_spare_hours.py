@@ -119,8 +119,8 @@ def test_capacity_follows_the_clock_and_layers_say_the_same() -> None:
     assert sum(layer.replicas for layer in layers for a, b in layer.intervals if a < 0 < b or b == 0) == pytest.approx(0.8)
 
 
-def worker_of(server: InProcess) -> str:
-    body = {"pool": "online", "host": "h", "pid": 1, "protocol": PROTOCOL, "shares": True}
+def worker_of(server: InProcess, pool: str = "online") -> str:
+    body = {"pool": pool, "host": "h", "pid": 1, "protocol": PROTOCOL, "shares": True}
     return str(server.post(f"{PREFIX}/workers", body).json()["worker_id"])
 
 

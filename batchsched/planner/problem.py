@@ -92,13 +92,15 @@ class PoolState(msgspec.Struct, frozen=True):
 
     def takes_s(self, slots: Sequence[Slot], from_s: float, work_s: float) -> float:
         """How long one replica works from then on at what efforts count as so many seconds; after the last slot as in that."""
+        if not self.speed:
+            return work_s
         at_s, left_s = from_s, work_s
-        for slot, speed in zip(slots, self.speed, strict=False):
+        for slot, speed in zip(slots, self.speed, strict=True):
             done_s = max(0.0, slot.end_s - at_s) * speed
             if done_s > left_s:
                 return at_s - from_s + left_s / speed
             at_s, left_s = max(at_s, slot.end_s), left_s - done_s
-        return at_s - from_s + left_s / max(_LEAST_SPEED, *self.speed[-1:] or [1.0])
+        return at_s - from_s + left_s / max(_LEAST_SPEED, self.speed[-1])
 
 
 class Link(msgspec.Struct, frozen=True):

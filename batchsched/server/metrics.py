@@ -12,7 +12,6 @@ from batchsched import exposed
 from batchsched.errors import ForecastUnavailable
 from batchsched.queue import batches, chunks, deliveries, launchers, ledger, overrides, risks, workers
 from batchsched.queue.rows import Row
-from batchsched.queue.spare import hour_of_week
 from batchsched.queue.states import OPEN
 from batchsched.server.counting import lasting
 from batchsched.server.runtime import Runtime
@@ -61,7 +60,7 @@ def exposition(runtime: Runtime) -> bytes:
         by_window.labels(window=name, pool=window.window.pool).set(int(opened.has_open(name, now)))
     spare = gauge(exposed.SPARE_TOKENS, registry)
     for name, share in runtime.scheduler.observer.current_shares(now).items():
-        spare.labels(pool=name).set(share.spare.expected(hour_of_week(now), now))
+        spare.labels(pool=name).set(share.expected(now))
     _launched(able, alive, now, registry)
     _served(runtime, registry)
     gauge(exposed.BUILD_INFO, registry).labels(version=batchsched.__version__).set(1)

@@ -190,7 +190,7 @@ def spare_object(share: Share | None, now: datetime) -> dict[str, Any] | None:
     if share is None:
         return None
     known, hour = share.spare, hour_of_week(now)
-    expected = known.expected(hour, now)
+    expected = share.expected(now)
     off = expected - known.tokens_per_s[hour]
     return {
         "tokens_per_s": expected,

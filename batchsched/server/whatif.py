@@ -125,9 +125,12 @@ class WhatIf:
             gone = pool.name not in self._scheduler.fleet.pools
             layers = [] if gone else opened.layers(pool.name, pool.replicas, published.made_at, until_s, published.overrides)
             further = capacity(layers, more) if layers else [0.0] * len(more)
-            grid, speed = [*pool.intensity_g_per_kwh, *means[pool.zone]], pool.speed[-1:]
-            open_ = [*pool.capacity, *(replicas * part for replicas in further for part in speed or [1.0])]
-            longer = {"capacity": open_, "intensity_g_per_kwh": grid, "speed": [*pool.speed, *speed * len(more)]}
+            left = pool.speed[-1] if pool.speed else 1.0
+            longer = {
+                "capacity": [*pool.capacity, *(left * replicas for replicas in further)],
+                "intensity_g_per_kwh": [*pool.intensity_g_per_kwh, *means[pool.zone]],
+                "speed": [*pool.speed, *pool.speed[-1:] * len(more)],
+            }
             pools.append(msgspec.structs.replace(pool, **longer))
         scenarios = {
             zone: [[*row, *(row[-1] if mean is None else mean for mean in means[zone])] for row in futures]

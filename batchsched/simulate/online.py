@@ -127,9 +127,9 @@ class Learnt:
         for name, known in self._rooms.items():
             while self._seen_s[name] + QUARTER_S <= now_s:
                 at_s = self._seen_s[name]
-                hour = hour_of_week(self._start + timedelta(seconds=at_s))
-                row = self._rows[name][hour]
+                at = self._start + timedelta(seconds=at_s)
+                row = self._rows[name][hour_of_week(at)]
                 row.samples.append(known.mean(at_s, at_s + QUARTER_S) * self._alone[name])
-                self._rows[name][hour] = msgspec.structs.replace(row, last_at=self._start + timedelta(seconds=at_s))
+                self._rows[name][row.hour_of_week] = msgspec.structs.replace(row, last_at=at)
                 self._seen_s[name] = at_s + QUARTER_S
         return [row for rows in self._rows.values() for row in rows]
