@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import msgspec
 
 from batchsched.forecasts import IntensityForecast
-from batchsched.planner import Allotment, Job, Plan, PoolState, Problem, Slot, prepared
+from batchsched.planner import Allotment, Job, Plan, Problem, Slot, prepared
 from batchsched.planner.allowance import allowances, fastest_key, key_now, request_s
-from batchsched.planner.doubt import doubts, factor
 from batchsched.planner.fairness import Turns, Want
-from batchsched.planner.pieces import piece_s, spread
 from batchsched.planner.plan import Hold, Load
 from batchsched.planner.problem import Configuration
 from batchsched.queue.overrides import Overrides
+from batchsched.timing import RELIED_ON_S, Timing, slot_at
 
 if TYPE_CHECKING:
     from batchsched.planner.shadow import Shadow
@@ -28,10 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SLACK = 0.02
 """Of a replica: rounding of the plan's figures wants none more; but the least of work wants one."""
-
-
-BUSIER = 1.5
-"""A chunk is begun on servers that others use too where it would be in time were it to take so many times as long."""
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -55,7 +50,7 @@ class Coming(NamedTuple):
 
 class _Suiting(NamedTuple):
     """Batches that a pool may work on at all; the instants at which what it should do with them may change: their latest safe
-    starts, and seconds from the plan's origin at which it has something there no more."""
+    starts, the ends of what is left to the plan, and seconds from the plan's origin at which it has something there no more."""
 
     names: frozenset[str]
     latest: list[datetime]
@@ -128,8 +123,11 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         return {
             job.tenant
             for job in self.problem.jobs
-            if not set(self.connected).isdisjoint(job.pools) and (job.batch_id in placed or self.must(job.batch_id, self.made_at))
+            if not set(self.connected).isdisjoint(job.pools) and (job.batch_id in placed or self._hurries(job.batch_id))
         }
+
+    def _hurries(self, batch_id: str) -> bool:
+        return self.must(batch_id, self.made_at) and not self.waits(batch_id, self.made_at)
 
     @cached_property
     def _contested(self) -> frozenset[str]:
@@ -140,8 +138,8 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         return self.made_at + timedelta(seconds=seconds)
 
     def must(self, batch_id: str, now: datetime) -> bool:
-        """May it be worked on whatever the plan says? Its latest safe start has come, was too early from the beginning, nothing
-        is shifted, or it was told to start now."""
+        """Is it worked on whatever the plan says, unless that has it in time (`waits`)? Its latest safe start has come, was too
+        early from the beginning, nothing is shifted, or it was told to start now."""
         job = self.jobs.get(batch_id)
         return (job is not None and job.at_once) or self._presses(batch_id, now)
 
@@ -153,81 +151,33 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         latest = self.latest_start_at[batch_id]
         return latest is None or latest <= now
 
-    def _in_time(self, batch_id: str, pool: str, now: datetime) -> bool:
-        """May a pool begin a chunk of a batch? Not where that would end too late there and in time elsewhere: what it took would
-        be missing where it can be done."""
-        if batch_id in self._contested or self.latest_start_at.get(batch_id) is None:
-            return True  # it will be late, or others will
-        pieces = self._pieces_s(batch_id)
-        if pool not in pieces:
-            return True
-        job = self.jobs[batch_id]
-        left_s, starting_s = self._left_s(job, now), max(job.startup_s_on.values())
+    def left_to_plan(self, batch_id: str, pool: str, now: datetime) -> bool:
+        """Is a batch that can wait no longer nothing for a pool, since the plan has it in time, elsewhere or later? Its latest
+        safe start counts on all pools at once, with all other work to be done as well, so it comes early; and who works on it
+        from then on asks for no grams."""
+        now_s = (now - self.made_at).total_seconds()
+        return self.waits(batch_id, now) and not any(a.start_s <= now_s < a.end_s for a in self.plan.at(batch_id, pool))
 
-        def fits(name: str, n: int, slack_s: float = 0.0) -> bool:
-            """By far less than the confidence on servers that others use too: what comes out too slow is taken back (belated)."""
-            if self._is_shared(name):
-                return BUSIER * self._takes_s(name, pieces[name][0], now) + starting_s <= left_s
-            return pieces[name][n] - slack_s <= left_s
-
-        # Its latest safe start leaves no more than that for engines that start late. It may cost of the confidence, but no
-        # chunk is begun where it is expected to end too late.
-        late = [n for n, slack_s in enumerate((0.0, starting_s)) if not fits(pool, n, slack_s)]
-        open_now = self._open(now) if late else ()
-        return not any(fits(name, n) for name in pieces.keys() & open_now for n in late)
+    def waits(self, batch_id: str, now: datetime) -> bool:
+        """Is a batch left to the plan after its latest safe start?"""
+        if self.overrides.frozen or (job := self.jobs.get(batch_id)) is None or job.at_once or not self._presses(batch_id, now):
+            return False
+        return (now - self.made_at).total_seconds() < self._timing.relied_on_until_s(batch_id)
 
     def belated(self, batch_id: str, pool: str, requests: int, now: datetime, chunks: int = 1) -> bool:
-        """Should a pool that others use too, and that has so many requests of a batch in hand, let go of them? Where these would
-        end too late there, by what its other users are expected to leave, and in time elsewhere, where an engine may have to
-        start. `chunks`: so many its worker has in hand, and works on together."""
-        if not self._is_shared(pool) or (key := self.key(batch_id, pool, now)) is None:
+        """Should a pool that others use too, and that has so many requests of a batch in hand, let go of them? `chunks`: so many
+        its worker has in hand, and works on together."""
+        if (key := self.key(batch_id, pool, now)) is None:
             return False
         job = self.jobs[batch_id]
-        left_s = self._left_s(job, now)
-        if self._takes_s(pool, chunks * requests * request_s(job, key), now) <= left_s:
-            return False
-        part, starting_s = requests / max(1, job.remaining_requests), max(job.startup_s_on.values())
-        elsewhere = job.work_on.keys() & self._open(now) - {pool}
-        in_time_there = any(self._takes_s(name, part * job.work_on[name], now) + starting_s <= left_s for name in elsewhere)
-        return in_time_there and not self._in_time(batch_id, pool, now)  # else it would be begun here again
-
-    def _left_s(self, job: Job, now: datetime) -> float:
-        """Until its deadline."""
-        return job.deadline_s - (now - self.made_at).total_seconds()
-
-    def _is_shared(self, pool: str) -> bool:
-        """Do others use its replicas too?"""
-        return pool in self._states and bool(self._states[pool].speed)
-
-    def _takes_s(self, pool: str, work_s: float, now: datetime) -> float:
-        """How long one replica takes from now on for what a whole one does in so many seconds."""
-        state = self._states.get(pool)
-        return state.takes_s(self.problem.slots, (now - self.made_at).total_seconds(), work_s) if state else work_s
+        work_s = chunks * requests * request_s(job, key)
+        return self._timing.belated(batch_id, pool, work_s, requests / max(1, job.remaining_requests), now)
 
     @cached_property
-    def _states(self) -> dict[str, PoolState]:
-        return {state.name: state for state in self.problem.pools}
-
-    def _open(self, now: datetime) -> set[str]:
-        """Pools with a live worker of which a part is open now."""
-        index = self._slot(now, self.problem.slots)  # plans cut slots finer, at deadlines
-        if index is None:
-            return {*self.connected}
-        return {state.name for state in self.problem.pools if state.name in self.connected and state.capacity[index] > 0}
-
-    def _pieces_s(self, batch_id: str) -> dict[str, tuple[float, float]]:
-        """What its largest chunk takes on a whole replica of each pool: as expected, and at most with the asked confidence."""
-        if (known := self._pieces.get(batch_id)) is None:
-            job = self.jobs[batch_id]
-            supplies = {state.name: (state.supply, float(state.replicas)) for state in self.problem.pools}
-            times = {pool: factor(doubt, job.confidence) for pool, doubt in doubts(job, supplies, spread(job, job.width)).items()}
-            known = self._pieces[batch_id] = {pool: (s, s * times[pool]) for pool, s in piece_s(job).items()}
-        return known
-
-    @cached_property
-    def _pieces(self) -> dict[str, dict[str, tuple[float, float]]]:
-        """What was worked out of `_pieces_s`."""
-        return {}
+    def _timing(self) -> Timing:
+        late = frozenset(name for name in self.jobs if name in self._contested or self.latest_start_at.get(name) is None)
+        there, engineless = frozenset(self.connected), frozenset(self.engineless)
+        return Timing(self.made_at, self.problem, self.plan, late, there, engineless)
 
     def suits(self, batch_id: str, pool: str) -> bool:
         """May a pool work on a batch at all?"""
@@ -251,10 +201,18 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     def _suiting(self, pool: str) -> _Suiting:
         if (known := self._by_pool.get(pool)) is None:
             names = frozenset(name for name, job in self.jobs.items() if job.goes_on(pool))
-            latest = sorted(at for name, at in self.latest_start_at.items() if at and name in names)
+            latest = sorted(at for name in names for at in self._freed_at(name))
             ends_s = {a.end_s for a in self.plan.on(pool)} | {slot.end_s for slot in self.problem.slots if self._shared}
             known = self._by_pool[pool] = _Suiting(names, latest, sorted(ends_s), {})
         return known
+
+    def _freed_at(self, batch_id: str) -> list[datetime]:
+        """Its latest safe start; where it is left to the plan then, the end of that too."""
+        if (latest := self.latest_start_at.get(batch_id)) is None:
+            return []
+        in_s = (latest - self.made_at).total_seconds()
+        until_s = self._timing.relied_on_until_s(batch_id) if in_s < RELIED_ON_S else -math.inf
+        return [latest, self.at(until_s)] if until_s > in_s else [latest]
 
     @cached_property
     def _by_pool(self) -> dict[str, _Suiting]:
@@ -319,7 +277,8 @@ class Published(msgspec.Struct, frozen=True, dict=True):
             for name, model in ready.items()
             if (name not in waiting or name in allowed)
             and (key := self.key(name, pool, now)) is not None
-            and self._in_time(name, pool, now)
+            and self._timing.may_begin(name, pool, now)
+            and not self.left_to_plan(name, pool, now)
         ]
         return Turns(wants, served_s, weights, room_s)
 
@@ -353,10 +312,9 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         return any(self._model(a) == model for a in near)
 
     def start_at(self, batch_id: str) -> datetime | None:
-        """When a batch is to start by the plan, or at its latest safe start where that comes first; None: nobody knows."""
-        starts = [self.at(a.start_s) for a in self.plan.of(batch_id)[:1]]
-        latest = self.latest_start_at.get(batch_id)
-        return min([*starts, *([latest] if latest else [])], default=None)
+        """When a batch is to start by the plan, or when it can wait for that no longer where that comes first; None: nobody
+        knows."""
+        return min([*(self.at(a.start_s) for a in self.plan.of(batch_id)[:1]), *self._freed_at(batch_id)[-1:]], default=None)
 
     def busy_now(self, pool: str, now: datetime) -> bool:
         """Does the plan have anything on a pool now?"""
@@ -375,9 +333,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
 
     def _slot(self, now: datetime, slots: Sequence[Slot]) -> int | None:
         """The slot that is on; None: all of them are over."""
-        now_s = max(0.0, (now - self.made_at).total_seconds())
-        index = bisect_right(slots, now_s, key=lambda slot: slot.start_s) - 1
-        return index if index >= 0 and now_s < slots[index].end_s else None
+        return slot_at(slots, (now - self.made_at).total_seconds())
 
     def _engines_in(self, pool: str, index: int, unfinished: Collection[str] | None = None) -> dict[str, int]:
         """How many engines of each model a pool has in a slot; `unfinished`: for these batches alone."""

@@ -1,7 +1,7 @@
 """How many replicas of a pool the plan in force wants now, and which models those that run should keep ready.
 
 A replica is wanted for the work, the engine starts and the engines kept ready that the plan has in a slot; a lead before the slot
-begins, so that it is there with its model loaded; and wherever a batch can wait no longer, plan or not.
+begins, so that it is there with its model loaded; and wherever a batch can wait no longer and is not left to the plan.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def _pressing(published: Published, pool: str, now: datetime, lead_s: float, unf
     for name, job in published.jobs.items():
         if name in unfinished and pool in job.pools:
             startup_s = min(job.startup_s_on[key] for key in job.keys_on(pool))
-            if published.must(name, now + timedelta(seconds=lead_s + startup_s)):
+            then = now + timedelta(seconds=lead_s + startup_s)
+            if any(published.must(name, at) and not published.left_to_plan(name, pool, at) for at in (now, then)):
                 wide += job.max_replicas or math.inf
     return int(min(wide, 100_000))

@@ -39,7 +39,7 @@ class Budget(Generic[P]):
     def said(self, planned: Iterable[tuple[object, list[P]]]) -> Iterator[str]:
         """What is planned, a line a part of it: how many runs, and whether they will fit if guesses hold."""
         left_s = self._ends - self._clock()
-        left = "No end" if left_s == float("inf") else str(timedelta(seconds=round(left_s)))
+        left = "No end" if left_s == float("inf") else str(timedelta(seconds=max(0, round(left_s))))
         yield f"{left} of time, {self._jobs} processes; in order of worth:"
         needed_s = 0.0
         for part, runs in planned:

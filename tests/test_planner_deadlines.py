@@ -194,6 +194,9 @@ def test_explanation_names_place_time_reason_and_limit() -> None:
         "14:30:00 UTC",
     ):
         assert part in text, (part, text)
+    said = [explain(problem, plan, "x", origin_at=ORIGIN, latest_start_s=-60.0, in_time=in_time)[-1] for in_time in (False, True)]
+    assert "at risk" in said[0]
+    assert "so it is left to that" in said[1]
     waiting = waiting_for(problem, plan, "x")
     assert waiting is not None
     assert "cleaner power in zone-a" in waiting[0]

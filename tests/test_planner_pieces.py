@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchsched.planner import Problem, make_plan
+from batchsched.planner import Plan, Problem, make_plan
 from batchsched.planner.latest_start import OpenPool, latest_safe_starts
 from batchsched.planner.pieces import in_pieces
 from batchsched.published import Published
+from batchsched.queue.overrides import Override, Overrides
+from batchsched.timing import RELIED_ON_S
+from batchsched.wanted import crew
 from tests.planner_cases import job, pool, slots
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -107,9 +111,11 @@ class InForce:
         count: int = 4,
         shared: tuple[float, ...] = (),
         sigma: float = 0.01,
+        grams: tuple[list[float], list[float]] | None = None,
         **more: object,
     ) -> None:
-        """`shared`: how much of each replica of `slow` others leave, by slot."""
+        """`shared`: how much of each replica of `slow` others leave, by slot. `grams`: intensities of both, for a plan by which
+        it goes; None: nothing is planned."""
         on = {"a": 300.0, "slow": 900.0}
         settings: dict[str, object] = {
             "max_replicas": 3,
@@ -118,14 +124,14 @@ class InForce:
             "sigma": sigma,
         }
         work = job("x", on, deadline_s, **settings)
-        slow = pool("slow", [100.0] * count, 6)
+        at_a, at_slow = grams or ([100.0] * count, [100.0] * count)
+        slow = pool("slow", at_slow, 6)
         if shared:
             slow = msgspec.structs.replace(slow, speed=list(shared), capacity=[6 * part for part in shared])
-        problem = Problem(slots(count), [pool("a", [100.0] * count, 2), slow], [work])
-        values = {"latest_start_at": {"x": NOW}, "connected": ["a", "slow"], **more}
-        self.published = msgspec.convert(
-            {"made_at": NOW, "problem": problem, "plan": make_plan(problem, "greedy"), **values}, Published
-        )
+        problem = Problem(slots(count), [pool("a", at_a, 2), slow], [work])
+        plan = make_plan(problem, "greedy") if grams else Plan(make_plan(problem, "greedy").slots, [])
+        values = {"latest_start_at": {"x": NOW}, "connected": ["a", "slow"], "plan": plan, **more}
+        self.published = msgspec.convert({"made_at": NOW, "problem": problem, **values}, Published)
 
     def may(self, at_s: float = 0.0) -> list[str]:
         """Which pools may begin a chunk of it then."""
@@ -173,8 +179,9 @@ def test_somebody_who_is_there_may_always_begin(
     deadline_s: float, startup_s: float, left: float, sigma: float, there: tuple[str, ...]
 ) -> None:
     """Pools do not refuse a chunk for each other's sake."""
-    work = InForce(deadline_s, startup_s, shared=(left,) * 4, connected=list(there), sigma=sigma)
-    assert set(work.may()) & set(there)
+    for grams in (None, ([100.0] * 4, [100.0] * 4)):  # without a plan, and with one that has no reason to wait
+        work = InForce(deadline_s, startup_s, shared=(left,) * 4, connected=list(there), sigma=sigma, grams=grams)
+        assert set(work.may()) & set(there)
 
 
 def test_others_leave_a_part_by_the_hour() -> None:
@@ -219,6 +226,81 @@ def test_nothing_is_held_back_for_pools_that_are_not_there_or_where_all_is_late_
     assert InForce(200.0, connected=["slow"]).may() == ["a", "slow"]
     assert InForce(200.0, contested=["x"]).may() == ["a", "slow"]
     assert InForce(200.0, latest_start_at={"x": None}).may() == ["a", "slow"]
+
+
+SLOT_S = slots(1)[0].length_s
+CLEAN_SOON = ([100.0, 10.0, 100.0, 100.0], [1000.0] * 4)
+
+
+def test_what_can_wait_no_longer_is_left_to_a_plan_that_has_it_in_time() -> None:
+    """Three chunks one after the other take 336 s on `a`, with the asked confidence."""
+    now = InForce(SLOT_S, grams=([10.0] * 4, [100.0] * 4))
+    assert now.may() == ["a"], "the plan has all of it there now"
+    assert now.may(SLOT_S - 350.0) == ["a"]
+    at = [NOW + timedelta(seconds=SLOT_S - s) for s in (350.0, 330.0)]
+    assert [now.published.left_to_plan("x", "slow", one) for one in at] == [True, False], "there is time for three no longer"
+    soon = InForce(2 * SLOT_S, grams=CLEAN_SOON)
+    assert {a.start_s for a in soon.published.plan.of("x")} == {SLOT_S}
+    assert soon.may() == soon.may(SLOT_S - 1.0) == [], "the plan has it in the next slot"
+    assert soon.may(RELIED_ON_S + 1.0) == ["a", "slow"], "nobody plans any more"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"connected": ["slow"]},
+        {"engineless": {"a": "its engine does not start"}},
+        {"contested": ["x"]},
+        {"latest_start_at": {"x": None}},
+        {"startup_s": SLOT_S - 300.0},
+    ],
+    ids=["nobody is there", "no engine", "late with others", "late in any case", "no time for an engine"],
+)
+def test_it_is_not_left_to_a_plan_that_will_not_have_it_in_time(more: dict[str, Any]) -> None:
+    assert InForce(2 * SLOT_S, grams=CLEAN_SOON, **more).may() == ["a", "slow"]
+
+
+@pytest.mark.parametrize("due_s", [{}, {"x": SLOT_S + 10.0}], ids=["there is no time for it", "there is, but it is not left"])
+def test_nor_to_one_that_has_it_by_the_deadline_but_not_what_may_come_on_top(due_s: dict[str, float]) -> None:
+    work = InForce(2 * SLOT_S, grams=CLEAN_SOON).published
+    assert work.waits("x", NOW)
+    late = msgspec.structs.replace(work, plan=msgspec.structs.replace(work.plan, due_s=due_s))
+    assert not late.waits("x", NOW)
+
+
+def test_a_crumb_is_no_place_to_wait_for() -> None:
+    work = InForce(2 * SLOT_S, grams=CLEAN_SOON).published
+    (all_,) = work.plan.allotments
+    most = msgspec.structs.replace(all_, requests=99.8, start_s=0.0, end_s=SLOT_S, slot_index=0)
+    crumb = msgspec.structs.replace(all_, requests=0.2, seconds=1.0)
+    cut = msgspec.structs.replace(work, plan=msgspec.structs.replace(work.plan, allotments=[most, crumb]))
+    then = [NOW + timedelta(seconds=s) for s in (SLOT_S - 1.0, SLOT_S + 1.0)]
+    assert [cut.waits("x", at) for at in then] == [True, False]
+
+
+def test_a_plan_that_has_but_a_part_of_it_is_not_waited_for() -> None:
+    work = InForce(2 * SLOT_S, grams=CLEAN_SOON).published
+    part = [msgspec.structs.replace(a, requests=0.9 * a.requests) for a in work.plan.allotments]
+    less = msgspec.structs.replace(work, plan=msgspec.structs.replace(work.plan, allotments=part))
+    assert less.left_to_plan("x", "a", NOW) is less.left_to_plan("x", "slow", NOW) is False
+    assert work.left_to_plan("x", "a", NOW) is work.left_to_plan("x", "slow", NOW) is True
+
+
+def test_what_was_told_to_start_or_may_not_be_shifted_is_left_to_nobody() -> None:
+    work = InForce(2 * SLOT_S, grams=CLEAN_SOON).published
+    (job_,) = work.problem.jobs
+    told = msgspec.structs.replace(work.problem, jobs=[msgspec.structs.replace(job_, at_once=True)])
+    assert not msgspec.structs.replace(work, problem=told).left_to_plan("x", "slow", NOW)
+    frozen = Overrides(frozen=Override("frozen", NOW))
+    assert not msgspec.structs.replace(work, overrides=frozen).left_to_plan("x", "slow", NOW)
+
+
+def test_no_workers_are_wanted_for_what_is_left_to_the_plan_elsewhere() -> None:
+    work = InForce(SLOT_S, grams=([10.0] * 4, [1000.0] * 4)).published
+    assert {name: crew(work, name, NOW, count=6, lead_s=0.0, unfinished={"x"}).replicas for name in ("a", "slow")} == {
+        "a": 3,
+        "slow": 0,
+    }
 
 
 def test_a_plan_cuts_slots_finer_than_its_problem() -> None:

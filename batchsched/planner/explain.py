@@ -27,10 +27,12 @@ def explain(
     *,
     origin_at: datetime,
     latest_start_s: float | None = None,
+    in_time: bool = False,
     shadow: Shadow | None = None,
 ) -> list[str]:
-    """Sentences about one job. `origin_at`: the instant of second 0; `shadow`: the problem's prices, to say what the next best
-    would cost everybody. Raises KeyError where the job is not in the problem."""
+    """Sentences about one job. `origin_at`: the instant of second 0; `in_time`: it is left to the plan, though its latest safe
+    start has passed; `shadow`: the problem's prices, to say what the next best would cost everybody. Raises KeyError where the
+    job is not in the problem."""
     job = next((job for job in problem.jobs if job.batch_id == batch_id), None)
     if job is None:
         raise KeyError(batch_id)
@@ -46,7 +48,7 @@ def explain(
         out.append(f"Until {_clock(origin_at, waiting[1])} it waits for {waiting[0]}.")
     out += _run_now(problem, plan, job)
     if latest_start_s is not None:
-        out.append(_latest(job, latest_start_s, origin_at))
+        out.append(_latest(job, latest_start_s, origin_at, in_time=in_time))
     if batch_id in plan.late:
         out.append(f"{plan.late[batch_id]:.0f} of its requests are not expected to be done by the deadline.")
     if batch_id in plan.later:
@@ -204,12 +206,14 @@ def _run_now(problem: Problem, plan: Plan, job: Job) -> list[str]:
     return [f"The plan is expected to emit {format_grams(planned)}; {at_once}."]
 
 
-def _latest(job: Job, latest_start_s: float, origin_at: datetime) -> str:
+def _latest(job: Job, latest_start_s: float, origin_at: datetime, *, in_time: bool) -> str:
     deadline = _clock(origin_at, job.deadline_s)
     if latest_start_s <= 0 or not math.isfinite(latest_start_s):
+        if in_time:
+            return f"Its latest safe start has passed; the plan has it in time for {deadline}, so it is left to that."
         return f"It may not wait any longer: the deadline at {deadline} would be at risk."
     latest = f"{_clock(origin_at, latest_start_s)} at the latest (in {format_duration(latest_start_s)})"
-    return f"Whatever the plan says, it starts at {latest}, so that {deadline} is kept with {job.confidence:.0%}."
+    return f"Unless the plan of then has it in time, it starts at {latest}, so that {deadline} is kept with {job.confidence:.0%}."
 
 
 def _mean(problem: Problem, pool: PoolState, mine: list[Allotment]) -> float | None:

@@ -161,6 +161,7 @@ class Reports:
             row["id"],
             origin_at=published.made_at,
             latest_start_s=latest_s,
+            in_time=published.waits(row["id"], self._clock.now()),
             shadow=published.shadow,
         )
         if row["started"]:

@@ -59,7 +59,7 @@ class Outcome(msgspec.Struct):
     moved_s: float = 0.0
     """Of those, what the next plan no longer had there."""
     hurried_s: float = 0.0
-    """Replica-seconds that the latest safe start took, whatever the plan was."""
+    """Replica-seconds of leases that were begun because batches could wait no longer, whatever the plan was."""
     embodied_g: float = 0.0
     """Of making the hardware, by the time that it was used, where plans weigh that; not in `grams`."""
     planning_cpu_s: float = 0.0
