@@ -19,7 +19,7 @@ from batchsched.planner.fairness import Turns, Want
 from batchsched.planner.plan import Hold, Load
 from batchsched.planner.problem import Configuration
 from batchsched.queue.overrides import Overrides
-from batchsched.timing import RELIED_ON_S, Timing, slot_at
+from batchsched.timing import Timing, slot_at
 
 if TYPE_CHECKING:
     from batchsched.planner.shadow import Shadow
@@ -123,11 +123,9 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         return {
             job.tenant
             for job in self.problem.jobs
-            if not set(self.connected).isdisjoint(job.pools) and (job.batch_id in placed or self._hurries(job.batch_id))
+            if not set(self.connected).isdisjoint(job.pools)
+            and (job.batch_id in placed or self.hurries(job.batch_id, self.made_at))
         }
-
-    def _hurries(self, batch_id: str) -> bool:
-        return self.must(batch_id, self.made_at) and not self.waits(batch_id, self.made_at)
 
     @cached_property
     def _contested(self) -> frozenset[str]:
@@ -137,9 +135,13 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         """The instant so many seconds from the plan's origin."""
         return self.made_at + timedelta(seconds=seconds)
 
+    def _since_s(self, now: datetime) -> float:
+        """Seconds from the plan's origin."""
+        return (now - self.made_at).total_seconds()
+
     def must(self, batch_id: str, now: datetime) -> bool:
-        """Is it worked on whatever the plan says, unless that has it in time (`waits`)? Its latest safe start has come, was too
-        early from the beginning, nothing is shifted, or it was told to start now."""
+        """Can it wait no longer, unless the plan has it in time (`waits`)? Its latest safe start has come, was too early from the
+        beginning, nothing is shifted, or it was told to start now."""
         job = self.jobs.get(batch_id)
         return (job is not None and job.at_once) or self._presses(batch_id, now)
 
@@ -155,14 +157,18 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         """Is a batch that can wait no longer nothing for a pool, since the plan has it in time, elsewhere or later? Its latest
         safe start counts on all pools at once, with all other work to be done as well, so it comes early; and who works on it
         from then on asks for no grams."""
-        now_s = (now - self.made_at).total_seconds()
+        now_s = self._since_s(now)
         return self.waits(batch_id, now) and not any(a.start_s <= now_s < a.end_s for a in self.plan.at(batch_id, pool))
 
     def waits(self, batch_id: str, now: datetime) -> bool:
         """Is a batch left to the plan after its latest safe start?"""
         if self.overrides.frozen or (job := self.jobs.get(batch_id)) is None or job.at_once or not self._presses(batch_id, now):
             return False
-        return (now - self.made_at).total_seconds() < self._timing.relied_on_until_s(batch_id)
+        return self._since_s(now) < self._timing.relied_on_until_s(batch_id)
+
+    def hurries(self, batch_id: str, now: datetime) -> bool:
+        """Is it worked on whatever the plan says?"""
+        return self.must(batch_id, now) and not self.waits(batch_id, now)
 
     def belated(self, batch_id: str, pool: str, requests: int, now: datetime, chunks: int = 1) -> bool:
         """Should a pool that others use too, and that has so many requests of a batch in hand, let go of them? `chunks`: so many
@@ -171,13 +177,13 @@ class Published(msgspec.Struct, frozen=True, dict=True):
             return False
         job = self.jobs[batch_id]
         work_s = chunks * requests * request_s(job, key)
-        return self._timing.belated(batch_id, pool, work_s, requests / max(1, job.remaining_requests), now)
+        return self._timing.belated(batch_id, pool, work_s, requests / max(1, job.remaining_requests), self._since_s(now))
 
     @cached_property
     def _timing(self) -> Timing:
         late = frozenset(name for name in self.jobs if name in self._contested or self.latest_start_at.get(name) is None)
         there, engineless = frozenset(self.connected), frozenset(self.engineless)
-        return Timing(self.made_at, self.problem, self.plan, late, there, engineless)
+        return Timing(self.problem, self.plan, late, there, engineless)
 
     def suits(self, batch_id: str, pool: str) -> bool:
         """May a pool work on a batch at all?"""
@@ -192,7 +198,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     def models(self, pool: str, now: datetime) -> Mapping[str, str]:
         """Of each batch that a pool may work on at all the model to serve it with now, where it has one (`model`)."""
         mine = self._suiting(pool)
-        passed = bisect_right(mine.latest, now), bisect_right(mine.ends_s, (now - self.made_at).total_seconds())
+        passed = bisect_right(mine.latest, now), bisect_right(mine.ends_s, self._since_s(now))
         if (known := mine.models.get(passed)) is None:
             found = ((name, self.model(name, pool, now)) for name in mine.names)
             known = mine.models[passed] = {name: model for name, model in found if model}
@@ -210,9 +216,8 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         """Its latest safe start; where it is left to the plan then, the end of that too."""
         if (latest := self.latest_start_at.get(batch_id)) is None:
             return []
-        in_s = (latest - self.made_at).total_seconds()
-        until_s = self._timing.relied_on_until_s(batch_id) if in_s < RELIED_ON_S else -math.inf
-        return [latest, self.at(until_s)] if until_s > in_s else [latest]
+        until_s = self._timing.relied_on_until_s(batch_id)
+        return [latest, self.at(until_s)] if until_s > self._since_s(latest) else [latest]
 
     @cached_property
     def _by_pool(self) -> dict[str, _Suiting]:
@@ -232,9 +237,9 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         if job is None:
             return None
         to_be_had = partial(self._to_be_had, now)
-        if self.must(batch_id, now):
+        if self.hurries(batch_id, now):
             return fastest_key(job, pool, to_be_had)
-        return key_now(self.plan, job, pool, (now - self.made_at).total_seconds(), to_be_had)
+        return key_now(self.plan, job, pool, self._since_s(now), to_be_had)
 
     def _to_be_had(self, now: datetime, config: Configuration) -> bool:
         """Is there now all that it takes beside the replicas of its own pool?"""
@@ -270,14 +275,14 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         waiting = {name for name in ready if not self.must(name, now)}
         here = dict.fromkeys([*(a.batch_id for a in self.plan.on(pool)), *leased])  # of no other work there is any account
         free = {name: self.jobs[name] for name in here if self.suits(name, pool) and not self.must(name, now)}
-        now_s, to_be_had = (now - self.made_at).total_seconds(), partial(self._to_be_had, now)
+        now_s, to_be_had = self._since_s(now), partial(self._to_be_had, now)
         allowed, room_s = allowances(self.plan, free, pool, now_s, leased, to_be_had)
         wants = [
             self._want(name, key, allowed[name] if name in waiting else math.inf, model, self._presses(name, now))
             for name, model in ready.items()
             if (name not in waiting or name in allowed)
             and (key := self.key(name, pool, now)) is not None
-            and self._timing.may_begin(name, pool, now)
+            and self._timing.may_begin(name, pool, now_s)
             and not self.left_to_plan(name, pool, now)
         ]
         return Turns(wants, served_s, weights, room_s)
@@ -307,7 +312,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
             return True
         if not any(a.pool == pool for a in self.plan.of(batch_id)):
             return False
-        now_s, model = (now - self.made_at).total_seconds(), self.model(batch_id, pool, now)
+        now_s, model = self._since_s(now), self.model(batch_id, pool, now)
         near = [a for a in self.plan.on(pool) if a.start_s - grace_s <= now_s < a.end_s + grace_s]
         return any(self._model(a) == model for a in near)
 
@@ -318,7 +323,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
 
     def busy_now(self, pool: str, now: datetime) -> bool:
         """Does the plan have anything on a pool now?"""
-        now_s = (now - self.made_at).total_seconds()
+        now_s = self._since_s(now)
         return any(a.start_s <= now_s < a.end_s for a in self.plan.on(pool))
 
     @cached_property
@@ -333,7 +338,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
 
     def _slot(self, now: datetime, slots: Sequence[Slot]) -> int | None:
         """The slot that is on; None: all of them are over."""
-        return slot_at(slots, (now - self.made_at).total_seconds())
+        return slot_at(slots, self._since_s(now))
 
     def _engines_in(self, pool: str, index: int, unfinished: Collection[str] | None = None) -> dict[str, int]:
         """How many engines of each model a pool has in a slot; `unfinished`: for these batches alone."""
@@ -391,7 +396,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
 
         `unfinished`: batches of which something is left to be leased; the plan's work of others is done.
         """
-        now_s = (now - self.made_at).total_seconds()
+        now_s = self._since_s(now)
         latest = self._suiting(pool).latest
         starts = latest[bisect_right(latest, now) :][:1]
         first = self._next(pool, now_s, unfinished)

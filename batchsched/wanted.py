@@ -63,7 +63,7 @@ def _pressing(published: Published, pool: str, now: datetime, lead_s: float, unf
     for name, job in published.jobs.items():
         if name in unfinished and pool in job.pools:
             startup_s = min(job.startup_s_on[key] for key in job.keys_on(pool))
-            then = now + timedelta(seconds=lead_s + startup_s)
-            if any(published.must(name, at) and not published.left_to_plan(name, pool, at) for at in (now, then)):
+            then = min(now + timedelta(seconds=lead_s + startup_s), max(now, published.latest_start_at.get(name) or now))
+            if published.must(name, then) and not published.left_to_plan(name, pool, then):
                 wide += job.max_replicas or math.inf
     return int(min(wide, 100_000))

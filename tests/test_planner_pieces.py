@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchsched.planner import Plan, Problem, make_plan
+from batchsched.planner import Job, Plan, Problem, make_plan
 from batchsched.planner.latest_start import OpenPool, latest_safe_starts
 from batchsched.planner.pieces import in_pieces
+from batchsched.planner.problem import Configuration
 from batchsched.published import Published
 from batchsched.queue.overrides import Override, Overrides
 from batchsched.timing import RELIED_ON_S
@@ -228,6 +229,15 @@ def test_nothing_is_held_back_for_pools_that_are_not_there_or_where_all_is_late_
     assert InForce(200.0, latest_start_at={"x": None}).may() == ["a", "slow"]
 
 
+def chosen(deadline_s: float) -> Job:
+    """One that may be served in two ways on the same pool."""
+    ways = {name: Configuration(f"m-{name}", {"a": 1.0}) for name in ("thrifty", "fast")}
+    both = {"thrifty": 60.0, "fast": 30.0}
+    watts = {"thrifty": 100.0, "fast": 1000.0}
+    made = job("x", both, deadline_s, confidence=0.9, sigma=0.01, max_replicas=6, configurations=ways)
+    return msgspec.structs.replace(made, power_w_on=watts)
+
+
 SLOT_S = slots(1)[0].length_s
 CLEAN_SOON = ([100.0, 10.0, 100.0, 100.0], [1000.0] * 4)
 
@@ -266,6 +276,25 @@ def test_nor_to_one_that_has_it_by_the_deadline_but_not_what_may_come_on_top(due
     assert work.waits("x", NOW)
     late = msgspec.structs.replace(work, plan=msgspec.structs.replace(work.plan, due_s=due_s))
     assert not late.waits("x", NOW)
+
+
+def test_nor_where_its_deadline_lies_beyond_what_is_planned() -> None:
+    """Due times leave room for nothing there."""
+    work = InForce(2 * SLOT_S, grams=CLEAN_SOON).published
+    (job_,) = work.problem.jobs
+    far = msgspec.structs.replace(job_, deadline_s=work.problem.end_s + 1.0)
+    assert not msgspec.structs.replace(work, problem=msgspec.structs.replace(work.problem, jobs=[far])).waits("x", NOW)
+
+
+def test_what_is_left_to_the_plan_is_served_as_it_has_it() -> None:
+    """In the planned configuration, not in the fastest one."""
+    problem = Problem(slots(4), [pool("a", [10.0] * 4)], [chosen(2 * SLOT_S)])
+    plan = make_plan(problem, "greedy")
+    work = Published(NOW, problem, plan, {"x": NOW}, connected=["a"])
+    assert {a.key for a in plan.of("x")} == {"thrifty"}
+    soon, late = (NOW + timedelta(seconds=s) for s in (1.0, 2 * SLOT_S - 10.0))
+    assert (work.waits("x", soon), work.waits("x", late)) == (True, False)
+    assert (work.key("x", "a", soon), work.key("x", "a", late)) == ("thrifty", "fast")
 
 
 def test_a_crumb_is_no_place_to_wait_for() -> None:

@@ -208,9 +208,9 @@ def _run_now(problem: Problem, plan: Plan, job: Job) -> list[str]:
 
 def _latest(job: Job, latest_start_s: float, origin_at: datetime, *, in_time: bool) -> str:
     deadline = _clock(origin_at, job.deadline_s)
+    if in_time:
+        return f"Its latest safe start has passed; the plan has it in time for {deadline}, so it is left to that."
     if latest_start_s <= 0 or not math.isfinite(latest_start_s):
-        if in_time:
-            return f"Its latest safe start has passed; the plan has it in time for {deadline}, so it is left to that."
         return f"It may not wait any longer: the deadline at {deadline} would be at risk."
     latest = f"{_clock(origin_at, latest_start_s)} at the latest (in {format_duration(latest_start_s)})"
     return f"Unless the plan of then has it in time, it starts at {latest}, so that {deadline} is kept with {job.confidence:.0%}."

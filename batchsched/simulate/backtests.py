@@ -198,8 +198,7 @@ class Backtest:
         batch_id, name = lease.batch_id, self.names.get(lease.batch_id, lease.batch_id)
         self.records.leases.append(Leased(now_s, what, name, lease.chunk_id, lease.token, replica.name, lines * grain))
         if what == "leased" and (published := self.runtime.scheduler.published) is not None and now_s >= 0:
-            now = self.events.clock.now()
-            if published.must(batch_id, now) and not published.waits(batch_id, now):
+            if published.hurries(batch_id, self.events.clock.now()):
                 self._outcome.hurried_s += held.ends_s - now_s
         elif what == "recorded":
             self._foreseen.ran(batch_id, replica.pool)
