@@ -123,7 +123,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
         return {
             job.tenant
             for job in self.problem.jobs
-            if not set(self.connected).isdisjoint(job.pools)
+            if not self._timing.there.isdisjoint(job.pools)
             and (job.batch_id in placed or self.hurries(job.batch_id, self.made_at))
         }
 
@@ -183,7 +183,7 @@ class Published(msgspec.Struct, frozen=True, dict=True):
     def _timing(self) -> Timing:
         late = frozenset(name for name in self.jobs if name in self._contested or self.latest_start_at.get(name) is None)
         there, engineless = frozenset(self.connected), frozenset(self.engineless)
-        return Timing(self.problem, self.plan, late, there, engineless)
+        return Timing(self.problem, self.plan, self.jobs, late, there, engineless)
 
     def suits(self, batch_id: str, pool: str) -> bool:
         """May a pool work on a batch at all?"""

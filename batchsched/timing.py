@@ -28,6 +28,8 @@ class Timing(msgspec.Struct, frozen=True, dict=True):
 
     problem: Problem
     plan: Plan
+    jobs: dict[str, Job]
+    """Of the problem, by batch."""
     late: frozenset[str]
     """Batches that may be late, or make others late, whatever is done: nothing is held back for these."""
     there: frozenset[str]
@@ -38,7 +40,7 @@ class Timing(msgspec.Struct, frozen=True, dict=True):
     def may_begin(self, batch_id: str, pool: str, now_s: float) -> bool:
         """May a pool begin a chunk of a batch? Not where that would end too late there and in time elsewhere: what it took would
         be missing where it can be done."""
-        if (job := self._jobs.get(batch_id)) is None or batch_id in self.late:
+        if (job := self.jobs.get(batch_id)) is None or batch_id in self.late:
             return True
         pieces = self._pieces_s(batch_id)
         if pool not in pieces:
@@ -46,7 +48,7 @@ class Timing(msgspec.Struct, frozen=True, dict=True):
         left_s, starting_s = job.deadline_s - now_s, max(job.startup_s_on.values())
 
         def fits(name: str, n: int, slack_s: float = 0.0) -> bool:
-            slack_s = -starting_s if self.is_shared(name) else slack_s
+            slack_s = -starting_s if self._is_shared(name) else slack_s
             return self._at_most_s(batch_id, name, n, now_s) - slack_s <= left_s
 
         # Its latest safe start leaves no more than that for engines that start late. It may cost of the confidence, but no
@@ -59,9 +61,9 @@ class Timing(msgspec.Struct, frozen=True, dict=True):
         """Should a pool that others use too let go of a chunk of a batch? Where that would end too late there, by what its other
         users are expected to leave, and in time elsewhere, where an engine may have to start. `work_s`: what is left of it, and
         of others that its worker has in hand, on a whole replica; `part`: what it is of all that the plan had of the batch."""
-        if not self.is_shared(pool):
+        if not self._is_shared(pool):
             return False
-        job = self._jobs[batch_id]
+        job = self.jobs[batch_id]
         left_s, starting_s = job.deadline_s - now_s, max(job.startup_s_on.values())
         if self._takes_s(pool, work_s, now_s) <= left_s:
             return False
@@ -70,11 +72,11 @@ class Timing(msgspec.Struct, frozen=True, dict=True):
         return in_time_there and not self.may_begin(batch_id, pool, now_s)  # else it would be begun here again
 
     def relied_on_until_s(self, batch_id: str) -> float:
-        """Until when the plan is relied on for a batch: while it is fresh, and while a place that it
-        has for it leaves time for some chunks after an engine's start; -inf where it does not have all of it so early that what
-        may come on top at the asked confidence would be in time too."""
+        """Until when the plan is relied on for a batch: while it is fresh, and while a place that it has for it leaves time for
+        some chunks after an engine's start; -inf where it does not have all of it so early that what may come on top at the
+        asked confidence would be in time too."""
         if (known := self._relied_on_s.get(batch_id)) is None:
-            known = self._relied_on_s[batch_id] = min(RELIED_ON_S, self._time_left_s(self._jobs[batch_id]))
+            known = self._relied_on_s[batch_id] = min(RELIED_ON_S, self._time_left_s(self.jobs[batch_id]))
         return known
 
     def _time_left_s(self, job: Job) -> float:
@@ -96,7 +98,7 @@ class Timing(msgspec.Struct, frozen=True, dict=True):
 
     # -- how long things take --
 
-    def is_shared(self, pool: str) -> bool:
+    def _is_shared(self, pool: str) -> bool:
         """Do others use its replicas too?"""
         return pool in self._states and bool(self._states[pool].speed)
 
@@ -104,7 +106,7 @@ class Timing(msgspec.Struct, frozen=True, dict=True):
         """What a batch's largest chunk takes there from then on: as expected (`n` = 0), or at most with the asked confidence. By
         far less than that on servers that others use too: what comes out too slow is taken back (belated)."""
         taken_s = self._pieces_s(batch_id)[pool]
-        return BUSIER * self._takes_s(pool, taken_s[0], from_s) if self.is_shared(pool) else taken_s[n]
+        return BUSIER * self._takes_s(pool, taken_s[0], from_s) if self._is_shared(pool) else taken_s[n]
 
     def _takes_s(self, pool: str, work_s: float, from_s: float) -> float:
         """How long one replica takes from then on for what a whole one does in so many seconds."""
@@ -114,7 +116,7 @@ class Timing(msgspec.Struct, frozen=True, dict=True):
     def _pieces_s(self, batch_id: str) -> dict[str, tuple[float, float]]:
         """What its largest chunk takes on a whole replica of each pool: as expected, and at most with the asked confidence."""
         if (known := self._pieces.get(batch_id)) is None:
-            job = self._jobs[batch_id]
+            job = self.jobs[batch_id]
             doubted = doubts(job, self._supplies, spread(job, job.width))
             times = {pool: factor(doubt, job.confidence) for pool, doubt in doubted.items()}
             known = self._pieces[batch_id] = {pool: (s, s * times[pool]) for pool, s in piece_s(job).items()}
@@ -126,10 +128,6 @@ class Timing(msgspec.Struct, frozen=True, dict=True):
         return {}
 
     # -- who is there --
-
-    @cached_property
-    def _jobs(self) -> dict[str, Job]:
-        return {job.batch_id: job for job in self.problem.jobs}
 
     @cached_property
     def _states(self) -> dict[str, PoolState]:

@@ -130,8 +130,9 @@ class InForce:
         if shared:
             slow = msgspec.structs.replace(slow, speed=list(shared), capacity=[6 * part for part in shared])
         problem = Problem(slots(count), [pool("a", at_a, 2), slow], [work])
-        plan = make_plan(problem, "greedy") if grams else Plan(make_plan(problem, "greedy").slots, [])
-        values = {"latest_start_at": {"x": NOW}, "connected": ["a", "slow"], "plan": plan, **more}
+        plan = make_plan(problem, "greedy")
+        values = {"latest_start_at": {"x": NOW}, "connected": ["a", "slow"], **more}
+        values["plan"] = plan if grams else Plan(plan.slots, [])
         self.published = msgspec.convert({"made_at": NOW, "problem": problem, **values}, Published)
 
     def may(self, at_s: float = 0.0) -> list[str]:
